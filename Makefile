@@ -1,0 +1,44 @@
+# Two commands on a fresh machine: `make serve` and `make test`. Everything is installed into .venv.
+PYTHON ?= python3
+PIP_ARGS ?=
+BIN := .venv/bin
+.PHONY: setup serve test lint check newcomer constraints clean
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.serve: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e .
+	touch $@
+
+.venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[train,dev]'
+	touch .venv/.serve $@
+
+setup: .venv/.serve
+
+serve: setup
+	exec $(BIN)/python -m service
+
+test: .venv/.dev
+	$(BIN)/python -m pytest
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test
+
+# From text to answers in about three minutes, on a small corpus that the project writes itself.
+newcomer: .venv/.dev
+	$(BIN)/python -m training.newcomer
+
+# Pin what is installed now, every transitive package included; the comment above the pins stays.
+constraints: .venv/.dev
+	{ sed '/^[^#]/d' constraints.txt; $(BIN)/python -m pip freeze --disable-pip-version-check --exclude-editable | sed 's/+.*//'; } > constraints.new
+	mv constraints.new constraints.txt
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

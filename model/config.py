@@ -1,0 +1,137 @@
+"""The sizes of a network and the constants that training and decoding share. Not settings, not run options."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, cast
+
+from model.errors import CheckpointError
+
+Cell = Literal["rnn_tanh", "gru", "lstm"]
+Architecture = Literal["forward", "two_towers", "stacked_bidirectional"]
+GATES: dict[Cell, int] = {"rnn_tanh": 1, "gru": 3, "lstm": 4}
+
+# The kinds of gap that the gap head is asked for.
+WORD, PIECE, SPAN = 0, 1, 2
+# The gap head's position embedding distinguishes this many pieces of a span; later ones share the last.
+GAP_POSITIONS = 8
+# Width of the gap head's position and kind embeddings.
+GAP_CODE_SIZE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """Sizes of a network; enough to rebuild it without its weights.
+
+    Attributes:
+        vocabulary_size: pieces, control and byte pieces included.
+        architecture: ``forward`` (one tower), ``two_towers`` (never mixed below the heads) or
+            ``stacked_bidirectional`` (the tutorial's deep bidirectional network, trained with blanks masked).
+        cell: recurrent cell of every layer.
+        embedding_size: width of the tied embedding.
+        hidden_size: width of every recurrent layer.
+        forward_layers: layers of the forward tower, or of the stacked bidirectional network.
+        backward_layers: layers of the backward tower; 0 unless there are two towers.
+        gap_hidden_size: width of the gap head's hidden layer; 0 unless there are two towers.
+
+    Raises:
+        ValueError: a size that no network can have.
+    """
+
+    vocabulary_size: int
+    architecture: Architecture = "two_towers"
+    cell: Cell = "lstm"
+    embedding_size: int = 256
+    hidden_size: int = 480
+    forward_layers: int = 2
+    backward_layers: int = 1
+    gap_hidden_size: int = 384
+
+    def __post_init__(self) -> None:
+        for field in ("vocabulary_size", "embedding_size", "hidden_size", "forward_layers"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} is {getattr(self, field)}; it must be at least 1")
+        two = self.architecture == "two_towers"
+        for field in ("backward_layers", "gap_hidden_size"):
+            if (getattr(self, field) > 0) != two:
+                raise ValueError(f"{field} is {getattr(self, field)}; it must be {'above' if two else ''} 0 here")
+        if self.cell not in GATES:
+            raise ValueError(f"cell is {self.cell!r}; choose one of {', '.join(GATES)}")
+
+    @property
+    def state_parts(self) -> int:
+        """Vectors that one layer carries from step to step: 2 for an LSTM (h, c), else 1 (h)."""
+        return 2 if self.cell == "lstm" else 1
+
+    def layers(self, tower: Literal["forward", "backward"]) -> int:
+        """Layers of one tower."""
+        return self.forward_layers if tower == "forward" else self.backward_layers
+
+    def state_size(self, tower: Literal["forward", "backward"]) -> int:
+        """Length of one flat float32 state row: ``layers * state_parts * hidden_size``."""
+        return self.layers(tower) * self.state_parts * self.hidden_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "NetworkConfig":
+        """Rebuild from :meth:`to_dict`.
+
+        Raises:
+            CheckpointError: a field is missing, unknown or out of range.
+        """
+        try:
+            return cls(**values)
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"network configuration: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Temperatures and rescoring weights, fitted on development text after quantisation.
+
+    Attributes:
+        next_temperature: by language (``zh``, ``en``): divides the next head's logits.
+        cloze_temperature: by language: the τ of ``P(w) = M softmax(s / τ)``.
+        forward_weight: λ1, weight of the forward tower's log-probability of word and right context.
+        backward_weight: λ2, weight of its mirror with the backward tower.
+    """
+
+    next_temperature: tuple[tuple[str, float], ...] = (("zh", 1.0), ("en", 1.0))
+    cloze_temperature: tuple[tuple[str, float], ...] = (("zh", 1.0), ("en", 1.0))
+    forward_weight: float = 0.5
+    backward_weight: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "next_temperature": dict(self.next_temperature),
+            "cloze_temperature": dict(self.cloze_temperature),
+            "forward_weight": self.forward_weight,
+            "backward_weight": self.backward_weight,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Calibration":
+        """Rebuild from :meth:`to_dict`.
+
+        Raises:
+            CheckpointError: a field is missing, unknown or not a number above 0.
+        """
+        try:
+            temperatures = {}
+            for field in ("next_temperature", "cloze_temperature"):
+                pairs = tuple(
+                    (str(key), float(value)) for key, value in cast("dict[str, float]", values[field]).items()
+                )
+                if any(value <= 0 for _, value in pairs):
+                    raise ValueError(f"{field} must be above 0")
+                temperatures[field] = pairs
+            return cls(
+                next_temperature=temperatures["next_temperature"],
+                cloze_temperature=temperatures["cloze_temperature"],
+                forward_weight=float(values["forward_weight"]),
+                backward_weight=float(values["backward_weight"]),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"calibration: {error!r}") from error

@@ -1,0 +1,65 @@
+"""Every error that Lacuna raises on purpose.
+
+    LacunaError
+    ├── QueryError          a request that cannot be answered: names the field, the reason, the remedy
+    │   └── UnsupportedError    the checkpoint's network cannot answer this kind of question
+    ├── CheckpointError     a checkpoint directory that is missing, torn, altered or too new
+    ├── VocabularyError     a vocabulary that cannot be trained or read
+    ├── CorpusError         input text that cannot be used
+    ├── PreparedDataError   a prepared data directory that is missing, torn or does not fit
+    ├── RunError            a training run that cannot start or go on
+    │   └── DivergedError       the loss or a gradient is no longer a number
+    └── ExportError         an export that failed one of its gates
+
+Messages carry numbers, lengths, fields and paths, never a user's text.
+"""
+
+
+class LacunaError(Exception):
+    """Base of all named errors; never raised itself."""
+
+
+class QueryError(LacunaError):
+    """A request that cannot be answered as it stands.
+
+    Args:
+        field: JSON pointer of the offending field, such as ``/text/3``.
+        message: what is wrong and what to do, without the user's text.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+
+class UnsupportedError(QueryError):
+    """The loaded checkpoint cannot answer this kind of question."""
+
+
+class CheckpointError(LacunaError):
+    """A checkpoint directory that is missing, torn, altered or too new."""
+
+
+class VocabularyError(LacunaError):
+    """A vocabulary that cannot be trained or read."""
+
+
+class CorpusError(LacunaError):
+    """Input text that cannot be used."""
+
+
+class PreparedDataError(LacunaError):
+    """A prepared data directory that is missing, torn or does not fit its manifest."""
+
+
+class RunError(LacunaError):
+    """A training run that cannot start or go on."""
+
+
+class DivergedError(RunError):
+    """The loss or a gradient is no longer a number; the last good checkpoint is kept."""
+
+
+class ExportError(LacunaError):
+    """An export that failed one of its gates."""

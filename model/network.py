@@ -1,0 +1,257 @@
+"""The recurrent networks, in torch: towers, heads, and nothing of training, decoding or text.
+
+Reads top to bottom: one layer, a stack of them, then the three architectures' one class. Shapes in comments use
+B rows, T steps, H hidden units, e embedding width, V pieces. Sequences are time-major, as torch's fused kernels like.
+
+Two towers: a forward tower reads ``<s> x1 x2 …``, a backward tower ``</s> xT … xj``; they meet only in the gap head,
+so either state is exact after any prefix and can be kept. ``stacked_bidirectional`` is the tutorial's deep
+bidirectional network: its layers do mix, so a position must be masked before it can be predicted.
+"""
+
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.config import GAP_CODE_SIZE, GAP_POSITIONS, GATES, Cell, NetworkConfig
+from model.vocabulary import BLANK, END, END_OF_GAP, START, UNKNOWN
+
+Tower = Literal["forward", "backward"]
+State = tuple[Tensor, ...]  # (h, c) for an LSTM, (h,) otherwise; each (B, H)
+
+NEVER_PREDICTED = (UNKNOWN, START, END, BLANK)
+
+
+class RecurrentLayer(nn.Module):
+    """One layer of an Elman RNN, a GRU or an LSTM, over time.
+
+    The raw weights are the parameters and are handed to torch's kernel at every call, so dropping recurrent weights
+    is one dropout on the way there; nothing is reassigned, and nothing can silently keep the old weights.
+
+    Elman 1990; Cho et al. 2014, arXiv:1406.1078; Hochreiter and Schmidhuber 1997; weight drop: Merity et al. 2017,
+    arXiv:1708.02182.
+    """
+
+    def __init__(self, cell: Cell, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        gates = GATES[cell] * hidden_size
+        self.cell = cell
+        self.hidden_size = hidden_size
+        self.weight_ih = nn.Parameter(torch.empty(gates, input_size))
+        self.weight_hh = nn.Parameter(torch.empty(gates, hidden_size))
+        self.bias_ih = nn.Parameter(torch.zeros(gates))
+        self.bias_hh = nn.Parameter(torch.zeros(gates))
+        bound = hidden_size**-0.5
+        nn.init.uniform_(self.weight_ih, -bound, bound)
+        nn.init.uniform_(self.weight_hh, -bound, bound)
+        if cell == "lstm":
+            # An open forget gate at the start lets gradients through (Jozefowicz et al. 2015).
+            nn.init.ones_(self.bias_ih[hidden_size : 2 * hidden_size])
+
+    def forward(self, inputs: Tensor, state: State, weight_drop: float = 0.0) -> tuple[Tensor, State]:
+        """Run the layer over a sequence.
+
+        Args:
+            inputs: (T, B, input size), in the dtype to compute in.
+            state: each part (B, H), the state before the first step.
+            weight_drop: share of recurrent weights set to 0 for this call; applied in training mode only.
+
+        Returns:
+            Outputs (T, B, H) and the state after the last step.
+        """
+        dtype = inputs.dtype
+        recurrent = F.dropout(self.weight_hh, weight_drop, self.training)
+        weights = [w.to(dtype) for w in (self.weight_ih, recurrent, self.bias_ih, self.bias_hh)]
+        parts = [part.to(dtype).unsqueeze(0) for part in state]
+        if self.cell == "lstm":
+            out, h, c = torch._VF.lstm(inputs, parts, weights, True, 1, 0.0, self.training, False, False)
+            return out, (h[0], c[0])
+        kernel = torch._VF.gru if self.cell == "gru" else torch._VF.rnn_tanh
+        out, h = kernel(inputs, parts[0], weights, True, 1, 0.0, self.training, False, False)
+        return out, (h[0],)
+
+
+def locked_dropout(sequence: Tensor, probability: float, training: bool) -> Tensor:
+    """Drop the same units at every step of a (T, B, width) sequence (Gal and Ghahramani 2016, arXiv:1512.05287)."""
+    if not training or probability == 0:
+        return sequence
+    mask = torch.empty_like(sequence[:1]).bernoulli_(1 - probability) / (1 - probability)
+    return sequence * mask
+
+
+class GapHead(nn.Module):
+    """What stands in a gap, from both sides: a gated MLP over the two towers' features.
+
+    ``z = W2 (u * sigmoid(v)) + b2 + f + g`` with ``u, v = W1 [f; g; position; kind] + b1`` (gated linear unit:
+    Dauphin et al. 2017, arXiv:1612.08083); logits are ``E z + b`` over the tied embedding.
+    """
+
+    def __init__(self, embedding_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.position = nn.Embedding(GAP_POSITIONS, GAP_CODE_SIZE)
+        self.kind = nn.Embedding(3, GAP_CODE_SIZE)
+        self.hidden = nn.Linear(2 * embedding_size + 2 * GAP_CODE_SIZE, 2 * hidden_size)
+        self.output = nn.Linear(hidden_size, embedding_size)
+
+    def forward(self, left: Tensor, right: Tensor, positions: Tensor, kinds: Tensor) -> Tensor:
+        """Combine the sides.
+
+        Args:
+            left: features of the forward tower, (N, e).
+            right: features of the backward tower, or the learned "unknown" vector, (N, e).
+            positions: pieces of the span already read, (N,), int64; capped at 7 here.
+            kinds: WORD, PIECE or SPAN, (N,), int64.
+
+        Returns:
+            (N, e), to be multiplied with the embedding.
+        """
+        codes = [self.position(positions.clamp(max=GAP_POSITIONS - 1)), self.kind(kinds)]
+        mixed = torch.cat([left, right, *(code.to(left.dtype) for code in codes)], dim=1)
+        return cast(Tensor, self.output(F.glu(self.hidden(mixed), dim=1)) + left + right)
+
+
+class Network(nn.Module):
+    """A recurrent language model of any of the three architectures.
+
+    Args:
+        config: sizes; see :class:`model.config.NetworkConfig`.
+        dropout: locked dropout on embeddings, between layers and on outputs, in training mode.
+        weight_drop: share of recurrent weights dropped per call, in training mode.
+
+    Tied input and output embedding: Press and Wolf 2017, arXiv:1608.05859. Two towers joined by an MLP: after
+    context2vec (Melamud et al. 2016).
+    """
+
+    def __init__(self, config: NetworkConfig, dropout: float = 0.0, weight_drop: float = 0.0) -> None:
+        super().__init__()
+        self.config = config
+        self.dropout = dropout
+        self.weight_drop = weight_drop
+        e, hidden, stacked = config.embedding_size, config.hidden_size, config.architecture == "stacked_bidirectional"
+        self.embedding = nn.Embedding(config.vocabulary_size, e)
+        nn.init.normal_(self.embedding.weight, std=e**-0.5)
+        self.output_bias = nn.Parameter(torch.zeros(config.vocabulary_size))
+
+        def tower(layers: int) -> nn.ModuleList:
+            deeper = 2 * hidden if stacked else hidden
+            return nn.ModuleList(RecurrentLayer(config.cell, deeper if n else e, hidden) for n in range(layers))
+
+        self.forward_tower = tower(config.forward_layers)
+        self.next = nn.Linear(2 * hidden if stacked else hidden, e)
+        if stacked:
+            self.backward_tower = tower(config.forward_layers)
+        if config.architecture == "two_towers":
+            self.backward_tower = tower(config.backward_layers)
+            self.previous = nn.Linear(hidden, e)
+            self.gap = GapHead(e, config.gap_hidden_size)
+            self.gap_bias = nn.Parameter(torch.zeros(config.vocabulary_size))
+            self.unknown_right = nn.Parameter(torch.zeros(e))
+
+    def initial_state(self, tower: Tower, rows: int) -> Tensor:
+        """Flat states before the first piece, (rows, S) float32: zeros."""
+        return self.output_bias.new_zeros(rows, self.config.state_size(tower))
+
+    def run_tower(
+        self, tower: Tower, pieces: Tensor, states: Tensor, dtype: torch.dtype = torch.float32
+    ) -> tuple[Tensor, Tensor]:
+        """Read a sequence with one tower.
+
+        Args:
+            tower: ``forward`` or ``backward``; the backward tower wants its pieces already reversed.
+            pieces: ids, (T, B), int64.
+            states: flat states, (B, S), float32, laid out layer by layer, h before c.
+            dtype: what to compute in; bfloat16 is 1.3 times faster on CPUs that have it, for training.
+
+        Returns:
+            Outputs of the top layer (T, B, H) in *dtype*, and flat states after the last step (B, S), float32.
+        """
+        layers = self.forward_tower if tower == "forward" else self.backward_tower
+        sequence = self._embed(pieces, dtype)
+        parts = torch.split(states, self.config.hidden_size, dim=1)
+        kept: list[Tensor] = []
+        per_layer = self.config.state_parts
+        for n, layer in enumerate(layers):
+            sequence, state = layer(sequence, parts[n * per_layer : (n + 1) * per_layer], self.weight_drop)
+            sequence = locked_dropout(sequence, self.dropout, self.training)
+            kept += [part.float() for part in state]
+        return sequence, torch.cat(kept, dim=1)
+
+    def run_stacked(self, pieces: Tensor, lengths: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Read whole lines with the stacked bidirectional network.
+
+        Layer 2 sees both neighbours of a position, hence the position itself: only positions that hold ``<blank>``
+        may be predicted from these outputs.
+
+        Args:
+            pieces: ids with blanks in place, (T, B), right-padded, int64.
+            lengths: real pieces of each row, (B,), int64.
+            dtype: what to compute in.
+
+        Returns:
+            (T, B, 2H) in *dtype*; rows' padding is unspecified.
+        """
+        T, B = pieces.shape
+        steps = torch.arange(T, device=pieces.device).unsqueeze(1)  # (T, 1)
+        # Reverses each row within its own length, and leaves padding where it is; its own inverse.
+        mirror = torch.where(steps < lengths, lengths - 1 - steps, steps)  # (T, B)
+        sequence = self._embed(pieces, dtype)
+        zeros = tuple(sequence.new_zeros(B, self.config.hidden_size) for _ in range(self.config.state_parts))
+        for ahead, back in zip(self.forward_tower, self.backward_tower, strict=True):
+            left, _ = ahead(sequence, zeros, self.weight_drop)
+            right, _ = back(_reorder(sequence, mirror), zeros, self.weight_drop)
+            sequence = torch.cat([left, _reorder(right, mirror)], dim=2)
+            sequence = locked_dropout(sequence, self.dropout, self.training)
+        return sequence
+
+    def _embed(self, pieces: Tensor, dtype: torch.dtype) -> Tensor:
+        return locked_dropout(self.embedding(pieces).to(dtype), self.dropout, self.training)
+
+    def next_features(self, outputs: Tensor) -> Tensor:
+        """Project forward outputs (N, H) to the embedding's width, (N, e)."""
+        return cast(Tensor, self.next(outputs))
+
+    def previous_features(self, outputs: Tensor) -> Tensor:
+        """Project backward outputs (N, H) to the embedding's width, (N, e)."""
+        return cast(Tensor, self.previous(outputs))
+
+    def gap_features(
+        self, forward: Tensor, backward: Tensor, right_known: Tensor, positions: Tensor, kinds: Tensor
+    ) -> Tensor:
+        """Features of a gap from the two towers' outputs.
+
+        Args:
+            forward: outputs of the forward tower after the left side and the span so far, (N, H).
+            backward: outputs of the backward tower after the right side, (N, H); ignored where unknown.
+            right_known: (N,), bool; False puts the learned vector in the backward feature's place.
+            positions: pieces of the span already read, (N,), int64.
+            kinds: (N,), int64.
+
+        Returns:
+            (N, e).
+        """
+        right = torch.where(right_known.unsqueeze(1), self.previous(backward), self.unknown_right)
+        return cast(Tensor, self.gap(self.next(forward), right, positions, kinds))
+
+    def logits(self, features: Tensor, bias: Tensor) -> Tensor:
+        """Logits over all pieces, (N, V), before the masks of :func:`mask_next` or :func:`mask_gap`."""
+        return F.linear(features, self.embedding.weight, bias)
+
+
+def mask_next(logits: Tensor) -> Tensor:
+    """Minus infinity at the pieces that never follow: controls and ``<eog>``. (N, V) to (N, V)."""
+    masked = logits.clone()
+    masked[:, [*NEVER_PREDICTED, END_OF_GAP]] = float("-inf")
+    return masked
+
+
+def mask_gap(logits: Tensor, positions: Tensor) -> Tensor:
+    """Minus infinity at the controls, and at ``<eog>`` where the span is still empty. (N, V), (N,) to (N, V)."""
+    masked = logits.clone()
+    masked[:, list(NEVER_PREDICTED)] = float("-inf")
+    masked[positions == 0, END_OF_GAP] = float("-inf")
+    return masked
+
+
+def _reorder(sequence: Tensor, order: Tensor) -> Tensor:
+    return sequence.gather(0, order.unsqueeze(2).expand_as(sequence))

@@ -1,0 +1,1 @@
+"""Online: a checkpoint answering over HTTP. `python -m service --help` lists the settings."""

@@ -1,0 +1,149 @@
+"""The networks: shapes, masks, weight drop that works, towers that never mix, a stack that does."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from model.config import NetworkConfig
+from model.network import Network, RecurrentLayer, locked_dropout, mask_gap, mask_next
+from model.vocabulary import BLANK, END_OF_GAP
+
+V = 30
+
+
+def config(**changes: Any) -> NetworkConfig:
+    """Two small towers."""
+    values: dict[str, Any] = {"embedding_size": 8, "hidden_size": 12, "forward_layers": 2, "gap_hidden_size": 10}
+    return NetworkConfig(V, **{**values, **changes})
+
+
+def network(**changes: Any) -> Network:
+    """Seeded weights."""
+    torch.manual_seed(0)
+    return Network(config(**changes))
+
+
+@pytest.mark.parametrize("cell", ["rnn_tanh", "gru", "lstm"])
+def test_layers_are_torchs_own(cell: Any) -> None:
+    """A layer gives what torch's module of the same weights gives, so its gate order is torch's."""
+    torch.manual_seed(0)
+    layer = RecurrentLayer(cell, 5, 7)
+    module = {"rnn_tanh": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}[cell](5, 7)
+    module.load_state_dict({f"{n}_l0": p for n, p in layer.state_dict().items()})
+    inputs = torch.randn(6, 3, 5)
+    zeros = torch.zeros(3, 7)
+    expected, _ = module(inputs)
+    outputs, state = layer(inputs, (zeros, zeros) if cell == "lstm" else (zeros,))
+    assert torch.allclose(outputs, expected, atol=1e-6)
+    assert torch.equal(state[0], outputs[-1])
+
+
+@pytest.mark.parametrize("cell", ["rnn_tanh", "gru", "lstm"])
+@pytest.mark.parametrize("tower", ["forward", "backward"])
+def test_a_state_carries_all_of_the_past(cell: Any, tower: Any) -> None:
+    """Reading a sequence in two parts through the flat state gives what reading it whole gives."""
+    net = network(cell=cell).eval()
+    pieces = torch.randint(5, V, (9, 4))
+    start = net.initial_state(tower, 4)
+    whole, final = net.run_tower(tower, pieces, start)
+    first, middle = net.run_tower(tower, pieces[:4], start)
+    second, last = net.run_tower(tower, pieces[4:], middle)
+    assert torch.allclose(torch.cat([first, second]), whole, atol=1e-6)
+    assert torch.allclose(last, final, atol=1e-6)
+    assert final.shape == (4, net.config.state_size(tower))
+
+
+def test_weight_drop_changes_what_is_computed_and_trains_the_raw_weight() -> None:
+    """With weight drop two training passes differ, evaluation does not, and the raw recurrent weight gets gradients."""
+    torch.manual_seed(0)
+    layer = RecurrentLayer("lstm", 5, 7)
+    inputs, zeros = torch.randn(6, 3, 5), torch.zeros(3, 7)
+    layer.train()
+    one, two = (layer(inputs, (zeros, zeros), weight_drop=0.5)[0] for _ in range(2))
+    assert not torch.allclose(one, two)
+    one.sum().backward()
+    gradient = layer.weight_hh.grad
+    assert gradient is not None and (gradient != 0).any()
+    # Dropped weights get no gradient: half of them, or the drop did nothing.
+    assert 0.3 < float((gradient == 0).float().mean()) < 0.7
+    layer.eval()
+    first, second = (layer(inputs, (zeros, zeros), weight_drop=0.5)[0] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_weight_drop_survives_an_optimizer_step() -> None:
+    """After a step the next pass uses the new weight: nothing keeps a stale copy."""
+    torch.manual_seed(0)
+    layer = RecurrentLayer("lstm", 5, 7).train()
+    inputs, zeros = torch.randn(6, 3, 5), torch.zeros(3, 7)
+    layer(inputs, (zeros, zeros), weight_drop=0.5)
+    with torch.no_grad():
+        layer.weight_hh.zero_()
+    dropped, _ = layer(inputs, (zeros, zeros), weight_drop=0.5)
+    layer.eval()
+    assert torch.allclose(dropped, layer(inputs, (zeros, zeros))[0])
+
+
+def test_locked_dropout_drops_the_same_units_at_every_step() -> None:
+    """One mask a row serves all steps, and the mean is kept."""
+    torch.manual_seed(0)
+    dropped = locked_dropout(torch.ones(5, 200, 50), 0.3, training=True)
+    assert torch.equal(dropped, dropped[:1].expand_as(dropped))
+    assert abs(float(dropped.mean()) - 1) < 0.02
+    assert torch.equal(locked_dropout(torch.ones(2, 2, 2), 0.3, training=False), torch.ones(2, 2, 2))
+
+
+def test_towers_never_see_each_others_side() -> None:
+    """What follows a position changes nothing in the forward tower's output there."""
+    net = network().eval()
+    pieces = torch.randint(5, V, (9, 1))
+    changed = pieces.clone()
+    changed[5:] = 6
+    for tower in ("forward", "backward"):
+        start = net.initial_state(tower, 1)  # type: ignore[arg-type]
+        before, after = (net.run_tower(tower, p, start)[0] for p in (pieces, changed))  # type: ignore[arg-type]
+        assert torch.equal(before[:5], after[:5])
+
+
+def test_gap_features_ignore_an_unknown_right_side() -> None:
+    """Where the right side is unknown, whatever the backward tower says changes nothing; where known, it does."""
+    net = network().eval()
+    forward, positions, kinds = torch.randn(2, 12), torch.tensor([0, 9]), torch.tensor([0, 2])
+    known = torch.tensor([True, False])
+    one, two = (net.gap_features(forward, torch.randn(2, 12), known, positions, kinds) for _ in range(2))
+    assert not torch.allclose(one[0], two[0])
+    assert torch.equal(one[1], two[1])
+
+
+def test_masks() -> None:
+    """Controls are impossible everywhere; <eog> is impossible for the next head and in an empty gap only."""
+    logits = torch.zeros(2, V)
+    assert mask_next(logits).isneginf().nonzero().tolist() == [[r, c] for r in (0, 1) for c in range(5)]
+    masked = mask_gap(logits, torch.tensor([0, 1]))
+    assert masked[0, END_OF_GAP].isneginf() and masked[1, END_OF_GAP] == 0
+    assert masked[:, :4].isneginf().all()
+
+
+def test_stacked_layers_mix_both_sides() -> None:
+    """In the stacked network a masked position sees left and right, and row padding changes nothing."""
+    net = network(architecture="stacked_bidirectional", backward_layers=0, gap_hidden_size=0).eval()
+    pieces = torch.randint(5, V, (7, 2))
+    pieces[3] = BLANK
+    lengths = torch.tensor([7, 5])
+    before = net.run_stacked(pieces, lengths)
+    assert before.shape == (7, 2, 24)
+    for place in (0, 6):
+        changed = pieces.clone()
+        changed[place, 0] = 7 if int(pieces[place, 0]) != 7 else 8
+        assert not torch.allclose(net.run_stacked(changed, lengths)[3, 0], before[3, 0])
+    padded = pieces.clone()
+    padded[5:, 1] = 9
+    assert torch.equal(net.run_stacked(padded, lengths)[:5, 1], before[:5, 1])
+
+
+def test_sizes_that_no_network_has_are_refused() -> None:
+    """Impossible sizes are ValueErrors that name the field."""
+    for field, value in (("hidden_size", 0), ("backward_layers", 0), ("cell", "elman"), ("gap_hidden_size", 0)):
+        with pytest.raises(ValueError, match=field):
+            config(**{field: value})

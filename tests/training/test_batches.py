@@ -1,0 +1,175 @@
+"""Batches: what each tower has read when a gap is asked for, and that any batch can be entered directly."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from model.vocabulary import BLANK, END, END_OF_GAP, START
+from training.batches import NO_TARGET, BatchStream, Row, assemble
+from training.config import DataOptions
+from training.gaps import PieceFlags
+from training.shards import Shard
+
+V = 60
+FIRST = 10  # pieces from here on are text; the last ten are punctuation
+
+
+def flags() -> PieceFlags:
+    """A made-up vocabulary: even pieces end a word, the last ten are punctuation."""
+    ids = np.arange(V)
+    worded = (ids >= FIRST) & (ids < V - 10)
+    return PieceFlags(worded & (ids % 2 == 1), worded, worded, worded & (ids % 2 == 0), np.ones(V, dtype=np.int64))
+
+
+def shard(seed: int, lines: int, *, consecutive: bool, weight: float = 1.0, longest: int = 30) -> Shard:
+    """Random lines."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, longest, lines)
+    none = 0xFFFFFFFF
+    table = np.array([[n, none, none] if n < 4 else [n, 1, 3] for n in lengths], dtype=np.uint32)
+    ids = rng.integers(FIRST, V, int(lengths.sum())).astype(np.uint16)
+    return Shard(f"s{seed}", "en", consecutive, weight, ids, table, int(lengths.sum()))
+
+
+def options(**changes: object) -> DataOptions:
+    """Small batches with many gaps and blanks."""
+    values = {"prepared": "", "rows": 4, "window_pieces": 16, "lookahead_pieces": 5, "gaps_per_piece": 0.5}
+    values |= {"forward_blank_share": 0.5, "backward_blank_share": 0.5, **changes}
+    return DataOptions(**values)
+
+
+def collapse(pieces: list[int], read: list[int]) -> bool:
+    """Whether *read* is *pieces* with at most one non-empty stretch read as one blank."""
+    if BLANK not in read:
+        return read == pieces
+    at = read.index(BLANK)
+    tail = read[at + 1 :]
+    return read[:at] == pieces[:at] and (not tail or pieces[-len(tail) :] == tail) and len(pieces) > len(read) - 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_gap_sees_exactly_its_two_sides(seed: int) -> None:
+    """A gap's forward step has read all before it and nothing after; its backward step all after it, and no more."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        Row(rng.integers(FIRST, V, n), START, np.array([END]), (-1, -1), carried=False, line_end=True)
+        for n in rng.integers(1, 24, 6)
+    ]
+    batch = assemble(rows, flags(), options(punctuation_dropped_share=0.0), rng, stream=False)
+    by_gap: dict[tuple[int, int, int], list[int]] = {}
+    start = 0
+    for m in range(len(batch.gap_row)):
+        row, k = int(batch.gap_row[m]), int(batch.gap_position[m])
+        if k == 0:
+            start = m
+        pieces = rows[row].pieces.tolist()
+        read = batch.forward_inputs[: batch.gap_forward[m] + 1, row].tolist()
+        assert read[0] == START
+        span = batch.gap_target[start:m].tolist()
+        assert not span or read[-len(span) :] == span
+        before = read[1 : len(read) - len(span)]
+        target = int(batch.gap_target[m])
+        by_gap.setdefault((row, start, 0), []).append(target)
+        if target != END_OF_GAP:
+            continue
+        assert k > 0
+        right: list[int] | None = None
+        if batch.gap_backward[m] >= 0:
+            seen = batch.backward_inputs[: batch.gap_backward[m] + 1, row].tolist()
+            assert seen[0] == END
+            right = seen[1:][::-1]
+        # The gap must stand somewhere in the row with these sides.
+        fits = [
+            a
+            for a in range(len(pieces) - k + 1)
+            if pieces[a : a + k] == span
+            and collapse(pieces[:a], before)
+            and (right is None or collapse(pieces[a + k :], right))
+        ]
+        assert fits, (pieces, before, span, right)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_targets_follow_inputs(seed: int) -> None:
+    """Each forward target is the piece after what has been read; each backward target the one before."""
+    rng = np.random.default_rng(seed)
+    pieces = rng.integers(FIRST, V, 20)
+    row = Row(pieces, START, np.array([END]), (-1, -1), carried=False, line_end=True)
+    batch = assemble([row], flags(), options(punctuation_dropped_share=0.0), rng, stream=False)
+    for inputs, targets, text in (
+        (batch.forward_inputs[:, 0], batch.forward_targets[:, 0], pieces.tolist()),
+        (batch.backward_inputs[:, 0], batch.backward_targets[:, 0], pieces[::-1].tolist()),
+    ):
+        assert BLANK not in targets
+        for step, target in enumerate(targets.tolist()):
+            if target != NO_TARGET:
+                following = inputs[step + 1] if step + 1 < len(inputs) else text[-1]
+                assert target == following
+        assert (targets != NO_TARGET).sum() >= len(text) - 9
+
+
+def test_windows_of_a_block_read_it_through_once() -> None:
+    """Windows with carried state, put end to end, read a block exactly, with <s> between lines."""
+    source = shard(3, 12, consecutive=True)
+    plain = options(
+        carry_share=1.0, rows=1, forward_blank_share=0.0, backward_blank_share=0.0, punctuation_dropped_share=0.0
+    )
+    stream = BatchStream([source], flags(), plain, seed=1)
+    read: list[int] = []
+    blocks: list[list[int]] = []
+    for batch in islice(stream, stream.batches_in_epoch):
+        if not batch.carried[0] and read:
+            blocks.append(read)
+            read = []
+        inputs = batch.forward_inputs[:, 0].tolist()
+        targets = batch.forward_targets[:, 0].tolist()
+        for given, target, following in zip(inputs, targets, [*inputs[1:], None], strict=True):
+            assert target in {NO_TARGET, following} or following is None
+            read.append(given)
+    blocks.append(read)
+    lines = [source.ids[a:b].tolist() for a, b in zip(source.offsets, source.offsets[1:], strict=False)]
+    text = sorted(tuple(line) for line in lines)
+    found: list[tuple[int, ...]] = []
+    for block in blocks:
+        assert block[0] == START
+        joined: list[list[int]] = []
+        for piece in block:
+            if piece == START:
+                joined.append([])
+            elif piece != END:
+                joined[-1].append(piece)
+        found += [tuple(line) for line in joined]
+    # The last piece of a full final window is predicted but never read.
+    assert sum(map(len, text)) - sum(map(len, found)) <= len(blocks)
+
+
+def test_a_stream_entered_at_any_batch_goes_on_the_same() -> None:
+    """Batch (epoch, index) is the same whether reached from the start or entered directly."""
+    sources = [shard(1, 40, consecutive=False, weight=2.5), shard(2, 40, consecutive=True)]
+    whole = list(islice(BatchStream(sources, flags(), options(), seed=5), 60))
+    stream = BatchStream(sources, flags(), options(), seed=5)
+    list(islice(stream, 37))
+    later = BatchStream(sources, flags(), options(), seed=5, epoch=stream.epoch, index=stream.index)
+    for ours, theirs in zip(whole[37:], later, strict=False):
+        assert np.array_equal(ours.forward_inputs, theirs.forward_inputs)
+        assert np.array_equal(ours.gap_target, theirs.gap_target)
+        assert np.array_equal(ours.gap_backward, theirs.gap_backward)
+
+
+def test_weights_repeat_sources() -> None:
+    """A source of weight 3 is read three times in an epoch."""
+    once, thrice = shard(1, 30, consecutive=False), shard(1, 30, consecutive=False, weight=3.0)
+    read = [
+        sum(b.pieces for b in islice(stream, stream.batches_in_epoch))
+        for source in (once, thrice)
+        for stream in [BatchStream([source], flags(), options(punctuation_dropped_share=0.0), seed=1)]
+    ]
+    assert read[1] == 3 * read[0]
+
+
+def test_gap_at_position_zero_never_asks_for_end_of_gap() -> None:
+    """No gap is empty."""
+    batch = next(BatchStream([shard(1, 200, consecutive=False)], flags(), options(), seed=1))
+    assert len(batch.gap_row) > 0
+    assert END_OF_GAP not in batch.gap_target[batch.gap_position == 0]

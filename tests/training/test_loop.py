@@ -1,0 +1,252 @@
+"""The training loop: it learns, resumes bit for bit, stops on signals, and never loses a saved state."""
+
+import errno
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import training.snapshot
+from model.config import NetworkConfig
+from model.errors import DivergedError, RunError
+from training.config import DataOptions, LossOptions, OptimizerOptions, RunConfig, load_run
+from training.loop import Trainer, train
+from training.prepare import PrepareOptions, SourceOptions, prepare
+from training.runlog import read_records
+from training.toy_corpus import write_corpus
+
+SIZE = 600
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few hundred lines of the toy corpus, prepared; one source is consecutive, so states are carried."""
+    root = tmp_path_factory.mktemp("data")
+    english, chinese = write_corpus(root / "text", 300, 1)
+    sources = (
+        SourceOptions("english", (str(english),), "en", consecutive=True),
+        SourceOptions("chinese", (str(chinese),), "zh", weight=1.5),
+    )
+    return prepare(PrepareOptions(root / "prepared", sources, vocabulary_size=SIZE, held_out_share=0.1, threads=1))
+
+
+def config(prepared: Path, **changes: Any) -> RunConfig:
+    """A tiny run with every ingredient of a real one."""
+    values: dict[str, Any] = {
+        "name": "tiny",
+        "data": DataOptions(prepared=str(prepared), rows=4, window_pieces=16, lookahead_pieces=6),
+        "network": NetworkConfig(
+            SIZE, embedding_size=12, hidden_size=16, forward_layers=2, backward_layers=1, gap_hidden_size=12
+        ),
+        "loss": LossOptions(sampled_negatives=40),
+        "optimizer": OptimizerOptions(learning_rate=1e-2, warmup_steps=3, decay_steps=5),
+        "steps": 12,
+        "dropout": 0.1,
+        "weight_drop": 0.2,
+        "full_softmax_steps": 2,
+        "log_every_steps": 2,
+        "evaluate_every_steps": 6,
+    }
+    return RunConfig(**{**values, **changes})
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a run's state: weights, moments, carried states, random state."""
+    return {**load_file(run / "state" / "weights.safetensors"), **load_file(run / "state" / "optimizer.safetensors")}
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(prepared: Path, tmp_path: Path) -> None:
+    """Five steps, a stop, and seven more give the weights, moments and states of twelve, bit for bit."""
+    whole = config(prepared)
+    train(whole, tmp_path / "whole")
+    trainer = Trainer(whole, tmp_path / "parts")
+    stopping: list[int] = []
+    update = trainer._update
+
+    def counted(batch: Any) -> Any:
+        if trainer.progress.step == 4:
+            stopping.append(signal.SIGTERM)
+        return update(batch)
+
+    trainer._update = counted  # type: ignore[method-assign]
+    trainer.run(stopping)
+    assert trainer.progress.step == 5
+    train(whole, tmp_path / "parts", resume=True)
+    ours, theirs = weights(tmp_path / "parts"), weights(tmp_path / "whole")
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+    steps = [r["step"] for r in read_records(tmp_path / "parts" / "metrics.jsonl") if "loss_next" in r]
+    assert steps == [2, 4, 6, 8, 10, 12]
+
+
+def test_stacked_bidirectional_learns_to_fill_masks(prepared: Path, tmp_path: Path) -> None:
+    """The tutorial's deep bidirectional network of three mixing layers learns what stands under a mask."""
+    network = NetworkConfig(
+        SIZE,
+        "stacked_bidirectional",
+        embedding_size=24,
+        hidden_size=24,
+        forward_layers=3,
+        backward_layers=0,
+        gap_hidden_size=0,
+    )
+    optimizer = OptimizerOptions(learning_rate=1e-2, warmup_steps=3, decay_steps=20)
+    data = replace(config(prepared).data, rows=32, masked_share=0.3)
+    trainer = Trainer(
+        config(prepared, steps=150, network=network, optimizer=optimizer, data=data, dropout=0.0, weight_drop=0.0),
+        tmp_path / "run",
+    )
+    before = trainer.evaluate()
+    trainer.run([])
+    after = trainer.evaluate()
+    assert after.keys() == {"heldout_gap_nats_en", "heldout_gap_nats_zh"}
+    assert all(after[name] < 0.95 * before[name] for name in after), (before, after)
+
+
+@pytest.mark.parametrize("architecture", ["two_towers", "forward"])
+@pytest.mark.parametrize("cell", ["rnn_tanh", "gru", "lstm"])
+def test_the_loss_falls(prepared: Path, tmp_path: Path, cell: Any, architecture: Any) -> None:
+    """A hundred small steps bring held-out text well below what piece frequencies alone give, with every cell."""
+    two = architecture == "two_towers"
+    network = NetworkConfig(
+        SIZE,
+        architecture,
+        cell,
+        embedding_size=24,
+        hidden_size=32,
+        forward_layers=1,
+        backward_layers=int(two),
+        gap_hidden_size=16 * two,
+    )
+    data = replace(config(prepared).data, rows=16)
+    optimizer = OptimizerOptions(learning_rate=2e-2, warmup_steps=3, decay_steps=20)
+    changes = {"network": network, "data": data, "optimizer": optimizer, "dropout": 0.0, "weight_drop": 0.0}
+    trainer = Trainer(config(prepared, steps=100, **changes), tmp_path / "run")
+    before = trainer.evaluate()
+    trainer.run([])
+    after = trainer.evaluate()
+    for language in ("en", "zh"):
+        name = f"heldout_bits_per_character_{language}"
+        assert after[name] < 0.85 * before[name]
+        if two:
+            assert after[f"heldout_gap_nats_{language}"] < 0.85 * before[f"heldout_gap_nats_{language}"]
+    assert (tmp_path / "run" / "loss.png").stat().st_size > 1000
+
+
+def test_signal_saves_and_stops(prepared: Path, tmp_path: Path) -> None:
+    """SIGTERM in mid-run ends it after the step, saved, with the handlers put back."""
+    run = config(prepared, steps=100_000, optimizer=OptimizerOptions(schedule="constant"))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.loop.Trainer.run", _signalled(Trainer.run))
+        train(run, tmp_path / "run")
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert json.loads((tmp_path / "run" / "state" / "state.json").read_text())["progress"]["step"] == 0
+
+
+def _signalled(run: Any) -> Any:
+    def wrapper(self: Trainer, stopping: list[int]) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        run(self, stopping)
+
+    return wrapper
+
+
+def test_nan_stops_the_run_and_keeps_the_last_state(prepared: Path, tmp_path: Path) -> None:
+    """A weight that is no longer a number raises DivergedError and leaves the saved state untouched."""
+    run = config(prepared)
+    trainer = Trainer(run, tmp_path / "run")
+    trainer.save()
+    good = weights(tmp_path / "run")
+    with torch.no_grad():
+        trainer.network.embedding.weight[5:] = float("nan")
+    with pytest.raises(DivergedError, match="last good state"):
+        trainer.run([])
+    assert all(torch.equal(tensor, good[name]) for name, tensor in weights(tmp_path / "run").items())
+
+
+def test_full_disk_keeps_the_snapshot_before(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fills up while saving raises RunError; the state saved before can be resumed."""
+    trainer = Trainer(config(prepared, steps=3), tmp_path / "run")
+    trainer.save()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(training.snapshot, "save_file", full)
+    with pytest.raises(RunError, match="No space left"):
+        trainer.save()
+    monkeypatch.undo()
+    train(config(prepared, steps=3), tmp_path / "run", resume=True)
+    assert json.loads((tmp_path / "run" / "state" / "state.json").read_text())["progress"]["step"] == 3
+
+
+def test_a_run_is_not_overwritten(prepared: Path, tmp_path: Path) -> None:
+    """Starting anew where a run lies is refused, and so is resuming it with another network."""
+    Trainer(config(prepared), tmp_path / "run").save()
+    with pytest.raises(RunError, match="--resume"):
+        Trainer(config(prepared), tmp_path / "run")
+    other = replace(config(prepared).network, hidden_size=20)
+    with pytest.raises(RunError, match="network"):
+        Trainer(config(prepared, network=other), tmp_path / "run", resume=True)
+    with pytest.raises(RunError, match="no saved state"):
+        Trainer(config(prepared), tmp_path / "elsewhere", resume=True)
+
+
+def test_vocabulary_must_fit(prepared: Path, tmp_path: Path) -> None:
+    """A network of another vocabulary size is refused with both sizes."""
+    network = replace(config(prepared).network, vocabulary_size=640)
+    with pytest.raises(RunError, match=r"640.*600"):
+        Trainer(config(prepared, network=network), tmp_path / "run")
+
+
+def test_clip_by_value_bounds_each_gradient(prepared: Path, tmp_path: Path) -> None:
+    """With clip_value c no gradient that reaches the optimizer is larger than c, as the tutorial describes."""
+    options = OptimizerOptions(name="sgd", learning_rate=0.1, schedule="constant", clip_norm=0.0, clip_value=1e-4)
+    trainer = Trainer(config(prepared, steps=1, optimizer=options), tmp_path / "run")
+    trainer.run([])
+    largest = max(float(p.grad.abs().max()) for p in trainer.network.parameters() if p.grad is not None)
+    assert 0 < largest <= 1e-4
+
+
+def test_start_from_takes_weights_and_moments(prepared: Path, tmp_path: Path) -> None:
+    """A second stage begins with the first one's weights, and counts its own steps."""
+    train(config(prepared, steps=4), tmp_path / "first")
+    second = Trainer(config(prepared, start_from=str(tmp_path / "first" / "state")), tmp_path / "second")
+    first = load_file(tmp_path / "first" / "state" / "weights.safetensors")
+    assert all(torch.equal(p, first[n]) for n, p in second.network.state_dict().items())
+    assert second.progress.step == 0
+    assert all(float(s["step"]) == 4 for s in second.optimizer.state.values())
+
+
+def test_run_files_name_their_mistakes(tmp_path: Path) -> None:
+    """Unknown, ill-typed and impossible fields of a run file are errors that name the field."""
+    good = '[data]\nprepared = "x"\n[network]\nvocabulary_size = 300\n'
+    for text, message in (
+        ("nmae = 1\nsteps = 1\nname = 'a'\n" + good, "nmae"),
+        ("steps = 1.5\nname = 'a'\n" + good, "steps"),
+        ("steps = true\nname = 'a'\n" + good, "steps"),
+        ("name = 'a'\n" + good, "give the run an end"),
+        ("name = 'a'\nsteps = 1\n" + good + "cell = 'lstmm'\n", "cell"),
+        ("name = 'a'\nsteps = 1\n" + good + "hidden_size = 0\n", "hidden_size"),
+        ("name = ", "TOML"),
+    ):
+        path = tmp_path / "run.toml"
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(RunError, match=message):
+            load_run(path)
+
+
+def test_every_run_file_in_the_project_loads() -> None:
+    """The committed run files are valid."""
+    files = sorted((Path(__file__).parents[2] / "training" / "runs").glob("*.toml"))
+    assert len(files) >= 4
+    assert all(np.isfinite(load_run(path).optimizer.learning_rate) for path in files)

@@ -1,0 +1,41 @@
+"""``python -m training COMMAND``: one module a command, imported only when asked for."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from model.errors import LacunaError
+
+COMMANDS = {
+    "prepare": ("training.prepare", "text to a vocabulary and shards"),
+    "train": ("training.loop", "shards to weights"),
+    "evaluate": ("training.evaluate", "a checkpoint to scores"),
+    "calibrate": ("training.calibrate", "a checkpoint to one with temperatures fitted on development text"),
+    "export": ("training.export", "weights to a checkpoint that the service serves"),
+    "ngram": ("training.ngram", "shards to a Kneser-Ney n-gram, the baseline"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0, or 2 with a message on standard error where a named error was raised.
+    """
+    parser = argparse.ArgumentParser(prog="python -m training", description="From text to a checkpoint.")
+    parser.add_argument("command", choices=COMMANDS, help="; ".join(f"{n}: {h}" for n, (_, h) in COMMANDS.items()))
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    command = parser.parse_args(arguments[:1]).command
+    module = importlib.import_module(COMMANDS[command][0])
+    parser = argparse.ArgumentParser(prog=f"python -m training {command}", description=module.__doc__)
+    module.add_arguments(parser)
+    try:
+        return int(module.run(parser.parse_args(arguments[1:])))
+    except LacunaError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

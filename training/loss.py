@@ -1,0 +1,201 @@
+"""Cross-entropy over pieces, full or sampled, and the network's three losses on a batch."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.network import Network, mask_gap, mask_next
+from model.vocabulary import BLANK, END, END_OF_GAP
+from training.batches import Batch
+from training.config import LossOptions
+
+
+class NegativeSampler:
+    """Pieces to contrast targets with, drawn by frequency, with the probability that each is drawn.
+
+    Args:
+        counts: (V,) of each piece in the training text; pieces that never are targets must count 0.
+        size: draws per step, with replacement; duplicates are merged, so a few fewer pieces come back.
+        device: of the returned tensors.
+
+    Sampled softmax with log-Q correction: Jean et al. 2015, arXiv:1412.2007; Bengio and Senécal 2008.
+    """
+
+    def __init__(self, counts: NDArray[np.int64], size: int, device: torch.device) -> None:
+        smoothed = np.where(counts > 0, counts, 0).astype(np.float64) ** 0.75
+        smoothed += (counts > 0) * smoothed.mean() * 0.1  # rare pieces are drawn often enough to be pushed down
+        share = smoothed / smoothed.sum()
+        self._cumulative = np.cumsum(share)
+        # P(drawn at least once in `size` draws)
+        drawn = -np.expm1(size * np.log1p(-np.minimum(share, 1 - 1e-12)))
+        self._log_drawn = torch.from_numpy(np.log(np.maximum(drawn, 1e-9)).astype(np.float32)).to(device)
+        self._size = size
+        self._device = device
+
+    def draw(self, rng: np.random.Generator, always: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
+        """Draw distinct pieces.
+
+        Args:
+            rng: source of chance.
+            always: pieces to include in any case, with probability 1.
+
+        Returns:
+            Ids (S,), int64, and the log-probability that each piece of the vocabulary is drawn (V,), float32.
+        """
+        drawn = np.searchsorted(self._cumulative, rng.random(self._size))
+        ids = np.unique(np.append(np.minimum(drawn, len(self._cumulative) - 1), np.array(always, dtype=np.int64)))
+        log_drawn = self._log_drawn
+        if always:
+            log_drawn = log_drawn.clone()
+            log_drawn[list(always)] = 0.0
+        return torch.from_numpy(ids).to(self._device), log_drawn
+
+
+def sampled_cross_entropy(
+    features: Tensor,
+    targets: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    negatives: tuple[Tensor, Tensor],
+    forbidden: Tensor | None = None,
+) -> Tensor:
+    """Cross-entropy against shared negatives. A training signal, not a perplexity.
+
+    Args:
+        features: (N, e), in the dtype to multiply in.
+        targets: (N,), int64.
+        weight: the tied embedding, (V, e).
+        bias: (V,).
+        negatives: of :meth:`NegativeSampler.draw`.
+        forbidden: (N,) bool: rows in which ``<eog>`` must not count among the negatives.
+
+    Returns:
+        (N,) float32.
+    """
+    ids, log_drawn = negatives
+    dtype = features.dtype
+    # One gather serves targets and negatives, so the embedding's gradient is scattered once.
+    rows = weight[torch.cat([ids, targets])].to(dtype)
+    against, own = rows[: len(ids)], rows[len(ids) :]
+    logits = (features @ against.t()).float() + (bias[ids] - log_drawn[ids])  # (N, S)
+    hit = ids.unsqueeze(0) == targets.unsqueeze(1)
+    if forbidden is not None:
+        hit = hit | (forbidden.unsqueeze(1) & (ids == END_OF_GAP).unsqueeze(0))
+    logits = logits.masked_fill(hit, float("-inf"))
+    true = (features * own).float().sum(1) + bias[targets] - log_drawn[targets]  # (N,)
+    return torch.logaddexp(logits.logsumexp(1), true) - true
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Sums over targets, in nats, with their counts; ``total`` is what is minimised (a weighted mean)."""
+
+    total: Tensor
+    next_sum: Tensor
+    next_count: int
+    previous_sum: Tensor
+    previous_count: int
+    gap_sum: Tensor
+    gap_count: int
+
+
+def batch_losses(
+    network: Network,
+    batch: Batch,
+    states: Tensor,
+    options: LossOptions,
+    dtype: torch.dtype,
+    sampler: NegativeSampler | None,
+    rng: np.random.Generator,
+    masked_share: float = 0.15,
+) -> tuple[Losses, Tensor]:
+    """Run both towers and all heads over a batch.
+
+    Args:
+        network: of any architecture; a stacked one is asked for masked pieces only, counted as gaps.
+        batch: arrays.
+        states: forward states to start from, (B, S), float32.
+        options: weights of the losses.
+        dtype: to compute towers and products in; losses are float32.
+        sampler: None for the full softmax.
+        rng: of the negatives, and of the masks of a stacked network.
+        masked_share: pieces that a stacked network reads as ``<blank>`` and must fill.
+
+    Returns:
+        The losses, and the forward states after the batch, (B, S), detached.
+    """
+    device = states.device
+    shared = sampler.draw(rng) if sampler else None
+    gap_shared = sampler.draw(rng, always=(END_OF_GAP,)) if sampler else None
+
+    def place(array: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(array).to(device)
+
+    def cross_entropy(features: Tensor, targets: Tensor, bias: Tensor, positions: Tensor | None) -> Tensor:
+        weight = network.embedding.weight
+        negatives = shared if positions is None else gap_shared
+        if negatives is not None:
+            forbidden = None if positions is None else positions == 0
+            return sampled_cross_entropy(features.to(dtype), targets, weight, bias, negatives, forbidden).sum()
+        logits = (features.to(dtype) @ weight.to(dtype).t()).float() + bias
+        logits = mask_next(logits) if positions is None else mask_gap(logits, positions)
+        return F.cross_entropy(logits, targets, reduction="sum")
+
+    if network.config.architecture == "stacked_bidirectional":
+        inputs = place(batch.forward_inputs)
+        hidden = place_mask(batch, masked_share, rng).to(device)
+        outputs = network.run_stacked(inputs.masked_fill(hidden, BLANK), (inputs != END).sum(0), dtype)
+        features = network.next_features(outputs[hidden].to(network.output_bias.dtype))
+        gap_sum = cross_entropy(features, inputs[hidden], network.output_bias, None)
+        count = int(hidden.sum())
+        return Losses(gap_sum / count, gap_sum.new_zeros(()), 0, gap_sum.new_zeros(()), 0, gap_sum, count), states
+
+    with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        forward, after = network.run_tower("forward", place(batch.forward_inputs), states, dtype)
+        targets = place(batch.forward_targets)
+        kept = targets >= 0
+        next_sum = cross_entropy(network.next_features(forward[kept]), targets[kept], network.output_bias, None)
+        zero = next_sum.new_zeros(())
+        previous_sum, gap_sum, previous_count = zero, zero, 0
+        if network.config.architecture == "two_towers":
+            rows = batch.backward_inputs.shape[1]
+            backward, _ = network.run_tower(
+                "backward", place(batch.backward_inputs), network.initial_state("backward", rows), dtype
+            )
+            aims = place(batch.backward_targets)
+            aimed = aims >= 0
+            previous_count = int(aimed.sum())
+            previous_sum = cross_entropy(
+                network.previous_features(backward[aimed]), aims[aimed], network.output_bias, None
+            )
+            if len(batch.gap_row):
+                row, right = place(batch.gap_row), place(batch.gap_backward)
+                positions = place(batch.gap_position)
+                features = network.gap_features(
+                    forward[place(batch.gap_forward), row],
+                    backward[right.clamp(min=0), row],
+                    right >= 0,
+                    positions,
+                    place(batch.gap_kind),
+                )
+                gap_sum = cross_entropy(features, place(batch.gap_target), network.gap_bias, positions)
+    next_count, gap_count = int(kept.sum()), len(batch.gap_row)
+    total = next_sum / max(next_count, 1)
+    if previous_count:
+        total = total + options.previous_weight * previous_sum / previous_count
+        total = total + options.gap_weight * gap_sum / max(gap_count, 1)
+    return Losses(total, next_sum, next_count, previous_sum, previous_count, gap_sum, gap_count), after.detach()
+
+
+def place_mask(batch: Batch, share: float, rng: np.random.Generator) -> Tensor:
+    """Which pieces of a batch a stacked network reads as ``<blank>``: (T, B) bool, one at least; never a control."""
+    inputs = batch.forward_inputs
+    text = inputs > END_OF_GAP
+    chosen = text & (rng.random(inputs.shape) < share)
+    if not chosen.any():
+        chosen.flat[np.flatnonzero(text)[:1]] = True
+    return torch.from_numpy(chosen)

@@ -1,0 +1,148 @@
+"""Everything that a run needs to go on, in one directory that is replaced as a whole. Not the served checkpoint.
+
+``weights.safetensors`` the network, fp32; ``optimizer.safetensors`` its moments, the carried states and torch's random
+state; ``state.json`` counters. No pickle.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.errors import RunError
+from model.network import Network
+
+
+@dataclass(slots=True)
+class Progress:
+    """Counters of a run.
+
+    Attributes:
+        step: updates done.
+        epoch, index: the next batch.
+        pieces: pieces of text read so far.
+        seconds: process CPU seconds per thread so far.
+        wall_seconds: wall-clock seconds so far.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    index: int = 0
+    pieces: int = 0
+    seconds: float = 0.0
+    wall_seconds: float = 0.0
+
+
+def save_snapshot(
+    directory: Path,
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    carried: Tensor,
+    progress: Progress,
+    config: dict[str, Any],
+) -> None:
+    """Write beside *directory*, then put it in its place; whatever fails, the snapshot before stays.
+
+    Raises:
+        RunError: the disk is full or not writable.
+    """
+    fresh, old = directory.with_name(directory.name + ".new"), directory.with_name(directory.name + ".old")
+    tensors = {"carried": carried.contiguous(), "random_state": torch.get_rng_state()}
+    for number, state in optimizer.state_dict()["state"].items():
+        for name, value in state.items():
+            tensors[f"moments.{number}.{name}"] = torch.as_tensor(value).contiguous()
+    try:
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        save_file({n: p.detach().contiguous() for n, p in network.state_dict().items()}, fresh / "weights.safetensors")
+        save_file(tensors, fresh / "optimizer.safetensors")
+        values = {"progress": asdict(progress), "config": config}
+        (fresh / "state.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
+        for path in fresh.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        shutil.rmtree(old, ignore_errors=True)
+        if directory.exists():
+            directory.rename(old)
+        fresh.rename(directory)
+        shutil.rmtree(old, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(fresh, ignore_errors=True)
+            if old.exists() and not directory.exists():
+                old.rename(directory)
+        raise RunError(
+            f"{directory}: cannot save: {error}; the snapshot before it is kept; free space, then --resume"
+        ) from error
+
+
+def snapshot_directory(run: Path) -> Path:
+    """The snapshot of a run directory; the one before, where a crash fell between two renames.
+
+    Raises:
+        RunError: the run has saved nothing yet.
+    """
+    for name in ("state", "state.old"):
+        if (run / name / "state.json").is_file():
+            return run / name
+    raise RunError(f"{run}: holds no saved state; start the run without --resume")
+
+
+def read_progress(directory: Path) -> tuple[Progress, dict[str, Any]]:
+    """Counters and configuration of a snapshot.
+
+    Raises:
+        RunError: the snapshot is torn.
+    """
+    try:
+        values = json.loads((directory / "state.json").read_text(encoding="utf-8"))
+        return Progress(**values["progress"]), values["config"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{directory / 'state.json'}: cannot be read: {error!r}") from error
+
+
+def load_weights(directory: Path, network: Network) -> None:
+    """Put a snapshot's weights into *network*.
+
+    Raises:
+        RunError: the file is missing or torn, or belongs to a network of other sizes.
+    """
+    try:
+        network.load_state_dict(load_file(directory / "weights.safetensors"))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise RunError(f"{directory / 'weights.safetensors'}: {error}") from error
+
+
+def load_optimizer(directory: Path, optimizer: torch.optim.Optimizer, *, random_state: bool) -> Tensor:
+    """Put a snapshot's moments into *optimizer*, and torch's random state in place if asked for.
+
+    Returns:
+        The carried forward states, (rows, S).
+
+    Raises:
+        RunError: the file is missing or torn, or belongs to another optimizer.
+    """
+    path = directory / "optimizer.safetensors"
+    try:
+        tensors = load_file(path)
+        values = optimizer.state_dict()
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            if key.startswith("moments."):
+                _, number, name = key.split(".", 2)
+                state.setdefault(int(number), {})[name] = tensor
+        values["state"] = state
+        optimizer.load_state_dict(values)
+        if random_state:
+            torch.set_rng_state(tensors["random_state"])
+        return tensors["carried"]
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise RunError(f"{path}: {error!r}") from error
