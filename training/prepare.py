@@ -86,8 +86,8 @@ class SourceOptions:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             raise CorpusError(f"source name {self.name!r}: use 1 to 64 letters, digits and . _ - only")
-        if not self.paths:
-            raise CorpusError(f"source {self.name}: no paths; name a file, folder or glob")
+        if not self.paths or not all(isinstance(path, str) for path in self.paths):
+            raise CorpusError(f"source {self.name}: no paths; name a file, folder or glob, or a list of them")
         if self.language not in LANGUAGES:
             raise CorpusError(f"source {self.name}: language {self.language!r}; choose one of {', '.join(LANGUAGES)}")
         if not _is_number(self.weight) or not 0 < self.weight < 1000:
@@ -130,6 +130,8 @@ class PrepareOptions:
         names = Counter(source.name for source in self.sources)
         if repeated := [name for name, times in names.items() if times > 1]:
             raise CorpusError(f"source name {repeated[0]} is used {names[repeated[0]]} times; names must be unique")
+        if sum(source.paths.count(STDIN) for source in self.sources) > 1:
+            raise CorpusError(f"{STDIN} is named twice; standard input can be read only once")
         if not 0 <= self.held_out_share <= 0.5:
             raise CorpusError(f"held-out share {self.held_out_share}; it must be from 0 to 0.5")
         if self.max_characters < 16:
@@ -171,7 +173,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prepare as the command line says; returns 0, or 1 with the error on stderr."""
+    """Prepare as the command line says; returns 0, or 130 where interrupted. Raises what :func:`prepare` raises."""
     try:
         sources = _named(arguments.inputs, arguments.field, arguments.language, arguments.consecutive)
         if arguments.sources is not None:
@@ -190,9 +192,9 @@ def run(arguments: argparse.Namespace) -> int:
             if arguments.root is not None or arguments.sources is None
             else arguments.sources.parent,
         )
-    except LacunaError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on with the next source\n")
+        return 130
     sys.stdout.write(f"{directory}\n")
     return 0
 
@@ -216,7 +218,7 @@ def load_sources(path: Path) -> tuple[SourceOptions, ...]:
     sources = []
     for index, table in enumerate(tables["source"], start=1):
         paths = table.get("paths")
-        table["paths"] = (paths,) if isinstance(paths, str) else tuple(paths or ())
+        table["paths"] = tuple(paths) if isinstance(paths, list) else (paths,)
         try:
             sources.append(SourceOptions(**table))
         except TypeError as error:
@@ -242,13 +244,25 @@ def prepare(options: PrepareOptions, root: Path | None = None) -> Path:
     """
     started = time.monotonic()
     work = options.output.with_name(options.output.name + ".partial")
-    sources, standard_input = _open_sources(options, root, work)
+    standard_input = work.with_name(work.name + ".stdin")
+    try:
+        return _prepare(options, root, work, standard_input, started)
+    except OSError as error:
+        raise CorpusError(
+            f"{error.filename or work}: {error.strerror}; what is finished is kept, run it again"
+        ) from error
+    finally:
+        standard_input.unlink(missing_ok=True)
+
+
+def _prepare(options: PrepareOptions, root: Path | None, work: Path, standard_input: Path, started: float) -> Path:
+    sources = _open_sources(options, root, standard_input)
     fingerprint = _fingerprint(options, sources)
     if options.output.exists():
         if _finished_fingerprint(options.output) == fingerprint:
             return options.output
         raise CorpusError(f"{options.output}: exists and is not the result of these inputs; remove it or name another")
-    _begin(work, fingerprint, standard_input)
+    _begin(work, fingerprint)
     with _Progress("scan", None) as progress:
         for source in sources:
             _scan(source, options, progress)
@@ -329,9 +343,8 @@ def _named(inputs: Sequence[str], field: str | None, language: str, consecutive:
     return tuple(sources)
 
 
-def _open_sources(options: PrepareOptions, root: Path | None, work: Path) -> tuple[list[_Source], Path | None]:
-    """Find every source's files; copy standard input beside the work directory."""
-    standard_input: Path | None = None
+def _open_sources(options: PrepareOptions, root: Path | None, standard_input: Path) -> list[_Source]:
+    """Find every source's files; copy standard input, which is read three times, to a file."""
     sources = []
     for source in options.sources:
         files: list[tuple[Path, str]] = []
@@ -339,14 +352,11 @@ def _open_sources(options: PrepareOptions, root: Path | None, work: Path) -> tup
             if entry != STDIN:
                 files.extend((path, str(path)) for path in expand_inputs([entry], root))
                 continue
-            if standard_input is not None:
-                raise CorpusError("standard input is named twice; it can be read only once")
-            standard_input = work.with_name(work.name + ".stdin")
             standard_input.parent.mkdir(parents=True, exist_ok=True)
             spool_stdin(standard_input)
             files.append((standard_input, "stdin.jsonl" if source.field else "stdin"))
         sources.append(_Source(source, files))
-    return sources, standard_input
+    return sources
 
 
 def _fingerprint(options: PrepareOptions, sources: list[_Source]) -> str:
@@ -372,14 +382,12 @@ def _finished_fingerprint(output: Path) -> str | None:
         return None
 
 
-def _begin(work: Path, fingerprint: str, standard_input: Path | None) -> None:
+def _begin(work: Path, fingerprint: str) -> None:
     marker = work / "fingerprint"
     if work.exists() and not (marker.exists() and marker.read_text() == fingerprint):
         shutil.rmtree(work)  # begun from other text or options: nothing in it can be used
     work.mkdir(parents=True, exist_ok=True)
     _write(marker, fingerprint.encode())
-    if standard_input is not None:
-        standard_input.replace(work / "stdin")
 
 
 # ── 1. scan and plan ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -652,8 +660,7 @@ def _finish(
     for entry in entries:
         for suffix in ("json", "seen"):
             (work / f"{entry['name']}.{suffix}").unlink()
-    for leftover in ("stdin", "fingerprint"):
-        (work / leftover).unlink(missing_ok=True)
+    (work / "fingerprint").unlink()
     work.rename(options.output)
 
 

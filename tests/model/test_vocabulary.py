@@ -1,0 +1,214 @@
+"""Text to pieces and back."""
+
+import io
+import unicodedata
+from pathlib import Path
+
+import pytest
+import sentencepiece
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.errors import VocabularyError
+from model.vocabulary import (
+    BLANK,
+    CONTROL_PIECES,
+    END,
+    END_OF_GAP,
+    FIRST_BYTE,
+    START,
+    UNKNOWN,
+    Vocabulary,
+    is_word_character,
+    normalise,
+    normalise_with_offsets,
+)
+from training.prepare import train_vocabulary
+
+ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
+# Letters that compose, decompose and reorder: Latin marks, a composition exclusion, jamo, a spacing vowel sign.
+COMPOSING = st.text(
+    alphabet=st.sampled_from("aeÅ \u0301\u0323\u0345\u0958\u1100\u1161\u11a8\uac00\u09c7\u09be\u212b我")
+)
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    """A small vocabulary of both languages."""
+    lines = [
+        "I go to the store.",
+        "They like the theatre, don't they?",
+        "go to the",
+        "我喜欢旅游。",
+        "老师批评了我,我很难过。",
+    ]
+    return train_vocabulary(lines * 20, 300, threads=1)
+
+
+@given(text=ANY_TEXT)
+def test_any_text_round_trips(vocabulary: Vocabulary, text: str) -> None:
+    """Whatever Unicode text is encoded, decoding gives it back, one by one and in batches."""
+    text = normalise(text)
+    ids = vocabulary.encode(text)
+    assert vocabulary.decode(ids) == text
+    assert vocabulary.encode_many([text, "a", text]) == [ids, vocabulary.encode("a"), ids]
+
+
+@pytest.mark.parametrize(
+    "text", ["\u2581", "a\u2581\u2581 b", "\x00", "a\x00b", "\r\n\t", "  two  spaces  ", "\ufeff", "<s>", "<0x41>"]
+)
+def test_characters_special_to_sentencepiece_round_trip(vocabulary: Vocabulary, text: str) -> None:
+    """The space mark, NUL, control characters and texts that look like pieces are plain text."""
+    ids = vocabulary.encode(text)
+    assert vocabulary.decode(ids) == text
+    assert not {UNKNOWN, END, BLANK, END_OF_GAP} & set(ids)
+
+
+def test_a_word_says_that_it_ends(vocabulary: Vocabulary) -> None:
+    """The space belongs to the word before it, so a last word without one is another piece sequence."""
+    complete, open_ended = vocabulary.encode("go to the "), vocabulary.encode("go to the")
+    assert "".join(vocabulary.surfaces[i] for i in complete) == "go to the "
+    assert vocabulary.ends_word[complete[-1]]
+    assert not vocabulary.ends_word[open_ended[-1]]
+    assert vocabulary.decode(vocabulary.encode("go ")) == "go "
+    assert all(not surface.strip() or not surface.startswith(" ") for surface in vocabulary.surfaces)
+
+
+def test_ids_are_laid_out_as_promised(vocabulary: Vocabulary) -> None:
+    """Controls come first, then the 256 bytes, then pieces that have a surface."""
+    assert CONTROL_PIECES == ("<unk>", "<s>", "</s>", "<blank>", "<eog>")
+    assert (UNKNOWN, START, END, BLANK, END_OF_GAP) == (0, 1, 2, 3, 4)
+    assert vocabulary.size == 300 == len(vocabulary.surfaces)
+    assert vocabulary.byte_values[FIRST_BYTE : FIRST_BYTE + 256].tolist() == list(range(256))
+    assert (vocabulary.byte_values >= 0).sum() == 256
+    assert vocabulary.surfaces[: FIRST_BYTE + 256] == [""] * (FIRST_BYTE + 256)
+    assert all(vocabulary.surfaces[FIRST_BYTE + 256 :])
+    assert vocabulary.never_predicted.tolist() == [UNKNOWN, START, END, BLANK]
+
+
+def test_line_end_is_a_start(vocabulary: Vocabulary) -> None:
+    """A line end is the start of the next line and decodes to a line end."""
+    ids = vocabulary.encode("go\nto")
+    assert ids == [*vocabulary.encode("go"), START, *vocabulary.encode("to")]
+    assert vocabulary.decode(ids) == "go\nto"
+
+
+def test_bytes_that_are_not_text_decode_to_replacement_characters(vocabulary: Vocabulary) -> None:
+    """A torn byte run gives U+FFFD and spoils nothing around it."""
+    torn = [FIRST_BYTE + byte for byte in "😀".encode()[:2]]
+    assert vocabulary.decode([*vocabulary.encode("go "), *torn, *vocabulary.encode("to")]) == "go \ufffdto"
+    assert vocabulary.decode([END, BLANK, END_OF_GAP]) == ""
+
+
+def test_lone_surrogates_are_refused(vocabulary: Vocabulary) -> None:
+    """A lone surrogate is not text."""
+    with pytest.raises(UnicodeEncodeError):
+        vocabulary.encode("a\ud800")
+    with pytest.raises(UnicodeEncodeError):
+        vocabulary.encode_many(["a\ud800"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("don't they", ["don't ", "they"]),
+        ("我喜go了", ["我", "喜", "go", "了"]),
+        ("go_to, like", ["go_to", ",", " ", "like"]),
+        ("the.to", ["the", ".", "to"]),
+    ],
+)
+def test_joined_pieces_make_words(vocabulary: Vocabulary, text: str, words: list[str]) -> None:
+    """Letters, digits, apostrophes and the space after them join; punctuation and Chinese characters part."""
+    runs: list[list[int]] = []
+    for piece in vocabulary.encode(text):
+        if runs and vocabulary.joins(runs[-1][-1], piece):
+            runs[-1].append(piece)
+        else:
+            runs.append([piece])
+    assert [vocabulary.decode(run) for run in runs] == words
+
+
+@pytest.mark.parametrize(
+    ("character", "expected"),
+    [
+        ("a", True),
+        ("é", True),
+        ("\u0301", True),
+        ("7", True),
+        ("’", True),
+        ("_", True),
+        ("한", True),
+        ("я", True),
+        ("我", False),
+        ("々", False),
+        ("の", False),
+        ("ー", False),
+        (" ", False),
+        ("-", False),
+        ("。", False),
+        ("😀", False),
+    ],
+)
+def test_word_characters(character: str, expected: bool) -> None:
+    """Letters of spaced scripts continue a word; Chinese characters and kana do not."""
+    assert is_word_character(character) is expected
+
+
+@given(text=st.one_of(ANY_TEXT, COMPOSING))
+def test_offsets_point_into_the_original(text: str) -> None:
+    """Offsets never decrease, stay inside the text, and end at its end."""
+    normalised, offsets = normalise_with_offsets(text)
+    assert normalised == unicodedata.normalize("NFC", text)
+    assert len(offsets) == len(normalised) + 1
+    assert offsets == sorted(offsets)
+    assert offsets[-1] == len(text)
+    assert all(0 <= offset < len(text) for offset in offsets[:-1])
+
+
+def test_offsets_skip_what_was_composed() -> None:
+    """A letter and its mark become one character, and what follows keeps its place in the original."""
+    assert normalise_with_offsets("e\u0301a我") == ("éa我", [0, 2, 3, 4])
+    assert normalise_with_offsets("\u1112\u1161\u11ab!") == ("한!", [0, 3, 4])
+    assert normalise_with_offsets("plain") == ("plain", [0, 1, 2, 3, 4, 5])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda _: b"", lambda _: b"not a model", lambda model: model[:-7]],
+    ids=["empty", "other", "truncated"],
+)
+def test_damaged_models_are_named_errors(vocabulary: Vocabulary, tmp_path: Path, damage: object) -> None:
+    """A damaged model file is a VocabularyError that names the file."""
+    path = tmp_path / "vocabulary.model"
+    path.write_bytes(damage(vocabulary.to_bytes()))  # type: ignore[operator]
+    with pytest.raises(VocabularyError, match=r"vocabulary\.model: .*prepare"):
+        Vocabulary.load(path)
+
+
+def test_missing_model_is_a_named_error(tmp_path: Path) -> None:
+    """A missing model file is a VocabularyError that names the file."""
+    with pytest.raises(VocabularyError, match=r"nowhere\.model"):
+        Vocabulary.load(tmp_path / "nowhere.model")
+
+
+def test_foreign_sentencepiece_models_are_refused() -> None:
+    """A SentencePiece model without our control pieces is not one of ours."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["hello world"] * 20),
+        model_writer=model,
+        vocab_size=20,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    with pytest.raises(VocabularyError, match="<blank>"):
+        Vocabulary.from_bytes(model.getvalue())
+
+
+def test_loading_gives_the_same_vocabulary(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    """A vocabulary written to disk encodes as before and keeps its digest."""
+    path = tmp_path / "vocabulary.model"
+    path.write_bytes(vocabulary.to_bytes())
+    loaded = Vocabulary.load(path)
+    assert loaded.digest == vocabulary.digest
+    assert loaded.encode("我 go\u2581to") == vocabulary.encode("我 go\u2581to")

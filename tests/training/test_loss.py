@@ -1,0 +1,95 @@
+"""Sampled softmax against the full one, and the learning-rate schedules."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from model.vocabulary import END_OF_GAP
+from training.config import OptimizerOptions
+from training.loss import NegativeSampler, sampled_cross_entropy
+from training.schedule import learning_rate
+
+V, E, N = 400, 8, 64
+CPU = torch.device("cpu")
+
+
+def counts() -> np.ndarray:
+    """Zipf counts; controls and <eog> never are targets."""
+    values = (1e6 / np.arange(1, V + 1)).astype(np.int64)
+    values[: END_OF_GAP + 1] = 0
+    return values
+
+
+def problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Features, targets, embedding and bias; targets drawn by frequency."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(V, E, generator=generator) * 0.3
+    bias = torch.from_numpy(np.log(np.maximum(counts(), 1)).astype(np.float32)) - 12
+    targets = torch.multinomial(torch.from_numpy(counts()).double(), N, replacement=True, generator=generator)
+    return torch.randn(N, E, generator=generator), targets, weight, bias
+
+
+def full(features: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy over all pieces that can be targets."""
+    logits = features @ weight.t() + bias
+    logits[:, : END_OF_GAP + 1] = float("-inf")
+    return F.cross_entropy(logits, targets, reduction="none")
+
+
+def test_gradients_agree_with_the_full_softmax_on_average() -> None:
+    """Averaged over draws, the log-Q-corrected gradient points where the full softmax's does."""
+    features, targets, weight, bias = problem()
+    sampler = NegativeSampler(counts(), 60, CPU)
+    rng = np.random.default_rng(0)
+    expected = torch.autograd.grad(full(features, targets, weight, bias.requires_grad_()).mean(), bias)[0]
+    total = torch.zeros(V)
+    for _ in range(400):
+        loss = sampled_cross_entropy(features, targets, weight, bias, sampler.draw(rng)).mean()
+        total += torch.autograd.grad(loss, bias)[0]
+    total /= 400
+    assert float(F.cosine_similarity(total, expected, dim=0)) > 0.95
+
+
+def test_drawn_probabilities_are_those_of_the_draw() -> None:
+    """The log-probability that a piece is drawn is how often it is drawn."""
+    sampler = NegativeSampler(counts(), 60, CPU)
+    rng = np.random.default_rng(1)
+    seen = np.zeros(V)
+    for _ in range(3000):
+        seen[sampler.draw(rng)[0].numpy()] += 1
+    expected = sampler.draw(rng)[1].exp().numpy()
+    assert np.abs(seen / 3000 - expected)[END_OF_GAP + 1 :].max() < 0.04
+    assert seen[: END_OF_GAP + 1].sum() == 0
+
+
+def test_the_target_is_never_its_own_negative() -> None:
+    """A target among the negatives is not counted twice: with every piece drawn, the loss is the full softmax's."""
+    features, targets, weight, bias = problem()
+    ids = torch.arange(END_OF_GAP + 1, V)
+    sampled = sampled_cross_entropy(features, targets, weight, bias, (ids, torch.zeros(V)))
+    assert torch.allclose(sampled, full(features, targets, weight, bias), atol=1e-4)
+
+
+def test_end_of_gap_is_always_contrasted_except_in_an_empty_gap() -> None:
+    """<eog> is among the gap head's negatives, and forbidden rows do not count it."""
+    features, targets, weight, bias = problem()
+    bias[END_OF_GAP] = 20.0  # so that counting it shows
+    sampler = NegativeSampler(counts(), 60, CPU)
+    negatives = sampler.draw(np.random.default_rng(0), always=(END_OF_GAP,))
+    assert END_OF_GAP in negatives[0]
+    forbidden = torch.arange(N) < N // 2
+    losses = sampled_cross_entropy(features, targets, weight, bias, negatives, forbidden)
+    assert float(losses[forbidden].max()) < 12 < float(losses[~forbidden].min())
+
+
+@pytest.mark.parametrize("schedule", ["constant", "one_cycle", "warmup_stable_decay"])
+def test_schedules_warm_up_and_come_down(schedule: str) -> None:
+    """Every schedule rises linearly to the peak; all but the constant one end near their floor."""
+    options = OptimizerOptions(learning_rate=1.0, schedule=schedule, warmup_steps=10, decay_steps=20, floor=0.05)  # type: ignore[arg-type]
+    rates = [learning_rate(options, step, 100) for step in range(100)]
+    assert rates[4] == pytest.approx(0.5)
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[-1] == pytest.approx(1.0) if schedule == "constant" else rates[-1] < 0.11
+    if schedule == "warmup_stable_decay":
+        assert rates[79] == 1.0 > rates[81]
