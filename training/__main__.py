@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": ("training.evaluate", "a checkpoint to scores"),
     "calibrate": ("training.calibrate", "a checkpoint to one with temperatures fitted on development text"),
     "export": ("training.export", "weights to a checkpoint that the service serves"),
+    "card": ("training.model_card", "scores and notes into a checkpoint and its model card"),
     "ngram": ("training.ngram", "shards to a Kneser-Ney n-gram, the baseline"),
 }
 

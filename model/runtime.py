@@ -1,0 +1,190 @@
+"""What runs a network: one protocol, and its implementation on ONNX Runtime for CPUs.
+
+Arrays in, arrays out: nothing here knows text, queries or caches. A row is one text's share of a batch. Every call is
+**batch invariant**: a row's result is bit for bit the same alone or among any others, in any order, with any padding.
+The torch runtime behind the same protocol is ``model/torch_runtime.py``; it is imported only when a device asks for it.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from model.config import NetworkConfig
+from model.errors import CheckpointError, UnsupportedError
+
+if TYPE_CHECKING:
+    from model.checkpoint import Checkpoint
+
+Tower = Literal["forward", "backward"]
+Precision = Literal["int8", "fp32"]
+Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+# Folder of each precision's graphs inside a checkpoint.
+GRAPHS: dict[Precision, str] = {"int8": "onnx", "fp32": "onnx-fp32"}
+
+
+class Runtime(Protocol):
+    """A network that can be run; N rows, T steps, S state size, H hidden size, V pieces."""
+
+    config: NetworkConfig
+
+    def advance(self, tower: Tower, states: Floats, pieces: Integers, lengths: Integers) -> tuple[Floats, Floats]:
+        """Read pieces with one tower.
+
+        Args:
+            tower: which tower.
+            states: flat states before, (N, S).
+            pieces: ids, (N, T), right-padded with any id of the vocabulary.
+            lengths: pieces that count in each row, (N,), 0 to T.
+
+        Returns:
+            New states (N, S), each after its own row's pieces (a row of length 0 keeps its state), and the top layer's
+            outputs (N, T, H), unspecified beyond a row's length.
+        """
+        ...
+
+    def next_log_probabilities(self, outputs: Floats) -> Floats:
+        """Log-probabilities (N, V) of the next piece from the forward tower's outputs (N, H)."""
+        ...
+
+    def previous_log_probabilities(self, outputs: Floats) -> Floats:
+        """Log-probabilities (N, V) of the previous piece from the backward tower's outputs (N, H)."""
+        ...
+
+    def gap_log_probabilities(
+        self, forward: Floats, backward: Floats, right_known: Flags, positions: Integers, kinds: Integers
+    ) -> Floats:
+        """Log-probabilities of a gap's next piece, or of its end.
+
+        Args:
+            forward: outputs of the forward tower after the left side and the span so far, (N, H).
+            backward: outputs of the backward tower after the right side, (N, H); any finite values where unknown.
+            right_known: (N,): False where nothing is known of the right side.
+            positions: pieces of the span already read, (N,), 0 or more.
+            kinds: WORD, PIECE or SPAN of ``model/config.py``, (N,).
+
+        Returns:
+            (N, V); minus infinity at control pieces and, at position 0, at ``<eog>``.
+        """
+        ...
+
+
+def initial_states(config: NetworkConfig, tower: Tower, rows: int) -> Floats:
+    """States before any piece is read: zeros, (rows, S)."""
+    return np.zeros((rows, config.state_size(tower)), dtype=np.float32)
+
+
+def output_of(config: NetworkConfig, tower: Tower, states: Floats) -> Floats:
+    """The top layer's h within flat states: (N, S) to (N, H), what the heads read."""
+    start = config.state_size(tower) - config.state_parts * config.hidden_size
+    return states[:, start : start + config.hidden_size]
+
+
+def open_runtime(checkpoint: "Checkpoint", device: Literal["cpu", "cuda"] = "cpu", threads: int = 1) -> Runtime:
+    """Open the runtime that suits a device: ONNX Runtime on a CPU, torch elsewhere.
+
+    Args:
+        checkpoint: a loaded checkpoint.
+        device: ``cpu``, or ``cuda`` (needs the ``gpu`` extra).
+        threads: threads that one call may use on a CPU.
+
+    Raises:
+        CheckpointError: the graphs are missing or cannot be opened, or torch is not installed.
+    """
+    if device == "cpu":
+        return OnnxRuntime(checkpoint.directory, checkpoint.network, threads)
+    try:
+        from model.torch_runtime import open_torch_runtime
+    except ImportError as error:
+        raise CheckpointError(f"device {device} needs torch and safetensors: pip install -e '.[gpu]'") from error
+    return open_torch_runtime(checkpoint.directory, checkpoint.network, device)
+
+
+class OnnxRuntime:
+    """Runs a checkpoint's graphs on a CPU.
+
+    Args:
+        directory: the checkpoint.
+        config: its network.
+        threads: threads that one call may use.
+        precision: which graphs; fp32 ones are there only if the checkpoint was exported with ``--fp32``.
+
+    Raises:
+        CheckpointError: a graph is missing or cannot be opened.
+    """
+
+    def __init__(self, directory: Path, config: NetworkConfig, threads: int = 1, precision: Precision = "int8") -> None:
+        self.config = config
+        names = ["forward", "next"]
+        if config.architecture == "two_towers":
+            names += ["backward", "previous", "gap"]
+        folder = directory / GRAPHS[precision]
+        self._sessions = {name: _open_session(folder / f"{name}.onnx", threads) for name in names}
+        for name, session in self._sessions.items():
+            tower = name in ("forward", "backward")
+            found = session.get_outputs()[0].shape[1]
+            expected = config.state_size(cast("Tower", name)) if tower else config.vocabulary_size
+            if found != expected:
+                raise CheckpointError(
+                    f"{folder / name}.onnx has width {found}, the configuration says {expected}; export it again"
+                )
+
+    def advance(self, tower: Tower, states: Floats, pieces: Integers, lengths: Integers) -> tuple[Floats, Floats]:
+        """See :meth:`Runtime.advance`."""
+        rows, steps = pieces.shape
+        if rows == 0 or steps == 0:
+            return states.copy(), np.zeros((rows, steps, self.config.hidden_size), dtype=np.float32)
+        new_states, outputs = self._run(tower, states=states, pieces=pieces, lengths=lengths)
+        return new_states, outputs
+
+    def next_log_probabilities(self, outputs: Floats) -> Floats:
+        """See :meth:`Runtime.next_log_probabilities`."""
+        return self._head("next", outputs=outputs)
+
+    def previous_log_probabilities(self, outputs: Floats) -> Floats:
+        """See :meth:`Runtime.previous_log_probabilities`."""
+        return self._head("previous", outputs=outputs)
+
+    def gap_log_probabilities(
+        self, forward: Floats, backward: Floats, right_known: Flags, positions: Integers, kinds: Integers
+    ) -> Floats:
+        """See :meth:`Runtime.gap_log_probabilities`."""
+        return self._head(
+            "gap", forward=forward, backward=backward, right_known=right_known, positions=positions, kinds=kinds
+        )
+
+    def _head(self, graph: str, **inputs: npt.NDArray[Any]) -> Floats:
+        if any(len(value) == 0 for value in inputs.values()):
+            return np.zeros((0, self.config.vocabulary_size), dtype=np.float32)
+        (log_probabilities,) = self._run(graph, **inputs)
+        return log_probabilities
+
+    def _run(self, graph: str, **inputs: npt.NDArray[Any]) -> list[Floats]:
+        if graph not in self._sessions:
+            raise UnsupportedError("/text", f"this checkpoint has no {graph} graph; load one with two towers")
+        results: list[Floats] = self._sessions[graph].run(None, inputs)
+        return results
+
+
+def _open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; export the checkpoint again (--fp32 writes the fp32 graphs)")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3  # errors only; they are raised as well
+    # Threads that spin between two calls take the core from the event loop and from neighbours.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Without VNNI, x86's u8 x s8 products saturate in 16 bits and the sums are wrong. This takes u8 x u8 kernels there,
+    # and changes nothing elsewhere.
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no base of their own
+        raise CheckpointError(f"{path}: onnxruntime cannot open it: {error}; export the checkpoint again") from error

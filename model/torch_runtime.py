@@ -1,0 +1,130 @@
+"""The runtime on torch: CUDA where there is a GPU, and on a CPU the reference that the ONNX graphs are held against.
+
+Imported only when a device asks for it (``model/runtime.py``); serving on a CPU never loads torch.
+
+A matrix product's last bits depend on how many rows it has, because libraries choose their kernels by shape. So every
+product here has the same shape whatever the batch: rows are taken in blocks of a fixed size, the last one padded, and
+time goes step by step.
+"""
+
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from model.config import NetworkConfig
+from model.errors import CheckpointError, UnsupportedError
+from model.network import Network, mask_gap, mask_next
+from model.runtime import Flags, Floats, Integers, Tower
+
+# A GPU takes as long for one row as for hundreds; on a CPU every padded row is paid for.
+BLOCK_ROWS = {"cpu": 16, "cuda": 256}
+
+
+def open_torch_runtime(directory: Path, config: NetworkConfig, device: Literal["cpu", "cuda"]) -> "TorchRuntime":
+    """Read a checkpoint's weights onto a device.
+
+    Raises:
+        CheckpointError: the weights cannot be read or are of another network, or there is no such device.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError("device cuda: torch finds no GPU; choose cpu")
+    # cuDNN's recurrent kernels would round products to 10 bits otherwise (TF32); the matrix products do not by default.
+    torch.backends.cudnn.allow_tf32 = False
+    path = directory / "weights.safetensors"
+    network = Network(config)
+    try:
+        network.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+    except Exception as error:  # safetensors' own error, RuntimeError from torch, OSError
+        raise CheckpointError(f"{path} does not fit the configuration: {error}; export the checkpoint again") from error
+    return TorchRuntime(network, torch.device(device))
+
+
+class TorchRuntime:
+    """Runs a network in float32; same protocol and same invariance as :class:`model.runtime.OnnxRuntime`.
+
+    Args:
+        network: moved to *device* and put into evaluation mode.
+        device: where to run.
+        block_rows: rows of every product; default by device.
+    """
+
+    def __init__(self, network: Network, device: torch.device, block_rows: int | None = None) -> None:
+        self.config = network.config
+        self._network = network.to(device=device, dtype=torch.float32).eval()
+        self._device = device
+        self._block = block_rows or BLOCK_ROWS.get(device.type, BLOCK_ROWS["cpu"])
+
+    @torch.inference_mode()
+    def advance(self, tower: Tower, states: Floats, pieces: Integers, lengths: Integers) -> tuple[Floats, Floats]:
+        """See :meth:`model.runtime.Runtime.advance`."""
+        self._require(tower == "forward" or self.config.architecture == "two_towers")
+        rows, steps = pieces.shape
+        after = np.empty_like(states)
+        outputs = np.zeros((rows, steps, self.config.hidden_size), dtype=np.float32)
+        for start in range(0, rows, self._block):
+            block = slice(start, min(start + self._block, rows))
+            state = self._pad(states[block])
+            for step in range(int(lengths[block].max(initial=0))):
+                # A piece of padding may be any id, even in rows that have run out, so their step is thrown away.
+                output, new = self._network.run_tower(tower, self._pad(pieces[block, step]).unsqueeze(0), state)
+                state = torch.where(self._pad(lengths[block] > step).unsqueeze(1), new, state)
+                outputs[block, step] = self._unpad(output[0], block)
+            after[block] = self._unpad(state, block)
+        return after, outputs
+
+    def next_log_probabilities(self, outputs: Floats) -> Floats:
+        """See :meth:`model.runtime.Runtime.next_log_probabilities`."""
+        return self._head(self._next, outputs)
+
+    def previous_log_probabilities(self, outputs: Floats) -> Floats:
+        """See :meth:`model.runtime.Runtime.previous_log_probabilities`."""
+        self._require(self.config.architecture == "two_towers")
+        return self._head(self._previous, outputs)
+
+    def gap_log_probabilities(
+        self, forward: Floats, backward: Floats, right_known: Flags, positions: Integers, kinds: Integers
+    ) -> Floats:
+        """See :meth:`model.runtime.Runtime.gap_log_probabilities`."""
+        self._require(self.config.architecture == "two_towers")
+        return self._head(self._gap, forward, backward, right_known, positions, kinds)
+
+    def _next(self, outputs: Tensor) -> Tensor:
+        network = self._network
+        return mask_next(network.logits(network.next_features(outputs), network.output_bias))
+
+    def _previous(self, outputs: Tensor) -> Tensor:
+        network = self._network
+        return mask_next(network.logits(network.previous_features(outputs), network.output_bias))
+
+    def _gap(self, forward: Tensor, backward: Tensor, known: Tensor, positions: Tensor, kinds: Tensor) -> Tensor:
+        network = self._network
+        features = network.gap_features(forward, backward, known, positions, kinds)
+        return mask_gap(network.logits(features, network.gap_bias), positions)
+
+    @torch.inference_mode()
+    def _head(self, logits: Any, *inputs: Any) -> Floats:
+        rows = len(inputs[0])
+        result = np.empty((rows, self.config.vocabulary_size), dtype=np.float32)
+        for start in range(0, rows, self._block):
+            block = slice(start, min(start + self._block, rows))
+            log_probabilities = logits(*(self._pad(value[block]) for value in inputs)).log_softmax(dim=1)
+            result[block] = self._unpad(log_probabilities, block)
+        return result
+
+    def _pad(self, rows: Any) -> Tensor:
+        """Rows on the device, zeros added up to the block's size."""
+        padded = np.zeros((self._block, *rows.shape[1:]), dtype=rows.dtype)
+        padded[: len(rows)] = rows
+        return torch.from_numpy(padded).to(self._device)
+
+    @staticmethod
+    def _unpad(rows: Tensor, block: slice) -> Floats:
+        return cast("Floats", rows[: block.stop - block.start].cpu().numpy())
+
+    def _require(self, present: bool) -> None:
+        if not present:
+            raise UnsupportedError("/text", "this checkpoint has no backward tower; load one with two towers")

@@ -1,0 +1,104 @@
+"""A tiny checkpoint with random weights: the real format, vocabulary and graphs in a few milliseconds of network."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sentencepiece
+from safetensors.numpy import save
+
+from model.checkpoint import Checkpoint, write_checkpoint
+from model.config import GAP_CODE_SIZE, GAP_POSITIONS, GATES, Calibration, NetworkConfig
+from model.vocabulary import BLANK, CONTROL_PIECES, END, END_OF_GAP, START, UNKNOWN, Vocabulary
+from training.graphs import build_graphs
+
+LINES = (
+    "I like the cat that sat on the mat.",
+    "I like to go to the theatre in the evening.",
+    "Then they went to the store, and there they were.",
+    "The weather is nice today; let's go for a walk.",
+    "She said that he would like the other theme.",
+    "我昨天上学迟到了,老师批评了我。",
+    "我的手机坏了,我打算买一部新手机。",
+    "我喜欢旅游,以后有机会一定要去云南。",
+    "他们在学校学习,老师喜欢他们。",
+    "今天天气很好,我们去公园走走。",
+)
+
+
+def tiny_vocabulary(lines: Sequence[str] = LINES, size: int = 400) -> Vocabulary:
+    """Train a vocabulary of at most *size* pieces on a few lines, with the options of ``training prepare``."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_writer=model, model_type="unigram", vocab_size=size,
+        hard_vocab_limit=False, byte_fallback=True, normalization_rule_name="identity", add_dummy_prefix=False,
+        remove_extra_whitespaces=False, treat_whitespace_as_suffix=True, character_coverage=1.0,
+        unk_id=UNKNOWN, bos_id=START, eos_id=END, pad_id=-1,
+        control_symbols=[CONTROL_PIECES[BLANK], CONTROL_PIECES[END_OF_GAP]], num_threads=1, minloglevel=2,
+    )  # fmt: skip
+    return Vocabulary.from_bytes(model.getvalue())
+
+
+def random_weights(config: NetworkConfig, seed: int = 0, scale: float = 0.5) -> dict[str, np.ndarray[Any, Any]]:
+    """Normal weights for every parameter of a network, float32, by the names of ``weights.safetensors``."""
+    generator = np.random.default_rng(seed)
+    size, hidden, width = config.embedding_size, config.hidden_size, config.gap_hidden_size
+    pieces, gates = config.vocabulary_size, GATES[config.cell] * config.hidden_size
+    shapes: dict[str, tuple[int, ...]] = {
+        "embedding.weight": (pieces, size), "output_bias": (pieces,),
+        "next.weight": (size, hidden), "next.bias": (size,),
+    }  # fmt: skip
+    for tower in ("forward", "backward"):
+        for layer in range(config.layers(tower)):
+            name = f"{tower}_tower.{layer}"
+            shapes[f"{name}.weight_ih"] = (gates, size if layer == 0 else hidden)
+            shapes[f"{name}.weight_hh"] = (gates, hidden)
+            shapes |= {f"{name}.bias_ih": (gates,), f"{name}.bias_hh": (gates,)}
+    if config.architecture == "two_towers":
+        shapes |= {
+            "previous.weight": (size, hidden), "previous.bias": (size,),
+            "gap_bias": (pieces,), "unknown_right": (size,),
+            "gap.position.weight": (GAP_POSITIONS, GAP_CODE_SIZE), "gap.kind.weight": (3, GAP_CODE_SIZE),
+            "gap.hidden.weight": (2 * width, 2 * size + 2 * GAP_CODE_SIZE), "gap.hidden.bias": (2 * width,),
+            "gap.output.weight": (size, width), "gap.output.bias": (size,),
+        }  # fmt: skip
+    # Matrices are scaled by their width so that activations stay of order 1 at any size.
+    widths = {name: 2 * shape[-1] ** -0.5 if len(shape) == 2 else 1.0 for name, shape in shapes.items()}
+    return {
+        name: (generator.normal(size=shape) * scale * widths[name]).astype(np.float32) for name, shape in shapes.items()
+    }
+
+
+def build_tiny_checkpoint(directory: Path, *, seed: int = 0, fp32: bool = True, **config: Any) -> Checkpoint:
+    """Write a checkpoint with random weights.
+
+    Args:
+        directory: where; must not exist.
+        seed: of the weights.
+        fp32: write fp32 graphs beside the int8 ones.
+        config: fields of :class:`NetworkConfig` other than the vocabulary's size.
+    """
+    vocabulary = tiny_vocabulary()
+    sizes = {"embedding_size": 16, "hidden_size": 24, "forward_layers": 2, "backward_layers": 1, "gap_hidden_size": 12}
+    if config.get("architecture", "two_towers") != "two_towers":
+        sizes |= {"backward_layers": 0, "gap_hidden_size": 0}
+    network = NetworkConfig(vocabulary_size=vocabulary.size, **(sizes | config))
+    weights = random_weights(network, seed)
+    files = {"vocabulary.model": vocabulary.to_bytes(), "weights.safetensors": save(weights)}
+    files["MODEL_CARD.md"] = b"# A network with random weights\n"
+    files |= {f"onnx/{name}": content for name, content in build_graphs(network, weights, "int8").items()}
+    if fp32:
+        files |= {f"onnx-fp32/{name}": content for name, content in build_graphs(network, weights, "fp32").items()}
+    return write_checkpoint(
+        directory,
+        name="tiny",
+        version="1",
+        network=network,
+        calibration=Calibration(),
+        languages=("zh", "en"),
+        scores={},
+        training={"seed": seed},
+        files=files,
+    )

@@ -1,0 +1,330 @@
+"""A checkpoint is read only if it is whole, unaltered and understood; what is wrong is said with path and remedy."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from model.checkpoint import Checkpoint, load_checkpoint, revise_checkpoint, write_checkpoint
+from model.config import Calibration
+from model.errors import CheckpointError
+from model.runtime import open_runtime
+from tests.fixtures_checkpoint import build_tiny_checkpoint, tiny_vocabulary
+
+
+@pytest.fixture
+def copy(tmp_path: Path, tiny_checkpoint: Path) -> Path:
+    """A copy of the tiny checkpoint that a test may damage."""
+    directory = tmp_path / "copy"
+    shutil.copytree(tiny_checkpoint, directory)
+    return directory
+
+
+def contents(directory: Path) -> list[str]:
+    """Names of what a directory holds."""
+    return sorted(path.name for path in directory.iterdir())
+
+
+def seal(directory: Path) -> None:
+    """Write SHA256SUMS anew, as someone would who alters a checkpoint on purpose."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != "SHA256SUMS")
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(directory)}\n" for path in files]
+    (directory / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
+
+
+def change_config(directory: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Alter config.json and its sum."""
+    path = directory / "config.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    change(values)
+    path.write_text(json.dumps(values), encoding="utf-8")
+    seal(directory)
+
+
+def write_again(checkpoint: Checkpoint, directory: Path, *, overwrite: bool = False, **changes: Any) -> Checkpoint:
+    """Write a checkpoint's contents under another name, with some arguments changed."""
+    arguments: dict[str, Any] = {
+        field: getattr(checkpoint, field)
+        for field in ("name", "version", "network", "calibration", "languages", "scores", "training")
+    }
+    arguments["files"] = {
+        name: (checkpoint.directory / name).read_bytes()
+        for name in ("vocabulary.model", "weights.safetensors", "MODEL_CARD.md")
+    }
+    return write_checkpoint(directory, **(arguments | changes), overwrite=overwrite)
+
+
+def test_everything_that_was_written_is_read(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """Names, sizes, calibration, languages, scores and provenance come back as they were given."""
+    calibration = Calibration(
+        next_temperature=(("zh", 1.25), ("en", 0.9)), cloze_temperature=(("zh", 2.0),), forward_weight=0.75
+    )
+    written = write_again(
+        load_checkpoint(tiny_checkpoint),
+        tmp_path / "deep" / "new",
+        name="second",
+        version="2024.1",
+        calibration=calibration,
+        scores={"zh": {"bits_per_character": 4.5}},
+        training={"seed": 7, "data_sha256": "0" * 64},
+    )
+    read = load_checkpoint(tmp_path / "deep" / "new")
+    assert (read.name, read.version, read.languages) == ("second", "2024.1", ("zh", "en"))
+    assert read.calibration == calibration
+    assert read.network == load_checkpoint(tiny_checkpoint).network
+    assert read.scores == {"zh": {"bits_per_character": 4.5}}
+    assert read.training == {"seed": 7, "data_sha256": "0" * 64}
+    assert read.vocabulary.size == read.network.vocabulary_size
+    assert read.digest == hashlib.sha256((tmp_path / "deep" / "new" / "SHA256SUMS").read_bytes()).hexdigest()
+    assert written.digest == read.digest
+    assert contents(tmp_path / "deep") == ["new"], "nothing is left beside the final name"
+
+
+def test_sums_are_those_of_sha256sum(tiny_checkpoint: Path) -> None:
+    """SHA256SUMS lists every other file of the directory, in the form that sha256sum checks."""
+    listed = {}
+    for line in (tiny_checkpoint / "SHA256SUMS").read_text(encoding="utf-8").splitlines():
+        found, name = line.split("  ")
+        listed[name] = found
+    files = {path for path in tiny_checkpoint.rglob("*") if path.is_file() and path.name != "SHA256SUMS"}
+    assert listed == {
+        path.relative_to(tiny_checkpoint).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+    }
+
+
+@pytest.mark.parametrize(
+    ("architecture", "capabilities"),
+    [
+        ("two_towers", ("predict", "score", "cloze")),
+        ("forward", ("predict", "score", "cloze")),
+    ],
+)
+def test_capabilities_follow_the_architecture(tmp_path: Path, architecture: str, capabilities: tuple[str, ...]) -> None:
+    """Two towers or a forward one answer every question."""
+    checkpoint = build_tiny_checkpoint(tmp_path / "new", architecture=architecture, fp32=False)
+    assert checkpoint.capabilities == capabilities
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_one_changed_byte_is_refused(copy: Path, data: st.DataObject) -> None:
+    """Flipping any bit of any listed file, or of the sums themselves, makes the checkpoint unreadable."""
+    files = sorted(path for path in copy.rglob("*") if path.is_file())
+    path = data.draw(st.sampled_from(files))
+    content = path.read_bytes()
+    place, bit = data.draw(st.integers(0, len(content) - 1)), data.draw(st.integers(0, 7))
+    digest = load_checkpoint(copy).digest
+    path.write_bytes(content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :])
+    try:
+        with pytest.raises(CheckpointError) as caught:
+            load_checkpoint(copy)
+        assert str(copy) in str(caught.value)
+    finally:
+        path.write_bytes(content)
+    assert load_checkpoint(copy).digest == digest
+
+
+Damage = Callable[[Path], object]
+CASES: dict[str, tuple[Damage, str]] = {
+    "no directory": (shutil.rmtree, "does not exist; name the directory"),
+    "no sums": (lambda d: (d / "SHA256SUMS").unlink(), r"SHA256SUMS is missing; copy"),
+    "no vocabulary": (lambda d: (d / "vocabulary.model").unlink(), r"vocabulary\.model is missing; copy"),
+    "no graph": (lambda d: (d / "onnx" / "gap.onnx").unlink(), r"onnx/gap\.onnx is missing; copy"),
+    "cut short": (
+        lambda d: os.truncate(d / "weights.safetensors", 1000),
+        r"weights\.safetensors \(1000 bytes\) has SHA-256 [0-9a-f]{64}, SHA256SUMS says .* cut short",
+    ),
+    "made longer": (lambda d: append(d / "onnx" / "int8.weights", b"\0"), r"int8\.weights .* altered: copy"),
+    "a folder in a file's place": (
+        lambda d: ((d / "MODEL_CARD.md").unlink(), (d / "MODEL_CARD.md").mkdir()),
+        r"MODEL_CARD\.md cannot be read: Is a directory",
+    ),
+    "sums cut short": (lambda d: cut_lines(d / "SHA256SUMS", -1), r"does not list weights\.safetensors; export"),
+    "sums cut inside a line": (lambda d: os.truncate(d / "SHA256SUMS", 40), r"SHA256SUMS line 1 is not 'sum  path'"),
+    "sums empty": (lambda d: os.truncate(d / "SHA256SUMS", 0), r"does not list config\.json"),
+    "sums not text": (lambda d: (d / "SHA256SUMS").write_bytes(b"\xff\xfe"), "not UTF-8 at byte 0; copy"),
+    "path to above": (lambda d: add_line(d, "../outside"), r"'\.\./outside' is not a plain path inside"),
+    "path through above": (lambda d: add_line(d, "onnx/../../outside"), "is not a plain path inside"),
+    "absolute path": (lambda d: add_line(d, "/etc/hostname"), "is not a plain path inside"),
+    "backslashes": (lambda d: add_line(d, "..\\outside"), "is not a plain path inside"),
+    "newer format": (
+        lambda d: change_config(d, lambda c: c.update(format_version=2)),
+        r"config\.json: format_version is 2, this Lacuna reads 1; upgrade Lacuna",
+    ),
+    "format of another kind": (lambda d: change_config(d, lambda c: c.update(format_version=True)), "whole number"),
+    "no format": (lambda d: change_config(d, lambda c: c.pop("format_version")), "whole number"),
+    "a field missing": (lambda d: change_config(d, lambda c: c.pop("scores")), "scores is missing, it must be dict"),
+    "a field unknown": (lambda d: change_config(d, lambda c: c.update(colour="red")), "unknown colour"),
+    "a field of another type": (lambda d: change_config(d, lambda c: c.update(name=5)), "name is int, it must be str"),
+    "a name with a path": (lambda d: change_config(d, lambda c: c.update(name="a/b")), "character that a name cannot"),
+    "languages of another type": (lambda d: change_config(d, lambda c: c.update(languages=[1])), "must be strings"),
+    "a size as text": (
+        lambda d: change_config(d, lambda c: c["network"].update(hidden_size="24")),
+        r"config\.json: network\.hidden_size is str, it must be int",
+    ),
+    "a size of 0": (
+        lambda d: change_config(d, lambda c: c["network"].update(hidden_size=0)),
+        "hidden_size is 0; it must be at least 1",
+    ),
+    "a size unknown": (lambda d: change_config(d, lambda c: c["network"].update(width=3)), "network configuration"),
+    "another cell": (lambda d: change_config(d, lambda c: c["network"].update(cell="mamba")), "choose one of rnn_tanh"),
+    "another architecture": (
+        lambda d: change_config(
+            d, lambda c: c["network"].update(architecture="tree", backward_layers=0, gap_hidden_size=0)
+        ),
+        "architecture is none of forward, two_towers",
+    ),
+    "a temperature of 0": (
+        lambda d: change_config(d, lambda c: c["calibration"].update(next_temperature={"zh": 0})),
+        r"config\.json: calibration: .*above 0",
+    ),
+    "another vocabulary": (
+        lambda d: ((d / "vocabulary.model").write_bytes(tiny_vocabulary(size=350).to_bytes()), seal(d)),
+        r"vocabulary\.model has 350 pieces, the network 364",
+    ),
+    "no vocabulary in the file": (
+        lambda d: ((d / "vocabulary.model").write_bytes(b"not a model"), seal(d)),
+        r"vocabulary\.model: 11 bytes that are not a SentencePiece model",
+    ),
+    "not JSON": (lambda d: ((d / "config.json").write_text("{"), seal(d)), r"config\.json is not JSON"),
+    "a list": (lambda d: ((d / "config.json").write_text("[]"), seal(d)), "holds a list, not an object"),
+    "NaN": (
+        lambda d: ((d / "config.json").write_text('{"format_version": NaN}'), seal(d)),
+        "NaN is not a JSON number",
+    ),
+    "nested without end": (lambda d: ((d / "config.json").write_text("[" * 100_000), seal(d)), "is not JSON"),
+}
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add bytes to the end of a file."""
+    path.write_bytes(path.read_bytes() + content)
+
+
+def cut_lines(path: Path, end: int) -> None:
+    """Keep the lines of a file up to *end*."""
+    path.write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:end]), encoding="utf-8")
+
+
+def add_line(directory: Path, name: str) -> None:
+    """List a file with the sum of no bytes, having put such a file above the checkpoint."""
+    (directory.parent / "outside").write_bytes(b"")
+    append(directory / "SHA256SUMS", f"{hashlib.sha256(b'').hexdigest()}  {name}\n".encode())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_damage_is_named(copy: Path, case: str) -> None:
+    """Every kind of damage is a CheckpointError that names the path, the trouble and the remedy."""
+    damage, message = CASES[case]
+    damage(copy)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_checkpoint(copy)
+    assert str(copy) in str(caught.value)
+
+
+def test_a_file_is_not_a_checkpoint(tmp_path: Path) -> None:
+    """Naming a file instead of a directory says so."""
+    path = tmp_path / "file"
+    path.write_text("text", encoding="utf-8")
+    with pytest.raises(CheckpointError, match="is not a directory; name the directory"):
+        load_checkpoint(path)
+
+
+def test_links_are_followed_and_strays_ignored(copy: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """Symbolic links to the directory or to files in it are as good as the files; unlisted files are never opened."""
+    weights = copy / "weights.safetensors"
+    weights.rename(tmp_path / "elsewhere")
+    weights.symlink_to(tmp_path / "elsewhere")
+    (copy / "stray.txt").write_text("unlisted", encoding="utf-8")
+    (tmp_path / "link").symlink_to(copy)
+    checkpoint = load_checkpoint(tmp_path / "link")
+    assert checkpoint.digest == load_checkpoint(tiny_checkpoint).digest
+    open_runtime(checkpoint)
+
+
+def test_an_existing_checkpoint_is_replaced_only_on_demand(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """Without ``overwrite`` nothing is touched; with it the new one stands there, with nothing left of the old."""
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    first = write_again(checkpoint, tmp_path / "new")
+    with pytest.raises(CheckpointError, match="exists; choose another name"):
+        write_again(checkpoint, tmp_path / "new", version="2")
+    assert load_checkpoint(tmp_path / "new").digest == first.digest
+    write_again(checkpoint, tmp_path / "new", version="2", overwrite=True)
+    assert load_checkpoint(tmp_path / "new").version == "2"
+    assert contents(tmp_path) == ["new"]
+
+
+def test_overwriting_through_a_link_replaces_what_it_points_to(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """A link to a checkpoint stays a link."""
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    write_again(checkpoint, tmp_path / "real")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    write_again(checkpoint, tmp_path / "link", version="2", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert load_checkpoint(tmp_path / "real").version == "2"
+
+
+def test_a_write_that_fails_leaves_the_old_one(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the disk fills in the middle of a write, or a rename fails, the old checkpoint still loads."""
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    first = write_again(checkpoint, tmp_path / "new")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(os, "fsync", full)
+        write_again(checkpoint, tmp_path / "new", version="2", overwrite=True)
+    rename = Path.rename
+
+    def fail_to_arrive(self: Path, target: Path) -> Path:
+        if self.name == ".new.new":
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output"):
+        patch.setattr(Path, "rename", fail_to_arrive)
+        write_again(checkpoint, tmp_path / "new", version="2", overwrite=True)
+    assert load_checkpoint(tmp_path / "new").digest == first.digest
+    assert contents(tmp_path) == ["new"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "has space"}, "name: use 1 to 64"),
+        ({"version": ""}, "version: use 1 to 64"),
+        ({"files": {"../outside": b""}}, "is not a plain path"),
+        ({"files": {"vocabulary.model": b"x"}}, "does not list weights.safetensors"),
+    ],
+)
+def test_nothing_is_written_that_could_not_be_read(
+    tmp_path: Path, tiny_checkpoint: Path, changes: dict[str, Any], message: str
+) -> None:
+    """A checkpoint is loaded before it takes its name, so one that could not be read never does."""
+    with pytest.raises(CheckpointError, match=message):
+        write_again(load_checkpoint(tiny_checkpoint), tmp_path / "new", **changes)
+    assert contents(tmp_path) == []
+
+
+def test_revising_keeps_the_files(copy: Path, tiny_checkpoint: Path) -> None:
+    """New scores or temperatures change config.json and the digest, and nothing else."""
+    before = load_checkpoint(copy)
+    calibration = dataclasses.replace(before.calibration, forward_weight=0.9)
+    after = revise_checkpoint(copy, calibration=calibration, scores={"en": {"ece": 0.01}})
+    assert (after.calibration, after.scores) == (calibration, {"en": {"ece": 0.01}})
+    assert (after.name, after.network, after.training) == (before.name, before.network, before.training)
+    assert after.digest != before.digest
+    for path in tiny_checkpoint.rglob("*"):
+        if path.is_file() and path.name not in ("config.json", "SHA256SUMS"):
+            assert (copy / path.relative_to(tiny_checkpoint)).read_bytes() == path.read_bytes()
