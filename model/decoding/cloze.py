@@ -1,0 +1,297 @@
+"""What stands in the blanks of a text: words that fit both sides, or the best of given choices.
+
+For one blank, all others being read as fillings or as ``<blank>``:
+
+1. *Propose* (:mod:`model.decoding.spans`): spans and their mass by the gap head, P(span | left, right) =
+   Π P(piece k | left, span so far, right) · P(<eog>); the exact mass of every choice where there are choices.
+2. *Rescore* the best few: s = log P_gap + λ1 log P_F(span, right context | left) + λ2 log P_B(left context, span |
+   right), the contexts at most 8 pieces long.
+3. P(word) = M · softmax(s / τ) over those that were rescored, M being their gap mass; the others keep theirs. With
+   choices everything is normalised over the choices.
+
+Several blanks: left to right with a small joint beam, then one sweep in which every blank sees the fillings of all the
+others; a blank's candidates are those of the sweep, given the other fillings.
+
+A forward-only network has no gap head. Its next head proposes, and s = log P_F(span, right context | left): the
+posterior over what was proposed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.config import SPAN, WORD
+from model.decoding.blanks import Layout, find_blanks
+from model.decoding.resources import Resources, read_left
+from model.decoding.spans import GapHead, Head, NextHead, Proposal, Span, score_choices, search_words
+from model.queries import Blank, ClozeQuery, ClozeResult, Filling, Usage, choice_lists, language_of
+from model.runtime import Floats
+from model.steps import Advance, Decoder, Next, Previous, Step, Trace, ask, together
+from model.vocabulary import BLANK, END, START
+
+# Candidates that are rescored: proposals, those made without seeing the right side, and choices.
+RESCORED, RESCORED_BLIND, RESCORED_CHOICES = 8, 32, 32
+# Pieces of context that rescoring reads on either side.
+CONTEXT = 8
+# Joint fillings that are kept from blank to blank; only one in texts with more blanks than MANY.
+JOINT, MANY = 4, 8
+# The backward tower reads this much between a blank and the next: what is further away is forgotten anyhow.
+RIGHT_PIECES = 512
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ranked:
+    """A proposal with the probability that is answered."""
+
+    word: str
+    span: Span
+    probability: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Right:
+    """What stands right of a blank: the backward state after it, None where it is unknown, and its first pieces."""
+
+    state: Floats | None
+    pieces: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Joint:
+    """Fillings of the first blanks, None where nothing fits; log P of them all; the state before the next blank."""
+
+    fillings: tuple[Span | None, ...]
+    score: float
+    state: Floats
+
+
+def lay_out(query: ClozeQuery, blanks: int) -> Layout:
+    """Find the blanks of a query and see that its choices fit them.
+
+    Args:
+        query: checked (:func:`model.queries.check_query`).
+        blanks: how many are allowed.
+
+    Raises:
+        QueryError: no blank, too many, or not one list of choices for each.
+    """
+    layout = find_blanks(query.text, query.blank, blanks)
+    if query.choices is not None:
+        choice_lists(query.choices, len(layout.slots))
+    return layout
+
+
+def fill_blanks(resources: Resources, query: ClozeQuery, layout: Layout) -> Decoder[ClozeResult]:
+    """Decode one query; see the module's description.
+
+    Args:
+        resources: of the checkpoint.
+        query: checked (:func:`model.queries.check_query`).
+        layout: its blanks (:func:`lay_out`).
+    """
+    choices = None if query.choices is None else choice_lists(query.choices, len(layout.slots))
+    cloze = _Cloze(resources, layout, choices)
+    state = yield from read_left(resources, cloze.before)
+    fillings: tuple[Span | None, ...] = (None,) * len(layout.slots)
+    if len(layout.slots) > 1:
+        fillings = yield from cloze.fill_jointly(state)
+    candidates = yield from cloze.sweep(state, fillings, query.top_k)
+    blanks, filled, position = [], [], 0
+    for slot, ranked in zip(layout.slots, candidates, strict=True):
+        shown = ranked if choices is not None else ranked[: query.top_k]
+        blanks.append(Blank(slot.start, slot.end, tuple(Filling(each.word, each.probability) for each in shown)))
+        filled += [query.text[position : slot.start], ranked[0].word if ranked else query.text[slot.start : slot.end]]
+        position = slot.end
+    return ClozeResult("".join([*filled, query.text[position:]]), tuple(blanks), Usage(cloze.pieces_read))
+
+
+class _Cloze:
+    """One text with its blanks, encoded part by part: no piece reaches over the edge of a blank."""
+
+    def __init__(self, resources: Resources, layout: Layout, choices: list[list[str]] | None) -> None:
+        encode = resources.vocabulary.encode
+        self._resources = resources
+        self._slots = layout.slots
+        self._choices = choices
+        self.before = encode(layout.before)
+        self._after = [encode(slot.after) for slot in layout.slots]
+        self._lines = [encode(slot.line) for slot in layout.slots]
+        self.pieces_read = len(self.before) + sum(map(len, self._after))
+        self._two_towers = resources.network.architecture == "two_towers"
+        temperatures = dict(resources.calibration.cloze_temperature)
+        texts = [layout.before, *(slot.after for slot in layout.slots)]
+        languages = [language_of(left[-8:] + right[:8]) for left, right in pairwise(texts)]
+        self._temperatures = [temperatures.get(language, 1.0) for language in languages]
+
+    # ------------------------------------------------------------------------------------------------ several blanks
+
+    def fill_jointly(self, state: Floats) -> Decoder[tuple[Span | None, ...]]:
+        """Fill all blanks from left to right, those to the right of each being read as ``<blank>``."""
+        rights = yield from self._read_rights([None] * len(self._slots))
+        width = JOINT if len(self._slots) <= MANY else 1
+        beam = [_Joint((), 0.0, state)]
+        for number, right in enumerate(rights):
+            found = yield from together([self._candidates(number, joint.state, right, JOINT) for joint in beam])
+            ways: list[tuple[float, _Joint, Span | None]] = []
+            for joint, ranked in zip(beam, found, strict=True):
+                ways += [
+                    (joint.score + float(np.log(max(each.probability, 1e-300))), joint, each.span) for each in ranked
+                ]
+            # Where nothing fits, the blank stays a blank for those that follow.
+            ways = ways or [(joint.score, joint, None) for joint in beam]
+            ways.sort(key=lambda way: -way[0])
+            chosen = ways[:width]
+            states = yield from ask([self._read_after(number, joint.state, span) for _, joint, span in chosen])
+            beam = [
+                _Joint((*joint.fillings, span), score, after)
+                for (score, joint, span), after in zip(chosen, states, strict=True)
+            ]
+        return beam[0].fillings
+
+    def sweep(self, state: Floats, fillings: Sequence[Span | None], wanted: int) -> Decoder[list[list[_Ranked]]]:
+        """Ask for each blank's words, left to right, all others being filled; the best word stays."""
+        rights = yield from self._read_rights(fillings)
+        wanted = max(wanted, RESCORED if self._two_towers else RESCORED_BLIND)
+        answers = []
+        for number, right in enumerate(rights):
+            ranked = yield from self._candidates(number, state, right, wanted)
+            answers.append(ranked)
+            if number + 1 < len(rights):
+                (state,) = yield from ask([self._read_after(number, state, ranked[0].span if ranked else None)])
+        return answers
+
+    def _read_after(self, number: int, state: Floats, span: Span | None) -> Advance:
+        """Read on to the next blank, from the end of *span*, or from *state* before the blank where nothing fits."""
+        if span is None:
+            return Advance("forward", state, (BLANK, *self._after[number]))
+        return Advance("forward", span.states[-1], tuple(self._after[number]))
+
+    def _read_rights(self, fillings: Sequence[Span | None]) -> Decoder[list[_Right]]:
+        """What stands right of each blank on its line; a blank with no filling is read as ``<blank>``."""
+        rights: list[_Right] = []
+        for number in reversed(range(len(self._slots))):
+            slot, pieces = self._slots[number], self._lines[number][:RIGHT_PIECES]
+            state = None
+            if self._two_towers and slot.known:
+                state, reading = self._resources.initial("backward"), [END]
+                if not slot.line_ends:  # go on from what is right of the next blank
+                    filling, further = fillings[number + 1], rights[-1].state
+                    if further is not None:
+                        state, reading = further, []
+                    reading += [BLANK] if filling is None else reversed(filling.pieces)
+                (state,) = yield from ask([Advance("backward", state, (*reading, *reversed(pieces)))])
+            rights.append(_Right(state, tuple(pieces[:CONTEXT]) if slot.known else ()))
+        return rights[::-1]
+
+    # ----------------------------------------------------------------------------------------------------- one blank
+
+    def _candidates(self, number: int, state: Floats, right: _Right, wanted: int) -> Decoder[list[_Ranked]]:
+        """Words for one blank with their probabilities, most probable first."""
+        if self._choices is None:
+            head, takes = self._head(right, WORD), self._slots[number].takes
+            found = yield from search_words(self._resources, head, state, takes, wanted)
+        else:
+            found = yield from self._score_choices(number, state, right)
+        if not found:
+            return []
+        found.sort(key=lambda each: (-each.mass, each.word))
+        masses = np.array([each.mass for each in found])
+        scores = yield from self._rescore(number, found, right)
+        if scores is None:
+            scores = masses
+        temperature = self._temperatures[number]
+        if self._choices is not None:
+            masses = _log_softmax(masses / temperature)
+        # Rescoring moves the mass of those that it looked at; that of the others is what it was.
+        count = len(scores)
+        masses[:count] = np.logaddexp.reduce(masses[:count]) + _log_softmax(scores / temperature)
+        ranked = [
+            _Ranked(each.word, each.span, probability)
+            for each, probability in zip(found, np.exp(masses).tolist(), strict=True)
+        ]
+        return sorted(ranked, key=lambda each: (-each.probability, each.word))
+
+    def _head(self, right: _Right, kind: int) -> Head:
+        if self._two_towers:
+            return GapHead(self._resources, right.state, kind)
+        return NextHead(self._resources, one_word=self._choices is None)
+
+    def _score_choices(self, number: int, state: Floats, right: _Right) -> Decoder[list[Proposal]]:
+        """The exact mass of every choice, asked for as what it is: a word, or a span of several."""
+        vocabulary, words = self._resources.vocabulary, [] if self._choices is None else self._choices[number]
+        groups: dict[int, list[tuple[str, list[tuple[int, ...]]]]] = {}
+        for word in words:
+            spelled = [tuple(vocabulary.encode(text)) for text in self._slots[number].spellings(word)]
+            several = any(not vocabulary.joins(*pair) for pieces in spelled for pair in pairwise(pieces))
+            groups.setdefault(SPAN if several else WORD, []).append((word, spelled))
+        found = yield from together(
+            [score_choices(self._head(right, kind), state, choices) for kind, choices in groups.items()]
+        )
+        return [proposal for group in found for proposal in group]
+
+    # ----------------------------------------------------------------------------------------------------- rescoring
+
+    def _rescore(self, number: int, found: list[Proposal], right: _Right) -> Decoder[NDArray[np.float64] | None]:
+        """Scores s of the first few proposals, (at most len(found),); None where nothing asks for them."""
+        calibration = self._resources.calibration
+        if not self._two_towers:
+            if not right.pieces:
+                return None
+            return (yield from self._forward_scores([each.span for each in found[:RESCORED_BLIND]], right))
+        forward = calibration.forward_weight
+        backward = calibration.backward_weight if right.state is not None else 0.0
+        if forward == 0 and backward == 0:
+            return None
+        chosen = found[: RESCORED if self._choices is None else RESCORED_CHOICES]
+        spans = [each.span for each in chosen]
+        scores = np.array([each.mass for each in chosen])
+        if forward != 0:
+            scores += forward * (yield from self._forward_scores(spans, right))
+        if backward != 0 and right.state is not None:
+            scores += backward * (yield from self._backward_scores(number, spans, right.state))
+        return scores
+
+    def _forward_scores(self, spans: Sequence[Span], right: _Right) -> Decoder[NDArray[np.float64]]:
+        """Log P_F of each span and of the right context after it, given what stands left; (len(spans),)."""
+        traces = yield from ask([Trace("forward", span.states[-1], right.pieces[:-1]) for span in spans])
+        steps: list[list[Step]] = []
+        for span, outputs in zip(spans, traces, strict=True):
+            before = [self._resources.output("forward", state) for state in span.states]
+            # Where nothing stands right there is one output too many.
+            pieces = (*span.pieces, *right.pieces)
+            steps.append([Next(output, (piece,)) for output, piece in zip([*before, *outputs], pieces, strict=False)])
+        return (yield from _sums(steps))
+
+    def _backward_scores(self, number: int, spans: Sequence[Span], state: Floats) -> Decoder[NDArray[np.float64]]:
+        """Log P_B of each span and of the left context before it, given what stands right; (len(spans),)."""
+        left = self.before if number == 0 else self._after[number - 1]
+        if START in left:
+            left = left[len(left) - left[::-1].index(START) :]
+        readings = [(*reversed(span.pieces), *reversed(left[-CONTEXT:])) for span in spans]
+        traces = yield from ask([Trace("backward", state, reading[:-1]) for reading in readings])
+        first = self._resources.output("backward", state)
+        return (
+            yield from _sums(
+                [
+                    [Previous(output, (piece,)) for output, piece in zip([first, *outputs], reading, strict=True)]
+                    for reading, outputs in zip(readings, traces, strict=True)
+                ]
+            )
+        )
+
+
+def _sums(steps: Sequence[Sequence[Step]]) -> Decoder[NDArray[np.float64]]:
+    """Ask for single log-probabilities and add up those of each list, (len(steps),)."""
+    rows = iter((yield from ask([step for group in steps for step in group])))
+    return np.array([sum(float(next(rows)[0]) for _ in group) for group in steps])
+
+
+def _log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    total = np.logaddexp.reduce(scores)
+    if total == -np.inf:  # nothing is possible, so nothing is preferred
+        return np.full(len(scores), -np.log(len(scores)))
+    normalised: NDArray[np.float64] = scores - total
+    return normalised

@@ -1,0 +1,105 @@
+"""Which pieces can stand where: a vocabulary sorted by spelling, and token healing's choice of where to begin.
+
+Spelling is in bytes of UTF-8, so that byte pieces and learned pieces are one case. No networks here.
+"""
+
+from bisect import bisect_left, bisect_right
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.vocabulary import START, Vocabulary
+
+
+class PieceIndex:
+    """The pieces of a vocabulary by their spelling; built once per vocabulary.
+
+    Attributes:
+        spellings: by id, the bytes a piece adds to a text; empty for control pieces, a line end for ``<s>``.
+        longest: bytes of the longest learned piece.
+        starts_letter: (V,) float32, 1 for pieces that continue a word: a product masks a row faster than an index does.
+        is_byte: (V,) float32, 1 for byte pieces.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        spellings = [surface.encode() for surface in vocabulary.surfaces]
+        for piece in np.flatnonzero(vocabulary.byte_values >= 0).tolist():
+            spellings[piece] = bytes([int(vocabulary.byte_values[piece])])
+        pieces = sorted((piece for piece, spelling in enumerate(spellings) if spelling), key=spellings.__getitem__)
+        self._sorted = [spellings[piece] for piece in pieces]
+        self._pieces = np.array(pieces, dtype=np.int64)
+        self._spelled: dict[bytes, list[int]] = {}
+        for piece in pieces:
+            self._spelled.setdefault(spellings[piece], []).append(piece)
+        self.longest = max(map(len, self._sorted))
+        self.starts_letter = vocabulary.starts_letter.astype(np.float32)
+        self.is_byte = (vocabulary.byte_values >= 0).astype(np.float32)
+        spellings[START] = b"\n"
+        self.spellings = spellings
+
+    def extending(self, prefix: bytes) -> NDArray[np.int64]:
+        """Ids of the pieces that begin with *prefix* (not empty) and go on."""
+        first, last = self._extending(prefix)
+        return self._pieces[first:last]
+
+    def prefixes(self, target: bytes) -> list[int]:
+        """Ids of the pieces that *target* begins with, those that equal it included."""
+        lengths = range(1, min(len(target), self.longest) + 1)
+        return [piece for length in lengths for piece in self._spelled.get(target[:length], ())]
+
+    def heal(self, text: str) -> tuple[list[int], list[int], bytes]:
+        """Cut a text at the last point that nothing typed after it can move.
+
+        A piece that reaches over the end of *text* may begin earlier than the last piece of its encoding does, and
+        makes the text before itself encode as if it ended there. So the cut is the last boundary that the encodings
+        of *text* and of all those beginnings share. In Latin text that is at most the start of the unfinished word;
+        after a space it is the very end.
+
+        Args:
+            text: normalised text.
+
+        Returns:
+            Pieces before the cut; the pieces that encode the rest; the rest itself. Together they encode *text*.
+        """
+        pieces = self._vocabulary.encode(text)
+        data = text.encode()
+        # No piece holds a line end, so nothing before the last one can matter.
+        tail = data[max(0, len(data) - self.longest) :].rpartition(b"\n")[2]
+        reaching = [len(tail) - start for start in _character_starts(tail) if self._is_extended(tail[start:])]
+        if not reaching:
+            return pieces, [], b""
+        # All offsets count bytes from the end. Walk back to a boundary well before the first of those beginnings.
+        boundaries: dict[int, int] = {}
+        offset, number = 0, len(pieces)
+        while number > 0 and pieces[number - 1] != START and offset < reaching[0] + 2 * self.longest:
+            number -= 1
+            offset += len(self.spellings[pieces[number]])
+            boundaries[offset] = number
+        # A boundary inside a character that is spelled in bytes is no place to cut.
+        shared = {boundary for boundary in boundaries if data[-boundary] & 0xC0 != 0x80}
+        first = max(shared)
+        for start in reaching:
+            shared &= self._boundaries(data[len(data) - first : len(data) - start].decode(), first)
+        cut = min(shared)
+        return pieces[: boundaries[cut]], pieces[boundaries[cut] :], data[len(data) - cut :]
+
+    def _boundaries(self, text: str, offset: int) -> set[int]:
+        """Boundaries of the encoding of *text*, which begins *offset* bytes before the end of something longer."""
+        found = {offset}
+        for piece in self._vocabulary.encode(text):
+            offset -= len(self.spellings[piece])
+            found.add(offset)
+        return found
+
+    def _is_extended(self, prefix: bytes) -> bool:
+        first, last = self._extending(prefix)
+        return last > first
+
+    def _extending(self, prefix: bytes) -> tuple[int, int]:
+        # 0xFF occurs in no UTF-8, so it sorts after everything that goes on from the prefix.
+        return bisect_right(self._sorted, prefix), bisect_left(self._sorted, prefix + b"\xff")
+
+
+def _character_starts(data: bytes) -> list[int]:
+    return [offset for offset, byte in enumerate(data) if byte & 0xC0 != 0x80]

@@ -1,0 +1,216 @@
+"""Spans for one blank: a search for words, and exact probabilities of given choices. Neither ranks nor rescores them.
+
+Two heads can say what a span begins with and how it goes on: the gap head, which sees both sides and ends a span by
+``<eog>``; and the next head of a forward-only network, which sees the left side and ends a span where its word ends.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from model.config import GAP_POSITIONS
+from model.decoding.resources import Resources, largest
+from model.runtime import Floats
+from model.steps import Advance, Decoder, Gap, Next, Step, ask
+from model.vocabulary import END_OF_GAP
+
+# The longest span that is searched for, in pieces.
+LONGEST = 6
+# Spans that are read on for each word wanted, after the first piece and after later ones; half as many for words beyond
+# the first few.
+FIRST_WIDTH, WIDTH, FEW = 4, 2, 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Span:
+    """Pieces in a blank, and the forward states around each of them.
+
+    Attributes:
+        pieces: of the span, (n,).
+        mass: log P, of the pieces so far or of the span with its end.
+        states: forward states before each piece and after the last, n + 1 of them.
+    """
+
+    pieces: tuple[int, ...]
+    mass: float
+    states: tuple[Floats, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Proposal:
+    """A word for a blank.
+
+    Attributes:
+        word: without spaces around it.
+        mass: log P(word | left, right), summed over the spans that spell it.
+        span: the most probable of those.
+    """
+
+    word: str
+    mass: float
+    span: Span
+
+
+class Head(Protocol):
+    """What proposes spans."""
+
+    def step(self, state: Floats, position: int) -> Step:
+        """Ask for the piece at *position* of a span, from the forward state before it."""
+        ...
+
+    def split(self, pieces: tuple[int, ...], row: Floats) -> tuple[float, Floats]:
+        """From a row (V,) that was asked for: log P(the span ends here), and log P of each piece that goes on, (V,)."""
+        ...
+
+
+class GapHead:
+    """Both sides are seen at once.
+
+    Args:
+        resources: of the checkpoint.
+        right: backward state after the right side, (S,); None where that is unknown.
+        kind: ``WORD`` or ``SPAN`` of :mod:`model.config`.
+    """
+
+    def __init__(self, resources: Resources, right: Floats | None, kind: int) -> None:
+        self._resources = resources
+        self._right = None if right is None else resources.output("backward", right)
+        self._kind = kind
+
+    def step(self, state: Floats, position: int) -> Step:
+        """See :class:`Head`."""
+        return Gap(self._resources.output("forward", state), self._right, min(position, GAP_POSITIONS - 1), self._kind)
+
+    def split(self, pieces: tuple[int, ...], row: Floats) -> tuple[float, Floats]:  # noqa: ARG002 - the protocol's
+        """See :class:`Head`."""
+        goes_on = row.copy()
+        goes_on[END_OF_GAP] = -np.inf
+        return float(row[END_OF_GAP]), goes_on
+
+
+class NextHead:
+    """Only the left side is seen; a span ends where its word does: after letters, if neither letter nor space follows.
+
+    Args:
+        resources: of the checkpoint.
+        one_word: nothing goes on after the end of a word.
+    """
+
+    def __init__(self, resources: Resources, one_word: bool) -> None:
+        self._resources = resources
+        self._one_word = one_word
+
+    def step(self, state: Floats, position: int) -> Step:  # noqa: ARG002 - the protocol's
+        """See :class:`Head`."""
+        return Next(self._resources.output("forward", state))
+
+    def split(self, pieces: tuple[int, ...], row: Floats) -> tuple[float, Floats]:
+        """See :class:`Head`."""
+        vocabulary = self._resources.vocabulary
+        if not pieces:
+            return -np.inf, row
+        letters = bool(vocabulary.ends_letter[pieces[-1]])
+        # A space of its own may still belong to the word; with it the span is another one.
+        ends = float(np.logaddexp.reduce(row[~vocabulary.continues_word])) if letters else 0.0
+        if not self._one_word:
+            return ends, row
+        return ends, np.where(vocabulary.continues_word & letters, row, np.float32(-np.inf))
+
+
+def search_words(
+    resources: Resources, head: Head, state: Floats, takes: Callable[[str], bool], wanted: int
+) -> Decoder[list[Proposal]]:
+    """Beam search for the most probable words of a blank.
+
+    Args:
+        resources: of the checkpoint.
+        head: what proposes.
+        state: forward state before the blank, (S,).
+        takes: whether a span, with the space that it may end in, can stand in the blank.
+        wanted: how many words; fewer where the beam holds no more.
+
+    Returns:
+        Proposals, most probable first. The search ends early when nothing unfinished can still be among them.
+    """
+    found: dict[str, Proposal] = {}
+    beam = [Span((), 0.0, (state,))]
+    for position in range(LONGEST + 1):
+        rows = yield from ask([head.step(span.states[-1], position) for span in beam])
+        masses = np.empty((len(beam), resources.vocabulary.size), dtype=np.float32)
+        for n, (span, row) in enumerate(zip(beam, rows, strict=True)):
+            ends, goes_on = head.split(span.pieces, row)
+            if ends > -np.inf:
+                _note(found, resources.vocabulary.decode(span.pieces), replace(span, mass=span.mass + ends), takes)
+            masses[n] = goes_on + np.float32(span.mass)
+        if position == LONGEST:
+            break
+        each = FIRST_WIDTH if position == 0 else WIDTH
+        width = max(each * min(wanted, FEW), each * wanted // 2)
+        ranked = sorted((each.mass for each in found.values()), reverse=True)
+        floor = ranked[wanted - 1] if len(ranked) >= wanted else -np.inf
+        if len(beam) > width:  # so many rows hold something above this that the rest cannot be among the best
+            floor = max(floor, float(np.sort(masses.max(axis=1))[-width - 1]))
+        picks = [divmod(int(flat), masses.shape[1]) for flat in largest(masses.ravel(), width, floor)]
+        if not picks:
+            break
+        states = yield from ask([Advance("forward", beam[n].states[-1], (piece,)) for n, piece in picks])
+        beam = [
+            Span((*beam[n].pieces, piece), float(masses[n, piece]), (*beam[n].states, after))
+            for (n, piece), after in zip(picks, states, strict=True)
+        ]
+    return sorted(found.values(), key=lambda each: (-each.mass, each.word))[:wanted]
+
+
+def score_choices(
+    head: Head, state: Floats, choices: Sequence[tuple[str, Sequence[tuple[int, ...]]]]
+) -> Decoder[list[Proposal]]:
+    """Exact mass of given words; the states and rows of common beginnings are shared.
+
+    Args:
+        head: what proposes.
+        state: forward state before the blank, (S,).
+        choices: each word, and the spans that spell it, at least one, none empty.
+
+    Returns:
+        One proposal per choice, in their order.
+    """
+    spans = [pieces for _, spelled in choices for pieces in spelled]
+    beginnings: dict[tuple[int, ...], Span] = {(): Span((), 0.0, (state,))}
+    ended: dict[tuple[int, ...], float] = {}
+    level: list[tuple[int, ...]] = [()]
+    for position in range(max(map(len, spans)) + 1):
+        rows = yield from ask([head.step(beginnings[pieces].states[-1], position) for pieces in level])
+        goes_on: dict[tuple[int, ...], Floats] = {}
+        for pieces, row in zip(level, rows, strict=True):
+            ends, goes_on[pieces] = head.split(pieces, row)
+            ended[pieces] = beginnings[pieces].mass + ends
+        level = list(dict.fromkeys(pieces[: position + 1] for pieces in spans if len(pieces) > position))
+        states = yield from ask(
+            [Advance("forward", beginnings[pieces[:-1]].states[-1], pieces[-1:]) for pieces in level]
+        )
+        for pieces, after in zip(level, states, strict=True):
+            before = beginnings[pieces[:-1]]
+            mass = before.mass + float(goes_on[pieces[:-1]][pieces[-1]])
+            beginnings[pieces] = Span(pieces, mass, (*before.states, after))
+    proposals = []
+    for word, spelled in choices:
+        own = [replace(beginnings[pieces], mass=ended[pieces]) for pieces in spelled]
+        mass = float(np.logaddexp.reduce([span.mass for span in own]))
+        proposals.append(Proposal(word, mass, max(own, key=lambda span: span.mass)))
+    return proposals
+
+
+def _note(found: dict[str, Proposal], text: str, span: Span, takes: Callable[[str], bool]) -> None:
+    """Add a span that has ended to what was found, if it is a word and fits its place."""
+    word = text.strip()
+    # A blank asks for a word: spaces or punctuation alone answer nothing, nor does half a character.
+    if not any(map(str.isalnum, word)) or "\ufffd" in word or not takes(text):
+        return
+    before = found.get(word)
+    if before is None:
+        found[word] = Proposal(word, span.mass, span)
+    else:
+        better = max(span, before.span, key=lambda each: each.mass)
+        found[word] = Proposal(word, float(np.logaddexp(span.mass, before.mass)), better)

@@ -1,0 +1,270 @@
+"""Runs many decoders at once: collects their steps, stacks rows, makes one runtime call per kind, resumes them.
+
+No timers, no threads, no locks: a batch is what is waiting when :meth:`Scheduler.step` is called. Decoders come and go
+between any two rounds. A decoder that fails, or asks for what cannot be, fails alone.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from model.runtime import Floats, Runtime
+from model.steps import Advance, Decoder, Gap, Next, Previous, Step, Trace
+
+# Pieces that one row reads in one round: a long cold text takes more rounds, and the others do not wait for it.
+CHUNK = 64
+# Rows of one recurrent call.
+ROWS = 256
+# Floats that one call of a head may return: 16 Mi of 4 bytes are 64 MiB.
+HEAD_FLOATS = 16 * 1024 * 1024
+
+
+_Head = Next | Previous | Gap
+
+
+@dataclass(slots=True)
+class _Reading:
+    """An Advance or a Trace on its way."""
+
+    step: Advance | Trace
+    state: Floats
+    done: int = 0
+    outputs: list[Floats] = field(default_factory=list)
+
+    @property
+    def chunk(self) -> tuple[int, ...]:
+        return self.step.pieces[self.done : self.done + CHUNK]
+
+
+@dataclass(slots=True, eq=False)
+class _Live:
+    """A decoder, what it waits for, and what has come."""
+
+    ticket: Hashable
+    decoder: Decoder[Any]
+    waiting: dict[int, "_Reading | _Head"] = field(default_factory=dict)  # by index of the step
+    results: list[Floats] | None = None  # None: not started
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One row of a call: whose it is, and which of its steps."""
+
+    live: _Live
+    index: int
+
+
+class Scheduler:
+    """A set of live decoders on one runtime. Not thread-safe: one thread owns it.
+
+    Args:
+        runtime: runs the network.
+        on_call: told the kind and the number of rows of every runtime call, for histograms.
+
+    Attributes:
+        rows: network rows by kind: pieces read by ``forward`` and ``backward``, rows scored by ``next``, ``previous``
+            and ``gap``.
+    """
+
+    def __init__(self, runtime: Runtime, on_call: Callable[[str, int], None] | None = None) -> None:
+        self.runtime = runtime
+        self.rows: Counter[str] = Counter()
+        self._on_call = on_call
+        self._live: dict[Hashable, _Live] = {}
+        self._head_rows = max(1, HEAD_FLOATS // runtime.config.vocabulary_size)
+
+    @property
+    def pending(self) -> int:
+        """Decoders that have not finished."""
+        return len(self._live)
+
+    def add(self, ticket: Hashable, decoder: Decoder[Any]) -> None:
+        """Take a decoder in; it starts in the next :meth:`step`.
+
+        Args:
+            ticket: names it in results and in :meth:`cancel`.
+            decoder: fresh, not yet started.
+
+        Raises:
+            ValueError: a live decoder has this ticket.
+        """
+        if ticket in self._live:
+            raise ValueError("this ticket belongs to a live decoder")
+        self._live[ticket] = _Live(ticket, decoder)
+
+    def cancel(self, ticket: Hashable) -> bool:
+        """Drop a decoder; its rows take part in no further call. False where it is not live (any more)."""
+        live = self._live.pop(ticket, None)
+        if live is None:
+            return False
+        _close(live)
+        return True
+
+    def step(self) -> list[tuple[Hashable, Any]]:
+        """Run one round: every waiting step takes part in one call (a long reading in one chunk of it).
+
+        Returns:
+            (ticket, answer or exception) of each decoder that finished in this round.
+        """
+        finished: list[tuple[Hashable, Any]] = []
+        for live in list(self._live.values()):
+            if live.results is None:
+                self._resume(live, finished)
+        groups: dict[tuple[str, int], list[_Row]] = {}
+        for live in self._live.values():
+            for index, item in live.waiting.items():
+                groups.setdefault(_group(item), []).append(_Row(live, index))
+        for (kind, _), rows in groups.items():
+            limit = ROWS if kind in ("forward", "backward") else self._head_rows
+            for start in range(0, len(rows), limit):
+                part = rows[start : start + limit]
+                self._run(kind, part)
+                # Answer at once whoever has all it asked for, so that its rows can be freed before the next call.
+                for live in dict.fromkeys(row.live for row in part):
+                    if live.error is not None or not live.waiting:
+                        self._resume(live, finished)
+        return finished
+
+    def _resume(self, live: _Live, finished: list[tuple[Hashable, Any]]) -> None:
+        """Hand a decoder its results and take its next steps; note it as finished where it has none."""
+        if live.ticket not in self._live:  # it failed earlier in this round
+            return
+        try:
+            if live.error is not None:
+                raise live.error
+            while not live.waiting:  # steps that need no network, such as reading nothing, are answered here and now
+                steps = next(live.decoder) if live.results is None else live.decoder.send(live.results)
+                live.results = [_NOTHING] * len(steps)
+                for index, step in enumerate(steps):
+                    self._accept(live, index, step)
+        except StopIteration as stop:
+            del self._live[live.ticket]
+            finished.append((live.ticket, stop.value))
+        except Exception as error:  # whatever a decoder does wrong is its own affair
+            del self._live[live.ticket]
+            _close(live)
+            finished.append((live.ticket, error))
+
+    def _accept(self, live: _Live, index: int, step: Step) -> None:
+        """Check a step on its own, before it shares a call with others.
+
+        Raises:
+            ValueError: an array of the wrong shape, or a piece that the vocabulary lacks.
+        """
+        config = self.runtime.config
+        if isinstance(step, Advance | Trace):
+            _check_shape(step.state, config.state_size(step.tower))
+            if any(not 0 <= piece < config.vocabulary_size for piece in step.pieces):
+                raise ValueError(f"a piece outside the vocabulary of {config.vocabulary_size}")
+            if step.pieces:
+                live.waiting[index] = _Reading(step, step.state)
+            elif live.results is not None:
+                live.results[index] = step.state if isinstance(step, Advance) else _no_outputs(config.hidden_size)
+            return
+        for output in (step.forward, step.backward) if isinstance(step, Gap) else (step.output,):
+            if output is not None:
+                _check_shape(output, config.hidden_size)
+        live.waiting[index] = step
+
+    def _run(self, kind: str, rows: list[_Row]) -> None:
+        """Make one call. Where it fails, find out whose fault it was: every row is tried alone."""
+        rows = [row for row in rows if row.live.error is None and row.live.ticket in self._live]
+        if not rows:
+            return
+        try:
+            self._call(kind, rows)
+        except Exception as error:
+            if len(rows) == 1:
+                rows[0].live.error = error
+                return
+            for row in rows:
+                if row.live.error is None:
+                    self._run(kind, [row])
+
+    def _call(self, kind: str, rows: list[_Row]) -> None:
+        items = [row.live.waiting[row.index] for row in rows]
+        if kind in ("forward", "backward"):
+            readings = [item for item in items if isinstance(item, _Reading)]
+            self._read(kind, rows, readings)
+            return
+        heads = [item for item in items if not isinstance(item, _Reading)]
+        log_probabilities = self._score(heads)
+        self._count(kind, len(rows), len(rows))
+        for row, head, values in zip(rows, heads, log_probabilities, strict=True):
+            self._deliver(row, values if head.only is None else values[list(head.only)])
+
+    def _read(self, tower: str, rows: list[_Row], readings: list[_Reading]) -> None:
+        chunks = [reading.chunk for reading in readings]
+        lengths = np.array([len(chunk) for chunk in chunks], dtype=np.int64)
+        pieces = np.zeros((len(chunks), int(lengths.max())), dtype=np.int64)
+        for row_pieces, chunk in zip(pieces, chunks, strict=True):
+            row_pieces[: len(chunk)] = chunk
+        states = np.stack([reading.state for reading in readings])
+        new_states, outputs = self.runtime.advance(readings[0].step.tower, states, pieces, lengths)
+        self._count(tower, int(lengths.sum()), len(rows))
+        for row, reading, state, output, length in zip(rows, readings, new_states, outputs, lengths, strict=True):
+            reading.state = state.copy()  # not a view: it outlives the batch
+            reading.done += int(length)
+            trace = isinstance(reading.step, Trace)
+            if trace:
+                reading.outputs.append(output[:length].copy())
+            if reading.done == len(reading.step.pieces):
+                self._deliver(row, np.concatenate(reading.outputs) if trace else reading.state)
+
+    def _score(self, heads: Sequence[_Head]) -> Floats:
+        """Log-probabilities (N, V) of N steps of one kind."""
+        gaps = [head for head in heads if isinstance(head, Gap)]
+        if gaps:
+            known = np.array([gap.backward is not None for gap in gaps], dtype=np.bool_)
+            nothing = np.zeros(self.runtime.config.hidden_size, dtype=np.float32)
+            return self.runtime.gap_log_probabilities(
+                np.stack([gap.forward for gap in gaps]),
+                np.stack([nothing if gap.backward is None else gap.backward for gap in gaps]),
+                known,
+                np.array([gap.position for gap in gaps], dtype=np.int64),
+                np.array([gap.kind for gap in gaps], dtype=np.int64),
+            )
+        outputs = np.stack([head.output for head in heads if not isinstance(head, Gap)])
+        if isinstance(heads[0], Next):
+            return self.runtime.next_log_probabilities(outputs)
+        return self.runtime.previous_log_probabilities(outputs)
+
+    def _deliver(self, row: _Row, value: Floats) -> None:
+        if row.live.results is not None:
+            row.live.results[row.index] = value
+        del row.live.waiting[row.index]
+
+    def _count(self, kind: str, network_rows: int, batch_rows: int) -> None:
+        self.rows[kind] += network_rows
+        if self._on_call is not None:
+            self._on_call(kind, batch_rows)
+
+
+_NOTHING: Floats = np.zeros(0, dtype=np.float32)
+
+
+def _group(item: "_Reading | _Head") -> tuple[str, int]:
+    """Rows of one group share a call: the same kind and, for readings, a length of the same power of two."""
+    if isinstance(item, _Reading):
+        return item.step.tower, (len(item.chunk) - 1).bit_length()
+    return type(item).__name__.lower(), 0
+
+
+def _check_shape(array: Floats, size: int) -> None:
+    if array.shape != (size,) or array.dtype != np.float32:
+        raise ValueError(f"a step has an array {array.dtype}{array.shape}; it must be float32({size},)")
+
+
+def _no_outputs(hidden_size: int) -> Floats:
+    return np.zeros((0, hidden_size), dtype=np.float32)
+
+
+def _close(live: _Live) -> None:
+    """Let a decoder run its own clean-up; what that raises is of no interest any more."""
+    with suppress(Exception):
+        live.decoder.close()

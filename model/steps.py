@@ -1,0 +1,101 @@
+"""The steps a decoder may ask for, and how decoders are put together. No batching here: that is the scheduler's.
+
+A decoder is a generator. It yields a list of steps, receives one float32 array per step in the same order, and
+returns its answer. It never sees the network, nor any other decoder.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from model.runtime import Floats, Tower
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Advance:
+    """Read *pieces* from *state* (S,) -> the state after them, (S,)."""
+
+    tower: Tower
+    state: Floats
+    pieces: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """Read *pieces* from *state* (S,) -> the tower's output after each of them, (T, H)."""
+
+    tower: Tower
+    state: Floats
+    pieces: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Next:
+    """Log-probabilities of the next piece after the forward *output* (H,) -> (V,), or those of *only*, in its order."""
+
+    output: Floats
+    only: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Previous:
+    """Log-probabilities of the piece before the backward *output* (H,) -> (V,), or those of *only*, in its order."""
+
+    output: Floats
+    only: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gap:
+    """Log-probabilities of a gap's piece number *position* -> (V,), or those of *only*, in its order.
+
+    Attributes:
+        forward: forward output after all that stands before that piece, (H,).
+        backward: backward output after all that stands right of the gap, (H,); None where that is unknown.
+        position: pieces of the gap that were read already.
+        kind: ``WORD``, ``PIECE`` or ``SPAN`` of :mod:`model.config`.
+    """
+
+    forward: Floats
+    backward: Floats | None
+    position: int
+    kind: int
+    only: tuple[int, ...] | None = None
+
+
+Step = Advance | Trace | Next | Previous | Gap
+Decoder = Generator[Sequence[Step], Sequence[Floats], Answer]
+
+
+def ask(steps: Sequence[Step]) -> Decoder[Sequence[Floats]]:
+    """Yield once, and return what came back. With ``yield from`` its type is known; that of a bare yield is not."""
+    return (yield steps)
+
+
+def together(decoders: Sequence[Decoder[Answer]]) -> Decoder[list[Answer]]:
+    """Run several decoders side by side, their steps in common lists.
+
+    Returns:
+        Their answers, in order.
+    """
+    answers: dict[int, Answer] = {}
+    waiting: dict[int, Sequence[Step]] = {}
+    for index, decoder in enumerate(decoders):
+        try:
+            waiting[index] = next(decoder)
+        except StopIteration as stop:
+            answers[index] = stop.value
+    while waiting:
+        results = yield [step for steps in waiting.values() for step in steps]
+        start = 0
+        for index, steps in list(waiting.items()):
+            own = results[start : start + len(steps)]
+            start += len(steps)
+            try:
+                waiting[index] = decoders[index].send(own)
+            except StopIteration as stop:
+                answers[index] = stop.value
+                del waiting[index]
+    return [answers[index] for index in range(len(decoders))]

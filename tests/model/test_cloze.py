@@ -1,0 +1,342 @@
+"""Filling blanks: against brute force over tiny vocabularies, and the promises of the contract."""
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.config import SPAN, WORD, Calibration
+from model.predictor import Blank, ClozeQuery, ClozeResult, Predictor
+from model.vocabulary import BLANK, END, END_OF_GAP, FIRST_BYTE, START, Vocabulary
+from tests.fakes import TableRuntime, fake_checkpoint, hand_vocabulary
+
+PIECES = (
+    "go ", "to ", "the ", "store ", "store", "park ", "park", "new ", "re", "open", "open ", ".", " ", ",",
+    "我", "要去", "云南", "买", "。", "新手机",
+)  # fmt: skip
+PLAIN = Calibration(forward_weight=0.0)
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    """A vocabulary of the pieces above."""
+    return hand_vocabulary(PIECES)
+
+
+def ids(vocabulary: Vocabulary, *pieces: str) -> list[int]:
+    """Ids of pieces by their surface."""
+    return [vocabulary.surfaces.index(piece) for piece in pieces]
+
+
+def setting(vocabulary: Vocabulary, calibration: Calibration = PLAIN, **table: Any) -> tuple[Predictor, TableRuntime]:
+    """A predictor and its table."""
+    runtime = TableRuntime(vocabulary, **table)
+    return Predictor(fake_checkpoint(vocabulary, runtime.config, calibration), runtime), runtime
+
+
+def fill(predictor: Predictor, text: str, **options: Any) -> ClozeResult:
+    """Answer one query."""
+    (result,) = predictor.run([ClozeQuery(text, **options)])
+    assert isinstance(result, ClozeResult), result
+    return result
+
+
+def words(blank: Blank) -> dict[str, float]:
+    """Probabilities by word."""
+    return {each.word: each.probability for each in blank.candidates}
+
+
+def gap_mass(
+    runtime: TableRuntime,
+    left: list[int],
+    span: tuple[int, ...],
+    right: list[int] | None,
+    kind: int = WORD,
+    *,
+    closed: bool = True,
+) -> float:
+    """Log P(span | left, right), piece by piece, from the table itself; right None where unknown.
+
+    Not *closed*: of all spans that begin so.
+    """
+    total = 0.0
+    backward = np.zeros((1, 2), dtype=np.float32)
+    if right is not None:
+        backward = read(runtime, "backward", [END, *reversed(right)])
+    for position, piece in enumerate((*span, END_OF_GAP) if closed else span):
+        forward = read(runtime, "forward", [START, *left, *span[:position]])
+        (row,) = runtime.gap_log_probabilities(
+            forward, backward, np.array([right is not None]), np.array([position]), np.array([kind])
+        )
+        total += float(row[piece])
+    return total
+
+
+def read(runtime: TableRuntime, tower: Any, pieces: list[int]) -> Any:
+    """State, and so output, after pieces."""
+    return runtime.advance(tower, np.zeros((1, 2), dtype=np.float32), np.array([pieces]), np.array([len(pieces)]))[0]
+
+
+def next_log_probability(runtime: TableRuntime, read_before: list[int], pieces: list[int]) -> float:
+    """Log P_F of *pieces* after what was read."""
+    rows = [
+        runtime.next_log_probabilities(read(runtime, "forward", read_before + pieces[:n]))[0]
+        for n in range(len(pieces))
+    ]
+    return float(sum(row[piece] for row, piece in zip(rows, pieces, strict=True)))
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize(("text", "right"), [("go to ____ .", ["."]), ("go to ____", None)])
+def test_brute_force_over_all_spans_agrees(
+    vocabulary: Vocabulary, seed: int, text: str, right: list[str] | None
+) -> None:
+    """Every word has the exact mass of the spans that spell it and fit; all spans together have mass 1."""
+    support = ids(vocabulary, "store", "store ")
+    predictor, runtime = setting(vocabulary, support=support, seed=seed)
+    left, after = ids(vocabulary, "go ", "to "), None if right is None else ids(vocabulary, *right)
+    expected: dict[str, float] = {}
+    total = 0.0
+    for length in range(1, 7):
+        for span in product(support, repeat=length):
+            mass = float(np.exp(gap_mass(runtime, left, span, after)))
+            total += mass
+            spelled = vocabulary.decode(span)
+            if right is None or spelled.endswith(" "):
+                expected[spelled.strip()] = expected.get(spelled.strip(), 0.0) + mass
+    (blank,) = fill(predictor, text, top_k=100).blanks
+    assert words(blank) == pytest.approx(expected, rel=1e-4)
+    longer = sum(np.exp(gap_mass(runtime, left, s, after, closed=False)) for s in product(support, repeat=7))
+    assert total + longer == pytest.approx(1)
+
+
+def test_most_probable_words_survive_the_beam(vocabulary: Vocabulary) -> None:
+    """With more pieces than the beam holds, the first candidate is still the best of all spans of two pieces."""
+    predictor, runtime = setting(vocabulary, seed=4)
+    left, right = ids(vocabulary, "要去"), ids(vocabulary, "。")
+    masses: dict[str, float] = {}
+    for length in (1, 2):
+        for span in product(range(FIRST_BYTE + 256, vocabulary.size), repeat=length):
+            spelled = vocabulary.decode(span)
+            if not spelled.endswith(" ") and any(map(str.isalnum, spelled)):
+                masses[spelled] = masses.get(spelled, 0.0) + float(np.exp(gap_mass(runtime, left, span, right)))
+    (blank,) = fill(predictor, "要去____。", top_k=1).blanks
+    best = max(masses, key=lambda word: masses[word])
+    assert blank.candidates[0].word == best
+    assert blank.candidates[0].probability == pytest.approx(masses[best], rel=1e-4)
+
+
+def test_rescoring_follows_its_formula(vocabulary: Vocabulary) -> None:
+    """P(w) = M softmax(s / tau), s = log P_gap + l1 log P_F(w, right | left) + l2 log P_B(left, w | right)."""
+    calibration = Calibration(cloze_temperature=(("zh", 1.0), ("en", 2.0)), forward_weight=0.7, backward_weight=0.3)
+    support = ids(vocabulary, "store ", "park ")
+    predictor, runtime = setting(
+        vocabulary,
+        calibration,
+        support=[
+            *support,
+            *ids(vocabulary, "go ", "to ", "the ", "."),
+        ],
+    )
+    left, right = ids(vocabulary, "go ", "to "), ids(vocabulary, "the ", ".")
+    scores, masses = {}, {}
+    (blank,) = fill(predictor, "go to ____ the .", top_k=8).blanks
+    assert len(blank.candidates) == 8
+    for word in words(blank):
+        span = vocabulary.encode(f"{word} ")
+        masses[word] = gap_mass(runtime, left, tuple(span), right)
+        before = [START, *left]
+        forward = next_log_probability(runtime, before, span + right)
+        mirrored = [*reversed(span), *reversed(left)]
+        rows = [
+            runtime.previous_log_probabilities(read(runtime, "backward", [END, *reversed(right), *mirrored[:n]]))[0]
+            for n in range(len(mirrored))
+        ]
+        backward = sum(float(row[piece]) for row, piece in zip(rows, mirrored, strict=True))
+        scores[word] = masses[word] + 0.7 * forward + 0.3 * backward
+    total = float(np.exp(np.logaddexp.reduce(list(masses.values()))))
+    shares = np.exp(np.array(list(scores.values())) / 2.0)
+    expected = dict(zip(scores, (total * shares / shares.sum()).tolist(), strict=True))
+    assert words(blank) == pytest.approx(expected, rel=1e-4)
+
+
+def test_choices_are_exact_and_normalised(vocabulary: Vocabulary) -> None:
+    """Every choice comes back, most probable first, with its share of exact mass; phrases are asked for as spans."""
+    predictor, runtime = setting(vocabulary, seed=6)
+    left, right = ids(vocabulary, "go ", "to "), ids(vocabulary, ".")
+    choices = ["park", "the store", "reopen", "new new park"]
+    (blank,) = fill(predictor, "go to ____.", choices=choices, top_k=1).blanks
+    kinds = [WORD, SPAN, WORD, SPAN]
+    pairs = zip(choices, kinds, strict=True)
+    masses = np.array([gap_mass(runtime, left, tuple(vocabulary.encode(c)), right, kind) for c, kind in pairs])
+    shares = np.exp(masses) / np.exp(masses).sum()
+    assert words(blank) == pytest.approx(dict(zip(choices, shares.tolist(), strict=True)), rel=1e-4)
+    assert sum(words(blank).values()) == pytest.approx(1)
+    probabilities = [each.probability for each in blank.candidates]
+    assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_choices_of_single_words_are_asked_for_as_words(vocabulary: Vocabulary) -> None:
+    """A word of several pieces is of kind word; at the end, spellings with and without a space merge."""
+    predictor, runtime = setting(vocabulary, seed=7)
+    (blank,) = fill(predictor, "go to ____", choices=["park", "reopen"]).blanks
+    left = ids(vocabulary, "go ", "to ")
+    masses = {
+        choice: sum(
+            float(np.exp(gap_mass(runtime, left, tuple(vocabulary.encode(text)), None)))
+            for text in (choice, f"{choice} ")
+        )
+        for choice in ("park", "reopen")
+    }
+    total = sum(masses.values())
+    assert words(blank) == pytest.approx({choice: mass / total for choice, mass in masses.items()}, rel=1e-4)
+
+
+def test_choice_that_is_impossible_still_comes_back(vocabulary: Vocabulary) -> None:
+    """A choice that the network gives no chance has probability 0, and none of them any if all are impossible."""
+    predictor, _ = setting(vocabulary, support=ids(vocabulary, "买"))
+    (blank,) = fill(predictor, "要去____。", choices=["云南", "买"]).blanks
+    assert words(blank) == pytest.approx({"买": 1.0, "云南": 0.0})
+    (blank,) = fill(predictor, "要去____。", choices=["云南", "我"]).blanks
+    assert words(blank) == pytest.approx({"我": 0.5, "云南": 0.5})
+
+
+def test_candidates_are_words_without_spaces_around_them(vocabulary: Vocabulary) -> None:
+    """Punctuation alone is no answer; nor is a span whose space does not fit."""
+    predictor, _ = setting(vocabulary, spread=0.2)
+    for text in ("go to ____.", "go to ____ the", "要去____"):
+        (blank,) = fill(predictor, text, top_k=50).blanks
+        assert blank.candidates
+        for each in blank.candidates:
+            assert each.word == each.word.strip() and any(map(str.isalnum, each.word))
+        assert sum(words(blank).values()) <= 1
+
+
+def test_spaces_around_the_blank_stay_as_written(vocabulary: Vocabulary) -> None:
+    """`filled` is the text as sent with the first candidates in place of the blanks."""
+    predictor, _ = setting(vocabulary)
+    text = "go  to  ____ , 要去 [MASK] 。 "
+    result = fill(predictor, text)
+    first, second = result.blanks
+    expected = text[: first.start] + first.candidates[0].word + text[first.end : second.start]
+    assert result.filled == expected + second.candidates[0].word + text[second.end :]
+
+
+def test_last_blank_is_asked_with_the_others_filled(vocabulary: Vocabulary) -> None:
+    """The candidates of the last blank are those of the same text with all other blanks filled."""
+    predictor, _ = setting(vocabulary, Calibration(forward_weight=0.5), seed=8)
+    result = fill(predictor, "go to ____ the ____ .")
+    first = result.blanks[0].candidates[0].word
+    again = fill(predictor, f"go to {first} the ____ .")
+    assert words(result.blanks[1]) == pytest.approx(words(again.blanks[0]))
+    assert result.filled == again.filled
+
+
+def test_blanks_to_the_right_are_read_as_blanks_first(vocabulary: Vocabulary) -> None:
+    """Before anything is filled, the backward tower reads `<blank>` where another blank stands."""
+    readings: list[list[int]] = []
+
+    class Watched(TableRuntime):
+        def advance(self, tower: Any, states: Any, pieces: Any, lengths: Any) -> Any:
+            if tower == "backward":
+                readings.append(pieces[0, : lengths[0]].tolist())
+            return super().advance(tower, states, pieces, lengths)
+
+    runtime = Watched(vocabulary)
+    predictor = Predictor(fake_checkpoint(vocabulary, runtime.config, PLAIN), runtime)
+    fill(predictor, "go ____ to ____.")
+    assert readings[:2] == [[END, *ids(vocabulary, ".")], [BLANK, *ids(vocabulary, "to ")]]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_several_blanks_are_filled_jointly_and_then_swept(vocabulary: Vocabulary, seed: int) -> None:
+    """All pairs compete, the second blank being `<blank>` to the first; then each blank sees the other's filling."""
+    predictor, runtime = setting(vocabulary, seed=seed)
+    first, second = ["park", "store"], ["store", "park"]
+    left, stop = ids(vocabulary, "go ", "to "), ids(vocabulary, ".")
+
+    def shares(before: list[int], words_: list[str], end: str, after: list[int]) -> dict[str, float]:
+        masses = [np.exp(gap_mass(runtime, before, tuple(ids(vocabulary, word + end)), after)) for word in words_]
+        return {word: float(mass / sum(masses)) for word, mass in zip(words_, masses, strict=True)}
+
+    blind = shares(left, first, " ", [BLANK, *stop])
+    joint = {
+        (one, two): blind[one] * share
+        for one in first
+        for two, share in shares([*left, *ids(vocabulary, f"{one} ")], second, "", stop).items()
+    }
+    _, best = max(joint, key=lambda pair: joint[pair])
+    seen = shares(left, first, " ", [*ids(vocabulary, best), *stop])
+    result = fill(predictor, "go to ____ ____.", choices=[first, second])
+    assert words(result.blanks[0]) == pytest.approx(seen, rel=1e-4)
+    winner = max(seen, key=lambda word: seen[word])
+    assert words(result.blanks[1]) == pytest.approx(shares([*left, *ids(vocabulary, f"{winner} ")], second, "", stop))
+
+
+def test_sixty_four_blanks_are_filled(vocabulary: Vocabulary) -> None:
+    """The most that a text may have, each with its own candidates."""
+    predictor, _ = setting(vocabulary, spread=0.3)
+    result = fill(predictor, "____ " * 64, top_k=1)
+    assert len(result.blanks) == 64
+    assert "__" not in result.filled
+
+
+def test_a_blank_that_nothing_fits_is_left_as_it_is(vocabulary: Vocabulary) -> None:
+    """Where no word can stand there are no candidates, and the blank stays in the text."""
+    predictor, _ = setting(vocabulary, support=ids(vocabulary, "."))
+    result = fill(predictor, "go ____ to ____")
+    assert [blank.candidates for blank in result.blanks] == [(), ()]
+    assert result.filled == "go ____ to ____"
+
+
+def test_forward_only_network_fills_by_rescoring(vocabulary: Vocabulary) -> None:
+    """Without a gap head, proposals of the next head are weighed by how well the right side follows them."""
+    support = ids(vocabulary, "买", "我", "云南", "。")
+    predictor, runtime = setting(vocabulary, support=support, architecture="forward", seed=10)
+    (blank,) = fill(predictor, "要去____。").blanks
+    left, right = ids(vocabulary, "要去"), ids(vocabulary, "。")
+    mass = {word: next_log_probability(runtime, [START, *left], ids(vocabulary, word)) for word in ("买", "我", "云南")}
+    fit = {word: next_log_probability(runtime, [START, *left], ids(vocabulary, word) + right) for word in mass}
+    total = sum(np.exp(list(mass.values())))
+    shares = np.exp(list(fit.values())) / sum(np.exp(list(fit.values())))
+    assert words(blank) == pytest.approx(dict(zip(fit, (total * shares).tolist(), strict=True)), rel=1e-4)
+
+
+def test_forward_only_network_ends_words(vocabulary: Vocabulary) -> None:
+    """Its proposals are whole words: `store` only where no letter follows, `reopen` put together from its pieces."""
+    support = ids(vocabulary, "re", "open", "store", "store ", "云南", "买", ",", "the ")
+    predictor, _ = setting(vocabulary, support=support, architecture="forward", spread=0.1)
+    (blank,) = fill(predictor, "go to ____", top_k=30).blanks
+    assert {"store", "reopen", "云南"} <= set(words(blank))
+    assert not {"store,", "云南买", "the store"} & set(words(blank))
+    assert sum(words(blank).values()) <= 1 + 1e-6
+
+
+@given(
+    st.lists(st.sampled_from(["____", "[MASK]", " ", "\n", "go ", "the", "我", "。", "€", "x", ","]), max_size=10),
+    st.integers(1, 9),
+    st.sampled_from(["two_towers", "forward"]),
+)
+@settings(max_examples=40, deadline=None)
+def test_promises_hold_for_any_text(parts: list[str], top_k: int, architecture: str) -> None:
+    """Whatever stands around the blanks: at most top_k candidates, falling, at most 1 in all; the text is filled."""
+    vocabulary = hand_vocabulary(PIECES)
+    calibration = Calibration(forward_weight=0.5, backward_weight=0.5)
+    everything = range(FIRST_BYTE, vocabulary.size)
+    predictor, _ = setting(vocabulary, calibration, support=everything, spread=0.5, architecture=architecture)
+    text = "".join([*parts, "<mask>"])
+    result = fill(predictor, text, top_k=top_k)
+    filled, position = "", 0
+    for blank in result.blanks:
+        probabilities = [each.probability for each in blank.candidates]
+        assert len(probabilities) <= top_k
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert sum(probabilities) <= 1 + 1e-6
+        filled += text[position : blank.start] + (
+            blank.candidates[0].word if probabilities else text[blank.start : blank.end]
+        )
+        position = blank.end
+    assert result.filled == filled + text[position:]

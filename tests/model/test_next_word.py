@@ -1,0 +1,250 @@
+"""What is typed next: a decoder against brute force over tiny vocabularies, and its promises on any text."""
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.config import Calibration
+from model.decoding.next_word import SearchOptions, first_word
+from model.decoding.piece_index import PieceIndex
+from model.predictor import Candidate, Predictor, PredictQuery, PredictResult
+from model.vocabulary import FIRST_BYTE, START, Vocabulary, is_word_character, normalise
+from tests.fakes import TableRuntime, fake_checkpoint, hand_vocabulary
+
+PIECES = (
+    "I ", "like ", "the", "the ", "theatre ", "t", "th", "he", "he ", "a", "s ", "re ", "cat", "cat ", ",", ", ", " ",
+    "迟", "迟到", "到", "了", "上学", "。",
+)  # fmt: skip
+EXHAUSTIVE = SearchOptions(
+    frontier_share=0.0, frontier_rows=1000, frontier_rounds=20, word_share=0.0, word_rows=400, word_rounds=4,
+    branch_share=0.0, branches=1000,
+)  # fmt: skip
+SPELLED = ("I ", "the", "the ", "s ", "a", ",", " ", "到")  # what the small brute-force worlds can predict
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    """A vocabulary of the pieces above."""
+    return hand_vocabulary(PIECES)
+
+
+def predict(predictor: Predictor, text: str, top_k: int = 100) -> tuple[Candidate, ...]:
+    """Candidates for one text."""
+    (result,) = predictor.run([PredictQuery(text, top_k)])
+    assert isinstance(result, PredictResult)
+    return result.candidates
+
+
+def predictor_of(vocabulary: Vocabulary, search: SearchOptions | None = None, **table: Any) -> Predictor:
+    """A predictor on a table."""
+    runtime = TableRuntime(vocabulary, **table)
+    return Predictor(
+        fake_checkpoint(vocabulary, runtime.config, table.pop("calibration", None)), runtime, search=search
+    )
+
+
+def brute_force(runtime: TableRuntime, vocabulary: Vocabulary, text: str, depth: int) -> tuple[dict[str, float], float]:
+    """P(append | text) by walking every piece sequence that spells the text from its cut on, and *depth* pieces more.
+
+    Nothing of the decoder is used but its cut: no frontier, no merging, no early end.
+
+    Returns:
+        Probabilities by what is appended, and the probability of all that was still undecided at *depth*.
+    """
+    left, _, rest = PieceIndex(vocabulary).heal(text)
+    target = rest.decode()
+    done: dict[str, float] = defaultdict(float)
+    undecided = 0.0
+    surfaces = vocabulary.surfaces
+
+    def walk(states: Any, spelled: str, mass: float, pieces: int) -> None:
+        nonlocal undecided
+        (row,) = np.exp(runtime.next_log_probabilities(states).astype(np.float64))
+        for piece in np.flatnonzero(row).tolist():
+            now, here = spelled + surfaces[piece], mass * float(row[piece])
+            if not now.startswith(target):
+                if target.startswith(now):
+                    walk(read(states, piece), now, here, pieces)
+                continue
+            beyond = now[len(target) :]
+            word = ended(beyond, len(beyond) - len(surfaces[piece]))
+            if word is not None:
+                done[word] += here
+            elif pieces == 0:
+                undecided += here
+            else:
+                walk(read(states, piece), now, here, pieces - 1)
+
+    def ended(beyond: str, last: int) -> str | None:
+        """The word in *beyond* if it has ended; its last piece begins at *last* (below 0: before the text's end)."""
+        body = beyond.lstrip(" ")
+        if not body:
+            return None
+        spaces = len(beyond) - len(body)
+        if not is_word_character(body[0]):
+            piece = beyond[max(last, spaces) :]
+            size = next((n for n, c in enumerate(piece) if c == " " or is_word_character(c)), len(piece))
+            return beyond[: max(last, spaces) + size]
+        for size, character in enumerate(body):
+            if not is_word_character(character):
+                return beyond[: spaces + size]
+        return None
+
+    def read(states: Any, *pieces: int) -> Any:
+        ids = np.array([pieces], dtype=np.int64)
+        return runtime.advance("forward", states, ids, np.array([len(pieces)]))[0]
+
+    start = read(np.zeros((1, 2), dtype=np.float32), START, *left)
+    walk(start, "", 1.0, depth)
+    total = sum(done.values()) + undecided
+    return {append: mass / total for append, mass in done.items()}, undecided / total
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "I like the",
+        "I like the ",
+        "I th",
+        "I like t",
+        "迟",
+        "上学迟",
+        "the到",
+        "到the",
+        "the,",
+        "the  ",
+        "I like\nthe",
+        "s",
+    ],
+)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_brute_force_over_all_piece_sequences_agrees(vocabulary: Vocabulary, text: str, seed: int) -> None:
+    """With its shortcuts off, the decoder gives the exact probability of every word that ends within reach."""
+    support = [vocabulary.surfaces.index(piece) for piece in (*SPELLED, "th", "t", "迟到", "迟")]
+    runtime = TableRuntime(vocabulary, support, seed=seed)
+    expected, undecided = brute_force(runtime, vocabulary, text, depth=4)
+    candidates = predict(Predictor(fake_checkpoint(vocabulary, runtime.config), runtime, search=EXHAUSTIVE), text)
+    assert candidates
+    for candidate in candidates:
+        # The decoder reads a word on for up to four pieces and settles its end; the walk stops one piece earlier.
+        low = expected.get(candidate.append, 0.0)
+        assert low - 1e-6 <= candidate.probability <= low + undecided + 1e-6, candidate.append
+    shown = candidates[-1].probability if len(candidates) == 100 else 0.0
+    for append in expected.keys() - {candidate.append for candidate in candidates}:
+        assert expected[append] <= shown + 1e-4, append
+
+
+def test_default_search_stays_close_to_brute_force(vocabulary: Vocabulary) -> None:
+    """With its shortcuts on, the first candidates are the exact ones, and their probabilities are within 2 %."""
+    support = [vocabulary.surfaces.index(piece) for piece in (*SPELLED, "th", "t", "theatre ")]
+    runtime = TableRuntime(vocabulary, support, seed=5)
+    expected, _ = brute_force(runtime, vocabulary, "I like the", depth=4)
+    best = sorted(expected.items(), key=lambda item: -item[1])[:3]
+    candidates = predict(Predictor(fake_checkpoint(vocabulary, runtime.config), runtime), "I like the", 3)
+    assert [candidate.append for candidate in candidates] == [append for append, _ in best]
+    for candidate, (_, probability) in zip(candidates, best, strict=True):
+        assert candidate.probability == pytest.approx(probability, rel=0.02)
+
+
+def test_after_a_whole_word_stand_next_words_and_completions(vocabulary: Vocabulary) -> None:
+    """`I like the` may go on as another word, after a space, or as a longer word, without one."""
+    candidates = {each.append: each for each in predict(predictor_of(vocabulary, spread=0.1), "I like the")}
+    assert candidates["atre"].word == "theatre"
+    assert candidates[" cat"].word == "cat"
+    assert candidates[" theatre"].word == "theatre"
+    assert candidates["re"].word == "there"
+
+
+def test_after_a_space_only_new_words_stand(vocabulary: Vocabulary) -> None:
+    """`go to the ` is followed by a word without a space before it."""
+    candidates = {each.append: each.word for each in predict(predictor_of(vocabulary, spread=0.1), "I like the ")}
+    assert candidates["theatre"] == "theatre"
+    assert candidates["cat"] == "cat"
+
+
+def test_inside_a_word_the_rest_of_it_is_appended(vocabulary: Vocabulary) -> None:
+    """`theat` is completed by `re`, and the whole word is named."""
+    candidates = {each.append: each.word for each in predict(predictor_of(vocabulary, spread=0.1), "I like theat")}
+    assert candidates["re"] == "theatre"
+
+
+def test_chinese_word_is_healed(vocabulary: Vocabulary) -> None:
+    """`迟` is completed to 迟到 although both are pieces; what two spellings append is one candidate."""
+    candidates = predict(predictor_of(vocabulary, spread=0.1), "上学迟")
+    assert [each.append for each in candidates].count("到") == 1
+    assert {each.append: each.word for each in candidates}["到"] == "迟到"
+
+
+def test_punctuation_is_a_candidate(vocabulary: Vocabulary) -> None:
+    """A comma may be typed next, and its trailing space is not part of it."""
+    candidates = {each.append: each.word for each in predict(predictor_of(vocabulary, spread=0.1), "the cat")}
+    assert candidates[","] == ","
+
+
+def test_word_spelled_in_bytes_counts_when_it_is_utf_8() -> None:
+    """A character that is in no piece is proposed through its bytes; bytes that spell nothing are not."""
+    vocabulary = hand_vocabulary(("a ", "到"))
+    support = [FIRST_BYTE + value for value in "€".encode()]
+    candidates = predict(predictor_of(vocabulary, EXHAUSTIVE, support=support), "到")
+    # Three-byte characters of these bytes begin with the first; the rest of the mass spells nothing.
+    assert {each.append for each in candidates} == {"€", "₂", "⬂", "⬬"}
+    assert sum(each.probability for each in candidates) < 1
+
+
+def test_text_in_bytes_is_healed(vocabulary: Vocabulary) -> None:
+    """Text whose last character is spelled in bytes is continued like any other."""
+    candidates = predict(predictor_of(vocabulary, spread=0.1), "€")
+    assert candidates and sum(each.probability for each in candidates) <= 1
+
+
+def test_text_that_the_network_holds_impossible_is_still_continued(vocabulary: Vocabulary) -> None:
+    """Where nothing that is predicted begins with the text, its own pieces are taken as read."""
+    support = [vocabulary.surfaces.index(piece) for piece in ("到", "了", "cat ")]
+    candidates = predict(predictor_of(vocabulary, support=support), "s")
+    assert {each.append for each in candidates} >= {"到", "了", "cat"}
+
+
+def test_temperature_of_the_language_is_applied(vocabulary: Vocabulary) -> None:
+    """A high temperature for Chinese flattens what follows Chinese, and leaves English alone."""
+    runtime = TableRuntime(vocabulary, seed=3)
+    hot = Calibration(next_temperature=(("zh", 5.0), ("en", 1.0)))
+    plain = Predictor(fake_checkpoint(vocabulary, runtime.config), runtime)
+    heated = Predictor(fake_checkpoint(vocabulary, runtime.config, hot), runtime)
+    assert predict(heated, "the ") == predict(plain, "the ")
+    assert predict(heated, "上学")[0].probability < predict(plain, "上学")[0].probability
+
+
+@given(st.text(max_size=30) | st.text(alphabet="the ,a迟到了\n€_'", max_size=20))
+@settings(max_examples=60, deadline=None)
+def test_promises_hold_for_any_text(vocabulary_once: Vocabulary, text: str) -> None:
+    """Whatever the text: probabilities sum to at most 1, fall, and every append is something that can be typed."""
+    everything = range(FIRST_BYTE, vocabulary_once.size)
+    candidates = predict(predictor_of(vocabulary_once, support=everything, spread=0.5), text, 20)
+    assert sum(each.probability for each in candidates) <= 1 + 1e-9
+    assert [each.probability for each in candidates] == sorted((each.probability for each in candidates), reverse=True)
+    appends = [each.append for each in candidates]
+    assert len(set(appends)) == len(appends)
+    for each in candidates:
+        assert each.append and not each.append.endswith(" ") and each.probability > 0
+        assert (normalise(text) + each.append).endswith(each.word)
+
+
+@pytest.fixture(scope="module")
+def vocabulary_once() -> Vocabulary:
+    """The same, under a name that hypothesis may use: it is never changed."""
+    return hand_vocabulary(PIECES)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [("atre ", "atre"), ("atre", None), (" cat ", " cat"), ("  ", None), ("", None), (", ", ","), ("到", "到"),
+     ("了。", "了。"), ("cat,", "cat"), ("。a", "。"), (" 到", " 到")],
+)  # fmt: skip
+def test_first_word_ends_where_it_must(text: str, word: str | None) -> None:
+    """A word of letters needs to be followed by something; anything else is as long as its piece."""
+    assert first_word(text) == word

@@ -1,0 +1,221 @@
+"""The scheduler: many decoders, few calls, and no decoder that feels another."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.checkpoint import load_checkpoint
+from model.config import WORD
+from model.predictor import ClozeQuery, Predictor, PredictQuery, Query, ScoreQuery
+from model.runtime import Floats, OnnxRuntime
+from model.scheduler import CHUNK, Scheduler
+from model.steps import Advance, Decoder, Gap, Next, Step, Trace, ask
+from tests.fakes import TableRuntime, fake_checkpoint, hand_vocabulary
+
+VOCABULARY = hand_vocabulary(("a ", "b ", "c "))
+STATE = np.zeros(2, dtype=np.float32)
+
+
+def runtime() -> TableRuntime:
+    """A fresh table."""
+    return TableRuntime(VOCABULARY)
+
+
+def asking(*lists: Sequence[Step]) -> Decoder[list[list[Floats]]]:
+    """A decoder that asks for each list in turn and answers all that came."""
+    answers: list[list[Floats]] = []
+    for steps in lists:
+        answers += [list((yield from ask(steps)))]
+    return answers
+
+
+def finish(scheduler: Scheduler) -> dict[Any, Any]:
+    """Step until nothing is left."""
+    answers: dict[Any, Any] = {}
+    while scheduler.pending:
+        answers.update(scheduler.step())
+    return answers
+
+
+def test_steps_of_all_decoders_share_one_call_per_kind() -> None:
+    """Three decoders that read one piece and score one row cost one call of each kind."""
+    table = runtime()
+    scheduler = Scheduler(table)
+    for ticket in range(3):
+        scheduler.add(ticket, asking([Advance("forward", STATE, (300 % VOCABULARY.size,)), Next(STATE)]))
+    answers = finish(scheduler)
+    assert sorted(answers) == [0, 1, 2]
+    assert table.calls == [("forward", 3), ("next", 3)]
+    assert scheduler.rows == {"forward": 3, "next": 3}
+
+
+def test_a_decoder_that_comes_later_joins_the_next_round() -> None:
+    """Nobody waits for a batch to be full or to end."""
+    table = runtime()
+    scheduler = Scheduler(table)
+    scheduler.add("early", asking([Next(STATE)], [Next(STATE)]))
+    assert scheduler.step() == []
+    scheduler.add("late", asking([Next(STATE)]))
+    assert {ticket for ticket, _ in scheduler.step()} == {"early", "late"}
+    assert table.calls == [("next", 1), ("next", 2)]
+
+
+def test_results_come_in_the_order_of_the_steps() -> None:
+    """Whatever the kinds and lengths, result n answers step n."""
+    steps: list[Step] = [
+        Next(STATE, (261, 262)),
+        Advance("forward", STATE, (261, 262, 263)),
+        Trace("backward", STATE, (263, 261)),
+        Gap(STATE, None, 0, WORD),
+        Advance("forward", STATE, ()),
+        Trace("forward", STATE, ()),
+    ]
+    scheduler = Scheduler(runtime())
+    scheduler.add("one", asking(steps))
+    ((picked, state, outputs, gap, same, nothing),) = finish(scheduler)["one"]
+    assert picked.shape == (2,)
+    assert state.tolist() == [262, 263]
+    assert outputs.tolist() == [[0, 263], [263, 261]]
+    assert gap.shape == (VOCABULARY.size,)
+    assert same.tolist() == STATE.tolist()
+    assert nothing.shape == (0, 2)
+
+
+def test_a_long_text_does_not_hold_a_short_one_up() -> None:
+    """A reading takes part in one chunk per round; a short one beside it is done after the first, in its own call."""
+    table = runtime()
+    scheduler = Scheduler(table)
+    scheduler.add("long", asking([Trace("forward", STATE, (261,) * (2 * CHUNK + 1))]))
+    scheduler.add("short", asking([Advance("forward", STATE, (262,))]))
+    assert [ticket for ticket, _ in scheduler.step()] == ["short"]
+    assert table.calls == [("forward", 1), ("forward", 1)]
+    ((outputs,),) = finish(scheduler)["long"]
+    assert outputs.shape == (2 * CHUNK + 1, 2)
+    assert scheduler.rows["forward"] == 2 * CHUNK + 2
+
+
+def test_a_poisoned_decoder_fails_alone() -> None:
+    """Whatever a decoder does wrong, by raising or by asking for nonsense, the others get their answers."""
+
+    def raising() -> Decoder[None]:
+        yield from ask([Next(STATE)])
+        raise ZeroDivisionError
+
+    scheduler = Scheduler(runtime())
+    scheduler.add("raises", raising())
+    scheduler.add("shape", asking([Next(np.zeros(3, dtype=np.float32))]))
+    scheduler.add("piece", asking([Advance("forward", STATE, (VOCABULARY.size,))]))
+    scheduler.add("good", asking([Next(STATE)], [Next(STATE)]))
+    answers = finish(scheduler)
+    assert isinstance(answers["raises"], ZeroDivisionError)
+    assert isinstance(answers["shape"], ValueError)
+    assert isinstance(answers["piece"], ValueError)
+    assert len(answers["good"]) == 2
+
+
+def test_a_row_that_the_runtime_refuses_fails_alone() -> None:
+    """When a call fails, its rows are tried one by one, and only the guilty one's decoder fails."""
+
+    class Picky(TableRuntime):
+        def next_log_probabilities(self, outputs: Floats) -> Floats:
+            if np.isnan(outputs).any():
+                raise RuntimeError("not a number")
+            return super().next_log_probabilities(outputs)
+
+    scheduler = Scheduler(Picky(VOCABULARY))
+    scheduler.add("bad", asking([Next(STATE), Next(np.full(2, np.nan, dtype=np.float32))]))
+    scheduler.add("good", asking([Next(STATE)]))
+    answers = finish(scheduler)
+    assert isinstance(answers["bad"], RuntimeError)
+    assert answers["good"][0][0].shape == (VOCABULARY.size,)
+
+
+def test_a_cancelled_decoder_is_closed_and_forgotten() -> None:
+    """Cancelling runs the decoder's clean-up, spares its rows, and leaves the others alone."""
+    closed = []
+
+    def watched() -> Decoder[None]:
+        try:
+            while True:
+                yield from ask([Next(STATE)])
+        finally:
+            closed.append(True)
+
+    table = runtime()
+    scheduler = Scheduler(table)
+    scheduler.add("watched", watched())
+    scheduler.add("other", asking([Next(STATE)], [Next(STATE)]))
+    scheduler.step()
+    assert scheduler.cancel("watched") and closed == [True]
+    assert not scheduler.cancel("watched")
+    assert [ticket for ticket, _ in scheduler.step()] == ["other"]
+    assert table.calls == [("next", 2), ("next", 1)]
+    assert scheduler.pending == 0
+
+
+def test_a_ticket_is_used_once_at_a_time() -> None:
+    """Two live decoders cannot share a ticket."""
+    scheduler = Scheduler(runtime())
+    scheduler.add(1, asking([Next(STATE)]))
+    with pytest.raises(ValueError, match="ticket"):
+        scheduler.add(1, asking())
+
+
+def test_calls_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More rows than one call may hold make more calls, and every one is reported."""
+    monkeypatch.setattr("model.scheduler.HEAD_FLOATS", 2 * VOCABULARY.size)
+    monkeypatch.setattr("model.scheduler.ROWS", 3)
+    seen: list[tuple[str, int]] = []
+    scheduler = Scheduler(runtime(), lambda kind, rows: seen.append((kind, rows)))
+    scheduler.add(1, asking([Next(STATE)] * 5, [Advance("forward", STATE, (261,))] * 4))
+    finish(scheduler)
+    assert seen == [("next", 2), ("next", 2), ("next", 1), ("forward", 3), ("forward", 1)]
+
+
+QUERIES: tuple[Query, ...] = (
+    PredictQuery("I like the", 8),
+    PredictQuery("I like th"),
+    PredictQuery("我昨天上学迟"),
+    PredictQuery(""),
+    PredictQuery("to go to the theatre " * 12),
+    ClozeQuery("I like to go to the ____ in the evening.", 3),
+    ClozeQuery("我的手机坏了,我打算____一部新手机。"),
+    ClozeQuery("____ like to go to the ____"),
+    ClozeQuery("他们在____学习。", choices=("学校", "公园", "the cat")),
+    ScoreQuery("今天天气很好,我们去公园走走。"),
+    ScoreQuery("She said that he would like the other theme." * 3),
+)
+
+
+@pytest.fixture(scope="module", params=["onnx", "table"])
+def make(request: pytest.FixtureRequest, tiny_checkpoint: Path) -> Callable[[], Predictor]:
+    """Predictors on a small int8 network, and on a table of the same vocabulary."""
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    if request.param == "onnx":
+        onnx = OnnxRuntime(tiny_checkpoint, checkpoint.network)
+        return lambda: Predictor(checkpoint, onnx)
+    table = TableRuntime(checkpoint.vocabulary)
+    return lambda: Predictor(fake_checkpoint(checkpoint.vocabulary, table.config), table)
+
+
+@pytest.fixture(scope="module")
+def alone(make: Callable[[], Predictor]) -> list[Any]:
+    """What each query is answered when it is the only one."""
+    predictor = make()
+    answers = [predictor.run([query])[0] for query in QUERIES]
+    assert not [answer for answer in answers if isinstance(answer, Exception)]
+    return answers
+
+
+@given(order=st.lists(st.integers(0, len(QUERIES) - 1), min_size=1, max_size=12))
+@settings(max_examples=15, deadline=None)
+def test_any_mix_gives_each_query_the_answer_it_gets_alone(
+    make: Callable[[], Predictor], alone: list[Any], order: list[int]
+) -> None:
+    """Bit for bit, in any order, with any neighbours."""
+    assert make().run([QUERIES[number] for number in order]) == [alone[number] for number in order]
