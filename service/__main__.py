@@ -1,0 +1,144 @@
+"""``python -m service``: settings, socket, server.
+
+Ends with status 0 after a drain, 1 where it cannot serve, 2 where a setting is wrong.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import FrameType
+
+import uvicorn
+from starlette.applications import Starlette
+
+from model.errors import LacunaError
+from service.app import Load, create_app
+from service.engine import Engine
+from service.loading import load
+from service.logs import logging_to_stderr
+from service.settings import DEFAULT_CHECKPOINT, Settings, SettingsError, read_settings
+
+log = logging.getLogger("service")
+
+# Connections that the system holds for us while the event loop is busy.
+_BACKLOG = 2048
+# What a connection may still take to write its answer out, after the last deadline has passed.
+_WRITE_SECONDS = 5
+_TRAIN = "; the bundled checkpoint is not there: train one (README.md, 'Train your own'), or name one with --checkpoint"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until a signal.
+
+    Returns:
+        Exit status.
+    """
+    try:
+        settings = read_settings(sys.argv[1:] if arguments is None else arguments)
+    except SettingsError as error:
+        sys.stderr.write(f"lacuna: {error}\n")
+        return 2
+    return serve(settings, partial(load, settings))
+
+
+def serve(settings: Settings, load_model: Load) -> int:
+    """Serve what *load_model* loads, with *settings*, until a signal or a failure.
+
+    Returns:
+        Exit status.
+    """
+    try:
+        listener = _bind(settings.host, settings.port)
+    except OSError as error:
+        sys.stderr.write(f"lacuna: cannot bind {settings.host} port {settings.port}: {error.strerror or error}\n")
+        return 1
+    with logging_to_stderr(), listener:
+        failures: list[Exception] = []
+        app = create_app(settings, load_model, lambda error: _fail(server, failures, error))
+        server = _Server(_uvicorn_config(app, settings), app.state.context.engine, settings.drain_seconds)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # uvicorn raises the signal again once it has drained; by then it has been obeyed.
+            signal.signal(number, lambda *_: None)
+        where = f"http://{_bracketed(settings.host)}:{listener.getsockname()[1]}"
+        log.info("listening", extra={"fields": {"address": where}})
+        server.run(sockets=[listener])
+    if failures:
+        sys.stderr.write(f"lacuna: cannot serve {settings.checkpoint}: {_reason(failures[0], settings)}\n")
+    return 1 if failures else 0
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with a time between the signal and the closed door in which new requests are told to go elsewhere."""
+
+    def __init__(self, config: uvicorn.Config, engine: Engine, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._engine = engine
+        self._drain_seconds = drain_seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._engine.draining or not self._drain_seconds or self._loop is None:
+            self._engine.draining = True
+            super().handle_exit(sig, frame)
+            return
+        self._engine.draining = True
+        log.info("draining", extra={"fields": {"seconds": self._drain_seconds}})
+        leave: Callable[[int, FrameType | None], None] = super().handle_exit
+        self._loop.call_soon_threadsafe(self._loop.call_later, self._drain_seconds, leave, sig, None)
+
+
+def _uvicorn_config(app: Starlette, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        access_log=False,
+        lifespan="on",
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        timeout_keep_alive=settings.keep_alive_seconds,
+        timeout_graceful_shutdown=int(settings.deadline_seconds) + _WRITE_SECONDS,
+    )
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A socket bound to *host*: ours, so that a port in use is told in our words and port 0 can be logged."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(_BACKLOG)  # from now on a client waits rather than fails
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _fail(server: uvicorn.Server, failures: list[Exception], error: Exception) -> None:
+    failures.append(error)
+    server.should_exit = True
+
+
+def _reason(error: Exception, settings: Settings) -> str:
+    """What to tell the operator. Nobody has sent a text yet, so any message may be shown."""
+    if not isinstance(error, LacunaError):
+        return f"{type(error).__name__}: {error}"
+    bundled_missing = settings.checkpoint == DEFAULT_CHECKPOINT and not settings.checkpoint.exists()
+    return f"{error}{_TRAIN if bundled_missing else ''}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""Puts the service together: settings and a load function in, an ASGI app out. Nothing happens on import."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from fastapi.routing import APIRoute
+from prometheus_client import CollectorRegistry
+from pydantic_core import to_json
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from service import openapi
+from service.docs_page import docs_page
+from service.engine import Engine, Loaded
+from service.errors import as_problem, problem_response
+from service.metrics import Metrics
+from service.middleware import Authorise, Observe
+from service.records import Record
+from service.routes import Context, router
+from service.settings import Settings, read_keys
+
+log = logging.getLogger(__name__)
+
+# Loads a checkpoint; is given what to call with the kind and the rows of each call of the network.
+Load = Callable[[Callable[[str, int], None]], Loaded]
+
+
+def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception], None]) -> Starlette:
+    """Build the service.
+
+    Args:
+        settings: checked settings.
+        load: called once the app runs, on the engine's thread; the app answers 503 until it returns.
+        on_failure: called on the event loop with what *load* raised.
+
+    Returns:
+        The app; its engine is ``app.state.context.engine``.
+    """
+    metrics = Metrics(CollectorRegistry())
+
+    def on_loaded(outcome: Loaded | Exception) -> None:
+        if isinstance(outcome, Exception):
+            metrics.loaded(None)
+            on_failure(outcome)
+        else:
+            metrics.loaded(outcome.description)
+            log.info(
+                "ready", extra={"fields": {key: outcome.description[key] for key in ("name", "version", "digest")}}
+            )
+
+    engine = Engine(
+        lambda: load(metrics.called),
+        queue_items=settings.queue_items,
+        batch_items=settings.batch_items,
+        stall_seconds=settings.stall_seconds,
+        on_loaded=on_loaded,
+        on_step=metrics.stepped,
+    )
+    metrics.watch(depth=lambda: engine.waiting, ready=lambda: engine.accepting)
+    app = Starlette(
+        routes=_routes(),
+        middleware=[Middleware(Observe, metrics=metrics), Middleware(Authorise, keys=read_keys(settings))],
+        exception_handlers={HTTPException: _unrouted},
+        lifespan=_lifespan,
+    )
+    app.router.redirect_slashes = False
+    app.state.context = Context(settings, engine, metrics, docs_page(), to_json(openapi.describe(router.routes)))
+    return app
+
+
+def _routes() -> list[BaseRoute]:
+    """The routes without FastAPI's part in them.
+
+    It has read their declarations for the document; what it would do for each request (resolve parameters, open exit
+    stacks) they do not need, as they read requests themselves, and it takes half of a request's time.
+    """
+    declared = (route for route in router.routes if isinstance(route, APIRoute))
+    return [Route(route.path, route.endpoint, methods=list(route.methods or ())) for route in declared]
+
+
+@asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+    engine: Engine = app.state.context.engine
+    engine.start()
+    try:
+        yield
+    finally:
+        engine.draining = True
+        await asyncio.shield(engine.stop())
+
+
+async def _unrouted(request: Request, error: Exception) -> Response:
+    """404 and 405, which the router raises where no middleware of ours can catch them."""
+    return problem_response(as_problem(error), Record.of(request.scope).request_id)

@@ -1,0 +1,416 @@
+"""One thread that owns the scheduler and keeps it fed. Knows queries and results; no HTTP, no JSON.
+
+Work-conserving, without timers: a batch is what waits when the engine is free. While it works, requests join the texts
+already being decoded between two steps; a request that was cancelled (its client hung up, its deadline passed) leaves
+before the next one. The event loop hands work over under a lock that is never held during a step, and gets finished
+requests back in one wake-up a step.
+"""
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from model.errors import QueryError
+
+log = logging.getLogger(__name__)
+
+# Seconds a client is told to wait at most; past this, a guess of how long the queue takes is no longer one.
+LONGEST_RETRY = 30
+# Weight of the newest step in the moving average of seconds a text.
+NEWEST = 0.1
+# A thread that is stuck in a step is left to end with the process after this many seconds.
+STOP_SECONDS = 5
+# A new engine's guess of seconds a text, before it has measured any.
+FIRST_GUESS = 0.02
+
+
+class Predictor(Protocol):
+    """What turns a query into a decoder: `model.predictor.Predictor`, or a test's fake."""
+
+    def start(self, query: Any, /) -> Generator[Any, Any, Any]:
+        """A decoder that answers *query*; raises `QueryError` where it cannot be answered."""
+        ...
+
+
+class Scheduler(Protocol):
+    """What runs many decoders together: `model.scheduler.Scheduler`, or a test's fake."""
+
+    rows: Counter[str]
+
+    def add(self, ticket: Any, decoder: Any, /) -> None:
+        """Take a decoder in; its result comes back with *ticket*."""
+        ...
+
+    def step(self) -> list[tuple[Any, Any]]:
+        """One round of batched calls; the decoders that finished, each with its result or its exception."""
+        ...
+
+    def cancel(self, ticket: Any, /) -> object:
+        """Forget a decoder."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a load function returns: a checkpoint ready to answer."""
+
+    predictor: Predictor
+    new_scheduler: Callable[[], Scheduler]
+    description: dict[str, Any]
+
+
+class Busy(Exception):  # noqa: N818 - a state, not a fault
+    """The queue has no room for the request.
+
+    Args:
+        retry_after: whole seconds after which it may have.
+    """
+
+    def __init__(self, waiting: int, retry_after: int) -> None:
+        super().__init__(f"{waiting} texts are waiting")
+        self.waiting = waiting
+        self.retry_after = retry_after
+
+
+class NotReady(Exception):  # noqa: N818 - a state, not a fault
+    """The engine answers nothing: it loads, drains or has stopped."""
+
+
+class ItemError(Exception):
+    """One text of a request cannot be answered.
+
+    Args:
+        item: its number in the request, from 0.
+        cause: why.
+    """
+
+    def __init__(self, item: int, cause: QueryError) -> None:
+        super().__init__(item, cause)
+        self.item = item
+        self.cause = cause
+
+
+class Job:
+    """One request inside the engine: its queries, then its results. Made by `Engine.submit`."""
+
+    __slots__ = ("cancelled", "error", "finished", "future", "queries", "remaining", "results", "started", "submitted")
+
+    def __init__(self, queries: Sequence[Any], future: asyncio.Future[list[Any]]) -> None:
+        self.queries = queries
+        self.future = future
+        self.results: list[Any] = [None] * len(queries)
+        self.remaining = len(queries)
+        self.error: Exception | None = None
+        self.cancelled = False
+        self.submitted = time.monotonic()
+        self.started = 0.0
+        self.finished = 0.0
+
+    @property
+    def queue_seconds(self) -> float:
+        """Seconds from submission until the engine took the first text."""
+        return (self.started or self.finished) - self.submitted
+
+    @property
+    def inference_seconds(self) -> float:
+        """Seconds from then until the last result."""
+        return self.finished - self.started if self.started else 0.0
+
+
+class _Item:
+    """A job's text number *index* while it is decoded; the scheduler's ticket."""
+
+    __slots__ = ("decoder", "index", "job")
+
+    def __init__(self, job: Job, index: int, decoder: Generator[Any, Any, Any]) -> None:
+        self.job = job
+        self.index = index
+        self.decoder = decoder
+
+
+class Engine:
+    """Answers queries on a thread of its own.
+
+    Args:
+        load: returns what answers; called once, on the engine's thread, so that the event loop answers meanwhile.
+        queue_items: texts that may wait.
+        batch_items: texts that are decoded at the same time.
+        stall_seconds: a step that takes longer counts as stuck.
+        on_loaded: called on the event loop with what was loaded, or with the exception that load raised.
+        on_step: called on the engine's thread after each step with the scheduler's counts of network rows.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Loaded],
+        *,
+        queue_items: int,
+        batch_items: int,
+        stall_seconds: float,
+        on_loaded: Callable[[Loaded | Exception], None],
+        on_step: Callable[[Counter[str]], None],
+    ) -> None:
+        self._load = load
+        self._queue_items = queue_items
+        self._batch_items = batch_items
+        self._stall_seconds = stall_seconds
+        self._on_loaded = on_loaded
+        self._on_step = on_step
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        # The event loop's own.
+        self._waking = False
+        # Shared with the event loop, under the lock.
+        self._wake = threading.Condition()
+        self._arrived: deque[Job] = deque()
+        self._waiting = 0
+        self._cancellations = 0
+        self._stopping = False
+        # Written by one thread and read by others, one value at a time.
+        self.loaded: Loaded | None = None
+        self.draining = False
+        self._beat = time.monotonic()
+        self._idle = True
+        self._seconds_a_text = FIRST_GUESS
+        # The engine thread's own.
+        self._ready: deque[_Item] = deque()
+        self._live: set[_Item] = set()
+        self._done: list[Job] = []
+
+    def start(self) -> None:
+        """Start the thread; call it on the event loop that will submit."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Finish what is running, refuse the rest, and end the thread."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._thread.ident is not None:
+            await asyncio.to_thread(self._thread.join, STOP_SECONDS)
+
+    def submit(self, queries: Sequence[Any]) -> Job:
+        """Queue one request; await its ``future`` for a result a query.
+
+        Returns:
+            The job. Its future raises `ItemError` where a query cannot be answered, any other exception where the
+            engine failed on it. A cancelled future must be followed by `cancel`.
+
+        Raises:
+            Busy: there is no room.
+            NotReady: it loads, drains or has stopped.
+        """
+        if self.loaded is None or self.draining:
+            raise NotReady("draining" if self.draining else "loading")
+        job = Job(queries, self._loop.create_future())
+        with self._wake:
+            if self._stopping or not self._thread.is_alive():
+                raise NotReady("stopped")
+            if self._waiting + len(queries) > self._queue_items:
+                raise Busy(self._waiting, self._retry_after())
+            self._arrived.append(job)
+            self._waiting += len(queries)
+        if not self._waking:
+            self._waking = True
+            self._loop.call_soon(self._wake_up)
+        return job
+
+    def _wake_up(self) -> None:
+        """Wake the thread once for all requests that the event loop read in one round."""
+        self._waking = False
+        with self._wake:
+            self._wake.notify()
+
+    def cancel(self, job: Job) -> None:
+        """Nobody waits for *job* any more; it leaves before the next step."""
+        job.cancelled = True
+        with self._wake:
+            self._cancellations += 1
+            self._wake.notify()
+
+    @property
+    def waiting(self) -> int:
+        """Texts that wait for a place among those being decoded."""
+        return self._waiting
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs and no step is stuck."""
+        return self._thread.is_alive() and (self._idle or time.monotonic() - self._beat < self._stall_seconds)
+
+    @property
+    def accepting(self) -> bool:
+        """Whether a request that came now would be taken, room permitting."""
+        return self.loaded is not None and not self.draining and self.alive
+
+    def _retry_after(self) -> int:
+        return min(LONGEST_RETRY, max(1, math.ceil(self._waiting * self._seconds_a_text)))
+
+    # All below runs on the engine's thread.
+
+    def _run(self) -> None:
+        try:
+            loaded = self._load()
+            self._scheduler = loaded.new_scheduler()
+        except Exception as error:
+            self._call(self._on_loaded, error)
+            return
+        self._call(self._become_ready, loaded)
+        while self._wait_for_work(loaded):
+            self._beat = time.monotonic()
+            self._drop_cancelled()
+            self._fill()
+            if self._live:
+                self._step(loaded)
+            self._deliver()
+        self._refuse_rest()
+
+    def _become_ready(self, loaded: Loaded) -> None:
+        self.loaded = loaded
+        self._on_loaded(loaded)
+
+    def _wait_for_work(self, loaded: Loaded) -> bool:
+        """Sleep while there is nothing to do; whether to go on."""
+        with self._wake:
+            while not (self._arrived or self._ready or self._live or self._stopping):
+                self._idle = True
+                self._wake.wait()
+            self._beat = time.monotonic()
+            self._idle = False
+            arrived, self._arrived = self._arrived, deque()
+            stopping = self._stopping
+        for job in arrived:
+            self._prepare(loaded.predictor, job)
+        return not stopping or bool(self._ready or self._live)
+
+    def _prepare(self, predictor: Predictor, job: Job) -> None:
+        """Check all of a job's queries before any is decoded: all or nothing."""
+        items: list[_Item] = []
+        try:
+            if not job.cancelled:
+                for index, query in enumerate(job.queries):
+                    items.append(_Item(job, index, predictor.start(query)))
+        except QueryError as error:
+            job.error = ItemError(index, error)
+        except Exception as error:
+            job.error = error
+        if job.error is not None or job.cancelled:
+            self._leave_queue(len(job.queries))
+            self._finish(job)
+        else:
+            self._ready.extend(items)
+
+    def _leave_queue(self, count: int) -> None:
+        with self._wake:
+            self._waiting -= count
+
+    def _drop_cancelled(self) -> None:
+        with self._wake:
+            cancellations, self._cancellations = self._cancellations, 0
+        if not cancellations:
+            return
+        for item in [item for item in self._live if item.job.cancelled]:
+            self._scheduler.cancel(item)
+            self._live.discard(item)
+        kept = deque(item for item in self._ready if not item.job.cancelled)
+        self._leave_queue(len(self._ready) - len(kept))
+        self._ready = kept
+
+    def _fill(self) -> None:
+        """Take waiting texts, oldest first, up to the batch's size."""
+        taken = 0
+        while self._ready and len(self._live) < self._batch_items:
+            item = self._ready.popleft()
+            taken += 1
+            if item.job.error is not None:
+                continue
+            item.job.started = item.job.started or time.monotonic()
+            self._scheduler.add(item, item.decoder)
+            self._live.add(item)
+        if taken:
+            self._leave_queue(taken)
+
+    def _step(self, loaded: Loaded) -> None:
+        began = time.monotonic()
+        try:
+            finished = self._scheduler.step()
+        except Exception as error:
+            self._fail_all(loaded, error)
+            return
+        for item, result in finished:
+            self._settle(item, result)
+        self._on_step(self._scheduler.rows)
+        if finished:
+            seconds = (time.monotonic() - began) / len(finished)
+            self._seconds_a_text += NEWEST * (seconds - self._seconds_a_text)
+
+    def _settle(self, item: _Item, result: Any) -> None:
+        self._live.discard(item)
+        job = item.job
+        if job.error is not None or job.cancelled:
+            return
+        if isinstance(result, Exception):
+            job.error = ItemError(item.index, result) if isinstance(result, QueryError) else result
+            self._forget(job)
+            self._finish(job)
+            return
+        job.results[item.index] = result
+        job.remaining -= 1
+        if not job.remaining:
+            self._finish(job)
+
+    def _forget(self, job: Job) -> None:
+        """Take a failed job's other texts out of the batch; those that wait are dropped when their turn comes."""
+        for item in [item for item in self._live if item.job is job]:
+            self._scheduler.cancel(item)
+            self._live.discard(item)
+
+    def _fail_all(self, loaded: Loaded, error: Exception) -> None:
+        """The scheduler itself failed: its texts are lost, the next ones get a new one."""
+        jobs = {item.job for item in self._live}
+        self._live.clear()
+        self._scheduler = loaded.new_scheduler()
+        for job in jobs:
+            if job.error is None:
+                job.error = error
+                self._finish(job)
+
+    def _finish(self, job: Job) -> None:
+        job.finished = time.monotonic()
+        self._done.append(job)
+
+    def _refuse_rest(self) -> None:
+        with self._wake:
+            arrived, self._arrived = self._arrived, deque()
+        for job in arrived:
+            job.error = NotReady("stopped")
+            self._finish(job)
+        self._deliver()
+
+    def _deliver(self) -> None:
+        """Hand over what this round finished: one wake-up of the event loop, however many."""
+        if self._done:
+            done, self._done = self._done, []
+            self._call(_resolve, done)
+
+    def _call(self, function: Callable[..., None], *arguments: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError:  # the event loop is gone, and with it whoever waited
+            log.warning("the event loop closed before the engine stopped")
+
+
+def _resolve(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        if job.future.done():
+            continue
+        if job.error is not None:
+            job.future.set_exception(job.error)
+        else:
+            job.future.set_result(job.results)

@@ -1,0 +1,106 @@
+"""From a checkpoint directory to what the engine runs: reads it, opens it on a device, warms it up. No HTTP.
+
+The model is imported when it is loaded, so that ``--help`` and a wrong setting answer at once.
+"""
+
+import gc
+import importlib.util
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from service.engine import Loaded
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from model.checkpoint import Checkpoint
+    from model.runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+# The NVIDIA driver's control device: there where a GPU can be used, and cheaper to ask than torch is to import.
+_DRIVER = Path("/dev/nvidiactl")
+_WARM_UP = "I have ____ it."
+
+
+def load(settings: Settings, on_call: Callable[[str, int], None]) -> Loaded:
+    """Load the checkpoint that *settings* name and answer one query of each kind, so that the first user need not wait.
+
+    Args:
+        settings: checkpoint, device, threads, limits.
+        on_call: told the kind and the rows of each call of the network.
+
+    Raises:
+        model.errors.CheckpointError: missing, torn, altered, too new, or the device cannot run it.
+    """
+    from model.checkpoint import load_checkpoint
+    from model.predictor import Predictor
+    from model.queries import ClozeQuery, Limits, PredictQuery, Query, ScoreQuery
+    from model.scheduler import Scheduler
+
+    checkpoint = load_checkpoint(settings.checkpoint)
+    runtime = _open(checkpoint, settings)
+    limits = Limits(settings.max_characters, settings.max_top_k, settings.max_blanks, settings.max_choices)
+    predictor = Predictor(checkpoint, runtime, limits)
+    of_each: dict[str, Query] = {
+        "predict": PredictQuery(_WARM_UP),
+        "cloze": ClozeQuery(_WARM_UP),
+        "score": ScoreQuery(_WARM_UP),
+    }
+    predictor.run([of_each[capability] for capability in checkpoint.capabilities])
+    # What is loaded stays: the collector need not look at it again, which saves pauses of tens of milliseconds.
+    gc.collect()
+    gc.freeze()
+    return Loaded(predictor, lambda: Scheduler(runtime, on_call), describe(checkpoint))
+
+
+def describe(checkpoint: "Checkpoint") -> dict[str, Any]:
+    """What ``GET /model`` says of a checkpoint, its limits aside."""
+    return {
+        "name": checkpoint.name,
+        "version": checkpoint.version,
+        "digest": checkpoint.digest,
+        "architecture": checkpoint.network.to_dict(),
+        "parameters": count_parameters(checkpoint.directory / "weights.safetensors"),
+        "languages": list(checkpoint.languages),
+        "capabilities": list(checkpoint.capabilities),
+        "scores": checkpoint.scores,
+    }
+
+
+def count_parameters(path: Path) -> int:
+    """Numbers in a safetensors file, by its header: 8 bytes of length, then JSON with the shape of each array."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    count = 0
+    for name, array in header.items():
+        if name != "__metadata__":
+            size = 1
+            for length in array["shape"]:
+                size *= length
+            count += size
+    return count
+
+
+def choose_device(wanted: Literal["auto", "cpu", "cuda"], driver: Path = _DRIVER) -> Literal["cpu", "cuda"]:
+    """The device for *wanted*: ``auto`` is a GPU where the driver, torch and safetensors are there, else the CPU."""
+    if wanted != "auto":
+        return wanted
+    installed = all(importlib.util.find_spec(name) for name in ("torch", "safetensors"))
+    return "cuda" if driver.exists() and installed else "cpu"
+
+
+def _open(checkpoint: "Checkpoint", settings: Settings) -> "Runtime":
+    from model.errors import CheckpointError
+    from model.runtime import open_runtime
+
+    device = choose_device(settings.device)
+    try:
+        return open_runtime(checkpoint, device, settings.network_threads)
+    except CheckpointError:
+        if settings.device != "auto" or device == "cpu":
+            raise
+        log.warning("the GPU cannot be used; serving on the CPU. --device cuda says why")
+        return open_runtime(checkpoint, "cpu", settings.network_threads)

@@ -1,0 +1,125 @@
+"""Structured logs: one JSON object a line on standard error. They hold no text of a user.
+
+Lines are written by a thread of their own from a bounded backlog: a slow reader of standard error costs lines, never
+the event loop. An exception is logged by type and place; its message might hold a text.
+"""
+
+import json
+import logging
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from service.records import Record
+
+# Lines that may wait to be written; about 3 MB.
+LONGEST_BACKLOG = 10_000
+# Seconds that the end of the process waits for the lines that are left.
+LONGEST_FLUSH = 2.0
+# Seconds for which lines are gathered before they are written, and lines that one write holds at most.
+GATHER_SECONDS = 0.02
+LARGEST_WRITE = 1_000
+_requests = logging.getLogger("service.requests")
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes a record as one JSON object; ``extra={"fields": {…}}`` adds to it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line: dict[str, object] = {
+            "time": f"{seconds}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            # The first line only: asyncio's further lines show objects, and those may hold a text.
+            "event": record.getMessage().strip().partition("\n")[0],
+        }
+        line.update(getattr(record, "fields", {}))
+        if record.exc_info and record.exc_info[1] is not None:
+            line["exception"] = describe(record.exc_info[1])
+        return json.dumps(line, ensure_ascii=False)
+
+
+def describe(error: BaseException) -> dict[str, object]:
+    """An exception's type and the places it passed, without its message."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return {
+        "type": type(error).__name__,
+        "places": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
+    }
+
+
+@contextmanager
+def logging_to_stderr() -> Iterator[None]:
+    """Log to standard error while inside; what is still waiting is written at the end."""
+    writer = _Writer()
+    root = logging.getLogger()
+    before = root.handlers, root.level
+    root.handlers = [writer]
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.handlers = before[0]
+        root.setLevel(before[1])
+        writer.end()
+
+
+def log_request(record: Record, seconds: float) -> None:
+    """One line for one request."""
+    fields: dict[str, object] = {
+        "request_id": record.request_id,
+        "route": record.route,
+        "status": record.status,
+        "milliseconds": round(1000 * seconds, 3),
+        "items": record.items,
+    }
+    if record.queue_seconds is not None and record.inference_seconds is not None:
+        fields["queue_milliseconds"] = round(1000 * record.queue_seconds, 3)
+        fields["inference_milliseconds"] = round(1000 * record.inference_seconds, 3)
+    _requests.info("request", extra={"fields": fields})
+
+
+class _Writer(logging.Handler):
+    """Writes records on a thread of its own, all that came within `GATHER_SECONDS` at once.
+
+    To wake a thread costs more than to format a line, so it is woken once for many.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(JsonFormatter())
+        self._waiting: deque[logging.LogRecord] = deque()
+        self._news = threading.Event()
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
+        self._thread.start()
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Take a record, or drop it where too many wait; never block."""
+        if len(self._waiting) < LONGEST_BACKLOG:
+            self._waiting.append(record)
+            if not self._news.is_set():
+                self._news.set()
+        return True
+
+    def end(self) -> None:
+        """Write what waits, if somebody reads."""
+        self._ending.set()
+        self._news.set()
+        self._thread.join(LONGEST_FLUSH)
+
+    def _run(self) -> None:
+        while not self._ending.is_set():
+            self._news.wait()
+            self._ending.wait(GATHER_SECONDS)
+            self._news.clear()
+            while self._waiting:
+                records = [self._waiting.popleft() for _ in range(min(LARGEST_WRITE, len(self._waiting)))]
+                sys.stderr.write("".join(f"{self.format(record)}\n" for record in records))
+                sys.stderr.flush()

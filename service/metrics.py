@@ -1,0 +1,113 @@
+"""What Prometheus reads: every series declared once. Labels come from closed sets, so that no client can add series.
+
+Label sets are created beforehand, so that a rate is 0, and not absent, before the first request.
+"""
+
+import functools
+from collections import Counter as RowCounts
+from collections.abc import Callable
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+
+from service.errors import CLIENT_CLOSED, TITLES
+from service.records import ROUTES, UNMATCHED, Record
+
+# A cached keystroke takes less than a millisecond, a cold page of text seconds: 0.25 ms to 10 s.
+SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+# The kinds of network call: two towers that read, three heads that score.
+CALLS = ("forward", "backward", "next", "previous", "gap")
+ASKING = ("/predict", "/cloze", "/score")
+
+
+class Metrics:
+    """Lacuna's series.
+
+    Args:
+        registry: where they are registered; never the global one, so that two services can live in one process.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        ProcessCollector(registry=registry)
+        self._requests = Counter("lacuna_requests", "Requests answered.", ("route", "status"), registry=registry)
+        self._seconds = _histogram("lacuna_request_seconds", "First byte of a request to its answer.", registry)
+        self._queue = _histogram("lacuna_queue_seconds", "Wait for the engine.", registry)
+        self._inference = _histogram("lacuna_inference_seconds", "The engine's work on a request.", registry)
+        self._batch = Histogram("lacuna_batch_rows", "Rows of one call.", ("call",), buckets=ROWS, registry=registry)
+        self._rows = Counter(
+            "lacuna_network_rows", "Pieces read (towers) or rows scored (heads).", ("call",), registry=registry
+        )
+        self._depth = Gauge("lacuna_queue_depth", "Texts that wait for the engine.", registry=registry)
+        self._pieces = Counter(
+            "lacuna_prefix_cache_pieces",
+            "Pieces that requests came to, by cache result.",
+            ("result",),
+            registry=registry,
+        )
+        self._cache_bytes = Gauge("lacuna_prefix_cache_bytes", "Bytes of cached states.", registry=registry)
+        self._info = Info("lacuna_model", "The checkpoint that answers.", registry=registry)
+        self._loads = Counter("lacuna_loads", "Checkpoint loads at start.", ("outcome",), registry=registry)
+        self._reloads = Counter("lacuna_reloads", "Checkpoint loads after start.", ("outcome",), registry=registry)
+        self._ready = Gauge("lacuna_ready", "1 while requests are accepted.", registry=registry)
+        self._known_rows: RowCounts[str] = RowCounts()
+        # Finding a label set costs more than counting in it, so those of every request are kept.
+        histograms = (self._seconds, self._queue, self._inference)
+        self._times = {route: [histogram.labels(route) for histogram in histograms] for route in ASKING}
+        self._hits, self._misses = self._pieces.labels("hit"), self._pieces.labels("miss")
+        self._counter = functools.cache(lambda route, status: self._requests.labels(route, str(status)))
+        self._create_label_sets()
+
+    def _create_label_sets(self) -> None:
+        for route in (*ROUTES, UNMATCHED):
+            statuses = (200, *TITLES, CLIENT_CLOSED) if route in ASKING else (404,) if route == UNMATCHED else (200,)
+            for status in statuses:
+                self._counter(route, status)
+        for call in CALLS:
+            self._batch.labels(call)
+            self._rows.labels(call)
+        for outcome in ("success", "failure"):
+            self._loads.labels(outcome)
+            self._reloads.labels(outcome)
+
+    def watch(self, depth: Callable[[], int], ready: Callable[[], bool]) -> None:
+        """Read queue depth and readiness when Prometheus asks, not when they change."""
+        self._depth.set_function(depth)
+        self._ready.set_function(ready)
+
+    def finished(self, record: Record, seconds: float) -> None:
+        """Count one request."""
+        self._counter(record.route, record.status).inc()
+        if record.route in ASKING:
+            request, queue, inference = self._times[record.route]
+            request.observe(seconds)
+            if record.queue_seconds is not None and record.inference_seconds is not None:
+                queue.observe(record.queue_seconds)
+                inference.observe(record.inference_seconds)
+
+    def used(self, pieces: int, cached_pieces: int) -> None:
+        """Count an answer's pieces."""
+        self._hits.inc(cached_pieces)
+        self._misses.inc(pieces - cached_pieces)
+
+    def called(self, call: str, rows: int) -> None:
+        """Count one call of the network, with the rows that shared it."""
+        self._batch.labels(call).observe(rows)
+
+    def stepped(self, rows: RowCounts[str]) -> None:
+        """Count one engine step, by what the scheduler has counted since it was made."""
+        new = rows - self._known_rows if rows >= self._known_rows else rows
+        for call, count in new.items():
+            self._rows.labels(call).inc(count)
+        self._known_rows = rows.copy()
+
+    def loaded(self, description: dict[str, Any] | None) -> None:
+        """Count a load at start, and show what was loaded; None where it failed."""
+        self._loads.labels("failure" if description is None else "success").inc()
+        if description is not None:
+            self._info.info({key: description[key] for key in ("name", "version", "digest")})
+
+
+def _histogram(name: str, text: str, registry: CollectorRegistry) -> Histogram:
+    return Histogram(name, text, ("route",), buckets=SECONDS, registry=registry)

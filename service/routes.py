@@ -1,0 +1,222 @@
+"""The routes: each reads a request, asks the engine and writes the answer. They hold no state of their own."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import Response
+
+from model.queries import ClozeResult, PredictResult, ScoreResult
+from service.body import read_request
+from service.engine import Busy, Engine, ItemError, Job, NotReady
+from service.errors import ClientDisconnected, FieldError, Problem, unavailable, unprocessable
+from service.metrics import Metrics
+from service.openapi import answers, asks
+from service.records import Record
+from service.schemas import (
+    ClozeAnswer,
+    ClozeRequest,
+    ModelAnswer,
+    PredictAnswer,
+    PredictRequest,
+    ScoreAnswer,
+    ScoreRequest,
+)
+from service.settings import Settings
+
+JSON = "application/json"
+# Seconds after which a loading or draining service is worth asking again.
+RETRY_SECONDS = 2
+router = APIRouter(redirect_slashes=False)
+Body = TypeVar("Body", bound=ScoreRequest)
+
+
+class Context:
+    """What the routes of one app share; found at ``request.app.state.context``."""
+
+    def __init__(self, settings: Settings, engine: Engine, metrics: Metrics, page: Response, document: bytes) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.metrics = metrics
+        self.page = page
+        self.document = document
+
+    @classmethod
+    def of(cls, request: Request) -> "Context":
+        """The context of the app that *request* came to."""
+        context: Context = request.app.state.context
+        return context
+
+
+@router.post("/predict", **answers(PredictAnswer, asking=True), **asks(PredictRequest))
+async def predict(request: Request) -> Response:
+    """What is typed next: the rest of an unfinished word, or the next word."""
+    return await _answer(request, await _read(request, PredictRequest), _prediction)
+
+
+@router.post("/cloze", **answers(ClozeAnswer, asking=True), **asks(ClozeRequest))
+async def cloze(request: Request) -> Response:
+    """What stands in the blanks, openly or from given choices."""
+    return await _answer(request, await _read(request, ClozeRequest), _filling)
+
+
+@router.post("/score", **answers(ScoreAnswer, asking=True), **asks(ScoreRequest))
+async def score(request: Request) -> Response:
+    """How probable a text is after the start of a text, its end not included."""
+    return await _answer(request, await _read(request, ScoreRequest), _score)
+
+
+@router.get("/model", **answers(ModelAnswer, unavailable=True))
+async def model(request: Request) -> Response:
+    """The checkpoint that answers, what it can answer, and the limits on a request."""
+    context = Context.of(request)
+    loaded = context.engine.loaded
+    if loaded is None:
+        raise _not_ready(context.engine)
+    limits = context.settings.limits
+    content = loaded.description | {"limits": {name: getattr(limits, name) for name in limits.__slots__}}
+    return Response(to_json(content), media_type=JSON)
+
+
+@router.get("/livez", **answers(None, unavailable=True))
+async def livez(request: Request) -> Response:
+    """200 while the process can make progress; otherwise it should be restarted."""
+    if not Context.of(request).engine.alive:
+        raise unavailable("the engine is stuck or has ended; restart the service", RETRY_SECONDS)
+    return Response("ok\n", media_type="text/plain")
+
+
+@router.get("/readyz", **answers(None, unavailable=True))
+async def readyz(request: Request) -> Response:
+    """200 while questions are answered; 503 while loading, draining or stuck."""
+    engine = Context.of(request).engine
+    if not engine.accepting:
+        raise _not_ready(engine)
+    return Response("ready\n", media_type="text/plain")
+
+
+@router.get("/metrics", **answers(None))
+async def metrics(request: Request) -> Response:
+    """The series that Prometheus reads."""
+    registry = Context.of(request).metrics.registry
+    return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs(request: Request) -> Response:
+    """This contract as a page, with a form to try it; needs nothing from elsewhere."""
+    return Context.of(request).page
+
+
+@router.get("/openapi.json", include_in_schema=False)
+async def openapi(request: Request) -> Response:
+    """This contract for programs."""
+    return Response(Context.of(request).document, media_type=JSON)
+
+
+async def _read(request: Request, expected: type[Body]) -> Body:
+    """The body; refused before it is read where nothing could be answered."""
+    context = Context.of(request)
+    if not context.engine.accepting:
+        raise _not_ready(context.engine)
+    return await read_request(request, expected, context.settings)
+
+
+async def _answer(request: Request, body: ScoreRequest, show: Callable[[Any], dict[str, Any]]) -> Response:
+    context, record = Context.of(request), Record.of(request.scope)
+    queries = body.queries()
+    record.items = len(queries)
+    job = _submit(context.engine, queries)
+    try:
+        results = await _wait(request, context, job)
+    except ItemError as error:
+        raise unprocessable([FieldError(_pointer(body, error), error.cause.message)]) from error
+    except NotReady:
+        raise _not_ready(context.engine) from None
+    record.queue_seconds, record.inference_seconds = job.queue_seconds, job.inference_seconds
+    pieces = sum(result.usage.pieces for result in results)
+    cached_pieces = sum(result.usage.cached_pieces for result in results)
+    context.metrics.used(pieces, cached_pieces)
+    content = {
+        "model": _identity(context.engine),
+        "results": [show(result) for result in results],
+        "usage": {"pieces": pieces, "cached_pieces": cached_pieces},
+    }
+    return Response(to_json(content), media_type=JSON)
+
+
+def _submit(engine: Engine, queries: Sequence[Any]) -> Job:
+    try:
+        return engine.submit(queries)
+    except Busy as busy:
+        headers = {"Retry-After": str(busy.retry_after)}
+        raise Problem(429, f"{busy.waiting} texts are waiting; the queue is full", headers=headers) from None
+    except NotReady:
+        raise _not_ready(engine) from None
+
+
+async def _wait(request: Request, context: Context, job: Job) -> list[Any]:
+    """The job's results, unless the deadline passes or the client hangs up first: then nobody computes them."""
+    watcher = asyncio.ensure_future(_hung_up(request))
+    watcher.add_done_callback(lambda _: _give_up(job, ClientDisconnected()))
+    seconds = context.settings.deadline_seconds
+    late = Problem(504, f"not answered within {seconds:g} s; send less at once, or later")
+    began = Record.of(request.scope).began
+    timer = asyncio.get_running_loop().call_later(began + seconds - job.submitted, _give_up, job, late)
+    try:
+        return await job.future
+    finally:
+        timer.cancel()
+        watcher.cancel()
+        if not job.finished:
+            context.engine.cancel(job)
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _give_up(job: Job, error: Exception) -> None:
+    if not job.future.done():
+        job.future.set_exception(error)
+
+
+def _pointer(body: ScoreRequest, error: ItemError) -> str:
+    """Where in the body the model's complaint about one text lies: ``/text`` of query 3 is ``/text/3``."""
+    several = not isinstance(body.text, str)
+    return f"/text/{error.item}" if several and error.cause.field == "/text" else error.cause.field
+
+
+def _not_ready(engine: Engine) -> Problem:
+    if engine.draining:
+        return unavailable("the service is shutting down; ask another one, or later", RETRY_SECONDS)
+    if engine.loaded is None:
+        return unavailable("the checkpoint is still loading", RETRY_SECONDS)
+    return unavailable("the engine is stuck or has ended", RETRY_SECONDS)
+
+
+def _identity(engine: Engine) -> dict[str, Any]:
+    description = engine.loaded.description if engine.loaded else {}
+    return {"name": description["name"], "version": description["version"]}
+
+
+def _prediction(result: PredictResult) -> dict[str, Any]:
+    return {"candidates": result.candidates}
+
+
+def _filling(result: ClozeResult) -> dict[str, Any]:
+    return {"filled": result.filled, "blanks": result.blanks}
+
+
+def _score(result: ScoreResult) -> dict[str, Any]:
+    return {
+        "log_probability": result.log_probability,
+        "characters": result.characters,
+        "pieces": result.pieces,
+        "bits_per_character": result.bits_per_character,
+    }

@@ -1,0 +1,243 @@
+"""What an operator can set, where it may come from, and which source wins. Read once, by ``__main__``; never at import.
+
+Strongest first: command line, ``LACUNA_*`` environment, TOML file, default. A key that no setting has is an error in
+each of them: a misspelt limit must not leave the limit off.
+"""
+
+import argparse
+import difflib
+import ipaddress
+import math
+import os
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+PREFIX = "LACUNA_"
+CONFIG_VARIABLE = "LACUNA_CONFIG"
+DEFAULT_CHECKPOINT = Path(__file__).resolve().parent.parent / "model" / "pretrained" / "default"
+# Short keys can be guessed over a network; 16 characters of token_urlsafe are 96 bits.
+SHORTEST_KEY = 16
+# Above this the int8 steps of a small network stop gaining from more threads.
+MOST_THREADS = 4
+# Not on the command line, where every user of the machine can read them.
+_SECRET = frozenset({"keys"})
+
+
+class SettingsError(Exception):
+    """A setting that is unknown, of the wrong type, out of range or unsafe; says which, from where, and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The largest request that is accepted; ``GET /model`` shows them."""
+
+    body_bytes: int
+    characters: int
+    texts: int
+    top_k: int
+    blanks: int
+    choices: int
+
+
+class Settings(BaseSettings):
+    """Every setting of the service. The descriptions are the command line's help."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    checkpoint: Path = Field(DEFAULT_CHECKPOINT, description="checkpoint directory to serve")
+    host: str = Field("127.0.0.1", description="address to bind; off loopback, keys are demanded")
+    port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes a free one and logs it")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
+    threads: int = Field(0, ge=0, le=256, description="threads of one network step; 0 chooses by the CPUs allotted")
+    keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="API keys, comma separated in LACUNA_KEYS")
+    keys_file: Path | None = Field(None, description="file with one API key a line; # starts a comment")
+    allow_anonymous: bool = Field(False, description="serve off loopback without keys")
+    deadline_seconds: float = Field(10.0, gt=0, le=3600, description="a request unanswered by then gets 504")
+    queue_items: int = Field(512, ge=1, description="texts that may wait for the engine; more get 429")
+    batch_items: int = Field(64, ge=1, description="texts that the engine decodes at the same time")
+    drain_seconds: float = Field(0.0, ge=0, le=600, description="after SIGTERM, listen (and answer 503) this long")
+    keep_alive_seconds: int = Field(65, ge=1, le=3600, description="close a connection that is idle this long")
+    stall_seconds: float = Field(30.0, gt=0, description="a step longer than this makes /livez answer 503")
+    max_body_bytes: int = Field(1 << 20, ge=1, description="longest request body")
+    max_characters: int = Field(10_000, ge=1, description="longest text, in code points")
+    max_texts: int = Field(64, ge=1, description="most texts in one request")
+    max_top_k: int = Field(100, ge=1, description="largest top_k")
+    max_blanks: int = Field(64, ge=1, description="most blanks in one text")
+    max_choices: int = Field(256, ge=1, description="most choices for one blank")
+
+    @field_validator("keys", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [key.strip() for key in value.split(",") if key.strip()] if isinstance(value, str) else value
+
+    @property
+    def limits(self) -> Limits:
+        """The limits on one request."""
+        return Limits(
+            body_bytes=self.max_body_bytes,
+            characters=self.max_characters,
+            texts=self.max_texts,
+            top_k=self.max_top_k,
+            blanks=self.max_blanks,
+            choices=self.max_choices,
+        )
+
+    @property
+    def network_threads(self) -> int:
+        """Threads of one network step: as set, else the CPUs allotted less one for the event loop, at most 4."""
+        return self.threads or max(1, min(available_cpus() - 1, MOST_THREADS))
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Leave out the sources that nobody asked for: a stray ``.env`` must not change a service."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        return init_settings, env_settings
+
+
+def read_settings(arguments: Sequence[str]) -> Settings:
+    """Merge command line, environment and TOML file, and check the whole.
+
+    Raises:
+        SettingsError: unknown key, wrong type, out of range, unreadable file, or no keys off loopback.
+        SystemExit: ``--help``, or a command line that argparse refuses (status 2).
+    """
+    given = {key: value for key, value in vars(_parser().parse_args(arguments)).items() if value is not None}
+    path = given.pop("config", None) or os.environ.get(CONFIG_VARIABLE)
+    _check_environment(os.environ)
+    file_values = _read_toml(Path(path)) if path else {}
+    # The file is weaker than the environment, so its values give way to the variables that are set.
+    weak = {key: value for key, value in file_values.items() if PREFIX + key.upper() not in os.environ}
+    try:
+        settings = Settings(**{**weak, **given})
+    except ValidationError as error:
+        raise SettingsError(_explain(error, given, path)) from None
+    _check_together(settings)
+    return settings
+
+
+def read_keys(settings: Settings) -> tuple[str, ...]:
+    """Every API key, from the settings and from the key file.
+
+    Raises:
+        SettingsError: an unreadable key file, or a key that is short or not printable ASCII.
+    """
+    keys = [key.get_secret_value() for key in settings.keys]
+    if settings.keys_file is not None:
+        try:
+            lines = settings.keys_file.read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"keys file {settings.keys_file}: {_reason(error)}") from None
+        keys += [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    for position, key in enumerate(keys, start=1):
+        if len(key) < SHORTEST_KEY or not all("!" <= character <= "~" for character in key):
+            raise SettingsError(
+                f"API key {position} has {len(key)} characters; it must have at least {SHORTEST_KEY}, printable ASCII "
+                "without spaces: python -c 'import secrets; print(secrets.token_urlsafe(32))' makes one"
+            )
+    return tuple(keys)
+
+
+def available_cpus(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """CPUs that this process may use: by affinity, and by the control group's quota, rounded down, at least 1."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = cgroup.read_text("ascii").split()
+    except (OSError, ValueError):
+        return allowed
+    return allowed if quota == "max" else max(1, min(allowed, math.floor(int(quota) / int(period))))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether *host* can be reached from this machine only. A name other than ``localhost`` is not trusted to be."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m service",
+        description="Serve a checkpoint over HTTP. Each option is also a variable (LACUNA_PORT) and a TOML key (port).",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with settings; also LACUNA_CONFIG")
+    for name, field in Settings.model_fields.items():
+        if name in _SECRET:
+            continue
+        option = "--" + name.replace("_", "-")
+        shown = f"{field.description} (default: {field.default})"
+        if field.annotation is bool:
+            parser.add_argument(option, action="store_const", const=True, help=shown)
+        else:
+            metavar = "auto|cpu|cuda" if name == "device" else name.rsplit("_", 1)[-1].upper()
+            parser.add_argument(option, metavar=metavar, help=shown)
+    return parser
+
+
+def _check_environment(environ: Mapping[str, str]) -> None:
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | {CONFIG_VARIABLE}
+    for variable in sorted(environ):
+        if variable.upper().startswith(PREFIX) and variable not in known:
+            raise SettingsError(f"environment variable {variable} is no setting{_nearest(variable, known)}")
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"settings file {path}: {_reason(error)}") from None
+    for key in values:
+        if key not in Settings.model_fields:
+            raise SettingsError(f"settings file {path}: {key} is no setting{_nearest(key, Settings.model_fields)}")
+    return values
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return (f"; did you mean {close[0]}?" if close else ";") + " python -m service --help lists them"
+
+
+def _explain(error: ValidationError, given: Mapping[str, object], path: object) -> str:
+    """Say which setting from which source is wrong, without its value, which may be a key."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    name = str(first["loc"][0])
+    if name in given:
+        source = "--" + name.replace("_", "-")
+    elif PREFIX + name.upper() in os.environ:
+        source = PREFIX + name.upper()
+    else:
+        source = f"settings file {path}: {name}"
+    return f"{source}: {first['msg']}"
+
+
+def _check_together(settings: Settings) -> None:
+    keys = read_keys(settings)
+    if not is_loopback(settings.host) and not keys and not settings.allow_anonymous:
+        raise SettingsError(
+            f"host {settings.host} is reachable from other machines, and no API keys are set: set LACUNA_KEYS or "
+            "--keys-file, or waive them with --allow-anonymous"
+        )
+    if settings.queue_items < settings.max_texts:
+        raise SettingsError(
+            f"queue_items is {settings.queue_items} and max_texts {settings.max_texts}: a full request could never be "
+            "accepted; raise queue_items or lower max_texts"
+        )
+
+
+def _reason(error: Exception) -> str:
+    """The operating system's words without the path, which the message already has."""
+    return error.strerror or type(error).__name__ if isinstance(error, OSError) else str(error)

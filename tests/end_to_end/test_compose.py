@@ -1,0 +1,109 @@
+"""`docker-compose up --build` on a real engine: a healthy service, and Prometheus that reads it. Else skipped."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training.newcomer import free_port, post
+
+ROOT = Path(__file__).resolve().parents[2]
+# The engine must have these already: a test downloads nothing of its own accord.
+BASE_IMAGES = ("python:3.11-slim", "prom/prometheus:v3.5.0")
+PROJECT = "lacuna-test"
+PATIENCE_SECONDS = 90
+
+
+def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command in the repository's root."""
+    variables = {**os.environ, **environment}
+    return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+
+
+def engine_is_ready() -> bool:
+    """Whether there is a Docker engine with the base images, and docker-compose."""
+    if not (shutil.which("docker") and shutil.which("docker-compose")):
+        return False
+    return run("docker", "image", "inspect", *BASE_IMAGES).returncode == 0
+
+
+pytestmark = [
+    pytest.mark.skipif(not engine_is_ready(), reason="no Docker engine with docker-compose and the base images"),
+    pytest.mark.timeout(900),
+]
+
+
+class Stack:
+    """What runs: its addresses, and commands inside its containers."""
+
+    def __init__(self, service: str, prometheus: str) -> None:
+        self.service = service
+        self.prometheus = prometheus
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """Prometheus' answer to an instant query."""
+        question = urllib.parse.urlencode({"query": expression})
+        with urllib.request.urlopen(f"{self.prometheus}/api/v1/query?{question}", timeout=10) as answer:
+            result: list[dict[str, Any]] = json.load(answer)["data"]["result"]
+            return result
+
+    def python(self, code: str) -> str:
+        """What *code* prints when the service's container runs it."""
+        result = run("docker-compose", "-p", PROJECT, "exec", "-T", "service", "python", "-c", code)
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    """The compose file's containers on free ports; they and their volume are removed afterwards."""
+    ports = {"LACUNA_PORT": str(free_port()), "PROMETHEUS_PORT": str(free_port())}
+    try:
+        up = run("docker-compose", "-p", PROJECT, "up", "--build", "--detach", **ports)
+        assert up.returncode == 0, up.stdout[-2000:] + up.stderr[-2000:]
+        yield Stack(*(f"http://127.0.0.1:{port}" for port in ports.values()))
+    finally:
+        run("docker-compose", "-p", PROJECT, "down", "--volumes", **ports)
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    """Whether *condition* comes to hold; Prometheus scrapes every five seconds."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            if condition():
+                return True
+        except OSError:  # Prometheus is still starting
+            pass
+        time.sleep(0.5)
+    return False
+
+
+def test_the_service_answers_and_prometheus_counts_it(stack: Stack) -> None:
+    """Prometheus starts once the service is healthy; its target is up, and a question that was asked is counted."""
+    answer = post(f"{stack.service}/predict", {"text": "I would like a cup of "})
+    assert answer["results"][0]["candidates"]
+    assert eventually(lambda: [row["value"][1] for row in stack.query('up{job="lacuna"}')] == ["1"])
+    counted = 'lacuna_requests_total{route="/predict",status="200"} >= 1'
+    assert eventually(lambda: len(stack.query(counted)) == 1)
+    assert stack.query("lacuna_model_info")[0]["metric"]["digest"]
+
+
+def test_the_service_container_is_small_and_locked(stack: Stack) -> None:
+    """Inside: no torch, no training code, no pip; a user without rights, and nothing to write to but /tmp."""
+    absent = ("torch", "onnx", "safetensors", "training", "pip")
+    assert stack.python(f"import importlib.util as u; print([m for m in {absent} if u.find_spec(m)])") == "[]"
+    assert stack.python("import os; print(os.getuid())") == "10001"
+    assert stack.python("print(open('/proc/1/status').read().split('CapEff:')[1].split()[0].strip('0'))") == ""
+    assert (
+        stack.python("import os; print([p for p in ('/', '/app', '/opt', '/tmp') if os.access(p, os.W_OK)])")
+        == "['/tmp']"
+    )

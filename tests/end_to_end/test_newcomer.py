@@ -1,0 +1,38 @@
+"""A newcomer's whole road, cut to twenty seconds of training: text, prepare, train, export, serve, ask."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from training.toy_corpus import write_corpus
+
+
+def test_twenty_seconds_are_enough_to_learn_what_follows(tmp_path: Path) -> None:
+    """After 20 CPU seconds of training the service knows what comes by the cup and what one does in a bookshop."""
+    command = [sys.executable, "-m", "training.newcomer", "--seconds", "20", "--directory", str(tmp_path / "newcomer")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    answers = [json.loads(line)["results"][0] for line in result.stdout.splitlines() if line.startswith("{")]
+    cup, london, bookshop, hospital = answers
+    assert cup["candidates"][0]["word"] in {"tea", "coffee", "cocoa"}
+    assert london["candidates"][0] == {"word": "train", "append": "ain", "probability": pytest.approx(1, abs=0.2)}
+    assert bookshop["filled"] == "小明,我们去书店买一本书吧。"
+    assert len(hospital["blanks"][0]["candidates"]) == 3
+
+
+def test_the_corpus_is_reproducible_and_has_no_line_twice(tmp_path: Path) -> None:
+    """A seed writes the same bytes again, another seed writes others, and no sentence is written twice."""
+    first, again, other = (write_corpus(tmp_path / name, 500, seed) for name, seed in (("a", 1), ("b", 1), ("c", 2)))
+    for one, same, different in zip(first, again, other, strict=True):
+        lines = one.read_text(encoding="utf-8").splitlines()
+        assert len(lines) == len(set(lines)) == 500
+        assert one.read_bytes() == same.read_bytes() != different.read_bytes()
+
+
+def test_more_lines_than_the_grammar_has_are_refused(tmp_path: Path) -> None:
+    """Asking for more different sentences than there are ends with how many there are, not in an endless search."""
+    with pytest.raises(ValueError, match=r"en: only \d+ different sentences, 20000 asked for; ask for fewer"):
+        write_corpus(tmp_path, 20_000, 1)

@@ -1,0 +1,156 @@
+"""The kinds of bad and odd input that the service is held to: what is sent, and the status that must come back.
+
+The messages are in ``docs/http.md``, written from real answers; ``tests/end_to_end/test_service_process.py`` compares.
+"""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+# Stands in every text of a user; must never come back in an error, nor be logged.
+SECRET = "Geheimnis鬼"
+_JSON = {"Content-Type": "application/json"}
+
+
+@dataclass(frozen=True)
+class Input:
+    """One kind: a name, a request, the status it gets."""
+
+    kind: str
+    status: int
+    body: bytes = b""
+    path: str = "/predict"
+    method: str = "POST"
+    headers: dict[str, str] = field(default_factory=lambda: dict(_JSON))
+    chunked: bool = False
+
+
+def predict(kind: str, status: int, **values: Any) -> Input:
+    """A JSON body for /predict; *values* beside or over ``text``."""
+    return _with("/predict", kind, status, {"text": SECRET, **values})
+
+
+def cloze(kind: str, status: int, **values: Any) -> Input:
+    """A JSON body for /cloze."""
+    return _with("/cloze", kind, status, {"text": f"{SECRET} ____ b", **values})
+
+
+def raw(kind: str, status: int, body: bytes | str, **options: Any) -> Input:
+    """A body as it is."""
+    return Input(kind, status, body.encode() if isinstance(body, str) else body, **options)
+
+
+def _with(path: str, kind: str, status: int, values: dict[str, Any]) -> Input:
+    return Input(kind, status, json.dumps(values).encode(), path)
+
+
+_THREE_MB = json.dumps({"text": SECRET * 250_000}).encode()
+_GOOD = json.dumps({"text": SECRET}).encode()
+
+INPUTS = (
+    # 400: no JSON, or no UTF-8
+    raw("an empty body", 400, b""),
+    raw("plain text", 400, SECRET),
+    raw("JSON that stops early", 400, f'{{"text": "{SECRET}'),
+    raw("more after the JSON", 400, f'{{"text": "{SECRET}"}} {SECRET}'),
+    raw("single quotes", 400, f"{{'text': '{SECRET}'}}"),
+    raw("a trailing comma", 400, f'{{"text": "{SECRET}",}}'),
+    raw("a comment", 400, f'{{"text": "{SECRET}"}} // {SECRET}'),
+    raw("a NUL byte in a string", 400, b'{"text": "a\x00b"}'),
+    raw("a line break in a string", 400, b'{"text": "a\nb"}'),
+    raw("bytes that are not UTF-8", 400, b'{"text": "caf\xe9"}'),
+    raw("UTF-16", 400, json.dumps({"text": SECRET}).encode("utf-16")),
+    raw("a surrogate as UTF-8 bytes", 400, b'{"text": "a\xed\xa0\x80b"}'),
+    raw("a byte order mark", 400, b"\xef\xbb\xbf" + _GOOD),
+    raw("100,000 nested lists", 400, b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+    # 404, 405
+    raw("an unknown path", 404, _GOOD, path=f"/{'a' * 30}"),
+    raw("a trailing slash", 404, _GOOD, path="/predict/"),
+    raw("capitals in the path", 404, _GOOD, path="/Predict"),
+    raw("a path upwards", 404, b"", path="/docs/../../etc/passwd", method="GET", headers={}),
+    raw("GET where POST is meant", 405, b"", method="GET", headers={}),
+    raw("a method of its own", 405, _GOOD, method="PROPFIND"),
+    raw("POST where GET is meant", 405, _GOOD, path="/readyz"),
+    # 413, 415
+    raw("3 MB", 413, _THREE_MB),
+    raw("3 MB in chunks", 413, _THREE_MB, chunked=True),
+    raw("no Content-Type", 415, _GOOD, headers={}),
+    raw("text/plain", 415, _GOOD, headers={"Content-Type": "text/plain"}),
+    raw("a form, as curl -d sends it", 415, _GOOD, headers={"Content-Type": "application/x-www-form-urlencoded"}),
+    raw("JSON in another charset", 415, _GOOD, headers={"Content-Type": "application/json; charset=gb18030"}),
+    raw("a compressed body", 415, _GOOD, headers=_JSON | {"Content-Encoding": "gzip"}),
+    # 422: the body as a whole
+    raw("a list as the body", 422, f'["{SECRET}"]'),
+    raw("null as the body", 422, "null"),
+    raw("a string as the body", 422, f'"{SECRET}"'),
+    raw("no text", 422, "{}"),
+    raw("a field that is unknown", 422, f'{{"text": "{SECRET}", "topk": 3}}'),
+    raw("a field whose name is a text", 422, f'{{"text": "a", "{SECRET}": 1}}'),
+    raw("50,000 unknown fields", 422, json.dumps({"text": "a"} | {f"a{number}": 1 for number in range(50_000)})),
+    raw("a lone surrogate in a field's name", 422, '{"text": "a", "\\ud800": 1}'),
+    # 422: text
+    predict("text is null", 422, text=None),
+    predict("text is a number", 422, text=5),
+    predict("text is true", 422, text=True),
+    predict("text is an object", 422, text={"text": SECRET}),
+    predict("text is NaN", 422, text=float("nan")),
+    predict("no texts", 422, text=[]),
+    predict("a number among the texts", 422, text=[SECRET, "b", "c", 4]),
+    predict("null among the texts", 422, text=[SECRET, None]),
+    predict("a list among the texts", 422, text=[[SECRET]]),
+    predict("300,000 numbers for texts", 422, text=[1] * 300_000),
+    predict("65 texts", 422, text=[SECRET] * 65),
+    predict("a text of 10,001 characters", 422, text=SECRET[:1] * 10_001),
+    predict("a long text among others", 422, text=["a", SECRET[:1] * 10_001]),
+    raw("a lone surrogate", 422, '{"text": "a\\ud800b"}'),
+    raw("a lone surrogate among the texts", 422, '{"text": ["a", "\\udc00"]}'),
+    raw("surrogates in the wrong order", 422, '{"text": "\\ude00\\ud83d"}'),
+    # 422: top_k
+    predict("top_k is a string", 422, top_k="5"),
+    predict("top_k is true", 422, top_k=True),
+    predict("top_k is 5.0", 422, top_k=5.0),
+    predict("top_k is null", 422, top_k=None),
+    predict("top_k is NaN", 422, top_k=float("nan")),
+    predict("top_k is Infinity", 422, top_k=float("inf")),
+    predict("top_k is 0", 422, top_k=0),
+    predict("top_k is negative", 422, top_k=-1),
+    predict("top_k is 101", 422, top_k=101),
+    predict("top_k of 400 digits", 422, top_k=10**399),
+    raw("top_k of 5,000 digits", 422, f'{{"text": "a", "top_k": {"9" * 5000}}}'),
+    # 422: blanks and choices
+    cloze("no blank", 422, text=SECRET),
+    cloze("one _ is no blank", 422, text=f"{SECRET} _ b"),
+    cloze("no blank in the second text", 422, text=["a ____", SECRET]),
+    cloze("10,000 blanks", 422, text="x" * 10_000, blank="x"),
+    cloze("10,000 blanks in 60,000 characters", 422, text="[MASK]" * 10_000),
+    cloze("65 blanks", 422, text="__ " * 65),
+    cloze("an empty marker", 422, blank=""),
+    cloze("a marker of spaces", 422, blank="  "),
+    cloze("a marker that the text lacks", 422, blank=SECRET[::-1]),
+    cloze("a marker that is a number", 422, blank=4),
+    cloze("choices that are a string", 422, choices=SECRET),
+    cloze("no choices", 422, choices=[]),
+    cloze("no choices for a blank", 422, choices=[[]]),
+    cloze("an empty choice", 422, choices=["a", ""]),
+    cloze("a choice twice", 422, choices=["a", SECRET, SECRET]),
+    cloze("a choice twice, composed differently", 422, choices=["\u00e9", "e\u0301"]),
+    cloze("a number among the choices", 422, choices=["a", 5]),
+    cloze("strings and lists among the choices", 422, choices=["a", ["b"]]),
+    cloze("257 choices", 422, choices=[f"a{number}" for number in range(257)]),
+    cloze("two lists of choices for one blank", 422, choices=[["a"], ["b"]]),
+    cloze("a list of choices a blank, for two texts", 422, text=["a __", "b __"], choices=[["a"]]),
+    _with("/predict", "choices for /predict", 422, {"text": SECRET, "choices": ["a"]}),
+    _with("/score", "top_k for /score", 422, {"text": SECRET, "top_k": 5}),
+    _with("/score", "nothing to score", 422, {"text": ""}),
+    # Odd, and answered
+    predict("an empty text", 200, text=""),
+    predict("spaces only", 200, text="   "),
+    predict("a NUL, escaped", 200, text="a\x00b"),
+    predict("emoji", 200, text="👩‍👩‍👧‍👦 🏳️‍🌈 go"),
+    predict("right to left", 200, text="שלום \u202e مرحبا"),
+    predict("characters that Unicode leaves unassigned", 200, text="\ufdd0\uffff\U0010ffff"),
+    predict("forty accents on one letter", 200, text="e" + "\u0301" * 40),
+    predict("a text of 10,000 characters", 200, text="好" * 10_000),
+    raw("a field twice: the last one counts", 200, f'{{"text": "{SECRET}", "text": "a"}}'),
+    cloze("a blank and nothing else", 200, text="____"),
+)

@@ -1,0 +1,33 @@
+"""Tests of service/docs_page.py and its page."""
+
+import base64
+import hashlib
+import re
+
+from service.docs_page import docs_page
+
+PAGE = bytes(docs_page().body).decode()
+
+
+def test_page_needs_nothing_from_elsewhere() -> None:
+    """The page names no other host: it works where nothing but the service can be reached."""
+    assert not re.findall(r"(?:https?:)?//[\w.]+\.\w+", PAGE)
+    assert not re.findall(r"<(?:link|img|iframe|script[^>]+src)", PAGE)
+
+
+def test_policy_lets_run_exactly_what_is_in_the_page() -> None:
+    """The policy names the page's own script and style by their digests and allows no other."""
+    policy = docs_page().headers["content-security-policy"]
+    for element in ("script", "style"):
+        (content,) = re.findall(rf"<{element}>(.*?)</{element}>", PAGE, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{element}-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe" not in policy
+    assert not re.findall(r"\son\w+=|style=", PAGE)
+
+
+def test_page_writes_answers_as_text() -> None:
+    """Nothing that comes from the service or a user is parsed as markup."""
+    assert "innerHTML" not in PAGE
+    assert "insertAdjacentHTML" not in PAGE

@@ -1,0 +1,50 @@
+"""Tests of service/errors.py."""
+
+import json
+
+import pytest
+from starlette.exceptions import HTTPException
+
+from model.errors import QueryError, UnsupportedError
+from service.errors import TITLES, FieldError, Problem, as_problem, problem_response, unprocessable
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (Problem(413, "long"), 413),
+        (QueryError("/text", "has no blank"), 422),
+        (UnsupportedError("/text", "not by this network"), 422),
+        (HTTPException(404), 404),
+        (HTTPException(405, headers={"Allow": "POST"}), 405),
+        (HTTPException(418), 500),
+        (ValueError("鬼"), 500),
+        (MemoryError(), 500),
+    ],
+)
+def test_each_exception_has_one_status(error: Exception, status: int) -> None:
+    """The table maps every exception; what it does not know is 500 and tells nothing."""
+    problem = as_problem(error)
+    assert problem.status == status
+    assert "鬼" not in problem.detail
+
+
+@pytest.mark.parametrize("status", TITLES)
+def test_problem_is_a_problem_document(status: int) -> None:
+    """A problem is written as RFC 9457 has it, with its headers and the request's id."""
+    problem = Problem(status, "why", [FieldError("/text/3", "what")], {"Retry-After": "1"})
+    response = problem_response(problem, "id-1")
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["retry-after"] == "1"
+    assert json.loads(bytes(response.body)) == {
+        "type": "about:blank", "title": TITLES[status], "status": status, "detail": "why", "request_id": "id-1",
+        "errors": [{"pointer": "/text/3", "detail": "what"}],
+    }  # fmt: skip
+
+
+def test_detail_names_the_first_field_and_counts_the_others() -> None:
+    """Whoever reads only the detail learns one field and that there are more."""
+    problem = unprocessable([FieldError("/a", "x"), FieldError("", "y"), FieldError("/c", "z")])
+    assert problem.detail == "/a: x (and 2 more)"
+    assert unprocessable([FieldError("", "y")]).detail == "body: y"

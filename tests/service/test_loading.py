@@ -1,0 +1,113 @@
+"""Tests of service/loading.py, and of the whole service in this process with a real checkpoint."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import service.__main__ as command
+from model.checkpoint import load_checkpoint
+from model.predictor import Predictor
+from model.queries import ClozeQuery, PredictQuery, ScoreQuery
+from model.runtime import open_runtime
+from service.loading import choose_device, count_parameters, describe, load
+from service.settings import Settings
+from tests.service.client import ask
+
+_TEXTS = ["I like to go to the theat", "我____一部新手机。", "", "今天 the ____ cat"]
+
+
+class _Real:
+    """A load function of `tests.service.client` that loads a checkpoint."""
+
+    def __init__(self, **settings: Any) -> None:
+        self._settings = Settings(threads=1, **settings)
+
+    def load(self, on_call: Any) -> Any:
+        """Load it."""
+        return load(self._settings, on_call)
+
+    def end(self) -> None:
+        """Nothing is held."""
+
+
+def ask_real(question: Any, checkpoint: Path) -> Any:
+    """Ask a service with a real checkpoint."""
+    return ask(question, _Real(checkpoint=checkpoint))
+
+
+def test_service_answers_what_the_predictor_answers(tiny_checkpoint: Path) -> None:
+    """Through HTTP, engine and scheduler come exactly the numbers of `Predictor.run`, in the order sent."""
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    predictor = Predictor(checkpoint, open_runtime(checkpoint))
+    blanks = [text for text in _TEXTS if "____" in text]
+
+    async def question(client: httpx.AsyncClient) -> list[Any]:
+        bodies = [("/predict", _TEXTS), ("/cloze", blanks), ("/score", blanks)]
+        return [(await client.post(path, json={"text": texts})).json()["results"] for path, texts in bodies]
+
+    predicted, filled, scored = ask_real(question, tiny_checkpoint)
+    for result, expected in zip(predicted, predictor.run([PredictQuery(text) for text in _TEXTS]), strict=True):
+        assert [(c["word"], c["append"], c["probability"]) for c in result["candidates"]] == [
+            (c.word, c.append, c.probability)
+            for c in expected.candidates  # type: ignore[union-attr]
+        ]
+    for result, expected in zip(filled, predictor.run([ClozeQuery(text) for text in blanks]), strict=True):
+        assert result["filled"] == expected.filled  # type: ignore[union-attr]
+    for result, expected in zip(scored, predictor.run([ScoreQuery(text) for text in blanks]), strict=True):
+        assert result["log_probability"] == expected.log_probability  # type: ignore[union-attr]
+
+
+def test_network_calls_are_measured(tiny_checkpoint: Path) -> None:
+    """The rows that the network computes arrive in the metrics by kind of call."""
+
+    async def question(client: httpx.AsyncClient) -> str:
+        await client.post("/cloze", json={"text": "a ____ b"})
+        return (await client.get("/metrics")).text
+
+    lines = ask_real(question, tiny_checkpoint).splitlines()
+    for call in ("forward", "backward", "gap"):
+        (rows,) = [line for line in lines if line.startswith(f'lacuna_network_rows_total{{call="{call}"}}')]
+        assert float(rows.split()[-1]) > 0
+
+
+def test_limits_reach_the_model(tiny_checkpoint: Path) -> None:
+    """A limit on one text is checked by the model with the service's setting."""
+    model = _Real(checkpoint=tiny_checkpoint, max_characters=5)
+    response = ask(lambda client: client.post("/predict", json={"text": "123456"}), model)
+    assert response.status_code == 422
+    assert "at most 5" in response.json()["detail"]
+
+
+def test_description_counts_every_parameter(tiny_checkpoint: Path) -> None:
+    """GET /model's count is the number of numbers in the weights, and all of it is JSON."""
+    counted = count_parameters(tiny_checkpoint / "weights.safetensors")
+    arrays = load_file(tiny_checkpoint / "weights.safetensors").values()
+    assert counted == sum(int(np.prod(array.shape)) for array in arrays)
+    description = describe(load_checkpoint(tiny_checkpoint))
+    assert description["parameters"] == counted
+    assert json.loads(json.dumps(description)) == description
+
+
+def test_device_is_chosen_without_torch(tmp_path: Path) -> None:
+    """Auto means the CPU where there is no driver; a device that is named is taken at its word."""
+    assert choose_device("auto", tmp_path / "no-driver") == "cpu"
+    assert choose_device("cpu", tmp_path) == "cpu"
+    assert choose_device("cuda", tmp_path / "no-driver") == "cuda"
+
+
+def test_missing_bundled_checkpoint_tells_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the bundled checkpoint is missing the message says so, and how to get one."""
+    missing = tmp_path / "default"
+    monkeypatch.setattr(command, "DEFAULT_CHECKPOINT", missing)
+    settings = Settings(checkpoint=missing)
+    with pytest.raises(Exception, match="does not exist") as failed:
+        load(settings, lambda call, rows: None)  # noqa: ARG005
+    reason = command._reason(failed.value, settings)
+    assert str(missing) in reason
+    assert "train one" in reason
+    assert "--checkpoint" in reason

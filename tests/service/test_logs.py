@@ -1,0 +1,91 @@
+"""Tests of service/logs.py."""
+
+import io
+import json
+import logging
+import sys
+import threading
+
+import pytest
+
+from service.logs import LARGEST_WRITE, LONGEST_BACKLOG, log_request, logging_to_stderr
+from service.records import Record
+
+
+def test_request_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """A request's line holds its id, route, status, milliseconds and number of texts, and nothing of the texts."""
+    record = Record({"type": "http", "path": "/predict", "headers": [(b"x-request-id", b"id-1")]})
+    record.status, record.items, record.queue_seconds, record.inference_seconds = 200, 3, 0.001, 0.002
+    with logging_to_stderr():
+        log_request(record, 0.0041)
+    (line,) = capsys.readouterr().err.splitlines()
+    entry = json.loads(line)
+    del entry["time"]
+    assert entry == {
+        "level": "info", "logger": "service.requests", "event": "request", "request_id": "id-1", "route": "/predict",
+        "status": 200, "milliseconds": 4.1, "items": 3, "queue_milliseconds": 1.0, "inference_milliseconds": 2.0,
+    }  # fmt: skip
+
+
+def test_exception_is_logged_without_its_message(capsys: pytest.CaptureFixture[str]) -> None:
+    """An exception that anybody logs shows type and places, and not its message, which might hold a text."""
+    with logging_to_stderr():
+        try:
+            raise ValueError("鬼")
+        except ValueError:
+            logging.getLogger("uvicorn.error").exception("Exception in ASGI application\n")
+    line = capsys.readouterr().err
+    entry = json.loads(line)
+    assert entry["exception"]["type"] == "ValueError"
+    assert "test_logs.py" in entry["exception"]["places"][0]
+    assert "鬼" not in line
+
+
+def test_only_the_first_line_of_a_message_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    """Asyncio shows the objects it complains of on further lines; those stay out."""
+    with logging_to_stderr():
+        logging.getLogger("asyncio").error("Future exception was never retrieved\nfuture: <Future ValueError('鬼')>")
+    assert json.loads(capsys.readouterr().err)["event"] == "Future exception was never retrieved"
+
+
+def test_blocked_reader_does_not_block_the_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If nobody reads standard error, lines are dropped, and whoever logs goes on."""
+
+    class Blocked(io.StringIO):
+        opened = threading.Event()
+
+        def write(self, text: str) -> int:
+            self.opened.wait()
+            return super().write(text)
+
+    blocked = Blocked()
+    monkeypatch.setattr(sys, "stderr", blocked)
+    with logging_to_stderr():
+        for number in range(2 * LONGEST_BACKLOG):
+            logging.getLogger("service").info("line %d", number)
+        blocked.opened.set()
+    assert 0 < len(blocked.getvalue().splitlines()) <= LONGEST_BACKLOG + LARGEST_WRITE
+
+
+def test_end_does_not_wait_for_a_reader_that_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If nobody ever reads standard error, the process can end all the same."""
+
+    class Blocked(io.StringIO):
+        def write(self, text: str) -> int:
+            threading.Event().wait()
+            return len(text)
+
+    monkeypatch.setattr(sys, "stderr", Blocked())
+    monkeypatch.setattr("service.logs.LONGEST_BACKLOG", 1)
+    monkeypatch.setattr("service.logs.LONGEST_FLUSH", 0.01)
+    with logging_to_stderr():
+        for number in range(5):
+            logging.getLogger("service").info("line %d", number)
+
+
+def test_logging_is_restored() -> None:
+    """Outside, the root logger is as it was."""
+    before = list(logging.getLogger().handlers)
+    with logging_to_stderr():
+        assert logging.getLogger().handlers != before
+    assert logging.getLogger().handlers == before

@@ -1,0 +1,104 @@
+"""Tests of service/openapi.py: the document, and the service held against it by schemathesis."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from service import schemas
+from tests.service.client import ask, running
+
+_CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+_ASKING = {"PredictRequest": "/predict", "ClozeRequest": "/cloze", "ScoreRequest": "/score"}
+
+
+@pytest.fixture(scope="module")
+def document() -> Any:
+    """The document as the service serves it."""
+    return ask(lambda client: client.get("/openapi.json")).json()
+
+
+def test_every_reference_resolves(document: Any) -> None:
+    """The document names no component that it lacks."""
+    text = json.dumps(document)
+    named = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
+    assert named == set(document["components"]["schemas"]) & named
+
+
+@pytest.mark.parametrize("name", _ASKING)
+def test_examples_are_answered(name: str) -> None:
+    """Each example of a request is one that the service answers."""
+    examples: Any = getattr(schemas, name).model_config["json_schema_extra"]
+    for example in examples["examples"]:
+        assert ask(lambda client, body=example: client.post(_ASKING[name], json=body)).status_code == 200
+
+
+@pytest.mark.parametrize("path", _ASKING.values())
+def test_problems_are_documented(document: Any, path: str) -> None:
+    """Every status that a question may get is in the document, errors as problem documents."""
+    responses = document["paths"][path]["post"]["responses"]
+    assert set(responses) == {"200", "400", "401", "408", "413", "415", "422", "429", "500", "503", "504"}
+    assert all("application/problem+json" in responses[status]["content"] for status in responses if status != "200")
+
+
+class _Service:
+    """One app for a whole run of schemathesis, on one event loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._context = running()
+        self._client: httpx.AsyncClient = self._loop.run_until_complete(self._context.__aenter__())
+
+    def send(self, case: Any) -> httpx.Response:
+        """Send what schemathesis made."""
+        prepared = requests.Request(**case.as_transport_kwargs(base_url="http://service")).prepare()
+        request = self._client.request(
+            str(prepared.method), str(prepared.url), content=prepared.body, headers=dict(prepared.headers)
+        )
+        return self._loop.run_until_complete(request)
+
+    def close(self) -> None:
+        """End it."""
+        self._loop.run_until_complete(self._context.__aexit__(None, None, None))
+        self._loop.close()
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[_Service]:
+    """See `_Service`."""
+    running_service = _Service()
+    yield running_service
+    running_service.close()
+
+
+@pytest.mark.parametrize("mode", GenerationMode)
+@pytest.mark.parametrize("path", _ASKING.values())
+def test_service_keeps_to_its_document(document: Any, service: _Service, path: str, mode: GenerationMode) -> None:
+    """What schemathesis makes of the document, fitting and not, is answered as the document says, never with a 5xx."""
+    operation = schemathesis.openapi.from_dict(document)[path]["POST"]
+    checks = [*_CHECKS, negative_data_rejection] if mode is GenerationMode.NEGATIVE else _CHECKS
+    statuses: set[int] = set()
+
+    @settings(max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def check(case: Any) -> None:
+        response = service.send(case)
+        statuses.add(response.status_code)
+        case.validate_response(response, checks=checks)
+
+    check()
+    assert statuses & ({422} if mode is GenerationMode.NEGATIVE else {200, 422})

@@ -1,0 +1,170 @@
+"""Tests of service/settings.py."""
+
+from pathlib import Path
+
+import pytest
+
+from service.settings import Settings, SettingsError, available_cpus, is_loopback, read_keys, read_settings
+
+KEY = "0123456789abcdef"
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of whoever runs the tests."""
+    import os
+
+    for variable in os.environ:
+        if variable.startswith("LACUNA_"):
+            monkeypatch.delenv(variable)
+
+
+def test_defaults_bind_loopback_with_the_design_limits() -> None:
+    """Nothing set: loopback, 1 MiB, 10,000 code points, 64 texts, top_k to 100, 64 blanks, 256 choices."""
+    settings = read_settings([])
+    assert settings.host == "127.0.0.1"
+    limits = settings.limits
+    assert (limits.body_bytes, limits.characters, limits.texts) == (1 << 20, 10_000, 64)
+    assert (limits.top_k, limits.blanks, limits.choices) == (100, 64, 256)
+
+
+def test_command_line_beats_environment_beats_file_beats_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each source wins over the weaker ones, setting by setting."""
+    file = tmp_path / "service.toml"
+    file.write_text("port = 1\nthreads = 1\nmax_texts = 1\n")
+    monkeypatch.setenv("LACUNA_PORT", "2")
+    monkeypatch.setenv("LACUNA_THREADS", "2")
+    settings = read_settings(["--config", str(file), "--port", "3"])
+    assert (settings.port, settings.threads, settings.max_texts, settings.max_top_k) == (3, 2, 1, 100)
+
+
+def test_file_can_be_named_by_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LACUNA_CONFIG names the file; --config is stronger."""
+    weak, strong = tmp_path / "weak.toml", tmp_path / "strong.toml"
+    weak.write_text("port = 1\n")
+    strong.write_text("port = 2\n")
+    monkeypatch.setenv("LACUNA_CONFIG", str(weak))
+    assert read_settings([]).port == 1
+    assert read_settings(["--config", str(strong)]).port == 2
+
+
+@pytest.mark.parametrize("name", [name for name in Settings.model_fields if name != "keys"])
+def test_every_setting_is_an_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each setting stands in --help, except the keys, which a command line would show to everybody."""
+    with pytest.raises(SystemExit):
+        read_settings(["--help"])
+    shown = capsys.readouterr().out
+    assert "--" + name.replace("_", "-") in shown
+    assert "--keys " not in shown
+
+
+@pytest.mark.parametrize(
+    ("variable", "told"), [("LACUNA_PROT", "did you mean LACUNA_PORT?"), ("lacuna_port", "lacuna_port is no setting")]
+)
+def test_unknown_variable_is_an_error(monkeypatch: pytest.MonkeyPatch, variable: str, told: str) -> None:
+    """A misspelt variable is an error and not a setting that stays at its default."""
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(SettingsError, match=told.replace("?", r"\?")):
+        read_settings([])
+
+
+def test_unknown_key_of_the_file_is_an_error(tmp_path: Path) -> None:
+    """A misspelt key names the file and the key that was probably meant."""
+    file = tmp_path / "service.toml"
+    file.write_text("max_text = 3\n")
+    with pytest.raises(SettingsError, match=r"service\.toml: max_text is no setting; did you mean max_texts\?"):
+        read_settings(["--config", str(file)])
+
+
+def test_unknown_option_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """A misspelt option ends with status 2."""
+    with pytest.raises(SystemExit) as ended:
+        read_settings(["--prot", "1"])
+    assert ended.value.code == 2
+    assert "--prot" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"port = ", "Invalid value"),
+        (b"port = 'x'", "settings file .*: port: "),
+        (b"\xff", "utf-8"),
+        (b"[port]\na = 1", "port: "),
+    ],
+)
+def test_wrong_file_is_an_error(tmp_path: Path, content: bytes, told: str) -> None:
+    """A file that is not TOML, not UTF-8 or of wrong types is an error that names it."""
+    file = tmp_path / "service.toml"
+    file.write_bytes(content)
+    with pytest.raises(SettingsError, match=told):
+        read_settings(["--config", str(file)])
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org"])
+def test_keys_are_demanded_off_loopback(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bound where others can reach it, it refuses to start without keys, unless they are waived by name."""
+    with pytest.raises(SettingsError, match="--allow-anonymous"):
+        read_settings(["--host", host])
+    assert read_settings(["--host", host, "--allow-anonymous"]).host == host
+    monkeypatch.setenv("LACUNA_KEYS", KEY)
+    assert read_settings(["--host", host]).host == host
+
+
+@pytest.mark.parametrize(
+    ("host", "answer"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("127.9", False)]
+)
+def test_loopback(host: str, answer: bool) -> None:
+    """Only addresses that no other machine can reach count as loopback."""
+    assert is_loopback(host) is answer
+
+
+def test_keys_come_from_variable_and_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys of both places count; a file may hold comments and empty lines."""
+    file = tmp_path / "keys"
+    file.write_text(f"# people\n\n{KEY}-3\n")
+    monkeypatch.setenv("LACUNA_KEYS", f"{KEY}-1, {KEY}-2,")
+    settings = read_settings(["--keys-file", str(file)])
+    assert read_keys(settings) == (f"{KEY}-1", f"{KEY}-2", f"{KEY}-3")
+    assert KEY not in repr(settings)
+
+
+@pytest.mark.parametrize("key", ["hunter2", "not printable \x01 at all", "schlüssel-schlüssel"])
+def test_bad_key_is_an_error_that_does_not_tell_it(key: str, tmp_path: Path) -> None:
+    """A short or unprintable key is refused by number and length, without showing it."""
+    file = tmp_path / "keys"
+    file.write_text(key, "utf-8")
+    with pytest.raises(SettingsError, match="API key 1 has") as refused:
+        read_settings(["--keys-file", str(file)])
+    assert key not in str(refused.value)
+
+
+def test_missing_keys_file_is_an_error(tmp_path: Path) -> None:
+    """A keys file that is not there is named."""
+    with pytest.raises(SettingsError, match="no-keys: No such file"):
+        read_settings(["--keys-file", str(tmp_path / "no-keys")])
+
+
+def test_limits_that_exclude_each_other_are_an_error() -> None:
+    """A queue that is smaller than the largest request could never take it."""
+    with pytest.raises(SettingsError, match="queue_items is 3 and max_texts 64"):
+        read_settings(["--queue-items", "3"])
+
+
+@pytest.mark.parametrize(
+    ("content", "most"), [("max 100000", None), ("200000 100000", 2), ("50000 100000", 1), ("nonsense", None)]
+)
+def test_cpus_follow_the_control_group(tmp_path: Path, content: str, most: int | None) -> None:
+    """A container's quota bounds the CPUs, rounded down but at least 1."""
+    unbounded = available_cpus(tmp_path / "none")
+    file = tmp_path / "cpu.max"
+    file.write_text(content)
+    assert available_cpus(file) == min(unbounded, most or unbounded)
+
+
+def test_threads_leave_a_cpu_for_the_event_loop() -> None:
+    """Unless set, a network step uses at most 4 threads and not every CPU; at least 1."""
+    assert read_settings(["--threads", "3"]).network_threads == 3
+    assert read_settings([]).network_threads == max(1, min(available_cpus() - 1, 4))

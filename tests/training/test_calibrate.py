@@ -1,0 +1,126 @@
+"""Fitting temperatures and rescoring weights."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.checkpoint import load_checkpoint
+from model.config import Calibration
+from model.errors import CheckpointError, LacunaError
+from model.ngram import open_ngram
+from model.queries import Blank, ClozeQuery, ClozeResult, Filling, Query, Result, Usage
+from model.vocabulary import Vocabulary
+from tests.fixtures_checkpoint import tiny_vocabulary
+from training import calibrate as command
+from training.calibrate import fit_cloze_calibration, fit_next_temperature, retemper
+from training.questions import ClozeQuestion
+
+GRIDS = ((0.0, 0.5, 1.0), (0.0, 0.5))
+QUESTIONS = [ClozeQuestion(0, n, f"{n} ____", "right", ()) for n in range(300)]
+
+
+class FakePredictor:
+    """Four candidates with random scores; weights other than λ1 = 1, λ2 = 0.5 add noise; claims are too sure by 1/τ."""
+
+    def __init__(self, calibration: Calibration, truth: float) -> None:
+        off = abs(calibration.forward_weight - 1.0) + abs(calibration.backward_weight - 0.5)
+        assert dict(calibration.cloze_temperature) == {"zh": 1.0, "en": 1.0}
+        generator = np.random.default_rng(1)
+        self.answers = {}
+        for question in QUESTIONS:
+            scores = generator.normal(0, 2, 4)
+            true = np.exp(scores) / np.exp(scores).sum()
+            right = generator.choice(4, p=true)
+            claimed = np.exp((scores + generator.normal(0, 1, 4) * off) * truth)
+            words = [f"wrong{n}" if n != right else "right" for n in range(4)]
+            order = np.argsort(-claimed)
+            probabilities = 0.8 * claimed / claimed.sum()
+            self.answers[question.text] = tuple(Filling(words[n], float(probabilities[n])) for n in order)
+
+    def run(self, queries: Sequence[Query]) -> list[Result | LacunaError]:
+        """Answer from what was drawn."""
+        assert all(isinstance(query, ClozeQuery) and query.top_k == 4 for query in queries)
+        return [ClozeResult("", (Blank(0, 4, self.answers[query.text]),), Usage(1)) for query in queries]
+
+
+def test_weights_and_temperature_are_found() -> None:
+    """The weights without noise win, and claims twice too sure get a temperature of about 2, in their language only."""
+    start = Calibration(next_temperature=(("en", 1.1),), cloze_temperature=(("zh", 0.7), ("en", 1.0)))
+    fitted = fit_cloze_calibration(
+        lambda calibration: FakePredictor(calibration, truth=2.0), QUESTIONS, ["en"] * 300, start, 4, GRIDS
+    )
+    assert (fitted.forward_weight, fitted.backward_weight) == (1.0, 0.5)
+    temperatures = dict(fitted.cloze_temperature)
+    assert 1.6 < temperatures["en"] <= 2.0
+    assert temperatures["zh"] == 0.7
+    assert fitted.next_temperature == start.next_temperature
+
+
+def test_retempering_keeps_the_mass_and_the_order() -> None:
+    """M softmax(s / τ) from M softmax(s): at τ = 1 nothing changes, above it claims come closer."""
+    claimed = np.array([0.5, 0.2, 0.1])
+    np.testing.assert_allclose(retemper(claimed, 1.0), claimed)
+    softer = retemper(claimed, 2.0)
+    assert softer.sum() == pytest.approx(0.8)
+    assert softer[0] / softer[1] == pytest.approx((0.5 / 0.2) ** 0.5)
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    """Pieces of a few lines of both languages."""
+    return tiny_vocabulary()
+
+
+def test_next_temperature_of_sharpened_claims(tiny_ngram: Path, vocabulary: Vocabulary) -> None:
+    """An n-gram whose logits are doubled needs twice the temperature of the n-gram as it is."""
+    ngram = open_ngram(tiny_ngram)
+    texts = ["They like the theatre.", "She went to the store in the evening."]
+    plain = fit_next_temperature(ngram, vocabulary, texts)
+    honest = ngram.next_log_probabilities
+    ngram.next_log_probabilities = lambda outputs: 1.3 * honest(outputs)  # type: ignore[method-assign]
+    assert fit_next_temperature(ngram, vocabulary, texts) / plain == pytest.approx(1.3, rel=0.04)
+
+
+def arguments(*words: str) -> argparse.Namespace:
+    """Parsed arguments of the command."""
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return parser.parse_args(words)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """A little development text."""
+    path = tmp_path / "talk_en.txt"
+    path.write_text("I like the cat that sat on the mat.\nThey went to the store.\n", encoding="utf-8")
+    return path
+
+
+def test_the_command_writes_a_checkpoint_that_differs_in_its_calibration(
+    tiny_checkpoint: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy loads, has the fitted values, and everything else is the same."""
+    monkeypatch.setattr(command, "WEIGHTS", (0.0, 0.5))
+    output = tmp_path / "calibrated"
+    assert command.run(arguments(str(tiny_checkpoint), str(text), "--output", str(output))) == 0
+    before, after = load_checkpoint(tiny_checkpoint), load_checkpoint(output)
+    assert after.calibration != before.calibration
+    assert after.network == before.network
+    same = {path.name for path in tiny_checkpoint.rglob("*.onnx")}
+    assert same == {path.name for path in output.rglob("*.onnx")}
+    with pytest.raises(CheckpointError, match="exists"):
+        command.run(arguments(str(tiny_checkpoint), str(text), "--output", str(output)))
+
+
+def test_an_ngram_is_calibrated_too(tiny_ngram: Path, text: Path, tmp_path: Path) -> None:
+    """The copy of an n-gram opens, predicts the same, and has the fitted temperatures."""
+    output = tmp_path / "calibrated"
+    assert command.run(arguments(str(tiny_ngram), str(text), "--output", str(output))) == 0
+    before, after = open_ngram(tiny_ngram), open_ngram(output)
+    assert np.array_equal(before.distribution([1, 300]), after.distribution([1, 300]))
+    assert before.description["calibration"] != after.description["calibration"]
+    assert json.loads((output / "ngram.json").read_text())["calibration"]["forward_weight"] == 1.0

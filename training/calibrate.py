@@ -1,0 +1,251 @@
+"""Fits a checkpoint's calibration on development text: `python -m training calibrate CHECKPOINT TEXT... --output NEW`.
+
+Fitted: the temperature of the next head for each language, by the likelihood of pieces; the rescoring weights λ1, λ2 of
+/cloze, common to the languages, and its temperature τ for each language, by the likelihood of what stood in blanks. The
+weights are few and the grids coarse, so a few hundred lines are enough. Runs on the graphs that will serve, int8 if
+they are. Takes an n-gram too, so that a baseline gets the same care. The copy keeps its model card: write it anew with
+`python -m training card`.
+"""
+
+import argparse
+import json
+import math
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from model.checkpoint import Checkpoint, write_checkpoint
+from model.config import Calibration
+from model.decoding.cloze import RESCORED
+from model.errors import CheckpointError
+from model.ngram import DESCRIPTION
+from model.predictor import Predictor
+from model.queries import ClozeQuery, ClozeResult
+from model.runtime import Runtime, initial_states
+from model.vocabulary import START, Vocabulary
+from training.contestants import FORWARD_CLOZE_CANDIDATES, Answering, Contestant, is_ngram, open_for_decoding
+from training.judging import ask
+from training.questions import LANGUAGES, MARKER, ClozeQuestion, TextFile, cloze_questions, read_files
+
+# Geometric, about 3 % apart
+TEMPERATURES = tuple(float(value) for value in np.geomspace(0.5, 2.0, 47))
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+# λ1 of a forward-only network is 1 whatever the calibration says, λ2 nothing
+FORWARD_ONLY = ((1.0,), (0.0,))
+LEAST_LINES = 10
+# Each costs a softmax over the vocabulary for every temperature; pieces of one line say much the same
+POSITIONS_PER_TEXT = 8
+
+Floats = NDArray[np.float64]
+PredictorFactory = Callable[[Calibration], Answering]
+
+
+@dataclass(frozen=True, slots=True)
+class FilledBlank:
+    """How one blank was answered at τ = 1.
+
+    Attributes:
+        language: of its file.
+        probabilities: of the candidates, (K,), summing to M <= 1.
+        right: which of them stood there; None for none of them.
+    """
+
+    language: str
+    probabilities: Floats
+    right: int | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``python -m training calibrate``."""
+    parser.add_argument("checkpoint", type=Path, help="checkpoint directory, or one of `python -m training ngram`")
+    parser.add_argument("text", nargs="+", help="development text: files, folders or globs; a line an item")
+    parser.add_argument("--output", type=Path, required=True, help="directory of the calibrated copy; must not exist")
+    parser.add_argument("--language", choices=LANGUAGES, help="of all files; else from folder, file name or script")
+    parser.add_argument("--lines", type=int, default=250, metavar="N", help="lines a language")
+    parser.add_argument("--seed", type=int, default=2, help="of the choice of lines")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Fit and write the copy; 0 on success."""
+    if arguments.output.exists():
+        raise CheckpointError(f"{arguments.output} exists; name a new directory or remove it")
+    checkpoint, runtime = open_for_decoding(arguments.checkpoint)
+    files = read_files(arguments.text, arguments.language, None, arguments.seed)
+    calibration = fit_calibration(checkpoint, runtime, files, arguments.lines, arguments.seed)
+    if is_ngram(arguments.checkpoint):
+        _copy_ngram(arguments.checkpoint, calibration, arguments.output)
+    else:
+        copy_with_calibration(checkpoint, calibration, arguments.output)
+    sys.stdout.write(json.dumps(calibration.to_dict(), indent=1) + "\n")
+    return 0
+
+
+def fit_calibration(
+    checkpoint: Checkpoint, runtime: Runtime, files: Sequence[TextFile], lines: int = 250, seed: int = 2
+) -> Calibration:
+    """Fit everything that a calibration holds; languages without text keep what they have.
+
+    Args:
+        checkpoint: whose calibration is the starting point.
+        runtime: runs its graphs.
+        files: development text; never text that figures are reported on.
+        lines: lines a language.
+        seed: of the choice of lines.
+    """
+    questions = cloze_questions(files, checkpoint.vocabulary, lines, LEAST_LINES, seed)
+    temperatures = dict(checkpoint.calibration.next_temperature)
+    for language in sorted({file.language for file in files}):
+        texts = [files[q.file].lines[q.line] for q in questions if files[q.file].language == language]
+        if texts:
+            temperatures[language] = fit_next_temperature(runtime, checkpoint.vocabulary, texts, seed)
+    start = replace(checkpoint.calibration, next_temperature=tuple(temperatures.items()))
+    if not questions:
+        return start
+
+    def predictor(calibration: Calibration) -> Answering:
+        return Predictor(replace(checkpoint, calibration=calibration), runtime)
+
+    languages = [files[question.file].language for question in questions]
+    if checkpoint.network.architecture == "two_towers":
+        return fit_cloze_calibration(predictor, questions, languages, start, RESCORED, (WEIGHTS, WEIGHTS))
+    return fit_cloze_calibration(predictor, questions, languages, start, FORWARD_CLOZE_CANDIDATES, FORWARD_ONLY)
+
+
+def fit_next_temperature(runtime: Runtime, vocabulary: Vocabulary, texts: Sequence[str], seed: int = 2) -> float:
+    """The temperature of the next head that makes the pieces of *texts*, a few of each, most probable."""
+    generator = np.random.default_rng(seed)
+    losses = np.zeros(len(TEMPERATURES))
+    for text in tqdm(texts, desc="next temperature", unit=" lines", disable=None):
+        pieces = np.array([START, *vocabulary.encode(text)], dtype=np.int64)
+        states = initial_states(runtime.config, "forward", 1)
+        _, outputs = runtime.advance("forward", states, pieces[None, :-1], np.array([len(pieces) - 1]))
+        asked = np.flatnonzero(pieces[1:] != START)  # a line break inside a text is read, never predicted
+        asked = generator.permutation(asked)[:POSITIONS_PER_TEXT]
+        logits = runtime.next_log_probabilities(outputs[0][asked]).astype(np.float64)
+        right = logits[np.arange(len(asked)), pieces[1:][asked]]
+        losses += [float((_log_sum_exp(logits / t) - right / t).sum()) for t in TEMPERATURES]
+    return TEMPERATURES[int(np.argmin(losses))]
+
+
+def fit_cloze_calibration(
+    predictor: PredictorFactory,
+    questions: Sequence[ClozeQuestion],
+    languages: Sequence[str],
+    start: Calibration,
+    candidates: int,
+    grids: tuple[Sequence[float], Sequence[float]],
+) -> Calibration:
+    """Fit λ1, λ2 and τ by the likelihood of what stood in the blanks.
+
+    The likelihood is that of the event "this candidate, or none of them": -log P(w), or -log(1 - M) where the answer is
+    not among the candidates. λ1 and λ2 are found by turns on a grid, each time with the best τ of every language.
+
+    Args:
+        predictor: makes a predictor with a given calibration; only blanks are asked for.
+        questions: one blank each.
+        languages: of each question.
+        start: what is not fitted here is kept from it.
+        candidates: how many are rescored, and so move with τ; as many are asked for.
+        grids: values of λ1 and of λ2 to try.
+    """
+    tried: dict[tuple[float, float], tuple[float, dict[str, float]]] = {}
+    neutral = replace(start, cloze_temperature=tuple((language, 1.0) for language in LANGUAGES))
+
+    def loss(forward: float, backward: float) -> float:
+        if (forward, backward) not in tried:
+            at = replace(neutral, forward_weight=forward, backward_weight=backward)
+            tried[forward, backward] = _best_temperatures(_fill(predictor(at), candidates, questions, languages))
+        return tried[forward, backward][0]
+
+    best = (grids[0][len(grids[0]) // 2], grids[1][0])
+    for _ in range(2):
+        best = min(((forward, best[1]) for forward in grids[0]), key=lambda weights: loss(*weights))
+        best = min(((best[0], backward) for backward in grids[1]), key=lambda weights: loss(*weights))
+    temperatures = dict(start.cloze_temperature) | tried[best][1]
+    return replace(
+        start, forward_weight=best[0], backward_weight=best[1], cloze_temperature=tuple(temperatures.items())
+    )
+
+
+def retemper(probabilities: Floats, temperature: float) -> Floats:
+    """M softmax(s / τ) from M softmax(s)."""
+    mass = probabilities.sum()
+    with np.errstate(divide="ignore"):
+        scores = np.log(probabilities) / temperature
+    return np.asarray(mass * np.exp(scores - _log_sum_exp(scores[None])))
+
+
+def copy_with_calibration(checkpoint: Checkpoint, calibration: Calibration, output: Path) -> Checkpoint:
+    """Write a copy of a checkpoint that differs in its calibration.
+
+    Raises:
+        CheckpointError: *output* exists.
+    """
+    listed = [line.split(maxsplit=1)[1] for line in (checkpoint.directory / "SHA256SUMS").read_text().splitlines()]
+    return write_checkpoint(
+        output,
+        name=checkpoint.name,
+        version=checkpoint.version,
+        network=checkpoint.network,
+        calibration=calibration,
+        languages=checkpoint.languages,
+        scores=checkpoint.scores,
+        training=checkpoint.training,
+        files={name: (checkpoint.directory / name).read_bytes() for name in listed if name != "config.json"},
+    )
+
+
+def _copy_ngram(directory: Path, calibration: Calibration, output: Path) -> None:
+    """The arrays are large: the copy links to them where the file system can."""
+    output.mkdir(parents=True)
+    for path in directory.iterdir():
+        if path.name != DESCRIPTION:
+            try:
+                os.link(path, output / path.name)
+            except OSError:
+                shutil.copyfile(path, output / path.name)
+    description = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))
+    description["calibration"] = calibration.to_dict()
+    (output / DESCRIPTION).write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def _fill(
+    predictor: Answering, candidates: int, questions: Sequence[ClozeQuestion], languages: Sequence[str]
+) -> list[FilledBlank]:
+    queries = [ClozeQuery(question.text, candidates, blank=MARKER) for question in questions]
+    results = ask(Contestant("calibration", predictor, {}), queries, ClozeResult, "cloze")
+    filled = []
+    for question, language, result in zip(questions, languages, results, strict=True):
+        found = result.blanks[0].candidates
+        right = next((rank for rank, filling in enumerate(found) if filling.word == question.answer), None)
+        filled.append(FilledBlank(language, np.array([filling.probability for filling in found]), right))
+    return filled
+
+
+def _best_temperatures(filled: Sequence[FilledBlank]) -> tuple[float, dict[str, float]]:
+    """The summed loss with each language's best τ, and these."""
+    total, best = 0.0, {}
+    for language in sorted({blank.language for blank in filled}):
+        own = [blank for blank in filled if blank.language == language and len(blank.probabilities)]
+        losses = [sum(_loss(blank, temperature) for blank in own) for temperature in TEMPERATURES]
+        total += min(losses)
+        best[language] = TEMPERATURES[int(np.argmin(losses))]
+    return total, best
+
+
+def _loss(blank: FilledBlank, temperature: float) -> float:
+    if blank.right is None:
+        return -math.log(max(1 - float(blank.probabilities.sum()), 1e-9))
+    return -math.log(max(float(retemper(blank.probabilities, temperature)[blank.right]), 1e-9))
+
+
+def _log_sum_exp(rows: Floats) -> Floats:
+    top = rows.max(axis=1)
+    return np.asarray(top + np.log(np.exp(rows - top[:, None]).sum(axis=1)))

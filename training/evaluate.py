@@ -1,0 +1,185 @@
+"""Scores a checkpoint on held-out text: `python -m training evaluate CHECKPOINT TEXT... --output DIR [--ngram DIR]`.
+
+Questions are put to the very predictor that serves, through its public queries, so that vocabulary, healing, search,
+rescoring, quantisation and calibration are all part of what is measured. With an n-gram (`python -m training ngram`)
+the same questions go through the same decoders over it, and differences get paired intervals.
+
+Writes evaluation.json, evaluation.md and evaluation.png. What each figure means: DEFINITIONS in training/report.py;
+which questions are asked: training/questions.py; intervals: training/statistics.py.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.vocabulary import Vocabulary
+from training.contestants import Contestant, open_contestant
+from training.judging import Answers, LineResult, Questions, answer_all
+from training.questions import LANGUAGES, TextFile, cloze_questions, next_questions, read_files, typed_lines
+from training.report import write_report
+from training.statistics import (
+    Floats,
+    calibration_error,
+    calibration_floor,
+    interval,
+    ratio,
+    ratio_samples,
+    resample,
+)
+
+# Every file shows at least this many lines with questions, and typed lines
+LEAST_LINES = 20
+LEAST_TYPED_LINES = 6
+BOOTSTRAP_ROUNDS = 1000
+# Sorting into bins again in every round is slow; intervals of calibration errors need less precision
+CALIBRATION_ROUNDS = 200
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``python -m training evaluate``."""
+    parser.add_argument("checkpoint", type=Path, help="checkpoint directory, or one of `python -m training ngram`")
+    parser.add_argument("text", nargs="+", help="held-out text: files, folders or globs; a line an item")
+    parser.add_argument("--output", type=Path, required=True, help="directory for the report")
+    parser.add_argument("--ngram", type=Path, help="directory of `python -m training ngram` to compare with")
+    parser.add_argument("--language", choices=LANGUAGES, help="of all files; else from folder, file name or script")
+    parser.add_argument("--limit-per-file", type=int, metavar="N", help="use at most N lines of a file")
+    parser.add_argument("--lines", type=int, default=1500, metavar="N", help="lines a language for next and cloze")
+    parser.add_argument("--typing-lines", type=int, default=150, metavar="N", help="lines a language that are typed")
+    parser.add_argument("--seed", type=int, default=1, help="of the choice of lines and of the bootstrap")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="threads of one call on a CPU")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate and write the report; 0 on success."""
+    contestants = [open_contestant(arguments.checkpoint, arguments.device, arguments.threads)]
+    if arguments.ngram is not None:
+        contestants.append(open_contestant(arguments.ngram))
+    files = read_files(arguments.text, arguments.language, arguments.limit_per_file, arguments.seed)
+    vocabulary = Vocabulary.load(arguments.checkpoint / "vocabulary.model")
+    questions = ask_about(files, vocabulary, arguments.lines, arguments.typing_lines, arguments.seed)
+    report = evaluate(contestants, questions, arguments.seed)
+    markdown = write_report(report, arguments.output)
+    sys.stdout.write(markdown)
+    return 0
+
+
+def ask_about(files: list[TextFile], vocabulary: Vocabulary, lines: int, typing_lines: int, seed: int) -> Questions:
+    """Choose the questions: *lines* lines a language for next and cloze, *typing_lines* to type."""
+    return Questions(
+        files,
+        next_questions(files, lines, LEAST_LINES, seed),
+        cloze_questions(files, vocabulary, lines, LEAST_LINES, seed),
+        typed_lines(files, typing_lines, LEAST_TYPED_LINES, seed),
+    )
+
+
+def evaluate(contestants: Sequence[Contestant], questions: Questions, seed: int) -> dict[str, Any]:
+    """Put all questions to all contestants and sum up.
+
+    Returns:
+        The content of evaluation.json.
+
+    Raises:
+        LacunaError: a contestant could not answer; evaluation stops rather than leave questions out.
+    """
+    answers: list[Answers] = []
+    described = []
+    for contestant in contestants:
+        answered, seconds = answer_all(contestant, questions)
+        answers.append(answered)
+        described.append({"name": contestant.name, **contestant.about, "seconds": seconds})
+    return {
+        "format_version": 1,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": seed,
+        "bootstrap_rounds": BOOTSTRAP_ROUNDS,
+        "questions_sha256": questions.digest,
+        "contestants": described,
+        "languages": {
+            language: _summarise(questions.files, language, answers, seed)
+            for language in LANGUAGES
+            if any(file.language == language for file in questions.files)
+        },
+    }
+
+
+def _summarise(files: Sequence[TextFile], language: str, answers: Sequence[Answers], seed: int) -> dict[str, Any]:
+    """Figures of one language: over all files together, and of each file."""
+    numbers = [number for number, file in enumerate(files) if file.language == language]
+    overall: dict[str, Any] = {}
+    by_file: dict[str, Any] = {
+        files[number].name: {"lines": len(files[number].lines), "metrics": {}} for number in numbers
+    }
+    for part in answers[0]:
+        chosen = [index for index, line in enumerate(answers[0][part]) if line.file in numbers]
+        # The same lines of every contestant
+        lines = [[answered[part][index] for index in chosen] for answered in answers]
+        sampled = np.bincount([line.file for line in lines[0]], minlength=len(files))
+        weights = np.array([len(files[line.file].lines) / sampled[line.file] for line in lines[0]])
+        counts = resample([line.file for line in lines[0]], BOOTSTRAP_ROUNDS, seed)
+        overall |= _figures(lines, weights, counts, seed)
+        for number in numbers:
+            own = [index for index, line in enumerate(lines[0]) if line.file == number]
+            figures = _figures([[line[index] for index in own] for line in lines], weights[own], counts[:, own], seed)
+            by_file[files[number].name]["metrics"] |= figures
+    return {
+        "files": len(numbers),
+        "lines": sum(len(files[n].lines) for n in numbers),
+        "metrics": overall,
+        "by_file": by_file,
+    }
+
+
+def _figures(
+    lines: Sequence[Sequence[LineResult]], weights: Floats, counts: Floats, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Values and intervals of each metric for each contestant, and of the first one's difference to the second."""
+    figures: dict[str, dict[str, Any]] = {}
+    for metric in sorted({metric for line in lines[0] for metric in line.sums}):
+        sums = [np.array([line.sums.get(metric, (0.0, 0.0)) for line in contestant]) for contestant in lines]
+        values = [ratio(both[:, 0], both[:, 1], weights) for both in sums]
+        samples = [ratio_samples(both[:, 0], both[:, 1], weights, counts) for both in sums]
+        if metric == "perplexity":
+            values, samples = [math.exp(value) for value in values], [np.exp(sample) for sample in samples]
+        figures[metric] = {**_figure(values, samples), "n": int(sums[0][:, 1].sum())}
+    for metric in sorted({metric for line in lines[0] for metric in line.judged}):
+        judged = [_calibration(metric, contestant, weights, counts, seed) for contestant in lines]
+        figure = _figure([value for value, _, _ in judged], [sample for _, sample, _ in judged])
+        answered = sum(len(line.judged.get(metric, ())) for line in lines[0])
+        figures[metric] = {**figure, "by_chance": [by_chance for _, _, by_chance in judged], "n": answered}
+    return figures
+
+
+def _calibration(
+    metric: str, lines: Sequence[LineResult], weights: Floats, counts: Floats, seed: int
+) -> tuple[float, Floats, float]:
+    """Calibration error, bootstrap samples of it, and what chance alone would show.
+
+    Drawing lines again adds noise of its own, which calibration error counts as error: the samples tell the spread, and
+    are moved so that their mean is the estimate.
+    """
+    judged = [(p, right, index) for index, line in enumerate(lines) for p, right in line.judged.get(metric, ())]
+    probabilities = np.array([p for p, _, _ in judged])
+    correct = np.array([right for _, right, _ in judged], dtype=bool)
+    line_of = np.array([index for _, _, index in judged], dtype=np.int64)
+    weight = weights[line_of]
+    drawn = counts[:CALIBRATION_ROUNDS, line_of] * weight
+    samples = np.array([calibration_error(probabilities, correct, one) for one in drawn])
+    value = calibration_error(probabilities, correct, weight)
+    return value, value + samples - samples.mean(), calibration_floor(probabilities, weight, seed)
+
+
+def _figure(values: Sequence[float], samples: Sequence[Floats]) -> dict[str, Any]:
+    """Values and 95 % intervals, contestants in order, and the paired difference of the first two."""
+    figure: dict[str, Any] = {"values": list(values), "intervals": [list(interval(sample)) for sample in samples]}
+    if len(values) > 1:
+        difference = samples[0] - samples[1]
+        figure["difference"] = {"value": values[0] - values[1], "interval": list(interval(difference))}
+    return figure

@@ -1,0 +1,90 @@
+"""Estimates with bootstrap intervals, and calibration error. Knows lines and files, not what was measured.
+
+Every figure but calibration error is a ratio of sums over lines (nats / characters, hits / questions). Where a file's
+lines were sampled, each stands for more than itself: its weight is lines of the file / lines sampled, so a figure over
+all files weighs each file by its lines. The bootstrap draws lines with replacement inside each file (stratified), and
+contestants that answered the same lines share the draws, which pairs them.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+INTERVAL_PERCENT = 95.0
+
+
+def resample(files: Sequence[int], rounds: int, seed: int) -> Floats:
+    """Draw lines with replacement inside each file.
+
+    Args:
+        files: file number of each line, (lines,).
+        rounds: bootstrap rounds.
+        seed: of the draws; the same files, rounds and seed give the same draws.
+
+    Returns:
+        How often each line was drawn, (rounds, lines).
+    """
+    generator = np.random.default_rng(seed)
+    file_of = np.asarray(files)
+    counts = np.zeros((rounds, len(file_of)))
+    for file in np.unique(file_of):
+        lines = np.flatnonzero(file_of == file)
+        counts[:, lines] = generator.multinomial(len(lines), np.full(len(lines), 1 / len(lines)), size=rounds)
+    return counts
+
+
+def ratio(numerators: Floats, denominators: Floats, weights: Floats) -> float:
+    """Weighted ratio of sums over lines; NaN where there is nothing to divide by."""
+    total = float(weights @ denominators)
+    return float(weights @ numerators) / total if total > 0 else float("nan")
+
+
+def ratio_samples(numerators: Floats, denominators: Floats, weights: Floats, counts: Floats) -> Floats:
+    """:func:`ratio` in every bootstrap round, (rounds,); NaN in rounds that drew nothing to divide by."""
+    drawn = counts @ (weights * denominators)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((counts @ (weights * numerators)) / drawn)
+
+
+def interval(samples: Floats) -> tuple[float, float]:
+    """The central 95 % of bootstrap samples; (NaN, NaN) without any."""
+    kept = samples[np.isfinite(samples)]
+    if len(kept) == 0:
+        return float("nan"), float("nan")
+    tail = (100 - INTERVAL_PERCENT) / 2
+    low, high = np.percentile(kept, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def calibration_error(probabilities: Floats, correct: NDArray[np.bool_], weights: Floats, bins: int = 15) -> float:
+    """Expected calibration error with bins of equal mass.
+
+    Answers are sorted by probability and divided into *bins* of equal weight; the error is the mean over bins of
+    |share correct - mean probability|.
+
+    Args:
+        probabilities: what was claimed for each answer, (answers,).
+        correct: whether it was right, (answers,).
+        weights: (answers,), not negative.
+        bins: at most as many as there are answers.
+
+    Nguyen & O'Connor 2015, Posterior calibration and exploratory analysis for NLP models (adaptive bins).
+    """
+    total = float(weights.sum())
+    if total <= 0:
+        return float("nan")
+    order = np.argsort(probabilities, kind="stable")
+    mass = weights[order]
+    # The bin of an answer is where the middle of its mass lies
+    number = np.minimum(((np.cumsum(mass) - mass / 2) * bins / total).astype(np.int64), bins - 1)
+    surplus = np.bincount(number, weights=mass * (correct[order] - probabilities[order]), minlength=bins)
+    return float(np.abs(surplus).sum() / total)
+
+
+def calibration_floor(probabilities: Floats, weights: Floats, seed: int, bins: int = 15, rounds: int = 100) -> float:
+    """The mean calibration error that perfectly calibrated answers of these probabilities show by chance alone."""
+    generator = np.random.default_rng(seed)
+    draws = generator.random((rounds, len(probabilities))) < probabilities
+    return float(np.mean([calibration_error(probabilities, draw, weights, bins) for draw in draws]))
