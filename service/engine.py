@@ -163,8 +163,6 @@ class Engine:
         self._on_loaded = on_loaded
         self._on_step = on_step
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        # The event loop's own.
-        self._waking = False
         # Shared with the event loop, under the lock.
         self._wake = threading.Condition()
         self._arrived: deque[Job] = deque()
@@ -216,16 +214,8 @@ class Engine:
                 raise Busy(self._waiting, self._retry_after())
             self._arrived.append(job)
             self._waiting += len(queries)
-        if not self._waking:
-            self._waking = True
-            self._loop.call_soon(self._wake_up)
-        return job
-
-    def _wake_up(self) -> None:
-        """Wake the thread once for all requests that the event loop read in one round."""
-        self._waking = False
-        with self._wake:
             self._wake.notify()
+        return job
 
     def cancel(self, job: Job) -> None:
         """Nobody waits for *job* any more; it leaves before the next step."""

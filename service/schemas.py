@@ -155,6 +155,18 @@ class Prediction(BaseModel):
 class PredictAnswer(Answer):
     """One prediction for each text, in the order sent."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": {"name": "default", "version": "1"},
+                    "results": [{"candidates": [{"word": "theatre", "append": "re", "probability": 0.81}]}],
+                    "usage": {"pieces": 9, "cached_pieces": 0},
+                }
+            ]
+        }
+    )
+
     results: list[Prediction]
 
 
@@ -176,6 +188,23 @@ class Filling(BaseModel):
 class ClozeAnswer(Answer):
     """One filling for each text, in the order sent."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": {"name": "default", "version": "1"},
+                    "results": [
+                        {
+                            "filled": "我的手机坏了,我打算买一部新手机。",
+                            "blanks": [{"start": 10, "end": 14, "candidates": [{"word": "买", "probability": 0.62}]}],
+                        }
+                    ],
+                    "usage": {"pieces": 13, "cached_pieces": 0},
+                }
+            ]
+        }
+    )
+
     results: list[Filling]
 
 
@@ -190,6 +219,20 @@ class Score(BaseModel):
 
 class ScoreAnswer(Answer):
     """One score for each text, in the order sent."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": {"name": "default", "version": "1"},
+                    "results": [
+                        {"log_probability": -11.2, "characters": 12, "pieces": 4, "bits_per_character": 1.347},
+                    ],
+                    "usage": {"pieces": 4, "cached_pieces": 0},
+                }
+            ]
+        }
+    )
 
     results: list[Score]
 

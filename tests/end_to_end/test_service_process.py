@@ -405,6 +405,17 @@ def test_too_large_a_body_is_refused_before_it_is_sent() -> None:
     assert answer.startswith(b"HTTP/1.1 413 ")
 
 
+@pytest.mark.parametrize("sent", [b"\x16\x03\x01\x02\x00\x01", b"Geheimnis\r\n\r\n", b"POST /predict HTTP/9.9\r\n\r\n"])
+def test_what_is_not_http_is_refused(server: ServerProcess, sent: bytes) -> None:
+    """Bytes that are not HTTP get the server's plain 400 and a closed connection, and are not repeated."""
+    with socket.create_connection(server.address) as connection:
+        connection.sendall(sent)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"Geheimnis" not in answer
+    assert server.ask("GET", "/livez").status == 200
+
+
 def test_torch_is_never_imported(tiny_checkpoint: Path) -> None:
     """A service on a CPU answers without torch, onnx or safetensors: it starts where importing them is an error."""
     block = "import sys; sys.modules.update(torch=None, onnx=None, safetensors=None); "

@@ -47,6 +47,15 @@ def test_examples_are_answered(name: str) -> None:
         assert ask(lambda client, body=example: client.post(_ASKING[name], json=body)).status_code == 200
 
 
+@pytest.mark.parametrize("name", ["PredictAnswer", "ClozeAnswer", "ScoreAnswer"])
+def test_examples_of_answers_are_of_their_type(document: Any, name: str) -> None:
+    """Each example of an answer has exactly the fields that answers have, and stands in the document."""
+    answer = getattr(schemas, name)
+    for example in answer.model_config["json_schema_extra"]["examples"]:
+        assert answer.model_validate(example).model_dump() == example
+        assert example in document["components"]["schemas"][name]["examples"]
+
+
 @pytest.mark.parametrize("path", _ASKING.values())
 def test_problems_are_documented(document: Any, path: str) -> None:
     """Every status that a question may get is in the document, errors as problem documents."""
