@@ -35,7 +35,7 @@ from training.judging import ask
 from training.questions import LANGUAGES, MARKER, ClozeQuestion, TextFile, cloze_questions, read_files
 
 # Geometric, about 3 % apart
-TEMPERATURES = tuple(float(value) for value in np.geomspace(0.5, 2.0, 47))
+TEMPERATURES = tuple(float(value) for value in np.geomspace(0.5, 4.0, 71))
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 # λ1 of a forward-only network is 1 whatever the calibration says, λ2 nothing
 FORWARD_ONLY = ((1.0,), (0.0,))

@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RUN_FILE = "training/runs/small.toml"
 # Word for word what README.md shows under "Train your own"; a test compares the two.
 TRAIN_YOUR_OWN = (
-    "python -m training prepare my-text/zh.txt my-text/en.txt --output runs/data/small --vocabulary-size 1000",
+    "python -m training prepare my-text/zh.txt my-text/en.txt --output runs/data/small --vocabulary-size 1000"
+    " --held-out-share 0.1",
     f"python -m training train {RUN_FILE}",
     "python -m training export runs/small --output runs/small/checkpoint",
 )

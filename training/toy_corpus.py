@@ -42,6 +42,24 @@ def sentences(grammar: Grammar, seed: int) -> Iterator[str]:
         yield sentence[:1].upper() + sentence[1:]
 
 
+def different_sentences(grammar: Grammar, count: int, seed: int) -> list[str]:
+    """So many different sentences, in the order in which they first come.
+
+    Raises:
+        ValueError: the grammar seems to have fewer.
+    """
+    unique: dict[str, None] = {}
+    for attempt, sentence in enumerate(sentences(grammar, seed)):
+        if len(unique) == count:
+            break
+        if attempt == 20 * count:
+            raise ValueError(
+                f"only {len(unique)} different sentences came in {attempt}, {count} asked for; ask for fewer"
+            )
+        unique[sentence] = None
+    return list(unique)
+
+
 def write_corpus(directory: Path, lines: int, seed: int) -> list[Path]:
     """Write `en.txt` and `zh.txt`, each with that many different sentences, one a line.
 
@@ -51,15 +69,9 @@ def write_corpus(directory: Path, lines: int, seed: int) -> list[Path]:
     directory.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, grammar in (("en", ENGLISH), ("zh", CHINESE)):
-        unique: dict[str, None] = {}
-        for attempt, sentence in enumerate(sentences(grammar, seed)):
-            unique[sentence] = None
-            if len(unique) == lines:
-                break
-            if attempt > 20 * lines:
-                raise ValueError(f"{name}: only {len(unique)} different sentences, {lines} asked for; ask for fewer")
         path = directory / f"{name}.txt"
-        path.write_text("".join(f"{sentence}\n" for sentence in unique), encoding="utf-8")
+        text = "".join(f"{sentence}\n" for sentence in different_sentences(grammar, lines, seed))
+        path.write_text(text, encoding="utf-8")
         paths.append(path)
     return paths
 

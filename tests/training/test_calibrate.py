@@ -55,7 +55,7 @@ def test_weights_and_temperature_are_found() -> None:
     )
     assert (fitted.forward_weight, fitted.backward_weight) == (1.0, 0.5)
     temperatures = dict(fitted.cloze_temperature)
-    assert 1.6 < temperatures["en"] <= 2.0
+    assert 1.6 < temperatures["en"] < 2.5
     assert temperatures["zh"] == 0.7
     assert fitted.next_temperature == start.next_temperature
 
