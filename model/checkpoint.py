@@ -16,6 +16,7 @@ nor safetensors is imported: weights are for the torch runtime (``model/torch_ru
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -133,6 +134,13 @@ def load_checkpoint(directory: Path) -> Checkpoint:
     )
 
 
+def count_parameters(directory: Path) -> int:
+    """Trained numbers of a checkpoint, by the header of its weights: 8 bytes of length, then JSON with every shape."""
+    with (directory / WEIGHTS).open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return sum(math.prod(array["shape"]) for name, array in header.items() if name != "__metadata__")
+
+
 def write_checkpoint(
     directory: Path,
     *,
@@ -214,6 +222,7 @@ def revise_checkpoint(
     calibration: Calibration | None = None,
     scores: Mapping[str, Any] | None = None,
     card: str | None = None,
+    output: Path | None = None,
 ) -> Checkpoint:
     """Replace what is measured after a network is finished; its weights, graphs and vocabulary stay as they are.
 
@@ -222,9 +231,10 @@ def revise_checkpoint(
         calibration: new temperatures and weights.
         scores: new figures.
         card: new text of MODEL_CARD.md.
+        output: write a copy there, which must not exist, and leave *directory* as it is.
 
     Raises:
-        CheckpointError: it cannot be loaded.
+        CheckpointError: it cannot be loaded, or *output* exists.
         OSError: the disk is full or read-only; the checkpoint is untouched.
     """
     old = load_checkpoint(directory)
@@ -233,7 +243,7 @@ def revise_checkpoint(
     if card is not None:
         files[CARD] = card.encode()
     return write_checkpoint(
-        directory,
+        output or directory,
         name=old.name,
         version=old.version,
         network=old.network,
@@ -242,7 +252,7 @@ def revise_checkpoint(
         scores=old.scores if scores is None else scores,
         training=old.training,
         files=files,
-        overwrite=True,
+        overwrite=output is None,
     )
 
 

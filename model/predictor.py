@@ -3,7 +3,7 @@
 ``run`` drives its own scheduler; a service that batches across requests takes decoders from ``start`` instead.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from model.checkpoint import Capability, Checkpoint
@@ -106,7 +106,7 @@ class Predictor:
             Exception: what a decoder or the runtime raised that has no name: a bug, never the query's fault.
         """
         scheduler = Scheduler(self.runtime)
-        answers: dict[int, Any] = {}
+        answers: dict[Hashable, Any] = {}
         waiting = iter(enumerate(queries))
         exhausted = False
         while not exhausted or scheduler.pending:
@@ -122,7 +122,7 @@ class Predictor:
             for ticket, answer in scheduler.step():
                 if isinstance(answer, Exception) and not isinstance(answer, LacunaError):
                     raise answer
-                answers[int(str(ticket))] = answer
+                answers[ticket] = answer
         return [answers[number] for number in range(len(queries))]
 
     def _require(self, capability: Capability) -> None:

@@ -159,8 +159,7 @@ class Scheduler:
         config = self.runtime.config
         if isinstance(step, Advance | Trace):
             _check_shape(step.state, config.state_size(step.tower))
-            if any(not 0 <= piece < config.vocabulary_size for piece in step.pieces):
-                raise ValueError(f"a piece outside the vocabulary of {config.vocabulary_size}")
+            _check_pieces(step.pieces, config.vocabulary_size)
             if step.pieces:
                 live.waiting[index] = _Reading(step, step.state)
             elif live.results is not None:
@@ -169,6 +168,7 @@ class Scheduler:
         for output in (step.forward, step.backward) if isinstance(step, Gap) else (step.output,):
             if output is not None:
                 _check_shape(output, config.hidden_size)
+        _check_pieces(step.only or (), config.vocabulary_size)
         live.waiting[index] = step
 
     def _run(self, kind: str, rows: list[_Row]) -> None:
@@ -258,6 +258,11 @@ def _group(item: "_Reading | _Head") -> tuple[str, int]:
 def _check_shape(array: Floats, size: int) -> None:
     if array.shape != (size,) or array.dtype != np.float32:
         raise ValueError(f"a step has an array {array.dtype}{array.shape}; it must be float32({size},)")
+
+
+def _check_pieces(pieces: Sequence[int], size: int) -> None:
+    if any(not 0 <= piece < size for piece in pieces):
+        raise ValueError(f"a piece outside the vocabulary of {size}")
 
 
 def _no_outputs(hidden_size: int) -> Floats:

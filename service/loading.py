@@ -5,7 +5,6 @@ The model is imported when it is loaded, so that ``--help`` and a wrong setting 
 
 import gc
 import importlib.util
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -58,30 +57,18 @@ def load(settings: Settings, on_call: Callable[[str, int], None]) -> Loaded:
 
 def describe(checkpoint: "Checkpoint") -> dict[str, Any]:
     """What ``GET /model`` says of a checkpoint, its limits aside."""
+    from model.checkpoint import count_parameters
+
     return {
         "name": checkpoint.name,
         "version": checkpoint.version,
         "digest": checkpoint.digest,
         "architecture": checkpoint.network.to_dict(),
-        "parameters": count_parameters(checkpoint.directory / "weights.safetensors"),
+        "parameters": count_parameters(checkpoint.directory),
         "languages": list(checkpoint.languages),
         "capabilities": list(checkpoint.capabilities),
         "scores": checkpoint.scores,
     }
-
-
-def count_parameters(path: Path) -> int:
-    """Numbers in a safetensors file, by its header: 8 bytes of length, then JSON with the shape of each array."""
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    count = 0
-    for name, array in header.items():
-        if name != "__metadata__":
-            size = 1
-            for length in array["shape"]:
-                size *= length
-            count += size
-    return count
 
 
 def choose_device(wanted: Literal["auto", "cpu", "cuda"], driver: Path = _DRIVER) -> Literal["cpu", "cuda"]:

@@ -41,6 +41,13 @@ class DataOptions:
     backward_blank_share: float = 0.12
     masked_share: float = 0.15
 
+    def __post_init__(self) -> None:
+        _require_least(self, 1, "rows", "window_pieces", "lookahead_pieces")
+        _require_least(self, 0, "gaps_per_piece")
+        for name in (each.name for each in fields(self) if each.name.endswith("_share")):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; a share is from 0 to 1")
+
 
 @dataclass(frozen=True, slots=True)
 class LossOptions:
@@ -56,6 +63,9 @@ class LossOptions:
     previous_weight: float = 0.5
     gap_weight: float = 1.0
 
+    def __post_init__(self) -> None:
+        _require_least(self, 0, "sampled_negatives")
+
 
 @dataclass(frozen=True, slots=True)
 class OptimizerOptions:
@@ -70,7 +80,7 @@ class OptimizerOptions:
         floor: final learning rate as a share of the peak.
         clip_norm: gradients are scaled down to this norm; 0 turns it off (Pascanu et al. 2013, arXiv:1211.5063).
         clip_value: each gradient is cut to [-c, c], as the tutorial describes; 0 turns it off.
-        weight_decay: decoupled (Loshchilov and Hutter 2019, arXiv:1711.05101).
+        weight_decay: decoupled in AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101); in SGD an L2 penalty.
         beta1: AdamW's first moment, or SGD's momentum.
         beta2: AdamW's second moment.
     """
@@ -96,8 +106,8 @@ class RunConfig:
         name: of the run directory, under ``runs/`` unless ``--output`` says otherwise.
         seed: of weights, batches and negatives.
         steps: updates in all; 0 stops by time alone.
-        minutes: process CPU time divided by threads after which the run ends as if it had reached its last step;
-            0 means no limit.
+        minutes: process CPU time divided by threads after which the run ends, wherever its schedule stands; 0 means
+            no limit.
         threads: of torch.
         device: ``cpu`` or ``cuda``.
         precision: ``fp32`` or ``bf16`` in towers and softmax; parameters stay fp32.
@@ -105,7 +115,7 @@ class RunConfig:
         log_every_steps: a line in ``metrics.jsonl``.
         evaluate_every_steps: held-out perplexity, always with the full softmax; 0 turns it off.
         save_every_seconds: an atomic snapshot of everything that ``--resume`` needs.
-        start_from: weights of another run's ``state`` directory to begin with; empty for fresh ones.
+        start_from: another run's ``state`` directory, to begin with its weights and moments; empty for fresh ones.
         sources: names of the prepared sources to train on; empty for all.
     """
 
@@ -130,14 +140,26 @@ class RunConfig:
     sources: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        _require_least(self, 1, "threads", "log_every_steps")
+        for name in ("dropout", "weight_drop"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
         if self.steps <= 0 and self.minutes <= 0:
             raise RunError("steps and minutes are both 0; give the run an end")
         if self.optimizer.schedule != "constant" and self.steps <= 0:
             raise RunError(f"schedule {self.optimizer.schedule!r} needs steps above 0")
+        if self.full_softmax_steps > 0 and self.steps <= 0:
+            raise RunError("full_softmax_steps are the last of steps, which is 0; give both or neither")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
+
+
+def _require_least(options: object, least: int, *names: str) -> None:
+    for name in names:
+        if not getattr(options, name) >= least:
+            raise ValueError(f"{name} is {getattr(options, name)}; it must be at least {least}")
 
 
 def load_run(path: Path) -> RunConfig:

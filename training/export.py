@@ -34,6 +34,7 @@ from model.network import Network
 from model.runtime import GRAPHS, Floats, Integers, OnnxRuntime, Precision, Runtime, Tower, initial_states
 from model.torch_runtime import TorchRuntime
 from model.vocabulary import END, START, Vocabulary
+from training.calibrate import fit_next_temperature
 from training.config import RunConfig, run_from_dict
 from training.graphs import build_graphs
 from training.model_card import model_card
@@ -52,8 +53,6 @@ TEMPERATURE_PIECES = 6_000
 LINE_PIECES = 64
 LINES_AT_ONCE = 64
 ROWS_AT_ONCE = 128
-# Inverse temperatures that are tried; the best is refined by a parabola.
-BETAS = np.geomspace(0.5, 2.0, 13)
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,33 +338,6 @@ def check_cost(reference: Measurement, quantised: Measurement) -> dict[str, floa
                 " a lower clip_norm, and export again"
             )
     return cost
-
-
-def fit_next_temperature(batches: Iterable[tuple[Floats, Integers]]) -> float:
-    """The temperature that makes the targets most probable.
-
-    Args:
-        batches: log-probabilities (n, V) at temperature 1, and targets (n,) that are possible.
-
-    Returns:
-        The T that minimises the mean of ``-log softmax(log P / T)[target]``, within 0.5 to 2. Guo et al. 2017,
-        arXiv:1706.04599.
-    """
-    totals = np.zeros(len(BETAS))
-    for log_probabilities, targets in batches:
-        own = log_probabilities[np.arange(len(targets)), targets].astype(np.float64)
-        for index, beta in enumerate(BETAS):
-            # log-probabilities are at most 0, so the sum of exponentials needs no shift
-            normaliser = np.log(np.exp(np.float32(beta) * log_probabilities).sum(axis=1, dtype=np.float64))
-            totals[index] += (normaliser - beta * own).sum()
-    best = int(totals.argmin())
-    logarithm = np.log(BETAS[best])
-    if 0 < best < len(BETAS) - 1:
-        left, middle, right = totals[best - 1 : best + 2]
-        curvature = left - 2 * middle + right
-        if curvature > 0:
-            logarithm += 0.5 * np.log(BETAS[1] / BETAS[0]) * (left - right) / curvature
-    return float(np.exp(-logarithm))
 
 
 def score_lines(runtime: Runtime, lines: Sequence[Line]) -> Iterator[tuple[Floats, Integers]]:

@@ -34,12 +34,14 @@ from training.runlog import RunLog
 from training.schedule import learning_rate
 from training.shards import Prepared, Shard, open_prepared
 from training.snapshot import (
+    SNAPSHOTS,
     Progress,
     load_optimizer,
     load_weights,
     read_progress,
     save_snapshot,
     snapshot_directory,
+    write_whole,
 )
 
 
@@ -107,14 +109,14 @@ class Trainer:
         self.carried = self.network.initial_state("forward", config.data.rows)
         if resume:
             self._load(snapshot_directory(directory))
-        elif (directory / "state").exists():
+        elif any((directory / name).exists() for name in SNAPSHOTS):
             raise RunError(f"{directory}: holds a run already; give --resume, or another --output")
         elif config.start_from:
             load_weights(Path(config.start_from), self.network)
             load_optimizer(Path(config.start_from), self.optimizer, random_state=False)
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "config.json").write_text(json.dumps(config.to_dict(), indent=1), encoding="utf-8")
-        (directory / "vocabulary.model").write_bytes((prepared.directory / "vocabulary.model").read_bytes())
+        write_whole(directory / "config.json", json.dumps(config.to_dict(), indent=1).encode())
+        write_whole(directory / "vocabulary.model", prepared.vocabulary.to_bytes())
         negatives = config.loss.sampled_negatives
         self.sampler = NegativeSampler(counts, negatives, self.device) if negatives else None
         self.batches = BatchStream(
@@ -157,8 +159,8 @@ class Trainer:
                 self.save()
                 last_saved = time.monotonic()
         bar.close()
+        self.save()  # before all else: whoever sent a signal may not wait for the last figures
         self._write(self.evaluate())
-        self.save()
         self.log.close()
 
     def _finished(self) -> bool:
@@ -180,9 +182,10 @@ class Trainer:
         limit = config.optimizer.clip_norm or math.inf
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
         if not (math.isfinite(losses.total.item()) and math.isfinite(norm.item())):
+            state, remedy = self.directory / "state", "lower the learning rate or clip harder"
             raise DivergedError(
-                f"step {step}: loss {losses.total.item()}, gradient norm {norm.item()}; {self.directory / 'state'}"
-                " holds the last good state; lower the learning rate or clip harder, then --resume"
+                f"step {step}: loss {losses.total.item()}, gradient norm {norm.item()}; "
+                + (f"{state} holds the last good state; {remedy}, then --resume" if state.exists() else remedy)
             )
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config.optimizer, step, config.steps)

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.checkpoint import load_checkpoint, revise_checkpoint
-from model.config import GATES, Calibration, NetworkConfig
+from model.checkpoint import count_parameters, load_checkpoint, revise_checkpoint
+from model.config import Calibration, NetworkConfig
 from model.errors import ExportError
 
 LIMITS = """\
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
         languages=checkpoint.languages,
         scores=scores,
         training=checkpoint.training,
-        parameters=count_parameters(checkpoint.network),
+        parameters=count_parameters(checkpoint.directory),
         notes=_read_text(arguments.notes) if arguments.notes else "",
     )
     revised = revise_checkpoint(arguments.checkpoint, scores=scores, card=card)
@@ -71,22 +71,6 @@ def read_scores(path: Path) -> dict[str, dict[str, Any]]:
         }
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise ExportError(f"{path}: not an evaluation.json ({error!r}); run: python -m training evaluate") from error
-
-
-def count_parameters(network: NetworkConfig) -> int:
-    """Trained numbers of a network with one or two towers, from its sizes."""
-    pieces, size, hidden, width = (
-        network.vocabulary_size, network.embedding_size, network.hidden_size, network.gap_hidden_size,
-    )  # fmt: skip
-    gates = GATES[network.cell] * hidden
-    total = pieces * size + pieces + size * hidden + size
-    for layers in (network.forward_layers, network.backward_layers):
-        total += sum(gates * ((size if layer == 0 else hidden) + hidden + 2) for layer in range(layers))
-    if network.architecture == "two_towers":
-        codes = 32
-        total += size * hidden + size + pieces + size + (8 + 3) * codes
-        total += 2 * width * (2 * size + 2 * codes + 1) + size * (width + 1)
-    return total
 
 
 def model_card(

@@ -7,6 +7,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from model.errors import RunError
+from training.snapshot import write_whole
 
 
 class RunLog:
@@ -15,13 +16,16 @@ class RunLog:
     Args:
         directory: of the run.
         step: where the run (re)starts; lines of later steps, which a crash may have left, are dropped.
+
+    Raises:
+        RunError: the disk is full.
     """
 
     def __init__(self, directory: Path, step: int) -> None:
         self._path = directory / "metrics.jsonl"
         self._records = [record for record in read_records(self._path) if record["step"] <= step]
         self._picture = directory / "loss.png"
-        self._path.write_text("".join(json.dumps(record) + "\n" for record in self._records), encoding="utf-8")
+        write_whole(self._path, "".join(json.dumps(record) + "\n" for record in self._records).encode())
         self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, values: dict[str, Any]) -> None:

@@ -20,6 +20,8 @@ from torch import Tensor
 from model.errors import RunError
 from model.network import Network
 
+SNAPSHOTS = ("state", "state.old")  # the latter is all there is where a crash fell between two renames
+
 
 @dataclass(slots=True)
 class Progress:
@@ -39,6 +41,20 @@ class Progress:
     pieces: int = 0
     seconds: float = 0.0
     wall_seconds: float = 0.0
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file beside its place and put it there; whatever fails, the file before stays.
+
+    Raises:
+        RunError: the disk is full or not writable.
+    """
+    fresh = path.with_name(path.name + ".new")
+    try:
+        fresh.write_bytes(data)
+        fresh.replace(path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot write: {error}; free space, then --resume") from error
 
 
 def save_snapshot(
@@ -69,8 +85,8 @@ def save_snapshot(
         for path in fresh.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-        shutil.rmtree(old, ignore_errors=True)
         if directory.exists():
+            shutil.rmtree(old, ignore_errors=True)
             directory.rename(old)
         fresh.rename(directory)
         shutil.rmtree(old, ignore_errors=True)
@@ -85,12 +101,12 @@ def save_snapshot(
 
 
 def snapshot_directory(run: Path) -> Path:
-    """The snapshot of a run directory; the one before, where a crash fell between two renames.
+    """The snapshot of a run directory, or the one before it.
 
     Raises:
         RunError: the run has saved nothing yet.
     """
-    for name in ("state", "state.old"):
+    for name in SNAPSHOTS:
         if (run / name / "state.json").is_file():
             return run / name
     raise RunError(f"{run}: holds no saved state; start the run without --resume")
@@ -139,6 +155,8 @@ def load_optimizer(directory: Path, optimizer: torch.optim.Optimizer, *, random_
             if key.startswith("moments."):
                 _, number, name = key.split(".", 2)
                 state.setdefault(int(number), {})[name] = tensor
+        if any(("exp_avg" in parts) != isinstance(optimizer, torch.optim.AdamW) for parts in state.values()):
+            raise RunError(f"{path}: holds the moments of another optimizer; name that one in the run file")
         values["state"] = state
         optimizer.load_state_dict(values)
         if random_state:

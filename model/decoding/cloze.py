@@ -123,8 +123,8 @@ class _Cloze:
         self._two_towers = resources.network.architecture == "two_towers"
         temperatures = dict(resources.calibration.cloze_temperature)
         texts = [layout.before, *(slot.after for slot in layout.slots)]
-        languages = [language_of(left[-8:] + right[:8]) for left, right in pairwise(texts)]
-        self._temperatures = [temperatures.get(language, 1.0) for language in languages]
+        beside = [{language_of(left), language_of(right[:8])} for left, right in pairwise(texts)]
+        self._temperatures = [temperatures.get("zh" if "zh" in each else "en", 1.0) for each in beside]
 
     # ------------------------------------------------------------------------------------------------ several blanks
 

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
-from model.checkpoint import Checkpoint, load_checkpoint, revise_checkpoint, write_checkpoint
+from model.checkpoint import Checkpoint, count_parameters, load_checkpoint, revise_checkpoint, write_checkpoint
 from model.config import Calibration
 from model.errors import CheckpointError
 from model.runtime import open_runtime
@@ -317,6 +318,14 @@ def test_nothing_is_written_that_could_not_be_read(
     assert contents(tmp_path) == []
 
 
+def test_parameters_are_counted_without_reading_them(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """The count is that of the numbers in the weights; notes in the file's header are no parameters."""
+    arrays = load_file(tiny_checkpoint / "weights.safetensors")
+    assert count_parameters(tiny_checkpoint) == sum(array.size for array in arrays.values()) > 1000
+    save_file(arrays, tmp_path / "weights.safetensors", metadata={"note": "of another program"})
+    assert count_parameters(tmp_path) == count_parameters(tiny_checkpoint)
+
+
 def test_revising_keeps_the_files(copy: Path, tiny_checkpoint: Path) -> None:
     """New scores or temperatures change config.json and the digest, and nothing else."""
     before = load_checkpoint(copy)
@@ -328,3 +337,16 @@ def test_revising_keeps_the_files(copy: Path, tiny_checkpoint: Path) -> None:
     for path in tiny_checkpoint.rglob("*"):
         if path.is_file() and path.name not in ("config.json", "SHA256SUMS"):
             assert (copy / path.relative_to(tiny_checkpoint)).read_bytes() == path.read_bytes()
+
+
+def test_revising_into_a_copy_leaves_the_checkpoint_as_it_is(copy: Path, tmp_path: Path) -> None:
+    """With an output the new calibration goes there, once, whichever of its two marks SHA256SUMS sets before a name."""
+    sums = (copy / "SHA256SUMS").read_text(encoding="utf-8")
+    (copy / "SHA256SUMS").write_text(sums.replace("  ", " *"), encoding="utf-8")
+    before = load_checkpoint(copy)
+    calibration = dataclasses.replace(before.calibration, forward_weight=0.9)
+    after = revise_checkpoint(copy, calibration=calibration, output=tmp_path / "new")
+    assert (after.directory, after.calibration) == (tmp_path / "new", calibration)
+    assert load_checkpoint(copy).digest == before.digest
+    with pytest.raises(CheckpointError, match="exists"):
+        revise_checkpoint(copy, calibration=calibration, output=tmp_path / "new")

@@ -340,3 +340,26 @@ def test_promises_hold_for_any_text(parts: list[str], top_k: int, architecture: 
         )
         position = blank.end
     assert result.filled == filled + text[position:]
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("我要去____ open park open.", "zh"),
+        ("open park open ____我要去", "zh"),
+        ("open park ____ open park open.", "en"),
+        ("我要去,open park ____ open park.", "en"),
+    ],
+)
+def test_eight_characters_on_either_side_say_the_language(vocabulary: Vocabulary, text: str, language: str) -> None:
+    """The temperature is that of Chinese where Chinese stands near the blank, on whichever side."""
+    answers = {
+        name: fill(setting(vocabulary, Calibration(cloze_temperature=tuple(temperatures.items())))[0], text)
+        for name, temperatures in (
+            ("both", {"zh": 2.0, "en": 0.5}),
+            ("zh", {"zh": 2.0, "en": 2.0}),
+            ("en", {"zh": 0.5, "en": 0.5}),
+        )
+    }
+    assert answers["zh"] != answers["en"]
+    assert answers["both"] == answers[language]

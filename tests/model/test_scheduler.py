@@ -110,11 +110,13 @@ def test_a_poisoned_decoder_fails_alone() -> None:
     scheduler.add("raises", raising())
     scheduler.add("shape", asking([Next(np.zeros(3, dtype=np.float32))]))
     scheduler.add("piece", asking([Advance("forward", STATE, (VOCABULARY.size,))]))
+    scheduler.add("only", asking([Next(STATE, (VOCABULARY.size,))]))
     scheduler.add("good", asking([Next(STATE)], [Next(STATE)]))
     answers = finish(scheduler)
     assert isinstance(answers["raises"], ZeroDivisionError)
     assert isinstance(answers["shape"], ValueError)
     assert isinstance(answers["piece"], ValueError)
+    assert isinstance(answers["only"], ValueError)
     assert len(answers["good"]) == 2
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from model.vocabulary import BLANK, END, END_OF_GAP, START
-from training.batches import NO_TARGET, BatchStream, Row, assemble
+from training.batches import NO_TARGET, BatchStream, Row, _window_row, assemble
 from training.config import DataOptions
 from training.gaps import PieceFlags
 from training.shards import Shard
@@ -142,6 +142,30 @@ def test_windows_of_a_block_read_it_through_once() -> None:
         found += [tuple(line) for line in joined]
     # The last piece of a full final window is predicted but never read.
     assert sum(map(len, text)) - sum(map(len, found)) <= len(blocks)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_gap_of_a_window_sees_the_lookahead_and_crosses_no_line(seed: int) -> None:
+    """Left of it stands the window's beginning, right of it the window's rest and the lookahead, line ends as </s>."""
+    source = shard(seed, 40, consecutive=True)
+    plain = options(forward_blank_share=0.0, backward_blank_share=0.0, punctuation_dropped_share=0.0)
+    gaps = 0
+    for number in range(4):
+        rows = [_window_row(source, first, first + 10, number, plain) for first in (0, 10, 20, 30)]
+        batch = assemble(rows, flags(), plain, np.random.default_rng([seed, number]), stream=True)
+        for m in np.flatnonzero((batch.gap_target == END_OF_GAP) & (batch.gap_backward >= 0)).tolist():
+            row, length = rows[batch.gap_row[m]], int(batch.gap_position[m])
+            start = int(batch.gap_forward[m]) - length
+            span = batch.gap_target[m - length : m].tolist()
+            assert row.pieces[start : start + length].tolist() == span
+            assert START not in span
+            read = batch.forward_inputs[: start + 1, batch.gap_row[m]].tolist()
+            assert read == [row.before, *row.pieces[:start].tolist()]
+            right = [*row.pieces[start + length :].tolist(), *row.after.tolist()]
+            read = batch.backward_inputs[: batch.gap_backward[m] + 1, batch.gap_row[m]].tolist()
+            assert read == [END if piece == START else piece for piece in reversed(right)]
+            gaps += 1
+    assert gaps > 20
 
 
 def test_a_stream_entered_at_any_batch_goes_on_the_same() -> None:

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,11 @@ from model.config import Calibration
 from model.errors import CheckpointError, LacunaError
 from model.ngram import open_ngram
 from model.queries import Blank, ClozeQuery, ClozeResult, Filling, Query, Result, Usage
+from model.runtime import Floats, Integers
 from model.vocabulary import Vocabulary
 from tests.fixtures_checkpoint import tiny_vocabulary
 from training import calibrate as command
-from training.calibrate import fit_cloze_calibration, fit_next_temperature, retemper
+from training.calibrate import fit_cloze_calibration, fit_next_temperature, retemper, score_pieces
 from training.questions import ClozeQuestion
 
 GRIDS = ((0.0, 0.5, 1.0), (0.0, 0.5))
@@ -75,14 +76,39 @@ def vocabulary() -> Vocabulary:
     return tiny_vocabulary()
 
 
+def softened(temperature: float, seed: int = 0) -> Iterator[tuple[Floats, Integers]]:
+    """Batches whose targets are drawn from the softmax of logits, reported as if divided by 1 / *temperature*."""
+    generator = np.random.default_rng(seed)
+    for _ in range(40):
+        logits = generator.normal(size=(100, 50)) * 2
+        logits[:, 0] = -np.inf
+        probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        targets = (probabilities.cumsum(axis=1) > generator.random((100, 1))).argmax(axis=1)
+        scaled = logits * temperature
+        yield (scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))).astype(np.float32), targets
+
+
+@pytest.mark.parametrize("temperature", [0.6, 0.87, 1.0, 1.3, 1.7, 3.0])
+def test_the_temperature_that_was_applied_is_found(temperature: float) -> None:
+    """Log-probabilities that are too sharp by a factor get that factor back, within sampling error."""
+    assert fit_next_temperature(softened(temperature)) == pytest.approx(temperature, rel=0.06)
+
+
+@pytest.mark.parametrize(("temperature", "limit"), [(0.1, 0.5), (10.0, 4.0)])
+def test_temperatures_stay_within_bounds(temperature: float, limit: float) -> None:
+    """Far-off networks get the nearest temperature that is tried."""
+    assert fit_next_temperature(softened(temperature)) == pytest.approx(limit)
+
+
 def test_next_temperature_of_sharpened_claims(tiny_ngram: Path, vocabulary: Vocabulary) -> None:
     """An n-gram whose logits are doubled needs twice the temperature of the n-gram as it is."""
     ngram = open_ngram(tiny_ngram)
     texts = ["They like the theatre.", "She went to the store in the evening."]
-    plain = fit_next_temperature(ngram, vocabulary, texts)
+    plain = fit_next_temperature(score_pieces(ngram, vocabulary, texts))
     honest = ngram.next_log_probabilities
     ngram.next_log_probabilities = lambda outputs: 1.3 * honest(outputs)  # type: ignore[method-assign]
-    assert fit_next_temperature(ngram, vocabulary, texts) / plain == pytest.approx(1.3, rel=0.04)
+    fitted = fit_next_temperature(score_pieces(ngram, vocabulary, texts))
+    assert fitted / plain == pytest.approx(1.3, rel=0.02)
 
 
 def arguments(*words: str) -> argparse.Namespace:

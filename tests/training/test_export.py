@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import training.export
 from model.checkpoint import load_checkpoint
 from model.config import NetworkConfig
 from model.errors import CheckpointError, ExportError, LacunaError, PreparedDataError
-from model.runtime import Floats, Integers, OnnxRuntime, open_runtime
+from model.runtime import OnnxRuntime, open_runtime
 from model.torch_runtime import open_torch_runtime
 from training.__main__ import main
 from training.config import DataOptions, OptimizerOptions, RunConfig
@@ -28,7 +27,6 @@ from training.export import (
     Measurement,
     check_cost,
     export,
-    fit_next_temperature,
     held_out_lines,
     measure,
     score_gaps,
@@ -191,30 +189,6 @@ def test_chance_alone_does_not_close_the_gate() -> None:
         check_cost(reference, replace(reference, top3=np.arange(300) < 90))
 
 
-def softened(temperature: float, seed: int = 0) -> Iterator[tuple[Floats, Integers]]:
-    """Batches whose targets are drawn from the softmax of logits, reported as if divided by 1 / *temperature*."""
-    generator = np.random.default_rng(seed)
-    for _ in range(40):
-        logits = generator.normal(size=(100, 50)) * 2
-        logits[:, 0] = -np.inf
-        probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        targets = (probabilities.cumsum(axis=1) > generator.random((100, 1))).argmax(axis=1)
-        scaled = logits * temperature
-        yield (scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))).astype(np.float32), targets
-
-
-@pytest.mark.parametrize("temperature", [0.6, 0.87, 1.0, 1.3, 1.7])
-def test_the_temperature_that_was_applied_is_found(temperature: float) -> None:
-    """Log-probabilities that are too sharp by a factor get that factor back, within sampling error."""
-    assert fit_next_temperature(softened(temperature)) == pytest.approx(temperature, rel=0.06)
-
-
-@pytest.mark.parametrize(("temperature", "limit"), [(0.1, 0.5), (5.0, 2.0)])
-def test_temperatures_stay_within_bounds(temperature: float, limit: float) -> None:
-    """Far-off networks get the nearest temperature that is tried."""
-    assert fit_next_temperature(softened(temperature)) == pytest.approx(limit)
-
-
 def test_pieces_are_scored_from_their_own_sides(exported: Path) -> None:
     """Batched scoring gives each piece the probability that reading its left, or both sides, alone gives."""
     checkpoint = load_checkpoint(exported)
@@ -326,7 +300,7 @@ def test_another_vocabulary_is_refused(trained: Path, exported: Path, tmp_path: 
     """Prepared data of another vocabulary than the run's cannot take the place of its own."""
     english, chinese = write_corpus(tmp_path / "text", 200, 2)
     sources = (SourceOptions("english", (str(english),), "en"), SourceOptions("chinese", (str(chinese),), "zh"))
-    other = prepare(PrepareOptions(tmp_path / "other", sources, vocabulary_size=550, held_out_share=0.1, threads=1))
+    other = prepare(PrepareOptions(tmp_path / "other", sources, SIZE, held_out_share=0.1, threads=1))
     with pytest.raises(ExportError, match="another vocabulary"):
         export(ExportOptions(trained, tmp_path / "new", prepared=other))
     own = (trained / "vocabulary.model").read_bytes()

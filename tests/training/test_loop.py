@@ -19,7 +19,8 @@ from model.errors import DivergedError, RunError
 from training.config import DataOptions, LossOptions, OptimizerOptions, RunConfig, load_run
 from training.loop import Trainer, train
 from training.prepare import PrepareOptions, SourceOptions, prepare
-from training.runlog import read_records
+from training.runlog import RunLog, read_records
+from training.snapshot import snapshot_directory
 from training.toy_corpus import write_corpus
 
 SIZE = 600
@@ -164,6 +165,13 @@ def test_nan_stops_the_run_and_keeps_the_last_state(prepared: Path, tmp_path: Pa
     """A weight that is no longer a number raises DivergedError and leaves the saved state untouched."""
     run = config(prepared)
     trainer = Trainer(run, tmp_path / "run")
+    with torch.no_grad():
+        good_weight = trainer.network.embedding.weight.clone()
+        trainer.network.embedding.weight[5:] = float("nan")
+    with pytest.raises(DivergedError, match=r"or clip harder$"):
+        trainer.run([])  # nothing was saved yet, and no state is promised
+    with torch.no_grad():
+        trainer.network.embedding.weight.copy_(good_weight)
     trainer.save()
     good = weights(tmp_path / "run")
     with torch.no_grad():
@@ -187,6 +195,76 @@ def test_full_disk_keeps_the_snapshot_before(prepared: Path, tmp_path: Path, mon
     monkeypatch.undo()
     train(config(prepared, steps=3), tmp_path / "run", resume=True)
     assert json.loads((tmp_path / "run" / "state" / "state.json").read_text())["progress"]["step"] == 3
+
+
+def test_a_full_disk_keeps_the_log_and_the_vocabulary(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Resuming on a full disk is a RunError, and what the run directory held is still whole."""
+    train(config(prepared, steps=3), tmp_path / "run")
+    names = ("config.json", "vocabulary.model", "metrics.jsonl")
+    before = [(tmp_path / "run" / name).read_bytes() for name in names]
+
+    def full(self: Path, *_: object, **__: object) -> None:
+        self.open("wb").close()  # to write is to empty the file first
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(RunError, match="No space left"):
+            Trainer(config(prepared, steps=3), tmp_path / "run", resume=True)
+        with pytest.raises(RunError, match="No space left"):
+            RunLog(tmp_path / "run", 3)
+    assert [(tmp_path / "run" / name).read_bytes() for name in names] == before
+
+
+def test_a_snapshot_left_between_two_renames_is_not_lost(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a crash left the old snapshot only, no new run begins there, and a save that fails keeps it."""
+    trainer = Trainer(config(prepared), tmp_path / "run")
+    trainer.save()
+    (tmp_path / "run" / "state").rename(tmp_path / "run" / "state.old")
+    with pytest.raises(RunError, match="--resume"):
+        Trainer(config(prepared), tmp_path / "run")
+    resumed = Trainer(config(prepared), tmp_path / "run", resume=True)
+    rename = Path.rename
+
+    def fail_to_arrive(self: Path, target: Path) -> Path:
+        if self.name == "state.new":
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_to_arrive)
+    with pytest.raises(RunError, match="Input/output"):
+        resumed.save()
+    assert (snapshot_directory(tmp_path / "run") / "weights.safetensors").is_file()
+
+
+def test_the_state_is_saved_before_the_last_figures(prepared: Path, tmp_path: Path) -> None:
+    """Whoever sent SIGTERM may send SIGKILL while held-out text is scored: the state is there by then."""
+    trainer = Trainer(config(prepared, evaluate_every_steps=0, steps=2), tmp_path / "run")
+
+    def killed() -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    trainer.evaluate = killed  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run([])
+    trainer.log.close()
+    assert json.loads((tmp_path / "run" / "state" / "state.json").read_text())["progress"]["step"] == 2
+
+
+@pytest.mark.parametrize(("first", "second"), [("adamw", "sgd"), ("sgd", "adamw")])
+def test_moments_of_another_optimizer_are_refused(prepared: Path, tmp_path: Path, first: Any, second: Any) -> None:
+    """Neither --resume nor start_from takes up what the other optimizer left."""
+    train(config(prepared, steps=2, optimizer=OptimizerOptions(name=first, schedule="constant")), tmp_path / "run")
+    other = config(prepared, steps=4, optimizer=OptimizerOptions(name=second, schedule="constant"))
+    with pytest.raises(RunError, match="another optimizer"):
+        Trainer(other, tmp_path / "run", resume=True)
+    with pytest.raises(RunError, match="another optimizer"):
+        Trainer(replace(other, start_from=str(tmp_path / "run" / "state")), tmp_path / "second")
 
 
 def test_a_run_is_not_overwritten(prepared: Path, tmp_path: Path) -> None:
@@ -230,6 +308,7 @@ def test_start_from_takes_weights_and_moments(prepared: Path, tmp_path: Path) ->
 def test_run_files_name_their_mistakes(tmp_path: Path) -> None:
     """Unknown, ill-typed and impossible fields of a run file are errors that name the field."""
     good = '[data]\nprepared = "x"\n[network]\nvocabulary_size = 300\n'
+    constant = "[optimizer]\nschedule = 'constant'\n"
     for text, message in (
         ("nmae = 1\nsteps = 1\nname = 'a'\n" + good, "nmae"),
         ("steps = 1.5\nname = 'a'\n" + good, "steps"),
@@ -237,6 +316,12 @@ def test_run_files_name_their_mistakes(tmp_path: Path) -> None:
         ("name = 'a'\n" + good, "give the run an end"),
         ("name = 'a'\nsteps = 1\n" + good + "cell = 'lstmm'\n", "cell"),
         ("name = 'a'\nsteps = 1\n" + good + "hidden_size = 0\n", "hidden_size"),
+        ("name = 'a'\nminutes = 1\nfull_softmax_steps = 9\n" + good + constant, "full_softmax_steps"),
+        ("name = 'a'\nsteps = 1\ndropout = 1\n" + good, "dropout is 1.0; it must be at least 0 and below 1"),
+        ("name = 'a'\nsteps = 1\nlog_every_steps = 0\n" + good, "log_every_steps is 0; it must be at least 1"),
+        ("name = 'a'\nsteps = 1\n" + good + "[loss]\nsampled_negatives = -1\n", r"\[loss\]: sampled_negatives is -1"),
+        ("name = 'a'\nsteps = 1\n" + good.replace("[net", "carry_share = 1.5\n[net"), r"\[data\]: carry_share is 1.5"),
+        ("name = 'a'\nsteps = 1\n" + good.replace("[net", "lookahead_pieces = 0\n[net"), "lookahead_pieces is 0"),
         ("name = ", "TOML"),
     ):
         path = tmp_path / "run.toml"

@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 
-from model.checkpoint import load_checkpoint
-from model.config import NetworkConfig
+from model.checkpoint import count_parameters, load_checkpoint
 from model.errors import ExportError
-from model.network import Network
 from training.__main__ import main
-from training.model_card import count_parameters, read_scores
+from training.model_card import read_scores
 
 REPORT: dict[str, Any] = {
     "languages": {
@@ -46,6 +44,7 @@ def test_scores_and_notes_go_into_the_checkpoint(copy: Path, tmp_path: Path, tin
     assert "| en | next_top3 | 0.41 | 0.4 – 0.42 | 1,000 |" in card
     assert "All text is in the public domain." in card
     assert "# tiny 1" in card
+    assert f"{count_parameters(copy) / 1e6:.2f} million parameters" in card
 
     assert main(["card", str(copy)]) == 0
     again = load_checkpoint(copy)
@@ -71,16 +70,3 @@ def test_what_is_no_evaluation_is_refused(tmp_path: Path, content: str) -> None:
         read_scores(path)
     with pytest.raises(ExportError, match="cannot be read"):
         read_scores(tmp_path / "missing.json")
-
-
-@pytest.mark.parametrize(
-    "network",
-    [
-        NetworkConfig(300, embedding_size=8, hidden_size=12, backward_layers=2, gap_hidden_size=5),
-        NetworkConfig(300, "forward", "gru", 8, 12, 3, 0, 0),
-        NetworkConfig(300, "two_towers", "rnn_tanh", 8, 12, 1, 1, 4),
-    ],
-)
-def test_parameters_are_counted_from_the_sizes(network: NetworkConfig) -> None:
-    """The count is what the torch network has."""
-    assert count_parameters(network) == sum(parameter.numel() for parameter in Network(network).parameters())
