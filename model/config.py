@@ -93,12 +93,14 @@ class Calibration:
     Attributes:
         next_temperature: by language (``zh``, ``en``): divides the next head's logits.
         cloze_temperature: by language: the τ of ``P(w) = M softmax(s / τ)``.
+        choice_temperature: by language: the τ where choices are given, whose gap masses it divides as well.
         forward_weight: λ1, weight of the forward tower's log-probability of word and right context.
         backward_weight: λ2, weight of its mirror with the backward tower.
     """
 
     next_temperature: tuple[tuple[str, float], ...] = (("zh", 1.0), ("en", 1.0))
     cloze_temperature: tuple[tuple[str, float], ...] = (("zh", 1.0), ("en", 1.0))
+    choice_temperature: tuple[tuple[str, float], ...] = (("zh", 1.0), ("en", 1.0))
     forward_weight: float = 0.5
     backward_weight: float = 0.0
 
@@ -107,20 +109,22 @@ class Calibration:
         return {
             "next_temperature": dict(self.next_temperature),
             "cloze_temperature": dict(self.cloze_temperature),
+            "choice_temperature": dict(self.choice_temperature),
             "forward_weight": self.forward_weight,
             "backward_weight": self.backward_weight,
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Calibration":
-        """Rebuild from :meth:`to_dict`.
+        """Rebuild from :meth:`to_dict`; without ``choice_temperature``, from an older export, it is the cloze one.
 
         Raises:
             CheckpointError: a field is missing, unknown or not a number above 0.
         """
         try:
+            values = {"choice_temperature": values["cloze_temperature"]} | values
             temperatures = {}
-            for field in ("next_temperature", "cloze_temperature"):
+            for field in ("next_temperature", "cloze_temperature", "choice_temperature"):
                 pairs = tuple(
                     (str(key), float(value)) for key, value in cast("dict[str, float]", values[field]).items()
                 )
@@ -130,6 +134,7 @@ class Calibration:
             return cls(
                 next_temperature=temperatures["next_temperature"],
                 cloze_temperature=temperatures["cloze_temperature"],
+                choice_temperature=temperatures["choice_temperature"],
                 forward_weight=float(values["forward_weight"]),
                 backward_weight=float(values["backward_weight"]),
             )

@@ -42,7 +42,7 @@ class CheckpointError(LacunaError):
 
 
 class VocabularyError(LacunaError):
-    """A vocabulary that cannot be trained or read."""
+    """A vocabulary that cannot be trained or read, or is another than the one that is needed."""
 
 
 class CorpusError(LacunaError):

@@ -62,7 +62,7 @@ class Batch:
         gap_row, gap_forward, gap_backward: (M,): the row, and the time steps whose outputs are the gap's sides;
             ``gap_backward`` is -1 where the right side is unknown.
         gap_position, gap_kind, gap_target: (M,).
-        pieces: pieces of text in the batch, for counting.
+        pieces: pieces of text in the batch, ``<s>`` between lines left out, for counting.
     """
 
     forward_inputs: Int
@@ -295,8 +295,8 @@ def assemble(
     for number, given in enumerate(rows):
         row = _without_final_punctuation(given, flags, options, rng)
         length = len(row.pieces)
-        pieces += length
         breaks = row.pieces == START if stream else None
+        pieces += length if breaks is None else length - int(breaks.sum())
         # A window that another follows must end in the state that the next one starts from: no blank, no padding.
         ends = row.line_end and (not stream or length < options.window_pieces)
         blank_f = blank_b = None
@@ -420,7 +420,7 @@ def heldout_batches(
             for n in range(source.lines)
             if 0 < source.table[n, 0] <= 4 * options.window_pieces
         ]
-        kept = lines[:: max(1, len(lines) // HELD_OUT_LINES)][:HELD_OUT_LINES]
+        kept = lines[:: max(1, -(-len(lines) // HELD_OUT_LINES))]
         kept.sort(key=lambda line: int(line[0].table[line[1], 0]))
         rng = np.random.default_rng(0)
         batches, characters = [], 0

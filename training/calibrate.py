@@ -1,7 +1,8 @@
 """Fits a checkpoint's calibration on development text: `python -m training calibrate CHECKPOINT TEXT... --output NEW`.
 
 Fitted: the temperature of the next head for each language, by the likelihood of pieces; the rescoring weights λ1, λ2 of
-/cloze, common to the languages, and its temperature τ for each language, by the likelihood of what stood in blanks. The
+/cloze, common to the languages, and its temperature τ for each language, by the likelihood of what stood in blanks; at
+last the temperature of choices for each language, by the likelihood of the right one among words of like frequency. The
 weights are few and the grids coarse, so a few hundred lines are enough. Runs on the graphs that will serve, int8 if
 they are. Takes an n-gram too, so that a baseline gets the same care. The copy keeps its model card: write it anew with
 `python -m training card`.
@@ -23,22 +24,22 @@ from tqdm import tqdm
 
 from model.checkpoint import Checkpoint, revise_checkpoint
 from model.config import Calibration
-from model.decoding.cloze import RESCORED
+from model.decoding.cloze import RESCORED, RESCORED_BLIND
 from model.errors import CheckpointError
 from model.ngram import DESCRIPTION
 from model.predictor import Predictor
 from model.queries import ClozeQuery, ClozeResult
 from model.runtime import Runtime, initial_states
 from model.vocabulary import START, Vocabulary
-from training.contestants import FORWARD_CLOZE_CANDIDATES, Answering, Contestant, is_ngram, open_for_decoding
+from training.contestants import Answering, Contestant, is_ngram, open_for_decoding
 from training.judging import ask
 from training.questions import LANGUAGES, MARKER, ClozeQuestion, TextFile, cloze_questions, read_files
 
 # Inverse temperatures of the next head, 12 % apart; the best is refined by a parabola
 BETAS = np.geomspace(0.25, 2.0, 19)
 # Temperatures of /cloze: geometric, about 3 % apart
-TEMPERATURES = tuple(float(value) for value in np.geomspace(0.5, 4.0, 71))
-WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+TEMPERATURES = tuple(float(value) for value in np.geomspace(0.5, 8.0, 94))
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 # λ1 of a forward-only network is 1 whatever the calibration says, λ2 nothing
 FORWARD_ONLY = ((1.0,), (0.0,))
 LEAST_LINES = 10
@@ -115,9 +116,10 @@ def fit_calibration(
         return Predictor(replace(checkpoint, calibration=calibration), runtime)
 
     languages = [files[question.file].language for question in questions]
-    if checkpoint.network.architecture == "two_towers":
-        return fit_cloze_calibration(predictor, questions, languages, start, RESCORED, (WEIGHTS, WEIGHTS))
-    return fit_cloze_calibration(predictor, questions, languages, start, FORWARD_CLOZE_CANDIDATES, FORWARD_ONLY)
+    two_towers = checkpoint.network.architecture == "two_towers"
+    candidates, grids = (RESCORED, (WEIGHTS, WEIGHTS)) if two_towers else (RESCORED_BLIND, FORWARD_ONLY)
+    fitted = fit_cloze_calibration(predictor, questions, languages, start, candidates, grids)
+    return fit_choice_temperature(predictor, questions, languages, fitted, lines)
 
 
 def fit_next_temperature(batches: Iterable[tuple[NDArray[np.float32], NDArray[np.int64]]]) -> float:
@@ -184,11 +186,13 @@ def fit_cloze_calibration(
     """
     tried: dict[tuple[float, float], tuple[float, dict[str, float]]] = {}
     neutral = replace(start, cloze_temperature=tuple((language, 1.0) for language in LANGUAGES))
+    queries = [ClozeQuery(question.text, candidates, blank=MARKER) for question in questions]
+    asked = list(zip(questions, languages, strict=True))
 
     def loss(forward: float, backward: float) -> float:
         if (forward, backward) not in tried:
             at = replace(neutral, forward_weight=forward, backward_weight=backward)
-            tried[forward, backward] = _best_temperatures(_fill(predictor(at), candidates, questions, languages))
+            tried[forward, backward] = _best_temperatures(_fill(predictor(at), queries, asked))
         return tried[forward, backward][0]
 
     best = (grids[0][len(grids[0]) // 2], grids[1][0])
@@ -201,6 +205,36 @@ def fit_cloze_calibration(
     )
 
 
+def fit_choice_temperature(
+    predictor: PredictorFactory,
+    questions: Sequence[ClozeQuestion],
+    languages: Sequence[str],
+    start: Calibration,
+    most: int,
+) -> Calibration:
+    """Fit the temperature of choices of each language by the likelihood of the right choice.
+
+    Args:
+        predictor: makes a predictor with a given calibration; only blanks with choices are asked for.
+        questions: one blank each; those without choices are left out.
+        languages: of each question.
+        start: λ1 and λ2 fitted; languages without choices keep their temperature.
+        most: questions a language, spread evenly.
+    """
+    asked: list[tuple[ClozeQuestion, str]] = []
+    for language in sorted(set(languages)):
+        own = [question for question, of in zip(questions, languages, strict=True) if of == language]
+        own = [question for question in own if question.choices]
+        count = min(most, len(own))
+        asked += [(own[number * len(own) // count], language) for number in range(count)]
+    if not asked:
+        return start
+    neutral = replace(start, choice_temperature=tuple((language, 1.0) for language in LANGUAGES))
+    queries = [ClozeQuery(question.text, blank=MARKER, choices=question.choices) for question, _ in asked]
+    _, best = _best_temperatures(_fill(predictor(neutral), queries, asked))
+    return replace(start, choice_temperature=tuple((dict(start.choice_temperature) | best).items()))
+
+
 def retemper(probabilities: Floats, temperature: float) -> Floats:
     """M softmax(s / τ) from M softmax(s)."""
     mass = probabilities.sum()
@@ -210,26 +244,32 @@ def retemper(probabilities: Floats, temperature: float) -> Floats:
 
 
 def _copy_ngram(directory: Path, calibration: Calibration, output: Path) -> None:
-    """The arrays are large: the copy links to them where the file system can."""
-    output.mkdir(parents=True)
-    for path in directory.iterdir():
-        if path.name != DESCRIPTION:
-            try:
-                os.link(path, output / path.name)
-            except OSError:
-                shutil.copyfile(path, output / path.name)
-    description = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))
-    description["calibration"] = calibration.to_dict()
-    (output / DESCRIPTION).write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
+    """Written beside its name and renamed; the arrays are large: the copy links to them where the file system can."""
+    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
+    partial.mkdir(parents=True)
+    try:
+        for path in directory.iterdir():
+            if path.name != DESCRIPTION:
+                try:
+                    os.link(path, partial / path.name)
+                except OSError:
+                    shutil.copyfile(path, partial / path.name)
+        description = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))
+        description["calibration"] = calibration.to_dict()
+        (partial / DESCRIPTION).write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
+        partial.rename(output)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def _fill(
-    predictor: Answering, candidates: int, questions: Sequence[ClozeQuestion], languages: Sequence[str]
+    predictor: Answering, queries: Sequence[ClozeQuery], asked: Sequence[tuple[ClozeQuestion, str]]
 ) -> list[FilledBlank]:
-    queries = [ClozeQuery(question.text, candidates, blank=MARKER) for question in questions]
+    """Put each question, with its language, as its query."""
     results = ask(Contestant("calibration", predictor, {}), queries, ClozeResult, "cloze")
     filled = []
-    for question, language, result in zip(questions, languages, results, strict=True):
+    for (question, language), result in zip(asked, results, strict=True):
         found = result.blanks[0].candidates
         right = next((rank for rank, filling in enumerate(found) if filling.word == question.answer), None)
         filled.append(FilledBlank(language, np.array([filling.probability for filling in found]), right))

@@ -1,15 +1,15 @@
 """Opens what can be evaluated: a checkpoint, or an n-gram as if it were one. Asks nothing.
 
-Both run behind model/predictor.py, the predictor that serves.
+Both run behind model/predictor.py, the predictor that serves, and are asked for as many words as users ask for.
 """
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from model.checkpoint import Capability, Checkpoint, load_checkpoint
+from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import Calibration
 from model.errors import CheckpointError, LacunaError, VocabularyError
 from model.ngram import DESCRIPTION, open_ngram, size_in_bytes
@@ -17,10 +17,6 @@ from model.predictor import Predictor
 from model.queries import Query, Result
 from model.runtime import Runtime, open_runtime
 from model.vocabulary import Vocabulary
-
-# A forward-only predictor proposes from the left side alone and rescores what it proposed. Asked for five, it would
-# rescore too few to be a fair baseline; a two-tower one is asked for what users see.
-FORWARD_CLOZE_CANDIDATES = 32
 
 
 class Answering(Protocol):
@@ -39,26 +35,11 @@ class Contestant:
         name: what the report calls it.
         predictor: answers queries.
         about: architecture, size and what text it saw, for the report.
-        cloze_candidates: how many it is asked for; the report looks at the first five.
     """
 
     name: str
     predictor: Answering
     about: dict[str, Any]
-    cloze_candidates: int = 5
-
-
-class ForwardCheckpoint(Checkpoint):
-    """A forward-only checkpoint that is asked for blanks as well.
-
-    The decoder can answer them, by proposals from the left and rescoring on the right; served, such a checkpoint does
-    not offer it.
-    """
-
-    @property
-    def capabilities(self) -> tuple[Capability, ...]:
-        """All questions."""
-        return ("predict", "score", "cloze")
 
 
 def open_contestant(directory: Path, device: Literal["cpu", "cuda"] = "cpu", threads: int = 1) -> Contestant:
@@ -68,8 +49,7 @@ def open_contestant(directory: Path, device: Literal["cpu", "cuda"] = "cpu", thr
         CheckpointError: it cannot be read.
     """
     checkpoint, runtime = open_for_decoding(directory, device, threads)
-    candidates = 5 if checkpoint.network.architecture == "two_towers" else FORWARD_CLOZE_CANDIDATES
-    return Contestant(checkpoint.name, Predictor(checkpoint, runtime), _about(checkpoint), candidates)
+    return Contestant(checkpoint.name, Predictor(checkpoint, runtime), _about(checkpoint))
 
 
 def open_for_decoding(
@@ -82,15 +62,13 @@ def open_for_decoding(
     """
     if not is_ngram(directory):
         checkpoint = load_checkpoint(directory)
-        if checkpoint.network.architecture == "forward":
-            checkpoint = ForwardCheckpoint(*(getattr(checkpoint, field.name) for field in fields(checkpoint)))
         return checkpoint, open_runtime(checkpoint, device, threads)
     ngram = open_ngram(directory)
     try:
         vocabulary = Vocabulary.load(directory / "vocabulary.model")
     except VocabularyError as error:
         raise CheckpointError(f"{error}; build the n-gram again") from error
-    checkpoint = ForwardCheckpoint(
+    checkpoint = Checkpoint(
         directory=directory,
         name=f"{ngram.order}-gram",
         version="1",

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from model.errors import VocabularyError
 from model.vocabulary import Vocabulary
 from training.contestants import Contestant, open_contestant
 from training.judging import Answers, LineResult, Questions, answer_all
@@ -62,12 +63,28 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.ngram is not None:
         contestants.append(open_contestant(arguments.ngram))
     files = read_files(arguments.text, arguments.language, arguments.limit_per_file, arguments.seed)
-    vocabulary = Vocabulary.load(arguments.checkpoint / "vocabulary.model")
+    vocabulary = common_vocabulary([arguments.checkpoint, *filter(None, [arguments.ngram])])
     questions = ask_about(files, vocabulary, arguments.lines, arguments.typing_lines, arguments.seed)
     report = evaluate(contestants, questions, arguments.seed)
     markdown = write_report(report, arguments.output)
     sys.stdout.write(markdown)
     return 0
+
+
+def common_vocabulary(directories: Sequence[Path]) -> Vocabulary:
+    """The vocabulary of contestants, which cuts Chinese questions: with another one they would be other questions.
+
+    Raises:
+        VocabularyError: one cannot be read, or differs from the first.
+    """
+    first, *others = [(directory, Vocabulary.load(directory / "vocabulary.model")) for directory in directories]
+    for directory, vocabulary in others:
+        if vocabulary.digest != first[1].digest:
+            raise VocabularyError(
+                f"{directory} has vocabulary {vocabulary.digest[:12]}, {first[0]} has {first[1].digest[:12]}; Chinese"
+                " questions are cut by it: compare what was built from the same prepared data, or evaluate each alone"
+            )
+    return first[1]
 
 
 def ask_about(files: list[TextFile], vocabulary: Vocabulary, lines: int, typing_lines: int, seed: int) -> Questions:

@@ -84,10 +84,17 @@ class ExportOptions:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A run that went into the weights: the exported one, or one that it started from."""
+    """A run that went into the weights: the exported one, or one that it started from.
+
+    Attributes:
+        run: its configuration.
+        progress: its counters.
+        data_sha256: of the prepared data that it was trained on; empty where its state is too old to know.
+    """
 
     run: RunConfig
     progress: Progress
+    data_sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +208,7 @@ def export(options: ExportOptions) -> Checkpoint:
     calibration = Calibration(
         next_temperature=tuple((language, temperatures.get(language, 1.0)) for language in languages),
         cloze_temperature=tuple((language, 1.0) for language in languages),
+        choice_temperature=tuple((language, 1.0) for language in languages),
     )
     training = _provenance(stages, prepared, cost)
     files |= {VOCABULARY: vocabulary.to_bytes(), WEIGHTS: _weights_file(weights, options.fp32)}
@@ -241,8 +249,8 @@ def read_stages(state: Path) -> list[Stage]:
     seen: set[Path] = set()
     while (state / "state.json").is_file() and state.resolve() not in seen:
         seen.add(state.resolve())
-        progress, values = read_progress(state)
-        stages.append(Stage(run_from_dict(values, str(state / "state.json")), progress))
+        progress, values, data = read_progress(state)
+        stages.append(Stage(run_from_dict(values, str(state / "state.json")), progress, data))
         if not stages[-1].run.start_from:
             break
         state = Path(stages[-1].run.start_from)
@@ -471,7 +479,7 @@ def _provenance(stages: Sequence[Stage], prepared: Prepared | None, cost: Mappin
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "git_commit": _git_commit(),
-        "data_sha256": prepared.sha256 if prepared else "",
+        "data_sha256": stages[0].data_sha256 or (prepared.sha256 if prepared else ""),
         "pieces_seen": sum(stage.progress.pieces for stage in stages),
         "seed": stages[0].run.seed,
         "quantisation_cost": dict(cost),

@@ -13,7 +13,7 @@ from model.config import PIECE, SPAN, WORD
 from model.vocabulary import Vocabulary
 
 LONGEST_GAP = 8
-WORD_SHARE, PIECE_SHARE = 0.6, 0.2  # the rest are spans of 2 to 8 pieces
+WORD_SHARE, PIECE_SHARE = 0.6, 0.2  # of the draws, see sample_gaps; the rest are spans of 2 to 8 pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,13 @@ def sample_gaps(
     rng: np.random.Generator,
     breaks: NDArray[np.bool_] | None = None,
 ) -> list[Gap]:
-    """Draw gaps of a row: 60 % words, 20 % single pieces, 20 % spans of 2 to 8 pieces, and those of its cuts.
+    """Draw gaps of a row: words, single pieces, spans of 2 to 8 pieces, and those of its cuts.
+
+    Kinds are drawn 60 : 20 : 20, at a place that is uniform over pieces: a word of three pieces is drawn three times as
+    often as one of one. Draws that give no gap are dropped and not made up for: words that begin with punctuation or
+    exceed 8 pieces, spans at the last piece. On 3,000 lines of each source of the bundled recipe that leaves words,
+    pieces and spans 57 : 22 : 21 of 100 in Chinese (9 % of the draws dropped) and 58 : 21 : 21 in English (6 %); gaps
+    of cuts come on top, 2 and 3 for every 100 draws.
 
     Args:
         pieces: (L,), the row.

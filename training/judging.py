@@ -28,6 +28,7 @@ from training.typing_simulation import keys_pressed
 
 # Candidates asked for; reciprocal ranks below the last count as 0
 NEXT_CANDIDATES = {"en": 10, "zh": 20}
+CLOZE_CANDIDATES = 5
 # Queries handed to the predictor at once, which decodes as many of them side by side as it likes
 QUERIES_AT_ONCE = 256
 
@@ -139,7 +140,7 @@ def first_characters(candidates: Sequence[tuple[str, float]]) -> list[tuple[str,
 
 
 def _cloze(contestant: Contestant, questions: Questions) -> list[LineResult]:
-    queries = [ClozeQuery(question.text, contestant.cloze_candidates, blank=MARKER) for question in questions.cloze]
+    queries = [ClozeQuery(question.text, CLOZE_CANDIDATES, blank=MARKER) for question in questions.cloze]
     lines = []
     results = ask(contestant, queries, ClozeResult, "cloze")
     for question, result in zip(questions.cloze, results, strict=True):

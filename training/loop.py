@@ -6,6 +6,7 @@ Truncated back-propagation through time: a batch is one window, the state of the
 
 import argparse
 import json
+import logging
 import math
 import signal
 import sys
@@ -44,6 +45,8 @@ from training.snapshot import (
     write_whole,
 )
 
+log = logging.getLogger(__name__)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -75,10 +78,16 @@ def train(config: RunConfig, directory: Path, *, resume: bool = False) -> Path:
         The state directory.
 
     Raises:
-        RunError: nothing to resume, a run that would be overwritten, a resumed run of other sizes, a full disk.
+        RunError: no such device, nothing to resume, a run that would be overwritten, a resumed run of other sizes or
+            data, a full disk.
         DivergedError: the loss or a gradient is not a number; the last saved state is good.
         PreparedDataError: the prepared data are missing or torn.
     """
+    if config.network.architecture == "stacked_bidirectional":
+        log.warning(
+            "architecture is 'stacked_bidirectional': it can be trained and compared, but export cannot serve it yet;"
+            " choose two_towers or forward for a checkpoint (docs/decisions/0008-stacked-bidirectional.md)"
+        )
     trainer = Trainer(config, directory, resume=resume)
     with _stop_signals() as stopping:
         trainer.run(stopping)
@@ -96,9 +105,10 @@ class Trainer:
         self.config, self.directory = config, directory
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        self.device = torch.device(config.device)
+        self.device = _device(config.device)
         prepared = open_prepared(Path(config.data.prepared))
         _check(config, prepared)
+        self._data_sha256 = prepared.sha256
         self.sources = [s for s in prepared.sources if not config.sources or s.name in config.sources]
         self.flags = PieceFlags.of(prepared.vocabulary)
         self.network = Network(config.network, config.dropout, config.weight_drop).to(self.device)
@@ -126,11 +136,16 @@ class Trainer:
         self.log = RunLog(directory, self.progress.step)
 
     def _load(self, snapshot: Path) -> None:
-        self.progress, saved = read_progress(snapshot)
+        self.progress, saved, data = read_progress(snapshot)
         before = run_from_dict(saved, str(snapshot / "state.json"))
         for name in ("network", "data", "seed", "precision", "sources"):
             if getattr(before, name) != getattr(self.config, name):
                 raise RunError(f"{snapshot}: was trained with another [{name}]; resume with its own run file")
+        if data and data != self._data_sha256:  # (epoch, index) would name other batches
+            raise RunError(
+                f"{snapshot}: was trained on data {data[:12]}, but {self.config.data.prepared} holds"
+                f" {self._data_sha256[:12]}; prepare the same data again, or begin a new run with start_from"
+            )
         load_weights(snapshot, self.network)
         self.carried = load_optimizer(snapshot, self.optimizer, random_state=True).to(self.device)
 
@@ -138,7 +153,7 @@ class Trainer:
         """Train until the end or until *stopping* holds a signal, then save."""
         config, progress = self.config, self.progress
         started = (time.process_time() / config.threads - progress.seconds, time.monotonic() - progress.wall_seconds)
-        last_saved = time.monotonic()
+        last_saved, evaluated = time.monotonic(), -1
         bar = tqdm(total=config.steps or None, initial=progress.step, unit="step", smoothing=0.05, mininterval=1.0)
         tally = _Tally()
         while not stopping and not self._finished():
@@ -153,14 +168,17 @@ class Trainer:
                 loss = values["loss_next"] if "loss_next" in values else values["loss_gap"]
                 bar.set_postfix_str(f"loss {loss:.3f}, {values['pieces_per_second']:.0f} pieces/s")
                 self._write(values)
-            if config.evaluate_every_steps and progress.step % config.evaluate_every_steps == 0:
+            due = config.evaluate_every_steps and progress.step % config.evaluate_every_steps == 0
+            if due and not stopping and not self._finished():
                 self._write(self.evaluate())
+                evaluated = progress.step
             if time.monotonic() - last_saved > config.save_every_seconds:
                 self.save()
                 last_saved = time.monotonic()
         bar.close()
         self.save()  # before all else: whoever sent a signal may not wait for the last figures
-        self._write(self.evaluate())
+        if evaluated != progress.step:  # a signal may have come while the last step was scored
+            self._write(self.evaluate())
         self.log.close()
 
     def _finished(self) -> bool:
@@ -177,16 +195,20 @@ class Trainer:
         losses, after = self._losses(batch, None if full else self.sampler, rng)
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()  # type: ignore[no-untyped-call]
-        if config.optimizer.clip_value > 0:
-            nn.utils.clip_grad_value_(self.network.parameters(), config.optimizer.clip_value)
+        # Clamping would make an infinite gradient a finite one, so the norm is taken before it.
         limit = config.optimizer.clip_norm or math.inf
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
+        norm = nn.utils.clip_grad_norm_(
+            self.network.parameters(), math.inf if config.optimizer.clip_value > 0 else limit
+        )
         if not (math.isfinite(losses.total.item()) and math.isfinite(norm.item())):
             state, remedy = self.directory / "state", "lower the learning rate or clip harder"
             raise DivergedError(
                 f"step {step}: loss {losses.total.item()}, gradient norm {norm.item()}; "
                 + (f"{state} holds the last good state; {remedy}, then --resume" if state.exists() else remedy)
             )
+        if config.optimizer.clip_value > 0:
+            nn.utils.clip_grad_value_(self.network.parameters(), config.optimizer.clip_value)
+            nn.utils.clip_grad_norm_(self.network.parameters(), limit)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config.optimizer, step, config.steps)
         self.optimizer.step()
@@ -226,7 +248,13 @@ class Trainer:
     def save(self) -> None:
         """Write the snapshot that ``--resume`` goes on from."""
         save_snapshot(
-            self.directory / "state", self.network, self.optimizer, self.carried, self.progress, self.config.to_dict()
+            self.directory / "state",
+            self.network,
+            self.optimizer,
+            self.carried,
+            self.progress,
+            self.config.to_dict(),
+            self._data_sha256,
         )
 
     def _write(self, values: dict[str, Any]) -> None:
@@ -259,6 +287,23 @@ class _Tally:
         values = {n: float(m) for n, m, c in zip(names, means, self._counts, strict=True) if c}
         self._clear()
         return {**values, "pieces_per_second": rate}
+
+
+def _device(name: str) -> torch.device:
+    """The device of a run file.
+
+    Raises:
+        RunError: torch has no such device here.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise RunError(f"device is {name!r}, which torch does not know; choose cpu or cuda") from error
+    if device.type not in ("cpu", "cuda"):
+        raise RunError(f"device is {name!r}, which training does not know; choose cpu or cuda")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise RunError(f"device is {name!r}, but torch finds {torch.cuda.device_count()} GPUs; choose cpu or another")
+    return device
 
 
 def _check(config: RunConfig, prepared: Prepared) -> None:

@@ -183,7 +183,8 @@ def batch_losses(
                     place(batch.gap_kind),
                 )
                 gap_sum = cross_entropy(features, place(batch.gap_target), network.gap_bias, positions)
-    next_count, gap_count = int(kept.sum()), len(batch.gap_row)
+    next_count = int(kept.sum())
+    gap_count = len(batch.gap_row) if network.config.architecture == "two_towers" else 0
     total = next_sum / max(next_count, 1)
     if previous_count:
         total = total + options.previous_weight * previous_sum / previous_count

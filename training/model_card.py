@@ -121,6 +121,8 @@ def model_card(
         + ", ".join(f"{language} {value:.3f}" for language, value in calibration.next_temperature)
         + "; of blanks: "
         + ", ".join(f"{language} {value:.3f}" for language, value in calibration.cloze_temperature)
+        + "; of choices: "
+        + ", ".join(f"{language} {value:.3f}" for language, value in calibration.choice_temperature)
         + ".",
         "## Limits",
         LIMITS,

@@ -1,7 +1,7 @@
 """Everything that a run needs to go on, in one directory that is replaced as a whole. Not the served checkpoint.
 
 ``weights.safetensors`` the network, fp32; ``optimizer.safetensors`` its moments, the carried states and torch's random
-state; ``state.json`` counters. No pickle.
+state; ``state.json`` counters, the configuration and the SHA-256 of the prepared data. No pickle.
 """
 
 import contextlib
@@ -64,6 +64,7 @@ def save_snapshot(
     carried: Tensor,
     progress: Progress,
     config: dict[str, Any],
+    data_sha256: str,
 ) -> None:
     """Write beside *directory*, then put it in its place; whatever fails, the snapshot before stays.
 
@@ -80,7 +81,7 @@ def save_snapshot(
         fresh.mkdir(parents=True)
         save_file({n: p.detach().contiguous() for n, p in network.state_dict().items()}, fresh / "weights.safetensors")
         save_file(tensors, fresh / "optimizer.safetensors")
-        values = {"progress": asdict(progress), "config": config}
+        values = {"progress": asdict(progress), "config": config, "data_sha256": data_sha256}
         (fresh / "state.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
         for path in fresh.iterdir():
             with path.open("rb") as file:
@@ -112,15 +113,15 @@ def snapshot_directory(run: Path) -> Path:
     raise RunError(f"{run}: holds no saved state; start the run without --resume")
 
 
-def read_progress(directory: Path) -> tuple[Progress, dict[str, Any]]:
-    """Counters and configuration of a snapshot.
+def read_progress(directory: Path) -> tuple[Progress, dict[str, Any], str]:
+    """Counters and configuration of a snapshot, and the SHA-256 of its prepared data, empty in an older one.
 
     Raises:
         RunError: the snapshot is torn.
     """
     try:
         values = json.loads((directory / "state.json").read_text(encoding="utf-8"))
-        return Progress(**values["progress"]), values["config"]
+        return Progress(**values["progress"]), values["config"], str(values.get("data_sha256", ""))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{directory / 'state.json'}: cannot be read: {error!r}") from error
 

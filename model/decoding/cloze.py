@@ -7,7 +7,7 @@ For one blank, all others being read as fillings or as ``<blank>``:
 2. *Rescore* the best few: s = log P_gap + λ1 log P_F(span, right context | left) + λ2 log P_B(left context, span |
    right), the contexts at most 8 pieces long.
 3. P(word) = M · softmax(s / τ) over those that were rescored, M being their gap mass; the others keep theirs. With
-   choices everything is normalised over the choices.
+   choices everything is normalised over the choices, and τ is one of their own, which divides their masses too.
 
 Several blanks: left to right with a small joint beam, then one sweep in which every blank sees the fillings of all the
 others; a blank's candidates are those of the sweep, given the other fillings.
@@ -121,7 +121,8 @@ class _Cloze:
         self._lines = [encode(slot.line) for slot in layout.slots]
         self.pieces_read = len(self.before) + sum(map(len, self._after))
         self._two_towers = resources.network.architecture == "two_towers"
-        temperatures = dict(resources.calibration.cloze_temperature)
+        calibration = resources.calibration
+        temperatures = dict(calibration.cloze_temperature if choices is None else calibration.choice_temperature)
         texts = [layout.before, *(slot.after for slot in layout.slots)]
         beside = [{language_of(left), language_of(right[:8])} for left, right in pairwise(texts)]
         self._temperatures = [temperatures.get("zh" if "zh" in each else "en", 1.0) for each in beside]

@@ -36,7 +36,7 @@ class SearchOptions:
         frontier_rounds: rounds of it.
         word_share: an unfinished word is read on if its mass is more than this share of the last candidate's.
         word_rows: unfinished words that are read on in one round.
-        word_rounds: rounds of it.
+        word_rounds: rounds of it, most of which few queries need: one piece of the longest word in each.
         branch_share: a piece after it is looked at if their mass is more than this share of the last candidate's.
         branches: how many such pieces, beside 4 for every candidate wanted.
     """
@@ -46,7 +46,7 @@ class SearchOptions:
     frontier_rounds: int = 6
     word_share: float = 1 / 16
     word_rows: int = 16
-    word_rounds: int = 4
+    word_rounds: int = 8
     branch_share: float = 1 / 256
     branches: int = 64
 

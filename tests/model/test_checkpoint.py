@@ -66,7 +66,10 @@ def write_again(checkpoint: Checkpoint, directory: Path, *, overwrite: bool = Fa
 def test_everything_that_was_written_is_read(tmp_path: Path, tiny_checkpoint: Path) -> None:
     """Names, sizes, calibration, languages, scores and provenance come back as they were given."""
     calibration = Calibration(
-        next_temperature=(("zh", 1.25), ("en", 0.9)), cloze_temperature=(("zh", 2.0),), forward_weight=0.75
+        next_temperature=(("zh", 1.25), ("en", 0.9)),
+        cloze_temperature=(("zh", 2.0),),
+        choice_temperature=(("zh", 1.5), ("en", 3.0)),
+        forward_weight=0.75,
     )
     written = write_again(
         load_checkpoint(tiny_checkpoint),
@@ -87,6 +90,16 @@ def test_everything_that_was_written_is_read(tmp_path: Path, tiny_checkpoint: Pa
     assert read.digest == hashlib.sha256((tmp_path / "deep" / "new" / "SHA256SUMS").read_bytes()).hexdigest()
     assert written.digest == read.digest
     assert contents(tmp_path / "deep") == ["new"], "nothing is left beside the final name"
+
+
+def test_choice_temperature_of_an_older_export_is_the_cloze_one() -> None:
+    """Without the field choices are tempered as they were then; with one that is no temperature, it is refused."""
+    values = Calibration(cloze_temperature=(("zh", 2.0), ("en", 1.5))).to_dict()
+    older = {name: value for name, value in values.items() if name != "choice_temperature"}
+    assert Calibration.from_dict(older).choice_temperature == (("zh", 2.0), ("en", 1.5))
+    assert Calibration.from_dict(values).choice_temperature == (("zh", 1.0), ("en", 1.0))
+    with pytest.raises(CheckpointError, match="choice_temperature"):
+        Calibration.from_dict({**values, "choice_temperature": {"zh": 0.0}})
 
 
 def test_sums_are_those_of_sha256sum(tiny_checkpoint: Path) -> None:

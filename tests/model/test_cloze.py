@@ -195,6 +195,49 @@ def test_choices_of_single_words_are_asked_for_as_words(vocabulary: Vocabulary) 
     assert words(blank) == pytest.approx({choice: mass / total for choice, mass in masses.items()}, rel=1e-4)
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.7])
+def test_choices_have_a_temperature_of_their_own(vocabulary: Vocabulary, weight: float) -> None:
+    """Masses and rescored scores of choices are divided by the choice temperature, and by the cloze one never."""
+    hot = {"choice_temperature": (("zh", 1.0), ("en", 2.5)), "cloze_temperature": (("zh", 1.0), ("en", 7.0))}
+    choices = ["park", "the store", "reopen"]
+
+    def shares(calibration: Calibration) -> dict[str, float]:
+        return words(fill(setting(vocabulary, calibration)[0], "go to ____.", choices=choices).blanks[0])
+
+    plain = shares(Calibration(forward_weight=weight))
+    softer = {word: share ** (1 / 2.5) for word, share in plain.items()}
+    expected = {word: share / sum(softer.values()) for word, share in softer.items()}
+    assert shares(Calibration(forward_weight=weight, **hot)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_choices_beyond_those_rescored_are_tempered_alike(vocabulary: Vocabulary) -> None:
+    """With more choices than are rescored, the masses of the others are divided by the choice temperature as well."""
+    pairs = product(("go ", "to ", "the ", "new ", "re", "open "), PIECES[:8])
+    choices = list(dict.fromkeys("".join(pair).strip() for pair in pairs))
+    assert len(choices) > 32
+
+    def shares(calibration: Calibration) -> dict[str, float]:
+        predictor, _ = setting(vocabulary, calibration, support=range(FIRST_BYTE, vocabulary.size), spread=0.5)
+        return words(fill(predictor, "go to ____.", choices=choices).blanks[0])
+
+    masses = shares(PLAIN)
+    rest = sorted(masses, key=lambda word: -masses[word])[32:]
+
+    def last(temperature: float) -> list[float]:
+        found = shares(Calibration(forward_weight=0.5, choice_temperature=(("en", temperature),)))
+        return [found[word] for word in rest]
+
+    plain, hot = last(1.0), last(3.0)
+    assert hot[0] / hot[-1] == pytest.approx((plain[0] / plain[-1]) ** (1 / 3), rel=1e-4)
+
+
+def test_open_blanks_keep_the_cloze_temperature(vocabulary: Vocabulary) -> None:
+    """The choice temperature moves nothing where no choices are given."""
+    hot = Calibration(choice_temperature=(("zh", 3.0), ("en", 3.0)))
+    plain = fill(setting(vocabulary, Calibration())[0], "go to ____.")
+    assert fill(setting(vocabulary, hot)[0], "go to ____.") == plain
+
+
 def test_choice_that_is_impossible_still_comes_back(vocabulary: Vocabulary) -> None:
     """A choice that the network gives no chance has probability 0, and none of them any if all are impossible."""
     predictor, _ = setting(vocabulary, support=ids(vocabulary, "买"))

@@ -219,6 +219,28 @@ def test_temperature_of_the_language_is_applied(vocabulary: Vocabulary) -> None:
     assert predict(heated, "上学")[0].probability < predict(plain, "上学")[0].probability
 
 
+def test_long_word_in_a_small_vocabulary_is_spelled_out() -> None:
+    """A word of eight pieces is found where each of them is all but certain, although no piece holds more of it."""
+    word = "triangle"
+    vocabulary = hand_vocabulary((*word, " "))
+    (space,) = (vocabulary.surfaces.index(piece) for piece in " ")
+    order = [space, *(vocabulary.surfaces.index(letter) for letter in word), space]
+
+    class Speller(TableRuntime):
+        def next_log_probabilities(self, outputs: Any) -> Any:
+            rows = np.full((len(outputs), vocabulary.size), -np.inf, dtype=np.float32)
+            rows[:, order] = np.log(0.1 / len(word))
+            for row, output in zip(rows, outputs, strict=True):
+                place = order.index(int(output[1])) if output[1] in order else 0
+                row[order[place + 1]] = np.log(0.9)
+            return rows
+
+    runtime = Speller(vocabulary)
+    (best, *_) = predict(Predictor(fake_checkpoint(vocabulary, runtime.config), runtime), "", 5)
+    assert best.append == word
+    assert best.probability == pytest.approx(0.9**9, rel=0.02)
+
+
 @given(st.text(max_size=30) | st.text(alphabet="the ,a迟到了\n€_'", max_size=20))
 @settings(max_examples=60, deadline=None)
 def test_promises_hold_for_any_text(vocabulary_once: Vocabulary, text: str) -> None:

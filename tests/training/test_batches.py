@@ -1,14 +1,16 @@
 """Batches: what each tower has read when a gap is asked for, and that any batch can be entered directly."""
 
+from collections import Counter
 from itertools import islice
 
 import numpy as np
 import pytest
 
+from model.config import PIECE, SPAN, WORD
 from model.vocabulary import BLANK, END, END_OF_GAP, START
-from training.batches import NO_TARGET, BatchStream, Row, _window_row, assemble
+from training.batches import HELD_OUT_LINES, NO_TARGET, BatchStream, Row, _window_row, assemble, heldout_batches
 from training.config import DataOptions
-from training.gaps import PieceFlags
+from training.gaps import PieceFlags, sample_gaps
 from training.shards import Shard
 
 V = 60
@@ -190,6 +192,46 @@ def test_weights_repeat_sources() -> None:
         for stream in [BatchStream([source], flags(), options(punctuation_dropped_share=0.0), seed=1)]
     ]
     assert read[1] == 3 * read[0]
+
+
+def test_shares_of_gaps_are_those_of_the_draws_less_the_dropped() -> None:
+    """Words weigh by their pieces; words of more than 8 and punctuation are dropped, and nothing is drawn instead."""
+    end, inner, mark = FIRST, FIRST + 1, V - 1  # an odd piece goes on, an even one ends its word
+    words = [[end], [inner, inner, end], [*[inner] * 8, end], [mark]]
+    pieces, count = np.concatenate(words), 20_000
+    gaps = sample_gaps(pieces, flags(), (-1, -1), count / len(pieces), False, np.random.default_rng(1))
+    kinds = Counter(gap.kind for gap in gaps)
+    found = Counter((gap.start, gap.end) for gap in gaps if gap.kind == WORD)
+    assert found.keys() == {(0, 1), (1, 4)}
+    assert found[1, 4] / found[0, 1] == pytest.approx(3, rel=0.15)
+    assert kinds[WORD] / count == pytest.approx(0.6 * 4 / 14, rel=0.05)
+    assert kinds[PIECE] / count == pytest.approx(0.2, rel=0.05)
+    assert kinds[SPAN] / count == pytest.approx(0.2 * 13 / 14, rel=0.05)
+
+
+def test_pieces_are_counted_once_each() -> None:
+    """Windows of a block count the pieces of its lines and not the line beginnings between them."""
+    source = shard(3, 12, consecutive=True)
+    plain = options(carry_share=1.0, punctuation_dropped_share=0.0)
+    stream = BatchStream([source], flags(), plain, seed=1)
+    batches = list(islice(stream, stream.batches_in_epoch))
+    assert any((batch.forward_inputs[1:] == START).any() for batch in batches)
+    assert sum(batch.pieces for batch in batches) == len(source.ids)
+
+
+@pytest.mark.parametrize("lines", [7, 300, 301, 599, 600, 1000])
+def test_held_out_lines_are_spread_to_the_end(lines: int) -> None:
+    """At most 300 lines at equal distances, from the first to within a distance of the last."""
+    ids = (np.arange(lines) + FIRST).astype(np.uint16)  # a line is its number
+    table = np.tile(np.array([1, 0xFFFFFFFF, 0xFFFFFFFF], dtype=np.uint32), (lines, 1))
+    source = Shard("s", "en", False, 1.0, ids, table, lines)
+    ones = np.ones(lines + FIRST, dtype=np.bool_)
+    wide = PieceFlags(ones, ones, ones, ones, ones.astype(np.int64))
+    batches, characters = heldout_batches([source], wide, options())["en"]
+    drawn = np.sort(np.concatenate([batch.forward_inputs[1] for batch in batches])) - FIRST
+    step = int(drawn[1] - drawn[0])
+    assert np.array_equal(drawn, np.arange(0, lines, step))
+    assert min(lines, HELD_OUT_LINES) / 2 < len(drawn) == characters <= HELD_OUT_LINES
 
 
 def test_gap_at_position_zero_never_asks_for_end_of_gap() -> None:

@@ -1,9 +1,12 @@
 """Fitting temperatures and rescoring weights."""
 
 import argparse
+import errno
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +15,22 @@ from model.checkpoint import load_checkpoint
 from model.config import Calibration
 from model.errors import CheckpointError, LacunaError
 from model.ngram import open_ngram
+from model.predictor import Predictor
 from model.queries import Blank, ClozeQuery, ClozeResult, Filling, Query, Result, Usage
 from model.runtime import Floats, Integers
 from model.vocabulary import Vocabulary
 from tests.fixtures_checkpoint import tiny_vocabulary
 from training import calibrate as command
-from training.calibrate import fit_cloze_calibration, fit_next_temperature, retemper, score_pieces
-from training.questions import ClozeQuestion
+from training.calibrate import (
+    fit_calibration,
+    fit_choice_temperature,
+    fit_cloze_calibration,
+    fit_next_temperature,
+    retemper,
+    score_pieces,
+)
+from training.contestants import open_for_decoding
+from training.questions import ClozeQuestion, cloze_questions, read_files
 
 GRIDS = ((0.0, 0.5, 1.0), (0.0, 0.5))
 QUESTIONS = [ClozeQuestion(0, n, f"{n} ____", "right", ()) for n in range(300)]
@@ -59,6 +71,84 @@ def test_weights_and_temperature_are_found() -> None:
     assert 1.6 < temperatures["en"] < 2.5
     assert temperatures["zh"] == 0.7
     assert fitted.next_temperature == start.next_temperature
+
+
+class FakeChooser:
+    """Five choices of which the right one is drawn from true shares; claims are too sure by 1/τ, which is 1.5."""
+
+    def __init__(self, calibration: Calibration) -> None:
+        assert dict(calibration.choice_temperature) == {"zh": 1.0, "en": 1.0}
+        assert calibration.forward_weight == 0.75
+        self.asked: list[str] = []
+
+    def run(self, queries: Sequence[Query]) -> list[Result | LacunaError]:
+        """Answer each query by its own chance."""
+        results: list[Result | LacunaError] = []
+        for query in queries:
+            assert isinstance(query, ClozeQuery) and query.choices is not None
+            self.asked.append(query.text)
+            generator = np.random.default_rng(int(query.text.split()[0]))
+            scores = generator.normal(0, 2, 5)
+            right = generator.choice(5, p=np.exp(scores) / np.exp(scores).sum())
+            claimed = np.exp(1.5 * scores) / np.exp(1.5 * scores).sum()
+            others = [choice for choice in query.choices if choice != "right"]
+            words = ["right" if n == right else str(others.pop()) for n in range(5)]
+            fillings = (Filling(words[n], float(claimed[n])) for n in np.argsort(-claimed))
+            results.append(ClozeResult("", (Blank(0, 4, tuple(fillings)),), Usage(1)))
+        return results
+
+
+def test_temperature_of_choices_is_found() -> None:
+    """Choices claimed too surely by 1.5 get a temperature of about 1.5; a language without choices keeps its own."""
+    choices = ("right", "one", "two", "three", "four")
+    with_choices = [ClozeQuestion(0, n, f"{n} ____", "right", choices) for n in range(700)]
+    without = [ClozeQuestion(1, n, f"{n} ____", "right", ()) for n in range(700, 750)]
+    start = Calibration(
+        cloze_temperature=(("zh", 0.7), ("en", 0.9)), choice_temperature=(("zh", 3.0),), forward_weight=0.75
+    )
+    choosers: list[FakeChooser] = []
+
+    def predictor(calibration: Calibration) -> FakeChooser:
+        choosers.append(FakeChooser(calibration))
+        return choosers[-1]
+
+    languages = ["en"] * 700 + ["zh"] * 50
+    fitted = fit_choice_temperature(predictor, [*with_choices, *without], languages, start, 600)
+    temperatures = dict(fitted.choice_temperature)
+    assert temperatures["en"] == pytest.approx(1.5, rel=0.15)
+    assert temperatures["zh"] == 3.0
+    assert replace(fitted, choice_temperature=start.choice_temperature) == start
+    (chooser,) = choosers
+    assert len(chooser.asked) == len(set(chooser.asked)) == 600
+    numbers = [int(text.split()[0]) for text in chooser.asked]
+    assert min(numbers) < 100 and max(numbers) >= 600, "spread over all questions"
+    assert fit_choice_temperature(predictor, without, ["zh"] * 50, start, 600) == start
+
+
+def test_choices_of_development_text_are_fitted(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Calibrating a checkpoint fits it to choices among the text's own words: no other temperature does better."""
+    path = tmp_path / "talk_en.txt"
+    path.write_text("\n".join(f"I like the {w} that sat on the mat." for w in ("cat", "dog", "hen")), encoding="utf-8")
+    checkpoint, runtime = open_for_decoding(tiny_checkpoint)
+    files = read_files([str(path)], None, None, 1)
+    start = replace(checkpoint.calibration, cloze_temperature=(("en", 0.8),), choice_temperature=(("zh", 1.25),))
+    fitted = fit_calibration(replace(checkpoint, calibration=start), runtime, files, 20)
+    temperatures = dict(fitted.choice_temperature)
+    assert temperatures["zh"] == 1.25
+    assert temperatures["en"] in command.TEMPERATURES
+
+    def loss(temperature: float) -> float:
+        calibration = replace(fitted, choice_temperature=(("en", temperature),))
+        predictor = Predictor(replace(checkpoint, calibration=calibration), runtime)
+        total = 0.0
+        for question in cloze_questions(files, checkpoint.vocabulary, 20, 10, 2):
+            (result,) = predictor.run([ClozeQuery(question.text, blank="____", choices=question.choices)])
+            assert isinstance(result, ClozeResult) and len(question.choices) == 5
+            (right,) = (found for found in result.blanks[0].candidates if found.word == question.answer)
+            total -= float(np.log(right.probability))
+        return total
+
+    assert loss(temperatures["en"]) <= min(loss(0.5), loss(1.0), loss(2.0), loss(8.0)) + 1e-6
 
 
 def test_retempering_keeps_the_mass_and_the_order() -> None:
@@ -150,3 +240,23 @@ def test_an_ngram_is_calibrated_too(tiny_ngram: Path, text: Path, tmp_path: Path
     assert np.array_equal(before.distribution([1, 300]), after.distribution([1, 300]))
     assert before.description["calibration"] != after.description["calibration"]
     assert json.loads((output / "ngram.json").read_text())["calibration"]["forward_weight"] == 1.0
+
+
+def test_an_ngram_that_cannot_be_written_whole_leaves_nothing(
+    tiny_ngram: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fills up in mid-copy leaves no directory that looks like an n-gram, and none beside it."""
+    written: list[bool] = []
+    write_text = Path.write_text
+
+    def full(self: Path, *values: Any, **options: Any) -> int:
+        if self.name == "ngram.json":
+            written.append((tmp_path / "new" / "calibrated").exists())
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_text(self, *values, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        command.run(arguments(str(tiny_ngram), str(text), "--output", str(tmp_path / "new" / "calibrated")))
+    assert written == [False], "nothing stands under the final name before all is there"
+    assert list((tmp_path / "new").iterdir()) == []

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from model.checkpoint import Checkpoint
+from model.decoding.cloze import RESCORED_BLIND
 from model.errors import CheckpointError
 from model.queries import ClozeQuery, ClozeResult, PredictQuery, PredictResult, ScoreQuery, ScoreResult
 from tests.fixtures_checkpoint import build_tiny_checkpoint
-from training.contestants import FORWARD_CLOZE_CANDIDATES, is_ngram, open_contestant
+from training.contestants import is_ngram, open_contestant, open_for_decoding
 
 
 def test_an_ngram_answers_every_question(tiny_ngram: Path) -> None:
@@ -24,15 +26,13 @@ def test_an_ngram_answers_every_question(tiny_ngram: Path) -> None:
     assert isinstance(scored, ScoreResult)
     assert 0 < scored.bits_per_character < 8
     assert contestant.name == "3-gram"
-    assert contestant.cloze_candidates == FORWARD_CLOZE_CANDIDATES
     assert contestant.about["bytes"] > 0
     assert "pieces, each once" in contestant.about["saw"]
 
 
-def test_a_checkpoint_is_asked_as_users_ask_it(tiny_checkpoint: Path) -> None:
-    """Five candidates, and its size is that of its directory."""
+def test_the_size_of_a_checkpoint_is_that_of_its_directory(tiny_checkpoint: Path) -> None:
+    """Every file counts, and a checkpoint is no n-gram."""
     contestant = open_contestant(tiny_checkpoint)
-    assert contestant.cloze_candidates == 5
     assert contestant.about["bytes"] == sum(
         path.stat().st_size for path in tiny_checkpoint.rglob("*") if path.is_file()
     )
@@ -40,12 +40,17 @@ def test_a_checkpoint_is_asked_as_users_ask_it(tiny_checkpoint: Path) -> None:
 
 
 def test_a_forward_only_checkpoint_is_asked_for_blanks_too(tmp_path: Path) -> None:
-    """It serves no /cloze, but can be compared on it."""
+    """It is opened as what serves, and asked for five it answers the best of as many as it would rank for 32."""
     build_tiny_checkpoint(tmp_path / "forward", fp32=False, architecture="forward")
-    contestant = open_contestant(tmp_path / "forward")
-    (filled,) = contestant.predictor.run([ClozeQuery("I like the ____ that sat")])
-    assert isinstance(filled, ClozeResult)
-    assert contestant.cloze_candidates == FORWARD_CLOZE_CANDIDATES
+    checkpoint, _ = open_for_decoding(tmp_path / "forward")
+    assert type(checkpoint) is Checkpoint
+    assert checkpoint.capabilities == ("predict", "score", "cloze")
+    predictor = open_contestant(tmp_path / "forward").predictor
+    text = "I like the ____ that sat"
+    few, many = predictor.run([ClozeQuery(text, 5), ClozeQuery(text, RESCORED_BLIND)])
+    assert isinstance(few, ClozeResult) and isinstance(many, ClozeResult)
+    assert len(many.blanks[0].candidates) > 5
+    assert few.blanks[0].candidates == many.blanks[0].candidates[:5]
 
 
 def test_an_ngram_without_its_vocabulary_is_a_named_error(tiny_ngram: Path, tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 import argparse
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from model.errors import LacunaError, QueryError
+from model.errors import LacunaError, QueryError, VocabularyError
 from model.queries import (
     Blank,
     Candidate,
@@ -25,7 +26,7 @@ from model.queries import (
     Usage,
 )
 from model.vocabulary import Vocabulary
-from tests.fixtures_checkpoint import tiny_vocabulary
+from tests.fixtures_checkpoint import LINES, tiny_vocabulary
 from training import evaluate as command
 from training.contestants import Contestant
 from training.evaluate import ask_about, evaluate
@@ -176,6 +177,25 @@ def test_questions_have_a_digest(questions: Questions, vocabulary: Vocabulary) -
     """Equal questions have equal digests, other ones have others."""
     assert questions.digest == ask_about(FILES, vocabulary, 100, 100, seed=1).digest
     assert questions.digest != ask_about(FILES, vocabulary, 100, 100, seed=2).digest
+
+
+def test_a_contestant_with_another_vocabulary_is_refused(
+    tiny_checkpoint: Path, tiny_ngram: Path, tmp_path: Path
+) -> None:
+    """Both digests are named, and no report is written: the questions would favour the first one's pieces."""
+    other = Path(shutil.copytree(tiny_ngram, tmp_path / "other"))
+    smaller = tiny_vocabulary(LINES[:5])
+    (other / "vocabulary.model").write_bytes(smaller.to_bytes())
+    text = tmp_path / "talk_en.txt"
+    text.write_text("I like the cat.\n", encoding="utf-8")
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    output = tmp_path / "report"
+    words = [str(tiny_checkpoint), str(text), "--output", str(output), "--ngram", str(other)]
+    own = tiny_vocabulary().digest
+    with pytest.raises(VocabularyError, match=f"{smaller.digest[:12]}.*{own[:12]}.*same prepared data"):
+        command.run(parser.parse_args([*words, "--lines", "2", "--typing-lines", "1"]))
+    assert not output.exists()
 
 
 def test_the_command_measures_a_checkpoint_beside_an_ngram(

@@ -231,7 +231,20 @@ def test_development_text_takes_the_place_of_held_out_lines(
     checkpoint = export(ExportOptions(copied_run, tmp_path / "new", development=(str(text),)))
     assert checkpoint.languages == ("en",)
     assert checkpoint.training["data"] == []
+    assert checkpoint.training["data_sha256"] == values["data_sha256"], "the state knows what it was trained on"
     assert checkpoint.training["quantisation_cost"]["pieces"] > 100
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_digest_of_the_data_is_that_of_the_state(copied_run: Path, tmp_path: Path, known: bool) -> None:
+    """A state's own digest goes into the checkpoint; that of the prepared data only where an older state has none."""
+    state = copied_run / "state" / "state.json"
+    values = json.loads(state.read_text(encoding="utf-8"))
+    prepared = open_prepared(Path(values["config"]["data"]["prepared"])).sha256
+    assert values.pop("data_sha256") == prepared
+    state.write_text(json.dumps(values | ({"data_sha256": "5" * 64} if known else {})), encoding="utf-8")
+    training = export(ExportOptions(copied_run, tmp_path / "new")).training
+    assert training["data_sha256"] == ("5" * 64 if known else prepared)
 
 
 def test_stages_are_followed_to_the_first(copied_run: Path, tmp_path: Path) -> None:

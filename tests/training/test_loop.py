@@ -2,7 +2,9 @@
 
 import errno
 import json
+import math
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +18,12 @@ from safetensors.torch import load_file
 import training.snapshot
 from model.config import NetworkConfig
 from model.errors import DivergedError, RunError
+from training.batches import BatchStream
 from training.config import DataOptions, LossOptions, OptimizerOptions, RunConfig, load_run
 from training.loop import Trainer, train
 from training.prepare import PrepareOptions, SourceOptions, prepare
 from training.runlog import RunLog, read_records
+from training.shards import manifest_digest, open_prepared
 from training.snapshot import snapshot_directory
 from training.toy_corpus import write_corpus
 
@@ -112,10 +116,35 @@ def test_stacked_bidirectional_learns_to_fill_masks(prepared: Path, tmp_path: Pa
     assert all(after[name] < 0.95 * before[name] for name in after), (before, after)
 
 
+@pytest.mark.parametrize("architecture", ["stacked_bidirectional", "two_towers", "forward"])
+def test_what_cannot_be_served_is_said_before_the_first_step(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, architecture: Any
+) -> None:
+    """A stacked bidirectional network is trained all the same, with one warning at once; the others have none."""
+    two = architecture == "two_towers"
+    network = NetworkConfig(
+        SIZE, architecture, embedding_size=4, hidden_size=4, backward_layers=int(two), gap_hidden_size=4 * two
+    )
+    draw = BatchStream.__next__
+    said: list[list[str]] = []
+
+    def drawn(self: BatchStream) -> Any:
+        said.append([record.getMessage() for record in caplog.records if record.levelname == "WARNING"])
+        return draw(self)
+
+    monkeypatch.setattr(BatchStream, "__next__", drawn)
+    train(config(prepared, steps=1, network=network), tmp_path / "run")
+    if architecture == "stacked_bidirectional":
+        assert len(said) == len(said[0]) == 1
+        assert "export cannot serve it yet" in said[0][0]
+    else:
+        assert said == [[]]
+
+
 @pytest.mark.parametrize("architecture", ["two_towers", "forward"])
 @pytest.mark.parametrize("cell", ["rnn_tanh", "gru", "lstm"])
 def test_the_loss_falls(prepared: Path, tmp_path: Path, cell: Any, architecture: Any) -> None:
-    """A hundred small steps bring held-out text well below what piece frequencies alone give, with every cell."""
+    """A few small steps bring held-out text well below what piece frequencies alone give, with every cell."""
     two = architecture == "two_towers"
     network = NetworkConfig(
         SIZE,
@@ -130,7 +159,7 @@ def test_the_loss_falls(prepared: Path, tmp_path: Path, cell: Any, architecture:
     data = replace(config(prepared).data, rows=16)
     optimizer = OptimizerOptions(learning_rate=2e-2, warmup_steps=3, decay_steps=20)
     changes = {"network": network, "data": data, "optimizer": optimizer, "dropout": 0.0, "weight_drop": 0.0}
-    trainer = Trainer(config(prepared, steps=100, **changes), tmp_path / "run")
+    trainer = Trainer(config(prepared, steps=160, **changes), tmp_path / "run")
     before = trainer.evaluate()
     trainer.run([])
     after = trainer.evaluate()
@@ -146,19 +175,51 @@ def test_signal_saves_and_stops(prepared: Path, tmp_path: Path) -> None:
     """SIGTERM in mid-run ends it after the step, saved, with the handlers put back."""
     run = config(prepared, steps=100_000, optimizer=OptimizerOptions(schedule="constant"))
     before = signal.getsignal(signal.SIGTERM)
+    drawn = 0
+    draw = BatchStream.__next__
+
+    def signalled(self: BatchStream) -> Any:
+        nonlocal drawn
+        drawn += 1
+        assert drawn <= 3, "no step begins after the signal"
+        if drawn == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return draw(self)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.loop.Trainer.run", _signalled(Trainer.run))
+        patch.setattr(BatchStream, "__next__", signalled)
         train(run, tmp_path / "run")
     assert signal.getsignal(signal.SIGTERM) is before
-    assert json.loads((tmp_path / "run" / "state" / "state.json").read_text())["progress"]["step"] == 0
+    assert json.loads((tmp_path / "run" / "state" / "state.json").read_text())["progress"]["step"] == 3
+    assert read_records(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 3
 
 
-def _signalled(run: Any) -> Any:
-    def wrapper(self: Trainer, stopping: list[int]) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        run(self, stopping)
+@pytest.mark.parametrize("signalled", [False, True])
+def test_the_last_step_is_scored_once(prepared: Path, tmp_path: Path, signalled: bool) -> None:
+    """Where the last step is one of evaluation, or a signal comes in it, the held-out text is scored once."""
+    trainer = Trainer(config(prepared, steps=50 if signalled else 4, evaluate_every_steps=2), tmp_path / "run")
+    evaluate, stopping = trainer.evaluate, list[int]()
 
-    return wrapper
+    def interrupted() -> dict[str, float]:
+        if trainer.progress.step == 4 and signalled:
+            stopping.append(signal.SIGTERM)
+        return evaluate()
+
+    trainer.evaluate = interrupted  # type: ignore[method-assign]
+    trainer.run(stopping)
+    records = read_records(tmp_path / "run" / "metrics.jsonl")
+    assert [record["step"] for record in records if "heldout_gap_nats_en" in record] == [2, 4]
+
+
+@pytest.mark.parametrize("device", ["gpu", "meta", "cuda", "cuda:3"])
+def test_a_device_that_is_not_there_is_a_named_error(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    """The message names the device and what to choose, and nothing is written."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(RunError, match=f"device is '{device}'.*choose cpu"):
+        Trainer(config(prepared, device=device), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_nan_stops_the_run_and_keeps_the_last_state(prepared: Path, tmp_path: Path) -> None:
@@ -279,6 +340,27 @@ def test_a_run_is_not_overwritten(prepared: Path, tmp_path: Path) -> None:
         Trainer(config(prepared), tmp_path / "elsewhere", resume=True)
 
 
+def test_a_run_is_not_resumed_on_other_data(prepared: Path, tmp_path: Path) -> None:
+    """The state knows its data: others at the same place are refused by both digests; an older state takes any."""
+    data = Path(shutil.copytree(prepared, tmp_path / "data"))
+    run = config(data, steps=2)
+    train(run, tmp_path / "run")
+    state = tmp_path / "run" / "state" / "state.json"
+    values = json.loads(state.read_text(encoding="utf-8"))
+    own = open_prepared(data).sha256
+    assert values["data_sha256"] == own
+    manifest = json.loads((data / "manifest.json").read_text(encoding="utf-8"))
+    manifest["sources"][0]["weight"] = 2.5
+    manifest["sha256"] = other = manifest_digest(manifest)
+    (data / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(RunError, match=f"{own[:12]}.*{other[:12]}; prepare the same data again, or .* start_from"):
+        Trainer(run, tmp_path / "run", resume=True)
+    Trainer(replace(run, start_from=str(state.parent)), tmp_path / "second")
+    del values["data_sha256"]
+    state.write_text(json.dumps(values), encoding="utf-8")
+    assert Trainer(run, tmp_path / "run", resume=True).progress.step == 2
+
+
 def test_vocabulary_must_fit(prepared: Path, tmp_path: Path) -> None:
     """A network of another vocabulary size is refused with both sizes."""
     network = replace(config(prepared).network, vocabulary_size=640)
@@ -293,6 +375,27 @@ def test_clip_by_value_bounds_each_gradient(prepared: Path, tmp_path: Path) -> N
     trainer.run([])
     largest = max(float(p.grad.abs().max()) for p in trainer.network.parameters() if p.grad is not None)
     assert 0 < largest <= 1e-4
+
+
+def test_clip_by_value_does_not_hide_an_infinite_gradient(prepared: Path, tmp_path: Path) -> None:
+    """A gradient that is infinite before it is cut to c is divergence, and the weights stay as they were."""
+    options = OptimizerOptions(name="sgd", learning_rate=0.1, schedule="constant", clip_norm=0.0, clip_value=1e-4)
+    trainer = Trainer(config(prepared, steps=1, optimizer=options), tmp_path / "run")
+    trainer.network.output_bias.register_hook(lambda gradient: torch.full_like(gradient, math.inf))
+    before = trainer.network.output_bias.detach().clone()
+    with pytest.raises(DivergedError, match="gradient norm inf"):
+        trainer.run([])
+    assert torch.equal(trainer.network.output_bias, before)
+
+
+def test_both_clips_hold(prepared: Path, tmp_path: Path) -> None:
+    """Given both, gradients are cut by value and then scaled down to the norm."""
+    options = OptimizerOptions(name="sgd", learning_rate=0.1, schedule="constant", clip_norm=1e-3, clip_value=1e-4)
+    trainer = Trainer(config(prepared, steps=1, optimizer=options), tmp_path / "run")
+    trainer.run([])
+    gradients = torch.cat([p.grad.flatten() for p in trainer.network.parameters() if p.grad is not None])
+    assert float(gradients.norm()) == pytest.approx(1e-3, rel=1e-2)
+    assert float(gradients.abs().max()) < 1e-4
 
 
 def test_start_from_takes_weights_and_moments(prepared: Path, tmp_path: Path) -> None:
