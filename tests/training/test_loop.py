@@ -408,6 +408,20 @@ def test_start_from_takes_weights_and_moments(prepared: Path, tmp_path: Path) ->
     assert all(float(s["step"]) == 4 for s in second.optimizer.state.values())
 
 
+def test_a_stage_can_teach_the_forward_tower_alone(prepared: Path, tmp_path: Path) -> None:
+    """With the other losses weighed 0 the backward tower and the gap head stay; the forward tower learns."""
+    train(config(prepared, steps=2), tmp_path / "first")
+    alone = LossOptions(sampled_negatives=40, previous_weight=0.0, gap_weight=0.0)
+    start = str(tmp_path / "first" / "state")
+    train(config(prepared, steps=3, loss=alone, start_from=start, full_softmax_steps=0), tmp_path / "second")
+    before, after = (load_file(tmp_path / run / "state" / "weights.safetensors") for run in ("first", "second"))
+    for name in before:
+        rests = name.startswith(("backward_tower", "previous", "gap", "unknown_right"))
+        assert torch.equal(before[name], after[name]) == rests, name
+    records = read_records(tmp_path / "second" / "metrics.jsonl")
+    assert all("loss_gap" not in r and "heldout_gap_nats_en" not in r for r in records)
+
+
 def test_run_files_name_their_mistakes(tmp_path: Path) -> None:
     """Unknown, ill-typed and impossible fields of a run file are errors that name the field."""
     good = '[data]\nprepared = "x"\n[network]\nvocabulary_size = 300\n'
