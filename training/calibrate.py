@@ -38,8 +38,8 @@ from training.questions import LANGUAGES, MARKER, ClozeQuestion, TextFile, cloze
 # Inverse temperatures of the next head, 12 % apart; the best is refined by a parabola
 BETAS = np.geomspace(0.25, 2.0, 19)
 # Temperatures of /cloze: geometric, about 3 % apart
-TEMPERATURES = tuple(float(value) for value in np.geomspace(0.5, 8.0, 94))
-WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
+TEMPERATURES = tuple(float(value) for value in np.geomspace(0.5, 20.0, 125))
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 # λ1 of a forward-only network is 1 whatever the calibration says, λ2 nothing
 FORWARD_ONLY = ((1.0,), (0.0,))
 LEAST_LINES = 10
