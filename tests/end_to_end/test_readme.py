@@ -60,9 +60,13 @@ def test_every_command_is_run_somewhere() -> None:
 
 def test_make_runs_what_the_tests_run() -> None:
     """`make newcomer` is the module whose short cut is tested, and `.ci/run` includes `make test`."""
-    planned = subprocess.run(["make", "-n", "newcomer"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    planned = subprocess.run(
+        ["make", "-n", "--no-print-directory", "newcomer"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert planned.splitlines()[-1] == f"{VENV}python -m training.newcomer"
-    planned = subprocess.run(["make", "-n", "check"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    planned = subprocess.run(
+        ["make", "-n", "--no-print-directory", "check"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert planned.splitlines()[-1] == f"{VENV}python -m pytest"
     assert "exec make check" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
