@@ -1,8 +1,9 @@
 # Two commands on a fresh machine: `make serve` and `make test`. Everything is installed into .venv.
 PYTHON ?= python3
 PIP_ARGS ?=
+BENCH_ARGS ?=
 BIN := .venv/bin
-.PHONY: setup serve test lint check newcomer constraints clean
+.PHONY: setup serve test lint check newcomer bench constraints clean
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -35,10 +36,21 @@ check: lint test
 newcomer: .venv/.dev
 	$(BIN)/python -m training.newcomer
 
+# The peers that we are measured against, in an environment of their own: nothing else needs them.
+benchmarks/.venv/.peers: benchmarks/constraints.txt
+	$(PYTHON) -m venv benchmarks/.venv
+	benchmarks/.venv/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c benchmarks/constraints.txt \
+		fastapi litserve numpy pydantic safetensors sentencepiece torch transformers 'uvicorn[standard]'
+	touch $@
+
+# Half an hour; BENCH_ARGS=--quick shows whether it works. docs/benchmarks.md says what is measured, and how.
+bench: .venv/.dev benchmarks/.venv/.peers
+	$(BIN)/python -m benchmarks.serving $(BENCH_ARGS)
+
 # Pin what is installed now, every transitive package included; the comment above the pins stays.
 constraints: .venv/.dev
 	{ sed '/^[^#]/d' constraints.txt; $(BIN)/python -m pip freeze --disable-pip-version-check --exclude-editable | sed 's/+.*//'; } > constraints.new
 	mv constraints.new constraints.txt
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv benchmarks/.venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

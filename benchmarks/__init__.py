@@ -1,0 +1,1 @@
+"""Lacuna measured against its peers: every contestant on the same core, in one run."""
