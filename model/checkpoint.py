@@ -2,6 +2,7 @@
 
     config.json         format version, name, version, network, calibration, languages, scores, training
     vocabulary.model    SentencePiece model
+    word_ends.f16       how often a word ends after each piece; older checkpoints have none
     weights.safetensors parameters, float16 or float32
     onnx/               int8 graphs and the one file of weights that they share
     onnx-fp32/          the same in float32, on request
@@ -26,14 +27,18 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast, get_args
 
+import numpy as np
+import numpy.typing as npt
+
 from model.config import Architecture, Calibration, NetworkConfig
 from model.errors import CheckpointError, VocabularyError
 from model.vocabulary import Vocabulary
 
 FORMAT_VERSION = 1
-CONFIG, VOCABULARY, WEIGHTS, CARD, SUMS = (
+CONFIG, VOCABULARY, WORD_ENDS, WEIGHTS, CARD, SUMS = (
     "config.json",
     "vocabulary.model",
+    "word_ends.f16",
     "weights.safetensors",
     "MODEL_CARD.md",
     "SHA256SUMS",
@@ -72,6 +77,8 @@ class Checkpoint:
         languages: codes, such as ``zh``.
         scores: figures of an evaluation, as ``training evaluate`` names them.
         training: where it comes from: data hash, git commit, seed, pieces seen, date.
+        word_ends: by piece, the share of its occurrences in the training text that no letter follows; of use where it
+            ends in a letter. Empty in older checkpoints.
     """
 
     directory: Path
@@ -84,6 +91,7 @@ class Checkpoint:
     languages: tuple[str, ...]
     scores: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    word_ends: tuple[float, ...] = ()
 
     @property
     def capabilities(self) -> tuple[Capability, ...]:
@@ -131,7 +139,13 @@ def load_checkpoint(directory: Path) -> Checkpoint:
         languages=tuple(values["languages"]),
         scores=values["scores"],
         training=values["training"],
+        word_ends=_read_word_ends(directory / WORD_ENDS, vocabulary.size) if WORD_ENDS in listed else (),
     )
+
+
+def word_ends_file(word_ends: npt.NDArray[np.float32]) -> bytes:
+    """The contents of ``word_ends.f16``: shares (V,), from 0 to 1."""
+    return word_ends.astype("<f2").tobytes()
 
 
 def count_parameters(directory: Path) -> int:
@@ -342,6 +356,14 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not all(type(language) is str for language in values["languages"]):
         raise CheckpointError(f"{path}: languages must be strings; {_EXPORT_AGAIN}")
     return cast("dict[str, Any]", values)
+
+
+def _read_word_ends(path: Path, pieces: int) -> tuple[float, ...]:
+    data = _read(path)
+    shares = np.frombuffer(data, dtype="<f2") if len(data) == 2 * pieces else None
+    if shares is None or not bool(((shares >= 0) & (shares <= 1)).all()):
+        raise CheckpointError(f"{path} ({len(data)} bytes) is not {pieces} shares from 0 to 1; {_EXPORT_AGAIN}")
+    return tuple(shares.astype(np.float64).tolist())
 
 
 def _refuse_constant(constant: str) -> None:

@@ -10,6 +10,7 @@ from model.checkpoint import Capability, Checkpoint
 from model.decoding.cloze import fill_blanks, lay_out
 from model.decoding.next_word import SearchOptions, next_words
 from model.decoding.piece_index import PieceIndex
+from model.decoding.prefix_cache import PrefixCache
 from model.decoding.resources import Resources
 from model.decoding.score import score_text
 from model.errors import LacunaError, UnsupportedError
@@ -52,6 +53,7 @@ __all__ = [
 
 # Decoders that run side by side in Predictor.run: enough to fill batches, few enough for their rows to fit in memory.
 LIVE = 64
+CACHE_BYTES = 64 * 1024 * 1024
 
 
 class Predictor:
@@ -62,6 +64,10 @@ class Predictor:
         runtime: runs its network.
         limits: what one query may ask for.
         search: how far the search for next words goes; None for the defaults.
+        cache_bytes: what the cache of prefixes may take; 0 for none.
+
+    Attributes:
+        cache: of the texts that were read; only the thread that runs the decoders may touch it.
     """
 
     def __init__(
@@ -70,17 +76,28 @@ class Predictor:
         runtime: Runtime,
         limits: Limits | None = None,
         search: SearchOptions | None = None,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self.checkpoint = checkpoint
         self.runtime = runtime
         self.limits = limits or Limits()
         self._search = search
+        self.cache = PrefixCache(cache_bytes)
         self._resources = Resources(
-            checkpoint.vocabulary, PieceIndex(checkpoint.vocabulary), checkpoint.network, checkpoint.calibration
+            checkpoint.vocabulary,
+            PieceIndex(checkpoint.vocabulary),
+            checkpoint.network,
+            checkpoint.calibration,
+            self.cache,
+            checkpoint.word_ends or (0.0,) * checkpoint.network.vocabulary_size,
         )
 
-    def start(self, query: Query) -> Decoder[Result]:
+    def start(self, query: Query, tenant: str = "") -> Decoder[Result]:
         """Check a query and make the decoder that will answer it; nothing runs yet.
+
+        Args:
+            query: what is asked.
+            tenant: who asks; what a tenant's texts left in the cache is found by no other.
 
         Raises:
             QueryError: the query cannot be answered; its field is a JSON pointer relative to the query.
@@ -89,12 +106,12 @@ class Predictor:
         check_query(query, self.limits)
         if isinstance(query, PredictQuery):
             self._require("predict")
-            return next_words(self._resources, query, self._search)
+            return next_words(self._resources, query, self._search, tenant)
         if isinstance(query, ScoreQuery):
             self._require("score")
             return score_text(self._resources, query)
         self._require("cloze")
-        return fill_blanks(self._resources, query, lay_out(query, self.limits.blanks))
+        return fill_blanks(self._resources, query, lay_out(query, self.limits.blanks), tenant)
 
     def run(self, queries: Sequence[Query]) -> list[Result | LacunaError]:
         """Answer queries, batched as they come, each as if it were alone.

@@ -170,9 +170,10 @@ def check_text(field: str, text: str, limit: int) -> None:
     if len(text) > limit:
         raise QueryError(field, f"has {len(text)} code points; at most {limit} are read, send less")
     if not text.isascii():
-        position = next((i for i, character in enumerate(text) if "\ud800" <= character <= "\udfff"), None)
-        if position is not None:
-            raise QueryError(field, f"has a lone surrogate at code point {position}; send valid Unicode")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise QueryError(field, f"has a lone surrogate at code point {error.start}; send valid Unicode") from None
 
 
 def choice_lists(choices: Sequence[str] | Sequence[Sequence[str]], blanks: int) -> list[list[str]]:

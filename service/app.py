@@ -62,7 +62,7 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
         on_loaded=on_loaded,
         on_step=metrics.stepped,
     )
-    metrics.watch(depth=lambda: engine.waiting, ready=lambda: engine.accepting)
+    metrics.watch(depth=lambda: engine.waiting, ready=lambda: engine.accepting, cache_bytes=engine.cache_bytes)
     app = Starlette(
         routes=_routes(),
         middleware=[Middleware(Observe, metrics=metrics), Middleware(Authorise, keys=read_keys(settings))],

@@ -33,8 +33,8 @@ FIRST_GUESS = 0.02
 class Predictor(Protocol):
     """What turns a query into a decoder: `model.predictor.Predictor`, or a test's fake."""
 
-    def start(self, query: Any, /) -> Generator[Any, Any, Any]:
-        """A decoder that answers *query*; raises `QueryError` where it cannot be answered."""
+    def start(self, query: Any, tenant: str, /) -> Generator[Any, Any, Any]:
+        """A decoder that answers *query* for *tenant*; raises `QueryError` where it cannot be answered."""
         ...
 
 
@@ -58,11 +58,19 @@ class Scheduler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a load function returns: a checkpoint ready to answer."""
+    """What a load function returns: a checkpoint ready to answer.
+
+    Attributes:
+        predictor: makes decoders.
+        new_scheduler: makes what runs them.
+        description: what ``GET /model`` says of it.
+        cache_bytes: what its cache of prefixes holds now.
+    """
 
     predictor: Predictor
     new_scheduler: Callable[[], Scheduler]
     description: dict[str, Any]
+    cache_bytes: Callable[[], int] = lambda: 0
 
 
 class Busy(Exception):  # noqa: N818 - a state, not a fault
@@ -99,10 +107,13 @@ class ItemError(Exception):
 class Job:
     """One request inside the engine: its queries, then its results. Made by `Engine.submit`."""
 
-    __slots__ = ("cancelled", "error", "finished", "future", "queries", "remaining", "results", "started", "submitted")
+    __slots__ = (
+        "cancelled", "error", "finished", "future", "queries", "remaining", "results", "started", "submitted", "tenant",
+    )  # fmt: skip
 
-    def __init__(self, queries: Sequence[Any], future: asyncio.Future[list[Any]]) -> None:
+    def __init__(self, queries: Sequence[Any], tenant: str, future: asyncio.Future[list[Any]]) -> None:
         self.queries = queries
+        self.tenant = tenant
         self.future = future
         self.results: list[Any] = [None] * len(queries)
         self.remaining = len(queries)
@@ -193,8 +204,12 @@ class Engine:
         if self._thread.ident is not None:
             await asyncio.to_thread(self._thread.join, STOP_SECONDS)
 
-    def submit(self, queries: Sequence[Any]) -> Job:
+    def submit(self, queries: Sequence[Any], tenant: str = "") -> Job:
         """Queue one request; await its ``future`` for a result a query.
+
+        Args:
+            queries: what is asked.
+            tenant: who asks; tenants share no cache.
 
         Returns:
             The job. Its future raises `ItemError` where a query cannot be answered, any other exception where the
@@ -206,7 +221,7 @@ class Engine:
         """
         if self.loaded is None or self.draining:
             raise NotReady("draining" if self.draining else "loading")
-        job = Job(queries, self._loop.create_future())
+        job = Job(queries, tenant, self._loop.create_future())
         with self._wake:
             if self._stopping or not self._thread.is_alive():
                 raise NotReady("stopped")
@@ -228,6 +243,10 @@ class Engine:
     def waiting(self) -> int:
         """Texts that wait for a place among those being decoded."""
         return self._waiting
+
+    def cache_bytes(self) -> int:
+        """Bytes that the cache of prefixes holds."""
+        return 0 if self.loaded is None else self.loaded.cache_bytes()
 
     @property
     def alive(self) -> bool:
@@ -285,7 +304,7 @@ class Engine:
         try:
             if not job.cancelled:
                 for index, query in enumerate(job.queries):
-                    items.append(_Item(job, index, predictor.start(query)))
+                    items.append(_Item(job, index, predictor.start(query, job.tenant)))
         except QueryError as error:
             job.error = ItemError(index, error)
         except Exception as error:

@@ -42,7 +42,7 @@ def load(settings: Settings, on_call: Callable[[str, int], None]) -> Loaded:
     checkpoint = load_checkpoint(settings.checkpoint)
     runtime = _open(checkpoint, settings)
     limits = Limits(settings.max_characters, settings.max_top_k, settings.max_blanks, settings.max_choices)
-    predictor = Predictor(checkpoint, runtime, limits)
+    predictor = Predictor(checkpoint, runtime, limits, cache_bytes=settings.prefix_cache_mib << 20)
     of_each: dict[str, Query] = {
         "predict": PredictQuery(_WARM_UP),
         "cloze": ClozeQuery(_WARM_UP),
@@ -52,7 +52,7 @@ def load(settings: Settings, on_call: Callable[[str, int], None]) -> Loaded:
     # What is loaded stays: the collector need not look at it again, which saves pauses of tens of milliseconds.
     gc.collect()
     gc.freeze()
-    return Loaded(predictor, lambda: Scheduler(runtime, on_call), describe(checkpoint))
+    return Loaded(predictor, lambda: Scheduler(runtime, on_call), describe(checkpoint), lambda: predictor.cache.bytes)
 
 
 def describe(checkpoint: "Checkpoint") -> dict[str, Any]:

@@ -71,10 +71,11 @@ class Metrics:
             self._loads.labels(outcome)
             self._reloads.labels(outcome)
 
-    def watch(self, depth: Callable[[], int], ready: Callable[[], bool]) -> None:
-        """Read queue depth and readiness when Prometheus asks, not when they change."""
+    def watch(self, depth: Callable[[], int], ready: Callable[[], bool], cache_bytes: Callable[[], int]) -> None:
+        """Read queue depth, readiness and the cache's size when Prometheus asks, not when they change."""
         self._depth.set_function(depth)
         self._ready.set_function(ready)
+        self._cache_bytes.set_function(cache_bytes)
 
     def finished(self, record: Record, seconds: float) -> None:
         """Count one request."""

@@ -23,10 +23,11 @@ class Record:
         began: monotonic seconds.
         status: HTTP status of the answer; 0 until known.
         items: texts in the request.
+        tenant: who asks, by key; empty without keys. Names what the cache keeps apart, and is never logged.
         queue_seconds, inference_seconds: as the engine measured them; None where it was not asked.
     """
 
-    __slots__ = ("began", "inference_seconds", "items", "queue_seconds", "request_id", "route", "status")
+    __slots__ = ("began", "inference_seconds", "items", "queue_seconds", "request_id", "route", "status", "tenant")
 
     def __init__(self, scope: Scope) -> None:
         self.began = time.monotonic()
@@ -34,6 +35,7 @@ class Record:
         self.route = scope["path"] if scope["path"] in ROUTES else UNMATCHED
         self.status = 0
         self.items = 0
+        self.tenant = ""
         self.queue_seconds: float | None = None
         self.inference_seconds: float | None = None
         scope[_KEY] = self

@@ -31,6 +31,8 @@ from service.settings import Settings
 JSON = "application/json"
 # Seconds after which a loading or draining service is worth asking again.
 RETRY_SECONDS = 2
+# Most answers are there before a client could hang up; to watch it costs as much as to read its request.
+UNWATCHED_SECONDS = 0.02
 router = APIRouter(redirect_slashes=False)
 Body = TypeVar("Body", bound=ScoreRequest)
 
@@ -130,7 +132,7 @@ async def _answer(request: Request, body: ScoreRequest, show: Callable[[Any], di
     context, record = Context.of(request), Record.of(request.scope)
     queries = body.queries()
     record.items = len(queries)
-    job = _submit(context.engine, queries)
+    job = _submit(context.engine, queries, record.tenant)
     try:
         results = await _wait(request, context, job)
     except ItemError as error:
@@ -149,9 +151,9 @@ async def _answer(request: Request, body: ScoreRequest, show: Callable[[Any], di
     return Response(to_json(content), media_type=JSON)
 
 
-def _submit(engine: Engine, queries: Sequence[Any]) -> Job:
+def _submit(engine: Engine, queries: Sequence[Any], tenant: str) -> Job:
     try:
-        return engine.submit(queries)
+        return engine.submit(queries, tenant)
     except Busy as busy:
         headers = {"Retry-After": str(busy.retry_after)}
         raise Problem(429, f"{busy.waiting} texts are waiting; the queue is full", headers=headers) from None
@@ -161,24 +163,33 @@ def _submit(engine: Engine, queries: Sequence[Any]) -> Job:
 
 async def _wait(request: Request, context: Context, job: Job) -> list[Any]:
     """The job's results, unless the deadline passes or the client hangs up first: then nobody computes them."""
-    watcher = asyncio.ensure_future(_hung_up(request))
-    watcher.add_done_callback(lambda _: _give_up(job, ClientDisconnected()))
+    watchers: list[asyncio.Future[None]] = []
     seconds = context.settings.deadline_seconds
-    late = Problem(504, f"not answered within {seconds:g} s; send less at once, or later")
-    began = Record.of(request.scope).began
-    timer = asyncio.get_running_loop().call_later(began + seconds - job.submitted, _give_up, job, late)
+    left = Record.of(request.scope).began + seconds - job.submitted
+    loop = asyncio.get_running_loop()
+    timers = (
+        loop.call_later(UNWATCHED_SECONDS, lambda: watchers.append(asyncio.ensure_future(_hung_up(request, job)))),
+        loop.call_later(left, lambda: _give_up(job, _too_late(seconds))),
+    )
     try:
         return await job.future
     finally:
-        timer.cancel()
-        watcher.cancel()
+        for timer in timers:
+            timer.cancel()
+        for watcher in watchers:
+            watcher.cancel()
         if not job.finished:
             context.engine.cancel(job)
 
 
-async def _hung_up(request: Request) -> None:
+async def _hung_up(request: Request, job: Job) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+    _give_up(job, ClientDisconnected())
+
+
+def _too_late(seconds: float) -> Problem:
+    return Problem(504, f"not answered within {seconds:g} s; send less at once, or later")
 
 
 def _give_up(job: Job, error: Exception) -> None:

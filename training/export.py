@@ -4,7 +4,7 @@
     2  build      int8 graphs, and fp32 ones if asked for (training/graphs.py)
     3  gate       int8 against torch in fp32 on the held-out text: costs too much, and nothing is written
     4  calibrate  a temperature for the next head in each language, on the int8 graphs
-    5  write      the checkpoint directory (model/checkpoint.py), its card and sums
+    5  write      the checkpoint directory (model/checkpoint.py): how often words end (training/word_ends.py); sums
 
 The cloze temperatures need decoding and come afterwards: ``python -m training calibrate``. Scores likewise: ``python -m
 training card``.
@@ -27,7 +27,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from model.checkpoint import CARD, VOCABULARY, WEIGHTS, Checkpoint, check_target, write_checkpoint
+from model.checkpoint import (
+    CARD,
+    VOCABULARY,
+    WEIGHTS,
+    WORD_ENDS,
+    Checkpoint,
+    check_target,
+    word_ends_file,
+    write_checkpoint,
+)
 from model.config import PIECE, Calibration
 from model.errors import ExportError, PreparedDataError
 from model.network import Network
@@ -41,6 +50,7 @@ from training.model_card import model_card
 from training.questions import read_files
 from training.shards import Prepared, open_prepared
 from training.snapshot import Progress, read_progress
+from training.word_ends import count_word_ends
 
 # What int8 may cost, against fp32 on the same text.
 PERPLEXITY_LIMIT = 0.01  # relative
@@ -212,6 +222,8 @@ def export(options: ExportOptions) -> Checkpoint:
     )
     training = _provenance(stages, prepared, cost)
     files |= {VOCABULARY: vocabulary.to_bytes(), WEIGHTS: _weights_file(weights, options.fp32)}
+    if prepared is not None:
+        files[WORD_ENDS] = word_ends_file(count_word_ends(prepared, vocabulary))
     arguments: dict[str, Any] = {
         "name": name,
         "version": options.version,

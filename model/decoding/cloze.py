@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from model.config import SPAN, WORD
 from model.decoding.blanks import Layout, find_blanks
-from model.decoding.resources import Resources, read_left
+from model.decoding.resources import Resources, read_text
 from model.decoding.spans import GapHead, Head, NextHead, Proposal, Span, score_choices, search_words
 from model.queries import Blank, ClozeQuery, ClozeResult, Filling, Usage, choice_lists, language_of
 from model.runtime import Floats
@@ -33,7 +33,9 @@ from model.steps import Advance, Decoder, Next, Previous, Step, Trace, ask, toge
 from model.vocabulary import BLANK, END, START
 
 # Candidates that are rescored: proposals, those made without seeing the right side, and choices.
-RESCORED, RESCORED_BLIND, RESCORED_CHOICES = 8, 32, 32
+RESCORED, RESCORED_BLIND, RESCORED_CHOICES = 32, 32, 32
+# Nats behind the first proposal at which one is past saving.
+FAR_BEHIND = 5.0
 # Pieces of context that rescoring reads on either side.
 CONTEXT = 8
 # Joint fillings that are kept from blank to blank; only one in texts with more blanks than MANY.
@@ -84,17 +86,19 @@ def lay_out(query: ClozeQuery, blanks: int) -> Layout:
     return layout
 
 
-def fill_blanks(resources: Resources, query: ClozeQuery, layout: Layout) -> Decoder[ClozeResult]:
+def fill_blanks(resources: Resources, query: ClozeQuery, layout: Layout, tenant: str = "") -> Decoder[ClozeResult]:
     """Decode one query; see the module's description.
 
     Args:
         resources: of the checkpoint.
         query: checked (:func:`model.queries.check_query`).
         layout: its blanks (:func:`lay_out`).
+        tenant: whose texts it may find in the cache.
     """
     choices = None if query.choices is None else choice_lists(query.choices, len(layout.slots))
     cloze = _Cloze(resources, layout, choices)
-    state = yield from read_left(resources, cloze.before)
+    prefix, known = yield from read_text(resources, layout.before, tenant)
+    state = prefix.reading.state
     fillings: tuple[Span | None, ...] = (None,) * len(layout.slots)
     if len(layout.slots) > 1:
         fillings = yield from cloze.fill_jointly(state)
@@ -105,7 +109,7 @@ def fill_blanks(resources: Resources, query: ClozeQuery, layout: Layout) -> Deco
         blanks.append(Blank(slot.start, slot.end, tuple(Filling(each.word, each.probability) for each in shown)))
         filled += [query.text[position : slot.start], ranked[0].word if ranked else query.text[slot.start : slot.end]]
         position = slot.end
-    return ClozeResult("".join([*filled, query.text[position:]]), tuple(blanks), Usage(cloze.pieces_read))
+    return ClozeResult("".join([*filled, query.text[position:]]), tuple(blanks), Usage(cloze.pieces_read, known))
 
 
 class _Cloze:
@@ -247,6 +251,8 @@ class _Cloze:
         if forward == 0 and backward == 0:
             return None
         chosen = found[: RESCORED if self._choices is None else RESCORED_CHOICES]
+        if self._choices is None:
+            chosen = [each for each in chosen if each.mass > found[0].mass - FAR_BEHIND]
         spans = [each.span for each in chosen]
         scores = np.array([each.mass for each in chosen])
         if forward != 0:

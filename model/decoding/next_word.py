@@ -6,7 +6,9 @@
 3. *Z*: the mass of all that begins with q. The events "π, then a piece that reaches over the end of q" and "π spells
    q" exclude each other, so masses add up.
 4. *Words*: what stands after q is read on until its word has ended. A word of letters ends before the first character
-   that is none; anything else (a Chinese character, word or phrase, punctuation) is as long as its piece.
+   that is none; anything else (a Chinese character, word or phrase, punctuation) is as long as its piece. A piece that
+   ends in letters is taken to end its word as often as it does in the training text; only where the rest of its mass
+   could still make a candidate is it read, and the estimate replaced.
 
 Probabilities are those of events that exclude each other, over Z: they sum to at most 1.
 """
@@ -15,9 +17,11 @@ import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from heapq import nlargest
 
-from model.decoding.resources import Resources, largest, probabilities, read_left
-from model.queries import Candidate, PredictQuery, PredictResult, Usage, language_of
+from model.decoding.prefix_cache import UNASKED, Reading
+from model.decoding.resources import Resources, largest, most_probable, read_text
+from model.queries import Candidate, PredictQuery, PredictResult, Usage
 from model.runtime import Floats
 from model.steps import Advance, Decoder, Next, ask
 from model.vocabulary import is_word_character, normalise
@@ -34,55 +38,58 @@ class SearchOptions:
         frontier_share: a frontier sequence is followed if its mass is at least this share of Z so far.
         frontier_rows: sequences of the frontier that are followed in one round, the canonical one not counted.
         frontier_rounds: rounds of it.
-        word_share: an unfinished word is read on if its mass is more than this share of the last candidate's.
+        word_share: an unfinished word is read on if its mass, but for the share that is taken to end there, is more
+            than this share of the last candidate's.
         word_rows: unfinished words that are read on in one round.
         word_rounds: rounds of it, most of which few queries need: one piece of the longest word in each.
         branch_share: a piece after it is looked at if their mass is more than this share of the last candidate's.
-        branches: how many such pieces, beside 4 for every candidate wanted.
+        branches: how many such pieces, beside 2 for every candidate wanted: with and without its space.
     """
 
-    frontier_share: float = 1e-4
+    frontier_share: float = 0.03
     frontier_rows: int = 16
     frontier_rounds: int = 6
-    word_share: float = 1 / 16
-    word_rows: int = 16
+    word_share: float = 1.0
+    word_rows: int = 4
     word_rounds: int = 8
-    branch_share: float = 1 / 256
-    branches: int = 64
+    branch_share: float = 1 / 16
+    branches: int = 8
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Node:
-    """A frontier sequence: the bytes of q it spells, its mass, the state after it."""
+    """A frontier sequence: the bytes of q it spells, its mass, the reading after it."""
 
     spelled: int
     mass: float
-    state: Floats
+    reading: Reading
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Open:
     """Something after q whose word has not ended.
 
     Attributes:
         mass: its probability.
+        ended: the share of it that was taken to end here, before its piece was read.
         text: what it adds to the text so far, whole characters.
         pending: bytes of a character that is not complete.
-        state: before *piece*; both are read together when its turn comes.
+        before: the reading before *piece*, which is read when its turn comes.
         piece: its last piece.
         begun: characters before the end of the text that its piece holds as well.
     """
 
     mass: float
+    ended: float
     text: str
     pending: bytes
-    state: Floats
+    before: Reading
     piece: int
     begun: str
 
 
 def next_words(
-    resources: Resources, query: PredictQuery, options: SearchOptions | None = None
+    resources: Resources, query: PredictQuery, options: SearchOptions | None = None, tenant: str = ""
 ) -> Decoder[PredictResult]:
     """Decode one query; see the module's description.
 
@@ -90,16 +97,22 @@ def next_words(
         resources: of the checkpoint.
         query: checked (:func:`model.queries.check_query`).
         options: how far to search; None for the defaults.
+        tenant: whose texts it may find in the cache.
     """
     text = normalise(query.text)
+    # What stands before the last seam is settled; only what follows it needs a look.
+    seam = resources.index.last_seam(text)
+    prefix, known = yield from read_text(resources, text[:seam], tenant)
+    left, middle, rest = resources.index.heal(text[seam:])
     search = _Search(resources, text, query.top_k, options or SearchOptions())
-    left, middle, rest = resources.index.heal(text)
-    state = yield from read_left(resources, left)
-    yield from search.cross(state, middle, rest)
+    yield from search.cross(prefix.reading, left, middle, rest)
     yield from search.read_on()
-    return PredictResult(search.candidates(), Usage(len(left) + len(middle)))
+    resources.cache.keep(tenant, prefix)
+    usage = Usage(prefix.pieces + len(left) + len(middle), known + search.known)
+    return PredictResult(search.candidates(), usage)
 
 
+@lru_cache(maxsize=1 << 15)
 def first_word(text: str) -> str | None:
     """The beginning of *text* up to the end of its first word, spaces before it included; None if it may go on.
 
@@ -124,69 +137,88 @@ def unfinished_word(text: str) -> str:
 
 
 class _Search:
-    """The state of one search: candidates found so far, and what may still become one."""
+    """The state of one search: candidates found so far, and what may still become one.
+
+    Attributes:
+        known: pieces of the text after its last seam that need not have been read now.
+    """
 
     def __init__(self, resources: Resources, text: str, top_k: int, options: SearchOptions) -> None:
         self._resources = resources
+        self._text = text
         self._top_k = top_k
         self._options = options
-        self._temperature = dict(resources.calibration.next_temperature).get(language_of(text), 1.0)
         self._stem = unfinished_word(text)
-        self._branches = options.branches + 4 * top_k
+        self._branches = options.branches + 2 * top_k
         # By what is appended: probability, and the most probable of the words that it makes, with its share.
         self._found: dict[str, tuple[float, str, float]] = {}
         self._open: list[_Open] = []
         self._last = 0.0  # probability of the last of the candidates that would be answered now
+        self.known = 0
 
-    def cross(self, state: Floats, canonical: Sequence[int], rest: bytes) -> Decoder[None]:
-        """Find everything that begins with *rest* (q), from the *state* at the cut; *canonical* encodes it."""
-        states = yield from ask([Advance("forward", state, tuple(canonical[:n])) for n in range(len(canonical) + 1)])
-        rows = yield from self._predict(states)
-        end, row_at_end = states[-1], rows[-1]
-        path = [_Node(0, 1.0, states[0])]
-        for n, piece in enumerate(canonical):
-            spelled = path[n].spelled + len(self._resources.index.spellings[piece])
-            path.append(_Node(spelled, path[n].mass * float(rows[n][piece]), states[n + 1]))
-        followed = list(zip(path, rows, strict=True))
-        total = sum(self._mass_beginning_with(rest, node, row) for node, row in followed)
+    def cross(self, start: Reading, left: Sequence[int], canonical: Sequence[int], rest: bytes) -> Decoder[None]:
+        """Find everything that begins with *rest* (q), which *canonical* encodes, *left* after *start*."""
+        index = self._resources.index
+        for piece in left:
+            self.known += piece in start.further
+            (start,) = yield from self._read([(start, piece)])
+        yield from self._ask([(start, len(rest), "")])
+        followed = [_Node(0, 1.0, start)]
+        total = self._mass_beginning_with(rest, followed[0])
+        if not total > 0:  # no piece holds what was typed: its own pieces are the first way to look at
+            for piece in canonical:
+                before = followed[-1]
+                mass = before.mass * float(before.reading.row[piece])
+                self.known += piece in before.reading.further
+                (reading,) = yield from self._read([(before.reading, piece)])
+                spelled = before.spelled + len(index.spellings[piece])
+                yield from self._ask([(reading, len(rest) - spelled, "")])
+                followed.append(_Node(spelled, mass, reading))
+                total += self._mass_beginning_with(rest, followed[-1])
         # Other ways to spell q, the most massive first. A path's mass bounds what it can add to Z.
         waiting: list[tuple[float, _Node, int]] = []
-        for n, (node, row) in enumerate(followed):
-            waiting += self._ways_on(rest, node, row, canonical[n] if n < len(canonical) else None)
+        for n, node in enumerate(followed):
+            waiting += self._ways_on(rest, node, canonical[n] if n + 1 < len(followed) else None)
         for _ in range(self._options.frontier_rounds):
             waiting = [way for way in waiting if way[0] > self._options.frontier_share * total]
+            if not waiting:
+                break
             waiting.sort(key=lambda way: -way[0])
             chosen, waiting = waiting[: self._options.frontier_rows], waiting[self._options.frontier_rows :]
-            if not chosen:
-                break
-            states = yield from ask([Advance("forward", node.state, (piece,)) for _, node, piece in chosen])
-            rows = yield from self._predict(states)
-            for (mass, before, piece), after, row in zip(chosen, states, rows, strict=True):
-                node = _Node(before.spelled + len(self._resources.index.spellings[piece]), mass, after)
-                followed.append((node, row))
-                total += self._mass_beginning_with(rest, node, row)
-                waiting += self._ways_on(rest, node, row, None)
+            readings = yield from self._read([(node.reading, piece) for _, node, piece in chosen])
+            lengths = [node.spelled + len(index.spellings[piece]) for _, node, piece in chosen]
+            yield from self._ask([(each, len(rest) - n, "") for each, n in zip(readings, lengths, strict=True)])
+            for (mass, _, _), spelled, reading in zip(chosen, lengths, readings, strict=True):
+                node = _Node(spelled, mass, reading)
+                followed.append(node)
+                total += self._mass_beginning_with(rest, node)
+                waiting += self._ways_on(rest, node, None)
         if not total > 0:  # so improbable that it underflows: what follows the canonical pieces is all there is to say
-            self._branch(1.0, row_at_end, end, "", b"")
+            self._branch(1.0, followed[len(canonical)].reading, None, "", b"")
             return
-        for node, row in followed:
-            self._reach_over(rest, node, row, total)
+        followed.sort(key=lambda node: -node.mass)
+        for node in followed:
+            self._reach_over(rest, node, total)
+            self._find_last()
 
     def read_on(self) -> Decoder[None]:
         """Read unfinished words on until the candidates are settled, or the options say that it is enough."""
         for _ in range(self._options.word_rounds):
-            ranked = sorted((found[0] for found in self._found.values()), reverse=True)
-            self._last = ranked[self._top_k - 1] if len(ranked) >= self._top_k else 0.0
+            self._find_last()
             floor = self._last * self._options.word_share
-            self._open.sort(key=lambda unfinished: -unfinished.mass)
-            chosen = [unfinished for unfinished in self._open[: self._options.word_rows] if unfinished.mass > floor]
+            self._open.sort(key=lambda unfinished: unfinished.ended - unfinished.mass)
+            chosen = [each for each in self._open[: self._options.word_rows] if each.mass - each.ended > floor]
             if not chosen:
                 break
             self._open = self._open[len(chosen) :]
-            states = yield from ask([Advance("forward", each.state, (each.piece,)) for each in chosen])
-            rows = yield from self._predict(states)
-            for unfinished, state, row in zip(chosen, states, rows, strict=True):
-                self._continue(unfinished, state, row)
+            readings = yield from self._read([(each.before, each.piece) for each in chosen])
+            yield from self._ask([(after, 0, each.text) for after, each in zip(readings, chosen, strict=True)])
+            for unfinished, reading in zip(chosen, readings, strict=True):
+                self._continue(unfinished, reading)
+
+    def _find_last(self) -> None:
+        if len(self._found) >= self._top_k:
+            self._last = nlargest(self._top_k, (found[0] for found in self._found.values()))[-1]
 
     def candidates(self) -> tuple[Candidate, ...]:
         """The best candidates so far, most probable first; ties in the order of their text."""
@@ -195,67 +227,90 @@ class _Search:
         total = max(1.0, sum(probability for _, (probability, _, _) in ranked))
         return tuple(Candidate(word, append, probability / total) for append, (probability, word, _) in ranked)
 
-    def _predict(self, states: Sequence[Floats]) -> Decoder[list[Floats]]:
-        rows = yield from ask([Next(self._resources.output("forward", state)) for state in states])
-        return [probabilities(row, self._temperature) for row in rows]
+    def _read(self, wanted: Sequence[tuple[Reading, int]]) -> Decoder[list[Reading]]:
+        """The readings of one piece more; the network reads those that are not known."""
+        unknown = [(before, piece) for before, piece in wanted if piece not in before.further]
+        if unknown:
+            states = yield from ask([Advance("forward", before.state, (piece,)) for before, piece in unknown])
+            for (before, piece), state in zip(unknown, states, strict=True):
+                before.further[piece] = Reading(state)
+        return [before.further[piece] for before, piece in wanted]
 
-    def _mass_beginning_with(self, rest: bytes, node: _Node, row: Floats) -> float:
+    def _ask(self, wanted: Sequence[tuple[Reading, int, str]]) -> Decoder[None]:
+        """Have distributions: of readings that stand some bytes before the end of the text, or text beyond it."""
+        unknown = [each for each in wanted if each[0].row is UNASKED]
+        if unknown:
+            resources = self._resources
+            rows = yield from ask([Next(resources.output("forward", reading.state)) for reading, _, _ in unknown])
+            for (reading, behind, beyond), row in zip(unknown, rows, strict=True):
+                data = self._text.encode()
+                before = data[: len(data) - behind].decode(errors="ignore") + beyond
+                reading.row = resources.next_row(row, before)
+
+    def _mass_beginning_with(self, rest: bytes, node: _Node) -> float:
         """What a node adds to Z by itself: paths through further nodes are counted there."""
         if node.spelled == len(rest):
             return node.mass
-        return node.mass * float(row[self._resources.index.extending(rest[node.spelled :])].sum())
+        return node.mass * float(node.reading.row[self._resources.index.extending(rest[node.spelled :])].sum())
 
-    def _ways_on(self, rest: bytes, node: _Node, row: Floats, followed: int | None) -> list[tuple[float, _Node, int]]:
+    def _ways_on(self, rest: bytes, node: _Node, followed: int | None) -> list[tuple[float, _Node, int]]:
         """(mass, node, piece) of the paths that spell more of q, but for the piece that is followed anyhow."""
-        pieces = self._resources.index.prefixes(rest[node.spelled :])
+        index, row = self._resources.index, node.reading.row
+        pieces = index.prefixes(rest[node.spelled :])
         return [(node.mass * float(row[piece]), node, piece) for piece in pieces if piece != followed]
 
-    def _reach_over(self, rest: bytes, node: _Node, row: Floats, total: float) -> None:
+    def _reach_over(self, rest: bytes, node: _Node, total: float) -> None:
         """Take up what reaches over the end of q in one piece from a node, or begins there."""
-        index = self._resources.index
+        index, row = self._resources.index, node.reading.row
+        mass = node.mass / total
         if node.spelled == len(rest):
-            self._branch(node.mass / total, row, node.state, "", b"")
+            self._branch(mass, node.reading, None, "", b"")
             return
         begun = rest[node.spelled :]
         pieces = index.extending(begun)
-        for number in largest(row[pieces], self._branches, 0.0).tolist():
+        beginning = row[pieces]
+        floor = self._options.branch_share * self._last / mass
+        for number in largest(beginning, self._branches, floor).tolist():
             piece = int(pieces[number])
             added = index.spellings[piece][len(begun) :].decode()
             # A node may stand inside a character; the piece then is a byte, and reaches over nothing.
-            self._settle(_Open(node.mass * float(row[piece]) / total, added, b"", node.state, piece, begun.decode()))
+            self._settle(_Open(mass * float(beginning[number]), 0.0, added, b"", node.reading, piece, begun.decode()))
 
-    def _continue(self, unfinished: _Open, state: Floats, row: Floats) -> None:
+    def _continue(self, unfinished: _Open, reading: Reading) -> None:
         """Take up what may follow an unfinished word, its end included."""
-        mass = unfinished.mass
+        mass, mask = unfinished.mass, None
         if unfinished.pending:
-            row = row * self._resources.index.is_byte
+            mask = self._resources.index.is_byte
         elif unfinished.text[-1:] != " ":  # letters
-            goes_on = row * self._resources.index.starts_letter
-            self._accept(unfinished.text, mass * float((row - goes_on).sum()), unfinished.begun)
-            row = goes_on
-        self._branch(mass, row, state, unfinished.text, unfinished.pending)
+            mask, row = self._resources.index.starts_letter, reading.row
+            self._accept(unfinished.text, mass * float(1.0 - row.dot(mask)) - unfinished.ended, unfinished.begun)
+        self._branch(mass, reading, mask, unfinished.text, unfinished.pending)
 
-    def _branch(self, mass: float, row: Floats, state: Floats, text: str, pending: bytes) -> None:
-        """Continue *text* by the most probable pieces of *row*, a distribution or a part of one."""
-        vocabulary = self._resources.vocabulary
+    def _branch(self, mass: float, reading: Reading, mask: Floats | None, text: str, pending: bytes) -> None:
+        """Continue *text* by the most probable pieces after a reading, those of *mask* only."""
+        index, vocabulary = self._resources.index, self._resources.vocabulary
+        row = reading.row if mask is None else reading.row * mask
         floor = self._options.branch_share * self._last / mass if mass > 0 else 0.0
-        for piece in largest(row, self._branches, floor).tolist():
+        for piece in most_probable(row, self._branches, floor).tolist():
             share = mass * float(row[piece])
             if vocabulary.byte_values[piece] < 0:
-                self._settle(_Open(share, text + vocabulary.surfaces[piece], b"", state, piece, ""))
+                self._settle(_Open(share, 0.0, text + vocabulary.surfaces[piece], b"", reading, piece, ""))
                 continue
-            spelled = pending + self._resources.index.spellings[piece]
+            spelled = pending + index.spellings[piece]
             character = _character(spelled)
             if character is not None:
-                self._settle(_Open(share, text + character, b"" if character else spelled, state, piece, ""))
+                self._settle(_Open(share, 0.0, text + character, b"" if character else spelled, reading, piece, ""))
 
     def _settle(self, unfinished: _Open) -> None:
         """Put a continuation where it belongs: among the candidates if its word has ended."""
         append = None if unfinished.pending else first_word(unfinished.text)
-        if append is None:
-            self._open.append(unfinished)
-        else:
+        if append is not None:
             self._accept(append, unfinished.mass, unfinished.begun)
+            return
+        self._open.append(unfinished)
+        if unfinished.text[-1:] not in ("", " ") and not unfinished.pending:  # letters: how often does a word end so?
+            unfinished.ended = unfinished.mass * self._resources.word_ends[unfinished.piece]
+            self._accept(unfinished.text, unfinished.ended, unfinished.begun)
 
     def _accept(self, append: str, mass: float, begun: str) -> None:
         if append[0] == " ":

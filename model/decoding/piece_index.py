@@ -1,14 +1,19 @@
 """Which pieces can stand where: a vocabulary sorted by spelling, and token healing's choice of where to begin.
 
-Spelling is in bytes of UTF-8, so that byte pieces and learned pieces are one case. No networks here.
+Spelling is in bytes of UTF-8, so that byte pieces and learned pieces are one case. Sorted by it, all pieces that begin
+with the same bytes stand side by side: what a trie would find is a slice. No networks here.
 """
 
 from bisect import bisect_left, bisect_right
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.vocabulary import START, Vocabulary
+
+# Stretches whose pieces are remembered.
+STRETCHES = 1 << 14
 
 
 class PieceIndex:
@@ -35,18 +40,53 @@ class PieceIndex:
         self.longest = max(map(len, self._sorted))
         self.starts_letter = vocabulary.starts_letter.astype(np.float32)
         self.is_byte = (vocabulary.byte_values >= 0).astype(np.float32)
+        # Two characters that stand side by side in no piece are never in one piece.
+        self._pairs = {surface[n : n + 2] for surface in vocabulary.surfaces for n in range(len(surface) - 1)}
+        # Words recur: what a stretch is encoded as is remembered, by all who share the vocabulary.
+        self._stretch = lru_cache(maxsize=STRETCHES)(self._encode_stretch)
         spellings[START] = b"\n"
         self.spellings = spellings
 
     def extending(self, prefix: bytes) -> NDArray[np.int64]:
         """Ids of the pieces that begin with *prefix* (not empty) and go on."""
-        first, last = self._extending(prefix)
-        return self._pieces[first:last]
+        # 0xFF occurs in no UTF-8, so it sorts after everything that goes on from the prefix.
+        first = bisect_right(self._sorted, prefix)
+        return self._pieces[first : bisect_left(self._sorted, prefix + b"\xff", first)]
 
     def prefixes(self, target: bytes) -> list[int]:
         """Ids of the pieces that *target* begins with, those that equal it included."""
+        spelled = self._spelled
         lengths = range(1, min(len(target), self.longest) + 1)
-        return [piece for length in lengths for piece in self._spelled.get(target[:length], ())]
+        return [piece for length in lengths for piece in spelled.get(target[:length], ())]
+
+    def is_seam(self, text: str, position: int) -> bool:
+        """Whether no piece can reach over *position*, 0 < position < len(text): a boundary whatever else is typed."""
+        return text[position - 1 : position + 1] not in self._pairs
+
+    def last_seam(self, text: str, start: int = 0) -> int:
+        """The last seam inside *text* after *start*; *start* where there is none."""
+        pairs = self._pairs
+        for position in range(len(text) - 1, start, -1):
+            if text[position - 1 : position + 1] not in pairs:
+                return position
+        return start
+
+    def encode(self, text: str) -> list[int]:
+        """Encode normalised text stretch by stretch, cut at its seams.
+
+        The pieces of a stretch depend on nothing outside of it. Encoding the whole at once may choose another of two
+        all but equally good ways, as sums of scores are rounded the more the longer they are.
+        """
+        pairs, start = self._pairs, 0
+        pieces: list[int] = []
+        for position in range(1, len(text)):
+            if text[position - 1 : position + 1] not in pairs:
+                pieces += self._stretch(text[start:position])
+                start = position
+        return pieces + list(self._stretch(text[start:]))
+
+    def _encode_stretch(self, text: str) -> tuple[int, ...]:
+        return tuple(self._vocabulary.encode(text))
 
     def heal(self, text: str) -> tuple[list[int], list[int], bytes]:
         """Cut a text at the last point that nothing typed after it can move.
@@ -64,6 +104,8 @@ class PieceIndex:
         """
         pieces = self._vocabulary.encode(text)
         data = text.encode()
+        if self._is_extended(data):
+            return [], pieces, data
         # No piece holds a line end, so nothing before the last one can matter.
         tail = data[max(0, len(data) - self.longest) :].rpartition(b"\n")[2]
         reaching = [len(tail) - start for start in _character_starts(tail) if self._is_extended(tail[start:])]
@@ -93,12 +135,7 @@ class PieceIndex:
         return found
 
     def _is_extended(self, prefix: bytes) -> bool:
-        first, last = self._extending(prefix)
-        return last > first
-
-    def _extending(self, prefix: bytes) -> tuple[int, int]:
-        # 0xFF occurs in no UTF-8, so it sorts after everything that goes on from the prefix.
-        return bisect_right(self._sorted, prefix), bisect_left(self._sorted, prefix + b"\xff")
+        return len(self.extending(prefix)) > 0
 
 
 def _character_starts(data: bytes) -> list[int]:

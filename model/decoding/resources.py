@@ -9,19 +9,38 @@ from numpy.typing import NDArray
 
 from model.config import Calibration, NetworkConfig
 from model.decoding.piece_index import PieceIndex
+from model.decoding.prefix_cache import Prefix, PrefixCache, Reading
+from model.queries import language_of
 from model.runtime import Floats, Tower, initial_states, output_of
 from model.steps import Advance, Decoder, ask
 from model.vocabulary import START, Vocabulary
 
+# A long text is read in stretches of so many characters, and the state after each is kept, so that a text that differs
+# from it at the end only is not read from its start.
+STRETCH = 192
+# Below it, a bar saves nothing: most of a row stands above.
+LOWEST_BAR = 1e-6
+
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """A checkpoint as decoders see it; built once, shared by all."""
+    """A checkpoint as decoders see it; built once, shared by all.
+
+    Attributes:
+        vocabulary: pieces.
+        index: the pieces by spelling.
+        network: sizes.
+        calibration: temperatures and weights.
+        cache: of the texts that were read.
+        word_ends: by piece, how often a word ends after it (:attr:`model.checkpoint.Checkpoint.word_ends`).
+    """
 
     vocabulary: Vocabulary
     index: PieceIndex
     network: NetworkConfig
     calibration: Calibration
+    cache: PrefixCache
+    word_ends: Sequence[float]
 
     def initial(self, tower: Tower) -> Floats:
         """The state before anything is read, (S,)."""
@@ -31,11 +50,52 @@ class Resources:
         """What the heads read of a state: (S,) -> (H,)."""
         return cast("Floats", output_of(self.network, tower, state[None])[0])
 
+    def next_row(self, log_probabilities: Floats, before: str) -> Floats:
+        """What :attr:`Reading.row` holds: the next head's log-probabilities (V,) -> calibrated probabilities (V,).
 
-def read_left(resources: Resources, pieces: Sequence[int]) -> Decoder[Floats]:
-    """The forward state after ``<s>`` and *pieces*, (S,). The one place at which a cache of prefixes can stand."""
-    (state,) = yield from ask([Advance("forward", resources.initial("forward"), (START, *pieces))])
-    return state
+        Args:
+            log_probabilities: of the head.
+            before: all text before, whose language the temperature is of; so a row depends on its own text only.
+        """
+        temperature = dict(self.calibration.next_temperature).get(language_of(before), 1.0)
+        return probabilities(log_probabilities, temperature)
+
+
+def read_text(resources: Resources, text: str, tenant: str = "") -> Decoder[tuple[Prefix, int]]:
+    """The forward tower after *text*, from the longest prefix of it that is known.
+
+    Args:
+        resources: of the checkpoint.
+        text: normalised; it ends at a seam of what follows, or where what follows is encoded apart.
+        tenant: whose prefixes may be used.
+
+    Returns:
+        The prefix that is *text*, and how many of its pieces need not have been read now.
+    """
+    index, cache = resources.index, resources.cache
+    prefix = cache.find(tenant, text, index.is_seam)
+    known = 0 if prefix is None else prefix.pieces
+    if prefix is None:
+        (state,) = yield from ask([Advance("forward", resources.initial("forward"), (START,))])
+        prefix = Prefix("", 0, Reading(state))
+        cache.keep(tenant, prefix)
+    while len(prefix.text) < len(text):
+        start = len(prefix.text)
+        end = index.last_seam(text[: start + STRETCH + 1], start) if len(text) > start + STRETCH else len(text)
+        end = end if end > start else len(text)
+        pieces = index.encode(text[start:end])
+        reading, walked = prefix.reading, 0
+        while walked < len(pieces) and pieces[walked] in reading.further:
+            reading = reading.further[pieces[walked]]
+            walked += 1
+        if known == prefix.pieces:
+            known += walked
+        if walked < len(pieces):
+            (state,) = yield from ask([Advance("forward", reading.state, tuple(pieces[walked:]))])
+            reading = Reading(state)
+        prefix = Prefix(text[:end], prefix.pieces + len(pieces), reading)
+        cache.keep(tenant, prefix)
+    return prefix, known
 
 
 def probabilities(log_probabilities: Floats, temperature: float) -> Floats:
@@ -45,9 +105,11 @@ def probabilities(log_probabilities: Floats, temperature: float) -> Floats:
     """
     if temperature == 1.0:
         return np.exp(log_probabilities)
-    values = log_probabilities / np.float32(temperature)
-    exponentials = np.exp(values - values.max())
-    return cast("Floats", exponentials / exponentials.sum())
+    # Log-probabilities are at most 0, and one is at least -log V: nothing overflows, and not everything vanishes.
+    row = log_probabilities * np.float32(1.0 / temperature)
+    np.exp(row, out=row)
+    row *= np.float32(1.0) / row.sum()
+    return row
 
 
 def largest(values: NDArray[np.floating[Any]], count: int, above: float) -> NDArray[np.int64]:
@@ -56,3 +118,13 @@ def largest(values: NDArray[np.floating[Any]], count: int, above: float) -> NDAr
     if count < len(chosen):
         chosen = chosen[np.argpartition(-values[chosen], count - 1)[:count]]
     return chosen[np.lexsort((chosen, -values[chosen]))]
+
+
+def most_probable(row: Floats, count: int, above: float) -> NDArray[np.int64]:
+    """The same as :func:`largest`, for probabilities: where enough are high, no other need be looked at."""
+    bar = 1.0 / (4 * count)
+    while bar > max(above, LOWEST_BAR):
+        if np.count_nonzero(row > bar) >= count:
+            return largest(row, count, bar)
+        bar /= 16.0
+    return largest(row, count, above)

@@ -9,12 +9,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from model.checkpoint import Checkpoint, count_parameters, load_checkpoint, revise_checkpoint, write_checkpoint
+from model.checkpoint import (
+    Checkpoint,
+    count_parameters,
+    load_checkpoint,
+    revise_checkpoint,
+    word_ends_file,
+    write_checkpoint,
+)
 from model.config import Calibration
 from model.errors import CheckpointError
 from model.runtime import open_runtime
@@ -144,6 +152,24 @@ def test_one_changed_byte_is_refused(copy: Path, data: st.DataObject) -> None:
     finally:
         path.write_bytes(content)
     assert load_checkpoint(copy).digest == digest
+
+
+def test_shares_of_word_ends_are_read(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """One share a piece, as written; a checkpoint of before they were counted has none."""
+    old = load_checkpoint(tiny_checkpoint)
+    assert old.word_ends == ()
+    shares = np.linspace(0, 1, old.vocabulary.size, dtype=np.float32)
+    files = {
+        name: (tiny_checkpoint / name).read_bytes()
+        for name in ("vocabulary.model", "weights.safetensors", "MODEL_CARD.md")
+    }
+    written = write_again(old, tmp_path / "new", files=files | {"word_ends.f16": word_ends_file(shares)})
+    assert written.word_ends == pytest.approx(shares.tolist(), abs=1e-3)
+    for damaged in (word_ends_file(shares[1:]), word_ends_file(shares + 1)):
+        with pytest.raises(
+            CheckpointError, match=r"word_ends\.f16 \(\d+ bytes\) is not \d+ shares from 0 to 1; export"
+        ):
+            write_again(old, tmp_path / "damaged", files=files | {"word_ends.f16": damaged})
 
 
 Damage = Callable[[Path], object]

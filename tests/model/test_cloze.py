@@ -129,8 +129,9 @@ def test_most_probable_words_survive_the_beam(vocabulary: Vocabulary) -> None:
     assert blank.candidates[0].probability == pytest.approx(masses[best], rel=1e-4)
 
 
-def test_rescoring_follows_its_formula(vocabulary: Vocabulary) -> None:
+def test_rescoring_follows_its_formula(vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
     """P(w) = M softmax(s / tau), s = log P_gap + l1 log P_F(w, right | left) + l2 log P_B(left, w | right)."""
+    monkeypatch.setattr("model.decoding.cloze.RESCORED", 8)
     calibration = Calibration(cloze_temperature=(("zh", 1.0), ("en", 2.0)), forward_weight=0.7, backward_weight=0.3)
     support = ids(vocabulary, "store ", "park ")
     predictor, runtime = setting(
@@ -161,6 +162,23 @@ def test_rescoring_follows_its_formula(vocabulary: Vocabulary) -> None:
     shares = np.exp(np.array(list(scores.values())) / 2.0)
     expected = dict(zip(scores, (total * shares / shares.sum()).tolist(), strict=True))
     assert words(blank) == pytest.approx(expected, rel=1e-4)
+
+
+def test_proposals_far_behind_keep_their_mass(vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the gap head holds to be past saving is not read again: its probability is its gap mass."""
+    calibration = Calibration(forward_weight=1.0)
+    (alone,) = fill(
+        setting(vocabulary, Calibration(forward_weight=0.0), seed=3)[0], "go to ____ the .", top_k=100
+    ).blanks
+    masses = words(alone)
+    best = max(masses.values())
+    monkeypatch.setattr("model.decoding.cloze.RESCORED", 1000)
+    monkeypatch.setattr("model.decoding.cloze.FAR_BEHIND", 1.0)
+    (blank,) = fill(setting(vocabulary, calibration, seed=3)[0], "go to ____ the .", top_k=100).blanks
+    behind = {word for word, mass in masses.items() if mass < best / np.e}
+    assert behind and len(behind) < len(masses)
+    for word, probability in words(blank).items():
+        assert (probability == pytest.approx(masses[word], rel=1e-4)) == (word in behind), word
 
 
 def test_choices_are_exact_and_normalised(vocabulary: Vocabulary) -> None:

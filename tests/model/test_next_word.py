@@ -219,6 +219,33 @@ def test_temperature_of_the_language_is_applied(vocabulary: Vocabulary) -> None:
     assert predict(heated, "上学")[0].probability < predict(plain, "上学")[0].probability
 
 
+def test_words_are_taken_to_end_as_often_as_in_the_training_text(vocabulary: Vocabulary) -> None:
+    """With exact shares of word ends, and no reading on, the candidates are those of the full search."""
+    support = [vocabulary.surfaces.index(piece) for piece in ("the", "cat", ",", "到")]
+    runtime = TableRuntime(vocabulary, support, spread=0.0)  # each of them has a quarter, whatever stands before
+    full = predict(Predictor(fake_checkpoint(vocabulary, runtime.config), runtime, search=EXHAUSTIVE), "", 4)
+    shares = tuple(0.5 if vocabulary.ends_letter[piece] else 1.0 for piece in range(vocabulary.size))
+    estimate = SearchOptions(word_rounds=0)
+    quick = predict(
+        Predictor(fake_checkpoint(vocabulary, runtime.config, word_ends=shares), runtime, search=estimate), "", 4
+    )
+    assert {each.append: pytest.approx(each.probability, rel=1e-3) for each in full} == {
+        each.append: each.probability for each in quick
+    }
+
+
+def test_estimated_end_gives_way_to_the_network(vocabulary: Vocabulary) -> None:
+    """Where the search goes far enough, a wrong share of word ends changes nothing."""
+    runtime = TableRuntime(vocabulary, seed=4)
+    wrong = fake_checkpoint(vocabulary, runtime.config, word_ends=(0.9,) * vocabulary.size)
+    right = fake_checkpoint(vocabulary, runtime.config)
+    found, expected = (predict(Predictor(each, runtime, search=EXHAUSTIVE), "I th", 10) for each in (wrong, right))
+    # The last round of a search has nothing after it that would correct what it takes for granted.
+    assert {each.append: each.probability for each in found[:5]} == {
+        each.append: pytest.approx(each.probability, abs=0.02) for each in expected[:5]
+    }
+
+
 def test_long_word_in_a_small_vocabulary_is_spelled_out() -> None:
     """A word of eight pieces is found where each of them is all but certain, although no piece holds more of it."""
     word = "triangle"

@@ -85,7 +85,8 @@ def test_many_queries_run_through_a_bounded_number_of_decoders(monkeypatch: pyte
     monkeypatch.setattr("model.predictor.LIVE", 3)
     subject = predictor()
     answers = subject.run([PredictQuery("the ")] * 10)
-    assert answers == answers[:1] * 10
+    assert all(isinstance(answer, PredictResult) for answer in answers)
+    assert len({answer.candidates for answer in answers if isinstance(answer, PredictResult)}) == 1
     assert isinstance(subject.runtime, TableRuntime)
     assert max(rows for kind, rows in subject.runtime.calls if kind == "next") <= 3 * 16
 

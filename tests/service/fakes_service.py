@@ -68,7 +68,7 @@ class FakeModel:
         self.release.set()
         self.stuck.set()
 
-    def start(self, query: Query, /) -> Generator[None, None, Result]:
+    def start(self, query: Query, _tenant: str = "", /) -> Generator[None, None, Result]:
         """A decoder; refuses what the real predictor refuses."""
         check_query(query, self.limits)
         if isinstance(query, ClozeQuery):

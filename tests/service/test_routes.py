@@ -263,7 +263,7 @@ def test_problems_have_the_documented_form() -> None:
 class _FillsNoBlanks(FakeModel):
     """A model with a network for next words only."""
 
-    def start(self, query: Query, /) -> Any:
+    def start(self, query: Query, _tenant: str = "", /) -> Any:
         """As the real predictor refuses."""
         if isinstance(query, ClozeQuery):
             raise UnsupportedError("/text", "this network fills no blanks")
