@@ -8,8 +8,9 @@ A seed, the files and the vocabulary fix them, so that every contestant gets the
 """
 
 import random
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ MAX_BLANK_CHARACTERS = 3
 HAN = (("\u3400", "\u4dbf"), ("\u4e00", "\u9fff"), ("\U00020000", "\U000323af"))
 # /score, /predict and /cloze take this many code points
 MAX_CHARACTERS = 10_000
+_SENTENCE_END = re.compile(r"[.!?]\s|[。！？]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class TextFile:
     Attributes:
         name: unique among the files.
         language: ``zh`` or ``en``.
-        lines: its lines in form C, without empty ones.
+        lines: its lines in form C, without empty ones; those that are too long to be asked about in parts.
     """
 
     name: str
@@ -103,16 +105,13 @@ def read_files(inputs: Sequence[str], language: str | None, limit_per_file: int 
         seed: of that choice.
 
     Raises:
-        CorpusError: nothing to read, or a file without text, or a line too long to ask about.
+        CorpusError: nothing to read, or a file without text.
     """
     files = []
     for path in expand_inputs(list(inputs)):
-        lines = [normalise(text).strip() for _, text, _ in read_lines(path)]
-        lines = [line for line in lines if line]
+        lines = [part for _, text, _ in read_lines(path) for part in _parts(normalise(text).strip())]
         if not lines:
             raise CorpusError(f"{path}: no text; name files with one line an item")
-        if (longest := max(map(len, lines))) > MAX_CHARACTERS:
-            raise CorpusError(f"{path}: a line of {longest} characters; the limit is {MAX_CHARACTERS}: split it")
         if limit_per_file is not None and len(lines) > limit_per_file:
             chosen = sorted(_generator(seed, path.name, "limit").sample(range(len(lines)), limit_per_file))
             lines = [lines[index] for index in chosen]
@@ -122,6 +121,18 @@ def read_files(inputs: Sequence[str], language: str | None, limit_per_file: int 
     if repeated:
         raise CorpusError(f"{len(repeated)} file names occur twice, the first is {repeated[0]}; rename them")
     return files
+
+
+def _parts(line: str) -> Iterator[str]:
+    """A line, in several parts where it is longer than may be asked about: each ends where a sentence does, if any."""
+    while len(line) > MAX_CHARACTERS:
+        end = MAX_CHARACTERS
+        for match in _SENTENCE_END.finditer(line, 0, MAX_CHARACTERS):
+            end = match.end()
+        yield line[:end].strip()
+        line = line[end:].strip()
+    if line:
+        yield line
 
 
 def lines_per_file(sizes: Sequence[int], total: int, least: int) -> list[int]:

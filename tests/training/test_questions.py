@@ -146,11 +146,19 @@ def test_a_limit_keeps_some_lines_in_order(tmp_path: Path) -> None:
     assert file.lines != read_files([str(tmp_path)], None, 10, seed=2)[0].lines
 
 
-@pytest.mark.parametrize(("content", "message"), [("\n\n", "no text"), ("x" * 10_001, "10001 characters")])
-def test_unusable_files_are_named(tmp_path: Path, content: str, message: str) -> None:
-    """An empty file and an endless line are errors that say what to do."""
-    (tmp_path / "a.txt").write_text(content, encoding="utf-8")
-    with pytest.raises(CorpusError, match=message):
+def test_line_too_long_to_be_asked_about_is_read_in_parts(tmp_path: Path) -> None:
+    """A novel's chapter on one line is divided where sentences end; nothing is lost, and shorter lines stay whole."""
+    chapter = "It was late. " * 1500
+    (tmp_path / "novel_en.txt").write_text(f"{chapter}\nShort.\n{'x' * 25_000}\n", encoding="utf-8")
+    (file,) = read_files([str(tmp_path)], None, None, seed=1)
+    assert [len(line) for line in file.lines] == [9996, 9502, 6, 10_000, 10_000, 5000]
+    assert " ".join(file.lines[:2]) == chapter.strip()
+
+
+def test_file_without_text_is_named(tmp_path: Path) -> None:
+    """An empty file is an error that says what to do."""
+    (tmp_path / "a.txt").write_text("\n\n", encoding="utf-8")
+    with pytest.raises(CorpusError, match="no text"):
         read_files([str(tmp_path)], None, None, seed=1)
 
 
