@@ -68,6 +68,7 @@ class NGramRuntime:
     def __init__(self, unigram: Floats, levels: Sequence[Level], description: dict[str, Any]) -> None:
         self.order = len(levels) + 1
         self.description = description
+        self.head_rows = 64
         self.config = NetworkConfig(
             vocabulary_size=len(unigram),
             architecture="forward",

@@ -29,9 +29,15 @@ GRAPHS: dict[Precision, str] = {"int8": "onnx", "fp32": "onnx-fp32"}
 
 
 class Runtime(Protocol):
-    """A network that can be run; N rows, T steps, S state size, H hidden size, V pieces."""
+    """A network that can be run; N rows, T steps, S state size, H hidden size, V pieces.
+
+    Attributes:
+        config: its sizes.
+        head_rows: rows of a head's call that suit the device.
+    """
 
     config: NetworkConfig
+    head_rows: int
 
     def advance(self, tower: Tower, states: Floats, pieces: Integers, lengths: Integers) -> tuple[Floats, Floats]:
         """Read pieces with one tower.
@@ -105,6 +111,10 @@ def open_runtime(checkpoint: "Checkpoint", device: Literal["cpu", "cuda"] = "cpu
     return open_torch_runtime(checkpoint.directory, checkpoint.network, device)
 
 
+# Floats of the rows that a head computes at once on a CPU: they are gone over some six times, and should stay near it.
+NEAR_FLOATS = 128 * 1024
+
+
 class OnnxRuntime:
     """Runs a checkpoint's graphs on a CPU.
 
@@ -120,6 +130,7 @@ class OnnxRuntime:
 
     def __init__(self, directory: Path, config: NetworkConfig, threads: int = 1, precision: Precision = "int8") -> None:
         self.config = config
+        self.head_rows = max(1, NEAR_FLOATS // config.vocabulary_size)
         names = ["forward", "next"]
         if config.architecture == "two_towers":
             names += ["backward", "previous", "gap"]

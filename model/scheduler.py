@@ -19,8 +19,6 @@ from model.steps import Advance, Decoder, Gap, Next, Previous, Step, Trace
 CHUNK = 64
 # Rows of one recurrent call.
 ROWS = 256
-# Floats that one call of a head may return: 16 Mi of 4 bytes are 64 MiB.
-HEAD_FLOATS = 16 * 1024 * 1024
 
 
 _Head = Next | Previous | Gap
@@ -76,7 +74,6 @@ class Scheduler:
         self.rows: Counter[str] = Counter()
         self._on_call = on_call
         self._live: dict[Hashable, _Live] = {}
-        self._head_rows = max(1, HEAD_FLOATS // runtime.config.vocabulary_size)
 
     @property
     def pending(self) -> int:
@@ -120,7 +117,7 @@ class Scheduler:
             for index, item in live.waiting.items():
                 groups.setdefault(_group(item), []).append(_Row(live, index))
         for (kind, _), rows in groups.items():
-            limit = ROWS if kind in ("forward", "backward") else self._head_rows
+            limit = ROWS if kind in ("forward", "backward") else self.runtime.head_rows
             for start in range(0, len(rows), limit):
                 part = rows[start : start + limit]
                 self._run(kind, part)

@@ -22,6 +22,8 @@ from model.runtime import Flags, Floats, Integers, Tower
 
 # A GPU takes as long for one row as for hundreds; on a CPU every padded row is paid for.
 BLOCK_ROWS = {"cpu": 16, "cuda": 256}
+# Floats that one call of a head may return: 16 Mi of 4 bytes are 64 MiB.
+HEAD_FLOATS = 16 * 1024 * 1024
 
 
 def open_torch_runtime(directory: Path, config: NetworkConfig, device: Literal["cpu", "cuda"]) -> "TorchRuntime":
@@ -56,6 +58,7 @@ class TorchRuntime:
         self.config = network.config
         self._network = network.to(device=device, dtype=torch.float32).eval()
         self._device = device
+        self.head_rows = max(1, HEAD_FLOATS // network.config.vocabulary_size)
         self._block = block_rows or BLOCK_ROWS.get(device.type, BLOCK_ROWS["cpu"])
 
     @torch.inference_mode()

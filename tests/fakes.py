@@ -54,6 +54,7 @@ class TableRuntime:
         spread: float = 1.5,
     ) -> None:
         two = architecture == "two_towers"
+        self.head_rows = 1000
         self.config = NetworkConfig(
             vocabulary_size=vocabulary.size,
             architecture=architecture,  # type: ignore[arg-type]

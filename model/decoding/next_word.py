@@ -107,6 +107,7 @@ def next_words(
     search = _Search(resources, text, query.top_k, options or SearchOptions())
     yield from search.cross(prefix.reading, left, middle, rest)
     yield from search.read_on()
+    prefix.tree_bytes += search.grown_bytes
     resources.cache.keep(tenant, prefix)
     usage = Usage(prefix.pieces + len(left) + len(middle), known + search.known)
     return PredictResult(search.candidates(), usage)
@@ -141,6 +142,7 @@ class _Search:
 
     Attributes:
         known: pieces of the text after its last seam that need not have been read now.
+        grown_bytes: what it added to the tree under the prefix.
     """
 
     def __init__(self, resources: Resources, text: str, top_k: int, options: SearchOptions) -> None:
@@ -155,6 +157,7 @@ class _Search:
         self._open: list[_Open] = []
         self._last = 0.0  # probability of the last of the candidates that would be answered now
         self.known = 0
+        self.grown_bytes = 0
 
     def cross(self, start: Reading, left: Sequence[int], canonical: Sequence[int], rest: bytes) -> Decoder[None]:
         """Find everything that begins with *rest* (q), which *canonical* encodes, *left* after *start*."""
@@ -197,9 +200,10 @@ class _Search:
             self._branch(1.0, followed[len(canonical)].reading, None, "", b"")
             return
         followed.sort(key=lambda node: -node.mass)
-        for node in followed:
+        for number, node in enumerate(followed):
             self._reach_over(rest, node, total)
-            self._find_last()
+            if number == 0:  # what the most massive one finds is a bar for the others
+                self._find_last()
 
     def read_on(self) -> Decoder[None]:
         """Read unfinished words on until the candidates are settled, or the options say that it is enough."""
@@ -234,6 +238,7 @@ class _Search:
             states = yield from ask([Advance("forward", before.state, (piece,)) for before, piece in unknown])
             for (before, piece), state in zip(unknown, states, strict=True):
                 before.further[piece] = Reading(state)
+                self.grown_bytes += state.nbytes
         return [before.further[piece] for before, piece in wanted]
 
     def _ask(self, wanted: Sequence[tuple[Reading, int, str]]) -> Decoder[None]:
@@ -246,6 +251,7 @@ class _Search:
                 data = self._text.encode()
                 before = data[: len(data) - behind].decode(errors="ignore") + beyond
                 reading.row = resources.next_row(row, before)
+                self.grown_bytes += reading.row.nbytes
 
     def _mass_beginning_with(self, rest: bytes, node: _Node) -> float:
         """What a node adds to Z by itself: paths through further nodes are counted there."""

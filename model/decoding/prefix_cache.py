@@ -56,16 +56,20 @@ class Prefix:
         text: normalised.
         pieces: how many it was read as.
         reading: after it.
+        tree_bytes: what hangs under the reading, kept up by whoever makes it grow.
+        counted_bytes: how much of that the cache has counted.
     """
 
-    __slots__ = ("bytes", "pieces", "reading", "text", "tree_bytes")
+    __slots__ = ("bytes", "counted_bytes", "pieces", "reading", "text", "tree_bytes")
 
     def __init__(self, text: str, pieces: int, reading: Reading) -> None:
         self.text = text
         self.pieces = pieces
         self.reading = reading
         self.bytes = reading.state.nbytes + len(text.encode()) + OVERHEAD
-        self.tree_bytes = 0
+        # A reading may hang in the tree of an earlier prefix too. Both count it: never too little.
+        self.tree_bytes = reading.tree_bytes()
+        self.counted_bytes = 0
 
 
 class PrefixCache:
@@ -120,11 +124,9 @@ class PrefixCache:
                 self._drop(key)
             self._prefixes[key] = prefix
             self._prefix_bytes += prefix.bytes
-        tree_bytes = prefix.reading.tree_bytes()
-        if tree_bytes:
-            # A reading may hang in the tree of an earlier prefix too. Both count it: never too little.
-            self._tree_bytes += tree_bytes - prefix.tree_bytes
-            prefix.tree_bytes = tree_bytes
+        if prefix.tree_bytes:
+            self._tree_bytes += prefix.tree_bytes - prefix.counted_bytes
+            prefix.counted_bytes = prefix.tree_bytes
             self._trees[key] = prefix
             self._trees.move_to_end(key)
         while self._tree_bytes > self.max_bytes * TREES:
@@ -134,8 +136,8 @@ class PrefixCache:
 
     def _cut_down(self, key: _Key) -> None:
         prefix = self._trees.pop(key)
-        self._tree_bytes -= prefix.tree_bytes
-        prefix.tree_bytes = 0
+        self._tree_bytes -= prefix.counted_bytes
+        prefix.tree_bytes = prefix.counted_bytes = 0
         # A decoder may be at work in the tree: it keeps the old one.
         prefix.reading = Reading(prefix.reading.state)
 

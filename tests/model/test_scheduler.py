@@ -171,10 +171,11 @@ def test_a_ticket_is_used_once_at_a_time() -> None:
 
 def test_calls_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
     """More rows than one call may hold make more calls, and every one is reported."""
-    monkeypatch.setattr("model.scheduler.HEAD_FLOATS", 2 * VOCABULARY.size)
     monkeypatch.setattr("model.scheduler.ROWS", 3)
     seen: list[tuple[str, int]] = []
-    scheduler = Scheduler(runtime(), lambda kind, rows: seen.append((kind, rows)))
+    table = runtime()
+    table.head_rows = 2
+    scheduler = Scheduler(table, lambda kind, rows: seen.append((kind, rows)))
     scheduler.add(1, asking([Next(STATE)] * 5, [Advance("forward", STATE, (261,))] * 4))
     finish(scheduler)
     assert seen == [("next", 2), ("next", 2), ("next", 1), ("forward", 3), ("forward", 1)]
