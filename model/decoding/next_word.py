@@ -19,12 +19,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 from heapq import nlargest
 
-from model.decoding.prefix_cache import UNASKED, Reading
+import numpy as np
+
+from model.decoding.prefix_cache import UNASKED, Best, Reading
 from model.decoding.resources import Resources, largest, most_probable, read_text
 from model.queries import Candidate, PredictQuery, PredictResult, Usage
-from model.runtime import Floats
 from model.steps import Advance, Decoder, Next, ask
 from model.vocabulary import is_word_character, normalise
+
+# Which pieces may go on: any, those that continue a word of letters, those that spell a byte.
+ALL, LETTERS, BYTES = "all", "letters", "bytes"
+# Pieces that are remembered as the most probable of a reading, unless more are wanted.
+BEST = 32
 
 # Asked some ten thousand times a query, of a few hundred characters.
 _is_letter = lru_cache(maxsize=1 << 16)(is_word_character)
@@ -40,6 +46,7 @@ class SearchOptions:
         frontier_rounds: rounds of it.
         word_share: an unfinished word is read on if its mass, but for the share that is taken to end there, is more
             than this share of the last candidate's.
+        word_floor: nor if it is less than this probability, whatever the last candidate's.
         word_rows: unfinished words that are read on in one round.
         word_rounds: rounds of it, most of which few queries need: one piece of the longest word in each.
         branch_share: a piece after it is looked at if their mass is more than this share of the last candidate's.
@@ -50,9 +57,10 @@ class SearchOptions:
     frontier_rows: int = 16
     frontier_rounds: int = 6
     word_share: float = 1.0
+    word_floor: float = 0.02
     word_rows: int = 4
     word_rounds: int = 8
-    branch_share: float = 1 / 16
+    branch_share: float = 1 / 4
     branches: int = 8
 
 
@@ -197,7 +205,7 @@ class _Search:
                 total += self._mass_beginning_with(rest, node)
                 waiting += self._ways_on(rest, node, None)
         if not total > 0:  # so improbable that it underflows: what follows the canonical pieces is all there is to say
-            self._branch(1.0, followed[len(canonical)].reading, None, "", b"")
+            self._branch(1.0, followed[len(canonical)].reading, ALL, "", b"")
             return
         followed.sort(key=lambda node: -node.mass)
         for number, node in enumerate(followed):
@@ -209,7 +217,7 @@ class _Search:
         """Read unfinished words on until the candidates are settled, or the options say that it is enough."""
         for _ in range(self._options.word_rounds):
             self._find_last()
-            floor = self._last * self._options.word_share
+            floor = max(self._last * self._options.word_share, self._options.word_floor)
             self._open.sort(key=lambda unfinished: unfinished.ended - unfinished.mass)
             chosen = [each for each in self._open[: self._options.word_rows] if each.mass - each.ended > floor]
             if not chosen:
@@ -270,7 +278,7 @@ class _Search:
         index, row = self._resources.index, node.reading.row
         mass = node.mass / total
         if node.spelled == len(rest):
-            self._branch(mass, node.reading, None, "", b"")
+            self._branch(mass, node.reading, ALL, "", b"")
             return
         begun = rest[node.spelled :]
         pieces = index.extending(begun)
@@ -280,43 +288,61 @@ class _Search:
             piece = int(pieces[number])
             added = index.spellings[piece][len(begun) :].decode()
             # A node may stand inside a character; the piece then is a byte, and reaches over nothing.
-            self._settle(_Open(mass * float(beginning[number]), 0.0, added, b"", node.reading, piece, begun.decode()))
+            self._settle(mass * float(beginning[number]), added, node.reading, piece, begun.decode())
 
     def _continue(self, unfinished: _Open, reading: Reading) -> None:
         """Take up what may follow an unfinished word, its end included."""
-        mass, mask = unfinished.mass, None
+        mass, let_in = unfinished.mass, ALL
         if unfinished.pending:
-            mask = self._resources.index.is_byte
-        elif unfinished.text[-1:] != " ":  # letters
-            mask, row = self._resources.index.starts_letter, reading.row
-            self._accept(unfinished.text, mass * float(1.0 - row.dot(mask)) - unfinished.ended, unfinished.begun)
-        self._branch(mass, reading, mask, unfinished.text, unfinished.pending)
+            let_in = BYTES
+        elif unfinished.text[-1:] != " ":
+            let_in = LETTERS
+            goes_on = self._best(reading, LETTERS)[2]
+            self._accept(unfinished.text, mass * (1.0 - goes_on) - unfinished.ended, unfinished.begun)
+        self._branch(mass, reading, let_in, unfinished.text, unfinished.pending)
 
-    def _branch(self, mass: float, reading: Reading, mask: Floats | None, text: str, pending: bytes) -> None:
-        """Continue *text* by the most probable pieces after a reading, those of *mask* only."""
+    def _best(self, reading: Reading, let_in: str) -> Best:
+        """The most probable pieces after a reading; they are asked for at every keystroke, and change with none."""
+        best = reading.best.get(let_in)
+        if best is None or len(best[0]) < self._branches:
+            index, row = self._resources.index, reading.row
+            if let_in != ALL:
+                row = row * (index.starts_letter if let_in == LETTERS else index.is_byte)
+            pieces = most_probable(row, max(self._branches, BEST), 0.0)
+            best = reading.best[let_in] = pieces, row[pieces], float(row.sum())
+        return best
+
+    def _branch(self, mass: float, reading: Reading, let_in: str, text: str, pending: bytes) -> None:
+        """Continue *text* by the most probable pieces after a reading, those that are *let_in* only."""
         index, vocabulary = self._resources.index, self._resources.vocabulary
-        row = reading.row if mask is None else reading.row * mask
+        pieces, probabilities, _ = self._best(reading, let_in)
         floor = self._options.branch_share * self._last / mass if mass > 0 else 0.0
-        for piece in most_probable(row, self._branches, floor).tolist():
-            share = mass * float(row[piece])
-            if vocabulary.byte_values[piece] < 0:
-                self._settle(_Open(share, 0.0, text + vocabulary.surfaces[piece], b"", reading, piece, ""))
+        count = min(self._branches, int(np.count_nonzero(probabilities > floor)))
+        for piece, probability in zip(pieces[:count].tolist(), probabilities[:count].tolist(), strict=True):
+            share = mass * probability
+            if not index.is_byte[piece]:
+                self._settle(share, text + vocabulary.surfaces[piece], reading, piece)
                 continue
             spelled = pending + index.spellings[piece]
             character = _character(spelled)
-            if character is not None:
-                self._settle(_Open(share, 0.0, text + character, b"" if character else spelled, reading, piece, ""))
+            if character:
+                self._settle(share, text + character, reading, piece)
+            elif character is not None and share > self._options.word_floor:
+                self._open.append(_Open(share, 0.0, text, spelled, reading, piece, ""))
 
-    def _settle(self, unfinished: _Open) -> None:
-        """Put a continuation where it belongs: among the candidates if its word has ended."""
-        append = None if unfinished.pending else first_word(unfinished.text)
+    def _settle(self, mass: float, text: str, before: Reading, piece: int, begun: str = "") -> None:
+        """Put a continuation of whole characters where it belongs: among the candidates if its word has ended."""
+        append = first_word(text)
         if append is not None:
-            self._accept(append, unfinished.mass, unfinished.begun)
+            self._accept(append, mass, begun)
             return
-        self._open.append(unfinished)
-        if unfinished.text[-1:] not in ("", " ") and not unfinished.pending:  # letters: how often does a word end so?
-            unfinished.ended = unfinished.mass * self._resources.word_ends[unfinished.piece]
-            self._accept(unfinished.text, unfinished.ended, unfinished.begun)
+        ended = 0.0
+        if text and text[-1] != " ":  # letters: how often does a word end so?
+            ended = mass * self._resources.word_ends[piece]
+            if ended > 0:
+                self._accept(text, ended, begun)
+        if mass - ended > self._options.word_floor:
+            self._open.append(_Open(mass, ended, text, b"", before, piece, begun))
 
     def _accept(self, append: str, mass: float, begun: str) -> None:
         if append[0] == " ":
@@ -325,8 +351,13 @@ class _Search:
             word = self._stem + append
         else:
             word = begun + append
-        probability, best_word, best = self._found.get(append, (0.0, word, 0.0))
-        self._found[append] = (probability + mass, *((word, mass) if mass > best else (best_word, best)))
+        before = self._found.get(append)
+        if before is None:
+            self._found[append] = mass, word, mass
+        elif mass > before[2]:
+            self._found[append] = before[0] + mass, word, mass
+        else:
+            self._found[append] = before[0] + mass, before[1], before[2]
 
 
 def _character(data: bytes) -> str | None:

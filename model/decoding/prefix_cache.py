@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from model.runtime import Floats
+from model.runtime import Floats, Integers
 
 # A prefix is looked up by its length and its last characters, then compared as a whole.
 TAIL = 16
@@ -24,6 +24,8 @@ OVERHEAD = 800
 TREES = 0.75
 
 UNASKED: Floats = np.zeros(0, dtype=np.float32)
+# Pieces (n,), most probable first, their probabilities (n,), and the probability of all that were let in.
+Best = tuple[Integers, Floats, float]
 
 _Key = tuple[str, int, str]
 
@@ -34,14 +36,16 @@ class Reading:
     Attributes:
         state: flat state, (S,) float32.
         row: probabilities of the next piece, calibrated, (V,) float32; ``UNASKED`` before.
+        best: the pieces of ``row`` that were asked for as its most probable, by which of them were let in.
         further: readings of one piece more, by its id.
     """
 
-    __slots__ = ("further", "row", "state")
+    __slots__ = ("best", "further", "row", "state")
 
     def __init__(self, state: Floats) -> None:
         self.state = state
         self.row = UNASKED
+        self.best: dict[str, Best] = {}
         self.further: dict[int, Reading] = {}
 
     def tree_bytes(self) -> int:

@@ -20,7 +20,8 @@ PIECES = (
     "迟", "迟到", "到", "了", "上学", "。",
 )  # fmt: skip
 EXHAUSTIVE = SearchOptions(
-    frontier_share=0.0, frontier_rows=1000, frontier_rounds=20, word_share=0.0, word_rows=400, word_rounds=4,
+    frontier_share=0.0, frontier_rows=1000, frontier_rounds=20, word_share=0.0, word_floor=0.0,
+    word_rows=400, word_rounds=4,
     branch_share=0.0, branches=1000,
 )  # fmt: skip
 SPELLED = ("I ", "the", "the ", "s ", "a", ",", " ", "到")  # what the small brute-force worlds can predict
