@@ -72,10 +72,19 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class PredictResult:
-    """Candidates, most probable first."""
+    """Candidates, most probable first.
+
+    Attributes:
+        candidates: as many as were asked for, or those that hold more than shreds of the probability.
+        usage: pieces of the text.
+        inside_word: whether the text stops after a letter, so that its last word may be unfinished.
+        network_rows: pieces that were read for it, and distributions asked for.
+    """
 
     candidates: tuple[Candidate, ...]
     usage: Usage
+    inside_word: bool = False
+    network_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,12 @@ class Metrics:
             ("result",),
             registry=registry,
         )
+        self._predicted = Counter(
+            "lacuna_predicted_texts", "Texts of /predict, by where they stop.", ("stops",), registry=registry
+        )
+        self._predicted_rows = Counter(
+            "lacuna_predicted_rows", "Network rows of /predict, by where its texts stop.", ("stops",), registry=registry
+        )
         self._cache_bytes = Gauge("lacuna_prefix_cache_bytes", "Bytes of cached states.", registry=registry)
         self._info = Info("lacuna_model", "The checkpoint that answers.", registry=registry)
         self._loads = Counter("lacuna_loads", "Checkpoint loads at start.", ("outcome",), registry=registry)
@@ -55,6 +61,10 @@ class Metrics:
         # Finding a label set costs more than counting in it, so those of every request are kept.
         histograms = (self._seconds, self._queue, self._inference)
         self._times = {route: [histogram.labels(route) for histogram in histograms] for route in ASKING}
+        self._keystrokes = [
+            (self._predicted.labels(stops), self._predicted_rows.labels(stops))
+            for stops in ("elsewhere", "inside_word")
+        ]
         self._hits, self._misses = self._pieces.labels("hit"), self._pieces.labels("miss")
         self._counter = functools.cache(lambda route, status: self._requests.labels(route, str(status)))
         self._create_label_sets()
@@ -91,6 +101,12 @@ class Metrics:
         """Count an answer's pieces."""
         self._hits.inc(cached_pieces)
         self._misses.inc(pieces - cached_pieces)
+
+    def predicted(self, inside_word: bool, network_rows: int) -> None:
+        """Count one text of /predict, and what the network computed for it."""
+        texts, rows = self._keystrokes[inside_word]
+        texts.inc()
+        rows.inc(network_rows)
 
     def called(self, call: str, rows: int) -> None:
         """Count one call of the network, with the rows that shared it."""

@@ -143,6 +143,9 @@ async def _answer(request: Request, body: ScoreRequest, show: Callable[[Any], di
     pieces = sum(result.usage.pieces for result in results)
     cached_pieces = sum(result.usage.cached_pieces for result in results)
     context.metrics.used(pieces, cached_pieces)
+    for result in results:
+        if isinstance(result, PredictResult):
+            context.metrics.predicted(result.inside_word, result.network_rows)
     content = {
         "model": _identity(context.engine),
         "results": [show(result) for result in results],

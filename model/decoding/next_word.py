@@ -118,7 +118,8 @@ def next_words(
     prefix.tree_bytes += search.grown_bytes
     resources.cache.keep(tenant, prefix)
     usage = Usage(prefix.pieces + len(left) + len(middle), known + search.known)
-    return PredictResult(search.candidates(), usage)
+    rows = prefix.pieces - known + search.network_rows
+    return PredictResult(search.candidates(), usage, text[-1:] != "" and _is_letter(text[-1]), rows)
 
 
 @lru_cache(maxsize=1 << 15)
@@ -151,6 +152,7 @@ class _Search:
     Attributes:
         known: pieces of the text after its last seam that need not have been read now.
         grown_bytes: what it added to the tree under the prefix.
+        network_rows: pieces that it had read, and distributions that it asked for.
     """
 
     def __init__(self, resources: Resources, text: str, top_k: int, options: SearchOptions) -> None:
@@ -166,6 +168,7 @@ class _Search:
         self._last = 0.0  # probability of the last of the candidates that would be answered now
         self.known = 0
         self.grown_bytes = 0
+        self.network_rows = 0
 
     def cross(self, start: Reading, left: Sequence[int], canonical: Sequence[int], rest: bytes) -> Decoder[None]:
         """Find everything that begins with *rest* (q), which *canonical* encodes, *left* after *start*."""
@@ -243,6 +246,7 @@ class _Search:
         """The readings of one piece more; the network reads those that are not known."""
         unknown = [(before, piece) for before, piece in wanted if piece not in before.further]
         if unknown:
+            self.network_rows += len(unknown)
             states = yield from ask([Advance("forward", before.state, (piece,)) for before, piece in unknown])
             for (before, piece), state in zip(unknown, states, strict=True):
                 before.further[piece] = Reading(state)
@@ -254,6 +258,7 @@ class _Search:
         unknown = [each for each in wanted if each[0].row is UNASKED]
         if unknown:
             resources = self._resources
+            self.network_rows += len(unknown)
             rows = yield from ask([Next(resources.output("forward", reading.state)) for reading, _, _ in unknown])
             for (reading, behind, beyond), row in zip(unknown, rows, strict=True):
                 data = self._text.encode()

@@ -149,6 +149,17 @@ def test_long_text_costs_no_more_than_a_short_one() -> None:
     assert elsewhere < 200
 
 
+def test_answer_says_what_it_cost_and_where_its_text_stops() -> None:
+    """Rows of the network are counted for each text, and a text that stops after a letter is told from others."""
+    asked = predictor(1 << 20)
+    texts = ["I like th", "I like the ", "I like the ", "上学", ""]
+    answers, read = type_on(asked, texts)
+    assert [each.inside_word for each in answers] == [True, False, False, False, False]
+    assert answers[2].network_rows == read[2] == 0
+    # A distribution for each piece that was read to look beyond it, and for the cut itself.
+    assert answers[0].network_rows > read[0] > 0
+
+
 def test_cloze_reuses_its_left_side() -> None:
     """While what stands right of a blank changes, what stands left of it is not read again."""
     asked = predictor(1 << 20)

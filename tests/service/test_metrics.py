@@ -57,6 +57,8 @@ def test_requests_are_counted_by_route_and_status() -> None:
         'lacuna_inference_seconds_count{route="/predict"} 1.0',
         'lacuna_prefix_cache_pieces_total{result="hit"} 2.0',
         'lacuna_prefix_cache_pieces_total{result="miss"} 2.0',
+        'lacuna_predicted_texts_total{stops="elsewhere"} 2.0',
+        'lacuna_predicted_rows_total{stops="inside_word"} 0.0',
         'lacuna_batch_rows_sum{call="next"} 2.0',
         'lacuna_network_rows_total{call="next"} 2.0',
         "lacuna_queue_depth 0.0",
