@@ -100,7 +100,7 @@ class Metrics:
     def used(self, pieces: int, cached_pieces: int) -> None:
         """Count an answer's pieces."""
         self._hits.inc(cached_pieces)
-        self._misses.inc(pieces - cached_pieces)
+        self._misses.inc(max(0, pieces - cached_pieces))
 
     def predicted(self, inside_word: bool, network_rows: int) -> None:
         """Count one text of /predict, and what the network computed for it."""

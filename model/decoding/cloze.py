@@ -116,7 +116,7 @@ class _Cloze:
     """One text with its blanks, encoded part by part: no piece reaches over the edge of a blank."""
 
     def __init__(self, resources: Resources, layout: Layout, choices: list[list[str]] | None) -> None:
-        encode = resources.vocabulary.encode
+        encode = resources.index.encode
         self._resources = resources
         self._slots = layout.slots
         self._choices = choices

@@ -1,8 +1,8 @@
 """What is typed next: P(word | text), where the text may stop anywhere, inside a word as well.
 
 1. *Heal* (:meth:`PieceIndex.heal`): cut the text where nothing that follows can change its pieces; the rest is q.
-2. *Frontier*: piece sequences π that spell a proper prefix of q, or q itself, and their mass P(π | left). The canonical
-   one is always followed, any other only where it holds a share of what is known to begin with q.
+2. *Frontier*: piece sequences π that spell a proper prefix of q, or q itself, and their mass P(π | left). One is
+   followed where it holds a share of what is known to begin with q; the canonical one first where nothing is.
 3. *Z*: the mass of all that begins with q. The events "π, then a piece that reaches over the end of q" and "π spells
    q" exclude each other, so masses add up.
 4. *Words*: what stands after q is read on until its word has ended. A word of letters ends before the first character
@@ -32,6 +32,9 @@ ALL, LETTERS, BYTES = "all", "letters", "bytes"
 # Pieces that are remembered as the most probable of a reading, unless more are wanted.
 BEST = 32
 
+# Pieces between the last seam and the cut that are read one by one and remembered.
+LEFT = 16
+
 # Asked some ten thousand times a query, of a few hundred characters.
 _is_letter = lru_cache(maxsize=1 << 16)(is_word_character)
 
@@ -42,7 +45,7 @@ class SearchOptions:
 
     Attributes:
         frontier_share: a frontier sequence is followed if its mass is at least this share of Z so far.
-        frontier_rows: sequences of the frontier that are followed in one round, the canonical one not counted.
+        frontier_rows: sequences of the frontier that are followed in one round.
         frontier_rounds: rounds of it.
         word_share: an unfinished word is read on if its mass, but for the share that is taken to end there, is more
             than this share of the last candidate's.
@@ -113,10 +116,14 @@ def next_words(
     prefix, known = yield from read_text(resources, text[:seam], tenant)
     left, middle, rest = resources.index.heal(text[seam:])
     search = _Search(resources, text, query.top_k, options or SearchOptions())
-    yield from search.cross(prefix.reading, left, middle, rest)
-    yield from search.read_on()
-    prefix.tree_bytes += search.grown_bytes
-    resources.cache.keep(tenant, prefix)
+    start = prefix.reading
+    try:
+        yield from search.cross(start, left, middle, rest)
+        yield from search.read_on()
+    finally:  # also where nobody waits any more: what it left in the tree is there
+        if prefix.reading is start:
+            prefix.tree_bytes += search.grown_bytes
+            resources.cache.keep(tenant, prefix)
     usage = Usage(prefix.pieces + len(left) + len(middle), known + search.known)
     rows = prefix.pieces - known + search.network_rows
     return PredictResult(search.candidates(), usage, text[-1:] != "" and _is_letter(text[-1]), rows)
@@ -173,6 +180,10 @@ class _Search:
     def cross(self, start: Reading, left: Sequence[int], canonical: Sequence[int], rest: bytes) -> Decoder[None]:
         """Find everything that begins with *rest* (q), which *canonical* encodes, *left* after *start*."""
         index = self._resources.index
+        if len(left) > LEFT:  # hundreds of letters without a seam are no word: they are read at once, and not kept
+            (state,) = yield from ask([Advance("forward", start.state, tuple(left[:-LEFT]))])
+            self.network_rows += len(left) - LEFT
+            start, left = Reading(state), left[-LEFT:]
         for piece in left:
             self.known += piece in start.further
             (start,) = yield from self._read([(start, piece)])
@@ -282,6 +293,8 @@ class _Search:
         """Take up what reaches over the end of q in one piece from a node, or begins there."""
         index, row = self._resources.index, node.reading.row
         mass = node.mass / total
+        if not mass > 0:
+            return
         if node.spelled == len(rest):
             self._branch(mass, node.reading, ALL, "", b"")
             return
@@ -302,7 +315,7 @@ class _Search:
             let_in = BYTES
         elif unfinished.text[-1:] != " ":
             let_in = LETTERS
-            goes_on = self._best(reading, LETTERS)[2]
+            goes_on = min(1.0, self._best(reading, LETTERS)[2])
             self._accept(unfinished.text, mass * (1.0 - goes_on) - unfinished.ended, unfinished.begun)
         self._branch(mass, reading, let_in, unfinished.text, unfinished.pending)
 

@@ -5,6 +5,7 @@ with the same bytes stand side by side: what a trie would find is a slice. No ne
 """
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -12,8 +13,8 @@ from numpy.typing import NDArray
 
 from model.vocabulary import START, Vocabulary
 
-# Stretches whose pieces are remembered.
-STRETCHES = 1 << 14
+# Stretches whose pieces are remembered, and the longest of them in characters.
+STRETCHES, REMEMBERED = 1 << 14, 32
 
 
 class PieceIndex:
@@ -43,7 +44,7 @@ class PieceIndex:
         # Two characters that stand side by side in no piece are never in one piece.
         self._pairs = {surface[n : n + 2] for surface in vocabulary.surfaces for n in range(len(surface) - 1)}
         # Words recur: what a stretch is encoded as is remembered, by all who share the vocabulary.
-        self._stretch = lru_cache(maxsize=STRETCHES)(self._encode_stretch)
+        self._remembered = lru_cache(maxsize=STRETCHES)(lambda text: tuple(vocabulary.encode(text)))
         spellings[START] = b"\n"
         self.spellings = spellings
 
@@ -85,8 +86,8 @@ class PieceIndex:
                 start = position
         return pieces + list(self._stretch(text[start:]))
 
-    def _encode_stretch(self, text: str) -> tuple[int, ...]:
-        return tuple(self._vocabulary.encode(text))
+    def _stretch(self, text: str) -> Sequence[int]:
+        return self._remembered(text) if len(text) <= REMEMBERED else self._vocabulary.encode(text)
 
     def heal(self, text: str) -> tuple[list[int], list[int], bytes]:
         """Cut a text at the last point that nothing typed after it can move.

@@ -7,6 +7,7 @@ of the few pieces that were tried after it while its next word was typed: their 
 Nothing here is needed for an answer: what is found is bit for bit what would be computed. One thread owns a cache.
 """
 
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -48,9 +49,11 @@ class Reading:
         self.best: dict[str, Best] = {}
         self.further: dict[int, Reading] = {}
 
-    def tree_bytes(self) -> int:
-        """Bytes of the distribution here and of all further readings."""
-        return self.row.nbytes + sum(reading.state.nbytes + reading.tree_bytes() for reading in self.further.values())
+    def alone(self) -> "Reading":
+        """The same without what follows it: no two prefixes share a tree, or none could say what it holds."""
+        copy = Reading(self.state)
+        copy.row = self.row
+        return copy
 
 
 class Prefix:
@@ -70,9 +73,8 @@ class Prefix:
         self.text = text
         self.pieces = pieces
         self.reading = reading
-        self.bytes = reading.state.nbytes + len(text.encode()) + OVERHEAD
-        # A reading may hang in the tree of an earlier prefix too. Both count it: never too little.
-        self.tree_bytes = reading.tree_bytes()
+        self.bytes = reading.state.nbytes + sys.getsizeof(text) + OVERHEAD
+        self.tree_bytes = reading.row.nbytes
         self.counted_bytes = 0
 
 
@@ -80,7 +82,8 @@ class PrefixCache:
     """Prefixes, least recently used dropped first: their trees, and later the prefixes themselves.
 
     Args:
-        max_bytes: what all entries may take together; 0 keeps nothing.
+        max_bytes: what all entries may take together, as far as they are counted: texts, states and distributions, and
+            a round sum for the objects; 0 keeps nothing.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -116,6 +119,11 @@ class PrefixCache:
                 self._prefixes.move_to_end(key)
                 return prefix
         return None
+
+    def get(self, tenant: str, text: str) -> Prefix | None:
+        """The prefix that is exactly *text*, if it is known."""
+        prefix = self._prefixes.get(_key(tenant, text))
+        return prefix if prefix is not None and prefix.text == text else None
 
     def keep(self, tenant: str, prefix: Prefix) -> None:
         """Take *prefix* in, or count anew what hangs under it; then drop what is too much."""

@@ -76,6 +76,8 @@ def read_text(resources: Resources, text: str, tenant: str = "") -> Decoder[tupl
     prefix = cache.find(tenant, text, index.is_seam)
     known = 0 if prefix is None else prefix.pieces
     if prefix is None:
+        prefix = cache.get(tenant, "")
+    if prefix is None:
         (state,) = yield from ask([Advance("forward", resources.initial("forward"), (START,))])
         prefix = Prefix("", 0, Reading(state))
         cache.keep(tenant, prefix)
@@ -83,6 +85,11 @@ def read_text(resources: Resources, text: str, tenant: str = "") -> Decoder[tupl
         start = len(prefix.text)
         end = index.last_seam(text[: start + STRETCH + 1], start) if len(text) > start + STRETCH else len(text)
         end = end if end > start else len(text)
+        further = cache.get(tenant, text[:end])
+        if further is not None:
+            known += further.pieces - prefix.pieces
+            prefix = further
+            continue
         pieces = index.encode(text[start:end])
         reading, walked = prefix.reading, 0
         while walked < len(pieces) and pieces[walked] in reading.further:
@@ -93,7 +100,7 @@ def read_text(resources: Resources, text: str, tenant: str = "") -> Decoder[tupl
         if walked < len(pieces):
             (state,) = yield from ask([Advance("forward", reading.state, tuple(pieces[walked:]))])
             reading = Reading(state)
-        prefix = Prefix(text[:end], prefix.pieces + len(pieces), reading)
+        prefix = Prefix(text[:end], prefix.pieces + len(pieces), reading.alone())
         cache.keep(tenant, prefix)
     return prefix, known
 

@@ -1,5 +1,6 @@
 """What was read before is found again, by its owner only, and changes no answer."""
 
+import sys
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -27,7 +28,23 @@ def prefix(text: str, rows: int = 0) -> Prefix:
     for piece in range(rows):
         reading.further[piece] = Reading(np.zeros(0, dtype=np.float32))
         reading.further[piece].row = np.zeros(1000, dtype=np.float32)
-    return Prefix(text, len(text), reading)
+    found = Prefix(text, len(text), reading)
+    found.tree_bytes = 4000 * rows
+    return found
+
+
+def reachable_bytes(cache: PrefixCache) -> int:
+    """Bytes of all distributions and states that hang under the prefixes, each counted once."""
+    seen: dict[int, int] = {}
+    waiting = [prefix.reading for prefix in cache._prefixes.values()]
+    while waiting:
+        reading = waiting.pop()
+        if id(reading) not in seen:
+            seen[id(reading)] = reading.row.nbytes
+            for further in reading.further.values():
+                seen[id(further.state)] = further.state.nbytes
+                waiting.append(further)
+    return sum(seen.values())
 
 
 def anywhere(text: str, position: int) -> bool:
@@ -110,7 +127,7 @@ def test_least_recently_used_goes_first_and_trees_before_states() -> None:
         cache.find("", "text 0", anywhere)
         cache.keep("", prefix(f"more {number}"))
         assert cache.bytes <= 40_000
-    assert len(cache) == 10_000 // (400 + OVERHEAD + len("more 10"))
+    assert len(cache) == 10_000 // (400 + OVERHEAD + sys.getsizeof("more 10"))
     assert cache.find("", "text 0", anywhere) is not None
     assert cache.find("", "text 1", anywhere) is None
 
@@ -147,6 +164,35 @@ def test_long_text_costs_no_more_than_a_short_one() -> None:
     assert sum(typed) <= sum(short)
     _, (elsewhere,) = type_on(asked, [long[:4000] + "the th"])
     assert elsewhere < 200
+
+
+def test_everything_that_hangs_in_the_cache_is_counted() -> None:
+    """Typing, going back, being cancelled half-way and long words without a seam leave nothing that nobody counts."""
+    asked = predictor(60_000)
+    keystrokes = list(accumulate("I like the theatre, the cat上学迟到了。迟到the s t he"))
+    for text in [*keystrokes, *keystrokes[::-2], "the" * 300, "the" * 300 + "a", "thethe ,"]:
+        for rounds in (1, 3, 1000):
+            scheduler = Scheduler(asked.runtime)
+            scheduler.add(0, asked.start(PredictQuery(text, 5)))
+            for _ in range(rounds):
+                if not scheduler.pending:
+                    break
+                for _, answer in scheduler.step():
+                    assert isinstance(answer, PredictResult)
+            scheduler.cancel(0)
+            assert reachable_bytes(asked.cache) <= asked.cache.bytes <= 60_000
+
+
+def test_word_of_thousands_of_letters_is_read_at_once() -> None:
+    """Letters without a seam take few rounds, whatever their number."""
+    asked = predictor(1 << 20)
+    scheduler = Scheduler(asked.runtime)
+    scheduler.add(0, asked.start(PredictQuery("the" * 3000, 5)))
+    rounds = 0
+    while scheduler.pending:
+        scheduler.step()
+        rounds += 1
+    assert rounds < 100 + 3000 // 64
 
 
 def test_answer_says_what_it_cost_and_where_its_text_stops() -> None:
