@@ -93,6 +93,7 @@ class Calibration:
     Attributes:
         next_temperature: by language (``zh``, ``en``): divides the next head's logits.
         cloze_temperature: by language: the τ of ``P(w) = M softmax(s / τ)``.
+        cloze_mass_exponent: by language: the γ to which the mass F of all that was found for a blank is raised.
         choice_temperature: by language: the τ where choices are given, whose gap masses it divides as well.
         forward_weight: λ1, weight of the forward tower's log-probability of word and right context.
         backward_weight: λ2, weight of its mirror with the backward tower.
@@ -100,6 +101,7 @@ class Calibration:
 
     next_temperature: tuple[tuple[str, float], ...] = (("zh", 1.0), ("en", 1.0))
     cloze_temperature: tuple[tuple[str, float], ...] = (("zh", 1.0), ("en", 1.0))
+    cloze_mass_exponent: tuple[tuple[str, float], ...] = (("zh", 1.0), ("en", 1.0))
     choice_temperature: tuple[tuple[str, float], ...] = (("zh", 1.0), ("en", 1.0))
     forward_weight: float = 0.5
     backward_weight: float = 0.0
@@ -109,6 +111,7 @@ class Calibration:
         return {
             "next_temperature": dict(self.next_temperature),
             "cloze_temperature": dict(self.cloze_temperature),
+            "cloze_mass_exponent": dict(self.cloze_mass_exponent),
             "choice_temperature": dict(self.choice_temperature),
             "forward_weight": self.forward_weight,
             "backward_weight": self.backward_weight,
@@ -116,15 +119,17 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Calibration":
-        """Rebuild from :meth:`to_dict`; without ``choice_temperature``, from an older export, it is the cloze one.
+        """Rebuild from :meth:`to_dict`.
+
+        Older exports lack two fields: ``choice_temperature`` was the cloze one, ``cloze_mass_exponent`` was 1.
 
         Raises:
             CheckpointError: a field is missing, unknown or not a number above 0.
         """
         try:
-            values = {"choice_temperature": values["cloze_temperature"]} | values
+            values = {"choice_temperature": values["cloze_temperature"], "cloze_mass_exponent": {}} | values
             temperatures = {}
-            for field in ("next_temperature", "cloze_temperature", "choice_temperature"):
+            for field in ("next_temperature", "cloze_temperature", "cloze_mass_exponent", "choice_temperature"):
                 pairs = tuple(
                     (str(key), float(value)) for key, value in cast("dict[str, float]", values[field]).items()
                 )
@@ -134,6 +139,7 @@ class Calibration:
             return cls(
                 next_temperature=temperatures["next_temperature"],
                 cloze_temperature=temperatures["cloze_temperature"],
+                cloze_mass_exponent=temperatures["cloze_mass_exponent"],
                 choice_temperature=temperatures["choice_temperature"],
                 forward_weight=float(values["forward_weight"]),
                 backward_weight=float(values["backward_weight"]),

@@ -7,6 +7,7 @@ import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from model.errors import QueryError
 from model.vocabulary import is_word_character, normalise
@@ -235,6 +236,7 @@ def _clean(choice: str) -> str:
     return normalise(choice).strip()
 
 
+@lru_cache(maxsize=1 << 14)
 def is_east_asian(character: str) -> bool:
     """Whether text around *character* is written without spaces: Chinese, kana, full-width punctuation; not Korean."""
     wide = unicodedata.east_asian_width(character) in "WF"  # Unicode UAX 11; emoji are wide too

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from model.runtime import Floats, Runtime
-from model.steps import Advance, Decoder, Gap, Next, Previous, Step, Trace
+from model.runtime import Floats, Runtime, Tower, output_of
+from model.steps import Advance, Decoder, Gap, Next, Previous, Read, Step, Trace
 
 # Pieces that one row reads in one round: a long cold text takes more rounds, and the others do not wait for it.
 CHUNK = 64
@@ -21,21 +21,32 @@ CHUNK = 64
 ROWS = 256
 
 
-_Head = Next | Previous | Gap
-
-
 @dataclass(slots=True)
 class _Reading:
-    """An Advance or a Trace on its way."""
+    """An Advance, a Trace or the first half of a Read on its way."""
 
-    step: Advance | Trace
+    step: Advance | Trace | Read
+    tower: Tower
     state: Floats
+    pieces: tuple[int, ...]
     done: int = 0
     outputs: list[Floats] = field(default_factory=list)
 
     @property
     def chunk(self) -> tuple[int, ...]:
-        return self.step.pieces[self.done : self.done + CHUNK]
+        return self.pieces[self.done : self.done + CHUNK] if len(self.pieces) > CHUNK else self.pieces
+
+
+@dataclass(frozen=True, slots=True)
+class _Scoring:
+    """The second half of a Read: a state whose next piece is scored."""
+
+    state: Floats
+    output: Floats
+    temperature: float
+
+
+_Head = Next | Previous | Gap | _Scoring
 
 
 @dataclass(slots=True, eq=False)
@@ -45,7 +56,7 @@ class _Live:
     ticket: Hashable
     decoder: Decoder[Any]
     waiting: dict[int, "_Reading | _Head"] = field(default_factory=dict)  # by index of the step
-    results: list[Floats] | None = None  # None: not started
+    results: list[Any] | None = None  # None: not started
     error: Exception | None = None
 
 
@@ -105,6 +116,8 @@ class Scheduler:
     def step(self) -> list[tuple[Hashable, Any]]:
         """Run one round: every waiting step takes part in one call (a long reading in one chunk of it).
 
+        Towers come before heads, so that what was just read is scored in the same round.
+
         Returns:
             (ticket, answer or exception) of each decoder that finished in this round.
         """
@@ -112,20 +125,32 @@ class Scheduler:
         for live in list(self._live.values()):
             if live.results is None:
                 self._resume(live, finished)
+        for heads, limit in ((False, ROWS), (True, self.runtime.head_rows)):
+            for (kind, _), rows in self._waiting(heads).items():
+                for start in range(0, len(rows), limit):
+                    part = rows[start : start + limit]
+                    self._run(kind, part)
+                    # Answer at once whoever has all it asked for, so that its rows can be freed before the next call.
+                    for live in dict.fromkeys(row.live for row in part):
+                        if live.error is not None or not live.waiting:
+                            self._resume(live, finished)
+        return finished
+
+    def _waiting(self, heads: bool) -> dict[tuple[str, int], list[_Row]]:
+        """Rows that wait for a head or for a tower. Those of one group share a call.
+
+        That is the same kind and, for readings, a length of the same power of two.
+        """
         groups: dict[tuple[str, int], list[_Row]] = {}
         for live in self._live.values():
             for index, item in live.waiting.items():
-                groups.setdefault(_group(item), []).append(_Row(live, index))
-        for (kind, _), rows in groups.items():
-            limit = ROWS if kind in ("forward", "backward") else self.runtime.head_rows
-            for start in range(0, len(rows), limit):
-                part = rows[start : start + limit]
-                self._run(kind, part)
-                # Answer at once whoever has all it asked for, so that its rows can be freed before the next call.
-                for live in dict.fromkeys(row.live for row in part):
-                    if live.error is not None or not live.waiting:
-                        self._resume(live, finished)
-        return finished
+                if isinstance(item, _Reading):
+                    if not heads:
+                        group: tuple[str, int] = item.tower, (len(item.chunk) - 1).bit_length()
+                        groups.setdefault(group, []).append(_Row(live, index))
+                elif heads:
+                    groups.setdefault((_HEADS[type(item)], 0), []).append(_Row(live, index))
+        return groups
 
     def _resume(self, live: _Live, finished: list[tuple[Hashable, Any]]) -> None:
         """Hand a decoder its results and take its next steps; note it as finished where it has none."""
@@ -154,11 +179,19 @@ class Scheduler:
             ValueError: an array of the wrong shape, or a piece that the vocabulary lacks.
         """
         config = self.runtime.config
+        if isinstance(step, Read):
+            _check_shape(step.state, config.state_size("forward"))
+            if step.piece is None:
+                live.waiting[index] = self._scoring(step, step.state)
+            else:
+                _check_pieces((step.piece,), config.vocabulary_size)
+                live.waiting[index] = _Reading(step, "forward", step.state, (step.piece,))
+            return
         if isinstance(step, Advance | Trace):
             _check_shape(step.state, config.state_size(step.tower))
             _check_pieces(step.pieces, config.vocabulary_size)
             if step.pieces:
-                live.waiting[index] = _Reading(step, step.state)
+                live.waiting[index] = _Reading(step, step.tower, step.state, step.pieces)
             elif live.results is not None:
                 live.results[index] = step.state if isinstance(step, Advance) else _no_outputs(config.hidden_size)
             return
@@ -167,6 +200,9 @@ class Scheduler:
                 _check_shape(output, config.hidden_size)
         _check_pieces(step.only or (), config.vocabulary_size)
         live.waiting[index] = step
+
+    def _scoring(self, step: Read, state: Floats) -> _Scoring:
+        return _Scoring(state, output_of(self.runtime.config, "forward", state[None])[0], step.temperature)
 
     def _run(self, kind: str, rows: list[_Row]) -> None:
         """Make one call. Where it fails, find out whose fault it was: every row is tried alone."""
@@ -193,7 +229,10 @@ class Scheduler:
         log_probabilities = self._score(heads)
         self._count(kind, len(rows), len(rows))
         for row, head, values in zip(rows, heads, log_probabilities, strict=True):
-            self._deliver(row, values if head.only is None else values[list(head.only)])
+            if isinstance(head, _Scoring):
+                self._deliver(row, (head.state, _probabilities(values, head.temperature)))
+            else:
+                self._deliver(row, values if head.only is None else values[list(head.only)])
 
     def _read(self, tower: str, rows: list[_Row], readings: list[_Reading]) -> None:
         chunks = [reading.chunk for reading in readings]
@@ -202,7 +241,7 @@ class Scheduler:
         for row_pieces, chunk in zip(pieces, chunks, strict=True):
             row_pieces[: len(chunk)] = chunk
         states = np.stack([reading.state for reading in readings])
-        new_states, outputs = self.runtime.advance(readings[0].step.tower, states, pieces, lengths)
+        new_states, outputs = self.runtime.advance(readings[0].tower, states, pieces, lengths)
         self._count(tower, int(lengths.sum()), len(rows))
         for row, reading, state, output, length in zip(rows, readings, new_states, outputs, lengths, strict=True):
             reading.state = state.copy()  # not a view: it outlives the batch
@@ -210,7 +249,11 @@ class Scheduler:
             trace = isinstance(reading.step, Trace)
             if trace:
                 reading.outputs.append(output[:length].copy())
-            if reading.done == len(reading.step.pieces):
+            if reading.done < len(reading.pieces):
+                continue
+            if isinstance(reading.step, Read):
+                row.live.waiting[row.index] = self._scoring(reading.step, reading.state)
+            else:
                 self._deliver(row, np.concatenate(reading.outputs) if trace else reading.state)
 
     def _score(self, heads: Sequence[_Head]) -> Floats:
@@ -227,11 +270,11 @@ class Scheduler:
                 np.array([gap.kind for gap in gaps], dtype=np.int64),
             )
         outputs = np.stack([head.output for head in heads if not isinstance(head, Gap)])
-        if isinstance(heads[0], Next):
+        if isinstance(heads[0], Next | _Scoring):
             return self.runtime.next_log_probabilities(outputs)
         return self.runtime.previous_log_probabilities(outputs)
 
-    def _deliver(self, row: _Row, value: Floats) -> None:
+    def _deliver(self, row: _Row, value: Any) -> None:
         if row.live.results is not None:
             row.live.results[row.index] = value
         del row.live.waiting[row.index]
@@ -245,11 +288,22 @@ class Scheduler:
 _NOTHING: Floats = np.zeros(0, dtype=np.float32)
 
 
-def _group(item: "_Reading | _Head") -> tuple[str, int]:
-    """Rows of one group share a call: the same kind and, for readings, a length of the same power of two."""
-    if isinstance(item, _Reading):
-        return item.step.tower, (len(item.chunk) - 1).bit_length()
-    return type(item).__name__.lower(), 0
+# The kind of call by the class of what waits for it.
+_HEADS: dict[type[Any], str] = {Next: "next", _Scoring: "next", Previous: "previous", Gap: "gap"}
+
+
+def _probabilities(log_probabilities: Floats, temperature: float) -> Floats:
+    """Probabilities (V,) from a head's log-probabilities (V,), its logits divided by *temperature*.
+
+    Masked pieces stay at 0. Softmax is blind to a shift, so log-probabilities serve as logits.
+    """
+    if temperature == 1.0:
+        return np.exp(log_probabilities)
+    # Log-probabilities are at most 0, and one is at least -log V: nothing overflows, and not everything vanishes.
+    row = log_probabilities * np.float32(1.0 / temperature)
+    np.exp(row, out=row)
+    row *= np.float32(1.0) / row.sum()
+    return row
 
 
 def _check_shape(array: Floats, size: int) -> None:

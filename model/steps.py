@@ -1,12 +1,12 @@
 """The steps a decoder may ask for, and how decoders are put together. No batching here: that is the scheduler's.
 
-A decoder is a generator. It yields a list of steps, receives one float32 array per step in the same order, and
-returns its answer. It never sees the network, nor any other decoder.
+A decoder is a generator. It yields a list of steps, receives one float32 array per step in the same order (for a
+:class:`Read`, two), and returns its answer. It never sees the network, nor any other decoder.
 """
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from model.runtime import Floats, Tower
 
@@ -40,6 +40,21 @@ class Next:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Read:
+    """Read a piece forwards and score the next, in one go -> the state (S,), the next piece's probabilities (V,).
+
+    Attributes:
+        state: forward state, (S,).
+        piece: None reads nothing: the state stays, and is scored.
+        temperature: divides the logits.
+    """
+
+    state: Floats
+    piece: int | None
+    temperature: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Previous:
     """Log-probabilities of the piece before the backward *output* (H,) -> (V,), or those of *only*, in its order."""
 
@@ -65,12 +80,19 @@ class Gap:
     only: tuple[int, ...] | None = None
 
 
-Step = Advance | Trace | Next | Previous | Gap
-Decoder = Generator[Sequence[Step], Sequence[Floats], Answer]
+# What is answered by one array.
+Single = Advance | Trace | Next | Previous | Gap
+Step = Single | Read
+Decoder = Generator[Sequence[Step], Sequence[Any], Answer]
 
 
-def ask(steps: Sequence[Step]) -> Decoder[Sequence[Floats]]:
+def ask(steps: Sequence[Single]) -> Decoder[Sequence[Floats]]:
     """Yield once, and return what came back. With ``yield from`` its type is known; that of a bare yield is not."""
+    return (yield steps)
+
+
+def read(steps: Sequence[Read]) -> Decoder[Sequence[tuple[Floats, Floats]]]:
+    """The same for steps that are answered by a state and a row of probabilities each."""
     return (yield steps)
 
 

@@ -24,6 +24,7 @@ LONGEST_FLUSH = 2.0
 GATHER_SECONDS = 0.02
 LARGEST_WRITE = 1_000
 _requests = logging.getLogger("service.requests")
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class JsonFormatter(logging.Formatter):
@@ -42,7 +43,7 @@ class JsonFormatter(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         if record.exc_info and record.exc_info[1] is not None:
             line["exception"] = describe(record.exc_info[1])
-        return json.dumps(line, ensure_ascii=False)
+        return _encode(line)
 
 
 def describe(error: BaseException) -> dict[str, object]:
@@ -62,9 +63,14 @@ def logging_to_stderr() -> Iterator[None]:
     before = root.handlers, root.level
     root.handlers = [writer]
     root.setLevel(logging.INFO)
+    # Nobody reads which function, thread or process wrote a line; to find out takes longer than the rest of a record.
+    unread = {"_srcfile": None, "logThreads": False, "logProcesses": False, "logMultiprocessing": False}
+    collected = {name: getattr(logging, name) for name in unread}
+    vars(logging).update(unread)
     try:
         yield
     finally:
+        vars(logging).update(collected)
         root.handlers = before[0]
         root.setLevel(before[1])
         writer.end()

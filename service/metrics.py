@@ -57,7 +57,7 @@ class Metrics:
         self._loads = Counter("lacuna_loads", "Checkpoint loads at start.", ("outcome",), registry=registry)
         self._reloads = Counter("lacuna_reloads", "Checkpoint loads after start.", ("outcome",), registry=registry)
         self._ready = Gauge("lacuna_ready", "1 while requests are accepted.", registry=registry)
-        self._known_rows: RowCounts[str] = RowCounts()
+        self._known_rows: dict[str, int] = {}
         # Finding a label set costs more than counting in it, so those of every request are kept.
         histograms = (self._seconds, self._queue, self._inference)
         self._times = {route: [histogram.labels(route) for histogram in histograms] for route in ASKING}
@@ -66,6 +66,7 @@ class Metrics:
             for stops in ("elsewhere", "inside_word")
         ]
         self._hits, self._misses = self._pieces.labels("hit"), self._pieces.labels("miss")
+        self._calls = {call: (self._batch.labels(call), self._rows.labels(call)) for call in CALLS}
         self._counter = functools.cache(lambda route, status: self._requests.labels(route, str(status)))
         self._create_label_sets()
 
@@ -74,9 +75,6 @@ class Metrics:
             statuses = (200, *TITLES, CLIENT_CLOSED) if route in ASKING else (404,) if route == UNMATCHED else (200,)
             for status in statuses:
                 self._counter(route, status)
-        for call in CALLS:
-            self._batch.labels(call)
-            self._rows.labels(call)
         for outcome in ("success", "failure"):
             self._loads.labels(outcome)
             self._reloads.labels(outcome)
@@ -110,14 +108,17 @@ class Metrics:
 
     def called(self, call: str, rows: int) -> None:
         """Count one call of the network, with the rows that shared it."""
-        self._batch.labels(call).observe(rows)
+        self._calls[call][0].observe(rows)
 
     def stepped(self, rows: RowCounts[str]) -> None:
         """Count one engine step, by what the scheduler has counted since it was made."""
-        new = rows - self._known_rows if rows >= self._known_rows else rows
-        for call, count in new.items():
-            self._rows.labels(call).inc(count)
-        self._known_rows = rows.copy()
+        known = self._known_rows
+        if any(count < known.get(call, 0) for call, count in rows.items()):  # a new scheduler counts from 0
+            known = {}
+        for call, count in rows.items():
+            if new := count - known.get(call, 0):
+                self._calls[call][1].inc(new)
+        self._known_rows = dict(rows)
 
     def loaded(self, description: dict[str, Any] | None) -> None:
         """Count a load at start, and show what was loaded; None where it failed."""

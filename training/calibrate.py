@@ -1,11 +1,11 @@
 """Fits a checkpoint's calibration on development text: `python -m training calibrate CHECKPOINT TEXT... --output NEW`.
 
 Fitted: the temperature of the next head for each language, by the likelihood of pieces; the rescoring weights λ1, λ2 of
-/cloze, common to the languages, and its temperature τ for each language, by the likelihood of what stood in blanks; at
-last the temperature of choices for each language, by the likelihood of the right one among words of like frequency. The
-weights are few and the grids coarse, so a few hundred lines are enough. Runs on the graphs that will serve, int8 if
-they are. Takes an n-gram too, so that a baseline gets the same care. The copy keeps its model card: write it anew with
-`python -m training card`.
+/cloze, common to the languages, and its temperature τ and mass exponent γ for each language, by the likelihood of what
+stood in blanks; at last the temperature of choices for each language, by the likelihood of the right one among words of
+like frequency. The weights are few and the grids coarse, so a few hundred lines are enough. Runs on the graphs that
+will serve, int8 if they are. Takes an n-gram too, so that a baseline gets the same care. The copy keeps its model card:
+write it anew with `python -m training card`.
 """
 
 import argparse
@@ -40,6 +40,8 @@ BETAS = np.geomspace(0.25, 2.0, 19)
 # Temperatures of /cloze: geometric, about 3 % apart
 TEMPERATURES = tuple(float(value) for value in np.geomspace(0.5, 20.0, 125))
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+# Exponents of what was found for a blank: geometric, about 3 % apart
+EXPONENTS = tuple(float(value) for value in np.geomspace(0.25, 4.0, 93))
 # λ1 of a forward-only network is 1 whatever the calibration says, λ2 nothing
 FORWARD_ONLY = ((1.0,), (0.0,))
 LEAST_LINES = 10
@@ -173,8 +175,9 @@ def fit_cloze_calibration(
 ) -> Calibration:
     """Fit λ1, λ2 and τ by the likelihood of what stood in the blanks.
 
-    The likelihood is that of the event "this candidate, or none of them": -log P(w), or -log(1 - M) where the answer is
-    not among the candidates. λ1 and λ2 are found by turns on a grid, each time with the best τ of every language.
+    The likelihood is that of the event "this candidate, or none of them": -log P(w), or -log(1 - F) where the answer is
+    not among the candidates. λ1 and λ2 are found by turns on a grid, each time with the best τ of every language; γ at
+    last, which changes the likelihood of "none of them" alone.
 
     Args:
         predictor: makes a predictor with a given calibration; only blanks are asked for.
@@ -185,14 +188,17 @@ def fit_cloze_calibration(
         grids: values of λ1 and of λ2 to try.
     """
     tried: dict[tuple[float, float], tuple[float, dict[str, float]]] = {}
-    neutral = replace(start, cloze_temperature=tuple((language, 1.0) for language in LANGUAGES))
+    ones = tuple((language, 1.0) for language in LANGUAGES)
+    neutral = replace(start, cloze_temperature=ones, cloze_mass_exponent=ones)
+    filled: dict[tuple[float, float], list[FilledBlank]] = {}
     queries = [ClozeQuery(question.text, candidates, blank=MARKER) for question in questions]
     asked = list(zip(questions, languages, strict=True))
 
     def loss(forward: float, backward: float) -> float:
         if (forward, backward) not in tried:
             at = replace(neutral, forward_weight=forward, backward_weight=backward)
-            tried[forward, backward] = _best_temperatures(_fill(predictor(at), queries, asked))
+            filled[forward, backward] = _fill(predictor(at), queries, asked)
+            tried[forward, backward] = _best_temperatures(filled[forward, backward])
         return tried[forward, backward][0]
 
     best = (grids[0][len(grids[0]) // 2], grids[1][0])
@@ -200,8 +206,13 @@ def fit_cloze_calibration(
         best = min(((forward, best[1]) for forward in grids[0]), key=lambda weights: loss(*weights))
         best = min(((best[0], backward) for backward in grids[1]), key=lambda weights: loss(*weights))
     temperatures = dict(start.cloze_temperature) | tried[best][1]
+    exponents = dict(start.cloze_mass_exponent) | _best_exponents(filled[best])
     return replace(
-        start, forward_weight=best[0], backward_weight=best[1], cloze_temperature=tuple(temperatures.items())
+        start,
+        forward_weight=best[0],
+        backward_weight=best[1],
+        cloze_temperature=tuple(temperatures.items()),
+        cloze_mass_exponent=tuple(exponents.items()),
     )
 
 
@@ -285,6 +296,18 @@ def _best_temperatures(filled: Sequence[FilledBlank]) -> tuple[float, dict[str, 
         total += min(losses)
         best[language] = TEMPERATURES[int(np.argmin(losses))]
     return total, best
+
+
+def _best_exponents(filled: Sequence[FilledBlank]) -> dict[str, float]:
+    """Each language's γ by the likelihood of "the answer was found": F^γ, or 1 - F^γ."""
+    best = {}
+    for language in sorted({blank.language for blank in filled}):
+        own = [blank for blank in filled if blank.language == language and len(blank.probabilities)]
+        found = np.array([blank.right is not None for blank in own])
+        logs = np.log(np.clip([blank.probabilities.sum() for blank in own], 1e-9, 1 - 1e-9))
+        losses = [-np.where(found, exponent * logs, np.log(-np.expm1(exponent * logs))).sum() for exponent in EXPONENTS]
+        best[language] = EXPONENTS[int(np.argmin(losses))]
+    return best
 
 
 def _loss(blank: FilledBlank, temperature: float) -> float:

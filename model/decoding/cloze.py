@@ -5,9 +5,10 @@ For one blank, all others being read as fillings or as ``<blank>``:
 1. *Propose* (:mod:`model.decoding.spans`): spans and their mass by the gap head, P(span | left, right) =
    Π P(piece k | left, span so far, right) · P(<eog>); the exact mass of every choice where there are choices.
 2. *Rescore* the best few: s = log P_gap + λ1 log P_F(span, right context | left) + λ2 log P_B(left context, span |
-   right), the contexts at most 8 pieces long.
-3. P(word) = M · softmax(s / τ) over those that were rescored, M being their gap mass; the others keep theirs. With
-   choices everything is normalised over the choices, and τ is one of their own, which divides their masses too.
+   right), the contexts at most 3 pieces long.
+3. P(word) = M · softmax(s / τ) over those that were rescored, M being their gap mass; the others keep theirs. What was
+   found sums to F then, and is brought to F^γ. With choices everything is normalised over the choices, and τ is one of
+   their own, which divides their masses too.
 
 Several blanks: left to right with a small joint beam, then one sweep in which every blank sees the fillings of all the
 others; a blank's candidates are those of the sweep, given the other fillings.
@@ -29,15 +30,15 @@ from model.decoding.resources import Resources, read_text
 from model.decoding.spans import GapHead, Head, NextHead, Proposal, Span, score_choices, search_words
 from model.queries import Blank, ClozeQuery, ClozeResult, Filling, Usage, choice_lists, language_of
 from model.runtime import Floats
-from model.steps import Advance, Decoder, Next, Previous, Step, Trace, ask, together
+from model.steps import Advance, Decoder, Next, Previous, Trace, ask, together
 from model.vocabulary import BLANK, END, START
 
 # Candidates that are rescored: proposals, those made without seeing the right side, and choices.
-RESCORED, RESCORED_BLIND, RESCORED_CHOICES = 32, 32, 32
+RESCORED, RESCORED_BLIND, RESCORED_CHOICES = 16, 32, 32
 # Nats behind the first proposal at which one is past saving.
 FAR_BEHIND = 5.0
 # Pieces of context that rescoring reads on either side.
-CONTEXT = 8
+CONTEXT = 3
 # Joint fillings that are kept from blank to blank; only one in texts with more blanks than MANY.
 JOINT, MANY = 4, 8
 # The backward tower reads this much between a blank and the next: what is further away is forgotten anyhow.
@@ -96,13 +97,13 @@ def fill_blanks(resources: Resources, query: ClozeQuery, layout: Layout, tenant:
         tenant: whose texts it may find in the cache.
     """
     choices = None if query.choices is None else choice_lists(query.choices, len(layout.slots))
-    cloze = _Cloze(resources, layout, choices)
+    cloze = _Cloze(resources, layout, choices, query.top_k)
     prefix, known = yield from read_text(resources, layout.before, tenant)
     state = prefix.reading.state
     fillings: tuple[Span | None, ...] = (None,) * len(layout.slots)
     if len(layout.slots) > 1:
         fillings = yield from cloze.fill_jointly(state)
-    candidates = yield from cloze.sweep(state, fillings, query.top_k)
+    candidates = yield from cloze.sweep(state, fillings)
     blanks, filled, position = [], [], 0
     for slot, ranked in zip(layout.slots, candidates, strict=True):
         shown = ranked if choices is not None else ranked[: query.top_k]
@@ -115,11 +116,12 @@ def fill_blanks(resources: Resources, query: ClozeQuery, layout: Layout, tenant:
 class _Cloze:
     """One text with its blanks, encoded part by part: no piece reaches over the edge of a blank."""
 
-    def __init__(self, resources: Resources, layout: Layout, choices: list[list[str]] | None) -> None:
+    def __init__(self, resources: Resources, layout: Layout, choices: list[list[str]] | None, shown: int) -> None:
         encode = resources.index.encode
         self._resources = resources
         self._slots = layout.slots
         self._choices = choices
+        self._shown = shown
         self.before = encode(layout.before)
         self._after = [encode(slot.after) for slot in layout.slots]
         self._lines = [encode(slot.line) for slot in layout.slots]
@@ -129,7 +131,9 @@ class _Cloze:
         temperatures = dict(calibration.cloze_temperature if choices is None else calibration.choice_temperature)
         texts = [layout.before, *(slot.after for slot in layout.slots)]
         beside = [{language_of(left), language_of(right[:8])} for left, right in pairwise(texts)]
-        self._temperatures = [temperatures.get("zh" if "zh" in each else "en", 1.0) for each in beside]
+        languages = ["zh" if "zh" in each else "en" for each in beside]
+        self._temperatures = [temperatures.get(language, 1.0) for language in languages]
+        self._mass_exponents = [dict(calibration.cloze_mass_exponent).get(language, 1.0) for language in languages]
 
     # ------------------------------------------------------------------------------------------------ several blanks
 
@@ -156,10 +160,10 @@ class _Cloze:
             ]
         return beam[0].fillings
 
-    def sweep(self, state: Floats, fillings: Sequence[Span | None], wanted: int) -> Decoder[list[list[_Ranked]]]:
+    def sweep(self, state: Floats, fillings: Sequence[Span | None]) -> Decoder[list[list[_Ranked]]]:
         """Ask for each blank's words, left to right, all others being filled; the best word stays."""
         rights = yield from self._read_rights(fillings)
-        wanted = max(wanted, RESCORED if self._two_towers else RESCORED_BLIND)
+        wanted = max(self._shown, RESCORED if self._two_towers else RESCORED_BLIND)
         answers = []
         for number, right in enumerate(rights):
             ranked = yield from self._candidates(number, state, right, wanted)
@@ -197,7 +201,7 @@ class _Cloze:
         """Words for one blank with their probabilities, most probable first."""
         if self._choices is None:
             head, takes = self._head(right, WORD), self._slots[number].takes
-            found = yield from search_words(self._resources, head, state, takes, wanted)
+            found = yield from search_words(self._resources, head, state, takes, wanted, min(wanted, self._shown))
         else:
             found = yield from self._score_choices(number, state, right)
         if not found:
@@ -213,6 +217,8 @@ class _Cloze:
         # Rescoring moves the mass of those that it looked at; that of the others is what it was.
         count = len(scores)
         masses[:count] = np.logaddexp.reduce(masses[:count]) + _log_softmax(scores / temperature)
+        if self._choices is None:
+            masses += (self._mass_exponents[number] - 1.0) * min(0.0, float(np.logaddexp.reduce(masses)))
         ranked = [
             _Ranked(each.word, each.span, probability)
             for each, probability in zip(found, np.exp(masses).tolist(), strict=True)
@@ -264,13 +270,14 @@ class _Cloze:
     def _forward_scores(self, spans: Sequence[Span], right: _Right) -> Decoder[NDArray[np.float64]]:
         """Log P_F of each span and of the right context after it, given what stands left; (len(spans),)."""
         traces = yield from ask([Trace("forward", span.states[-1], right.pieces[:-1]) for span in spans])
-        steps: list[list[Step]] = []
+        # Spans that begin alike share the states of their beginnings, and with them the rows.
+        before = {id(state): self._resources.output("forward", state) for span in spans for state in span.states}
+        asked: list[list[tuple[Floats, int]]] = []
         for span, outputs in zip(spans, traces, strict=True):
-            before = [self._resources.output("forward", state) for state in span.states]
             # Where nothing stands right there is one output too many.
             pieces = (*span.pieces, *right.pieces)
-            steps.append([Next(output, (piece,)) for output, piece in zip([*before, *outputs], pieces, strict=False)])
-        return (yield from _sums(steps))
+            asked.append(list(zip([*(before[id(state)] for state in span.states), *outputs], pieces, strict=False)))
+        return (yield from _sums(Next, asked))
 
     def _backward_scores(self, number: int, spans: Sequence[Span], state: Floats) -> Decoder[NDArray[np.float64]]:
         """Log P_B of each span and of the left context before it, given what stands right; (len(spans),)."""
@@ -280,20 +287,30 @@ class _Cloze:
         readings = [(*reversed(span.pieces), *reversed(left[-CONTEXT:])) for span in spans]
         traces = yield from ask([Trace("backward", state, reading[:-1]) for reading in readings])
         first = self._resources.output("backward", state)
-        return (
-            yield from _sums(
-                [
-                    [Previous(output, (piece,)) for output, piece in zip([first, *outputs], reading, strict=True)]
-                    for reading, outputs in zip(readings, traces, strict=True)
-                ]
-            )
-        )
+        asked = [
+            list(zip([first, *outputs], reading, strict=True))
+            for reading, outputs in zip(readings, traces, strict=True)
+        ]
+        return (yield from _sums(Previous, asked))
 
 
-def _sums(steps: Sequence[Sequence[Step]]) -> Decoder[NDArray[np.float64]]:
-    """Ask for single log-probabilities and add up those of each list, (len(steps),)."""
-    rows = iter((yield from ask([step for group in steps for step in group])))
-    return np.array([sum(float(next(rows)[0]) for _ in group) for group in steps])
+def _sums(
+    head: type[Next] | type[Previous], asked: Sequence[Sequence[tuple[Floats, int]]]
+) -> Decoder[NDArray[np.float64]]:
+    """Ask for the log-probability of each piece after its output, and add up those of each list, (len(asked),).
+
+    Pieces that are asked of one and the same output share its row.
+    """
+    outputs = {id(output): output for group in asked for output, _ in group}
+    pieces: dict[int, dict[int, int]] = {key: {} for key in outputs}  # by output: place in the answer of each piece
+    for group in asked:
+        for output, piece in group:
+            pieces[id(output)].setdefault(piece, len(pieces[id(output)]))
+    rows = yield from ask([head(output, tuple(pieces[key])) for key, output in outputs.items()])
+    found = dict(zip(outputs, rows, strict=True))
+    return np.array(
+        [sum(float(found[id(output)][pieces[id(output)][piece]]) for output, piece in group) for group in asked]
+    )
 
 
 def _log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:

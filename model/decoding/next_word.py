@@ -14,17 +14,17 @@ Probabilities are those of events that exclude each other, over Z: they sum to a
 """
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from heapq import nlargest
 
 import numpy as np
 
 from model.decoding.prefix_cache import UNASKED, Best, Reading
 from model.decoding.resources import Resources, largest, most_probable, read_text
 from model.queries import Candidate, PredictQuery, PredictResult, Usage
-from model.steps import Advance, Decoder, Next, ask
+from model.runtime import Floats, Integers
+from model.steps import Advance, Decoder, Read, ask, read
 from model.vocabulary import is_word_character, normalise
 
 # Which pieces may go on: any, those that continue a word of letters, those that spell a byte.
@@ -69,11 +69,21 @@ class SearchOptions:
 
 @dataclass(slots=True, eq=False)
 class _Node:
-    """A frontier sequence: the bytes of q it spells, its mass, the reading after it."""
+    """A frontier sequence.
+
+    Attributes:
+        spelled: the bytes of q it spells.
+        mass: its probability.
+        reading: after it.
+        reaching: pieces that reach over the end of q from here, (n,).
+        shares: their probabilities, (n,).
+    """
 
     spelled: int
     mass: float
     reading: Reading
+    reaching: Integers
+    shares: Floats
 
 
 @dataclass(slots=True, eq=False)
@@ -184,22 +194,24 @@ class _Search:
             (state,) = yield from ask([Advance("forward", start.state, tuple(left[:-LEFT]))])
             self.network_rows += len(left) - LEFT
             start, left = Reading(state), left[-LEFT:]
+        behind = sum(len(index.spellings[piece]) for piece in left) + len(rest)
+        if not left:
+            yield from self._score(start, behind)
         for piece in left:
+            behind -= len(index.spellings[piece])
             self.known += piece in start.further
-            (start,) = yield from self._read([(start, piece)])
-        yield from self._ask([(start, len(rest), "")])
-        followed = [_Node(0, 1.0, start)]
-        total = self._mass_beginning_with(rest, followed[0])
+            (start,) = yield from self._read([(start, piece, behind, "")])
+        followed = [self._node(rest, 0, 1.0, start)]
+        total = self._mass_beginning_with(followed[0])
         if not total > 0:  # no piece holds what was typed: its own pieces are the first way to look at
             for piece in canonical:
                 before = followed[-1]
                 mass = before.mass * float(before.reading.row[piece])
                 self.known += piece in before.reading.further
-                (reading,) = yield from self._read([(before.reading, piece)])
                 spelled = before.spelled + len(index.spellings[piece])
-                yield from self._ask([(reading, len(rest) - spelled, "")])
-                followed.append(_Node(spelled, mass, reading))
-                total += self._mass_beginning_with(rest, followed[-1])
+                (reading,) = yield from self._read([(before.reading, piece, len(rest) - spelled, "")])
+                followed.append(self._node(rest, spelled, mass, reading))
+                total += self._mass_beginning_with(followed[-1])
         # Other ways to spell q, the most massive first. A path's mass bounds what it can add to Z.
         waiting: list[tuple[float, _Node, int]] = []
         for n, node in enumerate(followed):
@@ -210,41 +222,38 @@ class _Search:
                 break
             waiting.sort(key=lambda way: -way[0])
             chosen, waiting = waiting[: self._options.frontier_rows], waiting[self._options.frontier_rows :]
-            readings = yield from self._read([(node.reading, piece) for _, node, piece in chosen])
-            lengths = [node.spelled + len(index.spellings[piece]) for _, node, piece in chosen]
-            yield from self._ask([(each, len(rest) - n, "") for each, n in zip(readings, lengths, strict=True)])
-            for (mass, _, _), spelled, reading in zip(chosen, lengths, readings, strict=True):
-                node = _Node(spelled, mass, reading)
+            spelt = [node.spelled + len(index.spellings[piece]) for _, node, piece in chosen]
+            readings = yield from self._read(
+                [(node.reading, piece, len(rest) - n, "") for (_, node, piece), n in zip(chosen, spelt, strict=True)]
+            )
+            for (mass, _, _), spelled, reading in zip(chosen, spelt, readings, strict=True):
+                node = self._node(rest, spelled, mass, reading)
                 followed.append(node)
-                total += self._mass_beginning_with(rest, node)
+                total += self._mass_beginning_with(node)
                 waiting += self._ways_on(rest, node, None)
         if not total > 0:  # so improbable that it underflows: what follows the canonical pieces is all there is to say
             self._branch(1.0, followed[len(canonical)].reading, ALL, "", b"")
             return
         followed.sort(key=lambda node: -node.mass)
-        for number, node in enumerate(followed):
+        for node in followed:
             self._reach_over(rest, node, total)
-            if number == 0:  # what the most massive one finds is a bar for the others
-                self._find_last()
 
     def read_on(self) -> Decoder[None]:
         """Read unfinished words on until the candidates are settled, or the options say that it is enough."""
         for _ in range(self._options.word_rounds):
-            self._find_last()
             floor = max(self._last * self._options.word_share, self._options.word_floor)
             self._open.sort(key=lambda unfinished: unfinished.ended - unfinished.mass)
             chosen = [each for each in self._open[: self._options.word_rows] if each.mass - each.ended > floor]
             if not chosen:
                 break
             self._open = self._open[len(chosen) :]
-            readings = yield from self._read([(each.before, each.piece) for each in chosen])
-            yield from self._ask([(after, 0, each.text) for after, each in zip(readings, chosen, strict=True)])
+            readings = yield from self._read([(each.before, each.piece, 0, each.text) for each in chosen])
             for unfinished, reading in zip(chosen, readings, strict=True):
                 self._continue(unfinished, reading)
 
     def _find_last(self) -> None:
         if len(self._found) >= self._top_k:
-            self._last = nlargest(self._top_k, (found[0] for found in self._found.values()))[-1]
+            self._last = sorted([found[0] for found in self._found.values()])[-self._top_k]
 
     def candidates(self) -> tuple[Candidate, ...]:
         """The best candidates so far, most probable first; ties in the order of their text."""
@@ -253,35 +262,46 @@ class _Search:
         total = max(1.0, sum(probability for _, (probability, _, _) in ranked))
         return tuple(Candidate(word, append, probability / total) for append, (probability, word, _) in ranked)
 
-    def _read(self, wanted: Sequence[tuple[Reading, int]]) -> Decoder[list[Reading]]:
-        """The readings of one piece more; the network reads those that are not known."""
-        unknown = [(before, piece) for before, piece in wanted if piece not in before.further]
-        if unknown:
-            self.network_rows += len(unknown)
-            states = yield from ask([Advance("forward", before.state, (piece,)) for before, piece in unknown])
-            for (before, piece), state in zip(unknown, states, strict=True):
-                before.further[piece] = Reading(state)
-                self.grown_bytes += state.nbytes
-        return [before.further[piece] for before, piece in wanted]
+    def _read(self, wanted: Sequence[tuple[Reading, int, int, str]]) -> Decoder[list[Reading]]:
+        """The readings of one piece more, with their distributions; the network reads those that are not known.
 
-    def _ask(self, wanted: Sequence[tuple[Reading, int, str]]) -> Decoder[None]:
-        """Have distributions: of readings that stand some bytes before the end of the text, or text beyond it."""
-        unknown = [each for each in wanted if each[0].row is UNASKED]
+        Args:
+            wanted: the reading before, the piece, and where it ends: so many bytes before the end of the text, or with
+                this text beyond it.
+        """
+        unknown = [each for each in wanted if each[1] not in each[0].further]
         if unknown:
-            resources = self._resources
-            self.network_rows += len(unknown)
-            rows = yield from ask([Next(resources.output("forward", reading.state)) for reading, _, _ in unknown])
-            for (reading, behind, beyond), row in zip(unknown, rows, strict=True):
-                data = self._text.encode()
-                before = data[: len(data) - behind].decode(errors="ignore") + beyond
-                reading.row = resources.next_row(row, before)
-                self.grown_bytes += reading.row.nbytes
+            self.network_rows += 2 * len(unknown)
+            temperatures = [self._temperature(behind, beyond) for _, _, behind, beyond in unknown]
+            steps = [Read(each[0].state, each[1], t) for each, t in zip(unknown, temperatures, strict=True)]
+            answers = yield from read(steps)
+            for (before, piece, _, _), (state, row) in zip(unknown, answers, strict=True):
+                before.further[piece] = Reading(state, row)
+                self.grown_bytes += state.nbytes + row.nbytes
+        return [before.further[piece] for before, piece, _, _ in wanted]
 
-    def _mass_beginning_with(self, rest: bytes, node: _Node) -> float:
+    def _score(self, reading: Reading, behind: int) -> Decoder[None]:
+        """Have the distribution of a reading that may lack one: what was read as a whole was not scored."""
+        if reading.row is UNASKED:
+            self.network_rows += 1
+            ((_, reading.row),) = yield from read([Read(reading.state, None, self._temperature(behind, ""))])
+            self.grown_bytes += reading.row.nbytes
+
+    def _temperature(self, behind: int, beyond: str) -> float:
+        """Of what follows the text without its last *behind* bytes, or with *beyond*: each place has one of its own."""
+        before = self._text
+        if behind:
+            data = before.encode()
+            before = data[: len(data) - behind].decode(errors="ignore")
+        return self._resources.next_temperature(before + beyond)
+
+    def _node(self, rest: bytes, spelled: int, mass: float, reading: Reading) -> _Node:
+        pieces = self._resources.index.extending(rest[spelled:]) if spelled < len(rest) else _NONE
+        return _Node(spelled, mass, reading, pieces, reading.row[pieces])
+
+    def _mass_beginning_with(self, node: _Node) -> float:
         """What a node adds to Z by itself: paths through further nodes are counted there."""
-        if node.spelled == len(rest):
-            return node.mass
-        return node.mass * float(node.reading.row[self._resources.index.extending(rest[node.spelled :])].sum())
+        return node.mass * float(node.shares.sum()) if node.reaching is not _NONE else node.mass
 
     def _ways_on(self, rest: bytes, node: _Node, followed: int | None) -> list[tuple[float, _Node, int]]:
         """(mass, node, piece) of the paths that spell more of q, but for the piece that is followed anyhow."""
@@ -291,22 +311,30 @@ class _Search:
 
     def _reach_over(self, rest: bytes, node: _Node, total: float) -> None:
         """Take up what reaches over the end of q in one piece from a node, or begins there."""
-        index, row = self._resources.index, node.reading.row
         mass = node.mass / total
         if not mass > 0:
             return
-        if node.spelled == len(rest):
+        if node.reaching is _NONE:
             self._branch(mass, node.reading, ALL, "", b"")
             return
-        begun = rest[node.spelled :]
-        pieces = index.extending(begun)
-        beginning = row[pieces]
-        floor = self._options.branch_share * self._last / mass
-        for number in largest(beginning, self._branches, floor).tolist():
-            piece = int(pieces[number])
+        index, begun = self._resources.index, rest[node.spelled :]
+        chosen = largest(node.shares, self._branches, self._options.branch_share * self._last / mass)
+        for piece, share in self._above_the_bar(mass, node.reaching[chosen], node.shares[chosen]):
             added = index.spellings[piece][len(begun) :].decode()
             # A node may stand inside a character; the piece then is a byte, and reaches over nothing.
-            self._settle(mass * float(beginning[number]), added, node.reading, piece, begun.decode())
+            self._settle(share, added, node.reading, piece, begun.decode())
+
+    def _above_the_bar(self, mass: float, pieces: Integers, probabilities: Floats) -> Iterator[tuple[int, float]]:
+        """Pieces, most probable first, with their mass, as long as it can matter beside the candidates found so far."""
+        bar = self._options.branch_share * self._last
+        for count, (piece, probability) in enumerate(zip(pieces.tolist(), probabilities.tolist(), strict=True)):
+            if count == self._top_k:  # there may be enough candidates now to raise it
+                self._find_last()
+                bar = self._options.branch_share * self._last
+            if mass * probability <= bar:
+                break
+            yield piece, mass * probability
+        self._find_last()
 
     def _continue(self, unfinished: _Open, reading: Reading) -> None:
         """Take up what may follow an unfinished word, its end included."""
@@ -326,7 +354,7 @@ class _Search:
             index, row = self._resources.index, reading.row
             if let_in != ALL:
                 row = row * (index.starts_letter if let_in == LETTERS else index.is_byte)
-            pieces = most_probable(row, max(self._branches, BEST), 0.0)
+            pieces = most_probable(row, max(self._branches, BEST))
             best = reading.best[let_in] = pieces, row[pieces], float(row.sum())
         return best
 
@@ -334,10 +362,7 @@ class _Search:
         """Continue *text* by the most probable pieces after a reading, those that are *let_in* only."""
         index, vocabulary = self._resources.index, self._resources.vocabulary
         pieces, probabilities, _ = self._best(reading, let_in)
-        floor = self._options.branch_share * self._last / mass if mass > 0 else 0.0
-        count = min(self._branches, int(np.count_nonzero(probabilities > floor)))
-        for piece, probability in zip(pieces[:count].tolist(), probabilities[:count].tolist(), strict=True):
-            share = mass * probability
+        for piece, share in self._above_the_bar(mass, pieces[: self._branches], probabilities[: self._branches]):
             if not index.is_byte[piece]:
                 self._settle(share, text + vocabulary.surfaces[piece], reading, piece)
                 continue
@@ -376,6 +401,10 @@ class _Search:
             self._found[append] = before[0] + mass, word, mass
         else:
             self._found[append] = before[0] + mass, before[1], before[2]
+
+
+# Nothing reaches over the end of what is spelled to its end.
+_NONE: Integers = np.zeros(0, dtype=np.int64)
 
 
 def _character(data: bytes) -> str | None:

@@ -45,6 +45,7 @@ class PieceIndex:
         self._pairs = {surface[n : n + 2] for surface in vocabulary.surfaces for n in range(len(surface) - 1)}
         # Words recur: what a stretch is encoded as is remembered, by all who share the vocabulary.
         self._remembered = lru_cache(maxsize=STRETCHES)(lambda text: tuple(vocabulary.encode(text)))
+        self._healed = lru_cache(maxsize=STRETCHES)(self._heal)
         spellings[START] = b"\n"
         self.spellings = spellings
 
@@ -89,7 +90,7 @@ class PieceIndex:
     def _stretch(self, text: str) -> Sequence[int]:
         return self._remembered(text) if len(text) <= REMEMBERED else self._vocabulary.encode(text)
 
-    def heal(self, text: str) -> tuple[list[int], list[int], bytes]:
+    def heal(self, text: str) -> tuple[Sequence[int], Sequence[int], bytes]:
         """Cut a text at the last point that nothing typed after it can move.
 
         A piece that reaches over the end of *text* may begin earlier than the last piece of its encoding does, and
@@ -103,6 +104,9 @@ class PieceIndex:
         Returns:
             Pieces before the cut; the pieces that encode the rest; the rest itself. Together they encode *text*.
         """
+        return self._healed(text) if len(text) <= REMEMBERED else self._heal(text)
+
+    def _heal(self, text: str) -> tuple[Sequence[int], Sequence[int], bytes]:
         pieces = self._vocabulary.encode(text)
         data = text.encode()
         if self._is_extended(data):

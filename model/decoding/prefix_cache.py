@@ -43,17 +43,15 @@ class Reading:
 
     __slots__ = ("best", "further", "row", "state")
 
-    def __init__(self, state: Floats) -> None:
+    def __init__(self, state: Floats, row: Floats = UNASKED) -> None:
         self.state = state
-        self.row = UNASKED
+        self.row = row
         self.best: dict[str, Best] = {}
         self.further: dict[int, Reading] = {}
 
     def alone(self) -> "Reading":
         """The same without what follows it: no two prefixes share a tree, or none could say what it holds."""
-        copy = Reading(self.state)
-        copy.row = self.row
-        return copy
+        return Reading(self.state, self.row)
 
 
 class Prefix:

@@ -50,15 +50,9 @@ class Resources:
         """What the heads read of a state: (S,) -> (H,)."""
         return cast("Floats", output_of(self.network, tower, state[None])[0])
 
-    def next_row(self, log_probabilities: Floats, before: str) -> Floats:
-        """What :attr:`Reading.row` holds: the next head's log-probabilities (V,) -> calibrated probabilities (V,).
-
-        Args:
-            log_probabilities: of the head.
-            before: all text before, whose language the temperature is of; so a row depends on its own text only.
-        """
-        temperature = dict(self.calibration.next_temperature).get(language_of(before), 1.0)
-        return probabilities(log_probabilities, temperature)
+    def next_temperature(self, before: str) -> float:
+        """What divides the next head's logits after *before*, all text so far, by its language."""
+        return dict(self.calibration.next_temperature).get(language_of(before), 1.0)
 
 
 def read_text(resources: Resources, text: str, tenant: str = "") -> Decoder[tuple[Prefix, int]]:
@@ -105,33 +99,21 @@ def read_text(resources: Resources, text: str, tenant: str = "") -> Decoder[tupl
     return prefix, known
 
 
-def probabilities(log_probabilities: Floats, temperature: float) -> Floats:
-    """Probabilities (V,) from a head's log-probabilities (V,), its logits divided by *temperature*.
-
-    Masked pieces stay at 0. Softmax is blind to a shift, so log-probabilities serve as logits.
-    """
-    if temperature == 1.0:
-        return np.exp(log_probabilities)
-    # Log-probabilities are at most 0, and one is at least -log V: nothing overflows, and not everything vanishes.
-    row = log_probabilities * np.float32(1.0 / temperature)
-    np.exp(row, out=row)
-    row *= np.float32(1.0) / row.sum()
-    return row
-
-
 def largest(values: NDArray[np.floating[Any]], count: int, above: float) -> NDArray[np.int64]:
     """Indices of the *count* largest of *values* (n,) that are above *above*, largest first; ties by index."""
-    chosen = np.flatnonzero(values > above)
-    if count < len(chosen):
-        chosen = chosen[np.argpartition(-values[chosen], count - 1)[:count]]
-    return chosen[np.lexsort((chosen, -values[chosen]))]
+    chosen = (values > above).nonzero()[0]
+    if len(chosen) > 4 * count:  # to sort them all would take longer than to find the last of those that count
+        picked = values[chosen]
+        chosen = chosen[picked >= np.partition(picked, len(picked) - count)[len(picked) - count]]
+    return chosen[(-values[chosen]).argsort(kind="stable")[:count]]
 
 
-def most_probable(row: Floats, count: int, above: float) -> NDArray[np.int64]:
-    """The same as :func:`largest`, for probabilities: where enough are high, no other need be looked at."""
+def most_probable(row: Floats, count: int) -> NDArray[np.int64]:
+    """The same for probabilities above 0: where enough are high, no other need be looked at."""
     bar = 1.0 / (4 * count)
-    while bar > max(above, LOWEST_BAR):
-        if np.count_nonzero(row > bar) >= count:
-            return largest(row, count, bar)
-        bar /= 16.0
-    return largest(row, count, above)
+    while bar > LOWEST_BAR:
+        chosen = (row > bar).nonzero()[0]
+        if len(chosen) >= count:
+            return chosen[(-row[chosen]).argsort(kind="stable")[:count]]
+        bar /= 8.0
+    return largest(row, count, 0.0)

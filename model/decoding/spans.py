@@ -13,14 +13,16 @@ import numpy as np
 from model.config import GAP_POSITIONS
 from model.decoding.resources import Resources, largest
 from model.runtime import Floats
-from model.steps import Advance, Decoder, Gap, Next, Step, ask
+from model.steps import Advance, Decoder, Gap, Next, Single, ask
 from model.vocabulary import END_OF_GAP
 
 # The longest span that is searched for, in pieces.
 LONGEST = 6
-# Spans that are read on for each word wanted, after the first piece and after later ones; half as many for words beyond
-# the first few.
-FIRST_WIDTH, WIDTH, FEW = 4, 2, 8
+# Spans that are read on after the first piece for each of the first few words wanted; never fewer than words wanted.
+FIRST_WIDTH, FEW = 3, 8
+# Nats behind the best span at which one is not read on, beyond the few that are shown: what it could still become would
+# hardly be rescored. Two more than cloze.FAR_BEHIND: the best one has yet to end, which costs it something.
+FAR_BEHIND = 7.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +58,7 @@ class Proposal:
 class Head(Protocol):
     """What proposes spans."""
 
-    def step(self, state: Floats, position: int) -> Step:
+    def step(self, state: Floats, position: int) -> Single:
         """Ask for the piece at *position* of a span, from the forward state before it."""
         ...
 
@@ -79,7 +81,7 @@ class GapHead:
         self._right = None if right is None else resources.output("backward", right)
         self._kind = kind
 
-    def step(self, state: Floats, position: int) -> Step:
+    def step(self, state: Floats, position: int) -> Single:
         """See :class:`Head`."""
         return Gap(self._resources.output("forward", state), self._right, min(position, GAP_POSITIONS - 1), self._kind)
 
@@ -102,7 +104,7 @@ class NextHead:
         self._resources = resources
         self._one_word = one_word
 
-    def step(self, state: Floats, position: int) -> Step:  # noqa: ARG002 - the protocol's
+    def step(self, state: Floats, position: int) -> Single:  # noqa: ARG002 - the protocol's
         """See :class:`Head`."""
         return Next(self._resources.output("forward", state))
 
@@ -120,7 +122,7 @@ class NextHead:
 
 
 def search_words(
-    resources: Resources, head: Head, state: Floats, takes: Callable[[str], bool], wanted: int
+    resources: Resources, head: Head, state: Floats, takes: Callable[[str], bool], wanted: int, shown: int
 ) -> Decoder[list[Proposal]]:
     """Beam search for the most probable words of a blank.
 
@@ -130,6 +132,7 @@ def search_words(
         state: forward state before the blank, (S,).
         takes: whether a span, with the space that it may end in, can stand in the blank.
         wanted: how many words; fewer where the beam holds no more.
+        shown: how many of them are worth finding however improbable.
 
     Returns:
         Proposals, most probable first. The search ends early when nothing unfinished can still be among them.
@@ -146,13 +149,15 @@ def search_words(
             masses[n] = goes_on + np.float32(span.mass)
         if position == LONGEST:
             break
-        each = FIRST_WIDTH if position == 0 else WIDTH
-        width = max(each * min(wanted, FEW), each * wanted // 2)
+        width = max(wanted, FIRST_WIDTH * min(wanted, FEW) if position == 0 else 0)
         ranked = sorted((each.mass for each in found.values()), reverse=True)
         floor = ranked[wanted - 1] if len(ranked) >= wanted else -np.inf
         if len(beam) > width:  # so many rows hold something above this that the rest cannot be among the best
             floor = max(floor, float(np.sort(masses.max(axis=1))[-width - 1]))
-        picks = [divmod(int(flat), masses.shape[1]) for flat in largest(masses.ravel(), width, floor)]
+        flat = largest(masses.ravel(), width, floor)
+        best = max(ranked[0] if ranked else -np.inf, float(masses.max()))
+        close = max(2 * shown, int(np.count_nonzero(masses.ravel()[flat] > best - FAR_BEHIND)))
+        picks = [divmod(place, masses.shape[1]) for place in flat[:close].tolist()]
         if not picks:
             break
         states = yield from ask([Advance("forward", beam[n].states[-1], (piece,)) for n, piece in picks])
