@@ -32,7 +32,7 @@ JSON = "application/json"
 # Seconds after which a loading or draining service is worth asking again.
 RETRY_SECONDS = 2
 # Most answers are there before a client could hang up; to watch it costs as much as to read its request.
-UNWATCHED_SECONDS = 0.02
+UNWATCHED_SECONDS = 0.1
 router = APIRouter(redirect_slashes=False)
 Body = TypeVar("Body", bound=ScoreRequest)
 

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import PIECE, SPAN, WORD, Cell
 from model.errors import CheckpointError, UnsupportedError
-from model.runtime import OnnxRuntime, Runtime, Tower, initial_states, open_runtime, output_of
+from model.runtime import OnnxRuntime, Runtime, Tower, initial_states, open_runtime, output_of, products_saturate
 from model.torch_runtime import open_torch_runtime
 from tests.fixtures_checkpoint import build_tiny_checkpoint
 from tests.reference_network import ReferenceNetwork
@@ -284,6 +284,26 @@ def test_weights_in_half_precision_are_read(tmp_path: Path, tiny_checkpoint: Pat
     outputs = np.random.default_rng(0).normal(size=(3, config.hidden_size)).astype(np.float32)
     gap = difference(half.next_log_probabilities(outputs), full.next_log_probabilities(outputs))
     assert 0 < gap < 0.01
+
+
+@pytest.mark.parametrize(
+    ("machine", "cpuinfo", "saturates"),
+    [
+        ("x86_64", "flags\t\t: fpu avx2 avx512f avx512_vnni\n", False),
+        ("AMD64", "flags\t\t: fpu avx2 avx_vnni\n", False),
+        ("x86_64", "flags\t\t: fpu avx2 avx512f avx512_vnnix\n", True),
+        ("x86_64", None, True),
+        ("aarch64", None, False),
+    ],
+)
+def test_slow_exact_kernels_are_for_processors_without_vnni(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: str, cpuinfo: str | None, saturates: bool
+) -> None:
+    """x86 needs VNNI for exact sums of fast products; where nothing tells, the exact kernels are taken."""
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    if cpuinfo is not None:
+        (tmp_path / "cpuinfo").write_text(cpuinfo, encoding="utf-8")
+    assert products_saturate(tmp_path / "cpuinfo") is saturates
 
 
 def test_graphs_that_cannot_be_opened_are_named(tmp_path: Path, tiny_checkpoint: Path) -> None:
