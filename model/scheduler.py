@@ -236,16 +236,16 @@ class Scheduler:
 
     def _read(self, tower: str, rows: list[_Row], readings: list[_Reading]) -> None:
         chunks = [reading.chunk for reading in readings]
-        lengths = np.array([len(chunk) for chunk in chunks], dtype=np.int64)
-        pieces = np.zeros((len(chunks), int(lengths.max())), dtype=np.int64)
-        for row_pieces, chunk in zip(pieces, chunks, strict=True):
-            row_pieces[: len(chunk)] = chunk
+        counts = list(map(len, chunks))
+        longest = max(counts)
+        lengths = np.array(counts, dtype=np.int64)
+        pieces = np.array([chunk + (0,) * (longest - len(chunk)) for chunk in chunks], dtype=np.int64)
         states = np.stack([reading.state for reading in readings])
         new_states, outputs = self.runtime.advance(readings[0].tower, states, pieces, lengths)
-        self._count(tower, int(lengths.sum()), len(rows))
-        for row, reading, state, output, length in zip(rows, readings, new_states, outputs, lengths, strict=True):
+        self._count(tower, sum(counts), len(rows))
+        for row, reading, state, output, length in zip(rows, readings, new_states, outputs, counts, strict=True):
             reading.state = state.copy()  # not a view: it outlives the batch
-            reading.done += int(length)
+            reading.done += length
             trace = isinstance(reading.step, Trace)
             if trace:
                 reading.outputs.append(output[:length].copy())

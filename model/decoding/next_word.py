@@ -319,15 +319,15 @@ class _Search:
             return
         index, begun = self._resources.index, rest[node.spelled :]
         chosen = largest(node.shares, self._branches, self._options.branch_share * self._last / mass)
-        for piece, share in self._above_the_bar(mass, node.reaching[chosen], node.shares[chosen]):
+        for piece, share in self._above_the_bar(mass, node.reaching[chosen].tolist(), node.shares[chosen].tolist()):
             added = index.spellings[piece][len(begun) :].decode()
             # A node may stand inside a character; the piece then is a byte, and reaches over nothing.
             self._settle(share, added, node.reading, piece, begun.decode())
 
-    def _above_the_bar(self, mass: float, pieces: Integers, probabilities: Floats) -> Iterator[tuple[int, float]]:
+    def _above_the_bar(self, mass: float, pieces: list[int], probabilities: list[float]) -> Iterator[tuple[int, float]]:
         """Pieces, most probable first, with their mass, as long as it can matter beside the candidates found so far."""
         bar = self._options.branch_share * self._last
-        for count, (piece, probability) in enumerate(zip(pieces.tolist(), probabilities.tolist(), strict=True)):
+        for count, (piece, probability) in enumerate(zip(pieces, probabilities, strict=True)):
             if count == self._top_k:  # there may be enough candidates now to raise it
                 self._find_last()
                 bar = self._options.branch_share * self._last
@@ -355,7 +355,7 @@ class _Search:
             if let_in != ALL:
                 row = row * (index.starts_letter if let_in == LETTERS else index.is_byte)
             pieces = most_probable(row, max(self._branches, BEST))
-            best = reading.best[let_in] = pieces, row[pieces], float(row.sum())
+            best = reading.best[let_in] = pieces.tolist(), row[pieces].tolist(), float(row.sum())
         return best
 
     def _branch(self, mass: float, reading: Reading, let_in: str, text: str, pending: bytes) -> None:

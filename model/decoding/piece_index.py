@@ -45,12 +45,16 @@ class PieceIndex:
         self._pairs = {surface[n : n + 2] for surface in vocabulary.surfaces for n in range(len(surface) - 1)}
         # Words recur: what a stretch is encoded as is remembered, by all who share the vocabulary.
         self._remembered = lru_cache(maxsize=STRETCHES)(lambda text: tuple(vocabulary.encode(text)))
+        self._extended = lru_cache(maxsize=STRETCHES)(self._extending)
         self._healed = lru_cache(maxsize=STRETCHES)(self._heal)
         spellings[START] = b"\n"
         self.spellings = spellings
 
     def extending(self, prefix: bytes) -> NDArray[np.int64]:
         """Ids of the pieces that begin with *prefix* (not empty) and go on."""
+        return self._extended(prefix) if len(prefix) < self.longest else self._pieces[:0]
+
+    def _extending(self, prefix: bytes) -> NDArray[np.int64]:
         # 0xFF occurs in no UTF-8, so it sorts after everything that goes on from the prefix.
         first = bisect_right(self._sorted, prefix)
         return self._pieces[first : bisect_left(self._sorted, prefix + b"\xff", first)]

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from model.runtime import Floats, Integers
+from model.runtime import Floats
 
 # A prefix is looked up by its length and its last characters, then compared as a whole.
 TAIL = 16
@@ -25,8 +25,8 @@ OVERHEAD = 800
 TREES = 0.75
 
 UNASKED: Floats = np.zeros(0, dtype=np.float32)
-# Pieces (n,), most probable first, their probabilities (n,), and the probability of all that were let in.
-Best = tuple[Integers, Floats, float]
+# Pieces, most probable first, their probabilities, and the probability of all that were let in.
+Best = tuple[list[int], list[float], float]
 
 _Key = tuple[str, int, str]
 
