@@ -106,6 +106,8 @@ def test_choice_temperature_of_an_older_export_is_the_cloze_one() -> None:
     older = {name: value for name, value in values.items() if name != "choice_temperature"}
     assert Calibration.from_dict(older).choice_temperature == (("zh", 2.0), ("en", 1.5))
     assert Calibration.from_dict(values).choice_temperature == (("zh", 1.0), ("en", 1.0))
+    oldest = {name: value for name, value in older.items() if name != "cloze_mass_exponent"}
+    assert Calibration.from_dict(oldest).cloze_mass_exponent == ()
     with pytest.raises(CheckpointError, match="choice_temperature"):
         Calibration.from_dict({**values, "choice_temperature": {"zh": 0.0}})
 

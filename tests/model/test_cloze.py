@@ -1,7 +1,7 @@
 """Filling blanks: against brute force over tiny vocabularies, and the promises of the contract."""
 
 from itertools import product
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from model.config import SPAN, WORD, Calibration
 from model.predictor import Blank, ClozeQuery, ClozeResult, Predictor
+from model.runtime import Floats
 from model.vocabulary import BLANK, END, END_OF_GAP, FIRST_BYTE, START, Vocabulary
 from tests.fakes import TableRuntime, fake_checkpoint, hand_vocabulary
 
@@ -250,6 +251,44 @@ def test_choices_beyond_those_rescored_are_tempered_alike(vocabulary: Vocabulary
 
     plain, hot = last(1.0), last(3.0)
     assert hot[0] / hot[-1] == pytest.approx((plain[0] / plain[-1]) ** (1 / 3), rel=1e-4)
+
+
+@pytest.mark.parametrize("exponent", [0.5, 2.0])
+def test_what_was_found_is_raised_to_the_mass_exponent(vocabulary: Vocabulary, exponent: float) -> None:
+    """All words of a blank together claim F to that power; their order and shares stay. Choices claim 1 as ever."""
+    text, choices = "go to ____.", ["park", "store"]
+    raised = Calibration(cloze_mass_exponent=(("zh", 1.0), ("en", exponent)))
+    (plain,), (other,) = (
+        fill(setting(vocabulary, each)[0], text, top_k=100).blanks for each in (Calibration(), raised)
+    )
+    found = sum(words(plain).values())
+    assert 0.01 < found < 0.99
+    assert sum(words(other).values()) == pytest.approx(found**exponent, rel=1e-4)
+    factor = found ** (exponent - 1)
+    assert words(other) == pytest.approx({word: share * factor for word, share in words(plain).items()}, rel=1e-4)
+    assert fill(setting(vocabulary, raised)[0], text, choices=choices) == fill(
+        setting(vocabulary, Calibration())[0], text, choices=choices
+    )
+
+
+def test_words_that_begin_alike_share_rows(vocabulary: Vocabulary) -> None:
+    """Rescoring asks for the distribution before a blank once, however many words begin there."""
+
+    class Watched(TableRuntime):
+        asked: ClassVar[list[bytes]] = []
+
+        def next_log_probabilities(self, outputs: Floats) -> Floats:
+            self.asked += [output.tobytes() for output in outputs]
+            return super().next_log_probabilities(outputs)
+
+    runtime = Watched(vocabulary)
+    predictor = Predictor(fake_checkpoint(vocabulary, runtime.config, Calibration(forward_weight=1.0)), runtime)
+    (before,) = runtime.advance(
+        "forward", np.zeros((1, 2), np.float32), np.array([[START, *ids(vocabulary, "go ", "to ")]]), np.array([3])
+    )[0]
+    blank = fill(predictor, "go to ____.").blanks[0]
+    assert len(blank.candidates) > 1
+    assert runtime.asked.count(before.tobytes()) == 1
 
 
 def test_open_blanks_keep_the_cloze_temperature(vocabulary: Vocabulary) -> None:

@@ -15,7 +15,7 @@ from model.config import WORD
 from model.predictor import ClozeQuery, Predictor, PredictQuery, PredictResult, Query, ScoreQuery, Usage
 from model.runtime import Floats, OnnxRuntime
 from model.scheduler import CHUNK, Scheduler
-from model.steps import Advance, Decoder, Gap, Next, Step, Trace, ask
+from model.steps import Advance, Decoder, Gap, Next, Read, Step, Trace, ask, read
 from tests.fakes import TableRuntime, fake_checkpoint, hand_vocabulary
 
 VOCABULARY = hand_vocabulary(("a ", "b ", "c "))
@@ -53,6 +53,28 @@ def test_steps_of_all_decoders_share_one_call_per_kind() -> None:
     assert sorted(answers) == [0, 1, 2]
     assert table.calls == [("forward", 3), ("next", 3)]
     assert scheduler.rows == {"forward": 3, "next": 3}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.7])
+def test_a_reading_is_scored_in_the_same_round(temperature: float) -> None:
+    """A Read is answered in one round by what an Advance and a Next would say, the logits divided by a temperature."""
+    table = runtime()
+    scheduler = Scheduler(table)
+    piece = 300 % VOCABULARY.size
+
+    def reading() -> Decoder[Any]:
+        return (yield from read([Read(STATE, piece, temperature), Read(STATE, None, temperature)]))
+
+    scheduler.add("read", reading())
+    ((_, ((state, row), (same, without))),) = scheduler.step()
+    assert table.calls == [("forward", 1), ("next", 2)]
+    assert scheduler.rows == {"forward": 1, "next": 2}
+    scheduler.add("ask", asking([Advance("forward", STATE, (piece,)), Next(STATE)]))
+    ((_, ((after, before),)),) = finish(scheduler).items()
+    assert np.array_equal(state, after) and np.array_equal(same, STATE)
+    scores = np.exp(before.astype(np.float64) / temperature)
+    np.testing.assert_allclose(without, scores / scores.sum(), rtol=1e-5)
+    assert row.sum() == pytest.approx(1.0, rel=1e-5)
 
 
 def test_a_decoder_that_comes_later_joins_the_next_round() -> None:

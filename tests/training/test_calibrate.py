@@ -73,6 +73,25 @@ def test_weights_and_temperature_are_found() -> None:
     assert fitted.next_temperature == start.next_temperature
 
 
+def test_mass_that_is_claimed_too_modestly_is_raised() -> None:
+    """Blanks whose words claim 0.64 in all, and hold the answer in 8 of 10 cases, get the power that makes it 0.8."""
+
+    class Modest(FakePredictor):
+        def __init__(self, calibration: Calibration) -> None:
+            super().__init__(calibration, truth=1.0)
+            assert dict(calibration.cloze_mass_exponent) == {"zh": 1.0, "en": 1.0}
+            for number, (text, found) in enumerate(self.answers.items()):
+                words = [filling.word if number % 5 else f"not {filling.word}" for filling in found]
+                fair = (Filling(w, 0.8 * f.probability) for w, f in zip(words, found, strict=True))
+                self.answers[text] = tuple(fair)
+
+    start = Calibration(cloze_mass_exponent=(("zh", 0.7), ("en", 3.0)))
+    fitted = fit_cloze_calibration(Modest, QUESTIONS, ["en"] * 300, start, 4, GRIDS)
+    exponents = dict(fitted.cloze_mass_exponent)
+    assert exponents["en"] == pytest.approx(np.log(0.8) / np.log(0.64), rel=0.03)
+    assert exponents["zh"] == 0.7
+
+
 class FakeChooser:
     """Five choices of which the right one is drawn from true shares; claims are too sure by 1/τ, which is 1.5."""
 
