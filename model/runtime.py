@@ -114,8 +114,9 @@ def open_runtime(checkpoint: "Checkpoint", device: Literal["cpu", "cuda"] = "cpu
     return open_torch_runtime(checkpoint.directory, checkpoint.network, device)
 
 
-# Floats of the rows that a head computes at once on a CPU: they are gone over some six times, and should stay near it.
-NEAR_FLOATS = 128 * 1024
+# Floats of the rows that a head computes at once on a CPU: 4 MiB. A call has to fetch the matrix of pieces first, which
+# in a server at work is rarely still near: few large calls beat many small ones, though their rows are not near either.
+HEAD_FLOATS = 1024 * 1024
 
 
 class OnnxRuntime:
@@ -133,7 +134,7 @@ class OnnxRuntime:
 
     def __init__(self, directory: Path, config: NetworkConfig, threads: int = 1, precision: Precision = "int8") -> None:
         self.config = config
-        self.head_rows = max(1, NEAR_FLOATS // config.vocabulary_size)
+        self.head_rows = max(1, HEAD_FLOATS // config.vocabulary_size)
         names = ["forward", "next"]
         if config.architecture == "two_towers":
             names += ["backward", "previous", "gap"]

@@ -88,7 +88,10 @@ def log_request(record: Record, seconds: float) -> None:
     if record.queue_seconds is not None and record.inference_seconds is not None:
         fields["queue_milliseconds"] = round(1000 * record.queue_seconds, 3)
         fields["inference_milliseconds"] = round(1000 * record.inference_seconds, 3)
-    _requests.info("request", extra={"fields": fields})
+    if _requests.isEnabledFor(logging.INFO):
+        line = logging.LogRecord(_requests.name, logging.INFO, "", 0, "request", None, None)
+        line.fields = fields
+        _requests.handle(line)
 
 
 class _Writer(logging.Handler):

@@ -110,7 +110,7 @@ def largest(values: NDArray[np.floating[Any]], count: int, above: float) -> NDAr
 
 def most_probable(row: Floats, count: int) -> NDArray[np.int64]:
     """The same for probabilities above 0: where enough are high, no other need be looked at."""
-    bar = 1.0 / (4 * count)
+    bar = 1.0 / (16 * count)
     while bar > LOWEST_BAR:
         chosen = (row > bar).nonzero()[0]
         if len(chosen) >= count:
