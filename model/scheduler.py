@@ -17,8 +17,8 @@ from model.steps import Advance, Decoder, Gap, Next, Previous, Read, Step, Trace
 
 # Pieces that one row reads in one round: a long cold text takes more rounds, and the others do not wait for it.
 CHUNK = 64
-# Rows of one recurrent call.
-ROWS = 256
+# Pieces of one recurrent call, padding included: each takes some 30 kB while it runs.
+TOWER_PIECES = 1024
 
 
 @dataclass(slots=True)
@@ -125,8 +125,9 @@ class Scheduler:
         for live in list(self._live.values()):
             if live.results is None:
                 self._resume(live, finished)
-        for heads, limit in ((False, ROWS), (True, self.runtime.head_rows)):
-            for (kind, _), rows in self._waiting(heads).items():
+        for heads in (False, True):
+            for (kind, length), rows in self._waiting(heads).items():
+                limit = self.runtime.head_rows if heads else TOWER_PIECES >> length
                 for start in range(0, len(rows), limit):
                     part = rows[start : start + limit]
                     self._run(kind, part)
@@ -139,7 +140,7 @@ class Scheduler:
     def _waiting(self, heads: bool) -> dict[tuple[str, int], list[_Row]]:
         """Rows that wait for a head or for a tower. Those of one group share a call.
 
-        That is the same kind and, for readings, a length of the same power of two.
+        That is the same kind and, for readings, a length of the same power of two, which is given as its exponent.
         """
         groups: dict[tuple[str, int], list[_Row]] = {}
         for live in self._live.values():

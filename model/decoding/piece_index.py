@@ -46,6 +46,7 @@ class PieceIndex:
         # Words recur: what a stretch is encoded as is remembered, by all who share the vocabulary.
         self._remembered = lru_cache(maxsize=STRETCHES)(lambda text: tuple(vocabulary.encode(text)))
         self._extended = lru_cache(maxsize=STRETCHES)(self._extending)
+        self._begun = lru_cache(maxsize=STRETCHES)(self._prefixes)
         self._healed = lru_cache(maxsize=STRETCHES)(self._heal)
         spellings[START] = b"\n"
         self.spellings = spellings
@@ -59,11 +60,13 @@ class PieceIndex:
         first = bisect_right(self._sorted, prefix)
         return self._pieces[first : bisect_left(self._sorted, prefix + b"\xff", first)]
 
-    def prefixes(self, target: bytes) -> list[int]:
+    def prefixes(self, target: bytes) -> Sequence[int]:
         """Ids of the pieces that *target* begins with, those that equal it included."""
+        return self._begun(target[: self.longest])
+
+    def _prefixes(self, target: bytes) -> Sequence[int]:
         spelled = self._spelled
-        lengths = range(1, min(len(target), self.longest) + 1)
-        return [piece for length in lengths for piece in spelled.get(target[:length], ())]
+        return [piece for length in range(1, len(target) + 1) for piece in spelled.get(target[:length], ())]
 
     def is_seam(self, text: str, position: int) -> bool:
         """Whether no piece can reach over *position*, 0 < position < len(text): a boundary whatever else is typed."""

@@ -192,8 +192,8 @@ def test_a_ticket_is_used_once_at_a_time() -> None:
 
 
 def test_calls_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More rows than one call may hold make more calls, and every one is reported."""
-    monkeypatch.setattr("model.scheduler.ROWS", 3)
+    """More rows than one call may hold make more calls, long rows sooner than short ones, and every one is reported."""
+    monkeypatch.setattr("model.scheduler.TOWER_PIECES", 3)
     seen: list[tuple[str, int]] = []
     table = runtime()
     table.head_rows = 2
@@ -201,6 +201,10 @@ def test_calls_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
     scheduler.add(1, asking([Next(STATE)] * 5, [Advance("forward", STATE, (261,))] * 4))
     finish(scheduler)
     assert seen == [("next", 2), ("next", 2), ("next", 1), ("forward", 3), ("forward", 1)]
+    seen.clear()
+    scheduler.add(2, asking([Advance("forward", STATE, (261, 262))] * 2))
+    finish(scheduler)
+    assert seen == [("forward", 1), ("forward", 1)]
 
 
 QUERIES: tuple[Query, ...] = (
