@@ -1,5 +1,6 @@
 """The sizes of a network and the constants that training and decoding share. Not settings, not run options."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
@@ -128,13 +129,15 @@ class Calibration:
         """
         try:
             values = {"choice_temperature": values["cloze_temperature"], "cloze_mass_exponent": {}} | values
+            if unknown := values.keys() - set(cls.__dataclass_fields__):
+                raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
             temperatures = {}
             for field in ("next_temperature", "cloze_temperature", "cloze_mass_exponent", "choice_temperature"):
                 pairs = tuple(
                     (str(key), float(value)) for key, value in cast("dict[str, float]", values[field]).items()
                 )
-                if any(value <= 0 for _, value in pairs):
-                    raise ValueError(f"{field} must be above 0")
+                if any(not 0 < value < math.inf for _, value in pairs):
+                    raise ValueError(f"{field} must be above 0 and finite")
                 temperatures[field] = pairs
             return cls(
                 next_temperature=temperatures["next_temperature"],

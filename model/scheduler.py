@@ -177,11 +177,13 @@ class Scheduler:
         """Check a step on its own, before it shares a call with others.
 
         Raises:
-            ValueError: an array of the wrong shape, or a piece that the vocabulary lacks.
+            ValueError: an array of the wrong shape, a piece that the vocabulary lacks, a temperature not above 0.
         """
         config = self.runtime.config
         if isinstance(step, Read):
             _check_shape(step.state, config.state_size("forward"))
+            if not step.temperature > 0:
+                raise ValueError(f"a step has temperature {step.temperature}; it must be above 0")
             if step.piece is None:
                 live.waiting[index] = self._scoring(step, step.state)
             else:

@@ -54,11 +54,11 @@ PredictorFactory = Callable[[Calibration], Answering]
 
 @dataclass(frozen=True, slots=True)
 class FilledBlank:
-    """How one blank was answered at τ = 1.
+    """How one blank was answered at τ = 1 and γ = 1.
 
     Attributes:
         language: of its file.
-        probabilities: of the candidates, (K,), summing to M <= 1.
+        probabilities: of the candidates, (K,), summing to F <= 1.
         right: which of them stood there; None for none of them.
     """
 
@@ -173,11 +173,11 @@ def fit_cloze_calibration(
     candidates: int,
     grids: tuple[Sequence[float], Sequence[float]],
 ) -> Calibration:
-    """Fit λ1, λ2 and τ by the likelihood of what stood in the blanks.
+    """Fit λ1, λ2, τ and γ by the likelihood of what stood in the blanks.
 
     The likelihood is that of the event "this candidate, or none of them": -log P(w), or -log(1 - F) where the answer is
     not among the candidates. λ1 and λ2 are found by turns on a grid, each time with the best τ of every language; γ at
-    last, which changes the likelihood of "none of them" alone.
+    last, by the likelihood of "found or not": within F, shares do not depend on it.
 
     Args:
         predictor: makes a predictor with a given calibration; only blanks are asked for.
@@ -303,6 +303,8 @@ def _best_exponents(filled: Sequence[FilledBlank]) -> dict[str, float]:
     best = {}
     for language in sorted({blank.language for blank in filled}):
         own = [blank for blank in filled if blank.language == language and len(blank.probabilities)]
+        if not own:
+            continue
         found = np.array([blank.right is not None for blank in own])
         logs = np.log(np.clip([blank.probabilities.sum() for blank in own], 1e-9, 1 - 1e-9))
         losses = [-np.where(found, exponent * logs, np.log(-np.expm1(exponent * logs))).sum() for exponent in EXPONENTS]

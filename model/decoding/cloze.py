@@ -6,8 +6,8 @@ For one blank, all others being read as fillings or as ``<blank>``:
    Π P(piece k | left, span so far, right) · P(<eog>); the exact mass of every choice where there are choices.
 2. *Rescore* the best few: s = log P_gap + λ1 log P_F(span, right context | left) + λ2 log P_B(left context, span |
    right), the contexts at most 3 pieces long.
-3. P(word) = M · softmax(s / τ) over those that were rescored, M being their gap mass; the others keep theirs. What was
-   found sums to F then, and is brought to F^γ. With choices everything is normalised over the choices, and τ is one of
+3. P(word) = M · softmax(s / τ) over those that were rescored, M being their gap mass; the others keep theirs. The first
+   16 sum to F then, which is brought to F^γ. With choices everything is normalised over the choices, and τ is one of
    their own, which divides their masses too.
 
 Several blanks: left to right with a small joint beam, then one sweep in which every blank sees the fillings of all the
@@ -143,7 +143,7 @@ class _Cloze:
         width = JOINT if len(self._slots) <= MANY else 1
         beam = [_Joint((), 0.0, state)]
         for number, right in enumerate(rights):
-            found = yield from together([self._candidates(number, joint.state, right, JOINT) for joint in beam])
+            found = yield from together([self._candidates(number, joint.state, right, JOINT, JOINT) for joint in beam])
             ways: list[tuple[float, _Joint, Span | None]] = []
             for joint, ranked in zip(beam, found, strict=True):
                 ways += [
@@ -163,10 +163,11 @@ class _Cloze:
     def sweep(self, state: Floats, fillings: Sequence[Span | None]) -> Decoder[list[list[_Ranked]]]:
         """Ask for each blank's words, left to right, all others being filled; the best word stays."""
         rights = yield from self._read_rights(fillings)
-        wanted = max(self._shown, RESCORED if self._two_towers else RESCORED_BLIND)
+        counted = RESCORED if self._two_towers else RESCORED_BLIND
+        wanted = max(self._shown, counted)
         answers = []
         for number, right in enumerate(rights):
-            ranked = yield from self._candidates(number, state, right, wanted)
+            ranked = yield from self._candidates(number, state, right, wanted, self._shown, counted)
             answers.append(ranked)
             if number + 1 < len(rights):
                 (state,) = yield from ask([self._read_after(number, state, ranked[0].span if ranked else None)])
@@ -197,11 +198,24 @@ class _Cloze:
 
     # ----------------------------------------------------------------------------------------------------- one blank
 
-    def _candidates(self, number: int, state: Floats, right: _Right, wanted: int) -> Decoder[list[_Ranked]]:
-        """Words for one blank with their probabilities, most probable first."""
+    def _candidates(
+        self, number: int, state: Floats, right: _Right, wanted: int, shown: int, counted: int = 0
+    ) -> Decoder[list[_Ranked]]:
+        """Words for one blank with their probabilities, most probable first.
+
+        Args:
+            number: of the blank.
+            state: forward state before it.
+            right: what stands right of it.
+            wanted: words to look for.
+            shown: how many of them are worth finding however improbable.
+            counted: words that F is the mass of; 0 leaves it as it is.
+        """
         if self._choices is None:
             head, takes = self._head(right, WORD), self._slots[number].takes
-            found = yield from search_words(self._resources, head, state, takes, wanted, min(wanted, self._shown))
+            # One side alone says too little for any word to be past saving.
+            shown = shown if self._two_towers else wanted
+            found = yield from search_words(self._resources, head, state, takes, wanted, shown)
         else:
             found = yield from self._score_choices(number, state, right)
         if not found:
@@ -217,8 +231,8 @@ class _Cloze:
         # Rescoring moves the mass of those that it looked at; that of the others is what it was.
         count = len(scores)
         masses[:count] = np.logaddexp.reduce(masses[:count]) + _log_softmax(scores / temperature)
-        if self._choices is None:
-            masses += (self._mass_exponents[number] - 1.0) * min(0.0, float(np.logaddexp.reduce(masses)))
+        if self._choices is None and counted:
+            _raise(masses, counted, self._mass_exponents[number])
         ranked = [
             _Ranked(each.word, each.span, probability)
             for each, probability in zip(found, np.exp(masses).tolist(), strict=True)
@@ -311,6 +325,15 @@ def _sums(
     return np.array(
         [sum(float(found[id(output)][pieces[id(output)][piece]]) for output, piece in group) for group in asked]
     )
+
+
+def _raise(masses: NDArray[np.float64], count: int, exponent: float) -> None:
+    """Bring F, what the first *count* of log masses (n,) sum to, to F^exponent; the others share what that leaves."""
+    found = min(1.0, float(np.exp(masses[:count]).sum()))
+    if 0.0 < found < 1.0:
+        raised = found**exponent
+        masses[:count] += np.log(raised / found)
+        masses[count:] += np.log((1.0 - raised) / (1.0 - found))
 
 
 def _log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -32,7 +32,10 @@ ALL, LETTERS, BYTES = "all", "letters", "bytes"
 # Pieces that are remembered as the most probable of a reading, unless more are wanted.
 BEST = 32
 
-# Pieces between the last seam and the cut that are read one by one and remembered.
+# Bytes that a piece in a list of the most probable takes, with its probability: two objects and two references.
+LISTED = 72
+# Pieces between the last seam and the cut that are read one by one and remembered, with their distributions: most
+# were asked for when the text ended there; a text that was never typed pays for some that nobody needs.
 LEFT = 16
 
 # Asked some ten thousand times a query, of a few hundred characters.
@@ -276,16 +279,19 @@ class _Search:
             steps = [Read(each[0].state, each[1], t) for each, t in zip(unknown, temperatures, strict=True)]
             answers = yield from read(steps)
             for (before, piece, _, _), (state, row) in zip(unknown, answers, strict=True):
-                before.further[piece] = Reading(state, row)
-                self.grown_bytes += state.nbytes + row.nbytes
+                if piece not in before.further:  # another text on the same prefix may have been faster
+                    before.further[piece] = Reading(state, row)
+                    self.grown_bytes += state.nbytes + row.nbytes
         return [before.further[piece] for before, piece, _, _ in wanted]
 
     def _score(self, reading: Reading, behind: int) -> Decoder[None]:
         """Have the distribution of a reading that may lack one: what was read as a whole was not scored."""
         if reading.row is UNASKED:
             self.network_rows += 1
-            ((_, reading.row),) = yield from read([Read(reading.state, None, self._temperature(behind, ""))])
-            self.grown_bytes += reading.row.nbytes
+            ((_, row),) = yield from read([Read(reading.state, None, self._temperature(behind, ""))])
+            if reading.row is UNASKED:  # another text on the same prefix may have been faster
+                reading.row = row
+                self.grown_bytes += row.nbytes
 
     def _temperature(self, behind: int, beyond: str) -> float:
         """Of what follows the text without its last *behind* bytes, or with *beyond*: each place has one of its own."""
@@ -356,6 +362,7 @@ class _Search:
                 row = row * (index.starts_letter if let_in == LETTERS else index.is_byte)
             pieces = most_probable(row, max(self._branches, BEST))
             best = reading.best[let_in] = pieces.tolist(), row[pieces].tolist(), float(row.sum())
+            self.grown_bytes += LISTED * len(pieces)
         return best
 
     def _branch(self, mass: float, reading: Reading, let_in: str, text: str, pending: bytes) -> None:

@@ -18,7 +18,8 @@ from model.vocabulary import END_OF_GAP
 
 # The longest span that is searched for, in pieces.
 LONGEST = 6
-# Spans that are read on after the first piece for each of the first few words wanted; never fewer than words wanted.
+# Spans that are read on after the first piece for each of the first few words wanted; never fewer than words are
+# wanted, or twice as many as are shown, unless they are too far behind.
 FIRST_WIDTH, FEW = 3, 8
 # Nats behind the best span at which one is not read on, beyond the few that are shown: what it could still become would
 # hardly be rescored. Two more than cloze.FAR_BEHIND: the best one has yet to end, which costs it something.
@@ -135,7 +136,8 @@ def search_words(
         shown: how many of them are worth finding however improbable.
 
     Returns:
-        Proposals, most probable first. The search ends early when nothing unfinished can still be among them.
+        Proposals, most probable first; fewer than *wanted* where the others are too far behind. The search ends early
+        when nothing unfinished can still be among them.
     """
     found: dict[str, Proposal] = {}
     beam = [Span((), 0.0, (state,))]
@@ -149,7 +151,7 @@ def search_words(
             masses[n] = goes_on + np.float32(span.mass)
         if position == LONGEST:
             break
-        width = max(wanted, FIRST_WIDTH * min(wanted, FEW) if position == 0 else 0)
+        width = max(wanted, 2 * shown, FIRST_WIDTH * min(wanted, FEW)) if position == 0 else wanted
         ranked = sorted((each.mass for each in found.values()), reverse=True)
         floor = ranked[wanted - 1] if len(ranked) >= wanted else -np.inf
         if len(beam) > width:  # so many rows hold something above this that the rest cannot be among the best

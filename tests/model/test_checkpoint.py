@@ -110,6 +110,10 @@ def test_choice_temperature_of_an_older_export_is_the_cloze_one() -> None:
     assert Calibration.from_dict(oldest).cloze_mass_exponent == ()
     with pytest.raises(CheckpointError, match="choice_temperature"):
         Calibration.from_dict({**values, "choice_temperature": {"zh": 0.0}})
+    with pytest.raises(CheckpointError, match="cloze_mass_exponent"):
+        Calibration.from_dict({**values, "cloze_mass_exponent": {"zh": float("nan")}})
+    with pytest.raises(CheckpointError, match="unknown: from_the_future"):
+        Calibration.from_dict({**values, "from_the_future": 1})
 
 
 def test_sums_are_those_of_sha256sum(tiny_checkpoint: Path) -> None:

@@ -255,20 +255,33 @@ def test_choices_beyond_those_rescored_are_tempered_alike(vocabulary: Vocabulary
 
 @pytest.mark.parametrize("exponent", [0.5, 2.0])
 def test_what_was_found_is_raised_to_the_mass_exponent(vocabulary: Vocabulary, exponent: float) -> None:
-    """All words of a blank together claim F to that power; their order and shares stay. Choices claim 1 as ever."""
-    text, choices = "go to ____.", ["park", "store"]
+    """16 words claim F to that power together, further ones share the rest; the few that are shown claim much the same."""
     raised = Calibration(cloze_mass_exponent=(("zh", 1.0), ("en", exponent)))
-    (plain,), (other,) = (
-        fill(setting(vocabulary, each)[0], text, top_k=100).blanks for each in (Calibration(), raised)
+
+    def shares(calibration: Calibration, top_k: int) -> dict[str, float]:
+        return words(fill(setting(vocabulary, calibration)[0], "go to ____.", top_k=top_k).blanks[0])
+
+    plain, other = shares(Calibration(), 100), shares(raised, 100)
+    ratios = {word: other[word] / share for word, share in plain.items()}
+    rises = exponent < 1
+    counted = [word for word, ratio in ratios.items() if (ratio > 1) == rises]
+    assert len(counted) == 16 < len(ratios)
+    found = sum(plain[word] for word in counted)
+    expected = dict.fromkeys(ratios, (1 - found**exponent) / (1 - found)) | dict.fromkeys(
+        counted, found ** (exponent - 1)
     )
-    found = sum(words(plain).values())
-    assert 0.01 < found < 0.99
-    assert sum(words(other).values()) == pytest.approx(found**exponent, rel=1e-4)
-    factor = found ** (exponent - 1)
-    assert words(other) == pytest.approx({word: share * factor for word, share in words(plain).items()}, rel=1e-4)
-    assert fill(setting(vocabulary, raised)[0], text, choices=choices) == fill(
-        setting(vocabulary, Calibration())[0], text, choices=choices
-    )
+    assert ratios == pytest.approx(expected, rel=1e-4)
+    assert sum(other.values()) <= 1 + 1e-6
+    assert shares(raised, 3) == pytest.approx({word: other[word] for word in shares(raised, 3)}, rel=0.1)
+
+
+def test_choices_claim_everything_whatever_the_mass_exponent(vocabulary: Vocabulary) -> None:
+    """With choices there is nothing outside of them to leave anything to."""
+    raised = Calibration(cloze_mass_exponent=(("zh", 2.0), ("en", 2.0)))
+    answers = [
+        fill(setting(vocabulary, each)[0], "go to ____.", choices=["park", "store"]) for each in (raised, Calibration())
+    ]
+    assert answers[0] == answers[1]
 
 
 def test_words_that_begin_alike_share_rows(vocabulary: Vocabulary) -> None:

@@ -134,12 +134,14 @@ def test_a_poisoned_decoder_fails_alone() -> None:
     scheduler.add("shape", asking([Next(np.zeros(3, dtype=np.float32))]))
     scheduler.add("piece", asking([Advance("forward", STATE, (VOCABULARY.size,))]))
     scheduler.add("only", asking([Next(STATE, (VOCABULARY.size,))]))
+    scheduler.add("cold", asking([Read(STATE, 261, 0.0)]))
     scheduler.add("good", asking([Next(STATE)], [Next(STATE)]))
     answers = finish(scheduler)
     assert isinstance(answers["raises"], ZeroDivisionError)
     assert isinstance(answers["shape"], ValueError)
     assert isinstance(answers["piece"], ValueError)
     assert isinstance(answers["only"], ValueError)
+    assert isinstance(answers["cold"], ValueError)
     assert len(answers["good"]) == 2
 
 

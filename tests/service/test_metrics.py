@@ -76,6 +76,9 @@ def test_rows_survive_a_new_scheduler() -> None:
     for rows in ({"next": 3}, {"next": 5, "gap": 1}, {"next": 2}):
         metrics.stepped(Counter(rows))
     assert value(metrics, "lacuna_network_rows_total", call="next") == 7
+    for rows in ({"next": 2, "forward": 9}, {"next": 4}):  # what is missing after the second is what tells
+        metrics.stepped(Counter(rows))
+    assert value(metrics, "lacuna_network_rows_total", call="next") == 11
     assert value(metrics, "lacuna_network_rows_total", call="gap") == 1
 
 
