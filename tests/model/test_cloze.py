@@ -255,7 +255,7 @@ def test_choices_beyond_those_rescored_are_tempered_alike(vocabulary: Vocabulary
 
 @pytest.mark.parametrize("exponent", [0.5, 2.0])
 def test_what_was_found_is_raised_to_the_mass_exponent(vocabulary: Vocabulary, exponent: float) -> None:
-    """16 words claim F to that power together, further ones share the rest; the few that are shown claim much the same."""
+    """16 words claim F to that power together, others share the rest; the few that are shown claim much the same."""
     raised = Calibration(cloze_mass_exponent=(("zh", 1.0), ("en", exponent)))
 
     def shares(calibration: Calibration, top_k: int) -> dict[str, float]:
