@@ -6,6 +6,7 @@ The torch runtime behind the same protocol is ``model/torch_runtime.py``; it is 
 """
 
 import platform
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
@@ -186,6 +187,15 @@ class OnnxRuntime:
         return results
 
 
+@lru_cache(maxsize=1)
+def _share_memory() -> None:
+    """Have all graphs of the process compute in the same memory: one runs at a time, and each would keep its most."""
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    onnxruntime.create_and_register_allocator(memory, None)
+
+
 def products_saturate(cpuinfo: Path = _CPUINFO) -> bool:
     """Whether ONNX Runtime's u8 x s8 kernels may add pairs of products in 16 bits here, which makes sums wrong.
 
@@ -203,7 +213,9 @@ def products_saturate(cpuinfo: Path = _CPUINFO) -> bool:
 def _open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; export the checkpoint again (--fp32 writes the fp32 graphs)")
+    _share_memory()
     options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
