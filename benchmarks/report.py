@@ -97,7 +97,7 @@ def plot(records: Sequence[Record], path: Path) -> None:
 
     names = list(dict.fromkeys(record["contestant"] for record in records))
     colours = {name: f"C{index}" for index, name in enumerate(names)}
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 4.8), layout="constrained")
     for name in names:
         for percentile, style in (("p50_ms", "-o"), ("p99_ms", "--^")):
             points = _curve(records, name, percentile)
@@ -123,7 +123,7 @@ def plot(records: Sequence[Record], path: Path) -> None:
     right.set(yscale="log", ylabel="answers a second", title="Throughput at saturation")
     right.set_xlim(-0.5, len(_SATURATED) - 0.5)
     right.set_xticks(range(len(_SATURATED)), _SATURATED)
-    right.legend(fontsize=7)
+    right.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside the bars, which need the room
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
