@@ -4,11 +4,13 @@ Ends with status 0 after a drain, 1 where it cannot serve, 2 where a setting is 
 """
 
 import asyncio
+import ctypes
 import logging
 import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from types import FrameType
 
@@ -26,6 +28,8 @@ log = logging.getLogger("service")
 
 # Connections that the system holds for us while the event loop is busy.
 _BACKLOG = 2048
+# mallopt's M_ARENA_MAX, of glibc's malloc.h.
+_ARENA_MAX = -8
 # What a connection may still take to write its answer out, after the last deadline has passed.
 _WRITE_SECONDS = 5
 _TRAIN = "; the bundled checkpoint is not there: train one (README.md, 'Train your own'), or name one with --checkpoint"
@@ -42,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         sys.stderr.write(f"lacuna: {error}\n")
         return 2
+    _share_heap()
     return serve(settings, partial(load, settings))
 
 
@@ -69,6 +74,15 @@ def serve(settings: Settings, load_model: Load) -> int:
     if failures:
         sys.stderr.write(f"lacuna: cannot serve {settings.checkpoint}: {_reason(failures[0], settings)}\n")
     return 1 if failures else 0
+
+
+def _share_heap() -> None:
+    """Let all threads allocate from one heap, where the C library has a heap for each: what one frees, another can use.
+
+    What the engine reads, the event loop answers with and frees: with two heaps, both grow.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
 
 
 class _Server(uvicorn.Server):
