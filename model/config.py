@@ -96,6 +96,8 @@ class Calibration:
         cloze_temperature: by language: the τ of ``P(w) = M softmax(s / τ)``.
         cloze_mass_exponent: by language: the γ to which the mass F of all that was found for a blank is raised.
         choice_temperature: by language: the τ where choices are given, whose gap masses it divides as well.
+        choice_lapse_rate: by language: the share ε of the probability that is divided evenly, for answers that no score
+            saw coming: (1 - ε) softmax(s / τ) + ε / K of K choices. A term of psychometrics (Wichmann and Hill 2001).
         forward_weight: λ1, weight of the forward tower's log-probability of word and right context.
         backward_weight: λ2, weight of its mirror with the backward tower.
     """
@@ -104,6 +106,7 @@ class Calibration:
     cloze_temperature: tuple[tuple[str, float], ...] = (("zh", 1.0), ("en", 1.0))
     cloze_mass_exponent: tuple[tuple[str, float], ...] = (("zh", 1.0), ("en", 1.0))
     choice_temperature: tuple[tuple[str, float], ...] = (("zh", 1.0), ("en", 1.0))
+    choice_lapse_rate: tuple[tuple[str, float], ...] = (("zh", 0.0), ("en", 0.0))
     forward_weight: float = 0.5
     backward_weight: float = 0.0
 
@@ -114,6 +117,7 @@ class Calibration:
             "cloze_temperature": dict(self.cloze_temperature),
             "cloze_mass_exponent": dict(self.cloze_mass_exponent),
             "choice_temperature": dict(self.choice_temperature),
+            "choice_lapse_rate": dict(self.choice_lapse_rate),
             "forward_weight": self.forward_weight,
             "backward_weight": self.backward_weight,
         }
@@ -122,28 +126,38 @@ class Calibration:
     def from_dict(cls, values: dict[str, Any]) -> "Calibration":
         """Rebuild from :meth:`to_dict`.
 
-        Older exports lack two fields: ``choice_temperature`` was the cloze one, ``cloze_mass_exponent`` was 1.
+        Older exports lack some: ``choice_temperature`` was the cloze one, ``cloze_mass_exponent`` was 1 and
+        ``choice_lapse_rate`` 0.
 
         Raises:
-            CheckpointError: a field is missing, unknown or not a number above 0.
+            CheckpointError: a field is missing, unknown or out of range.
         """
         try:
-            values = {"choice_temperature": values["cloze_temperature"], "cloze_mass_exponent": {}} | values
+            older = {
+                "choice_temperature": values["cloze_temperature"],
+                "cloze_mass_exponent": {},
+                "choice_lapse_rate": {},
+            }
+            values = older | values
             if unknown := values.keys() - set(cls.__dataclass_fields__):
                 raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
-            temperatures = {}
-            for field in ("next_temperature", "cloze_temperature", "cloze_mass_exponent", "choice_temperature"):
-                pairs = tuple(
-                    (str(key), float(value)) for key, value in cast("dict[str, float]", values[field]).items()
-                )
-                if any(not 0 < value < math.inf for _, value in pairs):
+            by_language = {}
+            for field in (
+                "next_temperature",
+                "cloze_temperature",
+                "cloze_mass_exponent",
+                "choice_temperature",
+                "choice_lapse_rate",
+            ):
+                given = cast("dict[str, float]", values[field])
+                by_language[field] = tuple((str(key), float(value)) for key, value in given.items())
+                if field == "choice_lapse_rate":
+                    if any(not 0 <= value < 1 for _, value in by_language[field]):
+                        raise ValueError(f"{field} must be at least 0 and below 1")
+                elif any(not 0 < value < math.inf for _, value in by_language[field]):
                     raise ValueError(f"{field} must be above 0 and finite")
-                temperatures[field] = pairs
             return cls(
-                next_temperature=temperatures["next_temperature"],
-                cloze_temperature=temperatures["cloze_temperature"],
-                cloze_mass_exponent=temperatures["cloze_mass_exponent"],
-                choice_temperature=temperatures["choice_temperature"],
+                **by_language,
                 forward_weight=float(values["forward_weight"]),
                 backward_weight=float(values["backward_weight"]),
             )

@@ -2,8 +2,9 @@
 
 Fitted: the temperature of the next head for each language, by the likelihood of pieces; the rescoring weights λ1, λ2 of
 /cloze, common to the languages, and its temperature τ and mass exponent γ for each language, by the likelihood of what
-stood in blanks; at last the temperature of choices for each language, by the likelihood of the right one among words of
-like frequency. The weights are few and the grids coarse, so a few hundred lines are enough. Runs on the graphs that
+stood in blanks; at last the temperature and the lapse rate of choices for each language, by the likelihood of the right
+one among words of like frequency. A few hundred blanks decide the weights, whose grid is coarse. A temperature from as
+few is off by a tenth or more, which shows as calibration error, so all lines are used for it. Runs on the graphs that
 will serve, int8 if they are. Takes an n-gram too, so that a baseline gets the same care. The copy keeps its model card:
 write it anew with `python -m training card`.
 """
@@ -44,7 +45,11 @@ WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 EXPONENTS = tuple(float(value) for value in np.geomspace(0.25, 4.0, 93))
 # λ1 of a forward-only network is 1 whatever the calibration says, λ2 nothing
 FORWARD_ONLY = ((1.0,), (0.0,))
+# Lapse rates of choices
+LAPSES = (0.0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2)
 LEAST_LINES = 10
+# Blanks a language that decide the weights, each asked for with every pair that is tried
+WEIGHED = 400
 # Each costs a softmax over the vocabulary for every temperature; pieces of one line say much the same
 POSITIONS_PER_TEXT = 8
 
@@ -73,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("text", nargs="+", help="development text: files, folders or globs; a line an item")
     parser.add_argument("--output", type=Path, required=True, help="directory of the calibrated copy; must not exist")
     parser.add_argument("--language", choices=LANGUAGES, help="of all files; else from folder, file name or script")
-    parser.add_argument("--lines", type=int, default=250, metavar="N", help="lines a language")
+    parser.add_argument("--lines", type=int, default=1500, metavar="N", help="lines a language at most (default: 1500)")
     parser.add_argument("--seed", type=int, default=2, help="of the choice of lines")
 
 
@@ -93,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def fit_calibration(
-    checkpoint: Checkpoint, runtime: Runtime, files: Sequence[TextFile], lines: int = 250, seed: int = 2
+    checkpoint: Checkpoint, runtime: Runtime, files: Sequence[TextFile], lines: int = 1500, seed: int = 2
 ) -> Calibration:
     """Fit everything that a calibration holds; languages without text keep what they have.
 
@@ -121,7 +126,7 @@ def fit_calibration(
     two_towers = checkpoint.network.architecture == "two_towers"
     candidates, grids = (RESCORED, (WEIGHTS, WEIGHTS)) if two_towers else (RESCORED_BLIND, FORWARD_ONLY)
     fitted = fit_cloze_calibration(predictor, questions, languages, start, candidates, grids)
-    return fit_choice_temperature(predictor, questions, languages, fitted, lines)
+    return fit_choices(predictor, questions, languages, fitted, lines)
 
 
 def fit_next_temperature(batches: Iterable[tuple[NDArray[np.float32], NDArray[np.int64]]]) -> float:
@@ -176,8 +181,9 @@ def fit_cloze_calibration(
     """Fit λ1, λ2, τ and γ by the likelihood of what stood in the blanks.
 
     The likelihood is that of the event "this candidate, or none of them": -log P(w), or -log(1 - F) where the answer is
-    not among the candidates. λ1 and λ2 are found by turns on a grid, each time with the best τ of every language; γ at
-    last, by the likelihood of "found or not": within F, shares do not depend on it.
+    not among the candidates. λ1 and λ2 are found by turns on a grid, each time with the best τ of every language, by
+    ``WEIGHED`` blanks a language; τ and γ then by all of them, γ by the likelihood of "found or not": within F, shares
+    do not depend on it.
 
     Args:
         predictor: makes a predictor with a given calibration; only blanks are asked for.
@@ -187,26 +193,29 @@ def fit_cloze_calibration(
         candidates: how many are rescored, and so move with τ; as many are asked for.
         grids: values of λ1 and of λ2 to try.
     """
-    tried: dict[tuple[float, float], tuple[float, dict[str, float]]] = {}
+    tried: dict[tuple[float, float], float] = {}
     ones = tuple((language, 1.0) for language in LANGUAGES)
     neutral = replace(start, cloze_temperature=ones, cloze_mass_exponent=ones)
-    filled: dict[tuple[float, float], list[FilledBlank]] = {}
-    queries = [ClozeQuery(question.text, candidates, blank=MARKER) for question in questions]
     asked = list(zip(questions, languages, strict=True))
+    some = [pair for language in sorted(set(languages)) for pair in _spread(asked, language, WEIGHED)]
+
+    def fill(forward: float, backward: float, asked: Sequence[tuple[ClozeQuestion, str]]) -> list[FilledBlank]:
+        at = replace(neutral, forward_weight=forward, backward_weight=backward)
+        queries = [ClozeQuery(question.text, candidates, blank=MARKER) for question, _ in asked]
+        return _fill(predictor(at), queries, asked)
 
     def loss(forward: float, backward: float) -> float:
         if (forward, backward) not in tried:
-            at = replace(neutral, forward_weight=forward, backward_weight=backward)
-            filled[forward, backward] = _fill(predictor(at), queries, asked)
-            tried[forward, backward] = _best_temperatures(filled[forward, backward])
-        return tried[forward, backward][0]
+            tried[forward, backward] = _best_temperatures(fill(forward, backward, some))[0]
+        return tried[forward, backward]
 
     best = (grids[0][len(grids[0]) // 2], grids[1][0])
     for _ in range(2):
         best = min(((forward, best[1]) for forward in grids[0]), key=lambda weights: loss(*weights))
         best = min(((best[0], backward) for backward in grids[1]), key=lambda weights: loss(*weights))
-    temperatures = dict(start.cloze_temperature) | tried[best][1]
-    exponents = dict(start.cloze_mass_exponent) | _best_exponents(filled[best])
+    filled = fill(*best, asked)
+    temperatures = dict(start.cloze_temperature) | _best_temperatures(filled)[1]
+    exponents = dict(start.cloze_mass_exponent) | _best_exponents(filled)
     return replace(
         start,
         forward_weight=best[0],
@@ -216,34 +225,41 @@ def fit_cloze_calibration(
     )
 
 
-def fit_choice_temperature(
+def fit_choices(
     predictor: PredictorFactory,
     questions: Sequence[ClozeQuestion],
     languages: Sequence[str],
     start: Calibration,
     most: int,
 ) -> Calibration:
-    """Fit the temperature of choices of each language by the likelihood of the right choice.
+    """Fit the temperature and the lapse rate of choices of each language by the likelihood of the right choice.
+
+    One right answer far below the others costs a temperature alone so much likelihood that it makes all claims too
+    modest; the lapse rate pays for those.
 
     Args:
         predictor: makes a predictor with a given calibration; only blanks with choices are asked for.
         questions: one blank each; those without choices are left out.
         languages: of each question.
-        start: λ1 and λ2 fitted; languages without choices keep their temperature.
+        start: λ1 and λ2 fitted; languages without choices keep what they have.
         most: questions a language, spread evenly.
     """
-    asked: list[tuple[ClozeQuestion, str]] = []
-    for language in sorted(set(languages)):
-        own = [question for question, of in zip(questions, languages, strict=True) if of == language]
-        own = [question for question in own if question.choices]
-        count = min(most, len(own))
-        asked += [(own[number * len(own) // count], language) for number in range(count)]
+    with_choices = [pair for pair in zip(questions, languages, strict=True) if pair[0].choices]
+    asked = [pair for language in sorted(set(languages)) for pair in _spread(with_choices, language, most)]
     if not asked:
         return start
-    neutral = replace(start, choice_temperature=tuple((language, 1.0) for language in LANGUAGES))
+    neutral = replace(
+        start,
+        choice_temperature=tuple((language, 1.0) for language in LANGUAGES),
+        choice_lapse_rate=tuple((language, 0.0) for language in LANGUAGES),
+    )
     queries = [ClozeQuery(question.text, blank=MARKER, choices=question.choices) for question, _ in asked]
-    _, best = _best_temperatures(_fill(predictor(neutral), queries, asked))
-    return replace(start, choice_temperature=tuple((dict(start.choice_temperature) | best).items()))
+    filled = _fill(predictor(neutral), queries, asked)
+    temperatures, lapses = dict(start.choice_temperature), dict(start.choice_lapse_rate)
+    for language in sorted({of for _, of in asked}):
+        own = [blank for blank in filled if blank.language == language and blank.right is not None]
+        temperatures[language], lapses[language] = _best_choice_calibration(own)
+    return replace(start, choice_temperature=tuple(temperatures.items()), choice_lapse_rate=tuple(lapses.items()))
 
 
 def retemper(probabilities: Floats, temperature: float) -> Floats:
@@ -296,6 +312,25 @@ def _best_temperatures(filled: Sequence[FilledBlank]) -> tuple[float, dict[str, 
         total += min(losses)
         best[language] = TEMPERATURES[int(np.argmin(losses))]
     return total, best
+
+
+def _best_choice_calibration(filled: Sequence[FilledBlank]) -> tuple[float, float]:
+    """The τ and ε that make the right choices most probable: log((1 - ε) softmax(s / τ) + ε / K)."""
+    even = np.array([1 / len(blank.probabilities) for blank in filled])
+    best = (math.inf, 1.0, 0.0)
+    for temperature in TEMPERATURES:
+        own = np.array([retemper(blank.probabilities, temperature)[blank.right] for blank in filled])
+        for lapse in LAPSES:
+            loss = -float(np.log(np.maximum((1 - lapse) * own + lapse * even, 1e-9)).sum())
+            best = min(best, (loss, temperature, lapse))
+    return best[1:]
+
+
+def _spread(asked: Sequence[tuple[ClozeQuestion, str]], language: str, most: int) -> list[tuple[ClozeQuestion, str]]:
+    """At most *most* of the questions of one language, spread evenly over them."""
+    own = [pair for pair in asked if pair[1] == language]
+    count = min(most, len(own))
+    return [own[number * len(own) // count] for number in range(count)]
 
 
 def _best_exponents(filled: Sequence[FilledBlank]) -> dict[str, float]:

@@ -26,6 +26,8 @@ class DataOptions:
         forward_blank_share: lines in which the forward tower reads a span as ``<blank>``.
         backward_blank_share: the same for the backward tower.
         masked_share: pieces masked for the stacked bidirectional network.
+        weights: source name to how often an epoch passes over it, in place of the prepared weight; so that the end of
+            a run can dwell on other text than its beginning.
     """
 
     prepared: str
@@ -40,6 +42,7 @@ class DataOptions:
     forward_blank_share: float = 0.05
     backward_blank_share: float = 0.12
     masked_share: float = 0.15
+    weights: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _require_least(self, 1, "rows", "window_pieces", "lookahead_pieces")
@@ -47,6 +50,11 @@ class DataOptions:
         for name in (each.name for each in fields(self) if each.name.endswith("_share")):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; a share is from 0 to 1")
+        for name, weight in self.weights.items():
+            if not 0 < weight < 1000:
+                raise ValueError(
+                    f"weights: {name} is {weight}; it must be above 0 and below 1000 (sources leaves one out)"
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +222,10 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
         return value
     if hint == tuple[str, ...] and isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
         return tuple(value)
+    if hint == dict[str, float]:
+        if not isinstance(value, dict):
+            raise RunError(f"{where} must be a table of numbers")
+        return {name: _checked(float, each, f"{where}.{name}") for name, each in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(hint, type) or not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):

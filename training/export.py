@@ -504,6 +504,7 @@ def _provenance(stages: Sequence[Stage], prepared: Prepared | None, cost: Mappin
                 "wall_hours": round(stage.progress.wall_seconds / 3600, 2),
                 "device": stage.run.device,
                 "sources": list(stage.run.sources),
+                "weights": dict(stage.run.data.weights),
             }
             for stage in stages[::-1]
         ],

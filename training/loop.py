@@ -109,7 +109,7 @@ class Trainer:
         prepared = open_prepared(Path(config.data.prepared))
         _check(config, prepared)
         self._data_sha256 = prepared.sha256
-        self.sources = [s for s in prepared.sources if not config.sources or s.name in config.sources]
+        self.sources = _sources(config, prepared)
         self.flags = PieceFlags.of(prepared.vocabulary)
         self.network = Network(config.network, config.dropout, config.weight_drop).to(self.device)
         counts = _piece_counts(self.sources, prepared.vocabulary.size)
@@ -312,9 +312,16 @@ def _check(config: RunConfig, prepared: Prepared) -> None:
             f"vocabulary_size is {config.network.vocabulary_size}, but {config.data.prepared} has"
             f" {prepared.vocabulary.size} pieces; write that into the run file"
         )
-    unknown = sorted(set(config.sources) - {s.name for s in prepared.sources})
-    if unknown:
-        raise RunError(f"sources: {unknown[0]!r} is not in {config.data.prepared}")
+    for field, names in (("sources", config.sources), ("[data.weights]", config.data.weights)):
+        unknown = sorted(set(names) - {s.name for s in prepared.sources})
+        if unknown:
+            raise RunError(f"{field}: {unknown[0]!r} is not in {config.data.prepared}")
+
+
+def _sources(config: RunConfig, prepared: Prepared) -> list[Shard]:
+    """Those that the run reads, by its own weights where it gives some."""
+    chosen = [s for s in prepared.sources if not config.sources or s.name in config.sources]
+    return [replace(s, weight=config.data.weights.get(s.name, s.weight)) for s in chosen]
 
 
 def _piece_counts(sources: list[Shard], size: int) -> NDArray[np.int64]:

@@ -123,6 +123,8 @@ def model_card(
         + ", ".join(f"{language} {value:.3f}" for language, value in calibration.cloze_temperature)
         + "; of choices: "
         + ", ".join(f"{language} {value:.3f}" for language, value in calibration.choice_temperature)
+        + "; lapse rates of choices: "
+        + ", ".join(f"{language} {value:.3f}" for language, value in calibration.choice_lapse_rate)
         + ".",
         "## Limits",
         LIMITS,
@@ -147,7 +149,14 @@ def _training(training: Mapping[str, Any]) -> str:
         )
         if training.get(key) not in (None, "")
     ]
-    return "\n\n".join(part for part in ("\n".join(table) if stages else "", " ".join(facts)) if part)
+    weighed = [
+        f"Sources weighed otherwise than below in {stage['run']}: "
+        + ", ".join(f"{name} {weight:g}" for name, weight in stage["weights"].items())
+        + "."
+        for stage in training.get("stages", [])
+        if stage.get("weights")
+    ]
+    return "\n\n".join(part for part in ("\n".join(table) if stages else "", *weighed, " ".join(facts)) if part)
 
 
 def _data(data: Sequence[Mapping[str, Any]]) -> str:

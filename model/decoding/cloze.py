@@ -133,6 +133,7 @@ class _Cloze:
         beside = [{language_of(left), language_of(right[:8])} for left, right in pairwise(texts)]
         languages = ["zh" if "zh" in each else "en" for each in beside]
         self._temperatures = [temperatures.get(language, 1.0) for language in languages]
+        self._lapse_rates = [dict(calibration.choice_lapse_rate).get(language, 0.0) for language in languages]
         self._mass_exponents = [dict(calibration.cloze_mass_exponent).get(language, 1.0) for language in languages]
 
     # ------------------------------------------------------------------------------------------------ several blanks
@@ -231,7 +232,9 @@ class _Cloze:
         # Rescoring moves the mass of those that it looked at; that of the others is what it was.
         count = len(scores)
         masses[:count] = np.logaddexp.reduce(masses[:count]) + _log_softmax(scores / temperature)
-        if self._choices is None and counted:
+        if self._choices is not None and (lapse := self._lapse_rates[number]):
+            masses = np.logaddexp(masses + np.log1p(-lapse), np.log(lapse / len(masses)))
+        elif self._choices is None and counted:
             _raise(masses, counted, self._mass_exponents[number])
         ranked = [
             _Ranked(each.word, each.span, probability)

@@ -77,6 +77,7 @@ def test_everything_that_was_written_is_read(tmp_path: Path, tiny_checkpoint: Pa
         next_temperature=(("zh", 1.25), ("en", 0.9)),
         cloze_temperature=(("zh", 2.0),),
         choice_temperature=(("zh", 1.5), ("en", 3.0)),
+        choice_lapse_rate=(("zh", 0.0), ("en", 0.04)),
         forward_weight=0.75,
     )
     written = write_again(
@@ -108,6 +109,10 @@ def test_choice_temperature_of_an_older_export_is_the_cloze_one() -> None:
     assert Calibration.from_dict(values).choice_temperature == (("zh", 1.0), ("en", 1.0))
     oldest = {name: value for name, value in older.items() if name != "cloze_mass_exponent"}
     assert Calibration.from_dict(oldest).cloze_mass_exponent == ()
+    assert Calibration.from_dict({n: v for n, v in values.items() if n != "choice_lapse_rate"}).choice_lapse_rate == ()
+    for share in (-0.1, 1.0, float("nan")):
+        with pytest.raises(CheckpointError, match="choice_lapse_rate"):
+            Calibration.from_dict({**values, "choice_lapse_rate": {"zh": share}})
     with pytest.raises(CheckpointError, match="choice_temperature"):
         Calibration.from_dict({**values, "choice_temperature": {"zh": 0.0}})
     with pytest.raises(CheckpointError, match="cloze_mass_exponent"):

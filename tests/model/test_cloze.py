@@ -232,6 +232,20 @@ def test_choices_have_a_temperature_of_their_own(vocabulary: Vocabulary, weight:
     assert shares(Calibration(forward_weight=weight, **hot)) == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_share_of_the_probability_is_divided_evenly_among_choices(vocabulary: Vocabulary) -> None:
+    """With a lapse rate of 0.2 each of four choices gets 0.05 beside 0.8 of what it had; open blanks stay."""
+    lapsing = Calibration(choice_lapse_rate=(("zh", 0.9), ("en", 0.2)))
+    choices = ["park", "the store", "reopen", "new"]
+
+    def shares(calibration: Calibration, **asked: Any) -> dict[str, float]:
+        return words(fill(setting(vocabulary, calibration)[0], "go to ____.", **asked).blanks[0])
+
+    plain = shares(Calibration(), choices=choices)
+    expected = {word: 0.8 * share + 0.05 for word, share in plain.items()}
+    assert shares(lapsing, choices=choices) == pytest.approx(expected, rel=1e-6)
+    assert shares(lapsing) == shares(Calibration())
+
+
 def test_choices_beyond_those_rescored_are_tempered_alike(vocabulary: Vocabulary) -> None:
     """With more choices than are rescored, the masses of the others are divided by the choice temperature as well."""
     pairs = product(("go ", "to ", "the ", "new ", "re", "open "), PIECES[:8])

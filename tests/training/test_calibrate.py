@@ -23,7 +23,7 @@ from tests.fixtures_checkpoint import tiny_vocabulary
 from training import calibrate as command
 from training.calibrate import (
     fit_calibration,
-    fit_choice_temperature,
+    fit_choices,
     fit_cloze_calibration,
     fit_next_temperature,
     retemper,
@@ -132,16 +132,45 @@ def test_temperature_of_choices_is_found() -> None:
         return choosers[-1]
 
     languages = ["en"] * 700 + ["zh"] * 50
-    fitted = fit_choice_temperature(predictor, [*with_choices, *without], languages, start, 600)
+    fitted = fit_choices(predictor, [*with_choices, *without], languages, start, 600)
     temperatures = dict(fitted.choice_temperature)
     assert temperatures["en"] == pytest.approx(1.5, rel=0.15)
     assert temperatures["zh"] == 3.0
-    assert replace(fitted, choice_temperature=start.choice_temperature) == start
+    assert dict(fitted.choice_lapse_rate) == {"zh": 0.0, "en": pytest.approx(0, abs=0.01)}
+    rates = start.choice_lapse_rate
+    assert replace(fitted, choice_temperature=start.choice_temperature, choice_lapse_rate=rates) == start
     (chooser,) = choosers
     assert len(chooser.asked) == len(set(chooser.asked)) == 600
     numbers = [int(text.split()[0]) for text in chooser.asked]
     assert min(numbers) < 100 and max(numbers) >= 600, "spread over all questions"
-    assert fit_choice_temperature(predictor, without, ["zh"] * 50, start, 600) == start
+    assert fit_choices(predictor, without, ["zh"] * 50, start, 600) == start
+
+
+def test_choices_that_no_score_saw_coming_get_a_lapse_rate() -> None:
+    """Where one answer in ten is drawn evenly, whatever was claimed, the lapse rate is a tenth and τ stays true."""
+
+    class Lapsing(FakeChooser):
+        def run(self, queries: Sequence[Query]) -> list[Result | LacunaError]:
+            """Every tenth answer of the fair ones is replaced by one drawn evenly."""
+            results = super().run(queries)
+            for number, result in enumerate(results):
+                assert isinstance(result, ClozeResult)
+                found = result.blanks[0].candidates
+                words = [filling.word for filling in found]
+                if number % 10 == 0:
+                    right, lapsed = words.index("right"), number // 10 % 5
+                    words[right], words[lapsed] = words[lapsed], words[right]
+                fair = zip(words, found, strict=True)
+                fillings = tuple(Filling(word, filling.probability) for word, filling in fair)
+                results[number] = ClozeResult("", (Blank(0, 4, fillings),), Usage(1))
+            return results
+
+    choices = ("right", "one", "two", "three", "four")
+    questions = [ClozeQuestion(0, n, f"{n} ____", "right", choices) for n in range(1000)]
+    start = Calibration(forward_weight=0.75)
+    fitted = fit_choices(Lapsing, questions, ["en"] * 1000, start, 1000)
+    assert dict(fitted.choice_lapse_rate)["en"] == pytest.approx(0.1, abs=0.051)
+    assert dict(fitted.choice_temperature)["en"] == pytest.approx(1.5, rel=0.2)
 
 
 def test_choices_of_development_text_are_fitted(tiny_checkpoint: Path, tmp_path: Path) -> None:

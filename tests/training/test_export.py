@@ -255,8 +255,12 @@ def test_stages_are_followed_to_the_first(copied_run: Path, tmp_path: Path) -> N
     values = json.loads(state.read_text(encoding="utf-8"))
     own = values["progress"]["pieces"]
     values["config"] |= {"start_from": str(first / "state"), "name": "second", "sources": ["english"]}
+    values["config"]["data"]["weights"] = {"english": 2.5}
     state.write_text(json.dumps(values), encoding="utf-8")
-    training = export(ExportOptions(copied_run, tmp_path / "new")).training
+    checkpoint = export(ExportOptions(copied_run, tmp_path / "new"))
+    training = checkpoint.training
+    card = (checkpoint.directory / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "Sources weighed otherwise than below in second: english 2.5." in card
     assert training["pieces_seen"] == 2 * own
     assert [stage["run"] for stage in training["stages"]] == ["tiny", "second"]
     assert {entry["source"] for entry in training["data"]} == {"english", "chinese"}

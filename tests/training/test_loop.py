@@ -422,6 +422,18 @@ def test_a_stage_can_teach_the_forward_tower_alone(prepared: Path, tmp_path: Pat
     assert all("loss_gap" not in r and "heldout_gap_nats_en" not in r for r in records)
 
 
+def test_a_stage_can_weigh_sources_anew(prepared: Path, tmp_path: Path) -> None:
+    """A run's own weight of a source takes the place of the prepared one: three passes an epoch instead of one."""
+    data = config(prepared).data
+    once = Trainer(config(prepared), tmp_path / "once")
+    thrice = Trainer(config(prepared, data=replace(data, weights={"english": 3.0})), tmp_path / "thrice")
+    weights = {source.name: source.weight for source in thrice.sources}
+    assert weights == {"english": 3.0, "chinese": 1.5}
+    assert thrice.batches.batches_in_epoch > 1.5 * once.batches.batches_in_epoch
+    with pytest.raises(RunError, match=r"\[data.weights\]: 'latin' is not in"):
+        Trainer(config(prepared, data=replace(data, weights={"latin": 2.0})), tmp_path / "unknown")
+
+
 def test_run_files_name_their_mistakes(tmp_path: Path) -> None:
     """Unknown, ill-typed and impossible fields of a run file are errors that name the field."""
     good = '[data]\nprepared = "x"\n[network]\nvocabulary_size = 300\n'
@@ -439,6 +451,8 @@ def test_run_files_name_their_mistakes(tmp_path: Path) -> None:
         ("name = 'a'\nsteps = 1\n" + good + "[loss]\nsampled_negatives = -1\n", r"\[loss\]: sampled_negatives is -1"),
         ("name = 'a'\nsteps = 1\n" + good.replace("[net", "carry_share = 1.5\n[net"), r"\[data\]: carry_share is 1.5"),
         ("name = 'a'\nsteps = 1\n" + good.replace("[net", "lookahead_pieces = 0\n[net"), "lookahead_pieces is 0"),
+        ("name = 'a'\nsteps = 1\n" + good + "[data.weights]\nnovels = 0\n", r"\[data\]: weights: novels is 0.0"),
+        ("name = 'a'\nsteps = 1\n" + good + "[data.weights]\nnovels = 'x'\n", "weights.novels is a str"),
         ("name = ", "TOML"),
     ):
         path = tmp_path / "run.toml"

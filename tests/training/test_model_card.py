@@ -44,7 +44,7 @@ def test_scores_and_notes_go_into_the_checkpoint(copy: Path, tmp_path: Path, tin
     assert "| en | next_top3 | 0.41 | 0.4 – 0.42 | 1,000 |" in card
     assert "All text is in the public domain." in card
     assert "# tiny 1" in card
-    assert "of blanks: zh 1.000, en 1.000; of choices: zh 1.000, en 1.000." in card
+    assert "of blanks: zh 1.000, en 1.000; of choices: zh 1.000, en 1.000; lapse rates of choices: zh 0" in card
     assert f"{count_parameters(copy) / 1e6:.2f} million parameters" in card
 
     assert main(["card", str(copy)]) == 0
