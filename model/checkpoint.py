@@ -44,6 +44,7 @@ CONFIG, VOCABULARY, WORD_ENDS, WEIGHTS, CARD, SUMS = (
     "SHA256SUMS",
 )
 REQUIRED = (CONFIG, VOCABULARY, WEIGHTS, CARD)
+MOST_HEADER_BYTES = 100_000_000  # safetensors' own bound
 Capability = Literal["predict", "score", "cloze"]
 
 _SUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
@@ -79,6 +80,7 @@ class Checkpoint:
         training: where it comes from: data hash, git commit, seed, pieces seen, date.
         word_ends: by piece, the share of its occurrences in the training text that no letter follows; of use where it
             ends in a letter. Empty in older checkpoints.
+        files: the listed files, whose sums were right; no other is to be opened.
     """
 
     directory: Path
@@ -92,6 +94,7 @@ class Checkpoint:
     scores: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     word_ends: tuple[float, ...] = ()
+    files: frozenset[str] = frozenset()
 
     @property
     def capabilities(self) -> tuple[Capability, ...]:
@@ -140,6 +143,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
         scores=values["scores"],
         training=values["training"],
         word_ends=_read_word_ends(directory / WORD_ENDS, vocabulary.size) if WORD_ENDS in listed else (),
+        files=frozenset(listed),
     )
 
 
@@ -149,10 +153,21 @@ def word_ends_file(word_ends: npt.NDArray[np.float32]) -> bytes:
 
 
 def count_parameters(directory: Path) -> int:
-    """Trained numbers of a checkpoint, by the header of its weights: 8 bytes of length, then JSON with every shape."""
-    with (directory / WEIGHTS).open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return sum(math.prod(array["shape"]) for name, array in header.items() if name != "__metadata__")
+    """Trained numbers of a checkpoint, by the header of its weights: 8 bytes of length, then JSON with every shape.
+
+    Raises:
+        CheckpointError: the weights cannot be read, or are no safetensors file.
+    """
+    path = directory / WEIGHTS
+    try:
+        with _named_errors(path), path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > MOST_HEADER_BYTES:
+                raise ValueError(f"a header of {size} bytes")
+            header = json.loads(file.read(size))
+        return sum(math.prod(array["shape"]) for name, array in header.items() if name != "__metadata__")
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} has no header of safetensors: {error!r}; {_EXPORT_AGAIN}") from error
 
 
 def write_checkpoint(
@@ -180,10 +195,11 @@ def write_checkpoint(
         scores: figures of an evaluation.
         training: where it comes from.
         files: every other file, by its path inside the directory: vocabulary, weights, graphs, model card.
-        overwrite: replace what stands there. A crash between the two renames leaves the old one as ``.NAME.old``.
+        overwrite: replace the checkpoint that stands there; what lies in it unlisted stays. A crash between the two
+            renames leaves the old one as ``.NAME.old``.
 
     Raises:
-        CheckpointError: something stands there already, or a name or file cannot be part of a checkpoint.
+        CheckpointError: something stands there already, or is no checkpoint, or a name or file cannot be part of one.
         OSError: the disk is full or read-only; what stood there before is untouched.
     """
     check_target(directory, name, version, overwrite)
@@ -228,6 +244,8 @@ def check_target(directory: Path, name: str, version: str, overwrite: bool) -> N
             raise CheckpointError(f"{label}: use 1 to 64 letters, digits, '.', '_' or '-', a letter or digit first")
     if directory.exists() and not overwrite:
         raise CheckpointError(f"{directory} exists; choose another name or allow it to be overwritten (--overwrite)")
+    if directory.exists() and not all((directory / name).is_file() for name in (CONFIG, SUMS)):
+        raise CheckpointError(f"{directory} is no checkpoint, so it is not overwritten; choose another name")
 
 
 def revise_checkpoint(
@@ -241,7 +259,7 @@ def revise_checkpoint(
     """Replace what is measured after a network is finished; its weights, graphs and vocabulary stay as they are.
 
     Args:
-        directory: a checkpoint, replaced as a whole as by :func:`write_checkpoint`.
+        directory: a checkpoint, replaced as a whole as by :func:`write_checkpoint`; what lies in it unlisted stays.
         calibration: new temperatures and weights.
         scores: new figures.
         card: new text of MODEL_CARD.md.
@@ -252,8 +270,7 @@ def revise_checkpoint(
         OSError: the disk is full or read-only; the checkpoint is untouched.
     """
     old = load_checkpoint(directory)
-    _, listed = _verify_sums(directory)
-    files = {path: (directory / path).read_bytes() for path in listed - {CONFIG}}
+    files = {path: (directory / path).read_bytes() for path in old.files - {CONFIG}}
     if card is not None:
         files[CARD] = card.encode()
     return write_checkpoint(
@@ -403,4 +420,21 @@ def _replace(directory: Path, beside: Path) -> None:
     except OSError:
         aside.rename(directory)
         raise
+    _keep_strays(aside, directory)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _keep_strays(old: Path, new: Path) -> None:
+    """Move what the old checkpoint does not list, such as notes or a repository, into the one that replaced it."""
+    sums = (old / SUMS).read_text(encoding="utf-8", errors="replace")
+    listed = {SUMS, *(match[2] for line in sums.split("\n") if (match := _SUM_LINE.fullmatch(line)))}
+    folders = {str(parent) for path in listed for parent in PurePosixPath(path).parents}
+    pending = list(old.iterdir())
+    while pending:
+        entry = pending.pop()
+        path = entry.relative_to(old).as_posix()
+        if path in folders:
+            pending += entry.iterdir()
+        elif path not in listed and not (new / path).exists():
+            (new / path).parent.mkdir(parents=True, exist_ok=True)
+            entry.rename(new / path)

@@ -150,7 +150,7 @@ class Calibration:
                 "choice_lapse_rate",
             ):
                 given = cast("dict[str, float]", values[field])
-                by_language[field] = tuple((str(key), float(value)) for key, value in given.items())
+                by_language[field] = tuple((key, _number(field, value)) for key, value in given.items())
                 if field == "choice_lapse_rate":
                     if any(not 0 <= value < 1 for _, value in by_language[field]):
                         raise ValueError(f"{field} must be at least 0 and below 1")
@@ -158,8 +158,15 @@ class Calibration:
                     raise ValueError(f"{field} must be above 0 and finite")
             return cls(
                 **by_language,
-                forward_weight=float(values["forward_weight"]),
-                backward_weight=float(values["backward_weight"]),
+                forward_weight=_number("forward_weight", values["forward_weight"]),
+                backward_weight=_number("backward_weight", values["backward_weight"]),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"calibration: {error!r}") from error
+
+
+def _number(field: str, value: object) -> float:
+    """What JSON may hold in the place of a finite number is refused: ``true``, ``"1"``, ``1e999``."""
+    if type(value) not in (int, float) or not math.isfinite(cast("float", value)):
+        raise ValueError(f"{field} holds {value!r}, which is no finite number")
+    return float(cast("float", value))

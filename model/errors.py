@@ -63,3 +63,7 @@ class DivergedError(RunError):
 
 class ExportError(LacunaError):
     """An export that failed one of its gates."""
+
+
+class ReportError(LacunaError):
+    """A report that cannot be written where it is wanted."""

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import cast
 
 from model.errors import QueryError
 from model.vocabulary import is_word_character, normalise
@@ -90,7 +91,7 @@ class PredictResult:
 
 @dataclass(frozen=True, slots=True)
 class Filling:
-    """One word for a blank, without the spaces around it."""
+    """One word for a blank: without the spaces around it; a choice as it was sent."""
 
     word: str
     probability: float
@@ -160,7 +161,10 @@ def check_query(query: Query, limits: Limits) -> None:
         if not query.text:
             raise QueryError("/text", "is empty; there is nothing to score, send at least 1 character")
         return
-    if isinstance(query.top_k, bool) or not isinstance(query.top_k, int) or not 1 <= query.top_k <= limits.top_k:
+    choices = query.choices if isinstance(query, ClozeQuery) else None
+    if choices is not None:  # all of them are answered, whatever top_k says
+        pass
+    elif isinstance(query.top_k, bool) or not isinstance(query.top_k, int) or not 1 <= query.top_k <= limits.top_k:
         raise QueryError("/top_k", f"must be a whole number from 1 to {limits.top_k}")
     if isinstance(query, ClozeQuery):
         if query.blank is not None:
@@ -186,18 +190,21 @@ def check_text(field: str, text: str, limit: int) -> None:
             raise QueryError(field, f"has a lone surrogate at code point {error.start}; send valid Unicode") from None
 
 
-def choice_lists(choices: Sequence[str] | Sequence[Sequence[str]], blanks: int) -> list[list[str]]:
-    """One list of choices per blank, in form C and without the spaces around them.
+def choice_lists(choices: Sequence[str] | Sequence[Sequence[str]], blanks: int) -> list[dict[str, str]]:
+    """The choices of each blank: in form C and without the spaces around them, each with how it was sent."""
+    groups = cast("Sequence[Sequence[str]]", [choices] * blanks if isinstance(choices[0], str) else choices)
+    lists = {id(group): {_clean(choice): choice for choice in group} for group in groups}
+    return [lists[id(group)] for group in groups]
+
+
+def check_choice_lists(choices: Sequence[str] | Sequence[Sequence[str]], blanks: int) -> None:
+    """Refuse lists of choices that do not fit the text.
 
     Raises:
         QueryError: the number of lists is not the number of blanks.
     """
-    flat = [choice for choice in choices if isinstance(choice, str)]
-    if flat:
-        return [[_clean(choice) for choice in flat]] * blanks
-    if len(choices) != blanks:
+    if not isinstance(choices[0], str) and len(choices) != blanks:
         raise QueryError("/choices", f"has {len(choices)} lists for {blanks} blanks; give one list per blank")
-    return [[_clean(choice) for choice in group] for group in choices]
 
 
 def _check_choices(choices: Sequence[str] | Sequence[Sequence[str]], limits: Limits) -> None:

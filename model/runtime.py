@@ -30,6 +30,9 @@ Flags = npt.NDArray[np.bool_]
 _CPUINFO = Path("/proc/cpuinfo")
 # Folder of each precision's graphs inside a checkpoint.
 GRAPHS: dict[Precision, str] = {"int8": "onnx", "fp32": "onnx-fp32"}
+# The file in it that holds the weights of all.
+SHARED_WEIGHTS: dict[Precision, str] = {"int8": "int8.weights", "fp32": "fp32.weights"}
+_EXPORT_AGAIN = "export the checkpoint again"
 
 
 class Runtime(Protocol):
@@ -104,15 +107,24 @@ def open_runtime(checkpoint: "Checkpoint", device: Literal["cpu", "cuda"] = "cpu
         threads: threads that one call may use on a CPU.
 
     Raises:
-        CheckpointError: the graphs are missing or cannot be opened, or torch is not installed.
+        CheckpointError: the graphs are missing, not listed or cannot be opened, or torch is not installed.
     """
     if device == "cpu":
+        graphs = [f"{GRAPHS['int8']}/{name}.onnx" for name in graph_names(checkpoint.network)]
+        for path in (*graphs, f"{GRAPHS['int8']}/{SHARED_WEIGHTS['int8']}"):
+            if path not in checkpoint.files:
+                raise CheckpointError(f"{checkpoint.directory}: SHA256SUMS does not list {path}; {_EXPORT_AGAIN}")
         return OnnxRuntime(checkpoint.directory, checkpoint.network, threads)
     try:
         from model.torch_runtime import open_torch_runtime
     except ImportError as error:
         raise CheckpointError(f"device {device} needs torch and safetensors: pip install -e '.[gpu]'") from error
     return open_torch_runtime(checkpoint.directory, checkpoint.network, device)
+
+
+def graph_names(config: NetworkConfig) -> tuple[str, ...]:
+    """The graphs that a network of this architecture has."""
+    return ("forward", "next", *(("backward", "previous", "gap") if config.architecture == "two_towers" else ()))
 
 
 # Floats of the rows that a head computes at once on a CPU: 4 MiB. A call has to fetch the matrix of pieces first, which
@@ -136,11 +148,8 @@ class OnnxRuntime:
     def __init__(self, directory: Path, config: NetworkConfig, threads: int = 1, precision: Precision = "int8") -> None:
         self.config = config
         self.head_rows = max(1, HEAD_FLOATS // config.vocabulary_size)
-        names = ["forward", "next"]
-        if config.architecture == "two_towers":
-            names += ["backward", "previous", "gap"]
         folder = directory / GRAPHS[precision]
-        self._sessions = {name: _open_session(folder / f"{name}.onnx", threads) for name in names}
+        self._sessions = {name: _open_session(folder / f"{name}.onnx", threads) for name in graph_names(config)}
         for name, session in self._sessions.items():
             tower = name in ("forward", "backward")
             found = session.get_outputs()[0].shape[1]

@@ -11,6 +11,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +33,34 @@ _UNSPACED = re.compile(
 )
 
 
+# Marks on one letter, in form C; no language has so many (the bound of Unicode's stream-safe format, UAX 15). To put
+# more of them in order takes time that grows with their square: 0.15 s for 10,000.
+MOST_MARKS = 30
+
+
+# Where all marks lie that normalisation puts in order; a table of them is slow to look through.
+_BLOCKS = re.compile(f"[\u0300-\u309a\ua66f-\uabff\ufb1e-\ufe2f\U000101fd-\U0001ffff]{{{MOST_MARKS + 1}}}")
+
+
+@lru_cache(maxsize=1)
+def _long_runs() -> re.Pattern[str]:
+    marks = "".join(character for character in map(chr, range(0x20000)) if unicodedata.combining(character))
+    return re.compile(f"[{marks}]{{{MOST_MARKS + 1},}}")
+
+
 def normalise(text: str) -> str:
-    """Return *text* in Unicode normalisation form C, the only form in which pieces are counted."""
-    return unicodedata.normalize("NFC", text)
+    """Return *text* in Unicode normalisation form C, the only form in which pieces are counted.
+
+    A letter with more than ``MOST_MARKS`` marks is left as it is, with them.
+    """
+    if _BLOCKS.search(text) is None:
+        return unicodedata.normalize("NFC", text)
+    parts, end = [], 0
+    for match in _long_runs().finditer(text):
+        letter = max(end, match.start() - 1)
+        parts += [unicodedata.normalize("NFC", text[end:letter]), text[letter : match.end()]]
+        end = match.end()
+    return "".join([*parts, unicodedata.normalize("NFC", text[end:])])
 
 
 def normalise_with_offsets(text: str) -> tuple[str, list[int]]:
@@ -47,7 +73,8 @@ def normalise_with_offsets(text: str) -> tuple[str, list[int]]:
         The text in form C and a list of ``len(normalised) + 1`` code-point offsets that never decrease: ``offsets[i]``
         is where the normalised character ``i`` starts in *text*, and the last one is ``len(text)``.
     """
-    if unicodedata.is_normalized("NFC", text):
+    whole = normalise(text)
+    if whole == text:
         return text, list(range(len(text) + 1))
     parts: list[str] = []
     offsets: list[int] = []
@@ -59,8 +86,9 @@ def normalise_with_offsets(text: str) -> tuple[str, list[int]]:
         parts.append(part)
         offsets.extend(min(start + index, end - 1) for index in range(len(part)))
         start = end
-    joined, whole = "".join(parts), normalise(text)
-    if joined != whole:  # a newer Unicode composes letters that we took for independent: keep order, lose precision
+    if (
+        "".join(parts) != whole
+    ):  # a newer Unicode composes letters that we took for independent: keep order, lose precision
         last = max(len(text) - 1, 0)
         offsets = [min(index, last) for index in range(len(whole))]
     return whole, [*offsets, len(text)]

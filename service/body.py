@@ -7,7 +7,8 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
+from itertools import islice
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -25,6 +26,8 @@ Body = TypeVar("Body", bound=ScoreRequest)
 DISCARDED = 16
 # Errors that one answer names at most.
 MOST_ERRORS = 16
+# A list of lists is as deep as any field goes.
+LISTS = 2
 # A field name of this form may be a misspelt field and is named in the answer; anything else may be a text.
 _FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,31}")
 _CHARSET = re.compile(r';\s*charset\s*=\s*"?([^\s;"]+)', re.IGNORECASE)
@@ -142,9 +145,9 @@ def _parse_again(body: bytes, expected: type[Body], reason: str) -> Body:
         document = json.loads(text, parse_int=_integer)
     except (ValueError, RecursionError):
         raise Problem(400, f"the body is not JSON: {reason}") from None
-    errors = [FieldError(pointer, "holds a lone surrogate") for pointer in _lone_surrogates(document)]
-    if errors:
-        raise unprocessable(errors[:MOST_ERRORS])
+    pointers = islice(_lone_surrogates(document, expected.model_fields), MOST_ERRORS)
+    if errors := [FieldError(pointer, "holds a lone surrogate") for pointer in pointers]:
+        raise unprocessable(errors)
     try:
         return expected.model_validate(document)
     except ValidationError as error:
@@ -157,21 +160,29 @@ def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) < 20 else math.inf
 
 
-def _lone_surrogates(document: Any) -> list[str]:
-    """Pointers of the strings (or of the objects with keys) that are not well-formed Unicode, in document order."""
-    found: list[str] = []
-    pending: list[tuple[str, Any]] = [("", document)]
-    while pending:
-        pointer, value = pending.pop()
-        if isinstance(value, str) and not _well_formed(value):
-            found.append(pointer)
-        elif isinstance(value, dict):
-            if not all(map(_well_formed, value)):
-                found.append(pointer)
-            pending += [(f"{pointer}{_step(key)}", item) for key, item in reversed(value.items())]
-        elif isinstance(value, list):
-            pending += [(f"{pointer}/{index}", value[index]) for index in reversed(range(len(value)))]
-    return found
+def _lone_surrogates(document: Any, known: Container[str]) -> Iterator[str]:
+    """Pointers of what is not well-formed Unicode: strings of known fields, or the object if a name of its is none.
+
+    What stands in other fields is not looked at: they are refused whatever they hold.
+    """
+    if not isinstance(document, dict):
+        return
+    if not all(map(_well_formed, document)):
+        yield ""
+    for name, value in document.items():
+        if name in known:
+            yield from _within(f"/{name}", value, LISTS)
+
+
+def _within(pointer: str, value: Any, lists: int) -> Iterator[str]:
+    """The same for one value, through so many lists in lists."""
+    if isinstance(value, str):
+        if not _well_formed(value):
+            yield pointer
+    elif isinstance(value, list) and lists:
+        for index, item in enumerate(value):
+            if isinstance(item, str | list):  # a million numbers cost next to nothing
+                yield from _within(f"{pointer}/{index}", item, lists - 1)
 
 
 def _well_formed(text: str) -> bool:

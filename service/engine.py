@@ -302,9 +302,10 @@ class Engine:
         """Check all of a job's queries before any is decoded: all or nothing."""
         items: list[_Item] = []
         try:
-            if not job.cancelled:
-                for index, query in enumerate(job.queries):
-                    items.append(_Item(job, index, predictor.start(query, job.tenant)))
+            for index, query in enumerate(job.queries):
+                if job.cancelled:  # perhaps by now: of large bodies there is much to check
+                    break
+                items.append(_Item(job, index, predictor.start(query, job.tenant)))
         except QueryError as error:
             job.error = ItemError(index, error)
         except Exception as error:

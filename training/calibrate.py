@@ -77,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, help="checkpoint directory, or one of `python -m training ngram`")
     parser.add_argument("text", nargs="+", help="development text: files, folders or globs; a line an item")
     parser.add_argument("--output", type=Path, required=True, help="directory of the calibrated copy; must not exist")
+    parser.add_argument("--field", metavar="NAME", help="member of JSON Lines that holds the text")
     parser.add_argument("--language", choices=LANGUAGES, help="of all files; else from folder, file name or script")
     parser.add_argument("--lines", type=int, default=1500, metavar="N", help="lines a language at most (default: 1500)")
     parser.add_argument("--seed", type=int, default=2, help="of the choice of lines")
@@ -87,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output.exists():
         raise CheckpointError(f"{arguments.output} exists; name a new directory or remove it")
     checkpoint, runtime = open_for_decoding(arguments.checkpoint)
-    files = read_files(arguments.text, arguments.language, None, arguments.seed)
+    files = read_files(arguments.text, arguments.language, None, arguments.seed, arguments.field)
     calibration = fit_calibration(checkpoint, runtime, files, arguments.lines, arguments.seed)
     if is_ngram(arguments.checkpoint):
         _copy_ngram(arguments.checkpoint, calibration, arguments.output)

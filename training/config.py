@@ -1,5 +1,6 @@
 """One training run, described: nested frozen dataclasses read from a TOML file. Nothing here trains."""
 
+import math
 import tomllib
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ class LossOptions:
     gap_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        _require_least(self, 0, "sampled_negatives")
+        _require_least(self, 0, "sampled_negatives", "previous_weight", "gap_weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,12 @@ class OptimizerOptions:
     weight_decay: float = 0.01
     beta1: float = 0.9
     beta2: float = 0.99
+
+    def __post_init__(self) -> None:
+        _require_least(
+            self, 0, "learning_rate", "warmup_steps", "decay_steps", "floor", "clip_norm", "clip_value", "weight_decay"
+        )
+        _require_share_below_1(self, "beta1", "beta2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +156,10 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _require_least(self, 1, "threads", "log_every_steps")
-        for name in ("dropout", "weight_drop"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+        _require_least(
+            self, 0, "seed", "steps", "minutes", "full_softmax_steps", "evaluate_every_steps", "save_every_seconds"
+        )
+        _require_share_below_1(self, "dropout", "weight_drop")
         if self.steps <= 0 and self.minutes <= 0:
             raise RunError("steps and minutes are both 0; give the run an end")
         if self.optimizer.schedule != "constant" and self.steps <= 0:
@@ -166,8 +174,14 @@ class RunConfig:
 
 def _require_least(options: object, least: int, *names: str) -> None:
     for name in names:
-        if not getattr(options, name) >= least:
+        if not least <= getattr(options, name) < math.inf:
             raise ValueError(f"{name} is {getattr(options, name)}; it must be at least {least}")
+
+
+def _require_share_below_1(options: object, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(options, name) < 1:
+            raise ValueError(f"{name} is {getattr(options, name)}; it must be at least 0 and below 1")
 
 
 def load_run(path: Path) -> RunConfig:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from model.errors import VocabularyError
+from model.errors import ReportError, VocabularyError
 from model.vocabulary import Vocabulary
 from training.contestants import Contestant, open_contestant
 from training.judging import Answers, LineResult, Questions, answer_all
@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("text", nargs="+", help="held-out text: files, folders or globs; a line an item")
     parser.add_argument("--output", type=Path, required=True, help="directory for the report")
     parser.add_argument("--ngram", type=Path, help="directory of `python -m training ngram` to compare with")
+    parser.add_argument("--field", metavar="NAME", help="member of JSON Lines that holds the text")
     parser.add_argument("--language", choices=LANGUAGES, help="of all files; else from folder, file name or script")
     parser.add_argument("--limit-per-file", type=int, metavar="N", help="use at most N lines of a file")
     parser.add_argument("--lines", type=int, default=1500, metavar="N", help="lines a language for next and cloze")
@@ -62,11 +63,18 @@ def run(arguments: argparse.Namespace) -> int:
     contestants = [open_contestant(arguments.checkpoint, arguments.device, arguments.threads)]
     if arguments.ngram is not None:
         contestants.append(open_contestant(arguments.ngram))
-    files = read_files(arguments.text, arguments.language, arguments.limit_per_file, arguments.seed)
+    files = read_files(arguments.text, arguments.language, arguments.limit_per_file, arguments.seed, arguments.field)
     vocabulary = common_vocabulary([arguments.checkpoint, *filter(None, [arguments.ngram])])
+    try:  # now, and not after half an hour
+        arguments.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ReportError(f"{arguments.output}: {error.strerror}; name a directory that can be written") from error
     questions = ask_about(files, vocabulary, arguments.lines, arguments.typing_lines, arguments.seed)
     report = evaluate(contestants, questions, arguments.seed)
-    markdown = write_report(report, arguments.output)
+    try:
+        markdown = write_report(report, arguments.output)
+    except OSError as error:
+        raise ReportError(f"{arguments.output}: {error.strerror}; make room, and evaluate again") from error
     sys.stdout.write(markdown)
     return 0
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ from training.config import RunConfig, run_from_dict
 from training.graphs import build_graphs
 from training.model_card import model_card
 from training.questions import read_files
-from training.shards import Prepared, open_prepared
+from training.shards import Prepared, open_prepared, weigh
 from training.snapshot import Progress, read_progress
 from training.word_ends import count_word_ends
 
@@ -223,7 +223,7 @@ def export(options: ExportOptions) -> Checkpoint:
     training = _provenance(stages, prepared, cost)
     files |= {VOCABULARY: vocabulary.to_bytes(), WEIGHTS: _weights_file(weights, options.fp32)}
     if prepared is not None:
-        files[WORD_ENDS] = word_ends_file(count_word_ends(prepared, vocabulary))
+        files[WORD_ENDS] = word_ends_file(count_word_ends(_as_read(prepared, config), vocabulary))
     arguments: dict[str, Any] = {
         "name": name,
         "version": options.version,
@@ -463,12 +463,16 @@ def _network(config: RunConfig, weights: Mapping[str, npt.NDArray[Any]]) -> Netw
 def _languages(prepared: Prepared | None, config: RunConfig, lines: Sequence[Line]) -> tuple[str, ...]:
     """Languages of the training text, most pieces first; of the development text where that is all there is."""
     totals: dict[str, float] = {}
-    for shard in prepared.sources if prepared else ():
-        if not config.sources or shard.name in config.sources:
-            totals[shard.language] = totals.get(shard.language, 0) + shard.weight * len(shard.ids)
+    for shard in _as_read(prepared, config).sources if prepared else ():
+        totals[shard.language] = totals.get(shard.language, 0) + shard.weight * len(shard.ids)
     return tuple(sorted(totals, key=lambda language: -totals[language])) or tuple(
         sorted({line.language for line in lines})
     )
+
+
+def _as_read(prepared: Prepared, config: RunConfig) -> Prepared:
+    """The prepared data with the sources and weights of the run, its last stage's where it had several."""
+    return replace(prepared, sources=tuple(weigh(prepared.sources, config.sources, config.data.weights)))
 
 
 def _weights_file(weights: Mapping[str, npt.NDArray[Any]], fp32: bool) -> bytes:

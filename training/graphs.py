@@ -20,6 +20,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from model.config import GAP_CODE_SIZE, GAP_POSITIONS, GATES, SPAN, NetworkConfig
 from model.errors import ExportError
+from model.runtime import SHARED_WEIGHTS
 from model.vocabulary import BLANK, END, END_OF_GAP, START, UNKNOWN
 
 Precision = Literal["int8", "fp32"]
@@ -73,7 +74,7 @@ class _Store:
     def __init__(self, network: NetworkConfig, weights: Mapping[str, Array], precision: Precision) -> None:
         self.network = network
         self.precision = precision
-        self.file = f"{precision}.weights"
+        self.file = SHARED_WEIGHTS[precision]
         self.data = bytearray()
         self.protos: dict[str, TensorProto] = {}
         self._weights = weights

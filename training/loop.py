@@ -33,7 +33,7 @@ from training.gaps import PieceFlags
 from training.loss import Losses, NegativeSampler, batch_losses
 from training.runlog import RunLog
 from training.schedule import learning_rate
-from training.shards import Prepared, Shard, open_prepared
+from training.shards import Prepared, Shard, open_prepared, weigh
 from training.snapshot import (
     SNAPSHOTS,
     Progress,
@@ -109,7 +109,7 @@ class Trainer:
         prepared = open_prepared(Path(config.data.prepared))
         _check(config, prepared)
         self._data_sha256 = prepared.sha256
-        self.sources = _sources(config, prepared)
+        self.sources = weigh(prepared.sources, config.sources, config.data.weights)
         self.flags = PieceFlags.of(prepared.vocabulary)
         self.network = Network(config.network, config.dropout, config.weight_drop).to(self.device)
         counts = _piece_counts(self.sources, prepared.vocabulary.size)
@@ -316,12 +316,6 @@ def _check(config: RunConfig, prepared: Prepared) -> None:
         unknown = sorted(set(names) - {s.name for s in prepared.sources})
         if unknown:
             raise RunError(f"{field}: {unknown[0]!r} is not in {config.data.prepared}")
-
-
-def _sources(config: RunConfig, prepared: Prepared) -> list[Shard]:
-    """Those that the run reads, by its own weights where it gives some."""
-    chosen = [s for s in prepared.sources if not config.sources or s.name in config.sources]
-    return [replace(s, weight=config.data.weights.get(s.name, s.weight)) for s in chosen]
 
 
 def _piece_counts(sources: list[Shard], size: int) -> NDArray[np.int64]:

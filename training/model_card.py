@@ -104,7 +104,7 @@ def model_card(
     parts = [
         f"# {name} {version}",
         "Predicts the next word of a partial sentence"
-        + (" and fills blanks" if network.architecture == "two_towers" else "")
+        + (" and fills blanks" if network.architecture != "stacked_bidirectional" else "")
         + f". Languages: {', '.join(languages)}.",
         "## Network",
         f"{network.cell}, {towers}; hidden {network.hidden_size}, embedding {network.embedding_size},"
@@ -125,7 +125,9 @@ def model_card(
         + ", ".join(f"{language} {value:.3f}" for language, value in calibration.choice_temperature)
         + "; lapse rates of choices: "
         + ", ".join(f"{language} {value:.3f}" for language, value in calibration.choice_lapse_rate)
-        + ".",
+        + "; exponents of what is found for a blank: "
+        + ", ".join(f"{language} {value:.3f}" for language, value in calibration.cloze_mass_exponent)
+        + f". Weights of rescoring: {calibration.forward_weight:g} forward, {calibration.backward_weight:g} backward.",
         "## Limits",
         LIMITS,
     ]

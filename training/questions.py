@@ -94,7 +94,9 @@ class TypedLine:
     text: str
 
 
-def read_files(inputs: Sequence[str], language: str | None, limit_per_file: int | None, seed: int) -> list[TextFile]:
+def read_files(
+    inputs: Sequence[str], language: str | None, limit_per_file: int | None, seed: int, field: str | None = None
+) -> list[TextFile]:
     """Read held-out files.
 
     Args:
@@ -103,13 +105,14 @@ def read_files(inputs: Sequence[str], language: str | None, limit_per_file: int 
             ends in ``_zh`` or ``_en``, else from the script.
         limit_per_file: keep at most this many lines of a file, chosen at random.
         seed: of that choice.
+        field: the member of each object of JSON Lines that holds the text.
 
     Raises:
         CorpusError: nothing to read, or a file without text.
     """
     files = []
     for path in expand_inputs(list(inputs)):
-        lines = [part for _, text, _ in read_lines(path) for part in _parts(normalise(text).strip())]
+        lines = [part for _, text, _ in read_lines(path, field) for part in _parts(normalise(text).strip())]
         if not lines:
             raise CorpusError(f"{path}: no text; name files with one line an item")
         if limit_per_file is not None and len(lines) > limit_per_file:

@@ -13,8 +13,8 @@ with two cuts holds a gap [first, second).
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -141,6 +141,11 @@ def manifest_digest(manifest: dict[str, Any]) -> str:
         hashes = [(part["sha256"], part["lines_sha256"]) for split in SPLITS for part in _parts(source, split)]
         digest.update(json.dumps([settings, hashes]).encode())
     return digest.hexdigest()
+
+
+def weigh(sources: Sequence[Shard], names: Container[str], weights: Mapping[str, float]) -> list[Shard]:
+    """The sources that a run reads: those of *names*, or all where there are none, by *weights* where it gives some."""
+    return [replace(s, weight=weights.get(s.name, s.weight)) for s in sources if not names or s.name in names]
 
 
 class ShardWriter:

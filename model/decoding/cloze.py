@@ -28,7 +28,7 @@ from model.config import SPAN, WORD
 from model.decoding.blanks import Layout, find_blanks
 from model.decoding.resources import Resources, read_text
 from model.decoding.spans import GapHead, Head, NextHead, Proposal, Span, score_choices, search_words
-from model.queries import Blank, ClozeQuery, ClozeResult, Filling, Usage, choice_lists, language_of
+from model.queries import Blank, ClozeQuery, ClozeResult, Filling, Usage, check_choice_lists, choice_lists, language_of
 from model.runtime import Floats
 from model.steps import Advance, Decoder, Next, Previous, Trace, ask, together
 from model.vocabulary import BLANK, END, START
@@ -83,7 +83,7 @@ def lay_out(query: ClozeQuery, blanks: int) -> Layout:
     """
     layout = find_blanks(query.text, query.blank, blanks)
     if query.choices is not None:
-        choice_lists(query.choices, len(layout.slots))
+        check_choice_lists(query.choices, len(layout.slots))
     return layout
 
 
@@ -96,7 +96,8 @@ def fill_blanks(resources: Resources, query: ClozeQuery, layout: Layout, tenant:
         layout: its blanks (:func:`lay_out`).
         tenant: whose texts it may find in the cache.
     """
-    choices = None if query.choices is None else choice_lists(query.choices, len(layout.slots))
+    sent = None if query.choices is None else choice_lists(query.choices, len(layout.slots))
+    choices = None if sent is None else [list(group) for group in sent]
     cloze = _Cloze(resources, layout, choices, query.top_k)
     prefix, known = yield from read_text(resources, layout.before, tenant)
     state = prefix.reading.state
@@ -105,9 +106,12 @@ def fill_blanks(resources: Resources, query: ClozeQuery, layout: Layout, tenant:
         fillings = yield from cloze.fill_jointly(state)
     candidates = yield from cloze.sweep(state, fillings)
     blanks, filled, position = [], [], 0
-    for slot, ranked in zip(layout.slots, candidates, strict=True):
-        shown = ranked if choices is not None else ranked[: query.top_k]
-        blanks.append(Blank(slot.start, slot.end, tuple(Filling(each.word, each.probability) for each in shown)))
+    for number, (slot, ranked) in enumerate(zip(layout.slots, candidates, strict=True)):
+        if sent is None:
+            shown = [Filling(each.word, each.probability) for each in ranked[: query.top_k]]
+        else:
+            shown = [Filling(sent[number][each.word], each.probability) for each in ranked]
+        blanks.append(Blank(slot.start, slot.end, tuple(shown)))
         filled += [query.text[position : slot.start], ranked[0].word if ranked else query.text[slot.start : slot.end]]
         position = slot.end
     return ClozeResult("".join([*filled, query.text[position:]]), tuple(blanks), Usage(cloze.pieces_read, known))

@@ -301,6 +301,54 @@ def test_links_are_followed_and_strays_ignored(copy: Path, tmp_path: Path, tiny_
     open_runtime(checkpoint)
 
 
+def test_graphs_that_are_not_listed_are_not_served(copy: Path) -> None:
+    """A graph or its weights without a sum could have been altered by anybody: nothing runs them."""
+    sums = (copy / "SHA256SUMS").read_text(encoding="utf-8")
+    for path in ("onnx/int8.weights", "onnx/next.onnx"):
+        kept = [line for line in sums.splitlines() if not line.endswith(path)]
+        (copy / "SHA256SUMS").write_text("\n".join(kept) + "\n", encoding="utf-8")
+        with pytest.raises(CheckpointError, match=f"SHA256SUMS does not list {path}; export"):
+            open_runtime(load_checkpoint(copy))
+
+
+def test_weights_without_a_header_are_named(copy: Path) -> None:
+    """Parameters are counted by the header of the weights; a file that has none is a CheckpointError with its path."""
+    for content in (b"", b"\xff" * 16, b"\x02\0\0\0\0\0\0\0[]", b"\x07\0\0\0\0\0\0\0" + b'{"a":1}'):
+        (copy / "weights.safetensors").write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"weights\.safetensors has no header of safetensors"):
+            count_parameters(copy)
+
+
+def test_what_is_not_listed_survives_a_revision(copy: Path) -> None:
+    """Notes and a repository inside a checkpoint are still there when its card is written anew."""
+    (copy / ".git").mkdir()
+    (copy / ".git" / "HEAD").write_text("ref: main", encoding="utf-8")
+    (copy / "onnx" / "notes.txt").write_text("mine", encoding="utf-8")
+    revise_checkpoint(copy, card="# New")
+    assert (copy / "MODEL_CARD.md").read_text(encoding="utf-8") == "# New"
+    assert (copy / ".git" / "HEAD").read_text(encoding="utf-8") == "ref: main"
+    assert (copy / "onnx" / "notes.txt").read_text(encoding="utf-8") == "mine"
+    load_checkpoint(copy)
+
+
+def test_what_is_no_checkpoint_is_not_overwritten(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """A folder of somebody's papers is refused, with ``overwrite`` as well."""
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "thesis.txt").write_text("years of work", encoding="utf-8")
+    with pytest.raises(CheckpointError, match="is no checkpoint, so it is not overwritten"):
+        write_again(load_checkpoint(tiny_checkpoint), tmp_path / "papers", overwrite=True)
+    assert contents(tmp_path / "papers") == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("value", [True, "0.5", float("inf"), float("nan"), None])
+def test_what_is_no_number_is_no_weight_and_no_temperature(value: object) -> None:
+    """JSON may hold ``true``, a string, ``1e999`` or ``null`` in the place of a number: each is refused."""
+    values = Calibration().to_dict()
+    for changed in ({"forward_weight": value}, {"next_temperature": {"zh": value}}):
+        with pytest.raises(CheckpointError, match="no finite number"):
+            Calibration.from_dict(values | changed)
+
+
 def test_an_existing_checkpoint_is_replaced_only_on_demand(tmp_path: Path, tiny_checkpoint: Path) -> None:
     """Without ``overwrite`` nothing is touched; with it the new one stands there, with nothing left of the old."""
     checkpoint = load_checkpoint(tiny_checkpoint)

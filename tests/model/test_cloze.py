@@ -201,6 +201,16 @@ def test_choices_are_exact_and_normalised(vocabulary: Vocabulary) -> None:
     assert probabilities == sorted(probabilities, reverse=True)
 
 
+def test_choices_come_back_as_they_were_sent(vocabulary: Vocabulary) -> None:
+    """Spaces and another normal form do not change what a choice scores, and are given back; the text gets it clean."""
+    predictor, _ = setting(vocabulary)
+    plain = fill(predictor, "go to the ____.", choices=["café", "park"])
+    sent = fill(predictor, "go to the ____.", choices=["  cafe\u0301 ", "park"])
+    renamed = {"  cafe\u0301 " if word == "café" else word: share for word, share in words(plain.blanks[0]).items()}
+    assert words(sent.blanks[0]) == renamed
+    assert sent.filled == plain.filled
+
+
 def test_choices_of_single_words_are_asked_for_as_words(vocabulary: Vocabulary) -> None:
     """A word of several pieces is of kind word; at the end, spellings with and without a space merge."""
     predictor, runtime = setting(vocabulary, seed=7)

@@ -3,6 +3,7 @@
 import io
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
@@ -163,6 +164,41 @@ def test_offsets_point_into_the_original(text: str) -> None:
     assert offsets == sorted(offsets)
     assert offsets[-1] == len(text)
     assert all(0 <= offset < len(text) for offset in offsets[:-1])
+
+
+def test_a_letter_with_more_marks_than_any_language_has_is_left_as_it_is() -> None:
+    """30 marks are put in order, 31 are not, and what stands beside them is; normalising twice changes nothing."""
+    assert normalise("e\u0301a" + "\u0316\u0301" * 15) == unicodedata.normalize("NFC", "éa" + "\u0316\u0301" * 15)
+    many = "a" + "\u0301\u0316" * 15 + "\u0301"
+    assert normalise(f"e\u0301{many}e\u0301") == f"é{many}é"
+    assert normalise(normalise(f"{many} e\u0301 {many}")) == f"{many} é {many}"
+    assert normalise_with_offsets(f"e\u0301{many}") == (f"é{many}", [0, *range(2, 35)])
+
+
+def test_ten_thousand_marks_are_not_put_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Putting n marks in order takes n² steps: the library is never handed more than 30 and a letter at a time."""
+    longest = 0
+    original = unicodedata.normalize
+
+    def watched(form: Any, text: str) -> str:
+        nonlocal longest
+        runs = "".join("x" if unicodedata.combining(character) else " " for character in text).split()
+        longest = max(longest, *map(len, runs), 0)
+        return original(form, text)
+
+    monkeypatch.setattr(unicodedata, "normalize", watched)
+    text = "a" + "\u0301" * 5_000 + "\u0316" * 4_999
+    assert normalise(text) == text
+    assert normalise_with_offsets(text)[0] == text
+    assert longest <= 30
+
+
+def test_every_mark_that_normalisation_moves_lies_in_the_blocks_that_are_looked_at() -> None:
+    """31 times any character with a combining class is found."""
+    characters = [c for c in map(chr, range(0x110000)) if unicodedata.combining(c)]
+    assert len(characters) > 800
+    for character in characters:
+        assert normalise("e" + character * 31) == "e" + character * 31, hex(ord(character))
 
 
 def test_offsets_skip_what_was_composed() -> None:

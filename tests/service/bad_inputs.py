@@ -153,4 +153,7 @@ INPUTS = (
     predict("a text of 10,000 characters", 200, text="好" * 10_000),
     raw("a field twice: the last one counts", 200, f'{{"text": "{SECRET}", "text": "a"}}'),
     cloze("a blank and nothing else", 200, text="____"),
+    cloze("top_k of 101 beside choices, which ignore it", 200, choices=["a", "b"], top_k=101),
+    cloze("choices with spaces around them", 200, choices=[" a ", "b"]),
+    predict("9,999 marks on one letter, out of order", 200, text="a" + "\u0301" * 5_000 + "\u0316" * 4_999),
 )

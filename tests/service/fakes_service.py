@@ -25,8 +25,8 @@ from model.queries import (
     Result,
     ScoreResult,
     Usage,
+    check_choice_lists,
     check_query,
-    choice_lists,
 )
 from service.engine import Loaded
 
@@ -75,7 +75,7 @@ class FakeModel:
             blanks = len(_BLANK.findall(query.text))
             if not 1 <= blanks <= self.limits.blanks:
                 raise QueryError("/text", f"has {blanks} blanks; 1 to {self.limits.blanks} are filled")
-            choice_lists(query.choices or [[]] * blanks, blanks)
+            check_choice_lists(query.choices or [[]] * blanks, blanks)
         if query.text.startswith("refuse to start"):
             raise RuntimeError(query.text)
         return self._decode(query)

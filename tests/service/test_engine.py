@@ -155,6 +155,30 @@ def test_cancelled_request_leaves_before_the_next_step() -> None:
     run(scenario, batch_items=1)
 
 
+def test_a_request_is_dropped_while_its_texts_are_checked() -> None:
+    """Where there is much to check, a deadline that passes meanwhile ends the checking and frees the queue."""
+
+    async def scenario(engine: Engine, model: FakeModel) -> None:
+        started: list[str] = []
+        start = model.start
+
+        def counted(query: Any, tenant: str = "", /) -> Any:
+            started.append(query.text)
+            job.cancelled = True  # as `Engine.cancel` does, from the event loop
+            return start(query, tenant)
+
+        held = engine.submit(queries("hold"))
+        await until(model.holding.is_set)
+        model.start = counted  # type: ignore[method-assign]
+        job = engine.submit(queries("a", "b", "c"))
+        model.release.set()
+        await held.future
+        await until(lambda: engine.waiting == 0)
+        assert started == ["a"]
+
+    run(scenario)
+
+
 def test_nothing_is_taken_before_loading_while_draining_or_after_the_end() -> None:
     """A request is refused at once where nobody would answer it."""
 

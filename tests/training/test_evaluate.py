@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from model.errors import LacunaError, QueryError, VocabularyError
+from model.errors import LacunaError, QueryError, ReportError, VocabularyError
 from model.queries import (
     Blank,
     Candidate,
@@ -196,6 +196,22 @@ def test_a_contestant_with_another_vocabulary_is_refused(
     with pytest.raises(VocabularyError, match=f"{smaller.digest[:12]}.*{own[:12]}.*same prepared data"):
         command.run(parser.parse_args([*words, "--lines", "2", "--typing-lines", "1"]))
     assert not output.exists()
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_asked(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file in the place of the directory is named at once, not after the evaluation; JSON Lines are read by field."""
+    text = tmp_path / "talk_en.jsonl"
+    text.write_text('{"said": "I like the cat."}\n', encoding="utf-8")
+    (tmp_path / "taken").write_text("a file", encoding="utf-8")
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    words = [str(tiny_checkpoint), str(text), "--field", "said", "--lines", "2", "--typing-lines", "1"]
+    with monkeypatch.context() as patch, pytest.raises(ReportError, match="taken: File exists; name a directory"):
+        patch.setattr(command, "evaluate", None)  # would be called in vain
+        command.run(parser.parse_args([*words, "--output", str(tmp_path / "taken")]))
+    assert command.run(parser.parse_args([*words, "--output", str(tmp_path / "report")])) == 0
 
 
 def test_the_command_measures_a_checkpoint_beside_an_ngram(

@@ -453,6 +453,11 @@ def test_run_files_name_their_mistakes(tmp_path: Path) -> None:
         ("name = 'a'\nsteps = 1\n" + good.replace("[net", "lookahead_pieces = 0\n[net"), "lookahead_pieces is 0"),
         ("name = 'a'\nsteps = 1\n" + good + "[data.weights]\nnovels = 0\n", r"\[data\]: weights: novels is 0.0"),
         ("name = 'a'\nsteps = 1\n" + good + "[data.weights]\nnovels = 'x'\n", "weights.novels is a str"),
+        ("name = 'a'\nsteps = 1\nseed = -1\n" + good, "seed is -1; it must be at least 0"),
+        ("name = 'a'\nsteps = 1\nfull_softmax_steps = -5\n" + good, "full_softmax_steps is -5"),
+        ("name = 'a'\nsteps = 1\n" + good + "[optimizer]\nlearning_rate = -1\n", "learning_rate is -1.0"),
+        ("name = 'a'\nsteps = 1\n" + good + "[optimizer]\nlearning_rate = inf\n", "learning_rate is inf"),
+        ("name = 'a'\nsteps = 1\n" + good + "[optimizer]\nbeta2 = 3.0\n", "beta2 is 3.0"),
         ("name = ", "TOML"),
     ):
         path = tmp_path / "run.toml"
