@@ -93,9 +93,9 @@ def initial_states(config: NetworkConfig, tower: Tower, rows: int) -> Floats:
 
 
 def output_of(config: NetworkConfig, tower: Tower, states: Floats) -> Floats:
-    """The top layer's h within flat states: (N, S) to (N, H), what the heads read."""
+    """The top layer's h within flat states, what the heads read: (N, S) to (N, H), or (S,) to (H,)."""
     start = config.state_size(tower) - config.state_parts * config.hidden_size
-    return states[:, start : start + config.hidden_size]
+    return states[..., start : start + config.hidden_size]
 
 
 def open_runtime(checkpoint: "Checkpoint", device: Literal["cpu", "cuda"] = "cpu", threads: int = 1) -> Runtime:

@@ -37,7 +37,7 @@ class _Reading:
         return self.pieces[self.done : self.done + CHUNK] if len(self.pieces) > CHUNK else self.pieces
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Scoring:
     """The second half of a Read: a state whose next piece is scored."""
 
@@ -60,7 +60,7 @@ class _Live:
     error: Exception | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Row:
     """One row of a call: whose it is, and which of its steps."""
 
@@ -205,7 +205,7 @@ class Scheduler:
         live.waiting[index] = step
 
     def _scoring(self, step: Read, state: Floats) -> _Scoring:
-        return _Scoring(state, output_of(self.runtime.config, "forward", state[None])[0], step.temperature)
+        return _Scoring(state, output_of(self.runtime.config, "forward", state), step.temperature)
 
     def _run(self, kind: str, rows: list[_Row]) -> None:
         """Make one call. Where it fails, find out whose fault it was: every row is tried alone."""
@@ -305,7 +305,7 @@ def _probabilities(log_probabilities: Floats, temperature: float) -> Floats:
     # Log-probabilities are at most 0, and one is at least -log V: nothing overflows, and not everything vanishes.
     row = log_probabilities * np.float32(1.0 / temperature)
     np.exp(row, out=row)
-    row *= np.float32(1.0) / row.sum()
+    row *= np.float32(1.0) / np.add.reduce(row)
     return row
 
 

@@ -13,7 +13,7 @@ from model.runtime import Floats, Tower
 Answer = TypeVar("Answer")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Advance:
     """Read *pieces* from *state* (S,) -> the state after them, (S,)."""
 
@@ -22,7 +22,7 @@ class Advance:
     pieces: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Trace:
     """Read *pieces* from *state* (S,) -> the tower's output after each of them, (T, H)."""
 
@@ -31,7 +31,7 @@ class Trace:
     pieces: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Next:
     """Log-probabilities of the next piece after the forward *output* (H,) -> (V,), or those of *only*, in its order."""
 
@@ -39,7 +39,7 @@ class Next:
     only: tuple[int, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Read:
     """Read a piece forwards and score the next, in one go -> the state (S,), the next piece's probabilities (V,).
 
@@ -54,7 +54,7 @@ class Read:
     temperature: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Previous:
     """Log-probabilities of the piece before the backward *output* (H,) -> (V,), or those of *only*, in its order."""
 
@@ -62,7 +62,7 @@ class Previous:
     only: tuple[int, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Gap:
     """Log-probabilities of a gap's piece number *position* -> (V,), or those of *only*, in its order.
 

@@ -31,6 +31,8 @@ from model.vocabulary import is_word_character, normalise
 ALL, LETTERS, BYTES = "all", "letters", "bytes"
 # Pieces that are remembered as the most probable of a reading, unless more are wanted.
 BEST = 32
+# Fewer than a hundred pieces have more than this probability.
+SELECTIVE = 0.01
 
 # Bytes that a piece in a list of the most probable takes, with its probability: two objects and two references.
 LISTED = 72
@@ -182,7 +184,8 @@ class _Search:
         self._options = options
         self._stem = unfinished_word(text)
         self._branches = options.branches + 2 * top_k
-        # By what is appended: probability, and the most probable of the words that it makes, with its share.
+        # By what is appended: probability, and where the most probable of the words that it makes begins (characters
+        # before the end of the text that its piece holds as well), with its share.
         self._found: dict[str, tuple[float, str, float]] = {}
         self._open: list[_Open] = []
         self._last = 0.0  # probability of the last of the candidates that would be answered now
@@ -263,7 +266,10 @@ class _Search:
         ranked = sorted(self._found.items(), key=lambda item: (-item[1][0], item[0]))[: self._top_k]
         # Single-precision rows may sum to a hair more than 1.
         total = max(1.0, sum(probability for _, (probability, _, _) in ranked))
-        return tuple(Candidate(word, append, probability / total) for append, (probability, word, _) in ranked)
+        return tuple(
+            Candidate(self._word(append, begun), append, probability / total)
+            for append, (probability, begun, _) in ranked
+        )
 
     def _read(self, wanted: Sequence[tuple[Reading, int, int, str]]) -> Decoder[list[Reading]]:
         """The readings of one piece more, with their distributions; the network reads those that are not known.
@@ -307,7 +313,7 @@ class _Search:
 
     def _mass_beginning_with(self, node: _Node) -> float:
         """What a node adds to Z by itself: paths through further nodes are counted there."""
-        return node.mass * float(node.shares.sum()) if node.reaching is not _NONE else node.mass
+        return node.mass * float(np.add.reduce(node.shares)) if node.reaching is not _NONE else node.mass
 
     def _ways_on(self, rest: bytes, node: _Node, followed: int | None) -> list[tuple[float, _Node, int]]:
         """(mass, node, piece) of the paths that spell more of q, but for the piece that is followed anyhow."""
@@ -318,7 +324,7 @@ class _Search:
     def _reach_over(self, rest: bytes, node: _Node, total: float) -> None:
         """Take up what reaches over the end of q in one piece from a node, or begins there."""
         mass = node.mass / total
-        if not mass > 0:
+        if not mass > self._options.branch_share * self._last:
             return
         if node.reaching is _NONE:
             self._branch(mass, node.reading, ALL, "", b"")
@@ -349,26 +355,34 @@ class _Search:
             let_in = BYTES
         elif unfinished.text[-1:] != " ":
             let_in = LETTERS
-            goes_on = min(1.0, self._best(reading, LETTERS)[2])
+            goes_on = min(1.0, self._best(reading, LETTERS, self._options.branch_share * self._last / mass)[3])
             self._accept(unfinished.text, mass * (1.0 - goes_on) - unfinished.ended, unfinished.begun)
         self._branch(mass, reading, let_in, unfinished.text, unfinished.pending)
 
-    def _best(self, reading: Reading, let_in: str) -> Best:
-        """The most probable pieces after a reading; they are asked for at every keystroke, and change with none."""
+    def _best(self, reading: Reading, let_in: str, bar: float) -> Best:
+        """The most probable pieces after a reading, those above *bar* at least; later keystrokes ask for them again."""
         best = reading.best.get(let_in)
-        if best is None or len(best[0]) < self._branches:
+        if best is None or (bar < best[2] and len(best[0]) < self._branches):
+            bar *= 0.999  # a piece at the bar, give or take its rounding, must not come and go with what is remembered
             index, row = self._resources.index, reading.row
-            if let_in != ALL:
-                row = row * (index.starts_letter if let_in == LETTERS else index.is_byte)
-            pieces = most_probable(row, max(self._branches, BEST))
-            best = reading.best[let_in] = pieces.tolist(), row[pieces].tolist(), float(row.sum())
+            among = None if let_in == ALL else index.starts_letter if let_in == LETTERS else index.is_byte
+            share = 1.0 if among is None else float(np.add.reduce(row * among))
+            if bar < SELECTIVE:
+                count = max(self._branches, BEST)
+                pieces = most_probable(row if among is None else row * among, count)
+                bar = float(row[pieces[-1]]) if len(pieces) == count else 0.0
+            else:  # few are above: which of them are let in is soon seen
+                pieces = (row > bar).nonzero()[0]
+                pieces = pieces if among is None else pieces[among[pieces] > 0]
+                pieces = pieces[(-row[pieces]).argsort(kind="stable")]
+            best = reading.best[let_in] = pieces.tolist(), row[pieces].tolist(), bar, share
             self.grown_bytes += LISTED * len(pieces)
         return best
 
     def _branch(self, mass: float, reading: Reading, let_in: str, text: str, pending: bytes) -> None:
         """Continue *text* by the most probable pieces after a reading, those that are *let_in* only."""
         index, vocabulary = self._resources.index, self._resources.vocabulary
-        pieces, probabilities, _ = self._best(reading, let_in)
+        pieces, probabilities, _, _ = self._best(reading, let_in, self._options.branch_share * self._last / mass)
         for piece, share in self._above_the_bar(mass, pieces[: self._branches], probabilities[: self._branches]):
             if not index.is_byte[piece]:
                 self._settle(share, text + vocabulary.surfaces[piece], reading, piece)
@@ -395,25 +409,26 @@ class _Search:
             self._open.append(_Open(mass, ended, text, b"", before, piece, begun))
 
     def _accept(self, append: str, mass: float, begun: str) -> None:
-        if append[0] == " ":
-            word = append.lstrip(" ")
-        elif _is_letter(append[0]):
-            word = self._stem + append
-        else:
-            word = begun + append
         before = self._found.get(append)
         if before is None:
-            self._found[append] = mass, word, mass
+            self._found[append] = mass, begun, mass
         elif mass > before[2]:
-            self._found[append] = before[0] + mass, word, mass
+            self._found[append] = before[0] + mass, begun, mass
         else:
             self._found[append] = before[0] + mass, before[1], before[2]
+
+    def _word(self, append: str, begun: str) -> str:
+        """The whole word that *append* makes of the text's end."""
+        if append[0] == " ":
+            return append.lstrip(" ")
+        return (self._stem if _is_letter(append[0]) else begun) + append
 
 
 # Nothing reaches over the end of what is spelled to its end.
 _NONE: Integers = np.zeros(0, dtype=np.int64)
 
 
+@lru_cache(maxsize=1 << 12)
 def _character(data: bytes) -> str | None:
     """The character that *data* spells; empty if it is only begun; None if no character begins so."""
     try:

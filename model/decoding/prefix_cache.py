@@ -25,8 +25,9 @@ OVERHEAD = 800
 TREES = 0.75
 
 UNASKED: Floats = np.zeros(0, dtype=np.float32)
-# Pieces, most probable first, their probabilities, and the probability of all that were let in.
-Best = tuple[list[int], list[float], float]
+# Pieces, most probable first, their probabilities, the bar that all above it are here, and the probability of all that
+# were let in.
+Best = tuple[list[int], list[float], float, float]
 
 _Key = tuple[str, int, str]
 

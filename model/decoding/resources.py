@@ -48,7 +48,7 @@ class Resources:
 
     def output(self, tower: Tower, state: Floats) -> Floats:
         """What the heads read of a state: (S,) -> (H,)."""
-        return cast("Floats", output_of(self.network, tower, state[None])[0])
+        return output_of(self.network, tower, state)
 
     def next_temperature(self, before: str) -> float:
         """What divides the next head's logits after *before*, all text so far, by its language."""
