@@ -30,7 +30,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
-from model.config import Architecture, Calibration, NetworkConfig
+from model.config import GATES, Architecture, Calibration, NetworkConfig
 from model.errors import CheckpointError, VocabularyError
 from model.vocabulary import Vocabulary
 
@@ -98,8 +98,12 @@ class Checkpoint:
 
     @property
     def capabilities(self) -> tuple[Capability, ...]:
-        """Questions that the network can answer; a forward tower alone fills blanks by rescoring what it proposes."""
-        return () if self.network.architecture == "stacked_bidirectional" else ("predict", "score", "cloze")
+        """Questions that the network can answer.
+
+        A forward tower alone fills blanks by rescoring what it proposes; a stacked network knows no "next".
+        """
+        stacked = self.network.architecture == "stacked_bidirectional"
+        return ("cloze",) if stacked else ("predict", "score", "cloze")
 
 
 def load_checkpoint(directory: Path) -> Checkpoint:
@@ -396,6 +400,8 @@ def _read_network(values: dict[str, Any]) -> NetworkConfig:
     network = NetworkConfig.from_dict(values)
     if network.architecture not in get_args(Architecture):
         raise CheckpointError(f"network.architecture is none of {', '.join(get_args(Architecture))}")
+    if network.cell not in GATES:
+        raise CheckpointError(f"network.cell is none of {', '.join(GATES)}, of which networks can be served")
     return network
 
 

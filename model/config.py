@@ -6,9 +6,12 @@ from typing import Any, Literal, cast
 
 from model.errors import CheckpointError
 
-Cell = Literal["rnn_tanh", "gru", "lstm"]
+Cell = Literal["rnn_tanh", "gru", "lstm", "attention"]
 Architecture = Literal["forward", "two_towers", "stacked_bidirectional"]
+# Of the recurrent cells. "attention" is a Transformer's block, which is trained for comparison and not exported.
 GATES: dict[Cell, int] = {"rnn_tanh": 1, "gru": 3, "lstm": 4}
+# A Transformer's heads have this width.
+HEAD_SIZE = 32
 
 # The kinds of gap that the gap head is asked for.
 WORD, PIECE, SPAN = 0, 1, 2
@@ -26,7 +29,7 @@ class NetworkConfig:
         vocabulary_size: pieces, control and byte pieces included.
         architecture: ``forward`` (one tower), ``two_towers`` (never mixed below the heads) or
             ``stacked_bidirectional`` (the tutorial's deep bidirectional network, trained with blanks masked).
-        cell: recurrent cell of every layer.
+        cell: recurrent cell of every layer; or ``attention``, a Transformer's block, with ``forward`` only.
         embedding_size: width of the tied embedding.
         hidden_size: width of every recurrent layer.
         forward_layers: layers of the forward tower, or of the stacked bidirectional network.
@@ -54,13 +57,19 @@ class NetworkConfig:
         for field in ("backward_layers", "gap_hidden_size"):
             if (getattr(self, field) > 0) != two:
                 raise ValueError(f"{field} is {getattr(self, field)}; it must be {'above' if two else ''} 0 here")
-        if self.cell not in GATES:
-            raise ValueError(f"cell is {self.cell!r}; choose one of {', '.join(GATES)}")
+        if self.cell == "attention":
+            if self.architecture != "forward" or self.hidden_size % HEAD_SIZE:
+                raise ValueError(
+                    f"cell is 'attention' with architecture {self.architecture!r} and hidden_size {self.hidden_size};"
+                    f" it needs 'forward' and a multiple of {HEAD_SIZE}"
+                )
+        elif self.cell not in GATES:
+            raise ValueError(f"cell is {self.cell!r}; choose one of {', '.join(GATES)}, attention")
 
     @property
     def state_parts(self) -> int:
-        """Vectors that one layer carries from step to step: 2 for an LSTM (h, c), else 1 (h)."""
-        return 2 if self.cell == "lstm" else 1
+        """Vectors that one layer carries from step to step: an LSTM's h and c, else h; a Transformer has none."""
+        return {"lstm": 2, "attention": 0}.get(self.cell, 1)
 
     def layers(self, tower: Literal["forward", "backward"]) -> int:
         """Layers of one tower."""

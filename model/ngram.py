@@ -129,6 +129,10 @@ class NGramRuntime:
         """Not answered: raises UnsupportedError."""
         raise _forward_only()
 
+    def fill_log_probabilities(self, pieces: Ids, lengths: Ids, places: Ids) -> Floats:  # noqa: ARG002
+        """Not answered: raises UnsupportedError."""
+        raise _forward_only()
+
     def distribution(self, context: Sequence[int]) -> Floats:
         """P(next piece | context), (V,) float32, summing to 1 over the pieces that can be predicted.
 

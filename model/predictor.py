@@ -8,6 +8,7 @@ from typing import Any
 
 from model.checkpoint import Capability, Checkpoint
 from model.decoding.cloze import fill_blanks, lay_out
+from model.decoding.masked import fill_masked
 from model.decoding.next_word import SearchOptions, next_words
 from model.decoding.piece_index import PieceIndex
 from model.decoding.prefix_cache import PrefixCache
@@ -111,6 +112,8 @@ class Predictor:
             self._require("score")
             return score_text(self._resources, query)
         self._require("cloze")
+        if self.checkpoint.network.architecture == "stacked_bidirectional":
+            return fill_masked(self._resources, query, lay_out(query, self.limits.blanks))
         return fill_blanks(self._resources, query, lay_out(query, self.limits.blanks), tenant)
 
     def run(self, queries: Sequence[Query]) -> list[Result | LacunaError]:

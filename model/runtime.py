@@ -86,6 +86,20 @@ class Runtime(Protocol):
         """
         ...
 
+    def fill_log_probabilities(self, pieces: Integers, lengths: Integers, places: Integers) -> Floats:
+        """Log-probabilities of what stands at a place of a whole line, by a stacked bidirectional network.
+
+        Args:
+            pieces: lines, (N, T), right-padded with any id of the vocabulary; ``<blank>`` at the place, and at others
+                that are not known.
+            lengths: pieces that count in each line, (N,), 1 to T.
+            places: the index of the place in each line, (N,), below its length.
+
+        Returns:
+            (N, V); minus infinity at control pieces and ``<eog>``.
+        """
+        ...
+
 
 def initial_states(config: NetworkConfig, tower: Tower, rows: int) -> Floats:
     """States before any piece is read: zeros, (rows, S)."""
@@ -124,6 +138,8 @@ def open_runtime(checkpoint: "Checkpoint", device: Literal["cpu", "cuda"] = "cpu
 
 def graph_names(config: NetworkConfig) -> tuple[str, ...]:
     """The graphs that a network of this architecture has."""
+    if config.architecture == "stacked_bidirectional":
+        return ("fill",)
     return ("forward", "next", *(("backward", "previous", "gap") if config.architecture == "two_towers" else ()))
 
 
@@ -183,6 +199,10 @@ class OnnxRuntime:
             "gap", forward=forward, backward=backward, right_known=right_known, positions=positions, kinds=kinds
         )
 
+    def fill_log_probabilities(self, pieces: Integers, lengths: Integers, places: Integers) -> Floats:
+        """See :meth:`Runtime.fill_log_probabilities`."""
+        return self._head("fill", pieces=pieces, lengths=lengths, places=places)
+
     def _head(self, graph: str, **inputs: npt.NDArray[Any]) -> Floats:
         if any(len(value) == 0 for value in inputs.values()):
             return np.zeros((0, self.config.vocabulary_size), dtype=np.float32)
@@ -191,7 +211,8 @@ class OnnxRuntime:
 
     def _run(self, graph: str, **inputs: npt.NDArray[Any]) -> list[Floats]:
         if graph not in self._sessions:
-            raise UnsupportedError("/text", f"this checkpoint has no {graph} graph; load one with two towers")
+            needed = "a stacked_bidirectional one" if graph == "fill" else "one with two towers"
+            raise UnsupportedError("/text", f"this checkpoint has no {graph} graph; load {needed}")
         results: list[Floats] = self._sessions[graph].run(None, inputs)
         return results
 

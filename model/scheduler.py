@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from model.runtime import Floats, Runtime, Tower, output_of
-from model.steps import Advance, Decoder, Gap, Next, Previous, Read, Step, Trace
+from model.runtime import Floats, Integers, Runtime, Tower, output_of
+from model.steps import Advance, Decoder, Fill, Gap, Next, Previous, Read, Step, Trace
 
 # Pieces that one row reads in one round: a long cold text takes more rounds, and the others do not wait for it.
 CHUNK = 64
 # Pieces of one recurrent call, padding included: each takes some 30 kB while it runs.
-TOWER_PIECES = 1024
+TOWER_PIECES = 512
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ class _Live:
 
     ticket: Hashable
     decoder: Decoder[Any]
-    waiting: dict[int, "_Reading | _Head"] = field(default_factory=dict)  # by index of the step
+    waiting: dict[int, "_Reading | _Head | Fill"] = field(default_factory=dict)  # by index of the step
     results: list[Any] | None = None  # None: not started
     error: Exception | None = None
 
@@ -76,8 +76,8 @@ class Scheduler:
         on_call: told the kind and the number of rows of every runtime call, for histograms.
 
     Attributes:
-        rows: network rows by kind: pieces read by ``forward`` and ``backward``, rows scored by ``next``, ``previous``
-            and ``gap``.
+        rows: network rows by kind: pieces read by ``forward``, ``backward`` and ``fill``, rows scored by ``next``,
+            ``previous`` and ``gap``.
     """
 
     def __init__(self, runtime: Runtime, on_call: Callable[[str, int], None] | None = None) -> None:
@@ -128,6 +128,8 @@ class Scheduler:
         for heads in (False, True):
             for (kind, length), rows in self._waiting(heads).items():
                 limit = self.runtime.head_rows if heads else TOWER_PIECES >> length
+                if kind == "fill":  # a tower's work and a head's answer
+                    limit = max(1, min(limit, self.runtime.head_rows))
                 for start in range(0, len(rows), limit):
                     part = rows[start : start + limit]
                     self._run(kind, part)
@@ -145,10 +147,10 @@ class Scheduler:
         groups: dict[tuple[str, int], list[_Row]] = {}
         for live in self._live.values():
             for index, item in live.waiting.items():
-                if isinstance(item, _Reading):
+                if isinstance(item, _Reading | Fill):
                     if not heads:
-                        group: tuple[str, int] = item.tower, (len(item.chunk) - 1).bit_length()
-                        groups.setdefault(group, []).append(_Row(live, index))
+                        kind, pieces = ("fill", item.pieces) if isinstance(item, Fill) else (item.tower, item.chunk)
+                        groups.setdefault((kind, (len(pieces) - 1).bit_length()), []).append(_Row(live, index))
                 elif heads:
                     groups.setdefault((_HEADS[type(item)], 0), []).append(_Row(live, index))
         return groups
@@ -198,6 +200,12 @@ class Scheduler:
             elif live.results is not None:
                 live.results[index] = step.state if isinstance(step, Advance) else _no_outputs(config.hidden_size)
             return
+        if isinstance(step, Fill):
+            _check_pieces(step.pieces, config.vocabulary_size)
+            if not 0 <= step.place < len(step.pieces):
+                raise ValueError(f"a step asks for place {step.place} of {len(step.pieces)} pieces")
+            live.waiting[index] = step
+            return
         for output in (step.forward, step.backward) if isinstance(step, Gap) else (step.output,):
             if output is not None:
                 _check_shape(output, config.hidden_size)
@@ -228,7 +236,10 @@ class Scheduler:
             readings = [item for item in items if isinstance(item, _Reading)]
             self._read(kind, rows, readings)
             return
-        heads = [item for item in items if not isinstance(item, _Reading)]
+        if kind == "fill":
+            self._fill(rows, [item for item in items if isinstance(item, Fill)])
+            return
+        heads = [item for item in items if not isinstance(item, _Reading | Fill)]
         log_probabilities = self._score(heads)
         self._count(kind, len(rows), len(rows))
         for row, head, values in zip(rows, heads, log_probabilities, strict=True):
@@ -237,12 +248,17 @@ class Scheduler:
             else:
                 self._deliver(row, values if head.only is None else values[list(head.only)])
 
+    def _fill(self, rows: list[_Row], fills: list[Fill]) -> None:
+        pieces, lengths = _padded([fill.pieces for fill in fills])
+        places = np.array([fill.place for fill in fills], dtype=np.int64)
+        answers = self.runtime.fill_log_probabilities(pieces, lengths, places)
+        self._count("fill", int(lengths.sum()), len(rows))
+        for row, values in zip(rows, answers, strict=True):
+            self._deliver(row, values)
+
     def _read(self, tower: str, rows: list[_Row], readings: list[_Reading]) -> None:
-        chunks = [reading.chunk for reading in readings]
-        counts = list(map(len, chunks))
-        longest = max(counts)
-        lengths = np.array(counts, dtype=np.int64)
-        pieces = np.array([chunk + (0,) * (longest - len(chunk)) for chunk in chunks], dtype=np.int64)
+        pieces, lengths = _padded([reading.chunk for reading in readings])
+        counts: list[int] = lengths.tolist()
         states = np.stack([reading.state for reading in readings])
         new_states, outputs = self.runtime.advance(readings[0].tower, states, pieces, lengths)
         self._count(tower, sum(counts), len(rows))
@@ -307,6 +323,14 @@ def _probabilities(log_probabilities: Floats, temperature: float) -> Floats:
     np.exp(row, out=row)
     row *= np.float32(1.0) / np.add.reduce(row)
     return row
+
+
+def _padded(readings: Sequence[tuple[int, ...]]) -> tuple[Integers, Integers]:
+    """Right-padded pieces (N, T), and how many count in each row, (N,)."""
+    counts = list(map(len, readings))
+    longest = max(counts)
+    pieces = [reading + (0,) * (longest - count) for reading, count in zip(readings, counts, strict=True)]
+    return np.array(pieces, dtype=np.int64), np.array(counts, dtype=np.int64)
 
 
 def _check_shape(array: Floats, size: int) -> None:

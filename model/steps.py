@@ -80,8 +80,19 @@ class Gap:
     only: tuple[int, ...] | None = None
 
 
+@dataclass(slots=True, eq=False)
+class Fill:
+    """Log-probabilities of the piece at *place* of a whole line, where it holds ``<blank>`` -> (V,).
+
+    Only a stacked bidirectional network answers it, and nothing else.
+    """
+
+    pieces: tuple[int, ...]
+    place: int
+
+
 # What is answered by one array.
-Single = Advance | Trace | Next | Previous | Gap
+Single = Advance | Trace | Next | Previous | Gap | Fill
 Step = Single | Read
 Decoder = Generator[Sequence[Step], Sequence[Any], Answer]
 

@@ -95,6 +95,18 @@ class TorchRuntime:
         self._require(self.config.architecture == "two_towers")
         return self._head(self._gap, forward, backward, right_known, positions, kinds)
 
+    @torch.inference_mode()
+    def fill_log_probabilities(self, pieces: Integers, lengths: Integers, places: Integers) -> Floats:
+        """See :meth:`model.runtime.Runtime.fill_log_probabilities`; a line at a time, as shapes differ by length."""
+        if self.config.architecture != "stacked_bidirectional":
+            raise UnsupportedError("/text", "this checkpoint reads no whole lines; load a stacked_bidirectional one")
+        result = np.empty((len(pieces), self.config.vocabulary_size), dtype=np.float32)
+        for row, line, length, place in zip(result, pieces, lengths, places, strict=True):
+            own = torch.from_numpy(line[:length]).unsqueeze(1).to(self._device)
+            outputs = self._network.run_stacked(own, torch.tensor([length], device=self._device))
+            row[:] = self._next(outputs[place]).log_softmax(dim=1)[0].cpu().numpy()
+        return result
+
     def _next(self, outputs: Tensor) -> Tensor:
         network = self._network
         return mask_next(network.logits(network.next_features(outputs), network.output_bias))

@@ -36,13 +36,11 @@ def load(settings: Settings, on_call: Callable[[str, int], None]) -> Loaded:
     Raises:
         model.errors.CheckpointError: missing, torn, altered, too new, or the device cannot run it.
     """
-    from model.checkpoint import load_checkpoint
     from model.predictor import Predictor
     from model.queries import ClozeQuery, Limits, PredictQuery, Query, ScoreQuery
     from model.scheduler import Scheduler
 
-    checkpoint = load_checkpoint(settings.checkpoint)
-    runtime = _open(checkpoint, settings)
+    checkpoint, runtime = _open(settings)
     limits = Limits(settings.max_characters, settings.max_top_k, settings.max_blanks, settings.max_choices)
     predictor = Predictor(checkpoint, runtime, limits, cache_bytes=settings.prefix_cache_mib << 20)
     of_each: dict[str, Query] = {
@@ -62,14 +60,14 @@ def load(settings: Settings, on_call: Callable[[str, int], None]) -> Loaded:
 
 def describe(checkpoint: "Checkpoint") -> dict[str, Any]:
     """What ``GET /model`` says of a checkpoint, its limits aside."""
-    from model.checkpoint import count_parameters
+    from model.opening import size_of
 
     return {
         "name": checkpoint.name,
         "version": checkpoint.version,
         "digest": checkpoint.digest,
         "architecture": checkpoint.network.to_dict(),
-        "parameters": count_parameters(checkpoint.directory),
+        "parameters": size_of(checkpoint),
         "languages": list(checkpoint.languages),
         "capabilities": list(checkpoint.capabilities),
         "scores": checkpoint.scores,
@@ -84,15 +82,15 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda"], driver: Path = _DRIVER
     return "cuda" if driver.exists() and installed else "cpu"
 
 
-def _open(checkpoint: "Checkpoint", settings: Settings) -> "Runtime":
+def _open(settings: Settings) -> tuple["Checkpoint", "Runtime"]:
     from model.errors import CheckpointError
-    from model.runtime import open_runtime
+    from model.opening import open_model
 
     device = choose_device(settings.device)
     try:
-        return open_runtime(checkpoint, device, settings.network_threads)
+        return open_model(settings.checkpoint, device, settings.network_threads)
     except CheckpointError:
         if settings.device != "auto" or device == "cpu":
             raise
         log.warning("the GPU cannot be used; serving on the CPU. --device cuda says why")
-        return open_runtime(checkpoint, "cpu", settings.network_threads)
+        return open_model(settings.checkpoint, "cpu", settings.network_threads)

@@ -16,8 +16,8 @@ from service.records import ROUTES, UNMATCHED, Record
 # A cached keystroke takes less than a millisecond, a cold page of text seconds: 0.25 ms to 10 s.
 SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-# The kinds of network call: two towers that read, three heads that score.
-CALLS = ("forward", "backward", "next", "previous", "gap")
+# The kinds of network call: two towers that read, three heads that score, whole lines of a stacked network.
+CALLS = ("forward", "backward", "next", "previous", "gap", "fill")
 ASKING = ("/predict", "/cloze", "/score")
 
 

@@ -1,13 +1,47 @@
 """Fixtures that tests of several packages share."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.fixtures_checkpoint import build_tiny_checkpoint
+from tests.fixtures_checkpoint import LINES, build_tiny_checkpoint, tiny_vocabulary
+from training.ngram import build
+from training.shards import FORMAT_VERSION, NO_CUT, ShardWriter, manifest_digest
 
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of two small random LSTM towers with int8 and fp32 graphs; read it, never change it."""
     return build_tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny").directory
+
+
+@pytest.fixture(scope="session")
+def tiny_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lines of the tiny checkpoint's vocabulary as `prepare` writes them: English of weight 3, Chinese of 1."""
+    directory = tmp_path_factory.mktemp("prepared")
+    vocabulary = tiny_vocabulary()
+    (directory / "vocabulary.model").write_bytes(vocabulary.to_bytes())
+    sources = []
+    for language, weight, lines in (("en", 3.0, LINES[:5]), ("zh", 1.0, LINES[5:])):
+        entries: dict[str, Any] = {}
+        for split, part in (("train", lines), ("heldout", lines[:1])):
+            with ShardWriter(directory, language, split) as writer:  # type: ignore[arg-type]
+                encoded = [(vocabulary.encode(line), (NO_CUT, NO_CUT)) for line in part]
+                writer.write(encoded, sum(map(len, part)))
+                entries[split] = {"shards": [writer.close()]}
+        settings = {"name": f"talk_{language}", "language": language, "consecutive": False, "weight": weight}
+        sources.append({**settings, "split": entries})
+    manifest = {"format_version": FORMAT_VERSION, "vocabulary_sha256": vocabulary.digest, "sources": sources}
+    manifest["sha256"] = manifest_digest(manifest)
+    (directory / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_ngram(tiny_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A 3-gram of these lines; read it, never change it."""
+    directory = tmp_path_factory.mktemp("ngrams") / "tiny"
+    build(tiny_prepared, directory, order=3)
+    return directory

@@ -46,14 +46,16 @@ def random_weights(config: NetworkConfig, seed: int = 0, scale: float = 0.5) -> 
     generator = np.random.default_rng(seed)
     size, hidden, width = config.embedding_size, config.hidden_size, config.gap_hidden_size
     pieces, gates = config.vocabulary_size, GATES[config.cell] * config.hidden_size
+    stacked = config.architecture == "stacked_bidirectional"
+    deeper = 2 * hidden if stacked else hidden
     shapes: dict[str, tuple[int, ...]] = {
         "embedding.weight": (pieces, size), "output_bias": (pieces,),
-        "next.weight": (size, hidden), "next.bias": (size,),
+        "next.weight": (size, deeper), "next.bias": (size,),
     }  # fmt: skip
     for tower in ("forward", "backward"):
-        for layer in range(config.layers(tower)):
+        for layer in range(config.forward_layers if stacked else config.layers(tower)):
             name = f"{tower}_tower.{layer}"
-            shapes[f"{name}.weight_ih"] = (gates, size if layer == 0 else hidden)
+            shapes[f"{name}.weight_ih"] = (gates, size if layer == 0 else deeper)
             shapes[f"{name}.weight_hh"] = (gates, hidden)
             shapes |= {f"{name}.bias_ih": (gates,), f"{name}.bias_hh": (gates,)}
     if config.architecture == "two_towers":

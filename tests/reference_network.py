@@ -38,6 +38,23 @@ class ReferenceNetwork:
             outputs.append(x)
         return parts.reshape(-1), outputs
 
+    def fill(self, pieces: Sequence[int], place: int) -> Array:
+        """Log-probabilities (V,) of what stands at *place* of a whole line, by the stacked bidirectional network."""
+        rows = [self.weights["embedding.weight"][piece] for piece in pieces]
+        for layer in range(self.config.forward_layers):
+            left = self._layer(f"forward_tower.{layer}", rows)
+            right = self._layer(f"backward_tower.{layer}", rows[::-1])[::-1]
+            rows = [np.concatenate(pair) for pair in zip(left, right, strict=True)]
+        return self.next(rows[place])
+
+    def _layer(self, name: str, rows: Sequence[Array]) -> list[Array]:
+        parts = np.zeros((self.config.state_parts, self.config.hidden_size), dtype=self.dtype)
+        outputs = []
+        for row in rows:
+            parts = np.array(self._step(name, row, parts))
+            outputs.append(parts[0])
+        return outputs
+
     def _step(self, name: str, x: Array, state: Array) -> list[Array]:
         from_x = self.product(x, self.weights[f"{name}.weight_ih"]) + self.weights[f"{name}.bias_ih"]
         from_h = self.product(state[0], self.weights[f"{name}.weight_hh"]) + self.weights[f"{name}.bias_hh"]

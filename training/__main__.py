@@ -15,6 +15,9 @@ COMMANDS = {
     "export": ("training.export", "weights to a checkpoint that the service serves"),
     "card": ("training.model_card", "scores and notes into a checkpoint and its model card"),
     "ngram": ("training.ngram", "shards to a Kneser-Ney n-gram, the baseline"),
+    "compare": ("training.compare", "the tutorial's systems side by side"),
+    "words": ("training.words", "a word benchmark, such as Penn Treebank, to perplexities"),
+    "gates": ("training.gates", "how far gradients and memories reach back"),
 }
 
 

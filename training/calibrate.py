@@ -28,11 +28,12 @@ from model.config import Calibration
 from model.decoding.cloze import RESCORED, RESCORED_BLIND
 from model.errors import CheckpointError
 from model.ngram import DESCRIPTION
+from model.opening import is_ngram, open_model
 from model.predictor import Predictor
 from model.queries import ClozeQuery, ClozeResult
 from model.runtime import Runtime, initial_states
 from model.vocabulary import START, Vocabulary
-from training.contestants import Answering, Contestant, is_ngram, open_for_decoding
+from training.contestants import Answering, Contestant
 from training.judging import ask
 from training.questions import LANGUAGES, MARKER, ClozeQuestion, TextFile, cloze_questions, read_files
 
@@ -87,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Fit and write the copy; 0 on success."""
     if arguments.output.exists():
         raise CheckpointError(f"{arguments.output} exists; name a new directory or remove it")
-    checkpoint, runtime = open_for_decoding(arguments.checkpoint)
+    checkpoint, runtime = open_model(arguments.checkpoint)
     files = read_files(arguments.text, arguments.language, None, arguments.seed, arguments.field)
     calibration = fit_calibration(checkpoint, runtime, files, arguments.lines, arguments.seed)
     if is_ngram(arguments.checkpoint):

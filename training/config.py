@@ -190,13 +190,23 @@ def load_run(path: Path) -> RunConfig:
     Raises:
         RunError: the file is missing, is not TOML, or has an unknown, missing or ill-typed field; the message names it.
     """
+    config: RunConfig = read_options(RunConfig, path)
+    return config
+
+
+def read_options(cls: Any, path: Path) -> Any:
+    """Read a TOML file into a dataclass of options, whose tables are dataclasses themselves.
+
+    Raises:
+        RunError: as for :func:`load_run`.
+    """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RunError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RunError(f"{path}: is not TOML: {error}") from error
-    return run_from_dict(values, str(path))
+    return build_options(cls, values, str(path))
 
 
 def run_from_dict(values: dict[str, Any], where: str) -> RunConfig:
@@ -205,11 +215,16 @@ def run_from_dict(values: dict[str, Any], where: str) -> RunConfig:
     Raises:
         RunError: an unknown, missing or ill-typed field, or a value out of range.
     """
-    config: RunConfig = _build(RunConfig, values, where)
+    config: RunConfig = build_options(RunConfig, values, where)
     return config
 
 
-def _build(cls: Any, values: dict[str, Any], where: str) -> Any:
+def build_options(cls: Any, values: dict[str, Any], where: str) -> Any:
+    """A dataclass of options from plain values; *where* begins every message.
+
+    Raises:
+        RunError: an unknown, missing or ill-typed field, or a value out of range.
+    """
     hints = get_type_hints(cls)
     unknown = sorted(set(values) - {f.name for f in fields(cls)})
     if unknown:
@@ -220,7 +235,7 @@ def _build(cls: Any, values: dict[str, Any], where: str) -> Any:
         if is_dataclass(hint):
             if not isinstance(value, dict):
                 raise RunError(f"{where}: [{name}] must be a table")
-            built[name] = _build(hint, value, f"{where}: [{name}]")
+            built[name] = build_options(hint, value, f"{where}: [{name}]")
         else:
             built[name] = _checked(hint, value, f"{where}: {name}")
     try:

@@ -3,20 +3,19 @@
 Both run behind model/predictor.py, the predictor that serves, and are asked for as many words as users ask for.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from model.checkpoint import Checkpoint, load_checkpoint
-from model.config import Calibration
-from model.errors import CheckpointError, LacunaError, VocabularyError
-from model.ngram import DESCRIPTION, open_ngram, size_in_bytes
+from model.checkpoint import Capability, Checkpoint
+from model.errors import LacunaError
+from model.ngram import size_in_bytes
+from model.opening import is_ngram, open_model
 from model.predictor import Predictor
 from model.queries import Query, Result
-from model.runtime import Runtime, open_runtime
-from model.vocabulary import Vocabulary
+
+CAPABILITIES: tuple[Capability, ...] = ("predict", "score", "cloze")
 
 
 class Answering(Protocol):
@@ -35,11 +34,13 @@ class Contestant:
         name: what the report calls it.
         predictor: answers queries.
         about: architecture, size and what text it saw, for the report.
+        capabilities: questions that it can answer.
     """
 
     name: str
     predictor: Answering
     about: dict[str, Any]
+    capabilities: tuple[Capability, ...] = CAPABILITIES
 
 
 def open_contestant(directory: Path, device: Literal["cpu", "cuda"] = "cpu", threads: int = 1) -> Contestant:
@@ -48,43 +49,9 @@ def open_contestant(directory: Path, device: Literal["cpu", "cuda"] = "cpu", thr
     Raises:
         CheckpointError: it cannot be read.
     """
-    checkpoint, runtime = open_for_decoding(directory, device, threads)
-    return Contestant(checkpoint.name, Predictor(checkpoint, runtime), _about(checkpoint))
-
-
-def open_for_decoding(
-    directory: Path, device: Literal["cpu", "cuda"] = "cpu", threads: int = 1
-) -> tuple[Checkpoint, Runtime]:
-    """The two things that a predictor is made of; *directory* holds a checkpoint or an n-gram.
-
-    Raises:
-        CheckpointError: it cannot be read.
-    """
-    if not is_ngram(directory):
-        checkpoint = load_checkpoint(directory)
-        return checkpoint, open_runtime(checkpoint, device, threads)
-    ngram = open_ngram(directory)
-    try:
-        vocabulary = Vocabulary.load(directory / "vocabulary.model")
-    except VocabularyError as error:
-        raise CheckpointError(f"{error}; build the n-gram again") from error
-    checkpoint = Checkpoint(
-        directory=directory,
-        name=f"{ngram.order}-gram",
-        version="1",
-        digest=hashlib.sha256((directory / DESCRIPTION).read_bytes()).hexdigest(),
-        network=ngram.config,
-        calibration=Calibration.from_dict(ngram.description["calibration"]),
-        vocabulary=vocabulary,
-        languages=("zh", "en"),
-        training=ngram.description,
-    )
-    return checkpoint, ngram
-
-
-def is_ngram(directory: Path) -> bool:
-    """Whether `python -m training ngram` wrote it."""
-    return (directory / DESCRIPTION).exists()
+    checkpoint, runtime = open_model(directory, device, threads)
+    predictor = Predictor(checkpoint, runtime)
+    return Contestant(checkpoint.name, predictor, _about(checkpoint), checkpoint.capabilities)
 
 
 def _about(checkpoint: Checkpoint) -> dict[str, Any]:

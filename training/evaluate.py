@@ -20,7 +20,7 @@ import numpy as np
 
 from model.errors import ReportError, VocabularyError
 from model.vocabulary import Vocabulary
-from training.contestants import Contestant, open_contestant
+from training.contestants import CAPABILITIES, Contestant, open_contestant
 from training.judging import Answers, LineResult, Questions, answer_all
 from training.questions import LANGUAGES, TextFile, cloze_questions, next_questions, read_files, typed_lines
 from training.report import write_report
@@ -116,8 +116,9 @@ def evaluate(contestants: Sequence[Contestant], questions: Questions, seed: int)
     """
     answers: list[Answers] = []
     described = []
+    common = [each for each in CAPABILITIES if all(each in contestant.capabilities for contestant in contestants)]
     for contestant in contestants:
-        answered, seconds = answer_all(contestant, questions)
+        answered, seconds = answer_all(contestant, questions, common)
         answers.append(answered)
         described.append({"name": contestant.name, **contestant.about, "seconds": seconds})
     return {

@@ -42,7 +42,7 @@ from model.errors import ExportError, PreparedDataError
 from model.network import Network
 from model.runtime import GRAPHS, Floats, Integers, OnnxRuntime, Precision, Runtime, Tower, initial_states
 from model.torch_runtime import TorchRuntime
-from model.vocabulary import END, START, Vocabulary
+from model.vocabulary import BLANK, END, START, Vocabulary
 from training.calibrate import fit_next_temperature
 from training.config import RunConfig, run_from_dict
 from training.graphs import build_graphs
@@ -62,6 +62,7 @@ GATE_PIECES = 20_000
 TEMPERATURE_PIECES = 6_000
 LINE_PIECES = 64
 LINES_AT_ONCE = 64
+MASK_EVERY = 8
 ROWS_AT_ONCE = 128
 
 
@@ -196,6 +197,7 @@ def export(options: ExportOptions) -> Checkpoint:
             " name some with --development"
         )
 
+    stacked = config.network.architecture == "stacked_bidirectional"
     graphs: dict[Precision, dict[str, bytes]] = {"int8": build_graphs(config.network, weights, "int8")}
     if options.fp32:
         graphs["fp32"] = build_graphs(config.network, weights, "fp32")
@@ -208,11 +210,15 @@ def export(options: ExportOptions) -> Checkpoint:
         quantised = OnnxRuntime(Path(directory), config.network)
         reference = TorchRuntime(_network(config, weights), torch.device("cpu"), block_rows=LINES_AT_ONCE)
         cost = check_cost(measure(reference, lines), measure(quantised, lines))
-        temperatures = {
-            language: fit_next_temperature(score_lines(quantised, _limit(chosen, TEMPERATURE_PIECES)))
-            for language in sorted({line.language for line in lines})
-            if (chosen := [line for line in lines if line.language == language])
-        }
+        temperatures = (
+            {}
+            if stacked
+            else {
+                language: fit_next_temperature(score_lines(quantised, _limit(chosen, TEMPERATURE_PIECES)))
+                for language in sorted({line.language for line in lines})
+                if (chosen := [line for line in lines if line.language == language])
+            }
+        )
 
     languages = options.languages or _languages(prepared, config, lines)
     calibration = Calibration(
@@ -314,10 +320,11 @@ def development_lines(
 
 
 def measure(runtime: Runtime, lines: Sequence[Line]) -> Measurement:
-    """Score every piece of the lines with a runtime."""
+    """Score every piece of the lines with a runtime; of a stacked network a few under masks."""
+    stacked = runtime.config.architecture == "stacked_bidirectional"
     nats: list[npt.NDArray[np.float64]] = []
     top3: list[npt.NDArray[np.bool_]] = []
-    for log_probabilities, targets in score_lines(runtime, lines):
+    for log_probabilities, targets in (score_masked if stacked else score_lines)(runtime, lines):
         own = log_probabilities[np.arange(len(targets)), targets]
         nats.append(-own.astype(np.float64))
         top3.append((log_probabilities > own[:, None]).sum(axis=1) < 3)
@@ -367,6 +374,25 @@ def score_lines(runtime: Runtime, lines: Sequence[Line]) -> Iterator[tuple[Float
         outputs, targets = outputs[inside], np.concatenate([line.pieces for line in batch])
         for rows in _chunks(len(targets)):
             yield runtime.next_log_probabilities(outputs[rows]), targets[rows]
+
+
+def score_masked(runtime: Runtime, lines: Sequence[Line]) -> Iterator[tuple[Floats, Integers]]:
+    """Log-probabilities (n, V) of a piece under a mask, the rest of its line being seen, and that piece (n,).
+
+    Of each line every MASK_EVERY-th piece, one at a time: each costs a pass over the line.
+    """
+    for batch in _batches(lines):
+        asked = [(line.pieces, place) for line in batch for place in range(0, len(line.pieces), MASK_EVERY)]
+        for rows in _chunks(len(asked)):
+            some = asked[rows]
+            lengths = np.array([len(line) + 1 for line, _ in some], dtype=np.int64)
+            pieces = np.zeros((len(some), lengths.max()), dtype=np.int64)
+            for row, (line, place) in zip(pieces, some, strict=True):
+                row[: len(line) + 1] = [START, *line]
+                row[place + 1] = BLANK
+            places = np.array([place + 1 for _, place in some], dtype=np.int64)
+            targets = np.array([line[place] for line, place in some], dtype=np.int64)
+            yield runtime.fill_log_probabilities(pieces, lengths, places), targets
 
 
 def score_gaps(runtime: Runtime, lines: Sequence[Line]) -> Iterator[tuple[Floats, Integers]]:

@@ -4,6 +4,7 @@ Not an exporter of torch modules: the graphs are written from the weights alone,
     forward.onnx, backward.onnx    states (N, S), pieces (N, T), lengths (N,) -> new states (N, S), outputs (N, T, H)
     next.onnx, previous.onnx       outputs (N, H) -> log-probabilities (N, V), minus infinity at masked pieces
     gap.onnx                       forward and backward (N, H), right_known, positions and kinds (N,) -> the same
+    fill.onnx                      of a stacked network: pieces (N, T), lengths and places (N,) -> the same
 
 int8 means: each row of activations is quantised by its own largest magnitude, ``u8 = round(x / s) + 128`` with
 ``s = max|x| / 127``; weights are int8 with a scale per output; products are summed in int32, so a row's result cannot
@@ -49,15 +50,19 @@ def build_graphs(network: NetworkConfig, weights: Mapping[str, Array], precision
 
     Returns:
         File name to contents: ``forward.onnx``, ``next.onnx`` and, for two towers, ``backward.onnx``,
-        ``previous.onnx``, ``gap.onnx``; and one file of weights that they share, ``int8.weights`` or ``fp32.weights``.
+        ``previous.onnx``, ``gap.onnx``; for a stacked network ``fill.onnx`` alone; and one file of weights that they
+        share, ``int8.weights`` or ``fp32.weights``.
 
     Raises:
         ExportError: an architecture without graphs, a parameter missing, of another shape, or not finite.
     """
-    if network.architecture == "stacked_bidirectional":
-        raise ExportError("a stacked_bidirectional network has no graphs; export a forward or two_towers network")
+    if network.cell == "attention":
+        raise ExportError("a Transformer has no graphs; export a recurrent network")
     store = _Store(network, weights, precision)
-    models = {"forward.onnx": _tower(store, "forward"), "next.onnx": _head(store, "next")}
+    if network.architecture == "stacked_bidirectional":
+        models = {"fill.onnx": _fill(store)}
+    else:
+        models = {"forward.onnx": _tower(store, "forward"), "next.onnx": _head(store, "next")}
     if network.architecture == "two_towers":
         models |= {
             "backward.onnx": _tower(store, "backward"),
@@ -226,6 +231,49 @@ def _tower(store: _Store, tower: Literal["forward", "backward"]) -> ModelProto:
     )
 
 
+def _fill(store: _Store) -> ModelProto:
+    """Read whole lines in both directions, layer upon layer, and score what stands at one place of each."""
+    network = store.network
+    hidden, wide = network.hidden_size, 2 * network.hidden_size
+    graph = _Graph(store)
+    rows = _embed(graph, "pieces")
+    shape = graph.op("Shape", "pieces")
+    zero, one = (graph.tensor(f"int.{value}", np.array(value, dtype=np.int64)) for value in (0, 1))
+    times = graph.op("Squeeze", graph.op("Gather", shape, graph.ints(1)))
+    steps = graph.op("Unsqueeze", graph.op("Range", zero, times, one), graph.ints(0, 2))
+    alive = graph.op("Less", steps, graph.op("Unsqueeze", "lengths", graph.ints(1, 2)))  # (N, T, 1)
+    size = graph.op("Concat", graph.op("Gather", shape, graph.ints(0)), graph.ints(hidden), axis=0)
+    state = [graph.op("Expand", graph.number(0.0), size)] * network.state_parts
+    for layer in range(network.forward_layers):
+        if not isinstance(rows, tuple) and store.precision == "int8":
+            rows = graph.quantise(rows)  # once, for both directions
+        width = network.embedding_size if layer == 0 else wide
+        sides = []
+        for tower in ("forward", "backward"):
+            cell = _Cell(store, f"{tower}_tower.{layer}", width)
+            inputs = graph.op("Add", graph.product(rows, cell.input), graph.tensor(*cell.input_bias))  # (N, T, G·H)
+            if tower == "backward":
+                inputs = _mirror(graph, inputs)
+            _, outputs = _recur(graph, cell, inputs, alive, state)
+            sides.append(_mirror(graph, outputs) if tower == "backward" else outputs)
+        rows = graph.op("Concat", *sides, axis=2)  # (N, T, 2H)
+    assert isinstance(rows, str)  # noqa: S101 - there is at least one layer
+    outputs = graph.op("GatherND", rows, graph.op("Unsqueeze", "places", graph.ints(1)), batch_dims=1)  # (N, 2H)
+    return graph.model(
+        [
+            _value("pieces", TensorProto.INT64, "N", "T"),
+            _value("lengths", TensorProto.INT64, "N"),
+            _value("places", TensorProto.INT64, "N"),
+        ],
+        [_log_probabilities(graph, _feature(graph, "next", outputs, wide), _next_biases(graph))],
+    )
+
+
+def _mirror(graph: _Graph, rows: str) -> str:
+    """Reverse each row of (N, T, …) within its own length; its own inverse."""
+    return graph.op("ReverseSequence", rows, "lengths", batch_axis=0, time_axis=1)
+
+
 def _embed(graph: _Graph, pieces: str) -> Rows:
     """Pieces (N, T) -> rows (N, T, e), or the same already quantised: a column of the int8 table is its own row."""
     table, scale = graph.store.embedding()
@@ -312,13 +360,17 @@ def _head(store: _Store, name: Literal["next", "previous"]) -> ModelProto:
     """Outputs of a tower -> log-probabilities of the piece beyond what it has read."""
     network = store.network
     graph = _Graph(store)
-    bias = store.parameter("output_bias", network.vocabulary_size).copy()
-    bias[[*NEVER_PREDICTED, END_OF_GAP]] = -np.inf
-    biases = graph.tensor("output_bias", bias)
     return graph.model(
         [_value("outputs", TensorProto.FLOAT, "N", network.hidden_size)],
-        [_log_probabilities(graph, _feature(graph, name, "outputs"), biases)],
+        [_log_probabilities(graph, _feature(graph, name, "outputs", network.hidden_size), _next_biases(graph))],
     )
+
+
+def _next_biases(graph: _Graph) -> str:
+    """The biases of single pieces, with the masks in."""
+    bias = graph.store.parameter("output_bias", graph.store.network.vocabulary_size).copy()
+    bias[[*NEVER_PREDICTED, END_OF_GAP]] = -np.inf
+    return graph.tensor("output_bias", bias)
 
 
 def _log_probabilities(graph: _Graph, features: str, biases: str) -> tuple[str, ValueInfoProto]:
@@ -328,10 +380,10 @@ def _log_probabilities(graph: _Graph, features: str, biases: str) -> tuple[str, 
     return graph.op("LogSoftmax", logits, axis=-1), _value("log_probabilities", TensorProto.FLOAT, "N", size)
 
 
-def _feature(graph: _Graph, name: Literal["next", "previous"], outputs: str) -> str:
-    """The linear map from a tower's outputs (N, H) to the embedding's width (N, e)."""
+def _feature(graph: _Graph, name: Literal["next", "previous"], outputs: str, width: int) -> str:
+    """The linear map from a tower's outputs (N, width) to the embedding's width (N, e)."""
     network, store = graph.store.network, graph.store
-    matrix = store.matrix(name, store.parameter(f"{name}.weight", network.embedding_size, network.hidden_size))
+    matrix = store.matrix(name, store.parameter(f"{name}.weight", network.embedding_size, width))
     bias = graph.tensor(f"{name}.bias", store.parameter(f"{name}.bias", network.embedding_size))
     return graph.op("Add", graph.product(outputs, matrix), bias)
 
@@ -347,10 +399,10 @@ def _gap(store: _Store) -> ModelProto:
     kind = store.parameter("gap.kind.weight", SPAN + 1, code) @ hidden[:, 2 * size + code :].T
     kind = kind + store.parameter("gap.hidden.bias", 2 * width)
 
-    left = _feature(graph, "next", "forward")
+    left = _feature(graph, "next", "forward", network.hidden_size)
     unknown = graph.tensor("unknown_right", store.parameter("unknown_right", size))
     known = graph.op("Unsqueeze", "right_known", graph.ints(1))
-    right = graph.op("Where", known, _feature(graph, "previous", "backward"), unknown)
+    right = graph.op("Where", known, _feature(graph, "previous", "backward", network.hidden_size), unknown)
     last = graph.tensor("gap.last_position", np.array(GAP_POSITIONS - 1, dtype=np.int64))
     place = graph.op("Gather", graph.tensor("gap.position", position), graph.op("Min", "positions", last))
     codes = graph.op("Add", place, graph.op("Gather", graph.tensor("gap.kind", kind), "kinds"))

@@ -6,12 +6,13 @@ What counts as right, for each metric: DEFINITIONS in training/report.py.
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
 from tqdm import tqdm
 
+from model.checkpoint import Capability
 from model.errors import LacunaError
 from model.queries import (
     ClozeQuery,
@@ -22,7 +23,7 @@ from model.queries import (
     ScoreQuery,
     ScoreResult,
 )
-from training.contestants import Contestant
+from training.contestants import CAPABILITIES, Contestant
 from training.questions import MARKER, ClozeQuestion, NextQuestion, TextFile, TypedLine
 from training.typing_simulation import keys_pressed
 
@@ -75,8 +76,15 @@ class LineResult:
 Answers = dict[str, list[LineResult]]
 
 
-def answer_all(contestant: Contestant, questions: Questions) -> tuple[Answers, dict[str, float]]:
+def answer_all(
+    contestant: Contestant, questions: Questions, capabilities: Container[str] = CAPABILITIES
+) -> tuple[Answers, dict[str, float]]:
     """Put all questions to one contestant.
+
+    Args:
+        contestant: answers.
+        questions: of all kinds.
+        capabilities: the kinds that are asked.
 
     Returns:
         The lines' results of each part, in an order that depends on the questions only, and the seconds of each part.
@@ -84,15 +92,17 @@ def answer_all(contestant: Contestant, questions: Questions) -> tuple[Answers, d
     Raises:
         LacunaError: a question could not be answered; leaving it out would flatter the contestant.
     """
-    parts: dict[str, Callable[[Contestant, Questions], list[LineResult]]] = {
-        "score": _score,
-        "next": _next,
-        "cloze": _cloze,
-        "choice": _choice,
-        "typing": _typing,
+    parts: dict[str, tuple[Capability, Callable[[Contestant, Questions], list[LineResult]]]] = {
+        "score": ("score", _score),
+        "next": ("predict", _next),
+        "cloze": ("cloze", _cloze),
+        "choice": ("cloze", _choice),
+        "typing": ("predict", _typing),
     }
     answers, seconds = {}, {}
-    for part, measure in parts.items():
+    for part, (needed, measure) in parts.items():
+        if needed not in capabilities:
+            continue
         started = time.monotonic()
         answers[part] = measure(contestant, questions)
         seconds[part] = round(time.monotonic() - started, 1)

@@ -44,6 +44,7 @@ from training.snapshot import (
     snapshot_directory,
     write_whole,
 )
+from training.transformer import LanguageModel, build_network
 
 log = logging.getLogger(__name__)
 
@@ -83,13 +84,10 @@ def train(config: RunConfig, directory: Path, *, resume: bool = False) -> Path:
         DivergedError: the loss or a gradient is not a number; the last saved state is good.
         PreparedDataError: the prepared data are missing or torn.
     """
-    if config.network.architecture == "stacked_bidirectional":
-        log.warning(
-            "architecture is 'stacked_bidirectional': it can be trained and compared, but export cannot serve it yet;"
-            " choose two_towers or forward for a checkpoint (docs/decisions/0008-stacked-bidirectional.md)"
-        )
+    if config.network.cell == "attention":
+        log.warning("cell is 'attention': a Transformer is trained for comparison only, export refuses it")
     trainer = Trainer(config, directory, resume=resume)
-    with _stop_signals() as stopping:
+    with stop_signals() as stopping:
         trainer.run(stopping)
     return directory / "state"
 
@@ -111,10 +109,10 @@ class Trainer:
         self._data_sha256 = prepared.sha256
         self.sources = weigh(prepared.sources, config.sources, config.data.weights)
         self.flags = PieceFlags.of(prepared.vocabulary)
-        self.network = Network(config.network, config.dropout, config.weight_drop).to(self.device)
+        self.network = build_network(config.network, config.dropout, config.weight_drop).to(self.device)
         counts = _piece_counts(self.sources, prepared.vocabulary.size)
         _start_biases(self.network, counts)
-        self.optimizer = _optimizer(config.optimizer, self.network)
+        self.optimizer = make_optimizer(config.optimizer, self.network)
         self.progress = Progress()
         self.carried = self.network.initial_state("forward", config.data.rows)
         if resume:
@@ -327,17 +325,18 @@ def _piece_counts(sources: list[Shard], size: int) -> NDArray[np.int64]:
     return counts
 
 
-def _start_biases(network: Network, counts: NDArray[np.int64]) -> None:
+def _start_biases(network: LanguageModel, counts: NDArray[np.int64]) -> None:
     """Begin with the pieces' frequencies, so that the first steps need not learn them."""
     biases = torch.from_numpy(np.log(np.maximum(counts, 1) / counts.sum()).astype(np.float32))
     with torch.no_grad():
         network.output_bias.copy_(biases)
-        if network.config.architecture == "two_towers":
+        if isinstance(network, Network) and network.config.architecture == "two_towers":
             network.gap_bias.copy_(biases)
             network.gap_bias[END_OF_GAP] = math.log(0.3)
 
 
-def _optimizer(options: OptimizerOptions, network: Network) -> torch.optim.Optimizer:
+def make_optimizer(options: OptimizerOptions, network: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of a run, over all of *network*'s parameters."""
     parameters = list(network.parameters())
     if options.name == "sgd":
         return torch.optim.SGD(
@@ -350,7 +349,7 @@ def _optimizer(options: OptimizerOptions, network: Network) -> torch.optim.Optim
 
 
 @contextmanager
-def _stop_signals() -> Iterator[list[int]]:
+def stop_signals() -> Iterator[list[int]]:
     """A list that SIGINT and SIGTERM are appended to; the handlers before are put back at the end."""
     received: list[int] = []
 

@@ -12,6 +12,7 @@ from model.network import Network, mask_gap, mask_next
 from model.vocabulary import BLANK, END, END_OF_GAP
 from training.batches import Batch
 from training.config import LossOptions
+from training.transformer import LanguageModel
 
 
 class NegativeSampler:
@@ -104,7 +105,7 @@ class Losses:
 
 
 def batch_losses(
-    network: Network,
+    network: LanguageModel,
     batch: Batch,
     states: Tensor,
     options: LossOptions,
@@ -146,8 +147,9 @@ def batch_losses(
         return F.cross_entropy(logits, targets, reduction="sum")
 
     # With both weights 0 the backward tower rests: a stage that teaches the forward tower alone is 1.7 times as fast.
-    both = network.config.architecture == "two_towers" and options.previous_weight + options.gap_weight > 0
-    if network.config.architecture == "stacked_bidirectional":
+    asked = network.config.architecture == "two_towers" and options.previous_weight + options.gap_weight > 0
+    towers = network if asked and isinstance(network, Network) else None
+    if isinstance(network, Network) and network.config.architecture == "stacked_bidirectional":
         inputs = place(batch.forward_inputs)
         hidden = place_mask(batch, masked_share, rng).to(device)
         outputs = network.run_stacked(inputs.masked_fill(hidden, BLANK), (inputs != END).sum(0), dtype)
@@ -163,30 +165,30 @@ def batch_losses(
         next_sum = cross_entropy(network.next_features(forward[kept]), targets[kept], network.output_bias, None)
         zero = next_sum.new_zeros(())
         previous_sum, gap_sum, previous_count = zero, zero, 0
-        if both:
+        if towers is not None:
             rows = batch.backward_inputs.shape[1]
-            backward, _ = network.run_tower(
-                "backward", place(batch.backward_inputs), network.initial_state("backward", rows), dtype
+            backward, _ = towers.run_tower(
+                "backward", place(batch.backward_inputs), towers.initial_state("backward", rows), dtype
             )
             aims = place(batch.backward_targets)
             aimed = aims >= 0
             previous_count = int(aimed.sum())
             previous_sum = cross_entropy(
-                network.previous_features(backward[aimed]), aims[aimed], network.output_bias, None
+                towers.previous_features(backward[aimed]), aims[aimed], network.output_bias, None
             )
             if len(batch.gap_row):
                 row, right = place(batch.gap_row), place(batch.gap_backward)
                 positions = place(batch.gap_position)
-                features = network.gap_features(
+                features = towers.gap_features(
                     forward[place(batch.gap_forward), row],
                     backward[right.clamp(min=0), row],
                     right >= 0,
                     positions,
                     place(batch.gap_kind),
                 )
-                gap_sum = cross_entropy(features, place(batch.gap_target), network.gap_bias, positions)
+                gap_sum = cross_entropy(features, place(batch.gap_target), towers.gap_bias, positions)
     next_count = int(kept.sum())
-    gap_count = len(batch.gap_row) if both else 0
+    gap_count = len(batch.gap_row) if towers is not None else 0
     total = next_sum / max(next_count, 1)
     if previous_count:
         total = total + options.previous_weight * previous_sum / previous_count

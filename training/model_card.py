@@ -101,11 +101,12 @@ def model_card(
     towers = f"forward tower of {network.forward_layers} layer(s)"
     if network.architecture == "two_towers":
         towers += f", backward tower of {network.backward_layers}, gap head"
+    purpose = "Predicts the next word of a partial sentence and fills blanks"
+    if network.architecture == "stacked_bidirectional":
+        towers, purpose = f"{network.forward_layers} bidirectional layer(s)", "Fills blanks"
     parts = [
         f"# {name} {version}",
-        "Predicts the next word of a partial sentence"
-        + (" and fills blanks" if network.architecture != "stacked_bidirectional" else "")
-        + f". Languages: {', '.join(languages)}.",
+        f"{purpose}. Languages: {', '.join(languages)}.",
         "## Network",
         f"{network.cell}, {towers}; hidden {network.hidden_size}, embedding {network.embedding_size},"
         f" {network.vocabulary_size:,} pieces; {parameters / 1e6:.2f} million parameters.",

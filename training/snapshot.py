@@ -15,10 +15,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.errors import RunError
-from model.network import Network
 
 SNAPSHOTS = ("state", "state.old")  # the latter is all there is where a crash fell between two renames
 
@@ -59,7 +58,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 def save_snapshot(
     directory: Path,
-    network: Network,
+    network: nn.Module,
     optimizer: torch.optim.Optimizer,
     carried: Tensor,
     progress: Progress,
@@ -126,7 +125,7 @@ def read_progress(directory: Path) -> tuple[Progress, dict[str, Any], str]:
         raise RunError(f"{directory / 'state.json'}: cannot be read: {error!r}") from error
 
 
-def load_weights(directory: Path, network: Network) -> None:
+def load_weights(directory: Path, network: nn.Module) -> None:
     """Put a snapshot's weights into *network*.
 
     Raises:

@@ -162,10 +162,13 @@ def search_words(
         picks = [divmod(place, masses.shape[1]) for place in flat[:close].tolist()]
         if not picks:
             break
+        picked = [(n, piece, float(masses[n, piece])) for n, piece in picks]
+        # Rows are 64 KB each at 16,000 pieces, dozens of them in every decoder that waits: none is kept meanwhile.
+        del rows, row, goes_on, masses
         states = yield from ask([Advance("forward", beam[n].states[-1], (piece,)) for n, piece in picks])
         beam = [
-            Span((*beam[n].pieces, piece), float(masses[n, piece]), (*beam[n].states, after))
-            for (n, piece), after in zip(picks, states, strict=True)
+            Span((*beam[n].pieces, piece), mass, (*beam[n].states, after))
+            for (n, piece, mass), after in zip(picked, states, strict=True)
         ]
     return sorted(found.values(), key=lambda each: (-each.mass, each.word))[:wanted]
 
@@ -194,13 +197,13 @@ def score_choices(
             ends, goes_on[pieces] = head.split(pieces, row)
             ended[pieces] = beginnings[pieces].mass + ends
         level = list(dict.fromkeys(pieces[: position + 1] for pieces in spans if len(pieces) > position))
+        masses = [beginnings[pieces[:-1]].mass + float(goes_on[pieces[:-1]][pieces[-1]]) for pieces in level]
+        rows, goes_on = (), {}  # not kept while the next pieces are read
         states = yield from ask(
             [Advance("forward", beginnings[pieces[:-1]].states[-1], pieces[-1:]) for pieces in level]
         )
-        for pieces, after in zip(level, states, strict=True):
-            before = beginnings[pieces[:-1]]
-            mass = before.mass + float(goes_on[pieces[:-1]][pieces[-1]])
-            beginnings[pieces] = Span(pieces, mass, (*before.states, after))
+        for pieces, mass, after in zip(level, masses, states, strict=True):
+            beginnings[pieces] = Span(pieces, mass, (*beginnings[pieces[:-1]].states, after))
     proposals = []
     for word, spelled in choices:
         own = [replace(beginnings[pieces], mass=ended[pieces]) for pieces in spelled]

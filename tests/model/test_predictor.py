@@ -91,10 +91,11 @@ def test_many_queries_run_through_a_bounded_number_of_decoders(monkeypatch: pyte
     assert max(rows for kind, rows in subject.runtime.calls if kind == "next") <= 3 * 16
 
 
-def test_stacked_network_answers_nothing() -> None:
-    """The tutorial's network that mixes its directions is for comparison only."""
-    with pytest.raises(UnsupportedError, match="not score"):
-        predictor(architecture="stacked_bidirectional").start(ScoreQuery("a"))
+@pytest.mark.parametrize("query", [ScoreQuery("a"), PredictQuery("a")])
+def test_a_stacked_network_fills_blanks_and_nothing_else(query: Query) -> None:
+    """The tutorial's network that mixes its directions knows no "next"; the refusal says what it can answer."""
+    with pytest.raises(UnsupportedError, match="can answer cloze, not"):
+        predictor(architecture="stacked_bidirectional").start(query)
 
 
 def test_a_bug_is_raised_not_returned() -> None:

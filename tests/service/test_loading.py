@@ -16,6 +16,7 @@ from model.queries import ClozeQuery, PredictQuery, ScoreQuery
 from model.runtime import open_runtime
 from service.loading import choose_device, describe, load
 from service.settings import Settings
+from tests.fixtures_checkpoint import build_tiny_checkpoint
 from tests.service.client import ask
 
 _TEXTS = ["I like to go to the theat", "我____一部新手机。", "", "今天 the ____ cat"]
@@ -109,3 +110,39 @@ def test_missing_bundled_checkpoint_tells_the_remedy(tmp_path: Path, monkeypatch
     assert str(missing) in reason
     assert "train one" in reason
     assert "--checkpoint" in reason
+
+
+def test_a_stacked_network_is_served_for_blanks_alone(tmp_path: Path) -> None:
+    """`GET /model` says so; `/cloze` answers, with and without choices; the others are refused by name."""
+    checkpoint = build_tiny_checkpoint(tmp_path / "stacked", architecture="stacked_bidirectional", forward_layers=3)
+
+    async def question(client: httpx.AsyncClient) -> Any:
+        model = (await client.get("/model")).json()
+        open_ = await client.post("/cloze", json={"text": "I like the ____ on the mat."})
+        choices = await client.post("/cloze", json={"text": "I ____ the cat", "choices": ["like", "store"]})
+        refused = [await client.post(path, json={"text": "I like"}) for path in ("/predict", "/score")]
+        return model, open_, choices, refused
+
+    model, open_, choices, refused = ask_real(question, checkpoint.directory)
+    assert model["capabilities"] == ["cloze"]
+    assert open_.status_code == choices.status_code == 200
+    (blank,) = choices.json()["results"][0]["blanks"]
+    assert sum(each["probability"] for each in blank["candidates"]) == pytest.approx(1)
+    for answer in refused:
+        assert answer.status_code == 422
+        assert "can answer cloze" in answer.text
+
+
+def test_an_ngram_is_served_in_a_checkpoints_place(tiny_ngram: Path) -> None:
+    """What `python -m training ngram` wrote answers every question, and says how many n-grams it has."""
+
+    async def question(client: httpx.AsyncClient) -> Any:
+        model = (await client.get("/model")).json()
+        bodies = {"/predict": "I like the ", "/cloze": "I like the ____ on the mat.", "/score": "I like the cat"}
+        return model, [await client.post(path, json={"text": text}) for path, text in bodies.items()]
+
+    model, answers = ask_real(question, tiny_ngram)
+    assert model["name"] == "3-gram"
+    assert model["parameters"] > model["architecture"]["vocabulary_size"]
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    assert answers[0].json()["results"][0]["candidates"]

@@ -15,6 +15,7 @@ from model.checkpoint import load_checkpoint
 from model.config import Calibration
 from model.errors import CheckpointError, LacunaError
 from model.ngram import open_ngram
+from model.opening import open_model
 from model.predictor import Predictor
 from model.queries import Blank, ClozeQuery, ClozeResult, Filling, Query, Result, Usage
 from model.runtime import Floats, Integers
@@ -29,7 +30,6 @@ from training.calibrate import (
     retemper,
     score_pieces,
 )
-from training.contestants import open_for_decoding
 from training.questions import ClozeQuestion, cloze_questions, read_files
 
 GRIDS = ((0.0, 0.5, 1.0), (0.0, 0.5))
@@ -177,7 +177,7 @@ def test_choices_of_development_text_are_fitted(tiny_checkpoint: Path, tmp_path:
     """Calibrating a checkpoint fits it to choices among the text's own words: no other temperature does better."""
     path = tmp_path / "talk_en.txt"
     path.write_text("\n".join(f"I like the {w} that sat on the mat." for w in ("cat", "dog", "hen")), encoding="utf-8")
-    checkpoint, runtime = open_for_decoding(tiny_checkpoint)
+    checkpoint, runtime = open_model(tiny_checkpoint)
     files = read_files([str(path)], None, None, 1)
     start = replace(checkpoint.calibration, cloze_temperature=(("en", 0.8),), choice_temperature=(("zh", 1.25),))
     fitted = fit_calibration(replace(checkpoint, calibration=start), runtime, files, 20)

@@ -8,9 +8,10 @@ import pytest
 from model.checkpoint import Checkpoint
 from model.decoding.cloze import RESCORED_BLIND
 from model.errors import CheckpointError
+from model.opening import is_ngram, open_model
 from model.queries import ClozeQuery, ClozeResult, PredictQuery, PredictResult, ScoreQuery, ScoreResult
 from tests.fixtures_checkpoint import build_tiny_checkpoint
-from training.contestants import is_ngram, open_contestant, open_for_decoding
+from training.contestants import open_contestant
 
 
 def test_an_ngram_answers_every_question(tiny_ngram: Path) -> None:
@@ -42,7 +43,7 @@ def test_the_size_of_a_checkpoint_is_that_of_its_directory(tiny_checkpoint: Path
 def test_a_forward_only_checkpoint_is_asked_for_blanks_too(tmp_path: Path) -> None:
     """It is opened as what serves, and asked for five it answers the best of as many as it would rank for 32."""
     build_tiny_checkpoint(tmp_path / "forward", fp32=False, architecture="forward")
-    checkpoint, _ = open_for_decoding(tmp_path / "forward")
+    checkpoint, _ = open_model(tmp_path / "forward")
     assert type(checkpoint) is Checkpoint
     assert checkpoint.capabilities == ("predict", "score", "cloze")
     predictor = open_contestant(tmp_path / "forward").predictor

@@ -19,13 +19,14 @@ import training.snapshot
 from model.config import NetworkConfig
 from model.errors import DivergedError, RunError
 from training.batches import BatchStream
-from training.config import DataOptions, LossOptions, OptimizerOptions, RunConfig, load_run
+from training.config import DataOptions, LossOptions, OptimizerOptions, RunConfig, load_run, read_options
 from training.loop import Trainer, train
 from training.prepare import PrepareOptions, SourceOptions, prepare
 from training.runlog import RunLog, read_records
 from training.shards import manifest_digest, open_prepared
 from training.snapshot import snapshot_directory
 from training.toy_corpus import write_corpus
+from training.words import WordRun
 
 SIZE = 600
 
@@ -116,15 +117,17 @@ def test_stacked_bidirectional_learns_to_fill_masks(prepared: Path, tmp_path: Pa
     assert all(after[name] < 0.95 * before[name] for name in after), (before, after)
 
 
-@pytest.mark.parametrize("architecture", ["stacked_bidirectional", "two_towers", "forward"])
+@pytest.mark.parametrize("architecture", ["stacked_bidirectional", "two_towers", "forward", "transformer"])
 def test_what_cannot_be_served_is_said_before_the_first_step(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, architecture: Any
 ) -> None:
-    """A stacked bidirectional network is trained all the same, with one warning at once; the others have none."""
+    """A Transformer is trained all the same, with one warning at once; the others have none."""
     two = architecture == "two_towers"
-    network = NetworkConfig(
-        SIZE, architecture, embedding_size=4, hidden_size=4, backward_layers=int(two), gap_hidden_size=4 * two
-    )
+    sizes = {"embedding_size": 4, "hidden_size": 4, "backward_layers": int(two), "gap_hidden_size": 4 * two}
+    if architecture == "transformer":
+        network = NetworkConfig(SIZE, "forward", "attention", **{**sizes, "hidden_size": 32})
+    else:
+        network = NetworkConfig(SIZE, architecture, **sizes)
     draw = BatchStream.__next__
     said: list[list[str]] = []
 
@@ -134,9 +137,9 @@ def test_what_cannot_be_served_is_said_before_the_first_step(
 
     monkeypatch.setattr(BatchStream, "__next__", drawn)
     train(config(prepared, steps=1, network=network), tmp_path / "run")
-    if architecture == "stacked_bidirectional":
+    if architecture == "transformer":
         assert len(said) == len(said[0]) == 1
-        assert "export cannot serve it yet" in said[0][0]
+        assert "export refuses it" in said[0][0]
     else:
         assert said == [[]]
 
@@ -468,6 +471,8 @@ def test_run_files_name_their_mistakes(tmp_path: Path) -> None:
 
 def test_every_run_file_in_the_project_loads() -> None:
     """The committed run files are valid."""
-    files = sorted((Path(__file__).parents[2] / "training" / "runs").glob("*.toml"))
+    runs = Path(__file__).parents[2] / "training" / "runs"
+    files = sorted(runs.glob("*.toml"))
     assert len(files) >= 4
     assert all(np.isfinite(load_run(path).optimizer.learning_rate) for path in files)
+    assert all(read_options(WordRun, path).epochs for path in (runs / "words").glob("*.toml"))

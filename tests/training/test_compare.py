@@ -1,0 +1,107 @@
+"""The comparison of the tutorial's systems, from one command to one report."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import training.compare
+from model.errors import ReportError, RunError
+from training.__main__ import main
+from training.compare import ARMS, CompareOptions, sized
+from training.prepare import PrepareOptions, SourceOptions, prepare
+from training.toy_corpus import write_corpus
+from training.transformer import parameter_count
+from training.tutorial_report import BEGIN, END, insert
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[Path]]:
+    """One quick comparison: its directory, the prepared data and the text that it asked about."""
+    root = tmp_path_factory.mktemp("compare")
+    english, chinese = write_corpus(root / "text", 300, 1)
+    sources = (SourceOptions("english", (str(english),), "en"), SourceOptions("chinese", (str(chinese),), "zh"))
+    prepared = prepare(PrepareOptions(root / "prepared", sources, vocabulary_size=600, held_out_share=0.1, threads=1))
+    texts = []
+    for source, name in ((english, "talk_en.txt"), (chinese, "talk_zh.txt")):
+        texts.append(root / name)
+        texts[-1].write_text("\n".join(source.read_text(encoding="utf-8").splitlines()[:40]), encoding="utf-8")
+    command = ["compare", str(prepared), *map(str, texts), "--output", str(root / "out"), "--quick"]
+    assert main(command) == 0
+    return root / "out", prepared, texts
+
+
+def figures(directory: Path) -> dict[str, Any]:
+    """What a comparison wrote."""
+    found: dict[str, Any] = json.loads((directory / "comparison.json").read_text(encoding="utf-8"))
+    return found
+
+
+def test_every_system_of_the_tutorial_is_trained_and_asked(compared: tuple[Path, Path, list[Path]]) -> None:
+    """Each network and n-gram is there; each answers what it can: stacked ones fill blanks and know no next word."""
+    runs = {run["arm"]: run for run in figures(compared[0])["contestants"]}
+    assert set(runs) == {*(arm.name for arm in ARMS), "2-gram", "3-gram"}
+    for arm in ARMS:
+        for language in ("zh", "en"):
+            metrics = runs[arm.name]["evaluation"]["languages"][language]
+            assert 0 <= metrics["cloze_top5"]["value"] <= 1
+            assert ("next_top3" in metrics) == (arm.architecture != "stacked_bidirectional")
+    assert len({run["evaluation"]["questions_sha256"] for run in runs.values()}) == 1
+    assert all(run["pieces"] > 0 for run in runs.values())
+
+
+def test_the_report_has_a_row_for_each(compared: tuple[Path, Path, list[Path]]) -> None:
+    """Tables name all systems, the pictures they show are there, and figures alone give the same report again."""
+    directory = compared[0]
+    text = (directory / "tutorial.md").read_text(encoding="utf-8")
+    for arm in ARMS:
+        assert text.count(f"| {arm.title} |") == 4  # trained, Chinese, English, tuning
+    for picture in ("tutorial-curves.png", "tutorial-answers.png"):
+        assert picture in text
+        assert (directory / picture).stat().st_size > 10_000
+    again = directory.parent / "again"
+    assert main(["compare", "--output", str(again), "--report", str(directory / "comparison.json")]) == 0
+    assert (again / "tutorial.md").read_text(encoding="utf-8") == text
+
+
+def test_what_is_there_is_not_done_again(
+    compared: tuple[Path, Path, list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second call trains, counts and asks nothing, and finds the same figures."""
+    directory, prepared, texts = compared
+    before = figures(directory)
+
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError("this was done before")
+
+    for name in ("train", "build", "evaluate", "export"):
+        monkeypatch.setattr(training.compare, name, never)
+    assert main(["compare", str(prepared), *map(str, texts), "--output", str(directory), "--quick"]) == 0
+    assert figures(directory) == before
+
+
+def test_networks_are_of_the_same_size() -> None:
+    """Of 3 million weights, none differs by more than 2 %."""
+    options = CompareOptions(Path(), (), Path())
+    counts = {arm.name: parameter_count(sized(arm, 16_000, options)) for arm in ARMS}
+    assert all(abs(count - options.parameters) < 0.02 * options.parameters for count in counts.values()), counts
+
+
+def test_too_few_weights_are_refused() -> None:
+    """Where the embedding alone is larger, the message says what the smallest network has."""
+    with pytest.raises(RunError, match="allow more"):
+        sized(ARMS[0], 16_000, CompareOptions(Path(), (), Path(), parameters=1_000_000))
+
+
+def test_a_document_without_its_markers_is_refused() -> None:
+    """Figures go between markers; a text that lacks them is left alone."""
+    assert insert(f"a {BEGIN} old {END} z", "new") == f"a {BEGIN}\n\nnew\n\n{END} z"
+    with pytest.raises(ReportError, match="lacks"):
+        insert("no markers", "new")
+
+
+def test_a_command_without_data_or_figures_is_refused(tmp_path: Path) -> None:
+    """One of the two is needed, and the message says so."""
+    assert main(["compare", "--output", str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,207 @@
+"""Perplexities of a word benchmark, as they are published: static, with a neural cache, with dynamic evaluation.
+
+One row, every word predicted once, ``<eos>`` included, the first one from an ``<eos>`` before it. Settings are fitted
+on valid text and used once on test.
+"""
+
+import copy
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from training.word_corpus import Ids, WordCorpus
+from training.word_network import WordNetwork
+
+WINDOW = 256
+# Grids of the neural cache: keys kept, flatness of the match, share of the cache.
+CACHE_WORDS = (500, 2000, 3800)
+CACHE_FLATNESS = (0.3, 0.6, 1.0, 1.5)
+CACHE_SHARES = (0.05, 0.1, 0.15, 0.2, 0.3)
+# Grids of dynamic evaluation, and the words of valid text that decide.
+DYNAMIC_RATES = (3e-5, 1e-4, 3e-4)
+DYNAMIC_DECAYS = (1e-3, 5e-3, 2e-2)
+DYNAMIC_WINDOW = 20
+DYNAMIC_FIT_WORDS = 12_000
+# Windows of training text whose squared gradients are averaged.
+STATISTICS_WINDOWS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A text as the network read it.
+
+    Attributes:
+        nats: minus log-probability of each word, (N,).
+        outputs: last outputs before each word, (N, e).
+        words: (N,) int64.
+    """
+
+    nats: Tensor
+    outputs: Tensor
+    words: Tensor
+
+
+def score_all(network: WordNetwork, corpus: WordCorpus) -> dict[str, Any]:
+    """Every perplexity, valid and test, and the settings that valid text chose.
+
+    Args:
+        network: in float32 and evaluation mode; it is left as it was.
+        corpus: the benchmark.
+    """
+    valid, test = read_through(network, corpus.valid), read_through(network, corpus.test)
+    cache = fit_cache(valid)
+    statistics = squared_gradients(network, corpus.train)
+    dynamic = fit_dynamic(network, corpus.valid, statistics)
+    return {
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "continuous": {"valid": perplexity(valid.nats), "test": perplexity(test.nats)},
+        "reset": {name: perplexity(read_lines_apart(network, getattr(corpus, name))) for name in ("valid", "test")},
+        "cache": {
+            **cache,
+            "valid": perplexity(cached_nats(valid, **cache)),
+            "test": perplexity(cached_nats(test, **cache)),
+        },
+        "dynamic": {
+            **dynamic,
+            "valid": perplexity(dynamic_nats(network, corpus.valid, statistics, **dynamic)),
+            "test": perplexity(dynamic_nats(network, corpus.test, statistics, **dynamic)),
+        },
+    }
+
+
+def perplexity(nats: Tensor) -> float:
+    """Exp of the mean of nats a word."""
+    return math.exp(nats.double().mean().item())
+
+
+@torch.no_grad()
+def read_through(network: WordNetwork, ids: Ids) -> Reading:
+    """Read a text in one row with the state carried on."""
+    words = torch.from_numpy(ids)
+    text = torch.cat([torch.zeros(1, dtype=torch.int64), words])
+    states = network.initial_states(1)
+    nats, outputs = [], []
+    for begin in range(0, len(words), WINDOW):
+        window = text[begin : begin + WINDOW + 1].unsqueeze(1)
+        read = network(window[:-1], states)
+        states = read.states
+        nats.append(F.cross_entropy(network.logits(read.raw[:, 0]), window[1:, 0], reduction="none"))
+        outputs.append(read.raw[:, 0])
+    return Reading(torch.cat(nats), torch.cat(outputs), words)
+
+
+@torch.no_grad()
+def read_lines_apart(network: WordNetwork, ids: Ids) -> Tensor:
+    """Nats of every word where each line is read from zero states, (N,), in no particular order."""
+    words = torch.from_numpy(ids)
+    ends = (words == 0).nonzero()[:, 0] + 1
+    lines = sorted(torch.tensor_split(words, ends[:-1].tolist()), key=len)
+    nats = []
+    for begin in range(0, len(lines), 32):
+        some = lines[begin : begin + 32]
+        targets = nn.utils.rnn.pad_sequence(some, padding_value=-100)  # (T, B)
+        inputs = torch.cat([torch.zeros(1, len(some), dtype=torch.int64), targets[:-1].clamp(min=0)])
+        read = network(inputs, network.initial_states(len(some)))
+        known = targets.flatten() >= 0
+        logits = network.logits(read.raw.flatten(0, 1)[known])
+        nats.append(F.cross_entropy(logits, targets.flatten()[known], reduction="none"))
+    return torch.cat(nats)
+
+
+def fit_cache(valid: Reading) -> dict[str, Any]:
+    """The settings of the neural cache that are best on valid text."""
+    grid = itertools.product(CACHE_WORDS, CACHE_FLATNESS)
+    best: tuple[float, dict[str, Any]] = (math.inf, {})
+    for words, flatness in tqdm(list(grid), desc="cache", disable=None):
+        probabilities = cache_probabilities(valid, words, flatness)
+        for share in CACHE_SHARES:
+            nats = -torch.log((1 - share) * torch.exp(-valid.nats) + share * probabilities).mean().item()
+            best = min(best, (nats, {"words": words, "flatness": flatness, "share": share}), key=lambda each: each[0])
+    return best[1]
+
+
+def cached_nats(reading: Reading, words: int, flatness: float, share: float) -> Tensor:
+    """Nats of each word by (1 - share) P(word) + share P_cache(word), (N,)."""
+    probabilities = cache_probabilities(reading, words, flatness)
+    return -torch.log((1 - share) * torch.exp(-reading.nats) + share * probabilities)
+
+
+@torch.no_grad()
+def cache_probabilities(reading: Reading, words: int, flatness: float) -> Tensor:
+    """P_cache of each word: the share of softmax(flatness h_t h_i) that falls on the earlier i it followed, (N,).
+
+    Only the last *words* places are kept; the first word, before which there are none, gets 0. Grave et al. 2017,
+    arXiv:1612.04426.
+    """
+    count = len(reading.words)
+    found = torch.zeros(count)
+    for begin in range(0, count, WINDOW):
+        end = min(begin + WINDOW, count)
+        first = max(0, begin - words)
+        match = flatness * reading.outputs[begin:end] @ reading.outputs[first:end].t()  # (here, places)
+        here, places = torch.arange(begin, end).unsqueeze(1), torch.arange(first, end).unsqueeze(0)
+        match = match.masked_fill((places >= here) | (places < here - words), -math.inf)
+        same = reading.words[first:end].unsqueeze(0) == reading.words[begin:end].unsqueeze(1)
+        shares = match.softmax(dim=1).nan_to_num()  # the first word matches nothing
+        found[begin:end] = (shares * same).sum(dim=1)
+    return found
+
+
+def squared_gradients(network: WordNetwork, ids: Ids) -> list[Tensor]:
+    """Root mean square of every weight's gradient over windows of training text."""
+    words = torch.from_numpy(ids)
+    squares = [torch.zeros_like(parameter) for parameter in network.parameters()]
+    begins = torch.linspace(0, len(words) - DYNAMIC_WINDOW - 2, STATISTICS_WINDOWS).long().tolist()
+    for begin in begins:
+        window = words[begin : begin + DYNAMIC_WINDOW + 1].unsqueeze(1)
+        read = network(window[:-1], network.initial_states(1))
+        loss = F.cross_entropy(network.logits(read.raw[:, 0]), window[1:, 0])
+        for square, grad in zip(squares, torch.autograd.grad(loss, list(network.parameters())), strict=True):
+            square += grad.square() / len(begins)
+    return [square.sqrt() for square in squares]
+
+
+def fit_dynamic(network: WordNetwork, ids: Ids, statistics: list[Tensor]) -> dict[str, Any]:
+    """The settings of dynamic evaluation that are best on the beginning of valid text."""
+    best: tuple[float, dict[str, Any]] = (math.inf, {})
+    grid = itertools.product(DYNAMIC_RATES, DYNAMIC_DECAYS)
+    for rate, decay in tqdm(list(grid), desc="dynamic evaluation", disable=None):
+        nats = dynamic_nats(network, ids[:DYNAMIC_FIT_WORDS], statistics, rate, decay).mean().item()
+        best = min(best, (nats, {"rate": rate, "decay": decay}), key=lambda each: each[0])
+    return best[1]
+
+
+def dynamic_nats(network: WordNetwork, ids: Ids, statistics: list[Tensor], rate: float, decay: float) -> Tensor:
+    """Nats of each word by a network that goes on learning from the words it has just been asked for, (N,).
+
+    After each window: theta <- theta - rate g / (rms + eps) + decay (theta_0 - theta) rms / mean(rms), the decay of a
+    weight being at most 1 (Krause et al. 2018, arXiv:1709.07432). A copy learns; *network* stays.
+    """
+    learner = copy.deepcopy(network)
+    parameters = list(learner.parameters())
+    start = [parameter.detach().clone() for parameter in parameters]
+    smallest = 1e-3 * sum(float(rms.sum()) for rms in statistics) / sum(rms.numel() for rms in statistics)
+    mean = 1e3 * smallest
+    pulls = [(decay * rms / mean).clamp(max=1.0) for rms in statistics]
+    words = torch.from_numpy(ids)
+    text = torch.cat([torch.zeros(1, dtype=torch.int64), words])
+    states = learner.initial_states(1)
+    nats = []
+    for begin in range(0, len(words), DYNAMIC_WINDOW):
+        window = text[begin : begin + DYNAMIC_WINDOW + 1].unsqueeze(1)
+        read = learner(window[:-1], states)
+        states = read.states
+        losses = F.cross_entropy(learner.logits(read.raw[:, 0]), window[1:, 0], reduction="none")
+        nats.append(losses.detach())
+        grads = torch.autograd.grad(losses.mean(), parameters)
+        with torch.no_grad():
+            for parameter, grad, rms, pull, origin in zip(parameters, grads, statistics, pulls, start, strict=True):
+                parameter.sub_(rate * grad / (rms + smallest))
+                parameter.add_(pull * (origin - parameter))
+    return torch.cat(nats)

@@ -1,0 +1,255 @@
+"""Penn Treebank and WikiText-2: `python -m training words RUN.toml [--resume]`, then `--scores`.
+
+Trains a language model of words on continuous text. Interrupted, it goes on with --resume. `--scores` scores what was
+trained (training/word_scores.py) and writes scores.json into the run directory.
+"""
+
+import argparse
+import json
+import math
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from model.errors import DivergedError, RunError
+from training.config import OptimizerOptions, read_options
+from training.loop import make_optimizer, stop_signals
+from training.runlog import RunLog
+from training.schedule import learning_rate
+from training.snapshot import (
+    SNAPSHOTS,
+    Progress,
+    load_optimizer,
+    load_weights,
+    read_progress,
+    save_snapshot,
+    snapshot_directory,
+    write_whole,
+)
+from training.word_corpus import Ids, read_word_corpus
+from training.word_network import WordNetwork, WordNetworkOptions
+from training.word_scores import score_all
+
+# Rows of valid text that are read side by side while training goes on; the scores at the end read one.
+VALID_ROWS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class WordRun:
+    """A whole run.
+
+    Attributes:
+        name: of the run directory, under ``runs/`` unless ``--output`` says otherwise.
+        train, valid, test: files of words separated by spaces, compressed or not.
+        network: sizes and dropout.
+        optimizer: peak, schedule, clipping; ``warmup_steps`` and ``decay_steps`` count windows.
+        epochs: passes over the training text.
+        rows: the text is cut into so many pieces that are read side by side, each carrying its state on.
+        window_words: steps of truncated back-propagation.
+        activation_penalty: AR, times the mean square of the dropped last outputs (Merity et al. 2017).
+        slowness_penalty: TAR, times the mean square of the difference of neighbouring raw outputs.
+        seed: of weights, dropout and where windows begin.
+        threads, device, precision: as in a run file of the product's network.
+        save_every_seconds: a snapshot that ``--resume`` goes on from.
+    """
+
+    name: str
+    train: str
+    valid: str
+    test: str
+    network: WordNetworkOptions
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    epochs: int = 30
+    rows: int = 64
+    window_words: int = 35
+    activation_penalty: float = 0.0
+    slowness_penalty: float = 0.0
+    seed: int = 1
+    threads: int = 1
+    device: str = "cpu"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    save_every_seconds: float = 120.0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "rows", "window_words", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("run_file", type=Path, help="a TOML run file, such as training/runs/words/ptb-cpu.toml")
+    parser.add_argument("--output", type=Path, help="run directory; default runs/NAME")
+    parser.add_argument("--resume", action="store_true", help="go on from the last saved state")
+    parser.add_argument("--scores", action="store_true", help="train nothing; score what was saved on valid and test")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train to the end, or until a signal, or score; 0 on success."""
+    config: WordRun = read_options(WordRun, arguments.run_file)
+    directory = arguments.output or Path("runs") / config.name
+    trainer = WordTrainer(config, directory, resume=arguments.resume or arguments.scores)
+    if arguments.scores:
+        scores = score_all(trainer.network.float().eval(), trainer.corpus)
+        described = {"run": asdict(config), "progress": asdict(trainer.progress), "scores": scores}
+        write_whole(directory / "scores.json", (json.dumps(described, indent=1) + "\n").encode())
+        sys.stdout.write(json.dumps(scores, indent=1) + "\n")
+        return 0
+    with stop_signals() as stopping:
+        finished = trainer.run(stopping)
+    sys.stderr.write(f"{'finished' if finished else 'interrupted; --resume goes on'}: {trainer.directory}\n")
+    return 0
+
+
+def columns(ids: Ids, rows: int) -> Tensor:
+    """Cut a text into *rows* equal parts that stand side by side, (length, rows) int64; what is left over is dropped.
+
+    Raises:
+        RunError: fewer than two words a row.
+    """
+    length = len(ids) // rows
+    if length < 2:
+        raise RunError(f"rows is {rows}, but the text has {len(ids)} words; give fewer rows")
+    return torch.from_numpy(np.ascontiguousarray(ids[: length * rows].reshape(rows, length).T))
+
+
+class WordTrainer:
+    """A run in progress.
+
+    Raises:
+        RunError: nothing to resume, a run that would be overwritten, a resumed run of other options, no such device.
+        CorpusError: a text cannot be read.
+    """
+
+    def __init__(self, config: WordRun, directory: Path, *, resume: bool = False) -> None:
+        self.config, self.directory = config, directory
+        torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        self.device = torch.device(config.device)
+        self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        self.corpus = read_word_corpus(Path(config.train), Path(config.valid), Path(config.test))
+        self.network = WordNetwork(len(self.corpus.words), config.network).to(self.device)
+        self.optimizer = make_optimizer(config.optimizer, self.network)
+        self.text = columns(self.corpus.train, config.rows).to(self.device)
+        self.windows = (len(self.text) - config.window_words) // config.window_words  # of an epoch, all whole
+        if self.windows < 1:
+            raise RunError(
+                f"rows is {config.rows} and window_words {config.window_words}, too many for"
+                f" {len(self.corpus.train)} words; give fewer"
+            )
+        self.progress = Progress()
+        self.states = self.network.initial_states(config.rows)
+        if resume:
+            self._load(snapshot_directory(directory))
+        elif any((directory / name).exists() for name in SNAPSHOTS):
+            raise RunError(f"{directory}: holds a run already; give --resume, or another --output")
+        directory.mkdir(parents=True, exist_ok=True)
+        write_whole(directory / "config.json", json.dumps(asdict(config), indent=1).encode())
+        self.log = RunLog(directory, self.progress.step)
+
+    @property
+    def steps(self) -> int:
+        """Updates of the whole run."""
+        return self.windows * self.config.epochs
+
+    def run(self, stopping: list[int]) -> bool:
+        """Train until the end or until *stopping* holds a signal, then save; whether it is the end."""
+        config, progress = self.config, self.progress
+        started = (time.process_time() / config.threads - progress.seconds, time.monotonic() - progress.wall_seconds)
+        last_saved = time.monotonic()
+        bar = tqdm(total=self.steps, initial=progress.step, unit="step", smoothing=0.05, mininterval=1.0, disable=None)
+        nats: list[float] = []
+        while not stopping and progress.step < self.steps:
+            nats.append(self._update())
+            progress.step += 1
+            progress.epoch, progress.index = divmod(progress.step, self.windows)
+            progress.seconds = time.process_time() / config.threads - started[0]
+            progress.wall_seconds = time.monotonic() - started[1]
+            bar.update()
+            if progress.index == 0:
+                self.states = self.network.initial_states(config.rows)
+                values = {"loss_next": float(np.mean(nats)), "heldout_perplexity": self.valid_perplexity()}
+                nats.clear()
+                bar.set_postfix_str(f"valid {values['heldout_perplexity']:.2f}")
+                rate = learning_rate(config.optimizer, progress.step - 1, self.steps)
+                counters = {"pieces": progress.pieces, "cpu_seconds": round(progress.seconds, 1)}
+                self.log.write(progress.step, {**counters, "learning_rate": rate, **values})
+            if time.monotonic() - last_saved > config.save_every_seconds:
+                self.save()
+                last_saved = time.monotonic()
+        bar.close()
+        self.save()
+        self.log.close()
+        return progress.step >= self.steps
+
+    def _update(self) -> float:
+        """One window; nats a word."""
+        config, step = self.config, self.progress.step
+        # Each epoch leaves out some words at the start, so that windows do not begin at the same words every time.
+        left_out = self.progress.epoch * 7919 % config.window_words
+        begin = left_out + self.progress.index * config.window_words
+        end = begin + config.window_words
+        inputs, targets = self.text[begin:end], self.text[begin + 1 : end + 1]
+        torch.manual_seed(config.seed * 1_000_003 + step)  # so that a resumed run drops what an unbroken one drops
+        self.network.train()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            outputs = self.network(inputs, self.states, self.dtype)
+            loss = F.cross_entropy(self.network.logits(outputs.dropped.flatten(0, 1)), targets.flatten())
+        penalty = outputs.dropped.float().square().mean() * config.activation_penalty
+        penalty = penalty + outputs.raw.float().diff(dim=0).square().mean() * config.slowness_penalty
+        self.optimizer.zero_grad(set_to_none=True)
+        (loss + penalty).backward()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.optimizer.clip_norm or math.inf)
+        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+            raise DivergedError(
+                f"step {step}: loss {loss.item()}, gradient norm {norm.item()}; lower the learning rate, then --resume"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config.optimizer, step, self.steps)
+        self.optimizer.step()
+        self.states = outputs.states
+        self.progress.pieces += inputs.numel()
+        return loss.item()
+
+    @torch.no_grad()
+    def valid_perplexity(self) -> float:
+        """Perplexity of valid text, a few rows side by side: a little above that of the scores."""
+        self.network.eval()
+        text = columns(self.corpus.valid, VALID_ROWS).to(self.device)
+        states, nats = self.network.initial_states(VALID_ROWS), 0.0
+        for begin in range(0, len(text) - 1, 64):
+            window = text[begin : begin + 65]
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+                outputs = self.network(window[:-1], states, self.dtype)
+                logits = self.network.logits(outputs.dropped.flatten(0, 1))
+            nats += F.cross_entropy(logits, window[1:].flatten(), reduction="sum").item()
+            states = outputs.states
+        return math.exp(nats / ((len(text) - 1) * VALID_ROWS))
+
+    def save(self) -> None:
+        """Write the snapshot that ``--resume`` goes on from."""
+        carried = torch.cat([part for state in self.states for part in state], dim=1)
+        save_snapshot(
+            self.directory / "state", self.network, self.optimizer, carried, self.progress, asdict(self.config), ""
+        )
+
+    def _load(self, snapshot: Path) -> None:
+        self.progress, saved, _ = read_progress(snapshot)
+        before = {key: value for key, value in saved.items() if key not in ("threads", "device", "save_every_seconds")}
+        now = json.loads(json.dumps(asdict(self.config)))
+        changed = sorted(key for key, value in before.items() if now.get(key) != value)
+        if changed:
+            raise RunError(f"{snapshot}: was trained with another {changed[0]}; resume with its own run file")
+        load_weights(snapshot, self.network)
+        carried = load_optimizer(snapshot, self.optimizer, random_state=True).to(self.device)
+        widths = [part.shape[1] for state in self.states for part in state]
+        parts = list(torch.split(carried, widths, dim=1))
+        self.states = [(parts[n], parts[n + 1]) for n in range(0, len(parts), 2)]
