@@ -175,7 +175,19 @@ def open_ngram(directory: Path) -> NGramRuntime:
     Raises:
         CheckpointError: the directory is missing, torn or of another format version.
     """
-    description = read_description(directory)
+    return open_arrays(directory, read_description(directory))
+
+
+def open_arrays(directory: Path, description: dict[str, Any]) -> NGramRuntime:
+    """Open the arrays that a description goes with.
+
+    Args:
+        directory: that holds them.
+        description: with ``order`` and ``counts``, as in ``ngram.json``.
+
+    Raises:
+        CheckpointError: they are missing, torn or of other sizes.
+    """
     try:
         order, counts = int(description["order"]), [int(count) for count in description["counts"]]
         unigram = _read(directory / "unigram.npy", np.float32, counts[0])

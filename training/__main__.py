@@ -16,6 +16,10 @@ COMMANDS = {
     "card": ("training.model_card", "scores and notes into a checkpoint and its model card"),
     "ngram": ("training.ngram", "shards to a Kneser-Ney n-gram, the baseline"),
     "compare": ("training.compare", "the tutorial's systems side by side"),
+    "cloze-benchmarks": ("training.cloze_benchmarks", "published clozes asked of a checkpoint"),
+    "contamination": ("training.contamination", "what of a benchmark stands in the training text"),
+    "everyday": ("training.everyday", "everyday sentences with blanks, hits and misses shown"),
+    "quality": ("training.quality", "docs/quality.md from committed figures"),
     "words": ("training.words", "a word benchmark, such as Penn Treebank, to perplexities"),
     "gates": ("training.gates", "how far gradients and memories reach back"),
 }

@@ -7,14 +7,20 @@ on valid text and used once on test.
 import copy
 import itertools
 import math
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from model.ngram import NGramRuntime, open_arrays
+from model.vocabulary import END_OF_GAP, START
+from training.ngram import Text, estimate
 from training.word_corpus import Ids, WordCorpus
 from training.word_network import WordNetwork
 
@@ -73,6 +79,32 @@ def score_all(network: WordNetwork, corpus: WordCorpus) -> dict[str, Any]:
             "test": perplexity(dynamic_nats(network, corpus.test, statistics, **dynamic)),
         },
     }
+
+
+def score_ngram(corpus: WordCorpus, order: int) -> dict[str, Any]:
+    """Perplexities of an interpolated modified Kneser-Ney n-gram of the training text, reset at each line.
+
+    Returns:
+        ``order``, ``ngrams``, and the perplexity of ``valid`` and ``test``, ``<eos>`` counted.
+    """
+    first = END_OF_GAP + 1  # words follow the ids that the n-gram reserves
+    predictable = np.arange(first + len(corpus.words)) >= first
+    ids = corpus.train + first
+    offsets = np.append(0, np.flatnonzero(corpus.train == 0) + 1)
+    with tempfile.TemporaryDirectory() as directory:
+        counted = estimate([Text(ids.astype(np.uint16), offsets)], predictable, order, Path(directory))
+        ngram = open_arrays(Path(directory), {"order": order, **counted})
+        nats = {name: _ngram_nats(ngram, getattr(corpus, name) + first, first) for name in ("valid", "test")}
+    return {"order": order, "ngrams": sum(counted["counts"]), **{name: perplexity(each) for name, each in nats.items()}}
+
+
+def _ngram_nats(ngram: NGramRuntime, ids: Ids, end_of_line: int) -> Tensor:
+    """Minus log-probability of each word after those before it on its line."""
+    nats, context = np.empty(len(ids)), [START]
+    for place, word in enumerate(tqdm(ids.tolist(), desc="n-gram", unit=" words", disable=None)):
+        nats[place] = -math.log(ngram.distribution(context)[word])
+        context = [START] if word == end_of_line else [*context, word][-ngram.order :]
+    return torch.from_numpy(nats)
 
 
 def perplexity(nats: Tensor) -> float:

@@ -36,7 +36,7 @@ from training.snapshot import (
 )
 from training.word_corpus import Ids, read_word_corpus
 from training.word_network import WordNetwork, WordNetworkOptions
-from training.word_scores import score_all
+from training.word_scores import score_all, score_ngram
 
 # Rows of valid text that are read side by side while training goes on; the scores at the end read one.
 VALID_ROWS = 16
@@ -89,6 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_file", type=Path, help="a TOML run file, such as training/runs/words/ptb-cpu.toml")
     parser.add_argument("--output", type=Path, help="run directory; default runs/NAME")
     parser.add_argument("--resume", action="store_true", help="go on from the last saved state")
+    parser.add_argument("--ngram", type=int, metavar="ORDER", help="train nothing; score a Kneser-Ney n-gram instead")
     parser.add_argument("--scores", action="store_true", help="train nothing; score what was saved on valid and test")
 
 
@@ -96,6 +97,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Train to the end, or until a signal, or score; 0 on success."""
     config: WordRun = read_options(WordRun, arguments.run_file)
     directory = arguments.output or Path("runs") / config.name
+    if arguments.ngram is not None:
+        corpus = read_word_corpus(Path(config.train), Path(config.valid), Path(config.test))
+        counted = score_ngram(corpus, arguments.ngram)
+        directory.mkdir(parents=True, exist_ok=True)
+        write_whole(directory / f"{arguments.ngram}-gram.json", (json.dumps(counted, indent=1) + "\n").encode())
+        sys.stdout.write(json.dumps(counted, indent=1) + "\n")
+        return 0
     trainer = WordTrainer(config, directory, resume=arguments.resume or arguments.scores)
     if arguments.scores:
         scores = score_all(trainer.network.float().eval(), trainer.corpus)

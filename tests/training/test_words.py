@@ -230,3 +230,11 @@ def test_commands_train_and_score(texts: Path, tmp_path: Path, monkeypatch: pyte
     assert set(scores) == {"parameters", "continuous", "reset", "cache", "dynamic"}
     for kind in ("continuous", "reset", "cache", "dynamic"):
         assert 1 < scores[kind]["test"] < 3
+
+
+def test_the_ngram_of_a_word_benchmark_is_a_distribution_and_near_the_grammar(texts: Path, tmp_path: Path) -> None:
+    """A trigram of the regular language comes near its entropy on test lines, which it reads from their starts."""
+    assert main(["words", str(texts / "run.toml"), "--output", str(tmp_path), "--ngram", "3"]) == 0
+    counted = json.loads((tmp_path / "3-gram.json").read_text(encoding="utf-8"))
+    grammar = math.exp(math.log(6) / 7)
+    assert 0.97 * grammar < counted["test"] < 1.03 * grammar

@@ -1,0 +1,37 @@
+"""Runs of words that a benchmark shares with the training text."""
+
+import json
+from pathlib import Path
+
+from training.__main__ import main
+from training.contamination import RUN_LENGTH, compare_runs, words_of
+
+LONG = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
+CHINESE = "我昨天上学迟到了,老师批评了我,同学们都笑了。"
+
+
+def test_words_are_compared_without_case_and_marks() -> None:
+    """Punctuation and capitals do not hide a run; each Chinese character is a word."""
+    assert words_of("The CAT's mat, 3 mats!") == ["the", "cat", "s", "mat", "3", "mats"]
+    assert words_of("我爱NLP。") == ["我", "爱", "nlp"]
+
+
+def test_a_question_is_seen_where_thirteen_words_recur() -> None:
+    """A run of 13 counts wherever it stands; 12 do not; what is shorter is counted apart."""
+    questions = {"a": [words_of(LONG), words_of(CHINESE), words_of("too short"), words_of(f"zero {LONG[4:]}")]}
+    training = [f"Said he: {LONG.title()}!", " ".join(LONG.split()[: RUN_LENGTH - 1]), f"然后{CHINESE[:12]}。"]
+    report = compare_runs(questions, training)["benchmarks"]["a"]
+    assert report == {"questions": 4, "too_short": 1, "seen": 2}
+
+
+def test_one_command_reads_lines_and_json(tmp_path: Path) -> None:
+    """All strings of a JSON question count; the report names each benchmark."""
+    (tmp_path / "train.txt").write_text(f"{LONG}\n", encoding="utf-8")
+    (tmp_path / "q.jsonl").write_text(json.dumps({"passage": [LONG], "answer": "x"}) + "\n", encoding="utf-8")
+    (tmp_path / "lines.txt").write_text(f"{CHINESE}\n\n", encoding="utf-8")
+    output = tmp_path / "report.json"
+    named = [f"questions={tmp_path / 'q.jsonl'}", f"lines={tmp_path / 'lines.txt'}"]
+    assert main(["contamination", *named, "--training", str(tmp_path / "train.txt"), "--output", str(output)]) == 0
+    found = json.loads(output.read_text(encoding="utf-8"))["benchmarks"]
+    assert (found["questions"]["seen"], found["lines"]["seen"]) == (1, 0)
+    assert main(["contamination", "x", "--training", str(tmp_path / "train.txt"), "--output", str(output)]) == 2

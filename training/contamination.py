@@ -1,0 +1,119 @@
+"""What of a benchmark stands in the training text: `python -m training contamination NAME=FILE... --training TEXT...`.
+
+A question counts as seen where any run of 13 of its words occurs in the training text (Brown et al. 2020,
+arXiv:2005.14165, appendix C). A Chinese character is a word; case and punctuation do not count. Questions that are
+shorter than that cannot be checked and are counted apart.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from model.errors import CorpusError
+from model.vocabulary import normalise
+from training.corpus import expand_inputs, read_lines
+from training.snapshot import write_whole
+
+RUN_LENGTH = 13
+_WORDS = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]|[^\W_\u3400-\u4dbf\u4e00-\u9fff]+")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("benchmarks", nargs="+", metavar="NAME=FILE", help="lines of text, or JSON Lines: every string")
+    parser.add_argument("--training", nargs="+", required=True, metavar="TEXT", help="files, folders or globs")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compare, and report; 0 on success."""
+    benchmarks: dict[str, list[list[str]]] = {}
+    for argument in arguments.benchmarks:
+        name, separator, path = argument.partition("=")
+        if not separator:
+            raise CorpusError(f"{argument}: is not NAME=FILE")
+        benchmarks[name] = [words_of(text) for text in read_questions(Path(path))]
+    lines = (line for path in expand_inputs(arguments.training) for _, line, _ in read_lines(path, None))
+    report = compare_runs(benchmarks, tqdm(lines, desc="training text", unit=" lines", disable=None))
+    write_whole(arguments.output, (json.dumps(report, ensure_ascii=False, indent=1) + "\n").encode())
+    sys.stdout.write(markdown(report))
+    return 0
+
+
+def words_of(text: str) -> list[str]:
+    """The words that are compared: letters and digits in lower case, each Chinese character by itself."""
+    return _WORDS.findall(normalise(text).lower())
+
+
+def read_questions(path: Path) -> Iterator[str]:
+    """The questions of a file: its lines, or all strings of each JSON object together.
+
+    Raises:
+        CorpusError: it cannot be read, or a line of a JSON Lines file is not JSON.
+    """
+    json_lines = ".jsonl" in path.suffixes
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if json_lines else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorpusError(f"{path}: {error}; name a text file or JSON Lines") from error
+    if lines is None:
+        yield from (line for _, line, _ in read_lines(path, None) if line.strip())
+        return
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield " ".join(_strings(json.loads(line)))
+        except ValueError as error:
+            raise CorpusError(f"{path}:{number}: not JSON") from error
+
+
+def compare_runs(benchmarks: dict[str, list[list[str]]], training: Iterable[str]) -> dict[str, Any]:
+    """How many questions of each benchmark share a run of words with the training text.
+
+    Args:
+        benchmarks: by name, the words of each question.
+        training: lines of text.
+
+    Returns:
+        ``run_length``, and of each benchmark ``questions``, ``too_short`` and ``seen``.
+    """
+    wanted = {hash(run) for questions in benchmarks.values() for words in questions for run in _runs(words)}
+    found: set[int] = set()
+    for line in training:
+        found.update(wanted.intersection(map(hash, _runs(words_of(line)))))
+    report: dict[str, Any] = {"run_length": RUN_LENGTH, "benchmarks": {}}
+    for name, questions in benchmarks.items():
+        report["benchmarks"][name] = {
+            "questions": len(questions),
+            "too_short": sum(len(words) < RUN_LENGTH for words in questions),
+            "seen": sum(any(hash(run) in found for run in _runs(words)) for words in questions),
+        }
+    return report
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """A table, a row a benchmark."""
+    rows = ["| benchmark | questions or lines | too short to tell | seen in the training text |", "|---|---|---|---|"]
+    for name, counts in report["benchmarks"].items():
+        checked = max(1, counts["questions"] - counts["too_short"])
+        share = f"{counts['seen']:,} ({100 * counts['seen'] / checked:.2f} % of the others)"
+        rows.append(f"| {name} | {counts['questions']:,} | {counts['too_short']:,} | {share} |")
+    return "\n".join(rows) + "\n"
+
+
+def _runs(words: Sequence[str]) -> Iterator[str]:
+    return (" ".join(words[start : start + RUN_LENGTH]) for start in range(len(words) - RUN_LENGTH + 1))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from (text for item in value.values() for text in _strings(item))
+    elif isinstance(value, list):
+        yield from (text for item in value for text in _strings(item))

@@ -1,0 +1,184 @@
+"""Writes docs/quality.md from committed figures: `python -m training quality`. Measures nothing.
+
+A results directory holds what other commands wrote, under the names in PARTS; a part whose file is missing says so.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from model.errors import ReportError
+from training import cloze_benchmarks, contamination, everyday
+from training.report import DEFINITIONS, LANGUAGE_NAMES, PERCENT
+from training.snapshot import write_whole
+from training.tutorial_report import insert, table
+
+DOCUMENT = Path("docs/quality.md")
+RESULTS = Path("docs/results")
+BEGIN, END = "<!-- quality: begin -->", "<!-- quality: end -->"
+# Published figures: benchmark -> (what, figure, source). Those not checked again are from second hand.
+ANCHORS = {
+    "ptb": (
+        ("Kneser-Ney 5-gram", "141.2", "Mikolov et al. 2011, not checked again"),
+        ("LSTM 2 x 1500, tied", "72.3", "pytorch/examples, pull request 104"),
+        ("AWD-LSTM, 24 M weights, 9 GPU hours", "58.8; with cache 52.5", "salesforce/awd-lstm-lm"),
+    ),
+    "msr-scc": (
+        ("context2vec", "65.1 %", "Melamud et al. 2016, not checked again"),
+        ("two-tower word RNN, mean of 5", "72.3 %", "ctr4si/sentence-completion"),
+    ),
+    "lambada": (("LSTM", "about 0 %", "Paperno et al. 2016, not checked again"),),
+    "cmrc2017": (("AS Reader, trained on the task", "69.8 %", "ymcui/cmrc2017, results on dev"),),
+    "cft": (("CAS Reader, trained on the task (automatic part)", "41.3 %", "Cui et al. 2016, not checked again"),),
+    "chid": (("BiLSTM language model, trained on the task", "71.5 %", "Zheng et al. 2019, not checked again"),),
+}
+HEADLINES = (
+    "bits_per_character",
+    "next_top1",
+    "next_top3",
+    "cloze_top1",
+    "cloze_top5",
+    "saved",
+    "next_ece",
+    "cloze_ece",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--results", type=Path, default=RESULTS, help="directory of figures (default: docs/results)")
+    parser.add_argument(
+        "--document", type=Path, default=DOCUMENT, help="Markdown with markers (default: docs/quality.md)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the document again; 0 on success."""
+    try:
+        document = arguments.document.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ReportError(f"{arguments.document}: {error.strerror}; name the document") from error
+    text = markdown(arguments.results)
+    write_whole(arguments.document, insert(document, text, BEGIN, END).encode())
+    sys.stdout.write(text)
+    return 0
+
+
+def markdown(results: Path) -> str:
+    """Every part in order."""
+    sections = []
+    for title, write in PARTS.items():
+        sections.append(f"## {title}\n\n{write(results)}")
+    return "\n".join(sections)
+
+
+def _words(results: Path) -> str:
+    rows = [
+        ["", "benchmark", "weights or n-grams", "CPU hours", "valid", "test", "test, reset", "+ cache", "+ dynamic"]
+    ]
+    for path in sorted(results.glob("words-*.json")):
+        found = _read(path)
+        if "order" in found:
+            name = f"Kneser-Ney {found['order']}-gram"
+            rows.append([name, _benchmark(path), f"{found['ngrams']:,}", "", *_perplexities(found), "", ""])
+            continue
+        scores, run = found["scores"], found["run"]
+        hours = found["progress"]["seconds"] * run["threads"] / 3600
+        rows.append(
+            [
+                f"{run['name']}: LSTM {run['network']['layers']} x {run['network']['hidden_size']}",
+                _benchmark(path),
+                f"{scores['parameters']:,}",
+                f"{hours:.1f}",
+                f"{scores['continuous']['valid']:.1f}",
+                f"{scores['continuous']['test']:.1f}",
+                f"{scores['reset']['test']:.1f}",
+                f"{scores['cache']['test']:.1f}",
+                f"{scores['dynamic']['test']:.1f}",
+            ]
+        )
+    published = [["published", "figure", "source"], *(list(anchor) for anchor in ANCHORS["ptb"])]
+    shown = table(rows) if len(rows) > 1 else _MISSING
+    return f"{shown}\nFor Penn Treebank:\n\n{table(published)}"
+
+
+def _benchmark(path: Path) -> str:
+    return path.stem.split("-")[1].upper()
+
+
+def _perplexities(found: dict[str, Any]) -> list[str]:
+    """Of an n-gram, which is always reset."""
+    return [f"{found['valid']:.1f}", "", f"{found['test']:.1f}"]
+
+
+def _clozes(results: Path) -> str:
+    found = _read(results / "cloze_benchmarks.json")
+    if not found:
+        return _MISSING
+    rows = [["benchmark", "published", "figure", "source"]]
+    for name, anchors in ANCHORS.items():
+        rows += [[found["benchmarks"][name]["title"], *anchor] for anchor in anchors if name in found["benchmarks"]]
+    return (
+        f"The bundled checkpoint, digest {found['digest'][:12]}, as it is: it has seen no question of any of them.\n\n"
+        f"{cloze_benchmarks.markdown(found['benchmarks'])}\n{table(rows)}"
+    )
+
+
+def _contamination(results: Path) -> str:
+    found = _read(results / "contamination.json")
+    return contamination.markdown(found) if found else _MISSING
+
+
+def _editions(results: Path) -> str:
+    reports = {path.stem.removeprefix("evaluation-"): _read(path) for path in sorted(results.glob("evaluation-*.json"))}
+    if not reports:
+        return _MISSING
+    parts = []
+    for code, language in LANGUAGE_NAMES.items():
+        rows = [[language, *(DEFINITIONS[metric].split(":")[0].split(" (")[0] for metric in HEADLINES)]]
+        for edition, report in reports.items():
+            metrics = report["languages"][code]["metrics"]
+            for number, contestant in enumerate(report["contestants"]):
+                name = edition if number == 0 else f"{contestant['name']} beside {edition}"
+                rows.append([name, *(_value(metric, metrics[metric]["values"][number]) for metric in HEADLINES)])
+        parts.append(table(rows))
+    asked = ", ".join(f"{edition} {report['questions_sha256'][:12]}" for edition, report in reports.items())
+    parts.append(f"Questions: {asked}; where these differ, so do the lines that were asked.\n")
+    return "\n".join(parts)
+
+
+def _value(metric: str, value: float) -> str:
+    return f"{100 * value:.1f} %" if "_top" in metric or metric in PERCENT else f"{value:.3f}"
+
+
+def _everyday(results: Path) -> str:
+    found = _read(results / "everyday.json")
+    return everyday.markdown(found) if found else _MISSING
+
+
+_MISSING = "Not measured yet.\n"
+
+PARTS: dict[str, Callable[[Path], str]] = {
+    "Penn Treebank and WikiText-2": _words,
+    "Published clozes": _clozes,
+    "What of them stands in the training text": _contamination,
+    "Held-out test lines": _editions,
+    "Everyday sentences": _everyday,
+}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The JSON of a file; empty where there is none.
+
+    Raises:
+        ReportError: it is not JSON.
+    """
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{path}: {error}; write it again with the command that makes it") from error
