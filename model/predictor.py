@@ -66,6 +66,7 @@ class Predictor:
         limits: what one query may ask for.
         search: how far the search for next words goes; None for the defaults.
         cache_bytes: what the cache of prefixes may take; 0 for none.
+        remember: whether what a text and its history hold is likelier to come again (model/decoding/memory.py).
 
     Attributes:
         cache: of the texts that were read; only the thread that runs the decoders may touch it.
@@ -78,6 +79,7 @@ class Predictor:
         limits: Limits | None = None,
         search: SearchOptions | None = None,
         cache_bytes: int = CACHE_BYTES,
+        remember: bool = True,
     ) -> None:
         self.checkpoint = checkpoint
         self.runtime = runtime
@@ -91,6 +93,7 @@ class Predictor:
             checkpoint.calibration,
             self.cache,
             checkpoint.word_ends or (0.0,) * checkpoint.network.vocabulary_size,
+            remember,
         )
 
     def start(self, query: Query, tenant: str = "") -> Decoder[Result]:

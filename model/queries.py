@@ -16,10 +16,17 @@ from model.vocabulary import is_word_character, normalise
 
 @dataclass(frozen=True, slots=True)
 class PredictQuery:
-    """What is typed next after *text*? Empty text is the start of a text."""
+    """What is typed next after *text*? Empty text is the start of a text.
+
+    Attributes:
+        text: what was typed so far.
+        top_k: candidates.
+        history: earlier text of the same writer, whose words are likelier to come again.
+    """
 
     text: str
     top_k: int = 5
+    history: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +38,14 @@ class ClozeQuery:
         top_k: candidates per blank; ignored where *choices* are given.
         blank: the marker that stands for a blank, literally; None means the usual ones.
         choices: None for open blanks; strings, offered for every blank; or one list of strings per blank.
+        history: earlier text of the same writer, whose words are likelier to come again.
     """
 
     text: str
     top_k: int = 5
     blank: str | None = None
     choices: Sequence[str] | Sequence[Sequence[str]] | None = None
+    history: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +151,14 @@ class Limits:
         top_k: candidates.
         blanks: blanks in a text.
         choices: choices of a blank.
+        history: code points of the history.
     """
 
     text: int = 10_000
     top_k: int = 100
     blanks: int = 64
     choices: int = 256
+    history: int = 20_000
 
 
 def check_query(query: Query, limits: Limits) -> None:
@@ -161,6 +172,7 @@ def check_query(query: Query, limits: Limits) -> None:
         if not query.text:
             raise QueryError("/text", "is empty; there is nothing to score, send at least 1 character")
         return
+    check_text("/history", query.history, limits.history)
     choices = query.choices if isinstance(query, ClozeQuery) else None
     if choices is not None:  # all of them are answered, whatever top_k says
         pass

@@ -118,6 +118,8 @@ class Vocabulary:
         continues_word: (V,) bool: belongs to the word before it, if that ends in a word character: it starts with one,
             or is a lone space (a word without a piece for itself and its space is two: ``quick`` and a space).
         never_predicted: (4,) int64: ids that no head may propose: ``<unk> <s> </s> <blank>``.
+        background: (V,) float32: each learned piece's share of the vocabulary's training text, by its unigram score; 0
+            for control and byte pieces.
     """
 
     def __init__(self, processor: sentencepiece.SentencePieceProcessor, model_proto: bytes) -> None:
@@ -142,6 +144,9 @@ class Vocabulary:
         self.ends_letter = is_byte | np.array([bool(s) and is_word_character(s[-1]) for s in self.surfaces])
         self.continues_word = self.starts_letter | np.array([surface == " " for surface in self.surfaces])
         self.never_predicted = np.array([UNKNOWN, START, END, BLANK], dtype=np.int64)
+        scores = np.array(processor.get_score(list(range(learned, self.size))), dtype=np.float64)
+        weights = np.append(np.zeros(learned), np.exp(scores - scores.max(initial=0.0)))
+        self.background = (weights / max(float(weights.sum()), 1e-30)).astype(np.float32)
         # What a piece adds to decoded text: a byte, or characters.
         self._additions: list[int | str] = [*self.surfaces]
         self._additions[FIRST_BYTE:learned] = range(256)

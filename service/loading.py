@@ -41,7 +41,13 @@ def load(settings: Settings, on_call: Callable[[str, int], None]) -> Loaded:
     from model.scheduler import Scheduler
 
     checkpoint, runtime = _open(settings)
-    limits = Limits(settings.max_characters, settings.max_top_k, settings.max_blanks, settings.max_choices)
+    limits = Limits(
+        settings.max_characters,
+        settings.max_top_k,
+        settings.max_blanks,
+        settings.max_choices,
+        settings.max_history,
+    )
     predictor = Predictor(checkpoint, runtime, limits, cache_bytes=settings.prefix_cache_mib << 20)
     of_each: dict[str, Query] = {
         "predict": PredictQuery(_WARM_UP),

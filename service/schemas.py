@@ -79,10 +79,11 @@ class PredictRequest(ScoreRequest):
     )
 
     top_k: TopK = 5
+    history: str = Field("", description="earlier text of the same writer: its words are likelier to come again")
 
     def queries(self) -> list[Query]:
         """One query for each text, in order."""
-        return [PredictQuery(text, self.top_k) for text in self.texts]
+        return [PredictQuery(text, self.top_k, self.history) for text in self.texts]
 
 
 class ClozeRequest(PredictRequest):
@@ -109,7 +110,7 @@ class ClozeRequest(PredictRequest):
 
     def queries(self) -> list[Query]:
         """One query for each text, in order."""
-        return [ClozeQuery(text, self.top_k, self.blank, self.choices) for text in self.texts]
+        return [ClozeQuery(text, self.top_k, self.blank, self.choices, self.history) for text in self.texts]
 
 
 class Model(BaseModel):
@@ -246,6 +247,7 @@ class LimitsAnswer(BaseModel):
     top_k: int
     blanks: int
     choices: int
+    history: int
 
 
 class ModelAnswer(BaseModel):

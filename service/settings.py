@@ -43,6 +43,7 @@ class Limits:
     top_k: int
     blanks: int
     choices: int
+    history: int
 
 
 class Settings(BaseSettings):
@@ -71,6 +72,7 @@ class Settings(BaseSettings):
     max_top_k: int = Field(100, ge=1, description="largest top_k")
     max_blanks: int = Field(64, ge=1, description="most blanks in one text")
     max_choices: int = Field(256, ge=1, description="most choices for one blank")
+    max_history: int = Field(20_000, ge=0, description="longest history, in code points")
 
     @field_validator("keys", mode="before")
     @classmethod
@@ -87,6 +89,7 @@ class Settings(BaseSettings):
             top_k=self.max_top_k,
             blanks=self.max_blanks,
             choices=self.max_choices,
+            history=self.max_history,
         )
 
     @property

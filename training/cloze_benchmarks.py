@@ -97,13 +97,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, help="checkpoint directory, or one of `python -m training ngram`")
     for name, (title, _) in BENCHMARKS.items():
         parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"questions of {title}")
+    parser.add_argument("--no-memory", action="store_true", help="what stands in a passage makes nothing likelier")
     parser.add_argument("--limit", type=int, metavar="N", help="ask the first N questions of each")
     parser.add_argument("--output", type=Path, required=True, help="directory for the report")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask, and report; 0 on success."""
-    contestant = open_contestant(arguments.checkpoint)
+    contestant = open_contestant(arguments.checkpoint, remember=not arguments.no_memory)
     results = {}
     for name, (title, read) in BENCHMARKS.items():
         path = getattr(arguments, name.replace("-", "_"))
@@ -112,7 +113,12 @@ def run(arguments: argparse.Namespace) -> int:
             results[name] = {"title": title, **answer(contestant, questions)}
     if not results:
         raise CorpusError(f"no questions; name a file with --{', --'.join(BENCHMARKS)}")
-    report = {"checkpoint": contestant.name, **contestant.about, "benchmarks": results}
+    report = {
+        "checkpoint": contestant.name,
+        "memory": not arguments.no_memory,
+        **contestant.about,
+        "benchmarks": results,
+    }
     report.pop("text", None)
     arguments.output.mkdir(parents=True, exist_ok=True)
     content = json.dumps(report, ensure_ascii=False, indent=1)

@@ -43,14 +43,16 @@ class Contestant:
     capabilities: tuple[Capability, ...] = CAPABILITIES
 
 
-def open_contestant(directory: Path, device: Literal["cpu", "cuda"] = "cpu", threads: int = 1) -> Contestant:
-    """Open a checkpoint or an n-gram behind a predictor.
+def open_contestant(
+    directory: Path, device: Literal["cpu", "cuda"] = "cpu", threads: int = 1, *, remember: bool = True
+) -> Contestant:
+    """Open a checkpoint or an n-gram behind a predictor, which may do without its memory of the text.
 
     Raises:
         CheckpointError: it cannot be read.
     """
     checkpoint, runtime = open_model(directory, device, threads)
-    predictor = Predictor(checkpoint, runtime)
+    predictor = Predictor(checkpoint, runtime, remember=remember)
     return Contestant(checkpoint.name, predictor, _about(checkpoint), checkpoint.capabilities)
 
 

@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ngram", type=Path, help="directory of `python -m training ngram` to compare with")
     parser.add_argument("--field", metavar="NAME", help="member of JSON Lines that holds the text")
     parser.add_argument("--language", choices=LANGUAGES, help="of all files; else from folder, file name or script")
+    parser.add_argument("--no-memory", action="store_true", help="what stands in a text makes nothing likelier")
     parser.add_argument("--limit-per-file", type=int, metavar="N", help="use at most N lines of a file")
     parser.add_argument("--lines", type=int, default=1500, metavar="N", help="lines a language for next and cloze")
     parser.add_argument("--typing-lines", type=int, default=150, metavar="N", help="lines a language that are typed")
@@ -60,9 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate and write the report; 0 on success."""
-    contestants = [open_contestant(arguments.checkpoint, arguments.device, arguments.threads)]
+    remember = not arguments.no_memory
+    contestants = [open_contestant(arguments.checkpoint, arguments.device, arguments.threads, remember=remember)]
     if arguments.ngram is not None:
-        contestants.append(open_contestant(arguments.ngram))
+        contestants.append(open_contestant(arguments.ngram, remember=remember))
     files = read_files(arguments.text, arguments.language, arguments.limit_per_file, arguments.seed, arguments.field)
     vocabulary = common_vocabulary([arguments.checkpoint, *filter(None, [arguments.ngram])])
     try:  # now, and not after half an hour

@@ -12,7 +12,7 @@ from typing import Any
 
 from model.errors import ReportError
 from training import cloze_benchmarks, contamination, everyday
-from training.report import DEFINITIONS, LANGUAGE_NAMES, PERCENT
+from training.report import LANGUAGE_NAMES, PERCENT
 from training.snapshot import write_whole
 from training.tutorial_report import insert, table
 
@@ -35,16 +35,16 @@ ANCHORS = {
     "cft": (("CAS Reader, trained on the task (automatic part)", "41.3 %", "Cui et al. 2016, not checked again"),),
     "chid": (("BiLSTM language model, trained on the task", "71.5 %", "Zheng et al. 2019, not checked again"),),
 }
-HEADLINES = (
-    "bits_per_character",
-    "next_top1",
-    "next_top3",
-    "cloze_top1",
-    "cloze_top5",
-    "saved",
-    "next_ece",
-    "cloze_ece",
-)
+HEADLINES = {
+    "bits_per_character": "bits a character",
+    "next_top1": "next, first",
+    "next_top3": "next, first 3",
+    "cloze_top1": "blank, first",
+    "cloze_top5": "blank, first 5",
+    "saved": "saved",
+    "next_ece": "ECE, next",
+    "cloze_ece": "ECE, blanks",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,16 +115,19 @@ def _perplexities(found: dict[str, Any]) -> list[str]:
 
 
 def _clozes(results: Path) -> str:
-    found = _read(results / "cloze_benchmarks.json")
-    if not found:
+    parts = []
+    for name, title in (("cloze_benchmarks", "As it serves"), ("cloze_benchmarks-no-memory", "Without its memory")):
+        found = _read(results / f"{name}.json")
+        if found:
+            measured = cloze_benchmarks.markdown(found["benchmarks"])
+            parts.append(f"{title}, digest {found['digest'][:12]}, trained for none of them:\n\n{measured}")
+    if not parts:
         return _MISSING
     rows = [["benchmark", "published", "figure", "source"]]
     for name, anchors in ANCHORS.items():
-        rows += [[found["benchmarks"][name]["title"], *anchor] for anchor in anchors if name in found["benchmarks"]]
-    return (
-        f"The bundled checkpoint, digest {found['digest'][:12]}, as it is: it has seen no question of any of them.\n\n"
-        f"{cloze_benchmarks.markdown(found['benchmarks'])}\n{table(rows)}"
-    )
+        if name in cloze_benchmarks.BENCHMARKS:
+            rows += [[cloze_benchmarks.BENCHMARKS[name][0], *anchor] for anchor in anchors]
+    return "\n".join([*parts, table(rows)])
 
 
 def _contamination(results: Path) -> str:
@@ -138,7 +141,7 @@ def _editions(results: Path) -> str:
         return _MISSING
     parts = []
     for code, language in LANGUAGE_NAMES.items():
-        rows = [[language, *(DEFINITIONS[metric].split(":")[0].split(" (")[0] for metric in HEADLINES)]]
+        rows = [[language, *HEADLINES.values()]]
         for edition, report in reports.items():
             metrics = report["languages"][code]["metrics"]
             for number, contestant in enumerate(report["contestants"]):

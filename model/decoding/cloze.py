@@ -26,12 +26,15 @@ from numpy.typing import NDArray
 
 from model.config import SPAN, WORD
 from model.decoding.blanks import Layout, find_blanks
-from model.decoding.resources import Resources, read_text
+from model.decoding.memory import Memory
+from model.decoding.prefix_cache import Written
+from model.decoding.resources import CONTEXT as CONTEXT_REMEMBERED
+from model.decoding.resources import Resources, read_text, salted
 from model.decoding.spans import GapHead, Head, NextHead, Proposal, Span, score_choices, search_words
 from model.queries import Blank, ClozeQuery, ClozeResult, Filling, Usage, check_choice_lists, choice_lists, language_of
 from model.runtime import Floats
 from model.steps import Advance, Decoder, Next, Previous, Trace, ask, together
-from model.vocabulary import BLANK, END, START
+from model.vocabulary import BLANK, END, START, normalise
 
 # Candidates that are rescored: proposals, those made without seeing the right side, and choices.
 RESCORED, RESCORED_BLIND, RESCORED_CHOICES = 16, 32, 32
@@ -98,8 +101,9 @@ def fill_blanks(resources: Resources, query: ClozeQuery, layout: Layout, tenant:
     """
     sent = None if query.choices is None else choice_lists(query.choices, len(layout.slots))
     choices = None if sent is None else [list(group) for group in sent]
-    cloze = _Cloze(resources, layout, choices, query.top_k)
-    prefix, known = yield from read_text(resources, layout.before, tenant)
+    history = normalise(query.history)
+    prefix, known = yield from read_text(resources, layout.before, salted(tenant, history), history)
+    cloze = _Cloze(resources, layout, choices, query.top_k, prefix.written)
     state = prefix.reading.state
     fillings: tuple[Span | None, ...] = (None,) * len(layout.slots)
     if len(layout.slots) > 1:
@@ -120,7 +124,9 @@ def fill_blanks(resources: Resources, query: ClozeQuery, layout: Layout, tenant:
 class _Cloze:
     """One text with its blanks, encoded part by part: no piece reaches over the edge of a blank."""
 
-    def __init__(self, resources: Resources, layout: Layout, choices: list[list[str]] | None, shown: int) -> None:
+    def __init__(
+        self, resources: Resources, layout: Layout, choices: list[list[str]] | None, shown: int, written: Written
+    ) -> None:
         encode = resources.index.encode
         self._resources = resources
         self._slots = layout.slots
@@ -130,6 +136,10 @@ class _Cloze:
         self._after = [encode(slot.after) for slot in layout.slots]
         self._lines = [encode(slot.line) for slot in layout.slots]
         self.pieces_read = len(self.before) + sum(map(len, self._after))
+        # What stands right of a blank does not follow what stands left of it.
+        apart = [piece for pieces in self._after for piece in (START, *pieces)]
+        remembered = [*written.tolist(), *apart] if resources.remember else []
+        self._memory = Memory(np.array(remembered, dtype=np.int64), resources.vocabulary.background)
         self._two_towers = resources.network.architecture == "two_towers"
         calibration = resources.calibration
         temperatures = dict(calibration.cloze_temperature if choices is None else calibration.choice_temperature)
@@ -217,7 +227,7 @@ class _Cloze:
             counted: words that F is the mass of; 0 leaves it as it is.
         """
         if self._choices is None:
-            head, takes = self._head(right, WORD), self._slots[number].takes
+            head, takes = self._head(number, right, WORD), self._slots[number].takes
             # One side alone says too little for any word to be past saving.
             shown = shown if self._two_towers else wanted
             found = yield from search_words(self._resources, head, state, takes, wanted, shown)
@@ -246,10 +256,12 @@ class _Cloze:
         ]
         return sorted(ranked, key=lambda each: (-each.probability, each.word))
 
-    def _head(self, right: _Right, kind: int) -> Head:
+    def _head(self, number: int, right: _Right, kind: int) -> Head:
+        left = self.before if number == 0 else self._after[number - 1]
+        before = tuple(left[-CONTEXT_REMEMBERED:])
         if self._two_towers:
-            return GapHead(self._resources, right.state, kind)
-        return NextHead(self._resources, one_word=self._choices is None)
+            return GapHead(self._resources, right.state, kind, self._memory, before)
+        return NextHead(self._resources, self._choices is None, self._memory, before)
 
     def _score_choices(self, number: int, state: Floats, right: _Right) -> Decoder[list[Proposal]]:
         """The exact mass of every choice, asked for as what it is: a word, or a span of several."""
@@ -260,7 +272,7 @@ class _Cloze:
             several = any(not vocabulary.joins(*pair) for pieces in spelled for pair in pairwise(pieces))
             groups.setdefault(SPAN if several else WORD, []).append((word, spelled))
         found = yield from together(
-            [score_choices(self._head(right, kind), state, choices) for kind, choices in groups.items()]
+            [score_choices(self._head(number, right, kind), state, choices) for kind, choices in groups.items()]
         )
         return [proposal for group in found for proposal in group]
 
@@ -272,7 +284,10 @@ class _Cloze:
         if not self._two_towers:
             if not right.pieces:
                 return None
-            return (yield from self._forward_scores([each.span for each in found[:RESCORED_BLIND]], right))
+            spans = [each.span for each in found[:RESCORED_BLIND]]
+            scores = yield from self._forward_scores(spans, right)
+            scores += [self._memory.gain(span.pieces) for span in spans]
+            return scores
         forward = calibration.forward_weight
         backward = calibration.backward_weight if right.state is not None else 0.0
         if forward == 0 and backward == 0:

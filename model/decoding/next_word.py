@@ -20,8 +20,9 @@ from functools import lru_cache
 
 import numpy as np
 
+from model.decoding.memory import Memory
 from model.decoding.prefix_cache import UNASKED, Best, Reading
-from model.decoding.resources import Resources, largest, most_probable, read_text
+from model.decoding.resources import CONTEXT, Resources, largest, most_probable, read_text, salted
 from model.queries import Candidate, PredictQuery, PredictResult, Usage
 from model.runtime import Floats, Integers
 from model.steps import Advance, Decoder, Read, ask, read
@@ -39,6 +40,8 @@ LISTED = 72
 # Pieces between the last seam and the cut that are read one by one and remembered, with their distributions: most
 # were asked for when the text ended there; a text that was never typed pays for some that nobody needs.
 LEFT = 16
+# A memory of no more pieces than this says too little to be looked at for every key that is pressed.
+LEAST_REMEMBERED = 24
 
 # Asked some ten thousand times a query, of a few hundred characters.
 _is_letter = lru_cache(maxsize=1 << 16)(is_word_character)
@@ -128,9 +131,12 @@ def next_words(
     text = normalise(query.text)
     # What stands before the last seam is settled; only what follows it needs a look.
     seam = resources.index.last_seam(text)
-    prefix, known = yield from read_text(resources, text[:seam], tenant)
+    history = normalise(query.history)
+    tenant = salted(tenant, history)
+    prefix, known = yield from read_text(resources, text[:seam], tenant, history)
     left, middle, rest = resources.index.heal(text[seam:])
-    search = _Search(resources, text, query.top_k, options or SearchOptions())
+    memory = resources.memory(prefix, LEAST_REMEMBERED)
+    search = _Search(resources, text, query.top_k, options or SearchOptions(), memory)
     start = prefix.reading
     try:
         yield from search.cross(start, left, middle, rest)
@@ -177,8 +183,12 @@ class _Search:
         network_rows: pieces that it had read, and distributions that it asked for.
     """
 
-    def __init__(self, resources: Resources, text: str, top_k: int, options: SearchOptions) -> None:
+    def __init__(
+        self, resources: Resources, text: str, top_k: int, options: SearchOptions, memory: Memory | None
+    ) -> None:
         self._resources = resources
+        self._memory = memory
+        self._rows: dict[Reading, Floats] = {}
         self._text = text
         self._top_k = top_k
         self._options = options
@@ -199,7 +209,7 @@ class _Search:
         if len(left) > LEFT:  # hundreds of letters without a seam are no word: they are read at once, and not kept
             (state,) = yield from ask([Advance("forward", start.state, tuple(left[:-LEFT]))])
             self.network_rows += len(left) - LEFT
-            start, left = Reading(state), left[-LEFT:]
+            start, left = Reading(state, before=tuple(left[-LEFT - CONTEXT : -LEFT])), left[-LEFT:]
         behind = sum(len(index.spellings[piece]) for piece in left) + len(rest)
         if not left:
             yield from self._score(start, behind)
@@ -212,7 +222,7 @@ class _Search:
         if not total > 0:  # no piece holds what was typed: its own pieces are the first way to look at
             for piece in canonical:
                 before = followed[-1]
-                mass = before.mass * float(before.reading.row[piece])
+                mass = before.mass * float(self._row(before.reading)[piece])
                 self.known += piece in before.reading.further
                 spelled = before.spelled + len(index.spellings[piece])
                 (reading,) = yield from self._read([(before.reading, piece, len(rest) - spelled, "")])
@@ -286,7 +296,7 @@ class _Search:
             answers = yield from read(steps)
             for (before, piece, _, _), (state, row) in zip(unknown, answers, strict=True):
                 if piece not in before.further:  # another text on the same prefix may have been faster
-                    before.further[piece] = Reading(state, row)
+                    before.further[piece] = Reading(state, row, (*before.before, piece)[-CONTEXT:])
                     self.grown_bytes += state.nbytes + row.nbytes
         return [before.further[piece] for before, piece, _, _ in wanted]
 
@@ -299,6 +309,15 @@ class _Search:
                 reading.row = row
                 self.grown_bytes += row.nbytes
 
+    def _row(self, reading: Reading) -> Floats:
+        """P(next piece) after a reading, what is remembered included."""
+        if self._memory is None:
+            return reading.row
+        row = self._rows.get(reading)
+        if row is None:
+            row = self._rows[reading] = self._memory.mix(reading.row, reading.before)
+        return row
+
     def _temperature(self, behind: int, beyond: str) -> float:
         """Of what follows the text without its last *behind* bytes, or with *beyond*: each place has one of its own."""
         before = self._text
@@ -309,7 +328,7 @@ class _Search:
 
     def _node(self, rest: bytes, spelled: int, mass: float, reading: Reading) -> _Node:
         pieces = self._resources.index.extending(rest[spelled:]) if spelled < len(rest) else _NONE
-        return _Node(spelled, mass, reading, pieces, reading.row[pieces])
+        return _Node(spelled, mass, reading, pieces, self._row(reading)[pieces])
 
     def _mass_beginning_with(self, node: _Node) -> float:
         """What a node adds to Z by itself: paths through further nodes are counted there."""
@@ -317,7 +336,7 @@ class _Search:
 
     def _ways_on(self, rest: bytes, node: _Node, followed: int | None) -> list[tuple[float, _Node, int]]:
         """(mass, node, piece) of the paths that spell more of q, but for the piece that is followed anyhow."""
-        index, row = self._resources.index, node.reading.row
+        index, row = self._resources.index, self._row(node.reading)
         pieces = index.prefixes(rest[node.spelled :])
         return [(node.mass * float(row[piece]), node, piece) for piece in pieces if piece != followed]
 
@@ -364,7 +383,7 @@ class _Search:
         best = reading.best.get(let_in)
         if best is None or (bar < best[2] and len(best[0]) < self._branches):
             bar *= 0.999  # a piece at the bar, give or take its rounding, must not come and go with what is remembered
-            index, row = self._resources.index, reading.row
+            index, row = self._resources.index, self._row(reading)
             among = None if let_in == ALL else index.starts_letter if let_in == LETTERS else index.is_byte
             share = 1.0 if among is None else float(np.add.reduce(row * among))
             if bar < SELECTIVE:

@@ -12,7 +12,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
+from model.decoding.memory import REMEMBERED, Memory
 from model.runtime import Floats
 
 # A prefix is looked up by its length and its last characters, then compared as a whole.
@@ -29,6 +31,8 @@ UNASKED: Floats = np.zeros(0, dtype=np.float32)
 # were let in.
 Best = tuple[list[int], list[float], float, float]
 
+Written = NDArray[np.uint16]
+
 _Key = tuple[str, int, str]
 
 
@@ -37,22 +41,24 @@ class Reading:
 
     Attributes:
         state: flat state, (S,) float32.
-        row: probabilities of the next piece, calibrated, (V,) float32; ``UNASKED`` before.
-        best: the pieces of ``row`` that were asked for as its most probable, by which of them were let in.
+        row: probabilities of the next piece by the network, calibrated, (V,) float32; ``UNASKED`` before.
+        before: the last few pieces read.
+        best: the most probable pieces, as they were asked for, by which of them were let in.
         further: readings of one piece more, by its id.
     """
 
-    __slots__ = ("best", "further", "row", "state")
+    __slots__ = ("before", "best", "further", "row", "state")
 
-    def __init__(self, state: Floats, row: Floats = UNASKED) -> None:
+    def __init__(self, state: Floats, row: Floats = UNASKED, before: tuple[int, ...] = ()) -> None:
         self.state = state
         self.row = row
+        self.before = before
         self.best: dict[str, Best] = {}
         self.further: dict[int, Reading] = {}
 
     def alone(self) -> "Reading":
         """The same without what follows it: no two prefixes share a tree, or none could say what it holds."""
-        return Reading(self.state, self.row)
+        return Reading(self.state, self.row, self.before)
 
 
 class Prefix:
@@ -62,17 +68,21 @@ class Prefix:
         text: normalised.
         pieces: how many it was read as.
         reading: after it.
+        written: the last pieces that a memory holds of what was written: of the history, and of the text; (n,) uint16.
+        memory: of these, once it was asked for.
         tree_bytes: what hangs under the reading, kept up by whoever makes it grow.
         counted_bytes: how much of that the cache has counted.
     """
 
-    __slots__ = ("bytes", "counted_bytes", "pieces", "reading", "text", "tree_bytes")
+    __slots__ = ("bytes", "counted_bytes", "memory", "pieces", "reading", "text", "tree_bytes", "written")
 
-    def __init__(self, text: str, pieces: int, reading: Reading) -> None:
+    def __init__(self, text: str, pieces: int, reading: Reading, written: Written) -> None:
         self.text = text
         self.pieces = pieces
         self.reading = reading
-        self.bytes = reading.state.nbytes + sys.getsizeof(text) + OVERHEAD
+        self.written = written[-REMEMBERED:]
+        self.memory: Memory | None = None
+        self.bytes = reading.state.nbytes + self.written.nbytes + sys.getsizeof(text) + OVERHEAD
         self.tree_bytes = reading.row.nbytes
         self.counted_bytes = 0
 
@@ -150,7 +160,8 @@ class PrefixCache:
         self._tree_bytes -= prefix.counted_bytes
         prefix.tree_bytes = prefix.counted_bytes = 0
         # A decoder may be at work in the tree: it keeps the old one.
-        prefix.reading = Reading(prefix.reading.state)
+        prefix.reading = Reading(prefix.reading.state, before=prefix.reading.before)
+        prefix.memory = None
 
     def _drop(self, key: _Key) -> None:
         if key in self._trees:

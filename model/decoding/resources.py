@@ -1,5 +1,6 @@
 """What every decoder needs of a checkpoint, and the readings that they share."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.config import Calibration, NetworkConfig
+from model.decoding.memory import STRENGTHS, Memory
 from model.decoding.piece_index import PieceIndex
 from model.decoding.prefix_cache import Prefix, PrefixCache, Reading
 from model.queries import language_of
@@ -18,6 +20,8 @@ from model.vocabulary import START, Vocabulary
 # A long text is read in stretches of so many characters, and the state after each is kept, so that a text that differs
 # from it at the end only is not read from its start.
 STRETCH = 192
+# Pieces before a place that its memory looks at.
+CONTEXT = len(STRENGTHS)
 # Below it, a bar saves nothing: most of a row stands above.
 LOWEST_BAR = 1e-6
 
@@ -33,6 +37,7 @@ class Resources:
         calibration: temperatures and weights.
         cache: of the texts that were read.
         word_ends: by piece, how often a word ends after it (:attr:`model.checkpoint.Checkpoint.word_ends`).
+        remember: whether what was written makes its words likelier; without it for comparisons.
     """
 
     vocabulary: Vocabulary
@@ -41,6 +46,7 @@ class Resources:
     calibration: Calibration
     cache: PrefixCache
     word_ends: Sequence[float]
+    remember: bool = True
 
     def initial(self, tower: Tower) -> Floats:
         """The state before anything is read, (S,)."""
@@ -50,18 +56,33 @@ class Resources:
         """What the heads read of a state: (S,) -> (H,)."""
         return output_of(self.network, tower, state)
 
+    def memory(self, prefix: Prefix, least: int = 0) -> Memory | None:
+        """What is remembered at the end of a prefix; None where that is no more than *least* pieces."""
+        if not self.remember or len(prefix.written) <= least:
+            return None
+        if prefix.memory is None:
+            prefix.memory = Memory(prefix.written.astype(np.int64), self.vocabulary.background)
+            prefix.tree_bytes += prefix.memory.nbytes
+        return prefix.memory
+
     def next_temperature(self, before: str) -> float:
         """What divides the next head's logits after *before*, all text so far, by its language."""
         return dict(self.calibration.next_temperature).get(language_of(before), 1.0)
 
 
-def read_text(resources: Resources, text: str, tenant: str = "") -> Decoder[tuple[Prefix, int]]:
+def salted(tenant: str, history: str) -> str:
+    """Whose prefixes a query may use: another history remembers other words, so its prefixes are others."""
+    return f"{tenant}\0{hashlib.sha256(history.encode()).hexdigest()}" if history else tenant
+
+
+def read_text(resources: Resources, text: str, tenant: str = "", history: str = "") -> Decoder[tuple[Prefix, int]]:
     """The forward tower after *text*, from the longest prefix of it that is known.
 
     Args:
         resources: of the checkpoint.
         text: normalised; it ends at a seam of what follows, or where what follows is encoded apart.
-        tenant: whose prefixes may be used.
+        tenant: whose prefixes may be used, as :func:`salted` says.
+        history: normalised; remembered, and not read by the network.
 
     Returns:
         The prefix that is *text*, and how many of its pieces need not have been read now.
@@ -73,7 +94,8 @@ def read_text(resources: Resources, text: str, tenant: str = "") -> Decoder[tupl
         prefix = cache.get(tenant, "")
     if prefix is None:
         (state,) = yield from ask([Advance("forward", resources.initial("forward"), (START,))])
-        prefix = Prefix("", 0, Reading(state))
+        written = np.array([*index.encode(history), START] if history else [START], dtype=np.uint16)
+        prefix = Prefix("", 0, Reading(state, before=(START,)), written)
         cache.keep(tenant, prefix)
     while len(prefix.text) < len(text):
         start = len(prefix.text)
@@ -94,7 +116,9 @@ def read_text(resources: Resources, text: str, tenant: str = "") -> Decoder[tupl
         if walked < len(pieces):
             (state,) = yield from ask([Advance("forward", reading.state, tuple(pieces[walked:]))])
             reading = Reading(state)
-        prefix = Prefix(text[:end], prefix.pieces + len(pieces), reading.alone())
+        written = np.append(prefix.written, np.array(pieces, dtype=np.uint16))
+        reading.before = tuple(written[-CONTEXT:].tolist())
+        prefix = Prefix(text[:end], prefix.pieces + len(pieces), reading.alone(), written)
         cache.keep(tenant, prefix)
     return prefix, known
 

@@ -11,7 +11,8 @@ from typing import Protocol
 import numpy as np
 
 from model.config import GAP_POSITIONS
-from model.decoding.resources import Resources, largest
+from model.decoding.memory import Memory
+from model.decoding.resources import CONTEXT, Resources, largest
 from model.runtime import Floats
 from model.steps import Advance, Decoder, Gap, Next, Single, ask
 from model.vocabulary import END_OF_GAP
@@ -75,10 +76,16 @@ class GapHead:
         resources: of the checkpoint.
         right: backward state after the right side, (S,); None where that is unknown.
         kind: ``WORD`` or ``SPAN`` of :mod:`model.config`.
+        memory: of what stands elsewhere.
+        before: the last pieces on the left.
     """
 
-    def __init__(self, resources: Resources, right: Floats | None, kind: int) -> None:
+    def __init__(
+        self, resources: Resources, right: Floats | None, kind: int, memory: Memory, before: tuple[int, ...]
+    ) -> None:
         self._resources = resources
+        self._memory = memory
+        self._before = before
         self._right = None if right is None else resources.output("backward", right)
         self._kind = kind
 
@@ -86,11 +93,12 @@ class GapHead:
         """See :class:`Head`."""
         return Gap(self._resources.output("forward", state), self._right, min(position, GAP_POSITIONS - 1), self._kind)
 
-    def split(self, pieces: tuple[int, ...], row: Floats) -> tuple[float, Floats]:  # noqa: ARG002 - the protocol's
+    def split(self, pieces: tuple[int, ...], row: Floats) -> tuple[float, Floats]:
         """See :class:`Head`."""
-        goes_on = row.copy()
+        goes_on = self._memory.mix_logarithms(row, (*self._before, *pieces)[-CONTEXT:])
+        ends = float(goes_on[END_OF_GAP])
         goes_on[END_OF_GAP] = -np.inf
-        return float(row[END_OF_GAP]), goes_on
+        return ends, goes_on
 
 
 class NextHead:
@@ -99,10 +107,14 @@ class NextHead:
     Args:
         resources: of the checkpoint.
         one_word: nothing goes on after the end of a word.
+        memory: of what stands elsewhere.
+        before: the last pieces on the left.
     """
 
-    def __init__(self, resources: Resources, one_word: bool) -> None:
+    def __init__(self, resources: Resources, one_word: bool, memory: Memory, before: tuple[int, ...]) -> None:
         self._resources = resources
+        self._memory = memory
+        self._before = before
         self._one_word = one_word
 
     def step(self, state: Floats, position: int) -> Single:  # noqa: ARG002 - the protocol's
@@ -112,6 +124,7 @@ class NextHead:
     def split(self, pieces: tuple[int, ...], row: Floats) -> tuple[float, Floats]:
         """See :class:`Head`."""
         vocabulary = self._resources.vocabulary
+        row = self._memory.mix_logarithms(row, (*self._before, *pieces)[-CONTEXT:])
         if not pieces:
             return -np.inf, row
         letters = bool(vocabulary.ends_letter[pieces[-1]])

@@ -35,7 +35,7 @@ def ids(vocabulary: Vocabulary, *pieces: str) -> list[int]:
 def setting(vocabulary: Vocabulary, calibration: Calibration = PLAIN, **table: Any) -> tuple[Predictor, TableRuntime]:
     """A predictor and its table."""
     runtime = TableRuntime(vocabulary, **table)
-    return Predictor(fake_checkpoint(vocabulary, runtime.config, calibration), runtime), runtime
+    return Predictor(fake_checkpoint(vocabulary, runtime.config, calibration), runtime, remember=False), runtime
 
 
 def fill(predictor: Predictor, text: str, **options: Any) -> ClozeResult:
@@ -319,7 +319,9 @@ def test_words_that_begin_alike_share_rows(vocabulary: Vocabulary) -> None:
             return super().next_log_probabilities(outputs)
 
     runtime = Watched(vocabulary)
-    predictor = Predictor(fake_checkpoint(vocabulary, runtime.config, Calibration(forward_weight=1.0)), runtime)
+    predictor = Predictor(
+        fake_checkpoint(vocabulary, runtime.config, Calibration(forward_weight=1.0)), runtime, remember=False
+    )
     (before,) = runtime.advance(
         "forward", np.zeros((1, 2), np.float32), np.array([[START, *ids(vocabulary, "go ", "to ")]]), np.array([3])
     )[0]
@@ -386,7 +388,7 @@ def test_blanks_to_the_right_are_read_as_blanks_first(vocabulary: Vocabulary) ->
             return super().advance(tower, states, pieces, lengths)
 
     runtime = Watched(vocabulary)
-    predictor = Predictor(fake_checkpoint(vocabulary, runtime.config, PLAIN), runtime)
+    predictor = Predictor(fake_checkpoint(vocabulary, runtime.config, PLAIN), runtime, remember=False)
     fill(predictor, "go ____ to ____.")
     assert readings[:2] == [[END, *ids(vocabulary, ".")], [BLANK, *ids(vocabulary, "to ")]]
 

@@ -28,7 +28,7 @@ def prefix(text: str, rows: int = 0) -> Prefix:
     for piece in range(rows):
         reading.further[piece] = Reading(np.zeros(0, dtype=np.float32))
         reading.further[piece].row = np.zeros(1000, dtype=np.float32)
-    found = Prefix(text, len(text), reading)
+    found = Prefix(text, len(text), reading, np.zeros(0, dtype=np.uint16))
     found.tree_bytes = 4000 * rows
     return found
 

@@ -13,7 +13,13 @@ from tests.service.fakes_service import FakeModel
 
 if __name__ == "__main__":
     settings = read_settings(sys.argv[1:])
-    limits = Limits(settings.max_characters, settings.max_top_k, settings.max_blanks, settings.max_choices)
+    limits = Limits(
+        settings.max_characters,
+        settings.max_top_k,
+        settings.max_blanks,
+        settings.max_choices,
+        settings.max_history,
+    )
     model = FakeModel(limits)
     signal.signal(signal.SIGUSR1, lambda *_: model.release.set())
     sys.exit(serve(settings, model.load))

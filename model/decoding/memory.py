@@ -1,0 +1,118 @@
+"""What the text so far, and what its writer wrote before, say of the next piece: counts beside the network.
+
+A network forgets a name within some tens of words; its own text repeats it. Two corrections of a head's distribution
+p(v), each exactly normalised:
+
+- *marginals*: p(v) is multiplied by (1 + W s(v) / b(v))^E, s being v's share of the remembered pieces and b that of
+  the vocabulary's training text: what is rare elsewhere and stood here is likelier to come again (after Kneser, Peters
+  and Klakow 1997, Language model adaptation using dynamic marginals);
+- *contexts*: what followed the same one to three pieces before, counted and discounted, the rest of the mass being left
+  to the shorter context and at last to p: p_k(v) = (c - D) / (n + S_k) + (S_k + D t) / (n + S_k) p_{k-1}(v), n
+  occurrences of the context with t different followers (Teh 2006, a hierarchical Pitman-Yor language model).
+
+Nothing is learnt from and nothing is kept but ids of pieces. docs/decisions/0011-memory.md has what it gains.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from model.runtime import Floats, Integers
+
+# Pieces that are remembered, the latest ones.
+REMEMBERED = 3000
+WEIGHT, EXPONENT = 0.5, 0.4
+DISCOUNT = 0.8
+# Of an entry in a dictionary of numbers.
+GAIN_BYTES = 100
+# S_k after contexts of one, two and three pieces.
+STRENGTHS = (15.0, 2.0, 2.0)
+
+
+class Memory:
+    """Pieces that were written, and what they say of the next one.
+
+    Args:
+        pieces: in order, separated by control pieces where they do not follow on, (n,); the last REMEMBERED count.
+        background: by piece, its share of the vocabulary's training text, (V,); 0 where it is not to be counted.
+    """
+
+    def __init__(self, pieces: Integers, background: Floats) -> None:
+        self._pieces = pieces[-REMEMBERED:]
+        self._countable = background > 0
+        counted = self._pieces[self._countable[self._pieces]]
+        self._unique, counts = np.unique(counted, return_counts=True)
+        shares = counts / max(1, len(counted))
+        raised = (1.0 + WEIGHT * shares / background[self._unique]) ** EXPONENT
+        self._raised = (raised - 1.0).astype(np.float32)
+        self._gains = dict(zip(self._unique.tolist(), np.log(raised).tolist(), strict=True))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes, roughly: its arrays, and a table of as many numbers."""
+        return int(self._unique.nbytes + self._raised.nbytes) + GAIN_BYTES * len(self._unique)
+
+    def gain(self, pieces: Sequence[int]) -> float:
+        """What the marginals add to the log-probability of pieces, but for the normalisation."""
+        return float(sum(self._gains.get(piece, 0.0) for piece in pieces))
+
+    def mix(self, row: Floats, before: Sequence[int]) -> Floats:
+        """Correct a distribution.
+
+        Args:
+            row: probabilities, (V,); left as it is.
+            before: the pieces that the next one follows, the last few of them.
+
+        Returns:
+            A new row with the same sum; what was 0 stays 0 unless it was written after the same pieces.
+        """
+        total = float(np.add.reduce(row))
+        extra = row[self._unique] * self._raised
+        mixed = row * np.float32(total / (total + float(np.add.reduce(extra)) or 1.0))
+        mixed[self._unique] *= 1.0 + self._raised
+        left, added = self._followed(before)
+        if added:
+            mixed *= np.float32(left)
+            mixed[list(added)] += np.array(list(added.values()), dtype=np.float32) * np.float32(total)
+        return mixed
+
+    def mix_logarithms(self, row: Floats, before: Sequence[int]) -> Floats:
+        """The same for log-probabilities (V,) that sum to 1: a new row of logarithms."""
+        extra = np.exp(row[self._unique]) * self._raised
+        left, added = self._followed(before)
+        mixed = row + np.float32(np.log(left) - np.log1p(float(np.add.reduce(extra))))
+        mixed[self._unique] += np.log1p(self._raised)
+        if added:
+            pieces = list(added)
+            mixed[pieces] = np.logaddexp(mixed[pieces], np.log(np.array(list(added.values()), dtype=np.float32)))
+        return mixed
+
+    def _followed(self, before: Sequence[int]) -> tuple[float, dict[int, float]]:
+        """What the contexts leave of the mass of a row, and what they add to pieces."""
+        left, added = 1.0, dict[int, float]()
+        for strength, followers in zip(STRENGTHS, self._followers(before), strict=False):
+            count = followers.total()
+            share = (strength + DISCOUNT * len(followers)) / (count + strength)
+            left *= share
+            for piece in added:
+                added[piece] *= share
+            for piece, times in followers.items():
+                added[piece] = added.get(piece, 0.0) + (times - DISCOUNT) / (count + strength)
+        return left, added
+
+    def _followers(self, before: Sequence[int]) -> list[Counter[int]]:
+        """What followed the last piece of *before*, the last two, and so on, as long as anything did."""
+        found: list[Counter[int]] = []
+        places = np.flatnonzero(self._pieces[:-1] == before[-1]) if before else self._pieces[:0]
+        for length in range(1, len(STRENGTHS) + 1):
+            if length > 1:
+                if len(before) < length:
+                    break
+                places = places[places >= length - 1]
+                places = places[self._pieces[places - (length - 1)] == before[-length]]
+            followers = Counter(piece for piece in self._pieces[places + 1].tolist() if self._countable[piece])
+            if not followers:
+                break
+            found.append(followers)
+        return found
