@@ -258,6 +258,7 @@ def revise_checkpoint(
     calibration: Calibration | None = None,
     scores: Mapping[str, Any] | None = None,
     card: str | None = None,
+    version: str | None = None,
     output: Path | None = None,
 ) -> Checkpoint:
     """Replace what is measured after a network is finished; its weights, graphs and vocabulary stay as they are.
@@ -267,6 +268,7 @@ def revise_checkpoint(
         calibration: new temperatures and weights.
         scores: new figures.
         card: new text of MODEL_CARD.md.
+        version: a new one.
         output: write a copy there, which must not exist, and leave *directory* as it is.
 
     Raises:
@@ -280,7 +282,7 @@ def revise_checkpoint(
     return write_checkpoint(
         output or directory,
         name=old.name,
-        version=old.version,
+        version=version or old.version,
         network=old.network,
         calibration=calibration or old.calibration,
         languages=old.languages,

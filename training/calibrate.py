@@ -78,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, help="checkpoint directory, or one of `python -m training ngram`")
     parser.add_argument("text", nargs="+", help="development text: files, folders or globs; a line an item")
     parser.add_argument("--output", type=Path, required=True, help="directory of the calibrated copy; must not exist")
+    parser.add_argument("--version", help="of the copy of a checkpoint (default: as before)")
     parser.add_argument("--field", metavar="NAME", help="member of JSON Lines that holds the text")
     parser.add_argument("--language", choices=LANGUAGES, help="of all files; else from folder, file name or script")
     parser.add_argument("--lines", type=int, default=1500, metavar="N", help="lines a language at most (default: 1500)")
@@ -88,13 +89,17 @@ def run(arguments: argparse.Namespace) -> int:
     """Fit and write the copy; 0 on success."""
     if arguments.output.exists():
         raise CheckpointError(f"{arguments.output} exists; name a new directory or remove it")
+    if arguments.version is not None and is_ngram(arguments.checkpoint):
+        raise CheckpointError(f"{arguments.checkpoint} is an n-gram, which has no version; leave --version out")
     checkpoint, runtime = open_model(arguments.checkpoint)
     files = read_files(arguments.text, arguments.language, None, arguments.seed, arguments.field)
     calibration = fit_calibration(checkpoint, runtime, files, arguments.lines, arguments.seed)
     if is_ngram(arguments.checkpoint):
         _copy_ngram(arguments.checkpoint, calibration, arguments.output)
     else:
-        revise_checkpoint(checkpoint.directory, calibration=calibration, output=arguments.output)
+        revise_checkpoint(
+            checkpoint.directory, calibration=calibration, version=arguments.version, output=arguments.output
+        )
     sys.stdout.write(json.dumps(calibration.to_dict(), indent=1) + "\n")
     return 0
 

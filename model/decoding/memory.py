@@ -24,8 +24,10 @@ from model.runtime import Floats, Integers
 REMEMBERED = 3000
 WEIGHT, EXPONENT = 0.5, 0.4
 DISCOUNT = 0.8
-# Of an entry in a dictionary of numbers.
-GAIN_BYTES = 100
+# Times that a context occurred which are looked at, the latest ones.
+OCCURRENCES = 64
+# Pieces up to which they are sorted.
+FEW = 400
 # S_k after contexts of one, two and three pieces.
 STRENGTHS = (15.0, 2.0, 2.0)
 
@@ -42,39 +44,45 @@ class Memory:
         self._pieces = pieces[-REMEMBERED:]
         self._countable = background > 0
         counted = self._pieces[self._countable[self._pieces]]
-        self._unique, counts = np.unique(counted, return_counts=True)
+        if len(counted) < FEW:  # sorting a few is faster than counting all there are
+            self._unique, counts = np.unique(counted, return_counts=True)
+        else:
+            everything = np.bincount(counted, minlength=len(background))
+            self._unique = everything.nonzero()[0]
+            counts = everything[self._unique]
         shares = counts / max(1, len(counted))
         raised = (1.0 + WEIGHT * shares / background[self._unique]) ** EXPONENT
         self._raised = (raised - 1.0).astype(np.float32)
-        self._gains = dict(zip(self._unique.tolist(), np.log(raised).tolist(), strict=True))
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes, roughly: its arrays, and a table of as many numbers."""
-        return int(self._unique.nbytes + self._raised.nbytes) + GAIN_BYTES * len(self._unique)
+        """Bytes that its arrays take."""
+        return int(self._pieces.nbytes + self._unique.nbytes + self._raised.nbytes)
 
     def gain(self, pieces: Sequence[int]) -> float:
         """What the marginals add to the log-probability of pieces, but for the normalisation."""
-        return float(sum(self._gains.get(piece, 0.0) for piece in pieces))
+        places = np.searchsorted(self._unique, pieces).clip(max=max(0, len(self._unique) - 1))
+        found = self._unique[places] == pieces if len(self._unique) else np.zeros(len(pieces), dtype=np.bool_)
+        return float(np.log1p(self._raised[places[found]]).sum())
 
     def mix(self, row: Floats, before: Sequence[int]) -> Floats:
         """Correct a distribution.
 
         Args:
-            row: probabilities, (V,); left as it is.
+            row: probabilities that sum to 1, (V,); left as it is.
             before: the pieces that the next one follows, the last few of them.
 
         Returns:
-            A new row with the same sum; what was 0 stays 0 unless it was written after the same pieces.
+            A new row that sums to 1 as well; what was 0 stays 0 unless it was written after the same pieces.
         """
-        total = float(np.add.reduce(row))
-        extra = row[self._unique] * self._raised
-        mixed = row * np.float32(total / (total + float(np.add.reduce(extra)) or 1.0))
-        mixed[self._unique] *= 1.0 + self._raised
+        known = row[self._unique]
+        extra = known * self._raised
         left, added = self._followed(before)
+        scale = np.float32(left / (1.0 + float(np.add.reduce(extra))))
+        mixed = row * scale
+        mixed[self._unique] = (known + extra) * scale
         if added:
-            mixed *= np.float32(left)
-            mixed[list(added)] += np.array(list(added.values()), dtype=np.float32) * np.float32(total)
+            mixed[list(added)] += np.array(list(added.values()), dtype=np.float32)
         return mixed
 
     def mix_logarithms(self, row: Floats, before: Sequence[int]) -> Floats:
@@ -111,7 +119,8 @@ class Memory:
                     break
                 places = places[places >= length - 1]
                 places = places[self._pieces[places - (length - 1)] == before[-length]]
-            followers = Counter(piece for piece in self._pieces[places + 1].tolist() if self._countable[piece])
+            followed = self._pieces[places[-OCCURRENCES:] + 1]
+            followers = Counter(followed[self._countable[followed]].tolist())
             if not followers:
                 break
             found.append(followers)

@@ -74,9 +74,13 @@ def test_it_stays_a_distribution(seed: int) -> None:
     generator = np.random.default_rng(seed)
     written = generator.integers(1, SIZE, size=200)
     given = generator.random(SIZE).astype(np.float32) * (BACKGROUND > 0)
-    given *= 0.9 / given.sum()  # as where a share was left out
-    mixed = Memory(written, BACKGROUND).mix(given, written[-3:].tolist())
-    assert mixed.sum() == pytest.approx(0.9, abs=1e-5)
+    given /= given.sum()
+    memory = Memory(written, BACKGROUND)
+    mixed = memory.mix(given, written[-3:].tolist())
+    assert mixed.sum() == pytest.approx(1, abs=1e-5)
+    assert np.allclose(
+        memory.mix_logarithms(np.log(given + 1e-30), written[-3:].tolist())[5:], np.log(mixed[5:]), atol=1e-4
+    )
     assert (mixed >= 0).all()
     assert (mixed[:5] == 0).all()
 

@@ -267,11 +267,13 @@ def text(tmp_path: Path) -> Path:
 def test_the_command_writes_a_checkpoint_that_differs_in_its_calibration(
     tiny_checkpoint: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The copy loads, has the fitted values, and everything else is the same."""
+    """The copy loads, has the fitted values and the version that was given, and everything else is the same."""
     monkeypatch.setattr(command, "WEIGHTS", (0.0, 0.5))
     output = tmp_path / "calibrated"
-    assert command.run(arguments(str(tiny_checkpoint), str(text), "--output", str(output))) == 0
+    named = ("--output", str(output), "--version", "1.1")
+    assert command.run(arguments(str(tiny_checkpoint), str(text), *named)) == 0
     before, after = load_checkpoint(tiny_checkpoint), load_checkpoint(output)
+    assert (before.version, after.version) == ("1", "1.1")
     assert after.calibration != before.calibration
     assert after.network == before.network
     same = {path.name for path in tiny_checkpoint.rglob("*.onnx")}
@@ -281,8 +283,10 @@ def test_the_command_writes_a_checkpoint_that_differs_in_its_calibration(
 
 
 def test_an_ngram_is_calibrated_too(tiny_ngram: Path, text: Path, tmp_path: Path) -> None:
-    """The copy of an n-gram opens, predicts the same, and has the fitted temperatures."""
+    """The copy of an n-gram opens, predicts the same, and has the fitted temperatures; it has no version to give."""
     output = tmp_path / "calibrated"
+    with pytest.raises(CheckpointError, match="no version"):
+        command.run(arguments(str(tiny_ngram), str(text), "--output", str(output), "--version", "2"))
     assert command.run(arguments(str(tiny_ngram), str(text), "--output", str(output))) == 0
     before, after = open_ngram(tiny_ngram), open_ngram(output)
     assert np.array_equal(before.distribution([1, 300]), after.distribution([1, 300]))
