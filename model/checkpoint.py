@@ -106,6 +106,11 @@ class Checkpoint:
         return ("cloze",) if stacked else ("predict", "score", "cloze")
 
 
+def is_checkpoint(directory: Path) -> bool:
+    """Whether a checkpoint's two files stand there, which says nothing of the others."""
+    return all((directory / name).is_file() for name in (CONFIG, SUMS))
+
+
 def load_checkpoint(directory: Path) -> Checkpoint:
     """Verify and read a checkpoint.
 
@@ -248,7 +253,7 @@ def check_target(directory: Path, name: str, version: str, overwrite: bool) -> N
             raise CheckpointError(f"{label}: use 1 to 64 letters, digits, '.', '_' or '-', a letter or digit first")
     if directory.exists() and not overwrite:
         raise CheckpointError(f"{directory} exists; choose another name or allow it to be overwritten (--overwrite)")
-    if directory.exists() and not all((directory / name).is_file() for name in (CONFIG, SUMS)):
+    if directory.exists() and not is_checkpoint(directory):
         raise CheckpointError(f"{directory} is no checkpoint, so it is not overwritten; choose another name")
 
 

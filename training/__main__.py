@@ -14,6 +14,7 @@ COMMANDS = {
     "calibrate": ("training.calibrate", "a checkpoint to one with temperatures fitted on development text"),
     "export": ("training.export", "weights to a checkpoint that the service serves"),
     "card": ("training.model_card", "scores and notes into a checkpoint and its model card"),
+    "adapt": ("training.adapt", "a checkpoint to one that knows a text better"),
     "ngram": ("training.ngram", "shards to a Kneser-Ney n-gram, the baseline"),
     "compare": ("training.compare", "the tutorial's systems side by side"),
     "cloze-benchmarks": ("training.cloze_benchmarks", "published clozes asked of a checkpoint"),

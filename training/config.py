@@ -130,7 +130,8 @@ class RunConfig:
         log_every_steps: a line in ``metrics.jsonl``.
         evaluate_every_steps: held-out perplexity, always with the full softmax; 0 turns it off.
         save_every_seconds: an atomic snapshot of everything that ``--resume`` needs.
-        start_from: another run's ``state`` directory, to begin with its weights and moments; empty for fresh ones.
+        start_from: another run's ``state`` directory, to begin with its weights and moments; or a checkpoint, to begin
+            with its weights; empty for fresh ones.
         sources: names of the prepared sources to train on; empty for all.
     """
 

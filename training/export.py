@@ -80,6 +80,8 @@ class ExportOptions:
         prepared: the prepared data; None for the run's own.
         development: text for gate and calibration instead of the prepared data's held-out text.
         overwrite: replace *output*.
+        base: the checkpoint that the run started from. Languages, how often words end, and what is not fitted here
+            stay its own: a small text to adapt to says little of them.
     """
 
     source: Path
@@ -91,6 +93,7 @@ class ExportOptions:
     prepared: Path | None = None
     development: tuple[str, ...] = ()
     overwrite: bool = False
+    base: Checkpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,15 +223,24 @@ def export(options: ExportOptions) -> Checkpoint:
             }
         )
 
-    languages = options.languages or _languages(prepared, config, lines)
-    calibration = Calibration(
-        next_temperature=tuple((language, temperatures.get(language, 1.0)) for language in languages),
-        cloze_temperature=tuple((language, 1.0) for language in languages),
-        choice_temperature=tuple((language, 1.0) for language in languages),
-    )
+    base = options.base
+    languages = options.languages or (base.languages if base else _languages(prepared, config, lines))
+    if base is not None:
+        fitted = dict(base.calibration.next_temperature) | temperatures
+        calibration = replace(base.calibration, next_temperature=tuple(fitted.items()))
+    else:
+        calibration = Calibration(
+            next_temperature=tuple((language, temperatures.get(language, 1.0)) for language in languages),
+            cloze_temperature=tuple((language, 1.0) for language in languages),
+            choice_temperature=tuple((language, 1.0) for language in languages),
+        )
     training = _provenance(stages, prepared, cost)
+    if base is not None:
+        training = _continued(base, training)
     files |= {VOCABULARY: vocabulary.to_bytes(), WEIGHTS: _weights_file(weights, options.fp32)}
-    if prepared is not None:
+    if base is not None and WORD_ENDS in base.files:
+        files[WORD_ENDS] = (base.directory / WORD_ENDS).read_bytes()
+    elif prepared is not None:
         files[WORD_ENDS] = word_ends_file(count_word_ends(_as_read(prepared, config), vocabulary))
     arguments: dict[str, Any] = {
         "name": name,
@@ -549,6 +561,18 @@ def _provenance(stages: Sequence[Stage], prepared: Prepared | None, cost: Mappin
             }
             for shard in shards
         ],
+    }
+
+
+def _continued(base: Checkpoint, training: Mapping[str, Any]) -> dict[str, Any]:
+    """Provenance of weights that began as a checkpoint's: its stages and data come first."""
+    before = base.training
+    return {
+        **training,
+        "adapted_from": {"name": base.name, "version": base.version, "digest": base.digest},
+        "pieces_seen": before.get("pieces_seen", 0) + training["pieces_seen"],
+        "stages": [*before.get("stages", []), *training["stages"]],
+        "data": [*before.get("data", []), *training["data"]],
     }
 
 

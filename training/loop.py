@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from model.checkpoint import is_checkpoint
 from model.errors import DivergedError, RunError
 from model.network import Network
 from model.vocabulary import END_OF_GAP
@@ -120,8 +121,10 @@ class Trainer:
         elif any((directory / name).exists() for name in SNAPSHOTS):
             raise RunError(f"{directory}: holds a run already; give --resume, or another --output")
         elif config.start_from:
-            load_weights(Path(config.start_from), self.network)
-            load_optimizer(Path(config.start_from), self.optimizer, random_state=False)
+            start = Path(config.start_from)
+            load_weights(start, self.network)
+            if not is_checkpoint(start):
+                load_optimizer(start, self.optimizer, random_state=False)
         directory.mkdir(parents=True, exist_ok=True)
         write_whole(directory / "config.json", json.dumps(config.to_dict(), indent=1).encode())
         write_whole(directory / "vocabulary.model", prepared.vocabulary.to_bytes())

@@ -175,7 +175,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Prepare as the command line says; returns 0, or 130 where interrupted. Raises what :func:`prepare` raises."""
     try:
-        sources = _named(arguments.inputs, arguments.field, arguments.language, arguments.consecutive)
+        sources = named_sources(arguments.inputs, arguments.field, arguments.language, arguments.consecutive)
         if arguments.sources is not None:
             sources += load_sources(arguments.sources)
         directory = prepare(
@@ -328,7 +328,9 @@ def train_vocabulary(lines: Iterable[str], size: int, threads: int = 2) -> Vocab
 # ── 0. sources and resumption ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _named(inputs: Sequence[str], field: str | None, language: str, consecutive: bool) -> tuple[SourceOptions, ...]:
+def named_sources(
+    inputs: Sequence[str], field: str | None, language: str, consecutive: bool
+) -> tuple[SourceOptions, ...]:
     """One source for each INPUT, named after its file."""
     sources: list[SourceOptions] = []
     names: Counter[str] = Counter()
