@@ -14,6 +14,7 @@ from model.decoding.piece_index import PieceIndex
 from model.decoding.prefix_cache import PrefixCache
 from model.decoding.resources import Resources
 from model.decoding.score import score_text
+from model.decoding.sources import cloze_with_sources, predict_with_sources
 from model.errors import LacunaError, UnsupportedError
 from model.queries import (
     Blank,
@@ -110,14 +111,24 @@ class Predictor:
         check_query(query, self.limits)
         if isinstance(query, PredictQuery):
             self._require("predict")
-            return next_words(self._resources, query, self._search, tenant)
+            if query.sources:
+                return predict_with_sources(self._resources, query, tenant, self._next_words)
+            return self._next_words(self._resources, query, tenant)
         if isinstance(query, ScoreQuery):
             self._require("score")
             return score_text(self._resources, query)
         self._require("cloze")
-        if self.checkpoint.network.architecture == "stacked_bidirectional":
-            return fill_masked(self._resources, query, lay_out(query, self.limits.blanks))
-        return fill_blanks(self._resources, query, lay_out(query, self.limits.blanks), tenant)
+        layout = lay_out(query, self.limits.blanks)
+        stacked = self.checkpoint.network.architecture == "stacked_bidirectional"
+
+        def decode(resources: Resources, query: ClozeQuery, tenant: str) -> Decoder[ClozeResult]:
+            if stacked:
+                return fill_masked(resources, query, layout)
+            return fill_blanks(resources, query, layout, tenant)
+
+        if query.sources:
+            return cloze_with_sources(self._resources, query, tenant, decode)
+        return decode(self._resources, query, tenant)
 
     def run(self, queries: Sequence[Query]) -> list[Result | LacunaError]:
         """Answer queries, batched as they come, each as if it were alone.
@@ -147,6 +158,9 @@ class Predictor:
                     raise answer
                 answers[ticket] = answer
         return [answers[number] for number in range(len(queries))]
+
+    def _next_words(self, resources: Resources, query: PredictQuery, tenant: str) -> Decoder[PredictResult]:
+        return next_words(resources, query, self._search, tenant)
 
     def _require(self, capability: Capability) -> None:
         if capability not in self.checkpoint.capabilities:

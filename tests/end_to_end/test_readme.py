@@ -7,13 +7,16 @@ import json
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from model.checkpoint import load_checkpoint
 from training import newcomer
+from training.toy_corpus import write_corpus
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -28,6 +31,10 @@ RUN_ELSEWHERE = {
     **dict.fromkeys((VENV + command for command in newcomer.TRAIN_YOUR_OWN), "tests/end_to_end/test_newcomer.py"),
     VENV + newcomer.SERVE: "tests/end_to_end/test_newcomer.py",
 }
+ADAPT = (
+    f"{VENV}python -m training adapt model/pretrained/default my-text/zh.txt --replay general-text"
+    " --output runs/adapted"
+)
 
 
 def commands() -> list[str]:
@@ -53,9 +60,24 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def test_every_command_is_run_somewhere() -> None:
     """A command is run here, or stands in the list of those that another test or .ci/run runs, which has no others."""
-    here = {"make serve", *(command for command, _ in questions())}
+    here = {"make serve", ADAPT, *(command for command, _ in questions())}
     assert len(here) > 2
     assert set(commands()) == here | set(RUN_ELSEWHERE)
+
+
+def test_the_bundled_checkpoint_learns_a_text(tmp_path: Path) -> None:
+    """The command that adapts it, on a hundred lines and as many of replay, ends with a report and a checkpoint."""
+    english, chinese = write_corpus(tmp_path / "my-text", 120, 1)
+    (tmp_path / "general-text").mkdir()
+    english.rename(tmp_path / "general-text" / "en.txt")
+    assert chinese.name == "zh.txt"
+    (tmp_path / "model").symlink_to(ROOT / "model")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *ADAPT.split()[1:]]
+    answer = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    assert answer.stdout.startswith("# Adaptation")
+    assert load_checkpoint(tmp_path / "runs" / "adapted" / "checkpoint").version.endswith("-adapted")
 
 
 def test_make_runs_what_the_tests_run() -> None:

@@ -23,13 +23,13 @@ SIZE = 600
 
 
 @pytest.fixture(scope="session")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A small English and a small Chinese text."""
     return write_corpus(tmp_path_factory.mktemp("general"), 300, 1)
 
 
 @pytest.fixture(scope="session")
-def base(corpus: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base(corpus: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a few steps on that text."""
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("base")
@@ -63,7 +63,7 @@ def diary(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def adapted(base: Path, diary: Path, corpus: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def adapted(base: Path, diary: Path, corpus: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output directory of an adaptation to the diary; read it, never change it."""
     output = tmp_path_factory.mktemp("adapt") / "out"
     arguments = ["adapt", str(base), str(diary), "--replay", *map(str, corpus), "--output", str(output)]
@@ -108,9 +108,7 @@ def test_lines_set_aside_are_in_no_training_text(adapted: Path, diary: Path) -> 
     assert len(parts[0]) >= 0.1 * (len(parts[0]) + len(parts[1]))
 
 
-def test_the_same_command_again_changes_nothing(
-    base: Path, diary: Path, corpus: tuple[Path, Path], adapted: Path
-) -> None:
+def test_the_same_command_again_changes_nothing(base: Path, diary: Path, corpus: list[Path], adapted: Path) -> None:
     """A finished adaptation answers with its report; with other arguments it refuses to mix."""
     digest = load_checkpoint(adapted / "checkpoint").digest
     arguments = {"passes": 3, "ngram": True, "typing_lines": 10, "replay": tuple(map(str, corpus))}
