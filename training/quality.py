@@ -153,6 +153,27 @@ def _editions(results: Path) -> str:
     return "\n".join(parts)
 
 
+def _adaptations(results: Path) -> str:
+    """What `python -m training adapt` reports of lines set aside, by text."""
+    parts = []
+    for path in sorted(results.glob("adaptation-*.json")):
+        report = _read(path)
+        for code, summary in report["languages"].items():
+            rows = [[f"{path.stem.removeprefix('adaptation-')}, {LANGUAGE_NAMES[code]}", *HEADLINES.values()]]
+            metrics = summary["metrics"]
+            for number, contestant in enumerate(report["contestants"]):
+                rows.append(
+                    [contestant["name"], *(_value(metric, metrics[metric]["values"][number]) for metric in HEADLINES)]
+                )
+            parts.append(table(rows))
+    if not parts:
+        return _MISSING
+    note = (
+        "Of lines set aside from the text, which decided nothing. Bits are those of `/score`, which knows no history.\n"
+    )
+    return "\n".join([note, *parts])
+
+
 def _value(metric: str, value: float) -> str:
     return f"{100 * value:.1f} %" if "_top" in metric or metric in PERCENT else f"{value:.3f}"
 
@@ -169,6 +190,7 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "Published clozes": _clozes,
     "What of them stands in the training text": _contamination,
     "Held-out test lines": _editions,
+    "Adaptation": _adaptations,
     "Everyday sentences": _everyday,
 }
 
