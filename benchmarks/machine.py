@@ -31,7 +31,7 @@ def describe(python: str) -> dict[str, Any]:
     """
     peers = _versions(str(PEERS_PYTHON), _PEERS) if PEERS_PYTHON.exists() else {}
     return {
-        "cpu": _cpu(),
+        "cpu": cpu(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "kernel": platform.release(),
@@ -43,7 +43,8 @@ def describe(python: str) -> dict[str, Any]:
     }
 
 
-def _cpu() -> str:
+def cpu() -> str:
+    """The processor's name."""
     found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), flags=re.MULTILINE)
     return found[1] if found else platform.machine()
 

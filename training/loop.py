@@ -158,7 +158,7 @@ class Trainer:
         bar = tqdm(total=config.steps or None, initial=progress.step, unit="step", smoothing=0.05, mininterval=1.0)
         tally = _Tally()
         while not stopping and not self._finished():
-            tally.add(self._update(next(self.batches)))
+            tally.add(self.update(next(self.batches)))
             progress.step += 1
             progress.epoch, progress.index = self.batches.epoch, self.batches.index
             progress.seconds = time.process_time() / config.threads - started[0]
@@ -187,7 +187,7 @@ class Trainer:
         out_of_steps = config.steps > 0 and progress.step >= config.steps
         return out_of_steps or (config.minutes > 0 and progress.seconds >= 60 * config.minutes)
 
-    def _update(self, batch: Batch) -> tuple[Losses, int]:
+    def update(self, batch: Batch) -> tuple[Losses, int]:
         """One step of the optimizer."""
         config, step = self.config, self.progress.step
         full = config.full_softmax_steps > 0 and step >= config.steps - config.full_softmax_steps

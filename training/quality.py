@@ -183,6 +183,27 @@ def _everyday(results: Path) -> str:
     return everyday.markdown(found) if found else _MISSING
 
 
+def _training_speed(results: Path) -> str:
+    found = _read(results / "training_speed.json")
+    return training_speed(found) if found else _MISSING
+
+
+def training_speed(found: dict[str, Any]) -> str:
+    """What `python -m benchmarks.training` measured, as a table."""
+    rows = [["", "pieces a second", "to the usual loop", "share of the machine's matrix products"]]
+    rows += [
+        [arm["name"], f"{arm['pieces_per_second']:,.0f}", f"{arm['ratio']:.2f}", f"{100 * arm['share']:.0f} %"]
+        for arm in found["arms"]
+    ]
+    rate = found["products_per_second"]
+    note = (
+        f"The bundled checkpoint's forward tower, threads: {found['threads']}, {found['cpu']}, which multiplies large "
+        f"matrices at {rate['fp32'] / 1e9:.0f} GFLOP/s in fp32 and {rate['bf16'] / 1e9:.0f} in bf16. Medians of "
+        f"{found['repeats']} turns; `python -m benchmarks.training` says what the arms are.\n"
+    )
+    return "\n".join([table(rows), note])
+
+
 _MISSING = "Not measured yet.\n"
 
 PARTS: dict[str, Callable[[Path], str]] = {
@@ -191,6 +212,7 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "What of them stands in the training text": _contamination,
     "Held-out test lines": _editions,
     "Adaptation": _adaptations,
+    "Training speed": _training_speed,
     "Everyday sentences": _everyday,
 }
 

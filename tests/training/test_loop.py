@@ -74,14 +74,14 @@ def test_interrupted_and_resumed_equals_uninterrupted(prepared: Path, tmp_path: 
     train(whole, tmp_path / "whole")
     trainer = Trainer(whole, tmp_path / "parts")
     stopping: list[int] = []
-    update = trainer._update
+    update = trainer.update
 
     def counted(batch: Any) -> Any:
         if trainer.progress.step == 4:
             stopping.append(signal.SIGTERM)
         return update(batch)
 
-    trainer._update = counted  # type: ignore[method-assign]
+    trainer.update = counted  # type: ignore[method-assign]
     trainer.run(stopping)
     assert trainer.progress.step == 5
     train(whole, tmp_path / "parts", resume=True)
