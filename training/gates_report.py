@@ -142,6 +142,8 @@ def _draw_recall(figures: dict[str, Any], path: Path) -> None:
     panel.set(xscale="log", xlabel="distance in steps", ylabel="recall, %")
     panel.set_xticks(distances, [str(distance) for distance in distances])
     panel.minorticks_off()
+    panel.set_ylim(0, 105)
     panel.grid(alpha=0.3)
-    panel.legend(fontsize=7)
+    # Gated networks lie above, plain ones below.
+    panel.legend(fontsize=7, ncols=2, loc="center", bbox_to_anchor=(0.5, 0.78))
     figure.savefig(path, dpi=110)
