@@ -239,16 +239,22 @@ class Network(nn.Module):
 
 
 def mask_next(logits: Tensor) -> Tensor:
-    """Minus infinity at the pieces that never follow: controls and ``<eog>``. (N, V) to (N, V)."""
+    """Minus infinity at the pieces that never follow: controls and ``<eog>``. (..., V) to (..., V)."""
     masked = logits.clone()
-    masked[:, [*NEVER_PREDICTED, END_OF_GAP]] = float("-inf")
+    masked[..., [*NEVER_PREDICTED, END_OF_GAP]] = float("-inf")
+    return masked
+
+
+def mask_controls(logits: Tensor) -> Tensor:
+    """Minus infinity at the controls, which never stand in a gap; ``<eog>`` ends one. (..., V) to (..., V)."""
+    masked = logits.clone()
+    masked[..., list(NEVER_PREDICTED)] = float("-inf")
     return masked
 
 
 def mask_gap(logits: Tensor, positions: Tensor) -> Tensor:
     """Minus infinity at the controls, and at ``<eog>`` where the span is still empty. (N, V), (N,) to (N, V)."""
-    masked = logits.clone()
-    masked[:, list(NEVER_PREDICTED)] = float("-inf")
+    masked = mask_controls(logits)
     masked[positions == 0, END_OF_GAP] = float("-inf")
     return masked
 

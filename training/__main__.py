@@ -18,6 +18,7 @@ COMMANDS = {
     "ngram": ("training.ngram", "shards to a Kneser-Ney n-gram, the baseline"),
     "compare": ("training.compare", "the tutorial's systems side by side"),
     "cloze-benchmarks": ("training.cloze_benchmarks", "published clozes asked of a checkpoint"),
+    "sentence-completion": ("training.sentence_completion", "MSR Sentence Completion by each side and by both"),
     "contamination": ("training.contamination", "what of a benchmark stands in the training text"),
     "everyday": ("training.everyday", "everyday sentences with blanks, hits and misses shown"),
     "quality": ("training.quality", "docs/quality.md from committed figures"),

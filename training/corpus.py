@@ -56,6 +56,12 @@ _PHONE = re.compile(
     r")(?![\d]|[.,]\d)"
 )
 _DIGIT = re.compile(r"\d")
+# Where one sentence ends and another begins: not after an abbreviated title or an initial, nor before a small letter.
+_SENTENCE_BREAK = re.compile(
+    r"[。！？]+[\"'”’」』）)\]]*\s*"
+    r"|(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bRev)(?<!\bHon)(?<!\bCapt)(?<!\bCol)(?<!\bGen)(?<!\bProf)"
+    r"(?<!\b[A-Z])[.!?]+[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[A-Z0-9])"
+)
 # The end of a sentence, its closing quotes and the space after it included.
 _SENTENCE_END = re.compile(r"(?:[。！？…；]|[.!?;](?=[\"'”’)\]]*\s))[\"'”’」』）)\]]*\s*")
 _SOFT_BREAK = re.compile(r"[，、：,:]\s*|\s+")
@@ -159,6 +165,24 @@ def clean(text: str, max_characters: int, counts: Counter[str]) -> list[str]:
         return [masked]
     counts["long_lines"] += 1
     return [part for part in _split(masked, max_characters) if _LETTER.search(part)]
+
+
+def sentences(line: str) -> list[str]:
+    """The sentences of a clean line, one at least; text without a letter stays with the sentence before it.
+
+    >>> sentences("Mr. Smith left. Who knows why?")
+    ['Mr. Smith left.', 'Who knows why?']
+    """
+    parts: list[str] = []
+    begin = start = 0
+    for end in [*(match.end() for match in _SENTENCE_BREAK.finditer(line)), len(line)]:
+        if _LETTER.search(line, start, end):
+            begin = start if parts else 0
+            parts.append("")
+        if parts:
+            parts[-1] = line[begin:end].strip()
+        start = end
+    return parts or [line]
 
 
 def mask_contacts(text: str) -> str:

@@ -1,14 +1,15 @@
 """Cross-entropy over pieces, full or sampled, and the network's three losses on a batch."""
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
-from model.network import Network, mask_gap, mask_next
+from model.network import Network, mask_controls, mask_next
 from model.vocabulary import BLANK, END, END_OF_GAP
 from training.batches import Batch
 from training.config import LossOptions
@@ -91,6 +92,79 @@ def sampled_cross_entropy(
     return torch.logaddexp(logits.logsumexp(1), true) - true
 
 
+def full_cross_entropy(
+    features: Tensor,
+    targets: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    forbidden: Tensor | None = None,
+) -> Tensor:
+    """Cross-entropy over all of the vocabulary, summed over the rows, with few passes over the logits.
+
+    A few rows at a time go from logits to probabilities to gradients while they are in the processor's cache; two
+    matrix products for all rows bring the gradients back. Beside ``cross_entropy`` of the product that is the same sum
+    in some three fifths of the time on a CPU, where memory and not arithmetic bounds a softmax.
+
+    Args:
+        features: (N, e), in the dtype to multiply in.
+        targets: (N,), int64.
+        weight: the tied embedding, (V, e).
+        bias: (V,); minus infinity where a word is never predicted.
+        forbidden: (N,) bool: rows in which ``<eog>`` is not predicted.
+
+    Returns:
+        Nats, a float32 scalar.
+    """
+    differentiate = torch.is_grad_enabled()
+    total: Tensor = _FullCrossEntropy.apply(features, targets, weight, bias, forbidden, differentiate)  # type: ignore[no-untyped-call]
+    return total
+
+
+# Rows of logits that are computed at once: 16,000 words in float32 are then 16 MB.
+_ROWS_AT_ONCE = 256
+
+
+class _FullCrossEntropy(torch.autograd.Function):
+    """Gradients are computed on the way there, while the probabilities are at hand; nothing of (N, V) is kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        targets: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        forbidden: Tensor | None,
+        differentiate: bool,
+    ) -> Tensor:
+        weight_there = weight.to(features.dtype)
+        total, bias_gradient = bias.new_zeros(()), torch.zeros_like(bias)
+        slopes = features.new_empty(len(features) if differentiate else 0, len(weight))
+        for begin in range(0, len(features), _ROWS_AT_ONCE):
+            rows = slice(begin, begin + _ROWS_AT_ONCE)
+            logits = (features[rows] @ weight_there.t()).float().add_(bias)
+            if forbidden is not None:
+                logits[forbidden[rows], END_OF_GAP] = -math.inf
+            aims = targets[rows].unsqueeze(1)
+            true, largest = logits.gather(1, aims), logits.amax(1, keepdim=True)
+            logits.sub_(largest).exp_()
+            sums = logits.sum(1, keepdim=True)
+            total += (sums.log() + largest - true).sum()
+            if differentiate:
+                logits.div_(sums).scatter_add_(1, aims, torch.full_like(true, -1.0))
+                bias_gradient += logits.sum(0)
+                slopes[rows] = logits
+        if differentiate:
+            ctx.save_for_backward(slopes @ weight_there, slopes.t() @ features, bias_gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        of_features, of_weight, of_bias = ctx.saved_tensors
+        scale = gradients[0]
+        return of_features * scale, None, of_weight.float() * scale, of_bias * scale, None, None
+
+
 @dataclass(frozen=True, slots=True)
 class Losses:
     """Sums over targets, in nats, with their counts; ``total`` is what is minimised (a weighted mean)."""
@@ -139,12 +213,11 @@ def batch_losses(
     def cross_entropy(features: Tensor, targets: Tensor, bias: Tensor, positions: Tensor | None) -> Tensor:
         weight = network.embedding.weight
         negatives = shared if positions is None else gap_shared
+        forbidden = None if positions is None else positions == 0
         if negatives is not None:
-            forbidden = None if positions is None else positions == 0
             return sampled_cross_entropy(features.to(dtype), targets, weight, bias, negatives, forbidden).sum()
-        logits = (features.to(dtype) @ weight.to(dtype).t()).float() + bias
-        logits = mask_next(logits) if positions is None else mask_gap(logits, positions)
-        return F.cross_entropy(logits, targets, reduction="sum")
+        never = mask_next if positions is None else mask_controls
+        return full_cross_entropy(features.to(dtype), targets, weight, never(bias), forbidden)
 
     # With both weights 0 the backward tower rests: a stage that teaches the forward tower alone is 1.7 times as fast.
     asked = network.config.architecture == "two_towers" and options.previous_weight + options.gap_weight > 0

@@ -42,6 +42,7 @@ from training.corpus import (
     expand_inputs,
     half_width,
     read_lines,
+    sentences,
     spool_stdin,
 )
 from training.shards import FORMAT_VERSION, NO_CUT, SPLITS, ShardWriter, Split, manifest_digest, open_prepared
@@ -110,6 +111,7 @@ class PrepareOptions:
         held_out_share: share of each source's blocks that is held out, from 0 to 0.5; at least one block unless 0.
         seed: of every random choice.
         max_characters: longer lines are split.
+        sentences: lines are cut into sentences, each a line of its own.
         vocabulary_lines: lines that the vocabulary is trained on, at most.
         threads: of SentencePiece training; another number may give another vocabulary.
     """
@@ -121,6 +123,7 @@ class PrepareOptions:
     held_out_share: float = 0.005
     seed: int = 1
     max_characters: int = 500
+    sentences: bool = False
     vocabulary_lines: int = 400_000
     threads: int = 2
 
@@ -169,6 +172,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vocabulary", type=Path, metavar="FILE", help="use this vocabulary.model, train none")
     parser.add_argument("--held-out-share", type=float, default=0.005, metavar="SHARE", help="default: 0.005")
     parser.add_argument("--max-characters", type=int, default=500, metavar="N", help="longest line (default: 500)")
+    parser.add_argument("--sentences", action="store_true", help="cut lines into sentences, each a line of its own")
     parser.add_argument("--seed", type=int, default=1, help="of every random choice (default: 1)")
 
 
@@ -187,6 +191,7 @@ def run(arguments: argparse.Namespace) -> int:
                 held_out_share=arguments.held_out_share,
                 seed=arguments.seed,
                 max_characters=arguments.max_characters,
+                sentences=arguments.sentences,
             ),
             root=arguments.root
             if arguments.root is not None or arguments.sources is None
@@ -485,7 +490,7 @@ def _sample(options: PrepareOptions, sources: list[_Source], progress: "_Progres
             key = rng.random() ** exponent
             if split == "heldout" or (len(reservoir) == room and key <= reservoir[0][0]):
                 continue
-            parts = clean(text, options.max_characters, Counter())
+            parts = _lines_of(text, options, Counter())
             if not parts:
                 continue
             item = (key, parts[rng.randrange(len(parts))])
@@ -563,7 +568,7 @@ def _clean_lines(
     for split, text, size in _taken_lines(source):
         progress.add(size)
         counts["lines"] += 1
-        for line in clean(text, options.max_characters, counts):
+        for line in _lines_of(text, options, counts):
             key = _hash(line)
             if key in seen:
                 counts["duplicates"] += 1
@@ -572,6 +577,11 @@ def _clean_lines(
                 seen.add(key)
                 new.append(key)
             yield split, line
+
+
+def _lines_of(text: str, options: PrepareOptions, counts: Counter[str]) -> list[str]:
+    lines = clean(text, options.max_characters, counts)
+    return [sentence for line in lines for sentence in sentences(line)] if options.sentences else lines
 
 
 class _Cutter:
@@ -650,6 +660,7 @@ def _finish(
             "held_out_share": options.held_out_share,
             "seed": options.seed,
             "max_characters": options.max_characters,
+            "sentences": options.sentences,
             "vocabulary_lines": options.vocabulary_lines,
             "cut_share": CUT_SHARE,
             "half_width_share": HALF_WIDTH_SHARE,

@@ -16,12 +16,12 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from model.errors import DivergedError, RunError
 from training.config import OptimizerOptions, read_options
 from training.loop import make_optimizer, stop_signals
+from training.loss import full_cross_entropy
 from training.runlog import RunLog
 from training.schedule import learning_rate
 from training.snapshot import (
@@ -210,7 +210,7 @@ class WordTrainer:
         self.network.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             outputs = self.network(inputs, self.states, self.dtype)
-            loss = F.cross_entropy(self.network.logits(outputs.dropped.flatten(0, 1)), targets.flatten())
+        loss = self._nats(outputs.dropped, targets) / targets.numel()
         penalty = outputs.dropped.float().square().mean() * config.activation_penalty
         penalty = penalty + outputs.raw.float().diff(dim=0).square().mean() * config.slowness_penalty
         self.optimizer.zero_grad(set_to_none=True)
@@ -227,6 +227,11 @@ class WordTrainer:
         self.progress.pieces += inputs.numel()
         return loss.item()
 
+    def _nats(self, outputs: Tensor, words: Tensor) -> Tensor:
+        """Summed over a window: outputs (T, B, e), words (T, B) int64."""
+        weight, bias = self.network.embedding.weight, self.network.output_bias
+        return full_cross_entropy(outputs.flatten(0, 1), words.flatten(), weight, bias)
+
     @torch.no_grad()
     def valid_perplexity(self) -> float:
         """Perplexity of valid text, a few rows side by side: a little above that of the scores."""
@@ -237,8 +242,7 @@ class WordTrainer:
             window = text[begin : begin + 65]
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
                 outputs = self.network(window[:-1], states, self.dtype)
-                logits = self.network.logits(outputs.dropped.flatten(0, 1))
-            nats += F.cross_entropy(logits, window[1:].flatten(), reduction="sum").item()
+            nats += self._nats(outputs.dropped, window[1:]).item()
             states = outputs.states
         return math.exp(nats / ((len(text) - 1) * VALID_ROWS))
 

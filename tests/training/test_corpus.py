@@ -25,6 +25,7 @@ from training.corpus import (
     half_width,
     mask_contacts,
     read_lines,
+    sentences,
     spool_stdin,
 )
 
@@ -39,6 +40,27 @@ TEXT = "first line\n第二行。\r\n\nlast"
 
 def _texts(path: Path, field: str | None = None) -> list[str]:
     return [text for _, text, _ in read_lines(path, field)]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("Mr. A. Smith left. Who knows why?", ["Mr. A. Smith left.", "Who knows why?"]),
+        ('"What?" he asked. "I see!" 12. ...', ['"What?" he asked.', '"I see!" 12. ...']),
+        ("我来了。“你呢？”他说。好", ["我来了。", "“你呢？”", "他说。", "好"]),
+        ("1. Go on", ["1. Go on"]),
+        ("12.", ["12."]),
+    ],
+)
+def test_lines_are_cut_into_sentences(line: str, expected: list[str]) -> None:
+    """Sentences end at marks that end one, not after titles, initials or inside speech; numbers alone are none."""
+    assert sentences(line) == expected
+
+
+@given(st.text(alphabet="aB我.!?。“” 1"))
+def test_sentences_lose_only_spaces(line: str) -> None:
+    """Whatever the text, its sentences hold every other character once, in order."""
+    assert "".join("".join(sentences(line)).split()) == "".join(line.split())
 
 
 # ── inputs ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from model.vocabulary import END_OF_GAP
 from training.config import OptimizerOptions
-from training.loss import NegativeSampler, sampled_cross_entropy
+from training.loss import NegativeSampler, full_cross_entropy, sampled_cross_entropy
 from training.schedule import learning_rate
 
 V, E, N = 400, 8, 64
@@ -93,3 +93,25 @@ def test_schedules_warm_up_and_come_down(schedule: str) -> None:
     assert rates[-1] == pytest.approx(1.0) if schedule == "constant" else rates[-1] < 0.11
     if schedule == "warmup_stable_decay":
         assert rates[79] == 1.0 > rates[81]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_full_cross_entropy_and_its_gradients_are_those_of_the_plain_product(dtype: torch.dtype) -> None:
+    """A few rows at a time, loss and all three gradients are what ``cross_entropy`` gives, a masked <eog> included."""
+    features, targets, weight, bias = problem()
+    rows = 600  # more than are computed at once, and no multiple of them
+    features, targets = features.repeat(10, 1)[:rows].to(dtype), targets.repeat(10)[:rows]
+    forbidden = torch.arange(rows) % 3 == 0
+    never = bias.clone()
+    never[:END_OF_GAP] = -torch.inf
+    inputs = [each.requires_grad_() for each in (features, weight, never)]
+    logits = (features @ weight.to(dtype).t()).float() + never
+    logits = logits.masked_fill(forbidden.unsqueeze(1) & (torch.arange(V) == END_OF_GAP), -torch.inf)
+    expected = F.cross_entropy(logits, targets, reduction="sum") * 0.5
+    found = full_cross_entropy(features, targets, weight, never, forbidden) * 0.5
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    for ours, theirs in zip(torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs), strict=True):
+        assert ours.dtype == theirs.dtype
+        assert torch.allclose(ours, theirs, rtol=0.02, atol=0.02 if dtype == torch.bfloat16 else 1e-4)
+    with torch.no_grad():
+        assert float(full_cross_entropy(features, targets, weight, never, forbidden)) == pytest.approx(2 * found.item())

@@ -524,6 +524,19 @@ def test_the_command_prepares_inputs(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert [(s.name, s.language, s.consecutive) for s in data.sources] == [("en", "en", True), ("more", "zh", True)]
 
 
+def test_the_command_cuts_lines_into_sentences(tmp_path: Path) -> None:
+    """--sentences makes every sentence a line of the prepared data."""
+    rng = random.Random(2)
+    lines = [f"{_english(rng)} {_english(rng)}" for _ in range(300)]
+    (tmp_path / "text.txt").write_text("\n".join(lines), encoding="utf-8")
+    arguments = (str(tmp_path / "text.txt"), "--vocabulary-size", "330", "--language", "en", "--sentences")
+    assert _run(*arguments, "--output", str(tmp_path / "out")) == 0
+    prepared = open_prepared(tmp_path / "out")
+    texts = [text for shard in prepared.sources for text in _texts(shard, prepared.vocabulary)]
+    assert len(texts) > len(lines)
+    assert all(text.count(".") == 1 for text in texts)
+
+
 def test_the_command_reads_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """- is standard input, JSON Lines with --field; nothing of it is left lying about."""
     rows = "\n".join(json.dumps({"body": _english(random.Random(i))}) for i in range(300))
