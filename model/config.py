@@ -6,9 +6,10 @@ from typing import Any, Literal, cast
 
 from model.errors import CheckpointError
 
-Cell = Literal["rnn_tanh", "gru", "lstm", "attention"]
+Cell = Literal["rnn_tanh", "gru", "lstm", "attention", "cifg"]
 Architecture = Literal["forward", "two_towers", "stacked_bidirectional"]
-# Of the recurrent cells. "attention" is a Transformer's block, which is trained for comparison and not exported.
+# Of the cells that are exported. "attention" (a Transformer's block) and "cifg" (a keyboard's LSTM, gates coupled and
+# state projected) are trained for comparison only.
 GATES: dict[Cell, int] = {"rnn_tanh": 1, "gru": 3, "lstm": 4}
 # A Transformer's heads have this width.
 HEAD_SIZE = 32
@@ -29,7 +30,8 @@ class NetworkConfig:
         vocabulary_size: pieces, control and byte pieces included.
         architecture: ``forward`` (one tower), ``two_towers`` (never mixed below the heads) or
             ``stacked_bidirectional`` (the tutorial's deep bidirectional network, trained with blanks masked).
-        cell: recurrent cell of every layer; or ``attention``, a Transformer's block, with ``forward`` only.
+        cell: recurrent cell of every layer; or, with ``forward`` only, ``attention``, a Transformer's block, or
+            ``cifg``, one layer whose state is projected to the embedding's width.
         embedding_size: width of the tied embedding.
         hidden_size: width of every recurrent layer.
         forward_layers: layers of the forward tower, or of the stacked bidirectional network.
@@ -63,8 +65,14 @@ class NetworkConfig:
                     f"cell is 'attention' with architecture {self.architecture!r} and hidden_size {self.hidden_size};"
                     f" it needs 'forward' and a multiple of {HEAD_SIZE}"
                 )
+        elif self.cell == "cifg":
+            if self.architecture != "forward" or self.forward_layers != 1:
+                raise ValueError(
+                    f"cell is 'cifg' with architecture {self.architecture!r} and {self.forward_layers} layers;"
+                    " it needs 'forward' and one layer"
+                )
         elif self.cell not in GATES:
-            raise ValueError(f"cell is {self.cell!r}; choose one of {', '.join(GATES)}, attention")
+            raise ValueError(f"cell is {self.cell!r}; choose one of {', '.join(GATES)}, attention, cifg")
 
     @property
     def state_parts(self) -> int:

@@ -39,6 +39,7 @@ from training.config import DataOptions, LossOptions, OptimizerOptions, RunConfi
 from training.contestants import Contestant, open_contestant
 from training.evaluate import ask_about, evaluate
 from training.export import ExportOptions, export
+from training.keyboard import KeyboardNetwork, KeyboardRuntime
 from training.loop import train
 from training.ngram import build
 from training.questions import read_files
@@ -57,6 +58,7 @@ DECAY_SHARE = 0.4
 FORWARD_WEIGHT = 0.75
 QUESTION_SEED = 1
 FORMAT_VERSION = 1
+PEERS_PUBLISHED = Path("docs/results/peers.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,9 @@ class Arm:
         cell: of every layer.
         layers: of the forward tower, or of the stacked network.
         backward_layers: of the backward tower.
+        embedding_size: 0 for the comparison's.
+        hidden_size: published; 0 for the width that gives the wanted number of weights.
+        like: the arm that says how many weights are wanted; empty for the comparison's number.
     """
 
     name: str
@@ -78,6 +83,9 @@ class Arm:
     cell: Cell
     layers: int
     backward_layers: int = 0
+    embedding_size: int = 0
+    hidden_size: int = 0
+    like: str = ""
 
 
 ARMS = (
@@ -91,6 +99,15 @@ ARMS = (
     Arm("transformer", "Transformer, 3 blocks", "forward", "attention", 3),
 )
 ORDERS = (2, 3, 4, 5)
+# `--peers`: networks of published shapes, each beside ours of as many weights and the same embedding.
+PEERS = (
+    Arm("keyboard", "keyboard's CIFG-LSTM, 670 projected to 96", "forward", "cifg", 1, 0, 96, 670),
+    Arm("lstm-96", "ours: LSTM, 2 layers", "forward", "lstm", 2, 0, 96, like="keyboard"),
+    Arm("two-towers-96", "ours: two LSTM towers, 2 and 1 layers", "two_towers", "lstm", 2, 1, 96, like="keyboard"),
+    Arm("word-lm", "PyTorch's word-LM example, LSTM 2 x 200, tied", "forward", "lstm", 2, 0, 200, 200),
+    Arm("gru-128", "ours: GRU, 2 layers, embedding 128", "forward", "gru", 2, 0, 128, like="word-lm"),
+    Arm("two-towers-128", "ours: two LSTM towers, embedding 128", "two_towers", "lstm", 2, 1, 128, like="word-lm"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +130,7 @@ class CompareOptions:
         jobs: processes side by side.
         lines: a language, for next words and blanks.
         typing_lines: a language.
-        arms: names of :data:`ARMS`; empty for all.
+        arms: names of :data:`ARMS` or :data:`PEERS`; empty for all of the former.
         orders: of n-grams.
     """
 
@@ -167,6 +184,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, help="runs of each network (default: 3)")
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side (default: 1)")
     parser.add_argument("--arms", nargs="+", choices=[arm.name for arm in ARMS], default=[], help="default: all")
+    parser.add_argument("--peers", action="store_true", help="published networks beside ours of as many weights")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -184,16 +202,20 @@ def run(arguments: argparse.Namespace) -> int:
             changes["minutes"] = arguments.minutes
         if arguments.seeds is not None:
             changes["seeds"] = tuple(range(1, arguments.seeds + 1))
+        if arguments.peers:
+            changes |= {"arms": tuple(arm.name for arm in PEERS), "orders": ()}
         options = CompareOptions(
             arguments.prepared,
             tuple(arguments.text),
             arguments.output,
             jobs=arguments.jobs,
-            arms=tuple(arguments.arms),
-            **changes,
+            **{"arms": tuple(arguments.arms), **changes},
         )
         figures = compare(options)
-    sys.stdout.write(write_tutorial(figures, arguments.output, publish=arguments.publish))
+    if arguments.peers and arguments.publish:  # docs/quality.md has them, of `python -m training quality`
+        _write_json(PEERS_PUBLISHED, figures)
+    publish = arguments.publish and not arguments.peers
+    sys.stdout.write(write_tutorial(figures, arguments.output, publish=publish))
     return 0
 
 
@@ -207,7 +229,7 @@ def compare(options: CompareOptions) -> dict[str, Any]:
         RunError: no network of that many weights; every learning rate diverged; a part failed.
         PreparedDataError, CorpusError: what data and text raise.
     """
-    chosen = [arm for arm in ARMS if not options.arms or arm.name in options.arms]
+    chosen = [arm for arm in (*ARMS, *PEERS) if arm.name in options.arms] if options.arms else list(ARMS)
     vocabulary = open_prepared(options.prepared).vocabulary
     networks = {arm.name: sized(arm, vocabulary.size, options) for arm in chosen}
     options.output.mkdir(parents=True, exist_ok=True)
@@ -239,40 +261,47 @@ def compare(options: CompareOptions) -> dict[str, Any]:
 
 
 def sized(arm: Arm, vocabulary_size: int, options: CompareOptions) -> NetworkConfig:
-    """The network of an arm whose weights come nearest to ``options.parameters``.
+    """The network of an arm: of its published width, or with as many weights as wanted, as nearly as may be.
 
     Raises:
         RunError: the embedding alone is larger.
     """
     step = 32 if arm.cell == "attention" else 8
+    embedding_size = arm.embedding_size or options.embedding_size
 
     def network(hidden_size: int) -> NetworkConfig:
         return NetworkConfig(
             vocabulary_size=vocabulary_size,
             architecture=arm.architecture,
             cell=arm.cell,
-            embedding_size=options.embedding_size,
+            embedding_size=embedding_size,
             hidden_size=hidden_size,
             forward_layers=arm.layers,
             backward_layers=arm.backward_layers,
-            gap_hidden_size=options.embedding_size if arm.architecture == "two_towers" else 0,
+            gap_hidden_size=embedding_size if arm.architecture == "two_towers" else 0,
         )
 
+    if arm.hidden_size:
+        return network(arm.hidden_size)
+    parameters = options.parameters
+    if arm.like:
+        (model,) = (other for other in PEERS if other.name == arm.like)
+        parameters = parameter_count(sized(model, vocabulary_size, options))
     smaller, larger = 0, step
-    while parameter_count(network(larger)) < options.parameters:
+    while parameter_count(network(larger)) < parameters:
         smaller, larger = larger, 2 * larger
     while larger - smaller > step:
         middle = (smaller + larger) // 2 // step * step
-        if parameter_count(network(middle)) < options.parameters:
+        if parameter_count(network(middle)) < parameters:
             smaller = middle
         else:
             larger = middle
     if smaller == 0:
         raise RunError(
-            f"parameters is {options.parameters}, less than the smallest {arm.name} with embedding_size"
-            f" {options.embedding_size} has ({parameter_count(network(larger))}); allow more"
+            f"parameters is {parameters}, less than the smallest {arm.name} with embedding_size"
+            f" {embedding_size} has ({parameter_count(network(larger))}); allow more"
         )
-    return min(network(smaller), network(larger), key=lambda one: abs(parameter_count(one) - options.parameters))
+    return min(network(smaller), network(larger), key=lambda one: abs(parameter_count(one) - parameters))
 
 
 def _run(name: str, network: NetworkConfig, rate: float, seed: int, options: CompareOptions) -> RunConfig:
@@ -419,8 +448,8 @@ def _contestant(directory: Path) -> Contestant:
         return open_contestant(directory)
     state = snapshot_directory(directory)
     config = run_from_dict(read_progress(state)[1], str(state))
-    if config.network.cell == "attention":
-        return _transformer(directory, state, config)
+    if config.network.cell in ("attention", "cifg"):
+        return _not_exported(directory, state, config)
     target = directory / "checkpoint"
     if not target.exists():
         export(ExportOptions(directory, target, name=config.name))
@@ -430,10 +459,15 @@ def _contestant(directory: Path) -> Contestant:
     return Contestant(config.name, predictor, {"bytes": _bytes_below(target)}, checkpoint.capabilities)
 
 
-def _transformer(directory: Path, state: Path, config: RunConfig) -> Contestant:
+def _not_exported(directory: Path, state: Path, config: RunConfig) -> Contestant:
+    """A network without graphs, behind a runtime of its own."""
     network = build_network(config.network)
     load_weights(state, network)
-    runtime = TransformerRuntime(cast("Transformer", network))
+    runtime = (
+        KeyboardRuntime(network)
+        if isinstance(network, KeyboardNetwork)
+        else TransformerRuntime(cast("Transformer", network))
+    )
     weights = 2 * parameter_count(config.network)  # as fp16, which is how checkpoints keep theirs
     vocabulary = directory / "vocabulary.model"
     checkpoint = Checkpoint(

@@ -4,8 +4,8 @@ Questions are put to the very predictor that serves, through its public queries,
 rescoring, quantisation and calibration are all part of what is measured. With an n-gram (`python -m training ngram`)
 the same questions go through the same decoders over it, and differences get paired intervals.
 
-Writes evaluation.json, evaluation.md and evaluation.png. What each figure means: DEFINITIONS in training/report.py;
-which questions are asked: training/questions.py; intervals: training/statistics.py.
+Writes evaluation.json, evaluation.md, evaluation.png and reliability.png. What each figure means: DEFINITIONS in
+training/report.py; which questions are asked: training/questions.py; intervals: training/statistics.py.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.errors import ReportError, VocabularyError
 from model.vocabulary import Vocabulary
@@ -31,6 +32,7 @@ from training.statistics import (
     interval,
     ratio,
     ratio_samples,
+    reliability,
     resample,
 )
 
@@ -153,6 +155,8 @@ def _summarise(files: Sequence[TextFile], language: str, answers: Sequence[Answe
         weights = np.array([len(files[line.file].lines) / sampled[line.file] for line in lines[0]])
         counts = resample([line.file for line in lines[0]], BOOTSTRAP_ROUNDS, seed)
         overall |= _figures(lines, weights, counts, seed)
+        for metric in sorted({metric for line in lines[0] for metric in line.judged}):
+            overall[metric]["reliability"] = [_reliability(metric, contestant, weights) for contestant in lines]
         for number in numbers:
             own = [index for index, line in enumerate(lines[0]) if line.file == number]
             figures = _figures([[line[index] for index in own] for line in lines], weights[own], counts[:, own], seed)
@@ -193,15 +197,29 @@ def _calibration(
     Drawing lines again adds noise of its own, which calibration error counts as error: the samples tell the spread, and
     are moved so that their mean is the estimate.
     """
-    judged = [(p, right, index) for index, line in enumerate(lines) for p, right in line.judged.get(metric, ())]
-    probabilities = np.array([p for p, _, _ in judged])
-    correct = np.array([right for _, right, _ in judged], dtype=bool)
-    line_of = np.array([index for _, _, index in judged], dtype=np.int64)
+    probabilities, correct, line_of = _judged(metric, lines)
     weight = weights[line_of]
     drawn = counts[:CALIBRATION_ROUNDS, line_of] * weight
     samples = np.array([calibration_error(probabilities, correct, one) for one in drawn])
     value = calibration_error(probabilities, correct, weight)
     return value, value + samples - samples.mean(), calibration_floor(probabilities, weight, seed)
+
+
+def _reliability(metric: str, lines: Sequence[LineResult], weights: Floats) -> dict[str, list[float]]:
+    """The points of a contestant's reliability diagram."""
+    probabilities, correct, line_of = _judged(metric, lines)
+    points = reliability(probabilities, correct, weights[line_of])
+    return {name: values.tolist() for name, values in zip(("claimed", "right", "share"), points, strict=True)}
+
+
+def _judged(metric: str, lines: Sequence[LineResult]) -> tuple[Floats, NDArray[np.bool_], NDArray[np.int64]]:
+    """Of each answer: the probability that was claimed, whether it was right, and the number of its line."""
+    judged = [(p, right, index) for index, line in enumerate(lines) for p, right in line.judged.get(metric, ())]
+    return (
+        np.array([p for p, _, _ in judged]),
+        np.array([right for _, right, _ in judged], dtype=bool),
+        np.array([index for _, _, index in judged], dtype=np.int64),
+    )
 
 
 def _figure(values: Sequence[float], samples: Sequence[Floats]) -> dict[str, Any]:

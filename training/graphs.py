@@ -56,8 +56,8 @@ def build_graphs(network: NetworkConfig, weights: Mapping[str, Array], precision
     Raises:
         ExportError: an architecture without graphs, a parameter missing, of another shape, or not finite.
     """
-    if network.cell == "attention":
-        raise ExportError("a Transformer has no graphs; export a recurrent network")
+    if network.cell in ("attention", "cifg"):
+        raise ExportError(f"cell {network.cell!r} has no graphs; export a recurrent network of another cell")
     store = _Store(network, weights, precision)
     if network.architecture == "stacked_bidirectional":
         models = {"fill.onnx": _fill(store)}

@@ -85,8 +85,8 @@ def train(config: RunConfig, directory: Path, *, resume: bool = False) -> Path:
         DivergedError: the loss or a gradient is not a number; the last saved state is good.
         PreparedDataError: the prepared data are missing or torn.
     """
-    if config.network.cell == "attention":
-        log.warning("cell is 'attention': a Transformer is trained for comparison only, export refuses it")
+    if config.network.cell in ("attention", "cifg"):
+        log.warning("cell is %r: trained for comparison only, export refuses it", config.network.cell)
     trainer = Trainer(config, directory, resume=resume)
     with stop_signals() as stopping:
         trainer.run(stopping)

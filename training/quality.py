@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import ReportError
-from training import cloze_benchmarks, contamination, everyday
-from training.report import LANGUAGE_NAMES, PERCENT
+from training import cloze_benchmarks, contamination, everyday, sentence_completion
+from training.report import LANGUAGE_NAMES, PERCENT, draw_reliability
 from training.snapshot import write_whole
 from training.tutorial_report import insert, table
 
 DOCUMENT = Path("docs/quality.md")
 RESULTS = Path("docs/results")
+RELIABILITY = "reliability.png"
 BEGIN, END = "<!-- quality: begin -->", "<!-- quality: end -->"
 # Published figures: benchmark -> (what, figure, source). Those not checked again are from second hand.
 ANCHORS = {
@@ -63,6 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise ReportError(f"{arguments.document}: {error.strerror}; name the document") from error
     text = markdown(arguments.results)
     write_whole(arguments.document, insert(document, text, BEGIN, END).encode())
+    if edition := _newest_edition(arguments.results):
+        draw_reliability(edition[1], arguments.document.with_name(RELIABILITY))
     sys.stdout.write(text)
     return 0
 
@@ -130,6 +133,16 @@ def _clozes(results: Path) -> str:
     return "\n".join([*parts, table(rows)])
 
 
+def _sides(results: Path) -> str:
+    """What `python -m training sentence-completion` measured."""
+    found = _read(results / "sentence_completion.json")
+    if not found:
+        return _MISSING
+    stages = [f"{each['training']['pieces_seen'] / 1e6:.0f} million pieces" for each in found["checkpoints"]]
+    note = f"Trained for it on the challenge's own text: {', '.join(stages)} read. Right of five words:\n"
+    return f"{note}\n{sentence_completion.markdown(found)}"
+
+
 def _contamination(results: Path) -> str:
     found = _read(results / "contamination.json")
     return contamination.markdown(found) if found else _MISSING
@@ -148,9 +161,20 @@ def _editions(results: Path) -> str:
                 name = edition if number == 0 else f"{contestant['name']} beside {edition}"
                 rows.append([name, *(_value(metric, metrics[metric]["values"][number]) for metric in HEADLINES)])
         parts.append(table(rows))
+    if newest := _newest_edition(results):
+        parts.append(f"![Probability claimed and share right, {newest[0]}]({RELIABILITY})\n")
     asked = ", ".join(f"{edition} {report['questions_sha256'][:12]}" for edition, report in reports.items())
     parts.append(f"Questions: {asked}; where these differ, so do the lines that were asked.\n")
     return "\n".join(parts)
+
+
+def _newest_edition(results: Path) -> tuple[str, dict[str, Any]] | None:
+    """The last edition's name and report, where that report has reliability diagrams."""
+    for path in sorted(results.glob("evaluation-*.json"), reverse=True):
+        report = _read(path)
+        if any("reliability" in each["metrics"].get("next_ece", {}) for each in report["languages"].values()):
+            return path.stem.removeprefix("evaluation-"), report
+    return None
 
 
 def _adaptations(results: Path) -> str:
@@ -172,6 +196,32 @@ def _adaptations(results: Path) -> str:
         "Of lines set aside from the text, which decided nothing. Bits are those of `/score`, which knows no history.\n"
     )
     return "\n".join([note, *parts])
+
+
+def _peers(results: Path) -> str:
+    """What `python -m training compare --peers --publish` measured, a row a network."""
+    found = _read(results / "peers.json")
+    if not found:
+        return _MISSING
+    metrics = ("bits_per_character", "next_top3", "cloze_top5", "choice", "saved")
+    head = ["", "million weights", "million pieces read", *(f"{_PEER_HEADS[metric]}, zh / en" for metric in metrics)]
+    rows = [head]
+    for run in found["contestants"]:
+        languages = run["evaluation"]["languages"]
+        cells = []
+        for metric in metrics:
+            values = [languages[code].get(metric) for code in LANGUAGE_NAMES]
+            cells.append(" / ".join("–" if each is None else _value(metric, each["value"]) for each in values))
+        title = found["titles"][run["arm"]]
+        rows.append([title, f"{run['parameters'] / 1e6:.2f}", f"{run['pieces'] / 1e6:.1f}", *cells])
+    options = found["options"]
+    note = (
+        f"Each trained for {options['minutes']:g} CPU minutes on one thread by our loop, at the best of the same"
+        f" {len(options['rates'])} learning rates, on the text of the bundled checkpoint; asked the same questions of"
+        " held-out development lines through the same decoders, uncalibrated. As int8, a million weights take a"
+        " megabyte. What has one direction fills blanks by rescoring.\n"
+    )
+    return "\n".join([note, table(rows)])
 
 
 def _value(metric: str, value: float) -> str:
@@ -205,12 +255,15 @@ def training_speed(found: dict[str, Any]) -> str:
 
 
 _MISSING = "Not measured yet.\n"
+_PEER_HEADS = HEADLINES | {"choice": "choice of 5"}
 
 PARTS: dict[str, Callable[[Path], str]] = {
     "Penn Treebank and WikiText-2": _words,
     "Published clozes": _clozes,
+    "MSR Sentence Completion, by what each side says": _sides,
     "What of them stands in the training text": _contamination,
     "Held-out test lines": _editions,
+    "Peers of as many weights": _peers,
     "Adaptation": _adaptations,
     "Training speed": _training_speed,
     "Everyday sentences": _everyday,

@@ -1,7 +1,8 @@
-"""Writes an evaluation down: evaluation.json, evaluation.md, evaluation.png. Measures nothing.
+"""Writes an evaluation down: evaluation.json, evaluation.md, evaluation.png, reliability.png. Measures nothing.
 
 The JSON holds, for each language and metric over all files and for each file: the contestants' values and intervals in
-order, the difference of the first to the second with its paired interval, and n (characters or questions).
+order, the difference of the first to the second with its paired interval, and n (characters or questions); for
+calibration errors over all files also the points of each contestant's reliability diagram.
 """
 
 import json
@@ -38,6 +39,8 @@ DEFINITIONS = {
     "choice_ece": "The same for choices.",
 }
 HEADLINES = ("bits_per_character", "next_top3", "cloze_top5", "choice", "saved")
+# What the first candidate claims: metric -> title of its reliability diagram
+JUDGED = {"next_ece": "next", "cloze_ece": "blanks", "choice_ece": "choices"}
 METHOD = """\
 English: the next word is asked for after a space; candidates are compared with the word up to the next space or
 punctuation mark. Chinese is not segmented: the next character is asked for, by the candidates' mass summed over first
@@ -50,7 +53,7 @@ differences. "By chance" is the calibration error that perfectly calibrated answ
 
 
 def write_report(report: dict[str, Any], directory: Path) -> str:
-    """Write the three files.
+    """Write the four files.
 
     Args:
         report: what training/evaluate.py returns.
@@ -65,6 +68,7 @@ def write_report(report: dict[str, Any], directory: Path) -> str:
     text = markdown(report)
     (directory / "evaluation.md").write_text(text, encoding="utf-8")
     _draw(report, directory / "evaluation.png")
+    draw_reliability(report, directory / "reliability.png")
     return text
 
 
@@ -180,6 +184,28 @@ def _draw(report: dict[str, Any], path: Path) -> None:
             _draw_bars(panel, metric, report["languages"][language]["metrics"].get(metric), names)
             direction = "lower" if metric in LOWER_IS_BETTER else "higher"
             panel.set_title(f"{LANGUAGE_NAMES[language]}: {metric}\n({direction} is better)", fontsize=9)
+    figure.savefig(path, dpi=110)
+
+
+def draw_reliability(report: dict[str, Any], path: Path) -> None:
+    """Share right against probability claimed: a panel a language and kind of question, a line a contestant."""
+    languages = list(report["languages"])
+    figure = Figure(figsize=(10, 3.2 * len(languages)), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(languages), len(JUDGED), squeeze=False)
+    names = [contestant["name"] for contestant in report["contestants"]]
+    for row, language in zip(panels, languages, strict=True):
+        for panel, (metric, title) in zip(row, JUDGED.items(), strict=True):
+            measured = report["languages"][language]["metrics"].get(metric, {})
+            panel.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
+            for index, points in enumerate(measured.get("reliability", ())):
+                label = f"{names[index]}: {measured['values'][index]:.3f}"
+                panel.plot(points["claimed"], points["right"], "o-", markersize=3, color=f"C{index}", label=label)
+            panel.set(title=f"{LANGUAGE_NAMES[language]}: {title}", xlim=(0, 1), ylim=(0, 1))
+            panel.set(xlabel="probability claimed", ylabel="share right")
+            panel.grid(alpha=0.3)
+            if measured:
+                panel.legend(fontsize=7, title="calibration error", title_fontsize=7)
     figure.savefig(path, dpi=110)
 
 

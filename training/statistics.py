@@ -58,29 +58,45 @@ def interval(samples: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def calibration_error(probabilities: Floats, correct: NDArray[np.bool_], weights: Floats, bins: int = 15) -> float:
-    """Expected calibration error with bins of equal mass.
+def reliability(
+    probabilities: Floats, correct: NDArray[np.bool_], weights: Floats, bins: int = 15
+) -> tuple[Floats, Floats, Floats]:
+    """What was claimed and what was right, by bins of equal mass: the points of a reliability diagram.
 
-    Answers are sorted by probability and divided into *bins* of equal weight; the error is the mean over bins of
-    |share correct - mean probability|.
+    Answers are sorted by probability and divided into *bins* of equal weight.
 
     Args:
         probabilities: what was claimed for each answer, (answers,).
         correct: whether it was right, (answers,).
-        weights: (answers,), not negative.
+        weights: (answers,), not negative, not all 0.
         bins: at most as many as there are answers.
+
+    Returns:
+        The mean claim, the share that was right and the share of the weight, each (bins,), empty bins left out.
 
     Nguyen & O'Connor 2015, Posterior calibration and exploratory analysis for NLP models (adaptive bins).
     """
     total = float(weights.sum())
-    if total <= 0:
-        return float("nan")
     order = np.argsort(probabilities, kind="stable")
     mass = weights[order]
     # The bin of an answer is where the middle of its mass lies
     number = np.minimum(((np.cumsum(mass) - mass / 2) * bins / total).astype(np.int64), bins - 1)
-    surplus = np.bincount(number, weights=mass * (correct[order] - probabilities[order]), minlength=bins)
-    return float(np.abs(surplus).sum() / total)
+    claimed = np.bincount(number, weights=mass * probabilities[order], minlength=bins)
+    right = np.bincount(number, weights=mass * correct[order], minlength=bins)
+    own = np.bincount(number, weights=mass, minlength=bins)
+    kept = own > 0
+    return claimed[kept] / own[kept], right[kept] / own[kept], own[kept] / total
+
+
+def calibration_error(probabilities: Floats, correct: NDArray[np.bool_], weights: Floats, bins: int = 15) -> float:
+    """Expected calibration error: the mean over the bins of :func:`reliability` of |share right - mean claim|.
+
+    NaN where nothing has weight.
+    """
+    if float(weights.sum()) <= 0:
+        return float("nan")
+    claimed, right, share = reliability(probabilities, correct, weights, bins)
+    return float(share @ np.abs(right - claimed))
 
 
 def calibration_floor(probabilities: Floats, weights: Floats, seed: int, bins: int = 15, rounds: int = 100) -> float:

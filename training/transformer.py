@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from model.config import HEAD_SIZE, NetworkConfig
 from model.errors import UnsupportedError
 from model.network import Network, Tower, mask_next
+from training.forward_only import ForwardOnlyRuntime, forward_only
+from training.keyboard import KeyboardNetwork
 
 # Pieces of context that the runtime keeps; lines of the training batches are no longer than that.
 CONTEXT_PIECES = 128
@@ -105,12 +107,14 @@ class Transformer(nn.Module):
 
 
 # What the training loop trains.
-LanguageModel = Network | Transformer
+LanguageModel = Network | Transformer | KeyboardNetwork
 
 
 def build_network(config: NetworkConfig, dropout: float = 0.0, weight_drop: float = 0.0) -> LanguageModel:
     """The network that a configuration describes, with fresh weights."""
-    return Transformer(config, dropout) if config.cell == "attention" else Network(config, dropout, weight_drop)
+    if config.cell == "attention":
+        return Transformer(config, dropout)
+    return KeyboardNetwork(config, dropout) if config.cell == "cifg" else Network(config, dropout, weight_drop)
 
 
 def parameter_count(config: NetworkConfig) -> int:
@@ -119,7 +123,7 @@ def parameter_count(config: NetworkConfig) -> int:
         return sum(parameter.numel() for parameter in build_network(config).parameters())
 
 
-class TransformerRuntime:
+class TransformerRuntime(ForwardOnlyRuntime):
     """A Transformer behind the protocol of model/runtime.py, so that the decoders that serve also run over it.
 
     A state row, and an output row, holds the last pieces read as float32, raised by 1, oldest first, 0 = none yet;
@@ -154,7 +158,7 @@ class TransformerRuntime:
             UnsupportedError: the backward tower was asked for.
         """
         if tower != "forward":
-            raise _forward_only()
+            raise forward_only()
         read = np.concatenate([states, (pieces + 1).astype(np.float32)], axis=1)
         windows = np.lib.stride_tricks.sliding_window_view(read, states.shape[1], axis=1)
         return windows[np.arange(len(states)), lengths].copy(), windows[:, 1:].copy()
@@ -170,29 +174,6 @@ class TransformerRuntime:
             logits = network.logits(network.next_features(out[-1]), network.output_bias)
             answer[:] = mask_next(logits)[0].log_softmax(0).numpy()
         return answers
-
-    def previous_log_probabilities(self, outputs: Floats) -> Floats:  # noqa: ARG002
-        """Not answered: raises UnsupportedError."""
-        raise _forward_only()
-
-    def gap_log_probabilities(
-        self,
-        forward: Floats,  # noqa: ARG002
-        backward: Floats,  # noqa: ARG002
-        right_known: NDArray[np.bool_],  # noqa: ARG002
-        positions: Ids,  # noqa: ARG002
-        kinds: Ids,  # noqa: ARG002
-    ) -> Floats:
-        """Not answered: raises UnsupportedError."""
-        raise _forward_only()
-
-    def fill_log_probabilities(self, pieces: Ids, lengths: Ids, places: Ids) -> Floats:  # noqa: ARG002
-        """Not answered: raises UnsupportedError."""
-        raise _forward_only()
-
-
-def _forward_only() -> UnsupportedError:
-    return UnsupportedError("/text", "this network reads from left to right only; use one with two towers")
 
 
 def _rotation(positions: int, device: torch.device) -> tuple[Tensor, Tensor]:

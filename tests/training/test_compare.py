@@ -8,8 +8,9 @@ import pytest
 
 import training.compare
 from model.errors import ReportError, RunError
+from training import quality
 from training.__main__ import main
-from training.compare import ARMS, CompareOptions, sized
+from training.compare import ARMS, PEERS, CompareOptions, sized
 from training.prepare import PrepareOptions, SourceOptions, prepare
 from training.toy_corpus import write_corpus
 from training.transformer import parameter_count
@@ -86,6 +87,33 @@ def test_networks_are_of_the_same_size() -> None:
     options = CompareOptions(Path(), (), Path())
     counts = {arm.name: parameter_count(sized(arm, 16_000, options)) for arm in ARMS}
     assert all(abs(count - options.parameters) < 0.02 * options.parameters for count in counts.values()), counts
+
+
+def test_peers_have_their_published_width_and_ours_as_many_weights() -> None:
+    """A published network keeps its shape; each of ours has the weights of the peer beside it, within 2 %."""
+    networks = {arm.name: sized(arm, 16_000, CompareOptions(Path(), (), Path())) for arm in PEERS}
+    assert (networks["keyboard"].hidden_size, networks["keyboard"].embedding_size) == (670, 96)
+    assert (networks["word-lm"].hidden_size, networks["word-lm"].embedding_size) == (200, 200)
+    for arm in PEERS:
+        if arm.like:
+            wanted, found = (parameter_count(networks[name]) for name in (arm.like, arm.name))
+            assert abs(found - wanted) < 0.02 * wanted
+
+
+def test_peers_are_trained_asked_and_reported(
+    compared: tuple[Path, Path, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``--peers`` trains published networks beside ours, without n-grams, and publishes figures for docs/quality.md."""
+    _, prepared, texts = compared
+    published = tmp_path / "peers.json"
+    monkeypatch.setattr(training.compare, "PEERS_PUBLISHED", published)
+    command = ["compare", str(prepared), *map(str, texts), "--output", str(tmp_path / "out"), "--quick", "--peers"]
+    assert main([*command, "--publish"]) == 0
+    found = json.loads(published.read_text(encoding="utf-8"))
+    assert [run["arm"] for run in found["contestants"]] == [arm.name for arm in PEERS]
+    text = quality.markdown(tmp_path)
+    for arm in PEERS:
+        assert text.count(f"| {arm.title} |") == 1
 
 
 def test_too_few_weights_are_refused() -> None:

@@ -217,7 +217,7 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_asked(
 def test_the_command_measures_a_checkpoint_beside_an_ngram(
     tiny_checkpoint: Path, tiny_ngram: Path, tmp_path: Path
 ) -> None:
-    """A real checkpoint with random weights and a real n-gram, through the serving predictor, to three files."""
+    """A real checkpoint with random weights and a real n-gram, through the serving predictor, to four files."""
     text = tmp_path / "en"
     text.mkdir()
     lines = ["I like the cat.", "They like me."]
@@ -231,5 +231,9 @@ def test_the_command_measures_a_checkpoint_beside_an_ngram(
     assert [contestant["name"] for contestant in report["contestants"]] == ["tiny", "3-gram"]
     # The n-gram has read these very lines, the network nothing
     assert metrics(report, "en")["bits_per_character"]["difference"]["value"] > 0
-    assert (output / "evaluation.png").read_bytes().startswith(b"\x89PNG")
+    for picture in ("evaluation.png", "reliability.png"):
+        assert (output / picture).read_bytes().startswith(b"\x89PNG")
+    (points, _) = metrics(report, "en")["next_ece"]["reliability"]
+    assert len(points["claimed"]) == len(points["right"]) == len(points["share"]) > 0
+    assert sum(points["share"]) == pytest.approx(1)
     assert "| talk | 2 |" in (output / "evaluation.md").read_text(encoding="utf-8")

@@ -6,6 +6,8 @@ from typing import Any
 
 from training.report import DEFINITIONS, markdown, write_report
 
+POINTS = {"claimed": [0.1, 0.5, 0.9], "right": [0.12, 0.45, 0.93], "share": [0.3, 0.3, 0.4]}
+
 
 def figure(first: float, second: float, low: float, high: float, **more: Any) -> dict[str, Any]:
     """A metric of two contestants whose difference has an interval."""
@@ -21,7 +23,7 @@ def report() -> dict[str, Any]:
         "next_top3": figure(0.4, 0.42, -0.03, -0.01),
         "cloze_top5": figure(0.5, 0.49, -0.01, 0.03),
         "saved": figure(float("nan"), float("nan"), float("nan"), float("nan")),
-        "next_ece": figure(0.02, 0.05, -0.04, -0.02, by_chance=[0.015, 0.016]),
+        "next_ece": figure(0.02, 0.05, -0.04, -0.02, by_chance=[0.015, 0.016], reliability=[POINTS, POINTS]),
     }
     by_file = {
         "talk_en": {"lines": 10, "metrics": metrics},
@@ -75,13 +77,14 @@ def test_losses_are_marked_file_by_file() -> None:
     assert row(text, "tale_en") == "| tale_en | 5 | **2.000 / 1.900 lost** |  |  |  |  |"
 
 
-def test_three_files_are_written_and_numbers_that_are_none_become_null(tmp_path: Path) -> None:
+def test_four_files_are_written_and_numbers_that_are_none_become_null(tmp_path: Path) -> None:
     """The JSON is strict JSON, and the picture is drawn with gaps."""
     text = write_report(report(), tmp_path / "new" / "folder")
     written = json.loads((tmp_path / "new" / "folder" / "evaluation.json").read_text(encoding="utf-8"))
     assert written["languages"]["en"]["metrics"]["saved"]["values"] == [None, None]
     assert (tmp_path / "new" / "folder" / "evaluation.md").read_text(encoding="utf-8") == text
-    assert (tmp_path / "new" / "folder" / "evaluation.png").stat().st_size > 5000
+    for picture in ("evaluation.png", "reliability.png"):
+        assert (tmp_path / "new" / "folder" / picture).stat().st_size > 5000
 
 
 def test_every_metric_has_a_definition_in_both_languages() -> None:

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from training.statistics import calibration_error, calibration_floor, interval, ratio, ratio_samples, resample
+from training.statistics import (
+    calibration_error,
+    calibration_floor,
+    interval,
+    ratio,
+    ratio_samples,
+    reliability,
+    resample,
+)
 
 
 def test_ratio_weighs_lines() -> None:
@@ -59,6 +67,19 @@ def test_calibration_error_by_hand() -> None:
     probabilities = np.array([0.7, 0.1, 0.8, 0.2])
     correct = np.array([True, False, True, True])
     assert calibration_error(probabilities, correct, np.ones(4), bins=2) == pytest.approx((0.35 + 0.25) / 2)
+
+
+def test_reliability_by_hand() -> None:
+    """Each bin's mean claim and share right, the least sure first; bins that nothing falls into are left out."""
+    probabilities = np.array([0.7, 0.1, 0.8, 0.2])
+    correct = np.array([True, False, True, True])
+    claimed, right, share = reliability(probabilities, correct, np.ones(4), bins=2)
+    assert claimed == pytest.approx([0.15, 0.75])
+    assert right == pytest.approx([0.5, 1.0])
+    assert share == pytest.approx([0.5, 0.5])
+    claimed, _, share = reliability(probabilities, correct, np.array([0.0, 0.0, 9.0, 0.0]), bins=2)
+    assert claimed == pytest.approx([0.8])
+    assert share == pytest.approx([1.0])
 
 
 def test_calibration_bins_hold_equal_weight() -> None:

@@ -1,0 +1,37 @@
+"""What a network that reads in one direction does not answer, behind the protocol of model/runtime.py."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.errors import UnsupportedError
+
+Floats = NDArray[np.float32]
+Ids = NDArray[np.int64]
+
+
+class ForwardOnlyRuntime:
+    """The heads that the comparison's own networks lack."""
+
+    def previous_log_probabilities(self, outputs: Floats) -> Floats:  # noqa: ARG002
+        """Not answered: raises UnsupportedError."""
+        raise forward_only()
+
+    def gap_log_probabilities(
+        self,
+        forward: Floats,  # noqa: ARG002
+        backward: Floats,  # noqa: ARG002
+        right_known: NDArray[np.bool_],  # noqa: ARG002
+        positions: Ids,  # noqa: ARG002
+        kinds: Ids,  # noqa: ARG002
+    ) -> Floats:
+        """Not answered: raises UnsupportedError."""
+        raise forward_only()
+
+    def fill_log_probabilities(self, pieces: Ids, lengths: Ids, places: Ids) -> Floats:  # noqa: ARG002
+        """Not answered: raises UnsupportedError."""
+        raise forward_only()
+
+
+def forward_only() -> UnsupportedError:
+    """The error of whoever asks for the right side."""
+    return UnsupportedError("/text", "this network reads from left to right only; use one with two towers")
