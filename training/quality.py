@@ -10,6 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
 from model.errors import ReportError
 from training import cloze_benchmarks, contamination, everyday, sentence_completion
 from training.report import LANGUAGE_NAMES, PERCENT, draw_reliability
@@ -18,7 +21,7 @@ from training.tutorial_report import insert, table
 
 DOCUMENT = Path("docs/quality.md")
 RESULTS = Path("docs/results")
-RELIABILITY = "reliability.png"
+RELIABILITY, SIZES = "reliability.png", "sizes.png"
 BEGIN, END = "<!-- quality: begin -->", "<!-- quality: end -->"
 # Published figures: benchmark -> (what, figure, source). Those not checked again are from second hand.
 ANCHORS = {
@@ -66,6 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
     write_whole(arguments.document, insert(document, text, BEGIN, END).encode())
     if edition := _newest_edition(arguments.results):
         draw_reliability(edition[1], arguments.document.with_name(RELIABILITY))
+    if sizes := _read(arguments.results / "sizes.json"):
+        draw_sizes(sizes, arguments.document.with_name(SIZES))
     sys.stdout.write(text)
     return 0
 
@@ -224,6 +229,60 @@ def _peers(results: Path) -> str:
     return "\n".join([note, table(rows)])
 
 
+def _sizes(results: Path) -> str:
+    found = _read(results / "sizes.json")
+    return f"{sizes_table(found)}\n![Quality, bytes and microseconds]({SIZES})\n" if found else _MISSING
+
+
+def sizes_table(found: dict[str, Any]) -> str:
+    """What `python -m benchmarks.sizes` measured, a row a checkpoint."""
+    metrics = ("bits_per_character", "next_top3", "cloze_top5", "saved")
+    head = ["", "million weights", "MB", "µs a keystroke", "ms a blank"]
+    rows = [[*head, *(f"{HEADLINES[metric]}, zh / en" for metric in metrics)]]
+    for each in found["checkpoints"]:
+        values = [" / ".join(_value(m, of[m]) for of in each["languages"].values()) for m in metrics]
+        rows.append(
+            [
+                each["name"],
+                f"{each['weights'] / 1e6:.1f}",
+                f"{each['bytes'] / 1e6:.1f}",
+                f"{each['keystroke_microseconds']:.0f}",
+                f"{each['blank_microseconds'] / 1e3:.1f}",
+                *values,
+            ]
+        )
+    note = (
+        f"One thread, {found['cpu']}, CPU time, medians of {found['repeats']} turns; files in MB as they are bundled.\n"
+    )
+    return "\n".join([table(rows), note])
+
+
+def draw_sizes(found: dict[str, Any], path: Path) -> None:
+    """Characters saved and bits against bytes, a point a checkpoint, its area by the microseconds of a keystroke."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = (("saved", "characters saved, %", 100.0), ("bits_per_character", "bits a character", 1.0))
+    for panel, (metric, title, factor) in zip(figure.subplots(1, 2), panels, strict=True):
+        for number, (code, language) in enumerate(LANGUAGE_NAMES.items()):
+            points = [
+                (each["bytes"] / 1e6, factor * each["languages"][code][metric], each["keystroke_microseconds"])
+                for each in found["checkpoints"]
+                if code in each["languages"]
+            ]
+            if not points:
+                continue
+            megabytes, values, microseconds = zip(*points, strict=True)
+            panel.plot(megabytes, values, color=f"C{number}", linewidth=0.8)
+            panel.scatter(megabytes, values, [each / 2 for each in microseconds], color=f"C{number}", label=language)
+            for x, y, each in points:
+                panel.annotate(f"{each:.0f} µs", (x, y), xytext=(6, 6), textcoords="offset points", fontsize=8)
+        panel.set(xlabel="MB", ylabel=title, xlim=(0, None))
+        panel.margins(0.15)
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=8, markerscale=0.5)
+    figure.savefig(path, dpi=110)
+
+
 def _value(metric: str, value: float) -> str:
     return f"{100 * value:.1f} %" if "_top" in metric or metric in PERCENT else f"{value:.3f}"
 
@@ -263,6 +322,7 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "MSR Sentence Completion, by what each side says": _sides,
     "What of them stands in the training text": _contamination,
     "Held-out test lines": _editions,
+    "Three sizes": _sizes,
     "Peers of as many weights": _peers,
     "Adaptation": _adaptations,
     "Training speed": _training_speed,
