@@ -30,6 +30,7 @@ ANCHORS = {
         ("LSTM 2 x 1500, tied", "72.3", "pytorch/examples, pull request 104"),
         ("AWD-LSTM, 24 M weights, 9 GPU hours", "58.8; with cache 52.5", "salesforce/awd-lstm-lm"),
     ),
+    "wikitext2": (("AWD-LSTM, 33 M weights, 37 GPU hours", "65.6; with cache 50.6", "salesforce/awd-lstm-lm"),),
     "msr-scc": (
         ("context2vec", "65.1 %", "Melamud et al. 2016, not checked again"),
         ("two-tower word RNN, mean of 5", "72.3 %", "ctr4si/sentence-completion"),
@@ -83,6 +84,48 @@ def markdown(results: Path) -> str:
     return "\n".join(sections)
 
 
+def _anchors(results: Path) -> str:
+    """What is published beside what was measured here, a row a published figure."""
+    titles = {"ptb": "Penn Treebank, perplexity", "wikitext2": "WikiText-2, perplexity"}
+    titles |= {name: f"{title}, right" for name, (title, _) in cloze_benchmarks.BENCHMARKS.items()}
+    rows = [["benchmark", "published", "figure", "source", "ours", "cost"]]
+    for name, anchors in ANCHORS.items():
+        ours = _ours(name, results)
+        for number, anchor in enumerate(anchors):
+            rows.append([titles[name], *anchor, *(ours if number == 0 else ("", ""))])
+    return table(rows)
+
+
+def _ours(benchmark: str, results: Path) -> tuple[str, str]:
+    """Every figure of ours for a benchmark, and what the trained ones cost."""
+    figures, costs = [], []
+    for path in sorted(results.glob(f"words-{benchmark}-*.json")):
+        found = _read(path)
+        if "order" in found:
+            figures.append(f"Kneser-Ney {found['order']}-gram {found['test']:.1f}")
+            continue
+        scores, network = found["scores"], found["run"]["network"]
+        figures.append(
+            f"LSTM {network['layers']} x {network['hidden_size']} {scores['continuous']['test']:.1f};"
+            f" with cache {scores['cache']['test']:.1f}; dynamic {scores['dynamic']['test']:.1f}"
+        )
+        costs.append(f"{_cpu_hours(found):.1f} CPU hours")
+    for part, memory in (("cloze_benchmarks-no-memory", "bundled, no memory"), ("cloze_benchmarks", "bundled")):
+        measured = _read(results / f"{part}.json").get("benchmarks", {}).get(benchmark)
+        if measured:
+            figures.append(f"{memory} {100 * measured['accuracy']:.1f} %")
+    completed = _read(results / "sentence_completion.json") if benchmark == "msr-scc" else {}
+    if completed:
+        figures.append(f"trained for it {100 * completed['arms'][sentence_completion.FITTED]['accuracy']:.1f} %")
+        stages = [stage for each in completed["checkpoints"] for stage in each["training"]["stages"]]
+        costs.append(f"{sum(stage['cpu_hours'] for stage in stages):.1f} CPU hours")
+    return "; ".join(figures) or "not measured", "; ".join(costs)
+
+
+def _cpu_hours(found: dict[str, Any]) -> float:
+    return float(found["progress"]["seconds"] * found["run"]["threads"] / 3600)
+
+
 def _words(results: Path) -> str:
     rows = [
         ["", "benchmark", "weights or n-grams", "CPU hours", "valid", "test", "test, reset", "+ cache", "+ dynamic"]
@@ -94,13 +137,12 @@ def _words(results: Path) -> str:
             rows.append([name, _benchmark(path), f"{found['ngrams']:,}", "", *_perplexities(found), "", ""])
             continue
         scores, run = found["scores"], found["run"]
-        hours = found["progress"]["seconds"] * run["threads"] / 3600
         rows.append(
             [
                 f"{run['name']}: LSTM {run['network']['layers']} x {run['network']['hidden_size']}",
                 _benchmark(path),
                 f"{scores['parameters']:,}",
-                f"{hours:.1f}",
+                f"{_cpu_hours(found):.1f}",
                 f"{scores['continuous']['valid']:.1f}",
                 f"{scores['continuous']['test']:.1f}",
                 f"{scores['reset']['test']:.1f}",
@@ -108,9 +150,7 @@ def _words(results: Path) -> str:
                 f"{scores['dynamic']['test']:.1f}",
             ]
         )
-    published = [["published", "figure", "source"], *(list(anchor) for anchor in ANCHORS["ptb"])]
-    shown = table(rows) if len(rows) > 1 else _MISSING
-    return f"{shown}\nFor Penn Treebank:\n\n{table(published)}"
+    return table(rows) if len(rows) > 1 else _MISSING
 
 
 def _benchmark(path: Path) -> str:
@@ -129,13 +169,7 @@ def _clozes(results: Path) -> str:
         if found:
             measured = cloze_benchmarks.markdown(found["benchmarks"])
             parts.append(f"{title}, digest {found['digest'][:12]}, trained for none of them:\n\n{measured}")
-    if not parts:
-        return _MISSING
-    rows = [["benchmark", "published", "figure", "source"]]
-    for name, anchors in ANCHORS.items():
-        if name in cloze_benchmarks.BENCHMARKS:
-            rows += [[cloze_benchmarks.BENCHMARKS[name][0], *anchor] for anchor in anchors]
-    return "\n".join([*parts, table(rows)])
+    return "\n".join(parts) or _MISSING
 
 
 def _sides(results: Path) -> str:
@@ -317,6 +351,7 @@ _MISSING = "Not measured yet.\n"
 _PEER_HEADS = HEADLINES | {"choice": "choice of 5"}
 
 PARTS: dict[str, Callable[[Path], str]] = {
+    "Anchors": _anchors,
     "Penn Treebank and WikiText-2": _words,
     "Published clozes": _clozes,
     "MSR Sentence Completion, by what each side says": _sides,
