@@ -22,6 +22,7 @@ from service.app import Load, create_app
 from service.engine import Engine
 from service.loading import load
 from service.logs import logging_to_stderr
+from service.protocol import BoundedHeaders
 from service.settings import DEFAULT_CHECKPOINT, Settings, SettingsError, read_settings
 
 log = logging.getLogger("service")
@@ -117,6 +118,7 @@ def _uvicorn_config(app: Starlette, settings: Settings) -> uvicorn.Config:
         log_config=None,
         server_header=False,
         proxy_headers=False,
+        http=partial(BoundedHeaders, header_seconds=settings.header_seconds),  # type: ignore[arg-type]
         ws="none",
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=int(settings.deadline_seconds) + _WRITE_SECONDS,
