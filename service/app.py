@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from service import openapi
+from service.admission import Admission
 from service.docs_page import docs_page
 from service.engine import Engine, Loaded
 from service.errors import as_problem, problem_response
@@ -56,13 +57,18 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
 
     engine = Engine(
         lambda: load(metrics.called),
-        queue_items=settings.queue_items,
+        admission=Admission(settings.queue_items, settings.limits),
         batch_items=settings.batch_items,
         stall_seconds=settings.stall_seconds,
         on_loaded=on_loaded,
         on_step=metrics.stepped,
     )
-    metrics.watch(depth=lambda: engine.waiting, ready=lambda: engine.accepting, cache_bytes=engine.cache_bytes)
+    metrics.watch(
+        depth=lambda: engine.waiting,
+        work_seconds=lambda: engine.admission.seconds,
+        ready=lambda: engine.accepting,
+        cache_bytes=engine.cache_bytes,
+    )
     app = Starlette(
         routes=_routes(),
         middleware=[Middleware(Observe, metrics=metrics), Middleware(Authorise, keys=read_keys(settings))],

@@ -74,6 +74,11 @@ def unavailable(detail: str, retry_after: int) -> Problem:
     return Problem(503, detail, headers={"Retry-After": str(retry_after)})
 
 
+def too_many(detail: str, retry_after: int) -> Problem:
+    """A 429 that says when to come back, in whole seconds."""
+    return Problem(429, detail, headers={"Retry-After": str(retry_after)})
+
+
 def as_problem(error: Exception) -> Problem:
     """The one table from exception to status; what is not in it is our fault and gets a 500 without details."""
     match error:

@@ -59,8 +59,10 @@ class Settings(BaseSettings):
     keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="API keys, comma separated in LACUNA_KEYS")
     keys_file: Path | None = Field(None, description="file with one API key a line; # starts a comment")
     allow_anonymous: bool = Field(False, description="serve off loopback without keys")
-    deadline_seconds: float = Field(10.0, gt=0, le=3600, description="a request unanswered by then gets 504")
-    queue_items: int = Field(512, ge=1, description="texts that may wait for the engine; more get 429")
+    deadline_seconds: float = Field(
+        10.0, gt=0, le=3600, description="a request unanswered by then gets 504, or 429 at once"
+    )
+    queue_items: int = Field(512, ge=1, description="texts that may wait for the engine, if their work allows")
     batch_items: int = Field(64, ge=1, description="texts that the engine decodes at the same time")
     prefix_cache_mib: int = Field(64, ge=0, description="memory for texts that were read, in MiB; 0 keeps none")
     drain_seconds: float = Field(0.0, ge=0, le=600, description="after SIGTERM, listen (and answer 503) this long")
