@@ -62,6 +62,7 @@ class Metrics:
         self._info = Info("lacuna_model", "The checkpoint that answers.", registry=registry)
         self._loads = Counter("lacuna_loads", "Checkpoint loads at start.", ("outcome",), registry=registry)
         self._reloads = Counter("lacuna_reloads", "Checkpoint loads after start.", ("outcome",), registry=registry)
+        self._keys_reloads = Counter("lacuna_keys_reloads", "Changes of the keys file.", ("result",), registry=registry)
         self._ready = Gauge("lacuna_ready", "1 while requests are accepted.", registry=registry)
         self._known_rows: dict[str, int] = {}
         # Finding a label set costs more than counting in it, so those of every request are kept.
@@ -83,6 +84,8 @@ class Metrics:
                 self._counter(route, status)
         for reason in REASONS:
             self._refusals.labels(reason)
+        for result in ("ok", "failed"):
+            self._keys_reloads.labels(result)
         for outcome in ("success", "failure"):
             self._loads.labels(outcome)
             self._reloads.labels(outcome)
@@ -113,6 +116,10 @@ class Metrics:
     def refused(self, reason: str) -> None:
         """Count a request that was refused for one of `REASONS`."""
         self._refusals.labels(reason).inc()
+
+    def keys_reloaded(self, good: bool) -> None:
+        """Count a change of the keys file."""
+        self._keys_reloads.labels("ok" if good else "failed").inc()
 
     def used(self, pieces: int, cached_pieces: int) -> None:
         """Count an answer's pieces."""
