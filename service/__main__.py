@@ -10,11 +10,12 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from types import FrameType
 
 import uvicorn
+from prometheus_client import CollectorRegistry, start_http_server
 from starlette.applications import Starlette
 
 from model.errors import LacunaError
@@ -60,11 +61,15 @@ def serve(settings: Settings, load_model: Load) -> int:
     try:
         listener = _bind(settings.host, settings.port)
     except OSError as error:
-        sys.stderr.write(f"lacuna: cannot bind {settings.host} port {settings.port}: {error.strerror or error}\n")
-        return 1
-    with logging_to_stderr(), listener:
+        return _cannot_bind(settings.host, settings.port, error)
+    with logging_to_stderr(), listener, ExitStack() as stack:
         failures: list[Exception] = []
         app = create_app(settings, load_model, lambda error: _fail(server, failures, error))
+        if settings.metrics_port is not None:
+            try:
+                stack.callback(_serve_metrics(settings.host, settings.metrics_port, app.state.context.metrics.registry))
+            except OSError as error:
+                return _cannot_bind(settings.host, settings.metrics_port, error)
         server = _Server(_uvicorn_config(app, settings), app.state.context.engine, settings.drain_seconds)
         for number in (signal.SIGTERM, signal.SIGINT):
             # uvicorn raises the signal again once it has drained; by then it has been obeyed.
@@ -137,6 +142,23 @@ def _bind(host: str, port: int) -> socket.socket:
         bound.close()
         raise
     return bound
+
+
+def _cannot_bind(host: str, port: int, error: OSError) -> int:
+    sys.stderr.write(f"lacuna: cannot bind {host} port {port}: {error.strerror or error}\n")
+    return 1
+
+
+def _serve_metrics(host: str, port: int, registry: CollectorRegistry) -> Callable[[], None]:
+    """Serve *registry* on a port and threads of its own, to whoever reaches it; how to end it."""
+    server, _ = start_http_server(port, host, registry)
+    log.info("metrics", extra={"fields": {"address": f"http://{_bracketed(host)}:{server.server_port}/metrics"}})
+
+    def end() -> None:
+        server.shutdown()
+        server.server_close()
+
+    return end
 
 
 def _bracketed(host: str) -> str:

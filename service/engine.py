@@ -17,17 +17,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from model.errors import QueryError
+from service.admission import Admission
 
 log = logging.getLogger(__name__)
 
-# Seconds a client is told to wait at most; past this, a guess of how long the queue takes is no longer one.
-LONGEST_RETRY = 30
-# Weight of the newest step in the moving average of seconds a text.
-NEWEST = 0.1
 # A thread that is stuck in a step is left to end with the process after this many seconds.
 STOP_SECONDS = 5
-# A new engine's guess of seconds a text, before it has measured any.
-FIRST_GUESS = 0.02
 
 
 class Predictor(Protocol):
@@ -73,19 +68,6 @@ class Loaded:
     cache_bytes: Callable[[], int] = lambda: 0
 
 
-class Busy(Exception):  # noqa: N818 - a state, not a fault
-    """The queue has no room for the request.
-
-    Args:
-        retry_after: whole seconds after which it may have.
-    """
-
-    def __init__(self, waiting: int, retry_after: int) -> None:
-        super().__init__(f"{waiting} texts are waiting")
-        self.waiting = waiting
-        self.retry_after = retry_after
-
-
 class NotReady(Exception):  # noqa: N818 - a state, not a fault
     """The engine answers nothing: it loads, drains or has stopped."""
 
@@ -109,11 +91,15 @@ class Job:
 
     __slots__ = (
         "cancelled", "error", "finished", "future", "queries", "remaining", "results", "started", "submitted", "tenant",
+        "works",
     )  # fmt: skip
 
-    def __init__(self, queries: Sequence[Any], tenant: str, future: asyncio.Future[list[Any]]) -> None:
+    def __init__(
+        self, queries: Sequence[Any], tenant: str, works: Sequence[int], future: asyncio.Future[list[Any]]
+    ) -> None:
         self.queries = queries
         self.tenant = tenant
+        self.works = works
         self.future = future
         self.results: list[Any] = [None] * len(queries)
         self.remaining = len(queries)
@@ -137,12 +123,13 @@ class Job:
 class _Item:
     """A job's text number *index* while it is decoded; the scheduler's ticket."""
 
-    __slots__ = ("decoder", "index", "job")
+    __slots__ = ("decoder", "index", "job", "work")
 
     def __init__(self, job: Job, index: int, decoder: Generator[Any, Any, Any]) -> None:
         self.job = job
         self.index = index
         self.decoder = decoder
+        self.work = job.works[index]
 
 
 class Engine:
@@ -150,7 +137,7 @@ class Engine:
 
     Args:
         load: returns what answers; called once, on the engine's thread, so that the event loop answers meanwhile.
-        queue_items: texts that may wait.
+        admission: says what is let in, and is told what becomes of it.
         batch_items: texts that are decoded at the same time.
         stall_seconds: a step that takes longer counts as stuck.
         on_loaded: called on the event loop with what was loaded, or with the exception that load raised.
@@ -161,14 +148,14 @@ class Engine:
         self,
         load: Callable[[], Loaded],
         *,
-        queue_items: int,
+        admission: Admission,
         batch_items: int,
         stall_seconds: float,
         on_loaded: Callable[[Loaded | Exception], None],
         on_step: Callable[[Counter[str]], None],
     ) -> None:
         self._load = load
-        self._queue_items = queue_items
+        self.admission = admission
         self._batch_items = batch_items
         self._stall_seconds = stall_seconds
         self._on_loaded = on_loaded
@@ -177,7 +164,6 @@ class Engine:
         # Shared with the event loop, under the lock.
         self._wake = threading.Condition()
         self._arrived: deque[Job] = deque()
-        self._waiting = 0
         self._cancellations = 0
         self._stopping = False
         # Written by one thread and read by others, one value at a time.
@@ -185,7 +171,7 @@ class Engine:
         self.draining = False
         self._beat = time.monotonic()
         self._idle = True
-        self._seconds_a_text = FIRST_GUESS
+        self._measured = self._beat
         # The engine thread's own.
         self._ready: deque[_Item] = deque()
         self._live: set[_Item] = set()
@@ -204,31 +190,30 @@ class Engine:
         if self._thread.ident is not None:
             await asyncio.to_thread(self._thread.join, STOP_SECONDS)
 
-    def submit(self, queries: Sequence[Any], tenant: str = "") -> Job:
+    def submit(self, queries: Sequence[Any], tenant: str = "", seconds: float = math.inf) -> Job:
         """Queue one request; await its ``future`` for a result a query.
 
         Args:
             queries: what is asked.
             tenant: who asks; tenants share no cache.
+            seconds: until its deadline.
 
         Returns:
             The job. Its future raises `ItemError` where a query cannot be answered, any other exception where the
             engine failed on it. A cancelled future must be followed by `cancel`.
 
         Raises:
-            Busy: there is no room.
+            service.admission.Busy: there is no room, or it would miss its deadline.
             NotReady: it loads, drains or has stopped.
         """
         if self.loaded is None or self.draining:
             raise NotReady("draining" if self.draining else "loading")
-        job = Job(queries, tenant, self._loop.create_future())
         with self._wake:
             if self._stopping or not self._thread.is_alive():
                 raise NotReady("stopped")
-            if self._waiting + len(queries) > self._queue_items:
-                raise Busy(self._waiting, self._retry_after())
+            works = self.admission.admit(queries, tenant, seconds)
+            job = Job(queries, tenant, works, self._loop.create_future())
             self._arrived.append(job)
-            self._waiting += len(queries)
             self._wake.notify()
         return job
 
@@ -242,7 +227,7 @@ class Engine:
     @property
     def waiting(self) -> int:
         """Texts that wait for a place among those being decoded."""
-        return self._waiting
+        return self.admission.waiting
 
     def cache_bytes(self) -> int:
         """Bytes that the cache of prefixes holds."""
@@ -258,9 +243,6 @@ class Engine:
         """Whether a request that came now would be taken, room permitting."""
         return self.loaded is not None and not self.draining and self.alive
 
-    def _retry_after(self) -> int:
-        return min(LONGEST_RETRY, max(1, math.ceil(self._waiting * self._seconds_a_text)))
-
     # All below runs on the engine's thread.
 
     def _run(self) -> None:
@@ -271,12 +253,15 @@ class Engine:
             self._call(self._on_loaded, error)
             return
         self._call(self._become_ready, loaded)
+        self._measured = time.monotonic()
         while self._wait_for_work(loaded):
             self._beat = time.monotonic()
             self._drop_cancelled()
             self._fill()
-            if self._live:
-                self._step(loaded)
+            done = self._step(loaded) if self._live else 0
+            now = time.monotonic()
+            self.admission.measure(done, now - self._measured)
+            self._measured = now
             self._deliver()
         self._refuse_rest()
 
@@ -290,6 +275,7 @@ class Engine:
             while not (self._arrived or self._ready or self._live or self._stopping):
                 self._idle = True
                 self._wake.wait()
+                self._measured = time.monotonic()
             self._beat = time.monotonic()
             self._idle = False
             arrived, self._arrived = self._arrived, deque()
@@ -311,57 +297,53 @@ class Engine:
         except Exception as error:
             job.error = error
         if job.error is not None or job.cancelled:
-            self._leave_queue(len(job.queries))
+            self._drop_waiting(job)
             self._finish(job)
         else:
             self._ready.extend(items)
 
-    def _leave_queue(self, count: int) -> None:
-        with self._wake:
-            self._waiting -= count
+    def _drop_waiting(self, job: Job) -> None:
+        """None of a job's texts will be decoded."""
+        self.admission.begin(len(job.works))
+        self.admission.end(sum(job.works))
 
     def _drop_cancelled(self) -> None:
         with self._wake:
             cancellations, self._cancellations = self._cancellations, 0
         if not cancellations:
             return
-        for item in [item for item in self._live if item.job.cancelled]:
-            self._scheduler.cancel(item)
-            self._live.discard(item)
-        kept = deque(item for item in self._ready if not item.job.cancelled)
-        self._leave_queue(len(self._ready) - len(kept))
-        self._ready = kept
+        self._stop([item for item in self._live if item.job.cancelled])
+        dropped = [item for item in self._ready if item.job.cancelled]
+        self._ready = deque(item for item in self._ready if not item.job.cancelled)
+        self.admission.begin(len(dropped))
+        self.admission.end(sum(item.work for item in dropped))
 
     def _fill(self) -> None:
         """Take waiting texts, oldest first, up to the batch's size."""
-        taken = 0
         while self._ready and len(self._live) < self._batch_items:
             item = self._ready.popleft()
-            taken += 1
+            self.admission.begin(1)
             if item.job.error is not None:
+                self.admission.end(item.work)
                 continue
             item.job.started = item.job.started or time.monotonic()
             self._scheduler.add(item, item.decoder)
             self._live.add(item)
-        if taken:
-            self._leave_queue(taken)
 
-    def _step(self, loaded: Loaded) -> None:
-        began = time.monotonic()
+    def _step(self, loaded: Loaded) -> int:
+        """One round; the work of the texts that it finished."""
         try:
             finished = self._scheduler.step()
         except Exception as error:
             self._fail_all(loaded, error)
-            return
+            return 0
         for item, result in finished:
             self._settle(item, result)
         self._on_step(self._scheduler.rows)
-        if finished:
-            seconds = (time.monotonic() - began) / len(finished)
-            self._seconds_a_text += NEWEST * (seconds - self._seconds_a_text)
+        return sum(item.work for item, _ in finished)
 
     def _settle(self, item: _Item, result: Any) -> None:
-        self._live.discard(item)
+        self._leave(item)
         job = item.job
         if job.error is not None or job.cancelled:
             return
@@ -377,14 +359,23 @@ class Engine:
 
     def _forget(self, job: Job) -> None:
         """Take a failed job's other texts out of the batch; those that wait are dropped when their turn comes."""
-        for item in [item for item in self._live if item.job is job]:
+        self._stop([item for item in self._live if item.job is job])
+
+    def _stop(self, items: Sequence[_Item]) -> None:
+        for item in items:
             self._scheduler.cancel(item)
-            self._live.discard(item)
+            self._leave(item)
+
+    def _leave(self, item: _Item) -> None:
+        if item in self._live:  # not if its job failed in the same round
+            self._live.remove(item)
+            self.admission.end(item.work)
 
     def _fail_all(self, loaded: Loaded, error: Exception) -> None:
         """The scheduler itself failed: its texts are lost, the next ones get a new one."""
         jobs = {item.job for item in self._live}
-        self._live.clear()
+        for item in tuple(self._live):
+            self._leave(item)
         self._scheduler = loaded.new_scheduler()
         for job in jobs:
             if job.error is None:
@@ -400,6 +391,7 @@ class Engine:
             arrived, self._arrived = self._arrived, deque()
         for job in arrived:
             job.error = NotReady("stopped")
+            self._drop_waiting(job)
             self._finish(job)
         self._deliver()
 

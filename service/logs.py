@@ -85,6 +85,8 @@ def log_request(record: Record, seconds: float) -> None:
         "milliseconds": round(1000 * seconds, 3),
         "items": record.items,
     }
+    if record.tenant:
+        fields["key"] = record.tenant
     if record.queue_seconds is not None and record.inference_seconds is not None:
         fields["queue_milliseconds"] = round(1000 * record.queue_seconds, 3)
         fields["inference_milliseconds"] = round(1000 * record.inference_seconds, 3)

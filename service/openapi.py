@@ -13,7 +13,7 @@ from service.schemas import ClozeRequest, PredictRequest, ProblemAnswer, ScoreRe
 
 _COMPONENTS = "#/components/schemas/"
 # Statuses of every route that asks the model, beside 200.
-_ASKING = (400, 401, 408, 413, 415, 422, 429, 500, 503, 504)
+_ASKING = (400, 401, 408, 413, 415, 421, 422, 429, 500, 503, 504)
 _DESCRIPTION = (
     "Predicts the next word of a partial sentence and fills blanks, in Chinese and English. "
     "Errors are problem documents (RFC 9457) and never hold text that was sent."

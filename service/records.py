@@ -6,6 +6,8 @@ import time
 
 from starlette.types import Scope
 
+from service.rates import Allowance
+
 ROUTES = ("/predict", "/cloze", "/score", "/model", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json")
 UNMATCHED = "unmatched"
 _KEY = "lacuna.record"
@@ -23,11 +25,14 @@ class Record:
         began: monotonic seconds.
         status: HTTP status of the answer; 0 until known.
         items: texts in the request.
-        tenant: who asks, by key; empty without keys. Names what the cache keeps apart, and is never logged.
+        tenant: the name of the key that asks; empty without keys. Names what the cache keeps apart; logged as ``key``.
+        allowance: what that key may still send; None where nothing is counted.
         queue_seconds, inference_seconds: as the engine measured them; None where it was not asked.
     """
 
-    __slots__ = ("began", "inference_seconds", "items", "queue_seconds", "request_id", "route", "status", "tenant")
+    __slots__ = (
+        "allowance", "began", "inference_seconds", "items", "queue_seconds", "request_id", "route", "status", "tenant",
+    )  # fmt: skip
 
     def __init__(self, scope: Scope) -> None:
         self.began = time.monotonic()
@@ -36,6 +41,7 @@ class Record:
         self.status = 0
         self.items = 0
         self.tenant = ""
+        self.allowance: Allowance | None = None
         self.queue_seconds: float | None = None
         self.inference_seconds: float | None = None
         scope[_KEY] = self

@@ -1,6 +1,7 @@
 """The routes: each reads a request, asks the engine and writes the answer. They hold no state of their own."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -11,11 +12,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from model.queries import ClozeResult, PredictResult, ScoreResult
+from service.admission import Busy
 from service.body import read_request
-from service.engine import Busy, Engine, ItemError, Job, NotReady
-from service.errors import ClientDisconnected, FieldError, Problem, unavailable, unprocessable
+from service.engine import Engine, ItemError, Job, NotReady
+from service.errors import ClientDisconnected, FieldError, Problem, too_many, unavailable, unprocessable
 from service.metrics import Metrics
 from service.openapi import answers, asks
+from service.rates import RateExceeded
 from service.records import Record
 from service.schemas import (
     ClozeAnswer,
@@ -121,10 +124,16 @@ async def openapi(request: Request) -> Response:
 
 
 async def _read(request: Request, expected: type[Body]) -> Body:
-    """The body; refused before it is read where nothing could be answered."""
-    context = Context.of(request)
+    """The body; refused before it is read where nothing could be answered, so that a refusal costs little."""
+    context, allowance = Context.of(request), Record.of(request.scope).allowance
     if not context.engine.accepting:
         raise _not_ready(context.engine)
+    try:
+        if allowance is not None:
+            allowance.check(1, 0)
+        context.engine.admission.check(context.settings.deadline_seconds)
+    except (Busy, RateExceeded) as refusal:
+        raise _refused(context, refusal) from None
     return await read_request(request, expected, context.settings)
 
 
@@ -132,7 +141,7 @@ async def _answer(request: Request, body: ScoreRequest, show: Callable[[Any], di
     context, record = Context.of(request), Record.of(request.scope)
     queries = body.queries()
     record.items = len(queries)
-    job = _submit(context.engine, queries, record.tenant)
+    job = _submit(context, queries, body.characters, record)
     try:
         results = await _wait(request, context, job)
     except ItemError as error:
@@ -154,14 +163,25 @@ async def _answer(request: Request, body: ScoreRequest, show: Callable[[Any], di
     return Response(to_json(content), media_type=JSON)
 
 
-def _submit(engine: Engine, queries: Sequence[Any], tenant: str) -> Job:
+def _submit(context: Context, queries: Sequence[Any], characters: int, record: Record) -> Job:
+    """Ask the engine; what it takes is charged to the key, and nothing else."""
+    left = record.began + context.settings.deadline_seconds - time.monotonic()
     try:
-        return engine.submit(queries, tenant)
-    except Busy as busy:
-        headers = {"Retry-After": str(busy.retry_after)}
-        raise Problem(429, f"{busy.waiting} texts are waiting; the queue is full", headers=headers) from None
+        if record.allowance is not None:
+            record.allowance.check(len(queries), characters)
+        job = context.engine.submit(queries, record.tenant, left)
+    except (Busy, RateExceeded) as refusal:
+        raise _refused(context, refusal) from None
     except NotReady:
-        raise _not_ready(engine) from None
+        raise _not_ready(context.engine) from None
+    if record.allowance is not None:
+        record.allowance.charge(len(queries), characters)
+    return job
+
+
+def _refused(context: Context, refusal: Busy | RateExceeded) -> Problem:
+    context.metrics.refused(refusal.reason)
+    return too_many(refusal.detail, refusal.retry_after)
 
 
 async def _wait(request: Request, context: Context, job: Job) -> list[Any]:

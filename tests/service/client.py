@@ -36,7 +36,7 @@ async def running(
     app = create_app(Settings(**settings), model.load, failures.append)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             client.app = app  # type: ignore[attr-defined]
             while wait and app.state.context.engine.loaded is None and not failures:
                 await asyncio.sleep(0)

@@ -113,7 +113,8 @@ class FakeScheduler:
     def cancel(self, ticket: Any, /) -> None:
         """Forget one."""
         self._model.cancelled += 1
-        del self._live[ticket], self._texts[ticket]
+        self._live.pop(ticket, None)
+        self._texts.pop(ticket, None)
 
     def step(self) -> list[tuple[Any, Any]]:
         """One round."""

@@ -14,10 +14,11 @@ from model.checkpoint import load_checkpoint
 from model.predictor import Predictor
 from model.queries import ClozeQuery, PredictQuery, ScoreQuery
 from model.runtime import open_runtime
+from service.keys import hash_key
 from service.loading import choose_device, describe, load
 from service.settings import Settings
 from tests.fixtures_checkpoint import build_tiny_checkpoint
-from tests.service.client import ask
+from tests.service.client import app_of, ask
 
 _TEXTS = ["I like to go to the theat", "我____一部新手机。", "", "今天 the ____ cat"]
 
@@ -61,6 +62,36 @@ def test_service_answers_what_the_predictor_answers(tiny_checkpoint: Path) -> No
         assert result["filled"] == expected.filled  # type: ignore[union-attr]
     for result, expected in zip(scored, predictor.run([ScoreQuery(text) for text in blanks]), strict=True):
         assert result["log_probability"] == expected.log_probability  # type: ignore[union-attr]
+
+
+def test_no_text_is_found_by_another_key(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """What one key's texts and history left in the cache, the same key finds and no other, also after a rotation."""
+    file = tmp_path / "keys.toml"
+
+    def write(*names: str) -> None:
+        hashes = {name: hash_key(f"key of {name}".encode()).hex() for name in names}
+        file.write_text("".join(f'[[key]]\nname = "{name}"\nsha256 = "{hashes[name]}"\n' for name in names))
+
+    async def question(client: httpx.AsyncClient) -> list[int]:
+        async def cached(name: str, path: str = "/predict", text: str = "I like the cat and the ") -> int:
+            body = {"text": text, "history": "the cat store"}
+            response = await client.post(path, json=body, headers={"Authorization": f"Bearer key of {name}"})
+            found: int = response.json()["usage"]["cached_pieces"]
+            return found
+
+        found = [await cached("a"), await cached("a"), await cached("b"), await cached("b")]
+        write("new", "a")
+        app_of(client).state.keys.refresh()
+        blank = "I like the cat and the ____ on"
+        return [*found, await cached("a"), await cached("a", "/cloze", blank), await cached("new", "/cloze", blank)]
+
+    write("a", "b")
+    first, again, stranger, stranger_again, rotated, blank, new_blank = ask(
+        question, _Real(checkpoint=tiny_checkpoint), keys_file=file
+    )
+    assert first == stranger == new_blank == 0
+    assert again == stranger_again == rotated > 0
+    assert blank > 0
 
 
 def test_network_calls_are_measured(tiny_checkpoint: Path) -> None:

@@ -26,6 +26,8 @@ def test_series_are_there_before_the_first_request() -> None:
         assert value(metrics, "lacuna_batch_rows_count", call=call) == 0
     for result in ("hit", "miss"):
         assert value(metrics, "lacuna_prefix_cache_pieces_total", result=result) == 0
+    for reason in ("queue_full", "deadline", "rate_requests", "rate_characters"):
+        assert value(metrics, "lacuna_refusals_total", reason=reason) == 0
     for outcome in ("success", "failure"):
         assert value(metrics, "lacuna_loads_total", outcome=outcome) == 0
         assert value(metrics, "lacuna_reloads_total", outcome=outcome) == 0
@@ -62,6 +64,7 @@ def test_requests_are_counted_by_route_and_status() -> None:
         'lacuna_batch_rows_sum{call="next"} 2.0',
         'lacuna_network_rows_total{call="next"} 2.0',
         "lacuna_queue_depth 0.0",
+        "lacuna_queue_work_seconds 0.0",
         "lacuna_ready 1.0",
         'lacuna_loads_total{outcome="success"} 1.0',
     ):
