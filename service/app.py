@@ -4,6 +4,8 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 
 from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
@@ -25,13 +27,14 @@ from service.keyring import KeyRing
 from service.metrics import Metrics
 from service.middleware import Authorise, CheckHost, Observe
 from service.records import Record
+from service.reloading import Reloader, collect
 from service.routes import Context, router
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Loads a checkpoint; is given what to call with the kind and the rows of each call of the network.
-Load = Callable[[Callable[[str, int], None]], Loaded]
+# Loads a checkpoint; is given what to call with the kind and the rows of each call of the network, and the directory.
+Load = Callable[[Callable[[str, int], None], Path], Loaded]
 
 
 def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception], None]) -> Starlette:
@@ -39,7 +42,8 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
 
     Args:
         settings: checked settings.
-        load: called once the app runs, on the engine's thread; the app answers 503 until it returns.
+        load: called once the app runs, on the engine's thread; the app answers 503 until it returns. Called again, on
+            another thread, where the checkpoint is to be replaced.
         on_failure: called on the event loop with what *load* raised.
 
     Returns:
@@ -58,13 +62,15 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
             )
 
     engine = Engine(
-        lambda: load(metrics.called),
+        lambda: load(metrics.called, settings.checkpoint),
         admission=Admission(settings.queue_items, settings.limits),
         batch_items=settings.batch_items,
         stall_seconds=settings.stall_seconds,
         on_loaded=on_loaded,
         on_step=metrics.stepped,
+        on_let_go=collect,
     )
+    reloader = Reloader(partial(load, metrics.called), engine, metrics, settings.checkpoint)
     metrics.watch(
         depth=lambda: engine.waiting,
         work_seconds=lambda: engine.admission.seconds,
@@ -84,7 +90,7 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
         lifespan=_lifespan,
     )
     app.router.redirect_slashes = False
-    app.state.context = Context(settings, engine, metrics, docs_page(), to_json(openapi.describe(declared)))
+    app.state.context = Context(settings, engine, reloader, metrics, docs_page(), to_json(openapi.describe(declared)))
     app.state.keys = keys
     return app
 

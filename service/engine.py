@@ -4,6 +4,9 @@ Work-conserving, without timers: a batch is what waits when the engine is free. 
 already being decoded between two steps; a request that was cancelled (its client hung up, its deadline passed) leaves
 before the next one. The event loop hands work over under a lock that is never held during a step, and gets finished
 requests back in one wake-up a step.
+
+A checkpoint can be replaced while requests flow: each text is decoded to its end by the one that it was begun with,
+side by side with what comes after, and a checkpoint that has no texts left is let go.
 """
 
 import asyncio
@@ -14,10 +17,12 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from model.errors import QueryError
 from service.admission import Admission
+from service.logs import describe
 
 log = logging.getLogger(__name__)
 
@@ -59,17 +64,23 @@ class Loaded:
         predictor: makes decoders.
         new_scheduler: makes what runs them.
         description: what ``GET /model`` says of it.
+        directory: where it was read, links resolved.
         cache_bytes: what its cache of prefixes holds now.
     """
 
     predictor: Predictor
     new_scheduler: Callable[[], Scheduler]
     description: dict[str, Any]
+    directory: Path
     cache_bytes: Callable[[], int] = lambda: 0
 
 
 class NotReady(Exception):  # noqa: N818 - a state, not a fault
     """The engine answers nothing: it loads, drains or has stopped."""
+
+
+class EngineDied(Exception):  # noqa: N818 - the name of what happened
+    """The engine's thread ended by an exception that nothing should raise; the log has it."""
 
 
 class ItemError(Exception):
@@ -90,8 +101,8 @@ class Job:
     """One request inside the engine: its queries, then its results. Made by `Engine.submit`."""
 
     __slots__ = (
-        "cancelled", "error", "finished", "future", "queries", "remaining", "results", "started", "submitted", "tenant",
-        "works",
+        "answerer", "cancelled", "error", "finished", "future", "queries", "remaining", "results", "started",
+        "submitted", "tenant", "works",
     )  # fmt: skip
 
     def __init__(
@@ -105,6 +116,7 @@ class Job:
         self.remaining = len(queries)
         self.error: Exception | None = None
         self.cancelled = False
+        self.answerer: Loaded | None = None  # the checkpoint that answers it, once it was begun
         self.submitted = time.monotonic()
         self.started = 0.0
         self.finished = 0.0
@@ -120,15 +132,27 @@ class Job:
         return self.finished - self.started if self.started else 0.0
 
 
+class _Generation:
+    """A checkpoint that answers, what runs its decoders, and the texts that are in there."""
+
+    __slots__ = ("live", "loaded", "scheduler")
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.loaded = loaded
+        self.scheduler = loaded.new_scheduler()
+        self.live: set[_Item] = set()
+
+
 class _Item:
     """A job's text number *index* while it is decoded; the scheduler's ticket."""
 
-    __slots__ = ("decoder", "index", "job", "work")
+    __slots__ = ("decoder", "generation", "index", "job", "work")
 
-    def __init__(self, job: Job, index: int, decoder: Generator[Any, Any, Any]) -> None:
+    def __init__(self, job: Job, index: int, decoder: Generator[Any, Any, Any], generation: _Generation) -> None:
         self.job = job
         self.index = index
         self.decoder = decoder
+        self.generation = generation
         self.work = job.works[index]
 
 
@@ -141,7 +165,8 @@ class Engine:
         batch_items: texts that are decoded at the same time.
         stall_seconds: a step that takes longer counts as stuck.
         on_loaded: called on the event loop with what was loaded, or with the exception that load raised.
-        on_step: called on the engine's thread after each step with the scheduler's counts of network rows.
+        on_step: called on the engine's thread after each step with the network rows that it took.
+        on_let_go: called on the event loop when a checkpoint that was replaced has answered its last text.
     """
 
     def __init__(
@@ -153,6 +178,7 @@ class Engine:
         stall_seconds: float,
         on_loaded: Callable[[Loaded | Exception], None],
         on_step: Callable[[Counter[str]], None],
+        on_let_go: Callable[[], None] = lambda: None,
     ) -> None:
         self._load = load
         self.admission = admission
@@ -160,10 +186,12 @@ class Engine:
         self._stall_seconds = stall_seconds
         self._on_loaded = on_loaded
         self._on_step = on_step
+        self._on_let_go = on_let_go
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         # Shared with the event loop, under the lock.
         self._wake = threading.Condition()
         self._arrived: deque[Job] = deque()
+        self._replacement: tuple[Loaded, asyncio.Future[None]] | None = None
         self._cancellations = 0
         self._stopping = False
         # Written by one thread and read by others, one value at a time.
@@ -173,8 +201,8 @@ class Engine:
         self._idle = True
         self._measured = self._beat
         # The engine thread's own.
+        self._generations: list[_Generation] = []  # the newest last
         self._ready: deque[_Item] = deque()
-        self._live: set[_Item] = set()
         self._done: list[Job] = []
 
     def start(self) -> None:
@@ -217,6 +245,23 @@ class Engine:
             self._wake.notify()
         return job
 
+    def replace(self, loaded: Loaded) -> asyncio.Future[None]:
+        """Answer with another checkpoint from the next request on.
+
+        Returns:
+            A future that is done once it answers.
+
+        Raises:
+            NotReady: the engine drains or has stopped.
+        """
+        swapped: asyncio.Future[None] = self._loop.create_future()
+        with self._wake:
+            if self.draining or self._stopping or not self._thread.is_alive():
+                raise NotReady("stopped")
+            self._replacement = loaded, swapped
+            self._wake.notify()
+        return swapped
+
     def cancel(self, job: Job) -> None:
         """Nobody waits for *job* any more; it leaves before the next step."""
         job.cancelled = True
@@ -247,51 +292,82 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            loaded = self._load()
-            self._scheduler = loaded.new_scheduler()
+            first = _Generation(self._load())
         except Exception as error:
             self._call(self._on_loaded, error)
             return
-        self._call(self._become_ready, loaded)
+        self._generations.append(first)
+        self._call(self._become_ready, first.loaded)
+        try:
+            self._serve()
+        except BaseException as error:  # not to be expected, so nobody may be left waiting; /livez asks for a restart
+            log.critical("engine died", extra={"fields": {"exception": describe(error)}})
+            self._fail_everybody()
+        else:
+            self._refuse_rest()
+
+    def _become_ready(self, loaded: Loaded, swapped: asyncio.Future[None] | None = None) -> None:
+        self.loaded = loaded
+        if swapped is None:
+            self._on_loaded(loaded)
+        elif not swapped.done():
+            swapped.set_result(None)
+
+    def _serve(self) -> None:
         self._measured = time.monotonic()
-        while self._wait_for_work(loaded):
+        while self._wait_for_work():
             self._beat = time.monotonic()
             self._drop_cancelled()
             self._fill()
-            done = self._step(loaded) if self._live else 0
+            done = sum(self._step(generation) for generation in self._generations if generation.live)
             now = time.monotonic()
             self.admission.measure(done, now - self._measured)
             self._measured = now
             self._deliver()
-        self._refuse_rest()
+            if len(self._generations) > 1:
+                self._let_go()
 
-    def _become_ready(self, loaded: Loaded) -> None:
-        self.loaded = loaded
-        self._on_loaded(loaded)
-
-    def _wait_for_work(self, loaded: Loaded) -> bool:
+    def _wait_for_work(self) -> bool:
         """Sleep while there is nothing to do; whether to go on."""
         with self._wake:
-            while not (self._arrived or self._ready or self._live or self._stopping):
+            while not (self._arrived or self._busy or self._replacement or self._stopping):
                 self._idle = True
                 self._wake.wait()
                 self._measured = time.monotonic()
             self._beat = time.monotonic()
             self._idle = False
             arrived, self._arrived = self._arrived, deque()
+            replacement, self._replacement = self._replacement, None
             stopping = self._stopping
+        if replacement is not None:
+            self._generations.append(_Generation(replacement[0]))
+            self._call(self._become_ready, *replacement)
         for job in arrived:
-            self._prepare(loaded.predictor, job)
-        return not stopping or bool(self._ready or self._live)
+            self._prepare(self._generations[-1], job)
+        return not stopping or self._busy
 
-    def _prepare(self, predictor: Predictor, job: Job) -> None:
+    @property
+    def _busy(self) -> bool:
+        return bool(self._ready) or any(generation.live for generation in self._generations)
+
+    def _let_go(self) -> None:
+        """Forget the checkpoints before the newest that have no texts left."""
+        begun = {item.generation for item in self._ready}
+        kept = [each for each in self._generations[:-1] if each.live or each in begun]
+        if len(kept) < len(self._generations) - 1:
+            self._generations = [*kept, self._generations[-1]]
+            self._call(self._on_let_go)
+
+    def _prepare(self, generation: _Generation, job: Job) -> None:
         """Check all of a job's queries before any is decoded: all or nothing."""
+        job.answerer = generation.loaded
+        predictor = generation.loaded.predictor
         items: list[_Item] = []
         try:
             for index, query in enumerate(job.queries):
                 if job.cancelled:  # perhaps by now: of large bodies there is much to check
                     break
-                items.append(_Item(job, index, predictor.start(query, job.tenant)))
+                items.append(_Item(job, index, predictor.start(query, job.tenant), generation))
         except QueryError as error:
             job.error = ItemError(index, error)
         except Exception as error:
@@ -312,7 +388,7 @@ class Engine:
             cancellations, self._cancellations = self._cancellations, 0
         if not cancellations:
             return
-        self._stop([item for item in self._live if item.job.cancelled])
+        self._stop([item for item in self._decoded() if item.job.cancelled])
         dropped = [item for item in self._ready if item.job.cancelled]
         self._ready = deque(item for item in self._ready if not item.job.cancelled)
         self.admission.begin(len(dropped))
@@ -320,26 +396,33 @@ class Engine:
 
     def _fill(self) -> None:
         """Take waiting texts, oldest first, up to the batch's size."""
-        while self._ready and len(self._live) < self._batch_items:
+        room = self._batch_items - len(self._decoded())
+        while self._ready and room > 0:
             item = self._ready.popleft()
             self.admission.begin(1)
             if item.job.error is not None:
                 self.admission.end(item.work)
                 continue
             item.job.started = item.job.started or time.monotonic()
-            self._scheduler.add(item, item.decoder)
-            self._live.add(item)
+            item.generation.scheduler.add(item, item.decoder)
+            item.generation.live.add(item)
+            room -= 1
 
-    def _step(self, loaded: Loaded) -> int:
-        """One round; the work of the texts that it finished."""
+    def _decoded(self) -> list[_Item]:
+        """The texts that are being decoded."""
+        return [item for generation in self._generations for item in generation.live]
+
+    def _step(self, generation: _Generation) -> int:
+        """One round of one checkpoint; the work of the texts that it finished."""
         try:
-            finished = self._scheduler.step()
+            finished = generation.scheduler.step()
         except Exception as error:
-            self._fail_all(loaded, error)
+            self._fail_all(generation, error)
             return 0
         for item, result in finished:
             self._settle(item, result)
-        self._on_step(self._scheduler.rows)
+        rows, generation.scheduler.rows = generation.scheduler.rows, Counter()
+        self._on_step(rows)
         return sum(item.work for item, _ in finished)
 
     def _settle(self, item: _Item, result: Any) -> None:
@@ -359,24 +442,25 @@ class Engine:
 
     def _forget(self, job: Job) -> None:
         """Take a failed job's other texts out of the batch; those that wait are dropped when their turn comes."""
-        self._stop([item for item in self._live if item.job is job])
+        self._stop([item for item in self._decoded() if item.job is job])
 
     def _stop(self, items: Sequence[_Item]) -> None:
         for item in items:
-            self._scheduler.cancel(item)
+            item.generation.scheduler.cancel(item)
             self._leave(item)
 
     def _leave(self, item: _Item) -> None:
-        if item in self._live:  # not if its job failed in the same round
-            self._live.remove(item)
+        live = item.generation.live
+        if item in live:  # not if its job failed in the same round
+            live.remove(item)
             self.admission.end(item.work)
 
-    def _fail_all(self, loaded: Loaded, error: Exception) -> None:
+    def _fail_all(self, generation: _Generation, error: Exception) -> None:
         """The scheduler itself failed: its texts are lost, the next ones get a new one."""
-        jobs = {item.job for item in self._live}
-        for item in tuple(self._live):
+        jobs = {item.job for item in generation.live}
+        for item in tuple(generation.live):
             self._leave(item)
-        self._scheduler = loaded.new_scheduler()
+        generation.scheduler = generation.loaded.new_scheduler()
         for job in jobs:
             if job.error is None:
                 job.error = error
@@ -395,6 +479,20 @@ class Engine:
             self._finish(job)
         self._deliver()
 
+    def _fail_everybody(self) -> None:
+        """The thread ends: whoever waits is told so."""
+        with self._wake:
+            self._stopping = True
+            jobs = set(self._arrived)
+            replacement, self._replacement = self._replacement, None
+        jobs |= {item.job for item in (*self._ready, *self._decoded())}
+        for job in jobs - set(self._done):
+            job.error = job.error or EngineDied()
+            self._finish(job)
+        self._deliver()
+        if replacement is not None:
+            self._call(_give_up, replacement[1])
+
     def _deliver(self) -> None:
         """Hand over what this round finished: one wake-up of the event loop, however many."""
         if self._done:
@@ -406,6 +504,11 @@ class Engine:
             self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError:  # the event loop is gone, and with it whoever waited
             log.warning("the event loop closed before the engine stopped")
+
+
+def _give_up(swapped: asyncio.Future[None]) -> None:
+    if not swapped.done():
+        swapped.set_exception(NotReady("stopped"))
 
 
 def _resolve(jobs: Sequence[Job]) -> None:

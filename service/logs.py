@@ -12,7 +12,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from service.records import Record
 
@@ -76,6 +76,13 @@ def logging_to_stderr() -> Iterator[None]:
         writer.end()
 
 
+def flush() -> None:
+    """Write what is still waiting, where the process ends without leaving `logging_to_stderr`."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _Writer):
+            handler.end()
+
+
 def log_request(record: Record, seconds: float) -> None:
     """One line for one request."""
     fields: dict[str, object] = {
@@ -132,5 +139,6 @@ class _Writer(logging.Handler):
             self._news.clear()
             while self._waiting:
                 records = [self._waiting.popleft() for _ in range(min(LARGEST_WRITE, len(self._waiting)))]
-                sys.stderr.write("".join(f"{self.format(record)}\n" for record in records))
-                sys.stderr.flush()
+                with suppress(OSError):  # a full disk, a reader that is gone: these lines are lost, the next may not be
+                    sys.stderr.write("".join(f"{self.format(record)}\n" for record in records))
+                    sys.stderr.flush()

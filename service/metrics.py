@@ -64,7 +64,6 @@ class Metrics:
         self._reloads = Counter("lacuna_reloads", "Checkpoint loads after start.", ("outcome",), registry=registry)
         self._keys_reloads = Counter("lacuna_keys_reloads", "Changes of the keys file.", ("result",), registry=registry)
         self._ready = Gauge("lacuna_ready", "1 while requests are accepted.", registry=registry)
-        self._known_rows: dict[str, int] = {}
         # Finding a label set costs more than counting in it, so those of every request are kept.
         histograms = (self._seconds, self._queue, self._inference)
         self._times = {route: [histogram.labels(route) for histogram in histograms] for route in ASKING}
@@ -137,20 +136,24 @@ class Metrics:
         self._calls[call][0].observe(rows)
 
     def stepped(self, rows: RowCounts[str]) -> None:
-        """Count one engine step, by what the scheduler has counted since it was made."""
-        known = self._known_rows
-        if any(rows[call] < count for call, count in known.items()):  # a new scheduler counts from 0
-            known = {}
+        """Count the network rows of one engine step."""
         for call, count in rows.items():
-            if new := count - known.get(call, 0):
-                self._calls[call][1].inc(new)
-        self._known_rows = dict(rows)
+            self._calls[call][1].inc(count)
 
     def loaded(self, description: dict[str, Any] | None) -> None:
         """Count a load at start, and show what was loaded; None where it failed."""
         self._loads.labels("failure" if description is None else "success").inc()
         if description is not None:
-            self._info.info({key: description[key] for key in ("name", "version", "digest")})
+            self._show(description)
+
+    def reloaded(self, description: dict[str, Any] | None) -> None:
+        """Count a load after start, and show what answers now; None where it failed."""
+        self._reloads.labels("failure" if description is None else "success").inc()
+        if description is not None:
+            self._show(description)
+
+    def _show(self, description: dict[str, Any]) -> None:
+        self._info.info({key: description[key] for key in ("name", "version", "digest")})
 
 
 def _histogram(name: str, text: str, registry: CollectorRegistry) -> Histogram:

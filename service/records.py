@@ -8,7 +8,10 @@ from starlette.types import Scope
 
 from service.rates import Allowance
 
-ROUTES = ("/predict", "/cloze", "/score", "/model", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json")
+ROUTES = (
+    "/predict", "/cloze", "/score", "/model", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json",
+    "/admin/reload", "/admin/rollback",
+)  # fmt: skip
 UNMATCHED = "unmatched"
 _KEY = "lacuna.record"
 # Ids must differ, not be hard to guess; asking the system for each would cost more than the rest of the record.

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from fastapi import APIRouter
@@ -13,19 +14,22 @@ from starlette.responses import Response
 
 from model.queries import ClozeResult, PredictResult, ScoreResult
 from service.admission import Busy
-from service.body import read_request
+from service.body import read_optional, read_request
 from service.engine import Engine, ItemError, Job, NotReady
 from service.errors import ClientDisconnected, FieldError, Problem, too_many, unavailable, unprocessable
 from service.metrics import Metrics
 from service.openapi import answers, asks
 from service.rates import RateExceeded
 from service.records import Record
+from service.reloading import Reloader
 from service.schemas import (
     ClozeAnswer,
     ClozeRequest,
     ModelAnswer,
     PredictAnswer,
     PredictRequest,
+    ReloadAnswer,
+    ReloadRequest,
     ScoreAnswer,
     ScoreRequest,
 )
@@ -43,9 +47,18 @@ Body = TypeVar("Body", bound=ScoreRequest)
 class Context:
     """What the routes of one app share; found at ``request.app.state.context``."""
 
-    def __init__(self, settings: Settings, engine: Engine, metrics: Metrics, page: Response, document: bytes) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        reloader: Reloader,
+        metrics: Metrics,
+        page: Response,
+        document: bytes,
+    ) -> None:
         self.settings = settings
         self.engine = engine
+        self.reloader = reloader
         self.metrics = metrics
         self.page = page
         self.document = document
@@ -111,6 +124,21 @@ async def metrics(request: Request) -> Response:
     return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
+@router.post("/admin/reload", **answers(ReloadAnswer, changing=True), **asks(ReloadRequest, required=False))
+async def reload(request: Request) -> Response:
+    """Answer with another checkpoint, or with what its directory holds now; the one before finishes what it began."""
+    context = Context.of(request)
+    body = await read_optional(request, ReloadRequest, context.settings)
+    directory = Path(body.checkpoint) if body.checkpoint is not None else None
+    return Response(to_json(await context.reloader.reload(directory)), media_type=JSON)
+
+
+@router.post("/admin/rollback", **answers(ReloadAnswer, changing=True))
+async def rollback(request: Request) -> Response:
+    """Answer with the checkpoint that answered before the last change."""
+    return Response(to_json(await Context.of(request).reloader.roll_back()), media_type=JSON)
+
+
 @router.get("/docs", include_in_schema=False)
 async def docs(request: Request) -> Response:
     """This contract as a page, with a form to try it; needs nothing from elsewhere."""
@@ -156,7 +184,7 @@ async def _answer(request: Request, body: ScoreRequest, show: Callable[[Any], di
         if isinstance(result, PredictResult):
             context.metrics.predicted(result.inside_word, result.network_rows)
     content = {
-        "model": _identity(context.engine),
+        "model": _identity(job),
         "results": [show(result) for result in results],
         "usage": {"pieces": pieces, "cached_pieces": cached_pieces},
     }
@@ -234,8 +262,8 @@ def _not_ready(engine: Engine) -> Problem:
     return unavailable("the engine is stuck or has ended", RETRY_SECONDS)
 
 
-def _identity(engine: Engine) -> dict[str, Any]:
-    description = engine.loaded.description if engine.loaded else {}
+def _identity(job: Job) -> dict[str, Any]:
+    description = job.answerer.description if job.answerer else {}
     return {"name": description["name"], "version": description["version"]}
 
 

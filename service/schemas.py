@@ -288,6 +288,30 @@ class ModelAnswer(BaseModel):
     limits: LimitsAnswer
 
 
+class ReloadRequest(Strict):
+    """Asks for another checkpoint."""
+
+    checkpoint: str | None = Field(
+        None, min_length=1, description="directory on the service's machine; by default the one that the settings name"
+    )
+
+
+class IdentityAnswer(BaseModel):
+    """Which checkpoint."""
+
+    name: str
+    version: str
+    digest: str
+
+
+class ReloadAnswer(BaseModel):
+    """What answers now, and what did before."""
+
+    model: IdentityAnswer
+    previous: IdentityAnswer
+    seconds: float
+
+
 class FieldProblem(BaseModel):
     """One field that is wrong."""
 

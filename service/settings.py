@@ -80,6 +80,7 @@ class Settings(BaseSettings):
     batch_items: int = Field(64, ge=1, description="texts that the engine decodes at the same time")
     prefix_cache_mib: int = Field(64, ge=0, description="memory for texts that were read, in MiB; 0 keeps none")
     drain_seconds: float = Field(0.0, ge=0, le=600, description="after SIGTERM, listen (and answer 503) this long")
+    grace_seconds: int = Field(15, ge=1, le=3600, description="after that, requests may take this long to finish")
     keep_alive_seconds: int = Field(65, ge=1, le=3600, description="close a connection that is idle this long")
     header_seconds: float = Field(10.0, gt=0, le=3600, description="a request's headers must be there by then")
     stall_seconds: float = Field(30.0, gt=0, description="a step longer than this makes /livez answer 503")

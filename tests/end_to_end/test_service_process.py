@@ -338,13 +338,30 @@ def test_drain_closes_idle_connections() -> None:
         connection.close()
 
 
-def test_second_signal_ends_a_drain_early() -> None:
-    """Whoever signals twice need not wait for the drain."""
+def test_second_signal_ends_the_process_at_once() -> None:
+    """Whoever signals twice waits neither for the drain nor for requests in flight, and still gets status 0."""
     with serving(FAKE, "--drain-seconds", "600") as server:
+        with contextlib.suppress(http.client.HTTPException, OSError):
+            held = server.connect()
+            held.request("POST", "/predict", b'{"text": "hold"}', {"Content-Type": "application/json"})
+        _wait_for_metric(server, "lacuna_batch_rows_count", at_least=1)
         server.send_signal(signal.SIGTERM)
         server.logged(event="draining")
         server.send_signal(signal.SIGTERM)
         assert server.wait() == 0
+        server.logged(event="stopped without waiting for requests")
+        held.close()
+
+
+def test_requests_are_not_waited_for_beyond_the_grace_period() -> None:
+    """What is still in flight a second after the drain, its grace period, no longer holds up the end."""
+    with serving(FAKE, "--grace-seconds", "1") as server:
+        held = server.connect()
+        held.request("POST", "/predict", b'{"text": "hold"}', {"Content-Type": "application/json"})
+        _wait_for_metric(server, "lacuna_batch_rows_count", at_least=1)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
+        held.close()
 
 
 def test_port_in_use_is_told(server: ServerProcess, tiny_checkpoint: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
@@ -17,7 +18,7 @@ from tests.service.fakes_service import FakeModel
 class Model(Protocol):
     """What an app loads in a test: the fake model, or a real one."""
 
-    def load(self, on_call: Any, /) -> Loaded:
+    def load(self, on_call: Any, directory: Path, /) -> Loaded:
         """As `service.app.Load`."""
         ...
 

@@ -29,9 +29,9 @@ class _Real:
     def __init__(self, **settings: Any) -> None:
         self._settings = Settings(threads=1, **settings)
 
-    def load(self, on_call: Any) -> Any:
-        """Load it."""
-        return load(self._settings, on_call)
+    def load(self, on_call: Any, _: Path) -> Any:
+        """Load it, whatever the app's own settings name."""
+        return load(self._settings, on_call, self._settings.checkpoint)
 
     def end(self) -> None:
         """Nothing is held."""
@@ -136,7 +136,7 @@ def test_missing_bundled_checkpoint_tells_the_remedy(tmp_path: Path, monkeypatch
     monkeypatch.setattr(command, "DEFAULT_CHECKPOINT", missing)
     settings = Settings(checkpoint=missing)
     with pytest.raises(Exception, match="does not exist") as failed:
-        load(settings, lambda call, rows: None)  # noqa: ARG005
+        load(settings, lambda call, rows: None, missing)  # noqa: ARG005
     reason = command._reason(failed.value, settings)
     assert str(missing) in reason
     assert "train one" in reason

@@ -83,6 +83,27 @@ def test_end_does_not_wait_for_a_reader_that_never_comes(monkeypatch: pytest.Mon
             logging.getLogger("service").info("line %d", number)
 
 
+def test_lines_after_a_full_disk_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be written is lost, and what comes once there is room again is not."""
+    failed = threading.Event()
+
+    class Disk(io.StringIO):
+        def write(self, text: str) -> int:
+            if failed.is_set():
+                return super().write(text)
+            failed.set()
+            raise OSError(28, "No space left on device")
+
+    disk = Disk()
+    monkeypatch.setattr(sys, "stderr", disk)
+    with logging_to_stderr():
+        logging.getLogger("service").info("lost")
+        assert failed.wait(60)
+        logging.getLogger("service").info("kept")
+    assert "kept" in disk.getvalue()
+    assert "lost" not in disk.getvalue()
+
+
 def test_logging_is_restored() -> None:
     """Outside, the root logger is as it was."""
     before = list(logging.getLogger().handlers)

@@ -6,6 +6,7 @@ Bad input is in tests/end_to_end/test_service_process.py, on a real server.
 import asyncio
 import re
 import threading
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -305,7 +306,7 @@ class _LoadsOnRelease(FakeModel):
         super().__init__()
         self.load_now = threading.Event()
 
-    def load(self, on_call: Any = None) -> Any:
+    def load(self, on_call: Any = None, directory: Path = Path()) -> Any:
         """Wait, then load."""
         self.load_now.wait()
-        return super().load(on_call)
+        return super().load(on_call, directory)
