@@ -61,7 +61,7 @@ def serve(settings: Settings, load_model: Load) -> int:
     except OSError as error:
         sys.stderr.write(f"lacuna: cannot bind {settings.host} port {settings.port}: {error.strerror or error}\n")
         return 1
-    with logging_to_stderr(), listener:
+    with logging_to_stderr(settings.log_level), listener:
         failures: list[Exception] = []
         app = create_app(settings, load_model, lambda error: _fail(server, failures, error))
         server = _Server(_uvicorn_config(app, settings), app.state.context.engine, settings.drain_seconds)

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
@@ -65,6 +65,9 @@ class Settings(BaseSettings):
     prefix_cache_mib: int = Field(64, ge=0, description="memory for texts that were read, in MiB; 0 keeps none")
     drain_seconds: float = Field(0.0, ge=0, le=600, description="after SIGTERM, listen (and answer 503) this long")
     keep_alive_seconds: int = Field(65, ge=1, le=3600, description="close a connection that is idle this long")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least that is logged; above info no line a request"
+    )
     stall_seconds: float = Field(30.0, gt=0, description="a step longer than this makes /livez answer 503")
     max_body_bytes: int = Field(1 << 20, ge=1, description="longest request body")
     max_characters: int = Field(10_000, ge=1, description="longest text, in code points")
@@ -187,7 +190,8 @@ def _parser() -> argparse.ArgumentParser:
         if field.annotation is bool:
             parser.add_argument(option, action="store_const", const=True, help=shown)
         else:
-            metavar = "auto|cpu|cuda" if name == "device" else name.rsplit("_", 1)[-1].upper()
+            closed = get_origin(field.annotation) is Literal
+            metavar = "|".join(get_args(field.annotation)) if closed else name.rsplit("_", 1)[-1].upper()
             parser.add_argument(option, metavar=metavar, help=shown)
     return parser
 
