@@ -7,7 +7,6 @@ each of them: a misspelt limit must not leave the limit off.
 import argparse
 import difflib
 import ipaddress
-import math
 import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +16,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from service.cgroup import available_cpus
 
 PREFIX = "LACUNA_"
 CONFIG_VARIABLE = "LACUNA_CONFIG"
@@ -155,16 +156,6 @@ def read_keys(settings: Settings) -> tuple[str, ...]:
                 "without spaces: python -c 'import secrets; print(secrets.token_urlsafe(32))' makes one"
             )
     return tuple(keys)
-
-
-def available_cpus(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """CPUs that this process may use: by affinity, and by the control group's quota, rounded down, at least 1."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = cgroup.read_text("ascii").split()
-    except (OSError, ValueError):
-        return allowed
-    return allowed if quota == "max" else max(1, min(allowed, math.floor(int(quota) / int(period))))
 
 
 def is_loopback(host: str) -> bool:
