@@ -1,25 +1,21 @@
 """`docker-compose up --build` on a real engine: a healthy service, and Prometheus that reads it. Else skipped."""
 
-import json
 import os
 import shutil
 import subprocess
-import time
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.end_to_end.prometheus import eventually, query
 from training.newcomer import free_port, post
 
 ROOT = Path(__file__).resolve().parents[2]
 # The engine must have these already: a test downloads nothing of its own accord.
 BASE_IMAGES = ("python:3.11-slim", "prom/prometheus:v3.5.0")
 PROJECT = "lacuna-test"
-PATIENCE_SECONDS = 90
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -50,10 +46,7 @@ class Stack:
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """Prometheus' answer to an instant query."""
-        question = urllib.parse.urlencode({"query": expression})
-        with urllib.request.urlopen(f"{self.prometheus}/api/v1/query?{question}", timeout=10) as answer:
-            result: list[dict[str, Any]] = json.load(answer)["data"]["result"]
-            return result
+        return query(self.prometheus, expression)
 
     def python(self, code: str) -> str:
         """What *code* prints when the service's container runs it."""
@@ -72,19 +65,6 @@ def stack() -> Iterator[Stack]:
         yield Stack(*(f"http://127.0.0.1:{port}" for port in ports.values()))
     finally:
         run("docker-compose", "-p", PROJECT, "down", "--volumes", **ports)
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    """Whether *condition* comes to hold; Prometheus scrapes every five seconds."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            if condition():
-                return True
-        except OSError:  # Prometheus is still starting
-            pass
-        time.sleep(0.5)
-    return False
 
 
 def test_the_service_answers_and_prometheus_counts_it(stack: Stack) -> None:
