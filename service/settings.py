@@ -67,7 +67,7 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(0.0, ge=0, le=600, description="after SIGTERM, listen (and answer 503) this long")
     keep_alive_seconds: int = Field(65, ge=1, le=3600, description="close a connection that is idle this long")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least that is logged; above info no line a request"
+        "info", description="least severe lines that are logged; above info, requests leave none"
     )
     stall_seconds: float = Field(30.0, gt=0, description="a step longer than this makes /livez answer 503")
     max_body_bytes: int = Field(1 << 20, ge=1, description="longest request body")

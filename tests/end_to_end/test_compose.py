@@ -77,6 +77,29 @@ def test_the_service_answers_and_prometheus_counts_it(stack: Stack) -> None:
     assert stack.query("lacuna_model_info")[0]["metric"]["digest"]
 
 
+def test_any_user_id_may_run_the_image_within_limits(stack: Stack) -> None:
+    """Under an id that no passwd file knows, without capabilities or a disk to write to, it serves, and sees its limits."""
+    del stack  # has built the image
+    name = f"{PROJECT}-anyone"
+    locks = ("--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges")
+    limits = ("--user=54321:54321", "--memory=200m", "--cpus=1")
+    ask = "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8000); c.request('GET', '/readyz'); "
+    see = "import os; from service.cgroup import *; print(os.getuid(), available_cpus(), memory_limit())"
+
+    def python(code: str) -> str:
+        return run("docker", "exec", name, "python", "-c", code).stdout.strip()
+
+    try:
+        started = run("docker", "run", "--detach", f"--name={name}", *locks, *limits,
+                      "--env=LACUNA_ALLOW_ANONYMOUS=true", "lacuna:local")  # fmt: skip
+        assert started.returncode == 0, started.stderr
+        assert eventually(lambda: python(f"{ask} print(c.getresponse().status)") == "200")
+        assert python(see) == f"54321 1 {200 << 20}"
+        assert '"limit_mib": 200' in run("docker", "logs", name).stderr
+    finally:
+        run("docker", "rm", "--force", name)
+
+
 def test_the_service_container_is_small_and_locked(stack: Stack) -> None:
     """Inside: no torch, no training code, no pip; a user without rights, and nothing to write to but /tmp."""
     absent = ("torch", "onnx", "safetensors", "training", "pip")
