@@ -78,7 +78,7 @@ def test_the_service_answers_and_prometheus_counts_it(stack: Stack) -> None:
 
 
 def test_any_user_id_may_run_the_image_within_limits(stack: Stack) -> None:
-    """Under an id that no passwd file knows, without capabilities or a disk to write to, it serves, and sees its limits."""
+    """Under an id that no passwd file knows, locked down, it serves, and it sees its limits."""
     del stack  # has built the image
     name = f"{PROJECT}-anyone"
     locks = ("--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges")
