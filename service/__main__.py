@@ -62,7 +62,7 @@ def serve(settings: Settings, load_model: Load) -> int:
         listener = _bind(settings.host, settings.port)
     except OSError as error:
         return _cannot_bind(settings.host, settings.port, error)
-    with logging_to_stderr(), listener, ExitStack() as stack:
+    with logging_to_stderr(settings.log_level), listener, ExitStack() as stack:
         failures: list[Exception] = []
         app = create_app(settings, load_model, lambda error: _fail(server, failures, error))
         if settings.metrics_port is not None:

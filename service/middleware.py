@@ -69,7 +69,7 @@ async def _answer(error: Exception, scope: Scope, receive: Receive, send: Send, 
     problem = as_problem(error)
     if problem.status >= 500 and not isinstance(error, Problem):
         # Not exc_info: an exception's message may hold a text.
-        log.error("failed", extra={"fields": {"request_id": record.request_id, "exception": describe(error)}})
+        log.error("failed", extra={"fields": {**record.identity, "exception": describe(error)}})
     if record.status:  # the answer has begun, so it cannot become another
         raise error
     await problem_response(problem, record.request_id)(scope, receive, send)

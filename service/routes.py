@@ -177,8 +177,8 @@ async def _answer(request: Request, body: ScoreRequest, show: Callable[[Any], di
     except NotReady:
         raise _not_ready(context.engine) from None
     record.queue_seconds, record.inference_seconds = job.queue_seconds, job.inference_seconds
-    pieces = sum(result.usage.pieces for result in results)
-    cached_pieces = sum(result.usage.cached_pieces for result in results)
+    record.pieces = pieces = sum(result.usage.pieces for result in results)
+    record.cached_pieces = cached_pieces = sum(result.usage.cached_pieces for result in results)
     context.metrics.used(pieces, cached_pieces)
     for result in results:
         if isinstance(result, PredictResult):

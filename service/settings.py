@@ -7,18 +7,18 @@ each of them: a misspelt limit must not leave the limit off.
 import argparse
 import difflib
 import ipaddress
-import math
 import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from service.cgroup import available_cpus
 from service.keys import KeysError, plain_keys, read_keys_file
 
 PREFIX = "LACUNA_"
@@ -83,6 +83,9 @@ class Settings(BaseSettings):
     grace_seconds: int = Field(15, ge=1, le=3600, description="after that, requests may take this long to finish")
     keep_alive_seconds: int = Field(65, ge=1, le=3600, description="close a connection that is idle this long")
     header_seconds: float = Field(10.0, gt=0, le=3600, description="a request's headers must be there by then")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe lines that are logged; above info, requests leave none"
+    )
     stall_seconds: float = Field(30.0, gt=0, description="a step longer than this makes /livez answer 503")
     max_body_bytes: int = Field(1 << 20, ge=1, description="longest request body")
     max_characters: int = Field(10_000, ge=1, description="longest text, in code points")
@@ -150,16 +153,6 @@ def read_settings(arguments: Sequence[str]) -> Settings:
     return settings
 
 
-def available_cpus(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """CPUs that this process may use: by affinity, and by the control group's quota, rounded down, at least 1."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = cgroup.read_text("ascii").split()
-    except (OSError, ValueError):
-        return allowed
-    return allowed if quota == "max" else max(1, min(allowed, math.floor(int(quota) / int(period))))
-
-
 def is_loopback(host: str) -> bool:
     """Whether *host* can be reached from this machine only. A name other than ``localhost`` is not trusted to be."""
     try:
@@ -183,7 +176,8 @@ def _parser() -> argparse.ArgumentParser:
         if field.annotation is bool:
             parser.add_argument(option, action="store_const", const=True, help=shown)
         else:
-            metavar = "auto|cpu|cuda" if name == "device" else name.rsplit("_", 1)[-1].upper()
+            closed = get_origin(field.annotation) is Literal
+            metavar = "|".join(get_args(field.annotation)) if closed else name.rsplit("_", 1)[-1].upper()
             parser.add_argument(option, metavar=metavar, help=shown)
     return parser
 

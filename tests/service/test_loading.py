@@ -15,7 +15,7 @@ from model.predictor import Predictor
 from model.queries import ClozeQuery, PredictQuery, ScoreQuery
 from model.runtime import open_runtime
 from service.keys import hash_key
-from service.loading import choose_device, describe, load
+from service.loading import choose_device, describe, load, warn_of_memory
 from service.settings import Settings
 from tests.fixtures_checkpoint import build_tiny_checkpoint
 from tests.service.client import app_of, ask
@@ -121,6 +121,21 @@ def test_description_counts_every_parameter(tiny_checkpoint: Path) -> None:
     arrays = load_file(tiny_checkpoint / "weights.safetensors").values()
     assert description["parameters"] == sum(int(np.prod(array.shape)) for array in arrays)
     assert json.loads(json.dumps(description)) == description
+
+
+def test_too_low_a_memory_limit_is_logged(
+    tiny_checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A container with less memory than checkpoint, cache and process come to says so; the cache's size counts."""
+    small, large = (Settings(prefix_cache_mib=mib) for mib in (0, 1000))
+    warn_of_memory(large, tiny_checkpoint, None)
+    warn_of_memory(small, tiny_checkpoint, 1 << 30)
+    warn_of_memory(small, tmp_path / "none", 1 << 30)
+    assert caplog.records == []
+    warn_of_memory(large, tiny_checkpoint, 1 << 30)
+    (warning,) = caplog.records
+    assert warning.levelname == "WARNING"
+    assert warning.__dict__["fields"]["limit_mib"] == 1024 < warning.__dict__["fields"]["needed_mib"]
 
 
 def test_device_is_chosen_without_torch(tmp_path: Path) -> None:

@@ -108,6 +108,7 @@ def test_unexpected_failure_is_logged_by_type_and_place(caplog: pytest.LogCaptur
         raise AssertionError
 
     scope = {"type": "http", "path": "/model", "method": "GET", "headers": [(b"x-request-id", b"id-7")]}
+    scope["headers"].append((b"traceparent", b"00-" + b"4" * 32 + b"-" + b"7" * 16 + b"-01"))  # type: ignore[attr-defined]
     with caplog.at_level(logging.INFO):
         asyncio.run(Observe(broken, Metrics(CollectorRegistry()))(scope, receive, send))
     assert sent[0]["status"] == 500
@@ -115,6 +116,7 @@ def test_unexpected_failure_is_logged_by_type_and_place(caplog: pytest.LogCaptur
     (failure,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert failure.__dict__["fields"]["exception"]["type"] == "KeyError"
     assert failure.__dict__["fields"]["request_id"] == "id-7"
+    assert failure.__dict__["fields"]["trace_id"] == "4" * 32
     assert "鬼" not in str(failure.__dict__)
 
 

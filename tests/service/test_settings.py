@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from service.cgroup import available_cpus
 from service.keys import hash_key
-from service.settings import Settings, SettingsError, available_cpus, is_loopback, read_settings
+from service.settings import Settings, SettingsError, is_loopback, read_settings
 
 KEY = "0123456789abcdef"
 
@@ -160,17 +161,6 @@ def test_limits_that_exclude_each_other_are_an_error() -> None:
     """A queue that is smaller than the largest request could never take it."""
     with pytest.raises(SettingsError, match="queue_items is 3 and max_texts 64"):
         read_settings(["--queue-items", "3"])
-
-
-@pytest.mark.parametrize(
-    ("content", "most"), [("max 100000", None), ("200000 100000", 2), ("50000 100000", 1), ("nonsense", None)]
-)
-def test_cpus_follow_the_control_group(tmp_path: Path, content: str, most: int | None) -> None:
-    """A container's quota bounds the CPUs, rounded down but at least 1."""
-    unbounded = available_cpus(tmp_path / "none")
-    file = tmp_path / "cpu.max"
-    file.write_text(content)
-    assert available_cpus(file) == min(unbounded, most or unbounded)
 
 
 def test_threads_leave_a_cpu_for_the_event_loop() -> None:
