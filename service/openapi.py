@@ -29,7 +29,7 @@ def asks(body: type[BaseModel]) -> dict[str, Any]:
 def answers(body: type[BaseModel] | None, *, asking: bool = False, unavailable: bool = False) -> dict[str, Any]:
     """Keywords for a route that answers *body* (None: plain text), and the problems that it may answer instead."""
     good: dict[str, Any] = {"model": body} if body else {"content": {"text/plain": {"schema": {"type": "string"}}}}
-    statuses = _ASKING if asking else (401, 503) if unavailable else (401,)
+    statuses = _ASKING if asking else (401, 421, 503) if unavailable else (401,)
     problem = {PROBLEM_TYPE: {"schema": {"$ref": _COMPONENTS + ProblemAnswer.__name__}}}
     responses = {status: {"description": TITLES[status], "content": problem} for status in statuses}
     return {"responses": {200: {"description": "OK", **good}, **responses}, "response_model": None}
