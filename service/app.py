@@ -47,7 +47,7 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
         on_failure: called on the event loop with what *load* raised.
 
     Returns:
-        The app; its engine is ``app.state.context.engine``.
+        The app; its engine is ``app.state.context.engine``, its keys are ``app.state.keys``.
     """
     metrics = Metrics(CollectorRegistry())
 

@@ -3,7 +3,7 @@
     python -m service.keys new NAME --file keys.toml
 
 A key is made of 32 random bytes, so nobody can find it by trying, and a plain SHA-256 hides it as well as a slow hash
-would (docs/decisions/0013-keys.md). What a running service does with keys is `service.keyring`.
+would (docs/decisions/0012-admission.md). What a running service does with keys is `service.keyring`.
 """
 
 import argparse

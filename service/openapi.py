@@ -33,7 +33,7 @@ def answers(
 ) -> dict[str, Any]:
     """Keywords for a route that answers *body* (None: plain text), and the problems that it may answer instead."""
     good: dict[str, Any] = {"model": body} if body else {"content": {"text/plain": {"schema": {"type": "string"}}}}
-    statuses = _ASKING if asking else _CHANGING if changing else (401, 503) if unavailable else (401,)
+    statuses = _ASKING if asking else _CHANGING if changing else (401, 421, 503) if unavailable else (401,)
     problem = {PROBLEM_TYPE: {"schema": {"$ref": _COMPONENTS + ProblemAnswer.__name__}}}
     responses = {status: {"description": TITLES[status], "content": problem} for status in statuses}
     return {"responses": {200: {"description": "OK", **good}, **responses}, "response_model": None}
