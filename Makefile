@@ -3,7 +3,7 @@ PYTHON ?= python3
 PIP_ARGS ?=
 BENCH_ARGS ?=
 BIN := .venv/bin
-.PHONY: setup serve test lint check newcomer bench constraints clean
+.PHONY: setup serve test lint check newcomer bench constraints lock clean
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -51,6 +51,11 @@ bench: .venv/.dev benchmarks/.venv/.peers
 constraints: .venv/.dev
 	{ sed '/^[^#]/d' constraints.txt; $(BIN)/python -m pip freeze --disable-pip-version-check --exclude-editable | sed 's/+.*//'; } > constraints.new
 	mv constraints.new constraints.txt
+
+# What the service image installs, with the hashes of its wheels.
+lock: .venv/.serve
+	$(BIN)/python deploy/lock.py > lock.new
+	mv lock.new deploy/requirements.lock
 
 clean:
 	rm -rf .venv benchmarks/.venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

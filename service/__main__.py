@@ -6,22 +6,26 @@ Ends with status 0 after a drain, 1 where it cannot serve, 2 where a setting is 
 import asyncio
 import ctypes
 import logging
+import os
 import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from types import FrameType
 
 import uvicorn
+from prometheus_client import CollectorRegistry, start_http_server
 from starlette.applications import Starlette
 
 from model.errors import LacunaError
 from service.app import Load, create_app
 from service.engine import Engine
 from service.loading import load
-from service.logs import logging_to_stderr
+from service.logs import flush, logging_to_stderr
+from service.protocol import BoundedHeaders
+from service.reloading import Reloader
 from service.settings import DEFAULT_CHECKPOINT, Settings, SettingsError, read_settings
 
 log = logging.getLogger("service")
@@ -30,8 +34,6 @@ log = logging.getLogger("service")
 _BACKLOG = 2048
 # mallopt's M_ARENA_MAX, of glibc's malloc.h.
 _ARENA_MAX = -8
-# What a connection may still take to write its answer out, after the last deadline has passed.
-_WRITE_SECONDS = 5
 _TRAIN = "; the bundled checkpoint is not there: train one (README.md, 'Train your own'), or name one with --checkpoint"
 
 
@@ -59,12 +61,17 @@ def serve(settings: Settings, load_model: Load) -> int:
     try:
         listener = _bind(settings.host, settings.port)
     except OSError as error:
-        sys.stderr.write(f"lacuna: cannot bind {settings.host} port {settings.port}: {error.strerror or error}\n")
-        return 1
-    with logging_to_stderr(), listener:
+        return _cannot_bind(settings.host, settings.port, error)
+    with logging_to_stderr(settings.log_level), listener, ExitStack() as stack:
         failures: list[Exception] = []
         app = create_app(settings, load_model, lambda error: _fail(server, failures, error))
-        server = _Server(_uvicorn_config(app, settings), app.state.context.engine, settings.drain_seconds)
+        if settings.metrics_port is not None:
+            try:
+                stack.callback(_serve_metrics(settings.host, settings.metrics_port, app.state.context.metrics.registry))
+            except OSError as error:
+                return _cannot_bind(settings.host, settings.metrics_port, error)
+        context = app.state.context
+        server = _Server(_uvicorn_config(app, settings), context.engine, context.reloader, settings.drain_seconds)
         for number in (signal.SIGTERM, signal.SIGINT):
             # uvicorn raises the signal again once it has drained; by then it has been obeyed.
             signal.signal(number, lambda *_: None)
@@ -86,24 +93,32 @@ def _share_heap() -> None:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, with a time between the signal and the closed door in which new requests are told to go elsewhere."""
+    """uvicorn, with a time between the signal and the closed door in which new requests are told to go elsewhere.
 
-    def __init__(self, config: uvicorn.Config, engine: Engine, drain_seconds: float) -> None:
+    A second signal ends the process at once. SIGHUP loads the checkpoint anew.
+    """
+
+    def __init__(self, config: uvicorn.Config, engine: Engine, reloader: Reloader, drain_seconds: float) -> None:
         super().__init__(config)
         self._engine = engine
+        self._reloader = reloader
         self._drain_seconds = drain_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
+        self._loop.add_signal_handler(signal.SIGHUP, self._reloader.hang_up)
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._engine.draining or not self._drain_seconds or self._loop is None:
-            self._engine.draining = True
+        if self._engine.draining:
+            log.warning("stopped without waiting for requests")
+            flush()
+            os._exit(0)
+        self._engine.draining = True
+        if not self._drain_seconds or self._loop is None:
             super().handle_exit(sig, frame)
             return
-        self._engine.draining = True
         log.info("draining", extra={"fields": {"seconds": self._drain_seconds}})
         leave: Callable[[int, FrameType | None], None] = super().handle_exit
         self._loop.call_soon_threadsafe(self._loop.call_later, self._drain_seconds, leave, sig, None)
@@ -117,9 +132,10 @@ def _uvicorn_config(app: Starlette, settings: Settings) -> uvicorn.Config:
         log_config=None,
         server_header=False,
         proxy_headers=False,
+        http=partial(BoundedHeaders, header_seconds=settings.header_seconds),  # type: ignore[arg-type]
         ws="none",
         timeout_keep_alive=settings.keep_alive_seconds,
-        timeout_graceful_shutdown=int(settings.deadline_seconds) + _WRITE_SECONDS,
+        timeout_graceful_shutdown=settings.grace_seconds,
     )
 
 
@@ -135,6 +151,23 @@ def _bind(host: str, port: int) -> socket.socket:
         bound.close()
         raise
     return bound
+
+
+def _cannot_bind(host: str, port: int, error: OSError) -> int:
+    sys.stderr.write(f"lacuna: cannot bind {host} port {port}: {error.strerror or error}\n")
+    return 1
+
+
+def _serve_metrics(host: str, port: int, registry: CollectorRegistry) -> Callable[[], None]:
+    """Serve *registry* on a port and threads of its own, to whoever reaches it; how to end it."""
+    server, _ = start_http_server(port, host, registry)
+    log.info("metrics", extra={"fields": {"address": f"http://{_bracketed(host)}:{server.server_port}/metrics"}})
+
+    def end() -> None:
+        server.shutdown()
+        server.server_close()
+
+    return end
 
 
 def _bracketed(host: str) -> str:

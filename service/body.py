@@ -16,10 +16,11 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 from service.errors import ClientDisconnected, FieldError, Problem, unprocessable
-from service.schemas import TAGS, ClozeRequest, ScoreRequest
+from service.schemas import TAGS, ClozeRequest, ScoreRequest, Strict
 from service.settings import Settings
 
-Body = TypeVar("Body", bound=ScoreRequest)
+Body = TypeVar("Body", bound=Strict)
+Asking = TypeVar("Asking", bound=ScoreRequest)
 
 # An answer that is sent while the client still sends is often lost (the connection is reset), so a body that is too
 # large is read on, and thrown away, up to this many times the limit.
@@ -41,7 +42,7 @@ _WORDS = {
 }
 
 
-async def read_request(request: Request, expected: type[Body], settings: Settings) -> Body:
+async def read_request(request: Request, expected: type[Asking], settings: Settings) -> Asking:
     """Read, parse and check one request body.
 
     Raises:
@@ -49,15 +50,31 @@ async def read_request(request: Request, expected: type[Body], settings: Setting
         ClientDisconnected: the client hung up while sending.
     """
     _check_media_type(request)
+    parsed = parse(await _read_in_time(request, settings), expected)
+    _check_whole(parsed, settings.max_texts)
+    return parsed
+
+
+async def read_optional(request: Request, expected: type[Body], settings: Settings) -> Body:
+    """Read and parse a body that may be left out, its fields then being what they are by default.
+
+    Raises:
+        Problem, ClientDisconnected: as for `read_request`.
+    """
+    body = await _read_in_time(request, settings)
+    if not body:
+        return expected()
+    _check_media_type(request)
+    return parse(body, expected)
+
+
+async def _read_in_time(request: Request, settings: Settings) -> bytes:
     try:
         async with asyncio.timeout(settings.deadline_seconds):
-            body = await _read(request, settings.max_body_bytes)
+            return await _read(request, settings.max_body_bytes)
     except TimeoutError:
         late = f"the body did not arrive within {settings.deadline_seconds:g} s"
         raise Problem(408, late, headers=_CLOSE) from None
-    parsed = parse(body, expected)
-    _check_whole(parsed, settings.max_texts)
-    return parsed
 
 
 def parse(body: bytes, expected: type[Body]) -> Body:

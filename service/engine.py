@@ -4,6 +4,9 @@ Work-conserving, without timers: a batch is what waits when the engine is free. 
 already being decoded between two steps; a request that was cancelled (its client hung up, its deadline passed) leaves
 before the next one. The event loop hands work over under a lock that is never held during a step, and gets finished
 requests back in one wake-up a step.
+
+A checkpoint can be replaced while requests flow: each text is decoded to its end by the one that it was begun with,
+side by side with what comes after, and a checkpoint that has no texts left is let go.
 """
 
 import asyncio
@@ -14,20 +17,17 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from model.errors import QueryError
+from service.admission import Admission
+from service.logs import describe
 
 log = logging.getLogger(__name__)
 
-# Seconds a client is told to wait at most; past this, a guess of how long the queue takes is no longer one.
-LONGEST_RETRY = 30
-# Weight of the newest step in the moving average of seconds a text.
-NEWEST = 0.1
 # A thread that is stuck in a step is left to end with the process after this many seconds.
 STOP_SECONDS = 5
-# A new engine's guess of seconds a text, before it has measured any.
-FIRST_GUESS = 0.02
 
 
 class Predictor(Protocol):
@@ -64,30 +64,23 @@ class Loaded:
         predictor: makes decoders.
         new_scheduler: makes what runs them.
         description: what ``GET /model`` says of it.
+        directory: where it was read, links resolved.
         cache_bytes: what its cache of prefixes holds now.
     """
 
     predictor: Predictor
     new_scheduler: Callable[[], Scheduler]
     description: dict[str, Any]
+    directory: Path
     cache_bytes: Callable[[], int] = lambda: 0
-
-
-class Busy(Exception):  # noqa: N818 - a state, not a fault
-    """The queue has no room for the request.
-
-    Args:
-        retry_after: whole seconds after which it may have.
-    """
-
-    def __init__(self, waiting: int, retry_after: int) -> None:
-        super().__init__(f"{waiting} texts are waiting")
-        self.waiting = waiting
-        self.retry_after = retry_after
 
 
 class NotReady(Exception):  # noqa: N818 - a state, not a fault
     """The engine answers nothing: it loads, drains or has stopped."""
+
+
+class EngineDied(Exception):  # noqa: N818 - the name of what happened
+    """The engine's thread ended by an exception that nothing should raise; the log has it."""
 
 
 class ItemError(Exception):
@@ -108,17 +101,22 @@ class Job:
     """One request inside the engine: its queries, then its results. Made by `Engine.submit`."""
 
     __slots__ = (
-        "cancelled", "error", "finished", "future", "queries", "remaining", "results", "started", "submitted", "tenant",
+        "answerer", "cancelled", "error", "finished", "future", "queries", "remaining", "results", "started",
+        "submitted", "tenant", "works",
     )  # fmt: skip
 
-    def __init__(self, queries: Sequence[Any], tenant: str, future: asyncio.Future[list[Any]]) -> None:
+    def __init__(
+        self, queries: Sequence[Any], tenant: str, works: Sequence[int], future: asyncio.Future[list[Any]]
+    ) -> None:
         self.queries = queries
         self.tenant = tenant
+        self.works = works
         self.future = future
         self.results: list[Any] = [None] * len(queries)
         self.remaining = len(queries)
         self.error: Exception | None = None
         self.cancelled = False
+        self.answerer: Loaded | None = None  # the checkpoint that answers it, once it was begun
         self.submitted = time.monotonic()
         self.started = 0.0
         self.finished = 0.0
@@ -134,15 +132,28 @@ class Job:
         return self.finished - self.started if self.started else 0.0
 
 
+class _Generation:
+    """A checkpoint that answers, what runs its decoders, and the texts that are in there."""
+
+    __slots__ = ("live", "loaded", "scheduler")
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.loaded = loaded
+        self.scheduler = loaded.new_scheduler()
+        self.live: set[_Item] = set()
+
+
 class _Item:
     """A job's text number *index* while it is decoded; the scheduler's ticket."""
 
-    __slots__ = ("decoder", "index", "job")
+    __slots__ = ("decoder", "generation", "index", "job", "work")
 
-    def __init__(self, job: Job, index: int, decoder: Generator[Any, Any, Any]) -> None:
+    def __init__(self, job: Job, index: int, decoder: Generator[Any, Any, Any], generation: _Generation) -> None:
         self.job = job
         self.index = index
         self.decoder = decoder
+        self.generation = generation
+        self.work = job.works[index]
 
 
 class Engine:
@@ -150,34 +161,37 @@ class Engine:
 
     Args:
         load: returns what answers; called once, on the engine's thread, so that the event loop answers meanwhile.
-        queue_items: texts that may wait.
+        admission: says what is let in, and is told what becomes of it.
         batch_items: texts that are decoded at the same time.
         stall_seconds: a step that takes longer counts as stuck.
         on_loaded: called on the event loop with what was loaded, or with the exception that load raised.
-        on_step: called on the engine's thread after each step with the scheduler's counts of network rows.
+        on_step: called on the engine's thread after each step with the network rows that it took.
+        on_let_go: called on the event loop when a checkpoint that was replaced has answered its last text.
     """
 
     def __init__(
         self,
         load: Callable[[], Loaded],
         *,
-        queue_items: int,
+        admission: Admission,
         batch_items: int,
         stall_seconds: float,
         on_loaded: Callable[[Loaded | Exception], None],
         on_step: Callable[[Counter[str]], None],
+        on_let_go: Callable[[], None] = lambda: None,
     ) -> None:
         self._load = load
-        self._queue_items = queue_items
+        self.admission = admission
         self._batch_items = batch_items
         self._stall_seconds = stall_seconds
         self._on_loaded = on_loaded
         self._on_step = on_step
+        self._on_let_go = on_let_go
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         # Shared with the event loop, under the lock.
         self._wake = threading.Condition()
         self._arrived: deque[Job] = deque()
-        self._waiting = 0
+        self._replacement: tuple[Loaded, asyncio.Future[None]] | None = None
         self._cancellations = 0
         self._stopping = False
         # Written by one thread and read by others, one value at a time.
@@ -185,10 +199,10 @@ class Engine:
         self.draining = False
         self._beat = time.monotonic()
         self._idle = True
-        self._seconds_a_text = FIRST_GUESS
+        self._measured = self._beat
         # The engine thread's own.
+        self._generations: list[_Generation] = []  # the newest last
         self._ready: deque[_Item] = deque()
-        self._live: set[_Item] = set()
         self._done: list[Job] = []
 
     def start(self) -> None:
@@ -204,33 +218,49 @@ class Engine:
         if self._thread.ident is not None:
             await asyncio.to_thread(self._thread.join, STOP_SECONDS)
 
-    def submit(self, queries: Sequence[Any], tenant: str = "") -> Job:
+    def submit(self, queries: Sequence[Any], tenant: str = "", seconds: float = math.inf) -> Job:
         """Queue one request; await its ``future`` for a result a query.
 
         Args:
             queries: what is asked.
             tenant: who asks; tenants share no cache.
+            seconds: until its deadline.
 
         Returns:
             The job. Its future raises `ItemError` where a query cannot be answered, any other exception where the
             engine failed on it. A cancelled future must be followed by `cancel`.
 
         Raises:
-            Busy: there is no room.
+            service.admission.Busy: there is no room, or it would miss its deadline.
             NotReady: it loads, drains or has stopped.
         """
         if self.loaded is None or self.draining:
             raise NotReady("draining" if self.draining else "loading")
-        job = Job(queries, tenant, self._loop.create_future())
         with self._wake:
             if self._stopping or not self._thread.is_alive():
                 raise NotReady("stopped")
-            if self._waiting + len(queries) > self._queue_items:
-                raise Busy(self._waiting, self._retry_after())
+            works = self.admission.admit(queries, tenant, seconds)
+            job = Job(queries, tenant, works, self._loop.create_future())
             self._arrived.append(job)
-            self._waiting += len(queries)
             self._wake.notify()
         return job
+
+    def replace(self, loaded: Loaded) -> asyncio.Future[None]:
+        """Answer with another checkpoint from the next request on.
+
+        Returns:
+            A future that is done once it answers.
+
+        Raises:
+            NotReady: the engine drains or has stopped.
+        """
+        swapped: asyncio.Future[None] = self._loop.create_future()
+        with self._wake:
+            if self.draining or self._stopping or not self._thread.is_alive():
+                raise NotReady("stopped")
+            self._replacement = loaded, swapped
+            self._wake.notify()
+        return swapped
 
     def cancel(self, job: Job) -> None:
         """Nobody waits for *job* any more; it leaves before the next step."""
@@ -242,7 +272,7 @@ class Engine:
     @property
     def waiting(self) -> int:
         """Texts that wait for a place among those being decoded."""
-        return self._waiting
+        return self.admission.waiting
 
     def cache_bytes(self) -> int:
         """Bytes that the cache of prefixes holds."""
@@ -258,110 +288,145 @@ class Engine:
         """Whether a request that came now would be taken, room permitting."""
         return self.loaded is not None and not self.draining and self.alive
 
-    def _retry_after(self) -> int:
-        return min(LONGEST_RETRY, max(1, math.ceil(self._waiting * self._seconds_a_text)))
-
     # All below runs on the engine's thread.
 
     def _run(self) -> None:
         try:
-            loaded = self._load()
-            self._scheduler = loaded.new_scheduler()
+            first = _Generation(self._load())
         except Exception as error:
             self._call(self._on_loaded, error)
             return
-        self._call(self._become_ready, loaded)
-        while self._wait_for_work(loaded):
+        self._generations.append(first)
+        self._call(self._become_ready, first.loaded)
+        try:
+            self._serve()
+        except BaseException as error:  # not to be expected, so nobody may be left waiting; /livez asks for a restart
+            log.critical("engine died", extra={"fields": {"exception": describe(error)}})
+            self._fail_everybody()
+        else:
+            self._refuse_rest()
+
+    def _become_ready(self, loaded: Loaded, swapped: asyncio.Future[None] | None = None) -> None:
+        self.loaded = loaded
+        if swapped is None:
+            self._on_loaded(loaded)
+        elif not swapped.done():
+            swapped.set_result(None)
+
+    def _serve(self) -> None:
+        self._measured = time.monotonic()
+        while self._wait_for_work():
             self._beat = time.monotonic()
             self._drop_cancelled()
             self._fill()
-            if self._live:
-                self._step(loaded)
+            done = sum(self._step(generation) for generation in self._generations if generation.live)
+            now = time.monotonic()
+            self.admission.measure(done, now - self._measured)
+            self._measured = now
             self._deliver()
-        self._refuse_rest()
+            if len(self._generations) > 1:
+                self._let_go()
 
-    def _become_ready(self, loaded: Loaded) -> None:
-        self.loaded = loaded
-        self._on_loaded(loaded)
-
-    def _wait_for_work(self, loaded: Loaded) -> bool:
+    def _wait_for_work(self) -> bool:
         """Sleep while there is nothing to do; whether to go on."""
         with self._wake:
-            while not (self._arrived or self._ready or self._live or self._stopping):
+            while not (self._arrived or self._busy or self._replacement or self._stopping):
                 self._idle = True
                 self._wake.wait()
+                self._measured = time.monotonic()
             self._beat = time.monotonic()
             self._idle = False
             arrived, self._arrived = self._arrived, deque()
+            replacement, self._replacement = self._replacement, None
             stopping = self._stopping
+        if replacement is not None:
+            self._generations.append(_Generation(replacement[0]))
+            self._call(self._become_ready, *replacement)
         for job in arrived:
-            self._prepare(loaded.predictor, job)
-        return not stopping or bool(self._ready or self._live)
+            self._prepare(self._generations[-1], job)
+        return not stopping or self._busy
 
-    def _prepare(self, predictor: Predictor, job: Job) -> None:
+    @property
+    def _busy(self) -> bool:
+        return bool(self._ready) or any(generation.live for generation in self._generations)
+
+    def _let_go(self) -> None:
+        """Forget the checkpoints before the newest that have no texts left."""
+        begun = {item.generation for item in self._ready}
+        kept = [each for each in self._generations[:-1] if each.live or each in begun]
+        if len(kept) < len(self._generations) - 1:
+            self._generations = [*kept, self._generations[-1]]
+            self._call(self._on_let_go)
+
+    def _prepare(self, generation: _Generation, job: Job) -> None:
         """Check all of a job's queries before any is decoded: all or nothing."""
+        job.answerer = generation.loaded
+        predictor = generation.loaded.predictor
         items: list[_Item] = []
         try:
             for index, query in enumerate(job.queries):
                 if job.cancelled:  # perhaps by now: of large bodies there is much to check
                     break
-                items.append(_Item(job, index, predictor.start(query, job.tenant)))
+                items.append(_Item(job, index, predictor.start(query, job.tenant), generation))
         except QueryError as error:
             job.error = ItemError(index, error)
         except Exception as error:
             job.error = error
         if job.error is not None or job.cancelled:
-            self._leave_queue(len(job.queries))
+            self._drop_waiting(job)
             self._finish(job)
         else:
             self._ready.extend(items)
 
-    def _leave_queue(self, count: int) -> None:
-        with self._wake:
-            self._waiting -= count
+    def _drop_waiting(self, job: Job) -> None:
+        """None of a job's texts will be decoded."""
+        self.admission.begin(len(job.works))
+        self.admission.end(sum(job.works))
 
     def _drop_cancelled(self) -> None:
         with self._wake:
             cancellations, self._cancellations = self._cancellations, 0
         if not cancellations:
             return
-        for item in [item for item in self._live if item.job.cancelled]:
-            self._scheduler.cancel(item)
-            self._live.discard(item)
-        kept = deque(item for item in self._ready if not item.job.cancelled)
-        self._leave_queue(len(self._ready) - len(kept))
-        self._ready = kept
+        self._stop([item for item in self._decoded() if item.job.cancelled])
+        dropped = [item for item in self._ready if item.job.cancelled]
+        self._ready = deque(item for item in self._ready if not item.job.cancelled)
+        self.admission.begin(len(dropped))
+        self.admission.end(sum(item.work for item in dropped))
 
     def _fill(self) -> None:
         """Take waiting texts, oldest first, up to the batch's size."""
-        taken = 0
-        while self._ready and len(self._live) < self._batch_items:
+        room = self._batch_items - len(self._decoded())
+        while self._ready and room > 0:
             item = self._ready.popleft()
-            taken += 1
+            self.admission.begin(1)
             if item.job.error is not None:
+                self.admission.end(item.work)
                 continue
             item.job.started = item.job.started or time.monotonic()
-            self._scheduler.add(item, item.decoder)
-            self._live.add(item)
-        if taken:
-            self._leave_queue(taken)
+            item.generation.scheduler.add(item, item.decoder)
+            item.generation.live.add(item)
+            room -= 1
 
-    def _step(self, loaded: Loaded) -> None:
-        began = time.monotonic()
+    def _decoded(self) -> list[_Item]:
+        """The texts that are being decoded."""
+        return [item for generation in self._generations for item in generation.live]
+
+    def _step(self, generation: _Generation) -> int:
+        """One round of one checkpoint; the work of the texts that it finished."""
         try:
-            finished = self._scheduler.step()
+            finished = generation.scheduler.step()
         except Exception as error:
-            self._fail_all(loaded, error)
-            return
+            self._fail_all(generation, error)
+            return 0
         for item, result in finished:
             self._settle(item, result)
-        self._on_step(self._scheduler.rows)
-        if finished:
-            seconds = (time.monotonic() - began) / len(finished)
-            self._seconds_a_text += NEWEST * (seconds - self._seconds_a_text)
+        rows, generation.scheduler.rows = generation.scheduler.rows, Counter()
+        self._on_step(rows)
+        return sum(item.work for item, _ in finished)
 
     def _settle(self, item: _Item, result: Any) -> None:
-        self._live.discard(item)
+        self._leave(item)
         job = item.job
         if job.error is not None or job.cancelled:
             return
@@ -377,15 +442,25 @@ class Engine:
 
     def _forget(self, job: Job) -> None:
         """Take a failed job's other texts out of the batch; those that wait are dropped when their turn comes."""
-        for item in [item for item in self._live if item.job is job]:
-            self._scheduler.cancel(item)
-            self._live.discard(item)
+        self._stop([item for item in self._decoded() if item.job is job])
 
-    def _fail_all(self, loaded: Loaded, error: Exception) -> None:
+    def _stop(self, items: Sequence[_Item]) -> None:
+        for item in items:
+            item.generation.scheduler.cancel(item)
+            self._leave(item)
+
+    def _leave(self, item: _Item) -> None:
+        live = item.generation.live
+        if item in live:  # not if its job failed in the same round
+            live.remove(item)
+            self.admission.end(item.work)
+
+    def _fail_all(self, generation: _Generation, error: Exception) -> None:
         """The scheduler itself failed: its texts are lost, the next ones get a new one."""
-        jobs = {item.job for item in self._live}
-        self._live.clear()
-        self._scheduler = loaded.new_scheduler()
+        jobs = {item.job for item in generation.live}
+        for item in tuple(generation.live):
+            self._leave(item)
+        generation.scheduler = generation.loaded.new_scheduler()
         for job in jobs:
             if job.error is None:
                 job.error = error
@@ -400,8 +475,23 @@ class Engine:
             arrived, self._arrived = self._arrived, deque()
         for job in arrived:
             job.error = NotReady("stopped")
+            self._drop_waiting(job)
             self._finish(job)
         self._deliver()
+
+    def _fail_everybody(self) -> None:
+        """The thread ends: whoever waits is told so."""
+        with self._wake:
+            self._stopping = True
+            jobs = set(self._arrived)
+            replacement, self._replacement = self._replacement, None
+        jobs |= {item.job for item in (*self._ready, *self._decoded())}
+        for job in jobs - set(self._done):
+            job.error = job.error or EngineDied()
+            self._finish(job)
+        self._deliver()
+        if replacement is not None:
+            self._call(_give_up, replacement[1])
 
     def _deliver(self) -> None:
         """Hand over what this round finished: one wake-up of the event loop, however many."""
@@ -414,6 +504,11 @@ class Engine:
             self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError:  # the event loop is gone, and with it whoever waited
             log.warning("the event loop closed before the engine stopped")
+
+
+def _give_up(swapped: asyncio.Future[None]) -> None:
+    if not swapped.done():
+        swapped.set_exception(NotReady("stopped"))
 
 
 def _resolve(jobs: Sequence[Job]) -> None:

@@ -17,11 +17,14 @@ PROBLEM_TYPE = "application/problem+json"
 TITLES = {
     400: "Bad Request",
     401: "Unauthorized",
+    403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
     408: "Request Timeout",
+    409: "Conflict",
     413: "Content Too Large",
     415: "Unsupported Media Type",
+    421: "Misdirected Request",
     422: "Unprocessable Content",
     429: "Too Many Requests",
     500: "Internal Server Error",
@@ -72,6 +75,11 @@ def unprocessable(errors: Sequence[FieldError]) -> Problem:
 def unavailable(detail: str, retry_after: int) -> Problem:
     """A 503 that says when to come back, in whole seconds."""
     return Problem(503, detail, headers={"Retry-After": str(retry_after)})
+
+
+def too_many(detail: str, retry_after: int) -> Problem:
+    """A 429 that says when to come back, in whole seconds."""
+    return Problem(429, detail, headers={"Retry-After": str(retry_after)})
 
 
 def as_problem(error: Exception) -> Problem:

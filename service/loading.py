@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from service.cgroup import memory_limit
 from service.engine import Loaded
 from service.settings import Settings
 
@@ -22,16 +23,20 @@ log = logging.getLogger(__name__)
 # The NVIDIA driver's control device: there where a GPU can be used, and cheaper to ask than torch is to import.
 _DRIVER = Path("/dev/nvidiactl")
 _WARM_UP = "I have ____ it."
+# Interpreter, libraries, heap and the rows of a full batch, in bytes. Measured with the bundled checkpoint, 29 MiB, and
+# the default cache: 147 MiB when ready, 262 MiB with the cache full and 250 texts waiting.
+_BASE_BYTES = 192 << 20
 # Objects more than before, that may be part of a cycle, after which Python looks for cycles.
 COLLECT_AFTER = 100_000
 
 
-def load(settings: Settings, on_call: Callable[[str, int], None]) -> Loaded:
-    """Load the checkpoint that *settings* name and answer one query of each kind, so that the first user need not wait.
+def load(settings: Settings, on_call: Callable[[str, int], None], directory: Path) -> Loaded:
+    """Load a checkpoint and answer one query of each kind, so that the first user need not wait.
 
     Args:
-        settings: checkpoint, device, threads, limits.
+        settings: device, threads, limits.
         on_call: told the kind and the rows of each call of the network.
+        directory: of the checkpoint, or a link to it.
 
     Raises:
         model.errors.CheckpointError: missing, torn, altered, too new, or the device cannot run it.
@@ -40,7 +45,9 @@ def load(settings: Settings, on_call: Callable[[str, int], None]) -> Loaded:
     from model.queries import ClozeQuery, Limits, PredictQuery, Query, ScoreQuery
     from model.scheduler import Scheduler
 
-    checkpoint, runtime = _open(settings)
+    directory = directory.resolve()  # now: a link may point elsewhere later
+    warn_of_memory(settings, directory, memory_limit())
+    checkpoint, runtime = _open(settings, directory)
     limits = Limits(
         settings.max_characters,
         settings.max_top_k,
@@ -61,7 +68,8 @@ def load(settings: Settings, on_call: Callable[[str, int], None]) -> Loaded:
     # Answering leaves no cycles behind (10,000 requests: none), and to look for some at every 700 objects more takes a
     # tenth of the engine's time. A collection costs milliseconds; a leak of cycles would still be stopped by it.
     gc.set_threshold(COLLECT_AFTER)
-    return Loaded(predictor, lambda: Scheduler(runtime, on_call), describe(checkpoint), lambda: predictor.cache.bytes)
+    new_scheduler: Callable[[], Scheduler] = lambda: Scheduler(runtime, on_call)  # noqa: E731
+    return Loaded(predictor, new_scheduler, describe(checkpoint), directory, lambda: predictor.cache.bytes)
 
 
 def describe(checkpoint: "Checkpoint") -> dict[str, Any]:
@@ -88,15 +96,32 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda"], driver: Path = _DRIVER
     return "cuda" if driver.exists() and installed else "cpu"
 
 
-def _open(settings: Settings) -> tuple["Checkpoint", "Runtime"]:
+def warn_of_memory(settings: Settings, directory: Path, limit: int | None) -> None:
+    """Log where a container may use less memory than its service will: else the kernel ends it without a word.
+
+    Args:
+        settings: of the cache.
+        directory: of the checkpoint.
+        limit: bytes that the container may use; None is no limit.
+    """
+    files = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    needed = _BASE_BYTES + files + (settings.prefix_cache_mib << 20)
+    if limit is not None and limit < needed:
+        log.warning(
+            "the memory limit is lower than checkpoint and cache may need; raise it, or lower prefix_cache_mib",
+            extra={"fields": {"limit_mib": limit >> 20, "needed_mib": needed >> 20}},
+        )
+
+
+def _open(settings: Settings, directory: Path) -> tuple["Checkpoint", "Runtime"]:
     from model.errors import CheckpointError
     from model.opening import open_model
 
     device = choose_device(settings.device)
     try:
-        return open_model(settings.checkpoint, device, settings.network_threads)
+        return open_model(directory, device, settings.network_threads)
     except CheckpointError:
         if settings.device != "auto" or device == "cpu":
             raise
         log.warning("the GPU cannot be used; serving on the CPU. --device cuda says why")
-        return open_model(settings.checkpoint, "cpu", settings.network_threads)
+        return open_model(directory, "cpu", settings.network_threads)

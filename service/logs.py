@@ -12,7 +12,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from service.records import Record
 
@@ -56,13 +56,17 @@ def describe(error: BaseException) -> dict[str, object]:
 
 
 @contextmanager
-def logging_to_stderr() -> Iterator[None]:
-    """Log to standard error while inside; what is still waiting is written at the end."""
+def logging_to_stderr(level: str = "info") -> Iterator[None]:
+    """Log to standard error while inside; what is still waiting is written at the end.
+
+    Args:
+        level: the least that is written: ``debug``, ``info``, ``warning`` or ``error``.
+    """
     writer = _Writer()
     root = logging.getLogger()
     before = root.handlers, root.level
     root.handlers = [writer]
-    root.setLevel(logging.INFO)
+    root.setLevel(level.upper())
     # Nobody reads which function, thread or process wrote a line; to find out takes longer than the rest of a record.
     unread = {"_srcfile": None, "logThreads": False, "logProcesses": False, "logMultiprocessing": False}
     collected = {name: getattr(logging, name) for name in unread}
@@ -76,22 +80,33 @@ def logging_to_stderr() -> Iterator[None]:
         writer.end()
 
 
+def flush() -> None:
+    """Write what is still waiting, where the process ends without leaving `logging_to_stderr`."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _Writer):
+            handler.end()
+
+
 def log_request(record: Record, seconds: float) -> None:
-    """One line for one request."""
-    fields: dict[str, object] = {
-        "request_id": record.request_id,
+    """One line for one request, at level info; above it nothing is made that would not be written."""
+    if not _requests.isEnabledFor(logging.INFO):
+        return
+    fields = record.identity | {
         "route": record.route,
         "status": record.status,
         "milliseconds": round(1000 * seconds, 3),
         "items": record.items,
     }
+    if record.tenant:
+        fields["key"] = record.tenant
     if record.queue_seconds is not None and record.inference_seconds is not None:
         fields["queue_milliseconds"] = round(1000 * record.queue_seconds, 3)
         fields["inference_milliseconds"] = round(1000 * record.inference_seconds, 3)
-    if _requests.isEnabledFor(logging.INFO):
-        line = logging.LogRecord(_requests.name, logging.INFO, "", 0, "request", None, None)
-        line.fields = fields
-        _requests.handle(line)
+    if record.pieces is not None:
+        fields["pieces"], fields["cached_pieces"] = record.pieces, record.cached_pieces
+    line = logging.LogRecord(_requests.name, logging.INFO, "", 0, "request", None, None)
+    line.fields = fields
+    _requests.handle(line)
 
 
 class _Writer(logging.Handler):
@@ -130,5 +145,6 @@ class _Writer(logging.Handler):
             self._news.clear()
             while self._waiting:
                 records = [self._waiting.popleft() for _ in range(min(LARGEST_WRITE, len(self._waiting)))]
-                sys.stderr.write("".join(f"{self.format(record)}\n" for record in records))
-                sys.stderr.flush()
+                with suppress(OSError):  # a full disk, a reader that is gone: these lines are lost, the next may not be
+                    sys.stderr.write("".join(f"{self.format(record)}\n" for record in records))
+                    sys.stderr.flush()

@@ -19,6 +19,8 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 # The kinds of network call: two towers that read, three heads that score, whole lines of a stacked network.
 CALLS = ("forward", "backward", "next", "previous", "gap", "fill")
 ASKING = ("/predict", "/cloze", "/score")
+# Why a request gets 429: the engine has no room (service.admission), or a key is over its rate (service.rates).
+REASONS = ("queue_full", "deadline", "rate_requests", "rate_characters")
 
 
 class Metrics:
@@ -40,6 +42,10 @@ class Metrics:
             "lacuna_network_rows", "Pieces read (towers) or rows scored (heads).", ("call",), registry=registry
         )
         self._depth = Gauge("lacuna_queue_depth", "Texts that wait for the engine.", registry=registry)
+        self._work = Gauge(
+            "lacuna_queue_work_seconds", "Estimated seconds of work that waits or is being done.", registry=registry
+        )
+        self._refusals = Counter("lacuna_refusals", "Requests answered 429, by reason.", ("reason",), registry=registry)
         self._pieces = Counter(
             "lacuna_prefix_cache_pieces",
             "Pieces that requests came to, by cache result.",
@@ -56,8 +62,8 @@ class Metrics:
         self._info = Info("lacuna_model", "The checkpoint that answers.", registry=registry)
         self._loads = Counter("lacuna_loads", "Checkpoint loads at start.", ("outcome",), registry=registry)
         self._reloads = Counter("lacuna_reloads", "Checkpoint loads after start.", ("outcome",), registry=registry)
+        self._keys_reloads = Counter("lacuna_keys_reloads", "Changes of the keys file.", ("result",), registry=registry)
         self._ready = Gauge("lacuna_ready", "1 while requests are accepted.", registry=registry)
-        self._known_rows: dict[str, int] = {}
         # Finding a label set costs more than counting in it, so those of every request are kept.
         histograms = (self._seconds, self._queue, self._inference)
         self._times = {route: [histogram.labels(route) for histogram in histograms] for route in ASKING}
@@ -75,13 +81,24 @@ class Metrics:
             statuses = (200, *TITLES, CLIENT_CLOSED) if route in ASKING else (404,) if route == UNMATCHED else (200,)
             for status in statuses:
                 self._counter(route, status)
+        for reason in REASONS:
+            self._refusals.labels(reason)
+        for result in ("ok", "failed"):
+            self._keys_reloads.labels(result)
         for outcome in ("success", "failure"):
             self._loads.labels(outcome)
             self._reloads.labels(outcome)
 
-    def watch(self, depth: Callable[[], int], ready: Callable[[], bool], cache_bytes: Callable[[], int]) -> None:
-        """Read queue depth, readiness and the cache's size when Prometheus asks, not when they change."""
+    def watch(
+        self,
+        depth: Callable[[], int],
+        work_seconds: Callable[[], float],
+        ready: Callable[[], bool],
+        cache_bytes: Callable[[], int],
+    ) -> None:
+        """Read queue, readiness and the cache's size when Prometheus asks, not when they change."""
         self._depth.set_function(depth)
+        self._work.set_function(work_seconds)
         self._ready.set_function(ready)
         self._cache_bytes.set_function(cache_bytes)
 
@@ -94,6 +111,14 @@ class Metrics:
             if record.queue_seconds is not None and record.inference_seconds is not None:
                 queue.observe(record.queue_seconds)
                 inference.observe(record.inference_seconds)
+
+    def refused(self, reason: str) -> None:
+        """Count a request that was refused for one of `REASONS`."""
+        self._refusals.labels(reason).inc()
+
+    def keys_reloaded(self, good: bool) -> None:
+        """Count a change of the keys file."""
+        self._keys_reloads.labels("ok" if good else "failed").inc()
 
     def used(self, pieces: int, cached_pieces: int) -> None:
         """Count an answer's pieces."""
@@ -111,20 +136,24 @@ class Metrics:
         self._calls[call][0].observe(rows)
 
     def stepped(self, rows: RowCounts[str]) -> None:
-        """Count one engine step, by what the scheduler has counted since it was made."""
-        known = self._known_rows
-        if any(rows[call] < count for call, count in known.items()):  # a new scheduler counts from 0
-            known = {}
+        """Count the network rows of one engine step."""
         for call, count in rows.items():
-            if new := count - known.get(call, 0):
-                self._calls[call][1].inc(new)
-        self._known_rows = dict(rows)
+            self._calls[call][1].inc(count)
 
     def loaded(self, description: dict[str, Any] | None) -> None:
         """Count a load at start, and show what was loaded; None where it failed."""
         self._loads.labels("failure" if description is None else "success").inc()
         if description is not None:
-            self._info.info({key: description[key] for key in ("name", "version", "digest")})
+            self._show(description)
+
+    def reloaded(self, description: dict[str, Any] | None) -> None:
+        """Count a load after start, and show what answers now; None where it failed."""
+        self._reloads.labels("failure" if description is None else "success").inc()
+        if description is not None:
+            self._show(description)
+
+    def _show(self, description: dict[str, Any]) -> None:
+        self._info.info({key: description[key] for key in ("name", "version", "digest")})
 
 
 def _histogram(name: str, text: str, registry: CollectorRegistry) -> Histogram:

@@ -1,25 +1,32 @@
-"""What surrounds every route, as plain ASGI: identity, measurement, errors; then keys. No business of any one route.
+"""What surrounds every route, as plain ASGI: identity, measurement, errors; then host and keys. No business of any one.
 
 Starlette's BaseHTTPMiddleware would cost more than the rest of the service and hide that a client hung up.
 """
 
-import hashlib
-import hmac
 import logging
+import re
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import CLIENT_CLOSED, ClientDisconnected, Problem, as_problem, problem_response
+from service.keyring import Client, KeyRing
 from service.logs import describe, log_request
 from service.metrics import Metrics
 from service.records import Record
+from service.settings import is_loopback
 
 log = logging.getLogger(__name__)
 
 # Probes carry no keys, and a browser can send none with a page.
 OPEN_ROUTES = frozenset({"/livez", "/readyz", "/docs", "/openapi.json"})
+# Asked by the address of a container, which has no name.
+ANY_HOST = frozenset({"/livez", "/readyz", "/metrics"})
+ADMIN = "/admin/"
+# RFC 9110, 7.2: a name or an address, in brackets where it has colons, and perhaps a port.
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\s:\[\]/]+?)\.?)(?::[0-9]*)?")
 
 
 class Observe:
@@ -62,35 +69,88 @@ async def _answer(error: Exception, scope: Scope, receive: Receive, send: Send, 
     problem = as_problem(error)
     if problem.status >= 500 and not isinstance(error, Problem):
         # Not exc_info: an exception's message may hold a text.
-        log.error("failed", extra={"fields": {"request_id": record.request_id, "exception": describe(error)}})
+        log.error("failed", extra={"fields": {**record.identity, "exception": describe(error)}})
     if record.status:  # the answer has begun, so it cannot become another
         raise error
     await problem_response(problem, record.request_id)(scope, receive, send)
 
 
-class Authorise:
-    """Demands one of *keys* as a bearer token, except on `OPEN_ROUTES`; without keys, of nobody."""
+class CheckHost:
+    """Refuses requests that name a host which is not ours, as a page does whose name was rebound to this machine (DNS
+    rebinding): for its browser our answers would be its own.
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+    Args:
+        host: where the service is bound. On loopback, requests must name a loopback host or one that is *allowed*;
+            elsewhere nothing is checked, unless hosts are allowed by name.
+        allowed: names without ports; ``*`` for any.
+    """
+
+    def __init__(self, app: ASGIApp, host: str, allowed: Sequence[str]) -> None:
         self._app = app
-        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+        self._checks = bool(is_loopback(host) or allowed) and "*" not in allowed
+        self._allowed = frozenset(map(str.lower, allowed))
+        # A service has few names, and to take one apart costs more than to remember it.
+        self._is_good = lru_cache(maxsize=64)(self._is_ours)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if self._digests and scope["type"] == "http" and scope["path"] not in OPEN_ROUTES:
-            self._check(scope)
+        checked = self._checks and scope["type"] == "http" and scope["path"] not in ANY_HOST
+        if checked and not self._is_good(_header(scope, b"host")):
+            raise Problem(421, "the Host header names another service; the setting allowed_hosts can allow it")
         await self._app(scope, receive, send)
 
-    def _check(self, scope: Scope) -> None:
-        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        scheme, _, token = given.partition(b" ")
+    def _is_ours(self, given: bytes) -> bool:
+        found = _HOST.fullmatch(given.decode("latin-1").lower())
+        name = (found[1] or found[2]) if found else ""
+        return is_loopback(name) or name in self._allowed
+
+
+class Authorise:
+    """Finds out who asks: demands a key as a bearer token, except on `OPEN_ROUTES`; without keys, anybody may ask.
+
+    What is under `ADMIN` demands a key that may administer. Where no keys are set, it is open to programs on this
+    machine: the service must be bound to loopback, and a page in a browser (it sends ``Origin``) is refused.
+
+    Args:
+        keys: the keys in force.
+        host: where the service is bound.
+    """
+
+    def __init__(self, app: ASGIApp, keys: KeyRing, host: str) -> None:
+        self._app = app
+        self._keys = keys
+        self._loopback = is_loopback(host)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] == "http" and scope["path"] not in OPEN_ROUTES:
+            client = self._find(scope) if self._keys.demanded else self._keys.anybody
+            record = Record.of(scope)
+            record.tenant, record.allowance = client.name, client.allowance
+            if scope["path"].startswith(ADMIN):
+                self._check_admin(scope, client)
+        await self._app(scope, receive, send)
+
+    def _find(self, scope: Scope) -> Client:
+        scheme, _, token = _header(scope, b"authorization").partition(b" ")
         if scheme.lower() != b"bearer":
             challenge = {"WWW-Authenticate": "Bearer"}
             raise Problem(401, "send an API key: Authorization: Bearer KEY", headers=challenge)
-        digest = hashlib.sha256(token.strip()).digest()
-        # Every key is compared, in constant time, so that the time taken says nothing about any of them.
-        found = [hmac.compare_digest(digest, known) for known in self._digests]
-        if not any(found):
+        client = self._keys.find(token.strip())
+        if client is None:
             challenge = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
             raise Problem(401, "this API key is not known", headers=challenge)
-        Record.of(scope).tenant = digest.hex()
+        return client
+
+    def _check_admin(self, scope: Scope, client: Client) -> None:
+        if self._keys.demanded:
+            if not client.admin:
+                raise Problem(403, "this takes an administrator's key: python -m service.keys new NAME --admin")
+        elif not self._loopback:
+            raise Problem(403, "without keys, the service is administered on loopback only; set a keys file")
+        elif _header(scope, b"origin"):
+            raise Problem(403, "without keys, the service is not administered by pages; set a keys file")
+
+
+def _header(scope: Scope, wanted: bytes) -> bytes:
+    return next((value for name, value in scope["headers"] if name == wanted), b"")

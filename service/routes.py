@@ -1,7 +1,9 @@
 """The routes: each reads a request, asks the engine and writes the answer. They hold no state of their own."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from fastapi import APIRouter
@@ -11,18 +13,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from model.queries import ClozeResult, PredictResult, ScoreResult
-from service.body import read_request
-from service.engine import Busy, Engine, ItemError, Job, NotReady
-from service.errors import ClientDisconnected, FieldError, Problem, unavailable, unprocessable
+from service.admission import Busy
+from service.body import read_optional, read_request
+from service.engine import Engine, ItemError, Job, NotReady
+from service.errors import ClientDisconnected, FieldError, Problem, too_many, unavailable, unprocessable
 from service.metrics import Metrics
 from service.openapi import answers, asks
+from service.rates import RateExceeded
 from service.records import Record
+from service.reloading import Reloader
 from service.schemas import (
     ClozeAnswer,
     ClozeRequest,
     ModelAnswer,
     PredictAnswer,
     PredictRequest,
+    ReloadAnswer,
+    ReloadRequest,
     ScoreAnswer,
     ScoreRequest,
 )
@@ -40,9 +47,18 @@ Body = TypeVar("Body", bound=ScoreRequest)
 class Context:
     """What the routes of one app share; found at ``request.app.state.context``."""
 
-    def __init__(self, settings: Settings, engine: Engine, metrics: Metrics, page: Response, document: bytes) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        reloader: Reloader,
+        metrics: Metrics,
+        page: Response,
+        document: bytes,
+    ) -> None:
         self.settings = settings
         self.engine = engine
+        self.reloader = reloader
         self.metrics = metrics
         self.page = page
         self.document = document
@@ -108,6 +124,21 @@ async def metrics(request: Request) -> Response:
     return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
+@router.post("/admin/reload", **answers(ReloadAnswer, changing=True), **asks(ReloadRequest, required=False))
+async def reload(request: Request) -> Response:
+    """Answer with another checkpoint, or with what its directory holds now; the one before finishes what it began."""
+    context = Context.of(request)
+    body = await read_optional(request, ReloadRequest, context.settings)
+    directory = Path(body.checkpoint) if body.checkpoint is not None else None
+    return Response(to_json(await context.reloader.reload(directory)), media_type=JSON)
+
+
+@router.post("/admin/rollback", **answers(ReloadAnswer, changing=True))
+async def rollback(request: Request) -> Response:
+    """Answer with the checkpoint that answered before the last change."""
+    return Response(to_json(await Context.of(request).reloader.roll_back()), media_type=JSON)
+
+
 @router.get("/docs", include_in_schema=False)
 async def docs(request: Request) -> Response:
     """This contract as a page, with a form to try it; needs nothing from elsewhere."""
@@ -121,10 +152,16 @@ async def openapi(request: Request) -> Response:
 
 
 async def _read(request: Request, expected: type[Body]) -> Body:
-    """The body; refused before it is read where nothing could be answered."""
-    context = Context.of(request)
+    """The body; refused before it is read where nothing could be answered, so that a refusal costs little."""
+    context, allowance = Context.of(request), Record.of(request.scope).allowance
     if not context.engine.accepting:
         raise _not_ready(context.engine)
+    try:
+        if allowance is not None:
+            allowance.check(1, 0)
+        context.engine.admission.check(context.settings.deadline_seconds)
+    except (Busy, RateExceeded) as refusal:
+        raise _refused(context, refusal) from None
     return await read_request(request, expected, context.settings)
 
 
@@ -132,7 +169,7 @@ async def _answer(request: Request, body: ScoreRequest, show: Callable[[Any], di
     context, record = Context.of(request), Record.of(request.scope)
     queries = body.queries()
     record.items = len(queries)
-    job = _submit(context.engine, queries, record.tenant)
+    job = _submit(context, queries, body.characters, record)
     try:
         results = await _wait(request, context, job)
     except ItemError as error:
@@ -140,28 +177,39 @@ async def _answer(request: Request, body: ScoreRequest, show: Callable[[Any], di
     except NotReady:
         raise _not_ready(context.engine) from None
     record.queue_seconds, record.inference_seconds = job.queue_seconds, job.inference_seconds
-    pieces = sum(result.usage.pieces for result in results)
-    cached_pieces = sum(result.usage.cached_pieces for result in results)
+    record.pieces = pieces = sum(result.usage.pieces for result in results)
+    record.cached_pieces = cached_pieces = sum(result.usage.cached_pieces for result in results)
     context.metrics.used(pieces, cached_pieces)
     for result in results:
         if isinstance(result, PredictResult):
             context.metrics.predicted(result.inside_word, result.network_rows)
     content = {
-        "model": _identity(context.engine),
+        "model": _identity(job),
         "results": [show(result) for result in results],
         "usage": {"pieces": pieces, "cached_pieces": cached_pieces},
     }
     return Response(to_json(content), media_type=JSON)
 
 
-def _submit(engine: Engine, queries: Sequence[Any], tenant: str) -> Job:
+def _submit(context: Context, queries: Sequence[Any], characters: int, record: Record) -> Job:
+    """Ask the engine; what it takes is charged to the key, and nothing else."""
+    left = record.began + context.settings.deadline_seconds - time.monotonic()
     try:
-        return engine.submit(queries, tenant)
-    except Busy as busy:
-        headers = {"Retry-After": str(busy.retry_after)}
-        raise Problem(429, f"{busy.waiting} texts are waiting; the queue is full", headers=headers) from None
+        if record.allowance is not None:
+            record.allowance.check(len(queries), characters)
+        job = context.engine.submit(queries, record.tenant, left)
+    except (Busy, RateExceeded) as refusal:
+        raise _refused(context, refusal) from None
     except NotReady:
-        raise _not_ready(engine) from None
+        raise _not_ready(context.engine) from None
+    if record.allowance is not None:
+        record.allowance.charge(len(queries), characters)
+    return job
+
+
+def _refused(context: Context, refusal: Busy | RateExceeded) -> Problem:
+    context.metrics.refused(refusal.reason)
+    return too_many(refusal.detail, refusal.retry_after)
 
 
 async def _wait(request: Request, context: Context, job: Job) -> list[Any]:
@@ -214,8 +262,8 @@ def _not_ready(engine: Engine) -> Problem:
     return unavailable("the engine is stuck or has ended", RETRY_SECONDS)
 
 
-def _identity(engine: Engine) -> dict[str, Any]:
-    description = engine.loaded.description if engine.loaded else {}
+def _identity(job: Job) -> dict[str, Any]:
+    description = job.answerer.description if job.answerer else {}
     return {"name": description["name"], "version": description["version"]}
 
 

@@ -66,6 +66,11 @@ class ScoreRequest(Strict):
         """The texts as a list, also where one was sent."""
         return [self.text] if isinstance(self.text, str) else self.text
 
+    @property
+    def characters(self) -> int:
+        """Code points that were sent to be read: of texts, history and choices."""
+        return sum(map(len, self.texts))
+
     def queries(self) -> list[Query]:
         """One query for each text, in order."""
         return [ScoreQuery(text) for text in self.texts]
@@ -81,6 +86,11 @@ class PredictRequest(ScoreRequest):
     top_k: TopK = 5
     history: str = Field("", description="earlier text of the same writer: its words are likelier to come again")
     sources: bool = Field(False, description="say of each candidate where it comes from; takes about twice as long")
+
+    @property
+    def characters(self) -> int:
+        """Code points that were sent to be read: of texts, history and choices."""
+        return super().characters + len(self.history)
 
     def queries(self) -> list[Query]:
         """One query for each text, in order."""
@@ -108,6 +118,12 @@ class ClozeRequest(PredictRequest):
         None,
         description="answers to choose from: one list for every blank of every text, or a list a blank of one text",
     )
+
+    @property
+    def characters(self) -> int:
+        """Code points that were sent to be read: of texts, history and choices."""
+        choices = self.choices or ()
+        return super().characters + sum(len(c) if isinstance(c, str) else sum(map(len, c)) for c in choices)
 
     def queries(self) -> list[Query]:
         """One query for each text, in order."""
@@ -270,6 +286,30 @@ class ModelAnswer(BaseModel):
     capabilities: list[Literal["predict", "cloze", "score"]]
     scores: dict[str, Any]
     limits: LimitsAnswer
+
+
+class ReloadRequest(Strict):
+    """Asks for another checkpoint."""
+
+    checkpoint: str | None = Field(
+        None, min_length=1, description="directory on the service's machine; by default the one that the settings name"
+    )
+
+
+class IdentityAnswer(BaseModel):
+    """Which checkpoint."""
+
+    name: str
+    version: str
+    digest: str
+
+
+class ReloadAnswer(BaseModel):
+    """What answers now, and what did before."""
+
+    model: IdentityAnswer
+    previous: IdentityAnswer
+    seconds: float
 
 
 class FieldProblem(BaseModel):

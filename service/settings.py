@@ -7,24 +7,26 @@ each of them: a misspelt limit must not leave the limit off.
 import argparse
 import difflib
 import ipaddress
-import math
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from service.cgroup import available_cpus
+from service.keys import KeysError, plain_keys, read_keys_file
+
 PREFIX = "LACUNA_"
 CONFIG_VARIABLE = "LACUNA_CONFIG"
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parent.parent / "model" / "pretrained" / "default"
-# Short keys can be guessed over a network; 16 characters of token_urlsafe are 96 bits.
-SHORTEST_KEY = 16
 # Above this the int8 steps of a small network stop gaining from more threads.
 MOST_THREADS = 4
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\sA-Z/,]+")
 # Not on the command line, where every user of the machine can read them.
 _SECRET = frozenset({"keys"})
 
@@ -57,14 +59,33 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
     threads: int = Field(0, ge=0, le=256, description="threads of one network step; 0 chooses by the CPUs allotted")
     keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="API keys, comma separated in LACUNA_KEYS")
-    keys_file: Path | None = Field(None, description="file with one API key a line; # starts a comment")
+    keys_file: Path | None = Field(None, description="TOML file of named keys, made by python -m service.keys")
     allow_anonymous: bool = Field(False, description="serve off loopback without keys")
-    deadline_seconds: float = Field(10.0, gt=0, le=3600, description="a request unanswered by then gets 504")
-    queue_items: int = Field(512, ge=1, description="texts that may wait for the engine; more get 429")
+    texts_per_minute: int = Field(0, ge=0, description="texts that a key without its own limit may send; 0: no limit")
+    characters_per_minute: int = Field(0, ge=0, description="the same, in code points")
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="names that requests may come to, comma separated; * for any; on loopback, its own are always good",
+    )
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="origins whose pages may ask (CORS), comma separated, such as https://example.org; * for any"
+    )
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="serve /metrics on a port of its own, without keys, and not on the main one"
+    )
+    deadline_seconds: float = Field(
+        10.0, gt=0, le=3600, description="a request unanswered by then gets 504, or 429 at once"
+    )
+    queue_items: int = Field(512, ge=1, description="texts that may wait for the engine, if their work allows")
     batch_items: int = Field(64, ge=1, description="texts that the engine decodes at the same time")
     prefix_cache_mib: int = Field(64, ge=0, description="memory for texts that were read, in MiB; 0 keeps none")
     drain_seconds: float = Field(0.0, ge=0, le=600, description="after SIGTERM, listen (and answer 503) this long")
+    grace_seconds: int = Field(15, ge=1, le=3600, description="after that, requests may take this long to finish")
     keep_alive_seconds: int = Field(65, ge=1, le=3600, description="close a connection that is idle this long")
+    header_seconds: float = Field(10.0, gt=0, le=3600, description="a request's headers must be there by then")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe lines that are logged; above info, requests leave none"
+    )
     stall_seconds: float = Field(30.0, gt=0, description="a step longer than this makes /livez answer 503")
     max_body_bytes: int = Field(1 << 20, ge=1, description="longest request body")
     max_characters: int = Field(10_000, ge=1, description="longest text, in code points")
@@ -74,10 +95,10 @@ class Settings(BaseSettings):
     max_choices: int = Field(256, ge=1, description="most choices for one blank")
     max_history: int = Field(20_000, ge=0, description="longest history, in code points")
 
-    @field_validator("keys", mode="before")
+    @field_validator("keys", "allowed_hosts", "allowed_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return [key.strip() for key in value.split(",") if key.strip()] if isinstance(value, str) else value
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
     @property
     def limits(self) -> Limits:
@@ -132,38 +153,6 @@ def read_settings(arguments: Sequence[str]) -> Settings:
     return settings
 
 
-def read_keys(settings: Settings) -> tuple[str, ...]:
-    """Every API key, from the settings and from the key file.
-
-    Raises:
-        SettingsError: an unreadable key file, or a key that is short or not printable ASCII.
-    """
-    keys = [key.get_secret_value() for key in settings.keys]
-    if settings.keys_file is not None:
-        try:
-            lines = settings.keys_file.read_text("utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"keys file {settings.keys_file}: {_reason(error)}") from None
-        keys += [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    for position, key in enumerate(keys, start=1):
-        if len(key) < SHORTEST_KEY or not all("!" <= character <= "~" for character in key):
-            raise SettingsError(
-                f"API key {position} has {len(key)} characters; it must have at least {SHORTEST_KEY}, printable ASCII "
-                "without spaces: python -c 'import secrets; print(secrets.token_urlsafe(32))' makes one"
-            )
-    return tuple(keys)
-
-
-def available_cpus(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """CPUs that this process may use: by affinity, and by the control group's quota, rounded down, at least 1."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = cgroup.read_text("ascii").split()
-    except (OSError, ValueError):
-        return allowed
-    return allowed if quota == "max" else max(1, min(allowed, math.floor(int(quota) / int(period))))
-
-
 def is_loopback(host: str) -> bool:
     """Whether *host* can be reached from this machine only. A name other than ``localhost`` is not trusted to be."""
     try:
@@ -187,7 +176,8 @@ def _parser() -> argparse.ArgumentParser:
         if field.annotation is bool:
             parser.add_argument(option, action="store_const", const=True, help=shown)
         else:
-            metavar = "auto|cpu|cuda" if name == "device" else name.rsplit("_", 1)[-1].upper()
+            closed = get_origin(field.annotation) is Literal
+            metavar = "|".join(get_args(field.annotation)) if closed else name.rsplit("_", 1)[-1].upper()
             parser.add_argument(option, metavar=metavar, help=shown)
     return parser
 
@@ -229,12 +219,24 @@ def _explain(error: ValidationError, given: Mapping[str, object], path: object) 
 
 
 def _check_together(settings: Settings) -> None:
-    keys = read_keys(settings)
-    if not is_loopback(settings.host) and not keys and not settings.allow_anonymous:
+    try:
+        plain_keys(key.get_secret_value() for key in settings.keys)
+        if settings.keys_file is not None:
+            read_keys_file(settings.keys_file)
+    except KeysError as error:
+        raise SettingsError(str(error)) from None
+    has_keys = settings.keys or settings.keys_file
+    if not is_loopback(settings.host) and not has_keys and not settings.allow_anonymous:
         raise SettingsError(
             f"host {settings.host} is reachable from other machines, and no API keys are set: set LACUNA_KEYS or "
             "--keys-file, or waive them with --allow-anonymous"
         )
+    for origin in settings.allowed_origins:
+        if not _ORIGIN.fullmatch(origin):
+            raise SettingsError(
+                f"allowed_origins has {origin}, which no browser sends: give scheme and host, a port where it is not "
+                "the scheme's own, in small letters and without a path, such as https://example.org"
+            )
     if settings.queue_items < settings.max_texts:
         raise SettingsError(
             f"queue_items is {settings.queue_items} and max_texts {settings.max_texts}: a full request could never be "

@@ -98,12 +98,10 @@ def pins() -> dict[str, str]:
     return result
 
 
-def test_every_dependency_is_pinned_with_those_it_pulls_in() -> None:
-    """constraints.txt names every package that an install of all extras brings, and no other."""
+def closure(requirements: list[str]) -> set[str]:
+    """Canonical names of what an install of *requirements* brings, as far as it is installed here."""
     reached: set[str] = set()
-    waiting = list(PROJECT["dependencies"]) + [
-        line for extra in PROJECT["optional-dependencies"].values() for line in extra
-    ]
+    waiting = list(requirements)
     seen: set[str] = set()
     while waiting:
         line = waiting.pop()
@@ -122,12 +120,33 @@ def test_every_dependency_is_pinned_with_those_it_pulls_in() -> None:
             marker = Requirement(child).marker
             if marker is None or any(marker.evaluate({"extra": extra}) for extra in {"", *extras}):
                 waiting.append(child.split(";")[0])
+    return reached
+
+
+def test_every_dependency_is_pinned_with_those_it_pulls_in() -> None:
+    """constraints.txt names every package that an install of all extras brings, and no other."""
+    extras = PROJECT["optional-dependencies"].values()
+    reached = closure([*PROJECT["dependencies"], *(line for extra in extras for line in extra)])
     # torch pins an accelerator's libraries itself; setuptools and pip come with the virtual environment.
     exempt = {
         name for name in reached if name.startswith(("nvidia-", "cuda-")) or name in {"triton", "setuptools", "pip"}
     }
     assert reached - exempt - set(pins()) == set(), "missing from constraints.txt: run `make constraints`"
     assert set(pins()) - reached == set(), "in constraints.txt, though nothing needs it"
+
+
+def test_the_lock_of_the_image_is_what_serving_needs_at_its_pins() -> None:
+    """deploy/requirements.lock names serving's packages and no other, at constraints.txt's versions, and no index.
+
+    Each has the hash of one wheel for every processor, or of one wheel for each of the two.
+    """
+    text = (ROOT / "deploy" / "requirements.lock").read_text(encoding="utf-8")
+    entry = r"^([A-Za-z0-9._-]+)==([0-9A-Za-z.]+)((?: \\\n    --hash=sha256:[0-9a-f]{64}){1,2})\n"
+    found = {canonicalize_name(name): version for name, version, _ in re.findall(entry, text, flags=re.MULTILINE)}
+    needed = closure(PROJECT["dependencies"])
+    assert found == {name: version for name, version in pins().items() if name in needed}, "run `make lock`"
+    assert all(line.startswith("#") for line in re.sub(entry, "", text, flags=re.MULTILINE).splitlines())
+    assert "://" not in text
 
 
 def test_every_direct_dependency_has_a_reason() -> None:

@@ -1,25 +1,21 @@
 """`docker-compose up --build` on a real engine: a healthy service, and Prometheus that reads it. Else skipped."""
 
-import json
 import os
 import shutil
 import subprocess
-import time
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.end_to_end.prometheus import eventually, query
 from training.newcomer import free_port, post
 
 ROOT = Path(__file__).resolve().parents[2]
 # The engine must have these already: a test downloads nothing of its own accord.
 BASE_IMAGES = ("python:3.11-slim", "prom/prometheus:v3.5.0")
 PROJECT = "lacuna-test"
-PATIENCE_SECONDS = 90
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -50,10 +46,7 @@ class Stack:
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """Prometheus' answer to an instant query."""
-        question = urllib.parse.urlencode({"query": expression})
-        with urllib.request.urlopen(f"{self.prometheus}/api/v1/query?{question}", timeout=10) as answer:
-            result: list[dict[str, Any]] = json.load(answer)["data"]["result"]
-            return result
+        return query(self.prometheus, expression)
 
     def python(self, code: str) -> str:
         """What *code* prints when the service's container runs it."""
@@ -74,19 +67,6 @@ def stack() -> Iterator[Stack]:
         run("docker-compose", "-p", PROJECT, "down", "--volumes", **ports)
 
 
-def eventually(condition: Callable[[], bool]) -> bool:
-    """Whether *condition* comes to hold; Prometheus scrapes every five seconds."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            if condition():
-                return True
-        except OSError:  # Prometheus is still starting
-            pass
-        time.sleep(0.5)
-    return False
-
-
 def test_the_service_answers_and_prometheus_counts_it(stack: Stack) -> None:
     """Prometheus starts once the service is healthy; its target is up, and a question that was asked is counted."""
     answer = post(f"{stack.service}/predict", {"text": "I would like a cup of "})
@@ -95,6 +75,29 @@ def test_the_service_answers_and_prometheus_counts_it(stack: Stack) -> None:
     counted = 'lacuna_requests_total{route="/predict",status="200"} >= 1'
     assert eventually(lambda: len(stack.query(counted)) == 1)
     assert stack.query("lacuna_model_info")[0]["metric"]["digest"]
+
+
+def test_any_user_id_may_run_the_image_within_limits(stack: Stack) -> None:
+    """Under an id that no passwd file knows, locked down, it serves, and it sees its limits."""
+    del stack  # has built the image
+    name = f"{PROJECT}-anyone"
+    locks = ("--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges")
+    limits = ("--user=54321:54321", "--memory=200m", "--cpus=1")
+    ask = "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8000); c.request('GET', '/readyz'); "
+    see = "import os; from service.cgroup import *; print(os.getuid(), available_cpus(), memory_limit())"
+
+    def python(code: str) -> str:
+        return run("docker", "exec", name, "python", "-c", code).stdout.strip()
+
+    try:
+        started = run("docker", "run", "--detach", f"--name={name}", *locks, *limits,
+                      "--env=LACUNA_ALLOW_ANONYMOUS=true", "lacuna:local")  # fmt: skip
+        assert started.returncode == 0, started.stderr
+        assert eventually(lambda: python(f"{ask} print(c.getresponse().status)") == "200")
+        assert python(see) == f"54321 1 {200 << 20}"
+        assert '"limit_mib": 200' in run("docker", "logs", name).stderr
+    finally:
+        run("docker", "rm", "--force", name)
 
 
 def test_the_service_container_is_small_and_locked(stack: Stack) -> None:

@@ -18,11 +18,13 @@ from typing import Any
 import pytest
 
 from service.__main__ import main
+from service.keys import main as make_keys
 from service.schemas import ClozeAnswer, ModelAnswer, PredictAnswer, ScoreAnswer
 from tests.service.bad_inputs import INPUTS, SECRET, Input
 from tests.service.server_process import FAKE, REAL, ROOT, Answer, ServerProcess, exchange, run_to_end, serving
 
 _DOCUMENT = ROOT / "docs" / "http.md"
+_HEADERS = "Host: localhost\r\nContent-Type: application/json\r\n"
 _KEY = "a-key-for-tests-0123456789"
 _BEGIN, _END = (
     "<!-- {}: written by UPDATE_DOCS=1 pytest tests/end_to_end/test_service_process.py -->",
@@ -234,6 +236,8 @@ _BAD_SETTINGS: dict[str, tuple[tuple[str, ...], dict[str, str], str]] = {
     "a settings file that is not there": (("--config", "no-such.toml"), {}, "no-such.toml"),
     "no keys off loopback": (("--host", "0.0.0.0"), {}, "--allow-anonymous"),
     "a short key": ((), {"LACUNA_KEYS": "hunter2"}, "7 characters"),
+    "a keys file that is not there": (("--keys-file", "no-such-keys.toml"), {}, "no-such-keys.toml"),
+    "an origin that no browser sends": (("--allowed-origins", "https://a.example/"), {}, "allowed_origins"),
 }
 
 
@@ -297,6 +301,14 @@ def test_document_tells_why_it_does_not_start(refusals: dict[str, tuple[int, str
 # Life and death of the process, with the fake model where timing must be in a test's hand.
 
 
+def test_the_log_level_is_the_process_own(tmp_path: Path) -> None:
+    """At info a process writes where it listens; at warning not even that, but still why it ends."""
+    for level, written in (("info", True), ("warning", False)):
+        options = ("--checkpoint", str(tmp_path / "none"), "--port", "0", "--log-level", level)
+        status, errors = run_to_end(REAL, *options)
+        assert (status, '"listening"' in errors, "cannot serve" in errors) == (1, written, True)
+
+
 def test_restart_gives_the_same_answers(server: ServerProcess, tiny_checkpoint: Path) -> None:
     """Two processes with one checkpoint answer alike: nothing that a client relies on lives in a process."""
     with serving(REAL, "--checkpoint", str(tiny_checkpoint), "--threads", "1") as other:
@@ -338,13 +350,30 @@ def test_drain_closes_idle_connections() -> None:
         connection.close()
 
 
-def test_second_signal_ends_a_drain_early() -> None:
-    """Whoever signals twice need not wait for the drain."""
+def test_second_signal_ends_the_process_at_once() -> None:
+    """Whoever signals twice waits neither for the drain nor for requests in flight, and still gets status 0."""
     with serving(FAKE, "--drain-seconds", "600") as server:
+        with contextlib.suppress(http.client.HTTPException, OSError):
+            held = server.connect()
+            held.request("POST", "/predict", b'{"text": "hold"}', {"Content-Type": "application/json"})
+        _wait_for_metric(server, "lacuna_batch_rows_count", at_least=1)
         server.send_signal(signal.SIGTERM)
         server.logged(event="draining")
         server.send_signal(signal.SIGTERM)
         assert server.wait() == 0
+        server.logged(event="stopped without waiting for requests")
+        held.close()
+
+
+def test_requests_are_not_waited_for_beyond_the_grace_period() -> None:
+    """What is still in flight a second after the drain, its grace period, no longer holds up the end."""
+    with serving(FAKE, "--grace-seconds", "1") as server:
+        held = server.connect()
+        held.request("POST", "/predict", b'{"text": "hold"}', {"Content-Type": "application/json"})
+        _wait_for_metric(server, "lacuna_batch_rows_count", at_least=1)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
+        held.close()
 
 
 def test_port_in_use_is_told(server: ServerProcess, tiny_checkpoint: Path) -> None:
@@ -370,6 +399,66 @@ def test_keys_are_demanded_off_loopback(tiny_checkpoint: Path) -> None:
         assert _KEY not in "".join(server.lines)
 
 
+def test_keys_rotate_without_a_restart(tmp_path: Path) -> None:
+    """While it runs, keys are added and removed; a file that is wrong changes nothing but the log and a counter."""
+    file = tmp_path / "keys.toml"
+
+    def new(name: str) -> dict[str, str]:
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            assert make_keys(["new", name, "--file", str(file)]) == 0
+        return {"Authorization": f"Bearer {output.getvalue().strip()}"}
+
+    def replace(text: str) -> None:
+        (tmp_path / "new").write_text(text)
+        (tmp_path / "new").replace(file)
+
+    first = new("keyboard-1")
+    with serving(FAKE, "--host", "0.0.0.0", "--keys-file", str(file)) as server:
+
+        def statuses() -> list[int]:
+            return [server.ask("POST", "/predict", {"text": "a"}, key).status for key in (first, second)]
+
+        assert server.ask("POST", "/predict", {"text": "a"}, first).status == 200
+        second = new("keyboard-2")
+        server.logged(event="keys reloaded", keys=2)
+        assert statuses() == [200, 200]
+        good = file.read_text()
+        replace("oops")
+        server.logged(event="keys not reloaded; the old ones stay", level="error")
+        assert statuses() == [200, 200]
+        replace(good[good.rindex("[[key]]") :])
+        server.logged(event="keys reloaded", keys=1)
+        assert statuses() == [401, 200]
+        metrics = server.ask("GET", "/metrics", headers=second).body.decode()
+        assert 'lacuna_keys_reloads_total{result="ok"} 2.0' in metrics
+        assert 'lacuna_keys_reloads_total{result="failed"} 1.0' in metrics
+        assert "keyboard" not in metrics
+        server.logged(route="/predict", status=200, key="keyboard-2")
+        log = "".join(server.lines)
+        assert not any(key["Authorization"].removeprefix("Bearer ") in log for key in (first, second))
+
+
+def test_metrics_can_have_a_port_of_their_own() -> None:
+    """Asked for by its setting, it answers /metrics without keys; the main port then knows no such path."""
+    with serving(FAKE, "--metrics-port", "0", environment={"LACUNA_KEYS": _KEY}) as server:
+        key = {"Authorization": f"Bearer {_KEY}"}
+        assert server.ask("POST", "/predict", {"text": "a"}, key).status == 200
+        assert server.ask("GET", "/metrics", headers=key).status == 404
+        assert "/metrics" not in server.ask("GET", "/openapi.json").json()["paths"]
+        host, _, rest = server.logged(event="metrics")["address"].removeprefix("http://").rpartition(":")
+        port = int(rest.removesuffix("/metrics"))
+        connection = http.client.HTTPConnection(host, port, timeout=60)
+        answer = exchange(connection, "GET", "/metrics")
+        connection.close()
+        assert 'lacuna_requests_total{route="/predict",status="200"} 1.0' in answer.body.decode()
+        status, errors = run_to_end(FAKE, "--port", "0", "--metrics-port", str(port))
+        assert status == 1
+        assert f"cannot bind 127.0.0.1 port {port}" in errors
+        server.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
+
+
 def test_keys_are_waived_by_name() -> None:
     """Bound to every address with --allow-anonymous, it answers anybody."""
     with serving(FAKE, "--host", "0.0.0.0", "--allow-anonymous") as server:
@@ -380,7 +469,7 @@ def test_disconnected_client_frees_the_engine() -> None:
     """A client that hangs up while its text is decoded is counted as 499, and the engine is free for others."""
     with serving(FAKE, "--batch-items", "1") as server:
         request = json.dumps({"text": "hold"}).encode()
-        head = f"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(request)}"
+        head = f"POST /predict HTTP/1.1\r\n{_HEADERS}Content-Length: {len(request)}"
         with socket.create_connection(server.address) as connection:
             connection.sendall(head.encode() + b"\r\n\r\n" + request)
             _wait_for_metric(server, "lacuna_batch_rows_count", at_least=1)
@@ -391,7 +480,7 @@ def test_disconnected_client_frees_the_engine() -> None:
 def test_slow_body_is_given_up() -> None:
     """A body that does not arrive within the deadline gets 408, and the connection is closed."""
     with serving(FAKE, "--deadline-seconds", "0.2") as server, socket.create_connection(server.address) as connection:
-        head = "POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+        head = f"POST /predict HTTP/1.1\r\n{_HEADERS}Content-Length: 100\r\n\r\n{{"
         connection.sendall(head.encode())
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 408 ")
@@ -401,7 +490,7 @@ def test_slow_body_is_given_up() -> None:
 def test_too_large_a_body_is_refused_before_it_is_sent() -> None:
     """A client that asks first (Expect: 100-continue) is told 413 without having to send anything."""
     with serving(FAKE) as server, socket.create_connection(server.address) as connection:
-        head = "POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 3000000\r\n"
+        head = f"POST /predict HTTP/1.1\r\n{_HEADERS}Content-Length: 3000000\r\n"
         connection.sendall(head.encode() + b"Expect: 100-continue\r\n\r\n")
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 413 ")

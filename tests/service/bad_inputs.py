@@ -71,7 +71,8 @@ INPUTS = (
     raw("GET where POST is meant", 405, b"", method="GET", headers={}),
     raw("a method of its own", 405, _GOOD, method="PROPFIND"),
     raw("POST where GET is meant", 405, _GOOD, path="/readyz"),
-    # 413, 415
+    # 413, 415, 421
+    raw("the name of another host", 421, _GOOD, headers=_JSON | {"Host": "rebound.example"}),
     raw("3 MB", 413, _THREE_MB),
     raw("3 MB in chunks", 413, _THREE_MB, chunked=True),
     raw("no Content-Type", 415, _GOOD, headers={}),

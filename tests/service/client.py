@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
@@ -17,7 +18,7 @@ from tests.service.fakes_service import FakeModel
 class Model(Protocol):
     """What an app loads in a test: the fake model, or a real one."""
 
-    def load(self, on_call: Any, /) -> Loaded:
+    def load(self, on_call: Any, directory: Path, /) -> Loaded:
         """As `service.app.Load`."""
         ...
 
@@ -36,7 +37,7 @@ async def running(
     app = create_app(Settings(**settings), model.load, failures.append)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             client.app = app  # type: ignore[attr-defined]
             while wait and app.state.context.engine.loaded is None and not failures:
                 await asyncio.sleep(0)

@@ -1,10 +1,13 @@
 """``python tests/service/fake_process.py OPTIONS``: the service's process with the fake model behind it.
 
-SIGUSR1 lets go of the texts that are held.
+SIGUSR1 lets go of the texts that are held. SIGUSR2 sets the clock on the wall a day ahead, and the next one two back.
 """
 
+import itertools
 import signal
 import sys
+import time
+from types import FrameType
 
 from model.queries import Limits
 from service.__main__ import serve
@@ -22,4 +25,13 @@ if __name__ == "__main__":
     )
     model = FakeModel(limits)
     signal.signal(signal.SIGUSR1, lambda *_: model.release.set())
+    jumps = itertools.cycle((86_400, -86_400))
+    true_time = time.time
+
+    def jump(_number: int, _frame: FrameType | None) -> None:
+        """Set the clock."""
+        offset = next(jumps)
+        time.time = lambda: true_time() + offset
+
+    signal.signal(signal.SIGUSR2, jump)
     sys.exit(serve(settings, model.load))

@@ -1,17 +1,19 @@
 """A model side that answers at once and does as the text says: for tests of the service alone.
 
-Texts that begin with a word of `FakeScheduler` make trouble: ``poison`` fails its own decoder, ``collapse`` the whole
-scheduler, ``hold`` is not answered before `FakeModel.release` is set, ``slow`` takes 200 rounds, and ``stuck`` holds up
-the whole scheduler until `FakeModel.stuck` is set.
+Texts that begin with a word of `FakeScheduler` make trouble: ``poison`` fails its own decoder, ``exhaust`` its own
+memory, ``collapse`` the whole scheduler, ``die`` the engine's thread, ``hold`` is not answered before
+`FakeModel.release` is set, ``slow`` takes 200 rounds, and ``stuck`` holds up the whole scheduler until
+`FakeModel.stuck` is set.
 """
 
 import re
 import threading
 from collections import Counter
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
-from model.errors import QueryError
+from model.errors import CheckpointError, QueryError
 from model.queries import (
     Blank,
     Candidate,
@@ -58,10 +60,15 @@ class FakeModel:
         self.stuck = threading.Event()
         self.largest_batch = 0
         self.cancelled = 0
+        self.loads = 0
 
-    def load(self, on_call: Any = None) -> Loaded:
-        """A load function for `create_app`."""
-        return Loaded(self, lambda: FakeScheduler(self, on_call), dict(DESCRIPTION))
+    def load(self, on_call: Any = None, directory: Path = Path()) -> Loaded:
+        """A load function for `create_app`; a directory whose name begins with ``broken`` is refused."""
+        if directory.name.startswith("broken"):
+            raise CheckpointError(f"{directory}: weights.safetensors differs from SHA256SUMS; copy it again")
+        self.loads += 1
+        description = DESCRIPTION | {"version": str(self.loads), "digest": f"{self.loads:064}"}
+        return Loaded(self, lambda: FakeScheduler(self, on_call), description, directory)
 
     def end(self) -> None:
         """Answer whatever is held."""
@@ -83,6 +90,10 @@ class FakeModel:
     def _decode(self, query: Query) -> Generator[None, None, Result]:
         if query.text.startswith("poison"):
             raise RuntimeError(query.text)
+        if query.text.startswith("exhaust"):
+            raise MemoryError(query.text)
+        if query.text.startswith("die"):
+            raise SystemExit(query.text)
         if query.text.startswith("stuck"):
             self.stuck.wait()
         if query.text.startswith("slow"):
@@ -113,7 +124,8 @@ class FakeScheduler:
     def cancel(self, ticket: Any, /) -> None:
         """Forget one."""
         self._model.cancelled += 1
-        del self._live[ticket], self._texts[ticket]
+        self._live.pop(ticket, None)
+        self._texts.pop(ticket, None)
 
     def step(self) -> list[tuple[Any, Any]]:
         """One round."""

@@ -9,16 +9,20 @@ from typing import Any
 import pytest
 
 from model.queries import PredictQuery
-from service.engine import Busy, Engine, ItemError, Loaded, NotReady
+from service.admission import Admission, Busy
+from service.engine import Engine, ItemError, Loaded, NotReady
+from service.settings import Settings
 from tests.service.client import until
 from tests.service.fakes_service import FakeModel, answer
 
 
 @asynccontextmanager
-async def running(model: FakeModel, load: Callable[[], Loaded] | None = None, **options: Any) -> AsyncIterator[Engine]:
+async def running(
+    model: FakeModel, load: Callable[[], Loaded] | None = None, queue_items: int = 100, **options: Any
+) -> AsyncIterator[Engine]:
     """An engine that has loaded."""
     outcomes: list[Loaded | Exception] = []
-    chosen = {"queue_items": 100, "batch_items": 4, "stall_seconds": 60.0} | options
+    chosen = {"admission": admission(queue_items), "batch_items": 4, "stall_seconds": 60.0} | options
     engine = Engine(load or model.load, on_loaded=outcomes.append, on_step=lambda _: None, **chosen)
     engine.start()
     await until(lambda: bool(outcomes))
@@ -39,6 +43,11 @@ def run(scenario: Callable[[Engine, FakeModel], Awaitable[None]], **options: Any
 
     asyncio.run(play())
     return model
+
+
+def admission(queue_items: int = 9) -> Admission:
+    """What lets so many texts wait."""
+    return Admission(queue_items, Settings().limits)
 
 
 def queries(*texts: str) -> list[PredictQuery]:
@@ -89,7 +98,7 @@ def test_queue_counts_texts_not_requests() -> None:
         waiting = engine.submit(queries("a", "b"))
         with pytest.raises(Busy) as refused:
             engine.submit(queries("c", "d"))
-        assert refused.value.waiting == 2
+        assert refused.value.detail == "2 texts are waiting; the queue is full"
         assert 1 <= refused.value.retry_after <= 30
         fits = engine.submit(queries("e"))
         model.release.set()
@@ -97,6 +106,61 @@ def test_queue_counts_texts_not_requests() -> None:
         assert engine.waiting == 0
 
     run(scenario, queue_items=3, batch_items=1)
+
+
+def test_a_request_that_would_be_too_late_is_refused_at_once() -> None:
+    """While something is decoded, a request with too little time is refused; an idle engine takes it."""
+
+    async def scenario(engine: Engine, model: FakeModel) -> None:
+        held = engine.submit(queries("hold"), seconds=1e-6)
+        await until(lambda: model.holding.is_set() and engine.waiting == 0)
+        with pytest.raises(Busy) as refused:
+            engine.submit(queries("a"), seconds=1e-6)
+        assert refused.value.reason == "deadline"
+        in_time = engine.submit(queries("a"), seconds=1e6)
+        model.release.set()
+        await asyncio.gather(held.future, in_time.future)
+        await engine.submit(queries("a"), seconds=1e-6).future
+
+    run(scenario)
+
+
+def test_work_is_handed_back_however_it_ends() -> None:
+    """Answered, failed (twice in a round), refused, lost with its scheduler or cancelled: no work stays behind."""
+
+    async def scenario(engine: Engine, model: FakeModel) -> None:
+        jobs = [
+            engine.submit(queries(*texts))
+            for texts in (
+                ("a", "slow b"),
+                ("poison", "poison", "slow", "c", "d", "e"),
+                ("x" * 10_001, "b"),
+                ("refuse to start", "b"),
+            )
+        ]
+        await asyncio.gather(*(job.future for job in jobs), return_exceptions=True)
+        held, queued = engine.submit(queries("hold")), engine.submit(queries(*["hold"] * 9))
+        await until(model.holding.is_set)
+        assert engine.admission.work > 0
+        engine.cancel(queued)
+        engine.cancel(held)
+        collapsed = engine.submit(queries("collapse", "f"))
+        await asyncio.gather(collapsed.future, return_exceptions=True)
+        await until(lambda: engine.admission.work == 0)
+        assert engine.waiting == 0
+
+    run(scenario)
+
+
+def test_speed_is_measured() -> None:
+    """What was answered, and the time it took, move the speed that waiting work is divided by."""
+
+    async def scenario(engine: Engine, _: FakeModel) -> None:
+        before = engine.admission.rate
+        await engine.submit(queries(*["a" * 1_000] * 100)).future
+        await until(lambda: engine.admission.rate != before)
+
+    run(scenario)
 
 
 @pytest.mark.parametrize("text", ["poison", "refuse to start"])
@@ -185,7 +249,7 @@ def test_nothing_is_taken_before_loading_while_draining_or_after_the_end() -> No
     async def scenario() -> None:
         model = FakeModel()
         engine = Engine(
-            lambda: model.release.wait() and model.load(), queue_items=9, batch_items=9, stall_seconds=9,
+            lambda: model.release.wait() and model.load(), admission=admission(), batch_items=9, stall_seconds=9,
             on_loaded=lambda _: None, on_step=lambda _: None,
         )  # fmt: skip
         engine.start()
@@ -228,7 +292,12 @@ def test_failed_load_is_told() -> None:
             raise OSError("no disk")
 
         engine = Engine(
-            fail, queue_items=9, batch_items=9, stall_seconds=9, on_loaded=outcomes.append, on_step=lambda _: None
+            fail,
+            admission=admission(),
+            batch_items=9,
+            stall_seconds=9,
+            on_loaded=outcomes.append,
+            on_step=lambda _: None,
         )
         engine.start()
         await until(lambda: bool(outcomes))
@@ -269,13 +338,18 @@ def test_times_add_up() -> None:
 
 
 def test_network_rows_are_told_after_each_step() -> None:
-    """The engine passes on what its scheduler counted."""
+    """The engine passes on what its scheduler counted, each row once."""
     seen: list[Counter[str]] = []
 
     async def scenario() -> None:
         model = FakeModel()
         engine = Engine(
-            model.load, queue_items=9, batch_items=9, stall_seconds=9, on_loaded=lambda _: None, on_step=seen.append
+            model.load,
+            admission=admission(),
+            batch_items=9,
+            stall_seconds=9,
+            on_loaded=lambda _: None,
+            on_step=seen.append,
         )
         engine.start()
         await until(lambda: engine.accepting)
@@ -283,4 +357,4 @@ def test_network_rows_are_told_after_each_step() -> None:
         await engine.stop()
 
     asyncio.run(scenario())
-    assert seen[-1]["next"] >= 2
+    assert sum(rows["next"] for rows in seen) == 2

@@ -14,10 +14,11 @@ from model.checkpoint import load_checkpoint
 from model.predictor import Predictor
 from model.queries import ClozeQuery, PredictQuery, ScoreQuery
 from model.runtime import open_runtime
-from service.loading import choose_device, describe, load
+from service.keys import hash_key
+from service.loading import choose_device, describe, load, warn_of_memory
 from service.settings import Settings
 from tests.fixtures_checkpoint import build_tiny_checkpoint
-from tests.service.client import ask
+from tests.service.client import app_of, ask
 
 _TEXTS = ["I like to go to the theat", "我____一部新手机。", "", "今天 the ____ cat"]
 
@@ -28,9 +29,9 @@ class _Real:
     def __init__(self, **settings: Any) -> None:
         self._settings = Settings(threads=1, **settings)
 
-    def load(self, on_call: Any) -> Any:
-        """Load it."""
-        return load(self._settings, on_call)
+    def load(self, on_call: Any, _: Path) -> Any:
+        """Load it, whatever the app's own settings name."""
+        return load(self._settings, on_call, self._settings.checkpoint)
 
     def end(self) -> None:
         """Nothing is held."""
@@ -63,6 +64,36 @@ def test_service_answers_what_the_predictor_answers(tiny_checkpoint: Path) -> No
         assert result["log_probability"] == expected.log_probability  # type: ignore[union-attr]
 
 
+def test_no_text_is_found_by_another_key(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """What one key's texts and history left in the cache, the same key finds and no other, also after a rotation."""
+    file = tmp_path / "keys.toml"
+
+    def write(*names: str) -> None:
+        hashes = {name: hash_key(f"key of {name}".encode()).hex() for name in names}
+        file.write_text("".join(f'[[key]]\nname = "{name}"\nsha256 = "{hashes[name]}"\n' for name in names))
+
+    async def question(client: httpx.AsyncClient) -> list[int]:
+        async def cached(name: str, path: str = "/predict", text: str = "I like the cat and the ") -> int:
+            body = {"text": text, "history": "the cat store"}
+            response = await client.post(path, json=body, headers={"Authorization": f"Bearer key of {name}"})
+            found: int = response.json()["usage"]["cached_pieces"]
+            return found
+
+        found = [await cached("a"), await cached("a"), await cached("b"), await cached("b")]
+        write("new", "a")
+        app_of(client).state.keys.refresh()
+        blank = "I like the cat and the ____ on"
+        return [*found, await cached("a"), await cached("a", "/cloze", blank), await cached("new", "/cloze", blank)]
+
+    write("a", "b")
+    first, again, stranger, stranger_again, rotated, blank, new_blank = ask(
+        question, _Real(checkpoint=tiny_checkpoint), keys_file=file
+    )
+    assert first == stranger == new_blank == 0
+    assert again == stranger_again == rotated > 0
+    assert blank > 0
+
+
 def test_network_calls_are_measured(tiny_checkpoint: Path) -> None:
     """The rows that the network computes arrive in the metrics by kind of call."""
 
@@ -92,6 +123,21 @@ def test_description_counts_every_parameter(tiny_checkpoint: Path) -> None:
     assert json.loads(json.dumps(description)) == description
 
 
+def test_too_low_a_memory_limit_is_logged(
+    tiny_checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A container with less memory than checkpoint, cache and process come to says so; the cache's size counts."""
+    small, large = (Settings(prefix_cache_mib=mib) for mib in (0, 1000))
+    warn_of_memory(large, tiny_checkpoint, None)
+    warn_of_memory(small, tiny_checkpoint, 1 << 30)
+    warn_of_memory(small, tmp_path / "none", 1 << 30)
+    assert caplog.records == []
+    warn_of_memory(large, tiny_checkpoint, 1 << 30)
+    (warning,) = caplog.records
+    assert warning.levelname == "WARNING"
+    assert warning.__dict__["fields"]["limit_mib"] == 1024 < warning.__dict__["fields"]["needed_mib"]
+
+
 def test_device_is_chosen_without_torch(tmp_path: Path) -> None:
     """Auto means the CPU where there is no driver; a device that is named is taken at its word."""
     assert choose_device("auto", tmp_path / "no-driver") == "cpu"
@@ -105,7 +151,7 @@ def test_missing_bundled_checkpoint_tells_the_remedy(tmp_path: Path, monkeypatch
     monkeypatch.setattr(command, "DEFAULT_CHECKPOINT", missing)
     settings = Settings(checkpoint=missing)
     with pytest.raises(Exception, match="does not exist") as failed:
-        load(settings, lambda call, rows: None)  # noqa: ARG005
+        load(settings, lambda call, rows: None, missing)  # noqa: ARG005
     reason = command._reason(failed.value, settings)
     assert str(missing) in reason
     assert "train one" in reason

@@ -6,16 +6,19 @@ import logging
 import sys
 import threading
 
+import httpx
 import pytest
 
 from service.logs import LARGEST_WRITE, LONGEST_BACKLOG, log_request, logging_to_stderr
 from service.records import Record
+from tests.service.client import ask
 
 
 def test_request_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
-    """A request's line holds its id, route, status, milliseconds and number of texts, and nothing of the texts."""
+    """A request's line holds its id, route, status, milliseconds, texts and pieces, and nothing of the texts."""
     record = Record({"type": "http", "path": "/predict", "headers": [(b"x-request-id", b"id-1")]})
     record.status, record.items, record.queue_seconds, record.inference_seconds = 200, 3, 0.001, 0.002
+    record.pieces, record.cached_pieces = 9, 8
     with logging_to_stderr():
         log_request(record, 0.0041)
     (line,) = capsys.readouterr().err.splitlines()
@@ -24,7 +27,63 @@ def test_request_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None
     assert entry == {
         "level": "info", "logger": "service.requests", "event": "request", "request_id": "id-1", "route": "/predict",
         "status": 200, "milliseconds": 4.1, "items": 3, "queue_milliseconds": 1.0, "inference_milliseconds": 2.0,
+        "pieces": 9, "cached_pieces": 8,
     }  # fmt: skip
+
+
+def test_a_service_logs_pieces_and_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    """An answer's line has the pieces of its usage and the caller's trace; a refusal's has the trace alone."""
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    headers = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+
+    async def question(client: httpx.AsyncClient) -> dict[str, int]:
+        await client.post("/predict", json={"text": 1}, headers=headers)
+        answer = await client.post("/predict", json={"text": ["abc", "鬼"]}, headers=headers)
+        usage: dict[str, int] = answer.json()["usage"]
+        return usage
+
+    with logging_to_stderr():
+        usage = ask(question)
+    lines = capsys.readouterr().err
+    refused, answered = [entry for entry in map(json.loads, lines.splitlines()) if entry["event"] == "request"]
+    assert usage["pieces"] > usage["cached_pieces"] > 0
+    assert (answered["pieces"], answered["cached_pieces"]) == (usage["pieces"], usage["cached_pieces"])
+    assert [refused["status"], answered["status"]] == [422, 200]
+    assert refused["trace_id"] == answered["trace_id"] == trace
+    assert "pieces" not in refused
+    assert "鬼" not in lines
+
+
+@pytest.mark.parametrize(
+    ("level", "written"),
+    [
+        ("debug", ["debug", "info", "warning", "error"]),
+        ("info", ["info", "warning", "error"]),
+        ("warning", ["warning", "error"]),
+        ("error", ["error"]),
+    ],
+)
+def test_less_than_the_level_is_not_written(capsys: pytest.CaptureFixture[str], level: str, written: list[str]) -> None:
+    """A line is written if it is at least as grave as the level that is set."""
+    with logging_to_stderr(level):
+        for name in ("debug", "info", "warning", "error"):
+            logging.getLogger("service").log(getattr(logging, name.upper()), "line")
+    assert [json.loads(line)["level"] for line in capsys.readouterr().err.splitlines()] == written
+
+
+def test_above_info_a_request_is_not_even_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
+    """At warning a request's line costs the question whether it is wanted: nothing of the record is read."""
+
+    class Untouchable(Record):
+        def __init__(self) -> None:
+            pass
+
+        def __getattribute__(self, name: str) -> object:
+            raise AssertionError(name)
+
+    with logging_to_stderr("warning"):
+        log_request(Untouchable(), 0.001)
+    assert capsys.readouterr().err == ""
 
 
 def test_exception_is_logged_without_its_message(capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,6 +140,27 @@ def test_end_does_not_wait_for_a_reader_that_never_comes(monkeypatch: pytest.Mon
     with logging_to_stderr():
         for number in range(5):
             logging.getLogger("service").info("line %d", number)
+
+
+def test_lines_after_a_full_disk_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be written is lost, and what comes once there is room again is not."""
+    failed = threading.Event()
+
+    class Disk(io.StringIO):
+        def write(self, text: str) -> int:
+            if failed.is_set():
+                return super().write(text)
+            failed.set()
+            raise OSError(28, "No space left on device")
+
+    disk = Disk()
+    monkeypatch.setattr(sys, "stderr", disk)
+    with logging_to_stderr():
+        logging.getLogger("service").info("lost")
+        assert failed.wait(60)
+        logging.getLogger("service").info("kept")
+    assert "kept" in disk.getvalue()
+    assert "lost" not in disk.getvalue()
 
 
 def test_logging_is_restored() -> None:

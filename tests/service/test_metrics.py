@@ -26,6 +26,8 @@ def test_series_are_there_before_the_first_request() -> None:
         assert value(metrics, "lacuna_batch_rows_count", call=call) == 0
     for result in ("hit", "miss"):
         assert value(metrics, "lacuna_prefix_cache_pieces_total", result=result) == 0
+    for reason in ("queue_full", "deadline", "rate_requests", "rate_characters"):
+        assert value(metrics, "lacuna_refusals_total", reason=reason) == 0
     for outcome in ("success", "failure"):
         assert value(metrics, "lacuna_loads_total", outcome=outcome) == 0
         assert value(metrics, "lacuna_reloads_total", outcome=outcome) == 0
@@ -62,6 +64,7 @@ def test_requests_are_counted_by_route_and_status() -> None:
         'lacuna_batch_rows_sum{call="next"} 2.0',
         'lacuna_network_rows_total{call="next"} 2.0',
         "lacuna_queue_depth 0.0",
+        "lacuna_queue_work_seconds 0.0",
         "lacuna_ready 1.0",
         'lacuna_loads_total{outcome="success"} 1.0',
     ):
@@ -70,16 +73,24 @@ def test_requests_are_counted_by_route_and_status() -> None:
     assert "鬼" not in metrics
 
 
-def test_rows_survive_a_new_scheduler() -> None:
-    """When a scheduler is replaced its counts begin at 0, and the counter goes on from where it was."""
+def test_rows_of_all_steps_add_up() -> None:
+    """Each step tells the rows that it took, whichever scheduler took them."""
     metrics = Metrics(CollectorRegistry())
     for rows in ({"next": 3}, {"next": 5, "gap": 1}, {"next": 2}):
         metrics.stepped(Counter(rows))
-    assert value(metrics, "lacuna_network_rows_total", call="next") == 7
-    for rows in ({"next": 2, "forward": 9}, {"next": 4}):  # what is missing after the second is what tells
-        metrics.stepped(Counter(rows))
-    assert value(metrics, "lacuna_network_rows_total", call="next") == 11
+    assert value(metrics, "lacuna_network_rows_total", call="next") == 10
     assert value(metrics, "lacuna_network_rows_total", call="gap") == 1
+
+
+def test_reloads_are_counted_and_shown() -> None:
+    """A reload that worked shows its model; one that failed leaves the model before."""
+    metrics = Metrics(CollectorRegistry())
+    metrics.reloaded({"name": "a", "version": "2", "digest": "d"})
+    metrics.reloaded(None)
+    assert value(metrics, "lacuna_reloads_total", outcome="success") == 1
+    assert value(metrics, "lacuna_reloads_total", outcome="failure") == 1
+    shown = metrics.registry.get_sample_value("lacuna_model_info", {"name": "a", "version": "2", "digest": "d"})
+    assert shown == 1
 
 
 def test_failed_load_is_counted() -> None:

@@ -6,6 +6,7 @@ Bad input is in tests/end_to_end/test_service_process.py, on a real server.
 import asyncio
 import re
 import threading
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -192,6 +193,34 @@ def test_full_queue_is_429_with_retry_after() -> None:
     assert (held.status_code, waiting.status_code) == (200, 200)
 
 
+def test_a_request_that_would_be_too_late_is_429_and_counted() -> None:
+    """Where more work waits than fits the deadline, a request is refused, unread if any would be, and counted."""
+
+    async def question(client: httpx.AsyncClient) -> tuple[list[httpx.Response], str]:
+        engine = app_of(client).state.context.engine
+        held = asyncio.ensure_future(client.post("/cloze", json={"text": ["hold ____"] * 9}))
+        await until(lambda: model.holding.is_set() and engine.waiting == 8)
+        engine.admission.measure = lambda *_: None  # the speed is this test's to set
+        engine.admission.rate = engine.admission.work / 5.5
+        small = await client.post("/predict", json={"text": "a"})
+        engine.admission.rate = engine.admission.work / 4.5
+        large = await client.post("/cloze", json={"text": ["____"] * 9})
+        engine.admission.rate = engine.admission.work / 5.5
+        unread = await client.post("/predict", content=b"no JSON")
+        metrics = (await client.get("/metrics")).text
+        model.release.set()
+        assert (await held).status_code == 200
+        return [small, large, unread], metrics
+
+    model = FakeModel()
+    responses, metrics = ask(question, model, batch_items=1)
+    assert [response.status_code for response in responses] == [429, 429, 429]
+    assert all(int(response.headers["retry-after"]) in (5, 6) for response in responses)
+    assert re.match(r"4\.\d s of work are waiting, and this request adds 4\.\d s", responses[1].json()["detail"])
+    assert 'lacuna_refusals_total{reason="deadline"} 3.0' in metrics
+    assert re.search(r"^lacuna_queue_work_seconds [45]\.", metrics, re.MULTILINE)
+
+
 def test_loading_is_503_until_loaded() -> None:
     """While the checkpoint loads, the process lives, is not ready, and asks clients to come back."""
 
@@ -277,7 +306,7 @@ class _LoadsOnRelease(FakeModel):
         super().__init__()
         self.load_now = threading.Event()
 
-    def load(self, on_call: Any = None) -> Any:
+    def load(self, on_call: Any = None, directory: Path = Path()) -> Any:
         """Wait, then load."""
         self.load_now.wait()
-        return super().load(on_call)
+        return super().load(on_call, directory)

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import Settings, SettingsError, available_cpus, is_loopback, read_keys, read_settings
+from service.cgroup import available_cpus
+from service.keys import hash_key
+from service.settings import Settings, SettingsError, is_loopback, read_settings
 
 KEY = "0123456789abcdef"
 
@@ -121,47 +123,44 @@ def test_loopback(host: str, answer: bool) -> None:
     assert is_loopback(host) is answer
 
 
-def test_keys_come_from_variable_and_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys of both places count; a file may hold comments and empty lines."""
-    file = tmp_path / "keys"
-    file.write_text(f"# people\n\n{KEY}-3\n")
+def test_keys_are_checked_when_settings_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong key or keys file is a wrong setting; neither the message nor the settings show a key."""
+    file = tmp_path / "keys.toml"
     monkeypatch.setenv("LACUNA_KEYS", f"{KEY}-1, {KEY}-2,")
-    settings = read_settings(["--keys-file", str(file)])
-    assert read_keys(settings) == (f"{KEY}-1", f"{KEY}-2", f"{KEY}-3")
-    assert KEY not in repr(settings)
-
-
-@pytest.mark.parametrize("key", ["hunter2", "not printable \x01 at all", "schlüssel-schlüssel"])
-def test_bad_key_is_an_error_that_does_not_tell_it(key: str, tmp_path: Path) -> None:
-    """A short or unprintable key is refused by number and length, without showing it."""
-    file = tmp_path / "keys"
-    file.write_text(key, "utf-8")
-    with pytest.raises(SettingsError, match="API key 1 has") as refused:
+    file.write_text(f"[[key]]\nname = 'a'\nsha256 = '{hash_key(KEY.encode()).hex()}'\n")
+    assert KEY not in repr(read_settings(["--keys-file", str(file)]))
+    file.write_text(f"{KEY}\n")
+    with pytest.raises(SettingsError, match=r"keys\.toml: not TOML at line 1, .* convert FILE") as refused:
         read_settings(["--keys-file", str(file)])
-    assert key not in str(refused.value)
-
-
-def test_missing_keys_file_is_an_error(tmp_path: Path) -> None:
-    """A keys file that is not there is named."""
+    assert KEY not in str(refused.value)
     with pytest.raises(SettingsError, match="no-keys: No such file"):
         read_settings(["--keys-file", str(tmp_path / "no-keys")])
+    monkeypatch.setenv("LACUNA_KEYS", "hunter2")
+    with pytest.raises(SettingsError, match="API key 1 has 7 characters") as refused:
+        read_settings([])
+    assert "hunter2" not in str(refused.value)
+
+
+def test_lists_are_parted_by_commas_or_are_lists(tmp_path: Path) -> None:
+    """Hosts and origins: commas on the command line and in variables, lists in a file."""
+    file = tmp_path / "service.toml"
+    file.write_text("allowed_hosts = ['a', 'b']\n")
+    settings = read_settings(["--config", str(file), "--allowed-origins", "https://a.example, http://localhost:3000"])
+    assert settings.allowed_hosts == ("a", "b")
+    assert settings.allowed_origins == ("https://a.example", "http://localhost:3000")
+
+
+@pytest.mark.parametrize("origin", ["a.example", "https://a.example/", "https://A.example", "https://a.example/page"])
+def test_an_origin_that_no_browser_sends_is_an_error(origin: str) -> None:
+    """An origin with a path, without a scheme or with capitals would never fit, so it is refused."""
+    with pytest.raises(SettingsError, match="allowed_origins has"):
+        read_settings(["--allowed-origins", origin])
 
 
 def test_limits_that_exclude_each_other_are_an_error() -> None:
     """A queue that is smaller than the largest request could never take it."""
     with pytest.raises(SettingsError, match="queue_items is 3 and max_texts 64"):
         read_settings(["--queue-items", "3"])
-
-
-@pytest.mark.parametrize(
-    ("content", "most"), [("max 100000", None), ("200000 100000", 2), ("50000 100000", 1), ("nonsense", None)]
-)
-def test_cpus_follow_the_control_group(tmp_path: Path, content: str, most: int | None) -> None:
-    """A container's quota bounds the CPUs, rounded down but at least 1."""
-    unbounded = available_cpus(tmp_path / "none")
-    file = tmp_path / "cpu.max"
-    file.write_text(content)
-    assert available_cpus(file) == min(unbounded, most or unbounded)
 
 
 def test_threads_leave_a_cpu_for_the_event_loop() -> None:

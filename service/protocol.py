@@ -1,0 +1,98 @@
+"""A connection that cannot be held open by sending headers slowly, or without end. Bodies: service/body.py.
+
+uvicorn waits for headers as long as a client likes and takes as many as it sends. Here they must be complete a fixed
+time after their first byte (or after the connection was made), however steadily they trickle in, and within a size.
+"""
+
+import asyncio
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from pydantic_core import to_json
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.errors import PROBLEM_TYPE, TITLES
+
+log = logging.getLogger(__name__)
+
+MOST_HEADER_BYTES = 64 * 1024
+
+
+class BoundedHeaders(HttpToolsProtocol):
+    """uvicorn's protocol with a deadline and a size for headers.
+
+    Args:
+        header_seconds: from a request's first byte, or from the connection, to the end of its headers.
+        arguments: uvicorn's own.
+    """
+
+    def __init__(self, *, header_seconds: float, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._header_seconds = header_seconds
+        self._incomplete = True  # between a request's first byte and the end of its headers, and before the first
+        self._timer: asyncio.TimerHandle | None = None
+        self._header_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(self._header_seconds, self._too_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is waited for any more."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """A request's first byte."""
+        self._incomplete = True
+        self._header_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """The headers are there."""
+        self._incomplete = False
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of headers or of a body. Most requests come whole, and need no timer."""
+        super().data_received(data)
+        if not self._incomplete:
+            self._stop_waiting()
+            return
+        self._header_bytes += len(data)
+        if self._header_bytes > MOST_HEADER_BYTES:
+            self._refuse(431, f"the headers are longer than {MOST_HEADER_BYTES} bytes")
+        elif self._timer is None and not self.transport.is_closing():
+            self._timer = self.loop.call_later(self._header_seconds, self._too_slow)
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
+        """Bytes that are no HTTP: answered in our form, not in uvicorn's."""
+        self._refuse(400, "this is not an HTTP request")
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_slow(self) -> None:
+        self._timer = None
+        if self._header_bytes:
+            self._refuse(408, f"the headers did not arrive within {self._header_seconds:g} s")
+        else:
+            self.transport.close()  # nothing was asked, so there is nobody to answer
+
+    def _refuse(self, status: int, detail: str) -> None:
+        """Answer without the app, which has not seen the request, and close."""
+        if self.transport.is_closing():
+            return
+        title = TITLES.get(status, HTTPStatus(status).phrase)
+        content = to_json({"type": "about:blank", "title": title, "status": status, "detail": detail})
+        head = (
+            f"HTTP/1.1 {status} {title}\r\nContent-Type: {PROBLEM_TYPE}\r\nContent-Length: {len(content)}\r\n"
+            "Connection: close\r\n\r\n"
+        )
+        log.info("headers refused", extra={"fields": {"status": status}})
+        self.transport.write(head.encode("ascii") + content)
+        self.transport.close()

@@ -1,0 +1,136 @@
+"""A real Prometheus reads a real service: every query of the dashboard and every rule finds something. Else skipped."""
+
+import json
+import math
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.end_to_end.prometheus import eventually, get, query
+from tests.service.server_process import REAL, ROOT, ServerProcess, serving
+from training.newcomer import free_port
+
+DEPLOY = ROOT / "deploy"
+# As Grafana reckons $__rate_interval: four times the scrape interval of its data source, at least.
+RATE_INTERVAL = "20s"
+
+pytestmark = pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
+
+
+def dashboard() -> Any:
+    """What Grafana is given."""
+    return json.loads((DEPLOY / "grafana" / "lacuna.json").read_text(encoding="utf-8"))
+
+
+def rules(name: str) -> list[dict[str, Any]]:
+    """The rules of a rule file."""
+    groups = yaml.safe_load((DEPLOY / name).read_text(encoding="utf-8"))["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+@dataclass
+class Watched:
+    """A service and the Prometheus that reads it: the service's name there, and Prometheus' address."""
+
+    server: ServerProcess
+    instance: str
+    prometheus: str
+
+    def use(self) -> None:
+        """Ask it something of each kind; it reads, batches, caches and is counted."""
+        for path, text in (
+            ("/predict", ["I like the", "I like to go to the theat"]),
+            ("/cloze", "I ____ the"),
+            ("/score", "the cat"),
+        ):
+            assert self.server.ask("POST", path, {"text": text}).status == 200
+
+    def finds(self, expression: str) -> bool:
+        """Whether Prometheus has at least one number for *expression*."""
+        assert "$" not in expression
+        return any(math.isfinite(float(sample["value"][1])) for sample in query(self.prometheus, expression))
+
+
+@pytest.fixture(scope="module")
+def watched(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    """Both, with the deployment's configuration but for addresses and for intervals that a test can wait for."""
+    config = yaml.safe_load((DEPLOY / "prometheus.yml").read_text(encoding="utf-8"))
+    config["global"] = dict.fromkeys(config["global"], "500ms")
+    config["rule_files"] = [str(DEPLOY / name) for name in config["rule_files"]]
+    directory = tmp_path_factory.mktemp("prometheus")
+    port = free_port()
+    with serving(REAL, "--checkpoint", str(tiny_checkpoint), "--threads", "1") as server:
+        instance = ":".join(map(str, server.address))
+        config["scrape_configs"][0]["static_configs"] = [{"targets": [instance]}]
+        (directory / "prometheus.yml").write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML
+        command = ["prometheus", f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/data"]
+        with (directory / "log").open("w") as log:
+            process = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log)
+        try:
+            yield Watched(server, instance, f"http://127.0.0.1:{port}")
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def panel_queries(instance: str) -> dict[str, str]:
+    """Each query of the dashboard as Grafana would ask it for one instance, by panel and letter."""
+    return {
+        f"{panel['title']} {target['refId']}": target["expr"]
+        .replace("$__rate_interval", RATE_INTERVAL)
+        .replace("$instance", re.escape(instance).replace("\\", "\\\\"))
+        for panel in dashboard()["panels"]
+        for target in panel["targets"]
+    }
+
+
+def test_every_panel_and_every_rule_finds_numbers(watched: Watched) -> None:
+    """Of a service that is asked things, each panel shows a number, each rule records one, each alert compares one."""
+    expressions = panel_queries(watched.instance)
+    expressions |= {rule["record"]: rule["record"] for rule in rules("recording.yml")}
+    # An alert's comparison is rightly empty while nothing is wrong, so its left side is asked for.
+    compared = re.compile(r"(.*) (?:==|>) [0-9.]+\s*", re.DOTALL)
+    for rule in rules("alerts.yml"):
+        match = compared.fullmatch(rule["expr"])
+        assert match, rule["alert"]
+        expressions[rule["alert"]] = match[1]
+
+    def empty() -> list[str]:
+        watched.use()
+        return [name for name, expression in expressions.items() if not watched.finds(expression)]
+
+    assert eventually(lambda: not empty()), empty()
+
+
+def test_prometheus_can_evaluate_every_rule(watched: Watched) -> None:
+    """Each rule of both files runs without an error, and a service that answers all it is asked raises no alert."""
+    names = {rule.get("record") or rule["alert"] for name in ("recording.yml", "alerts.yml") for rule in rules(name)}
+
+    def evaluated() -> dict[str, dict[str, Any]]:
+        groups = get(watched.prometheus, "rules")["groups"]
+        return {rule["name"]: rule for group in groups for rule in group["rules"] if rule["health"] != "unknown"}
+
+    assert eventually(lambda: query(watched.prometheus, "lacuna_ready") != [] and evaluated().keys() == names)
+    assert {rule["health"] for rule in evaluated().values()} == {"ok"}
+    # How long a request takes depends on what else the machine does.
+    steady = [rule for name, rule in evaluated().items() if name not in ("LacunaSlow", "LacunaQueueing")]
+    assert {rule["state"] for rule in steady if rule["type"] == "alerting"} == {"inactive"}
+
+
+def test_the_instance_variable_offers_the_service(watched: Watched) -> None:
+    """What the dashboard's one variable asks Prometheus for are the services that it reads."""
+    (variable,) = dashboard()["templating"]["list"]
+    match = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"])
+    assert match
+
+    def offered() -> Any:
+        return get(watched.prometheus, f"label/{match[2]}/values", **{"match[]": match[1]})
+
+    assert eventually(lambda: offered() == [watched.instance]), offered()
