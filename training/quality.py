@@ -322,7 +322,15 @@ def _value(metric: str, value: float) -> str:
 
 
 def _everyday(results: Path) -> str:
-    found = _read(results / "everyday.json")
+    return _sentences(results / "everyday.json")
+
+
+def _tutorial(results: Path) -> str:
+    return _sentences(results / "tutorial_sentences.json")
+
+
+def _sentences(path: Path) -> str:
+    found = _read(path)
     return everyday.markdown(found) if found else _MISSING
 
 
@@ -361,6 +369,7 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "Peers of as many weights": _peers,
     "Adaptation": _adaptations,
     "Training speed": _training_speed,
+    "The tutorial's sentences": _tutorial,
     "Everyday sentences": _everyday,
 }
 
