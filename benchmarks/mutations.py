@@ -313,7 +313,9 @@ def _edit_tensor(directory: Path, source: random.Random) -> str:
         tensor.dims[place] = size
     elif kind == "place" and tensor.external_data:
         entry = source.choice(list(tensor.external_data))
-        entry.value = source.choice(("0", "-1", "4096", "1000000000000000", "forward.onnx", "../config.json", "/dev/zero"))
+        entry.value = source.choice(
+            ("0", "-1", "4096", "1000000000000000", "forward.onnx", "../config.json", "/dev/zero")
+        )
         detail += f" {entry.key} {entry.value}"
     else:
         tensor.data_type = source.choice([kind for kind in range(23) if kind != tensor.data_type])

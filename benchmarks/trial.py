@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -39,11 +40,7 @@ QUERIES: Sequence[Query] = (
 
 
 class Trials:
-    """The process that tries directories; to be closed.
-
-    Args:
-        queries: what each checkpoint is asked are `QUERIES`.
-    """
+    """The process that tries directories, asking each of them `QUERIES`."""
 
     def __init__(self) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LACUNA_")}
@@ -61,8 +58,9 @@ class Trials:
         """Load a checkpoint as the service does, and ask it.
 
         Returns:
-            ``outcome``: ``refused`` by a CheckpointError (``message``), ``answered`` (``digest``, ``answers``, ``sane``),
-            ``failed`` with another exception (``message``), or ``ended`` by a ``signal``; ``peak_mib``, resident.
+            ``outcome``: ``refused`` by a CheckpointError (``message``), ``answered`` (``digest``, ``answers``,
+            ``sane``), ``failed`` with another exception (``message``), or ``ended`` by a ``signal``; and ``peak_mib``,
+            its peak resident set.
         """
         assert self._process.stdin is not None  # noqa: S101 - both were asked for
         assert self._process.stdout is not None  # noqa: S101
@@ -119,11 +117,11 @@ def load_and_ask(directory: Path) -> dict[str, Any]:
 
 
 def is_sane(answer: dict[str, Any]) -> bool:
-    """Whether an answer is one that some network could give: probabilities from 0 to 1 that do not rise, finite logs."""
+    """Whether some network could say so: probabilities from 0 to 1 that do not rise, and finite logarithms."""
     lists = [answer.get("candidates", []), *(blank["candidates"] for blank in answer.get("blanks", []))]
     for candidates in lists:
         shares = [candidate["probability"] for candidate in candidates]
-        ordered = all(one >= other for one, other in zip(shares, shares[1:], strict=False))
+        ordered = all(one >= other for one, other in pairwise(shares))
         if not (ordered and all(0 <= share <= 1 for share in shares) and sum(shares) <= 1 + 1e-6):
             return False
     return "log_probability" not in answer or -math.inf < answer["log_probability"] <= 0
