@@ -76,7 +76,7 @@ def run(place: Place, texts: Sequence[str], seconds: float, directories: Sequenc
         "reloads_refused": reloads.total() - reloads[200],
         "descriptors": {"before": before, "after": after, "most": max(most for _, _, most in samples)},
         "leaked_descriptors": max(0, after - before),
-        **_growth([(passed, mib) for passed, mib, _ in samples]),
+        **growth([(passed, mib) for passed, mib, _ in samples]),
     }
 
 
@@ -169,8 +169,8 @@ def _settled(server: Server, before: int) -> int:
     return now
 
 
-def _growth(samples: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """What the resident set (seconds, MiB) does after the first third."""
+def growth(samples: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """What a resident set does after the first third of its samples (seconds, MiB)."""
     kept = samples[len(samples) // 3 :]
     slope = statistics.linear_regression(*zip(*kept, strict=True)).slope
     third = max(1, len(kept) // 3)
