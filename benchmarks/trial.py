@@ -23,7 +23,7 @@ from model.errors import CheckpointError, LacunaError
 from model.predictor import Predictor
 from model.queries import ClozeQuery, PredictQuery, Query, ScoreQuery
 from service.loading import load
-from service.settings import Settings
+from service.settings import read_settings
 
 # A child that takes longer hangs, and one that would take more address space gets none.
 SECONDS = 30
@@ -102,7 +102,7 @@ def try_in_child(directory: Path) -> dict[str, Any]:
 def load_and_ask(directory: Path) -> dict[str, Any]:
     """The same in this process."""
     try:
-        loaded = load(Settings(threads=1, device="cpu"), lambda _call, _rows: None, directory)
+        loaded = load(read_settings(["--threads", "1", "--device", "cpu"]), lambda _call, _rows: None, directory)
         json.dumps(loaded.description, allow_nan=False, ensure_ascii=False).encode()
         predictor = loaded.predictor
         if not isinstance(predictor, Predictor):
