@@ -120,9 +120,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         place = Place(options.checkpoint.resolve(), cores, Path(folder))
         sizes = QUICK if options.quick else Sizes()
         measured = Measurements(place, sizes, options.soak_minutes * _MINUTE, options.text)
-        result = (
-            json.loads(options.output.read_text("utf-8")) if options.output.exists() else {"format": 1, "parts": {}}
-        )
+        result: dict[str, Any] = {"format": 1, "parts": {}}
+        if options.output.exists():
+            result = json.loads(options.output.read_text("utf-8"))
         for name in options.parts or [name for name in measured.parts if name != "soak" or options.soak_minutes]:
             figures = measured.parts[name]()
             result["parts"][name] = _provenance(measured, options.quick) | figures
