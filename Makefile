@@ -3,7 +3,7 @@ PYTHON ?= python3
 PIP_ARGS ?=
 BENCH_ARGS ?=
 BIN := .venv/bin
-.PHONY: setup serve test lint check newcomer bench constraints lock clean
+.PHONY: setup serve test lint check newcomer bench fuzz soak faults drills drills-report constraints lock clean
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -46,6 +46,30 @@ benchmarks/.venv/.peers: benchmarks/constraints.txt
 # Half an hour; BENCH_ARGS=--quick shows whether it works. docs/benchmarks.md says what is measured, and how.
 bench: .venv/.dev benchmarks/.venv/.peers
 	$(BIN)/python -m benchmarks.serving $(BENCH_ARGS)
+
+# Some 15 minutes on an idle machine: 20,000 cases from the OpenAPI document against a live service, any text and any
+# bytes, 600 altered checkpoints; all with the bundled one.
+fuzz: .venv/.dev
+	$(BIN)/python -m benchmarks.fuzz --count 20000
+	FUZZ_CHECKPOINT=model/pretrained/default FUZZ_EXAMPLES=1000 $(BIN)/python -m pytest --timeout 0 tests/end_to_end/test_any_text.py
+	$(BIN)/python -m benchmarks.mutations --count 600
+
+# What goes wrong in a year, made to go wrong on real processes.
+faults: .venv/.dev
+	$(BIN)/python -m pytest tests/end_to_end/test_faults.py tests/end_to_end/test_service_process.py \
+		tests/service/test_protocol.py tests/service/test_reloading.py tests/service/test_keyring.py tests/model/test_checkpoint.py
+
+# The table in docs/operations.md: every drill in some 20 minutes, the soak in half an hour more. Leave the machine alone.
+drills: .venv/.dev
+	$(BIN)/python -m benchmarks.operations
+	$(BIN)/python -m benchmarks.operations --report
+
+soak: .venv/.dev
+	$(BIN)/python -m benchmarks.operations --parts soak --soak-minutes 30
+	$(BIN)/python -m benchmarks.operations --report
+
+drills-report: .venv/.dev
+	$(BIN)/python -m benchmarks.operations --report
 
 # Pin what is installed now, every transitive package included; the comment above the pins stays.
 constraints: .venv/.dev

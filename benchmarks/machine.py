@@ -24,21 +24,24 @@ for name in sys.argv[1:]:
 
 
 def describe(python: str) -> dict[str, Any]:
+    """What `basis` says, and what a comparison with peers needs beside it."""
+    peers = _versions(str(PEERS_PYTHON), _PEERS) if PEERS_PYTHON.exists() else {}
+    return {**basis(python), "wrk": wrk.version(), "peers_packages": peers}
+
+
+def basis(python: str) -> dict[str, Any]:
     """CPU, cores, kernel, versions and commit, as plain values. No names of hosts, users or directories.
 
     Args:
         python: the interpreter that runs the product.
     """
-    peers = _versions(str(PEERS_PYTHON), _PEERS) if PEERS_PYTHON.exists() else {}
     return {
         "cpu": cpu(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "wrk": wrk.version(),
         "packages": _versions(python, _OURS),
-        "peers_packages": peers,
         "git_commit": _commit(),
     }
 

@@ -11,9 +11,9 @@ import random
 import select
 import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from benchmarks.process import HOST
 
@@ -32,11 +32,13 @@ class Outcome:
         latencies: by request, seconds from the scheduled time to the last byte of a 200; infinite where there was none.
         lateness: seconds by which the client itself was late, for the requests that found a free connection.
         seconds: from the first scheduled time to the end.
+        statuses: how often each came; 0 is a connection that broke twice.
     """
 
     latencies: list[float]
     lateness: list[float]
     seconds: float
+    statuses: Counter[int] = field(default_factory=Counter)
 
     @property
     def answered(self) -> list[float]:
@@ -103,6 +105,7 @@ def run(port: int, requests: Sequence[bytes], times: Sequence[float], connection
         by_descriptor[connection.descriptor] = connection
     idle, sent, done = deque(opened), 0, 0
     latencies, lateness = [math.inf] * len(times), []
+    statuses: Counter[int] = Counter()
     waited = False  # whether the next request was due while no connection was free
     collecting = gc.isenabled()
     gc.disable()
@@ -126,12 +129,13 @@ def run(port: int, requests: Sequence[bytes], times: Sequence[float], connection
                     by_descriptor[connection.descriptor] = connection
                     poll.register(connection.descriptor, select.EPOLLIN)
                 if status is not None:
+                    statuses[status] += 1
                     if status == 200:
                         latencies[index] = time.perf_counter() - start - times[index]
                     done += 1
                     idle.append(connection)
             now = time.perf_counter()
-        return Outcome(latencies, lateness, now - start)
+        return Outcome(latencies, lateness, now - start, statuses)
     finally:
         if collecting:
             gc.enable()

@@ -22,6 +22,7 @@ POLL_SECONDS = 0.005
 # From SIGTERM to SIGKILL.
 STOP_SECONDS = 10.0
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class ServerError(Exception):
@@ -74,14 +75,21 @@ class Server:
         Raises:
             ServerError: it ended, or gave no right answer within *seconds*.
         """
+        return self._wait(lambda: is_right(self.ask(path, body)), f"right answer from {path}", seconds)
+
+    def wait_until_ready(self, seconds: float) -> float:
+        """Ask ``/readyz`` again and again until it says 200; returns and raises as `wait_until_right` does."""
+        return self._wait(lambda: bool(self.read("/readyz")), "readiness", seconds)
+
+    def _wait(self, condition: Callable[[], bool], what: str, seconds: float) -> float:
         while time.perf_counter() - self.began < seconds:
             if self._process.poll() is not None:
                 raise ServerError(f"ended with status {self._process.returncode}:\n{self._end_of_log()}")
             with contextlib.suppress(OSError, ServerError, http.client.HTTPException):
-                if is_right(self.ask(path, body)):
+                if condition():
                     return time.perf_counter() - self.began
             time.sleep(POLL_SECONDS)
-        raise ServerError(f"no right answer from {path} within {seconds:g} s:\n{self._end_of_log()}")
+        raise ServerError(f"no {what} within {seconds:g} s:\n{self._end_of_log()}")
 
     def ask(self, path: str, body: Mapping[str, Any]) -> Any:
         """POST one question.
@@ -110,6 +118,14 @@ class Server:
         """Sum of the peak resident sets (``VmHWM``) of its processes; pages that they share count for each."""
         return sum(_peak_bytes(pid) for pid, _ in self._members())
 
+    def resident_bytes(self) -> int:
+        """Sum of the resident sets of its processes now."""
+        return sum(int(fields[21]) for _, fields in self._members()) * _PAGE_BYTES
+
+    def descriptors(self) -> int:
+        """File descriptors that its processes hold open now."""
+        return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid, _ in self._members())
+
     def pause(self) -> None:
         """Stop all its processes where they are, so that they take no time from another server."""
         self._signal(signal.SIGSTOP)
@@ -118,8 +134,12 @@ class Server:
         """Let all its processes go on."""
         self._signal(signal.SIGCONT)
 
-    def stop(self) -> None:
-        """End all its processes: politely, then not."""
+    def stop(self) -> int:
+        """End all its processes: politely, then not.
+
+        Returns:
+            Exit status of the first one; negative where a signal ended it.
+        """
         self._signal(signal.SIGTERM)
         self._signal(signal.SIGCONT)
         try:
@@ -130,6 +150,7 @@ class Server:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self._process.wait()
+        return self._process.returncode
 
     def _request(self, method: str, path: str, content: bytes | None, headers: Mapping[str, str]) -> bytes:
         connection = http.client.HTTPConnection(HOST, self.port, timeout=60)

@@ -42,17 +42,17 @@ def write(result: dict[str, Any], output: Path, publish: bool) -> None:
         DOCUMENT.write_text(insert(document, f"{text}\n{link}"), encoding="utf-8")
 
 
-def insert(document: str, text: str) -> str:
-    """The document with *text* between its markers.
+def insert(document: str, text: str, first: str = BEGIN, last: str = END) -> str:
+    """The document with *text* between its markers, *first* and *last*.
 
     Raises:
         ValueError: a marker is missing.
     """
-    head, begin, rest = document.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    head, begin, rest = document.partition(first)
+    _, end, tail = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"the document lacks {BEGIN} or {END}")
-    return f"{head}{BEGIN}\n\n{text.strip()}\n\n{END}{tail}"
+        raise ValueError(f"the document lacks {first} or {last}")
+    return f"{head}{first}\n\n{text.strip()}\n\n{last}{tail}"
 
 
 def markdown(result: dict[str, Any]) -> str:

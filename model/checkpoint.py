@@ -15,12 +15,14 @@ nor safetensors is imported: weights are for the torch runtime (``model/torch_ru
 ``model/runtime.py``. The format in full: docs/checkpoint.md.
 """
 
+import errno
 import hashlib
 import json
 import math
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,6 +47,7 @@ CONFIG, VOCABULARY, WORD_ENDS, WEIGHTS, CARD, SUMS = (
 )
 REQUIRED = (CONFIG, VOCABULARY, WEIGHTS, CARD)
 MOST_HEADER_BYTES = 100_000_000  # safetensors' own bound
+_LARGEST_SIZE = 1 << 40
 Capability = Literal["predict", "score", "cloze"]
 
 _SUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
@@ -174,7 +177,10 @@ def count_parameters(directory: Path) -> int:
             if size > MOST_HEADER_BYTES:
                 raise ValueError(f"a header of {size} bytes")
             header = json.loads(file.read(size))
-        return sum(math.prod(array["shape"]) for name, array in header.items() if name != "__metadata__")
+        shapes = [array["shape"] for name, array in header.items() if name != "__metadata__"]
+        if not all(type(size) is int and 0 <= size <= _LARGEST_SIZE for shape in shapes for size in shape):
+            raise ValueError("a shape that no array has")
+        return sum(map(math.prod, shapes))
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} has no header of safetensors: {error!r}; {_EXPORT_AGAIN}") from error
 
@@ -315,6 +321,8 @@ def _verify_sums(directory: Path) -> tuple[str, set[str]]:
             raise CheckpointError(f"{directory / SUMS} line {number} is not 'sum  path'; {_COPY_AGAIN}")
         expected, path = match.groups()
         _check_path(directory, path)
+        if path in listed:
+            raise CheckpointError(f"{directory / SUMS} lists {path} twice; {_EXPORT_AGAIN}")
         size, found = _measure(directory / path)
         if found != expected:
             raise CheckpointError(
@@ -336,14 +344,24 @@ def _check_path(directory: Path, path: str) -> None:
 
 def _read(path: Path) -> bytes:
     with _named_errors(path):
+        _refuse_endless(path)
         return path.read_bytes()
 
 
 def _measure(path: Path) -> tuple[int, str]:
     """Size in bytes and SHA-256 of a file, without holding it."""
-    with _named_errors(path), path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-        return file.tell(), found
+    with _named_errors(path):
+        _refuse_endless(path)
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+            return file.tell(), found
+
+
+def _refuse_endless(path: Path) -> None:
+    """Refuse what may be read for ever, such as a pipe that nobody writes into."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "is no file")
 
 
 @contextmanager
@@ -360,6 +378,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     """The values of config.json, each of the type that it must have."""
     try:
         values = json.loads(_read(path), parse_constant=_refuse_constant)
+        # GET /model shows it: no lone surrogate, no 1e999.
+        json.dumps(values, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, NaN, Infinity
         raise CheckpointError(f"{path} is not JSON: {error}; {_EXPORT_AGAIN}") from error
     if not isinstance(values, dict):

@@ -21,6 +21,10 @@ GAP_POSITIONS = 8
 # Width of the gap head's position and kind embeddings.
 GAP_CODE_SIZE = 32
 
+# A temperature, exponent or weight beyond this, or a temperature or exponent below its inverse, was never fitted: what
+# it is applied to would end up as 0, infinity or no number.
+MOST_STRETCH = 100.0
+
 
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
@@ -171,19 +175,21 @@ class Calibration:
                 if field == "choice_lapse_rate":
                     if any(not 0 <= value < 1 for _, value in by_language[field]):
                         raise ValueError(f"{field} must be at least 0 and below 1")
-                elif any(not 0 < value < math.inf for _, value in by_language[field]):
-                    raise ValueError(f"{field} must be above 0 and finite")
+                elif any(not 1 / MOST_STRETCH <= value <= MOST_STRETCH for _, value in by_language[field]):
+                    raise ValueError(f"{field} must be above 0, from {1 / MOST_STRETCH:g} to {MOST_STRETCH:g}")
             return cls(
                 **by_language,
                 forward_weight=_number("forward_weight", values["forward_weight"]),
                 backward_weight=_number("backward_weight", values["backward_weight"]),
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise CheckpointError(f"calibration: {error!r}") from error
 
 
 def _number(field: str, value: object) -> float:
-    """What JSON may hold in the place of a finite number is refused: ``true``, ``"1"``, ``1e999``."""
+    """What JSON may hold in the place of a finite number is refused: ``true``, ``"1"``, ``1e999``; so is ``1e99``."""
     if type(value) not in (int, float) or not math.isfinite(cast("float", value)):
         raise ValueError(f"{field} holds {value!r}, which is no finite number")
+    if abs(cast("float", value)) > MOST_STRETCH:
+        raise ValueError(f"{field} holds {value!r}; it must be at most {MOST_STRETCH:g}")
     return float(cast("float", value))

@@ -8,14 +8,15 @@ The torch runtime behind the same protocol is ``model/torch_runtime.py``; it is 
 import platform
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from model.config import NetworkConfig
+from model.config import GAP_POSITIONS, SPAN, NetworkConfig
 from model.errors import CheckpointError, UnsupportedError
+from model.vocabulary import FIRST_BYTE, START
 
 if TYPE_CHECKING:
     from model.checkpoint import Checkpoint
@@ -32,6 +33,11 @@ _CPUINFO = Path("/proc/cpuinfo")
 GRAPHS: dict[Precision, str] = {"int8": "onnx", "fp32": "onnx-fp32"}
 # The file in it that holds the weights of all.
 SHARED_WEIGHTS: dict[Precision, str] = {"int8": "int8.weights", "fp32": "fp32.weights"}
+# Read once by a runtime that is opened: pieces that every vocabulary has.
+_TRIED = (START, FIRST_BYTE, FIRST_BYTE + 255)
+_GAP_KINDS = SPAN + 1
+# Of probabilities from the float32 logarithms of a head.
+_SUM_TOLERANCE = 1e-2
 _EXPORT_AGAIN = "export the checkpoint again"
 
 
@@ -121,8 +127,57 @@ def open_runtime(checkpoint: "Checkpoint", device: Literal["cpu", "cuda"] = "cpu
         threads: threads that one call may use on a CPU.
 
     Raises:
-        CheckpointError: the graphs are missing, not listed or cannot be opened, or torch is not installed.
+        CheckpointError: the graphs are missing, not listed, cannot be opened or say what no network can, or torch is
+            not installed.
     """
+    runtime = _open_runtime(checkpoint, device, threads)
+    try:
+        check_runtime(runtime)
+    except Exception as error:  # onnxruntime's errors have no base of their own
+        raise CheckpointError(f"{checkpoint.directory}: its network cannot be run: {error}; {_EXPORT_AGAIN}") from error
+    return runtime
+
+
+def check_runtime(runtime: Runtime) -> None:
+    """Run every call once: sums and configuration may be right, and the network all the same be none.
+
+    Heads share the embedding with the towers, so that whichever number of it is none spoils one of these.
+
+    Raises:
+        ValueError: states or log-probabilities that no network has.
+    """
+    config = runtime.config
+    lengths = np.array([len(_TRIED), 1], dtype=np.int64)
+    pieces = np.array([_TRIED, _TRIED[::-1]], dtype=np.int64)
+    if config.architecture == "stacked_bidirectional":
+        _check_heads("fill", runtime.fill_log_probabilities(pieces, lengths, lengths - 1))
+        return
+    outputs: dict[Tower, Floats] = {}
+    for tower in get_args(Tower):
+        if config.layers(tower):
+            states, outputs[tower] = runtime.advance(tower, initial_states(config, tower, 2), pieces, lengths)
+            tops = np.stack([outputs[tower][row, length - 1] for row, length in enumerate(lengths)])
+            if not np.isfinite(states).all() or not np.array_equal(output_of(config, tower, states), tops):
+                raise ValueError(f"the {tower} tower has states that are no numbers, or not those of its outputs")
+            outputs[tower] = tops
+    _check_heads("next", runtime.next_log_probabilities(outputs["forward"]))
+    if config.architecture == "two_towers":
+        _check_heads("previous", runtime.previous_log_probabilities(outputs["backward"]))
+        for known in (True, False):
+            kinds, positions = np.divmod(np.arange(_GAP_KINDS * GAP_POSITIONS, dtype=np.int64), GAP_POSITIONS)
+            left, right = (np.repeat(outputs[tower][:1], len(kinds), axis=0) for tower in get_args(Tower))
+            flags = np.full(len(kinds), known)
+            _check_heads("gap", runtime.gap_log_probabilities(left, right, flags, positions, kinds))
+
+
+def _check_heads(head: str, log_probabilities: Floats) -> None:
+    with np.errstate(invalid="ignore"):
+        sums = np.exp(log_probabilities).sum(axis=1)
+    if not (np.isfinite(log_probabilities[:, FIRST_BYTE:]).all() and (abs(sums - 1) < _SUM_TOLERANCE).all()):
+        raise ValueError(f"the {head} head's probabilities do not sum to 1")
+
+
+def _open_runtime(checkpoint: "Checkpoint", device: Literal["cpu", "cuda"], threads: int) -> Runtime:
     if device == "cpu":
         graphs = [f"{GRAPHS['int8']}/{name}.onnx" for name in graph_names(checkpoint.network)]
         for path in (*graphs, f"{GRAPHS['int8']}/{SHARED_WEIGHTS['int8']}"):

@@ -182,11 +182,11 @@ class Vocabulary:
         processor = sentencepiece.SentencePieceProcessor()
         try:
             processor.LoadFromSerializedProto(model_proto)
-        except RuntimeError as error:
+            return cls(processor, model_proto)
+        except (RuntimeError, UnicodeDecodeError) as error:  # the latter: a piece that is not UTF-8
             raise VocabularyError(
                 f"{len(model_proto)} bytes that are not a SentencePiece model; prepare the data again"
             ) from error
-        return cls(processor, model_proto)
 
     def to_bytes(self) -> bytes:
         """Return the bytes of the model file, as read."""

@@ -104,7 +104,9 @@ def warn_of_memory(settings: Settings, directory: Path, limit: int | None) -> No
         directory: of the checkpoint.
         limit: bytes that the container may use; None is no limit.
     """
-    files = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    # As deep as a checkpoint is: an administrator may name any directory, / too.
+    found = (path for pattern in ("*", "*/*") for path in directory.glob(pattern))
+    files = sum(path.stat().st_size for path in found if path.is_file())
     needed = _BASE_BYTES + files + (settings.prefix_cache_mib << 20)
     if limit is not None and limit < needed:
         log.warning(

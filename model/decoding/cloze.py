@@ -250,9 +250,10 @@ class _Cloze:
             masses = np.logaddexp(masses + np.log1p(-lapse), np.log(lapse / len(masses)))
         elif self._choices is None and counted:
             _raise(masses, counted, self._mass_exponents[number])
+        probabilities = np.minimum(np.exp(masses), 1.0)  # one choice alone may come to 1 + 7e-16
         ranked = [
             _Ranked(each.word, each.span, probability)
-            for each, probability in zip(found, np.exp(masses).tolist(), strict=True)
+            for each, probability in zip(found, probabilities.tolist(), strict=True)
         ]
         return sorted(ranked, key=lambda each: (-each.probability, each.word))
 

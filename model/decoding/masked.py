@@ -107,7 +107,7 @@ class _Filler:
         sent = None if self._choices is None else self._choices[number]
         temperature = dict(calibration.cloze_temperature if sent is None else calibration.choice_temperature)
         scaled = masses / temperature.get(language, 1.0)
-        shares = np.exp(scaled - np.logaddexp.reduce(scaled))
+        shares = np.minimum(np.exp(scaled - np.logaddexp.reduce(scaled)), 1.0)  # or 1 + 2e-16 of one alone
         if sent is None:
             shares *= min(1.0, float(np.exp(masses).sum()))
             pairs = zip(words[: self._top_k], shares.tolist(), strict=False)

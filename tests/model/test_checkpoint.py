@@ -251,6 +251,52 @@ CASES: dict[str, tuple[Damage, str]] = {
         lambda d: ((d / "config.json").write_text('{"format_version": NaN}'), seal(d)),
         "NaN is not a JSON number",
     ),
+    "a pipe in a file's place": (
+        lambda d: ((d / "MODEL_CARD.md").unlink(), os.mkfifo(d / "MODEL_CARD.md")),
+        r"MODEL_CARD\.md cannot be read: is no file; check its kind",
+    ),
+    "a device for the sums": (
+        lambda d: ((d / "SHA256SUMS").unlink(), (d / "SHA256SUMS").symlink_to("/dev/zero")),
+        "SHA256SUMS cannot be read: is no file",
+    ),
+    "a file listed twice": (
+        lambda d: (d / "SHA256SUMS").write_text((d / "SHA256SUMS").read_text(encoding="utf-8") * 2),
+        r"SHA256SUMS lists MODEL_CARD\.md twice; export",
+    ),
+    "a weight of 400 digits": (
+        lambda d: change_config(d, lambda c: c["calibration"].update(forward_weight=10**400)),
+        r"config\.json: calibration: OverflowError",
+    ),
+    "a weight beyond all that is fitted": (
+        lambda d: change_config(d, lambda c: c["calibration"].update(backward_weight=-1e300)),
+        "backward_weight holds -1e\\+300; it must be at most 100",
+    ),
+    "a temperature near 0": (
+        lambda d: change_config(d, lambda c: c["calibration"].update(next_temperature={"en": 1e-300})),
+        "next_temperature must be above 0, from 0.01 to 100",
+    ),
+    "half a character": (
+        lambda d: change_config(d, lambda c: c["scores"].update({"\ud800": 1})),
+        r"config\.json is not JSON: .*surrogates not allowed",
+    ),
+    "a score beyond all numbers": (
+        lambda d: (
+            (d / "config.json").write_text(
+                (d / "config.json").read_text().replace('"scores": {', '"scores": {"a": 1e999')
+            ),
+            seal(d),
+        ),
+        r"config\.json is not JSON: Out of range float",
+    ),
+    "a piece that is not UTF-8": (
+        lambda d: (
+            (d / "vocabulary.model").write_bytes(
+                (d / "vocabulary.model").read_bytes().replace("我".encode(), b"\xe6\x88a")
+            ),
+            seal(d),
+        ),
+        r"vocabulary\.model: \d+ bytes that are not a SentencePiece model",
+    ),
     "nested without end": (lambda d: ((d / "config.json").write_text("[" * 100_000), seal(d)), "is not JSON"),
 }
 
@@ -313,7 +359,9 @@ def test_graphs_that_are_not_listed_are_not_served(copy: Path) -> None:
 
 def test_weights_without_a_header_are_named(copy: Path) -> None:
     """Parameters are counted by the header of the weights; a file that has none is a CheckpointError with its path."""
-    for content in (b"", b"\xff" * 16, b"\x02\0\0\0\0\0\0\0[]", b"\x07\0\0\0\0\0\0\0" + b'{"a":1}'):
+    shapes = [f'{{"a":{{"shape":[{size}]}}}}'.encode() for size in ("-2", "1e999", "true", '"a"', "9" * 40)]
+    headers = [len(header).to_bytes(8, "little") + header for header in shapes]
+    for content in (b"", b"\xff" * 16, b"\x02\0\0\0\0\0\0\0[]", b"\x07\0\0\0\0\0\0\0" + b'{"a":1}', *headers):
         (copy / "weights.safetensors").write_bytes(content)
         with pytest.raises(CheckpointError, match=r"weights\.safetensors has no header of safetensors"):
             count_parameters(copy)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -19,7 +20,16 @@ from safetensors.numpy import load_file, save_file
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import PIECE, SPAN, WORD, Cell
 from model.errors import CheckpointError, UnsupportedError
-from model.runtime import OnnxRuntime, Runtime, Tower, initial_states, open_runtime, output_of, products_saturate
+from model.runtime import (
+    OnnxRuntime,
+    Runtime,
+    Tower,
+    check_runtime,
+    initial_states,
+    open_runtime,
+    output_of,
+    products_saturate,
+)
 from model.torch_runtime import open_torch_runtime
 from tests.fixtures_checkpoint import build_tiny_checkpoint
 from tests.reference_network import ReferenceNetwork
@@ -320,6 +330,55 @@ def test_graphs_that_cannot_be_opened_are_named(tmp_path: Path, tiny_checkpoint:
     graph.unlink()
     with pytest.raises(CheckpointError, match=r"next\.onnx is missing"):
         OnnxRuntime(directory, config)
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_every_runtime_passes_its_check(cell_checkpoint: Checkpoint, name: str) -> None:
+    """Networks of every cell, on all runtimes, say what a network can say."""
+    check_runtime(opened(name, cell_checkpoint.directory))
+
+
+@pytest.mark.parametrize("architecture", ["forward", "stacked_bidirectional"])
+def test_every_architecture_passes_its_check(tmp_path: Path, architecture: str) -> None:
+    """So do those without a gap head, and those without towers."""
+    layers = {"forward_layers": 2} if architecture == "forward" else {"forward_layers": 3}
+    open_runtime(build_tiny_checkpoint(tmp_path / "new", architecture=architecture, fp32=False, **layers))
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("forward", "forward_tower.0.weight_hh.scale"),
+        ("backward", "backward_tower.0.weight_hh.scale"),
+        ("next", "number.1e-30"),
+        ("previous", "number.1e-30"),
+        ("gap", "number.1e-30"),
+    ],
+)
+def test_numbers_that_are_none_are_refused(
+    tmp_path: Path, tiny_checkpoint: Path, name: str, tensor: str, number: float
+) -> None:
+    """One NaN or infinity that makes answers no numbers: a CheckpointError, though every sum be right."""
+    checkpoint = dataclasses.replace(load_checkpoint(tiny_checkpoint), directory=tmp_path)
+    shutil.copytree(tiny_checkpoint / "onnx", tmp_path / "onnx")
+    graph = onnx.load(tmp_path / "onnx" / f"{name}.onnx", load_external_data=False)
+    (found,) = [stored for stored in graph.graph.initializer if stored.name == tensor]
+    values = np.frombuffer(found.raw_data, dtype="<f4").copy()
+    values[-1] = number
+    found.raw_data = values.tobytes()
+    (tmp_path / "onnx" / f"{name}.onnx").write_bytes(graph.SerializeToString())
+    with pytest.raises(CheckpointError, match=r"its network cannot be run: the .* (head|tower)"):
+        open_runtime(checkpoint)
+
+
+def test_a_graph_in_the_place_of_another_is_named(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """A head of another form cannot be run, and that is said when it is opened, not when it is asked."""
+    checkpoint = dataclasses.replace(load_checkpoint(tiny_checkpoint), directory=tmp_path)
+    shutil.copytree(tiny_checkpoint / "onnx", tmp_path / "onnx")
+    shutil.copy(tiny_checkpoint / "onnx" / "next.onnx", tmp_path / "onnx" / "gap.onnx")
+    with pytest.raises(CheckpointError, match=r"its network cannot be run: .*; export the checkpoint again"):
+        open_runtime(checkpoint)
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path: Path, tiny_checkpoint: Path) -> None:

@@ -1,6 +1,7 @@
 """Tests of service/loading.py, and of the whole service in this process with a real checkpoint."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,16 @@ def test_too_low_a_memory_limit_is_logged(
     (warning,) = caplog.records
     assert warning.levelname == "WARNING"
     assert warning.__dict__["fields"]["limit_mib"] == 1024 < warning.__dict__["fields"]["needed_mib"]
+
+
+def test_no_more_than_a_checkpoint_is_measured(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An administrator may name any directory, and / has more below it than there is time to look at."""
+    for folder, warnings in (("a/b", 0), ("a", 1)):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "large").touch()
+        os.truncate(tmp_path / folder / "large", 2 << 30)  # a hole, which takes no room
+        warn_of_memory(Settings(), tmp_path, 1 << 30)
+        assert len(caplog.records) == warnings
 
 
 def test_device_is_chosen_without_torch(tmp_path: Path) -> None:

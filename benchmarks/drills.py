@@ -1,0 +1,246 @@
+"""What an operator wants to know before the night: one function for each, on real processes, with plain figures.
+
+Servers get one core and clients another, where there are two. Nothing here judges; the table is
+``benchmarks/operations_report.py``.
+"""
+
+import bisect
+import contextlib
+import http.client
+import itertools
+import math
+import re
+import subprocess
+import sys
+import threading
+import time
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import open_loop, workloads
+from benchmarks.contestants import ROOT
+from benchmarks.lacuna import Place, post
+from benchmarks.measurements import percentiles
+from benchmarks.process import Server
+
+# Of the overload: short, so that a few seconds show what a queue of many would.
+DEADLINE_SECONDS = 2.0
+OVERLOAD = 10
+HELD_SHARE = 0.7
+# In the closed loop that finds the capacity.
+_BUSY_CONNECTIONS = 32
+# More than are let in before the deadline at once.
+_OVERLOAD_CONNECTIONS = 1024
+_PROBES = 100
+# How long a client tries again before it counts its request as lost.
+PATIENCE_SECONDS = 60.0
+_CLIENTS = 2
+# Between two tries where nobody says how long to wait.
+_SOON_SECONDS = 0.1
+FAULTS = {
+    "engine, memory, clock, disk": "tests/end_to_end/test_faults.py",
+    "headers that trickle or never end": "tests/service/test_protocol.py",
+    "reloads, torn checkpoints": "tests/service/test_reloading.py",
+    "signals, slow bodies, clients that disappear, bad input": "tests/end_to_end/test_service_process.py",
+    "keys files altered while running": "tests/service/test_keyring.py",
+}
+
+
+class Load:
+    """Fresh questions of two kinds.
+
+    Args:
+        lines: from `benchmarks.workloads.read_lines`.
+    """
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        self._keystrokes = workloads.Keystrokes(lines)
+        self._blanked = (
+            _with_blank(text) for turn in itertools.count() for line in lines if (text := workloads.rotated(line, turn))
+        )
+
+    def take(self, route: str, count: int) -> list[bytes]:
+        """The next requests: keystrokes for /predict, lines with one open blank for /cloze."""
+        if route == "/cloze":
+            texts = list(itertools.islice(self._blanked, count))
+        else:
+            texts = self._keystrokes.peek(count)
+            self._keystrokes.advance(count)
+        return [open_loop.post(route, workloads.body(text)) for text in texts]
+
+
+def capacity(place: Place, load: Load, seconds: float) -> dict[str, Any]:
+    """Answers a second of one server on one core, all connections busy, by route; and what its cache holds."""
+    found: dict[str, Any] = {}
+    with place.serving() as server:
+        for route in ("/predict", "/cloze"):
+            found[route] = _saturate(server, load, route, seconds)
+    return {"answers_per_second": found, "cores": place.cores}
+
+
+def cached_prefix(place: Place, prompts: Sequence[str]) -> dict[str, Any]:
+    """Bytes of the prefix cache for each of many different texts."""
+    with place.serving("--prefix-cache-mib", "1024") as server:
+        for text in prompts:
+            server.ask("/predict", {"text": text})
+        (size,) = re.findall(r"^lacuna_prefix_cache_bytes (\S+)$", server.read("/metrics"), flags=re.MULTILINE)
+    characters = sum(map(len, prompts)) / len(prompts)
+    return {"texts": len(prompts), "characters": characters, "bytes_per_text": float(size) / len(prompts)}
+
+
+def held_load(place: Place, load: Load, per_second: float, seconds: float) -> dict[str, Any]:
+    """Keystrokes at `HELD_SHARE` of a capacity, arriving by chance."""
+    rate = HELD_SHARE * per_second
+    times = open_loop.arrivals(rate, seconds, seed=1)
+    with place.serving() as server:
+        _saturate(server, load, "/predict", 0.2)  # warm
+        outcome = open_loop.run(server.port, load.take("/predict", len(times)), times)
+    return {
+        "rate": rate,
+        "seconds": seconds,
+        "requests": len(times),
+        "errors": outcome.failures,
+        **percentiles(outcome.answered),
+        "good_share": outcome.good_share,
+    }
+
+
+def overload(place: Place, load: Load, route: str, seconds: float) -> dict[str, Any]:
+    """`OVERLOAD` times what a server can do, offered whether or not it answers; goodput is what comes in time."""
+    with place.serving("--deadline-seconds", f"{DEADLINE_SECONDS:g}") as server:
+        peak = _saturate(server, load, route, seconds)
+        times = open_loop.arrivals(OVERLOAD * peak, seconds, seed=2)
+        outcome = open_loop.run(server.port, load.take(route, len(times)), times, _OVERLOAD_CONNECTIONS)
+    # Once the queue is as full as it gets.
+    begun = bisect.bisect(times, seconds / 3)
+    in_time = sum(latency <= DEADLINE_SECONDS for latency in outcome.latencies[begun:])
+    goodput = in_time / (seconds - seconds / 3)
+    return {
+        "route": route,
+        "peak_per_second": peak,
+        "offered_per_second": len(times) / seconds,
+        "goodput_per_second": goodput,
+        "share_of_peak": goodput / peak,
+        "accepted_p99_seconds": open_loop.percentile(outcome.answered, 0.99) if outcome.answered else None,
+        "deadline_seconds": DEADLINE_SECONDS,
+        "status": {str(status): count for status, count in sorted(outcome.statuses.items())},
+    }
+
+
+def reloads(place: Place, directories: Sequence[Path], texts: Sequence[str], count: int) -> dict[str, Any]:
+    """Change the checkpoint *count* times under load."""
+    with place.serving() as server, _Clients(server.port, texts) as clients:
+        changed = Counter(
+            post(server.port, "/admin/reload", {"checkpoint": str(directories[(number + 1) % len(directories)])})[0]
+            for number in range(count)
+        )
+    return {"reloads": changed[200], "failed": count - changed[200], **clients.figures()}
+
+
+def restarts(place: Place, texts: Sequence[str], count: int) -> dict[str, Any]:
+    """Stop a server by SIGTERM, with a drain, and start it again on its port, *count* times under load."""
+    options = ("--drain-seconds", "1")
+    server = place.start(*options)
+    statuses: Counter[int] = Counter()
+    try:
+        with _Clients(server.port, texts) as clients:
+            for _ in range(count):
+                clients.wait_for_more(20)
+                statuses[server.stop()] += 1
+                server = place.start(*options, port=server.port)
+            clients.wait_for_more(20)
+    finally:
+        server.stop()
+    return {"restarts": statuses[0], "failed": count - statuses[0], **clients.figures()}
+
+
+def faults(files: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Faults that tests inject into real processes, by kind: how many, and how many were survived as promised."""
+    found = {}
+    for kind, file in FAULTS.items():
+        if file in files:
+            results = folder / "faults.xml"
+            command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={results}", file]
+            subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+            (suite,) = ElementTree.parse(results).getroot().iter("testsuite")  # noqa: S314 - we have just had it written
+            counts = {key: int(suite.attrib[key]) for key in ("tests", "errors", "failures", "skipped")}
+            injected = counts["tests"] - counts["skipped"]
+            found[kind] = {"injected": injected, "survived": injected - counts["errors"] - counts["failures"]}
+    return found
+
+
+def _with_blank(line: str) -> str:
+    """The line without its middle word, or two of its Chinese characters."""
+    middle = len(line) // 2
+    if workloads.is_chinese(line):
+        return f"{line[: middle - 1]}{workloads.BLANK}{line[middle + 1 :]}"
+    words = line.split(" ")
+    words[len(words) // 2] = workloads.BLANK
+    return " ".join(words)
+
+
+def _saturate(server: Server, load: Load, route: str, seconds: float) -> float:
+    """Answers a second with all connections busy: a few requests say how many make so many seconds."""
+    rate = _rush(server, load.take(route, _PROBES))
+    return _rush(server, load.take(route, max(_PROBES, math.ceil(rate * seconds))))
+
+
+def _rush(server: Server, requests: Sequence[bytes]) -> float:
+    outcome = open_loop.run(server.port, requests, [0.0] * len(requests), _BUSY_CONNECTIONS)
+    return len(outcome.answered) / outcome.seconds
+
+
+class _Clients:
+    """Ask all the time that a block lasts, and ask again where a server is not there or says so, as clients should."""
+
+    def __init__(self, port: int, texts: Sequence[str]) -> None:
+        self._port = port
+        self._texts = texts
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._threads = [threading.Thread(target=self._ask_on, args=(number,)) for number in range(_CLIENTS)]
+
+    def __enter__(self) -> "_Clients":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def figures(self) -> dict[str, int]:
+        """Requests that were made, tries beyond the first, and requests that were given up."""
+        return {"requests": self._counts["requests"], "retries": self._counts["retries"], "lost": self._counts["lost"]}
+
+    def wait_for_more(self, answers: int) -> None:
+        """Until so many more requests have come to an end."""
+        wanted = self._counts["requests"] + answers
+        while self._counts["requests"] < wanted:
+            time.sleep(0.01)
+
+    def _ask_on(self, number: int) -> None:
+        for turn in range(number, 1 << 30, _CLIENTS):
+            if self._stop.is_set():
+                return
+            text = self._texts[turn % len(self._texts)]
+            tries, answered = self._ask(("/predict", "/cloze")[turn % 2], {"text": f"{text} ____"})
+            with self._lock:
+                self._counts.update(requests=1, retries=tries - 1, lost=int(not answered))
+
+    def _ask(self, path: str, body: dict[str, str]) -> tuple[int, bool]:
+        end, tries = time.monotonic() + PATIENCE_SECONDS, 0
+        while time.monotonic() < end:
+            tries += 1
+            status, retry_after = 0, 0  # nobody listens
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                status, retry_after = post(self._port, path, body)
+            if status not in (0, 429, 503):
+                return tries, status == 200
+            time.sleep(max(retry_after, _SOON_SECONDS))
+        return tries, False

@@ -1,0 +1,182 @@
+"""A long time of everything at once: every route, bad input, clients that hang up, reloads. What grows, leaks.
+
+The prefix cache is small, so that it is full soon; what grows after the first third of the time is no cache.
+"""
+
+import contextlib
+import http.client
+import json
+import random
+import socket
+import statistics
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.lacuna import ADMIN_KEY, KEY, Place, post
+from benchmarks.process import HOST, Server
+
+CACHE_MIB = 8
+CLIENTS = 4
+SAMPLES = 300
+# Descriptors are counted when no client is connected; a connection that was closed is gone by then.
+SETTLE_SECONDS = 10.0
+# The resident set grows by less than this share from the first to the last third of what is measured: flat.
+FLAT_SHARE = 0.03
+_AUTHORISED = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+
+
+def run(place: Place, texts: Sequence[str], seconds: float, directories: Sequence[Path], seed: int) -> dict[str, Any]:
+    """Soak a server of its own.
+
+    Args:
+        place: where.
+        texts: lines to ask with.
+        seconds: how long.
+        directories: checkpoints to change between, some fifty times in all.
+        seed: of what each client asks.
+
+    Returns:
+        ``status``, ``server_errors``, ``hung_up``, ``reloads``; ``descriptors`` and ``resident_mib`` before and after;
+        ``mib_per_hour``, the slope of the resident set by least squares; ``flat``.
+    """
+    options = ("--keys-file", str(place.keys_file()), "--prefix-cache-mib", str(CACHE_MIB))
+    with place.serving(*options) as server:
+        clients = [_Client(server.port, texts, random.Random(f"{seed}/{n}")) for n in range(CLIENTS)]  # noqa: S311
+        before = server.descriptors()
+        stop = threading.Event()
+        reloads: Counter[int] = Counter()
+        pause = max(1.0, seconds / 50)
+        threads = [threading.Thread(target=client.ask_until, args=(stop,)) for client in clients]
+        threads.append(threading.Thread(target=_reload_until, args=(stop, server.port, directories, pause, reloads)))
+        samples = []
+        for thread in threads:
+            thread.start()
+        try:
+            began = time.monotonic()
+            while (passed := time.monotonic() - began) < seconds:
+                samples.append((passed, server.resident_bytes() / 2**20, server.descriptors()))
+                time.sleep(max(0.1, seconds / SAMPLES))
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        after = _settled(server, before)
+    statuses = sum((client.statuses for client in clients), Counter[int]())
+    return {
+        "seconds": seconds,
+        "requests": statuses.total() + reloads.total(),
+        "status": {str(status): times for status, times in sorted(statuses.items())},
+        "server_errors": sum(times for status, times in (statuses + reloads).items() if status >= 500),
+        "hung_up": sum(client.hung_up for client in clients),
+        "reloads": reloads[200],
+        "reloads_refused": reloads.total() - reloads[200],
+        "descriptors": {"before": before, "after": after, "most": max(most for _, _, most in samples)},
+        "leaked_descriptors": max(0, after - before),
+        **growth([(passed, mib) for passed, mib, _ in samples]),
+    }
+
+
+class _Client:
+    """Asks one thing after another on one connection, and does what a client should not."""
+
+    def __init__(self, port: int, texts: Sequence[str], source: random.Random) -> None:
+        self.statuses: Counter[int] = Counter()
+        self.hung_up = 0
+        self._port = port
+        self._texts = texts
+        self._source = source
+        self._connection = http.client.HTTPConnection(HOST, port, timeout=60)
+
+    def ask_until(self, stop: threading.Event) -> None:
+        doings: tuple[tuple[Callable[[], None], int], ...] = (
+            (self._ask, 70),
+            (self._read, 10),
+            (self._ask_wrongly, 15),
+            (self._hang_up, 5),
+        )
+        while not stop.is_set():
+            (do,) = self._source.choices([do for do, _ in doings], [weight for _, weight in doings])
+            do()
+        self._connection.close()
+
+    def _ask(self) -> None:
+        text = self._source.choice(self._texts)
+        part = text[: self._source.randrange(1, len(text) + 1)]
+        path, body = self._source.choice(
+            (
+                ("/predict", {"text": part}),
+                ("/predict", {"text": part, "top_k": 100}),
+                ("/predict", {"text": [part, text], "history": text, "sources": True}),
+                ("/cloze", {"text": f"{part} ____ {text[len(part) :]}"}),
+                ("/cloze", {"text": f"{part} ____", "choices": ["cat", "猫", text[:1]]}),
+                ("/score", {"text": [text, part]}),
+            )
+        )
+        self._exchange("POST", path, json.dumps(body).encode(), _AUTHORISED)
+
+    def _read(self) -> None:
+        paths = ("/model", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/none", "/predict")
+        self._exchange("GET", self._source.choice(paths), None, _AUTHORISED)
+
+    def _ask_wrongly(self) -> None:
+        bodies = (b"", b"{", b'{"text": 5}', b'{"text": "\\ud800"}', b"[" * 10_000, b'{"text": "' + b"a" * 1_100_000)
+        headers: dict[str, str] = self._source.choice((_AUTHORISED, _AUTHORISED, {}, {"Authorization": "Bearer x"}))
+        path = self._source.choice(("/predict", "/cloze", "/score", "/admin/reload", "/Predict"))
+        self._exchange("POST", path, self._source.choice(bodies), headers)
+
+    def _hang_up(self) -> None:
+        """Before, within or after a request, or after what is none."""
+        body = json.dumps({"text": [self._source.choice(self._texts) for _ in range(16)]}).encode()
+        head = f"POST /predict HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {KEY}\r\n"
+        whole = f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+        sent = self._source.choice((b"", whole[:20], whole[:-5], whole, b"\x16\x03\x01\x02\x00"))
+        with contextlib.suppress(OSError), socket.create_connection((HOST, self._port), 60) as connection:
+            connection.sendall(sent)
+        self.hung_up += 1
+
+    def _exchange(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> None:
+        try:
+            self._connection.request(method, path, body, headers)
+            answer = self._connection.getresponse()
+            answer.read()
+            self.statuses[answer.status] += 1
+        except (OSError, http.client.HTTPException):  # a body was refused before all of it was sent
+            self._connection.close()
+            self.hung_up += 1
+
+
+def _reload_until(
+    stop: threading.Event, port: int, directories: Sequence[Path], pause: float, statuses: Counter[int]
+) -> None:
+    """Change checkpoints; each fourth directory is none."""
+    number = 0
+    while not stop.wait(pause):
+        number += 1
+        directory = "/nowhere" if number % 4 == 0 else str(directories[number % len(directories)])
+        status, _ = post(port, "/admin/reload", {"checkpoint": directory}, {"Authorization": f"Bearer {ADMIN_KEY}"})
+        statuses[status] += 1
+
+
+def _settled(server: Server, before: int) -> int:
+    """Open descriptors, once they are no more than *before*, or when it is clear that they will not be."""
+    end = time.monotonic() + SETTLE_SECONDS
+    while (now := server.descriptors()) > before and time.monotonic() < end:
+        time.sleep(0.1)
+    return now
+
+
+def growth(samples: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """What a resident set does after the first third of its samples (seconds, MiB)."""
+    kept = samples[len(samples) // 3 :]
+    slope = statistics.linear_regression(*zip(*kept, strict=True)).slope
+    third = max(1, len(kept) // 3)
+    first, last = (statistics.median(mib for _, mib in part) for part in (kept[:third], kept[-third:]))
+    return {
+        "resident_mib": {"first": round(first, 1), "last": round(last, 1)},
+        "mib_per_hour": round(slope * 3600, 2),
+        "flat": last - first <= FLAT_SHARE * first,
+    }
