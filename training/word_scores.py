@@ -36,6 +36,9 @@ DYNAMIC_WINDOW = 20
 DYNAMIC_FIT_WORDS = 12_000
 # Windows of training text whose squared gradients are averaged.
 STATISTICS_WINDOWS = 200
+# Added to each root mean square, as a share of the mean of all: a word that those windows hardly held has a gradient
+# near 0 there, and would be thrown far by the first one that it gets.
+SMOOTHING = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,14 +215,13 @@ def fit_dynamic(network: WordNetwork, ids: Ids, statistics: list[Tensor]) -> dic
 def dynamic_nats(network: WordNetwork, ids: Ids, statistics: list[Tensor], rate: float, decay: float) -> Tensor:
     """Nats of each word by a network that goes on learning from the words it has just been asked for, (N,).
 
-    After each window: theta <- theta - rate g / (rms + eps) + decay (theta_0 - theta) rms / mean(rms), the decay of a
-    weight being at most 1 (Krause et al. 2018, arXiv:1709.07432). A copy learns; *network* stays.
+    After each window: theta <- theta - rate g / (rms + SMOOTHING mean(rms)) + decay (theta_0 - theta) rms / mean(rms),
+    the decay of a weight being at most 1 (Krause et al. 2018, arXiv:1709.07432). A copy learns; *network* stays.
     """
     learner = copy.deepcopy(network)
     parameters = list(learner.parameters())
     start = [parameter.detach().clone() for parameter in parameters]
-    smallest = 1e-3 * sum(float(rms.sum()) for rms in statistics) / sum(rms.numel() for rms in statistics)
-    mean = 1e3 * smallest
+    mean = sum(float(rms.sum()) for rms in statistics) / sum(rms.numel() for rms in statistics)
     pulls = [(decay * rms / mean).clamp(max=1.0) for rms in statistics]
     words = torch.from_numpy(ids)
     text = torch.cat([torch.zeros(1, dtype=torch.int64), words])
@@ -234,6 +236,6 @@ def dynamic_nats(network: WordNetwork, ids: Ids, statistics: list[Tensor], rate:
         grads = torch.autograd.grad(losses.mean(), parameters)
         with torch.no_grad():
             for parameter, grad, rms, pull, origin in zip(parameters, grads, statistics, pulls, start, strict=True):
-                parameter.sub_(rate * grad / (rms + smallest))
+                parameter.sub_(rate * grad / (rms + SMOOTHING * mean))
                 parameter.add_(pull * (origin - parameter))
     return torch.cat(nats)
