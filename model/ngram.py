@@ -27,7 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.config import NetworkConfig
-from model.errors import CheckpointError, UnsupportedError
+from model.errors import CheckpointError
+from model.forward_only import ForwardOnlyRuntime, forward_only
 
 NGRAM_FORMAT_VERSION = 1
 DESCRIPTION = "ngram.json"
@@ -53,7 +54,7 @@ class Level:
     discounted: Floats
 
 
-class NGramRuntime:
+class NGramRuntime(ForwardOnlyRuntime):
     """A modified Kneser-Ney n-gram that answers as a forward-only network does.
 
     Every row is computed by itself, so an answer cannot depend on its batch.
@@ -100,7 +101,7 @@ class NGramRuntime:
             UnsupportedError: the backward tower was asked for.
         """
         if tower != "forward":
-            raise _forward_only()
+            raise forward_only()
         rows, width = states.shape
         read = np.concatenate([states, pieces.astype(np.float32)], axis=1)
         windows = np.lib.stride_tricks.sliding_window_view(read, width, axis=1)  # (N, T + 1, order - 1)
@@ -113,25 +114,6 @@ class NGramRuntime:
             for row, context in zip(answers, outputs.astype(np.int64).tolist(), strict=True):
                 np.log(self.distribution(context), out=row)
         return answers
-
-    def previous_log_probabilities(self, outputs: Floats) -> Floats:  # noqa: ARG002
-        """Not answered: raises UnsupportedError."""
-        raise _forward_only()
-
-    def gap_log_probabilities(
-        self,
-        forward: Floats,  # noqa: ARG002
-        backward: Floats,  # noqa: ARG002
-        right_known: NDArray[np.bool_],  # noqa: ARG002
-        positions: Ids,  # noqa: ARG002
-        kinds: Ids,  # noqa: ARG002
-    ) -> Floats:
-        """Not answered: raises UnsupportedError."""
-        raise _forward_only()
-
-    def fill_log_probabilities(self, pieces: Ids, lengths: Ids, places: Ids) -> Floats:  # noqa: ARG002
-        """Not answered: raises UnsupportedError."""
-        raise _forward_only()
 
     def distribution(self, context: Sequence[int]) -> Floats:
         """P(next piece | context), (V,) float32, summing to 1 over the pieces that can be predicted.
@@ -233,7 +215,3 @@ def _read(path: Path, dtype: type[np.generic], length: int) -> NDArray[Any]:
         raise ValueError(f"{path.name} holds {array.dtype} {array.shape}, expected {np.dtype(dtype)} ({length},)")
     # The plain view: slicing an np.memmap costs several microseconds more
     return np.asarray(array)
-
-
-def _forward_only() -> UnsupportedError:
-    return UnsupportedError("/text", "an n-gram reads from left to right only; use a network with two towers")

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.config import NetworkConfig
+from model.forward_only import ForwardOnlyRuntime, forward_only
 from model.network import Tower, locked_dropout, mask_next
-from training.forward_only import ForwardOnlyRuntime, forward_only
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from model.config import HEAD_SIZE, NetworkConfig
 from model.errors import UnsupportedError
+from model.forward_only import ForwardOnlyRuntime, forward_only
 from model.network import Network, Tower, mask_next
-from training.forward_only import ForwardOnlyRuntime, forward_only
 from training.keyboard import KeyboardNetwork
 
 # Pieces of context that the runtime keeps; lines of the training batches are no longer than that.

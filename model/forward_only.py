@@ -1,4 +1,4 @@
-"""What a network that reads in one direction does not answer, behind the protocol of model/runtime.py."""
+"""What reads in one direction does not answer, behind the protocol of model/runtime.py."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ Ids = NDArray[np.int64]
 
 
 class ForwardOnlyRuntime:
-    """The heads that the comparison's own networks lack."""
+    """The heads that an n-gram, and the comparison's own networks, lack."""
 
     def previous_log_probabilities(self, outputs: Floats) -> Floats:  # noqa: ARG002
         """Not answered: raises UnsupportedError."""
@@ -34,4 +34,4 @@ class ForwardOnlyRuntime:
 
 def forward_only() -> UnsupportedError:
     """The error of whoever asks for the right side."""
-    return UnsupportedError("/text", "this network reads from left to right only; use one with two towers")
+    return UnsupportedError("/text", "this model reads from left to right only; use a network with two towers")
