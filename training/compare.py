@@ -452,7 +452,7 @@ def _contestant(directory: Path) -> Contestant:
         return _not_exported(directory, state, config)
     target = directory / "checkpoint"
     if not target.exists():
-        export(ExportOptions(directory, target, name=config.name))
+        export(ExportOptions(directory, target, name=config.name, gate=False))
     checkpoint = load_checkpoint(target)
     calibration = replace(checkpoint.calibration, forward_weight=FORWARD_WEIGHT)
     predictor = Predictor(replace(checkpoint, calibration=calibration), open_runtime(checkpoint))

@@ -187,6 +187,8 @@ def test_chance_alone_does_not_close_the_gate() -> None:
     check_cost(reference, replace(reference, top3=np.arange(300) < 119))
     with pytest.raises(ExportError, match="top3"):
         check_cost(reference, replace(reference, top3=np.arange(300) < 90))
+    ungated = check_cost(reference, replace(reference, top3=np.arange(300) < 90), gate=False)
+    assert ungated["top3"] > 0.05
 
 
 def test_pieces_are_scored_from_their_own_sides(exported: Path) -> None:
