@@ -132,7 +132,9 @@ def _uvicorn_config(app: Starlette, settings: Settings) -> uvicorn.Config:
         log_config=None,
         server_header=False,
         proxy_headers=False,
-        http=partial(BoundedHeaders, header_seconds=settings.header_seconds),  # type: ignore[arg-type]
+        http=partial(  # type: ignore[arg-type]
+            BoundedHeaders, header_seconds=settings.header_seconds, shedder=app.state.shedder
+        ),
         ws="none",
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=settings.grace_seconds,

@@ -42,6 +42,8 @@ FIRST_RATE = 250_000.0
 # Busy seconds that the first guess counts for, and busy seconds after which what was measured counts for a third.
 FIRST_SECONDS = 0.25
 MEMORY_SECONDS = 5.0
+# Requests after which the work of one counts for a third in what the next, unread one is taken to be.
+MEMORY_REQUESTS = 16
 # Seconds a client is told to wait at most; past this, a guess of how long the queue takes is no longer one.
 LONGEST_RETRY = 30
 
@@ -82,6 +84,7 @@ class Admission:
         # Written on the event loop.
         self._admitted_items = 0
         self._admitted_work = 0
+        self._usual_work = 0.0  # of a request
         self._beginnings: dict[int, None] = {}
         # Written on the engine's thread.
         self._begun_items = 0
@@ -110,11 +113,12 @@ class Admission:
         self.check(seconds, len(works), sum(works))
         self._admitted_items += len(works)
         self._admitted_work += sum(works)
+        self._usual_work += (sum(works) - self._usual_work) / MEMORY_REQUESTS
         for query in queries:
             self._remember(query, tenant)
         return works
 
-    def check(self, seconds: float, items: int = 1, work: int = 0) -> None:
+    def check(self, seconds: float, items: int = 1, work: int | None = None) -> None:
         """Refuse a request of so many texts and so much work; by default, one that nobody has read yet.
 
         An idle engine takes anything: otherwise a wrong guess would never be found out.
@@ -124,10 +128,23 @@ class Admission:
         """
         if self.waiting + items > self._queue_items:
             raise Busy("queue_full", f"{self.waiting} texts are waiting; the queue is full", self._retry_after())
-        if self.work and self.work + work > HEADROOM * seconds * self.rate:
+        if self._is_late(seconds, self._usual_work if work is None else work):
             adds = f", and this request adds {work / self.rate:.1f} s" if work else ""
             late = f"{self.seconds:.1f} s of work are waiting{adds}: it would be answered too late; send it later"
             raise Busy("deadline", late, self._retry_after())
+
+    def is_full(self, seconds: float, others: int = 0) -> bool:
+        """Whether `check` would refuse a request that nobody has read yet, after so many *others* like it.
+
+        They are taken to be as large as those that were let in before: if each were refused only once it was parsed,
+        that would take a good part of what an answer takes.
+        """
+        if self.waiting + others >= self._queue_items:
+            return True
+        return self._is_late(seconds, self._usual_work * (others + 1))
+
+    def _is_late(self, seconds: float, work: float) -> bool:
+        return self.work > 0 and self.work + work > HEADROOM * seconds * self.rate
 
     @property
     def waiting(self) -> int:

@@ -30,6 +30,7 @@ from service.records import Record
 from service.reloading import Reloader, collect
 from service.routes import Context, router
 from service.settings import Settings
+from service.shedding import Shedder
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,8 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
         on_failure: called on the event loop with what *load* raised.
 
     Returns:
-        The app; its engine is ``app.state.context.engine``, its keys are ``app.state.keys``.
+        The app; its engine is ``app.state.context.engine``, its keys are ``app.state.keys``, and ``app.state.shedder``
+        is for whoever reads requests before it does.
     """
     metrics = Metrics(CollectorRegistry())
 
@@ -92,6 +94,7 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
     app.router.redirect_slashes = False
     app.state.context = Context(settings, engine, reloader, metrics, docs_page(), to_json(openapi.describe(declared)))
     app.state.keys = keys
+    app.state.shedder = Shedder(engine, settings.deadline_seconds, metrics.shed)
     return app
 
 
@@ -136,6 +139,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
     finally:
         watching.cancel()
+        app.state.shedder.tell()
         engine.draining = True
         await asyncio.shield(engine.stop())
 

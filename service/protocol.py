@@ -2,6 +2,7 @@
 
 uvicorn waits for headers as long as a client likes and takes as many as it sends. Here they must be complete a fixed
 time after their first byte (or after the connection was made), however steadily they trickle in, and within a size.
+While nothing could be let in, a question that came whole is refused without being parsed (service/shedding.py).
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from pydantic_core import to_json
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import PROBLEM_TYPE, TITLES
+from service.shedding import Shedder
 
 log = logging.getLogger(__name__)
 
@@ -20,16 +22,20 @@ MOST_HEADER_BYTES = 64 * 1024
 
 
 class BoundedHeaders(HttpToolsProtocol):
-    """uvicorn's protocol with a deadline and a size for headers.
+    """uvicorn's protocol with a deadline and a size for headers, and a way around itself for what is refused anyway.
 
     Args:
         header_seconds: from a request's first byte, or from the connection, to the end of its headers.
+        shedder: refuses requests that need not be parsed.
         arguments: uvicorn's own.
     """
 
-    def __init__(self, *, header_seconds: float, **arguments: Any) -> None:
+    def __init__(self, *, header_seconds: float, shedder: Shedder, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._header_seconds = header_seconds
+        self._shedder = shedder
+        self._between = True  # a request's last byte was parsed, and no byte of the next one
+        self._refused = 0.0  # when a request was last refused unparsed
         self._incomplete = True  # between a request's first byte and the end of its headers, and before the first
         self._timer: asyncio.TimerHandle | None = None
         self._header_bytes = 0
@@ -46,6 +52,7 @@ class BoundedHeaders(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request's first byte."""
+        self._between = False
         self._incomplete = True
         self._header_bytes = 0
         super().on_message_begin()
@@ -55,8 +62,17 @@ class BoundedHeaders(HttpToolsProtocol):
         self._incomplete = False
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        """A request's last byte."""
+        self._between = True
+        super().on_message_complete()
+
     def data_received(self, data: bytes) -> None:
         """Bytes of headers or of a body. Most requests come whole, and need no timer."""
+        if self._between:
+            if self._shedder.shedding and self._shed(data):
+                return
+            self._shedder.let_through(self.loop)
         super().data_received(data)
         if not self._incomplete:
             self._stop_waiting()
@@ -66,6 +82,32 @@ class BoundedHeaders(HttpToolsProtocol):
             self._refuse(431, f"the headers are longer than {MOST_HEADER_BYTES} bytes")
         elif self._timer is None and not self.transport.is_closing():
             self._timer = self.loop.call_later(self._header_seconds, self._too_slow)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a quiet connection; one whose requests were refused unparsed was not quiet."""
+        left = self._refused + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _shed(self, data: bytes) -> bool:
+        """Refuse a request that has just come, where nothing stands before it; whether that was done."""
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if answering or self.flow.write_paused or self.transport.is_closing():
+            return False
+        answer = self._shedder.refuse(data, self.loop, self.server_state.default_headers)
+        if answer is None:
+            return False
+        self.transport.write(answer)
+        self._refused = self.loop.time()
+        self._incomplete = False
+        self._stop_waiting()
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        return True
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002
         """Bytes that are no HTTP: answered in our form, not in uvicorn's."""

@@ -191,13 +191,26 @@ def test_work_that_is_being_decoded_counts() -> None:
 
 
 def test_a_full_queue_is_known_before_a_request_is_read() -> None:
-    """Without a request at hand, `check` refuses what no request could get, and nothing else."""
+    """Without a request at hand, `check` refuses what one like those before it could not get, and nothing else."""
     admission = Admission(512, LIMITS)
     admission.check(10.0)
-    (work,) = admission.admit([BLANK[0]], "", 10.0)
-    admission.check(work / FIRST_RATE / HEADROOM * 1.001)
-    with pytest.raises(Busy, match=r"^0\.1 s of work are waiting: "):
-        admission.check(work / FIRST_RATE / HEADROOM * 0.999)
+    works = [admission.admit([BLANK[0]], "", 1000.0)[0] for _ in range(100)]
+    just = (sum(works) + works[0]) / FIRST_RATE / HEADROOM
+    admission.check(just * 1.001)
+    with pytest.raises(Busy, match=r"^7\.0 s of work are waiting: "):
+        admission.check(just * 0.999)
+    assert [admission.is_full(just * share) for share in (1.001, 0.999)] == [False, True]
+    assert [admission.is_full(just * 1.01, others) for others in (0, 2)] == [False, True]
+
+
+def test_one_large_request_does_not_close_the_door() -> None:
+    """What the next request is taken to be follows many of those that were let in, and none that was refused."""
+    admission = Admission(512, LIMITS)
+    admission.admit([KEYSTROKE[0]], "", 10.0)
+    for _ in range(100):
+        with pytest.raises(Busy):
+            admission.admit([ClozeQuery("____ " * 64)] * 64, "", 10.0)
+    admission.check(0.1)
 
 
 def work_of(*queries: Any, tenant: str = "") -> list[int]:
