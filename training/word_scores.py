@@ -30,15 +30,10 @@ CACHE_WORDS = (500, 2000, 3800)
 CACHE_FLATNESS = (0.3, 0.6, 1.0, 1.5)
 CACHE_SHARES = (0.05, 0.1, 0.15, 0.2, 0.3)
 # Grids of dynamic evaluation, and the words of valid text that decide.
-DYNAMIC_RATES = (3e-5, 1e-4, 3e-4)
-DYNAMIC_DECAYS = (1e-3, 5e-3, 2e-2)
+DYNAMIC_RATES = (0.3, 0.6, 1.0)
+DYNAMIC_DECAYS = (5e-3, 1e-2, 2e-2)
 DYNAMIC_WINDOW = 20
 DYNAMIC_FIT_WORDS = 12_000
-# Windows of training text whose squared gradients are averaged.
-STATISTICS_WINDOWS = 200
-# Added to each root mean square, as a share of the mean of all: a word that those windows hardly held has a gradient
-# near 0 there, and would be thrown far by the first one that it gets.
-SMOOTHING = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +60,7 @@ def score_all(network: WordNetwork, corpus: WordCorpus) -> dict[str, Any]:
     """
     valid, test = read_through(network, corpus.valid), read_through(network, corpus.test)
     cache = fit_cache(valid)
-    statistics = squared_gradients(network, corpus.train)
-    dynamic = fit_dynamic(network, corpus.valid, statistics)
+    dynamic = fit_dynamic(network, corpus.valid)
     return {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "continuous": {"valid": perplexity(valid.nats), "test": perplexity(test.nats)},
@@ -78,8 +72,8 @@ def score_all(network: WordNetwork, corpus: WordCorpus) -> dict[str, Any]:
         },
         "dynamic": {
             **dynamic,
-            "valid": perplexity(dynamic_nats(network, corpus.valid, statistics, **dynamic)),
-            "test": perplexity(dynamic_nats(network, corpus.test, statistics, **dynamic)),
+            "valid": perplexity(dynamic_nats(network, corpus.valid, **dynamic)),
+            "test": perplexity(dynamic_nats(network, corpus.test, **dynamic)),
         },
     }
 
@@ -188,41 +182,26 @@ def cache_probabilities(reading: Reading, words: int, flatness: float) -> Tensor
     return found
 
 
-def squared_gradients(network: WordNetwork, ids: Ids) -> list[Tensor]:
-    """Root mean square of every weight's gradient over windows of training text."""
-    words = torch.from_numpy(ids)
-    squares = [torch.zeros_like(parameter) for parameter in network.parameters()]
-    begins = torch.linspace(0, len(words) - DYNAMIC_WINDOW - 2, STATISTICS_WINDOWS).long().tolist()
-    for begin in begins:
-        window = words[begin : begin + DYNAMIC_WINDOW + 1].unsqueeze(1)
-        read = network(window[:-1], network.initial_states(1))
-        loss = F.cross_entropy(network.logits(read.raw[:, 0]), window[1:, 0])
-        for square, grad in zip(squares, torch.autograd.grad(loss, list(network.parameters())), strict=True):
-            square += grad.square() / len(begins)
-    return [square.sqrt() for square in squares]
-
-
-def fit_dynamic(network: WordNetwork, ids: Ids, statistics: list[Tensor]) -> dict[str, Any]:
+def fit_dynamic(network: WordNetwork, ids: Ids) -> dict[str, Any]:
     """The settings of dynamic evaluation that are best on the beginning of valid text."""
     best: tuple[float, dict[str, Any]] = (math.inf, {})
     grid = itertools.product(DYNAMIC_RATES, DYNAMIC_DECAYS)
     for rate, decay in tqdm(list(grid), desc="dynamic evaluation", disable=None):
-        nats = dynamic_nats(network, ids[:DYNAMIC_FIT_WORDS], statistics, rate, decay).mean().item()
+        nats = dynamic_nats(network, ids[:DYNAMIC_FIT_WORDS], rate, decay).mean().item()
         best = min(best, (nats, {"rate": rate, "decay": decay}), key=lambda each: each[0])
     return best[1]
 
 
-def dynamic_nats(network: WordNetwork, ids: Ids, statistics: list[Tensor], rate: float, decay: float) -> Tensor:
+def dynamic_nats(network: WordNetwork, ids: Ids, rate: float, decay: float) -> Tensor:
     """Nats of each word by a network that goes on learning from the words it has just been asked for, (N,).
 
-    After each window: theta <- theta - rate g / (rms + SMOOTHING mean(rms)) + decay (theta_0 - theta) rms / mean(rms),
-    the decay of a weight being at most 1 (Krause et al. 2018, arXiv:1709.07432). A copy learns; *network* stays.
+    After each window: theta <- theta - rate g + decay (theta_0 - theta), the form of Krause et al. 2018
+    (arXiv:1709.07432) for plain gradients; docs/experiments.md says what their root mean squares did here. A copy
+    learns; *network* stays.
     """
     learner = copy.deepcopy(network)
     parameters = list(learner.parameters())
     start = [parameter.detach().clone() for parameter in parameters]
-    mean = sum(float(rms.sum()) for rms in statistics) / sum(rms.numel() for rms in statistics)
-    pulls = [(decay * rms / mean).clamp(max=1.0) for rms in statistics]
     words = torch.from_numpy(ids)
     text = torch.cat([torch.zeros(1, dtype=torch.int64), words])
     states = learner.initial_states(1)
@@ -235,7 +214,6 @@ def dynamic_nats(network: WordNetwork, ids: Ids, statistics: list[Tensor], rate:
         nats.append(losses.detach())
         grads = torch.autograd.grad(losses.mean(), parameters)
         with torch.no_grad():
-            for parameter, grad, rms, pull, origin in zip(parameters, grads, statistics, pulls, start, strict=True):
-                parameter.sub_(rate * grad / (rms + SMOOTHING * mean))
-                parameter.add_(pull * (origin - parameter))
+            for parameter, grad, origin in zip(parameters, grads, start, strict=True):
+                parameter.sub_(grad, alpha=rate).lerp_(origin, decay)
     return torch.cat(nats)
