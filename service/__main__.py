@@ -43,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status.
     """
+    # Until it loads checkpoints: whoever asks for another one too early must not end the process.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         settings = read_settings(sys.argv[1:] if arguments is None else arguments)
     except SettingsError as error:

@@ -118,33 +118,35 @@ class Admission:
             self._remember(query, tenant)
         return works
 
-    def check(self, seconds: float, items: int = 1, work: int | None = None) -> None:
+    def check(self, seconds: float, items: int = 1, work: float | None = None) -> None:
         """Refuse a request of so many texts and so much work; by default, one that nobody has read yet.
 
-        An idle engine takes anything: otherwise a wrong guess would never be found out.
+        What nobody has read is taken to be as large as what was let in before: if each were refused only once it was
+        parsed, that would take a good part of what an answer takes.
 
         Raises:
             Busy: there are too many texts, or too much work, to answer it within *seconds*.
         """
-        if self.waiting + items > self._queue_items:
-            raise Busy("queue_full", f"{self.waiting} texts are waiting; the queue is full", self._retry_after())
-        if self._is_late(seconds, self._usual_work if work is None else work):
+        reason = self._lack(seconds, items, work)
+        if reason == "queue_full":
+            raise Busy(reason, f"{self.waiting} texts are waiting; the queue is full", self._retry_after())
+        if reason == "deadline":
             adds = f", and this request adds {work / self.rate:.1f} s" if work else ""
             late = f"{self.seconds:.1f} s of work are waiting{adds}: it would be answered too late; send it later"
-            raise Busy("deadline", late, self._retry_after())
+            raise Busy(reason, late, self._retry_after())
 
-    def is_full(self, seconds: float, others: int = 0) -> bool:
-        """Whether `check` would refuse a request that nobody has read yet, after so many *others* like it.
+    def is_full(self, seconds: float, items: int = 1) -> bool:
+        """Whether `check` would refuse the last of so many texts that nobody has read yet."""
+        return self._lack(seconds, items, None) is not None
 
-        They are taken to be as large as those that were let in before: if each were refused only once it was parsed,
-        that would take a good part of what an answer takes.
-        """
-        if self.waiting + others >= self._queue_items:
-            return True
-        return self._is_late(seconds, self._usual_work * (others + 1))
-
-    def _is_late(self, seconds: float, work: float) -> bool:
-        return self.work > 0 and self.work + work > HEADROOM * seconds * self.rate
+    def _lack(self, seconds: float, items: int, work: float | None) -> Literal["queue_full", "deadline"] | None:
+        """What there is no room in. An idle engine takes anything: else a wrong guess would never be found out."""
+        if self.waiting + items > self._queue_items:
+            return "queue_full"
+        adds = self._usual_work * items if work is None else work
+        if self.work > 0 and self.work + adds > HEADROOM * seconds * self.rate:
+            return "deadline"
+        return None
 
     @property
     def waiting(self) -> int:
@@ -170,6 +172,8 @@ class Admission:
             return 1
         if isinstance(query, ScoreQuery):
             return SCORE + SCORE_CHARACTER * length
+        if len(query.history) > self._limits.history:
+            return 1
         if isinstance(query, ClozeQuery):
             work = self._estimate_blanks(query) + CLOZE_CHARACTER * length
         else:

@@ -123,13 +123,17 @@ class Job:
 
     @property
     def queue_seconds(self) -> float:
-        """Seconds from submission until the engine took the first text."""
-        return (self.started or self.finished) - self.submitted
+        """Seconds from submission until the engine took the first text, or until now."""
+        return (self.started or self._ended) - self.submitted
 
     @property
     def inference_seconds(self) -> float:
-        """Seconds from then until the last result."""
-        return self.finished - self.started if self.started else 0.0
+        """Seconds from then until the last result, or until now."""
+        return self._ended - self.started if self.started else 0.0
+
+    @property
+    def _ended(self) -> float:
+        return self.finished or time.monotonic()
 
 
 class _Generation:

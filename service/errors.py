@@ -33,6 +33,8 @@ TITLES = {
 }
 # nginx's number for a client that hung up: nobody reads the answer, but logs and metrics count it.
 CLIENT_CLOSED = 499
+# After which a service that loads, drains or is stuck is worth asking again.
+RETRY_SECONDS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +74,9 @@ def unprocessable(errors: Sequence[FieldError]) -> Problem:
     return Problem(422, f"{first.pointer or 'body'}: {first.detail}{more}", errors)
 
 
-def unavailable(detail: str, retry_after: int) -> Problem:
-    """A 503 that says when to come back, in whole seconds."""
-    return Problem(503, detail, headers={"Retry-After": str(retry_after)})
+def unavailable(detail: str) -> Problem:
+    """A 503 that says when to come back."""
+    return Problem(503, detail, headers={"Retry-After": str(RETRY_SECONDS)})
 
 
 def too_many(detail: str, retry_after: int) -> Problem:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.keys import Key, KeysError, hash_key, plain_keys, read_keys_file
+from service.logs import describe
 from service.rates import Allowance
 from service.settings import Settings
 
@@ -78,7 +79,11 @@ class KeyRing:
         """Look at the file every second, on a thread, until cancelled."""
         while self._path is not None:
             await asyncio.sleep(LOOK_SECONDS)
-            await asyncio.to_thread(self.refresh)
+            try:
+                await asyncio.to_thread(self.refresh)
+            except Exception as error:  # not to be expected; rotation must go on with the next change
+                log.error("keys not reloaded; the old ones stay", extra={"fields": {"exception": describe(error)}})
+                self._on_reload(False)
 
     def refresh(self) -> None:
         """Read the file again if it has changed. One that cannot be used is told once, and the old keys stay."""

@@ -78,7 +78,7 @@ def parse_keys(text: str) -> tuple[Key, ...]:
     """
     try:
         document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, and what int() says of thousands of digits
         # The rest of the parser's words may hold what stands there.
         place = _PLACE.search(str(error))
         raise KeysError(
@@ -199,10 +199,10 @@ def _write_entry(key: Key) -> str:
 def _append(path: Path, entry: str) -> None:
     """Add *entry* to a file, which a service that reads it meanwhile sees as it was or as it is then."""
     path = path.resolve()
-    before, mode = "", 0o600
+    before, old = "", None
     if path.exists():
         read_keys_file(path)
-        before, mode = path.read_text("utf-8").rstrip("\n") + "\n\n", path.stat().st_mode & 0o777
+        before, old = path.read_text("utf-8").rstrip("\n") + "\n\n", path.stat()
     parse_keys(before + entry)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -210,7 +210,9 @@ def _append(path: Path, entry: str) -> None:
             file.write(before + entry)
             file.flush()
             os.fsync(handle)
-        Path(name).chmod(mode)
+        if old is not None:  # a service that may not be whoever runs this has to read it on
+            os.chown(name, old.st_uid, old.st_gid)
+            Path(name).chmod(old.st_mode & 0o777)
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 Starlette's BaseHTTPMiddleware would cost more than the rest of the service and hide that a client hung up.
 """
 
+import asyncio
 import logging
 import re
 import time
@@ -11,7 +12,7 @@ from functools import lru_cache
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import CLIENT_CLOSED, ClientDisconnected, Problem, as_problem, problem_response
+from service.errors import CLIENT_CLOSED, ClientDisconnected, Problem, as_problem, problem_response, unavailable
 from service.keyring import Client, KeyRing
 from service.logs import describe, log_request
 from service.metrics import Metrics
@@ -56,6 +57,12 @@ class Observe:
             await self._app(scope, receive, send_with_headers)
         except ClientDisconnected:
             record.status = CLIENT_CLOSED
+        except asyncio.CancelledError:  # the server's time to finish is over
+            if record.status:
+                raise
+            await _answer(
+                unavailable("the service has shut down; ask another one"), scope, receive, send_with_headers, record
+            )
         except Exception as error:
             await _answer(error, scope, receive, send_with_headers, record)
         finally:

@@ -16,12 +16,17 @@ UNMATCHED = "unmatched"
 _KEY = "lacuna.record"
 # Ids must differ, not be hard to guess; asking the system for each would cost more than the rest of the record.
 _ids = random.Random()  # noqa: S311
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 # W3C Trace Context, 3.2: version-trace-parent-flags. Version ff is none, 00 ends after the flags, a later one may go on
 # after a hyphen; zeros alone are no id.
 _TRACEPARENT = re.compile(
     rb"(?!ff|00.{53}.)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
 )
+
+
+def new_id() -> str:
+    """An id for a request that has none of its own: 32 hexadecimal digits."""
+    return f"{_ids.getrandbits(128):032x}"
 
 
 class Record:
@@ -85,10 +90,10 @@ def _ids_of(scope: Scope) -> tuple[str, str]:
     """The request's id and that of its trace."""
     request_id, parents = "", []
     for name, value in scope["headers"]:
-        if name == b"x-request-id" and not request_id and _REQUEST_ID.fullmatch(value):
+        if name == b"x-request-id" and not request_id and REQUEST_ID.fullmatch(value):
             request_id = str(value, "ascii")
         elif name == b"traceparent":
             parents.append(value)
     # Of two parents neither can be believed.
     found = _TRACEPARENT.fullmatch(parents[0].strip()) if len(parents) == 1 else None
-    return request_id or f"{_ids.getrandbits(128):032x}", str(found[1], "ascii") if found else ""
+    return request_id or new_id(), str(found[1], "ascii") if found else ""

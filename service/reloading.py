@@ -21,8 +21,6 @@ from service.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-RETRY_SECONDS = 2
-
 
 class Reloader:
     """Changes what the engine answers with; one change at a time.
@@ -87,7 +85,7 @@ class Reloader:
             before, after = await self._change_over(directory, digest)
         except Exception as error:
             self._metrics.reloaded(None)
-            problem = _explain(error)
+            problem = _explain(error, directory)
             log.error("reload failed", extra={"fields": _reason(error, problem)})
             raise problem from None
         finally:
@@ -120,16 +118,23 @@ def collect() -> None:
     gc.freeze()
 
 
-def _explain(error: Exception) -> Problem:
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # it cannot be looked at, or can be no path
+        return False
+
+
+def _explain(error: Exception, directory: Path) -> Problem:
     match error:
         case Problem():
             return error
         case LacunaError():  # of the operator's files; no user's text is in it
             return unprocessable([FieldError("/checkpoint", str(error))])
-        case OSError() | ValueError():  # a path that can be none
+        case OSError() | ValueError() if not _is_directory(directory):
             return unprocessable([FieldError("/checkpoint", "is no directory that can be read")])
         case NotReady():
-            return unavailable("the engine does not answer; /readyz says when it does", RETRY_SECONDS)
+            return unavailable("the engine does not answer; /readyz says when it does")
         case _:
             return Problem(500, "the checkpoint could not be loaded; the log says where it failed")
 

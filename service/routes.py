@@ -36,8 +36,6 @@ from service.schemas import (
 from service.settings import Settings
 
 JSON = "application/json"
-# Seconds after which a loading or draining service is worth asking again.
-RETRY_SECONDS = 2
 # Most answers are there before a client could hang up; to watch it costs as much as to read its request.
 UNWATCHED_SECONDS = 0.1
 router = APIRouter(redirect_slashes=False)
@@ -104,7 +102,7 @@ async def model(request: Request) -> Response:
 async def livez(request: Request) -> Response:
     """200 while the process can make progress; otherwise it should be restarted."""
     if not Context.of(request).engine.alive:
-        raise unavailable("the engine is stuck or has ended; restart the service", RETRY_SECONDS)
+        raise unavailable("the engine is stuck or has ended; restart the service")
     return Response("ok\n", media_type="text/plain")
 
 
@@ -176,7 +174,8 @@ async def _answer(request: Request, body: ScoreRequest, show: Callable[[Any], di
         raise unprocessable([FieldError(_pointer(body, error), error.cause.message)]) from error
     except NotReady:
         raise _not_ready(context.engine) from None
-    record.queue_seconds, record.inference_seconds = job.queue_seconds, job.inference_seconds
+    finally:  # also of what came too late: those are the waits that matter
+        record.queue_seconds, record.inference_seconds = job.queue_seconds, job.inference_seconds
     record.pieces = pieces = sum(result.usage.pieces for result in results)
     record.cached_pieces = cached_pieces = sum(result.usage.cached_pieces for result in results)
     context.metrics.used(pieces, cached_pieces)
@@ -256,10 +255,10 @@ def _pointer(body: ScoreRequest, error: ItemError) -> str:
 
 def _not_ready(engine: Engine) -> Problem:
     if engine.draining:
-        return unavailable("the service is shutting down; ask another one, or later", RETRY_SECONDS)
+        return unavailable("the service is shutting down; ask another one, or later")
     if engine.loaded is None:
-        return unavailable("the checkpoint is still loading", RETRY_SECONDS)
-    return unavailable("the engine is stuck or has ended", RETRY_SECONDS)
+        return unavailable("the checkpoint is still loading")
+    return unavailable("the engine is stuck or has ended")
 
 
 def _identity(job: Job) -> dict[str, Any]:

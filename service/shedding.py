@@ -7,7 +7,6 @@ all others go through the app, which refuses them in its own time: a mistake her
 
 import asyncio
 import logging
-import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -17,22 +16,23 @@ from pydantic_core import to_json
 from service.admission import Busy
 from service.engine import Engine
 from service.errors import PROBLEM_TYPE, TITLES
+from service.records import REQUEST_ID, new_id
 
 log = logging.getLogger(__name__)
 
-# A target as every client of ours writes it; one with a query, an absolute one, another version go through the app.
-_QUESTION = re.compile(rb"POST (/predict|/cloze|/score) HTTP/1\.1\r\n")
+# A head as RFC 9112 has it, with the target as clients write it: what a parser would refuse, ours must not answer and
+# keep the connection, or a proxy that reads it otherwise gives the next answer to somebody else.
+_HEAD = re.compile(
+    rb"POST (/predict|/cloze|/score) HTTP/1\.1\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\r\n)+\r\n"
+)
 # The headers that say where a request ends, what becomes of the connection, or who may read the answer.
 _TELLING = re.compile(
     rb"\r\n(content-length|x-request-id|connection|transfer-encoding|expect|upgrade|origin):[ \t]*([^\r\n]*)", re.I
 )
 _LENGTH = re.compile(rb"[0-9]{1,9}")
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-_HEAD_END = b"\r\n\r\n"
 # The answer's numbers are looked at anew after so long; refusals are counted and logged together after so long.
 FRESH_SECONDS = 0.1
 TOGETHER_SECONDS = 1.0
-_ids = random.Random()  # noqa: S311 - they must differ, not be hard to guess
 
 
 class Shedder:
@@ -57,7 +57,7 @@ class Shedder:
     @property
     def shedding(self) -> bool:
         """Whether a question that came now could not be let in."""
-        return self._engine.admission.is_full(self._deadline_seconds, self._passed) and self._engine.accepting
+        return self._engine.admission.is_full(self._deadline_seconds, self._passed + 1) and self._engine.accepting
 
     def let_through(self, loop: asyncio.AbstractEventLoop) -> None:
         """A request goes to the app, which admits it once the loop has read from all connections that have sent
@@ -80,23 +80,21 @@ class Shedder:
             loop: the one that runs.
             headers: of every answer.
         """
-        question = _QUESTION.match(data)
-        end = data.find(_HEAD_END)
-        # A line that ends with \n alone is for a parser to judge.
-        if question is None or end < 0 or data.count(b"\n", 0, end) != data.count(b"\r\n", 0, end):
+        head = _HEAD.match(data)
+        if head is None:
             return None
         length, request_id = -1, b""
-        for name, value in _TELLING.findall(data, 0, end):
+        for name, value in _TELLING.findall(data, 0, head.end()):
             match name.lower():
                 case b"content-length" if length < 0 and _LENGTH.fullmatch(value):
                     length = int(value)
                 case b"x-request-id":
-                    request_id = request_id or (value if _REQUEST_ID.fullmatch(value) else b"")
+                    request_id = request_id or (value if REQUEST_ID.fullmatch(value) else b"")
                 case b"connection" if value.lower() == b"keep-alive":
                     pass
                 case _:
                     return None
-        if length != len(data) - end - len(_HEAD_END):
+        if length != len(data) - head.end():
             return None
         if loop.time() - self._looked > FRESH_SECONDS or self._busy is None:
             self._looked = loop.time()
@@ -105,8 +103,8 @@ class Shedder:
             return None
         if not self._refused:
             loop.call_later(TOGETHER_SECONDS, self.tell)
-        self._refused[question[1], self._busy.reason] += 1
-        request_id = request_id or b"%032x" % _ids.getrandbits(128)
+        self._refused[head[1], self._busy.reason] += 1
+        request_id = request_id or new_id().encode()
         content = self._middle + request_id + b'"}'
         return b"%s%d\r\nx-request-id: %s\r\n\r\n%s" % (self._head, len(content), request_id, content)
 
@@ -122,7 +120,7 @@ class Shedder:
     def _look(self, headers: Iterable[tuple[bytes, bytes]]) -> Busy | None:
         """Make the answer, all but its id, where there is still no room."""
         try:
-            self._engine.admission.check(self._deadline_seconds)
+            self._engine.admission.check(self._deadline_seconds, self._passed + 1)
         except Busy as busy:
             lines = [*headers, (b"content-type", PROBLEM_TYPE.encode()), (b"retry-after", b"%d" % busy.retry_after)]
             head = b"".join(b"%s: %s\r\n" % line for line in lines)

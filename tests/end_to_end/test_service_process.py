@@ -366,12 +366,15 @@ def test_second_signal_ends_the_process_at_once() -> None:
 
 
 def test_requests_are_not_waited_for_beyond_the_grace_period() -> None:
-    """What is still in flight a second after the drain, its grace period, no longer holds up the end."""
+    """What is still in flight a second after the drain, its grace period, gets 503 and no longer holds up the end."""
     with serving(FAKE, "--grace-seconds", "1") as server:
         held = server.connect()
         held.request("POST", "/predict", b'{"text": "hold"}', {"Content-Type": "application/json"})
         _wait_for_metric(server, "lacuna_batch_rows_count", at_least=1)
         server.send_signal(signal.SIGTERM)
+        response = held.getresponse()
+        assert (response.status, response.headers["retry-after"]) == (503, "2")
+        assert json.loads(response.read())["detail"] == "the service has shut down; ask another one"
         assert server.wait() == 0
         held.close()
 

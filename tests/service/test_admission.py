@@ -200,7 +200,7 @@ def test_a_full_queue_is_known_before_a_request_is_read() -> None:
     with pytest.raises(Busy, match=r"^7\.0 s of work are waiting: "):
         admission.check(just * 0.999)
     assert [admission.is_full(just * share) for share in (1.001, 0.999)] == [False, True]
-    assert [admission.is_full(just * 1.01, others) for others in (0, 2)] == [False, True]
+    assert [admission.is_full(just * 1.001, items) for items in (1, 2)] == [False, True]
 
 
 def test_one_large_request_does_not_close_the_door() -> None:

@@ -1,5 +1,6 @@
 """Tests of service/keyring.py: who a token belongs to, and what becomes of that when the file changes."""
 
+import asyncio
 import hmac
 import logging
 import os
@@ -11,6 +12,7 @@ import pytest
 from service.keyring import KeyRing
 from service.keys import KeysError, hash_key
 from service.settings import Settings
+from tests.service.client import until
 
 PLAIN = "plain-key-0123456789"
 
@@ -103,6 +105,27 @@ def test_a_bad_new_file_leaves_the_old_keys(
     assert ring.ring.demanded
     ring.change(entry("b"))
     assert (ring.name("token of a"), ring.name("token of b"), ring.told) == (None, "b", [False, True])
+
+
+def test_a_fault_while_looking_does_not_end_the_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever goes wrong once is told, and the next change is seen: a revoked key would else work on unnoticed."""
+    ring = Ring(tmp_path, entry("first"))
+    monkeypatch.setattr("service.keyring.LOOK_SECONDS", 0.001)
+    looks = iter([MemoryError("once")])
+
+    def look() -> None:
+        ring.told.append(True)
+        for fault in looks:
+            raise fault
+
+    monkeypatch.setattr(ring.ring, "refresh", look)
+
+    async def watch() -> None:
+        watching = asyncio.ensure_future(ring.ring.watch())
+        await until(lambda: ring.told[:3] == [True, False, True])
+        watching.cancel()
+
+    asyncio.run(watch())
 
 
 def test_an_unchanged_file_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

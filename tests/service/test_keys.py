@@ -1,6 +1,7 @@
 """Tests of service/keys.py: the file of named keys, and the command that makes them."""
 
 import hashlib
+import os
 import stat
 import subprocess
 import sys
@@ -62,6 +63,7 @@ def test_hashes_are_not_shown() -> None:
         ),
         (entry(sha256=7), r"entry 1: sha256"),
         (entry(admin='"yes"'), r"entry 1: admin must be true or false"),
+        (entry(texts_per_minute="9" * 5000), r"not TOML at some place"),
         (entry(texts_per_minute="-1"), r"entry 1: texts_per_minute must be a whole number from 0 on"),
         (entry(characters_per_minute="1.5"), r"entry 1: characters_per_minute must be"),
         (entry(characters_per_minute="true"), r"entry 1: characters_per_minute must be"),
@@ -118,12 +120,15 @@ def test_new_prints_the_key_once_and_an_entry_with_its_hash(capsys: pytest.Captu
 
 
 def test_new_appends_to_a_file_and_keeps_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A new file is for its owner only; later entries leave comments, mode and earlier keys as they are."""
+    """A new file is for its owner only; later entries leave comments, mode, owner and earlier keys as they are."""
     file = tmp_path / "keys.toml"
     assert main(["new", "one", "--file", str(file)]) == 0
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     file.write_text(f"# people\n{file.read_text()}")
     file.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(file, 65534, 65534)
+    owner = file.stat().st_uid, file.stat().st_gid
     assert main(["new", "two", "--characters-per-minute", "0", "--file", str(file)]) == 0
     first, second = capsys.readouterr().out.split()
     assert [(key.name, key.digest) for key in read_keys_file(file)] == [
@@ -131,6 +136,7 @@ def test_new_appends_to_a_file_and_keeps_what_is_there(tmp_path: Path, capsys: p
     ]
     assert file.read_text().startswith("# people\n")
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    assert (file.stat().st_uid, file.stat().st_gid) == owner
     assert list(tmp_path.iterdir()) == [file]
 
 

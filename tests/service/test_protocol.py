@@ -1,6 +1,8 @@
 """Headers that trickle in or never end, on a real process: refused, and nobody else waits."""
 
 import json
+import re
+import signal
 import socket
 from collections.abc import Iterator
 
@@ -88,6 +90,55 @@ def test_headers_may_come_in_parts(server: ServerProcess) -> None:
             assert answer.startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.parametrize(
+    ("first", "more"),
+    [
+        (b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\r\n"),
+        (b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n", b"x"),
+    ],
+    ids=["an empty line", "the rest of a body"],
+)
+def test_a_connection_is_not_held_open_by_crumbs(first: bytes, more: bytes) -> None:
+    """After an answer, bytes that ask for nothing keep the connection no longer than keep-alive does."""
+    with (
+        serving(FAKE, "--keep-alive-seconds", "1") as server,
+        socket.create_connection(server.address, PATIENCE_SECONDS) as idle,
+    ):
+        idle.sendall(first)
+        assert idle.recv(65536).startswith(b"HTTP/1.1 ")
+        idle.sendall(more)
+        received(idle)
+
+
+def test_a_body_does_not_count_as_headers(server: ServerProcess) -> None:
+    """A long body and the beginning of the next request in one read: both are answered."""
+    body = b'{"text": ["' + b'a", "a' * 15_000 + b'"]}'
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    with socket.create_connection(server.address, PATIENCE_SECONDS) as connection:
+        connection.sendall(head % len(body) + body + b"GET /readyz HT")
+        answers = connection.recv(65536)
+        connection.sendall(b"TP/1.1\r\nHost: localhost\r\n\r\n")
+        while not answers.endswith(b"ready\n"):
+            answers += connection.recv(65536)
+    assert re.findall(rb"HTTP/1\.1 (\d+)", answers) == [b"422", b"200"]
+
+
+def test_late_headers_do_not_answer_for_the_request_before_them() -> None:
+    """Half a head behind a request in flight: that one gets its own answer, and then the connection ends."""
+    body = b'{"text": "hold"}'
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with (
+        serving(FAKE, "--header-seconds", "0.5") as server,
+        socket.create_connection(server.address, PATIENCE_SECONDS) as connection,
+    ):
+        connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body + b"GET /rea")
+        with socket.create_connection(server.address, PATIENCE_SECONDS) as silent:  # until the half second is over
+            assert received(silent) == b""
+        server.send_signal(signal.SIGUSR1)
+        answers = received(connection)
+    assert re.findall(rb"HTTP/1\.1 (\d+)", answers) == [b"200"]
+
+
 def test_bytes_that_are_no_http_get_a_problem(server: ServerProcess) -> None:
     """As every other error, and the connection is closed."""
     with socket.create_connection(server.address, PATIENCE_SECONDS) as confused:
@@ -95,4 +146,6 @@ def test_bytes_that_are_no_http_get_a_problem(server: ServerProcess) -> None:
         head, _, content = received(confused).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
     assert b"application/problem+json" in head
-    assert json.loads(content)["status"] == 400
+    problem = json.loads(content)
+    assert problem["status"] == 400
+    assert f"X-Request-Id: {problem['request_id']}".encode() in head

@@ -117,6 +117,32 @@ def test_a_torn_checkpoint_is_refused_by_name(tmp_path: Path, tiny_checkpoint: P
         assert server.ask("POST", "/predict", {"text": "I like "}).json()["results"] == before["results"]
 
 
+def test_a_failure_that_is_not_the_checkpoints_is_logged_with_its_place(tmp_path: Path) -> None:
+    """A directory that is there and cannot be loaded for another reason: 500, and the log has type and place."""
+
+    class Exhausted(FakeModel):
+        def load(self, on_call: Any = None, directory: Path = Path()) -> Any:
+            """Find the process without descriptors from the second time on."""
+            if self.loads:
+                raise OSError(24, "Too many open files")
+            return super().load(on_call, directory)
+
+    async def question(client: httpx.AsyncClient) -> list[httpx.Response]:
+        paths = (tmp_path, tmp_path / "missing")
+        return [await client.post("/admin/reload", json={"checkpoint": str(path)}) for path in paths]
+
+    assert [response.status_code for response in ask(question, Exhausted())] == [500, 422]
+
+
+def test_a_hangup_before_it_listens_is_no_end() -> None:
+    """`systemctl restart` and then `reload`: the signal comes while settings are still read."""
+    with serving(FAKE, ready=False) as server:
+        server.logged(event="listening")
+        server.send_signal(signal.SIGHUP)
+        server.logged(event="ready")
+        assert server.ask("GET", "/readyz").status == 200
+
+
 def test_a_hangup_loads_what_the_settings_name_now(tmp_path: Path) -> None:
     """The setting names a link; pointed elsewhere, SIGHUP follows it."""
     one, other = (build_tiny_checkpoint(tmp_path / name, seed=seed, fp32=False) for seed, name in enumerate("ab"))

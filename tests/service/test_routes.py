@@ -159,16 +159,19 @@ def test_failure_is_500_without_details_and_harms_nobody() -> None:
 
 
 def test_deadline_is_504_and_frees_the_engine() -> None:
-    """A request past its deadline gets 504, and its texts leave the engine."""
+    """A request past its deadline gets 504, its texts leave the engine, and its wait is measured like others."""
 
     async def question(client: httpx.AsyncClient) -> httpx.Response:
         response = await client.post("/predict", json={"text": ["hold", "hold"]})
         await until(lambda: model.cancelled == 1 and app_of(client).state.context.engine.waiting == 0)
+        metrics = await client.get("/metrics")
+        assert 'lacuna_queue_seconds_count{route="/predict"} 1.0' in metrics.text.splitlines()
         return response
 
     model = FakeModel()
     response = ask(question, model, deadline_seconds=0.05, batch_items=1)
     assert response.status_code == 504
+    assert re.fullmatch(r"queue;dur=\d+\.\d+, inference;dur=[1-9]\d*\.\d+", response.headers["server-timing"])
     assert response.json()["detail"] == "not answered within 0.05 s; send less at once, or later"
 
 

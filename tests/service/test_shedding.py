@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from model.queries import ScoreQuery
-from service.admission import Admission
+from service.admission import FIRST_RATE, MEMORY_REQUESTS, Admission
 from service.settings import Settings
 from service.shedding import Shedder
 from tests.service.server_process import FAKE, ServerProcess, exchange, serving
@@ -103,8 +103,28 @@ def test_a_question_is_refused_unread_and_its_connection_goes_on(full: ServerPro
         PLAIN.replace(b"Host: localhost\r\n", b"Host: localhost\n"),
         PLAIN.replace(b"Content-Length: 24", b"Transfer-Encoding: chunked").replace(BODY, b"2\r\n{}\r\n0\r\n\r\n"),
         PLAIN.replace(b"1.1", b"1.0"),
+        PLAIN.replace(b"Host", b"Transfer-Encoding : chunked\r\nHost"),
+        PLAIN.replace(b"Host", b"Content-Length : 0\r\nHost"),
+        PLAIN.replace(b"Host", b"X: y\r\n Transfer-Encoding: chunked\r\nHost"),
+        PLAIN.replace(b"Host", b"X: y\rTransfer-Encoding: chunked\r\nHost"),
+        PLAIN.replace(b"Host", b"X: \x00\r\nHost"),
+        PLAIN.replace(b"Host", b"nothing\r\nHost"),
     ],
-    ids=["origin", "close", "query", "two lengths", "bare newline", "chunked", "old version"],
+    ids=[
+        "origin",
+        "close",
+        "query",
+        "two lengths",
+        "bare newline",
+        "chunked",
+        "old version",
+        "space after a name",
+        "space after a second length",
+        "folded",
+        "bare return",
+        "nul",
+        "no colon",
+    ],
 )
 def test_what_is_not_plain_goes_through_the_app(full: ServerProcess, request_bytes: bytes) -> None:
     """A request whose end, connection or reader needs a look is judged as when there is room."""
@@ -149,20 +169,34 @@ def shedder(seconds_of_work: float, accepting: bool = True) -> Shedder:
 
 def test_work_that_would_come_too_late_is_refused_and_less_is_not() -> None:
     """The line is the admission's own: half of the deadline."""
-
-    async def ask(given: Shedder) -> bytes | None:
-        return given.refuse(PLAIN, asyncio.get_running_loop(), [(b"date", b"now")])
-
     late, early = shedder(5.1), shedder(4.9)
     assert (late.shedding, early.shedding) == (True, False)
-    answer = asyncio.run(ask(late))
+    (answer,) = asyncio.run(ask(late, 1))
     assert answer is not None
     head, _, content = answer.partition(b"\r\n\r\n")
     assert b"\r\ndate: now\r\n" in head
     assert b"\r\nretry-after: 6\r\n" in head
     assert f"\r\ncontent-length: {len(content)}\r\n".encode() in head
     assert json.loads(content)["detail"].startswith("5.1 s of work are waiting: ")
-    assert asyncio.run(ask(early)) is None
+    assert asyncio.run(ask(early, 1)) == [None]
+
+
+def test_free_places_are_not_open_to_more_than_fit_into_them() -> None:
+    """Of a thousand questions that came in one round of the event loop, as many as there is room for reach the app."""
+    answers = asyncio.run(ask(shedder(4.9), 1000))
+    room, usual = 0.1 * FIRST_RATE, 3_500 / MEMORY_REQUESTS
+    assert answers.count(None) == int(room / usual)
+
+
+async def ask(given: Shedder, requests: int) -> list[bytes | None]:
+    """What the protocol does with so many questions that it reads before the app sees any of them."""
+    loop = asyncio.get_running_loop()
+    answers = []
+    for _ in range(requests):
+        answers.append(given.refuse(PLAIN, loop, [(b"date", b"now")]) if given.shedding else None)
+        if answers[-1] is None:
+            given.let_through(loop)
+    return answers
 
 
 def test_a_service_that_drains_does_not_say_that_it_is_full() -> None:

@@ -218,7 +218,7 @@ def test_dynamic_evaluation_learns_from_the_past_only(network: WordNetwork, monk
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def test_commands_train_and_score(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_train_and_score(texts: Path, tmp_path: Path) -> None:
     """The run file is enough: train, then --scores writes every perplexity with the settings that valid chose."""
     output = tmp_path / "run"
     assert main(["words", str(texts / "run.toml"), "--output", str(output)]) == 0
