@@ -146,9 +146,9 @@ class Server:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(STOP_SECONDS)
         finally:
-            for pid, _ in self._members():  # a helper that outlived its parent
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            while any(self._members()):  # helpers that outlived their parent; the system needs a moment to end them
+                self._signal(signal.SIGKILL)
+                time.sleep(POLL_SECONDS)
             self._process.wait()
         return self._process.returncode
 
