@@ -52,6 +52,12 @@ def failed(parts: Mapping[str, Part]) -> list[str]:
         for key in keys
         if parts[name][key]
     ]
+    soak = parts.get("soak", {})
+    if soak.get("broken"):
+        found.append(f"soak: {soak['broken']} connections broken")
+    if soak and soak["seconds"] >= _LONG_SECONDS and not soak["flat"]:
+        resident = soak["resident_mib"]
+        found.append(f"soak: resident {resident['first']} to {resident['last']} MiB is not flat")
     for kind, counts in _kinds(parts.get("faults", {})).items():
         if counts["survived"] < counts["injected"]:
             found.append(f"faults: {kind}: {counts['survived']} of {counts['injected']} survived")
@@ -64,6 +70,8 @@ def failed(parts: Mapping[str, Part]) -> list[str]:
     return found
 
 
+# A shorter soak is still filling caches and pools: whether its memory stays flat says nothing.
+_LONG_SECONDS = 600.0
 # Under overload: answered, refused in time, or given up at the deadline.
 _EXPECTED = ("200", "429", "504")
 
@@ -117,10 +125,12 @@ def _mutations(part: Part) -> str:
 
 def _soak(part: Part) -> str:
     resident, slope = part["resident_mib"], part["mib_per_hour"]
+    broken = f"{part['broken']} connections broken, " if "broken" in part else ""  # older figures do not say
     return (
         f"{part['seconds'] / 60:g} min, {part['requests']:,} requests, {part['reloads']} reloads: "
-        f"{part['server_errors']} 5xx, {part['leaked_descriptors']} descriptors leaked, resident "
-        f"{resident['first']:.0f} to {resident['last']:.0f} MiB ({slope:+.1f} MiB an hour)"
+        f"{part['server_errors']} 5xx, {broken}{part['leaked_descriptors']} descriptors leaked, resident "
+        f"{resident['first']:.0f} to {resident['last']:.0f} MiB ({'flat' if part['flat'] else 'not flat'}, "
+        f"{slope:+.1f} MiB an hour)"
     )
 
 
