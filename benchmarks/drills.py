@@ -40,6 +40,8 @@ PATIENCE_SECONDS = 60.0
 _CLIENTS = 2
 # Between two tries where nobody says how long to wait.
 _SOON_SECONDS = 0.1
+# Exit statuses of pytest where all tests ran: they passed, or some failed.
+_PYTEST_RAN = (0, 1)
 FAULTS = {
     "engine, memory, clock, disk": "tests/end_to_end/test_faults.py",
     "headers that trickle or never end": "tests/service/test_protocol.py",
@@ -158,18 +160,29 @@ def restarts(place: Place, texts: Sequence[str], count: int) -> dict[str, Any]:
 
 
 def faults(files: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Faults that tests inject into real processes, by kind: how many, and how many were survived as promised."""
-    found = {}
-    for kind, file in FAULTS.items():
-        if file in files:
-            results = folder / "faults.xml"
-            command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={results}", file]
-            subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
-            (suite,) = ElementTree.parse(results).getroot().iter("testsuite")  # noqa: S314 - we have just had it written
-            counts = {key: int(suite.attrib[key]) for key in ("tests", "errors", "failures", "skipped")}
-            injected = counts["tests"] - counts["skipped"]
-            found[kind] = {"injected": injected, "survived": injected - counts["errors"] - counts["failures"]}
-    return found
+    """Faults that tests inject into real processes, by kind; see `inject`."""
+    return {kind: inject(file, folder) for kind, file in FAULTS.items() if file in files}
+
+
+def inject(file: str, folder: Path) -> dict[str, int]:
+    """Run one file of tests.
+
+    Returns:
+        ``injected``, tests that were not skipped, and ``survived``, those of them that passed.
+
+    Raises:
+        RuntimeError: pytest came to no end, such as a process that a test took down with it; with its last words.
+    """
+    results = folder / "faults.xml"
+    results.unlink(missing_ok=True)  # else those of another file would be taken for this one's
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={results}", file]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode not in _PYTEST_RAN or not results.exists():
+        raise RuntimeError(f"{file}: pytest ended with status {done.returncode}:\n{done.stdout[-2000:]}")
+    (suite,) = ElementTree.parse(results).getroot().iter("testsuite")  # noqa: S314 - we have just had it written
+    counts = {key: int(suite.attrib[key]) for key in ("tests", "errors", "failures", "skipped")}
+    injected = counts["tests"] - counts["skipped"]
+    return {"injected": injected, "survived": injected - counts["errors"] - counts["failures"]}
 
 
 def _with_blank(line: str) -> str:

@@ -59,7 +59,7 @@ def failed(parts: Mapping[str, Part]) -> list[str]:
         resident = soak["resident_mib"]
         found.append(f"soak: resident {resident['first']} to {resident['last']} MiB is not flat")
     for kind, counts in _kinds(parts.get("faults", {})).items():
-        if counts["survived"] < counts["injected"]:
+        if counts["survived"] < counts["injected"] or not counts["injected"]:
             found.append(f"faults: {kind}: {counts['survived']} of {counts['injected']} survived")
     for name in ("overload_keystrokes", "overload_blanks"):
         wrong = {

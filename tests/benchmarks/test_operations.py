@@ -71,6 +71,7 @@ def test_every_drill_works(tmp_path: Path, tiny_checkpoint: Path) -> None:
         ("reloads", {"failed": 0, "lost": 1}),
         ("restarts", {"failed": 1, "lost": 0}),
         ("faults", {"date": "", "clocks": {"injected": 2, "survived": 1}}),
+        ("faults", {"date": "", "clocks": {"injected": 0, "survived": 0}}),
         ("fuzz", {"server_errors": 0, "not_conforming": 1}),
         ("mutations", {"wrong": 1, "broken": 0}),
         ("soak", SOAK | {"server_errors": 1}),
