@@ -67,6 +67,8 @@ def failed(parts: Mapping[str, Part]) -> list[str]:
         }
         if wrong:
             found.append(f"{name}: {wrong}")
+        if unanswered := parts.get(name, {}).get("unanswered"):  # older figures do not say
+            found.append(f"{name}: {unanswered} unanswered")
     return found
 
 
@@ -93,10 +95,15 @@ def _load(part: Part) -> str:
 
 
 def _overload(part: Part) -> str:
-    late = part["accepted_p99_seconds"]
+    goodput = f"{part['goodput_per_second']:,.0f} a second in time, {part['share_of_peak']:.0%} of the peak"
+    late = f"p99 of the accepted {_seconds(part['accepted_p99_seconds'])} of {part['deadline_seconds']:g} s"
+    if "sent" not in part:  # figures from before the client told what it had really sent
+        return f"{goodput}; {late}"
+    unsent = f", {part['abandoned'] / part['scheduled']:.1%} given up unsent" if part["abandoned"] else ""
+    late = f"p99 of the accepted, from sending, {_seconds(part['accepted_p99_from_sending_seconds'])}"
     return (
-        f"{part['goodput_per_second']:,.0f} a second in time, {part['share_of_peak']:.0%} of the peak;"
-        f" p99 of the accepted {'–' if late is None else f'{late:.2f} s'} of {part['deadline_seconds']:g} s"
+        f"{part['sent_per_second']:,.0f} a second sent{unsent}; {goodput}"
+        f" ({part['share_of_peak_from_sending']:.0%} from sending); {late} of {part['deadline_seconds']:g} s"
     )
 
 
@@ -168,3 +175,7 @@ def _where(part: Part) -> str:
 
 def _ms(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f} ms"
+
+
+def _seconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f} s"

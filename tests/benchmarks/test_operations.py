@@ -46,6 +46,18 @@ def test_quick_figures_do_not_replace_committed_ones(capsys: pytest.CaptureFixtu
     assert "--quick needs --output" in capsys.readouterr().err
 
 
+def test_overload_says_what_was_really_offered() -> None:
+    """What was sent, and what its client gave up; figures from before it told that have the row that they had."""
+    old = {"goodput_per_second": 90.0, "share_of_peak": 0.9, "accepted_p99_seconds": 1.5, "deadline_seconds": 2.0}
+    new = {"scheduled": 1000, "sent": 750, "abandoned": 250, "sent_per_second": 750.0}
+    new |= {"share_of_peak_from_sending": 0.95, "accepted_p99_from_sending_seconds": 1.0}
+    _, row = ROWS["overload_blanks"]
+    assert row(old) == "90 a second in time, 90% of the peak; p99 of the accepted 1.50 s of 2 s"
+    rest = "90 a second in time, 90% of the peak (95% from sending); p99 of the accepted, from sending, 1.00 s of 2 s"
+    assert row(old | new) == f"750 a second sent, 25.0% given up unsent; {rest}"
+    assert row(old | new | {"abandoned": 0}) == f"750 a second sent; {rest}"
+
+
 @pytest.mark.timeout(600)
 def test_every_drill_works(tmp_path: Path, tiny_checkpoint: Path) -> None:
     """A little of each on real processes: nothing is lost, leaked, wrongly accepted or answered with a 5xx."""
@@ -57,6 +69,10 @@ def test_every_drill_works(tmp_path: Path, tiny_checkpoint: Path) -> None:
     assert failed(parts) == []
     assert parts["load"]["requests"] > 0
     assert parts["overload_blanks"]["status"]["429"] > 0
+    for name in ("overload_keystrokes", "overload_blanks"):
+        assert parts[name]["scheduled"] == parts[name]["sent"] + parts[name]["abandoned"]
+        assert parts[name]["sent"] == sum(parts[name]["status"].values())
+    assert parts["overload_keystrokes"]["thinned_peak_per_second"] > 0
     assert parts["reloads"]["reloads"] == 2
     assert parts["reloads"]["requests"] > 0
     assert parts["restarts"]["restarts"] == 1
@@ -86,6 +102,7 @@ def test_every_drill_works(tmp_path: Path, tiny_checkpoint: Path) -> None:
         ("soak", SOAK | {"broken": 1}),
         ("soak", SOAK | {"seconds": 1800.0}),
         ("overload_blanks", {"status": {"200": 5, "500": 1}}),
+        ("overload_blanks", {"status": {"200": 5}, "unanswered": 1}),
     ],
 )
 def test_what_must_not_be_fails(part: str, figures: dict[str, Any]) -> None:
