@@ -4,11 +4,11 @@ Servers get one core and clients another, where there are two. Nothing here judg
 ``benchmarks/operations_report.py``.
 """
 
-import bisect
 import contextlib
 import http.client
 import itertools
 import math
+import random
 import re
 import subprocess
 import sys
@@ -16,7 +16,8 @@ import threading
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ PATIENCE_SECONDS = 60.0
 _CLIENTS = 2
 # Between two tries where nobody says how long to wait.
 _SOON_SECONDS = 0.1
+# Exit statuses of pytest where all tests ran: they passed, or some failed.
+_PYTEST_RAN = (0, 1)
 FAULTS = {
     "engine, memory, clock, disk": "tests/end_to_end/test_faults.py",
     "headers that trickle or never end": "tests/service/test_protocol.py",
@@ -58,6 +61,7 @@ class Load:
 
     def __init__(self, lines: Sequence[str]) -> None:
         self._keystrokes = workloads.Keystrokes(lines)
+        self._luck = random.Random(3)  # noqa: S311 - who is let in is no secret
         self._blanked = (
             _with_blank(text) for turn in itertools.count() for line in lines if (text := workloads.rotated(line, turn))
         )
@@ -71,13 +75,22 @@ class Load:
             self._keystrokes.advance(count)
         return [open_loop.post(route, workloads.body(text)) for text in texts]
 
+    def thin(self, route: str, count: int) -> list[bytes]:
+        """The next requests of those who are let in under overload: of each `OVERLOAD`, one at random.
+
+        Each key press then has those of its typist to read that were refused. (Each tenth would be of 32 of the 64
+        typists alone, who take turns, and of them each fifth.)
+        """
+        offered = self.take(route, count * OVERLOAD)
+        return [offered[first + self._luck.randrange(OVERLOAD)] for first in range(0, len(offered), OVERLOAD)]
+
 
 def capacity(place: Place, load: Load, seconds: float) -> dict[str, Any]:
     """Answers a second of one server on one core, all connections busy, by route; and what its cache holds."""
     found: dict[str, Any] = {}
     with place.serving() as server:
         for route in ("/predict", "/cloze"):
-            found[route] = _saturate(server, load, route, seconds)
+            found[route] = _saturate(server, partial(load.take, route), seconds)
     return {"answers_per_second": found, "cores": place.cores}
 
 
@@ -96,7 +109,7 @@ def held_load(place: Place, load: Load, per_second: float, seconds: float) -> di
     rate = HELD_SHARE * per_second
     times = open_loop.arrivals(rate, seconds, seed=1)
     with place.serving() as server:
-        _saturate(server, load, "/predict", 0.2)  # warm
+        _saturate(server, partial(load.take, "/predict"), 0.2)  # warm
         outcome = open_loop.run(server.port, load.take("/predict", len(times)), times)
     return {
         "rate": rate,
@@ -109,23 +122,54 @@ def held_load(place: Place, load: Load, per_second: float, seconds: float) -> di
 
 
 def overload(place: Place, load: Load, route: str, seconds: float) -> dict[str, Any]:
-    """`OVERLOAD` times what a server can do, offered whether or not it answers; goodput is what comes in time."""
+    """`OVERLOAD` times what a server can do, offered whether or not it answers; goodput is what comes in time.
+
+    Returns:
+        What `goodput` does, and it as shares of ``peak_per_second``. For key presses there is a second peak,
+        ``thinned_peak_per_second``: of those who are let in one by one each has more to read than where all are.
+    """
     with place.serving("--deadline-seconds", f"{DEADLINE_SECONDS:g}") as server:
-        peak = _saturate(server, load, route, seconds)
-        times = open_loop.arrivals(OVERLOAD * peak, seconds, seed=2)
-        outcome = open_loop.run(server.port, load.take(route, len(times)), times, _OVERLOAD_CONNECTIONS)
-    # Once the queue is as full as it gets.
-    begun = bisect.bisect(times, seconds / 3)
-    in_time = sum(latency <= DEADLINE_SECONDS for latency in outcome.latencies[begun:])
-    goodput = in_time / (seconds - seconds / 3)
+        peaks = {"peak": _saturate(server, partial(load.take, route), seconds)}
+        if route == "/predict":
+            peaks["thinned_peak"] = _saturate(server, partial(load.thin, route), seconds)
+        times = open_loop.arrivals(OVERLOAD * peaks["peak"], seconds, seed=2)
+        requests = load.take(route, len(times))
+        outcome = open_loop.run(server.port, requests, times, _OVERLOAD_CONNECTIONS, DEADLINE_SECONDS)
+    found = goodput(times, outcome, seconds)
+    for peak, rate in peaks.items():
+        found[f"{peak}_per_second"] = rate
+        found[f"share_of_{peak}"] = found["goodput_per_second"] / rate
+        found[f"share_of_{peak}_from_sending"] = found["goodput_from_sending_per_second"] / rate
+    return {"route": route, "deadline_seconds": DEADLINE_SECONDS, **found}
+
+
+def goodput(times: Sequence[float], outcome: open_loop.Outcome, seconds: float) -> dict[str, Any]:
+    """What came of a schedule of *seconds*; rates are those of its last two thirds, when the queue is full.
+
+    From the schedule as users see it, and from sending: a client that falls behind holds its own backlog against the
+    server otherwise. ``unanswered`` was sent, and nothing came back.
+    """
+    begin = seconds / 3
+    from_sending = outcome.latencies_from_sending
+    sent = [due + wait for due, wait in zip(times, outcome.waits, strict=True)]
+    counted = [begin < moment < seconds for moment in sent]
+    in_time = sum(
+        due > begin and latency <= DEADLINE_SECONDS for due, latency in zip(times, outcome.latencies, strict=True)
+    )
+    in_time_from_sending = sum(
+        counts and latency <= DEADLINE_SECONDS for counts, latency in zip(counted, from_sending, strict=True)
+    )
     return {
-        "route": route,
-        "peak_per_second": peak,
+        "scheduled": len(times),
+        "sent": outcome.sent,
+        "abandoned": outcome.abandoned,
+        "unanswered": outcome.sent - outcome.statuses.total(),
         "offered_per_second": len(times) / seconds,
-        "goodput_per_second": goodput,
-        "share_of_peak": goodput / peak,
-        "accepted_p99_seconds": open_loop.percentile(outcome.answered, 0.99) if outcome.answered else None,
-        "deadline_seconds": DEADLINE_SECONDS,
+        "sent_per_second": sum(counted) / (seconds - begin),
+        "goodput_per_second": in_time / (seconds - begin),
+        "goodput_from_sending_per_second": in_time_from_sending / (seconds - begin),
+        "accepted_p99_seconds": _p99(outcome.latencies),
+        "accepted_p99_from_sending_seconds": _p99(from_sending),
         "status": {str(status): count for status, count in sorted(outcome.statuses.items())},
     }
 
@@ -158,18 +202,29 @@ def restarts(place: Place, texts: Sequence[str], count: int) -> dict[str, Any]:
 
 
 def faults(files: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Faults that tests inject into real processes, by kind: how many, and how many were survived as promised."""
-    found = {}
-    for kind, file in FAULTS.items():
-        if file in files:
-            results = folder / "faults.xml"
-            command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={results}", file]
-            subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
-            (suite,) = ElementTree.parse(results).getroot().iter("testsuite")  # noqa: S314 - we have just had it written
-            counts = {key: int(suite.attrib[key]) for key in ("tests", "errors", "failures", "skipped")}
-            injected = counts["tests"] - counts["skipped"]
-            found[kind] = {"injected": injected, "survived": injected - counts["errors"] - counts["failures"]}
-    return found
+    """Faults that tests inject into real processes, by kind; see `inject`."""
+    return {kind: inject(file, folder) for kind, file in FAULTS.items() if file in files}
+
+
+def inject(file: str, folder: Path) -> dict[str, int]:
+    """Run one file of tests.
+
+    Returns:
+        ``injected``, tests that were not skipped, and ``survived``, those of them that passed.
+
+    Raises:
+        RuntimeError: pytest came to no end, such as a process that a test took down with it; with its last words.
+    """
+    results = folder / "faults.xml"
+    results.unlink(missing_ok=True)  # else those of another file would be taken for this one's
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={results}", file]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode not in _PYTEST_RAN or not results.exists():
+        raise RuntimeError(f"{file}: pytest ended with status {done.returncode}:\n{done.stdout[-2000:]}")
+    (suite,) = ElementTree.parse(results).getroot().iter("testsuite")  # noqa: S314 - we have just had it written
+    counts = {key: int(suite.attrib[key]) for key in ("tests", "errors", "failures", "skipped")}
+    injected = counts["tests"] - counts["skipped"]
+    return {"injected": injected, "survived": injected - counts["errors"] - counts["failures"]}
 
 
 def _with_blank(line: str) -> str:
@@ -182,10 +237,16 @@ def _with_blank(line: str) -> str:
     return " ".join(words)
 
 
-def _saturate(server: Server, load: Load, route: str, seconds: float) -> float:
+def _saturate(server: Server, take: Callable[[int], Sequence[bytes]], seconds: float) -> float:
     """Answers a second with all connections busy: a few requests say how many make so many seconds."""
-    rate = _rush(server, load.take(route, _PROBES))
-    return _rush(server, load.take(route, max(_PROBES, math.ceil(rate * seconds))))
+    rate = _rush(server, take(_PROBES))
+    return _rush(server, take(max(_PROBES, math.ceil(rate * seconds))))
+
+
+def _p99(latencies: Sequence[float]) -> float | None:
+    """Of those that are finite; None of none."""
+    answered = sorted(filter(math.isfinite, latencies))
+    return open_loop.percentile(answered, 0.99) if answered else None
 
 
 def _rush(server: Server, requests: Sequence[bytes]) -> float:

@@ -33,17 +33,34 @@ class Outcome:
         lateness: seconds by which the client itself was late, for the requests that found a free connection.
         seconds: from the first scheduled time to the end.
         statuses: how often each came; 0 is a connection that broke twice.
+        waits: by request, seconds from the scheduled time until it was sent; infinite where it never was.
+        abandoned: requests that were given up before they were sent.
     """
 
     latencies: list[float]
     lateness: list[float]
     seconds: float
     statuses: Counter[int] = field(default_factory=Counter)
+    waits: list[float] = field(default_factory=list)
+    abandoned: int = 0
 
     @property
     def answered(self) -> list[float]:
         """The finite latencies, ascending."""
         return sorted(latency for latency in self.latencies if math.isfinite(latency))
+
+    @property
+    def sent(self) -> int:
+        """Requests that went out."""
+        return sum(map(math.isfinite, self.waits))
+
+    @property
+    def latencies_from_sending(self) -> list[float]:
+        """`latencies` without what a request waited in the client."""
+        return [
+            latency - wait if math.isfinite(latency) else math.inf
+            for latency, wait in zip(self.latencies, self.waits, strict=True)
+        ]
 
     @property
     def failures(self) -> int:
@@ -88,7 +105,13 @@ def post(path: str, body: bytes) -> bytes:
     return head.encode() + body
 
 
-def run(port: int, requests: Sequence[bytes], times: Sequence[float], connections: int = CONNECTIONS) -> Outcome:
+def run(
+    port: int,
+    requests: Sequence[bytes],
+    times: Sequence[float],
+    connections: int = CONNECTIONS,
+    give_up_seconds: float = math.inf,
+) -> Outcome:
     """Send each request at its time, or as soon after it as one of *connections* connections is free.
 
     Args:
@@ -96,6 +119,8 @@ def run(port: int, requests: Sequence[bytes], times: Sequence[float], connection
         requests: from :func:`post`, at least as many as *times*.
         times: seconds from the start, ascending.
         connections: opened beforehand; one whose server hung up is opened again.
+        give_up_seconds: a request that could not be sent for longer is not sent any more, as nobody waits for it;
+            else a client that has fallen behind would offer the later ones too late.
     """
     opened = [_Connection(port) for _ in range(connections)]
     poll = select.epoll()
@@ -103,8 +128,8 @@ def run(port: int, requests: Sequence[bytes], times: Sequence[float], connection
     for connection in opened:
         poll.register(connection.descriptor, select.EPOLLIN)
         by_descriptor[connection.descriptor] = connection
-    idle, sent, done = deque(opened), 0, 0
-    latencies, lateness = [math.inf] * len(times), []
+    idle, due, done, abandoned = deque(opened), 0, 0, 0
+    latencies, waits, lateness = [math.inf] * len(times), [math.inf] * len(times), []
     statuses: Counter[int] = Counter()
     waited = False  # whether the next request was due while no connection was free
     collecting = gc.isenabled()
@@ -114,13 +139,20 @@ def run(port: int, requests: Sequence[bytes], times: Sequence[float], connection
         end = start + (times[-1] if times else 0.0) + PATIENCE_SECONDS
         now = time.perf_counter()
         while done < len(times) and now < end:
-            while sent < len(times) and start + times[sent] <= now and idle:
-                idle.popleft().send(requests[sent], sent)
-                if not waited:
-                    lateness.append(now - start - times[sent])
-                sent, waited = sent + 1, False
-                now = time.perf_counter()
-            waited = waited or (not idle and sent < len(times) and start + times[sent] <= now)
+            while due < len(times) and (wait := now - start - times[due]) >= 0:
+                if wait > give_up_seconds:
+                    abandoned, done = abandoned + 1, done + 1
+                elif idle:
+                    idle.popleft().send(requests[due], due)
+                    waits[due] = wait
+                    if not waited:
+                        lateness.append(wait)
+                    waited = False
+                    now = time.perf_counter()
+                else:
+                    waited = True
+                    break
+                due += 1
             for descriptor, _ in poll.poll(0):
                 connection = by_descriptor[descriptor]
                 index, status = connection.receive()
@@ -135,7 +167,7 @@ def run(port: int, requests: Sequence[bytes], times: Sequence[float], connection
                     done += 1
                     idle.append(connection)
             now = time.perf_counter()
-        return Outcome(latencies, lateness, now - start, statuses)
+        return Outcome(latencies, lateness, now - start, statuses, waits, abandoned)
     finally:
         if collecting:
             gc.enable()

@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks import drills, fuzz, machine, mutations, operations_report, soak, workloads
 from benchmarks.contestants import ROOT
 from benchmarks.lacuna import Place, pick_cores
+from benchmarks.operations_report import ROWS
 from model.checkpoint import load_checkpoint, revise_checkpoint
 from training.toy_corpus import write_corpus
 
@@ -150,30 +151,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--checkpoint", type=Path, default=ROOT / "model" / "pretrained" / "default", metavar="DIR")
     add("--text", type=Path, metavar="DIR", help="*.txt files, a sentence a line; default: own text")
-    add("--parts", nargs="+", metavar="PART", choices=PARTS, help=f"only these: {', '.join(PARTS)}")
+    add("--parts", nargs="+", metavar="PART", choices=[*ROWS], help=f"only these: {', '.join(ROWS)}")
     add("--soak-minutes", type=float, default=0.0, help="how long the soak lasts (default: 0, none)")
     add("--quick", action="store_true", help="little of everything: whether it works, not how well")
-    add("--output", type=Path, default=operations_report.FIGURES, metavar="FILE", help="figures, to be added to")
+    add("--output", type=Path, metavar="FILE", help="figures, to be added to; default: docs/results/operations.json")
     add("--report", action="store_true", help="measure nothing; write the table in docs/operations.md")
     options = parser.parse_args(arguments)
     if options.parts and "soak" in options.parts and not options.soak_minutes:
         parser.error("a soak needs --soak-minutes")
+    if options.quick and not options.output:
+        parser.error("--quick needs --output: the committed figures are of whole drills")
+    options.output = options.output or operations_report.FIGURES
     return options
-
-
-PARTS = (
-    "capacity",
-    "prefix",
-    "load",
-    "overload_keystrokes",
-    "overload_blanks",
-    "reloads",
-    "restarts",
-    "faults",
-    "fuzz",
-    "mutations",
-    "soak",
-)
 
 
 if __name__ == "__main__":

@@ -52,8 +52,14 @@ def failed(parts: Mapping[str, Part]) -> list[str]:
         for key in keys
         if parts[name][key]
     ]
+    soak = parts.get("soak", {})
+    if soak.get("broken"):
+        found.append(f"soak: {soak['broken']} connections broken")
+    if soak and soak["seconds"] >= _LONG_SECONDS and not soak["flat"]:
+        resident = soak["resident_mib"]
+        found.append(f"soak: resident {resident['first']} to {resident['last']} MiB is not flat")
     for kind, counts in _kinds(parts.get("faults", {})).items():
-        if counts["survived"] < counts["injected"]:
+        if counts["survived"] < counts["injected"] or not counts["injected"]:
             found.append(f"faults: {kind}: {counts['survived']} of {counts['injected']} survived")
     for name in ("overload_keystrokes", "overload_blanks"):
         wrong = {
@@ -61,9 +67,13 @@ def failed(parts: Mapping[str, Part]) -> list[str]:
         }
         if wrong:
             found.append(f"{name}: {wrong}")
+        if unanswered := parts.get(name, {}).get("unanswered"):  # older figures do not say
+            found.append(f"{name}: {unanswered} unanswered")
     return found
 
 
+# A shorter soak is still filling caches and pools: whether its memory stays flat says nothing.
+_LONG_SECONDS = 600.0
 # Under overload: answered, refused in time, or given up at the deadline.
 _EXPECTED = ("200", "429", "504")
 
@@ -85,10 +95,15 @@ def _load(part: Part) -> str:
 
 
 def _overload(part: Part) -> str:
-    late = part["accepted_p99_seconds"]
+    goodput = f"{part['goodput_per_second']:,.0f} a second in time, {part['share_of_peak']:.0%} of the peak"
+    late = f"p99 of the accepted {_seconds(part['accepted_p99_seconds'])} of {part['deadline_seconds']:g} s"
+    if "sent" not in part:  # figures from before the client told what it had really sent
+        return f"{goodput}; {late}"
+    unsent = f", {part['abandoned'] / part['scheduled']:.1%} given up unsent" if part["abandoned"] else ""
+    late = f"p99 of the accepted, from sending, {_seconds(part['accepted_p99_from_sending_seconds'])}"
     return (
-        f"{part['goodput_per_second']:,.0f} a second in time, {part['share_of_peak']:.0%} of the peak;"
-        f" p99 of the accepted {'–' if late is None else f'{late:.2f} s'} of {part['deadline_seconds']:g} s"
+        f"{part['sent_per_second']:,.0f} a second sent{unsent}; {goodput}"
+        f" ({part['share_of_peak_from_sending']:.0%} from sending); {late} of {part['deadline_seconds']:g} s"
     )
 
 
@@ -117,10 +132,12 @@ def _mutations(part: Part) -> str:
 
 def _soak(part: Part) -> str:
     resident, slope = part["resident_mib"], part["mib_per_hour"]
+    broken = f"{part['broken']} connections broken, " if "broken" in part else ""  # older figures do not say
     return (
         f"{part['seconds'] / 60:g} min, {part['requests']:,} requests, {part['reloads']} reloads: "
-        f"{part['server_errors']} 5xx, {part['leaked_descriptors']} descriptors leaked, resident "
-        f"{resident['first']:.0f} to {resident['last']:.0f} MiB ({slope:+.1f} MiB an hour)"
+        f"{part['server_errors']} 5xx, {broken}{part['leaked_descriptors']} descriptors leaked, resident "
+        f"{resident['first']:.0f} to {resident['last']:.0f} MiB ({'flat' if part['flat'] else 'not flat'}, "
+        f"{slope:+.1f} MiB an hour)"
     )
 
 
@@ -158,3 +175,7 @@ def _where(part: Part) -> str:
 
 def _ms(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f} ms"
+
+
+def _seconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f} s"

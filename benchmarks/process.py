@@ -83,13 +83,21 @@ class Server:
 
     def _wait(self, condition: Callable[[], bool], what: str, seconds: float) -> float:
         while time.perf_counter() - self.began < seconds:
-            if self._process.poll() is not None:
-                raise ServerError(f"ended with status {self._process.returncode}:\n{self._end_of_log()}")
+            self.check_alive()
             with contextlib.suppress(OSError, ServerError, http.client.HTTPException):
                 if condition():
                     return time.perf_counter() - self.began
             time.sleep(POLL_SECONDS)
         raise ServerError(f"no {what} within {seconds:g} s:\n{self._end_of_log()}")
+
+    def check_alive(self) -> None:
+        """Nothing, while its first process runs; where none does, memory and descriptors would read 0.
+
+        Raises:
+            ServerError: it has ended; with its exit status.
+        """
+        if self._process.poll() is not None:
+            raise ServerError(f"ended with status {self._process.returncode}:\n{self._end_of_log()}")
 
     def ask(self, path: str, body: Mapping[str, Any]) -> Any:
         """POST one question.
@@ -146,9 +154,9 @@ class Server:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(STOP_SECONDS)
         finally:
-            for pid, _ in self._members():  # a helper that outlived its parent
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            while any(self._members()):  # helpers that outlived their parent; the system needs a moment to end them
+                self._signal(signal.SIGKILL)
+                time.sleep(POLL_SECONDS)
             self._process.wait()
         return self._process.returncode
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ SAMPLES = 300
 SETTLE_SECONDS = 10.0
 # The resident set grows by less than this share from the first to the last third of what is measured: flat.
 FLAT_SHARE = 0.03
+# Stands for the status of a reload whose connection broke.
+_BROKEN = 0
+# A service may answer before it has read all of a longer body, and close.
+_LONGEST_BODY = 2**20
 _AUTHORISED = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
 
 
@@ -40,40 +45,63 @@ def run(place: Place, texts: Sequence[str], seconds: float, directories: Sequenc
         seed: of what each client asks.
 
     Returns:
-        ``status``, ``server_errors``, ``hung_up``, ``reloads``; ``descriptors`` and ``resident_mib`` before and after;
-        ``mib_per_hour``, the slope of the resident set by least squares; ``flat``.
+        As `watch` does; raises as it does, too.
     """
     options = ("--keys-file", str(place.keys_file()), "--prefix-cache-mib", str(CACHE_MIB))
     with place.serving(*options) as server:
-        clients = [_Client(server.port, texts, random.Random(f"{seed}/{n}")) for n in range(CLIENTS)]  # noqa: S311
-        before = server.descriptors()
-        stop = threading.Event()
-        reloads: Counter[int] = Counter()
-        pause = max(1.0, seconds / 50)
-        threads = [threading.Thread(target=client.ask_until, args=(stop,)) for client in clients]
-        threads.append(threading.Thread(target=_reload_until, args=(stop, server.port, directories, pause, reloads)))
-        samples = []
-        for thread in threads:
-            thread.start()
+        return watch(server, texts, seconds, directories, seed)
+
+
+def watch(
+    server: Server, texts: Sequence[str], seconds: float, directories: Sequence[Path], seed: int
+) -> dict[str, Any]:
+    """Soak a server that is ready, and stop it; arguments are those of `run`.
+
+    Returns:
+        ``status``, ``server_errors``, ``reloads``; ``hung_up``, by us; ``cut_short``, by the server, as it may where a
+        body is too long; ``broken``, all other connections that did not end in an answer; ``descriptors`` and
+        ``resident_mib`` before and after; ``mib_per_hour``, the slope of the resident set by least squares; ``flat``.
+
+    Raises:
+        ServerError: it ended meanwhile, or with another status than 0 when it was stopped.
+        Exception: whatever a client raised.
+    """
+    clients = [_Client(server.port, texts, random.Random(f"{seed}/{n}")) for n in range(CLIENTS)]  # noqa: S311
+    before = server.descriptors()
+    stop = threading.Event()
+    reloads: Counter[int] = Counter()
+    pause = max(1.0, seconds / 50)
+    samples = []
+    with ThreadPoolExecutor(CLIENTS + 1) as threads:
+        tasks = [threads.submit(client.ask_until, stop) for client in clients]
+        tasks.append(threads.submit(_reload_until, stop, server.port, directories, pause, reloads))
         try:
             began = time.monotonic()
             while (passed := time.monotonic() - began) < seconds:
+                server.check_alive()
+                for task in tasks:
+                    if task.done():
+                        task.result()  # raises: none ends by itself
                 samples.append((passed, server.resident_bytes() / 2**20, server.descriptors()))
                 time.sleep(max(0.1, seconds / SAMPLES))
         finally:
             stop.set()
-            for thread in threads:
-                thread.join()
-        after = _settled(server, before)
+    for task in tasks:
+        task.result()
+    after = _settled(server, before)
+    if server.stop() != 0:
+        server.check_alive()  # says with what status it ended
     statuses = sum((client.statuses for client in clients), Counter[int]())
     return {
         "seconds": seconds,
-        "requests": statuses.total() + reloads.total(),
+        "requests": statuses.total() + reloads.total() - reloads[_BROKEN],
         "status": {str(status): times for status, times in sorted(statuses.items())},
         "server_errors": sum(times for status, times in (statuses + reloads).items() if status >= 500),
         "hung_up": sum(client.hung_up for client in clients),
+        "cut_short": sum(client.cut_short for client in clients),
+        "broken": sum(client.broken for client in clients) + reloads[_BROKEN],
         "reloads": reloads[200],
-        "reloads_refused": reloads.total() - reloads[200],
+        "reloads_refused": reloads.total() - reloads[200] - reloads[_BROKEN],
         "descriptors": {"before": before, "after": after, "most": max(most for _, _, most in samples)},
         "leaked_descriptors": max(0, after - before),
         **growth([(passed, mib) for passed, mib, _ in samples]),
@@ -85,7 +113,7 @@ class _Client:
 
     def __init__(self, port: int, texts: Sequence[str], source: random.Random) -> None:
         self.statuses: Counter[int] = Counter()
-        self.hung_up = 0
+        self.hung_up = self.cut_short = self.broken = 0
         self._port = port
         self._texts = texts
         self._source = source
@@ -98,10 +126,10 @@ class _Client:
             (self._ask_wrongly, 15),
             (self._hang_up, 5),
         )
-        while not stop.is_set():
-            (do,) = self._source.choices([do for do, _ in doings], [weight for _, weight in doings])
-            do()
-        self._connection.close()
+        with contextlib.closing(self._connection):
+            while not stop.is_set():
+                (do,) = self._source.choices([do for do, _ in doings], [weight for _, weight in doings])
+                do()
 
     def _ask(self) -> None:
         text = self._source.choice(self._texts)
@@ -134,7 +162,12 @@ class _Client:
         head = f"POST /predict HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {KEY}\r\n"
         whole = f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
         sent = self._source.choice((b"", whole[:20], whole[:-5], whole, b"\x16\x03\x01\x02\x00"))
-        with contextlib.suppress(OSError), socket.create_connection((HOST, self._port), 60) as connection:
+        try:
+            connection = socket.create_connection((HOST, self._port), 60)
+        except OSError:
+            self.broken += 1
+            return
+        with contextlib.suppress(OSError), connection:
             connection.sendall(sent)
         self.hung_up += 1
 
@@ -144,9 +177,12 @@ class _Client:
             answer = self._connection.getresponse()
             answer.read()
             self.statuses[answer.status] += 1
-        except (OSError, http.client.HTTPException):  # a body was refused before all of it was sent
+        except (OSError, http.client.HTTPException):
             self._connection.close()
-            self.hung_up += 1
+            if len(body or b"") > _LONGEST_BODY:
+                self.cut_short += 1
+            else:
+                self.broken += 1
 
 
 def _reload_until(
@@ -157,7 +193,9 @@ def _reload_until(
     while not stop.wait(pause):
         number += 1
         directory = "/nowhere" if number % 4 == 0 else str(directories[number % len(directories)])
-        status, _ = post(port, "/admin/reload", {"checkpoint": directory}, {"Authorization": f"Bearer {ADMIN_KEY}"})
+        status = _BROKEN
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            status, _ = post(port, "/admin/reload", {"checkpoint": directory}, {"Authorization": f"Bearer {ADMIN_KEY}"})
         statuses[status] += 1
 
 

@@ -85,6 +85,24 @@ def test_latency_counts_from_the_scheduled_time() -> None:
     assert len(outcome.lateness) == 1
 
 
+def test_latency_counts_from_sending_as_well() -> None:
+    """What the second of two requests waits for their one connection is told apart from what its answer took."""
+    with answering(ANSWER, REFUSAL) as port:
+        outcome = run(port, [post("/predict", b"{}")] * 2, [0.0, 0.0], connections=1)
+    assert (outcome.sent, outcome.abandoned) == (2, 0)
+    assert outcome.waits[1] >= outcome.latencies[0] > outcome.waits[0] >= 0
+    assert outcome.latencies_from_sending == [outcome.latencies[0] - outcome.waits[0], math.inf]
+
+
+def test_what_is_overdue_is_given_up_unsent() -> None:
+    """Nobody waits any more for a request that was due an hour ago; the one after it is sent in its place."""
+    with answering(ANSWER) as port:
+        outcome = run(port, [post("/predict", b"{}")] * 2, [-3600.0, 0.0], connections=1, give_up_seconds=1800)
+    assert (outcome.sent, outcome.abandoned, outcome.statuses) == (1, 1, {200: 1})
+    assert outcome.waits[0] == outcome.latencies[0] == math.inf
+    assert outcome.latencies_from_sending[1] > 0
+
+
 def test_a_connection_that_was_closed_is_opened_again() -> None:
     """A server may close a connection that was idle; the request is sent once more, on the same clock."""
     with answering(ANSWER, b"", ANSWER) as port:

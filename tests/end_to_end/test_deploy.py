@@ -196,6 +196,19 @@ def test_each_alert_says_what_to_do(rules: list[dict[str, Any]]) -> None:
         assert [f"**{part}:**" in sections[name] for part in ("Means", "Look at", "Do")] == [True] * 3, name
 
 
+def test_the_document_says_which_job_the_alerts_ask_for(rules: list[dict[str, Any]]) -> None:
+    """A Prometheus of somebody else that scrapes under another name would never see the service down."""
+    document = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    jobs = {job for rule in rules for job in re.findall(r'job="([^"]*)"', rule["expr"])}
+    assert jobs
+    assert all(f"`job_name: {job}`" in document for job in jobs)
+
+
+def test_a_broken_keys_file_raises_an_alert(rules: list[dict[str, Any]]) -> None:
+    """The service goes on with the old keys, a revoked one among them, so somebody must be told."""
+    assert any('lacuna_keys_reloads_total{result="failed"}' in rule["expr"] for rule in rules if "alert" in rule)
+
+
 def test_alert_texts_use_only_labels_that_the_expression_keeps(rules: list[dict[str, Any]]) -> None:
     """An annotation that names a label which was summed away would read as empty."""
     recorded = {rule["record"]: set(rule["record"].partition(":")[0].split("_")) for rule in rules if "record" in rule}
