@@ -99,6 +99,8 @@ def _overload(part: Part) -> str:
     late = f"p99 of the accepted {_seconds(part['accepted_p99_seconds'])} of {part['deadline_seconds']:g} s"
     if "sent" not in part:  # figures from before the client told what it had really sent
         return f"{goodput}; {late}"
+    if "share_of_thinned_peak" in part:
+        goodput += f" and {part['share_of_thinned_peak']:.0%} of that where one of ten is asked"
     unsent = f", {part['abandoned'] / part['scheduled']:.1%} given up unsent" if part["abandoned"] else ""
     late = f"p99 of the accepted, from sending, {_seconds(part['accepted_p99_from_sending_seconds'])}"
     return (
