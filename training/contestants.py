@@ -53,7 +53,12 @@ def open_contestant(
     """
     checkpoint, runtime = open_model(directory, device, threads)
     predictor = Predictor(checkpoint, runtime, remember=remember)
-    return Contestant(checkpoint.name, predictor, _about(checkpoint), checkpoint.capabilities)
+    return Contestant(_called(checkpoint), predictor, _about(checkpoint), checkpoint.capabilities)
+
+
+def _called(checkpoint: Checkpoint) -> str:
+    """Editions of one checkpoint have one name; an n-gram's says all."""
+    return checkpoint.name if is_ngram(checkpoint.directory) else f"{checkpoint.name} {checkpoint.version}"
 
 
 def _about(checkpoint: Checkpoint) -> dict[str, Any]:

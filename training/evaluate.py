@@ -1,8 +1,8 @@
-"""Scores a checkpoint on held-out text: `python -m training evaluate CHECKPOINT TEXT... --output DIR [--ngram DIR]`.
+"""Scores a checkpoint on held-out text: `python -m training evaluate CHECKPOINT TEXT... --output DIR [--beside DIR]`.
 
 Questions are put to the very predictor that serves, through its public queries, so that vocabulary, healing, search,
-rescoring, quantisation and calibration are all part of what is measured. With an n-gram (`python -m training ngram`)
-the same questions go through the same decoders over it, and differences get paired intervals.
+rescoring, quantisation and calibration are all part of what is measured. Beside it an n-gram (`python -m training
+ngram`) or an earlier checkpoint is asked the same questions through the same decoders; differences get paired intervals.
 
 Writes evaluation.json, evaluation.md, evaluation.png and reliability.png. What each figure means: DEFINITIONS in
 training/report.py; which questions are asked: training/questions.py; intervals: training/statistics.py.
@@ -49,7 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, help="checkpoint directory, or one of `python -m training ngram`")
     parser.add_argument("text", nargs="+", help="held-out text: files, folders or globs; a line an item")
     parser.add_argument("--output", type=Path, required=True, help="directory for the report")
-    parser.add_argument("--ngram", type=Path, help="directory of `python -m training ngram` to compare with")
+    parser.add_argument(
+        "--beside", "--ngram", type=Path, metavar="DIR", help="another checkpoint, or an n-gram, to compare with"
+    )
     parser.add_argument("--field", metavar="NAME", help="member of JSON Lines that holds the text")
     parser.add_argument("--language", choices=LANGUAGES, help="of all files; else from folder, file name or script")
     parser.add_argument("--no-memory", action="store_true", help="what stands in a text makes nothing likelier")
@@ -65,10 +67,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate and write the report; 0 on success."""
     remember = not arguments.no_memory
     contestants = [open_contestant(arguments.checkpoint, arguments.device, arguments.threads, remember=remember)]
-    if arguments.ngram is not None:
-        contestants.append(open_contestant(arguments.ngram, remember=remember))
+    if arguments.beside is not None:
+        contestants.append(open_contestant(arguments.beside, remember=remember))
     files = read_files(arguments.text, arguments.language, arguments.limit_per_file, arguments.seed, arguments.field)
-    vocabulary = common_vocabulary([arguments.checkpoint, *filter(None, [arguments.ngram])])
+    vocabulary = common_vocabulary([arguments.checkpoint, *filter(None, [arguments.beside])])
     try:  # now, and not after half an hour
         arguments.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

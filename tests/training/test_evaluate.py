@@ -228,7 +228,7 @@ def test_the_command_measures_a_checkpoint_beside_an_ngram(
     arguments = [str(tiny_checkpoint), str(text), "--output", str(output), "--ngram", str(tiny_ngram)]
     assert command.run(parser.parse_args([*arguments, "--lines", "2", "--typing-lines", "1"])) == 0
     report = json.loads((output / "evaluation.json").read_text(encoding="utf-8"))
-    assert [contestant["name"] for contestant in report["contestants"]] == ["tiny", "3-gram"]
+    assert [contestant["name"] for contestant in report["contestants"]] == ["tiny 1", "3-gram"]
     # The n-gram has read these very lines, the network nothing
     assert metrics(report, "en")["bits_per_character"]["difference"]["value"] > 0
     for picture in ("evaluation.png", "reliability.png"):
