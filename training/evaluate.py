@@ -2,7 +2,8 @@
 
 Questions are put to the very predictor that serves, through its public queries, so that vocabulary, healing, search,
 rescoring, quantisation and calibration are all part of what is measured. Beside it an n-gram (`python -m training
-ngram`) or an earlier checkpoint is asked the same questions through the same decoders; differences get paired intervals.
+ngram`) or an earlier checkpoint is asked the same questions through the same decoders, and differences get paired
+intervals.
 
 Writes evaluation.json, evaluation.md, evaluation.png and reliability.png. What each figure means: DEFINITIONS in
 training/report.py; which questions are asked: training/questions.py; intervals: training/statistics.py.

@@ -35,7 +35,7 @@ def test_every_checkpoint_is_a_row_and_a_point(
         assert len(each["turns"]["keystroke"]) == 2
         assert set(each["languages"]) == {"en", "zh"}
     for shown in (capsys.readouterr().out, quality.markdown(tmp_path)):
-        assert shown.count("| tiny, two_towers") == 2
+        assert shown.count("| tiny 1, two_towers") == 2
     quality.draw_sizes(found, tmp_path / "sizes.png")
     assert (tmp_path / "sizes.png").read_bytes().startswith(b"\x89PNG")
 
