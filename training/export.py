@@ -34,6 +34,8 @@ from model.checkpoint import (
     WORD_ENDS,
     Checkpoint,
     check_target,
+    is_checkpoint,
+    load_checkpoint,
     word_ends_file,
     write_checkpoint,
 )
@@ -237,8 +239,8 @@ def export(options: ExportOptions) -> Checkpoint:
             choice_temperature=tuple((language, 1.0) for language in languages),
         )
     training = _provenance(stages, prepared, cost)
-    if base is not None:
-        training = _continued(base, training)
+    if (begun := base or _first_checkpoint(stages)) is not None:
+        training = _continued(begun, training)
     files |= {VOCABULARY: vocabulary.to_bytes(), WEIGHTS: _weights_file(weights, options.fp32)}
     if base is not None and WORD_ENDS in base.files:
         files[WORD_ENDS] = (base.directory / WORD_ENDS).read_bytes()
@@ -566,15 +568,22 @@ def _provenance(stages: Sequence[Stage], prepared: Prepared | None, cost: Mappin
     }
 
 
+def _first_checkpoint(stages: Sequence[Stage]) -> Checkpoint | None:
+    """The checkpoint whose weights the first of *stages*, which are the last ones first, began with."""
+    start = Path(stages[-1].run.start_from)
+    return load_checkpoint(start) if stages[-1].run.start_from and is_checkpoint(start) else None
+
+
 def _continued(base: Checkpoint, training: Mapping[str, Any]) -> dict[str, Any]:
-    """Provenance of weights that began as a checkpoint's: its stages and data come first."""
+    """Provenance of weights that began as a checkpoint's: its stages come first, and sources that it alone has read."""
     before = base.training
+    again = {source["source"] for source in training["data"]}
     return {
         **training,
         "adapted_from": {"name": base.name, "version": base.version, "digest": base.digest},
         "pieces_seen": before.get("pieces_seen", 0) + training["pieces_seen"],
         "stages": [*before.get("stages", []), *training["stages"]],
-        "data": [*before.get("data", []), *training["data"]],
+        "data": [*(each for each in before.get("data", []) if each["source"] not in again), *training["data"]],
     }
 
 

@@ -268,6 +268,19 @@ def test_stages_are_followed_to_the_first(copied_run: Path, tmp_path: Path) -> N
     assert {entry["source"] for entry in training["data"]} == {"english", "chinese"}
 
 
+def test_a_run_that_began_with_a_checkpoint_goes_on_from_its_stages(copied_run: Path, tmp_path: Path) -> None:
+    """The card of a second edition tells all that its weights have read, and each source once."""
+    first = export(ExportOptions(copied_run, tmp_path / "first"))
+    state = copied_run / "state" / "state.json"
+    values = json.loads(state.read_text(encoding="utf-8"))
+    values["config"] |= {"start_from": str(first.directory), "name": "second"}
+    state.write_text(json.dumps(values), encoding="utf-8")
+    training = export(ExportOptions(copied_run, tmp_path / "new")).training
+    assert [stage["run"] for stage in training["stages"]] == ["tiny", "second"]
+    assert training["pieces_seen"] == 2 * first.training["pieces_seen"]
+    assert sorted(entry["source"] for entry in training["data"]) == ["chinese", "english"]
+
+
 def truncate_weights(run: Path) -> None:
     """Cut the weights short."""
     os.truncate(run / "state" / "weights.safetensors", 500)
