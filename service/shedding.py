@@ -34,7 +34,7 @@ _LENGTH = re.compile(rb"[0-9]{1,9}")
 # The answer's numbers are looked at anew after so long; refusals are counted and logged together after so long.
 FRESH_SECONDS = 0.1
 TOGETHER_SECONDS = 1.0
-# How long a thread may keep the interpreter while another one asks for it, in a flood of refusals. The engine asks dozens
+# How long a thread may keep the interpreter while another asks for it, in a flood of refusals. The engine asks dozens
 # of times a step, after each call of the network, and would wait each time for as long as Python's usual 5 ms.
 SWITCH_SECONDS = 0.0005
 
