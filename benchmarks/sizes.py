@@ -19,6 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks import machine
+from model.errors import LacunaError
 from model.opening import open_model, size_of
 from model.predictor import Predictor
 from model.queries import ClozeQuery, PredictQuery, Query
@@ -92,10 +93,16 @@ def _some(items: Sequence[Any], turn: int, count: int) -> list[Any]:
 
 
 def _microseconds(predictor: Predictor, queries: Sequence[Query]) -> float:
-    """CPU microseconds of a query, one after the other, each alone."""
+    """CPU microseconds of a query, one after the other, each alone.
+
+    Raises:
+        LacunaError: a query could not be answered; it would have cost less than an answer.
+    """
     began = time.thread_time()
     for query in queries:
-        predictor.run([query])
+        (result,) = predictor.run([query])
+        if isinstance(result, LacunaError):
+            raise result
     return 1e6 * (time.thread_time() - began) / len(queries)
 
 

@@ -7,7 +7,8 @@ The predictor that serves is asked, by its public queries; nothing is trained or
 - CMRC 2017 (Cui et al. 2018, arXiv:1709.08299) and CFT (Cui et al. 2016, arXiv:1607.02250): a word of the passage.
 - ChID (Zheng et al. 2019, arXiv:1906.01265): one idiom of seven.
 
-Chinese text that comes as words is joined; the words of a passage are the choices where the answer is one of them.
+Chinese text that comes as words is joined; the words of its passage are a question's choices. An answer that is not one
+of them cannot be given: ``answerable`` says how many can.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from training.snapshot import write_whole
 TWO_SIDED = 1.96
 _CHOICES = Limits().choices
 _SPACE_BEFORE = re.compile(r" ([,.;:!?'’])")
+_LAST_WORD = re.compile(r"[^\W_][\w'’-]*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class BenchmarkQuestion:
 
     Attributes:
         text: with MARKER where the answer stood; without it, what the answer continues.
-        answer: one of the choices, where there are any.
+        answer: one of the choices, where there are any and the passage holds it.
         choices: none where the whole vocabulary is the choice.
     """
 
@@ -58,10 +60,17 @@ def msr_scc(path: Path) -> Iterator[BenchmarkQuestion]:
 
 
 def lambada(path: Path) -> Iterator[BenchmarkQuestion]:
-    """JSON Lines with ``text``, whose last word is asked for."""
+    """JSON Lines with ``text``, whose last word is asked for; a quotation mark before it is given.
+
+    Raises:
+        CorpusError: a text does not end in a word.
+    """
     for record in _records(path, "text"):
-        before, _, answer = record["text"].rstrip().rpartition(" ")
-        yield BenchmarkQuestion(f"{before} ", answer)
+        text = record["text"].rstrip()
+        last = _LAST_WORD.search(text)
+        if last is None:
+            raise CorpusError(f"{path}: a text does not end in a word; leave such texts out")
+        yield BenchmarkQuestion(text[: last.start()], last.group())
 
 
 def passage_cloze(path: Path) -> Iterator[BenchmarkQuestion]:
@@ -131,8 +140,8 @@ def answer(contestant: Contestant, questions: Sequence[BenchmarkQuestion]) -> di
     """Put questions of one benchmark to a contestant.
 
     Returns:
-        ``n``, ``accuracy`` of the first candidate with its ``interval``, ``by_chance`` and ``seconds``. An answer that
-        is not among its choices counts as wrong.
+        ``n``, of which ``answerable`` have their answer among the choices; ``accuracy`` of the first candidate with its
+        ``interval``, ``by_chance`` and ``seconds``. What is not answerable counts as wrong, by chance too.
     """
     started = time.monotonic()
     closed = [(number, question) for number, question in enumerate(questions) if question.choices]
@@ -152,14 +161,25 @@ def answer(contestant: Contestant, questions: Sequence[BenchmarkQuestion]) -> di
     followed = ask(contestant, [PredictQuery(question.text, 1) for _, question in open_], PredictResult, "next words")
     for (_, question), next_ in zip(open_, followed, strict=True):
         right.append(bool(next_.candidates) and next_.candidates[0].word == question.answer)
-    chances = [1 / len(question.choices) for _, question in closed]
     return {
         "n": len(right),
+        "answerable": sum(map(is_answerable, questions)),
         "accuracy": sum(right) / len(right),
         "interval": list(wilson_interval(sum(right), len(right))),
-        "by_chance": sum(chances) / len(right),
+        "by_chance": by_chance(questions),
         "seconds": round(time.monotonic() - started, 1),
     }
+
+
+def is_answerable(question: BenchmarkQuestion) -> bool:
+    """Whether the answer can be given: it is one of the choices, or the whole vocabulary is the choice."""
+    return not question.choices or question.answer in question.choices
+
+
+def by_chance(questions: Sequence[BenchmarkQuestion]) -> float:
+    """The share that is right where choices are drawn blindly; 0 of the whole vocabulary."""
+    chances = [1 / len(set(each.choices)) for each in questions if each.choices and is_answerable(each)]
+    return sum(chances) / len(questions)
 
 
 def wilson_interval(right: int, asked: int) -> tuple[float, float]:
@@ -172,12 +192,15 @@ def wilson_interval(right: int, asked: int) -> tuple[float, float]:
 
 def markdown(results: dict[str, dict[str, Any]]) -> str:
     """A table, a row a benchmark."""
-    rows = ["| benchmark | questions | right, % | 95 % interval | by chance | seconds |", "|---|---|---|---|---|---|"]
+    rows = [
+        "| benchmark | questions | answerable | right, % | 95 % interval | by chance, % | seconds |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for result in results.values():
         low, high = (100 * bound for bound in result["interval"])
         rows.append(
-            f"| {result['title']} | {result['n']:,} | {100 * result['accuracy']:.1f} | {low:.1f} to {high:.1f} |"
-            f" {100 * result['by_chance']:.1f} | {result['seconds']:.0f} |"
+            f"| {result['title']} | {result['n']:,} | {result['answerable']:,} | {100 * result['accuracy']:.1f} |"
+            f" {low:.1f} to {high:.1f} | {100 * result['by_chance']:.1f} | {result['seconds']:.0f} |"
         )
     return "\n".join(rows) + "\n"
 

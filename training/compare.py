@@ -1,6 +1,6 @@
 """The tutorial's systems side by side: `python -m training compare PREPARED TEXT... --output DIR [--publish]`.
 
-Every network gets the same text, the same number of weights and the same CPU time; n-grams count the same text once.
+Every network gets the same text, as many weights and about the same CPU time; n-grams count the same text once.
 
     1  size      the width that gives each network as many weights as the others
     2  tune      a short run at each of the same learning rates; the best by held-out text is kept
@@ -37,6 +37,7 @@ from model.runtime import open_runtime
 from model.vocabulary import Vocabulary
 from training.config import DataOptions, LossOptions, OptimizerOptions, RunConfig, run_from_dict
 from training.contestants import Contestant, open_contestant
+from training.corpus import expand_inputs
 from training.evaluate import ask_about, evaluate
 from training.export import ExportOptions, export
 from training.keyboard import KeyboardNetwork, KeyboardRuntime
@@ -45,7 +46,7 @@ from training.ngram import build
 from training.questions import read_files
 from training.runlog import read_records
 from training.shards import open_prepared
-from training.snapshot import SNAPSHOTS, load_weights, read_progress, snapshot_directory, write_whole
+from training.snapshot import SNAPSHOTS, keep_to, load_weights, read_progress, snapshot_directory, write_whole
 from training.transformer import Transformer, TransformerRuntime, build_network, parameter_count
 from training.tutorial_report import write_tutorial
 
@@ -226,13 +227,16 @@ def compare(options: CompareOptions) -> dict[str, Any]:
         The content of comparison.json.
 
     Raises:
-        RunError: no network of that many weights; every learning rate diverged; a part failed.
+        RunError: no network of that many weights; every learning rate diverged; a part failed; the directory holds
+            parts that were made with other options or text.
         PreparedDataError, CorpusError: what data and text raise.
     """
     chosen = [arm for arm in (*ARMS, *PEERS) if arm.name in options.arms] if options.arms else list(ARMS)
-    vocabulary = open_prepared(options.prepared).vocabulary
+    prepared = open_prepared(options.prepared)
+    vocabulary = prepared.vocabulary
     networks = {arm.name: sized(arm, vocabulary.size, options) for arm in chosen}
     options.output.mkdir(parents=True, exist_ok=True)
+    keep_to(options.output, _begun_with(options, prepared.sha256))
     tuning = [(arm.name, networks[arm.name], rate, options) for arm in chosen for rate in options.rates]
     tried = dict(zip([(name, rate) for name, _, rate, _ in tuning], _all(_tune, tuning, options.jobs), strict=True))
     runs = []
@@ -248,7 +252,7 @@ def compare(options: CompareOptions) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "options": _published(options),
         "vocabulary_size": vocabulary.size,
-        "prepared_sha256": open_prepared(options.prepared).sha256,
+        "prepared_sha256": prepared.sha256,
         "tuning": [{"arm": name, "rate": rate, **values} for (name, rate), values in tried.items()],
         "titles": {arm.name: arm.title for arm in chosen},
         "contestants": [
@@ -258,6 +262,14 @@ def compare(options: CompareOptions) -> dict[str, Any]:
     }
     _write_json(options.output / "comparison.json", figures)
     return figures
+
+
+def _begun_with(options: CompareOptions, prepared_sha256: str) -> dict[str, Any]:
+    """All that a part depends on; further arms, seeds and orders may join those that are there."""
+    free = ("prepared", "text", "output", "jobs", "arms", "seeds", "orders")
+    files = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in expand_inputs(list(options.text))]
+    values = {key: value for key, value in asdict(options).items() if key not in free}
+    return {**values, "prepared_sha256": prepared_sha256, "files": files}
 
 
 def sized(arm: Arm, vocabulary_size: int, options: CompareOptions) -> NetworkConfig:

@@ -3,6 +3,8 @@
 A question counts as seen where any run of 13 of its words occurs in the training text (Brown et al. 2020,
 arXiv:2005.14165, appendix C). A Chinese character is a word; case and punctuation do not count. Questions that are
 shorter than that cannot be checked and are counted apart.
+
+The answer stands in its blank, so that a question reads as the text it was made from; wrong choices are left out.
 """
 
 import argparse
@@ -17,7 +19,9 @@ from tqdm import tqdm
 
 from model.errors import CorpusError
 from model.vocabulary import normalise
+from training.cloze_benchmarks import BENCHMARKS, BenchmarkQuestion
 from training.corpus import expand_inputs, read_lines
+from training.questions import MARKER
 from training.snapshot import write_whole
 
 RUN_LENGTH = 13
@@ -26,7 +30,9 @@ _WORDS = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]|[^\W_\u3400-\u4dbf\u4e00-\u9f
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("benchmarks", nargs="+", metavar="NAME=FILE", help="lines of text, or JSON Lines: every string")
+    parser.add_argument(
+        "benchmarks", nargs="+", metavar="NAME=FILE", help=f"questions of {', '.join(BENCHMARKS)}; else lines of text"
+    )
     parser.add_argument("--training", nargs="+", required=True, metavar="TEXT", help="files, folders or globs")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
 
@@ -38,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         name, separator, path = argument.partition("=")
         if not separator:
             raise CorpusError(f"{argument}: is not NAME=FILE")
-        benchmarks[name] = [words_of(text) for text in read_questions(Path(path))]
+        benchmarks[name] = [words_of(text) for text in read_questions(name, Path(path))]
     lines = (line for path in expand_inputs(arguments.training) for _, line, _ in read_lines(path, None))
     report = compare_runs(benchmarks, tqdm(lines, desc="training text", unit=" lines", disable=None))
     write_whole(arguments.output, (json.dumps(report, ensure_ascii=False, indent=1) + "\n").encode())
@@ -51,25 +57,23 @@ def words_of(text: str) -> list[str]:
     return _WORDS.findall(normalise(text).lower())
 
 
-def read_questions(path: Path) -> Iterator[str]:
-    """The questions of a file: its lines, or all strings of each JSON object together.
+def read_questions(name: str, path: Path) -> Iterator[str]:
+    """The text of each question, its blank filled; of a name that is none of BENCHMARKS, the lines that are not empty.
 
     Raises:
-        CorpusError: it cannot be read, or a line of a JSON Lines file is not JSON.
+        CorpusError: the file cannot be read, or is not what the benchmark is published as.
     """
-    json_lines = ".jsonl" in path.suffixes
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines() if json_lines else None
-    except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"{path}: {error}; name a text file or JSON Lines") from error
-    if lines is None:
+    if name in BENCHMARKS:
+        yield from map(filled, BENCHMARKS[name][1](path))
+    else:
         yield from (line for _, line, _ in read_lines(path, None) if line.strip())
-        return
-    for number, line in enumerate(lines, start=1):
-        try:
-            yield " ".join(_strings(json.loads(line)))
-        except ValueError as error:
-            raise CorpusError(f"{path}:{number}: not JSON") from error
+
+
+def filled(question: BenchmarkQuestion) -> str:
+    """The text that a question was made from: the answer where the blank is, or at the end."""
+    if question.choices:
+        return question.text.replace(MARKER, question.answer, 1)
+    return question.text + question.answer
 
 
 def compare_runs(benchmarks: dict[str, list[list[str]]], training: Iterable[str]) -> dict[str, Any]:
@@ -82,16 +86,16 @@ def compare_runs(benchmarks: dict[str, list[list[str]]], training: Iterable[str]
     Returns:
         ``run_length``, and of each benchmark ``questions``, ``too_short`` and ``seen``.
     """
-    wanted = {hash(run) for questions in benchmarks.values() for words in questions for run in _runs(words)}
+    wanted = {run for questions in benchmarks.values() for words in questions for run in _runs(words)}
     found: set[int] = set()
     for line in training:
-        found.update(wanted.intersection(map(hash, _runs(words_of(line)))))
+        found.update(wanted.intersection(_runs(words_of(line))))
     report: dict[str, Any] = {"run_length": RUN_LENGTH, "benchmarks": {}}
     for name, questions in benchmarks.items():
         report["benchmarks"][name] = {
             "questions": len(questions),
             "too_short": sum(len(words) < RUN_LENGTH for words in questions),
-            "seen": sum(any(hash(run) in found for run in _runs(words)) for words in questions),
+            "seen": sum(any(run in found for run in _runs(words)) for words in questions),
         }
     return report
 
@@ -106,14 +110,6 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _runs(words: Sequence[str]) -> Iterator[str]:
-    return (" ".join(words[start : start + RUN_LENGTH]) for start in range(len(words) - RUN_LENGTH + 1))
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        yield from (text for item in value.values() for text in _strings(item))
-    elif isinstance(value, list):
-        yield from (text for item in value for text in _strings(item))
+def _runs(words: Sequence[str]) -> Iterator[int]:
+    """The hash of every run of RUN_LENGTH words: of two runs in 2^64 it is the same."""
+    return map(hash, zip(*(words[start:] for start in range(RUN_LENGTH)), strict=False))

@@ -29,7 +29,7 @@ from model.config import Cell
 from model.errors import ReportError
 from model.network import RecurrentLayer, State
 from training.gates_report import write_gates
-from training.snapshot import write_whole
+from training.snapshot import keep_to, write_whole
 
 SYMBOLS, DISTRACTORS = 10, 20
 QUESTION = SYMBOLS + DISTRACTORS
@@ -149,8 +149,12 @@ def measure(options: GatesOptions, output: Path) -> dict[str, Any]:
 
     Returns:
         The content of gates.json.
+
+    Raises:
+        RunError: *output* holds runs of other options; further seeds are welcome.
     """
     output.mkdir(parents=True, exist_ok=True)
+    keep_to(output, {**asdict(options), "seeds": None})
     runs = []
     todo = [(variant, seed) for seed in options.seeds for variant in VARIANTS]
     for variant, seed in tqdm(todo, desc="networks", unit=" runs", disable=None):

@@ -87,7 +87,8 @@ def answer_all(
         capabilities: the kinds that are asked.
 
     Returns:
-        The lines' results of each part, in an order that depends on the questions only, and the seconds of each part.
+        The lines' results of each part, in an order that depends on the questions only, and the seconds of each part by
+        the clock.
 
     Raises:
         LacunaError: a question could not be answered; leaving it out would flatter the contestant.

@@ -5,6 +5,7 @@ state; ``state.json`` counters, the configuration and the SHA-256 of the prepare
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 from model.errors import RunError
 
 SNAPSHOTS = ("state", "state.old")  # the latter is all there is where a crash fell between two renames
+
+BEGUN_WITH = "begun_with.json"
 
 
 @dataclass(slots=True)
@@ -54,6 +57,31 @@ def write_whole(path: Path, data: bytes) -> None:
         fresh.replace(path)
     except OSError as error:
         raise RunError(f"{path}: cannot write: {error}; free space, then --resume") from error
+
+
+def keep_to(directory: Path, settings: dict[str, Any]) -> None:
+    """Note what the parts in a directory are made with, or refuse to go on with something else.
+
+    A directory without such a note is taken as it is, and gets one.
+
+    Args:
+        directory: is there.
+        settings: JSON; all that a part depends on.
+
+    Raises:
+        RunError: the directory was begun with other settings, or its note cannot be read.
+    """
+    path = directory / BEGUN_WITH
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    if not path.exists():
+        write_whole(path, f"{json.dumps({'begun_with': digest})}\n".encode())
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))["begun_with"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: cannot be read: {error!r}; remove {directory} or name another --output") from error
+    if before != digest:
+        raise RunError(f"{directory} was begun with other text or options; remove it, or name another --output")
 
 
 def save_snapshot(

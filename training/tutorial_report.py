@@ -3,6 +3,7 @@
 Where an arm was trained with several seeds, a cell is their mean, and what follows ± is their standard deviation.
 """
 
+import json
 import shutil
 import statistics
 from collections.abc import Iterable, Sequence
@@ -58,7 +59,8 @@ def write_tutorial(figures: dict[str, Any], output: Path, *, publish: bool) -> s
         except OSError as error:
             raise ReportError(f"{DOCUMENT}: {error.strerror}; publish from the root of the project") from error
         write_whole(DOCUMENT, insert(document, text).encode())
-        write_whole(DOCUMENT.with_suffix(".json"), (output / "comparison.json").read_bytes())
+        content = json.dumps(figures, ensure_ascii=False, indent=1)
+        write_whole(DOCUMENT.with_suffix(".json"), f"{content}\n".encode())
         for picture in (CURVES, BARS):
             shutil.copy(output / picture, DOCUMENT.with_name(picture))
     return text
@@ -121,8 +123,10 @@ def _trained(figures: dict[str, Any], arms: dict[str, list[dict[str, Any]]]) -> 
     head = ["", "weights", "million pieces read", "CPU minutes", "learning rate", "nats a hidden piece, zh / en", "MB"]
     rows = [[*head, "ms a next word", "ms a blank"]]
     for name, runs in arms.items():
+        # Of two towers a "gap nat" is another quantity: spans and their ends, given what is left and right of them
+        stacked = [run for run in runs if run.get("network", {}).get("architecture") == "stacked_bidirectional"]
         hidden = [
-            _cell([run["curve"][-1][key] for run in runs if key in run.get("curve", [{}])[-1]], 1.0, 2)
+            _cell([run["curve"][-1][key] for run in stacked if key in run["curve"][-1]], 1.0, 2)
             for key in ("heldout_gap_nats_zh", "heldout_gap_nats_en")
         ]
         rows.append(
@@ -138,11 +142,23 @@ def _trained(figures: dict[str, Any], arms: dict[str, list[dict[str, Any]]]) -> 
                 _cell(_seconds_a_question(runs, "cloze", "cloze_top1"), 1000.0, 1),
             ]
         )
-    return table(rows)
+    minutes = [
+        statistics.fmean(run["cpu_seconds"] for run in runs) / 60 for runs in arms.values() if "curve" in runs[0]
+    ]
+    note = (
+        "Milliseconds, and the minutes of n-grams, are by the clock. A hidden piece is what stacked networks are asked"
+        " for. MB: a network that is served holds its weights as fp16 and as int8; the Transformer's count as fp16."
+    )
+    if minutes:
+        note += (
+            " Steps were set by the speed that tuning showed, and held-out figures on the way come on top: networks"
+            f" took {min(minutes):.1f} to {max(minutes):.1f} minutes, so time is only about the same."
+        )
+    return "\n".join([table(rows), f"{note}\n"])
 
 
 def _seconds_a_question(runs: Runs, part: str, metric: str) -> list[float]:
-    """One core's time, questions being decoded side by side; of those runs that were asked."""
+    """By the clock, on one thread, questions being decoded side by side; of those runs that were asked."""
     found = []
     for run in runs:
         if part in run["evaluation"]["seconds"]:
@@ -170,8 +186,24 @@ def _tuning(figures: dict[str, Any]) -> str:
         rows.append([title, *(MISSING if tried[rate] is None else f"{tried[rate]:.3f}" for rate in rates)])
     return (
         "Held-out bits a character, both languages added up (stacked networks: nats a hidden piece), after a tenth of"
-        f" the time; {MISSING} diverged.\n\n" + table(rows)
+        f" the time; {MISSING} diverged.\n\n" + "\n".join([table(rows), *edge_note(figures)])
     )
+
+
+def edge_note(figures: dict[str, Any]) -> list[str]:
+    """Which networks chose the lowest or highest of the learning rates, and what that means; nothing where none did."""
+    rates = figures["options"]["rates"]
+    chosen = {run["arm"]: run["learning_rate"] for run in figures["contestants"] if "learning_rate" in run}
+    edges = {rate: [arm for arm, each in chosen.items() if each == rate] for rate in (min(rates), max(rates))}
+    if len(rates) < 2 or not any(edges.values()):
+        return []
+    named = "".join(
+        f" At {rate:g}: {'; '.join(figures['titles'][arm] for arm in arms)}." for rate, arms in edges.items() if arms
+    )
+    return [
+        f"{sum(map(len, edges.values()))} of {len(chosen)} networks chose an edge of the grid of learning rates, so"
+        f" that their best rate may lie beyond it, and they might do better than here.{named}\n"
+    ]
 
 
 def _cell(values: Sequence[float], factor: float, digits: int) -> str:

@@ -195,9 +195,9 @@ def fit_dynamic(network: WordNetwork, ids: Ids) -> dict[str, Any]:
 def dynamic_nats(network: WordNetwork, ids: Ids, rate: float, decay: float) -> Tensor:
     """Nats of each word by a network that goes on learning from the words it has just been asked for, (N,).
 
-    After each window: theta <- theta - rate g + decay (theta_0 - theta), the form of Krause et al. 2018
-    (arXiv:1709.07432) for plain gradients; docs/experiments.md says what their root mean squares did here. A copy
-    learns; *network* stays.
+    After each window a step, theta' = theta - rate g, and then a pull, theta <- theta' + decay (theta_0 - theta'):
+    Krause et al. 2018 (arXiv:1709.07432), who pull from theta, for plain gradients; docs/experiments.md says what their
+    root mean squares did here. A copy learns; *network* stays.
     """
     learner = copy.deepcopy(network)
     parameters = list(learner.parameters())

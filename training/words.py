@@ -9,9 +9,9 @@ import json
 import math
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -104,17 +104,34 @@ def run(arguments: argparse.Namespace) -> int:
         write_whole(directory / f"{arguments.ngram}-gram.json", (json.dumps(counted, indent=1) + "\n").encode())
         sys.stdout.write(json.dumps(counted, indent=1) + "\n")
         return 0
-    trainer = WordTrainer(config, directory, resume=arguments.resume or arguments.scores)
     if arguments.scores:
-        scores = score_all(trainer.network.float().eval(), trainer.corpus)
-        described = {"run": asdict(config), "progress": asdict(trainer.progress), "scores": scores}
+        described = score(config, directory)
         write_whole(directory / "scores.json", (json.dumps(described, indent=1) + "\n").encode())
-        sys.stdout.write(json.dumps(scores, indent=1) + "\n")
+        sys.stdout.write(json.dumps(described["scores"], indent=1) + "\n")
         return 0
+    trainer = WordTrainer(config, directory, resume=arguments.resume)
     with stop_signals() as stopping:
         finished = trainer.run(stopping)
     sys.stderr.write(f"{'finished' if finished else 'interrupted; --resume goes on'}: {trainer.directory}\n")
     return 0
+
+
+def score(config: WordRun, directory: Path) -> dict[str, Any]:
+    """Every perplexity of a run that is at its end, on the CPU wherever it was trained; the run stays as it is.
+
+    Returns:
+        ``run``, ``progress`` and ``scores``.
+
+    Raises:
+        RunError: the run is not at its end, or is another one; what :class:`WordTrainer` raises.
+    """
+    trainer = WordTrainer(replace(config, device="cpu"), directory, resume=True)
+    if trainer.progress.step != trainer.steps:
+        raise RunError(
+            f"{directory}: is at step {trainer.progress.step} of {trainer.steps}; --resume it to its end first"
+        )
+    scores = score_all(trainer.network.float().eval(), trainer.corpus)
+    return {"run": asdict(config), "progress": asdict(trainer.progress), "scores": scores}
 
 
 def columns(ids: Ids, rows: int) -> Tensor:
@@ -159,9 +176,6 @@ class WordTrainer:
             self._load(snapshot_directory(directory))
         elif any((directory / name).exists() for name in SNAPSHOTS):
             raise RunError(f"{directory}: holds a run already; give --resume, or another --output")
-        directory.mkdir(parents=True, exist_ok=True)
-        write_whole(directory / "config.json", json.dumps(asdict(config), indent=1).encode())
-        self.log = RunLog(directory, self.progress.step)
 
     @property
     def steps(self) -> int:
@@ -171,6 +185,9 @@ class WordTrainer:
     def run(self, stopping: list[int]) -> bool:
         """Train until the end or until *stopping* holds a signal, then save; whether it is the end."""
         config, progress = self.config, self.progress
+        self.directory.mkdir(parents=True, exist_ok=True)
+        write_whole(self.directory / "config.json", json.dumps(asdict(config), indent=1).encode())
+        log = RunLog(self.directory, progress.step)
         started = (time.process_time() / config.threads - progress.seconds, time.monotonic() - progress.wall_seconds)
         last_saved = time.monotonic()
         bar = tqdm(total=self.steps, initial=progress.step, unit="step", smoothing=0.05, mininterval=1.0, disable=None)
@@ -189,13 +206,13 @@ class WordTrainer:
                 bar.set_postfix_str(f"valid {values['heldout_perplexity']:.2f}")
                 rate = learning_rate(config.optimizer, progress.step - 1, self.steps)
                 counters = {"pieces": progress.pieces, "cpu_seconds": round(progress.seconds, 1)}
-                self.log.write(progress.step, {**counters, "learning_rate": rate, **values})
+                log.write(progress.step, {**counters, "learning_rate": rate, **values})
             if time.monotonic() - last_saved > config.save_every_seconds:
                 self.save()
                 last_saved = time.monotonic()
         bar.close()
         self.save()
-        self.log.close()
+        log.close()
         return progress.step >= self.steps
 
     def _update(self) -> float:
@@ -218,7 +235,8 @@ class WordTrainer:
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.optimizer.clip_norm or math.inf)
         if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
             raise DivergedError(
-                f"step {step}: loss {loss.item()}, gradient norm {norm.item()}; lower the learning rate, then --resume"
+                f"step {step}: loss {loss.item()}, gradient norm {norm.item()}; begin a new run at a lower learning"
+                " rate, in another --output"
             )
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config.optimizer, step, self.steps)

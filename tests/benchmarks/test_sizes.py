@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.sizes import main
-from model.errors import VocabularyError
+from benchmarks.sizes import _microseconds, main
+from model.errors import QueryError, VocabularyError
+from model.opening import open_model
+from model.predictor import Predictor
+from model.queries import ClozeQuery
 from tests.fixtures_checkpoint import LINES, build_tiny_checkpoint
 from training import quality
 
@@ -38,6 +41,12 @@ def test_every_checkpoint_is_a_row_and_a_point(
         assert shown.count("| tiny 1, two_towers") == 2
     quality.draw_sizes(found, tmp_path / "sizes.png")
     assert (tmp_path / "sizes.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_query_without_an_answer_is_no_measurement(tiny_checkpoint: Path) -> None:
+    """Its error is raised: refusing is quicker than answering."""
+    with pytest.raises(QueryError):
+        _microseconds(Predictor(*open_model(tiny_checkpoint)), [ClozeQuery("no blank")])
 
 
 def test_checkpoints_of_other_vocabularies_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:

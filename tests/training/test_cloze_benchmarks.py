@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from model.errors import CorpusError
 from model.queries import Blank, Candidate, ClozeQuery, ClozeResult, Filling, PredictQuery, PredictResult, Query, Usage
 from training.__main__ import main
-from training.cloze_benchmarks import BENCHMARKS, answer, wilson_interval
+from training.cloze_benchmarks import BENCHMARKS, BenchmarkQuestion, answer, wilson_interval
 from training.contestants import Contestant
+from training.questions import MARKER
 
 RECORDS: dict[str, dict[str, Any]] = {
     "msr-scc": {
@@ -78,6 +80,35 @@ def test_the_first_candidate_counts(files: dict[str, Path]) -> None:
         low, high = result["interval"]
         assert 0 <= low < high <= 1
     assert rights == {"msr-scc": 0, "lambada": 1, "cmrc2017": 1, "cft": 0, "chid": 0}
+
+
+def test_what_cannot_be_answered_is_said_and_not_right_by_chance() -> None:
+    """Of four questions one has an answer that is no choice: chance is that of the two others with choices."""
+    questions = [
+        BenchmarkQuestion(f"{MARKER}.", "a", ("a", "b")),
+        BenchmarkQuestion(f"{MARKER}.", "z", ("a", "b")),
+        BenchmarkQuestion(f"{MARKER}.", "a", ("a", "b", "c", "d")),
+        BenchmarkQuestion("It ", "is"),
+    ]
+    result = answer(Contestant("first", First("is"), {}), questions)
+    assert (result["n"], result["answerable"], result["accuracy"]) == (4, 3, 3 / 4)
+    assert result["by_chance"] == pytest.approx((1 / 2 + 1 / 4) / 4)
+
+
+def test_a_mark_before_lambadas_word_is_given(tmp_path: Path) -> None:
+    """Quotation marks, line ends and dashes belong to the text; what stands within a word is the word's."""
+    path = tmp_path / "lambada.jsonl"
+    texts = {
+        'one. "King': ('one. "', "King"),
+        "let it be–”\n“Sal": ("let it be–”\n“", "Sal"),
+        "I don't": ("I ", "don't"),
+    }
+    path.write_text("\n".join(json.dumps({"text": text}) for text in texts), encoding="utf-8")
+    read = [(question.text, question.answer) for question in BENCHMARKS["lambada"][1](path)]
+    assert read == list(texts.values())
+    path.write_text(json.dumps({"text": "..."}), encoding="utf-8")
+    with pytest.raises(CorpusError, match="does not end in a word"):
+        list(BENCHMARKS["lambada"][1](path))
 
 
 def test_wilsons_interval_is_the_published_one() -> None:

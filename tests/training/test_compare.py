@@ -12,9 +12,10 @@ from training import quality
 from training.__main__ import main
 from training.compare import ARMS, PEERS, CompareOptions, sized
 from training.prepare import PrepareOptions, SourceOptions, prepare
+from training.snapshot import keep_to
 from training.toy_corpus import write_corpus
 from training.transformer import parameter_count
-from training.tutorial_report import BEGIN, END, insert
+from training.tutorial_report import BEGIN, END, edge_note, insert, markdown
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,42 @@ def test_the_report_has_a_row_for_each(compared: tuple[Path, Path, list[Path]]) 
     assert (again / "tutorial.md").read_text(encoding="utf-8") == text
 
 
+def test_hidden_pieces_are_those_of_stacked_networks(compared: tuple[Path, Path, list[Path]]) -> None:
+    """Other networks with a gap head are asked for something else, so that column is empty for them."""
+    tables = markdown(figures(compared[0])).split("### Chinese")[0]
+    hidden = {row.split(" | ")[0].strip("| "): row.split(" | ")[5] for row in tables.splitlines() if " / " in row}
+    stacked = {arm.title for arm in ARMS if arm.architecture == "stacked_bidirectional"}
+    assert {title for title, cell in hidden.items() if cell != "– / –"} - {""} == stacked
+
+
+def test_networks_at_an_edge_of_the_grid_are_named(compared: tuple[Path, Path, list[Path]]) -> None:
+    """Whoever chose the lowest or the highest rate may have a better one beyond; one rate alone is no grid."""
+    found = figures(compared[0])
+    assert edge_note(found) == []
+    rates = [1e-3, 2e-3, 3e-3]
+    found["options"]["rates"] = rates
+    networks = [run for run in found["contestants"] if "learning_rate" in run]
+    for number, run in enumerate(networks):
+        run["learning_rate"] = rates[min(number, 1)]
+    (note,) = edge_note(found)
+    assert note.startswith(f"1 of {len(ARMS)} networks")
+    assert note.endswith(f"At 0.001: {ARMS[0].title}.\n")
+
+
+def test_figures_alone_are_published_whole(
+    compared: tuple[Path, Path, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``--report --publish`` into a new directory writes document, figures and plots."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "tutorial.md").write_text(f"{BEGIN}{END}", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    source = str(compared[0] / "comparison.json")
+    assert main(["compare", "--report", source, "--output", "new", "--publish"]) == 0
+    assert json.loads(Path("docs/tutorial.json").read_text(encoding="utf-8")) == figures(compared[0])
+    assert f"| {ARMS[0].title} |" in Path("docs/tutorial.md").read_text(encoding="utf-8")
+    assert Path("docs/tutorial-curves.png").exists()
+
+
 def test_what_is_there_is_not_done_again(
     compared: tuple[Path, Path, list[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,6 +117,21 @@ def test_what_is_there_is_not_done_again(
         monkeypatch.setattr(training.compare, name, never)
     assert main(["compare", str(prepared), *map(str, texts), "--output", str(directory), "--quick"]) == 0
     assert figures(directory) == before
+
+
+def test_parts_of_other_options_are_refused(compared: tuple[Path, Path, list[Path]], tmp_path: Path) -> None:
+    """Other minutes or other text are, with the remedy; further seeds are not, nor is a directory without a note."""
+    directory, prepared, texts = compared
+    command = ["compare", str(prepared), *map(str, texts), "--output", str(directory), "--quick"]
+    assert main([*command, "--minutes", "0.03"]) == 2
+    assert main([*command[:3], *command[4:]]) == 2
+    with pytest.raises(RunError, match="remove it, or name another --output"):
+        keep_to(directory, {})
+    keep_to(tmp_path, {"seeds": 1})
+    keep_to(tmp_path, {"seeds": 1})
+    (tmp_path / "begun_with.json").write_text("{", encoding="utf-8")
+    with pytest.raises(RunError, match="cannot be read"):
+        keep_to(tmp_path, {"seeds": 1})
 
 
 def test_networks_are_of_the_same_size() -> None:

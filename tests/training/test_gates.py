@@ -83,6 +83,8 @@ def test_one_command_writes_the_whole_report_and_goes_on_where_it_was(
     for picture in ("gates-gradients.png", "gates-recall.png"):
         assert (tmp_path / picture).stat().st_size > 10_000
     monkeypatch.setattr("training.gates.measure_one", None)
+    assert main(["gates", "--output", str(tmp_path)]) == 2  # other options than those of the runs that are kept
+    (tmp_path / "begun_with.json").unlink()  # as an older program left it
     assert main(["gates", "--output", str(tmp_path), "--quick"]) == 0
     assert main(["gates", "--output", str(tmp_path / "b"), "--report", str(tmp_path / "gates.json")]) == 0
     assert (tmp_path / "b" / "gates.md").read_text(encoding="utf-8") == text

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from training.__main__ import main
-from training.quality import ANCHORS, BEGIN, END, PARTS
+from training.quality import ANCHORS, BEGIN, END, HEADLINES, PARTS, markdown
+from training.report import LANGUAGE_NAMES
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,16 +47,36 @@ def test_perplexities_of_words_become_rows(tmp_path: Path) -> None:
     """A network's and an n-gram's, each with what it is."""
     both = {"valid": 80.0, "test": 78.0}
     scores = {"parameters": 1000, "continuous": both, "reset": both, "cache": both, "dynamic": both}
-    run = {"name": "small", "threads": 2, "network": {"layers": 2, "hidden_size": 650}}
-    found = {"scores": scores, "run": run, "progress": {"seconds": 3600.0}}
+    run = {"name": "small", "device": "cpu", "threads": 2, "network": {"layers": 2, "hidden_size": 650}}
+    found = {"scores": scores, "run": run, "progress": {"seconds": 3600.0, "wall_seconds": 9000.0}}
     (tmp_path / "words-ptb-lstm.json").write_text(json.dumps(found), encoding="utf-8")
+    found["run"] = {**run, "name": "fast", "device": "cuda"}
+    (tmp_path / "words-wikitext2-lstm.json").write_text(json.dumps(found), encoding="utf-8")
     counted = {"order": 5, "ngrams": 3, **both}
     (tmp_path / "words-ptb-5gram.json").write_text(json.dumps(counted), encoding="utf-8")
     document = tmp_path / "quality.md"
     document.write_text(f"{BEGIN}{END}", encoding="utf-8")
     assert main(["quality", "--results", str(tmp_path), "--document", str(document)]) == 0
     text = document.read_text(encoding="utf-8")
-    assert "| small: LSTM 2 x 650 | PTB | 1,000 | 2.0 | 80.0 | 78.0 | 78.0 | 78.0 | 78.0 |" in text
+    assert "| small: LSTM 2 x 650 | PTB | 1,000 | 2.0 CPU hours | 80.0 | 78.0 | 78.0 | 78.0 | 78.0 |" in text
+    assert "| fast: LSTM 2 x 650 | WIKITEXT2 | 1,000 | 2.5 GPU hours | 80.0 |" in text
     assert "| Kneser-Ney 5-gram | PTB | 3 |  | 80.0 |  | 78.0 |  |  |" in text
     ours = "Kneser-Ney 5-gram 78.0; LSTM 2 x 650 78.0; with cache 78.0; dynamic 78.0"
     assert f"| {ours} | 2.0 CPU hours |" in text
+
+
+def test_a_lead_that_is_undecided_is_marked(tmp_path: Path) -> None:
+    """Only the first contestant's figure, and only where the interval of its difference holds 0."""
+    sure, unsure = ({"value": 0.1, "interval": interval} for interval in ([0.05, 0.15], [-0.05, 0.25]))
+    metrics = {name: {"values": [0.4, 0.3], "difference": sure} for name in HEADLINES}
+    metrics["saved"] = {"values": [0.2, 0.1], "difference": unsure}
+    report = {
+        "questions_sha256": "0" * 64,
+        "contestants": [{"name": "network"}, {"name": "counts"}],
+        "languages": {code: {"metrics": metrics} for code in LANGUAGE_NAMES},
+    }
+    (tmp_path / "evaluation-1.json").write_text(json.dumps(report), encoding="utf-8")
+    rows = [row for row in markdown(tmp_path).splitlines() if row.startswith(("| 1 |", "| counts beside 1 |"))]
+    assert len(rows) == 2 * len(LANGUAGE_NAMES)
+    assert [row.count("≈") for row in rows] == [1, 0] * len(LANGUAGE_NAMES)
+    assert "20.0 % ≈" in rows[0]

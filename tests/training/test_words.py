@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from model.errors import CorpusError, RunError
+from model.errors import CorpusError, DivergedError, RunError
 from training.__main__ import main
 from training.config import OptimizerOptions
 from training.word_corpus import read_word_corpus
@@ -25,7 +26,7 @@ from training.word_scores import (
     read_lines_apart,
     read_through,
 )
-from training.words import WordRun, WordTrainer, columns
+from training.words import WordRun, WordTrainer, columns, score
 
 RUN = """
 name = "tiny"
@@ -227,6 +228,29 @@ def test_commands_train_and_score(texts: Path, tmp_path: Path) -> None:
     assert set(scores) == {"parameters", "continuous", "reset", "cache", "dynamic"}
     for kind in ("continuous", "reset", "cache", "dynamic"):
         assert 1 < scores[kind]["test"] < 3
+
+
+def test_only_a_finished_run_is_scored_and_it_stays_as_it_is(texts: Path, tmp_path: Path) -> None:
+    """One that was interrupted is refused; scoring needs no device but the CPU and leaves the log alone."""
+    config = options(texts, epochs=1)
+    assert not WordTrainer(config, tmp_path).run([15])
+    with pytest.raises(RunError, match="to its end first"):
+        score(config, tmp_path)
+    assert WordTrainer(config, tmp_path, resume=True).run([])
+    log = tmp_path / "metrics.jsonl"
+    log.write_text(log.read_text(encoding="utf-8") + '{"step": 99}\n', encoding="utf-8")
+    before = log.read_text(encoding="utf-8")
+    assert score(replace(config, device="cuda"), tmp_path)["run"]["device"] == "cuda"
+    assert log.read_text(encoding="utf-8") == before
+
+
+def test_a_run_that_diverges_says_what_helps(texts: Path, tmp_path: Path) -> None:
+    """Its snapshot cannot be resumed at another rate, so the message names a new run."""
+    trainer = WordTrainer(options(texts), tmp_path)
+    with torch.no_grad():
+        trainer.network.output_bias.fill_(math.nan)
+    with pytest.raises(DivergedError, match="begin a new run at a lower learning rate"):
+        trainer.run([])
 
 
 def test_the_ngram_of_a_word_benchmark_is_a_distribution_and_near_the_grammar(texts: Path, tmp_path: Path) -> None:
