@@ -8,7 +8,6 @@ all others go through the app, which refuses them in its own time: a mistake her
 import asyncio
 import logging
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 
@@ -34,9 +33,6 @@ _LENGTH = re.compile(rb"[0-9]{1,9}")
 # The answer's numbers are looked at anew after so long; refusals are counted and logged together after so long.
 FRESH_SECONDS = 0.1
 TOGETHER_SECONDS = 1.0
-# How long a thread may keep the interpreter while another asks for it, in a flood of refusals. The engine asks dozens
-# of times a step, after each call of the network, and would wait each time for as long as Python's usual 5 ms.
-SWITCH_SECONDS = 0.0005
 
 
 class Shedder:
@@ -56,7 +52,6 @@ class Shedder:
         self._busy: Busy | None = None
         self._looked = float("-inf")
         self._passed = 0
-        self._usual_switch_seconds = sys.getswitchinterval()
         self._head = self._middle = b""
 
     @property
@@ -108,15 +103,13 @@ class Shedder:
             return None
         if not self._refused:
             loop.call_later(TOGETHER_SECONDS, self.tell)
-            sys.setswitchinterval(SWITCH_SECONDS)
         self._refused[head[1], self._busy.reason] += 1
         request_id = request_id or new_id().encode()
         content = self._middle + request_id + b'"}'
         return b"%s%d\r\nx-request-id: %s\r\n\r\n%s" % (self._head, len(content), request_id, content)
 
     def tell(self) -> None:
-        """Count and log what was refused since the last time; that time is over, unless the next refusal comes."""
-        sys.setswitchinterval(self._usual_switch_seconds)
+        """Count and log what was refused since the last time."""
         for (target, reason), number in self._refused.items():
             route = str(target, "ascii")
             self._count(route, reason, number)

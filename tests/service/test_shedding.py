@@ -5,7 +5,6 @@ import json
 import re
 import signal
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -16,7 +15,7 @@ import pytest
 from model.queries import ScoreQuery
 from service.admission import FIRST_RATE, MEMORY_REQUESTS, Admission
 from service.settings import Settings
-from service.shedding import SWITCH_SECONDS, Shedder
+from service.shedding import Shedder
 from tests.service.server_process import FAKE, ServerProcess, exchange, serving
 
 OPTIONS = ("--max-texts", "1", "--queue-items", "1", "--batch-items", "1")
@@ -198,16 +197,6 @@ async def ask(given: Shedder, requests: int) -> list[bytes | None]:
         if answers[-1] is None:
             given.let_through(loop)
     return answers
-
-
-def test_the_engine_gets_the_interpreter_sooner_while_requests_are_refused() -> None:
-    """It competes with a flood then; before and after it threads change as seldom as Python lets them."""
-    usual = sys.getswitchinterval()
-    given = shedder(5.1)
-    asyncio.run(ask(given, 3))
-    assert sys.getswitchinterval() == pytest.approx(SWITCH_SECONDS)
-    given.tell()
-    assert sys.getswitchinterval() == pytest.approx(usual)
 
 
 def test_a_service_that_drains_does_not_say_that_it_is_full() -> None:
