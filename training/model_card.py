@@ -160,7 +160,7 @@ def _training(training: Mapping[str, Any]) -> str:
         if stage.get("weights")
     ]
     if base := training.get("adapted_from"):
-        facts.insert(0, f"Adapted from {base['name']} {base['version']}, digest {base['digest'][:12]}.")
+        facts.insert(0, f"Began with the weights of {base['name']} {base['version']}, digest {base['digest'][:12]}.")
     return "\n\n".join(part for part in ("\n".join(table) if stages else "", *weighed, " ".join(facts)) if part)
 
 
