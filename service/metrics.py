@@ -63,6 +63,10 @@ class Metrics:
         self._loads = Counter("lacuna_loads", "Checkpoint loads at start.", ("outcome",), registry=registry)
         self._reloads = Counter("lacuna_reloads", "Checkpoint loads after start.", ("outcome",), registry=registry)
         self._keys_reloads = Counter("lacuna_keys_reloads", "Changes of the keys file.", ("result",), registry=registry)
+        self._keys_current = Gauge(
+            "lacuna_keys_current", "1 while the keys in force are those of the keys file.", registry=registry
+        )
+        self._keys_current.set(1)
         self._ready = Gauge("lacuna_ready", "1 while requests are accepted.", registry=registry)
         # Finding a label set costs more than counting in it, so those of every request are kept.
         histograms = (self._seconds, self._queue, self._inference)
@@ -122,8 +126,9 @@ class Metrics:
         self._refusals.labels(reason).inc(requests)
 
     def keys_reloaded(self, good: bool) -> None:
-        """Count a change of the keys file."""
+        """Count a change of the keys file, and show whether it is in force."""
         self._keys_reloads.labels("ok" if good else "failed").inc()
+        self._keys_current.set(good)
 
     def used(self, pieces: int, cached_pieces: int) -> None:
         """Count an answer's pieces."""

@@ -430,12 +430,14 @@ def test_keys_rotate_without_a_restart(tmp_path: Path) -> None:
         replace("oops")
         server.logged(event="keys not reloaded; the old ones stay", level="error")
         assert statuses() == [200, 200]
+        assert "lacuna_keys_current 0.0" in server.ask("GET", "/metrics", headers=second).body.decode()
         replace(good[good.rindex("[[key]]") :])
         server.logged(event="keys reloaded", keys=1)
         assert statuses() == [401, 200]
         metrics = server.ask("GET", "/metrics", headers=second).body.decode()
         assert 'lacuna_keys_reloads_total{result="ok"} 2.0' in metrics
         assert 'lacuna_keys_reloads_total{result="failed"} 1.0' in metrics
+        assert "lacuna_keys_current 1.0" in metrics
         assert "keyboard" not in metrics
         server.logged(route="/predict", status=200, key="keyboard-2")
         log = "".join(server.lines)
