@@ -21,8 +21,9 @@ from starlette.routing import BaseRoute, Route
 from service import openapi
 from service.admission import Admission
 from service.docs_page import docs_page
-from service.engine import Engine, Loaded
+from service.engine import Engine
 from service.errors import as_problem, problem_response
+from service.jobs import Loaded
 from service.keyring import KeyRing
 from service.metrics import Metrics
 from service.middleware import Authorise, CheckHost, Observe

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from service.cgroup import memory_limit
-from service.engine import Loaded
+from service.jobs import Loaded
 from service.settings import Settings
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import LacunaError
-from service.engine import Engine, Loaded, NotReady
+from service.engine import Engine
 from service.errors import FieldError, Problem, unavailable, unprocessable
+from service.jobs import Loaded, NotReady
 from service.logs import describe
 from service.metrics import Metrics
 

@@ -15,8 +15,9 @@ from starlette.responses import Response
 from model.queries import ClozeResult, PredictResult, ScoreResult
 from service.admission import Busy
 from service.body import read_optional, read_request
-from service.engine import Engine, ItemError, Job, NotReady
+from service.engine import Engine
 from service.errors import ClientDisconnected, FieldError, Problem, too_many, unavailable, unprocessable
+from service.jobs import ItemError, Job, NotReady
 from service.metrics import Metrics
 from service.openapi import answers, asks
 from service.rates import RateExceeded

@@ -10,7 +10,7 @@ import httpx
 from starlette.applications import Starlette
 
 from service.app import create_app
-from service.engine import Loaded
+from service.jobs import Loaded
 from service.settings import Settings
 from tests.service.fakes_service import FakeModel
 

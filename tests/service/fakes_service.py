@@ -30,7 +30,7 @@ from model.queries import (
     check_choice_lists,
     check_query,
 )
-from service.engine import Loaded
+from service.jobs import Loaded
 
 DESCRIPTION = {
     "name": "fake",

@@ -10,7 +10,8 @@ import pytest
 
 from model.queries import PredictQuery
 from service.admission import Admission, Busy
-from service.engine import Engine, ItemError, Loaded, NotReady
+from service.engine import Engine
+from service.jobs import ItemError, Loaded, NotReady
 from service.settings import Settings
 from tests.service.client import until
 from tests.service.fakes_service import FakeModel, answer
