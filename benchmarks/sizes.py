@@ -28,6 +28,7 @@ from training.evaluate import ask_about, common_vocabulary, evaluate
 from training.judging import Questions
 from training.quality import sizes_table
 from training.questions import read_files
+from training.snapshot import check_writable, write_whole
 from training.typing_simulation import SUGGESTIONS
 
 METRICS = ("bits_per_character", "next_top3", "cloze_top5", "saved")
@@ -46,11 +47,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--turn-lines", type=int, default=20, help="lines that are typed in a turn (20)")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     options = parser.parse_args(arguments)
+    check_writable(options.output)
     files = read_files(options.text, None, None, 1)
     vocabulary = common_vocabulary(options.checkpoints)
     questions = ask_about(files, vocabulary, options.lines, options.typing_lines, 1)
     found = measure(options.checkpoints, questions, options.repeats, options.turn_lines)
-    options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_whole(options.output, (json.dumps(found, indent=1) + "\n").encode())
     sys.stdout.write(sizes_table(found))
     return 0
 

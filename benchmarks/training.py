@@ -30,6 +30,7 @@ from training.config import DataOptions, LossOptions, OptimizerOptions, RunConfi
 from training.loop import Trainer
 from training.quality import training_speed
 from training.shards import FORMAT_VERSION, NO_CUT, ShardWriter, manifest_digest
+from training.snapshot import check_writable, write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 VOCABULARY = ROOT / "model" / "pretrained" / "default" / "vocabulary.model"
@@ -99,9 +100,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1, help="of torch (1)")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     options = parser.parse_args(arguments)
+    check_writable(options.output)
     with tempfile.TemporaryDirectory() as directory:
         found = measure(Path(directory), options.repeats, options.seconds, options.threads)
-    options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_whole(options.output, (json.dumps(found, indent=1) + "\n").encode())
     sys.stdout.write(training_speed(found))
     return 0
 

@@ -41,7 +41,7 @@ from training.prepare import BLOCK_LINES, PrepareOptions, named_sources, prepare
 from training.questions import read_files
 from training.report import write_report
 from training.shards import open_prepared, weigh
-from training.snapshot import write_whole
+from training.snapshot import SNAPSHOTS, write_whole
 
 MAX_CHARACTERS = 500
 SET_ASIDE_SHARE = 0.1
@@ -322,7 +322,7 @@ def _train(options: AdaptOptions, journal: dict[str, Any], data: Path, own: Sequ
                 steps=(number + 1) * steps,
                 optimizer=replace(config.optimizer, learning_rate=rate, warmup_steps=min(20, steps)),
             )
-            trainer = Trainer(config, directory, resume=(directory / "state").exists())
+            trainer = Trainer(config, directory, resume=any((directory / name).exists() for name in SNAPSHOTS))
             if "before" not in journal:
                 journal["before"] = _held_out_bits(trainer, prepared.held_out, own)
                 _save_journal(options, journal)

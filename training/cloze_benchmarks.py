@@ -28,7 +28,7 @@ from model.queries import ClozeQuery, ClozeResult, Limits, PredictQuery, Predict
 from training.contestants import Contestant, open_contestant
 from training.judging import ask
 from training.questions import MARKER, is_han
-from training.snapshot import write_whole
+from training.snapshot import check_writable, write_whole
 
 # Of the normal distribution, for 95 %.
 TWO_SIDED = 1.96
@@ -113,15 +113,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask, and report; 0 on success."""
-    contestant = open_contestant(arguments.checkpoint, remember=not arguments.no_memory)
-    results = {}
-    for name, (title, read) in BENCHMARKS.items():
-        path = getattr(arguments, name.replace("-", "_"))
-        if path is not None:
-            questions = list(read(path))[: arguments.limit]
-            results[name] = {"title": title, **answer(contestant, questions)}
-    if not results:
+    asked = {
+        name: list(read(file))[: arguments.limit]
+        for name, (_, read) in BENCHMARKS.items()
+        if (file := getattr(arguments, name.replace("-", "_"))) is not None
+    }
+    if empty := [name for name, questions in asked.items() if not questions]:
+        raise CorpusError(f"{', '.join(empty)}: no questions; name a file that has some")
+    if not asked:
         raise CorpusError(f"no questions; name a file with --{', --'.join(BENCHMARKS)}")
+    path = arguments.output / "cloze_benchmarks.json"
+    check_writable(path)
+    contestant = open_contestant(arguments.checkpoint, remember=not arguments.no_memory)
+    results = {name: {"title": BENCHMARKS[name][0], **answer(contestant, asked[name])} for name in asked}
     report = {
         "checkpoint": contestant.name,
         "memory": not arguments.no_memory,
@@ -129,9 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
         "benchmarks": results,
     }
     report.pop("text", None)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(report, ensure_ascii=False, indent=1)
-    write_whole(arguments.output / "cloze_benchmarks.json", f"{content}\n".encode())
+    write_whole(path, (json.dumps(report, ensure_ascii=False, indent=1) + "\n").encode())
     sys.stdout.write(markdown(results))
     return 0
 

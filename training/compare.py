@@ -376,12 +376,13 @@ def _tune_now(
         diverged = True
     records = read_records(directory / "metrics.jsonl")
     steps = [record for record in records if "pieces_per_second" in record]
-    if not diverged and not _figures(records[-1]):
+    if not diverged and not (records and _figures(records[-1])):
         raise RunError(f"{directory}: was interrupted; give the command again, and it goes on")
+    if diverged:
+        return {"held_out": None, "seconds_per_step": None}
     if not steps:
         raise RunError(f"{directory}: no step was logged in {60 * config.minutes:.0f} CPU seconds; give more minutes")
-    held_out = None if diverged else _held_out(records[-1])
-    return {"held_out": held_out, "seconds_per_step": steps[-1]["cpu_seconds"] / steps[-1]["step"]}
+    return {"held_out": _held_out(records[-1]), "seconds_per_step": steps[-1]["cpu_seconds"] / steps[-1]["step"]}
 
 
 def _train(name: str, config: RunConfig, options: CompareOptions) -> dict[str, Any]:

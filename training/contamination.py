@@ -22,7 +22,7 @@ from model.vocabulary import normalise
 from training.cloze_benchmarks import BENCHMARKS, BenchmarkQuestion
 from training.corpus import expand_inputs, read_lines
 from training.questions import MARKER
-from training.snapshot import write_whole
+from training.snapshot import check_writable, write_whole
 
 RUN_LENGTH = 13
 _WORDS = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]|[^\W_\u3400-\u4dbf\u4e00-\u9fff]+")
@@ -45,6 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not separator:
             raise CorpusError(f"{argument}: is not NAME=FILE")
         benchmarks[name] = [words_of(text) for text in read_questions(name, Path(path))]
+    check_writable(arguments.output)
     lines = (line for path in expand_inputs(arguments.training) for _, line, _ in read_lines(path, None))
     report = compare_runs(benchmarks, tqdm(lines, desc="training text", unit=" lines", disable=None))
     write_whole(arguments.output, (json.dumps(report, ensure_ascii=False, indent=1) + "\n").encode())

@@ -25,7 +25,8 @@ from model.vocabulary import Vocabulary
 from training.contestants import CAPABILITIES, Contestant, open_contestant
 from training.judging import Answers, LineResult, Questions, answer_all
 from training.questions import LANGUAGES, TextFile, cloze_questions, next_questions, read_files, typed_lines
-from training.report import write_report
+from training.report import REPORT, write_report
+from training.snapshot import check_writable
 from training.statistics import (
     Floats,
     calibration_error,
@@ -72,10 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         contestants.append(open_contestant(arguments.beside, remember=remember))
     files = read_files(arguments.text, arguments.language, arguments.limit_per_file, arguments.seed, arguments.field)
     vocabulary = common_vocabulary([arguments.checkpoint, *filter(None, [arguments.beside])])
-    try:  # now, and not after half an hour
-        arguments.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ReportError(f"{arguments.output}: {error.strerror}; name a directory that can be written") from error
+    check_writable(arguments.output / REPORT)  # now, and not after half an hour
     questions = ask_about(files, vocabulary, arguments.lines, arguments.typing_lines, arguments.seed)
     report = evaluate(contestants, questions, arguments.seed)
     try:

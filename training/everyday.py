@@ -14,7 +14,7 @@ from model.errors import CorpusError
 from model.queries import ClozeQuery, ClozeResult
 from training.contestants import Contestant, open_contestant
 from training.judging import ask
-from training.snapshot import write_whole
+from training.snapshot import check_writable, write_whole
 
 SHOWN = 5
 
@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask, and report; 0 on success."""
-    report = fill(open_contestant(arguments.checkpoint), read_sentences(arguments.questions))
+    sentences = read_sentences(arguments.questions)
+    check_writable(arguments.output)
+    report = fill(open_contestant(arguments.checkpoint), sentences)
     write_whole(arguments.output, (json.dumps(report, ensure_ascii=False, indent=1) + "\n").encode())
     sys.stdout.write(markdown(report))
     return 0

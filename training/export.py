@@ -11,6 +11,7 @@ training card``.
 """
 
 import argparse
+import logging
 import shutil
 import subprocess
 import sys
@@ -51,8 +52,10 @@ from training.graphs import build_graphs
 from training.model_card import model_card
 from training.questions import read_files
 from training.shards import Prepared, open_prepared, weigh
-from training.snapshot import Progress, read_progress
+from training.snapshot import Progress, describe_base, read_base, read_progress
 from training.word_ends import count_word_ends
+
+log = logging.getLogger(__name__)
 
 # What int8 may cost, against fp32 on the same text.
 PERPLEXITY_LIMIT = 0.01  # relative
@@ -108,11 +111,14 @@ class Stage:
         run: its configuration.
         progress: its counters.
         data_sha256: of the prepared data that it was trained on; empty where its state is too old to know.
+        base: the checkpoint that it began with, as `training.snapshot.describe_base` has it; None where it began with
+            none, or its state is too old to know.
     """
 
     run: RunConfig
     progress: Progress
     data_sha256: str
+    base: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +245,7 @@ def export(options: ExportOptions) -> Checkpoint:
             choice_temperature=tuple((language, 1.0) for language in languages),
         )
     training = _provenance(stages, prepared, cost)
-    if (begun := base or _first_checkpoint(stages)) is not None:
+    if (begun := describe_base(base) if base else _first_checkpoint(stages)) is not None:
         training = _continued(begun, training)
     files |= {VOCABULARY: vocabulary.to_bytes(), WEIGHTS: _weights_file(weights, options.fp32)}
     if base is not None and WORD_ENDS in base.files:
@@ -284,7 +290,7 @@ def read_stages(state: Path) -> list[Stage]:
     while (state / "state.json").is_file() and state.resolve() not in seen:
         seen.add(state.resolve())
         progress, values, data = read_progress(state)
-        stages.append(Stage(run_from_dict(values, str(state / "state.json")), progress, data))
+        stages.append(Stage(run_from_dict(values, str(state / "state.json")), progress, data, read_base(state)))
         if not stages[-1].run.start_from:
             break
         state = Path(stages[-1].run.start_from)
@@ -568,19 +574,23 @@ def _provenance(stages: Sequence[Stage], prepared: Prepared | None, cost: Mappin
     }
 
 
-def _first_checkpoint(stages: Sequence[Stage]) -> Checkpoint | None:
+def _first_checkpoint(stages: Sequence[Stage]) -> Mapping[str, Any] | None:
     """The checkpoint whose weights the first of *stages*, which are the last ones first, began with."""
-    start = Path(stages[-1].run.start_from)
-    return load_checkpoint(start) if stages[-1].run.start_from and is_checkpoint(start) else None
+    first = stages[-1]
+    start = Path(first.run.start_from)
+    if first.base is not None or not first.run.start_from or not is_checkpoint(start):
+        return first.base
+    log.warning("%s began with what lay at %s, whose digest its state is too old to know", first.run.name, start)
+    return describe_base(load_checkpoint(start))
 
 
-def _continued(base: Checkpoint, training: Mapping[str, Any]) -> dict[str, Any]:
+def _continued(base: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:
     """Provenance of weights that began as a checkpoint's: its stages come first, and sources that it alone has read."""
-    before = base.training
+    before = base["training"]
     again = {source["source"] for source in training["data"]}
     return {
         **training,
-        "adapted_from": {"name": base.name, "version": base.version, "digest": base.digest},
+        "adapted_from": {key: base[key] for key in ("name", "version", "digest")},
         "pieces_seen": before.get("pieces_seen", 0) + training["pieces_seen"],
         "stages": [*before.get("stages", []), *training["stages"]],
         "data": [*(each for each in before.get("data", []) if each["source"] not in again), *training["data"]],

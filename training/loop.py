@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from model.checkpoint import is_checkpoint
+from model.checkpoint import is_checkpoint, load_checkpoint
 from model.errors import DivergedError, RunError
 from model.network import Network
 from model.vocabulary import END_OF_GAP
@@ -38,8 +38,10 @@ from training.shards import Prepared, Shard, open_prepared, weigh
 from training.snapshot import (
     SNAPSHOTS,
     Progress,
+    describe_base,
     load_optimizer,
     load_weights,
+    read_base,
     read_progress,
     save_snapshot,
     snapshot_directory,
@@ -108,6 +110,7 @@ class Trainer:
         prepared = open_prepared(Path(config.data.prepared))
         _check(config, prepared)
         self._data_sha256 = prepared.sha256
+        self._base: dict[str, Any] | None = None  # the checkpoint that it began with
         self.sources = weigh(prepared.sources, config.sources, config.data.weights)
         self.flags = PieceFlags.of(prepared.vocabulary)
         self.network = build_network(config.network, config.dropout, config.weight_drop).to(self.device)
@@ -123,7 +126,9 @@ class Trainer:
         elif config.start_from:
             start = Path(config.start_from)
             load_weights(start, self.network)
-            if not is_checkpoint(start):
+            if is_checkpoint(start):
+                self._base = describe_base(load_checkpoint(start))
+            else:
                 load_optimizer(start, self.optimizer, random_state=False)
         directory.mkdir(parents=True, exist_ok=True)
         write_whole(directory / "config.json", json.dumps(config.to_dict(), indent=1).encode())
@@ -147,6 +152,7 @@ class Trainer:
                 f"{snapshot}: was trained on data {data[:12]}, but {self.config.data.prepared} holds"
                 f" {self._data_sha256[:12]}; prepare the same data again, or begin a new run with start_from"
             )
+        self._base = read_base(snapshot)
         load_weights(snapshot, self.network)
         self.carried = load_optimizer(snapshot, self.optimizer, random_state=True).to(self.device)
 
@@ -256,6 +262,7 @@ class Trainer:
             self.progress,
             self.config.to_dict(),
             self._data_sha256,
+            self._base,
         )
 
     def _write(self, values: dict[str, Any]) -> None:

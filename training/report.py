@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+REPORT = "evaluation.json"
 LANGUAGE_NAMES = {"zh": "Chinese", "en": "English"}
 LOWER_IS_BETTER = {"bits_per_character", "perplexity", "next_ece", "cloze_ece", "choice_ece"}
 PERCENT = {"choice", "saved"}
@@ -64,7 +65,7 @@ def write_report(report: dict[str, Any], directory: Path) -> str:
     """
     directory.mkdir(parents=True, exist_ok=True)
     content = json.dumps(_without_nan(report), ensure_ascii=False, indent=1, allow_nan=False)
-    (directory / "evaluation.json").write_text(content + "\n", encoding="utf-8")
+    (directory / REPORT).write_text(content + "\n", encoding="utf-8")
     text = markdown(report)
     (directory / "evaluation.md").write_text(text, encoding="utf-8")
     _draw(report, directory / "evaluation.png")

@@ -33,7 +33,7 @@ from model.vocabulary import END, END_OF_GAP, START, Vocabulary
 from training.cloze_benchmarks import BenchmarkQuestion, msr_scc, wilson_interval
 from training.questions import MARKER, TextFile, cloze_questions
 from training.shards import Shard, open_prepared
-from training.snapshot import write_whole
+from training.snapshot import check_writable, write_whole
 from training.statistics import interval, resample
 
 Floats = NDArray[np.float64]
@@ -79,15 +79,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Fit, ask and report; 0 on success."""
     started = time.monotonic()
-    questions = list(msr_scc(arguments.questions))[: arguments.limit]
+    questions = read_questions(arguments.questions)[: arguments.limit]
+    path = arguments.output / "sentence_completion.json"
+    check_writable(path)
     fitting: Floats | None = None
     asked: Floats | None = None
     answers: list[int] = []
     about = []
-    for path in arguments.checkpoints:
-        checkpoint, runtime = open_model(path)
+    for directory in arguments.checkpoints:
+        checkpoint, runtime = open_model(directory)
         if checkpoint.network.architecture != "two_towers":
-            raise UnsupportedError("/checkpoint", f"{path} has one tower; name checkpoints of two towers")
+            raise UnsupportedError("/checkpoint", f"{directory} has one tower; name checkpoints of two towers")
         about.append({"name": checkpoint.name, "digest": checkpoint.digest, "training": checkpoint.training})
         development = held_out_questions(arguments.prepared, checkpoint.vocabulary, arguments.limit)
         answers = [question.choices.index(question.answer) for question in development]
@@ -95,8 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
         second = log_probabilities(checkpoint, runtime, questions, "questions")
         fitting = first if fitting is None else fitting + first
         asked = second if asked is None else asked + second
-    if fitting is None or asked is None:
-        raise CorpusError(f"{arguments.questions}: holds no questions")
+    assert fitting is not None and asked is not None  # noqa: S101 - of one checkpoint at least
     fitting, asked = fitting / len(about), asked / len(about)
     weights = fit_weights(fitting, answers)
     right = [question.choices.index(question.answer) for question in questions]
@@ -109,10 +110,28 @@ def run(arguments: argparse.Namespace) -> int:
         "held_out_arms": measure_arms(fitting, answers, weights),
         "seconds": round(time.monotonic() - started, 1),
     }
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    write_whole(arguments.output / "sentence_completion.json", f"{json.dumps(report, indent=1)}\n".encode())
+    write_whole(path, f"{json.dumps(report, indent=1)}\n".encode())
     sys.stdout.write(markdown(report))
     return 0
+
+
+def read_questions(path: Path) -> list[BenchmarkQuestion]:
+    """The challenge's questions.
+
+    Raises:
+        CorpusError: the file cannot be read or holds none, or a question's answer is not one of as many choices as
+            the first has.
+    """
+    questions = list(msr_scc(path))
+    if not questions:
+        raise CorpusError(f"{path}: holds no questions")
+    for number, question in enumerate(questions, start=1):
+        if question.answer not in question.choices or len(question.choices) != len(questions[0].choices):
+            raise CorpusError(
+                f"{path}: question {number} has {len(question.choices)} choices, which must be as many as the first has"
+                " and hold the answer; leave it out"
+            )
+    return questions
 
 
 def held_out_questions(prepared: Path, vocabulary: Vocabulary, limit: int | None) -> list[BenchmarkQuestion]:

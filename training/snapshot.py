@@ -1,14 +1,18 @@
 """Everything that a run needs to go on, in one directory that is replaced as a whole. Not the served checkpoint.
 
 ``weights.safetensors`` the network, fp32; ``optimizer.safetensors`` its moments, the carried states and torch's random
-state; ``state.json`` counters, the configuration and the SHA-256 of the prepared data. No pickle.
+state; ``state.json`` counters, the configuration, the SHA-256 of the prepared data and the checkpoint that the run
+began with, if any. No pickle.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
+import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from model.errors import RunError
+from model.checkpoint import Checkpoint
+from model.errors import ReportError, RunError
 
 SNAPSHOTS = ("state", "state.old")  # the latter is all there is where a crash fell between two renames
 
@@ -56,7 +61,23 @@ def write_whole(path: Path, data: bytes) -> None:
         fresh.write_bytes(data)
         fresh.replace(path)
     except OSError as error:
-        raise RunError(f"{path}: cannot write: {error}; free space, then --resume") from error
+        raise RunError(f"{path}: cannot write: {error}; make room, or name another place") from error
+
+
+def check_writable(path: Path) -> None:
+    """Make the folder of a file that long work will end in, and see now that the file can be written there.
+
+    Raises:
+        ReportError: it cannot.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    except OSError as error:
+        raise ReportError(f"{path}: {error.strerror}; name a place that can be written") from error
 
 
 def keep_to(directory: Path, settings: dict[str, Any]) -> None:
@@ -92,8 +113,19 @@ def save_snapshot(
     progress: Progress,
     config: dict[str, Any],
     data_sha256: str,
+    base: Mapping[str, Any] | None = None,
 ) -> None:
     """Write beside *directory*, then put it in its place; whatever fails, the snapshot before stays.
+
+    Args:
+        directory: the snapshot.
+        network: its weights are kept.
+        optimizer: its moments are kept.
+        carried: states of the rows, (rows, S).
+        progress: counters.
+        config: of the run, as JSON has it.
+        data_sha256: of the text that the run reads.
+        base: what :func:`describe_base` says of the checkpoint that the run began with.
 
     Raises:
         RunError: the disk is full or not writable.
@@ -108,7 +140,7 @@ def save_snapshot(
         fresh.mkdir(parents=True)
         save_file({n: p.detach().contiguous() for n, p in network.state_dict().items()}, fresh / "weights.safetensors")
         save_file(tensors, fresh / "optimizer.safetensors")
-        values = {"progress": asdict(progress), "config": config, "data_sha256": data_sha256}
+        values = {"progress": asdict(progress), "config": config, "data_sha256": data_sha256, "base": base}
         (fresh / "state.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
         for path in fresh.iterdir():
             with path.open("rb") as file:
@@ -151,6 +183,29 @@ def read_progress(directory: Path) -> tuple[Progress, dict[str, Any], str]:
         return Progress(**values["progress"]), values["config"], str(values.get("data_sha256", ""))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{directory / 'state.json'}: cannot be read: {error!r}") from error
+
+
+def read_base(directory: Path) -> dict[str, Any] | None:
+    """What :func:`describe_base` said of the checkpoint that a snapshot's run began with; None of none, or unknown.
+
+    Raises:
+        RunError: the snapshot is torn.
+    """
+    try:
+        base: dict[str, Any] | None = json.loads((directory / "state.json").read_text(encoding="utf-8")).get("base")
+    except (OSError, ValueError, AttributeError) as error:
+        raise RunError(f"{directory / 'state.json'}: cannot be read: {error!r}") from error
+    return base
+
+
+def describe_base(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Which checkpoint a run begins with, and its past: another may lie at its path by the end of the run."""
+    return {
+        "name": checkpoint.name,
+        "version": checkpoint.version,
+        "digest": checkpoint.digest,
+        "training": checkpoint.training,
+    }
 
 
 def load_weights(directory: Path, network: nn.Module) -> None:

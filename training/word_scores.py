@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from model.errors import CorpusError
 from model.ngram import NGramRuntime, open_arrays
 from model.vocabulary import END_OF_GAP, START
 from training.ngram import Text, estimate
@@ -83,8 +84,14 @@ def score_ngram(corpus: WordCorpus, order: int) -> dict[str, Any]:
 
     Returns:
         ``order``, ``ngrams``, and the perplexity of ``valid`` and ``test``, ``<eos>`` counted.
+
+    Raises:
+        CorpusError: more words than 16 bits number.
     """
     first = END_OF_GAP + 1  # words follow the ids that the n-gram reserves
+    most = np.iinfo(np.uint16).max + 1 - first
+    if len(corpus.words) > most:
+        raise CorpusError(f"the training text has {len(corpus.words)} words, but an n-gram holds at most {most}")
     predictable = np.arange(first + len(corpus.words)) >= first
     ids = corpus.train + first
     offsets = np.append(0, np.flatnonzero(corpus.train == 0) + 1)

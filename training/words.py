@@ -134,15 +134,15 @@ def score(config: WordRun, directory: Path) -> dict[str, Any]:
     return {"run": asdict(config), "progress": asdict(trainer.progress), "scores": scores}
 
 
-def columns(ids: Ids, rows: int) -> Tensor:
+def columns(ids: Ids, rows: int, path: str) -> Tensor:
     """Cut a text into *rows* equal parts that stand side by side, (length, rows) int64; what is left over is dropped.
 
     Raises:
-        RunError: fewer than two words a row.
+        RunError: fewer than two words a row, with *path*, which the text was read from.
     """
     length = len(ids) // rows
     if length < 2:
-        raise RunError(f"rows is {rows}, but the text has {len(ids)} words; give fewer rows")
+        raise RunError(f"{path}: has {len(ids)} words, too few for {rows} rows; give fewer rows, or more text")
     return torch.from_numpy(np.ascontiguousarray(ids[: length * rows].reshape(rows, length).T))
 
 
@@ -163,7 +163,9 @@ class WordTrainer:
         self.corpus = read_word_corpus(Path(config.train), Path(config.valid), Path(config.test))
         self.network = WordNetwork(len(self.corpus.words), config.network).to(self.device)
         self.optimizer = make_optimizer(config.optimizer, self.network)
-        self.text = columns(self.corpus.train, config.rows).to(self.device)
+        self.text = columns(self.corpus.train, config.rows, config.train).to(self.device)
+        valid_rows = max(1, min(VALID_ROWS, len(self.corpus.valid) // 2))
+        self.valid_text = columns(self.corpus.valid, valid_rows, config.valid).to(self.device)
         self.windows = (len(self.text) - config.window_words) // config.window_words  # of an epoch, all whole
         if self.windows < 1:
             raise RunError(
@@ -254,30 +256,41 @@ class WordTrainer:
     def valid_perplexity(self) -> float:
         """Perplexity of valid text, a few rows side by side: a little above that of the scores."""
         self.network.eval()
-        text = columns(self.corpus.valid, VALID_ROWS).to(self.device)
-        states, nats = self.network.initial_states(VALID_ROWS), 0.0
+        text = self.valid_text
+        states, nats = self.network.initial_states(text.shape[1]), 0.0
         for begin in range(0, len(text) - 1, 64):
             window = text[begin : begin + 65]
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
                 outputs = self.network(window[:-1], states, self.dtype)
             nats += self._nats(outputs.dropped, window[1:]).item()
             states = outputs.states
-        return math.exp(nats / ((len(text) - 1) * VALID_ROWS))
+        return math.exp(nats / (text[1:].numel()))
 
     def save(self) -> None:
         """Write the snapshot that ``--resume`` goes on from."""
         carried = torch.cat([part for state in self.states for part in state], dim=1)
         save_snapshot(
-            self.directory / "state", self.network, self.optimizer, carried, self.progress, asdict(self.config), ""
+            self.directory / "state",
+            self.network,
+            self.optimizer,
+            carried,
+            self.progress,
+            asdict(self.config),
+            self.corpus.sha256,
         )
 
     def _load(self, snapshot: Path) -> None:
-        self.progress, saved, _ = read_progress(snapshot)
+        self.progress, saved, corpus = read_progress(snapshot)
         before = {key: value for key, value in saved.items() if key not in ("threads", "device", "save_every_seconds")}
         now = json.loads(json.dumps(asdict(self.config)))
         changed = sorted(key for key, value in before.items() if now.get(key) != value)
         if changed:
             raise RunError(f"{snapshot}: was trained with another {changed[0]}; resume with its own run file")
+        if corpus and corpus != self.corpus.sha256:  # an id would name another word
+            raise RunError(
+                f"{snapshot}: was trained on a corpus {corpus[:12]}, but {self.config.train}, {self.config.valid} and"
+                f" {self.config.test} are {self.corpus.sha256[:12]}; put its own files there, or begin another run"
+            )
         load_weights(snapshot, self.network)
         carried = load_optimizer(snapshot, self.optimizer, random_state=True).to(self.device)
         widths = [part.shape[1] for state in self.states for part in state]

@@ -134,5 +134,7 @@ def test_files_that_are_something_else_are_refused(tiny_checkpoint: Path, tmp_pa
         assert (
             main(["cloze-benchmarks", str(tiny_checkpoint), "--chid", str(odd), "--output", str(tmp_path / "o")]) == 2
         )
+    odd.write_text("", encoding="utf-8")
+    assert main(["cloze-benchmarks", str(tiny_checkpoint), "--chid", str(odd), "--output", str(tmp_path / "o")]) == 2
     assert main(["cloze-benchmarks", str(tiny_checkpoint), "--output", str(tmp_path / "o")]) == 2
     assert not (tmp_path / "o").exists()

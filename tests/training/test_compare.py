@@ -1,6 +1,7 @@
 """The comparison of the tutorial's systems, from one command to one report."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import training.compare
 from model.errors import ReportError, RunError
 from training import quality
 from training.__main__ import main
-from training.compare import ARMS, PEERS, CompareOptions, sized
+from training.compare import ARMS, PEERS, CompareOptions, _tune, sized
 from training.prepare import PrepareOptions, SourceOptions, prepare
 from training.snapshot import keep_to
 from training.toy_corpus import write_corpus
@@ -166,6 +167,14 @@ def test_peers_are_trained_asked_and_reported(
     text = quality.markdown(tmp_path)
     for arm in PEERS:
         assert text.count(f"| {arm.title} |") == 1
+
+
+def test_a_rate_that_diverges_at_once_is_left_out(compared: tuple[Path, Path, list[Path]], tmp_path: Path) -> None:
+    """The other rates go on, though it came to no line of the log."""
+    _, prepared, _ = compared
+    options = CompareOptions(prepared, (), tmp_path, **training.compare.QUICK | {"log_every_steps": 50})
+    network = sized(ARMS[0], 600, replace(options, parameters=60_000))
+    assert _tune(ARMS[0].name, network, 1e30, options)["held_out"] is None
 
 
 def test_too_few_weights_are_refused() -> None:

@@ -1,13 +1,15 @@
 """Everyday sentences: the file that the project brings, and what is made of answers."""
 
+import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from model.errors import CorpusError, LacunaError
+from model.errors import CorpusError, LacunaError, ReportError
 from model.queries import Blank, ClozeResult, Filling, Query, Result, Usage
+from training import everyday
 from training.__main__ import main
 from training.contestants import Contestant
 from training.everyday import fill, markdown, read_sentences
@@ -46,6 +48,18 @@ def test_one_command_asks_them_all(tiny_checkpoint: Path, tmp_path: Path) -> Non
     output = tmp_path / "everyday.json"
     assert main(["everyday", str(tiny_checkpoint), str(BROUGHT), "--output", str(output)]) == 0
     assert len(json.loads(output.read_text(encoding="utf-8"))["sentences"]) == 60
+
+
+@pytest.mark.parametrize("place", ["taken/everyday.json", "folder"])
+def test_an_output_that_cannot_be_written_is_found_before_anything_is_asked(tmp_path: Path, place: str) -> None:
+    """Nothing that was worked out for long may be lost at its end, so a file in the way is named at once."""
+    (tmp_path / "taken").write_text("a file", encoding="utf-8")
+    (tmp_path / "folder").mkdir()
+    parser = argparse.ArgumentParser()
+    everyday.add_arguments(parser)
+    words = [str(tmp_path / "no-checkpoint"), str(BROUGHT), "--output", str(tmp_path / place)]
+    with pytest.raises(ReportError, match=f"{place}: .*; name a place that can be written"):
+        everyday.run(parser.parse_args(words))
 
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from model.errors import CheckpointError, ExportError, LacunaError, PreparedData
 from model.runtime import OnnxRuntime, open_runtime
 from model.torch_runtime import open_torch_runtime
 from training.__main__ import main
-from training.config import DataOptions, OptimizerOptions, RunConfig
+from training.config import DataOptions, OptimizerOptions, RunConfig, run_from_dict
 from training.export import (
     ExportOptions,
     Line,
@@ -35,6 +35,7 @@ from training.export import (
 from training.loop import train
 from training.prepare import PrepareOptions, SourceOptions, prepare
 from training.shards import open_prepared
+from training.snapshot import read_progress
 from training.toy_corpus import write_corpus
 
 SIZE = 600
@@ -279,6 +280,19 @@ def test_a_run_that_began_with_a_checkpoint_goes_on_from_its_stages(copied_run: 
     assert [stage["run"] for stage in training["stages"]] == ["tiny", "second"]
     assert training["pieces_seen"] == 2 * first.training["pieces_seen"]
     assert sorted(entry["source"] for entry in training["data"]) == ["chinese", "english"]
+
+
+def test_the_stages_are_those_of_the_checkpoint_that_a_run_began_with(copied_run: Path, tmp_path: Path) -> None:
+    """Another checkpoint may lie in its place by the time that the run is exported, as a second edition does."""
+    first = export(ExportOptions(copied_run, tmp_path / "first"))
+    config = run_from_dict(read_progress(copied_run / "state")[1], "state.json")
+    second = replace(config, start_from=str(first.directory), name="second", steps=2)
+    train(second, tmp_path / "second")
+    train(replace(second, steps=3), tmp_path / "second", resume=True)
+    export(ExportOptions(tmp_path / "second", first.directory, version="2", overwrite=True))
+    training = export(ExportOptions(tmp_path / "second", tmp_path / "again")).training
+    assert training["adapted_from"]["digest"] == first.digest
+    assert [stage["run"] for stage in training["stages"]] == ["tiny", "second"]
 
 
 def truncate_weights(run: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model.config import SPAN, WORD, Calibration
-from model.errors import UnsupportedError
+from model.errors import CorpusError, UnsupportedError
 from model.opening import open_model
 from model.predictor import Predictor
 from model.queries import ClozeQuery, ClozeResult
@@ -21,6 +21,7 @@ from training.sentence_completion import (
     fit_weights,
     log_probabilities,
     measure_arms,
+    read_questions,
     score_sentences,
 )
 
@@ -77,13 +78,27 @@ def test_weights_are_those_that_make_right_choices_probable() -> None:
     assert arms["gap head, rescored by both directions"]["accuracy"] > 0.8
 
 
+def write_questions(path: Path, *answers: str) -> Path:
+    """A question for each answer, of the same two choices."""
+    record = {"question": "I like the _____ that sat .", "options": ["cat", "mat"]}
+    lines = (json.dumps(record | {"answer_word": answer}) + "\n" for answer in answers)
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+def test_a_question_without_its_answer_is_found_before_any_is_asked(tmp_path: Path) -> None:
+    """Its number is named; an empty file is refused too."""
+    with pytest.raises(CorpusError, match="question 2 has 2 choices"):
+        read_questions(write_questions(tmp_path / "odd.jsonl", "cat", "dog"))
+    with pytest.raises(CorpusError, match="holds no questions"):
+        read_questions(write_questions(tmp_path / "none.jsonl"))
+
+
 def test_the_command_writes_a_report(
     tiny_checkpoint: Path, tiny_prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Questions in, every arm out, with weights from held-out lines; two checkpoints are averaged."""
-    questions = tmp_path / "questions.jsonl"
-    record = {"question": "I like the _____ that sat .", "options": ["cat", "mat"], "answer_word": "cat"}
-    questions.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    questions = write_questions(tmp_path / "questions.jsonl", "cat")
     other = build_tiny_checkpoint(tmp_path / "other", seed=1).directory
     command = ["sentence-completion", str(tiny_checkpoint), str(other), str(questions)]
     assert main([*command, "--prepared", str(tiny_prepared), "--output", str(tmp_path / "out")]) == 0
@@ -99,8 +114,7 @@ def test_checkpoints_of_one_tower_are_refused(
 ) -> None:
     """A forward network cannot say what the right side says."""
     forward = build_tiny_checkpoint(tmp_path / "forward", architecture="forward").directory
-    questions = tmp_path / "questions.jsonl"
-    questions.write_text("", encoding="utf-8")
+    questions = write_questions(tmp_path / "questions.jsonl", "cat")
     command = ["sentence-completion", str(forward), str(questions), "--prepared", str(tiny_prepared)]
     assert main([*command, "--output", str(tmp_path / "out")]) == 2
     assert UnsupportedError.__name__ in capsys.readouterr().err

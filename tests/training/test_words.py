@@ -4,6 +4,7 @@ import json
 import math
 import random
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,22 @@ from torch.nn import functional as F
 from model.errors import CorpusError, DivergedError, RunError
 from training.__main__ import main
 from training.config import OptimizerOptions
-from training.word_corpus import read_word_corpus
+from training.word_corpus import WordCorpus, read_word_corpus
 from training.word_network import WordNetwork, WordNetworkOptions
 from training.word_scores import (
+    CACHE_FLATNESS,
+    CACHE_SHARES,
+    CACHE_WORDS,
     cache_probabilities,
     cached_nats,
     dynamic_nats,
+    fit_cache,
+    fit_dynamic,
     perplexity,
     read_lines_apart,
     read_through,
+    score_all,
+    score_ngram,
 )
 from training.words import WordRun, WordTrainer, columns, score
 
@@ -118,9 +126,9 @@ def test_a_word_that_training_lacks_is_refused(texts: Path, tmp_path: Path) -> N
 
 def test_columns_go_on_from_row_to_row() -> None:
     """Each column is a stretch of the text; what does not fill a row is left out."""
-    assert columns(np.arange(11), 3).t().tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
-    with pytest.raises(RunError, match="fewer rows"):
-        columns(np.arange(5), 4)
+    assert columns(np.arange(11), 3, "text").t().tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    with pytest.raises(RunError, match="text: has 5 words, too few for 4 rows"):
+        columns(np.arange(5), 4, "text")
 
 
 def test_training_learns_the_language(texts: Path, tmp_path: Path) -> None:
@@ -158,6 +166,36 @@ def test_a_run_is_neither_overwritten_nor_resumed_with_other_options(texts: Path
         WordTrainer(options(texts, epochs=1), tmp_path)
     with pytest.raises(RunError, match="another epochs"):
         WordTrainer(options(texts, epochs=2), tmp_path, resume=True)
+
+
+def copied(texts: Path, directory: Path) -> Path:
+    """The three files again, to be changed."""
+    directory.mkdir()
+    for name in ("train", "valid", "test"):
+        (directory / f"{name}.txt").write_bytes((texts / f"{name}.txt").read_bytes())
+    return directory
+
+
+def test_other_files_at_the_same_paths_are_refused(texts: Path, tmp_path: Path) -> None:
+    """Ids go by the order of the training text, so with another one every score would be of other words."""
+    own = copied(texts, tmp_path / "texts")
+    WordTrainer(options(own, epochs=1), tmp_path / "run").run([])
+    first, *rest = (own / "train.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+    other = next(number for number, line in enumerate(rest) if line != first)
+    rest.insert(0, rest.pop(other))
+    (own / "train.txt").write_text("".join([*rest, first]), encoding="utf-8")
+    with pytest.raises(RunError, match="was trained on a corpus"):
+        score(options(own, epochs=1), tmp_path / "run")
+
+
+def test_a_short_valid_text_is_read_in_fewer_rows(texts: Path, tmp_path: Path) -> None:
+    """It is found out before the first epoch whether it can be read at all."""
+    own = copied(texts, tmp_path / "texts")
+    (own / "valid.txt").write_text("the cat sat\n", encoding="utf-8")
+    assert WordTrainer(options(own, epochs=1), tmp_path / "run").run([])
+    (own / "valid.txt").write_text("\n", encoding="utf-8")
+    with pytest.raises(RunError, match=r"valid\.txt: has 1 words, too few"):
+        WordTrainer(options(own, epochs=1), tmp_path / "another")
 
 
 def test_dropout_is_off_when_scoring_and_on_when_training() -> None:
@@ -217,6 +255,27 @@ def test_dynamic_evaluation_learns_from_the_past_only(network: WordNetwork, monk
     assert torch.allclose(learning[:4], static[:4], atol=1e-5)
     assert learning[-13:].mean() < static[-13:].mean() - 0.1
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_settings_are_the_best_on_valid_and_know_nothing_of_test(network: WordNetwork) -> None:
+    """A valid text that repeats itself wants much of the cache and fast steps; test text of chance wants neither."""
+    chance = np.random.default_rng(1).integers(0, 9, 300)
+    repeated = np.tile(IDS, 20)
+    found = score_all(network, WordCorpus(tuple("abcdefghi"), chance, repeated, chance))
+    valid = read_through(network, repeated)
+    assert found["cache"].items() > fit_cache(valid).items()
+    assert found["dynamic"].items() > fit_dynamic(network, repeated).items()
+    assert fit_cache(read_through(network, chance)) != fit_cache(valid)
+    assert fit_dynamic(network, chance) != fit_dynamic(network, repeated)
+    every = [perplexity(cached_nats(valid, *one)) for one in product(CACHE_WORDS, CACHE_FLATNESS, CACHE_SHARES)]
+    assert found["cache"]["valid"] == pytest.approx(min(every))
+
+
+def test_more_words_than_ids_are_refused() -> None:
+    """An n-gram's ids have 16 bits: larger ones would wrap and be other words."""
+    corpus = WordCorpus(tuple(map(str, range(65_536))), IDS, IDS, IDS)
+    with pytest.raises(CorpusError, match="65536 words, but"):
+        score_ngram(corpus, 3)
 
 
 def test_commands_train_and_score(texts: Path, tmp_path: Path) -> None:
