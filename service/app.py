@@ -112,7 +112,7 @@ def _surroundings(settings: Settings, metrics: Metrics, keys: KeyRing) -> list[M
     return [
         Middleware(Observe, metrics=metrics),
         Middleware(CheckHost, host=settings.host, allowed=settings.allowed_hosts),
-        Middleware(Authorise, keys=keys, host=settings.host),
+        Middleware(Authorise, keys=keys, host=settings.host, allowed=settings.allowed_hosts),
     ]
 
 
@@ -125,7 +125,7 @@ def _cors(settings: Settings) -> list[Middleware]:
             CORSMiddleware,
             allow_origins=settings.allowed_origins,
             allow_methods=("GET", "POST"),
-            allow_headers=("Authorization", "Content-Type", "X-Request-Id"),
+            allow_headers=("Authorization", "Content-Type", "Traceparent", "Tracestate", "X-Request-Id"),
             expose_headers=("Retry-After", "Server-Timing", "X-Request-Id"),
         )
     ]

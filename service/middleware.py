@@ -26,6 +26,10 @@ OPEN_ROUTES = frozenset({"/livez", "/readyz", "/docs", "/openapi.json"})
 # Asked by the address of a container, which has no name.
 ANY_HOST = frozenset({"/livez", "/readyz", "/metrics"})
 ADMIN = "/admin/"
+# What a proxy adds, one of them at least where it was told to: whoever sent the request is not on this machine.
+_PROXIED = frozenset(
+    {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"}
+)
 # RFC 9110, 7.2: a name or an address, in brackets where it has colons, and perhaps a port.
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\s:\[\]/]+?)\.?)(?::[0-9]*)?")
 
@@ -116,17 +120,19 @@ class Authorise:
     """Finds out who asks: demands a key as a bearer token, except on `OPEN_ROUTES`; without keys, anybody may ask.
 
     What is under `ADMIN` demands a key that may administer. Where no keys are set, it is open to programs on this
-    machine: the service must be bound to loopback, and a page in a browser (it sends ``Origin``) is refused.
+    machine: the service must be bound to loopback and allow no other hosts, as it does behind a proxy; and a page in a
+    browser (it sends ``Origin``) or what a proxy says that it passes on is refused.
 
     Args:
         keys: the keys in force.
         host: where the service is bound.
+        allowed: as `CheckHost` has them.
     """
 
-    def __init__(self, app: ASGIApp, keys: KeyRing, host: str) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyRing, host: str, allowed: Sequence[str] = ()) -> None:
         self._app = app
         self._keys = keys
-        self._loopback = is_loopback(host)
+        self._private = is_loopback(host) and not allowed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -153,10 +159,15 @@ class Authorise:
         if self._keys.demanded:
             if not client.admin:
                 raise Problem(403, "this takes an administrator's key: python -m service.keys new NAME --admin")
-        elif not self._loopback:
-            raise Problem(403, "without keys, the service is administered on loopback only; set a keys file")
-        elif _header(scope, b"origin"):
-            raise Problem(403, "without keys, the service is not administered by pages; set a keys file")
+        elif not self._private:
+            raise Problem(
+                403,
+                "without keys, the service is administered on loopback and without allowed_hosts only; set a keys file",
+            )
+        elif _header(scope, b"origin") or any(name in _PROXIED for name, _ in scope["headers"]):
+            raise Problem(
+                403, "without keys, the service is not administered by pages or through proxies; set a keys file"
+            )
 
 
 def _header(scope: Scope, wanted: bytes) -> bytes:

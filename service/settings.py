@@ -27,6 +27,8 @@ DEFAULT_CHECKPOINT = Path(__file__).resolve().parent.parent / "model" / "pretrai
 # Above this the int8 steps of a small network stop gaining from more threads.
 MOST_THREADS = 4
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\sA-Z/,]+")
+# A name, or an IPv6 address, which has two colons at least.
+_HOST = re.compile(r"\*|[\w-]+(?:\.[\w-]+)*|[0-9a-f]*:[0-9a-f.]*:[0-9a-f:.]*", re.ASCII | re.IGNORECASE)
 # Not on the command line, where every user of the machine can read them.
 _SECRET = frozenset({"keys"})
 
@@ -236,6 +238,12 @@ def _check_together(settings: Settings) -> None:
             raise SettingsError(
                 f"allowed_origins has {origin}, which no browser sends: give scheme and host, a port where it is not "
                 "the scheme's own, in small letters and without a path, such as https://example.org"
+            )
+    for host in settings.allowed_hosts:
+        if not _HOST.fullmatch(host):
+            raise SettingsError(
+                f"allowed_hosts has {host}, which no request comes to: give a name or an address alone, without "
+                "scheme, port, pattern or a dot at its end, such as example.org; * for any"
             )
     if settings.queue_items < settings.max_texts:
         raise SettingsError(

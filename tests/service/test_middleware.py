@@ -209,10 +209,16 @@ def test_keys_of_the_environment_do_not_administer() -> None:
 
 
 def test_without_keys_only_programs_of_this_machine_administer() -> None:
-    """Without keys, /admin/ is open on loopback, but not to a page in a browser; bound elsewhere it is 403."""
+    """Without keys, /admin/ is open on loopback, but not to a page in a browser, nor to what a proxy passes on; bound
+    elsewhere, or where other hosts are allowed, as behind a proxy, it is 403.
+    """
     local, open_ = (Authorise(answer, KeyRing(Settings()), host) for host in ("127.0.0.1", "0.0.0.0"))
     assert pass_through(local, "/admin/reload").status == 0
     assert pass_through(local, "/admin/reload", origin="https://example.org").status == 403
+    for header in ({"x-forwarded-for": "203.0.113.9"}, {"via": "1.1 proxy"}, {"forwarded": "for=203.0.113.9"}):
+        assert pass_through(local, "/admin/reload", **header).status == 403
+    behind_a_proxy = Authorise(answer, KeyRing(Settings()), "127.0.0.1", ["example.org"])
+    assert pass_through(behind_a_proxy, "/admin/reload").status == 403
     assert pass_through(open_, "/admin/reload").status == 403
     assert pass_through(open_, "/predict").status == 0
 
@@ -265,7 +271,10 @@ def test_a_rebound_name_gets_a_problem_document() -> None:
 
 def test_pages_of_allowed_origins_may_ask_and_read_errors() -> None:
     """A preflight is answered for an allowed origin without a key; answers, errors too, carry its permission."""
-    preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    preflight = {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization, traceparent",
+    }
 
     async def question(client: httpx.AsyncClient) -> list[httpx.Response]:
         good, bad = {"Origin": "https://a.example"}, {"Origin": "https://b.example"}

@@ -157,6 +157,16 @@ def test_an_origin_that_no_browser_sends_is_an_error(origin: str) -> None:
         read_settings(["--allowed-origins", origin])
 
 
+@pytest.mark.parametrize("host", ["a.example:8443", "https://a.example", "*.a.example", "a.example.", "[::1]"])
+def test_a_host_that_no_request_names_is_an_error(host: str) -> None:
+    """Ports, schemes, patterns and a dot at the end would never fit, and 421 would advise what has been done."""
+    with pytest.raises(SettingsError, match="allowed_hosts has"):
+        read_settings(["--allowed-hosts", f"b.example, 10.0.0.1, 2001:db8::1, my_service, {host}"])
+    assert (
+        read_settings(["--allowed-hosts", "b.example, 10.0.0.1, 2001:db8::1, my_service, *"]).allowed_hosts[-1] == "*"
+    )
+
+
 def test_limits_that_exclude_each_other_are_an_error() -> None:
     """A queue that is smaller than the largest request could never take it."""
     with pytest.raises(SettingsError, match="queue_items is 3 and max_texts 64"):
