@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from types import FrameType
+from typing import NoReturn
 
 import uvicorn
 from prometheus_client import CollectorRegistry, start_http_server
@@ -75,8 +76,8 @@ def serve(settings: Settings, load_model: Load) -> int:
         context = app.state.context
         server = _Server(_uvicorn_config(app, settings), context.engine, context.reloader, settings.drain_seconds)
         for number in (signal.SIGTERM, signal.SIGINT):
-            # uvicorn raises the signal again once it has drained; by then it has been obeyed.
-            signal.signal(number, lambda *_: None)
+            # Before the server runs and after it: while it does, it has handlers of its own.
+            signal.signal(number, lambda *_: end_at_once(1 if failures else 0))
         where = f"http://{_bracketed(settings.host)}:{listener.getsockname()[1]}"
         log.info("listening", extra={"fields": {"address": where}})
         server.run(sockets=[listener])
@@ -112,18 +113,26 @@ class _Server(uvicorn.Server):
         self._loop.add_signal_handler(signal.SIGHUP, self._reloader.hang_up)
         await super().startup(sockets)
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def handle_exit(self, _sig: int, _frame: FrameType | None) -> None:
         if self._engine.draining:
             log.warning("stopped without waiting for requests")
-            flush()
-            os._exit(0)
+            end_at_once(0)
         self._engine.draining = True
         if not self._drain_seconds or self._loop is None:
-            super().handle_exit(sig, frame)
+            self._leave()
             return
         log.info("draining", extra={"fields": {"seconds": self._drain_seconds}})
-        leave: Callable[[int, FrameType | None], None] = super().handle_exit
-        self._loop.call_soon_threadsafe(self._loop.call_later, self._drain_seconds, leave, sig, None)
+        self._loop.call_soon_threadsafe(self._loop.call_later, self._drain_seconds, self._leave)
+
+    def _leave(self) -> None:
+        # uvicorn's own handler does this too, and raises the signal again in the end, which has been obeyed by then.
+        self.should_exit = True
+
+
+def end_at_once(status: int) -> NoReturn:
+    """End the process with its log written, whatever its threads do."""
+    flush()
+    os._exit(status)
 
 
 def _uvicorn_config(app: Starlette, settings: Settings) -> uvicorn.Config:
@@ -192,4 +201,6 @@ def _reason(error: Exception, settings: Settings) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Not sys.exit: threads that are inside a library then, as where a checkpoint is still being loaded, find the
+    # interpreter gone and may abort the process.
+    end_at_once(main())

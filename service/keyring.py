@@ -7,15 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.keys import Key, KeysError, hash_key, plain_keys, read_keys_file
+from service.keys import Key, KeysError, KeysReadError, hash_key, plain_keys, read_keys_file
 from service.logs import describe
 from service.rates import Allowance
 from service.settings import Settings
+from service.threads import on_thread
 
 log = logging.getLogger(__name__)
 
 # Seconds between two looks at the keys file.
 LOOK_SECONDS = 1.0
+# Seconds after which a look that has not ended is told: until it does, no key is revoked.
+LONGEST_LOOK = 10.0
+_KEPT = "keys not reloaded; the old ones stay"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,8 @@ class KeyRing:
         self.anybody = Client("", Allowance(*self._defaults))
         # Replaced as a whole, as the event loop reads it while another thread looks at the file.
         self._clients: dict[bytes, Client] = {}
+        # Why the last look could not read the file, where the next one may, though the file stays as it is.
+        self._unread: str | None = None
         self._seen = None if self._path is None else _stamp(self._path)
         self._use(self._plain + (() if self._path is None else read_keys_file(self._path)))
 
@@ -79,26 +85,44 @@ class KeyRing:
         """Look at the file every second, on a thread, until cancelled."""
         while self._path is not None:
             await asyncio.sleep(LOOK_SECONDS)
+            look = on_thread(self.refresh)
+            await asyncio.wait((look,), timeout=LONGEST_LOOK)
+            if not look.done():
+                late = f"keys file {self._path}: not read within {LONGEST_LOOK:g} s; see whether its disk answers"
+                self._tell_unread(late, {"reason": late})
             try:
-                await asyncio.to_thread(self.refresh)
-            except Exception as error:  # not to be expected; rotation must go on with the next change
-                log.error("keys not reloaded; the old ones stay", extra={"fields": {"exception": describe(error)}})
-                self._on_reload(False)
+                await look
+            except Exception as error:  # not to be expected; rotation must go on with the next look
+                self._tell_unread(type(error).__name__, {"exception": describe(error)})
 
     def refresh(self) -> None:
-        """Read the file again if it has changed. One that cannot be used is told once, and the old keys stay."""
-        if self._path is None or (stamp := _stamp(self._path)) == self._seen:
+        """Read the file again if it has changed, or could not be read; the old keys stay until it can be used.
+
+        What is wrong is told once: with the change, or where the file cannot be read, when the reason is another one.
+        """
+        if self._path is None or ((stamp := _stamp(self._path)) == self._seen and self._unread is None):
             return
         self._seen = stamp
         try:
             keys = read_keys_file(self._path)
+        except KeysReadError as error:
+            self._tell_unread(str(error), {"reason": str(error)})
+            return
         except KeysError as error:
-            log.error("keys not reloaded; the old ones stay", extra={"fields": {"reason": str(error)}})
+            self._unread = None
+            log.error(_KEPT, extra={"fields": {"reason": str(error)}})
             self._on_reload(False)
             return
+        self._unread = None
         self._use(self._plain + keys)
         log.info("keys reloaded", extra={"fields": {"keys": len(keys)}})
         self._on_reload(True)
+
+    def _tell_unread(self, why: str, fields: dict[str, object]) -> None:
+        if why != self._unread:
+            self._unread = why
+            log.error(_KEPT, extra={"fields": fields})
+            self._on_reload(False)
 
     def _use(self, keys: tuple[Key, ...]) -> None:
         """Put *keys* in force; a key that keeps its name and its limits goes on with what it has left."""
@@ -116,10 +140,10 @@ class KeyRing:
         self._clients = clients
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What changes when a file is changed or replaced; None where it is missing."""
+def _stamp(path: Path) -> tuple[int, int, int, int] | None:
+    """What changes when a file, its mode or its owner is changed, or it is replaced; None where it is missing."""
     try:
         status = path.stat()
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino

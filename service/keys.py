@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import secrets
+import stat
 import sys
 import tempfile
 import tomllib
@@ -36,6 +37,10 @@ class KeysError(Exception):
     """A key or a keys file that cannot be used; says which entry and field, and the remedy, and never a key."""
 
 
+class KeysReadError(KeysError):
+    """The system does not let a keys file be read, which can change while the file does not: its mode, a disk."""
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """One key, without the key itself.
@@ -58,12 +63,13 @@ def read_keys_file(path: Path) -> tuple[Key, ...]:
     """The keys of a file.
 
     Raises:
-        KeysError: it cannot be read, is not TOML, or an entry is wrong.
+        KeysReadError: the system does not let it be read.
+        KeysError: it is no regular file, not TOML, or an entry is wrong.
     """
     try:
-        return parse_keys(path.read_text("utf-8"))
+        return parse_keys(_read_regular(path))
     except OSError as error:
-        raise KeysError(f"keys file {path}: {error.strerror or type(error).__name__}") from None
+        raise KeysReadError(f"keys file {path}: {error.strerror or type(error).__name__}") from None
     except UnicodeDecodeError as error:
         raise KeysError(f"keys file {path}: not UTF-8 at byte {error.start}") from None
     except KeysError as error:
@@ -163,6 +169,14 @@ def _convert(path: Path) -> None:
     sys.stdout.write("\n".join(entries))
 
 
+def _read_regular(path: Path) -> str:
+    """The text of a file that has an end: whoever reads a pipe waits for its writer, who may never come."""
+    with open(path, encoding="utf-8", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise KeysError("is no regular file but a pipe or a device; write the keys to a file and name that")
+        return file.read()
+
+
 def _read_entry(where: str, entry: Any) -> Key:
     if not isinstance(entry, dict):
         raise KeysError(f"{where} must be a table: [[key]]")
@@ -204,10 +218,21 @@ def _append(path: Path, entry: str) -> None:
         read_keys_file(path)
         before, old = path.read_text("utf-8").rstrip("\n") + "\n\n", path.stat()
     parse_keys(before + entry)
+    try:
+        _replace(path, before + entry, old)
+    except OSError as error:  # the system's message would name the file that is written beside
+        raise KeysError(
+            f"cannot write {path.name} in {path.parent}: {error.strerror or type(error).__name__}; make that "
+            "directory, name a file in another one, or run this as a user who may write there"
+        ) from None
+
+
+def _replace(path: Path, text: str, old: os.stat_result | None) -> None:
+    """Write *text* beside *path*, with the mode and the owner of the *old* file, and put it in its place."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(before + entry)
+            file.write(text)
             file.flush()
             os.fsync(handle)
         if old is not None:  # a service that may not be whoever runs this has to read it on

@@ -2,7 +2,7 @@
 
 It is read, verified and warmed up on a thread of its own; only when it could answer does the engine change over,
 between two steps. Whatever is wrong with it, the one before goes on. One way back is kept: the directory that answered
-before.
+before. What is wrong with a checkpoint counts as a failure; that the service takes none at the time does not.
 """
 
 import asyncio
@@ -10,6 +10,8 @@ import gc
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from service.errors import FieldError, Problem, unavailable, unprocessable
 from service.jobs import Loaded, NotReady
 from service.logs import describe
 from service.metrics import Metrics
+from service.threads import on_thread
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +42,8 @@ class Reloader:
         self._metrics = metrics
         self._configured = configured
         self._before: tuple[Path, str] | None = None  # directory and digest
-        self._changing = False
+        self._changing = asyncio.Lock()
+        self._hung_up = False  # a SIGHUP waits for its turn
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def reload(self, directory: Path | None = None) -> dict[str, Any]:
@@ -52,49 +56,61 @@ class Reloader:
             Problem: 409 while another change is on, 422 where the checkpoint is refused, 503 where the engine does not
                 answer.
         """
-        return await self._change(directory or self._configured, None)
+        return await self._change_alone(directory or self._configured)
 
     async def roll_back(self) -> dict[str, Any]:
         """Answer with what answered before the last change.
 
         Raises:
-            Problem: as for `reload`; 409 where nothing did.
+            Problem: as for `reload`; 409 where nothing did, or its directory holds another checkpoint now.
         """
         if self._before is None:
             raise Problem(409, "nothing answered before this checkpoint; reload another one by its directory")
-        return await self._change(*self._before)
+        return await self._change_alone(*self._before)
 
     def hang_up(self) -> None:
-        """Reload what the settings name, and tell the log how it went: for SIGHUP. Call it on the event loop."""
+        """Reload what the settings name, and tell the log how it went: for SIGHUP. Call it on the event loop.
+
+        While a change is on, it follows: that one may have followed a link before it was pointed elsewhere.
+        """
+        if self._hung_up:  # what waits will see what this one is for
+            return
+        self._hung_up = True
+        if self._changing.locked():
+            log.info("reload waits for the one that is on")
         task = asyncio.ensure_future(self._reload_quietly())
         self._tasks.add(task)  # the event loop itself would not keep it from being collected
         task.add_done_callback(self._tasks.discard)
 
     async def _reload_quietly(self) -> None:
-        try:
-            await self.reload()
-        except Problem as problem:  # logged where it is a failure
-            if problem.status == 409:
-                log.warning("reload refused", extra={"fields": {"reason": problem.detail}})
+        async with self._changing:
+            self._hung_up = False
+            with suppress(Problem):  # the log has it
+                await self._change(self._configured)
 
-    async def _change(self, directory: Path, digest: str | None) -> dict[str, Any]:
-        if self._changing:
-            raise Problem(409, "another checkpoint is being loaded; ask again when it answers")
-        self._changing = True
+    async def _change_alone(self, directory: Path, digest: str | None = None) -> dict[str, Any]:
+        if self._changing.locked() or self._hung_up:
+            raise _refuse(Problem(409, "another checkpoint is being loaded; ask again when it answers"))
+        async with self._changing:
+            return await self._change(directory, digest)
+
+    async def _change(self, directory: Path, digest: str | None = None) -> dict[str, Any]:
+        """Answer with *directory*; with a *digest*, go back to it, and to nothing else that lies there now."""
         began = time.monotonic()
         try:
             before, after = await self._change_over(directory, digest)
+        except Problem:  # a refusal, which is no fault of the checkpoint
+            raise
         except Exception as error:
             self._metrics.reloaded(None)
             problem = _explain(error, directory)
             log.error("reload failed", extra={"fields": _reason(error, problem)})
             raise problem from None
-        finally:
-            self._changing = False
-        self._before = before.directory, before.description["digest"]
+        if before.description["digest"] != after.description["digest"]:  # else it would lead to where one is
+            self._before = before.directory, before.description["digest"]
         self._metrics.reloaded(after.description)
         answers = {key: after.description[key] for key in ("name", "version", "digest")}
-        log.info("reloaded", extra={"fields": answers})
+        log.info("reloaded" if digest is None else "rolled back", extra={"fields": answers})
         return {
             "model": answers,
             "previous": {key: before.description[key] for key in answers},
@@ -102,13 +118,26 @@ class Reloader:
         }
 
     async def _change_over(self, directory: Path, digest: str | None) -> tuple[Loaded, Loaded]:
+        if self._engine.draining:
+            raise _refuse(unavailable("the service is shutting down; ask another one, or later"))
         before = self._engine.loaded
         if before is None:
-            raise NotReady("loading")
-        after = await asyncio.to_thread(self._load, directory)
+            raise _refuse(unavailable("the first checkpoint is still loading; ask again when /readyz is 200"))
+        after = await on_thread(partial(self._load, directory))
         if digest is not None and after.description["digest"] != digest:
-            raise Problem(409, f"{directory} holds another checkpoint than the one that answered before")
-        await self._engine.replace(after)
+            raise _refuse(
+                Problem(
+                    409,
+                    f"{directory} holds another checkpoint than the one that answered before; put that one back there, "
+                    "or reload it by the directory where it is now",
+                )
+            )
+        try:
+            await self._engine.replace(after)
+        except NotReady:
+            raise _refuse(
+                unavailable("the service is shutting down, or its engine has ended; ask again when /readyz is 200")
+            ) from None
         return before, after
 
 
@@ -126,16 +155,18 @@ def _is_directory(path: Path) -> bool:
         return False
 
 
+def _refuse(problem: Problem) -> Problem:
+    """Tell the log, too."""
+    log.warning("reload refused", extra={"fields": {"reason": problem.detail}})
+    return problem
+
+
 def _explain(error: Exception, directory: Path) -> Problem:
     match error:
-        case Problem():
-            return error
         case LacunaError():  # of the operator's files; no user's text is in it
             return unprocessable([FieldError("/checkpoint", str(error))])
         case OSError() | ValueError() if not _is_directory(directory):
             return unprocessable([FieldError("/checkpoint", "is no directory that can be read")])
-        case NotReady():
-            return unavailable("the engine does not answer; /readyz says when it does")
         case _:
             return Problem(500, "the checkpoint could not be loaded; the log says where it failed")
 

@@ -5,6 +5,8 @@ tests/service/test_protocol.py. Slow bodies and clients that disappear: test_ser
 """
 
 import http.client
+import io
+import os
 import signal
 import socket
 import subprocess
@@ -12,9 +14,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
+import pytest
+
+from service.keys import main as make_keys
 from tests.service.server_process import FAKE, ROOT, Answer, ServerProcess, clean_environment, serving
 
 PATIENCE_SECONDS = 60
@@ -84,6 +89,54 @@ def test_a_clock_that_jumps_ends_no_deadline() -> None:
         server.send_signal(signal.SIGUSR1)
         held.join()
         assert answers[0].status == 200
+
+
+def test_a_pipe_for_a_keys_file_is_told_and_holds_up_no_end(tmp_path: Path) -> None:
+    """Whoever replaces the file by a pipe reads so in the log, keys stay, and one signal ends the process."""
+    file = tmp_path / "keys.toml"
+    with redirect_stdout(io.StringIO()):
+        make_keys(["new", "one", "--file", str(file)])
+    with serving(FAKE, "--keys-file", str(file)) as server:
+        file.unlink()
+        os.mkfifo(file)
+        assert "no regular file" in server.logged(event="keys not reloaded; the old ones stay")["reason"]
+        assert server.ask("POST", "/predict", {"text": "a"}).status == 401
+        server.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
+
+
+def test_a_checkpoint_on_a_disk_that_hangs_holds_up_no_end() -> None:
+    """While one is being loaded that never ends, others are answered, and one signal ends the process in time."""
+    with serving(FAKE, "--grace-seconds", "1") as server:
+        loading = server.connect()
+        loading.request("POST", "/admin/reload", b'{"checkpoint": "hung"}', {"Content-Type": "application/json"})
+        _until(lambda: server.ask("POST", "/admin/reload", {"checkpoint": "broken"}).status == 409)
+        assert server.ask("POST", "/predict", {"text": "a"}).status == 200
+        server.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
+        loading.close()
+
+
+# Ends its server, and then does not end: a stand-in for whatever may hang between the two.
+_LINGERS = """
+import sys, threading
+from service.__main__ import serve
+from service.settings import read_settings
+from tests.service.fakes_service import FakeModel
+serve(read_settings(sys.argv[1:]), FakeModel().load)
+sys.stderr.write('{"event": "lingers"}\\n')
+threading.Event().wait()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_after_the_drain_ends_the_process(number: signal.Signals) -> None:
+    """Whatever the process still waits for when its server has ended, the next signal ends it, with status 0."""
+    with serving(("-c", _LINGERS)) as server:
+        server.send_signal(signal.SIGTERM)
+        server.logged(event="lingers")
+        server.send_signal(number)
+        assert server.wait() == 0
 
 
 def test_a_full_disk_costs_log_lines_only() -> None:

@@ -10,7 +10,7 @@ import time
 from types import FrameType
 
 from model.queries import Limits
-from service.__main__ import serve
+from service.__main__ import end_at_once, serve
 from service.settings import read_settings
 from tests.service.fakes_service import FakeModel
 
@@ -34,4 +34,4 @@ if __name__ == "__main__":
         time.time = lambda: true_time() + offset
 
     signal.signal(signal.SIGUSR2, jump)
-    sys.exit(serve(settings, model.load))
+    end_at_once(serve(settings, model.load))

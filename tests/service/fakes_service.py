@@ -63,9 +63,11 @@ class FakeModel:
         self.loads = 0
 
     def load(self, on_call: Any = None, directory: Path = Path()) -> Loaded:
-        """A load function for `create_app`; a directory whose name begins with ``broken`` is refused."""
+        """A load function for `create_app`; of directories, ``broken…`` is refused and ``hung…`` never ends."""
         if directory.name.startswith("broken"):
             raise CheckpointError(f"{directory}: weights.safetensors differs from SHA256SUMS; copy it again")
+        if directory.name.startswith("hung"):
+            threading.Event().wait()
         self.loads += 1
         description = DESCRIPTION | {"version": str(self.loads), "digest": f"{self.loads:064}"}
         return Loaded(self, lambda: FakeScheduler(self, on_call), description, directory)

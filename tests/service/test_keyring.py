@@ -4,13 +4,14 @@ import asyncio
 import hmac
 import logging
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from service.keyring import KeyRing
-from service.keys import KeysError, hash_key
+from service.keys import Key, KeysError, KeysReadError, hash_key, read_keys_file
 from service.settings import Settings
 from tests.service.client import until
 
@@ -84,14 +85,17 @@ def test_keys_rotate_without_a_restart(tmp_path: Path) -> None:
     assert ring.told == [True]
 
 
-@pytest.mark.parametrize("spoilt", ["", "no TOML", entry("a") + entry("a"), None])
+@pytest.mark.parametrize("spoilt", ["", "no TOML", entry("a") + entry("a"), None, "a directory"])
 def test_a_bad_new_file_leaves_the_old_keys(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, spoilt: str | None
 ) -> None:
-    """A file that is empty, wrong or gone is told once, with the reason; the old keys stay until a good one comes."""
+    """A file that is empty, wrong, gone or none is told once, with the reason; old keys stay until a good one comes."""
     ring = Ring(tmp_path, entry("a"))
     if spoilt is None:
         ring.file.unlink()
+    elif spoilt == "a directory":
+        ring.file.unlink()
+        ring.file.mkdir()
     else:
         ring.write(spoilt)
     with caplog.at_level(logging.INFO):
@@ -103,6 +107,8 @@ def test_a_bad_new_file_leaves_the_old_keys(
     assert str(ring.file) in line.__dict__["fields"]["reason"]
     assert ring.name("token of a") == "a"
     assert ring.ring.demanded
+    if ring.file.is_dir():
+        ring.file.rmdir()
     ring.change(entry("b"))
     assert (ring.name("token of a"), ring.name("token of b"), ring.told) == (None, "b", [False, True])
 
@@ -128,12 +134,96 @@ def test_a_fault_while_looking_does_not_end_the_watch(tmp_path: Path, monkeypatc
     asyncio.run(watch())
 
 
-def test_an_unchanged_file_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A look at a file whose time, size and inode are as before reads nothing; a replaced file is read."""
+class Disk:
+    """Reads keys files, or fails to as a test says; put in the reader's place."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.fault: str | None = None
+        self.answers = threading.Event()
+        self.answers.set()
+        self.read: list[Path] = []
+        monkeypatch.setattr("service.keyring.read_keys_file", self._read)
+
+    def _read(self, path: Path) -> tuple[Key, ...]:
+        self.read.append(path)
+        self.answers.wait()
+        if self.fault is not None:
+            raise KeysReadError(f"keys file {path}: {self.fault}")
+        return read_keys_file(path)
+
+
+def test_a_file_that_cannot_be_read_is_tried_at_every_look(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Want of descriptors, a bad disk: told when the reason changes, and over once it can be read, though unchanged."""
+    ring, disk = Ring(tmp_path, entry("a")), Disk(monkeypatch)
+    ring.write(entry("b"))
+    with caplog.at_level(logging.ERROR):
+        for disk.fault in ("Too many open files", "Too many open files", "Input/output error"):
+            ring.ring.refresh()
+    reasons = [line.__dict__["fields"]["reason"].rpartition(": ")[2] for line in caplog.records]
+    assert reasons == ["Too many open files", "Input/output error"]
+    assert (ring.told, ring.name("token of a")) == ([False, False], "a")
+    disk.fault = None
+    ring.ring.refresh()
+    assert (ring.told, ring.name("token of a"), ring.name("token of b")) == ([False, False, True], None, "b")
+    disk.read.clear()
+    ring.ring.refresh()
+    assert disk.read == []
+
+
+def test_a_change_of_the_mode_is_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that could not be read for its mode keeps time, size and inode with another mode; it is read again."""
+    ring, disk = Ring(tmp_path, entry("a")), Disk(monkeypatch)
+    before = ring.file.stat().st_ctime_ns
+    while ring.file.stat().st_ctime_ns == before:  # the clock of some file systems moves every few milliseconds
+        ring.file.chmod(0o600)
+    ring.ring.refresh()
+    assert disk.read == [ring.file]
+
+
+def test_a_pipe_in_the_files_place_is_refused_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody writes into it, so who waited would never see another change; a file in its place is read."""
     ring = Ring(tmp_path, entry("a"))
-    read: list[Path] = []
-    original = Path.read_text
-    monkeypatch.setattr(Path, "read_text", lambda path, *rest: (read.append(path), original(path, *rest))[1])
+    ring.file.unlink()
+    os.mkfifo(ring.file)
+    for _ in range(2):
+        ring.ring.refresh()
+    (line,) = caplog.records
+    assert "no regular file" in line.__dict__["fields"]["reason"]
+    assert (ring.told, ring.name("token of a")) == ([False], "a")
+    ring.file.unlink()
+    ring.change(entry("b"))
+    assert (ring.told, ring.name("token of b")) == ([False, True], "b")
+
+
+def test_a_look_that_hangs_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a disk does not answer no key is revoked, so the log and the gauge say so; when it does, all is as new."""
+    ring, disk = Ring(tmp_path, entry("a")), Disk(monkeypatch)
+    monkeypatch.setattr("service.keyring.LOOK_SECONDS", 0.001)
+    monkeypatch.setattr("service.keyring.LONGEST_LOOK", 0.001)
+    disk.answers.clear()
+    ring.write(entry("b"))
+
+    async def watch() -> None:
+        watching = asyncio.ensure_future(ring.ring.watch())
+        await until(lambda: ring.told[-1:] == [False])
+        assert "not read within" in caplog.records[0].__dict__["fields"]["reason"]
+        assert ring.name("token of a") == "a"
+        disk.answers.set()
+        await until(lambda: ring.told[-1:] == [True])
+        assert ring.name("token of b") == "b"
+        watching.cancel()
+
+    asyncio.run(watch())
+
+
+def test_an_unchanged_file_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at a file whose times, size and inode are as before reads nothing; a replaced file is read."""
+    ring = Ring(tmp_path, entry("a"))
+    read = Disk(monkeypatch).read
     ring.ring.refresh()
     assert read == []
     moment = ring.file.stat().st_mtime_ns

@@ -140,6 +140,30 @@ def test_new_appends_to_a_file_and_keeps_what_is_there(tmp_path: Path, capsys: p
     assert list(tmp_path.iterdir()) == [file]
 
 
+@pytest.mark.parametrize("place", ["none/keys.toml", "file/keys.toml"])
+def test_new_names_the_directory_that_it_cannot_write_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    """Not the file that it writes beside, which nobody has named; says what to do, prints no key, leaves nothing."""
+    (tmp_path / "file").touch()
+    file = tmp_path / place
+    assert main(["new", "one", "--file", str(file)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert f"cannot write keys.toml in {file.parent}: No" in printed.err
+    assert "make that directory" in printed.err
+    assert ".keys.toml." not in printed.err
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    """A pipe, which nobody writes into, a device, a directory: an error that says so, and no waiting."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path, told in ((pipe, "no regular file"), (Path(os.devnull), "no regular file"), (tmp_path, "directory")):
+        with pytest.raises(KeysError, match=f"keys file {path}: .*{told}"):
+            read_keys_file(path)
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -1,8 +1,10 @@
 """Another checkpoint while requests flow: verified first, changed over between steps, and back with one call."""
 
 import asyncio
+import logging
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +89,40 @@ def test_rolling_back_answers_with_what_answered_before(tmp_path: Path) -> None:
         assert changed.json()["model"]["digest"] == other.digest
         back = server.ask("POST", "/admin/rollback")
         assert (back.status, back.json()["model"]["digest"]) == (200, one.digest)
+        assert server.logged(event="rolled back")["digest"] == one.digest
         assert server.ask("POST", "/admin/rollback").json()["model"]["digest"] == other.digest
+
+
+class _ByName(FakeModel):
+    """A model whose checkpoint is the same as often as the same directory is loaded."""
+
+    def load(self, on_call: Any = None, directory: Path = Path()) -> Any:
+        """Take the directory's name for the digest."""
+        loaded = super().load(on_call, directory)
+        return replace(loaded, description=loaded.description | {"digest": directory.name})
+
+
+def test_a_reload_that_is_repeated_keeps_the_way_back() -> None:
+    """The same checkpoint again is no change: what answered before it is still what a rollback goes to."""
+
+    async def question(client: httpx.AsyncClient) -> None:
+        first = (await client.get("/model")).json()["digest"]
+        for _ in range(2):
+            assert (await client.post("/admin/reload", json={"checkpoint": "other"})).status_code == 200
+        back = (await client.post("/admin/rollback")).json()
+        assert (back["model"]["digest"], back["previous"]["digest"]) == (first, "other")
+
+    ask(question, _ByName())
+
+
+def test_the_same_checkpoint_again_is_no_way_back() -> None:
+    """Where nothing else has answered, there is nothing to go back to."""
+
+    async def question(client: httpx.AsyncClient) -> None:
+        assert (await client.post("/admin/reload")).status_code == 200
+        assert (await client.post("/admin/rollback")).status_code == 409
+
+    ask(question, _ByName())
 
 
 def test_rolling_back_to_a_directory_that_has_changed_is_refused(tmp_path: Path) -> None:
@@ -99,7 +134,11 @@ def test_rolling_back_to_a_directory_that_has_changed_is_refused(tmp_path: Path)
         build_tiny_checkpoint(one.directory, seed=7, fp32=False)
         refused = server.ask("POST", "/admin/rollback")
         assert refused.status == 409
-        assert "another checkpoint" in refused.json()["detail"]
+        detail = refused.json()["detail"]
+        assert "another checkpoint" in detail
+        assert "put that one back there" in detail
+        assert server.logged(event="reload refused", level="warning")["reason"] == detail
+        assert b'lacuna_reloads_total{outcome="failure"} 0.0' in server.ask("GET", "/metrics").body
         assert server.ask("GET", "/model").json()["digest"] == other.digest
 
 
@@ -134,9 +173,9 @@ def test_a_failure_that_is_not_the_checkpoints_is_logged_with_its_place(tmp_path
     assert [response.status_code for response in ask(question, Exhausted())] == [500, 422]
 
 
-def test_a_hangup_before_it_listens_is_no_end() -> None:
-    """`systemctl restart` and then `reload`: the signal comes while settings are still read."""
-    with serving(FAKE, ready=False) as server:
+def test_a_hangup_before_it_listens_is_no_end(tiny_checkpoint: Path) -> None:
+    """`systemctl restart` and then `reload`: the signal comes before there is anything to reload."""
+    with serving(REAL, "--checkpoint", str(tiny_checkpoint), "--threads", "1", ready=False) as server:
         server.logged(event="listening")
         server.send_signal(signal.SIGHUP)
         server.logged(event="ready")
@@ -169,6 +208,50 @@ def test_one_change_at_a_time() -> None:
         assert (await first).status_code == 200
 
     ask(question, model)
+
+
+@pytest.mark.parametrize(
+    ("state", "value", "told"), [("draining", True, "shutting down"), ("loaded", None, "still loading")]
+)
+def test_a_hangup_that_comes_too_early_or_too_late_is_no_failure(
+    caplog: pytest.LogCaptureFixture, state: str, value: object, told: str
+) -> None:
+    """Nothing is wrong with a checkpoint: one warning says why in words, and no ticket is made of it."""
+
+    async def question(client: httpx.AsyncClient) -> None:
+        context = app_of(client).state.context
+        setattr(context.engine, state, value)
+        context.reloader.hang_up()
+        await until(lambda: "reload" in "".join(record.message for record in caplog.records))
+        (line,) = (record for record in caplog.records if record.message.startswith("reload"))
+        assert (line.message, line.levelno) == ("reload refused", logging.WARNING)
+        assert told in line.__dict__["fields"]["reason"]
+        assert await metric(client, 'lacuna_reloads_total{outcome="failure"}') == 0
+
+    with caplog.at_level(logging.INFO):
+        ask(question)
+
+
+def test_a_hangup_during_a_change_is_followed_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+    """The link may have moved after the change read it: however many signals come, one reload follows."""
+    model = _LoadsOnRelease()
+
+    async def question(client: httpx.AsyncClient) -> None:
+        reloader = app_of(client).state.context.reloader
+        first = asyncio.ensure_future(client.post("/admin/reload", json={"checkpoint": "other"}))
+        await until(model.loading.is_set)
+        for _ in range(3):
+            reloader.hang_up()
+        model.load_now.set()
+        assert (await first).status_code == 200
+        await until(lambda: not reloader._tasks)
+        assert model.loads == 3
+        assert await metric(client, 'lacuna_reloads_total{outcome="success"}') == 2
+        assert app_of(client).state.context.engine.loaded.directory.name != "other"
+
+    with caplog.at_level(logging.INFO):
+        ask(question, model)
+    assert [record.message for record in caplog.records].count("reload waits for the one that is on") == 1
 
 
 class _LoadsOnRelease(FakeModel):
