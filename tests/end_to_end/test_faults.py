@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,10 +88,11 @@ def test_a_clock_that_jumps_ends_no_deadline() -> None:
 
 
 def test_a_full_disk_costs_log_lines_only() -> None:
-    """With a log that cannot be written, requests are answered and a signal ends the process with status 0."""
+    """With a log that cannot be written, requests are answered, lines counted, and a signal ends it with status 0."""
     with _logging_to("/dev/full") as (port, process):
         for _ in range(20):
             assert _status(port, "POST", "/predict", b'{"text": "a"}') == 200
+        _until(lambda: _counted(_lost_lines(port), "lacuna_log_lines_lost_total"))
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_SECONDS) == 0
 
@@ -122,6 +124,12 @@ def _status(port: int, method: str, path: str, body: bytes | None = None) -> int
         return 0
     finally:
         connection.close()
+
+
+def _lost_lines(port: int) -> str:
+    """The metrics' line of lost log lines."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_SECONDS) as answer:
+        return next(line.decode() for line in answer if line.startswith(b"lacuna_log_lines_lost_total"))
 
 
 def _until_metric(server: ServerProcess, name: str) -> None:
