@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from service.records import Record
@@ -27,6 +27,8 @@ LONGEST_FLUSH = 2.0
 # Seconds for which lines are gathered before they are written, and lines that one write holds at most.
 GATHER_SECONDS = 0.02
 LARGEST_WRITE = 1_000
+# Where lines about requests come from. All else that the service logs is about itself: few lines, and each is wanted.
+_ABOUT_REQUESTS = ("service.requests", "service.protocol", "service.shedding")
 _requests = logging.getLogger("service.requests")
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -64,13 +66,16 @@ def logging_to_stderr(level: str = "info") -> Iterator[None]:
     """Log to standard error while inside; what is still waiting is written at the end.
 
     Args:
-        level: the least that is written: ``debug``, ``info``, ``warning`` or ``error``.
+        level: the least that is written about requests, and by libraries: ``debug``, ``info``, ``warning`` or
+            ``error``. What the service says of itself is written from info on at any level.
     """
     writer = _Writer()
     root = logging.getLogger()
-    before = root.handlers, root.level
-    root.handlers = [writer]
-    root.setLevel(level.upper())
+    handlers, root.handlers = root.handlers, [writer]
+    least = logging.getLevelNamesMapping()[level.upper()]
+    levels = dict.fromkeys(("root", *_ABOUT_REQUESTS), least) | {"service": min(least, logging.INFO)}
+    before = {name: logging.getLogger(name).level for name in levels}
+    _set_levels(levels)
     # Nobody reads which function, thread or process wrote a line; to find out takes longer than the rest of a record.
     unread = {"_srcfile": None, "logThreads": False, "logProcesses": False, "logMultiprocessing": False}
     collected = {name: getattr(logging, name) for name in unread}
@@ -79,9 +84,14 @@ def logging_to_stderr(level: str = "info") -> Iterator[None]:
         yield
     finally:
         vars(logging).update(collected)
-        root.handlers = before[0]
-        root.setLevel(before[1])
+        root.handlers = handlers
+        _set_levels(before)
         writer.end()
+
+
+def _set_levels(levels: Mapping[str, int]) -> None:
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def flush() -> None:

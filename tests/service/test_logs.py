@@ -9,6 +9,7 @@ import threading
 import httpx
 import pytest
 
+from service import protocol, shedding
 from service.logs import LARGEST_WRITE, LONGEST_BACKLOG, lines_lost, log_request, logging_to_stderr
 from service.records import Record
 from tests.service.client import ask
@@ -65,12 +66,34 @@ def test_a_service_logs_pieces_and_trace(capsys: pytest.CaptureFixture[str]) -> 
         ("error", ["error"]),
     ],
 )
-def test_less_than_the_level_is_not_written(capsys: pytest.CaptureFixture[str], level: str, written: list[str]) -> None:
-    """A line is written if it is at least as grave as the level that is set."""
+@pytest.mark.parametrize("logger", ["service.requests", protocol.log.name, shedding.log.name, "uvicorn.error"])
+def test_less_than_the_level_is_not_written(
+    capsys: pytest.CaptureFixture[str], logger: str, level: str, written: list[str]
+) -> None:
+    """A line about requests, or a library's, is written if it is at least as grave as the level that is set."""
     with logging_to_stderr(level):
         for name in ("debug", "info", "warning", "error"):
-            logging.getLogger("service").log(getattr(logging, name.upper()), "line")
+            logging.getLogger(logger).log(getattr(logging, name.upper()), "line")
     assert [json.loads(line)["level"] for line in capsys.readouterr().err.splitlines()] == written
+
+
+@pytest.mark.parametrize("level", ["info", "warning", "error"])
+def test_what_the_service_says_of_itself_is_written_at_every_level(
+    capsys: pytest.CaptureFixture[str], level: str
+) -> None:
+    """A change of checkpoint and a refused one leave their lines at any level, requests only at info."""
+
+    async def question(client: httpx.AsyncClient) -> None:
+        await client.post("/predict", json={"text": "a"})
+        await client.post("/admin/reload")
+        await client.post("/admin/reload", json={"checkpoint": "broken"})
+
+    with logging_to_stderr(level):
+        ask(question)
+    entries = map(json.loads, capsys.readouterr().err.splitlines())
+    events = [entry["event"] for entry in entries if entry["logger"].startswith("service.")]
+    assert [event for event in events if event != "request"] == ["ready", "reloaded", "reload failed"]
+    assert events.count("request") == (3 if level == "info" else 0)
 
 
 def test_above_info_a_request_is_not_even_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,8 +245,13 @@ def test_lost_lines_are_on_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_logging_is_restored() -> None:
-    """Outside, the root logger is as it was."""
-    before = list(logging.getLogger().handlers)
-    with logging_to_stderr():
-        assert logging.getLogger().handlers != before
-    assert logging.getLogger().handlers == before
+    """Outside, handlers and levels are as they were."""
+    loggers = [logging.getLogger(name) for name in ("root", "service", "service.requests")]
+
+    def state() -> list[object]:
+        return [loggers[0].handlers, *(logger.level for logger in loggers)]
+
+    before = state()
+    with logging_to_stderr("error"):
+        assert all(inside != outside for inside, outside in zip(state(), before, strict=True))
+    assert state() == before
