@@ -61,6 +61,15 @@ def describe(error: BaseException) -> dict[str, object]:
     }
 
 
+def places(thread: threading.Thread) -> list[str]:
+    """The places that a thread is in now, as `describe` gives those of an exception; none if it does not run."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    if frame is None:
+        return []
+    stack = [f"{each.f_code.co_filename}:{line} {each.f_code.co_name}" for each, line in traceback.walk_stack(frame)]
+    return stack[::-1]
+
+
 @contextmanager
 def logging_to_stderr(level: str = "info") -> Iterator[None]:
     """Log to standard error while inside; what is still waiting is written at the end.

@@ -57,10 +57,12 @@ def test_an_engine_that_dies_leaves_nobody_waiting() -> None:
 
 
 def test_a_stuck_step_is_told_without_waiting_for_it() -> None:
-    """Its request gets 504 at the deadline; probes answer meanwhile, and say 503 once it counts as stuck."""
+    """Its request gets 504 at the deadline; probes answer meanwhile, and once it counts as stuck say 503 and why."""
     with serving(FAKE, "--deadline-seconds", "1", "--stall-seconds", "0.2", "--grace-seconds", "1") as server:
         answers: list[Answer] = []
-        stuck = threading.Thread(target=lambda: answers.append(server.ask("POST", "/predict", {"text": "stuck"})))
+        stuck = threading.Thread(
+            target=lambda: answers.append(server.ask("POST", "/predict", {"text": "stuck, my secret"}))
+        )
         stuck.start()
         _until(lambda: server.ask("GET", "/livez").status == 503)
         assert not answers  # probes do not wait behind inference
@@ -68,6 +70,10 @@ def test_a_stuck_step_is_told_without_waiting_for_it() -> None:
         assert server.ask("POST", "/predict", {"text": "a"}).status == 503
         stuck.join()
         assert answers[0].status == 504
+        assert any(
+            "fakes_service.py" in place for place in server.logged(event="engine stuck", level="error")["places"]
+        )
+        assert not any("secret" in line for line in server.lines)
 
 
 def test_a_clock_that_jumps_ends_no_deadline() -> None:

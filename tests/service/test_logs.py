@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 import sys
 import threading
 
@@ -10,7 +11,7 @@ import httpx
 import pytest
 
 from service import protocol, shedding
-from service.logs import LARGEST_WRITE, LONGEST_BACKLOG, lines_lost, log_request, logging_to_stderr
+from service.logs import LARGEST_WRITE, LONGEST_BACKLOG, lines_lost, log_request, logging_to_stderr, places
 from service.records import Record
 from tests.service.client import ask
 
@@ -123,6 +124,26 @@ def test_exception_is_logged_without_its_message(capsys: pytest.CaptureFixture[s
     assert entry["exception"]["type"] == "ValueError"
     assert "test_logs.py" in entry["exception"]["places"][0]
     assert "鬼" not in line
+
+
+def test_places_of_a_thread_are_as_those_of_an_exception() -> None:
+    """File, line and function, the outermost first; a thread that does not run is nowhere."""
+    entered, left = threading.Event(), threading.Event()
+
+    def stay_here() -> None:
+        entered.set()
+        left.wait()
+
+    thread = threading.Thread(target=stay_here)
+    assert places(thread) == []
+    thread.start()
+    assert entered.wait(PATIENCE_SECONDS)
+    found = places(thread)
+    left.set()
+    thread.join()
+    assert found[0].endswith(" _bootstrap")
+    assert any(re.fullmatch(rf"{re.escape(__file__)}:\d+ stay_here", place) for place in found[1:])
+    assert places(thread) == []
 
 
 def test_only_the_first_line_of_a_message_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
