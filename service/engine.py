@@ -21,12 +21,14 @@ from typing import Any
 from model.errors import QueryError
 from service.admission import Admission
 from service.jobs import EngineDied, ItemError, Job, Loaded, NotReady
-from service.logs import describe
+from service.logs import describe, places
 
 log = logging.getLogger(__name__)
 
 # A thread that is stuck in a step is left to end with the process after this many seconds.
 STOP_SECONDS = 5
+# Seconds between two looks at whether a step is stuck.
+LOOK_SECONDS = 0.5
 
 
 class _Generation:
@@ -106,6 +108,7 @@ class Engine:
         """Start the thread; call it on the event loop that will submit."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
+        self._watching = asyncio.ensure_future(self._watch())
 
     async def stop(self) -> None:
         """Finish what is running, refuse the rest, and end the thread."""
@@ -114,6 +117,7 @@ class Engine:
             self._wake.notify()
         if self._thread.ident is not None:
             await asyncio.to_thread(self._thread.join, STOP_SECONDS)
+            self._watching.cancel()
 
     def submit(self, queries: Sequence[Any], tenant: str = "", seconds: float = math.inf) -> Job:
         """Queue one request; await its ``future`` for a result a query.
@@ -184,6 +188,19 @@ class Engine:
     def accepting(self) -> bool:
         """Whether a request that came now would be taken, room permitting."""
         return self.loaded is not None and not self.draining and self.alive
+
+    async def _watch(self) -> None:
+        """Tell the log of a step that is stuck, once, and of its end: the thread itself cannot."""
+        while self._thread.is_alive():
+            await asyncio.sleep(LOOK_SECONDS)
+            beat = self._beat
+            if self.alive or not self._thread.is_alive():
+                continue
+            log.error("engine stuck", extra={"fields": {"seconds": _since(beat), "places": places(self._thread)}})
+            while self._thread.is_alive() and not self._idle and self._beat == beat:
+                await asyncio.sleep(LOOK_SECONDS)
+            if self._idle or self._beat != beat:
+                log.warning("engine goes on", extra={"fields": {"seconds": _since(beat)}})
 
     # All below runs on the engine's thread.
 
@@ -401,6 +418,10 @@ class Engine:
             self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError:  # the event loop is gone, and with it whoever waited
             log.warning("the event loop closed before the engine stopped")
+
+
+def _since(beat: float) -> float:
+    return round(time.monotonic() - beat, 1)
 
 
 def _give_up(swapped: asyncio.Future[None]) -> None:

@@ -1,7 +1,9 @@
 """Structured logs: one JSON object a line on standard error. They hold no text of a user.
 
 Lines are written by a thread of their own from a bounded backlog: a slow reader of standard error costs lines, never
-the event loop. An exception is logged by type and place; its message might hold a text.
+the event loop. What was lost is counted, and told in a line of its own once there is room again.
+
+An exception is logged by type and place; its message might hold a text.
 """
 
 import json
@@ -11,18 +13,22 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from service.records import Record
 
 # Lines that may wait to be written; about 3 MB.
 LONGEST_BACKLOG = 10_000
+# Further places that only lines graver than info may take: requests are what there are many of.
+RESERVED_PLACES = 100
 # Seconds that the end of the process waits for the lines that are left.
 LONGEST_FLUSH = 2.0
 # Seconds for which lines are gathered before they are written, and lines that one write holds at most.
 GATHER_SECONDS = 0.02
 LARGEST_WRITE = 1_000
+# Where lines about requests come from. All else that the service logs is about itself: few lines, and each is wanted.
+_ABOUT_REQUESTS = ("service.requests", "service.protocol", "service.shedding")
 _requests = logging.getLogger("service.requests")
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -55,18 +61,30 @@ def describe(error: BaseException) -> dict[str, object]:
     }
 
 
+def places(thread: threading.Thread) -> list[str]:
+    """The places that a thread is in now, as `describe` gives those of an exception; none if it does not run."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    if frame is None:
+        return []
+    stack = [f"{each.f_code.co_filename}:{line} {each.f_code.co_name}" for each, line in traceback.walk_stack(frame)]
+    return stack[::-1]
+
+
 @contextmanager
 def logging_to_stderr(level: str = "info") -> Iterator[None]:
     """Log to standard error while inside; what is still waiting is written at the end.
 
     Args:
-        level: the least that is written: ``debug``, ``info``, ``warning`` or ``error``.
+        level: the least that is written about requests, and by libraries: ``debug``, ``info``, ``warning`` or
+            ``error``. What the service says of itself is written from info on at any level.
     """
     writer = _Writer()
     root = logging.getLogger()
-    before = root.handlers, root.level
-    root.handlers = [writer]
-    root.setLevel(level.upper())
+    handlers, root.handlers = root.handlers, [writer]
+    least = logging.getLevelNamesMapping()[level.upper()]
+    levels = dict.fromkeys(("root", *_ABOUT_REQUESTS), least) | {"service": min(least, logging.INFO)}
+    before = {name: logging.getLogger(name).level for name in levels}
+    _set_levels(levels)
     # Nobody reads which function, thread or process wrote a line; to find out takes longer than the rest of a record.
     unread = {"_srcfile": None, "logThreads": False, "logProcesses": False, "logMultiprocessing": False}
     collected = {name: getattr(logging, name) for name in unread}
@@ -75,9 +93,14 @@ def logging_to_stderr(level: str = "info") -> Iterator[None]:
         yield
     finally:
         vars(logging).update(collected)
-        root.handlers = before[0]
-        root.setLevel(before[1])
+        root.handlers = handlers
+        _set_levels(before)
         writer.end()
+
+
+def _set_levels(levels: Mapping[str, int]) -> None:
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def flush() -> None:
@@ -85,6 +108,11 @@ def flush() -> None:
     for handler in logging.getLogger().handlers:
         if isinstance(handler, _Writer):
             handler.end()
+
+
+def lines_lost() -> int:
+    """Lines that found no place or could not be written, since `logging_to_stderr` began."""
+    return sum(handler.lost for handler in logging.getLogger().handlers if isinstance(handler, _Writer))
 
 
 def log_request(record: Record, seconds: float) -> None:
@@ -121,15 +149,20 @@ class _Writer(logging.Handler):
         self._waiting: deque[logging.LogRecord] = deque()
         self._news = threading.Event()
         self._ending = threading.Event()
+        self.lost = 0
+        # Reentrant, as a signal's handler may log while its thread counts.
+        self._counting = threading.RLock()
         self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
         self._thread.start()
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Take a record, or drop it where too many wait; never block."""
-        if len(self._waiting) < LONGEST_BACKLOG:
+        if len(self._waiting) < LONGEST_BACKLOG + (RESERVED_PLACES if record.levelno > logging.INFO else 0):
             self._waiting.append(record)
             if not self._news.is_set():
                 self._news.set()
+        else:
+            self._lose(1)
         return True
 
     def end(self) -> None:
@@ -138,13 +171,34 @@ class _Writer(logging.Handler):
         self._news.set()
         self._thread.join(LONGEST_FLUSH)
 
+    def _lose(self, lines: int) -> None:
+        with self._counting:
+            self.lost += lines
+
     def _run(self) -> None:
+        told = 0
         while not self._ending.is_set():
             self._news.wait()
             self._ending.wait(GATHER_SECONDS)
             self._news.clear()
             while self._waiting:
                 records = [self._waiting.popleft() for _ in range(min(LARGEST_WRITE, len(self._waiting)))]
-                with suppress(OSError):  # a full disk, a reader that is gone: these lines are lost, the next may not be
-                    sys.stderr.write("".join(f"{self.format(record)}\n" for record in records))
-                    sys.stderr.flush()
+                if not self._write(records):
+                    self._lose(len(records))
+                elif (lost := self.lost) > told and self._write([_lost_lines(lost - told)]):
+                    told = lost
+
+    def _write(self, records: list[logging.LogRecord]) -> bool:
+        """Whether they were written. Of those that were not, Python may keep the first few kilobytes for later."""
+        try:
+            sys.stderr.write("".join(f"{self.format(record)}\n" for record in records))
+            sys.stderr.flush()
+        except OSError:  # a full disk, a reader that is gone: these lines are lost, the next may not be
+            return False
+        return True
+
+
+def _lost_lines(lines: int) -> logging.LogRecord:
+    record = logging.LogRecord(__name__, logging.ERROR, "", 0, "log lines lost", None, None)
+    record.fields = {"lines": lines}
+    return record

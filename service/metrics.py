@@ -5,12 +5,15 @@ Label sets are created beforehand, so that a rate is 0, and not absent, before t
 
 import functools
 from collections import Counter as RowCounts
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from service.errors import CLIENT_CLOSED, TITLES
+from service.logs import lines_lost
 from service.records import ROUTES, UNMATCHED, Record
 
 # A cached keystroke takes less than a millisecond, a cold page of text seconds: 0.25 ms to 10 s.
@@ -68,6 +71,7 @@ class Metrics:
         )
         self._keys_current.set(1)
         self._ready = Gauge("lacuna_ready", "1 while requests are accepted.", registry=registry)
+        registry.register(_LogLinesLost())
         # Finding a label set costs more than counting in it, so those of every request are kept.
         histograms = (self._seconds, self._queue, self._inference)
         self._times = {route: [histogram.labels(route) for histogram in histograms] for route in ASKING}
@@ -168,3 +172,11 @@ class Metrics:
 
 def _histogram(name: str, text: str, registry: CollectorRegistry) -> Histogram:
     return Histogram(name, text, ("route",), buckets=SECONDS, registry=registry)
+
+
+class _LogLinesLost(Collector):
+    """A counter whose count the log keeps: a signal's handler may log, and no handler may wait for a counter's lock."""
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """The count now."""
+        yield CounterMetricFamily("lacuna_log_lines_lost", "Log lines that could not be written.", value=lines_lost())

@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     keep_alive_seconds: int = Field(65, ge=1, le=3600, description="close a connection that is idle this long")
     header_seconds: float = Field(10.0, gt=0, le=3600, description="a request's headers must be there by then")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least severe lines that are logged; above info, requests leave none"
+        "info", description="least severe lines about requests; above info, there are none; others are always logged"
     )
     stall_seconds: float = Field(30.0, gt=0, description="a step longer than this makes /livez answer 503")
     max_body_bytes: int = Field(1 << 20, ge=1, description="longest request body")

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -61,10 +62,12 @@ def test_an_engine_that_dies_leaves_nobody_waiting() -> None:
 
 
 def test_a_stuck_step_is_told_without_waiting_for_it() -> None:
-    """Its request gets 504 at the deadline; probes answer meanwhile, and say 503 once it counts as stuck."""
+    """Its request gets 504 at the deadline; probes answer meanwhile, and once it counts as stuck say 503 and why."""
     with serving(FAKE, "--deadline-seconds", "1", "--stall-seconds", "0.2", "--grace-seconds", "1") as server:
         answers: list[Answer] = []
-        stuck = threading.Thread(target=lambda: answers.append(server.ask("POST", "/predict", {"text": "stuck"})))
+        stuck = threading.Thread(
+            target=lambda: answers.append(server.ask("POST", "/predict", {"text": "stuck, my secret"}))
+        )
         stuck.start()
         _until(lambda: server.ask("GET", "/livez").status == 503)
         assert not answers  # probes do not wait behind inference
@@ -72,6 +75,10 @@ def test_a_stuck_step_is_told_without_waiting_for_it() -> None:
         assert server.ask("POST", "/predict", {"text": "a"}).status == 503
         stuck.join()
         assert answers[0].status == 504
+        assert any(
+            "fakes_service.py" in place for place in server.logged(event="engine stuck", level="error")["places"]
+        )
+        assert not any("secret" in line for line in server.lines)
 
 
 def test_a_clock_that_jumps_ends_no_deadline() -> None:
@@ -140,10 +147,11 @@ def test_a_signal_after_the_drain_ends_the_process(number: signal.Signals) -> No
 
 
 def test_a_full_disk_costs_log_lines_only() -> None:
-    """With a log that cannot be written, requests are answered and a signal ends the process with status 0."""
+    """With a log that cannot be written, requests are answered, lines counted, and a signal ends it with status 0."""
     with _logging_to("/dev/full") as (port, process):
         for _ in range(20):
             assert _status(port, "POST", "/predict", b'{"text": "a"}') == 200
+        _until(lambda: _counted(_lost_lines(port), "lacuna_log_lines_lost_total"))
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_SECONDS) == 0
 
@@ -175,6 +183,12 @@ def _status(port: int, method: str, path: str, body: bytes | None = None) -> int
         return 0
     finally:
         connection.close()
+
+
+def _lost_lines(port: int) -> str:
+    """The metrics' line of lost log lines."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_SECONDS) as answer:
+        return next(line.decode() for line in answer if line.startswith(b"lacuna_log_lines_lost_total"))
 
 
 def _until_metric(server: ServerProcess, name: str) -> None:

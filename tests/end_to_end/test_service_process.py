@@ -301,12 +301,15 @@ def test_document_tells_why_it_does_not_start(refusals: dict[str, tuple[int, str
 # Life and death of the process, with the fake model where timing must be in a test's hand.
 
 
-def test_the_log_level_is_the_process_own(tmp_path: Path) -> None:
-    """At info a process writes where it listens; at warning not even that, but still why it ends."""
-    for level, written in (("info", True), ("warning", False)):
-        options = ("--checkpoint", str(tmp_path / "none"), "--port", "0", "--log-level", level)
-        status, errors = run_to_end(REAL, *options)
-        assert (status, '"listening"' in errors, "cannot serve" in errors) == (1, written, True)
+def test_the_log_level_is_the_process_own() -> None:
+    """At error a process still writes where it listens, what answers and that it ends; of requests nothing."""
+    with serving(FAKE, "--log-level", "error", "--drain-seconds", "0.01") as server:
+        assert server.ask("POST", "/predict", {"text": "a"}).status == 200
+        server.send_signal(signal.SIGHUP)
+        server.logged(event="reloaded")
+        server.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert [json.loads(line)["event"] for line in server.lines] == ["listening", "ready", "reloaded", "draining"]
 
 
 def test_restart_gives_the_same_answers(server: ServerProcess, tiny_checkpoint: Path) -> None:

@@ -1,6 +1,7 @@
 """Tests of service/engine.py: the engine alone, with a model side that does as the text says."""
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -11,10 +12,12 @@ import pytest
 from model.queries import PredictQuery
 from service.admission import Admission, Busy
 from service.engine import Engine
-from service.jobs import ItemError, Loaded, NotReady
+from service.jobs import EngineDied, ItemError, Loaded, NotReady
 from service.settings import Settings
 from tests.service.client import until
 from tests.service.fakes_service import FakeModel, answer
+
+PATIENCE_SECONDS = 60
 
 
 @asynccontextmanager
@@ -320,6 +323,71 @@ def test_stuck_step_shows() -> None:
         stuck.set()
         await job.future
         await until(lambda: engine.alive)
+
+    run(scenario, stall_seconds=0.01)
+
+
+def test_stuck_step_is_told_once_and_its_end_too(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A step that takes longer than allowed leaves one line with the places that it is in, and one when it ends."""
+    monkeypatch.setattr("service.engine.LOOK_SECONDS", 0.001)
+
+    def events() -> list[str]:
+        return [record.message for record in caplog.records if record.name == "service.engine"]
+
+    async def scenario(engine: Engine, model: FakeModel) -> None:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            for told in (["engine stuck"], ["engine stuck", "engine goes on", "engine stuck"]):
+                model.stuck.clear()
+                job = engine.submit(queries("stuck with my secret"))
+                await until(lambda told=told: events() == told)
+                looks = itertools.count()
+                await until(lambda looks=looks: next(looks) > 20)
+                assert events() == told
+                model.stuck.set()
+                await job.future
+                await until(lambda told=told: events() == [*told, "engine goes on"])
+
+    run(scenario, stall_seconds=0.2)
+    stuck, goes_on = caplog.records[:2]
+    assert (stuck.levelname, goes_on.levelname) == ("ERROR", "WARNING")
+    fields, later = vars(stuck)["fields"], vars(goes_on)["fields"]
+    assert 0.2 <= fields["seconds"] <= later["seconds"]
+    assert [place.rpartition(" ")[2] for place in fields["places"] if "fakes_service.py:" in place] == [
+        "step",
+        "_decode",
+    ]
+    assert "secret" not in repr(fields)
+
+
+def test_an_engine_that_died_is_not_called_stuck(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A thread that ended has left its own line; nobody looks at it any more."""
+    monkeypatch.setattr("service.engine.LOOK_SECONDS", 0.001)
+
+    async def scenario(engine: Engine, _: FakeModel) -> None:
+        with pytest.raises(EngineDied):
+            await engine.submit(queries("die")).future
+        await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+
+    run(scenario)
+    assert [record.message for record in caplog.records] == ["engine died"]
+
+
+def test_nobody_looks_at_an_engine_that_was_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the stop nothing is left on the event loop, even where the thread is stuck and stays behind."""
+    monkeypatch.setattr("service.engine.STOP_SECONDS", 0.01)
+
+    async def scenario(engine: Engine, model: FakeModel) -> None:
+        job = engine.submit(queries("stuck"))
+        await until(lambda: not engine.alive)
+        await engine.stop()
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        model.stuck.set()
+        await job.future
 
     run(scenario, stall_seconds=0.01)
 

@@ -3,15 +3,19 @@
 import io
 import json
 import logging
+import re
 import sys
 import threading
 
 import httpx
 import pytest
 
-from service.logs import LARGEST_WRITE, LONGEST_BACKLOG, log_request, logging_to_stderr
+from service import protocol, shedding
+from service.logs import LARGEST_WRITE, LONGEST_BACKLOG, lines_lost, log_request, logging_to_stderr, places
 from service.records import Record
 from tests.service.client import ask
+
+PATIENCE_SECONDS = 60
 
 
 def test_request_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,12 +67,34 @@ def test_a_service_logs_pieces_and_trace(capsys: pytest.CaptureFixture[str]) -> 
         ("error", ["error"]),
     ],
 )
-def test_less_than_the_level_is_not_written(capsys: pytest.CaptureFixture[str], level: str, written: list[str]) -> None:
-    """A line is written if it is at least as grave as the level that is set."""
+@pytest.mark.parametrize("logger", ["service.requests", protocol.log.name, shedding.log.name, "uvicorn.error"])
+def test_less_than_the_level_is_not_written(
+    capsys: pytest.CaptureFixture[str], logger: str, level: str, written: list[str]
+) -> None:
+    """A line about requests, or a library's, is written if it is at least as grave as the level that is set."""
     with logging_to_stderr(level):
         for name in ("debug", "info", "warning", "error"):
-            logging.getLogger("service").log(getattr(logging, name.upper()), "line")
+            logging.getLogger(logger).log(getattr(logging, name.upper()), "line")
     assert [json.loads(line)["level"] for line in capsys.readouterr().err.splitlines()] == written
+
+
+@pytest.mark.parametrize("level", ["info", "warning", "error"])
+def test_what_the_service_says_of_itself_is_written_at_every_level(
+    capsys: pytest.CaptureFixture[str], level: str
+) -> None:
+    """A change of checkpoint and a refused one leave their lines at any level, requests only at info."""
+
+    async def question(client: httpx.AsyncClient) -> None:
+        await client.post("/predict", json={"text": "a"})
+        await client.post("/admin/reload")
+        await client.post("/admin/reload", json={"checkpoint": "broken"})
+
+    with logging_to_stderr(level):
+        ask(question)
+    entries = map(json.loads, capsys.readouterr().err.splitlines())
+    events = [entry["event"] for entry in entries if entry["logger"].startswith("service.")]
+    assert [event for event in events if event != "request"] == ["ready", "reloaded", "reload failed"]
+    assert events.count("request") == (3 if level == "info" else 0)
 
 
 def test_above_info_a_request_is_not_even_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,6 +126,26 @@ def test_exception_is_logged_without_its_message(capsys: pytest.CaptureFixture[s
     assert "鬼" not in line
 
 
+def test_places_of_a_thread_are_as_those_of_an_exception() -> None:
+    """File, line and function, the outermost first; a thread that does not run is nowhere."""
+    entered, left = threading.Event(), threading.Event()
+
+    def stay_here() -> None:
+        entered.set()
+        left.wait()
+
+    thread = threading.Thread(target=stay_here)
+    assert places(thread) == []
+    thread.start()
+    assert entered.wait(PATIENCE_SECONDS)
+    found = places(thread)
+    left.set()
+    thread.join()
+    assert found[0].endswith(" _bootstrap")
+    assert any(re.fullmatch(rf"{re.escape(__file__)}:\d+ stay_here", place) for place in found[1:])
+    assert places(thread) == []
+
+
 def test_only_the_first_line_of_a_message_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
     """Asyncio shows the objects it complains of on further lines; those stay out."""
     with logging_to_stderr():
@@ -107,23 +153,54 @@ def test_only_the_first_line_of_a_message_is_logged(capsys: pytest.CaptureFixtur
     assert json.loads(capsys.readouterr().err)["event"] == "Future exception was never retrieved"
 
 
+class Blocked(io.StringIO):
+    """Standard error that nobody reads until it is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered = threading.Event()
+        self.opened = threading.Event()
+
+    def write(self, text: str) -> int:
+        """Wait for a reader."""
+        self.entered.set()
+        self.opened.wait()
+        return super().write(text)
+
+
 def test_blocked_reader_does_not_block_the_writer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If nobody reads standard error, lines are dropped, and whoever logs goes on."""
-
-    class Blocked(io.StringIO):
-        opened = threading.Event()
-
-        def write(self, text: str) -> int:
-            self.opened.wait()
-            return super().write(text)
-
+    """If nobody reads standard error, lines are dropped, counted and told, and whoever logs goes on."""
     blocked = Blocked()
     monkeypatch.setattr(sys, "stderr", blocked)
     with logging_to_stderr():
         for number in range(2 * LONGEST_BACKLOG):
             logging.getLogger("service").info("line %d", number)
+        lost = lines_lost()
         blocked.opened.set()
-    assert 0 < len(blocked.getvalue().splitlines()) <= LONGEST_BACKLOG + LARGEST_WRITE
+    entries = [json.loads(line) for line in blocked.getvalue().splitlines()]
+    written = [entry for entry in entries if entry["event"].startswith("line ")]
+    assert 0 < len(written) <= LONGEST_BACKLOG + LARGEST_WRITE
+    assert len(written) + lost == 2 * LONGEST_BACKLOG
+    assert [entry["lines"] for entry in entries if entry["event"] == "log lines lost"] == [lost]
+    assert lines_lost() == 0  # of the log that is written now
+
+
+def test_grave_lines_find_room_where_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While requests' lines are dropped, a bounded number of warnings and errors is kept."""
+    blocked = Blocked()
+    monkeypatch.setattr(sys, "stderr", blocked)
+    monkeypatch.setattr("service.logs.LONGEST_BACKLOG", 1)
+    monkeypatch.setattr("service.logs.RESERVED_PLACES", 2)
+    log = logging.getLogger("service")
+    with logging_to_stderr():
+        log.info("being written")
+        assert blocked.entered.wait(PATIENCE_SECONDS)
+        for write in (log.info, log.info, log.warning, log.error, log.error):
+            write("waits")
+        assert lines_lost() == 2
+        blocked.opened.set()
+    levels = [json.loads(line)["level"] for line in blocked.getvalue().splitlines() if "waits" in line]
+    assert levels == ["info", "warning", "error"]
 
 
 def test_end_does_not_wait_for_a_reader_that_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,29 +220,59 @@ def test_end_does_not_wait_for_a_reader_that_never_comes(monkeypatch: pytest.Mon
 
 
 def test_lines_after_a_full_disk_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What cannot be written is lost, and what comes once there is room again is not."""
-    failed = threading.Event()
+    """What cannot be written is lost and counted; with room again that is told once, and lines are written."""
 
     class Disk(io.StringIO):
+        full = True
+        refused = threading.Semaphore(0)
+        told = threading.Event()
+
         def write(self, text: str) -> int:
-            if failed.is_set():
-                return super().write(text)
-            failed.set()
-            raise OSError(28, "No space left on device")
+            if self.full:
+                self.refused.release()
+                raise OSError(28, "No space left on device")
+            if "log lines lost" in text:
+                self.told.set()
+            return super().write(text)
 
     disk = Disk()
     monkeypatch.setattr(sys, "stderr", disk)
     with logging_to_stderr():
-        logging.getLogger("service").info("lost")
-        assert failed.wait(60)
+        for _ in range(3):
+            logging.getLogger("service").error("gone")
+            assert disk.refused.acquire(timeout=PATIENCE_SECONDS)
+        disk.full = False
         logging.getLogger("service").info("kept")
-    assert "kept" in disk.getvalue()
-    assert "lost" not in disk.getvalue()
+        assert disk.told.wait(PATIENCE_SECONDS)
+        logging.getLogger("service").info("kept, too")
+    entries = [json.loads(line) for line in disk.getvalue().splitlines()]
+    assert [entry["event"] for entry in entries] == ["kept", "log lines lost", "kept, too"]
+    assert (entries[1]["level"], entries[1]["lines"]) == ("error", 3)
+
+
+def test_lost_lines_are_on_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What finds no place is counted where Prometheus reads it, while it is not yet told in the log."""
+    monkeypatch.setattr("service.logs.LONGEST_BACKLOG", 0)
+
+    async def question(client: httpx.AsyncClient) -> list[str]:
+        before = lines_lost()
+        logging.getLogger("service").info("no place")
+        assert lines_lost() == before + 1
+        return (await client.get("/metrics")).text.splitlines()
+
+    with logging_to_stderr():
+        metrics = ask(question)
+    assert any(line.startswith("lacuna_log_lines_lost_total ") and float(line.split()[1]) >= 1 for line in metrics)
 
 
 def test_logging_is_restored() -> None:
-    """Outside, the root logger is as it was."""
-    before = list(logging.getLogger().handlers)
-    with logging_to_stderr():
-        assert logging.getLogger().handlers != before
-    assert logging.getLogger().handlers == before
+    """Outside, handlers and levels are as they were."""
+    loggers = [logging.getLogger(name) for name in ("root", "service", "service.requests")]
+
+    def state() -> list[object]:
+        return [loggers[0].handlers, *(logger.level for logger in loggers)]
+
+    before = state()
+    with logging_to_stderr("error"):
+        assert all(inside != outside for inside, outside in zip(state(), before, strict=True))
+    assert state() == before

@@ -31,6 +31,7 @@ def test_series_are_there_before_the_first_request() -> None:
     for outcome in ("success", "failure"):
         assert value(metrics, "lacuna_loads_total", outcome=outcome) == 0
         assert value(metrics, "lacuna_reloads_total", outcome=outcome) == 0
+    assert value(metrics, "lacuna_log_lines_lost_total") == 0
 
 
 def test_buckets_span_a_quarter_millisecond_to_ten_seconds() -> None:
