@@ -115,6 +115,7 @@ def _quality(directory: Path, questions: Questions) -> dict[str, Any]:
         "name": f"{contestant.name}, {contestant.about['architecture']}",
         "weights": size_of(open_model(directory)[0]),
         "bytes": contestant.about["bytes"],
+        "saw": contestant.about["saw"],
         "languages": {
             language: {metric: summary["metrics"][metric]["values"][0] for metric in METRICS}
             for language, summary in report["languages"].items()

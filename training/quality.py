@@ -303,13 +303,14 @@ def _sizes(results: Path) -> str:
 def sizes_table(found: dict[str, Any]) -> str:
     """What `python -m benchmarks.sizes` measured, a row a checkpoint."""
     metrics = ("bits_per_character", "next_top3", "cloze_top5", "saved")
-    head = ["", "million weights", "MB", "µs a keystroke", "ms a blank"]
+    head = ["", "read in training", "million weights", "MB", "µs a keystroke", "ms a blank"]
     rows = [[*head, *(f"{HEADLINES[metric]}, zh / en" for metric in metrics)]]
     for each in found["checkpoints"]:
         values = [" / ".join(_value(m, of[m]) for of in each["languages"].values()) for m in metrics]
         rows.append(
             [
                 each["name"],
+                each["saw"].partition(", those")[0],
                 f"{each['weights'] / 1e6:.1f}",
                 f"{each['bytes'] / 1e6:.1f}",
                 f"{each['keystroke_microseconds']:.0f}",
@@ -342,8 +343,8 @@ def draw_sizes(found: dict[str, Any], path: Path) -> None:
             panel.scatter(megabytes, values, [each / 2 for each in microseconds], color=f"C{number}", label=language)
             for x, y, each in points:
                 panel.annotate(f"{each:.0f} µs", (x, y), xytext=(6, 6), textcoords="offset points", fontsize=8)
-        panel.set(xlabel="MB", ylabel=title, xlim=(0, None))
         panel.margins(0.15)
+        panel.set(xlabel="MB", ylabel=title, xlim=(0, 1.15 * panel.get_xlim()[1]))
         panel.grid(alpha=0.3)
         panel.legend(fontsize=8, markerscale=0.5)
     figure.savefig(path, dpi=110)

@@ -36,6 +36,7 @@ def test_every_checkpoint_is_a_row_and_a_point(
     for each in (small, large):
         assert each["keystroke_microseconds"] > 0 < each["blank_microseconds"]
         assert len(each["turns"]["keystroke"]) == 2
+        assert isinstance(each["saw"], str)
         assert set(each["languages"]) == {"en", "zh"}
     for shown in (capsys.readouterr().out, quality.markdown(tmp_path)):
         assert shown.count("| tiny 1, two_towers") == 2

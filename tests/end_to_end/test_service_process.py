@@ -42,7 +42,8 @@ _GOOD: list[tuple[str, dict[str, Any]]] = [
 @pytest.fixture(scope="module")
 def server(tiny_checkpoint: Path) -> Iterator[ServerProcess]:
     """A service with the tiny checkpoint, started by its own command."""
-    with serving(REAL, "--checkpoint", str(tiny_checkpoint), "--threads", "1") as running:
+    # Long, as a busy machine would refuse the largest requests that are good, and rightly so.
+    with serving(REAL, "--checkpoint", str(tiny_checkpoint), "--threads", "1", "--deadline-seconds", "60") as running:
         yield running
 
 
