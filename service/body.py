@@ -118,10 +118,9 @@ def _check_media_type(request: Request) -> None:
 
 async def _read(request: Request, limit: int) -> bytes:
     """Collect the body, counting as it streams: Content-Length may be absent, or a lie."""
-    too_large = Problem(413, f"the body is longer than {limit} bytes", headers=_CLOSE)
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > limit and "expect" in request.headers:
-        raise too_large  # the client waits to be asked for the body
+        raise _too_large(limit)  # the client waits to be asked for the body
     parts: list[bytes] = []
     received = 0
     while True:
@@ -130,11 +129,15 @@ async def _read(request: Request, limit: int) -> bytes:
         if received <= limit:
             parts.append(part)
         elif received > DISCARDED * limit or not more:
-            raise too_large
+            raise _too_large(limit)
         else:
             parts.clear()
         if not more:
             return b"".join(parts) if len(parts) != 1 else parts[0]
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(413, f"the body is longer than {limit} bytes", headers=_CLOSE)
 
 
 async def _receive(receive: Receive) -> tuple[bool, bytes]:

@@ -283,7 +283,7 @@ class Engine:
                     break
                 items.append(_Item(job, index, predictor.start(query, job.tenant), generation))
         except QueryError as error:
-            job.error = ItemError(index, error)
+            job.error = ItemError(index, error.with_traceback(None))  # this call holds the job, which would hold it
         except Exception as error:
             job.error = error
         if job.error is not None or job.cancelled:
@@ -345,7 +345,9 @@ class Engine:
         if job.error is not None or job.cancelled:
             return
         if isinstance(result, Exception):
-            job.error = ItemError(item.index, result) if isinstance(result, QueryError) else result
+            if isinstance(result, QueryError):
+                result = ItemError(item.index, result.with_traceback(None))
+            job.error = result
             self._forget(job)
             self._finish(job)
             return

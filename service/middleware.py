@@ -59,8 +59,9 @@ class Observe:
 
         try:
             await self._app(scope, receive, send_with_headers)
-        except ClientDisconnected:
+        except ClientDisconnected as error:
             record.status = CLIENT_CLOSED
+            _forget_frames(error)
         except asyncio.CancelledError:  # the server's time to finish is over
             if record.status:
                 raise
@@ -69,11 +70,23 @@ class Observe:
             )
         except Exception as error:
             await _answer(error, scope, receive, send_with_headers, record)
+            _forget_frames(error)
         finally:
             seconds = time.monotonic() - record.began
             record.status = record.status or CLIENT_CLOSED  # cancelled before it was answered
             self._metrics.finished(record, seconds)
             log_request(record, seconds)
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Let go of the calls that an exception came through.
+
+    What raised it may be reached from them (a job and its future), so that they, and with them the request's body,
+    would stay until Python next looks for cycles: here after a hundred thousand more objects, or gigabytes of bodies.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__context__
 
 
 async def _answer(error: Exception, scope: Scope, receive: Receive, send: Send, record: Record) -> None:

@@ -1,6 +1,7 @@
 """Tests of service/middleware.py and service/records.py: keys, and what surrounds a request."""
 
 import asyncio
+import gc
 import logging
 from pathlib import Path
 from typing import Any
@@ -355,3 +356,38 @@ def test_characters_are_those_of_texts_history_and_choices() -> None:
         return [(await client.post(path, json=body)).status_code for path, body in bodies]
 
     assert ask(question, characters_per_minute=100) == [200, 422, 429, 200, 429]
+
+
+def test_what_failed_is_let_go_without_the_collector() -> None:
+    """A refused request's body and job go with its answer: Python looks for cycles seldom, and bodies are large."""
+
+    async def question(client: httpx.AsyncClient) -> set[int]:
+        asked = [
+            ("/predict", b'{"text": "' + b"a" * 2_000 + b'"}'),  # 413
+            ("/predict", b"{"),  # 400
+            ("/predict", b'{"text": 5}'),  # 422, by the parser
+            ("/cloze", b'{"text": "no blank"}'),  # 422, by the model
+            ("/predict", b'{"text": "refuse to start"}'),  # 500
+        ]
+        gc.collect()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            answers = [
+                await client.post(path, content=body, headers={"Content-Type": "application/json"})
+                for path, body in asked
+            ]
+            gc.collect()
+            left = {type(each).__name__ for each in gc.garbage} & {
+                "Problem",
+                "Job",
+                "QueryError",
+                "ItemError",
+                "Record",
+            }
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+        assert not left
+        return {answer.status_code for answer in answers}
+
+    assert ask(question, max_body_bytes=1024) == {400, 413, 422, 500}
