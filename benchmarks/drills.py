@@ -121,26 +121,45 @@ def held_load(place: Place, load: Load, per_second: float, seconds: float) -> di
     }
 
 
-def overload(place: Place, load: Load, route: str, seconds: float) -> dict[str, Any]:
+def overload(place: Place, load: Load, route: str, seconds: float, rounds: int) -> dict[str, Any]:
     """`OVERLOAD` times what a server can do, offered whether or not it answers; goodput is what comes in time.
 
+    In rounds, as the speed of a machine that others share changes from one minute to the next: each measures peak and
+    overload one after the other.
+
     Returns:
-        What `goodput` does, and it as shares of ``peak_per_second``. For key presses there is a second peak,
+        What `goodput` does, and it as shares of ``peak_per_second``, of the round whose share is the median; counts
+        are those of all rounds, ``shares_of_peak`` each round's. For key presses there is a second peak,
         ``thinned_peak_per_second``: of those who are let in one by one each has more to read than where all are.
     """
     with place.serving("--deadline-seconds", f"{DEADLINE_SECONDS:g}") as server:
-        peaks = {"peak": _saturate(server, partial(load.take, route), seconds)}
-        if route == "/predict":
-            peaks["thinned_peak"] = _saturate(server, partial(load.thin, route), seconds)
-        times = open_loop.arrivals(OVERLOAD * peaks["peak"], seconds, seed=2)
-        requests = load.take(route, len(times))
-        outcome = open_loop.run(server.port, requests, times, _OVERLOAD_CONNECTIONS, DEADLINE_SECONDS)
+        found = [_overload_once(server, load, route, seconds, seed) for seed in range(rounds)]
+    middle = sorted(found, key=lambda each: each["share_of_peak"])[rounds // 2]
+    counts = {name: sum(each[name] for each in found) for name in ("scheduled", "sent", "abandoned", "unanswered")}
+    statuses = sum((Counter[str](each["status"]) for each in found), Counter[str]())
+    return {
+        "route": route,
+        "deadline_seconds": DEADLINE_SECONDS,
+        **middle,
+        **counts,
+        "status": dict(sorted(statuses.items())),
+        "shares_of_peak": [each["share_of_peak"] for each in found],
+    }
+
+
+def _overload_once(server: Server, load: Load, route: str, seconds: float, seed: int) -> dict[str, Any]:
+    peaks = {"peak": _saturate(server, partial(load.take, route), seconds)}
+    if route == "/predict":
+        peaks["thinned_peak"] = _saturate(server, partial(load.thin, route), seconds)
+    times = open_loop.arrivals(OVERLOAD * peaks["peak"], seconds, seed)
+    requests = load.take(route, len(times))
+    outcome = open_loop.run(server.port, requests, times, _OVERLOAD_CONNECTIONS, DEADLINE_SECONDS)
     found = goodput(times, outcome, seconds)
     for peak, rate in peaks.items():
         found[f"{peak}_per_second"] = rate
         found[f"share_of_{peak}"] = found["goodput_per_second"] / rate
         found[f"share_of_{peak}_from_sending"] = found["goodput_from_sending_per_second"] / rate
-    return {"route": route, "deadline_seconds": DEADLINE_SECONDS, **found}
+    return found
 
 
 def goodput(times: Sequence[float], outcome: open_loop.Outcome, seconds: float) -> dict[str, Any]:

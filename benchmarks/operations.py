@@ -1,4 +1,4 @@
-"""``python -m benchmarks.operations``: every drill, in some 20 minutes; what each measured, as JSON, part by part.
+"""``python -m benchmarks.operations``: every drill, in some 25 minutes; what each measured, as JSON, part by part.
 
 Parts that are measured again replace their own figures in the file and no others, so that the soak can be made at
 another time. ``--report`` measures nothing and writes the table in docs/operations.md from the file.
@@ -35,6 +35,7 @@ class Sizes:
     prompts: int = 1000
     reloads: int = 20
     restarts: int = 5
+    overload_rounds: int = 5
     faults: tuple[str, ...] = tuple(drills.FAULTS.values())
     fuzz_cases: int = 20_000
     mutations: int = 600
@@ -46,6 +47,7 @@ QUICK = Sizes(
     prompts=20,
     reloads=2,
     restarts=1,
+    overload_rounds=1,
     faults=("tests/service/test_protocol.py",),
     fuzz_cases=120,
     mutations=21,
@@ -58,7 +60,7 @@ class Measurements:
     Args:
         place: where.
         sizes: how much.
-        soak_seconds: how long the soak lasts.
+        soak_seconds: how long the soak lasts; that without reloads takes a third of it.
         text: a directory of ``*.txt``; None for text that the project writes itself.
     """
 
@@ -79,14 +81,15 @@ class Measurements:
             "capacity": self._measure_capacity,
             "prefix": lambda: drills.cached_prefix(place, self._lines[: sizes.prompts]),
             "load": self._measure_load,
-            "overload_keystrokes": lambda: drills.overload(place, self._load, "/predict", sizes.seconds),
-            "overload_blanks": lambda: drills.overload(place, self._load, "/cloze", sizes.seconds),
+            "overload_keystrokes": lambda: self._overload("/predict"),
+            "overload_blanks": lambda: self._overload("/cloze"),
             "reloads": lambda: drills.reloads(place, self._directories, self._lines, sizes.reloads),
             "restarts": lambda: drills.restarts(place, self._lines, sizes.restarts),
             "faults": lambda: drills.faults(sizes.faults, place.folder),
             "fuzz": self._fuzz,
             "mutations": lambda: mutations.report(list(mutations.run(place.checkpoint, sizes.mutations, seed=1))),
             "soak": lambda: soak.run(place, self._lines, soak_seconds, self._directories, seed=1),
+            "soak_without_reloads": lambda: soak.run(place, self._lines, soak_seconds / 3, (), seed=1),
         }
 
     def _measure_capacity(self) -> dict[str, Any]:
@@ -99,6 +102,9 @@ class Measurements:
             self._measure_capacity()
         assert self._capacity is not None  # noqa: S101 - just measured
         return drills.held_load(self._place, self._load, self._capacity, self._sizes.load_seconds)
+
+    def _overload(self, route: str) -> dict[str, Any]:
+        return drills.overload(self._place, self._load, route, self._sizes.seconds, self._sizes.overload_rounds)
 
     def _fuzz(self) -> dict[str, Any]:
         with self._place.serving("--keys-file", str(self._place.keys_file())) as server:
@@ -124,7 +130,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result: dict[str, Any] = {"format": 1, "parts": {}}
         if options.output.exists():
             result = json.loads(options.output.read_text("utf-8"))
-        for name in options.parts or [name for name in measured.parts if name != "soak" or options.soak_minutes]:
+        for name in options.parts or [
+            name for name in measured.parts if not name.startswith("soak") or options.soak_minutes
+        ]:
             figures = measured.parts[name]()
             result["parts"][name] = _provenance(measured, options.quick) | figures
             options.output.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +165,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--output", type=Path, metavar="FILE", help="figures, to be added to; default: docs/results/operations.json")
     add("--report", action="store_true", help="measure nothing; write the table in docs/operations.md")
     options = parser.parse_args(arguments)
-    if options.parts and "soak" in options.parts and not options.soak_minutes:
+    if any(part.startswith("soak") for part in options.parts or ()) and not options.soak_minutes:
         parser.error("a soak needs --soak-minutes")
     if options.quick and not options.output:
         parser.error("--quick needs --output: the committed figures are of whole drills")

@@ -44,6 +44,7 @@ def failed(parts: Mapping[str, Part]) -> list[str]:
         "fuzz": ("server_errors", "not_conforming"),
         "mutations": ("wrong", "broken"),
         "soak": ("server_errors", "leaked_descriptors"),
+        "soak_without_reloads": ("server_errors", "leaked_descriptors"),
     }
     found = [
         f"{name}: {key} {parts[name][key]}"
@@ -52,12 +53,13 @@ def failed(parts: Mapping[str, Part]) -> list[str]:
         for key in keys
         if parts[name][key]
     ]
-    soak = parts.get("soak", {})
-    if soak.get("broken"):
-        found.append(f"soak: {soak['broken']} connections broken")
-    if soak and soak["seconds"] >= _LONG_SECONDS and not soak["flat"]:
-        resident = soak["resident_mib"]
-        found.append(f"soak: resident {resident['first']} to {resident['last']} MiB is not flat")
+    for name in ("soak", "soak_without_reloads"):
+        soak = parts.get(name, {})
+        if soak.get("broken"):
+            found.append(f"{name}: {soak['broken']} connections broken")
+        if soak and soak["seconds"] >= _LONG_SECONDS and not soak["flat"]:
+            resident = soak["resident_mib"]
+            found.append(f"{name}: resident {resident['first']} to {resident['last']} MiB is not flat")
     for kind, counts in _kinds(parts.get("faults", {})).items():
         if counts["survived"] < counts["injected"] or not counts["injected"]:
             found.append(f"faults: {kind}: {counts['survived']} of {counts['injected']} survived")
@@ -102,6 +104,9 @@ def _overload(part: Part) -> str:
     if "share_of_thinned_peak" in part:
         goodput += f" and {part['share_of_thinned_peak']:.0%} of that where one of ten is asked"
     unsent = f", {part['abandoned'] / part['scheduled']:.1%} given up unsent" if part["abandoned"] else ""
+    if "shares_of_peak" in part:  # figures from before there were rounds have none
+        shares = part["shares_of_peak"]
+        goodput += f", the median of {len(shares)} rounds from {min(shares):.0%} to {max(shares):.0%}"
     late = f"p99 of the accepted, from sending, {_seconds(part['accepted_p99_from_sending_seconds'])}"
     return (
         f"{part['sent_per_second']:,.0f} a second sent{unsent}; {goodput}"
@@ -155,6 +160,7 @@ ROWS: Mapping[str, tuple[str, Callable[[Part], str]]] = {
     "fuzz": ("Fuzzing the OpenAPI document", _fuzz),
     "mutations": ("Checkpoints altered", _mutations),
     "soak": ("Everything at once, for long", _soak),
+    "soak_without_reloads": ("The same without reloads", _soak),
 }
 
 

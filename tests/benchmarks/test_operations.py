@@ -56,6 +56,9 @@ def test_overload_says_what_was_really_offered() -> None:
     rest = "90 a second in time, 90% of the peak (95% from sending); p99 of the accepted, from sending, 1.00 s of 2 s"
     assert row(old | new) == f"750 a second sent, 25.0% given up unsent; {rest}"
     assert row(old | new | {"abandoned": 0}) == f"750 a second sent; {rest}"
+    assert "90% of the peak, the median of 3 rounds from 80% to 91% (" in row(
+        old | new | {"shares_of_peak": [0.8, 0.91, 0.9]}
+    )
 
 
 @pytest.mark.timeout(600)
@@ -72,6 +75,7 @@ def test_every_drill_works(tmp_path: Path, tiny_checkpoint: Path) -> None:
     for name in ("overload_keystrokes", "overload_blanks"):
         assert parts[name]["scheduled"] == parts[name]["sent"] + parts[name]["abandoned"]
         assert parts[name]["sent"] == sum(parts[name]["status"].values())
+        assert parts[name]["shares_of_peak"] == [parts[name]["share_of_peak"]]
     assert parts["overload_keystrokes"]["thinned_peak_per_second"] > 0
     assert parts["reloads"]["reloads"] == 2
     assert parts["reloads"]["requests"] > 0
@@ -82,6 +86,8 @@ def test_every_drill_works(tmp_path: Path, tiny_checkpoint: Path) -> None:
     assert parts["soak"]["reloads"] > 0
     assert parts["soak"]["hung_up"] > 0
     assert parts["soak"]["resident_mib"]["last"] < parts["soak"]["resident_mib"]["first"] + 64
+    assert parts["soak_without_reloads"]["reloads"] == 0
+    assert parts["soak_without_reloads"]["requests"] > 0
     text = markdown(parts)
     assert text.count("\n| ") == len(ROWS) + 1
     assert "0 wrongly accepted" in text
@@ -101,6 +107,7 @@ def test_every_drill_works(tmp_path: Path, tiny_checkpoint: Path) -> None:
         ("soak", SOAK | {"leaked_descriptors": 1}),
         ("soak", SOAK | {"broken": 1}),
         ("soak", SOAK | {"seconds": 1800.0}),
+        ("soak_without_reloads", SOAK | {"seconds": 1800.0}),
         ("overload_blanks", {"status": {"200": 5, "500": 1}}),
         ("overload_blanks", {"status": {"200": 5}, "unanswered": 1}),
     ],
