@@ -1,7 +1,7 @@
 """What is freed by one step is there for the next."""
 
 import ctypes
-import sys
+from contextlib import suppress
 
 # Of malloc.h.
 _M_TRIM_THRESHOLD = -1
@@ -17,9 +17,7 @@ def keep_freed_memory() -> None:
     process keeps what it needed at most, and some blocks more until malloc fits them together. Does nothing where there
     is no glibc.
     """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # musl has none
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, _NEVER)
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, _NEVER)
