@@ -127,24 +127,26 @@ def overload(place: Place, load: Load, route: str, seconds: float, rounds: int) 
     In rounds, as the speed of a machine that others share changes from one minute to the next: each measures peak and
     overload one after the other.
 
+    Args:
+        place: where.
+        load: questions.
+        route: of which kind.
+        seconds: of each peak, and of the overload.
+        rounds: an odd number, so that one of them is the median.
+
     Returns:
-        What `goodput` does, and it as shares of ``peak_per_second``, of the round whose share is the median; counts
-        are those of all rounds, ``shares_of_peak`` each round's. For key presses there is a second peak,
-        ``thinned_peak_per_second``: of those who are let in one by one each has more to read than where all are.
+        The round whose ``share_of_peak`` is the median, whole, and all ``rounds``. Of each, what `goodput` does, and
+        it as shares of ``peak_per_second``. For key presses there is a second peak, ``thinned_peak_per_second``: of
+        those who are let in one by one each has more to read than where all are.
     """
     with place.serving("--deadline-seconds", f"{DEADLINE_SECONDS:g}") as server:
         found = [_overload_once(server, load, route, seconds, seed) for seed in range(rounds)]
-    middle = sorted(found, key=lambda each: each["share_of_peak"])[rounds // 2]
-    counts = {name: sum(each[name] for each in found) for name in ("scheduled", "sent", "abandoned", "unanswered")}
-    statuses = sum((Counter[str](each["status"]) for each in found), Counter[str]())
-    return {
-        "route": route,
-        "deadline_seconds": DEADLINE_SECONDS,
-        **middle,
-        **counts,
-        "status": dict(sorted(statuses.items())),
-        "shares_of_peak": [each["share_of_peak"] for each in found],
-    }
+    return {"route": route, "deadline_seconds": DEADLINE_SECONDS, **median_round(found), "rounds": found}
+
+
+def median_round(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The one of an odd number of rounds of overload whose share of the peak is the median."""
+    return sorted(rounds, key=lambda each: each["share_of_peak"])[len(rounds) // 2]
 
 
 def _overload_once(server: Server, load: Load, route: str, seconds: float, seed: int) -> dict[str, Any]:

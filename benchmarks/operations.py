@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks import drills, fuzz, machine, mutations, operations_report, soak, workloads
 from benchmarks.contestants import ROOT
 from benchmarks.lacuna import Place, pick_cores
-from benchmarks.operations_report import ROWS
+from benchmarks.operations_report import LONG_SECONDS, ROWS, SOAKS
 from model.checkpoint import load_checkpoint, revise_checkpoint
 from training.toy_corpus import write_corpus
 
@@ -60,7 +60,7 @@ class Measurements:
     Args:
         place: where.
         sizes: how much.
-        soak_seconds: how long the soak lasts; that without reloads takes a third of it.
+        soak_seconds: how long the soak lasts; that without reloads takes `_without_reloads` of it.
         text: a directory of ``*.txt``; None for text that the project writes itself.
     """
 
@@ -89,7 +89,7 @@ class Measurements:
             "fuzz": self._fuzz,
             "mutations": lambda: mutations.report(list(mutations.run(place.checkpoint, sizes.mutations, seed=1))),
             "soak": lambda: soak.run(place, self._lines, soak_seconds, self._directories, seed=1),
-            "soak_without_reloads": lambda: soak.run(place, self._lines, soak_seconds / 3, (), seed=1),
+            "soak_without_reloads": lambda: soak.run(place, self._lines, _without_reloads(soak_seconds), (), seed=1),
         }
 
     def _measure_capacity(self) -> dict[str, Any]:
@@ -130,9 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result: dict[str, Any] = {"format": 1, "parts": {}}
         if options.output.exists():
             result = json.loads(options.output.read_text("utf-8"))
-        for name in options.parts or [
-            name for name in measured.parts if not name.startswith("soak") or options.soak_minutes
-        ]:
+        for name in options.parts or [name for name in measured.parts if name not in SOAKS or options.soak_minutes]:
             figures = measured.parts[name]()
             result["parts"][name] = _provenance(measured, options.quick) | figures
             options.output.parent.mkdir(parents=True, exist_ok=True)
@@ -141,6 +139,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failures = operations_report.failed(result["parts"])
     print("\n".join(failures) or "nothing failed", flush=True)
     return int(bool(failures))
+
+
+def _without_reloads(soak_seconds: float) -> float:
+    """A third of the soak, but long enough to be judged where that is."""
+    return max(soak_seconds / 3, min(soak_seconds, LONG_SECONDS))
 
 
 def _provenance(measured: Measurements, quick: bool) -> dict[str, Any]:
@@ -160,12 +163,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--checkpoint", type=Path, default=ROOT / "model" / "pretrained" / "default", metavar="DIR")
     add("--text", type=Path, metavar="DIR", help="*.txt files, a sentence a line; default: own text")
     add("--parts", nargs="+", metavar="PART", choices=[*ROWS], help=f"only these: {', '.join(ROWS)}")
-    add("--soak-minutes", type=float, default=0.0, help="how long the soak lasts (default: 0, none)")
+    add(
+        "--soak-minutes",
+        type=float,
+        default=0.0,
+        help="how long the soak lasts (default: 0, none); a third of it more without reloads",
+    )
     add("--quick", action="store_true", help="little of everything: whether it works, not how well")
     add("--output", type=Path, metavar="FILE", help="figures, to be added to; default: docs/results/operations.json")
     add("--report", action="store_true", help="measure nothing; write the table in docs/operations.md")
     options = parser.parse_args(arguments)
-    if any(part.startswith("soak") for part in options.parts or ()) and not options.soak_minutes:
+    if set(options.parts or ()) & set(SOAKS) and not options.soak_minutes:
         parser.error("a soak needs --soak-minutes")
     if options.quick and not options.output:
         parser.error("--quick needs --output: the committed figures are of whole drills")

@@ -12,6 +12,9 @@ DOCUMENT = ROOT / "docs" / "operations.md"
 FIGURES = ROOT / "docs" / "results" / "operations.json"
 BEGIN, END = "<!-- drills: begin -->", "<!-- drills: end -->"
 NOT_YET = "Not measured yet."
+SOAKS = ("soak", "soak_without_reloads")
+# A shorter soak is still filling caches and pools: whether its memory stays flat says nothing.
+LONG_SECONDS = 600.0
 Part = Mapping[str, Any]
 
 
@@ -43,8 +46,7 @@ def failed(parts: Mapping[str, Part]) -> list[str]:
         "restarts": ("failed", "lost"),
         "fuzz": ("server_errors", "not_conforming"),
         "mutations": ("wrong", "broken"),
-        "soak": ("server_errors", "leaked_descriptors"),
-        "soak_without_reloads": ("server_errors", "leaked_descriptors"),
+        **dict.fromkeys(SOAKS, ("server_errors", "leaked_descriptors")),
     }
     found = [
         f"{name}: {key} {parts[name][key]}"
@@ -53,29 +55,27 @@ def failed(parts: Mapping[str, Part]) -> list[str]:
         for key in keys
         if parts[name][key]
     ]
-    for name in ("soak", "soak_without_reloads"):
+    for name in SOAKS:
         soak = parts.get(name, {})
         if soak.get("broken"):
             found.append(f"{name}: {soak['broken']} connections broken")
-        if soak and soak["seconds"] >= _LONG_SECONDS and not soak["flat"]:
+        if soak and soak["seconds"] >= LONG_SECONDS and not soak["flat"]:
             resident = soak["resident_mib"]
             found.append(f"{name}: resident {resident['first']} to {resident['last']} MiB is not flat")
     for kind, counts in _kinds(parts.get("faults", {})).items():
         if counts["survived"] < counts["injected"] or not counts["injected"]:
             found.append(f"faults: {kind}: {counts['survived']} of {counts['injected']} survived")
     for name in ("overload_keystrokes", "overload_blanks"):
-        wrong = {
-            status: times for status, times in parts.get(name, {}).get("status", {}).items() if status not in _EXPECTED
-        }
-        if wrong:
-            found.append(f"{name}: {wrong}")
-        if unanswered := parts.get(name, {}).get("unanswered"):  # older figures do not say
-            found.append(f"{name}: {unanswered} unanswered")
+        part = parts.get(name, {})
+        for each in part.get("rounds", [part]):  # older figures have no rounds, and do not say what was unanswered
+            wrong = {status: times for status, times in each.get("status", {}).items() if status not in _EXPECTED}
+            if wrong:
+                found.append(f"{name}: {wrong}")
+            if unanswered := each.get("unanswered"):
+                found.append(f"{name}: {unanswered} unanswered")
     return found
 
 
-# A shorter soak is still filling caches and pools: whether its memory stays flat says nothing.
-_LONG_SECONDS = 600.0
 # Under overload: answered, refused in time, or given up at the deadline.
 _EXPECTED = ("200", "429", "504")
 
@@ -101,12 +101,12 @@ def _overload(part: Part) -> str:
     late = f"p99 of the accepted {_seconds(part['accepted_p99_seconds'])} of {part['deadline_seconds']:g} s"
     if "sent" not in part:  # figures from before the client told what it had really sent
         return f"{goodput}; {late}"
+    if len(rounds := part.get("rounds", ())) > 1:  # older figures have none
+        shares = [each["share_of_peak"] for each in rounds]
+        goodput += f" (the median of {len(rounds)} rounds, from {min(shares):.0%} to {max(shares):.0%})"
     if "share_of_thinned_peak" in part:
         goodput += f" and {part['share_of_thinned_peak']:.0%} of that where one of ten is asked"
     unsent = f", {part['abandoned'] / part['scheduled']:.1%} given up unsent" if part["abandoned"] else ""
-    if "shares_of_peak" in part:  # figures from before there were rounds have none
-        shares = part["shares_of_peak"]
-        goodput += f", the median of {len(shares)} rounds from {min(shares):.0%} to {max(shares):.0%}"
     late = f"p99 of the accepted, from sending, {_seconds(part['accepted_p99_from_sending_seconds'])}"
     return (
         f"{part['sent_per_second']:,.0f} a second sent{unsent}; {goodput}"
@@ -160,7 +160,7 @@ ROWS: Mapping[str, tuple[str, Callable[[Part], str]]] = {
     "fuzz": ("Fuzzing the OpenAPI document", _fuzz),
     "mutations": ("Checkpoints altered", _mutations),
     "soak": ("Everything at once, for long", _soak),
-    "soak_without_reloads": ("The same without reloads", _soak),
+    "soak_without_reloads": ("Everything at once, without reloads", _soak),
 }
 
 

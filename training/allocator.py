@@ -3,10 +3,10 @@
 import ctypes
 from contextlib import suppress
 
-# Of malloc.h.
+# Of malloc.h; a threshold of -1 is never reached.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
-_NEVER = 2**31 - 1
+_NEVER = -1
 
 
 def keep_freed_memory() -> None:

@@ -184,7 +184,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, help="CPU minutes of each run (default: 10)")
     parser.add_argument("--seeds", type=int, help="runs of each network (default: 3)")
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side (default: 1)")
-    parser.add_argument("--arms", nargs="+", choices=[arm.name for arm in ARMS], default=[], help="default: all")
+    parser.add_argument(
+        "--arms",
+        nargs="+",
+        choices=[arm.name for arm in ARMS],
+        default=[],
+        help="only these networks, no n-grams; a section of their own in docs/tutorial.md",
+    )
     parser.add_argument("--peers", action="store_true", help="published networks beside ours of as many weights")
 
 
@@ -203,6 +209,8 @@ def run(arguments: argparse.Namespace) -> int:
             changes["minutes"] = arguments.minutes
         if arguments.seeds is not None:
             changes["seeds"] = tuple(range(1, arguments.seeds + 1))
+        if arguments.arms:
+            changes |= {"arms": tuple(arm.name for arm in ARMS if arm.name in arguments.arms), "orders": ()}
         if arguments.peers:
             changes |= {"arms": tuple(arm.name for arm in PEERS), "orders": ()}
         options = CompareOptions(
@@ -210,7 +218,7 @@ def run(arguments: argparse.Namespace) -> int:
             tuple(arguments.text),
             arguments.output,
             jobs=arguments.jobs,
-            **{"arms": tuple(arguments.arms), **changes},
+            **changes,
         )
         figures = compare(options)
     if arguments.peers and arguments.publish:  # docs/quality.md has them, of `python -m training quality`

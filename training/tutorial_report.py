@@ -19,7 +19,6 @@ from training.snapshot import write_whole
 
 DOCUMENT = Path("docs/tutorial.md")
 BEGIN, END = "<!-- comparison: begin -->", "<!-- comparison: end -->"
-CURVES, BARS = "tutorial-curves.png", "tutorial-answers.png"
 MISSING = "–"
 # Column, metric, factor, digits
 QUALITY = (
@@ -40,7 +39,8 @@ def write_tutorial(figures: dict[str, Any], output: Path, *, publish: bool) -> s
     Args:
         figures: the content of comparison.json.
         output: made where it is missing.
-        publish: put them into ``docs/tutorial.md`` of the working directory, between its markers, figures beside it.
+        publish: put them into ``docs/tutorial.md`` of the working directory, between its markers, figures beside it;
+            those of chosen arms between markers that name these, such as ``<!-- gru-lstm: begin -->``.
 
     Returns:
         The Markdown.
@@ -49,21 +49,33 @@ def write_tutorial(figures: dict[str, Any], output: Path, *, publish: bool) -> s
         ReportError: ``docs/tutorial.md`` is missing or lacks its markers.
     """
     output.mkdir(parents=True, exist_ok=True)
+    arms = "-".join(figures["options"]["arms"])
+    begin, end = (f"<!-- {arms}: begin -->", f"<!-- {arms}: end -->") if arms else (BEGIN, END)
     text = markdown(figures)
+    curves, answers = pictures(figures)
     write_whole(output / "tutorial.md", text.encode())
-    _draw_curves(figures, output / CURVES)
-    _draw_answers(figures, output / BARS)
+    _draw_curves(figures, output / curves)
+    _draw_answers(figures, output / answers)
     if publish:
         try:
             document = DOCUMENT.read_text(encoding="utf-8")
         except OSError as error:
             raise ReportError(f"{DOCUMENT}: {error.strerror}; publish from the root of the project") from error
-        write_whole(DOCUMENT, insert(document, text).encode())
+        write_whole(DOCUMENT, insert(document, text, begin, end).encode())
         content = json.dumps(figures, ensure_ascii=False, indent=1)
-        write_whole(DOCUMENT.with_suffix(".json"), f"{content}\n".encode())
-        for picture in (CURVES, BARS):
+        write_whole(DOCUMENT.with_name(f"{_stem(figures)}.json"), f"{content}\n".encode())
+        for picture in (curves, answers):
             shutil.copy(output / picture, DOCUMENT.with_name(picture))
     return text
+
+
+def pictures(figures: dict[str, Any]) -> tuple[str, str]:
+    """Names of the plots: held-out bits by minutes, and answers."""
+    return f"{_stem(figures)}-curves.png", f"{_stem(figures)}-answers.png"
+
+
+def _stem(figures: dict[str, Any]) -> str:
+    return "-".join([DOCUMENT.stem, *figures["options"]["arms"]])
 
 
 def insert(document: str, text: str, begin: str = BEGIN, end: str = END) -> str:
@@ -86,9 +98,10 @@ def markdown(figures: dict[str, Any]) -> str:
     parts = [_provenance(figures), "### What was trained\n", _trained(figures, arms)]
     for code in languages:
         parts += [f"### {LANGUAGE_NAMES[code]}\n", _answers(figures, arms, code)]
+    curves, answers = pictures(figures)
     parts += [
-        f"![Held-out bits a character by CPU minutes]({CURVES})\n",
-        f"![Next words and blanks]({BARS})\n",
+        f"![Held-out bits a character by CPU minutes]({curves})\n",
+        f"![Next words and blanks]({answers})\n",
         "### Learning rates that were tried\n",
         _tuning(figures),
     ]

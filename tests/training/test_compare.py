@@ -104,6 +104,29 @@ def test_figures_alone_are_published_whole(
     assert Path("docs/tutorial-curves.png").exists()
 
 
+def test_chosen_networks_have_a_section_of_their_own(
+    compared: tuple[Path, Path, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``--arms --seeds`` trains these alone, says how far seeds lie apart, and leaves the whole comparison alone."""
+    _, prepared, texts = compared
+    (tmp_path / "docs").mkdir()
+    document = Path("docs/tutorial.md")
+    monkeypatch.chdir(tmp_path)
+    document.write_text(f"{BEGIN}all{END}<!-- gru-lstm: begin --><!-- gru-lstm: end -->", encoding="utf-8")
+    command = ["compare", str(prepared), *map(str, texts), "--output", "out", "--quick"]
+    assert main([*command, "--arms", "lstm", "gru", "--seeds", "2", "--publish"]) == 0
+    found = json.loads(Path("docs/tutorial-gru-lstm.json").read_text(encoding="utf-8"))
+    assert [(run["arm"], run["seed"]) for run in found["contestants"]] == [
+        ("gru", 1), ("lstm", 1), ("gru", 2), ("lstm", 2),
+    ]  # fmt: skip
+    text = document.read_text(encoding="utf-8")
+    assert text.startswith(f"{BEGIN}all{END}<!-- gru-lstm: begin -->")
+    assert " ± " in text
+    assert "(tutorial-gru-lstm-curves.png)" in text
+    assert Path("docs/tutorial-gru-lstm-curves.png").exists()
+    assert not Path("docs/tutorial.json").exists()
+
+
 def test_what_is_there_is_not_done_again(
     compared: tuple[Path, Path, list[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
