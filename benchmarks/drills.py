@@ -10,6 +10,7 @@ import itertools
 import math
 import random
 import re
+import statistics
 import subprocess
 import sys
 import threading
@@ -46,8 +47,8 @@ _PYTEST_RAN = (0, 1)
 FAULTS = {
     "engine, memory, clock, disk": "tests/end_to_end/test_faults.py",
     "headers that trickle or never end": "tests/service/test_protocol.py",
-    "reloads, torn checkpoints": "tests/service/test_reloading.py",
-    "signals, slow bodies, clients that disappear, bad input": "tests/end_to_end/test_service_process.py",
+    "bad checkpoints, signals at bad times": "tests/service/test_reloading.py",
+    "bad input, settings and clients": "tests/end_to_end/test_service_process.py",
     "keys files altered while running": "tests/service/test_keyring.py",
 }
 
@@ -223,22 +224,33 @@ def restarts(place: Place, texts: Sequence[str], count: int) -> dict[str, Any]:
 
 
 def faults(files: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Faults that tests inject into real processes, by kind; see `inject`."""
+    """Faults that tests inject, by kind, nearly all of them into real processes; see `inject`."""
     return {kind: inject(file, folder) for kind, file in FAULTS.items() if file in files}
 
 
 def inject(file: str, folder: Path) -> dict[str, int]:
-    """Run one file of tests.
+    """Run those tests of a file that make something go wrong, which are marked ``fault``.
 
     Returns:
-        ``injected``, tests that were not skipped, and ``survived``, those of them that passed.
+        ``injected``, such tests that were not skipped, and ``survived``, those of them that passed.
 
     Raises:
         RuntimeError: pytest came to no end, such as a process that a test took down with it; with its last words.
     """
     results = folder / "faults.xml"
     results.unlink(missing_ok=True)  # else those of another file would be taken for this one's
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={results}", file]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "fault",
+        "-p",
+        "no:cacheprovider",
+        f"--junitxml={results}",
+        file,
+    ]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode not in _PYTEST_RAN or not results.exists():
         raise RuntimeError(f"{file}: pytest ended with status {done.returncode}:\n{done.stdout[-2000:]}")
@@ -284,6 +296,7 @@ class _Clients:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
+        self._seconds: list[float] = []
         self._threads = [threading.Thread(target=self._ask_on, args=(number,)) for number in range(_CLIENTS)]
 
     def __enter__(self) -> "_Clients":
@@ -296,9 +309,13 @@ class _Clients:
         for thread in self._threads:
             thread.join()
 
-    def figures(self) -> dict[str, int]:
-        """Requests that were made, tries beyond the first, and requests that were given up."""
-        return {"requests": self._counts["requests"], "retries": self._counts["retries"], "lost": self._counts["lost"]}
+    def figures(self) -> dict[str, Any]:
+        """Requests that were made, tries beyond the first, requests that were given up; how long, tries together."""
+        return {
+            **{name: self._counts[name] for name in ("requests", "retries", "lost")},
+            "median_seconds": statistics.median(self._seconds),
+            "slowest_seconds": max(self._seconds),
+        }
 
     def wait_for_more(self, answers: int) -> None:
         """Until so many more requests have come to an end."""
@@ -311,8 +328,10 @@ class _Clients:
             if self._stop.is_set():
                 return
             text = self._texts[turn % len(self._texts)]
+            began = time.monotonic()
             tries, answered = self._ask(("/predict", "/cloze")[turn % 2], {"text": f"{text} ____"})
             with self._lock:
+                self._seconds.append(time.monotonic() - began)
                 self._counts.update(requests=1, retries=tries - 1, lost=int(not answered))
 
     def _ask(self, path: str, body: dict[str, str]) -> tuple[int, bool]:

@@ -115,11 +115,18 @@ def _overload(part: Part) -> str:
 
 
 def _reloads(part: Part) -> str:
-    return f"{part['lost']} lost of {part['requests']:,} in {part['reloads']} reloads"
+    return f"{part['lost']} lost of {part['requests']:,} in {part['reloads']} reloads{_waits(part)}"
 
 
 def _restarts(part: Part) -> str:
-    return f"{part['lost']} lost of {part['requests']:,} in {part['restarts']} restarts, {part['retries']} asked again"
+    again = f"{part['retries']} asked again{_waits(part)}"
+    return f"{part['lost']} lost of {part['requests']:,} in {part['restarts']} restarts, {again}"
+
+
+def _waits(part: Part) -> str:
+    if "median_seconds" not in part:  # older figures do not say
+        return ""
+    return f"; answered after {_seconds(part['median_seconds'])}, at most {_seconds(part['slowest_seconds'])}"
 
 
 def _faults(part: Part) -> str:

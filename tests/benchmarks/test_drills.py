@@ -44,17 +44,21 @@ def test_thinned_key_presses_are_of_every_typist() -> None:
 
 
 def test_faults_are_those_of_one_file(tmp_path: Path) -> None:
-    """Tests that pass are faults survived, skipped ones were not injected, and a pytest that dies has no results."""
+    """Marked tests that pass are faults survived; skipped ones were none; a pytest that dies has no results."""
     some, deadly = tmp_path / "test_some.py", tmp_path / "test_deadly.py"
     some.write_text(
         "import pytest\n"
+        "def test_of_no_fault(): pass\n"
+        "@pytest.mark.fault\n"
         "def test_good(): pass\n"
+        "@pytest.mark.fault\n"
         "def test_bad(): raise ValueError\n"
+        "@pytest.mark.fault\n"
         "@pytest.mark.skip\n"
         "def test_absent(): pass\n",
         encoding="utf-8",
     )
-    deadly.write_text("import os\ndef test_deadly(): os._exit(0)\n", encoding="utf-8")
+    deadly.write_text("import os, pytest\n@pytest.mark.fault\ndef test_deadly(): os._exit(0)\n", encoding="utf-8")
     assert inject(str(some), tmp_path) == {"injected": 2, "survived": 1}
     with pytest.raises(RuntimeError, match=r"test_deadly\.py: pytest ended with status 0"):
         inject(str(deadly), tmp_path)

@@ -79,7 +79,7 @@ def test_the_soak_without_reloads_is_long_enough_to_be_judged() -> None:
 def test_every_drill_works(tmp_path: Path, tiny_checkpoint: Path) -> None:
     """A little of each on real processes: nothing is lost, leaked, wrongly accepted or answered with a 5xx."""
     output = tmp_path / "figures.json"
-    quick = ["--quick", "--soak-minutes", "0.1", "--checkpoint", str(tiny_checkpoint), "--output", str(output)]
+    quick = ["--quick", "--soak-minutes", "0.5", "--checkpoint", str(tiny_checkpoint), "--output", str(output)]
     assert main(quick) == 0
     parts: dict[str, dict[str, Any]] = json.loads(output.read_text(encoding="utf-8"))["parts"]
     assert set(parts) == set(ROWS)

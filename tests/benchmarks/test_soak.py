@@ -95,3 +95,7 @@ def test_growth_is_that_of_the_later_part() -> None:
     leaking = growth([(float(second), 100.0 + second / 10) for second in range(600)])
     assert leaking["mib_per_hour"] == pytest.approx(360)
     assert not leaking["flat"]
+    slowly = growth([(float(second), 280.0 + 12 * second / 1800) for second in range(0, 1800, 6)])
+    assert not slowly["flat"]
+    moments = growth([(float(second), 350.0 if second > 500 and second % 50 < 10 else 280.0) for second in range(600)])
+    assert moments == {"resident_mib": {"first": 280.0, "last": 280.0}, "mib_per_hour": 0.0, "flat": True}

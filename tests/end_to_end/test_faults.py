@@ -7,6 +7,7 @@ tests/service/test_protocol.py. Slow bodies and clients that disappear: test_ser
 import http.client
 import io
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,9 +22,10 @@ from pathlib import Path
 import pytest
 
 from service.keys import main as make_keys
-from tests.service.server_process import FAKE, ROOT, Answer, ServerProcess, clean_environment, serving
+from tests.service.server_process import FAKE, REAL, ROOT, Answer, ServerProcess, clean_environment, serving
 
 PATIENCE_SECONDS = 60
+pytestmark = pytest.mark.fault
 
 
 def test_an_item_that_exhausts_memory_fails_alone() -> None:
@@ -144,6 +146,22 @@ def test_a_signal_after_the_drain_ends_the_process(number: signal.Signals) -> No
         server.logged(event="lingers")
         server.send_signal(number)
         assert server.wait() == 0
+
+
+def test_bodies_that_are_refused_are_let_go(tiny_checkpoint: Path) -> None:
+    """A hundred of a mebibyte leave the process as large as it was: none waits for Python to look for cycles."""
+    body = b'{"text": "' + b"a" * 2**20
+    with serving(REAL, "--checkpoint", str(tiny_checkpoint)) as server:
+
+        def ask(times: int) -> int:
+            for _ in range(times):
+                assert server.ask("POST", "/predict", body).status == 413
+            metrics = server.ask("GET", "/metrics").body.decode()
+            (resident,) = re.findall(r"^process_resident_memory_bytes (\S+)$", metrics, re.MULTILINE)
+            return int(float(resident))
+
+        before = ask(20)
+        assert ask(100) < before + 20 * 2**20
 
 
 def test_a_full_disk_costs_log_lines_only() -> None:

@@ -91,6 +91,7 @@ def test_real_answers_have_the_documented_form(server: ServerProcess, path: str,
     assert {key: model[key] for key in ("name", "version")} == answer["model"]
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("item", INPUTS, ids=lambda item: item.kind)
 def test_bad_input_gets_its_status(bad_answers: dict[str, Answer], item: Input) -> None:
     """The status is the documented one, an error is a problem document with the request's id, and echoes no text."""
@@ -273,6 +274,7 @@ def _refuse_setting(options: tuple[str, ...], environment: dict[str, str]) -> tu
     return status, errors.getvalue().strip().splitlines()[-1]
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("kind", _BAD_CHECKPOINTS)
 def test_bad_checkpoint_ends_the_process(refusals: dict[str, tuple[int, str]], kind: str) -> None:
     """A checkpoint that cannot be served ends the process with status 1 and a message that names path and remedy."""
@@ -282,6 +284,7 @@ def test_bad_checkpoint_ends_the_process(refusals: dict[str, tuple[int, str]], k
     assert _BAD_CHECKPOINTS[kind][1] in message
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("kind", _BAD_SETTINGS)
 def test_bad_setting_ends_the_process(refusals: dict[str, tuple[int, str]], kind: str) -> None:
     """A wrong setting ends the process with status 2 and a message that names it, and not a key."""
@@ -369,6 +372,7 @@ def test_second_signal_ends_the_process_at_once() -> None:
         held.close()
 
 
+@pytest.mark.fault
 def test_requests_are_not_waited_for_beyond_the_grace_period() -> None:
     """What is still in flight a second after the drain, its grace period, gets 503 and no longer holds up the end."""
     with serving(FAKE, "--grace-seconds", "1") as server:
@@ -383,6 +387,7 @@ def test_requests_are_not_waited_for_beyond_the_grace_period() -> None:
         held.close()
 
 
+@pytest.mark.fault
 def test_port_in_use_is_told(server: ServerProcess, tiny_checkpoint: Path) -> None:
     """A second service on the same port ends with status 1 and says which port."""
     _, port = server.address
@@ -474,6 +479,7 @@ def test_keys_are_waived_by_name() -> None:
         assert server.ask("POST", "/predict", {"text": "a"}).status == 200
 
 
+@pytest.mark.fault
 def test_disconnected_client_frees_the_engine() -> None:
     """A client that hangs up while its text is decoded is counted as 499, and the engine is free for others."""
     with serving(FAKE, "--batch-items", "1") as server:
@@ -486,6 +492,7 @@ def test_disconnected_client_frees_the_engine() -> None:
         assert server.ask("POST", "/predict", {"text": "a"}).status == 200
 
 
+@pytest.mark.fault
 def test_slow_body_is_given_up() -> None:
     """A body that does not arrive within the deadline gets 408, and the connection is closed."""
     with serving(FAKE, "--deadline-seconds", "0.2") as server, socket.create_connection(server.address) as connection:
@@ -496,6 +503,7 @@ def test_slow_body_is_given_up() -> None:
     assert b"did not arrive within 0.2 s" in answer
 
 
+@pytest.mark.fault
 def test_too_large_a_body_is_refused_before_it_is_sent() -> None:
     """A client that asks first (Expect: 100-continue) is told 413 without having to send anything."""
     with serving(FAKE) as server, socket.create_connection(server.address) as connection:
@@ -505,6 +513,7 @@ def test_too_large_a_body_is_refused_before_it_is_sent() -> None:
     assert answer.startswith(b"HTTP/1.1 413 ")
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("sent", [b"\x16\x03\x01\x02\x00\x01", b"Geheimnis\r\n\r\n", b"POST /predict HTTP/9.9\r\n\r\n"])
 def test_what_is_not_http_is_refused(server: ServerProcess, sent: bytes) -> None:
     """Bytes that are not HTTP get the server's plain 400 and a closed connection, and are not repeated."""

@@ -85,6 +85,7 @@ def test_keys_rotate_without_a_restart(tmp_path: Path) -> None:
     assert ring.told == [True]
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("spoilt", ["", "no TOML", entry("a") + entry("a"), None, "a directory"])
 def test_a_bad_new_file_leaves_the_old_keys(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, spoilt: str | None
@@ -113,6 +114,7 @@ def test_a_bad_new_file_leaves_the_old_keys(
     assert (ring.name("token of a"), ring.name("token of b"), ring.told) == (None, "b", [False, True])
 
 
+@pytest.mark.fault
 def test_a_fault_while_looking_does_not_end_the_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever goes wrong once is told, and the next change is seen: a revoked key would else work on unnoticed."""
     ring = Ring(tmp_path, entry("first"))
@@ -152,6 +154,7 @@ class Disk:
         return read_keys_file(path)
 
 
+@pytest.mark.fault
 def test_a_file_that_cannot_be_read_is_tried_at_every_look(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +175,7 @@ def test_a_file_that_cannot_be_read_is_tried_at_every_look(
     assert disk.read == []
 
 
+@pytest.mark.fault
 def test_a_change_of_the_mode_is_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that could not be read for its mode keeps time, size and inode with another mode; it is read again."""
     ring, disk = Ring(tmp_path, entry("a")), Disk(monkeypatch)
@@ -182,6 +186,7 @@ def test_a_change_of_the_mode_is_a_change(tmp_path: Path, monkeypatch: pytest.Mo
     assert disk.read == [ring.file]
 
 
+@pytest.mark.fault
 def test_a_pipe_in_the_files_place_is_refused_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Nobody writes into it, so who waited would never see another change; a file in its place is read."""
     ring = Ring(tmp_path, entry("a"))
@@ -197,6 +202,7 @@ def test_a_pipe_in_the_files_place_is_refused_at_once(tmp_path: Path, caplog: py
     assert (ring.told, ring.name("token of b")) == ([False, True], "b")
 
 
+@pytest.mark.fault
 def test_a_look_that_hangs_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +242,7 @@ def test_an_unchanged_file_is_not_read_again(tmp_path: Path, monkeypatch: pytest
     assert ring.name("token of b") == "b"
 
 
+@pytest.mark.fault
 def test_a_wrong_file_at_the_start_is_an_error(tmp_path: Path) -> None:
     """Without keys that can be used there is no ring, so no service that lets in everybody."""
     with pytest.raises(KeysError):

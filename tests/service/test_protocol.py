@@ -29,6 +29,7 @@ def received(connection: socket.socket) -> bytes:
     return b"".join(parts)
 
 
+@pytest.mark.fault
 def test_headers_that_trickle_in_are_refused(server: ServerProcess) -> None:
     """A client that sends a header every tenth of a second gets 408 and a closed connection; others are answered."""
     with socket.create_connection(server.address, PATIENCE_SECONDS) as slow:
@@ -50,12 +51,14 @@ def test_headers_that_trickle_in_are_refused(server: ServerProcess) -> None:
     server.logged(event="headers refused", status=408)
 
 
+@pytest.mark.fault
 def test_a_connection_that_asks_nothing_is_closed(server: ServerProcess) -> None:
     """Without a byte sent there is no answer, only the end."""
     with socket.create_connection(server.address, PATIENCE_SECONDS) as silent:
         assert received(silent) == b""
 
 
+@pytest.mark.fault
 def test_headers_without_end_are_refused(server: ServerProcess) -> None:
     """More bytes of headers than are taken get 431, whatever the time left."""
     with socket.create_connection(server.address, PATIENCE_SECONDS) as endless:
@@ -90,6 +93,7 @@ def test_headers_may_come_in_parts(server: ServerProcess) -> None:
             assert answer.startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("first", "more"),
     [
@@ -123,6 +127,7 @@ def test_a_body_does_not_count_as_headers(server: ServerProcess) -> None:
     assert re.findall(rb"HTTP/1\.1 (\d+)", answers) == [b"422", b"200"]
 
 
+@pytest.mark.fault
 def test_late_headers_do_not_answer_for_the_request_before_them() -> None:
     """Half a head behind a request in flight: that one gets its own answer, and then the connection ends."""
     body = b'{"text": "hold"}'
@@ -139,6 +144,7 @@ def test_late_headers_do_not_answer_for_the_request_before_them() -> None:
     assert re.findall(rb"HTTP/1\.1 (\d+)", answers) == [b"200"]
 
 
+@pytest.mark.fault
 def test_bytes_that_are_no_http_get_a_problem(server: ServerProcess) -> None:
     """As every other error, and the connection is closed."""
     with socket.create_connection(server.address, PATIENCE_SECONDS) as confused:

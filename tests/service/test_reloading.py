@@ -65,6 +65,7 @@ def test_what_was_begun_is_finished_by_the_checkpoint_that_began_it() -> None:
     ask(question, model)
 
 
+@pytest.mark.fault
 def test_a_checkpoint_that_is_refused_changes_nothing() -> None:
     """The answer says what is wrong, the failure is counted, and the one before goes on."""
 
@@ -125,6 +126,7 @@ def test_the_same_checkpoint_again_is_no_way_back() -> None:
     ask(question, _ByName())
 
 
+@pytest.mark.fault
 def test_rolling_back_to_a_directory_that_has_changed_is_refused(tmp_path: Path) -> None:
     """What answered before is not there any more: saying so is better than answering with something else."""
     one, other = (build_tiny_checkpoint(tmp_path / name, seed=seed, fp32=False) for seed, name in enumerate("ab"))
@@ -142,6 +144,7 @@ def test_rolling_back_to_a_directory_that_has_changed_is_refused(tmp_path: Path)
         assert server.ask("GET", "/model").json()["digest"] == other.digest
 
 
+@pytest.mark.fault
 def test_a_torn_checkpoint_is_refused_by_name(tmp_path: Path, tiny_checkpoint: Path) -> None:
     """Half a file of weights: 422 with file and remedy, a log line, and answers as before."""
     torn = build_tiny_checkpoint(tmp_path / "torn", seed=3, fp32=False).directory
@@ -156,6 +159,7 @@ def test_a_torn_checkpoint_is_refused_by_name(tmp_path: Path, tiny_checkpoint: P
         assert server.ask("POST", "/predict", {"text": "I like "}).json()["results"] == before["results"]
 
 
+@pytest.mark.fault
 def test_a_failure_that_is_not_the_checkpoints_is_logged_with_its_place(tmp_path: Path) -> None:
     """A directory that is there and cannot be loaded for another reason: 500, and the log has type and place."""
 
@@ -173,6 +177,7 @@ def test_a_failure_that_is_not_the_checkpoints_is_logged_with_its_place(tmp_path
     assert [response.status_code for response in ask(question, Exhausted())] == [500, 422]
 
 
+@pytest.mark.fault
 def test_a_hangup_before_it_listens_is_no_end(tiny_checkpoint: Path) -> None:
     """`systemctl restart` and then `reload`: the signal comes before there is anything to reload."""
     with serving(REAL, "--checkpoint", str(tiny_checkpoint), "--threads", "1", ready=False) as server:
@@ -210,6 +215,7 @@ def test_one_change_at_a_time() -> None:
     ask(question, model)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("state", "value", "told"), [("draining", True, "shutting down"), ("loaded", None, "still loading")]
 )
@@ -232,6 +238,7 @@ def test_a_hangup_that_comes_too_early_or_too_late_is_no_failure(
         ask(question)
 
 
+@pytest.mark.fault
 def test_a_hangup_during_a_change_is_followed_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
     """The link may have moved after the change read it: however many signals come, one reload follows."""
     model = _LoadsOnRelease()
@@ -269,6 +276,7 @@ class _LoadsOnRelease(FakeModel):
         return super().load(on_call, directory)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("body", "status"),
     [
@@ -313,6 +321,7 @@ def _ask_on(server: ServerProcess, stop: threading.Event, statuses: list[int]) -
         statuses.append(answer.status if answer.status != 200 or len(answer.json()["results"]) == 2 else 0)
 
 
+@pytest.mark.fault
 def test_an_engine_that_has_ended_takes_no_checkpoint() -> None:
     """After the drain began, a change is refused rather than waited for."""
 
