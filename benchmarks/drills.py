@@ -63,8 +63,10 @@ class Load:
     def __init__(self, lines: Sequence[str]) -> None:
         self._keystrokes = workloads.Keystrokes(lines)
         self._luck = random.Random(3)  # noqa: S311 - who is let in is no secret
+        # When all are used up they come again: far more than a prefix cache holds have come between.
+        turns = itertools.cycle(range(max(len(workloads.units(line)) for line in lines)))
         self._blanked = (
-            _with_blank(text) for turn in itertools.count() for line in lines if (text := workloads.rotated(line, turn))
+            _with_blank(text) for turn in turns for line in lines if (text := workloads.rotated(line, turn))
         )
 
     def take(self, route: str, count: int) -> list[bytes]:

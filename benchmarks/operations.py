@@ -35,6 +35,7 @@ class Sizes:
     prompts: int = 1000
     reloads: int = 20
     restarts: int = 5
+    overload_seconds: float = 9.0
     overload_rounds: int = 5
     faults: tuple[str, ...] = tuple(drills.FAULTS.values())
     fuzz_cases: int = 20_000
@@ -47,6 +48,7 @@ QUICK = Sizes(
     prompts=20,
     reloads=2,
     restarts=1,
+    overload_seconds=1.0,
     overload_rounds=1,
     faults=("tests/service/test_protocol.py",),
     fuzz_cases=120,
@@ -104,7 +106,8 @@ class Measurements:
         return drills.held_load(self._place, self._load, self._capacity, self._sizes.load_seconds)
 
     def _overload(self, route: str) -> dict[str, Any]:
-        return drills.overload(self._place, self._load, route, self._sizes.seconds, self._sizes.overload_rounds)
+        seconds, rounds = self._sizes.overload_seconds, self._sizes.overload_rounds
+        return drills.overload(self._place, self._load, route, seconds, rounds)
 
     def _fuzz(self) -> dict[str, Any]:
         with self._place.serving("--keys-file", str(self._place.keys_file())) as server:

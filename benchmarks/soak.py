@@ -63,7 +63,8 @@ def watch(
     Returns:
         ``status``, ``server_errors``, ``reloads``; ``hung_up``, by us; ``cut_short``, by the server, as it may where a
         body is too long; ``broken``, all other connections that did not end in an answer; ``descriptors`` and
-        ``resident_mib`` before and after; ``mib_per_hour``, the slope of the resident set (Theil-Sen, which a reload's moments do not bend); ``flat``.
+        ``resident_mib`` before and after, and in each tenth of the time; ``mib_per_hour``, the slope of the resident
+        set (Theil-Sen, which a reload's moments do not bend); ``flat``.
 
     Raises:
         ServerError: it ended meanwhile, or with another status than 0 when it was stopped.
@@ -212,7 +213,9 @@ def _settled(server: Server, before: int) -> int:
 
 
 def growth(samples: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """What a resident set does after the first third of its samples (seconds, MiB)."""
+    """What a resident set does after the first third of its samples (seconds, MiB); tenths are of all of them."""
+    parts, count = min(10, len(samples)), len(samples)
+    tenths = [samples[count * part // parts : count * (part + 1) // parts] for part in range(parts)]
     kept = samples[len(samples) // 3 :]
     slope = statistics.median(
         (later[1] - earlier[1]) / (later[0] - earlier[0]) for earlier, later in itertools.combinations(kept, 2)
@@ -221,6 +224,7 @@ def growth(samples: Sequence[tuple[float, float]]) -> dict[str, Any]:
     first, last = (statistics.median(mib for _, mib in part) for part in (kept[:third], kept[-third:]))
     return {
         "resident_mib": {"first": round(first, 1), "last": round(last, 1)},
+        "resident_mib_by_tenth": [round(statistics.median(mib for _, mib in tenth), 1) for tenth in tenths],
         "mib_per_hour": round(slope * 3600, 2),
         "flat": last - first <= FLAT_SHARE * first,
     }

@@ -114,11 +114,16 @@ class Keystrokes:
 
 
 def rotated(line: str, turns: int) -> str:
-    """The line with its first *turns* words (of Chinese, pairs of characters) at its end; empty if it has no more."""
-    units = [line[start : start + 2] for start in range(0, len(line), 2)] if is_chinese(line) else line.split(" ")
-    if turns >= len(units):
+    """The line with its first *turns* units at its end; empty if it has no more."""
+    parts = units(line)
+    if turns >= len(parts):
         return ""
-    return ("" if is_chinese(line) else " ").join([*units[turns:], *units[:turns]])
+    return ("" if is_chinese(line) else " ").join([*parts[turns:], *parts[:turns]])
+
+
+def units(line: str) -> list[str]:
+    """The line's words, or of Chinese its pairs of characters."""
+    return [line[start : start + 2] for start in range(0, len(line), 2)] if is_chinese(line) else line.split(" ")
 
 
 class Prompts:

@@ -43,6 +43,13 @@ def test_thinned_key_presses_are_of_every_typist() -> None:
     assert sum(steps) / len(steps) == pytest.approx(OVERLOAD, rel=0.1)
 
 
+def test_questions_never_end() -> None:
+    """When every line has been turned all the way round, the first one comes again."""
+    taken = Load(["one two three", "天地玄黄"]).take("/cloze", 12)
+    assert len(set(taken)) == 5
+    assert taken[5:10] == taken[:5]
+
+
 def test_faults_are_those_of_one_file(tmp_path: Path) -> None:
     """Marked tests that pass are faults survived; skipped ones were none; a pytest that dies has no results."""
     some, deadly = tmp_path / "test_some.py", tmp_path / "test_deadly.py"

@@ -91,11 +91,12 @@ def test_a_client_that_cannot_go_on_ends_the_soak(serve: Serve, tmp_path: Path) 
 def test_growth_is_that_of_the_later_part() -> None:
     """What a cache takes in the beginning is no leak; a line that goes on rising is."""
     filling = [(float(second), min(200.0, 100.0 + second)) for second in range(600)]
-    assert growth(filling) == {"resident_mib": {"first": 200.0, "last": 200.0}, "mib_per_hour": 0.0, "flat": True}
+    level = {"resident_mib": {"first": 200.0, "last": 200.0}, "mib_per_hour": 0.0, "flat": True}
+    assert growth(filling) == {**level, "resident_mib_by_tenth": [129.5, 189.5, *[200.0] * 8]}
     leaking = growth([(float(second), 100.0 + second / 10) for second in range(600)])
     assert leaking["mib_per_hour"] == pytest.approx(360)
     assert not leaking["flat"]
     slowly = growth([(float(second), 280.0 + 12 * second / 1800) for second in range(0, 1800, 6)])
     assert not slowly["flat"]
     moments = growth([(float(second), 350.0 if second > 500 and second % 50 < 10 else 280.0) for second in range(600)])
-    assert moments == {"resident_mib": {"first": 280.0, "last": 280.0}, "mib_per_hour": 0.0, "flat": True}
+    assert moments == {**level, "resident_mib": {"first": 280.0, "last": 280.0}, "resident_mib_by_tenth": [280.0] * 10}
