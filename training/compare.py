@@ -15,17 +15,13 @@ report again from its figures alone.
 import argparse
 import hashlib
 import json
-import multiprocessing
 import statistics
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from tqdm import tqdm
 
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import Architecture, Calibration, Cell, NetworkConfig
@@ -43,10 +39,11 @@ from training.export import ExportOptions, export
 from training.keyboard import KeyboardNetwork, KeyboardRuntime
 from training.loop import train
 from training.ngram import build
+from training.parts import do_all, kept, write_json
 from training.questions import read_files
 from training.runlog import read_records
 from training.shards import open_prepared
-from training.snapshot import SNAPSHOTS, keep_to, load_weights, read_progress, snapshot_directory, write_whole
+from training.snapshot import SNAPSHOTS, keep_to, load_weights, read_progress, snapshot_directory
 from training.transformer import Transformer, TransformerRuntime, build_network, parameter_count
 from training.tutorial_report import write_tutorial
 
@@ -222,7 +219,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
         figures = compare(options)
     if arguments.peers and arguments.publish:  # docs/quality.md has them, of `python -m training quality`
-        _write_json(PEERS_PUBLISHED, figures)
+        write_json(PEERS_PUBLISHED, figures)
     publish = arguments.publish and not arguments.peers
     sys.stdout.write(write_tutorial(figures, arguments.output, publish=publish))
     return 0
@@ -246,16 +243,16 @@ def compare(options: CompareOptions) -> dict[str, Any]:
     options.output.mkdir(parents=True, exist_ok=True)
     keep_to(options.output, _begun_with(options, prepared.sha256))
     tuning = [(arm.name, networks[arm.name], rate, options) for arm in chosen for rate in options.rates]
-    tried = dict(zip([(name, rate) for name, _, rate, _ in tuning], _all(_tune, tuning, options.jobs), strict=True))
+    tried = dict(zip([(name, rate) for name, _, rate, _ in tuning], do_all(_tune, tuning, options.jobs), strict=True))
     runs = []
     for seed in options.seeds:  # a seed of every network before the next seed, so that an early stop leaves a whole
         for arm in chosen:
             whole = _whole_run(arm.name, networks[arm.name], seed, tried, options)
             runs.append((arm.name, whole, options))
-    trained = _all(_train, runs, options.jobs)
-    counted = _all(_count, [(order, options) for order in options.orders], options.jobs)
+    trained = do_all(_train, runs, options.jobs)
+    counted = do_all(_count, [(order, options) for order in options.orders], options.jobs)
     described = [*trained, *counted]
-    answered = _all(_evaluate, [(description["name"], options) for description in described], options.jobs)
+    answered = do_all(_evaluate, [(description["name"], options) for description in described], options.jobs)
     figures = {
         "format_version": FORMAT_VERSION,
         "options": _published(options),
@@ -268,7 +265,7 @@ def compare(options: CompareOptions) -> dict[str, Any]:
             for description, evaluation in zip(described, answered, strict=True)
         ],
     }
-    _write_json(options.output / "comparison.json", figures)
+    write_json(options.output / "comparison.json", figures)
     return figures
 
 
@@ -370,7 +367,7 @@ def _whole_run(
 def _tune(name: str, network: NetworkConfig, rate: float, options: CompareOptions) -> dict[str, Any]:
     """A short run at one rate: its held-out figure (lower is better) and CPU seconds a step."""
     directory = options.output / "tuning" / f"{name}-{rate:g}"
-    return _kept(directory / "tried.json", lambda: _tune_now(name, network, rate, directory, options))
+    return kept(directory / "tried.json", lambda: _tune_now(name, network, rate, directory, options))
 
 
 def _tune_now(
@@ -439,7 +436,7 @@ def _count(order: int, options: CompareOptions) -> dict[str, Any]:
 def _evaluate(name: str, options: CompareOptions) -> dict[str, Any]:
     """Figures of a trained network or an n-gram, by language."""
     directory = options.output / name
-    return _kept(directory / "evaluation.json", lambda: _evaluate_now(directory, options))
+    return kept(directory / "evaluation.json", lambda: _evaluate_now(directory, options))
 
 
 def _evaluate_now(directory: Path, options: CompareOptions) -> dict[str, Any]:
@@ -525,36 +522,6 @@ def _begun(directory: Path) -> bool:
     return any((directory / name / "state.json").exists() for name in SNAPSHOTS)
 
 
-def _kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The JSON of *path*; made and written first where it is missing."""
-    if not path.exists():
-        _write_json(path, make())
-    return dict(json.loads(path.read_text(encoding="utf-8")))
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, (json.dumps(values, ensure_ascii=False, indent=1) + "\n").encode())
-
-
 def _published(options: CompareOptions) -> dict[str, Any]:
     """The options without the paths, which say nothing elsewhere."""
     return {key: value for key, value in asdict(options).items() if key not in ("prepared", "text", "output", "jobs")}
-
-
-def _all(work: Callable[..., dict[str, Any]], arguments: Sequence[tuple[Any, ...]], jobs: int) -> list[dict[str, Any]]:
-    """Call *work* with each of the arguments, in *jobs* processes, and return what it returns, in order."""
-    with tqdm(total=len(arguments), desc=work.__name__.strip("_"), unit=" runs", disable=None) as progress:
-        if jobs == 1:
-            results = []
-            for each in arguments:
-                results.append(work(*each))
-                progress.update()
-            return results
-        spawned = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-        with ProcessPoolExecutor(jobs, spawned, max_tasks_per_child=1) as pool:
-            futures = [pool.submit(work, *each) for each in arguments]
-            for future in as_completed(futures):
-                future.result()
-                progress.update()
-            return [future.result() for future in futures]

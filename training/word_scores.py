@@ -52,30 +52,35 @@ class Reading:
     words: Tensor
 
 
-def score_all(network: WordNetwork, corpus: WordCorpus) -> dict[str, Any]:
-    """Every perplexity, valid and test, and the settings that valid text chose.
+def score_continuous(network: WordNetwork, corpus: WordCorpus) -> dict[str, Any]:
+    """Perplexities with the state carried on, static (``continuous``) and with the ``cache`` that valid text chose.
 
     Args:
-        network: in float32 and evaluation mode; it is left as it was.
+        network: in float32 and evaluation mode; it is left as it was. So in the functions below.
         corpus: the benchmark.
     """
     valid, test = read_through(network, corpus.valid), read_through(network, corpus.test)
     cache = fit_cache(valid)
-    dynamic = fit_dynamic(network, corpus.valid)
     return {
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "continuous": {"valid": perplexity(valid.nats), "test": perplexity(test.nats)},
-        "reset": {name: perplexity(read_lines_apart(network, getattr(corpus, name))) for name in ("valid", "test")},
         "cache": {
             **cache,
             "valid": perplexity(cached_nats(valid, **cache)),
             "test": perplexity(cached_nats(test, **cache)),
         },
-        "dynamic": {
-            **dynamic,
-            "valid": perplexity(dynamic_nats(network, corpus.valid, **dynamic)),
-            "test": perplexity(dynamic_nats(network, corpus.test, **dynamic)),
-        },
+    }
+
+
+def score_reset(network: WordNetwork, corpus: WordCorpus) -> dict[str, float]:
+    """Perplexities where each line is read from zero states."""
+    return {name: perplexity(read_lines_apart(network, getattr(corpus, name))) for name in ("valid", "test")}
+
+
+def grids() -> dict[str, Any]:
+    """What settings are chosen from: scores by other grids are other scores."""
+    return {
+        "cache": [CACHE_WORDS, CACHE_FLATNESS, CACHE_SHARES],
+        "dynamic": [DYNAMIC_RATES, DYNAMIC_DECAYS, DYNAMIC_WINDOW, DYNAMIC_FIT_WORDS],
     }
 
 

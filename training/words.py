@@ -1,10 +1,12 @@
 """Penn Treebank and WikiText-2: `python -m training words RUN.toml [--resume]`, then `--scores`.
 
 Trains a language model of words on continuous text. Interrupted, it goes on with --resume. `--scores` scores what was
-trained (training/word_scores.py) and writes scores.json into the run directory.
+trained (training/word_scores.py) and writes scores.json into the run directory; interrupted, it goes on with the part
+that it was at.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import sys
@@ -23,11 +25,13 @@ from training.allocator import keep_freed_memory
 from training.config import OptimizerOptions, read_options
 from training.loop import make_optimizer, stop_signals
 from training.loss import full_cross_entropy
+from training.parts import do_all, kept
 from training.runlog import RunLog
 from training.schedule import learning_rate
 from training.snapshot import (
     SNAPSHOTS,
     Progress,
+    keep_to,
     load_optimizer,
     load_weights,
     read_progress,
@@ -37,7 +41,15 @@ from training.snapshot import (
 )
 from training.word_corpus import Ids, read_word_corpus
 from training.word_network import WordNetwork, WordNetworkOptions
-from training.word_scores import score_all, score_ngram
+from training.word_scores import (
+    dynamic_nats,
+    fit_dynamic,
+    grids,
+    perplexity,
+    score_continuous,
+    score_ngram,
+    score_reset,
+)
 
 # Rows of valid text that are read side by side while training goes on; the scores at the end read one.
 VALID_ROWS = 16
@@ -92,6 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the last saved state")
     parser.add_argument("--ngram", type=int, metavar="ORDER", help="train nothing; score a Kneser-Ney n-gram instead")
     parser.add_argument("--scores", action="store_true", help="train nothing; score what was saved on valid and test")
+    parser.add_argument("--jobs", type=int, default=1, help="of scores, processes side by side (default: 1)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -106,7 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(counted, indent=1) + "\n")
         return 0
     if arguments.scores:
-        described = score(config, directory)
+        described = score(config, directory, arguments.jobs)
         write_whole(directory / "scores.json", (json.dumps(described, indent=1) + "\n").encode())
         sys.stdout.write(json.dumps(described["scores"], indent=1) + "\n")
         return 0
@@ -117,22 +130,58 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def score(config: WordRun, directory: Path) -> dict[str, Any]:
+def score(config: WordRun, directory: Path, jobs: int = 1) -> dict[str, Any]:
     """Every perplexity of a run that is at its end, on the CPU wherever it was trained; the run stays as it is.
 
+    Parts that are done are kept in the directory ``scores`` of the run.
+
     Returns:
-        ``run``, ``progress`` and ``scores``.
+        ``run``, ``progress`` and ``scores``: each perplexity on ``valid`` and ``test``, the settings that valid chose.
 
     Raises:
-        RunError: the run is not at its end, or is another one; what :class:`WordTrainer` raises.
+        RunError: the run is not at its end, or is another one; parts of other weights or grids are there; what
+            :class:`WordTrainer` raises.
     """
     trainer = WordTrainer(replace(config, device="cpu"), directory, resume=True)
     if trainer.progress.step != trainer.steps:
         raise RunError(
             f"{directory}: is at step {trainer.progress.step} of {trainer.steps}; --resume it to its end first"
         )
-    scores = score_all(trainer.network.float().eval(), trainer.corpus)
+    parts = directory / "scores"
+    parts.mkdir(exist_ok=True)
+    weights = hashlib.sha256((snapshot_directory(directory) / "weights.safetensors").read_bytes()).hexdigest()
+    keep_to(parts, {"weights": weights, "corpus": trainer.corpus.sha256, **grids()})
+    given: dict[str, float] = {}
+    first = [(config, directory, name, given) for name in ("continuous", "reset", "settings")]
+    continuous, reset, settings = do_all(_score_part, first, jobs)
+    learning = [(config, directory, f"dynamic-{name}", settings) for name in ("valid", "test")]
+    valid, test = do_all(_score_part, learning, jobs)
+    scores = {
+        "parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),
+        "continuous": continuous["continuous"],
+        "reset": reset,
+        "cache": continuous["cache"],
+        "dynamic": {**settings, "valid": valid["perplexity"], "test": test["perplexity"]},
+    }
     return {"run": asdict(config), "progress": asdict(trainer.progress), "scores": scores}
+
+
+def _score_part(config: WordRun, directory: Path, part: str, settings: dict[str, float]) -> dict[str, Any]:
+    """One part of the scores, kept; *settings* are those of dynamic evaluation."""
+
+    def make() -> dict[str, Any]:
+        trainer = WordTrainer(replace(config, device="cpu"), directory, resume=True)
+        network, corpus = trainer.network.float().eval(), trainer.corpus
+        if part == "continuous":
+            return score_continuous(network, corpus)
+        if part == "reset":
+            return score_reset(network, corpus)
+        if part == "settings":
+            return fit_dynamic(network, corpus.valid)
+        text = getattr(corpus, part.removeprefix("dynamic-"))
+        return {"perplexity": perplexity(dynamic_nats(network, text, **settings))}
+
+    return kept(directory / "scores" / f"{part}.json", make)
 
 
 def columns(ids: Ids, rows: int, path: str) -> Tensor:

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import shutil
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -31,7 +32,7 @@ from training.word_scores import (
     perplexity,
     read_lines_apart,
     read_through,
-    score_all,
+    score_continuous,
     score_ngram,
 )
 from training.words import WordRun, WordTrainer, columns, score
@@ -261,10 +262,9 @@ def test_settings_are_the_best_on_valid_and_know_nothing_of_test(network: WordNe
     """A valid text that repeats itself wants much of the cache and fast steps; test text of chance wants neither."""
     chance = np.random.default_rng(1).integers(0, 9, 300)
     repeated = np.tile(IDS, 20)
-    found = score_all(network, WordCorpus(tuple("abcdefghi"), chance, repeated, chance))
+    found = score_continuous(network, WordCorpus(tuple("abcdefghi"), chance, repeated, chance))
     valid = read_through(network, repeated)
     assert found["cache"].items() > fit_cache(valid).items()
-    assert found["dynamic"].items() > fit_dynamic(network, repeated).items()
     assert fit_cache(read_through(network, chance)) != fit_cache(valid)
     assert fit_dynamic(network, chance) != fit_dynamic(network, repeated)
     every = [perplexity(cached_nats(valid, *one)) for one in product(CACHE_WORDS, CACHE_FLATNESS, CACHE_SHARES)]
@@ -287,6 +287,31 @@ def test_commands_train_and_score(texts: Path, tmp_path: Path) -> None:
     assert set(scores) == {"parameters", "continuous", "reset", "cache", "dynamic"}
     for kind in ("continuous", "reset", "cache", "dynamic"):
         assert 1 < scores[kind]["test"] < 3
+
+
+def test_scores_go_on_with_the_part_that_they_were_at(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Side by side they are the same; what is there is not done again, and parts of other weights are refused."""
+    config, alone, together = options(texts, epochs=1), tmp_path / "alone", tmp_path / "together"
+    assert WordTrainer(config, alone).run([])
+    shutil.copytree(alone, together)
+    found = score(config, alone)
+    assert score(config, together, jobs=2) == found
+    trained = WordTrainer(config, alone, resume=True)
+    dynamic = fit_dynamic(trained.network.float().eval(), trained.corpus.valid)
+    assert found["scores"]["dynamic"].items() > dynamic.items()
+
+    def stop(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    (alone / "scores" / "dynamic-test.json").unlink()
+    for name in ("score_continuous", "score_reset", "fit_dynamic"):
+        monkeypatch.setattr(f"training.words.{name}", stop)
+    assert score(config, alone) == found
+    monkeypatch.setattr("training.words.grids", lambda: {"cache": []})
+    with pytest.raises(RunError, match="remove it"):
+        score(config, alone)
 
 
 def test_only_a_finished_run_is_scored_and_it_stays_as_it_is(texts: Path, tmp_path: Path) -> None:
