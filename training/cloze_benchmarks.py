@@ -7,8 +7,8 @@ The predictor that serves is asked, by its public queries; nothing is trained or
 - CMRC 2017 (Cui et al. 2018, arXiv:1709.08299) and CFT (Cui et al. 2016, arXiv:1607.02250): a word of the passage.
 - ChID (Zheng et al. 2019, arXiv:1906.01265): one idiom of seven.
 
-Chinese text that comes as words is joined; the words of its passage are a question's choices. An answer that is not one
-of them cannot be given: ``answerable`` says how many can.
+Chinese text that comes as words is joined; the commonest words of its passage, at most CHOICES, are a
+question's choices. An answer that is not one of them cannot be given: ``answerable`` says how many can.
 """
 
 import argparse
@@ -32,7 +32,8 @@ from training.snapshot import check_writable, write_whole
 
 # Of the normal distribution, for 95 %.
 TWO_SIDED = 1.96
-_CHOICES = Limits().choices
+# Words of a passage that are choices, the commonest: as many as a query takes.
+CHOICES = Limits().choices
 _SPACE_BEFORE = re.compile(r" ([,.;:!?'’])")
 _LAST_WORD = re.compile(r"[^\W_][\w'’-]*$")
 
@@ -81,7 +82,7 @@ def passage_cloze(path: Path) -> Iterator[BenchmarkQuestion]:
         inside = any("XXXXX" in sentence for sentence in sentences)
         text = "".join(sentences) if inside else "".join([*sentences, record["query"]])
         text = "".join(text.split()).replace("XXXXX", MARKER, 1)
-        choices = tuple(word for word, _ in words.most_common(_CHOICES))
+        choices = tuple(word for word, _ in words.most_common(CHOICES))
         yield BenchmarkQuestion(text, record["answer"], choices)
 
 

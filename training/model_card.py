@@ -21,7 +21,11 @@ LIMITS = """\
 - It repeats what its text says, prejudice and swearing included. Do not decide about people by its probabilities.
 - Probabilities are calibrated on text like the held-out lines; on other text they are less to be trusted.
 - Only the languages named above were trained; other scripts are spelt in bytes and predicted badly.
-- It reads a text into a state of fixed size: what stood far back is soon forgotten."""
+- The network reads a text into a state of fixed size: what stood far back fades from it."""
+# Of whatever is served with counts of what was written (model/decoding/memory.py): all but stacked networks.
+MEMORY = """\
+- Where it is served, names and phrases of the text itself, and of a `history` that is sent along, are counted and come
+  back beside what the network says; what they mean does not."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -130,7 +134,7 @@ def model_card(
         + ", ".join(f"{language} {value:.3f}" for language, value in calibration.cloze_mass_exponent)
         + f". Weights of rescoring: {calibration.forward_weight:g} forward, {calibration.backward_weight:g} backward.",
         "## Limits",
-        LIMITS,
+        LIMITS if network.architecture == "stacked_bidirectional" else f"{LIMITS}\n{MEMORY}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

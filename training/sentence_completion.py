@@ -34,7 +34,7 @@ from training.cloze_benchmarks import BenchmarkQuestion, msr_scc, wilson_interva
 from training.questions import MARKER, TextFile, cloze_questions
 from training.shards import Shard, open_prepared
 from training.snapshot import check_writable, write_whole
-from training.statistics import interval, resample
+from training.statistics import at_edge, interval, resample
 
 Floats = NDArray[np.float64]
 
@@ -289,21 +289,45 @@ def _sum(parts: Floats, weights: dict[str, float]) -> Floats:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """A table, a row an arm."""
+    """A table, a row an arm; how the weights were fitted, and what the sum is worth beside the best other arm."""
     rows = [
         "| scored by | right, % | 95 % interval | to the gap head | of held-out blanks, % |",
         "|---|---|---|---|---|",
     ]
     for name, arm in report["arms"].items():
+        cell = name.replace("|", "\\|")
         low, high = (100 * bound for bound in arm["interval"])
         below, above = (100 * bound for bound in arm["difference_interval"])
         rows.append(
-            f"| {name} | {100 * arm['accuracy']:.1f} | {low:.1f} to {high:.1f} | {100 * arm['difference']:+.1f}"
+            f"| {cell} | {100 * arm['accuracy']:.1f} | {low:.1f} to {high:.1f} | {100 * arm['difference']:+.1f}"
             f" ({below:+.1f} to {above:+.1f}) | {100 * report['held_out_arms'][name]['accuracy']:.1f} |"
         )
     weights = report["weights"]
     rows.append(
         f"\n{report['questions']:,} questions. Weights beside the gap head's 1, fitted on {report['fitted_on']:,}"
-        f" blanks of held-out text: left to right {weights['left whole']:g}, right to left {weights['right whole']:g}."
+        f" blanks of held-out text: left to right {weights['left whole']:g}, right to left {weights['right whole']:g};"
+        f" temperature {weights['temperature']:g}."
     )
+    if edges := [
+        title
+        for name, title, grid in (
+            ("left whole", "the weight of left to right", WEIGHTS),
+            ("right whole", "that of right to left", WEIGHTS),
+            ("temperature", "the temperature", TEMPERATURES),
+        )
+        if at_edge(weights[name], grid)
+    ]:
+        rows.append(f"At an edge of their grids, so that better values may lie beyond: {', '.join(edges)}.")
+    rows.append(_beside_the_best(report["arms"]))
     return "\n".join(rows) + "\n"
+
+
+def _beside_the_best(arms: dict[str, dict[str, Any]]) -> str:
+    """The fitted sum beside the best of the arms that fit nothing."""
+    name = max((name for name in arms if name != FITTED), key=lambda each: float(arms[each]["accuracy"]))
+    fitted, best = arms[FITTED], arms[name]
+    return (
+        f"The fitted sum has {fitted['right']} right ({100 * fitted['accuracy']:.1f} %), the best arm that fits nothing"
+        f" {best['right']} ({100 * best['accuracy']:.1f} %: {name}): a difference of"
+        f" {fitted['right'] - best['right']:+d} questions, for which no interval was taken."
+    )

@@ -15,6 +15,11 @@ Floats = NDArray[np.float64]
 INTERVAL_PERCENT = 95.0
 
 
+def at_edge(value: float, grid: Sequence[float]) -> bool:
+    """Whether the best of a grid is its least or greatest, so that a better one may lie beyond; nothing is below 0."""
+    return value == max(grid) or value == min(grid) > 0
+
+
 def resample(files: Sequence[int], rounds: int, seed: int) -> Floats:
     """Draw lines with replacement inside each file.
 

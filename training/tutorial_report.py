@@ -49,8 +49,6 @@ def write_tutorial(figures: dict[str, Any], output: Path, *, publish: bool) -> s
         ReportError: ``docs/tutorial.md`` is missing or lacks its markers.
     """
     output.mkdir(parents=True, exist_ok=True)
-    arms = "-".join(figures["options"]["arms"])
-    begin, end = (f"<!-- {arms}: begin -->", f"<!-- {arms}: end -->") if arms else (BEGIN, END)
     text = markdown(figures)
     curves, answers = pictures(figures)
     write_whole(output / "tutorial.md", text.encode())
@@ -61,12 +59,18 @@ def write_tutorial(figures: dict[str, Any], output: Path, *, publish: bool) -> s
             document = DOCUMENT.read_text(encoding="utf-8")
         except OSError as error:
             raise ReportError(f"{DOCUMENT}: {error.strerror}; publish from the root of the project") from error
-        write_whole(DOCUMENT, insert(document, text, begin, end).encode())
+        write_whole(DOCUMENT, insert(document, text, *markers(figures)).encode())
         content = json.dumps(figures, ensure_ascii=False, indent=1)
         write_whole(DOCUMENT.with_name(f"{_stem(figures)}.json"), f"{content}\n".encode())
         for picture in (curves, answers):
             shutil.copy(output / picture, DOCUMENT.with_name(picture))
     return text
+
+
+def markers(figures: dict[str, Any]) -> tuple[str, str]:
+    """What stands before and after these figures in the document."""
+    arms = "-".join(figures["options"]["arms"])
+    return (f"<!-- {arms}: begin -->", f"<!-- {arms}: end -->") if arms else (BEGIN, END)
 
 
 def pictures(figures: dict[str, Any]) -> tuple[str, str]:

@@ -16,7 +16,10 @@ from training.prepare import PrepareOptions, SourceOptions, prepare
 from training.snapshot import keep_to
 from training.toy_corpus import write_corpus
 from training.transformer import parameter_count
-from training.tutorial_report import BEGIN, END, edge_note, insert, markdown
+from training.tutorial_report import BEGIN, END, edge_note, insert, markdown, markers
+
+ROOT = Path(__file__).parents[2]
+PUBLISHED = sorted((ROOT / "docs").glob("tutorial*.json"))
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +128,21 @@ def test_chosen_networks_have_a_section_of_their_own(
     assert "(tutorial-gru-lstm-curves.png)" in text
     assert Path("docs/tutorial-gru-lstm-curves.png").exists()
     assert not Path("docs/tutorial.json").exists()
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=[path.stem for path in PUBLISHED])
+def test_the_document_is_what_its_figures_say(path: Path) -> None:
+    """Written again from the committed figures, docs/tutorial.md is the same; from other figures it is not."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    document = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    assert insert(document, markdown(found), *markers(found)) == document
+    found["contestants"][0]["pieces"] *= 2
+    assert insert(document, markdown(found), *markers(found)) != document
+
+
+def test_the_whole_comparison_is_published() -> None:
+    """Beside whatever was chosen of it."""
+    assert ROOT / "docs" / "tutorial.json" in PUBLISHED
 
 
 def test_what_is_there_is_not_done_again(

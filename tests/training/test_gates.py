@@ -23,7 +23,10 @@ from training.gates import (
     recall_batch,
     train_recall,
 )
-from training.gates_report import half_life
+from training.gates_report import BEGIN, END, half_life, markdown
+from training.tutorial_report import insert
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_symbol_stands_first_and_nowhere_else() -> None:
@@ -68,6 +71,15 @@ def test_half_life_is_that_of_an_exponential() -> None:
     assert half_life([1.0, 1.0, 1.0]) == math.inf
     assert half_life([2.0**k for k in range(5)]) == pytest.approx(-1)
     assert math.isnan(half_life([0.0, 0.0]))
+
+
+def test_the_document_is_what_its_figures_say() -> None:
+    """Written again from docs/gates.json, docs/tutorial.md is the same; from other figures it is not."""
+    figures = json.loads((ROOT / "docs" / "gates.json").read_text(encoding="utf-8"))
+    document = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    assert insert(document, markdown(figures), BEGIN, END) == document
+    figures["runs"][0]["recall"]["5"] = 0.0
+    assert insert(document, markdown(figures), BEGIN, END) != document
 
 
 def test_one_command_writes_the_whole_report_and_goes_on_where_it_was(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from model.checkpoint import count_parameters, load_checkpoint
 from model.errors import ExportError
 from training.__main__ import main
-from training.model_card import read_scores
+from training.model_card import model_card, read_scores
 
 REPORT: dict[str, Any] = {
     "languages": {
@@ -58,6 +59,25 @@ def test_a_card_without_scores_says_so(copy: Path) -> None:
     card = (copy / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "None yet" in card
     assert "none were recorded" in card
+
+
+def test_a_card_tells_of_the_memory_where_there_is_one(copy: Path) -> None:
+    """A stacked network is asked without counts of what was written (model/decoding/masked.py); others with them."""
+    checkpoint = load_checkpoint(copy)
+    stacked = replace(checkpoint.network, architecture="stacked_bidirectional", backward_layers=0, gap_hidden_size=0)
+    for network, told in ((checkpoint.network, True), (stacked, False)):
+        card = model_card(
+            name="a",
+            version="1",
+            network=network,
+            calibration=checkpoint.calibration,
+            languages=checkpoint.languages,
+            scores={},
+            training={},
+            parameters=1,
+        )
+        assert "far back fades" in card
+        assert ("are counted and come" in card) is told
 
 
 @pytest.mark.parametrize(

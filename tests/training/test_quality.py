@@ -9,6 +9,7 @@ import pytest
 from training.__main__ import main
 from training.quality import ANCHORS, BEGIN, END, HEADLINES, PARTS, markdown
 from training.report import LANGUAGE_NAMES
+from training.word_scores import CACHE_FLATNESS, CACHE_SHARES, CACHE_WORDS, DYNAMIC_DECAYS, DYNAMIC_RATES
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,6 +64,38 @@ def test_perplexities_of_words_become_rows(tmp_path: Path) -> None:
     assert "| Kneser-Ney 5-gram | PTB | 3 |  | 80.0 |  | 78.0 |  |  |" in text
     ours = "Kneser-Ney 5-gram 78.0; LSTM 2 x 650 78.0; with cache 78.0; dynamic 78.0"
     assert f"| {ours} | 2.0 CPU hours |" in text
+
+
+def test_settings_at_an_edge_of_their_grid_are_named(tmp_path: Path) -> None:
+    """With the grid; those inside are not."""
+    both = {"valid": 80.0, "test": 78.0}
+    cache = both | {"words": CACHE_WORDS[0], "flatness": CACHE_FLATNESS[1], "share": CACHE_SHARES[1]}
+    dynamic = both | {"rate": DYNAMIC_RATES[1], "decay": DYNAMIC_DECAYS[1]}
+    scores = {"parameters": 1000, "continuous": both, "reset": both, "cache": cache, "dynamic": dynamic}
+    run = {"name": "small", "device": "cpu", "threads": 2, "network": {"layers": 2, "hidden_size": 650}}
+    found = {"scores": scores, "run": run, "progress": {"seconds": 3600.0, "wall_seconds": 9000.0}}
+    (tmp_path / "words-ptb-small.json").write_text(json.dumps(found), encoding="utf-8")
+    grid = ", ".join(f"{each:g}" for each in CACHE_WORDS)
+    assert f"lie beyond: words of the cache {CACHE_WORDS[0]:g} of {grid}.\n" in markdown(tmp_path)
+    cache["words"] = CACHE_WORDS[1]
+    (tmp_path / "words-ptb-small.json").write_text(json.dumps(found), encoding="utf-8")
+    assert "lie beyond" not in markdown(tmp_path)
+
+
+def test_an_adaptation_names_what_was_adapted(tmp_path: Path) -> None:
+    """By the report's own word, as the bundled checkpoint changes; a report without it says that."""
+    metrics = {name: {"values": [0.4]} for name in HEADLINES}
+    base = {"name": "other", "version": "7", "digest": "0"}
+    report = {
+        "date": "2026-01-02T03:04:05+00:00",
+        "contestants": [{"name": "adapted", "text": {"adapted_from": base}}],
+        "languages": {"zh": {"metrics": metrics}},
+    }
+    path = tmp_path / "adaptation-letters.json"
+    path.write_text(json.dumps(report), encoding="utf-8")
+    assert "letters: other 7 was adapted, on 2026-01-02.\n" in markdown(tmp_path)
+    path.write_text(json.dumps(report | {"contestants": [{"name": "adapted"}]}), encoding="utf-8")
+    assert "letters: the report does not say which checkpoint was adapted.\n" in markdown(tmp_path)
 
 
 def test_a_lead_that_is_undecided_is_marked(tmp_path: Path) -> None:

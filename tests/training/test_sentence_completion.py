@@ -16,10 +16,14 @@ from tests.fixtures_checkpoint import build_tiny_checkpoint
 from training.__main__ import main
 from training.cloze_benchmarks import BenchmarkQuestion
 from training.sentence_completion import (
+    FITTED,
     PARTS,
+    TEMPERATURES,
+    WEIGHTS,
     Sentence,
     fit_weights,
     log_probabilities,
+    markdown,
     measure_arms,
     read_questions,
     score_sentences,
@@ -76,6 +80,24 @@ def test_weights_are_those_that_make_right_choices_probable() -> None:
     assert 0 < low < told["difference"] < high
     assert misled["difference"] == 0
     assert arms["gap head, rescored by both directions"]["accuracy"] > 0.8
+
+
+def test_the_report_says_which_weights_lie_at_an_edge_and_what_the_sum_is_worth() -> None:
+    """Beside the best arm that fits nothing; a bar in an arm's name makes no column of its table."""
+    rng = np.random.default_rng(1)
+    answers = rng.integers(3, size=50).tolist()
+    weights = {"left whole": WEIGHTS[-1], "right whole": WEIGHTS[0], "temperature": TEMPERATURES[1]}
+    arms = measure_arms(rng.normal(size=(50, 3, len(PARTS))), answers, weights)
+    arms[FITTED] |= {"right": 40, "accuracy": 0.8}
+    arms["left to right, whole sentence"] |= {"right": 38, "accuracy": 0.76}
+    report = {"questions": 50, "fitted_on": 20, "weights": weights, "arms": arms, "held_out_arms": arms}
+    text = markdown(report)
+    assert "lie beyond: the weight of left to right.\n" in text
+    assert "40 right (80.0 %), the best arm that fits nothing 38 (76.0 %: left to right, whole sentence)" in text
+    assert "+2 questions" in text
+    assert {row.replace("\\|", "").count("|") for row in text.splitlines() if row.startswith("| ")} == {6}
+    inside = weights | {"left whole": WEIGHTS[1]}
+    assert "lie beyond" not in markdown(report | {"weights": inside})
 
 
 def write_questions(path: Path, *answers: str) -> Path:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from training.statistics import (
+    at_edge,
     calibration_error,
     calibration_floor,
     interval,
@@ -12,6 +13,12 @@ from training.statistics import (
     reliability,
     resample,
 )
+
+
+def test_the_ends_of_a_grid_are_edges() -> None:
+    """Both ends, but a least value of 0: nothing lies below it."""
+    assert [value for value in (0.3, 0.6, 1.0) if at_edge(value, (0.3, 0.6, 1.0))] == [0.3, 1.0]
+    assert [value for value in (0.0, 1.0, 5.0) if at_edge(value, (0.0, 1.0, 5.0))] == [5.0]
 
 
 def test_ratio_weighs_lines() -> None:
