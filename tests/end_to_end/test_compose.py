@@ -1,6 +1,7 @@
 """`docker-compose up --build` on a real engine: a healthy service, and Prometheus that reads it. Else skipped."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.prometheus import eventually, query
+from tests.end_to_end.prometheus import eventually, get, query
 from training.newcomer import free_port, post
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,6 +76,22 @@ def test_the_service_answers_and_prometheus_counts_it(stack: Stack) -> None:
     counted = 'lacuna_requests_total{route="/predict",status="200"} >= 1'
     assert eventually(lambda: len(stack.query(counted)) == 1)
     assert stack.query("lacuna_model_info")[0]["metric"]["digest"]
+
+
+def test_every_alert_is_loaded_and_quiet(stack: Stack) -> None:
+    """The stack's own Prometheus has read both rule files and evaluates all of them without an error."""
+    written = (ROOT / "deploy" / "alerts.yml").read_text(encoding="utf-8")
+    named = set(re.findall(r"^ *- alert: (\w+)$", written, re.MULTILINE))
+    assert len(named) >= 9
+
+    def alerts() -> dict[str, dict[str, Any]]:
+        rules = [rule for group in get(stack.prometheus, "rules")["groups"] for rule in group["rules"]]
+        return {rule["name"]: rule for rule in rules if rule["type"] == "alerting" and rule["health"] == "ok"}
+
+    assert eventually(lambda: alerts().keys() == named)
+    # How long a request takes depends on what else the machine does.
+    steady = [rule for name, rule in alerts().items() if name not in ("LacunaSlow", "LacunaQueueing")]
+    assert {rule["state"] for rule in steady} == {"inactive"}
 
 
 def test_any_user_id_may_run_the_image_within_limits(stack: Stack) -> None:
