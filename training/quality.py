@@ -59,10 +59,13 @@ HEADLINES = {
     "next_top3": "next, first 3",
     "cloze_top1": "blank, first",
     "cloze_top5": "blank, first 5",
+    "choice": "choice of 5",
     "saved": "saved",
     "next_ece": "ECE, next",
     "cloze_ece": "ECE, blanks",
+    "choice_ece": "ECE, choices",
 }
+ECE_GOAL = 0.02
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -260,10 +263,22 @@ def _editions(results: Path) -> str:
         parts.append(table(rows))
     parts.append(f"{_UNDECIDED}\n")
     if newest := _newest_edition(results):
+        parts.append(_above_the_goal(*newest))
         parts.append(f"![Probability claimed and share right, {newest[0]}]({RELIABILITY})\n")
     asked = ", ".join(f"{edition} {report['questions_sha256'][:12]}" for edition, report in reports.items())
     parts.append(f"Questions: {asked}; where these differ, so do the lines that were asked.\n")
     return "\n".join(parts)
+
+
+def _above_the_goal(edition: str, report: dict[str, Any]) -> str:
+    """Which calibration errors of an edition are above the goal."""
+    found = [
+        f"{LANGUAGE_NAMES[code]} {HEADLINES[metric].partition(', ')[2]} {_value(metric, value)}"
+        for code, languages in report["languages"].items()
+        for metric in HEADLINES
+        if metric.endswith("_ece") and (value := languages["metrics"][metric]["values"][0]) > ECE_GOAL
+    ]
+    return f"Calibration errors of {edition} above {ECE_GOAL}, the goal: {', '.join(found) or 'none'}.\n"
 
 
 def _newest_edition(results: Path) -> tuple[str, dict[str, Any]] | None:
@@ -309,19 +324,18 @@ def _peers(results: Path) -> str:
     found = _read(results / "peers.json")
     if not found:
         return _MISSING
-    metrics = ("bits_per_character", "next_top3", "cloze_top5", "choice", "saved")
     head = [
         "",
         "million weights",
         "CPU minutes",
         "million pieces read",
-        *(f"{_PEER_HEADS[metric]}, zh / en" for metric in metrics),
+        *(f"{title}, zh / en" for title in HEADLINES.values()),
     ]
     rows = [head]
     for run in found["contestants"]:
         languages = run["evaluation"]["languages"]
         cells = []
-        for metric in metrics:
+        for metric in HEADLINES:
             values = [languages[code].get(metric) for code in LANGUAGE_NAMES]
             cells.append(" / ".join("–" if each is None else _value(metric, each["value"]) for each in values))
         title = found["titles"][run["arm"]]
@@ -471,7 +485,6 @@ _LOOKED_AT_AGAIN = {
     " of dynamic evaluation, as the first one had failed there and on valid text; what is shown of it is the second"
     " look's ([experiments](experiments.md)).\n"
 }
-_PEER_HEADS = HEADLINES | {"choice": "choice of 5"}
 
 PARTS: dict[str, Callable[[Path], str]] = {
     "Anchors": _anchors,
