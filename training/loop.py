@@ -28,7 +28,6 @@ from model.checkpoint import is_checkpoint, load_checkpoint
 from model.errors import DivergedError, RunError
 from model.network import Network
 from model.vocabulary import END_OF_GAP
-from training.allocator import keep_freed_memory
 from training.batches import Batch, BatchStream, heldout_batches
 from training.config import OptimizerOptions, RunConfig, load_run, run_from_dict
 from training.gaps import PieceFlags
@@ -105,7 +104,6 @@ class Trainer:
 
     def __init__(self, config: RunConfig, directory: Path, *, resume: bool = False) -> None:
         self.config, self.directory = config, directory
-        keep_freed_memory()
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self.device = _device(config.device)

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from model.errors import DivergedError, RunError
-from training.allocator import keep_freed_memory
 from training.config import OptimizerOptions, read_options
 from training.loop import make_optimizer, stop_signals
 from training.loss import full_cross_entropy
@@ -206,7 +205,6 @@ class WordTrainer:
 
     def __init__(self, config: WordRun, directory: Path, *, resume: bool = False) -> None:
         self.config, self.directory = config, directory
-        keep_freed_memory()
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self.device = torch.device(config.device)
