@@ -8,6 +8,7 @@ so either state is exact after any prefix and can be kept. ``stacked_bidirection
 bidirectional network: its layers do mix, so a position must be masked before it can be predicted.
 """
 
+import warnings
 from typing import Literal, cast
 
 import torch
@@ -19,6 +20,9 @@ from model.vocabulary import BLANK, END, END_OF_GAP, START, UNKNOWN
 
 Tower = Literal["forward", "backward"]
 State = tuple[Tensor, ...]  # (h, c) for an LSTM, (h,) otherwise; each (B, H)
+
+# cuDNN lays the weights out anew at every call, which is small beside a window of text; a warning says so once.
+warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk of memory")
 
 NEVER_PREDICTED = (UNKNOWN, START, END, BLANK)
 
@@ -63,13 +67,15 @@ class RecurrentLayer(nn.Module):
         dtype = inputs.dtype
         recurrent = F.dropout(self.weight_hh, weight_drop, self.training)
         weights = [w.to(dtype) for w in (self.weight_ih, recurrent, self.bias_ih, self.bias_hh)]
-        parts = [part.to(dtype).unsqueeze(0) for part in state]
-        if self.cell == "lstm":
-            out, h, c = torch._VF.lstm(inputs, parts, weights, True, 1, 0.0, self.training, False, False)
-            return out, (h[0], c[0])
-        kernel = torch._VF.gru if self.cell == "gru" else torch._VF.rnn_tanh
-        out, h = kernel(inputs, parts[0], weights, True, 1, 0.0, self.training, False, False)
-        return out, (h[0],)
+        parts = [part.to(dtype).contiguous().unsqueeze(0) for part in state]  # cuDNN refuses a slice of flat states
+        # On a GPU autocast would compute in float16, whatever it is asked for; everything has its dtype already.
+        with torch.autocast("cuda", enabled=False):
+            if self.cell == "lstm":
+                out, h, c = torch._VF.lstm(inputs, parts, weights, True, 1, 0.0, self.training, False, False)
+                return out, (h[0], c[0])
+            kernel = torch._VF.gru if self.cell == "gru" else torch._VF.rnn_tanh
+            out, h = kernel(inputs, parts[0], weights, True, 1, 0.0, self.training, False, False)
+            return out, (h[0],)
 
 
 def locked_dropout(sequence: Tensor, probability: float, training: bool) -> Tensor:

@@ -264,9 +264,13 @@ class BatchStream:
     def __iter__(self) -> "BatchStream":
         return self
 
+    def skip(self, batches: int) -> None:
+        """Leave out the next *batches*."""
+        self.index += batches
+
     def __next__(self) -> Batch:
-        if self.index >= len(self._plan):
-            self.epoch, self.index = self.epoch + 1, 0
+        while self.index >= len(self._plan):
+            self.epoch, self.index = self.epoch + 1, self.index - len(self._plan)
             self._plan = EpochPlan(self._sources, self._options, self._seed, self.epoch)
         entry = self._plan[self.index]
         rng = np.random.default_rng([self._seed, self.epoch, self.index])

@@ -126,6 +126,8 @@ class RunConfig:
         threads: of torch.
         device: ``cpu`` or ``cuda``.
         precision: ``fp32`` or ``bf16`` in towers and softmax; parameters stay fp32.
+        loader_processes: processes that make batches ahead of a GPU, whose CPU time is not counted; 0 makes them in the
+            training process. The batches are the same.
         full_softmax_steps: last steps, trained with the full softmax.
         log_every_steps: a line in ``metrics.jsonl``.
         evaluate_every_steps: held-out perplexity, always with the full softmax; 0 turns it off.
@@ -148,6 +150,7 @@ class RunConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     dropout: float = 0.0
     weight_drop: float = 0.0
+    loader_processes: int = 0
     full_softmax_steps: int = 0
     log_every_steps: int = 20
     evaluate_every_steps: int = 500
@@ -158,7 +161,15 @@ class RunConfig:
     def __post_init__(self) -> None:
         _require_least(self, 1, "threads", "log_every_steps")
         _require_least(
-            self, 0, "seed", "steps", "minutes", "full_softmax_steps", "evaluate_every_steps", "save_every_seconds"
+            self,
+            0,
+            "seed",
+            "steps",
+            "minutes",
+            "loader_processes",
+            "full_softmax_steps",
+            "evaluate_every_steps",
+            "save_every_seconds",
         )
         _require_share_below_1(self, "dropout", "weight_drop")
         if self.steps <= 0 and self.minutes <= 0:

@@ -31,6 +31,7 @@ from model.vocabulary import END_OF_GAP
 from training.batches import Batch, BatchStream, heldout_batches
 from training.config import OptimizerOptions, RunConfig, load_run, run_from_dict
 from training.gaps import PieceFlags
+from training.loading import BatchesAhead
 from training.loss import Losses, NegativeSampler, batch_losses
 from training.runlog import RunLog
 from training.schedule import learning_rate
@@ -135,9 +136,8 @@ class Trainer:
         write_whole(directory / "vocabulary.model", prepared.vocabulary.to_bytes())
         negatives = config.loss.sampled_negatives
         self.sampler = NegativeSampler(counts, negatives, self.device) if negatives else None
-        self.batches = BatchStream(
-            self.sources, self.flags, config.data, config.seed, self.progress.epoch, self.progress.index
-        )
+        drawn = (self.sources, self.flags, config.data, config.seed, self.progress.epoch, self.progress.index)
+        self.batches = BatchesAhead(*drawn, config.loader_processes) if config.loader_processes else BatchStream(*drawn)
         self.heldout = heldout_batches(prepared.held_out, self.flags, config.data)
         self.log = RunLog(directory, self.progress.step)
 

@@ -130,12 +130,28 @@ def _ours(benchmark: str, results: Path) -> tuple[str, str]:
         measured = _read(results / f"{part}.json").get("benchmarks", {}).get(benchmark)
         if measured:
             figures.append(f"{memory} {100 * measured['accuracy']:.1f} %")
-    completed = _read(results / "sentence_completion.json") if benchmark == "msr-scc" else {}
-    if completed:
-        figures.append(f"trained for it {100 * completed['arms'][sentence_completion.FITTED]['accuracy']:.1f} %")
-        stages = [stage for each in completed["checkpoints"] for stage in each["training"]["stages"]]
-        costs.append(f"{sum(stage['cpu_hours'] for stage in stages):.2f} CPU hours")
+    for completed in _completed(results) if benchmark == "msr-scc" else ():
+        accuracy = completed["arms"][sentence_completion.FITTED]["accuracy"]
+        figures.append(f"trained for it, {_names(completed)} {100 * accuracy:.1f} %")
+        costs.append(_hours_of_stages(completed))
     return "; ".join(figures) or "not measured", "; ".join(costs)
+
+
+def _completed(results: Path) -> list[dict[str, Any]]:
+    """Every report of `python -m training sentence-completion`."""
+    return [_read(path) for path in sorted(results.glob("sentence_completion*.json"))]
+
+
+def _names(completed: dict[str, Any]) -> str:
+    return " and ".join(each["name"] for each in completed["checkpoints"])
+
+
+def _hours_of_stages(completed: dict[str, Any]) -> str:
+    """What the training of a report's checkpoints cost, in all stages: CPU time; on another device, by the clock."""
+    stages = [stage for each in completed["checkpoints"] for stage in each["training"]["stages"]]
+    on_cpu = sum(stage["cpu_hours"] for stage in stages if stage["device"] == "cpu")
+    on_gpu = sum(stage["wall_hours"] for stage in stages if stage["device"] != "cpu")
+    return " and ".join(f"{hours:.2f} {kind} hours" for hours, kind in ((on_cpu, "CPU"), (on_gpu, "GPU")) if hours)
 
 
 def _hours(found: dict[str, Any]) -> str:
@@ -223,12 +239,13 @@ def _asked(measured: dict[str, dict[str, Any]]) -> str:
 
 def _sides(results: Path) -> str:
     """What `python -m training sentence-completion` measured."""
-    found = _read(results / "sentence_completion.json")
-    if not found:
-        return _MISSING
-    stages = [f"{each['training']['pieces_seen'] / 1e6:.0f} million pieces" for each in found["checkpoints"]]
-    note = f"Trained for it on the challenge's own text: {', '.join(stages)} read. Right of five words:\n"
-    return f"{note}\n{sentence_completion.markdown(found)}\n{_ASKED_AGAIN}"
+    parts = []
+    for found in _completed(results):
+        read = [f"{each['training']['pieces_seen'] / 1e6:.0f} million pieces" for each in found["checkpoints"]]
+        note = f"{_names(found)}, trained for it on the challenge's own text: {', '.join(read)} read in"
+        measured = sentence_completion.markdown(found)
+        parts.append(f"{note} {_hours_of_stages(found)}. Right of five words:\n\n{measured}")
+    return "\n".join([*parts, _ASKED_AGAIN]) if parts else _MISSING
 
 
 _NEVER_SEEN = """\
@@ -475,8 +492,9 @@ _CHOICES = (
     " published clozes).\n"
 )
 _ASKED_AGAIN = (
-    "The questions were put to networks trained for them twice, both times on 2026-11-27: after the first stage, and"
-    " after two further ones, which were begun because the first look had fallen short. Nothing was fitted to them"
+    "The questions were put to networks trained for them four times, all on 2026-11-27: after the CPU's first stage,"
+    " and after two further ones, which were begun because the first look had fallen short; and after the GPU's two"
+    " stages, of which the second was begun before the first had been asked. Nothing was fitted to them"
     " ([experiments](experiments.md)).\n"
 )
 # Runs whose test text was looked at more than once.

@@ -50,8 +50,8 @@ ARMS = {
 }
 FITTED = "gap head, rescored by both directions"
 # Weights of the two directions beside the gap head's 1, and temperatures of the sum.
-WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
-TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0)
+TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0, 16.0)
 DEVELOPMENT_QUESTIONS = 800
 SENTENCES_AT_ONCE = 40
 ROUNDS = 2000

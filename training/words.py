@@ -11,7 +11,7 @@ import json
 import math
 import sys
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,7 +38,7 @@ from training.snapshot import (
     snapshot_directory,
     write_whole,
 )
-from training.word_corpus import Ids, read_word_corpus
+from training.word_corpus import Ids, WordCorpus, read_word_corpus
 from training.word_network import WordNetwork, WordNetworkOptions
 from training.word_scores import (
     dynamic_nats,
@@ -68,6 +68,7 @@ class WordRun:
         window_words: steps of truncated back-propagation.
         activation_penalty: AR, times the mean square of the dropped last outputs (Merity et al. 2017).
         slowness_penalty: TAR, times the mean square of the difference of neighbouring raw outputs.
+        evaluate_every_epochs: passes between perplexities of valid text, and lines of the log.
         seed: of weights, dropout and where windows begin.
         threads, device, precision: as in a run file of the product's network.
         save_every_seconds: a snapshot that ``--resume`` goes on from.
@@ -84,6 +85,7 @@ class WordRun:
     window_words: int = 35
     activation_penalty: float = 0.0
     slowness_penalty: float = 0.0
+    evaluate_every_epochs: int = 1
     seed: int = 1
     threads: int = 1
     device: str = "cpu"
@@ -91,7 +93,7 @@ class WordRun:
     save_every_seconds: float = 120.0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "rows", "window_words", "threads"):
+        for name in ("epochs", "rows", "window_words", "evaluate_every_epochs", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
@@ -138,39 +140,34 @@ def score(config: WordRun, directory: Path, jobs: int = 1) -> dict[str, Any]:
         ``run``, ``progress`` and ``scores``: each perplexity on ``valid`` and ``test``, the settings that valid chose.
 
     Raises:
-        RunError: the run is not at its end, or is another one; parts of other weights or grids are there; what
-            :class:`WordTrainer` raises.
+        RunError: parts of other weights or grids are there; what :func:`open_trained` raises.
+        CorpusError: a text cannot be read.
     """
-    trainer = WordTrainer(replace(config, device="cpu"), directory, resume=True)
-    if trainer.progress.step != trainer.steps:
-        raise RunError(
-            f"{directory}: is at step {trainer.progress.step} of {trainer.steps}; --resume it to its end first"
-        )
+    network, corpus, progress = open_trained(config, directory)
     parts = directory / "scores"
     parts.mkdir(exist_ok=True)
     weights = hashlib.sha256((snapshot_directory(directory) / "weights.safetensors").read_bytes()).hexdigest()
-    keep_to(parts, {"weights": weights, "corpus": trainer.corpus.sha256, **grids()})
+    keep_to(parts, {"weights": weights, "corpus": corpus.sha256, **grids()})
     given: dict[str, float] = {}
     first = [(config, directory, name, given) for name in ("continuous", "reset", "settings")]
     continuous, reset, settings = do_all(_score_part, first, jobs)
     learning = [(config, directory, f"dynamic-{name}", settings) for name in ("valid", "test")]
     valid, test = do_all(_score_part, learning, jobs)
     scores = {
-        "parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "continuous": continuous["continuous"],
         "reset": reset,
         "cache": continuous["cache"],
         "dynamic": {**settings, "valid": valid["perplexity"], "test": test["perplexity"]},
     }
-    return {"run": asdict(config), "progress": asdict(trainer.progress), "scores": scores}
+    return {"run": asdict(config), "progress": asdict(progress), "scores": scores}
 
 
 def _score_part(config: WordRun, directory: Path, part: str, settings: dict[str, float]) -> dict[str, Any]:
     """One part of the scores, kept; *settings* are those of dynamic evaluation."""
 
     def make() -> dict[str, Any]:
-        trainer = WordTrainer(replace(config, device="cpu"), directory, resume=True)
-        network, corpus = trainer.network.float().eval(), trainer.corpus
+        network, corpus, _ = open_trained(config, directory)
         if part == "continuous":
             return score_continuous(network, corpus)
         if part == "reset":
@@ -181,6 +178,55 @@ def _score_part(config: WordRun, directory: Path, part: str, settings: dict[str,
         return {"perplexity": perplexity(dynamic_nats(network, text, **settings))}
 
     return kept(directory / "scores" / f"{part}.json", make)
+
+
+def open_trained(config: WordRun, directory: Path) -> tuple[WordNetwork, WordCorpus, Progress]:
+    """What a run that is at its end has made, on the CPU and in evaluation mode, its text, and how it got there.
+
+    Of its state the weights are enough; the optimizer's half may be missing.
+
+    Raises:
+        RunError: the run is not at its end, or is another one, or has saved nothing.
+        CorpusError: a text cannot be read.
+    """
+    torch.set_num_threads(config.threads)
+    corpus = read_word_corpus(Path(config.train), Path(config.valid), Path(config.test))
+    snapshot = snapshot_directory(directory)
+    progress = _check_snapshot(snapshot, config, corpus)
+    steps = _windows(config, len(corpus.train) // config.rows, corpus) * config.epochs
+    if progress.step != steps:
+        raise RunError(f"{directory}: is at step {progress.step} of {steps}; --resume it to its end first")
+    network = WordNetwork(len(corpus.words), config.network)
+    load_weights(snapshot, network)
+    return network.eval(), corpus, progress
+
+
+def _windows(config: WordRun, length: int, corpus: WordCorpus) -> int:
+    """Windows of an epoch, all whole, of text that is *length* words long in each row."""
+    windows = (length - config.window_words) // config.window_words
+    if windows < 1:
+        raise RunError(
+            f"rows is {config.rows} and window_words {config.window_words}, too many for"
+            f" {len(corpus.train)} words; give fewer"
+        )
+    return windows
+
+
+def _check_snapshot(snapshot: Path, config: WordRun, corpus: WordCorpus) -> Progress:
+    """Where a snapshot stands, if it is one of this run and text."""
+    progress, saved, read = read_progress(snapshot)
+    of_the_machine = ("threads", "device", "save_every_seconds", "evaluate_every_epochs")
+    before = {key: value for key, value in saved.items() if key not in of_the_machine}
+    now = json.loads(json.dumps(asdict(config)))
+    changed = sorted(key for key, value in before.items() if now.get(key) != value)
+    if changed:
+        raise RunError(f"{snapshot}: was trained with another {changed[0]}; resume with its own run file")
+    if read and read != corpus.sha256:  # an id would name another word
+        raise RunError(
+            f"{snapshot}: was trained on a corpus {read[:12]}, but {config.train}, {config.valid} and"
+            f" {config.test} are {corpus.sha256[:12]}; put its own files there, or begin another run"
+        )
+    return progress
 
 
 def columns(ids: Ids, rows: int, path: str) -> Tensor:
@@ -215,12 +261,7 @@ class WordTrainer:
         self.text = columns(self.corpus.train, config.rows, config.train).to(self.device)
         valid_rows = max(1, min(VALID_ROWS, len(self.corpus.valid) // 2))
         self.valid_text = columns(self.corpus.valid, valid_rows, config.valid).to(self.device)
-        self.windows = (len(self.text) - config.window_words) // config.window_words  # of an epoch, all whole
-        if self.windows < 1:
-            raise RunError(
-                f"rows is {config.rows} and window_words {config.window_words}, too many for"
-                f" {len(self.corpus.train)} words; give fewer"
-            )
+        self.windows = _windows(config, len(self.text), self.corpus)  # of an epoch, all whole
         self.progress = Progress()
         self.states = self.network.initial_states(config.rows)
         if resume:
@@ -252,6 +293,7 @@ class WordTrainer:
             bar.update()
             if progress.index == 0:
                 self.states = self.network.initial_states(config.rows)
+            if progress.step % (self.windows * config.evaluate_every_epochs) == 0 or progress.step == self.steps:
                 values = {"loss_next": float(np.mean(nats)), "heldout_perplexity": self.valid_perplexity()}
                 nats.clear()
                 bar.set_postfix_str(f"valid {values['heldout_perplexity']:.2f}")
@@ -329,17 +371,7 @@ class WordTrainer:
         )
 
     def _load(self, snapshot: Path) -> None:
-        self.progress, saved, corpus = read_progress(snapshot)
-        before = {key: value for key, value in saved.items() if key not in ("threads", "device", "save_every_seconds")}
-        now = json.loads(json.dumps(asdict(self.config)))
-        changed = sorted(key for key, value in before.items() if now.get(key) != value)
-        if changed:
-            raise RunError(f"{snapshot}: was trained with another {changed[0]}; resume with its own run file")
-        if corpus and corpus != self.corpus.sha256:  # an id would name another word
-            raise RunError(
-                f"{snapshot}: was trained on a corpus {corpus[:12]}, but {self.config.train}, {self.config.valid} and"
-                f" {self.config.test} are {self.corpus.sha256[:12]}; put its own files there, or begin another run"
-            )
+        self.progress = _check_snapshot(snapshot, self.config, self.corpus)
         load_weights(snapshot, self.network)
         carried = load_optimizer(snapshot, self.optimizer, random_state=True).to(self.device)
         widths = [part.shape[1] for state in self.states for part in state]

@@ -424,6 +424,7 @@ print(sorted({"torch", "onnx", "safetensors"} & sys.modules.keys()))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.filterwarnings("ignore:RNN module weights are not part of")
 def test_gpu_agrees_and_is_batch_invariant(cell_checkpoint: Checkpoint) -> None:
     """On a GPU a row is bit for bit the same alone and among 300, and close to the CPU's."""
     network = cell_checkpoint.network

@@ -1,6 +1,7 @@
 """Batches: what each tower has read when a gap is asked for, and that any batch can be entered directly."""
 
 from collections import Counter
+from dataclasses import fields
 from itertools import islice
 
 import numpy as np
@@ -11,6 +12,7 @@ from model.vocabulary import BLANK, END, END_OF_GAP, START
 from training.batches import HELD_OUT_LINES, NO_TARGET, BatchStream, Row, _window_row, assemble, heldout_batches
 from training.config import DataOptions
 from training.gaps import PieceFlags, sample_gaps
+from training.loading import BatchesAhead
 from training.shards import Shard
 
 V = 60
@@ -181,6 +183,20 @@ def test_a_stream_entered_at_any_batch_goes_on_the_same() -> None:
         assert np.array_equal(ours.forward_inputs, theirs.forward_inputs)
         assert np.array_equal(ours.gap_target, theirs.gap_target)
         assert np.array_equal(ours.gap_backward, theirs.gap_backward)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more than a small machine has cores
+@pytest.mark.parametrize("begin", [0, 5])
+def test_batches_made_ahead_are_the_same_in_the_same_order(begin: int) -> None:
+    """Three processes by turns give what one stream gives, and say where they stand, over the end of an epoch."""
+    sources = [shard(1, 40, consecutive=False), shard(2, 40, consecutive=True)]
+    stream = BatchStream(sources, flags(), options(), seed=5, index=begin)
+    length = stream.batches_in_epoch
+    ahead = BatchesAhead(sources, flags(), options(), 5, 0, begin, processes=3)
+    for ours, theirs in zip(islice(ahead, 2 * length + 1), stream, strict=False):
+        assert (ahead.epoch, ahead.index) == (stream.epoch, stream.index)
+        assert all(np.array_equal(getattr(ours, field.name), getattr(theirs, field.name)) for field in fields(ours))
+    assert stream.epoch == 2
 
 
 def test_weights_repeat_sources() -> None:

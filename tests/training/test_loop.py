@@ -174,6 +174,15 @@ def test_the_loss_falls(prepared: Path, tmp_path: Path, cell: Any, architecture:
     assert (tmp_path / "run" / "loss.png").stat().st_size > 1000
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more than a small machine has cores
+def test_batches_made_ahead_change_nothing(prepared: Path, tmp_path: Path) -> None:
+    """With processes that make batches ahead, dropout included, a run ends in the same weights."""
+    for processes in (0, 2):
+        train(config(prepared, steps=7, dropout=0.1, loader_processes=processes), tmp_path / str(processes))
+    one, other = (load_file(tmp_path / n / "state" / "weights.safetensors") for n in ("0", "2"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_signal_saves_and_stops(prepared: Path, tmp_path: Path) -> None:
     """SIGTERM in mid-run ends it after the step, saved, with the handlers put back."""
     run = config(prepared, steps=100_000, optimizer=OptimizerOptions(schedule="constant"))

@@ -4,11 +4,14 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from training.__main__ import main
 from training.quality import ANCHORS, BEGIN, END, HEADLINES, PARTS, markdown
 from training.report import LANGUAGE_NAMES
+from training.sentence_completion import FITTED, measure_arms
+from training.sentence_completion import PARTS as PARTS_OF_A_SENTENCE
 from training.word_scores import CACHE_FLATNESS, CACHE_SHARES, CACHE_WORDS, DYNAMIC_DECAYS, DYNAMIC_RATES
 
 ROOT = Path(__file__).parents[2]
@@ -80,6 +83,26 @@ def test_settings_at_an_edge_of_their_grid_are_named(tmp_path: Path) -> None:
     cache["words"] = CACHE_WORDS[1]
     (tmp_path / "words-ptb-small.json").write_text(json.dumps(found), encoding="utf-8")
     assert "lie beyond" not in markdown(tmp_path)
+
+
+def test_sentence_completion_says_what_each_training_cost(tmp_path: Path) -> None:
+    """By CPU time, or by the clock on a GPU, in the anchors' table and above each report."""
+    parts = np.random.default_rng(1).normal(size=(20, 5, len(PARTS_OF_A_SENTENCE)))
+    weights = {"left whole": 1.0, "right whole": 0.5, "temperature": 1.0}
+    arms = measure_arms(parts, [0] * 20, weights)
+    both = {"questions": 20, "fitted_on": 20, "weights": weights, "arms": arms, "held_out_arms": arms}
+    slow = {"device": "cpu", "cpu_hours": 1.25, "wall_hours": 9.0}
+    fast = {"device": "cuda", "cpu_hours": 9.0, "wall_hours": 0.16}
+    for name, stages in (("slow", [slow, slow]), ("fast", [fast])):
+        training = {"pieces_seen": 3e6, "stages": stages}
+        report = {**both, "checkpoints": [{"name": name, "training": training}]}
+        (tmp_path / f"sentence_completion-{name}.json").write_text(json.dumps(report), encoding="utf-8")
+    text = markdown(tmp_path)
+    accuracy = f"{100 * arms[FITTED]['accuracy']:.1f} %"
+    assert (
+        f"trained for it, fast {accuracy}; trained for it, slow {accuracy} | 0.16 GPU hours; 2.50 CPU hours |" in text
+    )
+    assert "slow, trained for it on the challenge's own text: 3 million pieces read in 2.50 CPU hours." in text
 
 
 def test_an_adaptation_names_what_was_adapted(tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""A run's batches made ahead by other processes, for a GPU that would wait for them: the same, in the same order."""
+
+import signal
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from training.batches import Batch, BatchStream
+from training.config import DataOptions
+from training.gaps import PieceFlags
+from training.shards import Shard
+
+# Batches that each process makes ahead: they last while it plans an epoch, some seven seconds for two million lines.
+BATCHES_AHEAD = 64
+
+
+class BatchesAhead:
+    """What :class:`~training.batches.BatchStream` gives, made by *processes* processes, the batches by turns.
+
+    Attributes:
+        epoch, index: where the next batch stands.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Shard],
+        flags: PieceFlags,
+        options: DataOptions,
+        seed: int,
+        epoch: int,
+        index: int,
+        processes: int,
+    ) -> None:
+        self.epoch, self.index = epoch, index
+        self._loader: DataLoader[tuple[Batch, int, int]] = DataLoader(
+            _Turns(sources, flags, options, seed, epoch, index),
+            batch_size=None,
+            num_workers=processes,
+            collate_fn=_as_it_is,  # type: ignore[arg-type]  # typed for lists of samples, which these are not
+            prefetch_factor=BATCHES_AHEAD,
+            worker_init_fn=_leave_signals,
+            multiprocessing_context="fork",  # the shards stay mapped; another start would copy them
+            generator=torch.Generator(),  # else it would draw from the run's own
+        )
+        self._batches: Iterator[tuple[Batch, int, int]] | None = None
+
+    def __iter__(self) -> "BatchesAhead":
+        return self
+
+    def __next__(self) -> Batch:
+        if self._batches is None:
+            self._batches = iter(self._loader)
+        batch, self.epoch, self.index = next(self._batches)
+        return batch
+
+
+class _Turns(IterableDataset[tuple[Batch, int, int]]):
+    """In each of n processes every n-th batch, with where the batch after it stands."""
+
+    def __init__(
+        self, sources: Sequence[Shard], flags: PieceFlags, options: DataOptions, seed: int, epoch: int, index: int
+    ) -> None:
+        self._arguments = (sources, flags, options, seed, epoch, index)
+
+    def __iter__(self) -> Iterator[tuple[Batch, int, int]]:
+        process = get_worker_info()
+        assert process is not None  # noqa: S101 - the loader has processes
+        stream = BatchStream(*self._arguments)
+        stream.skip(process.id)
+        for batch in stream:
+            yield batch, stream.epoch, stream.index
+            stream.skip(process.num_workers - 1)
+
+
+def _as_it_is(batch: tuple[Batch, int, int]) -> tuple[Batch, int, int]:
+    return batch
+
+
+def _leave_signals(_: int) -> None:
+    """Ctrl-C is for the training process alone, which still needs batches to finish its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
