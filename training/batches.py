@@ -17,6 +17,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from model.errors import PreparedDataError
 from model.vocabulary import BLANK, END, END_OF_GAP, START
 from training.config import DataOptions
 from training.gaps import Gap, PieceFlags, sample_blank, sample_gaps
@@ -237,6 +238,9 @@ class BatchStream:
         seed: of the run.
         epoch: where to begin.
         index: where to begin within the epoch.
+
+    Raises:
+        PreparedDataError: at the first batch; there are no lines.
     """
 
     def __init__(
@@ -269,6 +273,8 @@ class BatchStream:
         self.index += batches
 
     def __next__(self) -> Batch:
+        if not len(self._plan):
+            raise PreparedDataError("the sources of the run hold no lines; name others, or prepare more text")
         while self.index >= len(self._plan):
             self.epoch, self.index = self.epoch + 1, self.index - len(self._plan)
             self._plan = EpochPlan(self._sources, self._options, self._seed, self.epoch)

@@ -18,6 +18,8 @@ BATCHES_AHEAD = 64
 class BatchesAhead:
     """What :class:`~training.batches.BatchStream` gives, made by *processes* processes, the batches by turns.
 
+    The processes begin with the first batch and end with :meth:`close`; another batch begins them anew.
+
     Attributes:
         epoch, index: where the next batch stands.
     """
@@ -33,16 +35,8 @@ class BatchesAhead:
         processes: int,
     ) -> None:
         self.epoch, self.index = epoch, index
-        self._loader: DataLoader[tuple[Batch, int, int]] = DataLoader(
-            _Turns(sources, flags, options, seed, epoch, index),
-            batch_size=None,
-            num_workers=processes,
-            collate_fn=_as_it_is,  # type: ignore[arg-type]  # typed for lists of samples, which these are not
-            prefetch_factor=BATCHES_AHEAD,
-            worker_init_fn=_leave_signals,
-            multiprocessing_context="fork",  # the shards stay mapped; another start would copy them
-            generator=torch.Generator(),  # else it would draw from the run's own
-        )
+        self._text = (sources, flags, options, seed)
+        self._processes = processes
         self._batches: Iterator[tuple[Batch, int, int]] | None = None
 
     def __iter__(self) -> "BatchesAhead":
@@ -50,9 +44,28 @@ class BatchesAhead:
 
     def __next__(self) -> Batch:
         if self._batches is None:
-            self._batches = iter(self._loader)
+            self._batches = self._begin()
         batch, self.epoch, self.index = next(self._batches)
         return batch
+
+    def close(self) -> None:
+        """End the processes; what they made ahead is dropped."""
+        self._batches = None
+
+    def _begin(self) -> Iterator[tuple[Batch, int, int]]:
+        loader: DataLoader[tuple[Batch, int, int]] = DataLoader(
+            _Turns(*self._text, self.epoch, self.index),
+            batch_size=None,
+            num_workers=self._processes,
+            collate_fn=_as_it_is,  # type: ignore[arg-type]  # typed for lists of samples, which these are not
+            prefetch_factor=BATCHES_AHEAD,
+            worker_init_fn=_leave_signals,
+            # The shards stay mapped, which another start would copy. Torch's threads do not survive it, but what makes
+            # batches is numpy.
+            multiprocessing_context="fork",
+            generator=torch.Generator(),  # else it would draw from the run's own
+        )
+        return iter(loader)
 
 
 class _Turns(IterableDataset[tuple[Batch, int, int]]):
@@ -78,6 +91,6 @@ def _as_it_is(batch: tuple[Batch, int, int]) -> tuple[Batch, int, int]:
 
 
 def _leave_signals(_: int) -> None:
-    """Ctrl-C is for the training process alone, which still needs batches to finish its step."""
+    """Ctrl-C, or a signal to the whole group, is for the training process, which still saves and then ends these."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

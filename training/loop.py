@@ -158,6 +158,13 @@ class Trainer:
 
     def run(self, stopping: list[int]) -> None:
         """Train until the end or until *stopping* holds a signal, then save."""
+        try:
+            self._run(stopping)
+        finally:
+            if isinstance(self.batches, BatchesAhead):
+                self.batches.close()
+
+    def _run(self, stopping: list[int]) -> None:
         config, progress = self.config, self.progress
         started = (time.process_time() / config.threads - progress.seconds, time.monotonic() - progress.wall_seconds)
         last_saved, evaluated = time.monotonic(), -1

@@ -202,7 +202,11 @@ def open_trained(config: WordRun, directory: Path) -> tuple[WordNetwork, WordCor
 
 
 def _windows(config: WordRun, length: int, corpus: WordCorpus) -> int:
-    """Windows of an epoch, all whole, of text that is *length* words long in each row."""
+    """Windows of an epoch, all whole, of text that is *length* words long in each row.
+
+    Raises:
+        RunError: not one.
+    """
     windows = (length - config.window_words) // config.window_words
     if windows < 1:
         raise RunError(
@@ -213,7 +217,11 @@ def _windows(config: WordRun, length: int, corpus: WordCorpus) -> int:
 
 
 def _check_snapshot(snapshot: Path, config: WordRun, corpus: WordCorpus) -> Progress:
-    """Where a snapshot stands, if it is one of this run and text."""
+    """Where a snapshot stands.
+
+    Raises:
+        RunError: it is torn, or one of another run or text.
+    """
     progress, saved, read = read_progress(snapshot)
     of_the_machine = ("threads", "device", "save_every_seconds", "evaluate_every_epochs")
     before = {key: value for key, value in saved.items() if key not in of_the_machine}

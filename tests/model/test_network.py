@@ -147,3 +147,17 @@ def test_sizes_that_no_network_has_are_refused() -> None:
     for field, value in (("hidden_size", 0), ("backward_layers", 0), ("cell", "elman"), ("gap_hidden_size", 0)):
         with pytest.raises(ValueError, match=field):
             config(**{field: value})
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gpu_computes_in_the_dtype_that_it_is_asked_for(dtype: torch.dtype) -> None:
+    """Under autocast too, from states that are slices of flat ones, and close to the CPU."""
+    torch.manual_seed(1)
+    layer = RecurrentLayer("lstm", 64, 64)
+    inputs, flat = torch.randn(5, 3, 64), torch.randn(3, 128)
+    expected, _ = layer(inputs, torch.split(flat, 64, dim=1))
+    with torch.autocast("cuda", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        found, (hidden, _) = layer.cuda()(inputs.cuda().to(dtype), torch.split(flat.cuda(), 64, dim=1))
+    assert found.dtype == hidden.dtype == dtype
+    assert (found.float().cpu() - expected).norm() < (0.02 if dtype == torch.bfloat16 else 1e-3) * expected.norm()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from model.config import PIECE, SPAN, WORD
+from model.errors import PreparedDataError
 from model.vocabulary import BLANK, END, END_OF_GAP, START
 from training.batches import HELD_OUT_LINES, NO_TARGET, BatchStream, Row, _window_row, assemble, heldout_batches
 from training.config import DataOptions
@@ -197,6 +198,23 @@ def test_batches_made_ahead_are_the_same_in_the_same_order(begin: int) -> None:
         assert (ahead.epoch, ahead.index) == (stream.epoch, stream.index)
         assert all(np.array_equal(getattr(ours, field.name), getattr(theirs, field.name)) for field in fields(ours))
     assert stream.epoch == 2
+
+
+def test_batches_are_left_out_over_several_epochs() -> None:
+    """Leaving out more than an epoch holds leads where reading them would."""
+    sources = [shard(1, 40, consecutive=False), shard(2, 40, consecutive=True)]
+    read, left_out = (BatchStream(sources, flags(), options(), seed=5) for _ in range(2))
+    count = 2 * read.batches_in_epoch + 3
+    list(islice(read, count))
+    left_out.skip(count)
+    assert np.array_equal(next(read).forward_inputs, next(left_out).forward_inputs)
+    assert (read.epoch, read.index) == (left_out.epoch, left_out.index)
+
+
+def test_a_stream_without_lines_is_refused() -> None:
+    """And does not look for one for ever."""
+    with pytest.raises(PreparedDataError, match="no lines"):
+        next(BatchStream([], flags(), options(), seed=1))
 
 
 def test_weights_repeat_sources() -> None:

@@ -6,6 +6,8 @@ import math
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -181,6 +183,41 @@ def test_batches_made_ahead_change_nothing(prepared: Path, tmp_path: Path) -> No
         train(config(prepared, steps=7, dropout=0.1, loader_processes=processes), tmp_path / str(processes))
     one, other = (load_file(tmp_path / n / "state" / "weights.safetensors") for n in ("0", "2"))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_signal_to_the_whole_group_saves_and_ends_the_processes_that_make_batches(
+    prepared: Path, tmp_path: Path
+) -> None:
+    """As `timeout` and service managers send it: the run ends after its step, saved, and leaves nobody behind."""
+    run = config(prepared, steps=100_000, loader_processes=2, optimizer=OptimizerOptions(schedule="constant"))
+    (tmp_path / "run.json").write_text(json.dumps(run.to_dict()), encoding="utf-8")
+    program = """
+import json, sys, warnings
+from pathlib import Path
+from training.config import run_from_dict
+from training.loop import train
+warnings.filterwarnings("ignore", "This DataLoader will create")
+train(run_from_dict(json.loads(Path("run.json").read_text(encoding="utf-8")), "run.json"), Path("run"))
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    log = tmp_path / "run" / "metrics.jsonl"
+    while not log.exists() or not log.read_text(encoding="utf-8"):  # until it has made steps
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+    saved = json.loads((tmp_path / "run" / "state" / "state.json").read_text(encoding="utf-8"))
+    assert saved["progress"]["step"] == read_records(log)[-1]["step"]
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
 
 
 def test_signal_saves_and_stops(prepared: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from model.errors import CorpusError, DivergedError, RunError
 from training.__main__ import main
 from training.config import OptimizerOptions
+from training.runlog import read_records
 from training.word_corpus import WordCorpus, read_word_corpus
 from training.word_network import WordNetwork, WordNetworkOptions
 from training.word_scores import (
@@ -158,6 +159,21 @@ def test_interrupted_and_resumed_equals_uninterrupted(texts: Path, tmp_path: Pat
     assert WordTrainer(options(texts, epochs=2), tmp_path / "parts", resume=True).run([])
     ours, theirs = (load_file(tmp_path / name / "state" / "weights.safetensors") for name in ("parts", "whole"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_valid_text_is_asked_every_few_epochs_and_at_the_end(texts: Path, tmp_path: Path) -> None:
+    """The log has those lines alone; how often may change when a run goes on, and older snapshots do not know of it."""
+    config = options(texts, epochs=5, evaluate_every_epochs=2)
+    trainer = WordTrainer(config, tmp_path)
+    assert trainer.run([])
+    records = read_records(tmp_path / "metrics.jsonl")
+    assert [record["step"] / trainer.windows for record in records] == [2, 4, 5]
+    state = tmp_path / "state" / "state.json"
+    for changed in (replace(config, evaluate_every_epochs=1), config):
+        assert WordTrainer(changed, tmp_path, resume=True).progress.step == trainer.steps
+        values = json.loads(state.read_text(encoding="utf-8"))
+        values["config"].pop("evaluate_every_epochs", None)
+        state.write_text(json.dumps(values), encoding="utf-8")
 
 
 def test_a_run_is_neither_overwritten_nor_resumed_with_other_options(texts: Path, tmp_path: Path) -> None:
@@ -315,7 +331,7 @@ def test_scores_go_on_with_the_part_that_they_were_at(
 
 
 def test_only_a_finished_run_is_scored_and_it_stays_as_it_is(texts: Path, tmp_path: Path) -> None:
-    """One that was interrupted is refused; scoring needs no device but the CPU and leaves the log alone."""
+    """One that was interrupted is refused; scoring needs the weights and a CPU, and leaves the log alone."""
     config = options(texts, epochs=1)
     assert not WordTrainer(config, tmp_path).run([15])
     with pytest.raises(RunError, match="to its end first"):
@@ -324,6 +340,7 @@ def test_only_a_finished_run_is_scored_and_it_stays_as_it_is(texts: Path, tmp_pa
     log = tmp_path / "metrics.jsonl"
     log.write_text(log.read_text(encoding="utf-8") + '{"step": 99}\n', encoding="utf-8")
     before = log.read_text(encoding="utf-8")
+    (tmp_path / "state" / "optimizer.safetensors").unlink()  # as where the weights alone came from another machine
     assert score(replace(config, device="cuda"), tmp_path)["run"]["device"] == "cuda"
     assert log.read_text(encoding="utf-8") == before
 
