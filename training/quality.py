@@ -492,10 +492,10 @@ _CHOICES = (
     " published clozes).\n"
 )
 _ASKED_AGAIN = (
-    "The questions were put to networks trained for them four times, all on 2026-11-27: after the CPU's first stage,"
-    " and after two further ones, which were begun because the first look had fallen short; and after the GPU's two"
-    " stages, of which the second was begun before the first had been asked. Nothing was fitted to them"
-    " ([experiments](experiments.md)).\n"
+    "The questions were put to networks trained for them five times, all on 2026-11-27: on the CPU after the first"
+    " stage, after two further ones and after two more, begun each time because the look before had fallen short of a"
+    " goal; and after the GPU's two stages, of which the second was begun before the first had been asked. Nothing was"
+    " fitted to them ([experiments](experiments.md)).\n"
 )
 # Runs whose test text was looked at more than once.
 _LOOKED_AT_AGAIN = {
