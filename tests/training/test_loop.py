@@ -207,15 +207,18 @@ train(run_from_dict(json.loads(Path("run.json").read_text(encoding="utf-8")), "r
         text=True,
         start_new_session=True,
     )
-    log = tmp_path / "run" / "metrics.jsonl"
-    while not log.exists() or not log.read_text(encoding="utf-8"):  # until it has made steps
-        assert process.poll() is None
+    assert process.stderr is not None
+    told = ""
+    while "loss" not in told:  # steps have been made
+        more = process.stderr.read(64)
+        assert more, told
+        told += more
     os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
     saved = json.loads((tmp_path / "run" / "state" / "state.json").read_text(encoding="utf-8"))
-    assert saved["progress"]["step"] == read_records(log)[-1]["step"]
+    assert saved["progress"]["step"] == read_records(tmp_path / "run" / "metrics.jsonl")[-1]["step"]
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
 
