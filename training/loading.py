@@ -1,22 +1,19 @@
 """A run's batches made ahead by other processes, for a GPU that would wait for them: the same, in the same order."""
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from training.batches import Batch, BatchStream
-from training.config import DataOptions
-from training.gaps import PieceFlags
-from training.shards import Shard
 
 # Batches that each process makes ahead: they last while it plans an epoch, some seven seconds for two million lines.
 BATCHES_AHEAD = 64
 
 
 class BatchesAhead:
-    """What :class:`~training.batches.BatchStream` gives, made by *processes* processes, the batches by turns.
+    """The batches of *stream*, made by *processes* processes by turns.
 
     The processes begin with the first batch and end with :meth:`close`; another batch begins them anew.
 
@@ -24,19 +21,10 @@ class BatchesAhead:
         epoch, index: where the next batch stands.
     """
 
-    def __init__(
-        self,
-        sources: Sequence[Shard],
-        flags: PieceFlags,
-        options: DataOptions,
-        seed: int,
-        epoch: int,
-        index: int,
-        processes: int,
-    ) -> None:
-        self.epoch, self.index = epoch, index
-        self._text = (sources, flags, options, seed)
-        self._processes = processes
+    def __init__(self, stream: BatchStream, processes: int) -> None:
+        self.epoch, self.index = stream.epoch, stream.index
+        self._stream, self._processes = stream, processes
+        self._taken = 0  # since the processes began
         self._batches: Iterator[tuple[Batch, int, int]] | None = None
 
     def __iter__(self) -> "BatchesAhead":
@@ -46,22 +34,25 @@ class BatchesAhead:
         if self._batches is None:
             self._batches = self._begin()
         batch, self.epoch, self.index = next(self._batches)
+        self._taken += 1
         return batch
 
     def close(self) -> None:
         """End the processes; what they made ahead is dropped."""
         self._batches = None
+        self._stream.skip(self._taken)
+        self._taken = 0
 
     def _begin(self) -> Iterator[tuple[Batch, int, int]]:
         loader: DataLoader[tuple[Batch, int, int]] = DataLoader(
-            _Turns(*self._text, self.epoch, self.index),
+            _Turns(self._stream),
             batch_size=None,
             num_workers=self._processes,
             collate_fn=_as_it_is,  # type: ignore[arg-type]  # typed for lists of samples, which these are not
             prefetch_factor=BATCHES_AHEAD,
             worker_init_fn=_leave_signals,
-            # The shards stay mapped, which another start would copy. Torch's threads do not survive it, but what makes
-            # batches is numpy.
+            # The shards stay mapped and the epoch planned, which another start would do again. Torch's threads do not
+            # survive it, but what makes batches is numpy.
             multiprocessing_context="fork",
             generator=torch.Generator(),  # else it would draw from the run's own
         )
@@ -71,15 +62,13 @@ class BatchesAhead:
 class _Turns(IterableDataset[tuple[Batch, int, int]]):
     """In each of n processes every n-th batch, with where the batch after it stands."""
 
-    def __init__(
-        self, sources: Sequence[Shard], flags: PieceFlags, options: DataOptions, seed: int, epoch: int, index: int
-    ) -> None:
-        self._arguments = (sources, flags, options, seed, epoch, index)
+    def __init__(self, stream: BatchStream) -> None:
+        self._stream = stream
 
     def __iter__(self) -> Iterator[tuple[Batch, int, int]]:
         process = get_worker_info()
         assert process is not None  # noqa: S101 - the loader has processes
-        stream = BatchStream(*self._arguments)
+        stream = self._stream  # this process's own, by the fork
         stream.skip(process.id)
         for batch in stream:
             yield batch, stream.epoch, stream.index

@@ -136,8 +136,10 @@ class Trainer:
         write_whole(directory / "vocabulary.model", prepared.vocabulary.to_bytes())
         negatives = config.loss.sampled_negatives
         self.sampler = NegativeSampler(counts, negatives, self.device) if negatives else None
-        drawn = (self.sources, self.flags, config.data, config.seed, self.progress.epoch, self.progress.index)
-        self.batches = BatchesAhead(*drawn, config.loader_processes) if config.loader_processes else BatchStream(*drawn)
+        stream = BatchStream(
+            self.sources, self.flags, config.data, config.seed, self.progress.epoch, self.progress.index
+        )
+        self.batches = BatchesAhead(stream, config.loader_processes) if config.loader_processes else stream
         self.heldout = heldout_batches(prepared.held_out, self.flags, config.data)
         self.log = RunLog(directory, self.progress.step)
 

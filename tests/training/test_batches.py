@@ -193,8 +193,10 @@ def test_batches_made_ahead_are_the_same_in_the_same_order(begin: int) -> None:
     sources = [shard(1, 40, consecutive=False), shard(2, 40, consecutive=True)]
     stream = BatchStream(sources, flags(), options(), seed=5, index=begin)
     length = stream.batches_in_epoch
-    ahead = BatchesAhead(sources, flags(), options(), 5, 0, begin, processes=3)
-    for ours, theirs in zip(islice(ahead, 2 * length + 1), stream, strict=False):
+    ahead = BatchesAhead(BatchStream(sources, flags(), options(), seed=5, index=begin), processes=3)
+    for number, (ours, theirs) in enumerate(zip(islice(ahead, 2 * length + 1), stream, strict=False)):
+        if number == length:
+            ahead.close()  # another batch begins them anew, where they were
         assert (ahead.epoch, ahead.index) == (stream.epoch, stream.index)
         assert all(np.array_equal(getattr(ours, field.name), getattr(theirs, field.name)) for field in fields(ours))
     assert stream.epoch == 2
