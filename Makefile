@@ -3,7 +3,7 @@ PYTHON ?= python3
 PIP_ARGS ?=
 BENCH_ARGS ?=
 BIN := .venv/bin
-.PHONY: setup serve test lint check newcomer bench fuzz soak faults drills drills-report constraints lock clean
+.PHONY: setup serve test test-all lint check newcomer bench fuzz soak faults drills drills-report constraints lock clean
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -24,6 +24,10 @@ serve: setup
 test: .venv/.dev
 	$(BIN)/python -m pytest
 
+# Long drills, research and benchmarks as well.
+test-all: .venv/.dev
+	$(BIN)/python -m pytest -m "slow or not slow"
+
 lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -34,7 +38,7 @@ check: lint test
 
 # From text to answers in about three minutes, on a small corpus that the project writes itself.
 newcomer: .venv/.dev
-	$(BIN)/python -m training.newcomer
+	$(BIN)/python -m research.quickstart
 
 # The peers that we are measured against, in an environment of their own: nothing else needs them.
 benchmarks/.venv/.peers: benchmarks/constraints.txt

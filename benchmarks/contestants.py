@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.process import Server, ServerError
 from model.checkpoint import load_checkpoint
 from model.runtime import initial_states, open_runtime
-from model.vocabulary import START, normalise
+from model.tokenizer import START, normalise
 
 ROOT = Path(__file__).resolve().parent.parent
 # The peers' own environment, made by `make bench`; thrown away at will.
@@ -23,7 +23,7 @@ _AGREEMENT = {"fp32": 0.9, "int8": 0.7}
 
 
 @dataclass(frozen=True, slots=True)
-class Contestant:
+class EvaluatedSystem:
     """One program to measure.
 
     Attributes:
@@ -32,7 +32,7 @@ class Contestant:
         arguments: of its Python; ``{port}`` and ``{checkpoint}`` are filled in.
         python: its interpreter.
         threads: torch threads, by OMP_NUM_THREADS; None leaves that variable out.
-        pieces: the precision in which it predicts pieces of the same checkpoint, or None where it does not.
+        tokens: the precision in which it predicts tokens of the same checkpoint, or None where it does not.
         metrics: whether it has Lacuna's ``/metrics``.
     """
 
@@ -41,7 +41,7 @@ class Contestant:
     arguments: tuple[str, ...]
     python: Path = field(default=Path(sys.executable))
     threads: int | None = None
-    pieces: str | None = None
+    tokens: str | None = None
     metrics: bool = False
 
     def start(self, port: int, cores: str, checkpoint: Path, log: Path) -> Server:
@@ -49,8 +49,14 @@ class Contestant:
         command = [str(self.python)]
         command += [part.format(port=port, checkpoint=checkpoint) for part in self.arguments]
         # What Lacuna is told by the caller's environment no other contestant would heed.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("LACUNA_")}
-        environment |= {"PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("LACUNA_")
+        }
+        environment |= {
+            "PYTHONPATH": str(ROOT),
+            "TOKENIZERS_PARALLELISM": "false",
+            "HF_HUB_OFFLINE": "1",
+        }
         if self.threads is not None:
             environment["OMP_NUM_THREADS"] = str(self.threads)
         return Server(command, port, cores, environment, ROOT, log)
@@ -63,17 +69,22 @@ class Contestant:
 _PORT_AND_CHECKPOINT = ("--port", "{port}", "--checkpoint", "{checkpoint}")
 
 
-def _naive(name: str, threads: int, precision: str) -> Contestant:
+def _naive(name: str, threads: int, precision: str) -> EvaluatedSystem:
     chosen = ("--threads", str(threads), "--precision", precision)
     arguments = ("-m", "benchmarks.servers.naive", *_PORT_AND_CHECKPOINT, *chosen)
-    return Contestant(name, ("/predict",), arguments, PEERS_PYTHON, threads, precision)
+    return EvaluatedSystem(name, ("/predict",), arguments, PEERS_PYTHON, threads, precision)
 
 
-LACUNA = Contestant(
-    "lacuna", ("/predict", "/cloze"), ("-m", "service", *_PORT_AND_CHECKPOINT, "--threads", "1"), metrics=True
+LACUNA = EvaluatedSystem(
+    "lacuna",
+    ("/predict", "/cloze"),
+    ("-m", "service", *_PORT_AND_CHECKPOINT, "--threads", "1"),
+    metrics=True,
 )
-REFERENCE = Contestant(
-    "reference", ("/predict", "/cloze"), ("-m", "benchmarks.servers.reference", *_PORT_AND_CHECKPOINT)
+REFERENCE = EvaluatedSystem(
+    "reference",
+    ("/predict", "/cloze"),
+    ("-m", "benchmarks.servers.reference", *_PORT_AND_CHECKPOINT),
 )
 CONTESTANTS = {
     contestant.name: contestant
@@ -83,7 +94,7 @@ CONTESTANTS = {
         _naive("naive", 1, "fp32"),
         _naive("naive-2-threads", 2, "fp32"),
         _naive("naive-int8", 1, "int8"),
-        Contestant(
+        EvaluatedSystem(
             "litserve",
             ("/predict",),
             ("-m", "benchmarks.servers.lit", *_PORT_AND_CHECKPOINT),
@@ -91,7 +102,7 @@ CONTESTANTS = {
             1,
             "fp32",
         ),
-        Contestant(
+        EvaluatedSystem(
             "fill-mask",
             ("/cloze",),
             ("-m", "benchmarks.servers.fill_mask", *_PORT_AND_CHECKPOINT),
@@ -111,38 +122,48 @@ def has_five_candidates(answer: Any) -> bool:
     """Whether an answer to one of `FIRST_QUESTION` has the shape that the contract says."""
     (result,) = answer["results"]
     candidates = result["blanks"][0]["candidates"] if "blanks" in result else result["candidates"]
-    return len(candidates) == 5 and all(0 <= candidate["probability"] <= 1 for candidate in candidates)
+    return len(candidates) == 5 and all(
+        0 <= candidate["probability"] <= 1 for candidate in candidates
+    )
 
 
-def top_pieces(checkpoint: Path, texts: Sequence[str]) -> list[str]:
-    """What the product's own runtime holds for the most probable piece after each text, among pieces with a surface."""
+def top_tokens(checkpoint: Path, texts: Sequence[str]) -> list[str]:
+    """What the product's own runtime holds for the most probable token after each text, among tokens with a surface."""
     loaded = load_checkpoint(checkpoint)
     runtime = open_runtime(loaded)
-    vocabulary = loaded.vocabulary
-    hidden = np.array([not surface.strip() for surface in vocabulary.surfaces])
+    tokenizer = loaded.tokenizer
+    hidden = np.array([not surface.strip() for surface in tokenizer.surfaces])
     found = []
     for text in texts:
-        pieces = np.array([[START, *vocabulary.encode(normalise(text))]], dtype=np.int64)
+        tokens = np.array([[START, *tokenizer.encode(normalise(text))]], dtype=np.int64)
         states = initial_states(runtime.config, "forward", 1)
-        _, outputs = runtime.advance("forward", states, pieces, np.array([pieces.shape[1]], dtype=np.int64))
+        _, outputs = runtime.advance(
+            "forward", states, tokens, np.array([tokens.shape[1]], dtype=np.int64)
+        )
         scores = runtime.next_log_probabilities(outputs[:, -1])[0]
         scores[hidden] = -np.inf
-        found.append(vocabulary.surfaces[int(scores.argmax())].rstrip())
+        found.append(tokenizer.surfaces[int(scores.argmax())].rstrip())
     return found
 
 
-def check_pieces(contestant: Contestant, server: Server, texts: Sequence[str], expected: Sequence[str]) -> float:
-    """Whether a peer computes the same network: its first candidates against :func:`top_pieces`.
+def check_tokens(
+    contestant: EvaluatedSystem, server: Server, texts: Sequence[str], expected: Sequence[str]
+) -> float:
+    """Whether a peer computes the same network: its first candidates against :func:`top_tokens`.
 
     Returns:
-        Share of texts with the same most probable piece.
+        Share of texts with the same most probable token.
 
     Raises:
         ServerError: the share is too low for the same weights.
     """
     answers = [server.ask("/predict", {"text": text}) for text in texts]
     found = [answer["results"][0]["candidates"][0]["append"] for answer in answers]
-    share: float = sum(mine == theirs for mine, theirs in zip(expected, found, strict=True)) / len(texts)
-    if share < _AGREEMENT[contestant.pieces or "fp32"]:
-        raise ServerError(f"{contestant.name} agrees with the product on {share:.0%} of most probable pieces only")
+    share: float = sum(mine == theirs for mine, theirs in zip(expected, found, strict=True)) / len(
+        texts
+    )
+    if share < _AGREEMENT[contestant.tokens or "fp32"]:
+        raise ServerError(
+            f"{contestant.name} agrees with the product on {share:.0%} of most probable tokens only"
+        )
     return share

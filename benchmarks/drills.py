@@ -66,7 +66,10 @@ class Load:
         # When all are used up they come again: far more than a prefix cache holds have come between.
         turns = itertools.cycle(range(max(len(workloads.units(line)) for line in lines)))
         self._blanked = (
-            _with_blank(text) for turn in turns for line in lines if (text := workloads.rotated(line, turn))
+            _with_blank(text)
+            for turn in turns
+            for line in lines
+            if (text := workloads.rotated(line, turn))
         )
 
     def take(self, route: str, count: int) -> list[bytes]:
@@ -85,7 +88,10 @@ class Load:
         typists alone, who take turns, and of them each fifth.)
         """
         offered = self.take(route, count * OVERLOAD)
-        return [offered[first + self._luck.randrange(OVERLOAD)] for first in range(0, len(offered), OVERLOAD)]
+        return [
+            offered[first + self._luck.randrange(OVERLOAD)]
+            for first in range(0, len(offered), OVERLOAD)
+        ]
 
 
 def capacity(place: Place, load: Load, seconds: float) -> dict[str, Any]:
@@ -102,9 +108,15 @@ def cached_prefix(place: Place, prompts: Sequence[str]) -> dict[str, Any]:
     with place.serving("--prefix-cache-mib", "1024") as server:
         for text in prompts:
             server.ask("/predict", {"text": text})
-        (size,) = re.findall(r"^lacuna_prefix_cache_bytes (\S+)$", server.read("/metrics"), flags=re.MULTILINE)
+        (size,) = re.findall(
+            r"^lacuna_prefix_cache_bytes (\S+)$", server.read("/metrics"), flags=re.MULTILINE
+        )
     characters = sum(map(len, prompts)) / len(prompts)
-    return {"texts": len(prompts), "characters": characters, "bytes_per_text": float(size) / len(prompts)}
+    return {
+        "texts": len(prompts),
+        "characters": characters,
+        "bytes_per_text": float(size) / len(prompts),
+    }
 
 
 def held_load(place: Place, load: Load, per_second: float, seconds: float) -> dict[str, Any]:
@@ -144,7 +156,12 @@ def overload(place: Place, load: Load, route: str, seconds: float, rounds: int) 
     """
     with place.serving("--deadline-seconds", f"{DEADLINE_SECONDS:g}") as server:
         found = [_overload_once(server, load, route, seconds, seed) for seed in range(rounds)]
-    return {"route": route, "deadline_seconds": DEADLINE_SECONDS, **median_round(found), "rounds": found}
+    return {
+        "route": route,
+        "deadline_seconds": DEADLINE_SECONDS,
+        **median_round(found),
+        "rounds": found,
+    }
 
 
 def median_round(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -152,7 +169,9 @@ def median_round(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return sorted(rounds, key=lambda each: each["share_of_peak"])[len(rounds) // 2]
 
 
-def _overload_once(server: Server, load: Load, route: str, seconds: float, seed: int) -> dict[str, Any]:
+def _overload_once(
+    server: Server, load: Load, route: str, seconds: float, seed: int
+) -> dict[str, Any]:
     peaks = {"peak": _saturate(server, partial(load.take, route), seconds)}
     if route == "/predict":
         peaks["thinned_peak"] = _saturate(server, partial(load.thin, route), seconds)
@@ -178,10 +197,12 @@ def goodput(times: Sequence[float], outcome: open_loop.Outcome, seconds: float) 
     sent = [due + wait for due, wait in zip(times, outcome.waits, strict=True)]
     counted = [begin < moment < seconds for moment in sent]
     in_time = sum(
-        due > begin and latency <= DEADLINE_SECONDS for due, latency in zip(times, outcome.latencies, strict=True)
+        due > begin and latency <= DEADLINE_SECONDS
+        for due, latency in zip(times, outcome.latencies, strict=True)
     )
     in_time_from_sending = sum(
-        counts and latency <= DEADLINE_SECONDS for counts, latency in zip(counted, from_sending, strict=True)
+        counts and latency <= DEADLINE_SECONDS
+        for counts, latency in zip(counted, from_sending, strict=True)
     )
     return {
         "scheduled": len(times),
@@ -198,11 +219,17 @@ def goodput(times: Sequence[float], outcome: open_loop.Outcome, seconds: float) 
     }
 
 
-def reloads(place: Place, directories: Sequence[Path], texts: Sequence[str], count: int) -> dict[str, Any]:
+def reloads(
+    place: Place, directories: Sequence[Path], texts: Sequence[str], count: int
+) -> dict[str, Any]:
     """Change the checkpoint *count* times under load."""
     with place.serving() as server, _Clients(server.port, texts) as clients:
         changed = Counter(
-            post(server.port, "/admin/reload", {"checkpoint": str(directories[(number + 1) % len(directories)])})[0]
+            post(
+                server.port,
+                "/admin/reload",
+                {"checkpoint": str(directories[(number + 1) % len(directories)])},
+            )[0]
             for number in range(count)
         )
     return {"reloads": changed[200], "failed": count - changed[200], **clients.figures()}
@@ -253,9 +280,13 @@ def inject(file: str, folder: Path) -> dict[str, int]:
         f"--junitxml={results}",
         file,
     ]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
     if done.returncode not in _PYTEST_RAN or not results.exists():
-        raise RuntimeError(f"{file}: pytest ended with status {done.returncode}:\n{done.stdout[-2000:]}")
+        raise RuntimeError(
+            f"{file}: pytest ended with status {done.returncode}:\n{done.stdout[-2000:]}"
+        )
     (suite,) = ElementTree.parse(results).getroot().iter("testsuite")  # noqa: S314 - we have just had it written
     counts = {key: int(suite.attrib[key]) for key in ("tests", "errors", "failures", "skipped")}
     injected = counts["tests"] - counts["skipped"]
@@ -299,7 +330,9 @@ class _Clients:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._seconds: list[float] = []
-        self._threads = [threading.Thread(target=self._ask_on, args=(number,)) for number in range(_CLIENTS)]
+        self._threads = [
+            threading.Thread(target=self._ask_on, args=(number,)) for number in range(_CLIENTS)
+        ]
 
     def __enter__(self) -> "_Clients":
         for thread in self._threads:

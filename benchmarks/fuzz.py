@@ -67,23 +67,36 @@ def run(server: Server, count: int, seed: int) -> dict[str, Any]:
     with requests.Session() as session:
 
         def send(case: Any) -> None:
-            response = case.call(base_url=f"http://{HOST}:{server.port}", session=session, headers=_key(case, source))
+            response = case.call(
+                base_url=f"http://{HOST}:{server.port}", session=session, headers=_key(case, source)
+            )
             statuses[response.status_code] += 1
             try:
                 case.validate_response(response, checks=applied)
             except (Failure, FailureGroup) as error:
                 found = getattr(error, "exceptions", [error])
-                failures.extend(f"{case.method} {case.path}: {response.status_code}: {one}"[:600] for one in found)
+                failures.extend(
+                    f"{case.method} {case.path}: {response.status_code}: {one}"[:600]
+                    for one in found
+                )
 
         number = 0
         while statuses.total() < count:
             for path, methods in document["paths"].items():
                 for method in methods:
-                    wanted = _ADMIN if path.startswith("/admin/") else _ASKING if method == "post" else _READING
+                    wanted = (
+                        _ADMIN
+                        if path.startswith("/admin/")
+                        else _ASKING
+                        if method == "post"
+                        else _READING
+                    )
                     wanted = min(wanted, max(2, count // 6))
                     for mode in GenerationMode:
                         number += 1
-                        _examples(schema[path][method.upper()], mode, wanted, f"{seed}/{number}", send)
+                        _examples(
+                            schema[path][method.upper()], mode, wanted, f"{seed}/{number}", send
+                        )
     return {
         "cases": statuses.total(),
         "status": {str(status): times for status, times in sorted(statuses.items())},
@@ -93,11 +106,15 @@ def run(server: Server, count: int, seed: int) -> dict[str, Any]:
     }
 
 
-def _examples(operation: Any, mode: GenerationMode, count: int, seed: str, send: Callable[[Any], None]) -> None:
+def _examples(
+    operation: Any, mode: GenerationMode, count: int, seed: str, send: Callable[[Any], None]
+) -> None:
     """Have hypothesis make *count* cases; none is made simpler, as `send` never raises."""
 
     @seeded(random.Random(seed).getrandbits(64))  # noqa: S311
-    @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    )
     @given(case=operation.as_strategy(generation_mode=mode))
     def ask(case: Any) -> None:
         send(case)
@@ -111,7 +128,9 @@ def _key(case: Any, source: random.Random) -> dict[str, str]:
     if chance < _NO_KEY:
         return {}
     right = ADMIN_KEY if case.path.startswith("/admin/") else KEY
-    return {"Authorization": f"Bearer {right if chance > _NO_KEY + _WRONG_KEY else 'not-a-key-that-is-known'}"}
+    return {
+        "Authorization": f"Bearer {right if chance > _NO_KEY + _WRONG_KEY else 'not-a-key-that-is-known'}"
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -120,8 +139,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0; 1 where there was a 5xx or an answer that the document does not promise.
     """
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzz", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--checkpoint", type=Path, default=ROOT / "model" / "pretrained" / "default", metavar="DIR")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.fuzz", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, default=ROOT / "model" / "pretrained" / "default", metavar="DIR"
+    )
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)

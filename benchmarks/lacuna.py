@@ -83,7 +83,9 @@ def post(
     connection = http.client.HTTPConnection(HOST, port, timeout=60)
     content = body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()
     try:
-        connection.request("POST", path, content, {"Content-Type": "application/json", **(headers or {})})
+        connection.request(
+            "POST", path, content, {"Content-Type": "application/json", **(headers or {})}
+        )
         answer = connection.getresponse()
         answer.read()
         return answer.status, int(answer.headers.get("Retry-After", 0))

@@ -10,7 +10,17 @@ from typing import Any
 from benchmarks import wrk
 from benchmarks.contestants import PEERS_PYTHON, ROOT
 
-_OURS = ("fastapi", "httptools", "numpy", "onnxruntime", "pydantic", "sentencepiece", "starlette", "uvicorn", "uvloop")
+_OURS = (
+    "fastapi",
+    "httptools",
+    "numpy",
+    "onnxruntime",
+    "pydantic",
+    "sentencepiece",
+    "starlette",
+    "uvicorn",
+    "uvloop",
+)
 _PEERS = (*_OURS, "litserve", "torch", "transformers")
 _LIST_VERSIONS = """
 import sys
@@ -48,15 +58,24 @@ def basis(python: str) -> dict[str, Any]:
 
 def cpu() -> str:
     """The processor's name."""
-    found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), flags=re.MULTILINE)
+    found = re.search(
+        r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), flags=re.MULTILINE
+    )
     return found[1] if found else platform.machine()
 
 
 def _versions(python: str, names: tuple[str, ...]) -> dict[str, str]:
-    result = subprocess.run([python, "-c", _LIST_VERSIONS, *names], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [python, "-c", _LIST_VERSIONS, *names], capture_output=True, text=True, check=True
+    )
     return dict(line.split() for line in result.stdout.splitlines() if line)
 
 
 def _commit() -> str:
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    return (
+        subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=False
+        ).stdout.strip()
+        or "unknown"
+    )

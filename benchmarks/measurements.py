@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import open_loop, workloads, wrk
-from benchmarks.contestants import FIRST_QUESTION, START_SECONDS, Contestant, has_five_candidates
+from benchmarks.contestants import (
+    FIRST_QUESTION,
+    START_SECONDS,
+    EvaluatedSystem,
+    has_five_candidates,
+)
 from benchmarks.process import Server, free_port
 from benchmarks.results import Record
 
@@ -19,7 +24,9 @@ _WARM_UP_REQUESTS, _WARM_UP_SECONDS = 20, 0.3
 # Answers below which a percentile says nothing.
 _ENOUGH = {"p50_ms": 1, "p99_ms": 100, "p999_ms": 1000}
 _SHARES = {"p50_ms": 0.5, "p99_ms": 0.99, "p999_ms": 0.999}
-_SERIES = re.compile(r'^lacuna_(network_rows|prefix_cache_pieces)_total\{\w+="(\w+)"\} (\S+)$', flags=re.MULTILINE)
+_SERIES = re.compile(
+    r'^lacuna_(network_rows|prefix_cache_tokens)_total\{\w+="(\w+)"\} (\S+)$', flags=re.MULTILINE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +57,10 @@ class Workload:
         texts = self.source.peek(count * self.texts)
         if self.texts == 1:
             return [workloads.body(text) for text in texts]
-        return [workloads.body(texts[start : start + self.texts]) for start in range(0, len(texts), self.texts)]
+        return [
+            workloads.body(texts[start : start + self.texts])
+            for start in range(0, len(texts), self.texts)
+        ]
 
     def advance(self, count: int) -> None:
         """Never show the first *count* bodies again, while the text lasts."""
@@ -60,9 +70,13 @@ class Workload:
 class Running:
     """A contestant that has been started; paused unless it is being measured."""
 
-    def __init__(self, contestant: Contestant, cores: str, checkpoint: Path, log: Path) -> None:
+    def __init__(
+        self, contestant: EvaluatedSystem, cores: str, checkpoint: Path, log: Path
+    ) -> None:
         self.contestant = contestant
-        self._start: Callable[[], Server] = lambda: contestant.start(free_port(), cores, checkpoint, log)
+        self._start: Callable[[], Server] = lambda: contestant.start(
+            free_port(), cores, checkpoint, log
+        )
         self.server = self._start()
 
     @contextmanager
@@ -77,7 +91,9 @@ class Running:
     def first_answer(self, server: Server) -> float:
         """Seconds from the start of *server*'s process to its first right answer."""
         route = self.contestant.routes[0]
-        return server.wait_until_right(route, FIRST_QUESTION[route], has_five_candidates, START_SECONDS)
+        return server.wait_until_right(
+            route, FIRST_QUESTION[route], has_five_candidates, START_SECONDS
+        )
 
     def start(self) -> Record:
         """Start a second process of it: seconds to the first right answer, everything in the page cache."""
@@ -97,7 +113,9 @@ class Running:
             before = self._counters(server), server.cpu_seconds()
             found = wrk.saturate(server.port, workload.route, bodies, workload.connections, seconds)
             cpu = server.cpu_seconds() - before[1]
-            server.ask(workload.route, FIRST_QUESTION[workload.route])  # answered once what wrk left behind is done
+            server.ask(
+                workload.route, FIRST_QUESTION[workload.route]
+            )  # answered once what wrk left behind is done
             return {
                 "measure": "saturation",
                 "workload": workload.name,
@@ -111,7 +129,9 @@ class Running:
                 **_network_costs(before[0], self._counters(server), found.sent),
             }
 
-    def latency(self, workload: Workload, bodies: Sequence[bytes], times: Sequence[float]) -> Record:
+    def latency(
+        self, workload: Workload, bodies: Sequence[bytes], times: Sequence[float]
+    ) -> Record:
         """Latency at a fixed rate; see `benchmarks.open_loop`."""
         with self.awake() as server:
             self._warm_up(server, workload.route)
@@ -135,14 +155,19 @@ class Running:
             }
 
     def contexts(
-        self, lengths: Sequence[int], beginnings: Sequence[str], typed: Sequence[str], seconds: float
+        self,
+        lengths: Sequence[int],
+        beginnings: Sequence[str],
+        typed: Sequence[str],
+        seconds: float,
     ) -> list[Record]:
         """Latency by length of the text, one request at a time; a record for each length.
 
         The beginnings are read first and not timed: a person who types on has sent them before.
         """
         beginnings_sent, typed_sent = (
-            [open_loop.post("/predict", workloads.body(text)) for text in texts] for texts in (beginnings, typed)
+            [open_loop.post("/predict", workloads.body(text)) for text in texts]
+            for texts in (beginnings, typed)
         )
         with self.awake() as server:
             open_loop.one_by_one(server.port, beginnings_sent, seconds)
@@ -151,8 +176,14 @@ class Running:
         for turn, length in enumerate(lengths):
             answered = sorted(filter(math.isfinite, latencies[turn :: len(lengths)]))
             failures = len(latencies[turn :: len(lengths)]) - len(answered)
-            figures = {"requests": len(answered) + failures, "failures": failures, **percentiles(answered)}
-            records.append({"measure": "context", "workload": "context", "characters": length, **figures})
+            figures = {
+                "requests": len(answered) + failures,
+                "failures": failures,
+                **percentiles(answered),
+            }
+            records.append(
+                {"measure": "context", "workload": "context", "characters": length, **figures}
+            )
         return records
 
     def _warm_up(self, server: Server, route: str) -> None:
@@ -175,21 +206,29 @@ def percentiles(ascending: Sequence[float]) -> dict[str, float | None]:
 
 
 def read_counters(exposition: str) -> dict[str, float]:
-    """Lacuna's counters of network rows and cached pieces, such as ``network_rows/forward``."""
+    """Lacuna's counters of network rows and cached tokens, such as ``network_rows/forward``."""
     return {f"{name}/{label}": float(value) for name, label, value in _SERIES.findall(exposition)}
 
 
-def _network_costs(before: dict[str, float], after: dict[str, float], requests: int) -> dict[str, Any]:
+def _network_costs(
+    before: dict[str, float], after: dict[str, float], requests: int
+) -> dict[str, Any]:
     grown = {name: value - before.get(name, 0.0) for name, value in after.items()}
-    rows = {name.partition("/")[2]: value for name, value in grown.items() if name.startswith("network_rows/")}
-    hits, misses = (grown.get(f"prefix_cache_pieces/{result}", 0.0) for result in ("hit", "miss"))
+    rows = {
+        name.partition("/")[2]: value
+        for name, value in grown.items()
+        if name.startswith("network_rows/")
+    }
+    hits, misses = (grown.get(f"prefix_cache_tokens/{result}", 0.0) for result in ("hit", "miss"))
     if not rows:
         return {}
     return {
         "network_rows_per_request": sum(rows.values()) / max(1, requests),
-        "network_rows_by_call": {call: value / max(1, requests) for call, value in sorted(rows.items())},
-        "cached_share_of_pieces": hits / (hits + misses) if hits + misses else None,
-        "cached_pieces": hits,
+        "network_rows_by_call": {
+            call: value / max(1, requests) for call, value in sorted(rows.items())
+        },
+        "cached_share_of_tokens": hits / (hits + misses) if hits + misses else None,
+        "cached_tokens": hits,
     }
 
 

@@ -34,12 +34,12 @@ import onnx
 
 from benchmarks.contestants import ROOT
 from benchmarks.trial import Trials
-from model.checkpoint import CARD, CONFIG, SUMS, VOCABULARY, WEIGHTS, WORD_ENDS
+from model.checkpoint import CARD, CONFIG, SUMS, TOKENIZER, WEIGHTS, WORD_END_PROBS
 
 Verdict = Literal["refused", "same", "told", "wrong", "broken"]
 BAD: tuple[Verdict, ...] = ("wrong", "broken")
 # Above the original's peak; to read any file of a checkpoint whole takes less.
-MOST_MORE_MIB = 512
+MAX_MORE_MIB = 512
 
 # What JSON may hold where something else is expected, as it is written.
 _HOSTILE = (
@@ -88,13 +88,21 @@ def run(checkpoint: Path, count: int, seed: int) -> Iterator[Trial]:
             link_copy(checkpoint, copy)
             detail = mutate(copy, random.Random(f"{seed}/{number}"))  # noqa: S311 - mutations are no secret
             found = trials.attempt(copy)
-            yield Trial(kind, detail, judge(original, found), str(found.get("message", found.get("signal", ""))))
+            yield Trial(
+                kind,
+                detail,
+                judge(original, found),
+                str(found.get("message", found.get("signal", ""))),
+            )
             shutil.rmtree(copy)
 
 
 def judge(original: dict[str, Any], found: dict[str, Any]) -> Verdict:
     """The verdict on what a trial *found*, beside what the *original* did (`benchmarks.trial.Trials.attempt`)."""
-    if found["outcome"] in ("failed", "ended") or found["peak_mib"] > original["peak_mib"] + MOST_MORE_MIB:
+    if (
+        found["outcome"] in ("failed", "ended")
+        or found["peak_mib"] > original["peak_mib"] + MAX_MORE_MIB
+    ):
         return "broken"
     if found["outcome"] == "refused":
         return "refused"
@@ -118,7 +126,9 @@ def link_copy(checkpoint: Path, copy: Path) -> None:
 def seal(directory: Path) -> None:
     """Write SHA256SUMS anew for the files that it lists."""
     names = [line[66:] for line in (directory / SUMS).read_text("utf-8").splitlines()]
-    sums = [f"{hashlib.sha256((directory / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    sums = [
+        f"{hashlib.sha256((directory / name).read_bytes()).hexdigest()}  {name}\n" for name in names
+    ]
     _write(directory / SUMS, "".join(sums).encode())
 
 
@@ -132,7 +142,9 @@ def report(trials: Sequence[Trial]) -> dict[str, Any]:
         "mutations": len(trials),
         **{verdict: verdicts[verdict] for verdict in ("refused", "same", "told", *BAD)},
         "kinds": {kind: dict(counts) for kind, counts in kinds.items()},
-        "bad": [f"{t.verdict}: {t.kind}: {t.detail}: {t.message}" for t in trials if t.verdict in BAD],
+        "bad": [
+            f"{t.verdict}: {t.kind}: {t.detail}: {t.message}" for t in trials if t.verdict in BAD
+        ],
     }
 
 
@@ -148,7 +160,9 @@ def _flip(content: bytes, source: random.Random) -> tuple[bytes, str]:
 
 
 def _truncate(content: bytes, source: random.Random) -> tuple[bytes, str]:
-    length = source.choice((0, 1, len(content) // 2, source.randrange(len(content) or 1), max(0, len(content) - 1)))
+    length = source.choice(
+        (0, 1, len(content) // 2, source.randrange(len(content) or 1), max(0, len(content) - 1))
+    )
     return content[:length], f"cut to {length} bytes"
 
 
@@ -161,7 +175,9 @@ def _blank(content: bytes, source: random.Random) -> tuple[bytes, str]:
     start = source.randrange(len(content) or 1)
     filling = source.choice((b"\0", b"\xff", b"\x7f"))
     length = min(source.choice((16, 4096, 1 << 20)), len(content) - start)
-    return content[:start] + filling * length + content[start + length :], f"{length} bytes of {filling[0]} at {start}"
+    return content[:start] + filling * length + content[
+        start + length :
+    ], f"{length} bytes of {filling[0]} at {start}"
 
 
 def _spoil(
@@ -170,7 +186,9 @@ def _spoil(
     def mutate(directory: Path, source: random.Random) -> str:
         names = _files(directory)
         # Of graphs there are many, and of the rest one each: choose among kinds of files first.
-        name = source.choice([source.choice([n for n in names if n.endswith(".onnx")]), *_other(names)])
+        name = source.choice(
+            [source.choice([n for n in names if n.endswith(".onnx")]), *_other(names)]
+        )
         if not sealed and source.random() < 0.2:
             name = SUMS
         content, detail = change((directory / name).read_bytes(), source)
@@ -249,7 +267,9 @@ def _edit_config(directory: Path, source: random.Random) -> str:
     values = json.loads((directory / CONFIG).read_text("utf-8"))
     parents = list(_objects(values))
     # Not one of the thousand scores: one of a section that is chosen first.
-    chosen = source.choice([values, values["network"], values["calibration"], source.choice(parents)])
+    chosen = source.choice(
+        [values, values["network"], values["calibration"], source.choice(parents)]
+    )
     key = source.choice(list(chosen) or ["new"])
     kind = source.choice(("hostile", "hostile", "hostile", "near", "deleted", "renamed"))
     detail = f"{key}: {kind}"
@@ -260,7 +280,9 @@ def _edit_config(directory: Path, source: random.Random) -> str:
         case "renamed":
             chosen[source.choice(("", "new", "\ud800", key + " "))] = chosen.pop(key, 0)
         case "near" if type(chosen.get(key)) in (int, float):
-            chosen[key] = source.choice((chosen[key] * 2, chosen[key] + 1, -chosen[key], chosen[key] // 2))
+            chosen[key] = source.choice(
+                (chosen[key] * 2, chosen[key] + 1, -chosen[key], chosen[key] // 2)
+            )
             detail = f"{key}: {chosen[key]}"
         case _:
             token = source.choice(_HOSTILE)
@@ -308,7 +330,10 @@ def _edit_tensor(directory: Path, source: random.Random) -> str:
     kind = source.choice(("shape", "type", "place"))
     detail = f"{name} {tensor.name}: {kind}"
     if kind == "shape" and tensor.dims:
-        place, size = source.randrange(len(tensor.dims)), source.choice((0, -1, 1, 7, 1 << 20, 1 << 40, (1 << 63) - 1))
+        place, size = (
+            source.randrange(len(tensor.dims)),
+            source.choice((0, -1, 1, 7, 1 << 20, 1 << 40, (1 << 63) - 1)),
+        )
         detail += f" {size} for {tensor.dims[place]}"
         tensor.dims[place] = size
     elif kind == "place" and tensor.external_data:
@@ -330,7 +355,9 @@ def _edit_graph(directory: Path, source: random.Random) -> str:
     name = source.choice([name for name in _files(directory) if name.endswith(".onnx")])
     model = onnx.load(directory / name, load_external_data=False)
     node = source.choice(model.graph.node)
-    kind = source.choice(("operation", "inputs", "input of the graph", "output of the graph", "left out"))
+    kind = source.choice(
+        ("operation", "inputs", "input of the graph", "output of the graph", "left out")
+    )
     match kind:
         case "operation":
             node.op_type = source.choice(("Add", "Mul", "Exp", "Identity", "Loop", "NoSuch"))
@@ -349,30 +376,39 @@ def _edit_graph(directory: Path, source: random.Random) -> str:
     return f"{name} {node.name or node.op_type}: {kind}"
 
 
-def _edit_vocabulary(directory: Path, source: random.Random) -> str:
-    """Pieces left out, twice, in another order, of another type or with another score."""
-    content = (directory / VOCABULARY).read_bytes()
-    pieces, rest = _pieces(content)
-    place = source.randrange(261, len(pieces)) if source.random() < 0.8 else source.randrange(len(pieces))
+def _edit_tokenizer(directory: Path, source: random.Random) -> str:
+    """Tokens left out, twice, in another order, of another type or with another score."""
+    content = (directory / TOKENIZER).read_bytes()
+    tokens, rest = _tokens(content)
+    place = (
+        source.randrange(261, len(tokens))
+        if source.random() < 0.8
+        else source.randrange(len(tokens))
+    )
     kind = source.choice(("left out", "twice", "another order", "score", "type", "empty"))
     match kind:
         case "left out":
-            del pieces[place]
+            del tokens[place]
         case "twice":
-            pieces.insert(place, pieces[place])
+            tokens.insert(place, tokens[place])
         case "another order":
-            pieces[place], pieces[-1] = pieces[-1], pieces[place]
+            tokens[place], tokens[-1] = tokens[-1], tokens[place]
         case "score":  # field 2, a float
             number = np.float32(source.choice(_NUMBERS)).tobytes()
-            pieces = [piece + b"\x15" + number for piece in pieces] if source.random() < 0.5 else pieces
-            pieces[place] += b"\x15" + number
+            tokens = (
+                [token + b"\x15" + number for token in tokens] if source.random() < 0.5 else tokens
+            )
+            tokens[place] += b"\x15" + number
         case "type":  # field 3: normal, unknown, control, user defined, unused, byte
-            pieces[place] += bytes((0x18, source.randrange(8)))
-        case "empty":  # field 1, the piece itself
-            pieces[place] += b"\x0a\x00"
-    _write(directory / VOCABULARY, b"".join(b"\x0a" + _varint(len(piece)) + piece for piece in pieces) + rest)
+            tokens[place] += bytes((0x18, source.randrange(8)))
+        case "empty":  # field 1, the token itself
+            tokens[place] += b"\x0a\x00"
+    _write(
+        directory / TOKENIZER,
+        b"".join(b"\x0a" + _varint(len(token)) + token for token in tokens) + rest,
+    )
     seal(directory)
-    return f"piece {place}: {kind}"
+    return f"token {place}: {kind}"
 
 
 def _edit_header(directory: Path, source: random.Random) -> str:
@@ -382,7 +418,9 @@ def _edit_header(directory: Path, source: random.Random) -> str:
     header, data = json.loads(content[8 : 8 + size]), content[8 + size :]
     name = source.choice([name for name in header if name != "__metadata__"])
     field = source.choice(("shape", "dtype", "data_offsets", "size"))
-    token = source.choice((*_HOSTILE, "[-1, 5]", "[1e999]", "[1e9, 1e9]", f"[{'9' * 4000}]", '["a", "b"]'))
+    token = source.choice(
+        (*_HOSTILE, "[-1, 5]", "[1e999]", "[1e9, 1e9]", f"[{'9' * 4000}]", '["a", "b"]')
+    )
     length: int | None = None
     if field == "size":
         length = source.choice((0, 1, size - 1, size + 1, 1 << 40, (1 << 64) - 1))
@@ -390,21 +428,27 @@ def _edit_header(directory: Path, source: random.Random) -> str:
     else:
         header[name][field] = _PLACEHOLDER
     text = json.dumps(header).replace(json.dumps(_PLACEHOLDER), token).encode()
-    _write(directory / WEIGHTS, (len(text) if length is None else length).to_bytes(8, "little") + text + data)
+    _write(
+        directory / WEIGHTS,
+        (len(text) if length is None else length).to_bytes(8, "little") + text + data,
+    )
     seal(directory)
     return f"{name} {field}: {token[:40]}"
 
 
 def _edit_word_ends(directory: Path, source: random.Random) -> str:
-    path = directory / WORD_ENDS
+    path = directory / WORD_END_PROBS
     if not path.exists():
         return _edit_card(directory, source)
     shares = np.frombuffer(path.read_bytes(), dtype="<f2").copy()
-    place, number = source.randrange(len(shares)), source.choice((np.nan, np.inf, -1.0, 1.001, 6e4, 0.5))
+    place, number = (
+        source.randrange(len(shares)),
+        source.choice((np.nan, np.inf, -1.0, 1.001, 6e4, 0.5)),
+    )
     shares[place] = number
     _write(path, shares.tobytes())
     seal(directory)
-    return f"{WORD_ENDS}: {number} at {place}"
+    return f"{WORD_END_PROBS}: {number} at {place}"
 
 
 def _edit_card(directory: Path, source: random.Random) -> str:
@@ -432,7 +476,7 @@ KINDS: dict[str, Callable[[Path, random.Random], str]] = {
     "numbers, sealed": _edit_numbers,
     "tensors, sealed": _edit_tensor,
     "nodes, sealed": _edit_graph,
-    "vocabulary, sealed": _edit_vocabulary,
+    "vocabulary, sealed": _edit_tokenizer,
     "header of the weights, sealed": _edit_header,
     "word ends, sealed": _edit_word_ends,
     "model card, sealed": _edit_card,
@@ -473,9 +517,9 @@ def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
             graphs += [attribute.g for attribute in node.attribute if attribute.HasField("g")]
 
 
-def _pieces(content: bytes) -> tuple[list[bytes], bytes]:
-    """The pieces of a SentencePiece model, field 1 of its message, and the bytes after them."""
-    pieces, place = [], 0
+def _tokens(content: bytes) -> tuple[list[bytes], bytes]:
+    """The tokens of a SentencePiece model, field 1 of its message, and the bytes after them."""
+    tokens, place = [], 0
     while content[place : place + 1] == b"\x0a":
         length, shift = 0, 0
         while True:
@@ -484,9 +528,9 @@ def _pieces(content: bytes) -> tuple[list[bytes], bytes]:
             shift += 7
             if content[place] < 0x80:
                 break
-        pieces.append(content[place + 1 : place + 1 + length])
+        tokens.append(content[place + 1 : place + 1 + length])
         place += 1 + length
-    return pieces, content[place:]
+    return tokens, content[place:]
 
 
 def _varint(number: int) -> bytes:
@@ -506,7 +550,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.mutations", description=(__doc__ or "").partition("\n")[0]
     )
-    parser.add_argument("--checkpoint", type=Path, default=ROOT / "model" / "pretrained" / "default", metavar="DIR")
+    parser.add_argument(
+        "--checkpoint", type=Path, default=ROOT / "model" / "pretrained" / "default", metavar="DIR"
+    )
     parser.add_argument("--count", type=int, default=600)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)

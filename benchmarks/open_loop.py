@@ -70,7 +70,9 @@ class Outcome:
     @property
     def good_share(self) -> float:
         """Share of all requests that were answered within `GOOD_SECONDS`."""
-        return sum(latency <= GOOD_SECONDS for latency in self.latencies) / max(1, len(self.latencies))
+        return sum(latency <= GOOD_SECONDS for latency in self.latencies) / max(
+            1, len(self.latencies)
+        )
 
 
 def arrivals(rate: float, seconds: float, seed: int) -> list[float]:
@@ -99,9 +101,7 @@ def percentile(ascending: Sequence[float], share: float) -> float:
 
 def post(path: str, body: bytes) -> bytes:
     """The bytes of one request."""
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
+    head = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 
@@ -156,7 +156,9 @@ def run(
             for descriptor, _ in poll.poll(0):
                 connection = by_descriptor[descriptor]
                 index, status = connection.receive()
-                if connection.descriptor != descriptor:  # opened anew: the system forgot the old one
+                if (
+                    connection.descriptor != descriptor
+                ):  # opened anew: the system forgot the old one
                     del by_descriptor[descriptor]
                     by_descriptor[connection.descriptor] = connection
                     poll.register(connection.descriptor, select.EPOLLIN)
@@ -193,7 +195,10 @@ def one_by_one(port: int, requests: Sequence[bytes], seconds: float) -> list[flo
                 break
             connection.send(request, index)
             status: int | None = None
-            while status is None and select.select([connection.descriptor], [], [], PATIENCE_SECONDS)[0]:
+            while (
+                status is None
+                and select.select([connection.descriptor], [], [], PATIENCE_SECONDS)[0]
+            ):
                 _, status = connection.receive()
             latencies.append(time.perf_counter() - began if status == 200 else math.inf)
             if status is None:  # a late answer would be taken for the next one's
@@ -267,7 +272,9 @@ class _Connection:
         except OSError:
             return  # hung up; the next receive sees it, and opens and sends again
         if written < len(self._request):
-            raise RuntimeError(f"{len(self._request)} bytes do not fit into the socket's buffer; send shorter texts")
+            raise RuntimeError(
+                f"{len(self._request)} bytes do not fit into the socket's buffer; send shorter texts"
+            )
 
     def _again(self) -> int | None:
         """The server hung up: open anew, and once send again what was on its way."""

@@ -20,7 +20,7 @@ from benchmarks.contestants import ROOT
 from benchmarks.lacuna import Place, pick_cores
 from benchmarks.operations_report import LONG_SECONDS, ROWS, SOAKS
 from model.checkpoint import load_checkpoint, revise_checkpoint
-from training.toy_corpus import write_corpus
+from research.toy_corpus import write_corpus
 
 _TOY_LINES = 4000
 _MINUTE = 60.0
@@ -76,7 +76,9 @@ class Measurements:
             write_corpus(text, _TOY_LINES, seed=1)
         self._lines = workloads.read_lines(text)
         self._load = drills.Load(self._lines)
-        copy = revise_checkpoint(place.checkpoint, card="# Another edition\n", output=place.folder / "another")
+        copy = revise_checkpoint(
+            place.checkpoint, card="# Another edition\n", output=place.folder / "another"
+        )
         self._directories = [place.checkpoint, copy.directory]
         self._capacity: float | None = None
         self.parts: Mapping[str, Callable[[], dict[str, Any]]] = {
@@ -89,9 +91,13 @@ class Measurements:
             "restarts": lambda: drills.restarts(place, self._lines, sizes.restarts),
             "faults": lambda: drills.faults(sizes.faults, place.folder),
             "fuzz": self._fuzz,
-            "mutations": lambda: mutations.report(list(mutations.run(place.checkpoint, sizes.mutations, seed=1))),
+            "mutations": lambda: mutations.report(
+                list(mutations.run(place.checkpoint, sizes.mutations, seed=1))
+            ),
             "soak": lambda: soak.run(place, self._lines, soak_seconds, self._directories, seed=1),
-            "soak_without_reloads": lambda: soak.run(place, self._lines, _without_reloads(soak_seconds), (), seed=1),
+            "soak_without_reloads": lambda: soak.run(
+                place, self._lines, _without_reloads(soak_seconds), (), seed=1
+            ),
         }
 
     def _measure_capacity(self) -> dict[str, Any]:
@@ -133,11 +139,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result: dict[str, Any] = {"format": 1, "parts": {}}
         if options.output.exists():
             result = json.loads(options.output.read_text("utf-8"))
-        for name in options.parts or [name for name in measured.parts if name not in SOAKS or options.soak_minutes]:
+        for name in options.parts or [
+            name for name in measured.parts if name not in SOAKS or options.soak_minutes
+        ]:
             figures = measured.parts[name]()
             result["parts"][name] = _provenance(measured, options.quick) | figures
             options.output.parent.mkdir(parents=True, exist_ok=True)
-            options.output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            options.output.write_text(
+                json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
             print(f"{name}: {json.dumps(figures)[:400]}", flush=True)
     failures = operations_report.failed(result["parts"])
     print("\n".join(failures) or "nothing failed", flush=True)
@@ -164,8 +174,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--checkpoint", type=Path, default=ROOT / "model" / "pretrained" / "default", metavar="DIR")
-    add("--text", type=Path, metavar="DIR", help="*.txt files, a sentence a line; default: own text")
-    add("--parts", nargs="+", metavar="PART", choices=[*ROWS], help=f"only these: {', '.join(ROWS)}")
+    add(
+        "--text", type=Path, metavar="DIR", help="*.txt files, a sentence a line; default: own text"
+    )
+    add(
+        "--parts", nargs="+", metavar="PART", choices=[*ROWS], help=f"only these: {', '.join(ROWS)}"
+    )
     add(
         "--soak-minutes",
         type=float,
@@ -173,8 +187,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="how long the soak lasts (default: 0, none); a third of it more without reloads",
     )
     add("--quick", action="store_true", help="little of everything: whether it works, not how well")
-    add("--output", type=Path, metavar="FILE", help="figures, to be added to; default: docs/results/operations.json")
-    add("--report", action="store_true", help="measure nothing; write the table in docs/operations.md")
+    add(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="figures, to be added to; default: docs/results/operations.json",
+    )
+    add(
+        "--report",
+        action="store_true",
+        help="measure nothing; write the table in docs/operations.md",
+    )
     options = parser.parse_args(arguments)
     if set(options.parts or ()) & set(SOAKS) and not options.soak_minutes:
         parser.error("a soak needs --soak-minutes")

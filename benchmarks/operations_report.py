@@ -20,7 +20,9 @@ Part = Mapping[str, Any]
 
 def write(figures: Path, document: Path) -> None:
     """Write the table into *document*."""
-    text = markdown(json.loads(figures.read_text("utf-8"))["parts"]) if figures.exists() else NOT_YET
+    text = (
+        markdown(json.loads(figures.read_text("utf-8"))["parts"]) if figures.exists() else NOT_YET
+    )
     document.write_text(insert(document.read_text("utf-8"), text, BEGIN, END), encoding="utf-8")
 
 
@@ -61,14 +63,22 @@ def failed(parts: Mapping[str, Part]) -> list[str]:
             found.append(f"{name}: {soak['broken']} connections broken")
         if soak and soak["seconds"] >= LONG_SECONDS and not soak["flat"]:
             resident = soak["resident_mib"]
-            found.append(f"{name}: resident {resident['first']} to {resident['last']} MiB is not flat")
+            found.append(
+                f"{name}: resident {resident['first']} to {resident['last']} MiB is not flat"
+            )
     for kind, counts in _kinds(parts.get("faults", {})).items():
         if counts["survived"] < counts["injected"] or not counts["injected"]:
             found.append(f"faults: {kind}: {counts['survived']} of {counts['injected']} survived")
     for name in ("overload_keystrokes", "overload_blanks"):
         part = parts.get(name, {})
-        for each in part.get("rounds", [part]):  # older figures have no rounds, and do not say what was unanswered
-            wrong = {status: times for status, times in each.get("status", {}).items() if status not in _EXPECTED}
+        for each in part.get(
+            "rounds", [part]
+        ):  # older figures have no rounds, and do not say what was unanswered
+            wrong = {
+                status: times
+                for status, times in each.get("status", {}).items()
+                if status not in _EXPECTED
+            }
             if wrong:
                 found.append(f"{name}: {wrong}")
             if unanswered := each.get("unanswered"):
@@ -103,11 +113,19 @@ def _overload(part: Part) -> str:
         return f"{goodput}; {late}"
     if len(rounds := part.get("rounds", ())) > 1:  # older figures have none
         shares = [each["share_of_peak"] for each in rounds]
-        goodput += f" (the median of {len(rounds)} rounds, from {min(shares):.0%} to {max(shares):.0%})"
+        goodput += (
+            f" (the median of {len(rounds)} rounds, from {min(shares):.0%} to {max(shares):.0%})"
+        )
     if "share_of_thinned_peak" in part:
         goodput += f" and {part['share_of_thinned_peak']:.0%} of that where one of ten is asked"
-    unsent = f", {part['abandoned'] / part['scheduled']:.1%} given up unsent" if part["abandoned"] else ""
-    late = f"p99 of the accepted, from sending, {_seconds(part['accepted_p99_from_sending_seconds'])}"
+    unsent = (
+        f", {part['abandoned'] / part['scheduled']:.1%} given up unsent"
+        if part["abandoned"]
+        else ""
+    )
+    late = (
+        f"p99 of the accepted, from sending, {_seconds(part['accepted_p99_from_sending_seconds'])}"
+    )
     return (
         f"{part['sent_per_second']:,.0f} a second sent{unsent}; {goodput}"
         f" ({part['share_of_peak_from_sending']:.0%} from sending); {late} of {part['deadline_seconds']:g} s"
@@ -130,7 +148,10 @@ def _waits(part: Part) -> str:
 
 
 def _faults(part: Part) -> str:
-    return "; ".join(f"{kind}: {counts['survived']} of {counts['injected']}" for kind, counts in _kinds(part).items())
+    return "; ".join(
+        f"{kind}: {counts['survived']} of {counts['injected']}"
+        for kind, counts in _kinds(part).items()
+    )
 
 
 def _fuzz(part: Part) -> str:
@@ -146,7 +167,9 @@ def _mutations(part: Part) -> str:
 
 def _soak(part: Part) -> str:
     resident, slope = part["resident_mib"], part["mib_per_hour"]
-    broken = f"{part['broken']} connections broken, " if "broken" in part else ""  # older figures do not say
+    broken = (
+        f"{part['broken']} connections broken, " if "broken" in part else ""
+    )  # older figures do not say
     return (
         f"{part['seconds'] / 60:g} min, {part['requests']:,} requests, {part['reloads']} reloads: "
         f"{part['server_errors']} 5xx, {broken}{part['leaked_descriptors']} descriptors leaked, resident "
@@ -157,7 +180,7 @@ def _soak(part: Part) -> str:
 
 ROWS: Mapping[str, tuple[str, Callable[[Part], str]]] = {
     "capacity": ("Capacity of one core", _capacity),
-    "prefix": ("Memory of the prefix cache", _prefix),
+    "prefix": ("CacheLM of the prefix cache", _prefix),
     "load": ("70 % of that capacity, key presses", _load),
     "overload_keystrokes": ("Ten times the capacity offered, key presses", _overload),
     "overload_blanks": ("Ten times the capacity offered, blanks", _overload),
@@ -172,7 +195,11 @@ ROWS: Mapping[str, tuple[str, Callable[[Part], str]]] = {
 
 
 def _kinds(part: Part) -> dict[str, dict[str, int]]:
-    return {kind: counts for kind, counts in part.items() if isinstance(counts, dict) and "injected" in counts}
+    return {
+        kind: counts
+        for kind, counts in part.items()
+        if isinstance(counts, dict) and "injected" in counts
+    }
 
 
 def _when(part: Part) -> str:

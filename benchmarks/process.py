@@ -75,7 +75,9 @@ class Server:
         Raises:
             ServerError: it ended, or gave no right answer within *seconds*.
         """
-        return self._wait(lambda: is_right(self.ask(path, body)), f"right answer from {path}", seconds)
+        return self._wait(
+            lambda: is_right(self.ask(path, body)), f"right answer from {path}", seconds
+        )
 
     def wait_until_ready(self, seconds: float) -> float:
         """Ask ``/readyz`` again and again until it says 200; returns and raises as `wait_until_right` does."""
@@ -97,7 +99,9 @@ class Server:
             ServerError: it has ended; with its exit status.
         """
         if self._process.poll() is not None:
-            raise ServerError(f"ended with status {self._process.returncode}:\n{self._end_of_log()}")
+            raise ServerError(
+                f"ended with status {self._process.returncode}:\n{self._end_of_log()}"
+            )
 
     def ask(self, path: str, body: Mapping[str, Any]) -> Any:
         """POST one question.
@@ -107,7 +111,9 @@ class Server:
             ServerError: the status is not 200.
         """
         content = json.dumps(body, ensure_ascii=False).encode()
-        return json.loads(self._request("POST", path, content, {"Content-Type": "application/json"}))
+        return json.loads(
+            self._request("POST", path, content, {"Content-Type": "application/json"})
+        )
 
     def read(self, path: str) -> str:
         """GET one document.
@@ -120,7 +126,9 @@ class Server:
 
     def cpu_seconds(self) -> float:
         """CPU time of all its processes so far, user and system, in steps of one clock tick."""
-        return sum(sum(map(int, fields[11:13])) for _, fields in self._members()) / _TICKS_PER_SECOND
+        return (
+            sum(sum(map(int, fields[11:13])) for _, fields in self._members()) / _TICKS_PER_SECOND
+        )
 
     def peak_bytes(self) -> int:
         """Sum of the peak resident sets (``VmHWM``) of its processes; pages that they share count for each."""
@@ -154,13 +162,17 @@ class Server:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(STOP_SECONDS)
         finally:
-            while any(self._members()):  # helpers that outlived their parent; the system needs a moment to end them
+            while any(
+                self._members()
+            ):  # helpers that outlived their parent; the system needs a moment to end them
                 self._signal(signal.SIGKILL)
                 time.sleep(POLL_SECONDS)
             self._process.wait()
         return self._process.returncode
 
-    def _request(self, method: str, path: str, content: bytes | None, headers: Mapping[str, str]) -> bytes:
+    def _request(
+        self, method: str, path: str, content: bytes | None, headers: Mapping[str, str]
+    ) -> bytes:
         connection = http.client.HTTPConnection(HOST, self.port, timeout=60)
         try:
             connection.request(method, path, content, dict(headers))

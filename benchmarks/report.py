@@ -21,7 +21,9 @@ def write_json(result: dict[str, Any], output: Path) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     path = output / f"{NAME}.json"
     beside = path.with_suffix(".json.new")
-    beside.write_text(json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    beside.write_text(
+        json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+    )
     return beside.rename(path)
 
 
@@ -78,7 +80,9 @@ def promises_table(records: Sequence[Record]) -> str:
     for promise, measured in promised(records):
         sign = "≥" if promise.better == "more" else "≤"
         bounds = [f"{sign} {bound:g}{promise.unit}" for bound in (promise.floor, promise.aim)]
-        rows.append([promise.text, _show(measured, unit=promise.unit), *bounds, promise.verdict(measured)])
+        rows.append(
+            [promise.text, _show(measured, unit=promise.unit), *bounds, promise.verdict(measured)]
+        )
     return table(["", "measured", "floor", "aim", "reached"], rows)
 
 
@@ -103,27 +107,50 @@ def plot(records: Sequence[Record], path: Path) -> None:
             points = _curve(records, name, percentile)
             if points:
                 label = f"{name}, {percentile.removesuffix('_ms')}"
-                left.plot(*zip(*points, strict=True), style, color=colours[name], label=label, markersize=4)
+                left.plot(
+                    *zip(*points, strict=True),
+                    style,
+                    color=colours[name],
+                    label=label,
+                    markersize=4,
+                )
     left.axhline(20, color="grey", linewidth=0.8)
     left.set(
-        xscale="log", yscale="log", xlabel="key presses a second", ylabel="ms", title="Keystroke trace: latency by load"
+        xscale="log",
+        yscale="log",
+        xlabel="key presses a second",
+        ylabel="ms",
+        title="Keystroke trace: latency by load",
     )
     if left.lines[1:]:
         left.legend(fontsize=7)
     width = 0.8 / max(1, len(names))
     for index, name in enumerate(names):
-        heights = [spread(records, "per_second", measure="saturation", workload=w, contestant=name) for w in _SATURATED]
-        places = [place + (index - (len(names) - 1) / 2) * width for place in range(len(_SATURATED))]
-        found = [(place, height.median) for place, height in zip(places, heights, strict=True) if height is not None]
+        heights = [
+            spread(records, "per_second", measure="saturation", workload=w, contestant=name)
+            for w in _SATURATED
+        ]
+        places = [
+            place + (index - (len(names) - 1) / 2) * width for place in range(len(_SATURATED))
+        ]
+        found = [
+            (place, height.median)
+            for place, height in zip(places, heights, strict=True)
+            if height is not None
+        ]
         if found:
             bars = right.bar(*zip(*found, strict=True), width, color=colours[name], label=name)
             right.bar_label(
-                bars, [f"{height:,.0f}" if height >= 10 else f"{height:.1f}" for _, height in found], fontsize=6
+                bars,
+                [f"{height:,.0f}" if height >= 10 else f"{height:.1f}" for _, height in found],
+                fontsize=6,
             )
     right.set(yscale="log", ylabel="answers a second", title="Throughput at saturation")
     right.set_xlim(-0.5, len(_SATURATED) - 0.5)
     right.set_xticks(range(len(_SATURATED)), _SATURATED)
-    right.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside the bars, which need the room
+    right.legend(
+        fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0)
+    )  # beside the bars, which need the room
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
@@ -133,9 +160,17 @@ def _curve(records: Sequence[Record], name: str, percentile: str) -> list[tuple[
     for of, share in dict.fromkeys(
         (record["of"], record["share"])
         for record in records
-        if record["measure"] == "open_loop" and record["workload"] == "keystrokes" and record["contestant"] == name
+        if record["measure"] == "open_loop"
+        and record["workload"] == "keystrokes"
+        and record["contestant"] == name
     ):
-        where = {"measure": "open_loop", "workload": "keystrokes", "contestant": name, "of": of, "share": share}
+        where = {
+            "measure": "open_loop",
+            "workload": "keystrokes",
+            "contestant": name,
+            "of": of,
+            "share": share,
+        }
         rate, found = spread(records, "rate", **where), spread(records, percentile, **where)
         if rate is not None and found is not None:
             points.append((rate.median, found.median))
@@ -147,7 +182,7 @@ def _provenance(result: dict[str, Any]) -> str:
     ours = ", ".join(f"{name} {version}" for name, version in found["packages"].items())
     theirs = ", ".join(f"{name} {version}" for name, version in found["peers_packages"].items())
     whose = "that the project writes itself" if text["own"] else f"(SHA-256 {text['sha256'][:12]}…)"
-    agreement = ", ".join(f"{name} {share:.0%}" for name, share in result["same_top_piece"].items())
+    agreement = ", ".join(f"{name} {share:.0%}" for name, share in result["same_top_token"].items())
     lines = [
         f"Measured {result['date'][:10]} at commit {found['git_commit']}, checkpoint {checkpoint['name']} "
         f"{checkpoint['version']}: {result.get('complete_repeats', 0)} repeats, {result['seconds']:g} s a measurement; "
@@ -157,7 +192,7 @@ def _provenance(result: dict[str, Any]) -> str:
         f"Lacuna and the reference: {ours}; the peers: {theirs}.",
     ]
     if agreement:
-        lines.append(f"Same most probable piece as the product's runtime: {agreement}.")
+        lines.append(f"Same most probable token as the product's runtime: {agreement}.")
     return "\n\n".join(lines)
 
 
@@ -171,7 +206,7 @@ def _saturation_table(records: Sequence[Record], names: Sequence[str]) -> str:
             shown = _show(spread(records, "per_second", **where))
             cells.append(shown + (f" ({_number(cpu.median)})" if cpu else ""))
         rows.append([name, *cells])
-    return table(["", "keystrokes", "cold 20 pieces", "cloze 50 pieces", "lists of 16"], rows)
+    return table(["", "keystrokes", "cold 20 tokens", "cloze 50 tokens", "lists of 16"], rows)
 
 
 def _latency_table(records: Sequence[Record]) -> str:
@@ -182,11 +217,26 @@ def _latency_table(records: Sequence[Record]) -> str:
     )
     rows = []
     for workload, name, of, share in points:
-        where = {"measure": "open_loop", "workload": workload, "contestant": name, "of": of, "share": share}
+        where = {
+            "measure": "open_loop",
+            "workload": workload,
+            "contestant": name,
+            "of": of,
+            "share": share,
+        }
         load = f"{share:.0%} of {'its own' if of == name else of + '’s'}"
-        figures = [spread(records, figure, **where) for figure in ("rate", "p50_ms", "p99_ms", "p999_ms")]
-        good, cpu = spread(records, "good_share", **where), spread(records, "cpu_us_per_request", **where)
-        failed = sum(int(record["failures"]) for record in records if all(record.get(k) == v for k, v in where.items()))
+        figures = [
+            spread(records, figure, **where) for figure in ("rate", "p50_ms", "p99_ms", "p999_ms")
+        ]
+        good, cpu = (
+            spread(records, "good_share", **where),
+            spread(records, "cpu_us_per_request", **where),
+        )
+        failed = sum(
+            int(record["failures"])
+            for record in records
+            if all(record.get(k) == v for k, v in where.items())
+        )
         rows.append(
             [
                 workload,
@@ -198,7 +248,18 @@ def _latency_table(records: Sequence[Record]) -> str:
                 str(failed),
             ]
         )
-    header = ["", "", "load", "requests a second", "p50 ms", "p99 ms", "p99.9 ms", "within 20 ms", "CPU µs", "failed"]
+    header = [
+        "",
+        "",
+        "load",
+        "requests a second",
+        "p50 ms",
+        "p99 ms",
+        "p99.9 ms",
+        "within 20 ms",
+        "CPU µs",
+        "failed",
+    ]
     return table(header, rows)
 
 
@@ -209,7 +270,9 @@ def _context_table(records: Sequence[Record], names: Sequence[str]) -> str:
         [
             name,
             *(
-                _show(spread(records, "p50_ms", measure="context", contestant=name, characters=length))
+                _show(
+                    spread(records, "p50_ms", measure="context", contestant=name, characters=length)
+                )
                 for length in lengths
             ),
         ]
@@ -232,7 +295,7 @@ def _cost_table(records: Sequence[Record]) -> str:
     rows = []
     for workload in _SATURATED:
         where = {"measure": "saturation", "workload": workload, "contestant": "lacuna"}
-        cached = spread(records, "cached_share_of_pieces", **where)
+        cached = spread(records, "cached_share_of_tokens", **where)
         again = any(record.get("texts_came_again") for record in records if _matches(record, where))
         rows.append(
             [
@@ -242,7 +305,7 @@ def _cost_table(records: Sequence[Record]) -> str:
                 "yes" if again else "no",
             ]
         )
-    return table(["", "network rows a request", "pieces from the cache", "texts came again"], rows)
+    return table(["", "network rows a request", "tokens from the cache", "texts came again"], rows)
 
 
 def _matches(record: Record, where: dict[str, Any]) -> bool:
@@ -260,4 +323,10 @@ def _show(figure: Spread | None, unit: str = "") -> str:
 
 def _number(value: float) -> str:
     """Three digits that count."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    return (
+        f"{value:,.0f}"
+        if abs(value) >= 100
+        else f"{value:.1f}"
+        if abs(value) >= 10
+        else f"{value:.2f}"
+    )

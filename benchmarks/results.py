@@ -78,9 +78,13 @@ class Repeat:
 
     def throughput(self, workload: str, contestant: str) -> float | None:
         """Answers a second at saturation."""
-        return self.value("per_second", measure="saturation", workload=workload, contestant=contestant)
+        return self.value(
+            "per_second", measure="saturation", workload=workload, contestant=contestant
+        )
 
-    def latency(self, percentile: str, contestant: str, share: float, of: str | None = None) -> float | None:
+    def latency(
+        self, percentile: str, contestant: str, share: float, of: str | None = None
+    ) -> float | None:
         """A percentile, in milliseconds, of the keystroke trace at a *share* of the saturation of *of*, or its own."""
         where = {"measure": "open_loop", "workload": "keystrokes", "contestant": contestant}
         return self.value(percentile, share=share, of=of or contestant, **where)
@@ -106,7 +110,9 @@ def _added(repeat: Repeat) -> float | None:
 
 
 def _tail(repeat: Repeat, contestant: str) -> float | None:
-    return ratio(repeat.latency("p99_ms", contestant, BUSY), repeat.latency("p50_ms", contestant, BUSY))
+    return ratio(
+        repeat.latency("p99_ms", contestant, BUSY), repeat.latency("p50_ms", contestant, BUSY)
+    )
 
 
 PROMISES = (
@@ -116,9 +122,18 @@ PROMISES = (
         0.3,
         0.7,
         "×",
-        lambda r: ratio(r.throughput("keystrokes", "lacuna"), r.throughput("keystrokes", "reference")),
+        lambda r: ratio(
+            r.throughput("keystrokes", "lacuna"), r.throughput("keystrokes", "reference")
+        ),
     ),
-    Promise("keystroke trace: p50 added over the reference at half load", "less", 1.5, 0.5, " ms", _added),
+    Promise(
+        "keystroke trace: p50 added over the reference at half load",
+        "less",
+        1.5,
+        0.5,
+        " ms",
+        _added,
+    ),
     Promise(
         "p50 at 5,000 characters of context / at 10",
         "less",
@@ -181,7 +196,9 @@ PROMISES = (
 def by_repeat(records: Sequence[Record]) -> list[Repeat]:
     """The records of each repeat, in order."""
     numbers = sorted({record["repeat"] for record in records})
-    return [Repeat(record for record in records if record["repeat"] == number) for number in numbers]
+    return [
+        Repeat(record for record in records if record["repeat"] == number) for number in numbers
+    ]
 
 
 def spread(records: Sequence[Record], figure: str, **where: Any) -> Spread | None:
@@ -195,6 +212,8 @@ def promised(records: Sequence[Record]) -> list[tuple[Promise, Spread | None]]:
     for promise in PROMISES:
         measured = Spread.of(promise.value(repeat) for repeat in by_repeat(records))
         if measured is not None and promise.unit == " MB":
-            measured = Spread(measured.greatest, measured.least, measured.greatest, measured.repeats)
+            measured = Spread(
+                measured.greatest, measured.least, measured.greatest, measured.repeats
+            )
         rows.append((promise, measured))
     return rows

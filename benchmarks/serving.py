@@ -22,20 +22,20 @@ from types import FrameType
 from typing import Any
 
 from benchmarks import machine, open_loop, report, workloads
-from benchmarks.contestants import CONTESTANTS, ROOT, check_pieces, top_pieces
+from benchmarks.contestants import CONTESTANTS, ROOT, check_tokens, top_tokens
 from benchmarks.measurements import Running, Workload
 from benchmarks.process import ServerError
 from benchmarks.results import BUSY, HALF, Record
 from benchmarks.wrk import WrkError
 from model.checkpoint import load_checkpoint
 from model.errors import LacunaError
-from model.vocabulary import Vocabulary
-from training.toy_corpus import write_corpus
+from model.tokenizer import Tokenizer
+from research.toy_corpus import write_corpus
 
 CONTEXT_CHARACTERS = (10, 100, 1000, 5000)
 CONTEXT_CONTESTANTS = ("lacuna", "reference", "naive")
 CONTEXT_PRESSES = 40
-COLD_PIECES, CLOZE_PIECES, LIST_TEXTS = 20, 50, 16
+COLD_TOKENS, CLOZE_TOKENS, LIST_TEXTS = 20, 50, 16
 WORKLOADS = ("keystrokes", "cold", "cloze", "lists", "context", "start")
 # A contestant that remembers nothing may be given the same texts again.
 _FORGETFUL = "reference"
@@ -85,14 +85,20 @@ def _measure(options: argparse.Namespace, stack: ExitStack) -> dict[str, Any]:
         "server_cores": options.server_cores,
         "client_cores": options.client_cores,
         "text": _describe_text(lines, own=options.text is None),
-        "checkpoint": {"name": checkpoint.name, "version": checkpoint.version, "digest": checkpoint.digest},
+        "checkpoint": {
+            "name": checkpoint.name,
+            "version": checkpoint.version,
+            "digest": checkpoint.digest,
+        },
         "machine": machine.describe(sys.executable),
-        "same_top_piece": {},
+        "same_top_token": {},
         "records": [],
     }
-    loads, contexts = _workloads(options, lines, checkpoint.vocabulary)
-    same_questions = workloads.Prompts(lines, checkpoint.vocabulary, COLD_PIECES).peek(_CHECKED_TEXTS)
-    running = _start_all(options, stack, result["same_top_piece"], same_questions)
+    loads, contexts = _workloads(options, lines, checkpoint.tokenizer)
+    same_questions = workloads.Prompts(lines, checkpoint.tokenizer, COLD_TOKENS).peek(
+        _CHECKED_TEXTS
+    )
+    running = _start_all(options, stack, result["same_top_token"], same_questions)
     for repeat in range(options.repeats):
         for record in _repeat(options, repeat, running, loads, contexts):
             result["records"].append({"repeat": repeat, **record})
@@ -103,10 +109,13 @@ def _measure(options: argparse.Namespace, stack: ExitStack) -> dict[str, Any]:
 
 
 def _start_all(
-    options: argparse.Namespace, stack: ExitStack, same_top_piece: dict[str, float], texts: Sequence[str]
+    options: argparse.Namespace,
+    stack: ExitStack,
+    same_top_token: dict[str, float],
+    texts: Sequence[str],
 ) -> list[Running]:
     """Start every contestant, see that it answers, and that those with the same weights answer alike; pause it."""
-    expected = top_pieces(options.checkpoint, texts)
+    expected = top_tokens(options.checkpoint, texts)
     logs = options.output / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     started = []
@@ -114,11 +123,13 @@ def _start_all(
         contestant = CONTESTANTS[name]
         if missing := contestant.missing():
             raise WrkError(f"{name}: {missing}")
-        running = Running(contestant, options.server_cores, options.checkpoint, logs / f"{name}.log")
+        running = Running(
+            contestant, options.server_cores, options.checkpoint, logs / f"{name}.log"
+        )
         stack.callback(running.server.stop)
         seconds = running.first_answer(running.server)
-        if contestant.pieces:
-            same_top_piece[name] = check_pieces(contestant, running.server, texts, expected)
+        if contestant.tokens:
+            same_top_token[name] = check_tokens(contestant, running.server, texts, expected)
         running.server.pause()
         _say(f"{name}: first answer after {seconds:.2f} s")
         started.append(running)
@@ -140,7 +151,9 @@ def _repeat(
         beginnings, typed = contexts.take(max(2, round(options.seconds)))
         for one in running:
             if one.contestant.name in CONTEXT_CONTESTANTS:
-                for record in one.contexts(CONTEXT_CHARACTERS, beginnings, typed, 2 * options.seconds):
+                for record in one.contexts(
+                    CONTEXT_CHARACTERS, beginnings, typed, 2 * options.seconds
+                ):
                     yield {"contestant": one.contestant.name, **record}
     for one in running:
         if "start" in options.workloads:
@@ -175,22 +188,36 @@ def _saturations_and_latencies(
         for (one, of), rate, times in zip(points, rates, schedules, strict=True):
             name = one.contestant.name
             used = max(used, 0 if name == _FORGETFUL else len(times))
-            yield {"contestant": name, "share": share, "of": of, "rate": rate, **one.latency(load, fresh, times)}
+            yield {
+                "contestant": name,
+                "share": share,
+                "of": of,
+                "rate": rate,
+                **one.latency(load, fresh, times),
+            }
         load.advance(used)
 
 
 def _workloads(
-    options: argparse.Namespace, lines: Sequence[str], vocabulary: Vocabulary
+    options: argparse.Namespace, lines: Sequence[str], tokenizer: Tokenizer
 ) -> tuple[list[Workload], workloads.Contexts]:
-    prompts = workloads.Prompts(lines, vocabulary, COLD_PIECES)
-    clozes = workloads.Clozes(workloads.Prompts(lines, vocabulary, CLOZE_PIECES, seed=2), vocabulary)
+    prompts = workloads.Prompts(lines, tokenizer, COLD_TOKENS)
+    clozes = workloads.Clozes(workloads.Prompts(lines, tokenizer, CLOZE_TOKENS, seed=2), tokenizer)
     shares = (HALF,) if options.quick else (0.25, HALF, BUSY)
     every = (
-        Workload("keystrokes", "/predict", workloads.Keystrokes(lines), most_per_second=12_000, shares=shares),
+        Workload(
+            "keystrokes",
+            "/predict",
+            workloads.Keystrokes(lines),
+            most_per_second=12_000,
+            shares=shares,
+        ),
         Workload("cold", "/predict", prompts, shares=(HALF,)),
         Workload("cloze", "/cloze", clozes, shares=(HALF,)),
         # 16 connections with 16 texts each stay within Lacuna's queue of 512.
-        Workload("lists", "/predict", prompts, texts=LIST_TEXTS, connections=16, most_per_second=250),
+        Workload(
+            "lists", "/predict", prompts, texts=LIST_TEXTS, connections=16, most_per_second=250
+        ),
     )
     chosen = [workload for workload in every if workload.name in options.workloads]
     return chosen, workloads.Contexts(lines, CONTEXT_CHARACTERS, CONTEXT_PRESSES)
@@ -239,7 +266,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--checkpoint", type=Path, default=ROOT / "model" / "pretrained" / "default", metavar="DIR")
     add("--repeats", type=int, default=5)
-    add("--seconds", type=float, default=5.0, help="of each measurement (default: 5; wrk counts whole seconds)")
+    add(
+        "--seconds",
+        type=float,
+        default=5.0,
+        help="of each measurement (default: 5; wrk counts whole seconds)",
+    )
     add(
         "--contestants",
         type=_names(tuple(CONTESTANTS)),
@@ -247,11 +279,37 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="A,B",
         help=", ".join(CONTESTANTS),
     )
-    add("--workloads", type=_names(WORKLOADS), default=list(WORKLOADS), metavar="A,B", help=", ".join(WORKLOADS))
-    add("--server-cores", default="0", metavar="LIST", help="as taskset reads it, such as 0 or 0,2-3 (default: 0)")
-    add("--client-cores", default="1", metavar="LIST", help="should share none with the servers (default: 1)")
-    add("--output", type=Path, default=ROOT / "runs" / "benchmarks", metavar="DIR", help="for JSON, table, plot, logs")
-    add("--quick", action="store_true", help="one repeat of a second each: whether it works, not how fast it is")
+    add(
+        "--workloads",
+        type=_names(WORKLOADS),
+        default=list(WORKLOADS),
+        metavar="A,B",
+        help=", ".join(WORKLOADS),
+    )
+    add(
+        "--server-cores",
+        default="0",
+        metavar="LIST",
+        help="as taskset reads it, such as 0 or 0,2-3 (default: 0)",
+    )
+    add(
+        "--client-cores",
+        default="1",
+        metavar="LIST",
+        help="should share none with the servers (default: 1)",
+    )
+    add(
+        "--output",
+        type=Path,
+        default=ROOT / "runs" / "benchmarks",
+        metavar="DIR",
+        help="for JSON, table, plot, logs",
+    )
+    add(
+        "--quick",
+        action="store_true",
+        help="one repeat of a second each: whether it works, not how fast it is",
+    )
     add("--report", type=Path, metavar="FILE", help="measure nothing; report this JSON anew")
     add("--publish", action="store_true", help="write tables, plot and figures into docs/ as well")
     options = parser.parse_args(arguments)
@@ -267,7 +325,9 @@ def _names(known: Sequence[str]) -> Any:
     def read(value: str) -> list[str]:
         names = value.split(",")
         if unknown := [name for name in names if name not in known]:
-            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: choose among {', '.join(known)}")
+            raise argparse.ArgumentTypeError(
+                f"{', '.join(unknown)}: choose among {', '.join(known)}"
+            )
         return names
 
     return read

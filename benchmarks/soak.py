@@ -37,7 +37,9 @@ _LONGEST_BODY = 2**20
 _AUTHORISED = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
 
 
-def run(place: Place, texts: Sequence[str], seconds: float, directories: Sequence[Path], seed: int) -> dict[str, Any]:
+def run(
+    place: Place, texts: Sequence[str], seconds: float, directories: Sequence[Path], seed: int
+) -> dict[str, Any]:
     """Soak a server of its own.
 
     Args:
@@ -79,7 +81,9 @@ def watch(
     with ThreadPoolExecutor(CLIENTS + 1) as threads:
         tasks = [threads.submit(client.ask_until, stop) for client in clients]
         if directories:
-            tasks.append(threads.submit(_reload_until, stop, server.port, directories, pause, reloads))
+            tasks.append(
+                threads.submit(_reload_until, stop, server.port, directories, pause, reloads)
+            )
         try:
             began = time.monotonic()
             while (passed := time.monotonic() - began) < seconds:
@@ -101,13 +105,19 @@ def watch(
         "seconds": seconds,
         "requests": statuses.total() + reloads.total() - reloads[_BROKEN],
         "status": {str(status): times for status, times in sorted(statuses.items())},
-        "server_errors": sum(times for status, times in (statuses + reloads).items() if status >= 500),
+        "server_errors": sum(
+            times for status, times in (statuses + reloads).items() if status >= 500
+        ),
         "hung_up": sum(client.hung_up for client in clients),
         "cut_short": sum(client.cut_short for client in clients),
         "broken": sum(client.broken for client in clients) + reloads[_BROKEN],
         "reloads": reloads[200],
         "reloads_refused": reloads.total() - reloads[200] - reloads[_BROKEN],
-        "descriptors": {"before": before, "after": after, "most": max(most for _, _, most in samples)},
+        "descriptors": {
+            "before": before,
+            "after": after,
+            "most": max(most for _, _, most in samples),
+        },
         "leaked_descriptors": max(0, after - before),
         **growth([(passed, mib) for passed, mib, _ in samples]),
     }
@@ -133,7 +143,9 @@ class _Client:
         )
         with contextlib.closing(self._connection):
             while not stop.is_set():
-                (do,) = self._source.choices([do for do, _ in doings], [weight for _, weight in doings])
+                (do,) = self._source.choices(
+                    [do for do, _ in doings], [weight for _, weight in doings]
+                )
                 do()
 
     def _ask(self) -> None:
@@ -152,12 +164,30 @@ class _Client:
         self._exchange("POST", path, json.dumps(body).encode(), _AUTHORISED)
 
     def _read(self) -> None:
-        paths = ("/model", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/none", "/predict")
+        paths = (
+            "/model",
+            "/livez",
+            "/readyz",
+            "/metrics",
+            "/docs",
+            "/openapi.json",
+            "/none",
+            "/predict",
+        )
         self._exchange("GET", self._source.choice(paths), None, _AUTHORISED)
 
     def _ask_wrongly(self) -> None:
-        bodies = (b"", b"{", b'{"text": 5}', b'{"text": "\\ud800"}', b"[" * 10_000, b'{"text": "' + b"a" * 1_100_000)
-        headers: dict[str, str] = self._source.choice((_AUTHORISED, _AUTHORISED, {}, {"Authorization": "Bearer x"}))
+        bodies = (
+            b"",
+            b"{",
+            b'{"text": 5}',
+            b'{"text": "\\ud800"}',
+            b"[" * 10_000,
+            b'{"text": "' + b"a" * 1_100_000,
+        )
+        headers: dict[str, str] = self._source.choice(
+            (_AUTHORISED, _AUTHORISED, {}, {"Authorization": "Bearer x"})
+        )
         path = self._source.choice(("/predict", "/cloze", "/score", "/admin/reload", "/Predict"))
         self._exchange("POST", path, self._source.choice(bodies), headers)
 
@@ -165,7 +195,10 @@ class _Client:
         """Before, within or after a request, or after what is none."""
         body = json.dumps({"text": [self._source.choice(self._texts) for _ in range(16)]}).encode()
         head = f"POST /predict HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {KEY}\r\n"
-        whole = f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+        whole = (
+            f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
         sent = self._source.choice((b"", whole[:20], whole[:-5], whole, b"\x16\x03\x01\x02\x00"))
         try:
             connection = socket.create_connection((HOST, self._port), 60)
@@ -176,7 +209,9 @@ class _Client:
             connection.sendall(sent)
         self.hung_up += 1
 
-    def _exchange(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> None:
+    def _exchange(
+        self, method: str, path: str, body: bytes | None, headers: dict[str, str]
+    ) -> None:
         try:
             self._connection.request(method, path, body, headers)
             answer = self._connection.getresponse()
@@ -191,7 +226,11 @@ class _Client:
 
 
 def _reload_until(
-    stop: threading.Event, port: int, directories: Sequence[Path], pause: float, statuses: Counter[int]
+    stop: threading.Event,
+    port: int,
+    directories: Sequence[Path],
+    pause: float,
+    statuses: Counter[int],
 ) -> None:
     """Change checkpoints; each fourth directory is none."""
     number = 0
@@ -200,7 +239,12 @@ def _reload_until(
         directory = "/nowhere" if number % 4 == 0 else str(directories[number % len(directories)])
         status = _BROKEN
         with contextlib.suppress(OSError, http.client.HTTPException):
-            status, _ = post(port, "/admin/reload", {"checkpoint": directory}, {"Authorization": f"Bearer {ADMIN_KEY}"})
+            status, _ = post(
+                port,
+                "/admin/reload",
+                {"checkpoint": directory},
+                {"Authorization": f"Bearer {ADMIN_KEY}"},
+            )
         statuses[status] += 1
 
 
@@ -218,13 +262,18 @@ def growth(samples: Sequence[tuple[float, float]]) -> dict[str, Any]:
     tenths = [samples[count * part // parts : count * (part + 1) // parts] for part in range(parts)]
     kept = samples[len(samples) // 3 :]
     slope = statistics.median(
-        (later[1] - earlier[1]) / (later[0] - earlier[0]) for earlier, later in itertools.combinations(kept, 2)
+        (later[1] - earlier[1]) / (later[0] - earlier[0])
+        for earlier, later in itertools.combinations(kept, 2)
     )
     third = max(1, len(kept) // 3)
-    first, last = (statistics.median(mib for _, mib in part) for part in (kept[:third], kept[-third:]))
+    first, last = (
+        statistics.median(mib for _, mib in part) for part in (kept[:third], kept[-third:])
+    )
     return {
         "resident_mib": {"first": round(first, 1), "last": round(last, 1)},
-        "resident_mib_by_tenth": [round(statistics.median(mib for _, mib in tenth), 1) for tenth in tenths],
+        "resident_mib_by_tenth": [
+            round(statistics.median(mib for _, mib in tenth), 1) for tenth in tenths
+        ],
         "mib_per_hour": round(slope * 3600, 2),
         "flat": last - first <= FLAT_SHARE * first,
     }

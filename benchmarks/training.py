@@ -1,9 +1,9 @@
 """``python -m benchmarks.training``: our trainer and the usual loop on the same network, and how busy they keep a core.
 
 The network is the bundled checkpoint's forward tower: embedding 256, two LSTM layers of 480, tied softmax over 16,000
-pieces. The usual loop is what tutorials and PyTorch's word-LM example do: one ``nn.LSTM``, batches cut from one stream,
+tokens. The usual loop is what tutorials and PyTorch's word-LM example do: one ``nn.LSTM``, batches cut from one stream,
 cross-entropy over the whole vocabulary, SGD with clipped gradients, fp32. Arms take turns, a few seconds each, so that
-what else the machine does hits all alike. ``operations`` counts matrix products only, six a weight and piece (two
+what else the machine does hits all alike. ``operations`` counts matrix products only, six a weight and token (two
 forwards, four backwards), against the rate at which the same machine multiplies large square matrices.
 """
 
@@ -25,15 +25,15 @@ from torch import Tensor, nn
 
 from benchmarks import machine
 from model.config import NetworkConfig
-from model.vocabulary import END_OF_GAP, Vocabulary
+from model.tokenizer import END_OF_GAP, Tokenizer
+from research.quality_page import training_speed
 from training.config import DataOptions, LossOptions, OptimizerOptions, RunConfig
-from training.loop import Trainer
-from training.quality import training_speed
-from training.shards import FORMAT_VERSION, NO_CUT, ShardWriter, manifest_digest
-from training.snapshot import check_writable, write_whole
+from training.data.shards import FORMAT_VERSION, NO_CUT, ShardWriter, manifest_digest
+from training.run_state import check_writable, write_whole
+from training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
-VOCABULARY = ROOT / "model" / "pretrained" / "default" / "vocabulary.model"
+TOKENIZER = ROOT / "model" / "pretrained" / "default" / "tokenizer.model"
 ROWS, WINDOW, LINE = 64, 64, 60
 NEGATIVES = 1500
 SQUARE = 2048
@@ -47,8 +47,8 @@ class Arm:
     Attributes:
         name: in the report.
         precision: of its matrix products.
-        classes: pieces that its softmax is over.
-        step: trains one batch and returns how many pieces it read.
+        classes: tokens that its softmax is over.
+        step: trains one batch and returns how many tokens it read.
     """
 
     name: str
@@ -67,7 +67,10 @@ class UsualLoop:
         self._project = nn.Linear(config.hidden_size, config.embedding_size)
         self._bias = nn.Parameter(torch.zeros(config.vocabulary_size))
         modules = (self._embedding, self._lstm, self._project)
-        self._parameters = [self._bias, *(each for module in modules for each in module.parameters())]
+        self._parameters = [
+            self._bias,
+            *(each for module in modules for each in module.parameters()),
+        ]
         self._optimizer = torch.optim.SGD(self._parameters, lr=1.0)
         self._stream = ids[: len(ids) // ROWS * ROWS].view(ROWS, -1).t().contiguous()
         self._place = 0
@@ -82,8 +85,12 @@ class UsualLoop:
         self._place += WINDOW
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._autocast):
             outputs, state = self._lstm(self._embedding(inputs), self._state)
-            logits = nn.functional.linear(self._project(outputs), self._embedding.weight, self._bias)
-            loss = nn.functional.cross_entropy(logits.view(-1, logits.shape[-1]), targets.reshape(-1))
+            logits = nn.functional.linear(
+                self._project(outputs), self._embedding.weight, self._bias
+            )
+            loss = nn.functional.cross_entropy(
+                logits.view(-1, logits.shape[-1]), targets.reshape(-1)
+            )
         self._state = (state[0].detach(), state[1].detach())
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -94,7 +101,9 @@ class UsualLoop:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure and write JSON; 0."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.training", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--repeats", type=int, default=5, help="turns of every arm (5)")
     parser.add_argument("--seconds", type=float, default=6.0, help="of a turn (6)")
     parser.add_argument("--threads", type=int, default=1, help="of torch (1)")
@@ -110,15 +119,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 def measure(directory: Path, repeats: int, seconds: float, threads: int) -> dict[str, Any]:
     """All arms in turns; medians over the turns."""
-    vocabulary = Vocabulary.load(VOCABULARY)
+    tokenizer = Tokenizer.load(TOKENIZER)
     network = NetworkConfig(
-        vocabulary.size, architecture="forward", backward_layers=0, gap_hidden_size=0, embedding_size=256
+        tokenizer.size,
+        architecture="forward",
+        backward_layers=0,
+        gap_hidden_size=0,
+        embedding_size=256,
     )
-    ids = random_ids(vocabulary.size)
-    write_prepared(directory / "prepared", vocabulary, ids)
+    ids = random_ids(tokenizer.size)
+    write_prepared(directory / "prepared", tokenizer, ids)
     config = RunConfig(
         name="speed",
-        data=DataOptions(str(directory / "prepared"), rows=ROWS, window_pieces=WINDOW, carry_share=1.0),
+        data=DataOptions(
+            str(directory / "prepared"), rows=ROWS, window_tokens=WINDOW, carry_share=1.0
+        ),
         network=network,
         optimizer=OptimizerOptions(schedule="constant"),
         steps=10**9,
@@ -130,12 +145,22 @@ def measure(directory: Path, repeats: int, seconds: float, threads: int) -> dict
         run = replace(config, precision=precision, loss=LossOptions(sampled_negatives=negatives))
         trained = Trainer(run, directory / name)
         step: Callable[[], int] = lambda: trained.update(next(trained.batches))[1]  # noqa: E731
-        return Arm(name, precision, negatives or vocabulary.size, step)
+        return Arm(name, precision, negatives or tokenizer.size, step)
 
     stream = torch.from_numpy(ids.astype(np.int64))
     arms = [
-        Arm("usual loop, fp32", "fp32", vocabulary.size, UsualLoop(network, stream, autocast=False).step),
-        Arm("usual loop, bf16", "bf16", vocabulary.size, UsualLoop(network, stream, autocast=True).step),
+        Arm(
+            "usual loop, fp32",
+            "fp32",
+            tokenizer.size,
+            UsualLoop(network, stream, autocast=False).step,
+        ),
+        Arm(
+            "usual loop, bf16",
+            "bf16",
+            tokenizer.size,
+            UsualLoop(network, stream, autocast=True).step,
+        ),
         trainer("ours, fp32, whole softmax", "fp32", 0),
         trainer("ours, bf16, whole softmax", "bf16", 0),
         trainer(f"ours, bf16, {NEGATIVES:,} negatives", "bf16", NEGATIVES),
@@ -156,14 +181,19 @@ def measure(directory: Path, repeats: int, seconds: float, threads: int) -> dict
         "threads": threads,
         "repeats": repeats,
         "seconds": seconds,
-        "products_per_second": {name: statistics.median(values) for name, values in products.items()},
+        "products_per_second": {
+            name: statistics.median(values) for name, values in products.items()
+        },
         "arms": [
             {
                 "name": arm.name,
-                "pieces_per_second": statistics.median(rates[arm.name]),
+                "tokens_per_second": statistics.median(rates[arm.name]),
                 "turns": rates[arm.name],
                 "ratio": statistics.median(
-                    [own / usual for own, usual in zip(rates[arm.name], rates[arms[0].name], strict=True)]
+                    [
+                        own / usual
+                        for own, usual in zip(rates[arm.name], rates[arms[0].name], strict=True)
+                    ]
                 ),
                 "share": statistics.median(rates[arm.name])
                 * operations(network, arm.classes)
@@ -175,7 +205,7 @@ def measure(directory: Path, repeats: int, seconds: float, threads: int) -> dict
 
 
 def operations(network: NetworkConfig, classes: int) -> float:
-    """Floating-point operations of matrix products for a piece, forwards and backwards, over so many classes."""
+    """Floating-point operations of matrix products for a token, forwards and backwards, over so many classes."""
     e, h = network.embedding_size, network.hidden_size
     layers = 4 * h * (e + h) + (network.forward_layers - 1) * 4 * h * 2 * h
     return 6.0 * (layers + h * e + e * classes)
@@ -202,24 +232,40 @@ def turn(step: Callable[[], int], seconds: float) -> float:
 
 
 def random_ids(size: int) -> np.ndarray[Any, np.dtype[np.uint16]]:
-    """Pieces by Zipf's law, the control pieces left out: speed does not depend on sense."""
+    """Tokens by Zipf's law, the control tokens left out: speed does not depend on sense."""
     ranks = np.arange(1, size - END_OF_GAP)
     shares = 1.0 / ranks
-    drawn = np.random.default_rng(1).choice(ranks + END_OF_GAP, LINES * LINE, p=shares / shares.sum())
+    drawn = np.random.default_rng(1).choice(
+        ranks + END_OF_GAP, LINES * LINE, p=shares / shares.sum()
+    )
     return drawn.astype(np.uint16)
 
 
-def write_prepared(directory: Path, vocabulary: Vocabulary, ids: np.ndarray[Any, np.dtype[np.uint16]]) -> None:
+def write_prepared(
+    directory: Path, tokenizer: Tokenizer, ids: np.ndarray[Any, np.dtype[np.uint16]]
+) -> None:
     """The ids as consecutive lines, as `prepare` would write them."""
     directory.mkdir()
-    (directory / "vocabulary.model").write_bytes(vocabulary.to_bytes())
+    (directory / "tokenizer.model").write_bytes(tokenizer.to_bytes())
     entries: dict[str, Any] = {}
-    for split, lines in (("train", ids.reshape(-1, LINE)), ("heldout", ids[:LINE].reshape(1, LINE))):
+    for split, lines in (
+        ("train", ids.reshape(-1, LINE)),
+        ("heldout", ids[:LINE].reshape(1, LINE)),
+    ):
         with ShardWriter(directory, "random", split) as writer:  # type: ignore[arg-type]
             writer.write([(line.tolist(), (NO_CUT, NO_CUT)) for line in lines], lines.size)
             entries[split] = {"shards": [writer.close()]}
-    source = {"name": "random", "language": "en", "consecutive": True, "weight": 1.0, "split": entries}
-    manifest: dict[str, Any] = {"format_version": FORMAT_VERSION, "vocabulary_sha256": vocabulary.digest}
+    source = {
+        "name": "random",
+        "language": "en",
+        "consecutive": True,
+        "weight": 1.0,
+        "split": entries,
+    }
+    manifest: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "tokenizer_sha256": tokenizer.digest,
+    }
     manifest["sources"] = [source]
     manifest["sha256"] = manifest_digest(manifest)
     (directory / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")

@@ -22,7 +22,7 @@ from benchmarks.contestants import ROOT
 from model.errors import CheckpointError, LacunaError
 from model.predictor import Predictor
 from model.queries import ClozeQuery, PredictQuery, Query, ScoreQuery
-from service.loading import load
+from service.model_loader import load
 from service.settings import read_settings
 
 # A child that takes longer hangs, and one that would take more address space gets none.
@@ -43,7 +43,9 @@ class Trials:
     """The process that tries directories, asking each of them `QUERIES`."""
 
     def __init__(self) -> None:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("LACUNA_")}
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("LACUNA_")
+        }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.trial"],
             cwd=ROOT,
@@ -72,7 +74,9 @@ class Trials:
     def __enter__(self) -> "Trials":
         return self
 
-    def __exit__(self, _kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: object, _trace: TracebackType | None
+    ) -> None:
         self._process.communicate()
 
 
@@ -102,7 +106,11 @@ def try_in_child(directory: Path) -> dict[str, Any]:
 def load_and_ask(directory: Path) -> dict[str, Any]:
     """The same in this process."""
     try:
-        loaded = load(read_settings(["--threads", "1", "--device", "cpu"]), lambda _call, _rows: None, directory)
+        loaded = load(
+            read_settings(["--threads", "1", "--device", "cpu"]),
+            lambda _call, _rows: None,
+            directory,
+        )
         json.dumps(loaded.description, allow_nan=False, ensure_ascii=False).encode()
         predictor = loaded.predictor
         if not isinstance(predictor, Predictor):
@@ -113,12 +121,20 @@ def load_and_ask(directory: Path) -> dict[str, Any]:
     except Exception as error:
         return {"outcome": "failed", "message": f"{type(error).__name__}: {error}"[:500]}
     digest = loaded.description["digest"]
-    return {"outcome": "answered", "digest": digest, "answers": answers, "sane": all(map(is_sane, answers))}
+    return {
+        "outcome": "answered",
+        "digest": digest,
+        "answers": answers,
+        "sane": all(map(is_sane, answers)),
+    }
 
 
 def is_sane(answer: dict[str, Any]) -> bool:
     """Whether some network could say so: probabilities from 0 to 1 that do not rise, and finite logarithms."""
-    lists = [answer.get("candidates", []), *(blank["candidates"] for blank in answer.get("blanks", []))]
+    lists = [
+        answer.get("candidates", []),
+        *(blank["candidates"] for blank in answer.get("blanks", [])),
+    ]
     for candidates in lists:
         shares = [candidate["probability"] for candidate in candidates]
         ordered = all(one >= other for one, other in pairwise(shares))

@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
-from model.vocabulary import Vocabulary, normalise
+from model.tokenizer import Tokenizer, normalise
 
 TYPISTS = 64
 BLANK = "[MASK]"  # understood by Lacuna and by a fill-mask pipeline alike
@@ -53,18 +53,27 @@ def read_lines(directory: Path, seed: int = 1) -> list[str]:
     """
     lines: dict[str, None] = {}
     for path in sorted(directory.rglob("*.txt")):
-        lines.update(dict.fromkeys(normalise(line.strip()) for line in path.read_text("utf-8").splitlines()))
+        lines.update(
+            dict.fromkeys(normalise(line.strip()) for line in path.read_text("utf-8").splitlines())
+        )
     fitting = [line for line in lines if _SHORTEST <= len(line) <= _LONGEST]
     random.Random(seed).shuffle(fitting)  # noqa: S311 - an order is no secret
-    chinese, other = [line for line in fitting if is_chinese(line)], [line for line in fitting if not is_chinese(line)]
+    chinese, other = (
+        [line for line in fitting if is_chinese(line)],
+        [line for line in fitting if not is_chinese(line)],
+    )
     if not chinese or not other:
-        raise TextError(f"{len(chinese)} Chinese and {len(other)} other lines of {_SHORTEST} to {_LONGEST} characters")
+        raise TextError(
+            f"{len(chinese)} Chinese and {len(other)} other lines of {_SHORTEST} to {_LONGEST} characters"
+        )
     return list(itertools.chain.from_iterable(zip(chinese, other, strict=False)))
 
 
 def is_chinese(line: str) -> bool:
     """Whether at least three in ten characters are ideographs."""
-    return sum(_FIRST_IDEOGRAPH <= character <= _LAST_IDEOGRAPH for character in line) >= 0.3 * len(line)
+    return sum(_FIRST_IDEOGRAPH <= character <= _LAST_IDEOGRAPH for character in line) >= 0.3 * len(
+        line
+    )
 
 
 class Keystrokes:
@@ -108,7 +117,9 @@ class Keystrokes:
             line = rotated(self._lines[index], turns)
             fruitless = 0 if line else fruitless + 1
             if fruitless > len(self._lines):
-                raise TextError("the text is too small for so many key presses; give more with --text")
+                raise TextError(
+                    "the text is too small for so many key presses; give more with --text"
+                )
             if line:
                 yield number + 1, line
 
@@ -123,24 +134,32 @@ def rotated(line: str, turns: int) -> str:
 
 def units(line: str) -> list[str]:
     """The line's words, or of Chinese its pairs of characters."""
-    return [line[start : start + 2] for start in range(0, len(line), 2)] if is_chinese(line) else line.split(" ")
+    return (
+        [line[start : start + 2] for start in range(0, len(line), 2)]
+        if is_chinese(line)
+        else line.split(" ")
+    )
 
 
 class Prompts:
-    """Texts of exactly *size* pieces, Chinese and other in turn, that share no beginning.
+    """Texts of exactly *size* tokens, Chinese and other in turn, that share no beginning.
 
-    First come texts that all differ in their first piece; when these are used up, texts that share no more than one
-    piece with any before them, then two, and so on. When all are used up they come again.
+    First come texts that all differ in their first token; when these are used up, texts that share no more than one
+    token with any before them, then two, and so on. When all are used up they come again.
     """
 
-    def __init__(self, lines: Sequence[str], vocabulary: Vocabulary, size: int, seed: int = 1) -> None:
-        self._vocabulary = vocabulary
+    def __init__(
+        self, lines: Sequence[str], tokenizer: Tokenizer, size: int, seed: int = 1
+    ) -> None:
+        self._tokenizer = tokenizer
         self._size = size
-        encoded = [vocabulary.encode(stream) for stream in _streams(lines)]
+        encoded = [tokenizer.encode(stream) for stream in _streams(lines)]
         starts = [self._starts(ids) for ids in encoded]
         for language in starts:
             random.Random(seed).shuffle(language)  # noqa: S311 - an order is no secret
-        paired = itertools.zip_longest(*([(ids, start) for start in s] for ids, s in zip(encoded, starts, strict=True)))
+        paired = itertools.zip_longest(
+            *([(ids, start) for start in s] for ids, s in zip(encoded, starts, strict=True))
+        )
         self._windows = [window for pair in paired for window in pair if window is not None]
         self._given = self._give()
         self._texts: list[list[int]] = []
@@ -148,10 +167,10 @@ class Prompts:
 
     def peek(self, count: int) -> list[str]:
         """The next *count* texts."""
-        return [self._vocabulary.decode(pieces) for pieces in self.peek_pieces(count)]
+        return [self._tokenizer.decode(tokens) for tokens in self.peek_tokens(count)]
 
-    def peek_pieces(self, count: int) -> list[list[int]]:
-        """The next *count* texts as pieces.
+    def peek_tokens(self, count: int) -> list[list[int]]:
+        """The next *count* texts as tokens.
 
         Raises:
             TextError: there is no text of that size.
@@ -159,64 +178,73 @@ class Prompts:
         missing = self._next + count - len(self._texts)
         self._texts += itertools.islice(self._given, max(0, missing))
         if not self._texts:
-            raise TextError(f"the text has no stretch of {self._size} pieces; give more with --text")
-        return [self._texts[index % len(self._texts)] for index in range(self._next, self._next + count)]
+            raise TextError(
+                f"the text has no stretch of {self._size} tokens; give more with --text"
+            )
+        return [
+            self._texts[index % len(self._texts)] for index in range(self._next, self._next + count)
+        ]
 
     def advance(self, count: int) -> None:
         """Move on."""
         self._next += count
 
     def _starts(self, ids: list[int]) -> list[int]:
-        """Where a text may begin: at a piece with a letter, digit or ideograph that begins a word."""
-        vocabulary = self._vocabulary
+        """Where a text may begin: at a token with a letter, digit or ideograph that begins a word."""
+        tokenizer = self._tokenizer
         return [
             start
             for start in range(1, len(ids) - self._size)
-            if vocabulary.surfaces[ids[start]][:1].isalnum() and not vocabulary.joins(ids[start - 1], ids[start])
+            if tokenizer.surfaces[ids[start]][:1].isalnum()
+            and not tokenizer.joins(ids[start - 1], ids[start])
         ]
 
     def _give(self) -> Iterator[list[int]]:
         waiting = self._windows
         given: list[list[int]] = []
         for shared in range(1, self._size + 1):
-            seen = {tuple(pieces[:shared]) for pieces in given}
+            seen = {tuple(tokens[:shared]) for tokens in given}
             left = []
             for ids, start in waiting:
                 beginning = tuple(ids[start : start + shared])
                 if beginning in seen:
                     left.append((ids, start))
                     continue
-                pieces = ids[start : start + self._size]
-                # Cut out of its sentence a text may be read as other pieces; then it is not used.
-                if self._vocabulary.encode(self._vocabulary.decode(pieces)) == pieces:
+                tokens = ids[start : start + self._size]
+                # Cut out of its sentence a text may be read as other tokens; then it is not used.
+                if self._tokenizer.encode(self._tokenizer.decode(tokens)) == tokens:
                     seen.add(beginning)
-                    given.append(pieces)
-                    yield pieces
+                    given.append(tokens)
+                    yield tokens
             waiting = left
 
 
 class Clozes:
-    """Texts of about *size* pieces with one word in the middle left out."""
+    """Texts of about *size* tokens with one word in the middle left out."""
 
-    def __init__(self, prompts: Prompts, vocabulary: Vocabulary) -> None:
+    def __init__(self, prompts: Prompts, tokenizer: Tokenizer) -> None:
         self._prompts = prompts
-        self._vocabulary = vocabulary
+        self._tokenizer = tokenizer
 
     def peek(self, count: int) -> list[str]:
         """The next *count* texts."""
-        return [self._with_blank(pieces) for pieces in self._prompts.peek_pieces(count)]
+        return [self._with_blank(tokens) for tokens in self._prompts.peek_tokens(count)]
 
     def advance(self, count: int) -> None:
         """Move on."""
         self._prompts.advance(count)
 
-    def _with_blank(self, pieces: list[int]) -> str:
-        vocabulary = self._vocabulary
-        borders = [n for n in range(1, len(pieces)) if not vocabulary.joins(pieces[n - 1], pieces[n])]
-        words = [(n, m) for n, m in pairwise(borders) if vocabulary.surfaces[pieces[n]][:1].isalnum()]
-        start, end = min(words, key=lambda word: abs(sum(word) - len(pieces)))
-        space = " " if vocabulary.surfaces[pieces[end - 1]].endswith(" ") else ""
-        return vocabulary.decode(pieces[:start]) + BLANK + space + vocabulary.decode(pieces[end:])
+    def _with_blank(self, tokens: list[int]) -> str:
+        tokenizer = self._tokenizer
+        borders = [
+            n for n in range(1, len(tokens)) if not tokenizer.joins(tokens[n - 1], tokens[n])
+        ]
+        words = [
+            (n, m) for n, m in pairwise(borders) if tokenizer.surfaces[tokens[n]][:1].isalnum()
+        ]
+        start, end = min(words, key=lambda word: abs(sum(word) - len(tokens)))
+        space = " " if tokenizer.surfaces[tokens[end - 1]].endswith(" ") else ""
+        return tokenizer.decode(tokens[:start]) + BLANK + space + tokenizer.decode(tokens[end:])
 
 
 class Contexts:
@@ -244,16 +272,25 @@ class Contexts:
         beginnings: list[str] = []
         typed: list[str] = []
         for number in range(texts):
-            stretches = [self._stretch(number % 2, length + self.presses) for length in self.lengths]
-            beginnings += [stretch[:length] for stretch, length in zip(stretches, self.lengths, strict=True)]
+            stretches = [
+                self._stretch(number % 2, length + self.presses) for length in self.lengths
+            ]
+            beginnings += [
+                stretch[:length] for stretch, length in zip(stretches, self.lengths, strict=True)
+            ]
             for press in range(1, self.presses + 1):
-                typed += [stretch[: length + press] for stretch, length in zip(stretches, self.lengths, strict=True)]
+                typed += [
+                    stretch[: length + press]
+                    for stretch, length in zip(stretches, self.lengths, strict=True)
+                ]
         return beginnings, typed
 
     def _stretch(self, language: int, length: int) -> str:
         stream, start = self._streams[language], self._positions[language]
         if len(stream) < length:
-            raise TextError(f"the text has {len(stream)} characters in one language, {length} are needed in a row")
+            raise TextError(
+                f"the text has {len(stream)} characters in one language, {length} are needed in a row"
+            )
         if stream[start].isspace():
             start += 1
         # A second time around, texts begin elsewhere.

@@ -42,7 +42,9 @@ class Saturation:
         return max(0, self.answered - self.failures) / self.seconds
 
 
-def saturate(port: int, path: str, bodies: Sequence[bytes], connections: int, seconds: float) -> Saturation:
+def saturate(
+    port: int, path: str, bodies: Sequence[bytes], connections: int, seconds: float
+) -> Saturation:
     """Ask as fast as *connections* connections can, for *seconds*, with *bodies* in order.
 
     Bodies leave in order, over whichever connection is free. With 64 typists in turn and at most 32 requests on their
@@ -56,7 +58,15 @@ def saturate(port: int, path: str, bodies: Sequence[bytes], connections: int, se
         file.write(b"\n".join(bodies) + b"\n")
         file.flush()
         command = [
-            *("wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{max(1, round(seconds))}s"),
+            *(
+                "wrk",
+                "--threads",
+                "1",
+                "--connections",
+                str(connections),
+                "--duration",
+                f"{max(1, round(seconds))}s",
+            ),
             *("--timeout", f"{_TIMEOUT_SECONDS}s", "--script", str(_SCRIPT)),
             *(f"http://{HOST}:{port}{path}", "--", file.name),
         ]
@@ -79,7 +89,9 @@ def parse(output: str) -> Saturation:
         if line.startswith('{"answered"'):
             found: dict[str, Any] = json.loads(line)
             failures = found["bad_status"] + found["broken"]
-            return Saturation(found["answered"], found["microseconds"] / 1e6, found["sent"], failures)
+            return Saturation(
+                found["answered"], found["microseconds"] / 1e6, found["sent"], failures
+            )
     raise WrkError(f"wrk reported nothing: {output[-500:]}")
 
 
@@ -91,5 +103,7 @@ def version() -> str:
     """
     if shutil.which("wrk") is None:
         raise WrkError("wrk is not installed; on Debian: apt-get install wrk")
-    first = subprocess.run(["wrk", "--version"], capture_output=True, text=True, check=False).stdout.split(" [")[0]
+    first = subprocess.run(
+        ["wrk", "--version"], capture_output=True, text=True, check=False
+    ).stdout.split(" [")[0]
     return first.removeprefix("wrk ").strip()

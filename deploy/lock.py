@@ -20,7 +20,9 @@ HEADER = "# What deploy/Dockerfile installs; written by make lock from pyproject
 
 def wheels(processor: str) -> dict[str, str]:
     """``sha256:…`` of the wheel of each package, by ``name==version``, as pip would install them."""
-    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
+        "dependencies"
+    ]
     platforms = [option for name in PLATFORMS for option in ("--platform", f"{name}_{processor}")]
     with tempfile.TemporaryDirectory() as directory:
         report = Path(directory) / "report.json"

@@ -1,8 +1,8 @@
 """The checkpoint directory: what a finished network is when nothing is running. Read here, and written here.
 
     config.json         format version, name, version, network, calibration, languages, scores, training
-    vocabulary.model    SentencePiece model
-    word_ends.f16       how often a word ends after each piece; older checkpoints have none
+    tokenizer.model    SentencePiece model
+    word_end_probs.f16       how often a word ends after each token; older checkpoints have none
     weights.safetensors parameters, float16 or float32
     onnx/               int8 graphs and the one file of weights that they share
     onnx-fp32/          the same in float32, on request
@@ -33,20 +33,20 @@ import numpy as np
 import numpy.typing as npt
 
 from model.config import GATES, Architecture, Calibration, NetworkConfig
-from model.errors import CheckpointError, VocabularyError
-from model.vocabulary import Vocabulary
+from model.errors import CheckpointError, TokenizerError
+from model.tokenizer import Tokenizer
 
-FORMAT_VERSION = 1
-CONFIG, VOCABULARY, WORD_ENDS, WEIGHTS, CARD, SUMS = (
+FORMAT_VERSION = 2
+CONFIG, TOKENIZER, WORD_END_PROBS, WEIGHTS, CARD, SUMS = (
     "config.json",
-    "vocabulary.model",
-    "word_ends.f16",
+    "tokenizer.model",
+    "word_end_probs.f16",
     "weights.safetensors",
     "MODEL_CARD.md",
     "SHA256SUMS",
 )
-REQUIRED = (CONFIG, VOCABULARY, WEIGHTS, CARD)
-MOST_HEADER_BYTES = 100_000_000  # safetensors' own bound
+REQUIRED = (CONFIG, TOKENIZER, WEIGHTS, CARD)
+MAX_HEADER_BYTES = 100_000_000  # safetensors' own bound
 _LARGEST_SIZE = 1 << 40
 Capability = Literal["predict", "score", "cloze"]
 
@@ -77,11 +77,11 @@ class Checkpoint:
         digest: SHA-256 of SHA256SUMS, hexadecimal: changes when any file does.
         network: sizes and cell.
         calibration: temperatures and rescoring weights.
-        vocabulary: pieces.
+        tokenizer: tokens.
         languages: codes, such as ``zh``.
         scores: figures of an evaluation, as ``training evaluate`` names them.
-        training: where it comes from: data hash, git commit, seed, pieces seen, date.
-        word_ends: by piece, the share of its occurrences in the training text that no letter follows; of use where it
+        training: where it comes from: data hash, git commit, seed, tokens seen, date.
+        word_end_probs: by token, the share of its occurrences in the training text that no letter follows; of use where it
             ends in a letter. Empty in older checkpoints.
         files: the listed files, whose sums were right; no other is to be opened.
     """
@@ -92,11 +92,11 @@ class Checkpoint:
     digest: str
     network: NetworkConfig
     calibration: Calibration
-    vocabulary: Vocabulary
+    tokenizer: Tokenizer
     languages: tuple[str, ...]
     scores: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
-    word_ends: tuple[float, ...] = ()
+    word_end_probs: tuple[float, ...] = ()
     files: frozenset[str] = frozenset()
 
     @property
@@ -135,12 +135,12 @@ def load_checkpoint(directory: Path) -> Checkpoint:
     except CheckpointError as error:
         raise CheckpointError(f"{directory / CONFIG}: {error}; {_EXPORT_AGAIN}") from error
     try:
-        vocabulary = Vocabulary.load(directory / VOCABULARY)
-    except VocabularyError as error:
+        tokenizer = Tokenizer.load(directory / TOKENIZER)
+    except TokenizerError as error:
         raise CheckpointError(f"{error}; {_EXPORT_AGAIN}") from error
-    if vocabulary.size != network.vocabulary_size:
+    if tokenizer.size != network.vocabulary_size:
         raise CheckpointError(
-            f"{directory / VOCABULARY} has {vocabulary.size} pieces, the network {network.vocabulary_size};"
+            f"{directory / TOKENIZER} has {tokenizer.size} tokens, the network {network.vocabulary_size};"
             f" they belong to different checkpoints: {_EXPORT_AGAIN}"
         )
     return Checkpoint(
@@ -150,18 +150,20 @@ def load_checkpoint(directory: Path) -> Checkpoint:
         digest=digest,
         network=network,
         calibration=calibration,
-        vocabulary=vocabulary,
+        tokenizer=tokenizer,
         languages=tuple(values["languages"]),
         scores=values["scores"],
         training=values["training"],
-        word_ends=_read_word_ends(directory / WORD_ENDS, vocabulary.size) if WORD_ENDS in listed else (),
+        word_end_probs=_read_word_end_probs(directory / WORD_END_PROBS, tokenizer.size)
+        if WORD_END_PROBS in listed
+        else (),
         files=frozenset(listed),
     )
 
 
-def word_ends_file(word_ends: npt.NDArray[np.float32]) -> bytes:
-    """The contents of ``word_ends.f16``: shares (V,), from 0 to 1."""
-    return word_ends.astype("<f2").tobytes()
+def word_end_probs_file(word_end_probs: npt.NDArray[np.float32]) -> bytes:
+    """The contents of ``word_end_probs.f16``: shares (V,), from 0 to 1."""
+    return word_end_probs.astype("<f2").tobytes()
 
 
 def count_parameters(directory: Path) -> int:
@@ -174,15 +176,19 @@ def count_parameters(directory: Path) -> int:
     try:
         with _named_errors(path), path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
-            if size > MOST_HEADER_BYTES:
+            if size > MAX_HEADER_BYTES:
                 raise ValueError(f"a header of {size} bytes")
             header = json.loads(file.read(size))
         shapes = [array["shape"] for name, array in header.items() if name != "__metadata__"]
-        if not all(type(size) is int and 0 <= size <= _LARGEST_SIZE for shape in shapes for size in shape):
+        if not all(
+            type(size) is int and 0 <= size <= _LARGEST_SIZE for shape in shapes for size in shape
+        ):
             raise ValueError("a shape that no array has")
         return sum(map(math.prod, shapes))
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} has no header of safetensors: {error!r}; {_EXPORT_AGAIN}") from error
+        raise CheckpointError(
+            f"{path} has no header of safetensors: {error!r}; {_EXPORT_AGAIN}"
+        ) from error
 
 
 def write_checkpoint(
@@ -230,8 +236,12 @@ def write_checkpoint(
         "training": dict(training),
     }
     contents = dict(files)
-    contents[CONFIG] = (json.dumps(config, ensure_ascii=False, indent=2, allow_nan=False) + "\n").encode()
-    sums = "".join(f"{hashlib.sha256(contents[path]).hexdigest()}  {path}\n" for path in sorted(contents))
+    contents[CONFIG] = (
+        json.dumps(config, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+    ).encode()
+    sums = "".join(
+        f"{hashlib.sha256(contents[path]).hexdigest()}  {path}\n" for path in sorted(contents)
+    )
     contents[SUMS] = sums.encode()
 
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -256,11 +266,17 @@ def check_target(directory: Path, name: str, version: str, overwrite: bool) -> N
     """
     for label, value in (("name", name), ("version", version)):
         if not _NAME.fullmatch(value):
-            raise CheckpointError(f"{label}: use 1 to 64 letters, digits, '.', '_' or '-', a letter or digit first")
+            raise CheckpointError(
+                f"{label}: use 1 to 64 letters, digits, '.', '_' or '-', a letter or digit first"
+            )
     if directory.exists() and not overwrite:
-        raise CheckpointError(f"{directory} exists; choose another name or allow it to be overwritten (--overwrite)")
+        raise CheckpointError(
+            f"{directory} exists; choose another name or allow it to be overwritten (--overwrite)"
+        )
     if directory.exists() and not is_checkpoint(directory):
-        raise CheckpointError(f"{directory} is no checkpoint, so it is not overwritten; choose another name")
+        raise CheckpointError(
+            f"{directory} is no checkpoint, so it is not overwritten; choose another name"
+        )
 
 
 def revise_checkpoint(
@@ -308,17 +324,23 @@ def _verify_sums(directory: Path) -> tuple[str, set[str]]:
     """The digest of SHA256SUMS and the files that it lists, each of which has its sum."""
     if not directory.is_dir():
         problem = "is not a directory" if directory.exists() else "does not exist"
-        raise CheckpointError(f"{directory} {problem}; name the directory that holds {CONFIG} and {SUMS}")
+        raise CheckpointError(
+            f"{directory} {problem}; name the directory that holds {CONFIG} and {SUMS}"
+        )
     sums = _read(directory / SUMS)
     try:
         lines = sums.decode().removesuffix("\n").split("\n") if sums else []
     except UnicodeDecodeError as error:
-        raise CheckpointError(f"{directory / SUMS} is not UTF-8 at byte {error.start}; {_COPY_AGAIN}") from error
+        raise CheckpointError(
+            f"{directory / SUMS} is not UTF-8 at byte {error.start}; {_COPY_AGAIN}"
+        ) from error
     listed: set[str] = set()
     for number, line in enumerate(lines, start=1):
         match = _SUM_LINE.fullmatch(line)
         if match is None:
-            raise CheckpointError(f"{directory / SUMS} line {number} is not 'sum  path'; {_COPY_AGAIN}")
+            raise CheckpointError(
+                f"{directory / SUMS} line {number} is not 'sum  path'; {_COPY_AGAIN}"
+            )
         expected, path = match.groups()
         _check_path(directory, path)
         if path in listed:
@@ -336,7 +358,13 @@ def _verify_sums(directory: Path) -> tuple[str, set[str]]:
 def _check_path(directory: Path, path: str) -> None:
     """Refuse paths that lead out of the checkpoint by their name; a symbolic link is the owner's own doing."""
     parts = PurePosixPath(path)
-    if parts.is_absolute() or ".." in parts.parts or "\\" in path or str(parts) != path or "\0" in path:
+    if (
+        parts.is_absolute()
+        or ".." in parts.parts
+        or "\\" in path
+        or str(parts) != path
+        or "\0" in path
+    ):
         raise CheckpointError(
             f"{directory / SUMS}: {path!r} is not a plain path inside the checkpoint; {_EXPORT_AGAIN}"
         )
@@ -371,7 +399,9 @@ def _named_errors(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing; {_COPY_AGAIN}") from error
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}; check its kind and permissions") from error
+        raise CheckpointError(
+            f"{path} cannot be read: {error.strerror}; check its kind and permissions"
+        ) from error
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -383,10 +413,14 @@ def _read_config(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, NaN, Infinity
         raise CheckpointError(f"{path} is not JSON: {error}; {_EXPORT_AGAIN}") from error
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds a {type(values).__name__}, not an object; {_EXPORT_AGAIN}")
+        raise CheckpointError(
+            f"{path} holds a {type(values).__name__}, not an object; {_EXPORT_AGAIN}"
+        )
     version = values.get("format_version")
     if type(version) is not int or version < 1:
-        raise CheckpointError(f"{path}: format_version is not a whole number from 1; {_EXPORT_AGAIN}")
+        raise CheckpointError(
+            f"{path}: format_version is not a whole number from 1; {_EXPORT_AGAIN}"
+        )
     if version > FORMAT_VERSION:
         raise CheckpointError(
             f"{path}: format_version is {version}, this Lacuna reads {FORMAT_VERSION}; upgrade Lacuna"
@@ -394,23 +428,29 @@ def _read_config(path: Path) -> dict[str, Any]:
     for key, expected in _FIELDS.items():
         if type(values.get(key)) is not expected:
             found = type(values[key]).__name__ if key in values else "missing"
-            raise CheckpointError(f"{path}: {key} is {found}, it must be {expected.__name__}; {_EXPORT_AGAIN}")
+            raise CheckpointError(
+                f"{path}: {key} is {found}, it must be {expected.__name__}; {_EXPORT_AGAIN}"
+            )
     unknown = sorted(values.keys() - _FIELDS.keys())
     if unknown:
         raise CheckpointError(f"{path}: unknown {', '.join(unknown)}; {_EXPORT_AGAIN}")
     for key in ("name", "version"):
         if not _NAME.fullmatch(values[key]):
-            raise CheckpointError(f"{path}: {key} has a character that a name cannot have; {_EXPORT_AGAIN}")
+            raise CheckpointError(
+                f"{path}: {key} has a character that a name cannot have; {_EXPORT_AGAIN}"
+            )
     if not all(type(language) is str for language in values["languages"]):
         raise CheckpointError(f"{path}: languages must be strings; {_EXPORT_AGAIN}")
     return cast("dict[str, Any]", values)
 
 
-def _read_word_ends(path: Path, pieces: int) -> tuple[float, ...]:
+def _read_word_end_probs(path: Path, tokens: int) -> tuple[float, ...]:
     data = _read(path)
-    shares = np.frombuffer(data, dtype="<f2") if len(data) == 2 * pieces else None
+    shares = np.frombuffer(data, dtype="<f2") if len(data) == 2 * tokens else None
     if shares is None or not bool(((shares >= 0) & (shares <= 1)).all()):
-        raise CheckpointError(f"{path} ({len(data)} bytes) is not {pieces} shares from 0 to 1; {_EXPORT_AGAIN}")
+        raise CheckpointError(
+            f"{path} ({len(data)} bytes) is not {tokens} shares from 0 to 1; {_EXPORT_AGAIN}"
+        )
     return tuple(shares.astype(np.float64).tolist())
 
 
@@ -423,12 +463,18 @@ def _read_network(values: dict[str, Any]) -> NetworkConfig:
     for key, value in values.items():
         expected = str if key in ("architecture", "cell") else int
         if type(value) is not expected:
-            raise CheckpointError(f"network.{key} is {type(value).__name__}, it must be {expected.__name__}")
+            raise CheckpointError(
+                f"network.{key} is {type(value).__name__}, it must be {expected.__name__}"
+            )
     network = NetworkConfig.from_dict(values)
     if network.architecture not in get_args(Architecture):
-        raise CheckpointError(f"network.architecture is none of {', '.join(get_args(Architecture))}")
+        raise CheckpointError(
+            f"network.architecture is none of {', '.join(get_args(Architecture))}"
+        )
     if network.cell not in GATES:
-        raise CheckpointError(f"network.cell is none of {', '.join(GATES)}, of which networks can be served")
+        raise CheckpointError(
+            f"network.cell is none of {', '.join(GATES)}, of which networks can be served"
+        )
     return network
 
 
@@ -460,7 +506,10 @@ def _replace(directory: Path, beside: Path) -> None:
 def _keep_strays(old: Path, new: Path) -> None:
     """Move what the old checkpoint does not list, such as notes or a repository, into the one that replaced it."""
     sums = (old / SUMS).read_text(encoding="utf-8", errors="replace")
-    listed = {SUMS, *(match[2] for line in sums.split("\n") if (match := _SUM_LINE.fullmatch(line)))}
+    listed = {
+        SUMS,
+        *(match[2] for line in sums.split("\n") if (match := _SUM_LINE.fullmatch(line))),
+    }
     folders = {str(parent) for path in listed for parent in PurePosixPath(path).parents}
     pending = list(old.iterdir())
     while pending:

@@ -15,15 +15,15 @@ GATES: dict[Cell, int] = {"rnn_tanh": 1, "gru": 3, "lstm": 4}
 HEAD_SIZE = 32
 
 # The kinds of gap that the gap head is asked for.
-WORD, PIECE, SPAN = 0, 1, 2
-# The gap head's position embedding distinguishes this many pieces of a span; later ones share the last.
+WORD, TOKEN, SPAN = 0, 1, 2
+# The gap head's position embedding distinguishes this many tokens of a span; later ones share the last.
 GAP_POSITIONS = 8
 # Width of the gap head's position and kind embeddings.
 GAP_CODE_SIZE = 32
 
 # A temperature, exponent or weight beyond this, or a temperature or exponent below its inverse, was never fitted: what
 # it is applied to would end up as 0, infinity or no number.
-MOST_STRETCH = 100.0
+MAX_STRETCH = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class NetworkConfig:
     """Sizes of a network; enough to rebuild it without its weights.
 
     Attributes:
-        vocabulary_size: pieces, control and byte pieces included.
+        vocabulary_size: tokens, control and byte tokens included.
         architecture: ``forward`` (one tower), ``two_towers`` (never mixed below the heads) or
             ``stacked_bidirectional`` (the tutorial's deep bidirectional network, trained with blanks masked).
         cell: recurrent cell of every layer; or, with ``forward`` only, ``attention``, a Transformer's block, or
@@ -62,7 +62,9 @@ class NetworkConfig:
         two = self.architecture == "two_towers"
         for field in ("backward_layers", "gap_hidden_size"):
             if (getattr(self, field) > 0) != two:
-                raise ValueError(f"{field} is {getattr(self, field)}; it must be {'above' if two else ''} 0 here")
+                raise ValueError(
+                    f"{field} is {getattr(self, field)}; it must be {'above' if two else ''} 0 here"
+                )
         if self.cell == "attention":
             if self.architecture != "forward" or self.hidden_size % HEAD_SIZE:
                 raise ValueError(
@@ -76,7 +78,9 @@ class NetworkConfig:
                     " it needs 'forward' and one layer"
                 )
         elif self.cell not in GATES:
-            raise ValueError(f"cell is {self.cell!r}; choose one of {', '.join(GATES)}, attention, cifg")
+            raise ValueError(
+                f"cell is {self.cell!r}; choose one of {', '.join(GATES)}, attention, cifg"
+            )
 
     @property
     def state_parts(self) -> int:
@@ -115,9 +119,9 @@ class Calibration:
     Attributes:
         next_temperature: by language (``zh``, ``en``): divides the next head's logits.
         cloze_temperature: by language: the τ of ``P(w) = M softmax(s / τ)``.
-        cloze_mass_exponent: by language: the γ to which the mass F of all that was found for a blank is raised.
+        cloze_coverage_exponent: by language: the γ to which the mass F of all that was found for a blank is raised.
         choice_temperature: by language: the τ where choices are given, whose gap masses it divides as well.
-        choice_lapse_rate: by language: the share ε of the probability that is divided evenly, for answers that no score
+        choice_uniform_mix: by language: the share ε of the probability that is divided evenly, for answers that no score
             saw coming: (1 - ε) softmax(s / τ) + ε / K of K choices. A term of psychometrics (Wichmann and Hill 2001).
         forward_weight: λ1, weight of the forward tower's log-probability of word and right context.
         backward_weight: λ2, weight of its mirror with the backward tower.
@@ -125,9 +129,9 @@ class Calibration:
 
     next_temperature: tuple[tuple[str, float], ...] = (("zh", 1.0), ("en", 1.0))
     cloze_temperature: tuple[tuple[str, float], ...] = (("zh", 1.0), ("en", 1.0))
-    cloze_mass_exponent: tuple[tuple[str, float], ...] = (("zh", 1.0), ("en", 1.0))
+    cloze_coverage_exponent: tuple[tuple[str, float], ...] = (("zh", 1.0), ("en", 1.0))
     choice_temperature: tuple[tuple[str, float], ...] = (("zh", 1.0), ("en", 1.0))
-    choice_lapse_rate: tuple[tuple[str, float], ...] = (("zh", 0.0), ("en", 0.0))
+    choice_uniform_mix: tuple[tuple[str, float], ...] = (("zh", 0.0), ("en", 0.0))
     forward_weight: float = 0.5
     backward_weight: float = 0.0
 
@@ -136,9 +140,9 @@ class Calibration:
         return {
             "next_temperature": dict(self.next_temperature),
             "cloze_temperature": dict(self.cloze_temperature),
-            "cloze_mass_exponent": dict(self.cloze_mass_exponent),
+            "cloze_coverage_exponent": dict(self.cloze_coverage_exponent),
             "choice_temperature": dict(self.choice_temperature),
-            "choice_lapse_rate": dict(self.choice_lapse_rate),
+            "choice_uniform_mix": dict(self.choice_uniform_mix),
             "forward_weight": self.forward_weight,
             "backward_weight": self.backward_weight,
         }
@@ -147,8 +151,8 @@ class Calibration:
     def from_dict(cls, values: dict[str, Any]) -> "Calibration":
         """Rebuild from :meth:`to_dict`.
 
-        Older exports lack some: ``choice_temperature`` was the cloze one, ``cloze_mass_exponent`` was 1 and
-        ``choice_lapse_rate`` 0.
+        Older exports lack some: ``choice_temperature`` was the cloze one, ``cloze_coverage_exponent`` was 1 and
+        ``choice_uniform_mix`` 0.
 
         Raises:
             CheckpointError: a field is missing, unknown or out of range.
@@ -156,8 +160,8 @@ class Calibration:
         try:
             older = {
                 "choice_temperature": values["cloze_temperature"],
-                "cloze_mass_exponent": {},
-                "choice_lapse_rate": {},
+                "cloze_coverage_exponent": {},
+                "choice_uniform_mix": {},
             }
             values = older | values
             if unknown := values.keys() - set(cls.__dataclass_fields__):
@@ -166,17 +170,23 @@ class Calibration:
             for field in (
                 "next_temperature",
                 "cloze_temperature",
-                "cloze_mass_exponent",
+                "cloze_coverage_exponent",
                 "choice_temperature",
-                "choice_lapse_rate",
+                "choice_uniform_mix",
             ):
                 given = cast("dict[str, float]", values[field])
-                by_language[field] = tuple((key, _number(field, value)) for key, value in given.items())
-                if field == "choice_lapse_rate":
+                by_language[field] = tuple(
+                    (key, _number(field, value)) for key, value in given.items()
+                )
+                if field == "choice_uniform_mix":
                     if any(not 0 <= value < 1 for _, value in by_language[field]):
                         raise ValueError(f"{field} must be at least 0 and below 1")
-                elif any(not 1 / MOST_STRETCH <= value <= MOST_STRETCH for _, value in by_language[field]):
-                    raise ValueError(f"{field} must be above 0, from {1 / MOST_STRETCH:g} to {MOST_STRETCH:g}")
+                elif any(
+                    not 1 / MAX_STRETCH <= value <= MAX_STRETCH for _, value in by_language[field]
+                ):
+                    raise ValueError(
+                        f"{field} must be above 0, from {1 / MAX_STRETCH:g} to {MAX_STRETCH:g}"
+                    )
             return cls(
                 **by_language,
                 forward_weight=_number("forward_weight", values["forward_weight"]),
@@ -190,6 +200,6 @@ def _number(field: str, value: object) -> float:
     """What JSON may hold in the place of a finite number is refused: ``true``, ``"1"``, ``1e999``; so is ``1e99``."""
     if type(value) not in (int, float) or not math.isfinite(cast("float", value)):
         raise ValueError(f"{field} holds {value!r}, which is no finite number")
-    if abs(cast("float", value)) > MOST_STRETCH:
-        raise ValueError(f"{field} holds {value!r}; it must be at most {MOST_STRETCH:g}")
+    if abs(cast("float", value)) > MAX_STRETCH:
+        raise ValueError(f"{field} holds {value!r}; it must be at most {MAX_STRETCH:g}")
     return float(cast("float", value))

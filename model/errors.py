@@ -4,7 +4,7 @@
     ├── QueryError          a request that cannot be answered: names the field, the reason, the remedy
     │   └── UnsupportedError    the checkpoint's network cannot answer this kind of question
     ├── CheckpointError     a checkpoint directory that is missing, torn, altered or too new
-    ├── VocabularyError     a vocabulary that cannot be trained or read
+    ├── TokenizerError     a vocabulary that cannot be trained or read
     ├── CorpusError         input text that cannot be used
     ├── PreparedDataError   a prepared data directory that is missing, torn or does not fit
     ├── RunError            a training run that cannot start or go on
@@ -41,7 +41,7 @@ class CheckpointError(LacunaError):
     """A checkpoint directory that is missing, torn, altered or too new."""
 
 
-class VocabularyError(LacunaError):
+class TokenizerError(LacunaError):
     """A vocabulary that cannot be trained or read, or is another than the one that is needed."""
 
 

@@ -5,33 +5,35 @@ from numpy.typing import NDArray
 
 from model.errors import UnsupportedError
 
-Floats = NDArray[np.float32]
+Float32Array = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
 
 class ForwardOnlyRuntime:
     """The heads that an n-gram, and the comparison's own networks, lack."""
 
-    def previous_log_probabilities(self, outputs: Floats) -> Floats:  # noqa: ARG002
+    def previous_log_probabilities(self, outputs: Float32Array) -> Float32Array:  # noqa: ARG002
         """Not answered: raises UnsupportedError."""
         raise forward_only()
 
     def gap_log_probabilities(
         self,
-        forward: Floats,  # noqa: ARG002
-        backward: Floats,  # noqa: ARG002
+        forward: Float32Array,  # noqa: ARG002
+        backward: Float32Array,  # noqa: ARG002
         right_known: NDArray[np.bool_],  # noqa: ARG002
         positions: Ids,  # noqa: ARG002
         kinds: Ids,  # noqa: ARG002
-    ) -> Floats:
+    ) -> Float32Array:
         """Not answered: raises UnsupportedError."""
         raise forward_only()
 
-    def fill_log_probabilities(self, pieces: Ids, lengths: Ids, places: Ids) -> Floats:  # noqa: ARG002
+    def fill_log_probabilities(self, tokens: Ids, lengths: Ids, places: Ids) -> Float32Array:  # noqa: ARG002
         """Not answered: raises UnsupportedError."""
         raise forward_only()
 
 
 def forward_only() -> UnsupportedError:
     """The error of whoever asks for the right side."""
-    return UnsupportedError("/text", "this model reads from left to right only; use a network with two towers")
+    return UnsupportedError(
+        "/text", "this model reads from left to right only; use a network with two towers"
+    )

@@ -1,7 +1,7 @@
 """The recurrent networks, in torch: towers, heads, and nothing of training, decoding or text.
 
 Reads top to bottom: one layer, a stack of them, then the three architectures' one class. Shapes in comments use
-B rows, T steps, H hidden units, e embedding width, V pieces. Sequences are time-major, as torch's fused kernels like.
+B rows, T steps, H hidden units, e embedding width, V tokens. Sequences are time-major, as torch's fused kernels like.
 
 Two towers: a forward tower reads ``<s> x1 x2 …``, a backward tower ``</s> xT … xj``; they meet only in the gap head,
 so either state is exact after any prefix and can be kept. ``stacked_bidirectional`` is the tutorial's deep
@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.config import GAP_CODE_SIZE, GAP_POSITIONS, GATES, Cell, NetworkConfig
-from model.vocabulary import BLANK, END, END_OF_GAP, START, UNKNOWN
+from model.tokenizer import BLANK, END, END_OF_GAP, START, UNKNOWN
 
 Tower = Literal["forward", "backward"]
 State = tuple[Tensor, ...]  # (h, c) for an LSTM, (h,) otherwise; each (B, H)
 
 # cuDNN lays the weights out anew at every call, which is small beside a window of text; a warning says so once.
-warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk of memory")
+warnings.filterwarnings(
+    "ignore", message="RNN module weights are not part of single contiguous chunk of memory"
+)
 
 NEVER_PREDICTED = (UNKNOWN, START, END, BLANK)
 
@@ -53,7 +55,9 @@ class RecurrentLayer(nn.Module):
             # An open forget gate at the start lets gradients through (Jozefowicz et al. 2015).
             nn.init.ones_(self.bias_ih[hidden_size : 2 * hidden_size])
 
-    def forward(self, inputs: Tensor, state: State, weight_drop: float = 0.0) -> tuple[Tensor, State]:
+    def forward(
+        self, inputs: Tensor, state: State, weight_drop: float = 0.0
+    ) -> tuple[Tensor, State]:
         """Run the layer over a sequence.
 
         Args:
@@ -67,11 +71,15 @@ class RecurrentLayer(nn.Module):
         dtype = inputs.dtype
         recurrent = F.dropout(self.weight_hh, weight_drop, self.training)
         weights = [w.to(dtype) for w in (self.weight_ih, recurrent, self.bias_ih, self.bias_hh)]
-        parts = [part.to(dtype).contiguous().unsqueeze(0) for part in state]  # cuDNN refuses a slice of flat states
+        parts = [
+            part.to(dtype).contiguous().unsqueeze(0) for part in state
+        ]  # cuDNN refuses a slice of flat states
         # On a GPU autocast would compute in float16, whatever it is asked for; everything has its dtype already.
         with torch.autocast("cuda", enabled=False):
             if self.cell == "lstm":
-                out, h, c = torch._VF.lstm(inputs, parts, weights, True, 1, 0.0, self.training, False, False)
+                out, h, c = torch._VF.lstm(
+                    inputs, parts, weights, True, 1, 0.0, self.training, False, False
+                )
                 return out, (h[0], c[0])
             kernel = torch._VF.gru if self.cell == "gru" else torch._VF.rnn_tanh
             out, h = kernel(inputs, parts[0], weights, True, 1, 0.0, self.training, False, False)
@@ -106,8 +114,8 @@ class GapHead(nn.Module):
         Args:
             left: features of the forward tower, (N, e).
             right: features of the backward tower, or the learned "unknown" vector, (N, e).
-            positions: pieces of the span already read, (N,), int64; capped at 7 here.
-            kinds: WORD, PIECE or SPAN, (N,), int64.
+            positions: tokens of the span already read, (N,), int64; capped at 7 here.
+            kinds: WORD, TOKEN or SPAN, (N,), int64.
 
         Returns:
             (N, e), to be multiplied with the embedding.
@@ -129,19 +137,27 @@ class Network(nn.Module):
     context2vec (Melamud et al. 2016).
     """
 
-    def __init__(self, config: NetworkConfig, dropout: float = 0.0, weight_drop: float = 0.0) -> None:
+    def __init__(
+        self, config: NetworkConfig, dropout: float = 0.0, weight_drop: float = 0.0
+    ) -> None:
         super().__init__()
         self.config = config
         self.dropout = dropout
         self.weight_drop = weight_drop
-        e, hidden, stacked = config.embedding_size, config.hidden_size, config.architecture == "stacked_bidirectional"
+        e, hidden, stacked = (
+            config.embedding_size,
+            config.hidden_size,
+            config.architecture == "stacked_bidirectional",
+        )
         self.embedding = nn.Embedding(config.vocabulary_size, e)
         nn.init.normal_(self.embedding.weight, std=e**-0.5)
         self.output_bias = nn.Parameter(torch.zeros(config.vocabulary_size))
 
         def tower(layers: int) -> nn.ModuleList:
             deeper = 2 * hidden if stacked else hidden
-            return nn.ModuleList(RecurrentLayer(config.cell, deeper if n else e, hidden) for n in range(layers))
+            return nn.ModuleList(
+                RecurrentLayer(config.cell, deeper if n else e, hidden) for n in range(layers)
+            )
 
         self.forward_tower = tower(config.forward_layers)
         self.next = nn.Linear(2 * hidden if stacked else hidden, e)
@@ -155,17 +171,17 @@ class Network(nn.Module):
             self.unknown_right = nn.Parameter(torch.zeros(e))
 
     def initial_state(self, tower: Tower, rows: int) -> Tensor:
-        """Flat states before the first piece, (rows, S) float32: zeros."""
+        """Flat states before the first token, (rows, S) float32: zeros."""
         return self.output_bias.new_zeros(rows, self.config.state_size(tower))
 
     def run_tower(
-        self, tower: Tower, pieces: Tensor, states: Tensor, dtype: torch.dtype = torch.float32
+        self, tower: Tower, tokens: Tensor, states: Tensor, dtype: torch.dtype = torch.float32
     ) -> tuple[Tensor, Tensor]:
         """Read a sequence with one tower.
 
         Args:
-            tower: ``forward`` or ``backward``; the backward tower wants its pieces already reversed.
-            pieces: ids, (T, B), int64.
+            tower: ``forward`` or ``backward``; the backward tower wants its tokens already reversed.
+            tokens: ids, (T, B), int64.
             states: flat states, (B, S), float32, laid out layer by layer, h before c.
             dtype: what to compute in; bfloat16 is 1.3 times faster on CPUs that have it, for training.
 
@@ -173,36 +189,42 @@ class Network(nn.Module):
             Outputs of the top layer (T, B, H) in *dtype*, and flat states after the last step (B, S), float32.
         """
         layers = self.forward_tower if tower == "forward" else self.backward_tower
-        sequence = self._embed(pieces, dtype)
+        sequence = self._embed(tokens, dtype)
         parts = torch.split(states, self.config.hidden_size, dim=1)
         kept: list[Tensor] = []
         per_layer = self.config.state_parts
         for n, layer in enumerate(layers):
-            sequence, state = layer(sequence, parts[n * per_layer : (n + 1) * per_layer], self.weight_drop)
+            sequence, state = layer(
+                sequence, parts[n * per_layer : (n + 1) * per_layer], self.weight_drop
+            )
             sequence = locked_dropout(sequence, self.dropout, self.training)
             kept += [part.float() for part in state]
         return sequence, torch.cat(kept, dim=1)
 
-    def run_stacked(self, pieces: Tensor, lengths: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    def run_stacked(
+        self, tokens: Tensor, lengths: Tensor, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         """Read whole lines with the stacked bidirectional network.
 
         Layer 2 sees both neighbours of a position, hence the position itself: only positions that hold ``<blank>``
         may be predicted from these outputs.
 
         Args:
-            pieces: ids with blanks in place, (T, B), right-padded, int64.
-            lengths: real pieces of each row, (B,), int64.
+            tokens: ids with blanks in place, (T, B), right-padded, int64.
+            lengths: real tokens of each row, (B,), int64.
             dtype: what to compute in.
 
         Returns:
             (T, B, 2H) in *dtype*; rows' padding is unspecified.
         """
-        T, B = pieces.shape
-        steps = torch.arange(T, device=pieces.device).unsqueeze(1)  # (T, 1)
+        T, B = tokens.shape
+        steps = torch.arange(T, device=tokens.device).unsqueeze(1)  # (T, 1)
         # Reverses each row within its own length, and leaves padding where it is; its own inverse.
         mirror = torch.where(steps < lengths, lengths - 1 - steps, steps)  # (T, B)
-        sequence = self._embed(pieces, dtype)
-        zeros = tuple(sequence.new_zeros(B, self.config.hidden_size) for _ in range(self.config.state_parts))
+        sequence = self._embed(tokens, dtype)
+        zeros = tuple(
+            sequence.new_zeros(B, self.config.hidden_size) for _ in range(self.config.state_parts)
+        )
         for ahead, back in zip(self.forward_tower, self.backward_tower, strict=True):
             left, _ = ahead(sequence, zeros, self.weight_drop)
             right, _ = back(_reorder(sequence, mirror), zeros, self.weight_drop)
@@ -210,8 +232,8 @@ class Network(nn.Module):
             sequence = locked_dropout(sequence, self.dropout, self.training)
         return sequence
 
-    def _embed(self, pieces: Tensor, dtype: torch.dtype) -> Tensor:
-        return locked_dropout(self.embedding(pieces).to(dtype), self.dropout, self.training)
+    def _embed(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+        return locked_dropout(self.embedding(tokens).to(dtype), self.dropout, self.training)
 
     def next_features(self, outputs: Tensor) -> Tensor:
         """Project forward outputs (N, H) to the embedding's width, (N, e)."""
@@ -222,7 +244,12 @@ class Network(nn.Module):
         return cast(Tensor, self.previous(outputs))
 
     def gap_features(
-        self, forward: Tensor, backward: Tensor, right_known: Tensor, positions: Tensor, kinds: Tensor
+        self,
+        forward: Tensor,
+        backward: Tensor,
+        right_known: Tensor,
+        positions: Tensor,
+        kinds: Tensor,
     ) -> Tensor:
         """Features of a gap from the two towers' outputs.
 
@@ -230,7 +257,7 @@ class Network(nn.Module):
             forward: outputs of the forward tower after the left side and the span so far, (N, H).
             backward: outputs of the backward tower after the right side, (N, H); ignored where unknown.
             right_known: (N,), bool; False puts the learned vector in the backward feature's place.
-            positions: pieces of the span already read, (N,), int64.
+            positions: tokens of the span already read, (N,), int64.
             kinds: (N,), int64.
 
         Returns:
@@ -240,12 +267,12 @@ class Network(nn.Module):
         return cast(Tensor, self.gap(self.next(forward), right, positions, kinds))
 
     def logits(self, features: Tensor, bias: Tensor) -> Tensor:
-        """Logits over all pieces, (N, V), before the masks of :func:`mask_next` or :func:`mask_gap`."""
+        """Logits over all tokens, (N, V), before the masks of :func:`mask_next` or :func:`mask_gap`."""
         return F.linear(features, self.embedding.weight, bias)
 
 
 def mask_next(logits: Tensor) -> Tensor:
-    """Minus infinity at the pieces that never follow: controls and ``<eog>``. (..., V) to (..., V)."""
+    """Minus infinity at the tokens that never follow: controls and ``<eog>``. (..., V) to (..., V)."""
     masked = logits.clone()
     masked[..., [*NEVER_PREDICTED, END_OF_GAP]] = float("-inf")
     return masked

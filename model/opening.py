@@ -9,13 +9,15 @@ from typing import Literal
 
 from model.checkpoint import Checkpoint, count_parameters, load_checkpoint
 from model.config import Calibration
-from model.errors import CheckpointError, VocabularyError
+from model.errors import CheckpointError, TokenizerError
 from model.ngram import DESCRIPTION, open_ngram, read_description
 from model.runtime import Runtime, open_runtime
-from model.vocabulary import Vocabulary
+from model.tokenizer import Tokenizer
 
 
-def open_model(directory: Path, device: Literal["cpu", "cuda"] = "cpu", threads: int = 1) -> tuple[Checkpoint, Runtime]:
+def open_model(
+    directory: Path, device: Literal["cpu", "cuda"] = "cpu", threads: int = 1
+) -> tuple[Checkpoint, Runtime]:
     """The two things that a predictor is made of; *directory* holds a checkpoint or an n-gram.
 
     Args:
@@ -31,8 +33,8 @@ def open_model(directory: Path, device: Literal["cpu", "cuda"] = "cpu", threads:
         return checkpoint, open_runtime(checkpoint, device, threads)
     ngram = open_ngram(directory)
     try:
-        vocabulary = Vocabulary.load(directory / "vocabulary.model")
-    except VocabularyError as error:
+        tokenizer = Tokenizer.load(directory / "tokenizer.model")
+    except TokenizerError as error:
         raise CheckpointError(f"{error}; build the n-gram again") from error
     checkpoint = Checkpoint(
         directory=directory,
@@ -41,7 +43,7 @@ def open_model(directory: Path, device: Literal["cpu", "cuda"] = "cpu", threads:
         digest=hashlib.sha256((directory / DESCRIPTION).read_bytes()).hexdigest(),
         network=ngram.config,
         calibration=Calibration.from_dict(ngram.description["calibration"]),
-        vocabulary=vocabulary,
+        tokenizer=tokenizer,
         languages=("zh", "en"),
         training=ngram.description,
     )

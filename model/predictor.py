@@ -8,13 +8,13 @@ from typing import Any
 
 from model.checkpoint import Capability, Checkpoint
 from model.decoding.cloze import fill_blanks, lay_out
+from model.decoding.context import DecoderContext
 from model.decoding.masked import fill_masked
 from model.decoding.next_word import SearchOptions, next_words
-from model.decoding.piece_index import PieceIndex
 from model.decoding.prefix_cache import PrefixCache
-from model.decoding.resources import Resources
 from model.decoding.score import score_text
 from model.decoding.sources import cloze_with_sources, predict_with_sources
+from model.decoding.token_index import TokenIndex
 from model.errors import LacunaError, UnsupportedError
 from model.queries import (
     Blank,
@@ -67,7 +67,7 @@ class Predictor:
         limits: what one query may ask for.
         search: how far the search for next words goes; None for the defaults.
         cache_bytes: what the cache of prefixes may take; 0 for none.
-        remember: whether what a text and its history hold is likelier to come again (model/decoding/memory.py).
+        use_cache_lm: whether what a text and its history hold is likelier to come again (model/decoding/cache_lm.py).
 
     Attributes:
         cache: of the texts that were read; only the thread that runs the decoders may touch it.
@@ -80,21 +80,21 @@ class Predictor:
         limits: Limits | None = None,
         search: SearchOptions | None = None,
         cache_bytes: int = CACHE_BYTES,
-        remember: bool = True,
+        use_cache_lm: bool = True,
     ) -> None:
         self.checkpoint = checkpoint
         self.runtime = runtime
         self.limits = limits or Limits()
         self._search = search
         self.cache = PrefixCache(cache_bytes)
-        self._resources = Resources(
-            checkpoint.vocabulary,
-            PieceIndex(checkpoint.vocabulary),
+        self._resources = DecoderContext(
+            checkpoint.tokenizer,
+            TokenIndex(checkpoint.tokenizer),
             checkpoint.network,
             checkpoint.calibration,
             self.cache,
-            checkpoint.word_ends or (0.0,) * checkpoint.network.vocabulary_size,
-            remember,
+            checkpoint.word_end_probs or (0.0,) * checkpoint.network.vocabulary_size,
+            use_cache_lm,
         )
 
     def start(self, query: Query, tenant: str = "") -> Decoder[Result]:
@@ -121,7 +121,9 @@ class Predictor:
         layout = lay_out(query, self.limits.blanks)
         stacked = self.checkpoint.network.architecture == "stacked_bidirectional"
 
-        def decode(resources: Resources, query: ClozeQuery, tenant: str) -> Decoder[ClozeResult]:
+        def decode(
+            resources: DecoderContext, query: ClozeQuery, tenant: str
+        ) -> Decoder[ClozeResult]:
             if stacked:
                 return fill_masked(resources, query, layout)
             return fill_blanks(resources, query, layout, tenant)
@@ -159,10 +161,14 @@ class Predictor:
                 answers[ticket] = answer
         return [answers[number] for number in range(len(queries))]
 
-    def _next_words(self, resources: Resources, query: PredictQuery, tenant: str) -> Decoder[PredictResult]:
+    def _next_words(
+        self, resources: DecoderContext, query: PredictQuery, tenant: str
+    ) -> Decoder[PredictResult]:
         return next_words(resources, query, self._search, tenant)
 
     def _require(self, capability: Capability) -> None:
         if capability not in self.checkpoint.capabilities:
             able = ", ".join(self.checkpoint.capabilities) or "no question"
-            raise UnsupportedError("/text", f"this checkpoint can answer {able}, not {capability}; load another one")
+            raise UnsupportedError(
+                "/text", f"this checkpoint can answer {able}, not {capability}; load another one"
+            )

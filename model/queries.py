@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Literal, cast
 
 from model.errors import QueryError
-from model.vocabulary import is_word_character, normalise
+from model.tokenizer import is_word_character, normalise
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +65,10 @@ Source = Literal["network", "text", "history"]
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Pieces of text that a query was read as, and how many of them came from a cache."""
+    """Tokens of text that a query was read as, and how many of them came from a cache."""
 
-    pieces: int
-    cached_pieces: int = 0
+    tokens: int
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +99,9 @@ class PredictResult:
 
     Attributes:
         candidates: as many as were asked for, or those that hold more than shreds of the probability.
-        usage: pieces of the text.
+        usage: tokens of the text.
         inside_word: whether the text stops after a letter, so that its last word may be unfinished.
-        network_rows: pieces that were read for it, and distributions asked for.
+        network_rows: tokens that were read for it, and distributions asked for.
     """
 
     candidates: tuple[Candidate, ...]
@@ -145,11 +145,11 @@ class ClozeResult:
 
 @dataclass(frozen=True, slots=True)
 class ScoreResult:
-    """Log-probability of a text in nats, its length in code points (form C) and in pieces."""
+    """Log-probability of a text in nats, its length in code points (form C) and in tokens."""
 
     log_probability: float
     characters: int
-    pieces: int
+    tokens: int
     usage: Usage
 
     @property
@@ -189,13 +189,19 @@ def check_query(query: Query, limits: Limits) -> None:
     check_text("/text", query.text, limits.text)
     if isinstance(query, ScoreQuery):
         if not query.text:
-            raise QueryError("/text", "is empty; there is nothing to score, send at least 1 character")
+            raise QueryError(
+                "/text", "is empty; there is nothing to score, send at least 1 character"
+            )
         return
     check_text("/history", query.history, limits.history)
     choices = query.choices if isinstance(query, ClozeQuery) else None
     if choices is not None:  # all of them are answered, whatever top_k says
         pass
-    elif isinstance(query.top_k, bool) or not isinstance(query.top_k, int) or not 1 <= query.top_k <= limits.top_k:
+    elif (
+        isinstance(query.top_k, bool)
+        or not isinstance(query.top_k, int)
+        or not 1 <= query.top_k <= limits.top_k
+    ):
         raise QueryError("/top_k", f"must be a whole number from 1 to {limits.top_k}")
     if isinstance(query, ClozeQuery):
         if query.blank is not None:
@@ -218,12 +224,18 @@ def check_text(field: str, text: str, limit: int) -> None:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise QueryError(field, f"has a lone surrogate at code point {error.start}; send valid Unicode") from None
+            raise QueryError(
+                field, f"has a lone surrogate at code point {error.start}; send valid Unicode"
+            ) from None
 
 
-def choice_lists(choices: Sequence[str] | Sequence[Sequence[str]], blanks: int) -> list[dict[str, str]]:
+def choice_lists(
+    choices: Sequence[str] | Sequence[Sequence[str]], blanks: int
+) -> list[dict[str, str]]:
     """The choices of each blank: in form C and without the spaces around them, each with how it was sent."""
-    groups = cast("Sequence[Sequence[str]]", [choices] * blanks if isinstance(choices[0], str) else choices)
+    groups = cast(
+        "Sequence[Sequence[str]]", [choices] * blanks if isinstance(choices[0], str) else choices
+    )
     lists = {id(group): {_clean(choice): choice for choice in group} for group in groups}
     return [lists[id(group)] for group in groups]
 
@@ -235,7 +247,9 @@ def check_choice_lists(choices: Sequence[str] | Sequence[Sequence[str]], blanks:
         QueryError: the number of lists is not the number of blanks.
     """
     if not isinstance(choices[0], str) and len(choices) != blanks:
-        raise QueryError("/choices", f"has {len(choices)} lists for {blanks} blanks; give one list per blank")
+        raise QueryError(
+            "/choices", f"has {len(choices)} lists for {blanks} blanks; give one list per blank"
+        )
 
 
 def _check_choices(choices: Sequence[str] | Sequence[Sequence[str]], limits: Limits) -> None:
@@ -262,7 +276,9 @@ def _check_choice_list(field: str, group: Sequence[str], limits: Limits) -> None
         check_text(pointer, choice, limits.text)
         clean = _clean(choice)
         if not clean:
-            raise QueryError(pointer, "is empty or only spaces; a choice needs at least 1 character")
+            raise QueryError(
+                pointer, "is empty or only spaces; a choice needs at least 1 character"
+            )
         if "\n" in clean:
             raise QueryError(pointer, "has a line break; a choice stands on one line")
         if clean in seen:

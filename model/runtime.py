@@ -16,14 +16,14 @@ import onnxruntime
 
 from model.config import GAP_POSITIONS, SPAN, NetworkConfig
 from model.errors import CheckpointError, UnsupportedError
-from model.vocabulary import FIRST_BYTE, START
+from model.tokenizer import FIRST_BYTE, START
 
 if TYPE_CHECKING:
     from model.checkpoint import Checkpoint
 
 Tower = Literal["forward", "backward"]
 Precision = Literal["int8", "fp32"]
-Floats = npt.NDArray[np.float32]
+Float32Array = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
@@ -33,7 +33,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 GRAPHS: dict[Precision, str] = {"int8": "onnx", "fp32": "onnx-fp32"}
 # The file in it that holds the weights of all.
 SHARED_WEIGHTS: dict[Precision, str] = {"int8": "int8.weights", "fp32": "fp32.weights"}
-# Read once by a runtime that is opened: pieces that every vocabulary has.
+# Read once by a runtime that is opened: tokens that every vocabulary has.
 _TRIED = (START, FIRST_BYTE, FIRST_BYTE + 255)
 _GAP_KINDS = SPAN + 1
 # Of probabilities from the float32 logarithms of a head.
@@ -42,7 +42,7 @@ _EXPORT_AGAIN = "export the checkpoint again"
 
 
 class Runtime(Protocol):
-    """A network that can be run; N rows, T steps, S state size, H hidden size, V pieces.
+    """A network that can be run; N rows, T steps, S state size, H hidden size, V tokens.
 
     Attributes:
         config: its sizes.
@@ -52,73 +52,84 @@ class Runtime(Protocol):
     config: NetworkConfig
     head_rows: int
 
-    def advance(self, tower: Tower, states: Floats, pieces: Integers, lengths: Integers) -> tuple[Floats, Floats]:
-        """Read pieces with one tower.
+    def advance(
+        self, tower: Tower, states: Float32Array, tokens: Integers, lengths: Integers
+    ) -> tuple[Float32Array, Float32Array]:
+        """Read tokens with one tower.
 
         Args:
             tower: which tower.
             states: flat states before, (N, S).
-            pieces: ids, (N, T), right-padded with any id of the vocabulary.
-            lengths: pieces that count in each row, (N,), 0 to T.
+            tokens: ids, (N, T), right-padded with any id of the vocabulary.
+            lengths: tokens that count in each row, (N,), 0 to T.
 
         Returns:
-            New states (N, S), each after its own row's pieces (a row of length 0 keeps its state), and the top layer's
+            New states (N, S), each after its own row's tokens (a row of length 0 keeps its state), and the top layer's
             outputs (N, T, H), unspecified beyond a row's length.
         """
         ...
 
-    def next_log_probabilities(self, outputs: Floats) -> Floats:
-        """Log-probabilities (N, V) of the next piece from the forward tower's outputs (N, H)."""
+    def next_log_probabilities(self, outputs: Float32Array) -> Float32Array:
+        """Log-probabilities (N, V) of the next token from the forward tower's outputs (N, H)."""
         ...
 
-    def previous_log_probabilities(self, outputs: Floats) -> Floats:
-        """Log-probabilities (N, V) of the previous piece from the backward tower's outputs (N, H)."""
+    def previous_log_probabilities(self, outputs: Float32Array) -> Float32Array:
+        """Log-probabilities (N, V) of the previous token from the backward tower's outputs (N, H)."""
         ...
 
     def gap_log_probabilities(
-        self, forward: Floats, backward: Floats, right_known: Flags, positions: Integers, kinds: Integers
-    ) -> Floats:
-        """Log-probabilities of a gap's next piece, or of its end.
+        self,
+        forward: Float32Array,
+        backward: Float32Array,
+        right_known: Flags,
+        positions: Integers,
+        kinds: Integers,
+    ) -> Float32Array:
+        """Log-probabilities of a gap's next token, or of its end.
 
         Args:
             forward: outputs of the forward tower after the left side and the span so far, (N, H).
             backward: outputs of the backward tower after the right side, (N, H); any finite values where unknown.
             right_known: (N,): False where nothing is known of the right side.
-            positions: pieces of the span already read, (N,), 0 or more.
-            kinds: WORD, PIECE or SPAN of ``model/config.py``, (N,).
+            positions: tokens of the span already read, (N,), 0 or more.
+            kinds: WORD, TOKEN or SPAN of ``model/config.py``, (N,).
 
         Returns:
-            (N, V); minus infinity at control pieces and, at position 0, at ``<eog>``.
+            (N, V); minus infinity at control tokens and, at position 0, at ``<eog>``.
         """
         ...
 
-    def fill_log_probabilities(self, pieces: Integers, lengths: Integers, places: Integers) -> Floats:
+    def fill_log_probabilities(
+        self, tokens: Integers, lengths: Integers, places: Integers
+    ) -> Float32Array:
         """Log-probabilities of what stands at a place of a whole line, by a stacked bidirectional network.
 
         Args:
-            pieces: lines, (N, T), right-padded with any id of the vocabulary; ``<blank>`` at the place, and at others
+            tokens: lines, (N, T), right-padded with any id of the vocabulary; ``<blank>`` at the place, and at others
                 that are not known.
-            lengths: pieces that count in each line, (N,), 1 to T.
+            lengths: tokens that count in each line, (N,), 1 to T.
             places: the index of the place in each line, (N,), below its length.
 
         Returns:
-            (N, V); minus infinity at control pieces and ``<eog>``.
+            (N, V); minus infinity at control tokens and ``<eog>``.
         """
         ...
 
 
-def initial_states(config: NetworkConfig, tower: Tower, rows: int) -> Floats:
-    """States before any piece is read: zeros, (rows, S)."""
+def initial_states(config: NetworkConfig, tower: Tower, rows: int) -> Float32Array:
+    """States before any token is read: zeros, (rows, S)."""
     return np.zeros((rows, config.state_size(tower)), dtype=np.float32)
 
 
-def output_of(config: NetworkConfig, tower: Tower, states: Floats) -> Floats:
+def output_of(config: NetworkConfig, tower: Tower, states: Float32Array) -> Float32Array:
     """The top layer's h within flat states, what the heads read: (N, S) to (N, H), or (S,) to (H,)."""
     start = config.state_size(tower) - config.state_parts * config.hidden_size
     return states[..., start : start + config.hidden_size]
 
 
-def open_runtime(checkpoint: "Checkpoint", device: Literal["cpu", "cuda"] = "cpu", threads: int = 1) -> Runtime:
+def open_runtime(
+    checkpoint: "Checkpoint", device: Literal["cpu", "cuda"] = "cpu", threads: int = 1
+) -> Runtime:
     """Open the runtime that suits a device: ONNX Runtime on a CPU, torch elsewhere.
 
     Args:
@@ -134,7 +145,9 @@ def open_runtime(checkpoint: "Checkpoint", device: Literal["cpu", "cuda"] = "cpu
     try:
         check_runtime(runtime)
     except Exception as error:  # onnxruntime's errors have no base of their own
-        raise CheckpointError(f"{checkpoint.directory}: its network cannot be run: {error}; {_EXPORT_AGAIN}") from error
+        raise CheckpointError(
+            f"{checkpoint.directory}: its network cannot be run: {error}; {_EXPORT_AGAIN}"
+        ) from error
     return runtime
 
 
@@ -148,46 +161,65 @@ def check_runtime(runtime: Runtime) -> None:
     """
     config = runtime.config
     lengths = np.array([len(_TRIED), 1], dtype=np.int64)
-    pieces = np.array([_TRIED, _TRIED[::-1]], dtype=np.int64)
+    tokens = np.array([_TRIED, _TRIED[::-1]], dtype=np.int64)
     if config.architecture == "stacked_bidirectional":
-        _check_heads("fill", runtime.fill_log_probabilities(pieces, lengths, lengths - 1))
+        _check_heads("fill", runtime.fill_log_probabilities(tokens, lengths, lengths - 1))
         return
-    outputs: dict[Tower, Floats] = {}
+    outputs: dict[Tower, Float32Array] = {}
     for tower in get_args(Tower):
         if config.layers(tower):
-            states, outputs[tower] = runtime.advance(tower, initial_states(config, tower, 2), pieces, lengths)
+            states, outputs[tower] = runtime.advance(
+                tower, initial_states(config, tower, 2), tokens, lengths
+            )
             tops = np.stack([outputs[tower][row, length - 1] for row, length in enumerate(lengths)])
-            if not np.isfinite(states).all() or not np.array_equal(output_of(config, tower, states), tops):
-                raise ValueError(f"the {tower} tower has states that are no numbers, or not those of its outputs")
+            if not np.isfinite(states).all() or not np.array_equal(
+                output_of(config, tower, states), tops
+            ):
+                raise ValueError(
+                    f"the {tower} tower has states that are no numbers, or not those of its outputs"
+                )
             outputs[tower] = tops
     _check_heads("next", runtime.next_log_probabilities(outputs["forward"]))
     if config.architecture == "two_towers":
         _check_heads("previous", runtime.previous_log_probabilities(outputs["backward"]))
         for known in (True, False):
-            kinds, positions = np.divmod(np.arange(_GAP_KINDS * GAP_POSITIONS, dtype=np.int64), GAP_POSITIONS)
-            left, right = (np.repeat(outputs[tower][:1], len(kinds), axis=0) for tower in get_args(Tower))
+            kinds, positions = np.divmod(
+                np.arange(_GAP_KINDS * GAP_POSITIONS, dtype=np.int64), GAP_POSITIONS
+            )
+            left, right = (
+                np.repeat(outputs[tower][:1], len(kinds), axis=0) for tower in get_args(Tower)
+            )
             flags = np.full(len(kinds), known)
             _check_heads("gap", runtime.gap_log_probabilities(left, right, flags, positions, kinds))
 
 
-def _check_heads(head: str, log_probabilities: Floats) -> None:
+def _check_heads(head: str, log_probabilities: Float32Array) -> None:
     with np.errstate(invalid="ignore"):
         sums = np.exp(log_probabilities).sum(axis=1)
-    if not (np.isfinite(log_probabilities[:, FIRST_BYTE:]).all() and (abs(sums - 1) < _SUM_TOLERANCE).all()):
+    if not (
+        np.isfinite(log_probabilities[:, FIRST_BYTE:]).all()
+        and (abs(sums - 1) < _SUM_TOLERANCE).all()
+    ):
         raise ValueError(f"the {head} head's probabilities do not sum to 1")
 
 
-def _open_runtime(checkpoint: "Checkpoint", device: Literal["cpu", "cuda"], threads: int) -> Runtime:
+def _open_runtime(
+    checkpoint: "Checkpoint", device: Literal["cpu", "cuda"], threads: int
+) -> Runtime:
     if device == "cpu":
         graphs = [f"{GRAPHS['int8']}/{name}.onnx" for name in graph_names(checkpoint.network)]
         for path in (*graphs, f"{GRAPHS['int8']}/{SHARED_WEIGHTS['int8']}"):
             if path not in checkpoint.files:
-                raise CheckpointError(f"{checkpoint.directory}: SHA256SUMS does not list {path}; {_EXPORT_AGAIN}")
+                raise CheckpointError(
+                    f"{checkpoint.directory}: SHA256SUMS does not list {path}; {_EXPORT_AGAIN}"
+                )
         return OnnxRuntime(checkpoint.directory, checkpoint.network, threads)
     try:
         from model.torch_runtime import open_torch_runtime
     except ImportError as error:
-        raise CheckpointError(f"device {device} needs torch and safetensors: pip install -e '.[gpu]'") from error
+        raise CheckpointError(
+            f"device {device} needs torch and safetensors: pip install -e '.[gpu]'"
+        ) from error
     return open_torch_runtime(checkpoint.directory, checkpoint.network, device)
 
 
@@ -195,10 +227,14 @@ def graph_names(config: NetworkConfig) -> tuple[str, ...]:
     """The graphs that a network of this architecture has."""
     if config.architecture == "stacked_bidirectional":
         return ("fill",)
-    return ("forward", "next", *(("backward", "previous", "gap") if config.architecture == "two_towers" else ()))
+    return (
+        "forward",
+        "next",
+        *(("backward", "previous", "gap") if config.architecture == "two_towers" else ()),
+    )
 
 
-# Floats of the rows that a head computes at once on a CPU: 4 MiB. A call has to fetch the matrix of pieces first, which
+# Float32Array of the rows that a head computes at once on a CPU: 4 MiB. A call has to fetch the matrix of tokens first, which
 # in a server at work is rarely still near: few large calls beat many small ones, though their rows are not near either.
 HEAD_FLOATS = 1024 * 1024
 
@@ -216,11 +252,19 @@ class OnnxRuntime:
         CheckpointError: a graph is missing or cannot be opened.
     """
 
-    def __init__(self, directory: Path, config: NetworkConfig, threads: int = 1, precision: Precision = "int8") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        config: NetworkConfig,
+        threads: int = 1,
+        precision: Precision = "int8",
+    ) -> None:
         self.config = config
         self.head_rows = max(1, HEAD_FLOATS // config.vocabulary_size)
         folder = directory / GRAPHS[precision]
-        self._sessions = {name: _open_session(folder / f"{name}.onnx", threads) for name in graph_names(config)}
+        self._sessions = {
+            name: _open_session(folder / f"{name}.onnx", threads) for name in graph_names(config)
+        }
         for name, session in self._sessions.items():
             tower = name in ("forward", "backward")
             found = session.get_outputs()[0].shape[1]
@@ -230,45 +274,59 @@ class OnnxRuntime:
                     f"{folder / name}.onnx has width {found}, the configuration says {expected}; export it again"
                 )
 
-    def advance(self, tower: Tower, states: Floats, pieces: Integers, lengths: Integers) -> tuple[Floats, Floats]:
+    def advance(
+        self, tower: Tower, states: Float32Array, tokens: Integers, lengths: Integers
+    ) -> tuple[Float32Array, Float32Array]:
         """See :meth:`Runtime.advance`."""
-        rows, steps = pieces.shape
+        rows, steps = tokens.shape
         if rows == 0 or steps == 0:
             return states.copy(), np.zeros((rows, steps, self.config.hidden_size), dtype=np.float32)
-        new_states, outputs = self._run(tower, states=states, pieces=pieces, lengths=lengths)
+        new_states, outputs = self._run(tower, states=states, tokens=tokens, lengths=lengths)
         return new_states, outputs
 
-    def next_log_probabilities(self, outputs: Floats) -> Floats:
+    def next_log_probabilities(self, outputs: Float32Array) -> Float32Array:
         """See :meth:`Runtime.next_log_probabilities`."""
         return self._head("next", outputs=outputs)
 
-    def previous_log_probabilities(self, outputs: Floats) -> Floats:
+    def previous_log_probabilities(self, outputs: Float32Array) -> Float32Array:
         """See :meth:`Runtime.previous_log_probabilities`."""
         return self._head("previous", outputs=outputs)
 
     def gap_log_probabilities(
-        self, forward: Floats, backward: Floats, right_known: Flags, positions: Integers, kinds: Integers
-    ) -> Floats:
+        self,
+        forward: Float32Array,
+        backward: Float32Array,
+        right_known: Flags,
+        positions: Integers,
+        kinds: Integers,
+    ) -> Float32Array:
         """See :meth:`Runtime.gap_log_probabilities`."""
         return self._head(
-            "gap", forward=forward, backward=backward, right_known=right_known, positions=positions, kinds=kinds
+            "gap",
+            forward=forward,
+            backward=backward,
+            right_known=right_known,
+            positions=positions,
+            kinds=kinds,
         )
 
-    def fill_log_probabilities(self, pieces: Integers, lengths: Integers, places: Integers) -> Floats:
+    def fill_log_probabilities(
+        self, tokens: Integers, lengths: Integers, places: Integers
+    ) -> Float32Array:
         """See :meth:`Runtime.fill_log_probabilities`."""
-        return self._head("fill", pieces=pieces, lengths=lengths, places=places)
+        return self._head("fill", tokens=tokens, lengths=lengths, places=places)
 
-    def _head(self, graph: str, **inputs: npt.NDArray[Any]) -> Floats:
+    def _head(self, graph: str, **inputs: npt.NDArray[Any]) -> Float32Array:
         if any(len(value) == 0 for value in inputs.values()):
             return np.zeros((0, self.config.vocabulary_size), dtype=np.float32)
         (log_probabilities,) = self._run(graph, **inputs)
         return log_probabilities
 
-    def _run(self, graph: str, **inputs: npt.NDArray[Any]) -> list[Floats]:
+    def _run(self, graph: str, **inputs: npt.NDArray[Any]) -> list[Float32Array]:
         if graph not in self._sessions:
             needed = "a stacked_bidirectional one" if graph == "fill" else "one with two towers"
             raise UnsupportedError("/text", f"this checkpoint has no {graph} graph; load {needed}")
-        results: list[Floats] = self._sessions[graph].run(None, inputs)
+        results: list[Float32Array] = self._sessions[graph].run(None, inputs)
         return results
 
 
@@ -297,7 +355,9 @@ def products_saturate(cpuinfo: Path = _CPUINFO) -> bool:
 
 def _open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing; export the checkpoint again (--fp32 writes the fp32 graphs)")
+        raise CheckpointError(
+            f"{path} is missing; export the checkpoint again (--fp32 writes the fp32 graphs)"
+        )
     _share_memory()
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.use_env_allocators", "1")
@@ -312,4 +372,6 @@ def _open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no base of their own
-        raise CheckpointError(f"{path}: onnxruntime cannot open it: {error}; export the checkpoint again") from error
+        raise CheckpointError(
+            f"{path}: onnxruntime cannot open it: {error}; export the checkpoint again"
+        ) from error

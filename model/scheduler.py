@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from model.runtime import Floats, Integers, Runtime, Tower, output_of
+from model.runtime import Float32Array, Integers, Runtime, Tower, output_of
 from model.steps import Advance, Decoder, Fill, Gap, Next, Previous, Read, Step, Trace
 
-# Pieces that one row reads in one round: a long cold text takes more rounds, and the others do not wait for it.
+# Tokens that one row reads in one round: a long cold text takes more rounds, and the others do not wait for it.
 CHUNK = 64
-# Pieces of one recurrent call, padding included: each takes some 30 kB while it runs.
-TOWER_PIECES = 512
+# Tokens of one recurrent call, padding included: each takes some 30 kB while it runs.
+TOWER_TOKENS = 512
 
 
 @dataclass(slots=True)
@@ -27,22 +27,24 @@ class _Reading:
 
     step: Advance | Trace | Read
     tower: Tower
-    state: Floats
-    pieces: tuple[int, ...]
+    state: Float32Array
+    tokens: tuple[int, ...]
     done: int = 0
-    outputs: list[Floats] = field(default_factory=list)
+    outputs: list[Float32Array] = field(default_factory=list)
 
     @property
     def chunk(self) -> tuple[int, ...]:
-        return self.pieces[self.done : self.done + CHUNK] if len(self.pieces) > CHUNK else self.pieces
+        return (
+            self.tokens[self.done : self.done + CHUNK] if len(self.tokens) > CHUNK else self.tokens
+        )
 
 
 @dataclass(slots=True, eq=False)
 class _Scoring:
-    """The second half of a Read: a state whose next piece is scored."""
+    """The second half of a Read: a state whose next token is scored."""
 
-    state: Floats
-    output: Floats
+    state: Float32Array
+    output: Float32Array
     temperature: float
 
 
@@ -55,7 +57,9 @@ class _Live:
 
     ticket: Hashable
     decoder: Decoder[Any]
-    waiting: dict[int, "_Reading | _Head | Fill"] = field(default_factory=dict)  # by index of the step
+    waiting: dict[int, "_Reading | _Head | Fill"] = field(
+        default_factory=dict
+    )  # by index of the step
     results: list[Any] | None = None  # None: not started
     error: Exception | None = None
 
@@ -76,7 +80,7 @@ class Scheduler:
         on_call: told the kind and the number of rows of every runtime call, for histograms.
 
     Attributes:
-        rows: network rows by kind: pieces read by ``forward``, ``backward`` and ``fill``, rows scored by ``next``,
+        rows: network rows by kind: tokens read by ``forward``, ``backward`` and ``fill``, rows scored by ``next``,
             ``previous`` and ``gap``.
     """
 
@@ -127,7 +131,7 @@ class Scheduler:
                 self._resume(live, finished)
         for heads in (False, True):
             for (kind, length), rows in self._waiting(heads).items():
-                limit = self.runtime.head_rows if heads else TOWER_PIECES >> length
+                limit = self.runtime.head_rows if heads else TOWER_TOKENS >> length
                 if kind == "fill":  # a tower's work and a head's answer
                     limit = max(1, min(limit, self.runtime.head_rows))
                 for start in range(0, len(rows), limit):
@@ -149,8 +153,14 @@ class Scheduler:
             for index, item in live.waiting.items():
                 if isinstance(item, _Reading | Fill):
                     if not heads:
-                        kind, pieces = ("fill", item.pieces) if isinstance(item, Fill) else (item.tower, item.chunk)
-                        groups.setdefault((kind, (len(pieces) - 1).bit_length()), []).append(_Row(live, index))
+                        kind, tokens = (
+                            ("fill", item.tokens)
+                            if isinstance(item, Fill)
+                            else (item.tower, item.chunk)
+                        )
+                        groups.setdefault((kind, (len(tokens) - 1).bit_length()), []).append(
+                            _Row(live, index)
+                        )
                 elif heads:
                     groups.setdefault((_HEADS[type(item)], 0), []).append(_Row(live, index))
         return groups
@@ -162,8 +172,12 @@ class Scheduler:
         try:
             if live.error is not None:
                 raise live.error
-            while not live.waiting:  # steps that need no network, such as reading nothing, are answered here and now
-                steps = next(live.decoder) if live.results is None else live.decoder.send(live.results)
+            while (
+                not live.waiting
+            ):  # steps that need no network, such as reading nothing, are answered here and now
+                steps = (
+                    next(live.decoder) if live.results is None else live.decoder.send(live.results)
+                )
                 live.results = [_NOTHING] * len(steps)
                 for index, step in enumerate(steps):
                     self._accept(live, index, step)
@@ -179,40 +193,42 @@ class Scheduler:
         """Check a step on its own, before it shares a call with others.
 
         Raises:
-            ValueError: an array of the wrong shape, a piece that the vocabulary lacks, a temperature not above 0.
+            ValueError: an array of the wrong shape, a token that the vocabulary lacks, a temperature not above 0.
         """
         config = self.runtime.config
         if isinstance(step, Read):
             _check_shape(step.state, config.state_size("forward"))
             if not step.temperature > 0:
                 raise ValueError(f"a step has temperature {step.temperature}; it must be above 0")
-            if step.piece is None:
+            if step.token is None:
                 live.waiting[index] = self._scoring(step, step.state)
             else:
-                _check_pieces((step.piece,), config.vocabulary_size)
-                live.waiting[index] = _Reading(step, "forward", step.state, (step.piece,))
+                _check_tokens((step.token,), config.vocabulary_size)
+                live.waiting[index] = _Reading(step, "forward", step.state, (step.token,))
             return
         if isinstance(step, Advance | Trace):
             _check_shape(step.state, config.state_size(step.tower))
-            _check_pieces(step.pieces, config.vocabulary_size)
-            if step.pieces:
-                live.waiting[index] = _Reading(step, step.tower, step.state, step.pieces)
+            _check_tokens(step.tokens, config.vocabulary_size)
+            if step.tokens:
+                live.waiting[index] = _Reading(step, step.tower, step.state, step.tokens)
             elif live.results is not None:
-                live.results[index] = step.state if isinstance(step, Advance) else _no_outputs(config.hidden_size)
+                live.results[index] = (
+                    step.state if isinstance(step, Advance) else _no_outputs(config.hidden_size)
+                )
             return
         if isinstance(step, Fill):
-            _check_pieces(step.pieces, config.vocabulary_size)
-            if not 0 <= step.place < len(step.pieces):
-                raise ValueError(f"a step asks for place {step.place} of {len(step.pieces)} pieces")
+            _check_tokens(step.tokens, config.vocabulary_size)
+            if not 0 <= step.place < len(step.tokens):
+                raise ValueError(f"a step asks for place {step.place} of {len(step.tokens)} tokens")
             live.waiting[index] = step
             return
         for output in (step.forward, step.backward) if isinstance(step, Gap) else (step.output,):
             if output is not None:
                 _check_shape(output, config.hidden_size)
-        _check_pieces(step.only or (), config.vocabulary_size)
+        _check_tokens(step.only or (), config.vocabulary_size)
         live.waiting[index] = step
 
-    def _scoring(self, step: Read, state: Floats) -> _Scoring:
+    def _scoring(self, step: Read, state: Float32Array) -> _Scoring:
         return _Scoring(state, output_of(self.runtime.config, "forward", state), step.temperature)
 
     def _run(self, kind: str, rows: list[_Row]) -> None:
@@ -249,33 +265,35 @@ class Scheduler:
                 self._deliver(row, values if head.only is None else values[list(head.only)])
 
     def _fill(self, rows: list[_Row], fills: list[Fill]) -> None:
-        pieces, lengths = _padded([fill.pieces for fill in fills])
+        tokens, lengths = _padded([fill.tokens for fill in fills])
         places = np.array([fill.place for fill in fills], dtype=np.int64)
-        answers = self.runtime.fill_log_probabilities(pieces, lengths, places)
+        answers = self.runtime.fill_log_probabilities(tokens, lengths, places)
         self._count("fill", int(lengths.sum()), len(rows))
         for row, values in zip(rows, answers, strict=True):
             self._deliver(row, values)
 
     def _read(self, tower: str, rows: list[_Row], readings: list[_Reading]) -> None:
-        pieces, lengths = _padded([reading.chunk for reading in readings])
+        tokens, lengths = _padded([reading.chunk for reading in readings])
         counts: list[int] = lengths.tolist()
         states = np.stack([reading.state for reading in readings])
-        new_states, outputs = self.runtime.advance(readings[0].tower, states, pieces, lengths)
+        new_states, outputs = self.runtime.advance(readings[0].tower, states, tokens, lengths)
         self._count(tower, sum(counts), len(rows))
-        for row, reading, state, output, length in zip(rows, readings, new_states, outputs, counts, strict=True):
+        for row, reading, state, output, length in zip(
+            rows, readings, new_states, outputs, counts, strict=True
+        ):
             reading.state = state.copy()  # not a view: it outlives the batch
             reading.done += length
             trace = isinstance(reading.step, Trace)
             if trace:
                 reading.outputs.append(output[:length].copy())
-            if reading.done < len(reading.pieces):
+            if reading.done < len(reading.tokens):
                 continue
             if isinstance(reading.step, Read):
                 row.live.waiting[row.index] = self._scoring(reading.step, reading.state)
             else:
                 self._deliver(row, np.concatenate(reading.outputs) if trace else reading.state)
 
-    def _score(self, heads: Sequence[_Head]) -> Floats:
+    def _score(self, heads: Sequence[_Head]) -> Float32Array:
         """Log-probabilities (N, V) of N steps of one kind."""
         gaps = [head for head in heads if isinstance(head, Gap)]
         if gaps:
@@ -304,17 +322,17 @@ class Scheduler:
             self._on_call(kind, batch_rows)
 
 
-_NOTHING: Floats = np.zeros(0, dtype=np.float32)
+_NOTHING: Float32Array = np.zeros(0, dtype=np.float32)
 
 
 # The kind of call by the class of what waits for it.
 _HEADS: dict[type[Any], str] = {Next: "next", _Scoring: "next", Previous: "previous", Gap: "gap"}
 
 
-def _probabilities(log_probabilities: Floats, temperature: float) -> Floats:
+def _probabilities(log_probabilities: Float32Array, temperature: float) -> Float32Array:
     """Probabilities (V,) from a head's log-probabilities (V,), its logits divided by *temperature*.
 
-    Masked pieces stay at 0. Softmax is blind to a shift, so log-probabilities serve as logits.
+    Masked tokens stay at 0. Softmax is blind to a shift, so log-probabilities serve as logits.
     """
     if temperature == 1.0:
         return np.exp(log_probabilities)
@@ -326,24 +344,28 @@ def _probabilities(log_probabilities: Floats, temperature: float) -> Floats:
 
 
 def _padded(readings: Sequence[tuple[int, ...]]) -> tuple[Integers, Integers]:
-    """Right-padded pieces (N, T), and how many count in each row, (N,)."""
+    """Right-padded tokens (N, T), and how many count in each row, (N,)."""
     counts = list(map(len, readings))
     longest = max(counts)
-    pieces = [reading + (0,) * (longest - count) for reading, count in zip(readings, counts, strict=True)]
-    return np.array(pieces, dtype=np.int64), np.array(counts, dtype=np.int64)
+    tokens = [
+        reading + (0,) * (longest - count) for reading, count in zip(readings, counts, strict=True)
+    ]
+    return np.array(tokens, dtype=np.int64), np.array(counts, dtype=np.int64)
 
 
-def _check_shape(array: Floats, size: int) -> None:
+def _check_shape(array: Float32Array, size: int) -> None:
     if array.shape != (size,) or array.dtype != np.float32:
-        raise ValueError(f"a step has an array {array.dtype}{array.shape}; it must be float32({size},)")
+        raise ValueError(
+            f"a step has an array {array.dtype}{array.shape}; it must be float32({size},)"
+        )
 
 
-def _check_pieces(pieces: Sequence[int], size: int) -> None:
-    if any(not 0 <= piece < size for piece in pieces):
-        raise ValueError(f"a piece outside the vocabulary of {size}")
+def _check_tokens(tokens: Sequence[int], size: int) -> None:
+    if any(not 0 <= token < size for token in tokens):
+        raise ValueError(f"a token outside the vocabulary of {size}")
 
 
-def _no_outputs(hidden_size: int) -> Floats:
+def _no_outputs(hidden_size: int) -> Float32Array:
     return np.zeros((0, hidden_size), dtype=np.float32)
 
 

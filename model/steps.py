@@ -8,73 +8,73 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from model.runtime import Floats, Tower
+from model.runtime import Float32Array, Tower
 
 Answer = TypeVar("Answer")
 
 
 @dataclass(slots=True, eq=False)
 class Advance:
-    """Read *pieces* from *state* (S,) -> the state after them, (S,)."""
+    """Read *tokens* from *state* (S,) -> the state after them, (S,)."""
 
     tower: Tower
-    state: Floats
-    pieces: tuple[int, ...]
+    state: Float32Array
+    tokens: tuple[int, ...]
 
 
 @dataclass(slots=True, eq=False)
 class Trace:
-    """Read *pieces* from *state* (S,) -> the tower's output after each of them, (T, H)."""
+    """Read *tokens* from *state* (S,) -> the tower's output after each of them, (T, H)."""
 
     tower: Tower
-    state: Floats
-    pieces: tuple[int, ...]
+    state: Float32Array
+    tokens: tuple[int, ...]
 
 
 @dataclass(slots=True, eq=False)
 class Next:
-    """Log-probabilities of the next piece after the forward *output* (H,) -> (V,), or those of *only*, in its order."""
+    """Log-probabilities of the next token after the forward *output* (H,) -> (V,), or those of *only*, in its order."""
 
-    output: Floats
+    output: Float32Array
     only: tuple[int, ...] | None = None
 
 
 @dataclass(slots=True, eq=False)
 class Read:
-    """Read a piece forwards and score the next, in one go -> the state (S,), the next piece's probabilities (V,).
+    """Read a token forwards and score the next, in one go -> the state (S,), the next token's probabilities (V,).
 
     Attributes:
         state: forward state, (S,).
-        piece: None reads nothing: the state stays, and is scored.
+        token: None reads nothing: the state stays, and is scored.
         temperature: divides the logits.
     """
 
-    state: Floats
-    piece: int | None
+    state: Float32Array
+    token: int | None
     temperature: float
 
 
 @dataclass(slots=True, eq=False)
 class Previous:
-    """Log-probabilities of the piece before the backward *output* (H,) -> (V,), or those of *only*, in its order."""
+    """Log-probabilities of the token before the backward *output* (H,) -> (V,), or those of *only*, in its order."""
 
-    output: Floats
+    output: Float32Array
     only: tuple[int, ...] | None = None
 
 
 @dataclass(slots=True, eq=False)
 class Gap:
-    """Log-probabilities of a gap's piece number *position* -> (V,), or those of *only*, in its order.
+    """Log-probabilities of a gap's token number *position* -> (V,), or those of *only*, in its order.
 
     Attributes:
-        forward: forward output after all that stands before that piece, (H,).
+        forward: forward output after all that stands before that token, (H,).
         backward: backward output after all that stands right of the gap, (H,); None where that is unknown.
-        position: pieces of the gap that were read already.
-        kind: ``WORD``, ``PIECE`` or ``SPAN`` of :mod:`model.config`.
+        position: tokens of the gap that were read already.
+        kind: ``WORD``, ``TOKEN`` or ``SPAN`` of :mod:`model.config`.
     """
 
-    forward: Floats
-    backward: Floats | None
+    forward: Float32Array
+    backward: Float32Array | None
     position: int
     kind: int
     only: tuple[int, ...] | None = None
@@ -82,12 +82,12 @@ class Gap:
 
 @dataclass(slots=True, eq=False)
 class Fill:
-    """Log-probabilities of the piece at *place* of a whole line, where it holds ``<blank>`` -> (V,).
+    """Log-probabilities of the token at *place* of a whole line, where it holds ``<blank>`` -> (V,).
 
     Only a stacked bidirectional network answers it, and nothing else.
     """
 
-    pieces: tuple[int, ...]
+    tokens: tuple[int, ...]
     place: int
 
 
@@ -97,12 +97,12 @@ Step = Single | Read
 Decoder = Generator[Sequence[Step], Sequence[Any], Answer]
 
 
-def ask(steps: Sequence[Single]) -> Decoder[Sequence[Floats]]:
+def ask(steps: Sequence[Single]) -> Decoder[Sequence[Float32Array]]:
     """Yield once, and return what came back. With ``yield from`` its type is known; that of a bare yield is not."""
     return (yield steps)
 
 
-def read(steps: Sequence[Read]) -> Decoder[Sequence[tuple[Floats, Floats]]]:
+def read(steps: Sequence[Read]) -> Decoder[Sequence[tuple[Float32Array, Float32Array]]]:
     """The same for steps that are answered by a state and a row of probabilities each."""
     return (yield steps)
 

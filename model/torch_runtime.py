@@ -18,15 +18,17 @@ from torch import Tensor
 from model.config import NetworkConfig
 from model.errors import CheckpointError, UnsupportedError
 from model.network import Network, mask_gap, mask_next
-from model.runtime import Flags, Floats, Integers, Tower
+from model.runtime import Flags, Float32Array, Integers, Tower
 
 # A GPU takes as long for one row as for hundreds; on a CPU every padded row is paid for.
 BLOCK_ROWS = {"cpu": 16, "cuda": 256}
-# Floats that one call of a head may return: 16 Mi of 4 bytes are 64 MiB.
+# Float32Array that one call of a head may return: 16 Mi of 4 bytes are 64 MiB.
 HEAD_FLOATS = 16 * 1024 * 1024
 
 
-def open_torch_runtime(directory: Path, config: NetworkConfig, device: Literal["cpu", "cuda"]) -> "TorchRuntime":
+def open_torch_runtime(
+    directory: Path, config: NetworkConfig, device: Literal["cpu", "cuda"]
+) -> "TorchRuntime":
     """Read a checkpoint's weights onto a device.
 
     Raises:
@@ -41,7 +43,9 @@ def open_torch_runtime(directory: Path, config: NetworkConfig, device: Literal["
     try:
         network.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
     except Exception as error:  # safetensors' own error, RuntimeError from torch, OSError
-        raise CheckpointError(f"{path} does not fit the configuration: {error}; export the checkpoint again") from error
+        raise CheckpointError(
+            f"{path} does not fit the configuration: {error}; export the checkpoint again"
+        ) from error
     return TorchRuntime(network, torch.device(device))
 
 
@@ -54,7 +58,9 @@ class TorchRuntime:
         block_rows: rows of every product; default by device.
     """
 
-    def __init__(self, network: Network, device: torch.device, block_rows: int | None = None) -> None:
+    def __init__(
+        self, network: Network, device: torch.device, block_rows: int | None = None
+    ) -> None:
         self.config = network.config
         self._network = network.to(device=device, dtype=torch.float32).eval()
         self._device = device
@@ -62,46 +68,59 @@ class TorchRuntime:
         self._block = block_rows or BLOCK_ROWS.get(device.type, BLOCK_ROWS["cpu"])
 
     @torch.inference_mode()
-    def advance(self, tower: Tower, states: Floats, pieces: Integers, lengths: Integers) -> tuple[Floats, Floats]:
+    def advance(
+        self, tower: Tower, states: Float32Array, tokens: Integers, lengths: Integers
+    ) -> tuple[Float32Array, Float32Array]:
         """See :meth:`model.runtime.Runtime.advance`."""
         self._require(tower == "forward" or self.config.architecture == "two_towers")
-        rows, steps = pieces.shape
+        rows, steps = tokens.shape
         after = np.empty_like(states)
         outputs = np.zeros((rows, steps, self.config.hidden_size), dtype=np.float32)
         for start in range(0, rows, self._block):
             block = slice(start, min(start + self._block, rows))
             state = self._pad(states[block])
             for step in range(int(lengths[block].max(initial=0))):
-                # A piece of padding may be any id, even in rows that have run out, so their step is thrown away.
-                output, new = self._network.run_tower(tower, self._pad(pieces[block, step]).unsqueeze(0), state)
+                # A token of padding may be any id, even in rows that have run out, so their step is thrown away.
+                output, new = self._network.run_tower(
+                    tower, self._pad(tokens[block, step]).unsqueeze(0), state
+                )
                 state = torch.where(self._pad(lengths[block] > step).unsqueeze(1), new, state)
                 outputs[block, step] = self._unpad(output[0], block)
             after[block] = self._unpad(state, block)
         return after, outputs
 
-    def next_log_probabilities(self, outputs: Floats) -> Floats:
+    def next_log_probabilities(self, outputs: Float32Array) -> Float32Array:
         """See :meth:`model.runtime.Runtime.next_log_probabilities`."""
         return self._head(self._next, outputs)
 
-    def previous_log_probabilities(self, outputs: Floats) -> Floats:
+    def previous_log_probabilities(self, outputs: Float32Array) -> Float32Array:
         """See :meth:`model.runtime.Runtime.previous_log_probabilities`."""
         self._require(self.config.architecture == "two_towers")
         return self._head(self._previous, outputs)
 
     def gap_log_probabilities(
-        self, forward: Floats, backward: Floats, right_known: Flags, positions: Integers, kinds: Integers
-    ) -> Floats:
+        self,
+        forward: Float32Array,
+        backward: Float32Array,
+        right_known: Flags,
+        positions: Integers,
+        kinds: Integers,
+    ) -> Float32Array:
         """See :meth:`model.runtime.Runtime.gap_log_probabilities`."""
         self._require(self.config.architecture == "two_towers")
         return self._head(self._gap, forward, backward, right_known, positions, kinds)
 
     @torch.inference_mode()
-    def fill_log_probabilities(self, pieces: Integers, lengths: Integers, places: Integers) -> Floats:
+    def fill_log_probabilities(
+        self, tokens: Integers, lengths: Integers, places: Integers
+    ) -> Float32Array:
         """See :meth:`model.runtime.Runtime.fill_log_probabilities`; a line at a time, as shapes differ by length."""
         if self.config.architecture != "stacked_bidirectional":
-            raise UnsupportedError("/text", "this checkpoint reads no whole lines; load a stacked_bidirectional one")
-        result = np.empty((len(pieces), self.config.vocabulary_size), dtype=np.float32)
-        for row, line, length, place in zip(result, pieces, lengths, places, strict=True):
+            raise UnsupportedError(
+                "/text", "this checkpoint reads no whole lines; load a stacked_bidirectional one"
+            )
+        result = np.empty((len(tokens), self.config.vocabulary_size), dtype=np.float32)
+        for row, line, length, place in zip(result, tokens, lengths, places, strict=True):
             own = torch.from_numpy(line[:length]).unsqueeze(1).to(self._device)
             outputs = self._network.run_stacked(own, torch.tensor([length], device=self._device))
             row[:] = self._next(outputs[place]).log_softmax(dim=1)[0].cpu().numpy()
@@ -115,18 +134,22 @@ class TorchRuntime:
         network = self._network
         return mask_next(network.logits(network.previous_features(outputs), network.output_bias))
 
-    def _gap(self, forward: Tensor, backward: Tensor, known: Tensor, positions: Tensor, kinds: Tensor) -> Tensor:
+    def _gap(
+        self, forward: Tensor, backward: Tensor, known: Tensor, positions: Tensor, kinds: Tensor
+    ) -> Tensor:
         network = self._network
         features = network.gap_features(forward, backward, known, positions, kinds)
         return mask_gap(network.logits(features, network.gap_bias), positions)
 
     @torch.inference_mode()
-    def _head(self, logits: Any, *inputs: Any) -> Floats:
+    def _head(self, logits: Any, *inputs: Any) -> Float32Array:
         rows = len(inputs[0])
         result = np.empty((rows, self.config.vocabulary_size), dtype=np.float32)
         for start in range(0, rows, self._block):
             block = slice(start, min(start + self._block, rows))
-            log_probabilities = logits(*(self._pad(value[block]) for value in inputs)).log_softmax(dim=1)
+            log_probabilities = logits(*(self._pad(value[block]) for value in inputs)).log_softmax(
+                dim=1
+            )
             result[block] = self._unpad(log_probabilities, block)
         return result
 
@@ -137,9 +160,11 @@ class TorchRuntime:
         return torch.from_numpy(padded).to(self._device)
 
     @staticmethod
-    def _unpad(rows: Tensor, block: slice) -> Floats:
-        return cast("Floats", rows[: block.stop - block.start].cpu().numpy())
+    def _unpad(rows: Tensor, block: slice) -> Float32Array:
+        return cast("Float32Array", rows[: block.stop - block.start].cpu().numpy())
 
     def _require(self, present: bool) -> None:
         if not present:
-            raise UnsupportedError("/text", "this checkpoint has no backward tower; load one with two towers")
+            raise UnsupportedError(
+                "/text", "this checkpoint has no backward tower; load one with two towers"
+            )

@@ -23,8 +23,8 @@ from starlette.applications import Starlette
 from model.errors import LacunaError
 from service.app import Load, create_app
 from service.engine import Engine
-from service.loading import load
 from service.logs import flush, logging_to_stderr
+from service.model_loader import load
 from service.protocol import BoundedHeaders
 from service.reloading import Reloader
 from service.settings import DEFAULT_CHECKPOINT, Settings, SettingsError, read_settings
@@ -70,11 +70,17 @@ def serve(settings: Settings, load_model: Load) -> int:
         app = create_app(settings, load_model, lambda error: _fail(server, failures, error))
         if settings.metrics_port is not None:
             try:
-                stack.callback(_serve_metrics(settings.host, settings.metrics_port, app.state.context.metrics.registry))
+                stack.callback(
+                    _serve_metrics(
+                        settings.host, settings.metrics_port, app.state.context.metrics.registry
+                    )
+                )
             except OSError as error:
                 return _cannot_bind(settings.host, settings.metrics_port, error)
         context = app.state.context
-        server = _Server(_uvicorn_config(app, settings), context.engine, context.reloader, settings.drain_seconds)
+        server = _Server(
+            _uvicorn_config(app, settings), context.engine, context.reloader, settings.drain_seconds
+        )
         for number in (signal.SIGTERM, signal.SIGINT):
             # Before the server runs and after it: while it does, it has handlers of its own.
             signal.signal(number, lambda *_: end_at_once(1 if failures else 0))
@@ -82,7 +88,9 @@ def serve(settings: Settings, load_model: Load) -> int:
         log.info("listening", extra={"fields": {"address": where}})
         server.run(sockets=[listener])
     if failures:
-        sys.stderr.write(f"lacuna: cannot serve {settings.checkpoint}: {_reason(failures[0], settings)}\n")
+        sys.stderr.write(
+            f"lacuna: cannot serve {settings.checkpoint}: {_reason(failures[0], settings)}\n"
+        )
     return 1 if failures else 0
 
 
@@ -101,7 +109,9 @@ class _Server(uvicorn.Server):
     A second signal ends the process at once. SIGHUP loads the checkpoint anew.
     """
 
-    def __init__(self, config: uvicorn.Config, engine: Engine, reloader: Reloader, drain_seconds: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, engine: Engine, reloader: Reloader, drain_seconds: float
+    ) -> None:
         super().__init__(config)
         self._engine = engine
         self._reloader = reloader
@@ -174,7 +184,10 @@ def _cannot_bind(host: str, port: int, error: OSError) -> int:
 def _serve_metrics(host: str, port: int, registry: CollectorRegistry) -> Callable[[], None]:
     """Serve *registry* on a port and threads of its own, to whoever reaches it; how to end it."""
     server, _ = start_http_server(port, host, registry)
-    log.info("metrics", extra={"fields": {"address": f"http://{_bracketed(host)}:{server.server_port}/metrics"}})
+    log.info(
+        "metrics",
+        extra={"fields": {"address": f"http://{_bracketed(host)}:{server.server_port}/metrics"}},
+    )
 
     def end() -> None:
         server.shutdown()

@@ -32,7 +32,7 @@ SOURCES = 2
 # A text that shares a whole number of blocks of so many code points with an earlier one is likely to be in the cache.
 BLOCK = 64
 # Beginnings that are remembered, as hashes: the order of what the prefix cache holds.
-MOST_BEGINNINGS = 4_096
+MAX_BEGINNINGS = 4_096
 
 # Work that is taken in, as a share of what can be done before the deadline. The rest is for what estimates get wrong.
 HEADROOM = 0.5
@@ -45,7 +45,7 @@ MEMORY_SECONDS = 5.0
 # Requests after which the work of one counts for a third in what the next, unread one is taken to be.
 MEMORY_REQUESTS = 16
 # Seconds a client is told to wait at most; past this, a guess of how long the queue takes is no longer one.
-LONGEST_RETRY = 30
+MAX_RETRY = 30
 
 # One pattern for each usual marker of a blank, as each is then looked for by its first characters: an alternation is 40
 # times slower on a long text. What normalisation makes of a text is not looked at; this is an estimate.
@@ -60,7 +60,9 @@ class Busy(Exception):  # noqa: N818 - a state, not a fault
         retry_after: whole seconds after which there may be.
     """
 
-    def __init__(self, reason: Literal["queue_full", "deadline"], detail: str, retry_after: int) -> None:
+    def __init__(
+        self, reason: Literal["queue_full", "deadline"], detail: str, retry_after: int
+    ) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
@@ -129,7 +131,9 @@ class Admission:
         """
         reason = self._lack(seconds, items, work)
         if reason == "queue_full":
-            raise Busy(reason, f"{self.waiting} texts are waiting; the queue is full", self._retry_after())
+            raise Busy(
+                reason, f"{self.waiting} texts are waiting; the queue is full", self._retry_after()
+            )
         if reason == "deadline":
             adds = f", and this request adds {work / self.rate:.1f} s" if work else ""
             late = f"{self.seconds:.1f} s of work are waiting{adds}: it would be answered too late; send it later"
@@ -139,7 +143,9 @@ class Admission:
         """Whether `check` would refuse the last of so many texts that nobody has read yet."""
         return self._lack(seconds, items, None) is not None
 
-    def _lack(self, seconds: float, items: int, work: float | None) -> Literal["queue_full", "deadline"] | None:
+    def _lack(
+        self, seconds: float, items: int, work: float | None
+    ) -> Literal["queue_full", "deadline"] | None:
         """What there is no room in. An idle engine takes anything: else a wrong guess would never be found out."""
         if self.waiting + items > self._queue_items:
             return "queue_full"
@@ -164,7 +170,7 @@ class Admission:
         return self.work / self.rate
 
     def _retry_after(self) -> int:
-        return min(LONGEST_RETRY, max(1, math.ceil(self.seconds)))
+        return min(MAX_RETRY, max(1, math.ceil(self.seconds)))
 
     def _estimate(self, query: Any, tenant: str) -> int:
         length = len(query.text)
@@ -210,7 +216,7 @@ class Admission:
                 key = hash((tenant, beginning))
                 self._beginnings.pop(key, None)  # the newest is last
                 self._beginnings[key] = None
-                if len(self._beginnings) > MOST_BEGINNINGS:
+                if len(self._beginnings) > MAX_BEGINNINGS:
                     del self._beginnings[next(iter(self._beginnings))]
 
     # On the engine's thread.

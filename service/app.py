@@ -23,12 +23,12 @@ from service.admission import Admission
 from service.docs_page import docs_page
 from service.engine import Engine
 from service.errors import as_problem, problem_response
-from service.jobs import Loaded
+from service.jobs import LoadedModel
 from service.keyring import KeyRing
 from service.metrics import Metrics
 from service.middleware import Authorise, CheckHost, Observe
-from service.records import Record
 from service.reloading import Reloader, collect
+from service.request_context import Record
 from service.routes import Context, router
 from service.settings import Settings
 from service.shedding import Shedder
@@ -36,10 +36,12 @@ from service.shedding import Shedder
 log = logging.getLogger(__name__)
 
 # Loads a checkpoint; is given what to call with the kind and the rows of each call of the network, and the directory.
-Load = Callable[[Callable[[str, int], None], Path], Loaded]
+Load = Callable[[Callable[[str, int], None], Path], LoadedModel]
 
 
-def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception], None]) -> Starlette:
+def create_app(
+    settings: Settings, load: Load, on_failure: Callable[[Exception], None]
+) -> Starlette:
     """Build the service.
 
     Args:
@@ -54,14 +56,19 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
     """
     metrics = Metrics(CollectorRegistry())
 
-    def on_loaded(outcome: Loaded | Exception) -> None:
+    def on_loaded(outcome: LoadedModel | Exception) -> None:
         if isinstance(outcome, Exception):
             metrics.loaded(None)
             on_failure(outcome)
         else:
             metrics.loaded(outcome.description)
             log.info(
-                "ready", extra={"fields": {key: outcome.description[key] for key in ("name", "version", "digest")}}
+                "ready",
+                extra={
+                    "fields": {
+                        key: outcome.description[key] for key in ("name", "version", "digest")
+                    }
+                },
             )
 
     engine = Engine(
@@ -84,7 +91,8 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
     declared = [
         route
         for route in router.routes
-        if isinstance(route, APIRoute) and (route.path != "/metrics" or settings.metrics_port is None)
+        if isinstance(route, APIRoute)
+        and (route.path != "/metrics" or settings.metrics_port is None)
     ]
     app = Starlette(
         routes=_routes(declared),
@@ -93,7 +101,9 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
         lifespan=_lifespan,
     )
     app.router.redirect_slashes = False
-    app.state.context = Context(settings, engine, reloader, metrics, docs_page(), to_json(openapi.describe(declared)))
+    app.state.context = Context(
+        settings, engine, reloader, metrics, docs_page(), to_json(openapi.describe(declared))
+    )
     app.state.keys = keys
     app.state.shedder = Shedder(engine, settings.deadline_seconds, metrics.shed)
     return app
@@ -105,7 +115,9 @@ def _routes(declared: Sequence[APIRoute]) -> list[BaseRoute]:
     It has read their declarations for the document; what it would do for each request (resolve parameters, open exit
     stacks) they do not need, as they read requests themselves, and it takes half of a request's time.
     """
-    return [Route(route.path, route.endpoint, methods=list(route.methods or ())) for route in declared]
+    return [
+        Route(route.path, route.endpoint, methods=list(route.methods or ())) for route in declared
+    ]
 
 
 def _surroundings(settings: Settings, metrics: Metrics, keys: KeyRing) -> list[Middleware]:
@@ -125,7 +137,13 @@ def _cors(settings: Settings) -> list[Middleware]:
             CORSMiddleware,
             allow_origins=settings.allowed_origins,
             allow_methods=("GET", "POST"),
-            allow_headers=("Authorization", "Content-Type", "Traceparent", "Tracestate", "X-Request-Id"),
+            allow_headers=(
+                "Authorization",
+                "Content-Type",
+                "Traceparent",
+                "Tracestate",
+                "X-Request-Id",
+            ),
             expose_headers=("Retry-After", "Server-Timing", "X-Request-Id"),
         )
     ]

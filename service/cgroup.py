@@ -16,10 +16,13 @@ OWN = Path("/proc/self/cgroup")
 
 def available_cpus(root: Path = ROOT, own: Path = OWN) -> int:
     """CPUs that this process may use: by affinity, and by its groups' least quota, rounded down, at least 1."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     quotas = [_words(group / "cpu.max") for group in _groups(root, own, "")]
     quotas += [
-        _words(group / "cpu.cfs_quota_us") + _words(group / "cpu.cfs_period_us") for group in _groups(root, own, "cpu")
+        _words(group / "cpu.cfs_quota_us") + _words(group / "cpu.cfs_period_us")
+        for group in _groups(root, own, "cpu")
     ]
     return max(1, math.floor(min(allowed, *map(_cpus, quotas))))
 

@@ -28,7 +28,9 @@ def docs_page() -> Response:
             "frame-ancestors 'none'",
         )
     )
-    return HTMLResponse(page, headers={"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"})
+    return HTMLResponse(
+        page, headers={"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"}
+    )
 
 
 def _hashes(page: str, element: str) -> str:

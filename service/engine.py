@@ -20,7 +20,7 @@ from typing import Any
 
 from model.errors import QueryError
 from service.admission import Admission
-from service.jobs import EngineDied, ItemError, Job, Loaded, NotReady
+from service.jobs import EngineDied, ItemError, Job, LoadedModel, NotReady
 from service.logs import describe, places
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class _Generation:
 
     __slots__ = ("live", "loaded", "scheduler")
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
         self.scheduler = loaded.new_scheduler()
         self.live: set[_Item] = set()
@@ -47,7 +47,9 @@ class _Item:
 
     __slots__ = ("decoder", "generation", "index", "job", "work")
 
-    def __init__(self, job: Job, index: int, decoder: Generator[Any, Any, Any], generation: _Generation) -> None:
+    def __init__(
+        self, job: Job, index: int, decoder: Generator[Any, Any, Any], generation: _Generation
+    ) -> None:
         self.job = job
         self.index = index
         self.decoder = decoder
@@ -70,12 +72,12 @@ class Engine:
 
     def __init__(
         self,
-        load: Callable[[], Loaded],
+        load: Callable[[], LoadedModel],
         *,
         admission: Admission,
         batch_items: int,
         stall_seconds: float,
-        on_loaded: Callable[[Loaded | Exception], None],
+        on_loaded: Callable[[LoadedModel | Exception], None],
         on_step: Callable[[Counter[str]], None],
         on_let_go: Callable[[], None] = lambda: None,
     ) -> None:
@@ -90,11 +92,11 @@ class Engine:
         # Shared with the event loop, under the lock.
         self._wake = threading.Condition()
         self._arrived: deque[Job] = deque()
-        self._replacement: tuple[Loaded, asyncio.Future[None]] | None = None
+        self._replacement: tuple[LoadedModel, asyncio.Future[None]] | None = None
         self._cancellations = 0
         self._stopping = False
         # Written by one thread and read by others, one value at a time.
-        self.loaded: Loaded | None = None
+        self.loaded: LoadedModel | None = None
         self.draining = False
         self._beat = time.monotonic()
         self._idle = True
@@ -146,7 +148,7 @@ class Engine:
             self._wake.notify()
         return job
 
-    def replace(self, loaded: Loaded) -> asyncio.Future[None]:
+    def replace(self, loaded: LoadedModel) -> asyncio.Future[None]:
         """Answer with another checkpoint from the next request on.
 
         Returns:
@@ -182,7 +184,9 @@ class Engine:
     @property
     def alive(self) -> bool:
         """Whether the thread runs and no step is stuck."""
-        return self._thread.is_alive() and (self._idle or time.monotonic() - self._beat < self._stall_seconds)
+        return self._thread.is_alive() and (
+            self._idle or time.monotonic() - self._beat < self._stall_seconds
+        )
 
     @property
     def accepting(self) -> bool:
@@ -196,7 +200,10 @@ class Engine:
             beat = self._beat
             if self.alive or not self._thread.is_alive():
                 continue
-            log.error("engine stuck", extra={"fields": {"seconds": _since(beat), "places": places(self._thread)}})
+            log.error(
+                "engine stuck",
+                extra={"fields": {"seconds": _since(beat), "places": places(self._thread)}},
+            )
             while self._thread.is_alive() and not self._idle and self._beat == beat:
                 await asyncio.sleep(LOOK_SECONDS)
             if self._idle or self._beat != beat:
@@ -214,13 +221,17 @@ class Engine:
         self._call(self._become_ready, first.loaded)
         try:
             self._serve()
-        except BaseException as error:  # not to be expected, so nobody may be left waiting; /livez asks for a restart
+        except (
+            BaseException
+        ) as error:  # not to be expected, so nobody may be left waiting; /livez asks for a restart
             log.critical("engine died", extra={"fields": {"exception": describe(error)}})
             self._fail_everybody()
         else:
             self._refuse_rest()
 
-    def _become_ready(self, loaded: Loaded, swapped: asyncio.Future[None] | None = None) -> None:
+    def _become_ready(
+        self, loaded: LoadedModel, swapped: asyncio.Future[None] | None = None
+    ) -> None:
         self.loaded = loaded
         if swapped is None:
             self._on_loaded(loaded)
@@ -233,7 +244,9 @@ class Engine:
             self._beat = time.monotonic()
             self._drop_cancelled()
             self._fill()
-            done = sum(self._step(generation) for generation in self._generations if generation.live)
+            done = sum(
+                self._step(generation) for generation in self._generations if generation.live
+            )
             now = time.monotonic()
             self.admission.measure(done, now - self._measured)
             self._measured = now
@@ -283,7 +296,9 @@ class Engine:
                     break
                 items.append(_Item(job, index, predictor.start(query, job.tenant), generation))
         except QueryError as error:
-            job.error = ItemError(index, error.with_traceback(None))  # this call holds the job, which would hold it
+            job.error = ItemError(
+                index, error.with_traceback(None)
+            )  # this call holds the job, which would hold it
         except Exception as error:
             job.error = error
         if job.error is not None or job.cancelled:

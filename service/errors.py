@@ -54,7 +54,11 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's name for it
     """A request that gets an error answer, and the answer's content."""
 
     def __init__(
-        self, status: int, detail: str, errors: Sequence[FieldError] = (), headers: Mapping[str, str] | None = None
+        self,
+        status: int,
+        detail: str,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(status, detail)
         self.status = status
@@ -97,7 +101,9 @@ def as_problem(error: Exception) -> Problem:
             allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
             return Problem(405, f"this path answers {allowed}", headers={"Allow": allowed})
         case _:
-            return Problem(500, "the request failed inside the service; its request_id finds it in the log")
+            return Problem(
+                500, "the request failed inside the service; its request_id finds it in the log"
+            )
 
 
 def problem_response(problem: Problem, request_id: str) -> Response:
@@ -110,5 +116,7 @@ def problem_response(problem: Problem, request_id: str) -> Response:
         "request_id": request_id,
     }
     if problem.errors:
-        content["errors"] = [{"pointer": error.pointer, "detail": error.detail} for error in problem.errors]
+        content["errors"] = [
+            {"pointer": error.pointer, "detail": error.detail} for error in problem.errors
+        ]
     return Response(to_json(content), problem.status, dict(problem.headers), PROBLEM_TYPE)

@@ -38,7 +38,7 @@ class Scheduler(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedModel:
     """What a load function returns: a checkpoint ready to answer.
 
     Attributes:
@@ -87,7 +87,11 @@ class Job:
     )  # fmt: skip
 
     def __init__(
-        self, queries: Sequence[Any], tenant: str, works: Sequence[int], future: asyncio.Future[list[Any]]
+        self,
+        queries: Sequence[Any],
+        tenant: str,
+        works: Sequence[int],
+        future: asyncio.Future[list[Any]],
     ) -> None:
         self.queries = queries
         self.tenant = tenant
@@ -97,7 +101,9 @@ class Job:
         self.remaining = len(queries)
         self.error: Exception | None = None
         self.cancelled = False
-        self.answerer: Loaded | None = None  # the checkpoint that answers it, once it was begun
+        self.answerer: LoadedModel | None = (
+            None  # the checkpoint that answers it, once it was begun
+        )
         self.submitted = time.monotonic()
         self.started = 0.0
         self.finished = 0.0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from service.keys import Key, KeysError, KeysReadError, hash_key, plain_keys, read_keys_file
 from service.logs import describe
-from service.rates import Allowance
+from service.rate_limit import Allowance
 from service.settings import Settings
 from service.threads import on_thread
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 # Seconds between two looks at the keys file.
 LOOK_SECONDS = 1.0
 # Seconds after which a look that has not ended is told: until it does, no key is revoked.
-LONGEST_LOOK = 10.0
+MAX_LOOK = 10.0
 _KEPT = "keys not reloaded; the old ones stay"
 
 
@@ -51,7 +51,9 @@ class KeyRing:
         KeysError: a key or the file cannot be used.
     """
 
-    def __init__(self, settings: Settings, on_reload: Callable[[bool], None] = lambda _: None) -> None:
+    def __init__(
+        self, settings: Settings, on_reload: Callable[[bool], None] = lambda _: None
+    ) -> None:
         self._defaults = settings.texts_per_minute, settings.characters_per_minute
         self._plain = plain_keys(key.get_secret_value() for key in settings.keys)
         self._path = settings.keys_file
@@ -86,9 +88,9 @@ class KeyRing:
         while self._path is not None:
             await asyncio.sleep(LOOK_SECONDS)
             look = on_thread(self.refresh)
-            await asyncio.wait((look,), timeout=LONGEST_LOOK)
+            await asyncio.wait((look,), timeout=MAX_LOOK)
             if not look.done():
-                late = f"keys file {self._path}: not read within {LONGEST_LOOK:g} s; see whether its disk answers"
+                late = f"keys file {self._path}: not read within {MAX_LOOK:g} s; see whether its disk answers"
                 self._tell_unread(late, {"reason": late})
             try:
                 await look
@@ -100,7 +102,9 @@ class KeyRing:
 
         What is wrong is told once: with the change, or where the file cannot be read, when the reason is another one.
         """
-        if self._path is None or ((stamp := _stamp(self._path)) == self._seen and self._unread is None):
+        if self._path is None or (
+            (stamp := _stamp(self._path)) == self._seen and self._unread is None
+        ):
             return
         self._seen = stamp
         try:
@@ -131,7 +135,8 @@ class KeyRing:
         for key in keys:
             own = key.texts_per_minute, key.characters_per_minute
             texts, characters = (
-                default if limit is None else limit for limit, default in zip(own, self._defaults, strict=True)
+                default if limit is None else limit
+                for limit, default in zip(own, self._defaults, strict=True)
             )
             allowance = before.get(key.name)
             if allowance is None or allowance.limits != (texts, characters):

@@ -84,7 +84,10 @@ def parse_keys(text: str) -> tuple[Key, ...]:
     """
     try:
         document = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError, and what int() says of thousands of digits
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # TOMLDecodeError, and what int() says of thousands of digits
         # The rest of the parser's words may hold what stands there.
         place = _PLACE.search(str(error))
         raise KeysError(
@@ -94,13 +97,17 @@ def parse_keys(text: str) -> tuple[Key, ...]:
     entries = document.get("key")
     if set(document) != {"key"} or not isinstance(entries, list) or not entries:
         raise KeysError(f"it must hold [[key]] entries, one at least, and nothing else; {MAKE_ONE}")
-    keys = tuple(_read_entry(f"entry {number}", entry) for number, entry in enumerate(entries, start=1))
+    keys = tuple(
+        _read_entry(f"entry {number}", entry) for number, entry in enumerate(entries, start=1)
+    )
     for what in ("name", "digest"):
         seen: dict[object, int] = {}
         for number, key in enumerate(keys, start=1):
             if (earlier := seen.setdefault(getattr(key, what), number)) != number:
                 name = {"name": "name", "digest": "sha256"}[what]
-                raise KeysError(f"entry {number}: {name} is that of entry {earlier}; each key needs its own")
+                raise KeysError(
+                    f"entry {number}: {name} is that of entry {earlier}; each key needs its own"
+                )
     return keys
 
 
@@ -165,15 +172,21 @@ def _convert(path: Path) -> None:
     """Print entries for a file of the form that earlier versions read: a key a line, # for comments."""
     lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
     keys = plain_keys(line for line in lines if line and not line.startswith("#"))
-    entries = (_write_entry(Key(f"key-{number}", key.digest)) for number, key in enumerate(keys, start=1))
+    entries = (
+        _write_entry(Key(f"key-{number}", key.digest)) for number, key in enumerate(keys, start=1)
+    )
     sys.stdout.write("\n".join(entries))
 
 
 def _read_regular(path: Path) -> str:
     """The text of a file that has an end: whoever reads a pipe waits for its writer, who may never come."""
-    with open(path, encoding="utf-8", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+    with open(
+        path, encoding="utf-8", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)
+    ) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise KeysError("is no regular file but a pipe or a device; write the keys to a file and name that")
+            raise KeysError(
+                "is no regular file but a pipe or a device; write the keys to a file and name that"
+            )
         return file.read()
 
 
@@ -181,14 +194,22 @@ def _read_entry(where: str, entry: Any) -> Key:
     if not isinstance(entry, dict):
         raise KeysError(f"{where} must be a table: [[key]]")
     if unknown := len(set(entry) - set(_FIELDS)):
-        raise KeysError(f"{where} has {unknown} fields that are unknown; those of a key are {', '.join(_FIELDS)}")
+        raise KeysError(
+            f"{where} has {unknown} fields that are unknown; those of a key are {', '.join(_FIELDS)}"
+        )
     name, digest, admin = entry.get("name"), entry.get("sha256"), entry.get("admin", False)
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise KeysError(f"{where}: name must be 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit")
+        raise KeysError(
+            f"{where}: name must be 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit"
+        )
     if name.startswith(PLAIN):
-        raise KeysError(f"{where}: name begins with {PLAIN}, as keys of LACUNA_KEYS are named; choose another")
+        raise KeysError(
+            f"{where}: name begins with {PLAIN}, as keys of LACUNA_KEYS are named; choose another"
+        )
     if not isinstance(digest, str) or not _SHA256.fullmatch(digest.lower()):
-        raise KeysError(f"{where}: sha256 must be 64 hexadecimal digits, the hash of a key and not the key; {MAKE_ONE}")
+        raise KeysError(
+            f"{where}: sha256 must be 64 hexadecimal digits, the hash of a key and not the key; {MAKE_ONE}"
+        )
     if not isinstance(admin, bool):
         raise KeysError(f"{where}: admin must be true or false")
     texts, characters = (_read_limit(where, entry, limit) for limit in _LIMITS)
@@ -199,7 +220,9 @@ def _read_limit(where: str, entry: dict[str, Any], limit: str) -> int | None:
     value = entry.get(limit)
     if value is None or (type(value) is int and value >= 0):
         return value
-    raise KeysError(f"{where}: {limit} must be a whole number from 0 on; 0 means no limit, left out the service's own")
+    raise KeysError(
+        f"{where}: {limit} must be a whole number from 0 on; 0 means no limit, left out the service's own"
+    )
 
 
 def _write_entry(key: Key) -> str:
@@ -245,17 +268,33 @@ def _replace(path: Path, text: str, old: os.stat_result | None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m service.keys", description="Make API keys.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m service.keys", description="Make API keys.", allow_abbrev=False
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    new = commands.add_parser("new", help="make a key: printed once, on standard output; kept as a hash, in an entry")
+    new = commands.add_parser(
+        "new", help="make a key: printed once, on standard output; kept as a hash, in an entry"
+    )
     new.add_argument("name", metavar="NAME", help="who uses it")
     new.add_argument("--admin", action="store_true", help="may also administer the service")
     new.add_argument(
-        "--texts-per-minute", type=int, metavar="N", help="0 for no limit; left out, the service's default"
+        "--texts-per-minute",
+        type=int,
+        metavar="N",
+        help="0 for no limit; left out, the service's default",
     )
-    new.add_argument("--characters-per-minute", type=int, metavar="N", help="the same, for code points")
-    new.add_argument("--file", type=Path, metavar="FILE", help="append the entry here; otherwise to standard error")
-    convert = commands.add_parser("convert", help="print a file with one key a line as entries with hashes")
+    new.add_argument(
+        "--characters-per-minute", type=int, metavar="N", help="the same, for code points"
+    )
+    new.add_argument(
+        "--file",
+        type=Path,
+        metavar="FILE",
+        help="append the entry here; otherwise to standard error",
+    )
+    convert = commands.add_parser(
+        "convert", help="print a file with one key a line as entries with hashes"
+    )
     convert.add_argument("file", type=Path, metavar="FILE")
     return parser
 

@@ -16,17 +16,17 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from service.records import Record
+from service.request_context import Record
 
 # Lines that may wait to be written; about 3 MB.
-LONGEST_BACKLOG = 10_000
+MAX_BACKLOG = 10_000
 # Further places that only lines graver than info may take: requests are what there are many of.
 RESERVED_PLACES = 100
 # Seconds that the end of the process waits for the lines that are left.
-LONGEST_FLUSH = 2.0
+MAX_FLUSH = 2.0
 # Seconds for which lines are gathered before they are written, and lines that one write holds at most.
 GATHER_SECONDS = 0.02
-LARGEST_WRITE = 1_000
+MAX_WRITE = 1_000
 # Where lines about requests come from. All else that the service logs is about itself: few lines, and each is wanted.
 _ABOUT_REQUESTS = ("service.requests", "service.protocol", "service.shedding")
 _requests = logging.getLogger("service.requests")
@@ -66,7 +66,10 @@ def places(thread: threading.Thread) -> list[str]:
     frame = sys._current_frames().get(thread.ident or 0)
     if frame is None:
         return []
-    stack = [f"{each.f_code.co_filename}:{line} {each.f_code.co_name}" for each, line in traceback.walk_stack(frame)]
+    stack = [
+        f"{each.f_code.co_filename}:{line} {each.f_code.co_name}"
+        for each, line in traceback.walk_stack(frame)
+    ]
     return stack[::-1]
 
 
@@ -82,11 +85,18 @@ def logging_to_stderr(level: str = "info") -> Iterator[None]:
     root = logging.getLogger()
     handlers, root.handlers = root.handlers, [writer]
     least = logging.getLevelNamesMapping()[level.upper()]
-    levels = dict.fromkeys(("root", *_ABOUT_REQUESTS), least) | {"service": min(least, logging.INFO)}
+    levels = dict.fromkeys(("root", *_ABOUT_REQUESTS), least) | {
+        "service": min(least, logging.INFO)
+    }
     before = {name: logging.getLogger(name).level for name in levels}
     _set_levels(levels)
     # Nobody reads which function, thread or process wrote a line; to find out takes longer than the rest of a record.
-    unread = {"_srcfile": None, "logThreads": False, "logProcesses": False, "logMultiprocessing": False}
+    unread = {
+        "_srcfile": None,
+        "logThreads": False,
+        "logProcesses": False,
+        "logMultiprocessing": False,
+    }
     collected = {name: getattr(logging, name) for name in unread}
     vars(logging).update(unread)
     try:
@@ -112,7 +122,9 @@ def flush() -> None:
 
 def lines_lost() -> int:
     """Lines that found no place or could not be written, since `logging_to_stderr` began."""
-    return sum(handler.lost for handler in logging.getLogger().handlers if isinstance(handler, _Writer))
+    return sum(
+        handler.lost for handler in logging.getLogger().handlers if isinstance(handler, _Writer)
+    )
 
 
 def log_request(record: Record, seconds: float) -> None:
@@ -130,8 +142,8 @@ def log_request(record: Record, seconds: float) -> None:
     if record.queue_seconds is not None and record.inference_seconds is not None:
         fields["queue_milliseconds"] = round(1000 * record.queue_seconds, 3)
         fields["inference_milliseconds"] = round(1000 * record.inference_seconds, 3)
-    if record.pieces is not None:
-        fields["pieces"], fields["cached_pieces"] = record.pieces, record.cached_pieces
+    if record.tokens is not None:
+        fields["tokens"], fields["cached_tokens"] = record.tokens, record.cached_tokens
     line = logging.LogRecord(_requests.name, logging.INFO, "", 0, "request", None, None)
     line.fields = fields
     _requests.handle(line)
@@ -157,7 +169,9 @@ class _Writer(logging.Handler):
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Take a record, or drop it where too many wait; never block."""
-        if len(self._waiting) < LONGEST_BACKLOG + (RESERVED_PLACES if record.levelno > logging.INFO else 0):
+        if len(self._waiting) < MAX_BACKLOG + (
+            RESERVED_PLACES if record.levelno > logging.INFO else 0
+        ):
             self._waiting.append(record)
             if not self._news.is_set():
                 self._news.set()
@@ -169,7 +183,7 @@ class _Writer(logging.Handler):
         """Write what waits, if somebody reads."""
         self._ending.set()
         self._news.set()
-        self._thread.join(LONGEST_FLUSH)
+        self._thread.join(MAX_FLUSH)
 
     def _lose(self, lines: int) -> None:
         with self._counting:
@@ -182,7 +196,9 @@ class _Writer(logging.Handler):
             self._ending.wait(GATHER_SECONDS)
             self._news.clear()
             while self._waiting:
-                records = [self._waiting.popleft() for _ in range(min(LARGEST_WRITE, len(self._waiting)))]
+                records = [
+                    self._waiting.popleft() for _ in range(min(MAX_WRITE, len(self._waiting)))
+                ]
                 if not self._write(records):
                     self._lose(len(records))
                 elif (lost := self.lost) > told and self._write([_lost_lines(lost - told)]):
@@ -193,7 +209,9 @@ class _Writer(logging.Handler):
         try:
             sys.stderr.write("".join(f"{self.format(record)}\n" for record in records))
             sys.stderr.flush()
-        except OSError:  # a full disk, a reader that is gone: these lines are lost, the next may not be
+        except (
+            OSError
+        ):  # a full disk, a reader that is gone: these lines are lost, the next may not be
             return False
         return True
 

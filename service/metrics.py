@@ -14,15 +14,31 @@ from prometheus_client.registry import Collector
 
 from service.errors import CLIENT_CLOSED, TITLES
 from service.logs import lines_lost
-from service.records import ROUTES, UNMATCHED, Record
+from service.request_context import ROUTES, UNMATCHED, Record
 
 # A cached keystroke takes less than a millisecond, a cold page of text seconds: 0.25 ms to 10 s.
-SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+SECONDS = (
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 # The kinds of network call: two towers that read, three heads that score, whole lines of a stacked network.
 CALLS = ("forward", "backward", "next", "previous", "gap", "fill")
 ASKING = ("/predict", "/cloze", "/score")
-# Why a request gets 429: the engine has no room (service.admission), or a key is over its rate (service.rates).
+# Why a request gets 429: the engine has no room (service.admission), or a key is over its rate (service.rate_limit).
 REASONS = ("queue_full", "deadline", "rate_requests", "rate_characters")
 
 
@@ -36,57 +52,100 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         ProcessCollector(registry=registry)
-        self._requests = Counter("lacuna_requests", "Requests answered.", ("route", "status"), registry=registry)
-        self._seconds = _histogram("lacuna_request_seconds", "First byte of a request to its answer.", registry)
+        self._requests = Counter(
+            "lacuna_requests", "Requests answered.", ("route", "status"), registry=registry
+        )
+        self._seconds = _histogram(
+            "lacuna_request_seconds", "First byte of a request to its answer.", registry
+        )
         self._queue = _histogram("lacuna_queue_seconds", "Wait for the engine.", registry)
-        self._inference = _histogram("lacuna_inference_seconds", "The engine's work on a request.", registry)
-        self._batch = Histogram("lacuna_batch_rows", "Rows of one call.", ("call",), buckets=ROWS, registry=registry)
+        self._inference = _histogram(
+            "lacuna_inference_seconds", "The engine's work on a request.", registry
+        )
+        self._batch = Histogram(
+            "lacuna_batch_rows", "Rows of one call.", ("call",), buckets=ROWS, registry=registry
+        )
         self._rows = Counter(
-            "lacuna_network_rows", "Pieces read (towers) or rows scored (heads).", ("call",), registry=registry
+            "lacuna_network_rows",
+            "Tokens read (towers) or rows scored (heads).",
+            ("call",),
+            registry=registry,
         )
-        self._depth = Gauge("lacuna_queue_depth", "Texts that wait for the engine.", registry=registry)
+        self._depth = Gauge(
+            "lacuna_queue_depth", "Texts that wait for the engine.", registry=registry
+        )
         self._work = Gauge(
-            "lacuna_queue_work_seconds", "Estimated seconds of work that waits or is being done.", registry=registry
+            "lacuna_queue_work_seconds",
+            "Estimated seconds of work that waits or is being done.",
+            registry=registry,
         )
-        self._refusals = Counter("lacuna_refusals", "Requests answered 429, by reason.", ("reason",), registry=registry)
-        self._pieces = Counter(
-            "lacuna_prefix_cache_pieces",
-            "Pieces that requests came to, by cache result.",
+        self._refusals = Counter(
+            "lacuna_refusals", "Requests answered 429, by reason.", ("reason",), registry=registry
+        )
+        self._tokens = Counter(
+            "lacuna_prefix_cache_tokens",
+            "Tokens that requests came to, by cache result.",
             ("result",),
             registry=registry,
         )
         self._predicted = Counter(
-            "lacuna_predicted_texts", "Texts of /predict, by where they stop.", ("stops",), registry=registry
+            "lacuna_predicted_texts",
+            "Texts of /predict, by where they stop.",
+            ("stops",),
+            registry=registry,
         )
         self._predicted_rows = Counter(
-            "lacuna_predicted_rows", "Network rows of /predict, by where its texts stop.", ("stops",), registry=registry
+            "lacuna_predicted_rows",
+            "Network rows of /predict, by where its texts stop.",
+            ("stops",),
+            registry=registry,
         )
-        self._cache_bytes = Gauge("lacuna_prefix_cache_bytes", "Bytes of cached states.", registry=registry)
+        self._cache_bytes = Gauge(
+            "lacuna_prefix_cache_bytes", "Bytes of cached states.", registry=registry
+        )
         self._info = Info("lacuna_model", "The checkpoint that answers.", registry=registry)
-        self._loads = Counter("lacuna_loads", "Checkpoint loads at start.", ("outcome",), registry=registry)
-        self._reloads = Counter("lacuna_reloads", "Checkpoint loads after start.", ("outcome",), registry=registry)
-        self._keys_reloads = Counter("lacuna_keys_reloads", "Changes of the keys file.", ("result",), registry=registry)
+        self._loads = Counter(
+            "lacuna_loads", "Checkpoint loads at start.", ("outcome",), registry=registry
+        )
+        self._reloads = Counter(
+            "lacuna_reloads", "Checkpoint loads after start.", ("outcome",), registry=registry
+        )
+        self._keys_reloads = Counter(
+            "lacuna_keys_reloads", "Changes of the keys file.", ("result",), registry=registry
+        )
         self._keys_current = Gauge(
-            "lacuna_keys_current", "1 while the keys in force are those of the keys file.", registry=registry
+            "lacuna_keys_current",
+            "1 while the keys in force are those of the keys file.",
+            registry=registry,
         )
         self._keys_current.set(1)
         self._ready = Gauge("lacuna_ready", "1 while requests are accepted.", registry=registry)
         registry.register(_LogLinesLost())
         # Finding a label set costs more than counting in it, so those of every request are kept.
         histograms = (self._seconds, self._queue, self._inference)
-        self._times = {route: [histogram.labels(route) for histogram in histograms] for route in ASKING}
+        self._times = {
+            route: [histogram.labels(route) for histogram in histograms] for route in ASKING
+        }
         self._keystrokes = [
             (self._predicted.labels(stops), self._predicted_rows.labels(stops))
             for stops in ("elsewhere", "inside_word")
         ]
-        self._hits, self._misses = self._pieces.labels("hit"), self._pieces.labels("miss")
+        self._hits, self._misses = self._tokens.labels("hit"), self._tokens.labels("miss")
         self._calls = {call: (self._batch.labels(call), self._rows.labels(call)) for call in CALLS}
-        self._counter = functools.cache(lambda route, status: self._requests.labels(route, str(status)))
+        self._counter = functools.cache(
+            lambda route, status: self._requests.labels(route, str(status))
+        )
         self._create_label_sets()
 
     def _create_label_sets(self) -> None:
         for route in (*ROUTES, UNMATCHED):
-            statuses = (200, *TITLES, CLIENT_CLOSED) if route in ASKING else (404,) if route == UNMATCHED else (200,)
+            statuses = (
+                (200, *TITLES, CLIENT_CLOSED)
+                if route in ASKING
+                else (404,)
+                if route == UNMATCHED
+                else (200,)
+            )
             for status in statuses:
                 self._counter(route, status)
         for reason in REASONS:
@@ -134,10 +193,10 @@ class Metrics:
         self._keys_reloads.labels("ok" if good else "failed").inc()
         self._keys_current.set(good)
 
-    def used(self, pieces: int, cached_pieces: int) -> None:
-        """Count an answer's pieces."""
-        self._hits.inc(cached_pieces)
-        self._misses.inc(max(0, pieces - cached_pieces))
+    def used(self, tokens: int, cached_tokens: int) -> None:
+        """Count an answer's tokens."""
+        self._hits.inc(cached_tokens)
+        self._misses.inc(max(0, tokens - cached_tokens))
 
     def predicted(self, inside_word: bool, network_rows: int) -> None:
         """Count one text of /predict, and what the network computed for it."""
@@ -179,4 +238,6 @@ class _LogLinesLost(Collector):
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         """The count now."""
-        yield CounterMetricFamily("lacuna_log_lines_lost", "Log lines that could not be written.", value=lines_lost())
+        yield CounterMetricFamily(
+            "lacuna_log_lines_lost", "Log lines that could not be written.", value=lines_lost()
+        )

@@ -12,11 +12,18 @@ from functools import lru_cache
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import CLIENT_CLOSED, ClientDisconnected, Problem, as_problem, problem_response, unavailable
+from service.errors import (
+    CLIENT_CLOSED,
+    ClientDisconnected,
+    Problem,
+    as_problem,
+    problem_response,
+    unavailable,
+)
 from service.keyring import Client, KeyRing
 from service.logs import describe, log_request
 from service.metrics import Metrics
-from service.records import Record
+from service.request_context import Record
 from service.settings import is_loopback
 
 log = logging.getLogger(__name__)
@@ -28,7 +35,14 @@ ANY_HOST = frozenset({"/livez", "/readyz", "/metrics"})
 ADMIN = "/admin/"
 # What a proxy adds, one of them at least where it was told to: whoever sent the request is not on this machine.
 _PROXIED = frozenset(
-    {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"}
+    {
+        b"forwarded",
+        b"via",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-proto",
+        b"x-real-ip",
+    }
 )
 # RFC 9110, 7.2: a name or an address, in brackets where it has colons, and perhaps a port.
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\s:\[\]/]+?)\.?)(?::[0-9]*)?")
@@ -51,7 +65,10 @@ class Observe:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                headers = [*message.get("headers", ()), (b"x-request-id", record.request_id.encode())]
+                headers = [
+                    *message.get("headers", ()),
+                    (b"x-request-id", record.request_id.encode()),
+                ]
                 if timing := record.server_timing:
                     headers.append((b"server-timing", timing.encode()))
                 message = {**message, "headers": headers}
@@ -66,7 +83,11 @@ class Observe:
             if record.status:
                 raise
             await _answer(
-                unavailable("the service has shut down; ask another one"), scope, receive, send_with_headers, record
+                unavailable("the service has shut down; ask another one"),
+                scope,
+                receive,
+                send_with_headers,
+                record,
             )
         except Exception as error:
             await _answer(error, scope, receive, send_with_headers, record)
@@ -89,7 +110,9 @@ def _forget_frames(error: BaseException | None) -> None:
         error = error.__context__
 
 
-async def _answer(error: Exception, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
+async def _answer(
+    error: Exception, scope: Scope, receive: Receive, send: Send, record: Record
+) -> None:
     problem = as_problem(error)
     if problem.status >= 500 and not isinstance(error, Problem):
         # Not exc_info: an exception's message may hold a text.
@@ -113,14 +136,16 @@ class CheckHost:
         self._app = app
         self._checks = bool(is_loopback(host) or allowed) and "*" not in allowed
         self._allowed = frozenset(map(str.lower, allowed))
-        # A service has few names, and to take one apart costs more than to remember it.
+        # A service has few names, and to take one apart costs more than to keep it.
         self._is_good = lru_cache(maxsize=64)(self._is_ours)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         checked = self._checks and scope["type"] == "http" and scope["path"] not in ANY_HOST
         if checked and not self._is_good(_header(scope, b"host")):
-            raise Problem(421, "the Host header names another service; the setting allowed_hosts can allow it")
+            raise Problem(
+                421, "the Host header names another service; the setting allowed_hosts can allow it"
+            )
         await self._app(scope, receive, send)
 
     def _is_ours(self, given: bytes) -> bool:
@@ -171,7 +196,10 @@ class Authorise:
     def _check_admin(self, scope: Scope, client: Client) -> None:
         if self._keys.demanded:
             if not client.admin:
-                raise Problem(403, "this takes an administrator's key: python -m service.keys new NAME --admin")
+                raise Problem(
+                    403,
+                    "this takes an administrator's key: python -m service.keys new NAME --admin",
+                )
         elif not self._private:
             raise Problem(
                 403,
@@ -179,7 +207,8 @@ class Authorise:
             )
         elif _header(scope, b"origin") or any(name in _PROXIED for name, _ in scope["headers"]):
             raise Problem(
-                403, "without keys, the service is not administered by pages or through proxies; set a keys file"
+                403,
+                "without keys, the service is not administered by pages or through proxies; set a keys file",
             )
 
 

@@ -29,11 +29,19 @@ def asks(body: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
 
 
 def answers(
-    body: type[BaseModel] | None, *, asking: bool = False, changing: bool = False, unavailable: bool = False
+    body: type[BaseModel] | None,
+    *,
+    asking: bool = False,
+    changing: bool = False,
+    unavailable: bool = False,
 ) -> dict[str, Any]:
     """Keywords for a route that answers *body* (None: plain text), and the problems that it may answer instead."""
-    good: dict[str, Any] = {"model": body} if body else {"content": {"text/plain": {"schema": {"type": "string"}}}}
-    statuses = _ASKING if asking else _CHANGING if changing else (401, 421, 503) if unavailable else (401,)
+    good: dict[str, Any] = (
+        {"model": body} if body else {"content": {"text/plain": {"schema": {"type": "string"}}}}
+    )
+    statuses = (
+        _ASKING if asking else _CHANGING if changing else (401, 421, 503) if unavailable else (401,)
+    )
     problem = {PROBLEM_TYPE: {"schema": {"$ref": _COMPONENTS + ProblemAnswer.__name__}}}
     responses = {status: {"description": TITLES[status], "content": problem} for status in statuses}
     return {"responses": {200: {"description": "OK", **good}, **responses}, "response_model": None}
@@ -43,7 +51,9 @@ def describe(routes: Sequence[BaseRoute]) -> dict[str, Any]:
     """The whole document."""
     document = get_openapi(title="Lacuna", version="1", description=_DESCRIPTION, routes=routes)
     bodies = (PredictRequest, ClozeRequest, ScoreRequest, ReloadRequest, ProblemAnswer)
-    _, definitions = models_json_schema([(body, "validation") for body in bodies], ref_template=_COMPONENTS + "{model}")
+    _, definitions = models_json_schema(
+        [(body, "validation") for body in bodies], ref_template=_COMPONENTS + "{model}"
+    )
     components = document.setdefault("components", {})
     components.setdefault("schemas", {}).update(definitions["$defs"])
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}

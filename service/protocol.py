@@ -1,4 +1,4 @@
-"""A connection that cannot be held open by sending headers slowly, or without end. Bodies: service/body.py.
+"""A connection that cannot be held open by sending headers slowly, or without end. Bodies: service/requests.py.
 
 uvicorn waits for headers as long as a client likes and takes as many as it sends. Here they must be complete a fixed
 time after their first byte (or after the connection was made), however steadily they trickle in, and within a size.
@@ -14,12 +14,12 @@ from pydantic_core import to_json
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import PROBLEM_TYPE, TITLES
-from service.records import new_id
+from service.request_context import new_id
 from service.shedding import Shedder
 
 log = logging.getLogger(__name__)
 
-MOST_HEADER_BYTES = 64 * 1024
+MAX_HEADER_BYTES = 64 * 1024
 
 
 class BoundedHeaders(HttpToolsProtocol):
@@ -37,7 +37,9 @@ class BoundedHeaders(HttpToolsProtocol):
         self._shedder = shedder
         self._between = True  # a request's last byte was parsed, and no byte of the next one
         self._refused = 0.0  # when a request was last refused unparsed
-        self._incomplete = True  # between a request's first byte and the end of its headers, and before the first
+        self._incomplete = (
+            True  # between a request's first byte and the end of its headers, and before the first
+        )
         self._timer: asyncio.TimerHandle | None = None
         self._header_bytes = 0
         self._begun = 0  # requests of which the last read had the first byte
@@ -85,8 +87,8 @@ class BoundedHeaders(HttpToolsProtocol):
             return
         if self._begun == (1 if between else 0):  # else some of it belongs to the request before
             self._header_bytes += len(data)
-        if self._header_bytes > MOST_HEADER_BYTES:
-            self._refuse(431, f"the headers are longer than {MOST_HEADER_BYTES} bytes")
+        if self._header_bytes > MAX_HEADER_BYTES:
+            self._refuse(431, f"the headers are longer than {MAX_HEADER_BYTES} bytes")
         elif self._timer is None and not self.transport.is_closing():
             self._timer = self.loop.call_later(self._header_seconds, self._too_slow)
 
@@ -94,7 +96,9 @@ class BoundedHeaders(HttpToolsProtocol):
         """Close a quiet connection; one whose requests were refused unparsed was not quiet."""
         left = self._refused + self.timeout_keep_alive - self.loop.time()
         if left > 0:
-            self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
+            self.timeout_keep_alive_task = self.loop.call_later(
+                left, self.timeout_keep_alive_handler
+            )
         else:
             super().timeout_keep_alive_handler()
 
@@ -135,7 +139,9 @@ class BoundedHeaders(HttpToolsProtocol):
             self._keep_alive()
 
     def _keep_alive(self) -> None:
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
 
     def _stop_waiting(self) -> None:
         if self._timer is not None:
@@ -153,7 +159,9 @@ class BoundedHeaders(HttpToolsProtocol):
         """Answer without the app, which has not seen the request, and close."""
         if self.transport.is_closing():
             return
-        if self._answering:  # this answer would be taken for that request's; the connection ends after its own
+        if (
+            self._answering
+        ):  # this answer would be taken for that request's; the connection ends after its own
             self.cycle.keep_alive = False
             self.flow.pause_reading()
             return

@@ -18,7 +18,7 @@ from typing import Any
 from model.errors import LacunaError
 from service.engine import Engine
 from service.errors import FieldError, Problem, unavailable, unprocessable
-from service.jobs import Loaded, NotReady
+from service.jobs import LoadedModel, NotReady
 from service.logs import describe
 from service.metrics import Metrics
 from service.threads import on_thread
@@ -36,7 +36,13 @@ class Reloader:
         configured: the directory that the settings name, which may be a link to the newest.
     """
 
-    def __init__(self, load: Callable[[Path], Loaded], engine: Engine, metrics: Metrics, configured: Path) -> None:
+    def __init__(
+        self,
+        load: Callable[[Path], LoadedModel],
+        engine: Engine,
+        metrics: Metrics,
+        configured: Path,
+    ) -> None:
         self._load = load
         self._engine = engine
         self._metrics = metrics
@@ -65,7 +71,9 @@ class Reloader:
             Problem: as for `reload`; 409 where nothing did, or its directory holds another checkpoint now.
         """
         if self._before is None:
-            raise Problem(409, "nothing answered before this checkpoint; reload another one by its directory")
+            raise Problem(
+                409, "nothing answered before this checkpoint; reload another one by its directory"
+            )
         return await self._change_alone(*self._before)
 
     def hang_up(self) -> None:
@@ -90,7 +98,9 @@ class Reloader:
 
     async def _change_alone(self, directory: Path, digest: str | None = None) -> dict[str, Any]:
         if self._changing.locked() or self._hung_up:
-            raise _refuse(Problem(409, "another checkpoint is being loaded; ask again when it answers"))
+            raise _refuse(
+                Problem(409, "another checkpoint is being loaded; ask again when it answers")
+            )
         async with self._changing:
             return await self._change(directory, digest)
 
@@ -106,7 +116,9 @@ class Reloader:
             problem = _explain(error, directory)
             log.error("reload failed", extra={"fields": _reason(error, problem)})
             raise problem from None
-        if before.description["digest"] != after.description["digest"]:  # else it would lead to where one is
+        if (
+            before.description["digest"] != after.description["digest"]
+        ):  # else it would lead to where one is
             self._before = before.directory, before.description["digest"]
         self._metrics.reloaded(after.description)
         answers = {key: after.description[key] for key in ("name", "version", "digest")}
@@ -117,12 +129,16 @@ class Reloader:
             "seconds": round(time.monotonic() - began, 3),
         }
 
-    async def _change_over(self, directory: Path, digest: str | None) -> tuple[Loaded, Loaded]:
+    async def _change_over(
+        self, directory: Path, digest: str | None
+    ) -> tuple[LoadedModel, LoadedModel]:
         if self._engine.draining:
             raise _refuse(unavailable("the service is shutting down; ask another one, or later"))
         before = self._engine.loaded
         if before is None:
-            raise _refuse(unavailable("the first checkpoint is still loading; ask again when /readyz is 200"))
+            raise _refuse(
+                unavailable("the first checkpoint is still loading; ask again when /readyz is 200")
+            )
         after = await on_thread(partial(self._load, directory))
         if digest is not None and after.description["digest"] != digest:
             raise _refuse(
@@ -136,7 +152,9 @@ class Reloader:
             await self._engine.replace(after)
         except NotReady:
             raise _refuse(
-                unavailable("the service is shutting down, or its engine has ended; ask again when /readyz is 200")
+                unavailable(
+                    "the service is shutting down, or its engine has ended; ask again when /readyz is 200"
+                )
             ) from None
         return before, after
 

@@ -14,15 +14,22 @@ from starlette.responses import Response
 
 from model.queries import ClozeResult, PredictResult, ScoreResult
 from service.admission import Busy
-from service.body import read_optional, read_request
 from service.engine import Engine
-from service.errors import ClientDisconnected, FieldError, Problem, too_many, unavailable, unprocessable
+from service.errors import (
+    ClientDisconnected,
+    FieldError,
+    Problem,
+    too_many,
+    unavailable,
+    unprocessable,
+)
 from service.jobs import ItemError, Job, NotReady
 from service.metrics import Metrics
 from service.openapi import answers, asks
-from service.rates import RateExceeded
-from service.records import Record
+from service.rate_limit import RateExceeded
 from service.reloading import Reloader
+from service.request_context import Record
+from service.requests import read_optional, read_request
 from service.schemas import (
     ClozeAnswer,
     ClozeRequest,
@@ -95,7 +102,9 @@ async def model(request: Request) -> Response:
     if loaded is None:
         raise _not_ready(context.engine)
     limits = context.settings.limits
-    content = loaded.description | {"limits": {name: getattr(limits, name) for name in limits.__slots__}}
+    content = loaded.description | {
+        "limits": {name: getattr(limits, name) for name in limits.__slots__}
+    }
     return Response(to_json(content), media_type=JSON)
 
 
@@ -123,7 +132,9 @@ async def metrics(request: Request) -> Response:
     return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-@router.post("/admin/reload", **answers(ReloadAnswer, changing=True), **asks(ReloadRequest, required=False))
+@router.post(
+    "/admin/reload", **answers(ReloadAnswer, changing=True), **asks(ReloadRequest, required=False)
+)
 async def reload(request: Request) -> Response:
     """Answer with another checkpoint, or with what its directory holds now; the one before finishes what it began."""
     context = Context.of(request)
@@ -164,7 +175,9 @@ async def _read(request: Request, expected: type[Body]) -> Body:
     return await read_request(request, expected, context.settings)
 
 
-async def _answer(request: Request, body: ScoreRequest, show: Callable[[Any], dict[str, Any]]) -> Response:
+async def _answer(
+    request: Request, body: ScoreRequest, show: Callable[[Any], dict[str, Any]]
+) -> Response:
     context, record = Context.of(request), Record.of(request.scope)
     queries = body.queries()
     record.items = len(queries)
@@ -177,16 +190,16 @@ async def _answer(request: Request, body: ScoreRequest, show: Callable[[Any], di
         raise _not_ready(context.engine) from None
     finally:  # also of what came too late: those are the waits that matter
         record.queue_seconds, record.inference_seconds = job.queue_seconds, job.inference_seconds
-    record.pieces = pieces = sum(result.usage.pieces for result in results)
-    record.cached_pieces = cached_pieces = sum(result.usage.cached_pieces for result in results)
-    context.metrics.used(pieces, cached_pieces)
+    record.tokens = tokens = sum(result.usage.tokens for result in results)
+    record.cached_tokens = cached_tokens = sum(result.usage.cached_tokens for result in results)
+    context.metrics.used(tokens, cached_tokens)
     for result in results:
         if isinstance(result, PredictResult):
             context.metrics.predicted(result.inside_word, result.network_rows)
     content = {
         "model": _identity(job),
         "results": [show(result) for result in results],
-        "usage": {"pieces": pieces, "cached_pieces": cached_pieces},
+        "usage": {"tokens": tokens, "cached_tokens": cached_tokens},
     }
     return Response(to_json(content), media_type=JSON)
 
@@ -219,7 +232,10 @@ async def _wait(request: Request, context: Context, job: Job) -> list[Any]:
     left = Record.of(request.scope).began + seconds - job.submitted
     loop = asyncio.get_running_loop()
     timers = (
-        loop.call_later(UNWATCHED_SECONDS, lambda: watchers.append(asyncio.ensure_future(_hung_up(request, job)))),
+        loop.call_later(
+            UNWATCHED_SECONDS,
+            lambda: watchers.append(asyncio.ensure_future(_hung_up(request, job))),
+        ),
         loop.call_later(left, lambda: _give_up(job, _too_late(seconds))),
     )
     try:
@@ -279,6 +295,6 @@ def _score(result: ScoreResult) -> dict[str, Any]:
     return {
         "log_probability": result.log_probability,
         "characters": result.characters,
-        "pieces": result.pieces,
+        "tokens": result.tokens,
         "bits_per_character": result.bits_per_character,
     }

@@ -31,7 +31,9 @@ Strings = Annotated[list[str], Field(min_length=1, fail_fast=True)]
 Text = Annotated[
     Annotated[str, Tag("one")] | Annotated[Strings, Tag("many")],
     Discriminator(
-        _text_form, custom_error_type="text_form", custom_error_message="must be a string or a list of strings"
+        _text_form,
+        custom_error_type="text_form",
+        custom_error_message="must be a string or a list of strings",
     ),
 ]
 Choices = Annotated[
@@ -80,12 +82,18 @@ class PredictRequest(ScoreRequest):
     """Asks what is typed next."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"text": "go to the theat", "top_k": 3}, {"text": ["迟", "I like "]}]}
+        json_schema_extra={
+            "examples": [{"text": "go to the theat", "top_k": 3}, {"text": ["迟", "I like "]}]
+        }
     )
 
     top_k: TopK = 5
-    history: str = Field("", description="earlier text of the same writer: its words are likelier to come again")
-    sources: bool = Field(False, description="say of each candidate where it comes from; takes about twice as long")
+    history: str = Field(
+        "", description="earlier text of the same writer: its words are likelier to come again"
+    )
+    sources: bool = Field(
+        False, description="say of each candidate where it comes from; takes about twice as long"
+    )
 
     @property
     def characters(self) -> int:
@@ -123,12 +131,15 @@ class ClozeRequest(PredictRequest):
     def characters(self) -> int:
         """Code points that were sent to be read: of texts, history and choices."""
         choices = self.choices or ()
-        return super().characters + sum(len(c) if isinstance(c, str) else sum(map(len, c)) for c in choices)
+        return super().characters + sum(
+            len(c) if isinstance(c, str) else sum(map(len, c)) for c in choices
+        )
 
     def queries(self) -> list[Query]:
         """One query for each text, in order."""
         return [
-            ClozeQuery(text, self.top_k, self.blank, self.choices, self.history, self.sources) for text in self.texts
+            ClozeQuery(text, self.top_k, self.blank, self.choices, self.history, self.sources)
+            for text in self.texts
         ]
 
 
@@ -142,8 +153,8 @@ class Model(BaseModel):
 class Usage(BaseModel):
     """What the request cost."""
 
-    pieces: int = Field(description="vocabulary pieces that the request's texts came to")
-    cached_pieces: int = Field(description="of these, pieces whose states were already known")
+    tokens: int = Field(description="vocabulary tokens that the request's texts came to")
+    cached_tokens: int = Field(description="of these, tokens whose states were already known")
 
 
 class Answer(BaseModel):
@@ -168,7 +179,9 @@ class BlankCandidate(BaseModel):
 class Candidate(BlankCandidate):
     """One next word."""
 
-    append: str = Field(min_length=1, description="text + append is what stands there next; never ends in a space")
+    append: str = Field(
+        min_length=1, description="text + append is what stands there next; never ends in a space"
+    )
 
 
 class Prediction(BaseModel):
@@ -185,8 +198,10 @@ class PredictAnswer(Answer):
             "examples": [
                 {
                     "model": {"name": "default", "version": "1"},
-                    "results": [{"candidates": [{"word": "theatre", "append": "re", "probability": 0.81}]}],
-                    "usage": {"pieces": 9, "cached_pieces": 0},
+                    "results": [
+                        {"candidates": [{"word": "theatre", "append": "re", "probability": 0.81}]}
+                    ],
+                    "usage": {"tokens": 9, "cached_tokens": 0},
                 }
             ]
         }
@@ -221,10 +236,16 @@ class ClozeAnswer(Answer):
                     "results": [
                         {
                             "filled": "我的手机坏了,我打算买一部新手机。",
-                            "blanks": [{"start": 10, "end": 14, "candidates": [{"word": "买", "probability": 0.62}]}],
+                            "blanks": [
+                                {
+                                    "start": 10,
+                                    "end": 14,
+                                    "candidates": [{"word": "买", "probability": 0.62}],
+                                }
+                            ],
                         }
                     ],
-                    "usage": {"pieces": 13, "cached_pieces": 0},
+                    "usage": {"tokens": 13, "cached_tokens": 0},
                 }
             ]
         }
@@ -238,7 +259,7 @@ class Score(BaseModel):
 
     log_probability: float = Field(le=0, description="nats")
     characters: int
-    pieces: int
+    tokens: int
     bits_per_character: float | None = Field(description="null for the empty text")
 
 
@@ -251,9 +272,14 @@ class ScoreAnswer(Answer):
                 {
                     "model": {"name": "default", "version": "1"},
                     "results": [
-                        {"log_probability": -11.2, "characters": 12, "pieces": 4, "bits_per_character": 1.347},
+                        {
+                            "log_probability": -11.2,
+                            "characters": 12,
+                            "tokens": 4,
+                            "bits_per_character": 1.347,
+                        },
                     ],
-                    "usage": {"pieces": 4, "cached_pieces": 0},
+                    "usage": {"tokens": 4, "cached_tokens": 0},
                 }
             ]
         }
@@ -292,7 +318,9 @@ class ReloadRequest(Strict):
     """Asks for another checkpoint."""
 
     checkpoint: str | None = Field(
-        None, min_length=1, description="directory on the service's machine; by default the one that the settings name"
+        None,
+        min_length=1,
+        description="directory on the service's machine; by default the one that the settings name",
     )
 
 

@@ -25,10 +25,12 @@ PREFIX = "LACUNA_"
 CONFIG_VARIABLE = "LACUNA_CONFIG"
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parent.parent / "model" / "pretrained" / "default"
 # Above this the int8 steps of a small network stop gaining from more threads.
-MOST_THREADS = 4
+MAX_THREADS = 4
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\sA-Z/,]+")
 # A name, or an IPv6 address, which has two colons at least.
-_HOST = re.compile(r"\*|[\w-]+(?:\.[\w-]+)*|[0-9a-f]*:[0-9a-f.]*:[0-9a-f:.]*", re.ASCII | re.IGNORECASE)
+_HOST = re.compile(
+    r"\*|[\w-]+(?:\.[\w-]+)*|[0-9a-f]*:[0-9a-f.]*:[0-9a-f:.]*", re.ASCII | re.IGNORECASE
+)
 # Not on the command line, where every user of the machine can read them.
 _SECRET = frozenset({"keys"})
 
@@ -53,42 +55,71 @@ class Limits:
 class Settings(BaseSettings):
     """Every setting of the service. The descriptions are the command line's help."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True
+    )
 
     checkpoint: Path = Field(DEFAULT_CHECKPOINT, description="checkpoint directory to serve")
     host: str = Field("127.0.0.1", description="address to bind; off loopback, keys are demanded")
     port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes a free one and logs it")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
-    threads: int = Field(0, ge=0, le=256, description="threads of one network step; 0 chooses by the CPUs allotted")
-    keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="API keys, comma separated in LACUNA_KEYS")
-    keys_file: Path | None = Field(None, description="TOML file of named keys, made by python -m service.keys")
+    threads: int = Field(
+        0, ge=0, le=256, description="threads of one network step; 0 chooses by the CPUs allotted"
+    )
+    keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="API keys, comma separated in LACUNA_KEYS"
+    )
+    keys_file: Path | None = Field(
+        None, description="TOML file of named keys, made by python -m service.keys"
+    )
     allow_anonymous: bool = Field(False, description="serve off loopback without keys")
-    texts_per_minute: int = Field(0, ge=0, description="texts that a key without its own limit may send; 0: no limit")
+    texts_per_minute: int = Field(
+        0, ge=0, description="texts that a key without its own limit may send; 0: no limit"
+    )
     characters_per_minute: int = Field(0, ge=0, description="the same, in code points")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="names that requests may come to, comma separated; * for any; on loopback, its own are always good",
     )
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="origins whose pages may ask (CORS), comma separated, such as https://example.org; * for any"
+        (),
+        description="origins whose pages may ask (CORS), comma separated, such as https://example.org; * for any",
     )
     metrics_port: int | None = Field(
-        None, ge=0, le=65535, description="serve /metrics on a port of its own, without keys, and not on the main one"
+        None,
+        ge=0,
+        le=65535,
+        description="serve /metrics on a port of its own, without keys, and not on the main one",
     )
     deadline_seconds: float = Field(
         10.0, gt=0, le=3600, description="a request unanswered by then gets 504, or 429 at once"
     )
-    queue_items: int = Field(512, ge=1, description="texts that may wait for the engine, if their work allows")
-    batch_items: int = Field(64, ge=1, description="texts that the engine decodes at the same time")
-    prefix_cache_mib: int = Field(64, ge=0, description="memory for texts that were read, in MiB; 0 keeps none")
-    drain_seconds: float = Field(0.0, ge=0, le=600, description="after SIGTERM, listen (and answer 503) this long")
-    grace_seconds: int = Field(15, ge=1, le=3600, description="after that, requests may take this long to finish")
-    keep_alive_seconds: int = Field(65, ge=1, le=3600, description="close a connection that is idle this long")
-    header_seconds: float = Field(10.0, gt=0, le=3600, description="a request's headers must be there by then")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least severe lines about requests; above info, there are none; others are always logged"
+    queue_items: int = Field(
+        512, ge=1, description="texts that may wait for the engine, if their work allows"
     )
-    stall_seconds: float = Field(30.0, gt=0, description="a step longer than this makes /livez answer 503")
+    batch_items: int = Field(64, ge=1, description="texts that the engine decodes at the same time")
+    prefix_cache_mib: int = Field(
+        64, ge=0, description="memory for texts that were read, in MiB; 0 keeps none"
+    )
+    drain_seconds: float = Field(
+        0.0, ge=0, le=600, description="after SIGTERM, listen (and answer 503) this long"
+    )
+    grace_seconds: int = Field(
+        15, ge=1, le=3600, description="after that, requests may take this long to finish"
+    )
+    keep_alive_seconds: int = Field(
+        65, ge=1, le=3600, description="close a connection that is idle this long"
+    )
+    header_seconds: float = Field(
+        10.0, gt=0, le=3600, description="a request's headers must be there by then"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info",
+        description="least severe lines about requests; above info, there are none; others are always logged",
+    )
+    stall_seconds: float = Field(
+        30.0, gt=0, description="a step longer than this makes /livez answer 503"
+    )
     max_body_bytes: int = Field(1 << 20, ge=1, description="longest request body")
     max_characters: int = Field(10_000, ge=1, description="longest text, in code points")
     max_texts: int = Field(64, ge=1, description="most texts in one request")
@@ -100,7 +131,11 @@ class Settings(BaseSettings):
     @field_validator("keys", "allowed_hosts", "allowed_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        return (
+            [part.strip() for part in value.split(",") if part.strip()]
+            if isinstance(value, str)
+            else value
+        )
 
     @property
     def limits(self) -> Limits:
@@ -118,7 +153,7 @@ class Settings(BaseSettings):
     @property
     def network_threads(self) -> int:
         """Threads of one network step: as set, else the CPUs allotted less one for the event loop, at most 4."""
-        return self.threads or max(1, min(available_cpus() - 1, MOST_THREADS))
+        return self.threads or max(1, min(available_cpus() - 1, MAX_THREADS))
 
     @classmethod
     def settings_customise_sources(
@@ -141,12 +176,18 @@ def read_settings(arguments: Sequence[str]) -> Settings:
         SettingsError: unknown key, wrong type, out of range, unreadable file, or no keys off loopback.
         SystemExit: ``--help``, or a command line that argparse refuses (status 2).
     """
-    given = {key: value for key, value in vars(_parser().parse_args(arguments)).items() if value is not None}
+    given = {
+        key: value
+        for key, value in vars(_parser().parse_args(arguments)).items()
+        if value is not None
+    }
     path = given.pop("config", None) or os.environ.get(CONFIG_VARIABLE)
     _check_environment(os.environ)
     file_values = _read_toml(Path(path)) if path else {}
     # The file is weaker than the environment, so its values give way to the variables that are set.
-    weak = {key: value for key, value in file_values.items() if PREFIX + key.upper() not in os.environ}
+    weak = {
+        key: value for key, value in file_values.items() if PREFIX + key.upper() not in os.environ
+    }
     try:
         settings = Settings(**{**weak, **given})
     except ValidationError as error:
@@ -169,7 +210,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Serve a checkpoint over HTTP. Each option is also a variable (LACUNA_PORT) and a TOML key (port).",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with settings; also LACUNA_CONFIG")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="TOML file with settings; also LACUNA_CONFIG"
+    )
     for name, field in Settings.model_fields.items():
         if name in _SECRET:
             continue
@@ -179,7 +222,9 @@ def _parser() -> argparse.ArgumentParser:
             parser.add_argument(option, action="store_const", const=True, help=shown)
         else:
             closed = get_origin(field.annotation) is Literal
-            metavar = "|".join(get_args(field.annotation)) if closed else name.rsplit("_", 1)[-1].upper()
+            metavar = (
+                "|".join(get_args(field.annotation)) if closed else name.rsplit("_", 1)[-1].upper()
+            )
             parser.add_argument(option, metavar=metavar, help=shown)
     return parser
 
@@ -188,7 +233,9 @@ def _check_environment(environ: Mapping[str, str]) -> None:
     known = {PREFIX + name.upper() for name in Settings.model_fields} | {CONFIG_VARIABLE}
     for variable in sorted(environ):
         if variable.upper().startswith(PREFIX) and variable not in known:
-            raise SettingsError(f"environment variable {variable} is no setting{_nearest(variable, known)}")
+            raise SettingsError(
+                f"environment variable {variable} is no setting{_nearest(variable, known)}"
+            )
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -198,13 +245,17 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"settings file {path}: {_reason(error)}") from None
     for key in values:
         if key not in Settings.model_fields:
-            raise SettingsError(f"settings file {path}: {key} is no setting{_nearest(key, Settings.model_fields)}")
+            raise SettingsError(
+                f"settings file {path}: {key} is no setting{_nearest(key, Settings.model_fields)}"
+            )
     return values
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
-    return (f"; did you mean {close[0]}?" if close else ";") + " python -m service --help lists them"
+    return (
+        f"; did you mean {close[0]}?" if close else ";"
+    ) + " python -m service --help lists them"
 
 
 def _explain(error: ValidationError, given: Mapping[str, object], path: object) -> str:

@@ -16,7 +16,7 @@ from pydantic_core import to_json
 from service.admission import Busy
 from service.engine import Engine
 from service.errors import PROBLEM_TYPE, TITLES
-from service.records import REQUEST_ID, new_id
+from service.request_context import REQUEST_ID, new_id
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,8 @@ _HEAD = re.compile(
 )
 # The headers that say where a request ends, what becomes of the connection, or who may read the answer.
 _TELLING = re.compile(
-    rb"\r\n(content-length|x-request-id|connection|transfer-encoding|expect|upgrade|origin):[ \t]*([^\r\n]*)", re.I
+    rb"\r\n(content-length|x-request-id|connection|transfer-encoding|expect|upgrade|origin):[ \t]*([^\r\n]*)",
+    re.I,
 )
 _LENGTH = re.compile(rb"[0-9]{1,9}")
 # The answer's numbers are looked at anew after so long; refusals are counted and logged together after so long.
@@ -44,7 +45,9 @@ class Shedder:
         count: called now and then with a route, a reason and how many were refused.
     """
 
-    def __init__(self, engine: Engine, deadline_seconds: float, count: Callable[[str, str, int], None]) -> None:
+    def __init__(
+        self, engine: Engine, deadline_seconds: float, count: Callable[[str, str, int], None]
+    ) -> None:
         self._engine = engine
         self._deadline_seconds = deadline_seconds
         self._count = count
@@ -57,7 +60,10 @@ class Shedder:
     @property
     def shedding(self) -> bool:
         """Whether a question that came now could not be let in."""
-        return self._engine.admission.is_full(self._deadline_seconds, self._passed + 1) and self._engine.accepting
+        return (
+            self._engine.admission.is_full(self._deadline_seconds, self._passed + 1)
+            and self._engine.accepting
+        )
 
     def let_through(self, loop: asyncio.AbstractEventLoop) -> None:
         """A request goes to the app, which admits it once the loop has read from all connections that have sent
@@ -106,7 +112,12 @@ class Shedder:
         self._refused[head[1], self._busy.reason] += 1
         request_id = request_id or new_id().encode()
         content = self._middle + request_id + b'"}'
-        return b"%s%d\r\nx-request-id: %s\r\n\r\n%s" % (self._head, len(content), request_id, content)
+        return b"%s%d\r\nx-request-id: %s\r\n\r\n%s" % (
+            self._head,
+            len(content),
+            request_id,
+            content,
+        )
 
     def tell(self) -> None:
         """Count and log what was refused since the last time."""
@@ -122,10 +133,19 @@ class Shedder:
         try:
             self._engine.admission.check(self._deadline_seconds, self._passed + 1)
         except Busy as busy:
-            lines = [*headers, (b"content-type", PROBLEM_TYPE.encode()), (b"retry-after", b"%d" % busy.retry_after)]
+            lines = [
+                *headers,
+                (b"content-type", PROBLEM_TYPE.encode()),
+                (b"retry-after", b"%d" % busy.retry_after),
+            ]
             head = b"".join(b"%s: %s\r\n" % line for line in lines)
             self._head = b"HTTP/1.1 429 %s\r\n%scontent-length: " % (TITLES[429].encode(), head)
-            problem = {"type": "about:blank", "title": TITLES[429], "status": 429, "detail": busy.detail}
+            problem = {
+                "type": "about:blank",
+                "title": TITLES[429],
+                "status": 429,
+                "detail": busy.detail,
+            }
             self._middle = to_json(problem)[:-1] + b',"request_id":"'
             return busy
         return None

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures_checkpoint import LINES, build_tiny_checkpoint, tiny_vocabulary
+from tests.fixtures_checkpoint import LINES, build_tiny_checkpoint, tiny_tokenizer
+from training.data.shards import FORMAT_VERSION, NO_CUT, ShardWriter, manifest_digest
 from training.ngram import build
-from training.shards import FORMAT_VERSION, NO_CUT, ShardWriter, manifest_digest
 
 
 @pytest.fixture(scope="session")
@@ -21,19 +21,28 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The lines of the tiny checkpoint's vocabulary as `prepare` writes them: English of weight 3, Chinese of 1."""
     directory = tmp_path_factory.mktemp("prepared")
-    vocabulary = tiny_vocabulary()
-    (directory / "vocabulary.model").write_bytes(vocabulary.to_bytes())
+    tokenizer = tiny_tokenizer()
+    (directory / "tokenizer.model").write_bytes(tokenizer.to_bytes())
     sources = []
     for language, weight, lines in (("en", 3.0, LINES[:5]), ("zh", 1.0, LINES[5:])):
         entries: dict[str, Any] = {}
         for split, part in (("train", lines), ("heldout", lines[:1])):
             with ShardWriter(directory, language, split) as writer:  # type: ignore[arg-type]
-                encoded = [(vocabulary.encode(line), (NO_CUT, NO_CUT)) for line in part]
+                encoded = [(tokenizer.encode(line), (NO_CUT, NO_CUT)) for line in part]
                 writer.write(encoded, sum(map(len, part)))
                 entries[split] = {"shards": [writer.close()]}
-        settings = {"name": f"talk_{language}", "language": language, "consecutive": False, "weight": weight}
+        settings = {
+            "name": f"talk_{language}",
+            "language": language,
+            "consecutive": False,
+            "weight": weight,
+        }
         sources.append({**settings, "split": entries})
-    manifest = {"format_version": FORMAT_VERSION, "vocabulary_sha256": vocabulary.digest, "sources": sources}
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "tokenizer_sha256": tokenizer.digest,
+        "sources": sources,
+    }
     manifest["sha256"] = manifest_digest(manifest)
     (directory / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     return directory

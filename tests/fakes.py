@@ -9,35 +9,41 @@ import numpy.typing as npt
 
 from model.checkpoint import Checkpoint
 from model.config import GAP_POSITIONS, Calibration, NetworkConfig
-from model.runtime import Flags, Floats, Integers, Tower
-from model.vocabulary import CONTROL_PIECES, END_OF_GAP, FIRST_BYTE, SPACE_MARK, Vocabulary
+from model.runtime import Flags, Float32Array, Integers, Tower
+from model.tokenizer import CONTROL_TOKENS, END_OF_GAP, FIRST_BYTE, SPACE_MARK, Tokenizer
 
 NORMAL, UNKNOWN_TYPE, CONTROL, BYTE = 1, 2, 3, 6
 
 
-def hand_vocabulary(pieces: Sequence[str]) -> Vocabulary:
-    """A vocabulary of exactly these pieces (spaces as spaces), after the control and byte pieces.
+def hand_tokenizer(tokens: Sequence[str]) -> Tokenizer:
+    """A vocabulary of exactly these tokens (spaces as spaces), after the control and byte tokens.
 
     All cost the same, so a text is encoded in as few of them as can be; single characters cost a little more.
     """
     model = b"".join(
-        _message(1, _piece(name, 0.0, UNKNOWN_TYPE if number == 0 else CONTROL))
-        for number, name in enumerate(CONTROL_PIECES)
+        _message(1, _token(name, 0.0, UNKNOWN_TYPE if number == 0 else CONTROL))
+        for number, name in enumerate(CONTROL_TOKENS)
     )
-    model += b"".join(_message(1, _piece(f"<0x{value:02X}>", 0.0, BYTE)) for value in range(256))
-    for piece in pieces:
-        model += _message(1, _piece(piece.replace(" ", SPACE_MARK), -5.0 - (len(piece) == 1), NORMAL))
-    trainer = _number(3, 1) + _number(24, 1) + _number(35, 1)  # unigram, whitespace as suffix, byte fallback
-    trainer += _number(40, 0) + _number(41, 1) + _number(42, 2) + _number(43, (1 << 64) - 1)  # unk, bos, eos, no pad
+    model += b"".join(_message(1, _token(f"<0x{value:02X}>", 0.0, BYTE)) for value in range(256))
+    for token in tokens:
+        model += _message(
+            1, _token(token.replace(" ", SPACE_MARK), -5.0 - (len(token) == 1), NORMAL)
+        )
+    trainer = (
+        _number(3, 1) + _number(24, 1) + _number(35, 1)
+    )  # unigram, whitespace as suffix, byte fallback
+    trainer += (
+        _number(40, 0) + _number(41, 1) + _number(42, 2) + _number(43, (1 << 64) - 1)
+    )  # unk, bos, eos, no pad
     normalizer = _message(1, b"identity") + _number(3, 0) + _number(4, 0) + _number(5, 1)
-    return Vocabulary.from_bytes(model + _message(2, trainer) + _message(3, normalizer))
+    return Tokenizer.from_bytes(model + _message(2, trainer) + _message(3, normalizer))
 
 
 class TableRuntime:
-    """A network whose state is the last two pieces, and whose heads look scores up in random tables.
+    """A network whose state is the last two tokens, and whose heads look scores up in random tables.
 
     Args:
-        vocabulary: whose pieces it predicts.
+        tokenizer: whose tokens it predicts.
         support: ids that it can predict, ``<eog>`` apart; all others have probability 0.
         seed: of the tables.
         architecture: ``two_towers`` or ``forward``.
@@ -46,7 +52,7 @@ class TableRuntime:
 
     def __init__(
         self,
-        vocabulary: Vocabulary,
+        tokenizer: Tokenizer,
         support: Sequence[int] | None = None,
         *,
         seed: int = 0,
@@ -56,7 +62,7 @@ class TableRuntime:
         two = architecture == "two_towers"
         self.head_rows = 1000
         self.config = NetworkConfig(
-            vocabulary_size=vocabulary.size,
+            vocabulary_size=tokenizer.size,
             architecture=architecture,  # type: ignore[arg-type]
             cell="rnn_tanh",
             embedding_size=1,
@@ -65,9 +71,11 @@ class TableRuntime:
             backward_layers=1 if two else 0,
             gap_hidden_size=1 if two else 0,
         )
-        self._support = np.array(range(FIRST_BYTE + 256, vocabulary.size) if support is None else support)
+        self._support = np.array(
+            range(FIRST_BYTE + 256, tokenizer.size) if support is None else support
+        )
         random = np.random.default_rng(seed)
-        size = vocabulary.size
+        size = tokenizer.size
         self._tables = {
             name: (random.normal(size=(rows, size)) * spread).astype(np.float32)
             for name, rows in {
@@ -77,56 +85,78 @@ class TableRuntime:
         }  # fmt: skip
         self.calls: list[tuple[str, int]] = []
 
-    def advance(self, tower: Tower, states: Floats, pieces: Integers, lengths: Integers) -> tuple[Floats, Floats]:
-        """Remember the last two pieces of every row."""
+    def advance(
+        self, tower: Tower, states: Float32Array, tokens: Integers, lengths: Integers
+    ) -> tuple[Float32Array, Float32Array]:
+        """Remember the last two tokens of every row."""
         self.calls.append((tower, len(states)))
         states = states.copy()
-        outputs = np.full((*pieces.shape, 2), np.nan, dtype=np.float32)
+        outputs = np.full((*tokens.shape, 2), np.nan, dtype=np.float32)
         for row, length in enumerate(lengths.tolist()):
             for step in range(length):
-                states[row] = (states[row, 1], pieces[row, step])
+                states[row] = (states[row, 1], tokens[row, step])
                 outputs[row, step] = states[row]
         return states, outputs
 
-    def next_log_probabilities(self, outputs: Floats) -> Floats:
-        """Look the last two pieces up."""
+    def next_log_probabilities(self, outputs: Float32Array) -> Float32Array:
+        """Look the last two tokens up."""
         self.calls.append(("next", len(outputs)))
-        return self._rows([self._pair("next", output) for output in outputs], [False] * len(outputs))
+        return self._rows(
+            [self._pair("next", output) for output in outputs], [False] * len(outputs)
+        )
 
-    def previous_log_probabilities(self, outputs: Floats) -> Floats:
-        """Look the last two pieces that the backward tower read up."""
+    def previous_log_probabilities(self, outputs: Float32Array) -> Float32Array:
+        """Look the last two tokens that the backward tower read up."""
         self.calls.append(("previous", len(outputs)))
-        return self._rows([self._pair("previous", output) for output in outputs], [False] * len(outputs))
+        return self._rows(
+            [self._pair("previous", output) for output in outputs], [False] * len(outputs)
+        )
 
     def gap_log_probabilities(
-        self, forward: Floats, backward: Floats, right_known: Flags, positions: Integers, kinds: Integers
-    ) -> Floats:
+        self,
+        forward: Float32Array,
+        backward: Float32Array,
+        right_known: Flags,
+        positions: Integers,
+        kinds: Integers,
+    ) -> Float32Array:
         """Add what both neighbours, the position and the kind say."""
         self.calls.append(("gap", len(forward)))
         tables = self._tables
         scores = []
         for row in range(len(forward)):
-            right = tables["gap_right"][int(backward[row, 1])] if right_known[row] else tables["gap_unknown"][0]
+            right = (
+                tables["gap_right"][int(backward[row, 1])]
+                if right_known[row]
+                else tables["gap_unknown"][0]
+            )
             position = tables["gap_position"][min(int(positions[row]), GAP_POSITIONS - 1)]
             kind = tables["gap_kind"][int(kinds[row])]
             scores.append(tables["gap_left"][int(forward[row, 1])] + right + position + kind)
         return self._rows(scores, (positions > 0).tolist())
 
-    def _pair(self, table: str, output: Floats) -> Floats:
+    def _pair(self, table: str, output: Float32Array) -> Float32Array:
         before, last = output.astype(np.int64).tolist()
-        scores: Floats = self._tables[table][last] + np.float32(0.5) * self._tables[f"{table}_before"][before]
+        scores: Float32Array = (
+            self._tables[table][last] + np.float32(0.5) * self._tables[f"{table}_before"][before]
+        )
         return scores
 
-    def _rows(self, scores: list[Floats], closable: list[bool]) -> Floats:
+    def _rows(self, scores: list[Float32Array], closable: list[bool]) -> Float32Array:
         result = np.full((len(scores), self.config.vocabulary_size), -np.inf, dtype=np.float32)
         for row, (values, closes) in enumerate(zip(scores, closable, strict=True)):
             allowed = np.append(self._support, END_OF_GAP) if closes else self._support
-            result[row, allowed] = values[allowed] - np.logaddexp.reduce(values[allowed].astype(np.float64))
+            result[row, allowed] = values[allowed] - np.logaddexp.reduce(
+                values[allowed].astype(np.float64)
+            )
         return result
 
 
 def fake_checkpoint(
-    vocabulary: Vocabulary, network: NetworkConfig, calibration: Calibration | None = None, **values: Any
+    tokenizer: Tokenizer,
+    network: NetworkConfig,
+    calibration: Calibration | None = None,
+    **values: Any,
 ) -> Checkpoint:
     """A checkpoint that lies nowhere."""
     return Checkpoint(
@@ -136,7 +166,7 @@ def fake_checkpoint(
         digest="0" * 64,
         network=network,
         calibration=calibration or Calibration(),
-        vocabulary=vocabulary,
+        tokenizer=tokenizer,
         languages=("zh", "en"),
         **values,
     )
@@ -163,5 +193,10 @@ def _message(field: int, content: bytes) -> bytes:
     return _varint(field << 3 | 2) + _varint(len(content)) + content
 
 
-def _piece(name: str, score: float, kind: int) -> bytes:
-    return _message(1, name.encode()) + _varint(2 << 3 | 5) + np.float32(score).tobytes() + _number(3, kind)
+def _token(name: str, score: float, kind: int) -> bytes:
+    return (
+        _message(1, name.encode())
+        + _varint(2 << 3 | 5)
+        + np.float32(score).tobytes()
+        + _number(3, kind)
+    )

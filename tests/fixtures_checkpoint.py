@@ -11,8 +11,8 @@ from safetensors.numpy import save
 
 from model.checkpoint import Checkpoint, write_checkpoint
 from model.config import GAP_CODE_SIZE, GAP_POSITIONS, GATES, Calibration, NetworkConfig
-from model.vocabulary import BLANK, CONTROL_PIECES, END, END_OF_GAP, START, UNKNOWN, Vocabulary
-from training.graphs import build_graphs
+from model.tokenizer import BLANK, CONTROL_TOKENS, END, END_OF_GAP, START, UNKNOWN, Tokenizer
+from training.onnx_graphs import build_graphs
 
 LINES = (
     "I like the cat that sat on the mat.",
@@ -28,28 +28,30 @@ LINES = (
 )
 
 
-def tiny_vocabulary(lines: Sequence[str] = LINES, size: int = 400) -> Vocabulary:
-    """Train a vocabulary of at most *size* pieces on a few lines, with the options of ``training prepare``."""
+def tiny_tokenizer(lines: Sequence[str] = LINES, size: int = 400) -> Tokenizer:
+    """Train a vocabulary of at most *size* tokens on a few lines, with the options of ``training prepare``."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines), model_writer=model, model_type="unigram", vocab_size=size,
         hard_vocab_limit=False, byte_fallback=True, normalization_rule_name="identity", add_dummy_prefix=False,
         remove_extra_whitespaces=False, treat_whitespace_as_suffix=True, character_coverage=1.0,
         unk_id=UNKNOWN, bos_id=START, eos_id=END, pad_id=-1,
-        control_symbols=[CONTROL_PIECES[BLANK], CONTROL_PIECES[END_OF_GAP]], num_threads=1, minloglevel=2,
+        control_symbols=[CONTROL_TOKENS[BLANK], CONTROL_TOKENS[END_OF_GAP]], num_threads=1, minloglevel=2,
     )  # fmt: skip
-    return Vocabulary.from_bytes(model.getvalue())
+    return Tokenizer.from_bytes(model.getvalue())
 
 
-def random_weights(config: NetworkConfig, seed: int = 0, scale: float = 0.5) -> dict[str, np.ndarray[Any, Any]]:
+def random_weights(
+    config: NetworkConfig, seed: int = 0, scale: float = 0.5
+) -> dict[str, np.ndarray[Any, Any]]:
     """Normal weights for every parameter of a network, float32, by the names of ``weights.safetensors``."""
     generator = np.random.default_rng(seed)
     size, hidden, width = config.embedding_size, config.hidden_size, config.gap_hidden_size
-    pieces, gates = config.vocabulary_size, GATES[config.cell] * config.hidden_size
+    tokens, gates = config.vocabulary_size, GATES[config.cell] * config.hidden_size
     stacked = config.architecture == "stacked_bidirectional"
     deeper = 2 * hidden if stacked else hidden
     shapes: dict[str, tuple[int, ...]] = {
-        "embedding.weight": (pieces, size), "output_bias": (pieces,),
+        "embedding.weight": (tokens, size), "output_bias": (tokens,),
         "next.weight": (size, deeper), "next.bias": (size,),
     }  # fmt: skip
     for tower in ("forward", "backward"):
@@ -61,19 +63,24 @@ def random_weights(config: NetworkConfig, seed: int = 0, scale: float = 0.5) -> 
     if config.architecture == "two_towers":
         shapes |= {
             "previous.weight": (size, hidden), "previous.bias": (size,),
-            "gap_bias": (pieces,), "unknown_right": (size,),
+            "gap_bias": (tokens,), "unknown_right": (size,),
             "gap.position.weight": (GAP_POSITIONS, GAP_CODE_SIZE), "gap.kind.weight": (3, GAP_CODE_SIZE),
             "gap.hidden.weight": (2 * width, 2 * size + 2 * GAP_CODE_SIZE), "gap.hidden.bias": (2 * width,),
             "gap.output.weight": (size, width), "gap.output.bias": (size,),
         }  # fmt: skip
     # Matrices are scaled by their width so that activations stay of order 1 at any size.
-    widths = {name: 2 * shape[-1] ** -0.5 if len(shape) == 2 else 1.0 for name, shape in shapes.items()}
+    widths = {
+        name: 2 * shape[-1] ** -0.5 if len(shape) == 2 else 1.0 for name, shape in shapes.items()
+    }
     return {
-        name: (generator.normal(size=shape) * scale * widths[name]).astype(np.float32) for name, shape in shapes.items()
+        name: (generator.normal(size=shape) * scale * widths[name]).astype(np.float32)
+        for name, shape in shapes.items()
     }
 
 
-def build_tiny_checkpoint(directory: Path, *, seed: int = 0, fp32: bool = True, **config: Any) -> Checkpoint:
+def build_tiny_checkpoint(
+    directory: Path, *, seed: int = 0, fp32: bool = True, **config: Any
+) -> Checkpoint:
     """Write a checkpoint with random weights.
 
     Args:
@@ -82,17 +89,28 @@ def build_tiny_checkpoint(directory: Path, *, seed: int = 0, fp32: bool = True, 
         fp32: write fp32 graphs beside the int8 ones.
         config: fields of :class:`NetworkConfig` other than the vocabulary's size.
     """
-    vocabulary = tiny_vocabulary()
-    sizes = {"embedding_size": 16, "hidden_size": 24, "forward_layers": 2, "backward_layers": 1, "gap_hidden_size": 12}
+    tokenizer = tiny_tokenizer()
+    sizes = {
+        "embedding_size": 16,
+        "hidden_size": 24,
+        "forward_layers": 2,
+        "backward_layers": 1,
+        "gap_hidden_size": 12,
+    }
     if config.get("architecture", "two_towers") != "two_towers":
         sizes |= {"backward_layers": 0, "gap_hidden_size": 0}
-    network = NetworkConfig(vocabulary_size=vocabulary.size, **(sizes | config))
+    network = NetworkConfig(vocabulary_size=tokenizer.size, **(sizes | config))
     weights = random_weights(network, seed)
-    files = {"vocabulary.model": vocabulary.to_bytes(), "weights.safetensors": save(weights)}
+    files = {"tokenizer.model": tokenizer.to_bytes(), "weights.safetensors": save(weights)}
     files["MODEL_CARD.md"] = b"# A network with random weights\n"
-    files |= {f"onnx/{name}": content for name, content in build_graphs(network, weights, "int8").items()}
+    files |= {
+        f"onnx/{name}": content for name, content in build_graphs(network, weights, "int8").items()
+    }
     if fp32:
-        files |= {f"onnx-fp32/{name}": content for name, content in build_graphs(network, weights, "fp32").items()}
+        files |= {
+            f"onnx-fp32/{name}": content
+            for name, content in build_graphs(network, weights, "fp32").items()
+        }
     return write_checkpoint(
         directory,
         name="tiny",

@@ -18,29 +18,35 @@ Product = Callable[[Array, Array], Array]
 class ReferenceNetwork:
     """A network with its weights, for one row at a time."""
 
-    def __init__(self, config: NetworkConfig, weights: Mapping[str, Array], *, quantised: bool = False) -> None:
+    def __init__(
+        self, config: NetworkConfig, weights: Mapping[str, Array], *, quantised: bool = False
+    ) -> None:
         self.config = config
         self.dtype: type = np.float32 if quantised else np.float64
         self.product: Product = quantised_product if quantised else lambda x, w: w @ x
-        self.weights = {name: np.asarray(value, dtype=self.dtype) for name, value in weights.items()}
+        self.weights = {
+            name: np.asarray(value, dtype=self.dtype) for name, value in weights.items()
+        }
 
-    def advance(self, tower: str, state: Array, pieces: Sequence[int]) -> tuple[Array, list[Array]]:
-        """State (S,) after the pieces, and the top layer's h after each."""
+    def advance(self, tower: str, state: Array, tokens: Sequence[int]) -> tuple[Array, list[Array]]:
+        """State (S,) after the tokens, and the top layer's h after each."""
         parts = state.astype(self.dtype).reshape(-1, self.config.hidden_size).copy()
         outputs = []
-        for piece in pieces:
-            x = self.weights["embedding.weight"][piece]
+        for token in tokens:
+            x = self.weights["embedding.weight"][token]
             for layer in range(self.config.layers(tower)):  # type: ignore[arg-type]
                 first = layer * self.config.state_parts
-                new = self._step(f"{tower}_tower.{layer}", x, parts[first : first + self.config.state_parts])
+                new = self._step(
+                    f"{tower}_tower.{layer}", x, parts[first : first + self.config.state_parts]
+                )
                 parts[first : first + self.config.state_parts] = new
                 x = new[0]
             outputs.append(x)
         return parts.reshape(-1), outputs
 
-    def fill(self, pieces: Sequence[int], place: int) -> Array:
+    def fill(self, tokens: Sequence[int], place: int) -> Array:
         """Log-probabilities (V,) of what stands at *place* of a whole line, by the stacked bidirectional network."""
-        rows = [self.weights["embedding.weight"][piece] for piece in pieces]
+        rows = [self.weights["embedding.weight"][token] for token in tokens]
         for layer in range(self.config.forward_layers):
             left = self._layer(f"forward_tower.{layer}", rows)
             right = self._layer(f"backward_tower.{layer}", rows[::-1])[::-1]
@@ -56,8 +62,13 @@ class ReferenceNetwork:
         return outputs
 
     def _step(self, name: str, x: Array, state: Array) -> list[Array]:
-        from_x = self.product(x, self.weights[f"{name}.weight_ih"]) + self.weights[f"{name}.bias_ih"]
-        from_h = self.product(state[0], self.weights[f"{name}.weight_hh"]) + self.weights[f"{name}.bias_hh"]
+        from_x = (
+            self.product(x, self.weights[f"{name}.weight_ih"]) + self.weights[f"{name}.bias_ih"]
+        )
+        from_h = (
+            self.product(state[0], self.weights[f"{name}.weight_hh"])
+            + self.weights[f"{name}.bias_hh"]
+        )
         if self.config.cell == "rnn_tanh":
             return [np.tanh(from_x + from_h)]
         if self.config.cell == "gru":
@@ -69,33 +80,45 @@ class ReferenceNetwork:
         return [sigmoid(o) * np.tanh(c), c]
 
     def next(self, output: Array) -> Array:
-        """Log-probabilities (V,) of the next piece."""
+        """Log-probabilities (V,) of the next token."""
         return self._directed("next", output)
 
     def previous(self, output: Array) -> Array:
-        """Log-probabilities (V,) of the previous piece."""
+        """Log-probabilities (V,) of the previous token."""
         return self._directed("previous", output)
 
     def _feature(self, name: str, output: Array) -> Array:
         weights = self.weights
-        return self.product(output.astype(self.dtype), weights[f"{name}.weight"]) + weights[f"{name}.bias"]
+        return (
+            self.product(output.astype(self.dtype), weights[f"{name}.weight"])
+            + weights[f"{name}.bias"]
+        )
 
     def _directed(self, name: str, output: Array) -> Array:
         features = self._feature(name, output)
-        logits = self.product(features, self.weights["embedding.weight"]) + self.weights["output_bias"]
+        logits = (
+            self.product(features, self.weights["embedding.weight"]) + self.weights["output_bias"]
+        )
         return log_softmax(logits, masked=[0, 1, 2, 3, 4])
 
     def gap(self, forward: Array, backward: Array | None, position: int, kind: int) -> Array:
-        """Log-probabilities (V,) of a gap's next piece or of its end; no *backward*: right side unknown."""
+        """Log-probabilities (V,) of a gap's next token or of its end; no *backward*: right side unknown."""
         weights = self.weights
         f = self._feature("next", forward)
         g = weights["unknown_right"] if backward is None else self._feature("previous", backward)
-        codes = np.concatenate([weights["gap.position.weight"][min(position, 7)], weights["gap.kind.weight"][kind]])
+        codes = np.concatenate(
+            [weights["gap.position.weight"][min(position, 7)], weights["gap.kind.weight"][kind]]
+        )
         size, hidden = len(f), weights["gap.hidden.weight"]
         u = self.product(f, hidden[:, :size]) + self.product(g, hidden[:, size : 2 * size])
         u += hidden[:, 2 * size :] @ codes + weights["gap.hidden.bias"]
         value, gate = np.split(u, 2)
-        z = self.product(value * sigmoid(gate), weights["gap.output.weight"]) + weights["gap.output.bias"] + f + g
+        z = (
+            self.product(value * sigmoid(gate), weights["gap.output.weight"])
+            + weights["gap.output.bias"]
+            + f
+            + g
+        )
         logits = self.product(z, weights["embedding.weight"]) + weights["gap_bias"]
         return log_softmax(logits, masked=[0, 1, 2, 3, 4] if position == 0 else [0, 1, 2, 3])
 
@@ -106,7 +129,7 @@ def sigmoid(x: Array) -> Array:
 
 
 def log_softmax(logits: Array, masked: Sequence[int]) -> Array:
-    """Logarithm of the softmax over the pieces that are not masked; minus infinity at those that are."""
+    """Logarithm of the softmax over the tokens that are not masked; minus infinity at those that are."""
     logits = logits.copy()
     logits[list(masked)] = -np.inf
     shifted = logits - logits.max()

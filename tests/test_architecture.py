@@ -20,8 +20,14 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 def lint_imports(directory: Path) -> subprocess.CompletedProcess[str]:
     """Run the import contracts of `directory`'s own pyproject.toml over `directory`'s own packages."""
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
-    environment = {"PYTHONPATH": str(directory), "PATH": str(Path(sys.executable).parent), "COLUMNS": "200"}
-    return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+    environment = {
+        "PYTHONPATH": str(directory),
+        "PATH": str(Path(sys.executable).parent),
+        "COLUMNS": "200",
+    }
+    return subprocess.run(
+        command, cwd=directory, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.fixture
@@ -29,7 +35,11 @@ def copied_house(tmp_path: Path) -> Path:
     """The three packages and pyproject.toml, copied to where a violation can be planted."""
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     for package in PACKAGES:
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "pretrained"))
+        shutil.copytree(
+            ROOT / package,
+            tmp_path / package,
+            ignore=shutil.ignore_patterns("__pycache__", "pretrained"),
+        )
     return tmp_path
 
 
@@ -51,7 +61,9 @@ def test_import_contracts_hold() -> None:
         ("service/__init__.py", "import model.network"),
     ],
 )
-def test_a_planted_violation_breaks_a_contract(copied_house: Path, module: str, statement: str) -> None:
+def test_a_planted_violation_breaks_a_contract(
+    copied_house: Path, module: str, statement: str
+) -> None:
     """Each kind of forbidden import is caught, wherever it is written, also inside a function."""
     with (copied_house / module).open("a", encoding="utf-8") as file:
         file.write(f"\n\ndef planted() -> None:\n    {statement}\n")
@@ -78,7 +90,10 @@ def test_serving_on_a_cpu_loads_no_training_library(tiny_checkpoint: Path) -> No
     assert result.returncode == 0, result.stderr
     modules = set(result.stdout.split())
     assert {"service", "model", "onnxruntime"} <= modules
-    assert modules & {"torch", "onnx", "safetensors", "tensorboard", "matplotlib", "tqdm", "training"} == set()
+    assert (
+        modules & {"torch", "onnx", "safetensors", "tensorboard", "matplotlib", "tqdm", "training"}
+        == set()
+    )
 
 
 def requirement_names(lines: list[str]) -> set[str]:
@@ -129,9 +144,13 @@ def test_every_dependency_is_pinned_with_those_it_pulls_in() -> None:
     reached = closure([*PROJECT["dependencies"], *(line for extra in extras for line in extra)])
     # torch pins an accelerator's libraries itself; setuptools and pip come with the virtual environment.
     exempt = {
-        name for name in reached if name.startswith(("nvidia-", "cuda-")) or name in {"triton", "setuptools", "pip"}
+        name
+        for name in reached
+        if name.startswith(("nvidia-", "cuda-")) or name in {"triton", "setuptools", "pip"}
     }
-    assert reached - exempt - set(pins()) == set(), "missing from constraints.txt: run `make constraints`"
+    assert reached - exempt - set(pins()) == set(), (
+        "missing from constraints.txt: run `make constraints`"
+    )
     assert set(pins()) - reached == set(), "in constraints.txt, though nothing needs it"
 
 
@@ -142,10 +161,17 @@ def test_the_lock_of_the_image_is_what_serving_needs_at_its_pins() -> None:
     """
     text = (ROOT / "deploy" / "requirements.lock").read_text(encoding="utf-8")
     entry = r"^([A-Za-z0-9._-]+)==([0-9A-Za-z.]+)((?: \\\n    --hash=sha256:[0-9a-f]{64}){1,2})\n"
-    found = {canonicalize_name(name): version for name, version, _ in re.findall(entry, text, flags=re.MULTILINE)}
+    found = {
+        canonicalize_name(name): version
+        for name, version, _ in re.findall(entry, text, flags=re.MULTILINE)
+    }
     needed = closure(PROJECT["dependencies"])
-    assert found == {name: version for name, version in pins().items() if name in needed}, "run `make lock`"
-    assert all(line.startswith("#") for line in re.sub(entry, "", text, flags=re.MULTILINE).splitlines())
+    assert found == {name: version for name, version in pins().items() if name in needed}, (
+        "run `make lock`"
+    )
+    assert all(
+        line.startswith("#") for line in re.sub(entry, "", text, flags=re.MULTILINE).splitlines()
+    )
     assert "://" not in text
 
 
@@ -153,7 +179,12 @@ def test_every_direct_dependency_has_a_reason() -> None:
     """docs/decisions/0001-dependencies.md has one table row for each direct dependency, and none for any other."""
     text = (ROOT / "docs/decisions/0001-dependencies.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([a-z][^|]*) \| \S", text, flags=re.MULTILINE)
-    named = [canonicalize_name(Requirement(name).name) for row in rows for name in row.split(", ") if name != "package"]
+    named = [
+        canonicalize_name(Requirement(name).name)
+        for row in rows
+        for name in row.split(", ")
+        if name != "package"
+    ]
     extras = PROJECT["optional-dependencies"]
     direct = requirement_names(PROJECT["dependencies"] + extras["train"] + extras["dev"])
     assert sorted(named) == sorted(direct)
@@ -163,7 +194,9 @@ def test_every_direct_dependency_has_a_reason() -> None:
 def test_the_module_map_names_every_module() -> None:
     """docs/architecture.md has a line for each module of the three packages, and none for a module that is gone."""
     text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
-    mapped = set(re.findall(r"^\| `((?:model|service|training)/[\w/]+\.py)` \|", text, flags=re.MULTILINE))
+    mapped = set(
+        re.findall(r"^\| `((?:model|service|training)/[\w/]+\.py)` \|", text, flags=re.MULTILINE)
+    )
     present = {
         path.relative_to(ROOT).as_posix()
         for package in PACKAGES

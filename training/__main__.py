@@ -3,42 +3,60 @@
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from model.errors import LacunaError
 
 COMMANDS = {
-    "prepare": ("training.prepare", "text to a vocabulary and shards"),
-    "train": ("training.loop", "shards to weights"),
-    "evaluate": ("training.evaluate", "a checkpoint to scores"),
-    "calibrate": ("training.calibrate", "a checkpoint to one with temperatures fitted on development text"),
+    "prepare": ("training.data.prepare", "text to a vocabulary and shards"),
+    "train": ("training.trainer", "shards to weights"),
+    "evaluate": ("training.evaluation.evaluate", "a checkpoint to scores"),
+    "calibrate": (
+        "training.evaluation.calibrate",
+        "a checkpoint to one with temperatures fitted on development text",
+    ),
     "export": ("training.export", "weights to a checkpoint that the service serves"),
-    "card": ("training.model_card", "scores and notes into a checkpoint and its model card"),
+    "card": (
+        "training.evaluation.model_card",
+        "scores and notes into a checkpoint and its model card",
+    ),
     "adapt": ("training.adapt", "a checkpoint to one that knows a text better"),
     "ngram": ("training.ngram", "shards to a Kneser-Ney n-gram, the baseline"),
-    "compare": ("training.compare", "the tutorial's systems side by side"),
-    "cloze-benchmarks": ("training.cloze_benchmarks", "published clozes asked of a checkpoint"),
-    "sentence-completion": ("training.sentence_completion", "MSR Sentence Completion by each side and by both"),
-    "contamination": ("training.contamination", "what of a benchmark stands in the training text"),
-    "everyday": ("training.everyday", "everyday sentences with blanks, hits and misses shown"),
-    "quality": ("training.quality", "docs/quality.md from committed figures"),
-    "words": ("training.words", "a word benchmark, such as Penn Treebank, to perplexities"),
-    "gates": ("training.gates", "how far gradients and memories reach back"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command of ``python -m training``."""
+    return run_command("training", "From text to a checkpoint.", COMMANDS, argv)
+
+
+def run_command(
+    package: str,
+    description: str,
+    commands: Mapping[str, tuple[str, str]],
+    argv: Sequence[str] | None = None,
+) -> int:
     """Run one command.
 
+    Args:
+        package: as in ``python -m PACKAGE``.
+        description: of the package, for ``--help``.
+        commands: module and help of each command.
+        argv: arguments; by default those of the process.
+
     Returns:
-        0, or 2 with a message on standard error where a named error was raised.
+        0, or 2 with a message on standard error if a named error was raised.
     """
-    parser = argparse.ArgumentParser(prog="python -m training", description="From text to a checkpoint.")
-    parser.add_argument("command", choices=COMMANDS, help="; ".join(f"{n}: {h}" for n, (_, h) in COMMANDS.items()))
+    parser = argparse.ArgumentParser(prog=f"python -m {package}", description=description)
+    parser.add_argument(
+        "command", choices=commands, help="; ".join(f"{n}: {h}" for n, (_, h) in commands.items())
+    )
     arguments = sys.argv[1:] if argv is None else list(argv)
     command = parser.parse_args(arguments[:1]).command
-    module = importlib.import_module(COMMANDS[command][0])
-    parser = argparse.ArgumentParser(prog=f"python -m training {command}", description=module.__doc__)
+    module = importlib.import_module(commands[command][0])
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {package} {command}", description=module.__doc__
+    )
     module.add_arguments(parser)
     try:
         return int(module.run(parser.parse_args(arguments[1:])))

@@ -29,29 +29,29 @@ import numpy as np
 from model.checkpoint import Checkpoint, is_checkpoint, load_checkpoint
 from model.errors import CorpusError, LacunaError, RunError
 from model.queries import ClozeQuery, Limits, PredictQuery, Query, Result
-from training.batches import EpochPlan, heldout_batches
 from training.config import DataOptions, OptimizerOptions, RunConfig
-from training.contestants import Answering, open_contestant
-from training.corpus import clean, detect_language, expand_inputs, read_lines
-from training.evaluate import ask_about, evaluate
+from training.data.batches import EpochPlan, heldout_batches
+from training.data.prepare import BLOCK_LINES, PrepareOptions, named_sources, prepare
+from training.data.shards import open_prepared, weigh
+from training.data.text_sources import clean, detect_language, expand_inputs, read_lines
+from training.evaluation.evaluate import ask_about, evaluate
+from training.evaluation.report import write_report
+from training.evaluation.systems import Answering, open_contestant
+from training.evaluation.test_items import read_files
 from training.export import ExportOptions, export
-from training.loop import Trainer, stop_signals
 from training.ngram import build
-from training.prepare import BLOCK_LINES, PrepareOptions, named_sources, prepare
-from training.questions import read_files
-from training.report import write_report
-from training.shards import open_prepared, weigh
-from training.snapshot import SNAPSHOTS, write_whole
+from training.run_state import SNAPSHOTS, write_whole
+from training.trainer import Trainer, stop_signals
 
 MAX_CHARACTERS = 500
 SET_ASIDE_SHARE = 0.1
 SET_ASIDE_LINES = 2_000
 HELD_OUT_SHARE = 0.05
-LEAST_LINES = 100
+MIN_LINES = 100
 # A language with less than this share of the lines is trained with the other, as if it were that one
-LEAST_LANGUAGE_SHARE = 0.05
+MIN_LANGUAGE_SHARE = 0.05
 # A pass must make the held-out text more probable by this share of its bits, or it was the last
-LEAST_GAIN = 0.001
+MIN_GAIN = 0.001
 JOURNAL = "adapt.json"
 
 
@@ -64,7 +64,7 @@ class AdaptOptions:
         text: files, folders or globs of the text to adapt to, read into memory.
         output: directory for everything that is written.
         replay: general text that is read along; without it nothing keeps what the network knew of other text.
-        replay_share: of the pieces that are read, how many are of *replay*.
+        replay_share: of the tokens that are read, how many are of *replay*.
         field: the member of JSON Lines that holds the text.
         passes: over the text, at most.
         learning_rate: of the first pass; each further one has half of it.
@@ -101,7 +101,9 @@ class AdaptOptions:
         if self.passes < 1:
             raise RunError(f"passes is {self.passes}; it must be at least 1")
         if not 0 < self.replay_share < 1:
-            raise RunError(f"replay_share is {self.replay_share}; it must be between 0 and 1 (no --replay for none)")
+            raise RunError(
+                f"replay_share is {self.replay_share}; it must be between 0 and 1 (no --replay for none)"
+            )
 
 
 class WithHistory:
@@ -114,7 +116,9 @@ class WithHistory:
         """Answer queries in order; a score knows no history."""
         return self._predictor.run(
             [
-                replace(query, history=self._history) if isinstance(query, PredictQuery | ClozeQuery) else query
+                replace(query, history=self._history)
+                if isinstance(query, PredictQuery | ClozeQuery)
+                else query
                 for query in queries
             ]
         )
@@ -122,22 +126,57 @@ class WithHistory:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="directory of the checkpoint to begin with")
-    parser.add_argument("text", nargs="+", metavar="TEXT", help="files, folders or globs; a line an item")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="for checkpoint, report and state")
-    parser.add_argument("--replay", nargs="+", default=[], metavar="TEXT", help="general text that is read along")
-    parser.add_argument("--replay-share", type=float, default=0.3, metavar="SHARE", help="of what is read (0.3)")
+    parser.add_argument(
+        "checkpoint",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="directory of the checkpoint to begin with",
+    )
+    parser.add_argument(
+        "text", nargs="+", metavar="TEXT", help="files, folders or globs; a line an item"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="for checkpoint, report and state"
+    )
+    parser.add_argument(
+        "--replay", nargs="+", default=[], metavar="TEXT", help="general text that is read along"
+    )
+    parser.add_argument(
+        "--replay-share", type=float, default=0.3, metavar="SHARE", help="of what is read (0.3)"
+    )
     parser.add_argument("--field", metavar="NAME", help="member of JSON Lines that holds the text")
-    parser.add_argument("--passes", type=int, default=4, metavar="N", help="over the text, at most (4)")
-    parser.add_argument("--learning-rate", type=float, default=1e-3, metavar="RATE", help="of the first pass (0.001)")
-    parser.add_argument("--dropout", type=float, default=0.1, metavar="SHARE", help="while training (0.1)")
-    parser.add_argument("--minutes", type=float, default=0.0, help="of CPU per thread, at most (0: no limit)")
+    parser.add_argument(
+        "--passes", type=int, default=4, metavar="N", help="over the text, at most (4)"
+    )
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        default=1e-3,
+        metavar="RATE",
+        help="of the first pass (0.001)",
+    )
+    parser.add_argument(
+        "--dropout", type=float, default=0.1, metavar="SHARE", help="while training (0.1)"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=0.0, help="of CPU per thread, at most (0: no limit)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of torch (1)")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="while training (fp32)")
-    parser.add_argument("--version", default="", help="of the new checkpoint (the old one's with -adapted)")
-    parser.add_argument("--ngram", action="store_true", help="report a Kneser-Ney 5-gram of the same text too")
-    parser.add_argument("--lines", type=int, default=500, metavar="N", help="lines that the report asks about (500)")
-    parser.add_argument("--typing-lines", type=int, default=150, metavar="N", help="lines that it types (150)")
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="while training (fp32)"
+    )
+    parser.add_argument(
+        "--version", default="", help="of the new checkpoint (the old one's with -adapted)"
+    )
+    parser.add_argument(
+        "--ngram", action="store_true", help="report a Kneser-Ney 5-gram of the same text too"
+    )
+    parser.add_argument(
+        "--lines", type=int, default=500, metavar="N", help="lines that the report asks about (500)"
+    )
+    parser.add_argument(
+        "--typing-lines", type=int, default=150, metavar="N", help="lines that it types (150)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of every random choice (1)")
 
 
@@ -145,7 +184,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command; 0 on success, 130 where interrupted."""
     values = {name: getattr(arguments, name) for name in AdaptOptions.__dataclass_fields__}
     try:
-        report = adapt(AdaptOptions(**values | {name: tuple(values[name]) for name in ("text", "replay")}))
+        report = adapt(
+            AdaptOptions(**values | {name: tuple(values[name]) for name in ("text", "replay")})
+        )
     except KeyboardInterrupt:  # while it prepared or reported
         report = None
     if report is None:
@@ -170,7 +211,9 @@ def adapt(options: AdaptOptions) -> str | None:
     """
     base = load_checkpoint(options.checkpoint)
     if "predict" not in base.capabilities:
-        raise RunError(f"{options.checkpoint} fills blanks only and knows no next word; adapt one with a forward tower")
+        raise RunError(
+            f"{options.checkpoint} fills blanks only and knows no next word; adapt one with a forward tower"
+        )
     journal = _open_journal(options, base)
     texts = _set_aside(options)
     data = _prepare(options, texts)
@@ -178,7 +221,9 @@ def adapt(options: AdaptOptions) -> str | None:
     if not is_checkpoint(checkpoint):
         if not _train(options, journal, data, [path.stem for path in texts]):
             return None
-        best = ExportOptions(options.output / "best", checkpoint, base.name, _version(options, base), prepared=data)
+        best = ExportOptions(
+            options.output / "best", checkpoint, base.name, _version(options, base), prepared=data
+        )
         export(replace(best, base=base))
     report = options.output / "evaluation.md"
     if not report.is_file():
@@ -196,7 +241,13 @@ def _open_journal(options: AdaptOptions, base: Checkpoint) -> dict[str, Any]:
         [str(path), path.stat().st_size, path.stat().st_mtime_ns]
         for path in expand_inputs([*options.text, *options.replay])
     ]
-    settings = {**asdict(options), "checkpoint": base.digest, "output": "", "threads": 0, "minutes": 0}
+    settings = {
+        **asdict(options),
+        "checkpoint": base.digest,
+        "output": "",
+        "threads": 0,
+        "minutes": 0,
+    }
     begun_with = hashlib.sha256(json.dumps([settings, files]).encode()).hexdigest()
     path = options.output / JOURNAL
     if not path.is_file():
@@ -209,7 +260,9 @@ def _open_journal(options: AdaptOptions, base: Checkpoint) -> dict[str, Any]:
         if journal["begun_with"] == begun_with:
             return journal
     except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: cannot be read: {error!r}; remove {options.output} or name another") from error
+        raise RunError(
+            f"{path}: cannot be read: {error!r}; remove {options.output} or name another"
+        ) from error
     raise RunError(
         f"{options.output} was begun with another checkpoint, text or arguments; remove it, or name another --output"
     )
@@ -244,7 +297,12 @@ def _set_aside(options: AdaptOptions) -> list[Path]:
             aside.add(number)
         shutil.rmtree(directory.with_name("text.new"), ignore_errors=True)
         for part, chosen in (("aside", True), ("training", False)):
-            own = [line for number, block in enumerate(blocks) if (number in aside) == chosen for line in block]
+            own = [
+                line
+                for number, block in enumerate(blocks)
+                if (number in aside) == chosen
+                for line in block
+            ]
             _write_lines(directory.with_name("text.new") / part, own)
         directory.with_name("text.new").rename(directory)
     return sorted((directory / "training").glob("*.txt"))
@@ -258,9 +316,9 @@ def _read(options: AdaptOptions) -> list[str]:
         for _, text, _ in read_lines(path, options.field)
         for line in clean(text, MAX_CHARACTERS, counts)
     )
-    if len(lines) < LEAST_LINES:
+    if len(lines) < MIN_LINES:
         raise CorpusError(
-            f"{len(lines)} different lines with letters; adapting takes at least {LEAST_LINES}. For less text, send it"
+            f"{len(lines)} different lines with letters; adapting takes at least {MIN_LINES}. For less text, send it"
             " with each question as `history`"
         )
     return list(lines)
@@ -275,7 +333,7 @@ def _write_lines(directory: Path, lines: Sequence[str]) -> None:
         own = [
             line
             for line, detected in zip(lines, languages, strict=True)
-            if (detected if shares[detected] >= LEAST_LANGUAGE_SHARE else common) == language
+            if (detected if shares[detected] >= MIN_LANGUAGE_SHARE else common) == language
         ]
         if own:
             (directory / f"text_{language}.txt").write_text("\n".join(own) + "\n", encoding="utf-8")
@@ -285,17 +343,28 @@ def _prepare(options: AdaptOptions, texts: Sequence[Path]) -> Path:
     """Own text and replay as shards; of the replay as much as all passes together read."""
     own = [
         replace(source, name=path.stem, language=path.stem.removeprefix("text_"))
-        for path, source in zip(texts, named_sources([str(path) for path in texts], None, "auto", False), strict=True)
+        for path, source in zip(
+            texts, named_sources([str(path) for path in texts], None, "auto", False), strict=True
+        )
     ]
     size = sum(path.stat().st_size for path in texts)
     replay = named_sources(options.replay, options.field, "auto", consecutive=False)
-    limit = int(options.passes * size * options.replay_share / (1 - options.replay_share) / max(1, len(replay)))
-    others = [replace(source, name=f"replay-{source.name}", limit_bytes=max(limit, 1000)) for source in replay]
+    limit = int(
+        options.passes
+        * size
+        * options.replay_share
+        / (1 - options.replay_share)
+        / max(1, len(replay))
+    )
+    others = [
+        replace(source, name=f"replay-{source.name}", limit_bytes=max(limit, 1000))
+        for source in replay
+    ]
     return prepare(
         PrepareOptions(
             options.output / "prepared",
             (*own, *others),
-            vocabulary=options.checkpoint / "vocabulary.model",
+            tokenizer=options.checkpoint / "tokenizer.model",
             held_out_share=HELD_OUT_SHARE,
             seed=options.seed,
             max_characters=MAX_CHARACTERS,
@@ -311,8 +380,10 @@ def _train(options: AdaptOptions, journal: dict[str, Any], data: Path, own: Sequ
     directory = options.output / "run"
     config = _run_config(options, data, own)
     prepared = open_prepared(data)
-    pieces = EpochPlan(weigh(prepared.sources, (), config.data.weights), config.data, options.seed, 0)
-    steps = len(pieces)
+    tokens = EpochPlan(
+        weigh(prepared.sources, (), config.data.weights), config.data, options.seed, 0
+    )
+    steps = len(tokens)
     with stop_signals() as stopping:
         while not journal.get("finished"):
             number = len(journal["passes"])
@@ -320,9 +391,13 @@ def _train(options: AdaptOptions, journal: dict[str, Any], data: Path, own: Sequ
             config = replace(
                 config,
                 steps=(number + 1) * steps,
-                optimizer=replace(config.optimizer, learning_rate=rate, warmup_steps=min(20, steps)),
+                optimizer=replace(
+                    config.optimizer, learning_rate=rate, warmup_steps=min(20, steps)
+                ),
             )
-            trainer = Trainer(config, directory, resume=any((directory / name).exists() for name in SNAPSHOTS))
+            trainer = Trainer(
+                config, directory, resume=any((directory / name).exists() for name in SNAPSHOTS)
+            )
             if "before" not in journal:
                 journal["before"] = _held_out_bits(trainer, prepared.held_out, own)
                 _save_journal(options, journal)
@@ -331,7 +406,7 @@ def _train(options: AdaptOptions, journal: dict[str, Any], data: Path, own: Sequ
             if stopping:
                 return False
             figures = _held_out_bits(trainer, prepared.held_out, own)
-            entry = {"learning_rate": rate, "pieces": trainer.progress.pieces, **figures}
+            entry = {"learning_rate": rate, "tokens": trainer.progress.tokens, **figures}
             _judge(options, journal, entry, out_of_time=trainer.progress.step < config.steps)
     if journal["best"] is None:
         bits = [journal["before"]["own"], min(entry["own"] for entry in journal["passes"])]
@@ -342,7 +417,9 @@ def _train(options: AdaptOptions, journal: dict[str, Any], data: Path, own: Sequ
     return True
 
 
-def _judge(options: AdaptOptions, journal: dict[str, Any], entry: dict[str, float], *, out_of_time: bool) -> None:
+def _judge(
+    options: AdaptOptions, journal: dict[str, Any], entry: dict[str, float], *, out_of_time: bool
+) -> None:
     """Keep the pass if it is the best so far, and say whether it was the last."""
     best = min([journal["before"]["own"], *(each["own"] for each in journal["passes"])])
     gained = entry["own"] < best
@@ -355,12 +432,12 @@ def _judge(options: AdaptOptions, journal: dict[str, Any], entry: dict[str, floa
     journal["passes"].append(entry)
     journal["best"] = len(journal["passes"]) if gained else journal.get("best")
     last = len(journal["passes"]) >= options.passes or out_of_time
-    journal["finished"] = last or entry["own"] > best * (1 - LEAST_GAIN)
+    journal["finished"] = last or entry["own"] > best * (1 - MIN_GAIN)
     _save_journal(options, journal)
 
 
 def _run_config(options: AdaptOptions, data: Path, own: Sequence[str]) -> RunConfig:
-    """The run; its replay weighs so much that it is the wanted share of the pieces of a pass."""
+    """The run; its replay weighs so much that it is the wanted share of the tokens of a pass."""
     base = load_checkpoint(options.checkpoint)
     sources = open_prepared(data).sources
     sizes = {source.name: len(source.ids) for source in sources}
@@ -369,7 +446,9 @@ def _run_config(options: AdaptOptions, data: Path, own: Sequence[str]) -> RunCon
     weight = min(1.0, max(1e-3, wanted / max(1, sum(others.values()))))
     return RunConfig(
         name=f"{base.name}-adapted",
-        data=DataOptions(str(data), rows=32, weights=dict.fromkeys(own, 1.0) | dict.fromkeys(others, weight)),
+        data=DataOptions(
+            str(data), rows=32, weights=dict.fromkeys(own, 1.0) | dict.fromkeys(others, weight)
+        ),
         network=base.network,
         optimizer=OptimizerOptions(schedule="constant", warmup_steps=0),
         seed=options.seed,
@@ -383,7 +462,9 @@ def _run_config(options: AdaptOptions, data: Path, own: Sequence[str]) -> RunCon
     )
 
 
-def _held_out_bits(trainer: Trainer, held_out: Sequence[Any], own: Sequence[str]) -> dict[str, float]:
+def _held_out_bits(
+    trainer: Trainer, held_out: Sequence[Any], own: Sequence[str]
+) -> dict[str, float]:
     """Bits per character of held-out lines: ``own`` of the text, ``replay`` of the replay where there is any."""
     figures: dict[str, float] = {}
     for kind, chosen in (
@@ -395,7 +476,9 @@ def _held_out_bits(trainer: Trainer, held_out: Sequence[Any], own: Sequence[str]
         trainer.heldout = heldout_batches(chosen, trainer.flags, trainer.config.data)
         characters = np.array([count for _, count in trainer.heldout.values()])
         measured = trainer.evaluate()
-        bits = np.array([measured[f"heldout_bits_per_character_{language}"] for language in trainer.heldout])
+        bits = np.array(
+            [measured[f"heldout_bits_per_character_{language}"] for language in trainer.heldout]
+        )
         figures[kind] = float(bits @ characters / characters.sum())
     return figures
 
@@ -421,10 +504,12 @@ def _report(options: AdaptOptions, data: Path) -> None:
         directory = options.output / "5-gram"
         if not directory.exists():
             build(data, directory, 5)
-        contestants.append(replace(open_contestant(directory), name="5-gram of the text and the replay"))
+        contestants.append(
+            replace(open_contestant(directory), name="5-gram of the text and the replay")
+        )
     files = read_files([str(path) for path in aside], None, None, options.seed)
-    vocabulary = load_checkpoint(options.checkpoint).vocabulary
-    questions = ask_about(files, vocabulary, options.lines, options.typing_lines, options.seed)
+    tokenizer = load_checkpoint(options.checkpoint).tokenizer
+    questions = ask_about(files, tokenizer, options.lines, options.typing_lines, options.seed)
     write_report(evaluate(contestants, questions, options.seed), options.output)
 
 
@@ -432,11 +517,24 @@ def _story(options: AdaptOptions) -> str:
     """What training did, pass by pass."""
     journal = json.loads((options.output / JOURNAL).read_text(encoding="utf-8"))
     replayed = "replay" in journal["before"]
-    rows = ["| pass | learning rate | pieces read | the text | replay |", "| --- | --- | --- | --- | --- |"]
+    rows = [
+        "| pass | learning rate | tokens read | the text | replay |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for number, entry in enumerate([journal["before"], *journal["passes"]]):
-        rate, pieces = (f"{entry['learning_rate']:g}", f"{entry['pieces']:,}") if number else ("–", "–")
+        rate, tokens = (
+            (f"{entry['learning_rate']:g}", f"{entry['tokens']:,}") if number else ("–", "–")
+        )
         kept = " (kept)" if number and number == journal["best"] else ""
         general = f"{entry['replay']:.3f}" if replayed else "–"
-        rows.append(f"| {number or 'before'}{kept} | {rate} | {pieces} | {entry['own']:.3f} | {general} |")
-    lost = "" if replayed else "\nWithout --replay, what the network lost on other text was not measured.\n"
-    return "# Adaptation\n\nBits per character of held-out lines:\n\n" + "\n".join(rows) + "\n" + lost
+        rows.append(
+            f"| {number or 'before'}{kept} | {rate} | {tokens} | {entry['own']:.3f} | {general} |"
+        )
+    lost = (
+        ""
+        if replayed
+        else "\nWithout --replay, what the network lost on other text was not measured.\n"
+    )
+    return (
+        "# Adaptation\n\nBits per character of held-out lines:\n\n" + "\n".join(rows) + "\n" + lost
+    )

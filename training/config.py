@@ -17,27 +17,27 @@ class DataOptions:
     Attributes:
         prepared: directory written by ``python -m training prepare``; relative to the working directory.
         rows: rows of a window batch, each carrying its own state.
-        window_pieces: steps of truncated back-propagation; ``rows * window_pieces`` is also a line batch's budget.
-        lookahead_pieces: what the backward tower reads beyond a window, without loss.
+        window_tokens: steps of truncated back-propagation; ``rows * window_tokens`` is also a line batch's budget.
+        lookahead_tokens: what the backward tower reads beyond a window, without loss.
         carry_share: share of consecutive text read as windows with carried state; the rest becomes single lines.
-        gaps_per_piece: gaps drawn for each piece of text.
-        gaps: ``any`` draws words, pieces and spans; ``one_piece`` only pieces (an arm of the pilot).
+        gaps_per_token: gaps drawn for each token of text.
+        gaps: ``any`` draws words, tokens and spans; ``one_token`` only tokens (an arm of the pilot).
         right_unknown_share: gaps whose right side is dropped.
         punctuation_dropped_share: lines that lose their final punctuation.
         forward_blank_share: lines in which the forward tower reads a span as ``<blank>``.
         backward_blank_share: the same for the backward tower.
-        masked_share: pieces masked for the stacked bidirectional network.
+        masked_share: tokens masked for the stacked bidirectional network.
         weights: source name to how often an epoch passes over it, in place of the prepared weight; so that the end of
             a run can dwell on other text than its beginning.
     """
 
     prepared: str
     rows: int = 64
-    window_pieces: int = 64
-    lookahead_pieces: int = 32
+    window_tokens: int = 64
+    lookahead_tokens: int = 32
     carry_share: float = 0.5
-    gaps_per_piece: float = 0.2
-    gaps: Literal["any", "one_piece"] = "any"
+    gaps_per_token: float = 0.2
+    gaps: Literal["any", "one_token"] = "any"
     right_unknown_share: float = 0.1
     punctuation_dropped_share: float = 0.1
     forward_blank_share: float = 0.05
@@ -46,8 +46,8 @@ class DataOptions:
     weights: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _require_least(self, 1, "rows", "window_pieces", "lookahead_pieces")
-        _require_least(self, 0, "gaps_per_piece")
+        _require_least(self, 1, "rows", "window_tokens", "lookahead_tokens")
+        _require_least(self, 0, "gaps_per_token")
         for name in (each.name for each in fields(self) if each.name.endswith("_share")):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; a share is from 0 to 1")
@@ -63,7 +63,7 @@ class LossOptions:
     """What is minimised.
 
     Attributes:
-        sampled_negatives: pieces drawn per step for sampled softmax; 0 is the full softmax.
+        sampled_negatives: tokens drawn per step for sampled softmax; 0 is the full softmax.
         previous_weight: weight of the backward tower's own loss.
         gap_weight: weight of the gap head's loss.
     """
@@ -108,7 +108,15 @@ class OptimizerOptions:
 
     def __post_init__(self) -> None:
         _require_least(
-            self, 0, "learning_rate", "warmup_steps", "decay_steps", "floor", "clip_norm", "clip_value", "weight_decay"
+            self,
+            0,
+            "learning_rate",
+            "warmup_steps",
+            "decay_steps",
+            "floor",
+            "clip_norm",
+            "clip_value",
+            "weight_decay",
         )
         _require_share_below_1(self, "beta1", "beta2")
 
@@ -177,7 +185,9 @@ class RunConfig:
         if self.optimizer.schedule != "constant" and self.steps <= 0:
             raise RunError(f"schedule {self.optimizer.schedule!r} needs steps above 0")
         if self.full_softmax_steps > 0 and self.steps <= 0:
-            raise RunError("full_softmax_steps are the last of steps, which is 0; give both or neither")
+            raise RunError(
+                "full_softmax_steps are the last of steps, which is 0; give both or neither"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -193,7 +203,9 @@ def _require_least(options: object, least: int, *names: str) -> None:
 def _require_share_below_1(options: object, *names: str) -> None:
     for name in names:
         if not 0 <= getattr(options, name) < 1:
-            raise ValueError(f"{name} is {getattr(options, name)}; it must be at least 0 and below 1")
+            raise ValueError(
+                f"{name} is {getattr(options, name)}; it must be at least 0 and below 1"
+            )
 
 
 def load_run(path: Path) -> RunConfig:
@@ -240,7 +252,9 @@ def build_options(cls: Any, values: dict[str, Any], where: str) -> Any:
     hints = get_type_hints(cls)
     unknown = sorted(set(values) - {f.name for f in fields(cls)})
     if unknown:
-        raise RunError(f"{where}: unknown field {unknown[0]!r}; known: {', '.join(f.name for f in fields(cls))}")
+        raise RunError(
+            f"{where}: unknown field {unknown[0]!r}; known: {', '.join(f.name for f in fields(cls))}"
+        )
     built: dict[str, Any] = {}
     for name, value in values.items():
         hint = hints[name]
@@ -259,9 +273,15 @@ def build_options(cls: Any, values: dict[str, Any], where: str) -> Any:
 def _checked(hint: Any, value: Any, where: str) -> Any:
     if getattr(hint, "__origin__", None) is Literal:
         if value not in hint.__args__:
-            raise RunError(f"{where} is {value!r}; choose one of {', '.join(map(repr, hint.__args__))}")
+            raise RunError(
+                f"{where} is {value!r}; choose one of {', '.join(map(repr, hint.__args__))}"
+            )
         return value
-    if hint == tuple[str, ...] and isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
+    if (
+        hint == tuple[str, ...]
+        and isinstance(value, (list, tuple))
+        and all(isinstance(v, str) for v in value)
+    ):
         return tuple(value)
     if hint == dict[str, float]:
         if not isinstance(value, dict):
@@ -269,6 +289,12 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
         return {name: _checked(float, each, f"{where}.{name}") for name, each in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(hint, type) or not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise RunError(f"{where} is a {type(value).__name__}; it must be a {getattr(hint, '__name__', hint)}")
+    if (
+        not isinstance(hint, type)
+        or not isinstance(value, hint)
+        or (isinstance(value, bool) and hint is not bool)
+    ):
+        raise RunError(
+            f"{where} is a {type(value).__name__}; it must be a {getattr(hint, '__name__', hint)}"
+        )
     return value

@@ -1,10 +1,10 @@
 """``python -m training export RUN --output DIR``: a trained state in, a checkpoint that the service serves out.
 
     1  read       weights, configuration and counters of the run; the vocabulary; held-out text
-    2  build      int8 graphs, and fp32 ones if asked for (training/graphs.py)
+    2  build      int8 graphs, and fp32 ones if asked for (training/onnx_graphs.py)
     3  gate       int8 against torch in fp32 on the held-out text: costs too much, and nothing is written
     4  calibrate  a temperature for the next head in each language, on the int8 graphs
-    5  write      the checkpoint directory (model/checkpoint.py): how often words end (training/word_ends.py); sums
+    5  write      the checkpoint directory (model/checkpoint.py): how often words end (training/word_end_probs.py); sums
 
 The cloze temperatures need decoding and come afterwards: ``python -m training calibrate``. Scores likewise: ``python -m
 training card``.
@@ -30,42 +30,51 @@ from safetensors.numpy import load_file, save
 
 from model.checkpoint import (
     CARD,
-    VOCABULARY,
+    TOKENIZER,
     WEIGHTS,
-    WORD_ENDS,
+    WORD_END_PROBS,
     Checkpoint,
     check_target,
     is_checkpoint,
     load_checkpoint,
-    word_ends_file,
+    word_end_probs_file,
     write_checkpoint,
 )
-from model.config import PIECE, Calibration
+from model.config import TOKEN, Calibration
 from model.errors import ExportError, PreparedDataError
 from model.network import Network
-from model.runtime import GRAPHS, Floats, Integers, OnnxRuntime, Precision, Runtime, Tower, initial_states
+from model.runtime import (
+    GRAPHS,
+    Float32Array,
+    Integers,
+    OnnxRuntime,
+    Precision,
+    Runtime,
+    Tower,
+    initial_states,
+)
+from model.tokenizer import BLANK, END, START, Tokenizer
 from model.torch_runtime import TorchRuntime
-from model.vocabulary import BLANK, END, START, Vocabulary
-from training.calibrate import fit_next_temperature
 from training.config import RunConfig, run_from_dict
-from training.graphs import build_graphs
-from training.model_card import model_card
-from training.questions import read_files
-from training.shards import Prepared, open_prepared, weigh
-from training.snapshot import Progress, describe_base, read_base, read_progress
+from training.data.shards import Prepared, open_prepared, weigh
+from training.evaluation.calibrate import fit_next_temperature
+from training.evaluation.model_card import model_card
+from training.evaluation.test_items import read_files
+from training.onnx_graphs import build_graphs
+from training.run_state import Progress, describe_base, read_base, read_progress
 from training.word_ends import count_word_ends
 
 log = logging.getLogger(__name__)
 
 # What int8 may cost, against fp32 on the same text.
 PERPLEXITY_LIMIT = 0.01  # relative
-TOP3_LIMIT = 0.002  # share of pieces
+TOP3_LIMIT = 0.002  # share of tokens
 # A cost counts if it is above its limit and if chance alone would rarely make it differ from nothing.
 STANDARD_ERRORS = 1.96
-# Held-out pieces for the gate; and, in each language, for a temperature.
-GATE_PIECES = 20_000
-TEMPERATURE_PIECES = 6_000
-LINE_PIECES = 64
+# Held-out tokens for the gate; and, in each language, for a temperature.
+GATE_TOKENS = 20_000
+TEMPERATURE_TOKENS = 6_000
+LINE_TOKENS = 64
 LINES_AT_ONCE = 64
 MASK_EVERY = 8
 ROWS_AT_ONCE = 128
@@ -111,7 +120,7 @@ class Stage:
         run: its configuration.
         progress: its counters.
         data_sha256: of the prepared data that it was trained on; empty where its state is too old to know.
-        base: the checkpoint that it began with, as `training.snapshot.describe_base` has it; None where it began with
+        base: the checkpoint that it began with, as `training.run_state.describe_base` has it; None where it began with
             none, or its state is too old to know.
     """
 
@@ -123,10 +132,10 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A held-out line: its language and at most ``LINE_PIECES`` pieces, int64."""
+    """A held-out line: its language and at most ``LINE_TOKENS`` tokens, int64."""
 
     language: str
-    pieces: Integers
+    tokens: Integers
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +143,9 @@ class Measurement:
     """What a runtime makes of held-out lines; the same rows in the same order for every runtime.
 
     Attributes:
-        nats: minus log-probability of each piece after what stands before it, float64.
+        nats: minus log-probability of each token after what stands before it, float64.
         top3: whether it is among the three most probable.
-        gap_nats: minus log-probability of each piece between its two sides; empty for one tower.
+        gap_nats: minus log-probability of each token between its two sides; empty for one tower.
     """
 
     nats: npt.NDArray[np.float64]
@@ -146,15 +155,29 @@ class Measurement:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("source", type=Path, metavar="RUN", help="run directory, or a state directory in one")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="checkpoint directory to write")
+    parser.add_argument(
+        "source", type=Path, metavar="RUN", help="run directory, or a state directory in one"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="checkpoint directory to write"
+    )
     parser.add_argument("--name", default="", help="of the checkpoint (default: the run's)")
     parser.add_argument("--version", default="1", help="of the checkpoint (default: 1)")
-    parser.add_argument("--fp32", action="store_true", help="fp32 graphs beside the int8 ones, and fp32 weights")
-    parser.add_argument("--languages", nargs="+", default=[], metavar="CODE", help="default: of the prepared data")
-    parser.add_argument("--prepared", type=Path, metavar="DIR", help="prepared data (default: the run's)")
     parser.add_argument(
-        "--development", nargs="+", default=[], metavar="TEXT", help="files or folders in place of held-out lines"
+        "--fp32", action="store_true", help="fp32 graphs beside the int8 ones, and fp32 weights"
+    )
+    parser.add_argument(
+        "--languages", nargs="+", default=[], metavar="CODE", help="default: of the prepared data"
+    )
+    parser.add_argument(
+        "--prepared", type=Path, metavar="DIR", help="prepared data (default: the run's)"
+    )
+    parser.add_argument(
+        "--development",
+        nargs="+",
+        default=[],
+        metavar="TEXT",
+        help="files or folders in place of held-out lines",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing checkpoint")
 
@@ -173,7 +196,9 @@ def run(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
     )
     checkpoint = export(options)
-    megabytes = sum(path.stat().st_size for path in checkpoint.directory.rglob("*") if path.is_file()) / 1e6
+    megabytes = (
+        sum(path.stat().st_size for path in checkpoint.directory.rglob("*") if path.is_file()) / 1e6
+    )
     sys.stdout.write(f"{checkpoint.directory}\n")
     cost = checkpoint.training["quantisation_cost"]
     sys.stderr.write(
@@ -189,7 +214,7 @@ def export(options: ExportOptions) -> Checkpoint:
     Raises:
         ExportError: the state cannot be read, there is no held-out text, or the int8 graphs cost too much.
         CheckpointError: something stands at the output already, or the name cannot be one.
-        RunError, PreparedDataError, CorpusError, VocabularyError: what run, data and development text raise.
+        RunError, PreparedDataError, CorpusError, TokenizerError: what run, data and development text raise.
     """
     state = find_state(options.source)
     stages = read_stages(state)
@@ -197,13 +222,17 @@ def export(options: ExportOptions) -> Checkpoint:
     name = options.name or config.name
     check_target(options.output, name, options.version, options.overwrite)
     prepared = _open_prepared(options, config)
-    vocabulary = _run_vocabulary(state, prepared)
-    if vocabulary.size != config.network.vocabulary_size:
+    tokenizer = _run_tokenizer(state, prepared)
+    if tokenizer.size != config.network.vocabulary_size:
         raise ExportError(
-            f"{state}: the network has {config.network.vocabulary_size} pieces, the vocabulary {vocabulary.size};"
+            f"{state}: the network has {config.network.vocabulary_size} tokens, the vocabulary {tokenizer.size};"
             " name the data that it was trained on with --prepared"
         )
-    lines = development_lines(options.development, vocabulary) if options.development else held_out_lines(prepared)
+    lines = (
+        development_lines(options.development, tokenizer)
+        if options.development
+        else held_out_lines(prepared)
+    )
     if not lines:
         raise ExportError(
             f"{prepared.directory if prepared else state}: no held-out text; prepare with --held-out-share above 0 or"
@@ -211,47 +240,63 @@ def export(options: ExportOptions) -> Checkpoint:
         )
 
     stacked = config.network.architecture == "stacked_bidirectional"
-    graphs: dict[Precision, dict[str, bytes]] = {"int8": build_graphs(config.network, weights, "int8")}
+    graphs: dict[Precision, dict[str, bytes]] = {
+        "int8": build_graphs(config.network, weights, "int8")
+    }
     if options.fp32:
         graphs["fp32"] = build_graphs(config.network, weights, "fp32")
-    files = {f"{GRAPHS[precision]}/{file}": data for precision, each in graphs.items() for file, data in each.items()}
+    files = {
+        f"{GRAPHS[precision]}/{file}": data
+        for precision, each in graphs.items()
+        for file, data in each.items()
+    }
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory) / GRAPHS["int8"]
         folder.mkdir()
         for file, data in graphs["int8"].items():
             (folder / file).write_bytes(data)
         quantised = OnnxRuntime(Path(directory), config.network)
-        reference = TorchRuntime(_network(config, weights), torch.device("cpu"), block_rows=LINES_AT_ONCE)
+        reference = TorchRuntime(
+            _network(config, weights), torch.device("cpu"), block_rows=LINES_AT_ONCE
+        )
         cost = check_cost(measure(reference, lines), measure(quantised, lines), gate=options.gate)
         temperatures = (
             {}
             if stacked
             else {
-                language: fit_next_temperature(score_lines(quantised, _limit(chosen, TEMPERATURE_PIECES)))
+                language: fit_next_temperature(
+                    score_lines(quantised, _limit(chosen, TEMPERATURE_TOKENS))
+                )
                 for language in sorted({line.language for line in lines})
                 if (chosen := [line for line in lines if line.language == language])
             }
         )
 
     base = options.base
-    languages = options.languages or (base.languages if base else _languages(prepared, config, lines))
+    languages = options.languages or (
+        base.languages if base else _languages(prepared, config, lines)
+    )
     if base is not None:
         fitted = dict(base.calibration.next_temperature) | temperatures
         calibration = replace(base.calibration, next_temperature=tuple(fitted.items()))
     else:
         calibration = Calibration(
-            next_temperature=tuple((language, temperatures.get(language, 1.0)) for language in languages),
+            next_temperature=tuple(
+                (language, temperatures.get(language, 1.0)) for language in languages
+            ),
             cloze_temperature=tuple((language, 1.0) for language in languages),
             choice_temperature=tuple((language, 1.0) for language in languages),
         )
     training = _provenance(stages, prepared, cost)
     if (begun := describe_base(base) if base else _first_checkpoint(stages)) is not None:
         training = _continued(begun, training)
-    files |= {VOCABULARY: vocabulary.to_bytes(), WEIGHTS: _weights_file(weights, options.fp32)}
-    if base is not None and WORD_ENDS in base.files:
-        files[WORD_ENDS] = (base.directory / WORD_ENDS).read_bytes()
+    files |= {TOKENIZER: tokenizer.to_bytes(), WEIGHTS: _weights_file(weights, options.fp32)}
+    if base is not None and WORD_END_PROBS in base.files:
+        files[WORD_END_PROBS] = (base.directory / WORD_END_PROBS).read_bytes()
     elif prepared is not None:
-        files[WORD_ENDS] = word_ends_file(count_word_ends(_as_read(prepared, config), vocabulary))
+        files[WORD_END_PROBS] = word_end_probs_file(
+            count_word_ends(_as_read(prepared, config), tokenizer)
+        )
     arguments: dict[str, Any] = {
         "name": name,
         "version": options.version,
@@ -263,7 +308,10 @@ def export(options: ExportOptions) -> Checkpoint:
     }
     card = model_card(parameters=sum(value.size for value in weights.values()), **arguments)
     return write_checkpoint(
-        options.output, **arguments, files=files | {CARD: card.encode()}, overwrite=options.overwrite
+        options.output,
+        **arguments,
+        files=files | {CARD: card.encode()},
+        overwrite=options.overwrite,
     )
 
 
@@ -276,7 +324,9 @@ def find_state(source: Path) -> Path:
     for directory in (source, source / "state", source / "state.old"):
         if (directory / "state.json").is_file():
             return directory
-    raise ExportError(f"{source}: no state.json there nor in a state folder; name a run directory that has saved once")
+    raise ExportError(
+        f"{source}: no state.json there nor in a state folder; name a run directory that has saved once"
+    )
 
 
 def read_stages(state: Path) -> list[Stage]:
@@ -290,19 +340,25 @@ def read_stages(state: Path) -> list[Stage]:
     while (state / "state.json").is_file() and state.resolve() not in seen:
         seen.add(state.resolve())
         progress, values, data = read_progress(state)
-        stages.append(Stage(run_from_dict(values, str(state / "state.json")), progress, data, read_base(state)))
+        stages.append(
+            Stage(
+                run_from_dict(values, str(state / "state.json")), progress, data, read_base(state)
+            )
+        )
         if not stages[-1].run.start_from:
             break
         state = Path(stages[-1].run.start_from)
     return stages
 
 
-def held_out_lines(prepared: Prepared | None, pieces: int = GATE_PIECES, seed: int = 1) -> list[Line]:
-    """Lines of the held-out text, drawn at random, about as many pieces of each language.
+def held_out_lines(
+    prepared: Prepared | None, tokens: int = GATE_TOKENS, seed: int = 1
+) -> list[Line]:
+    """Lines of the held-out text, drawn at random, about as many tokens of each language.
 
     Args:
         prepared: prepared data; None gives no lines.
-        pieces: in all, about.
+        tokens: in all, about.
         seed: of the draw.
     """
     shards = prepared.held_out if prepared else ()
@@ -313,17 +369,22 @@ def held_out_lines(prepared: Prepared | None, pieces: int = GATE_PIECES, seed: i
         places = [(shard, number) for shard in own for number in range(shard.lines)]
         order = np.random.default_rng(seed).permutation(len(places))
         lines = (
-            Line(language, shard.ids[shard.offsets[number] : shard.offsets[number + 1]][:LINE_PIECES].astype(np.int64))
+            Line(
+                language,
+                shard.ids[shard.offsets[number] : shard.offsets[number + 1]][:LINE_TOKENS].astype(
+                    np.int64
+                ),
+            )
             for shard, number in (places[place] for place in order)
         )
-        chosen += _limit(lines, pieces // len(languages))
+        chosen += _limit(lines, tokens // len(languages))
     return chosen
 
 
 def development_lines(
-    texts: Sequence[str], vocabulary: Vocabulary, pieces: int = GATE_PIECES, seed: int = 1
+    texts: Sequence[str], tokenizer: Tokenizer, tokens: int = GATE_TOKENS, seed: int = 1
 ) -> list[Line]:
-    """Lines of text files, drawn at random, about as many pieces of each language; *pieces* in all.
+    """Lines of text files, drawn at random, about as many tokens of each language; *tokens* in all.
 
     Raises:
         CorpusError: a file cannot be used.
@@ -335,14 +396,15 @@ def development_lines(
         text = [line for file in files if file.language == language for line in file.lines]
         order = np.random.default_rng(seed).permutation(len(text))
         lines = (
-            Line(language, np.array(vocabulary.encode(text[place])[:LINE_PIECES], dtype=np.int64)) for place in order
+            Line(language, np.array(tokenizer.encode(text[place])[:LINE_TOKENS], dtype=np.int64))
+            for place in order
         )
-        chosen += _limit(lines, pieces // len(languages))
+        chosen += _limit(lines, tokens // len(languages))
     return chosen
 
 
 def measure(runtime: Runtime, lines: Sequence[Line]) -> Measurement:
-    """Score every piece of the lines with a runtime; of a stacked network a few under masks."""
+    """Score every token of the lines with a runtime; of a stacked network a few under masks."""
     stacked = runtime.config.architecture == "stacked_bidirectional"
     nats: list[npt.NDArray[np.float64]] = []
     top3: list[npt.NDArray[np.bool_]] = []
@@ -354,14 +416,18 @@ def measure(runtime: Runtime, lines: Sequence[Line]) -> Measurement:
     if runtime.config.architecture == "two_towers":
         for log_probabilities, targets in score_gaps(runtime, lines):
             gaps.append(-log_probabilities[np.arange(len(targets)), targets].astype(np.float64))
-    return Measurement(np.concatenate(nats), np.concatenate(top3), np.concatenate([np.zeros(0), *gaps]))
+    return Measurement(
+        np.concatenate(nats), np.concatenate(top3), np.concatenate([np.zeros(0), *gaps])
+    )
 
 
-def check_cost(reference: Measurement, quantised: Measurement, *, gate: bool = True) -> dict[str, float]:
+def check_cost(
+    reference: Measurement, quantised: Measurement, *, gate: bool = True
+) -> dict[str, float]:
     """What quantisation costs on the same text.
 
     Returns:
-        Held-out pieces, and the relative rise of perplexity and the loss of top-3 share: ``pieces``,
+        Held-out tokens, and the relative rise of perplexity and the loss of top-3 share: ``tokens``,
         ``perplexity``, ``top3`` and, for two towers, ``gap_perplexity``.
 
     Raises:
@@ -372,7 +438,7 @@ def check_cost(reference: Measurement, quantised: Measurement, *, gate: bool = T
         "top3": reference.top3.astype(np.float64) - quantised.top3,
         "gap_perplexity": quantised.gap_nats - reference.gap_nats,
     }
-    cost = {"pieces": float(len(reference.nats))}
+    cost = {"tokens": float(len(reference.nats))}
     for name, difference in differences.items():
         if not len(difference):
             continue
@@ -382,90 +448,112 @@ def check_cost(reference: Measurement, quantised: Measurement, *, gate: bool = T
         # Not a number fails as well.
         if gate and not (cost[name] <= limit or mean <= STANDARD_ERRORS * error):
             raise ExportError(
-                f"the int8 graphs cost {100 * cost[name]:.2f} % of {name} on {len(difference)} held-out pieces, more"
+                f"the int8 graphs cost {100 * cost[name]:.2f} % of {name} on {len(difference)} held-out tokens, more"
                 f" than {100 * limit:.1f} %; a few outlying weights are the usual reason: train on with weight_decay or"
                 " a lower clip_norm, and export again"
             )
     return cost
 
 
-def score_lines(runtime: Runtime, lines: Sequence[Line]) -> Iterator[tuple[Floats, Integers]]:
-    """Log-probabilities (n, V) of the piece that follows, and that piece (n,), over all pieces of all lines."""
+def score_lines(runtime: Runtime, lines: Sequence[Line]) -> Iterator[tuple[Float32Array, Integers]]:
+    """Log-probabilities (n, V) of the token that follows, and that token (n,), over all tokens of all lines."""
     for batch in _batches(lines):
-        outputs, inside = _read(runtime, "forward", [np.array([START, *line.pieces[:-1]]) for line in batch])
-        outputs, targets = outputs[inside], np.concatenate([line.pieces for line in batch])
+        outputs, inside = _read(
+            runtime, "forward", [np.array([START, *line.tokens[:-1]]) for line in batch]
+        )
+        outputs, targets = outputs[inside], np.concatenate([line.tokens for line in batch])
         for rows in _chunks(len(targets)):
             yield runtime.next_log_probabilities(outputs[rows]), targets[rows]
 
 
-def score_masked(runtime: Runtime, lines: Sequence[Line]) -> Iterator[tuple[Floats, Integers]]:
-    """Log-probabilities (n, V) of a piece under a mask, the rest of its line being seen, and that piece (n,).
+def score_masked(
+    runtime: Runtime, lines: Sequence[Line]
+) -> Iterator[tuple[Float32Array, Integers]]:
+    """Log-probabilities (n, V) of a token under a mask, the rest of its line being seen, and that token (n,).
 
-    Of each line every MASK_EVERY-th piece, one at a time: each costs a pass over the line.
+    Of each line every MASK_EVERY-th token, one at a time: each costs a pass over the line.
     """
     for batch in _batches(lines):
-        asked = [(line.pieces, place) for line in batch for place in range(0, len(line.pieces), MASK_EVERY)]
+        asked = [
+            (line.tokens, place)
+            for line in batch
+            for place in range(0, len(line.tokens), MASK_EVERY)
+        ]
         for rows in _chunks(len(asked)):
             some = asked[rows]
             lengths = np.array([len(line) + 1 for line, _ in some], dtype=np.int64)
-            pieces = np.zeros((len(some), lengths.max()), dtype=np.int64)
-            for row, (line, place) in zip(pieces, some, strict=True):
+            tokens = np.zeros((len(some), lengths.max()), dtype=np.int64)
+            for row, (line, place) in zip(tokens, some, strict=True):
                 row[: len(line) + 1] = [START, *line]
                 row[place + 1] = BLANK
             places = np.array([place + 1 for _, place in some], dtype=np.int64)
             targets = np.array([line[place] for line, place in some], dtype=np.int64)
-            yield runtime.fill_log_probabilities(pieces, lengths, places), targets
+            yield runtime.fill_log_probabilities(tokens, lengths, places), targets
 
 
-def score_gaps(runtime: Runtime, lines: Sequence[Line]) -> Iterator[tuple[Floats, Integers]]:
-    """Log-probabilities (n, V) of a piece between its two sides, and that piece (n,), over all pieces of all lines."""
+def score_gaps(runtime: Runtime, lines: Sequence[Line]) -> Iterator[tuple[Float32Array, Integers]]:
+    """Log-probabilities (n, V) of a token between its two sides, and that token (n,), over all tokens of all lines."""
     for batch in _batches(lines):
-        left, inside = _read(runtime, "forward", [np.array([START, *line.pieces[:-1]]) for line in batch])
-        right, _ = _read(runtime, "backward", [np.array([END, *line.pieces[:0:-1]]) for line in batch])
-        # right[t] has read t pieces from the end; the piece at a of T has T - 1 - a pieces to its right
-        mirrored = np.concatenate([right[row, : len(line.pieces)][::-1] for row, line in enumerate(batch)])
-        left, targets = left[inside], np.concatenate([line.pieces for line in batch])
+        left, inside = _read(
+            runtime, "forward", [np.array([START, *line.tokens[:-1]]) for line in batch]
+        )
+        right, _ = _read(
+            runtime, "backward", [np.array([END, *line.tokens[:0:-1]]) for line in batch]
+        )
+        # right[t] has read t tokens from the end; the token at a of T has T - 1 - a tokens to its right
+        mirrored = np.concatenate(
+            [right[row, : len(line.tokens)][::-1] for row, line in enumerate(batch)]
+        )
+        left, targets = left[inside], np.concatenate([line.tokens for line in batch])
         for rows in _chunks(len(targets)):
             count = len(targets[rows])
             known, zeros = np.ones(count, dtype=np.bool_), np.zeros(count, dtype=np.int64)
             yield (
-                runtime.gap_log_probabilities(left[rows], mirrored[rows], known, zeros, zeros + PIECE),
+                runtime.gap_log_probabilities(
+                    left[rows], mirrored[rows], known, zeros, zeros + TOKEN
+                ),
                 targets[rows],
             )
 
 
-def _read(runtime: Runtime, tower: Tower, rows: Sequence[Integers]) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Outputs (N, T, H) of a tower over rows of pieces from the empty state, and where they are no padding (N, T)."""
+def _read(
+    runtime: Runtime, tower: Tower, rows: Sequence[Integers]
+) -> tuple[Float32Array, npt.NDArray[np.bool_]]:
+    """Outputs (N, T, H) of a tower over rows of tokens from the empty state, and where they are no padding (N, T)."""
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
-    pieces = np.zeros((len(rows), lengths.max()), dtype=np.int64)
-    inside = np.arange(pieces.shape[1]) < lengths[:, None]
-    pieces[inside] = np.concatenate(rows)
-    _, outputs = runtime.advance(tower, initial_states(runtime.config, tower, len(rows)), pieces, lengths)
+    tokens = np.zeros((len(rows), lengths.max()), dtype=np.int64)
+    inside = np.arange(tokens.shape[1]) < lengths[:, None]
+    tokens[inside] = np.concatenate(rows)
+    _, outputs = runtime.advance(
+        tower, initial_states(runtime.config, tower, len(rows)), tokens, lengths
+    )
     return outputs, inside
 
 
 def _batches(lines: Sequence[Line]) -> Iterator[list[Line]]:
     """Lines of similar length together."""
-    ordered = sorted((line for line in lines if len(line.pieces)), key=lambda line: len(line.pieces))
+    ordered = sorted(
+        (line for line in lines if len(line.tokens)), key=lambda line: len(line.tokens)
+    )
     for start in range(0, len(ordered), LINES_AT_ONCE):
         yield ordered[start : start + LINES_AT_ONCE]
 
 
 def _chunks(rows: int) -> Iterator[slice]:
-    # A head's answer is V floats a row: 64 KB at 16,000 pieces.
+    # A head's answer is V floats a row: 64 KB at 16,000 tokens.
     for start in range(0, rows, ROWS_AT_ONCE):
         yield slice(start, start + ROWS_AT_ONCE)
 
 
-def _limit(lines: Iterable[Line], pieces: int) -> list[Line]:
-    """Lines from the first on until they hold *pieces*, at least one."""
+def _limit(lines: Iterable[Line], tokens: int) -> list[Line]:
+    """Lines from the first on until they hold *tokens*, at least one."""
     chosen: list[Line] = []
     for line in lines:
-        if chosen and pieces <= 0:
+        if chosen and tokens <= 0:
             break
-        if len(line.pieces):
+        if len(line.tokens):
             chosen.append(line)
-            pieces -= len(line.pieces)
+            tokens -= len(line.tokens)
     return chosen
 
 
@@ -474,7 +562,9 @@ def _load_weights(state: Path) -> dict[str, npt.NDArray[Any]]:
     try:
         return dict(load_file(path))
     except (OSError, SafetensorError) as error:
-        raise ExportError(f"{path} cannot be read: {error}; export another state, or --resume the run") from error
+        raise ExportError(
+            f"{path} cannot be read: {error}; export another state, or --resume the run"
+        ) from error
 
 
 def _open_prepared(options: ExportOptions, config: RunConfig) -> Prepared | None:
@@ -488,15 +578,17 @@ def _open_prepared(options: ExportOptions, config: RunConfig) -> Prepared | None
         raise
 
 
-def _run_vocabulary(state: Path, prepared: Prepared | None) -> Vocabulary:
+def _run_tokenizer(state: Path, prepared: Prepared | None) -> Tokenizer:
     """The vocabulary that the run kept, which must be that of the prepared data; the latter's where none was kept."""
-    path = state.parent / VOCABULARY
+    path = state.parent / TOKENIZER
     if prepared is not None and not path.is_file():
-        return prepared.vocabulary
-    vocabulary = Vocabulary.load(path)
-    if prepared is not None and prepared.vocabulary.digest != vocabulary.digest:
-        raise ExportError(f"{prepared.directory} has another vocabulary than {path}; name the run's data: --prepared")
-    return vocabulary
+        return prepared.tokenizer
+    tokenizer = Tokenizer.load(path)
+    if prepared is not None and prepared.tokenizer.digest != tokenizer.digest:
+        raise ExportError(
+            f"{prepared.directory} has another vocabulary than {path}; name the run's data: --prepared"
+        )
+    return tokenizer
 
 
 def _network(config: RunConfig, weights: Mapping[str, npt.NDArray[Any]]) -> Network:
@@ -504,12 +596,16 @@ def _network(config: RunConfig, weights: Mapping[str, npt.NDArray[Any]]) -> Netw
     try:
         network.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
     except RuntimeError as error:
-        raise ExportError(f"weights: {error}; they are of another network than the configuration") from error
+        raise ExportError(
+            f"weights: {error}; they are of another network than the configuration"
+        ) from error
     return network
 
 
-def _languages(prepared: Prepared | None, config: RunConfig, lines: Sequence[Line]) -> tuple[str, ...]:
-    """Languages of the training text, most pieces first; of the development text where that is all there is."""
+def _languages(
+    prepared: Prepared | None, config: RunConfig, lines: Sequence[Line]
+) -> tuple[str, ...]:
+    """Languages of the training text, most tokens first; of the development text where that is all there is."""
     totals: dict[str, float] = {}
     for shard in _as_read(prepared, config).sources if prepared else ():
         totals[shard.language] = totals.get(shard.language, 0) + shard.weight * len(shard.ids)
@@ -520,7 +616,9 @@ def _languages(prepared: Prepared | None, config: RunConfig, lines: Sequence[Lin
 
 def _as_read(prepared: Prepared, config: RunConfig) -> Prepared:
     """The prepared data with the sources and weights of the run, its last stage's where it had several."""
-    return replace(prepared, sources=tuple(weigh(prepared.sources, config.sources, config.data.weights)))
+    return replace(
+        prepared, sources=tuple(weigh(prepared.sources, config.sources, config.data.weights))
+    )
 
 
 def _weights_file(weights: Mapping[str, npt.NDArray[Any]], fp32: bool) -> bytes:
@@ -528,11 +626,15 @@ def _weights_file(weights: Mapping[str, npt.NDArray[Any]], fp32: bool) -> bytes:
         return bytes(save({name: value.astype(np.float32) for name, value in weights.items()}))
     for name, value in weights.items():
         if np.abs(value).max(initial=0) > np.finfo(np.float16).max:
-            raise ExportError(f"weights: {name} holds values that float16 cannot; export with --fp32")
+            raise ExportError(
+                f"weights: {name} holds values that float16 cannot; export with --fp32"
+            )
     return bytes(save({name: value.astype(np.float16) for name, value in weights.items()}))
 
 
-def _provenance(stages: Sequence[Stage], prepared: Prepared | None, cost: Mapping[str, float]) -> dict[str, Any]:
+def _provenance(
+    stages: Sequence[Stage], prepared: Prepared | None, cost: Mapping[str, float]
+) -> dict[str, Any]:
     """Where the weights come from, for config.json and the card."""
     runs = [stage.run for stage in stages]
     shards = [
@@ -544,14 +646,14 @@ def _provenance(stages: Sequence[Stage], prepared: Prepared | None, cost: Mappin
         "date": datetime.now(UTC).date().isoformat(),
         "git_commit": _git_commit(),
         "data_sha256": stages[0].data_sha256 or (prepared.sha256 if prepared else ""),
-        "pieces_seen": sum(stage.progress.pieces for stage in stages),
+        "tokens_seen": sum(stage.progress.tokens for stage in stages),
         "seed": stages[0].run.seed,
         "quantisation_cost": dict(cost),
         "stages": [
             {
                 "run": stage.run.name,
                 "steps": stage.progress.step,
-                "pieces": stage.progress.pieces,
+                "tokens": stage.progress.tokens,
                 "cpu_hours": round(stage.progress.seconds * stage.run.threads / 3600, 2),
                 "wall_hours": round(stage.progress.wall_seconds / 3600, 2),
                 "device": stage.run.device,
@@ -566,7 +668,7 @@ def _provenance(stages: Sequence[Stage], prepared: Prepared | None, cost: Mappin
                 "language": shard.language,
                 "lines": shard.lines,
                 "characters": shard.characters,
-                "pieces": len(shard.ids),
+                "tokens": len(shard.ids),
                 "weight": shard.weight,
             }
             for shard in shards
@@ -580,7 +682,11 @@ def _first_checkpoint(stages: Sequence[Stage]) -> Mapping[str, Any] | None:
     start = Path(first.run.start_from)
     if first.base is not None or not first.run.start_from or not is_checkpoint(start):
         return first.base
-    log.warning("%s began with what lay at %s, whose digest its state is too old to know", first.run.name, start)
+    log.warning(
+        "%s began with what lay at %s, whose digest its state is too old to know",
+        first.run.name,
+        start,
+    )
     return describe_base(load_checkpoint(start))
 
 
@@ -591,9 +697,12 @@ def _continued(base: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str
     return {
         **training,
         "adapted_from": {key: base[key] for key in ("name", "version", "digest")},
-        "pieces_seen": before.get("pieces_seen", 0) + training["pieces_seen"],
+        "tokens_seen": before.get("tokens_seen", 0) + training["tokens_seen"],
         "stages": [*before.get("stages", []), *training["stages"]],
-        "data": [*(each for each in before.get("data", []) if each["source"] not in again), *training["data"]],
+        "data": [
+            *(each for each in before.get("data", []) if each["source"] not in again),
+            *training["data"],
+        ],
     }
 
 

@@ -1,4 +1,4 @@
-"""Cross-entropy over pieces, full or sampled, and the network's three losses on a batch."""
+"""Cross-entropy over tokens, full or sampled, and the network's three losses on a batch."""
 
 import math
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.network import Network, mask_controls, mask_next
-from model.vocabulary import BLANK, END, END_OF_GAP
-from training.batches import Batch
+from model.tokenizer import BLANK, END, END_OF_GAP
+from research.transformer import LanguageModel
 from training.config import LossOptions
-from training.transformer import LanguageModel
+from training.data.batches import Batch
 
 
 class NegativeSampler:
-    """Pieces to contrast targets with, drawn by frequency, with the probability that each is drawn.
+    """Tokens to contrast targets with, drawn by frequency, with the probability that each is drawn.
 
     Args:
-        counts: (V,) of each piece in the training text; pieces that never are targets must count 0.
-        size: draws per step, with replacement; duplicates are merged, so a few fewer pieces come back.
+        counts: (V,) of each token in the training text; tokens that never are targets must count 0.
+        size: draws per step, with replacement; duplicates are merged, so a few fewer tokens come back.
         device: of the returned tensors.
 
     Sampled softmax with log-Q correction: Jean et al. 2015, arXiv:1412.2007; Bengio and Senécal 2008.
@@ -29,27 +29,35 @@ class NegativeSampler:
 
     def __init__(self, counts: NDArray[np.int64], size: int, device: torch.device) -> None:
         smoothed = np.where(counts > 0, counts, 0).astype(np.float64) ** 0.75
-        smoothed += (counts > 0) * smoothed.mean() * 0.1  # rare pieces are drawn often enough to be pushed down
+        smoothed += (
+            (counts > 0) * smoothed.mean() * 0.1
+        )  # rare tokens are drawn often enough to be pushed down
         share = smoothed / smoothed.sum()
         self._cumulative = np.cumsum(share)
         # P(drawn at least once in `size` draws)
         drawn = -np.expm1(size * np.log1p(-np.minimum(share, 1 - 1e-12)))
-        self._log_drawn = torch.from_numpy(np.log(np.maximum(drawn, 1e-9)).astype(np.float32)).to(device)
+        self._log_drawn = torch.from_numpy(np.log(np.maximum(drawn, 1e-9)).astype(np.float32)).to(
+            device
+        )
         self._size = size
         self._device = device
 
     def draw(self, rng: np.random.Generator, always: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
-        """Draw distinct pieces.
+        """Draw distinct tokens.
 
         Args:
             rng: source of chance.
-            always: pieces to include in any case, with probability 1.
+            always: tokens to include in any case, with probability 1.
 
         Returns:
-            Ids (S,), int64, and the log-probability that each piece of the vocabulary is drawn (V,), float32.
+            Ids (S,), int64, and the log-probability that each token of the vocabulary is drawn (V,), float32.
         """
         drawn = np.searchsorted(self._cumulative, rng.random(self._size))
-        ids = np.unique(np.append(np.minimum(drawn, len(self._cumulative) - 1), np.array(always, dtype=np.int64)))
+        ids = np.unique(
+            np.append(
+                np.minimum(drawn, len(self._cumulative) - 1), np.array(always, dtype=np.int64)
+            )
+        )
         log_drawn = self._log_drawn
         if always:
             log_drawn = log_drawn.clone()
@@ -116,7 +124,9 @@ def full_cross_entropy(
         Nats, a float32 scalar.
     """
     differentiate = torch.is_grad_enabled()
-    total: Tensor = _FullCrossEntropy.apply(features, targets, weight, bias, forbidden, differentiate)  # type: ignore[no-untyped-call]
+    total: Tensor = _FullCrossEntropy.apply(
+        features, targets, weight, bias, forbidden, differentiate
+    )  # type: ignore[no-untyped-call]
     return total
 
 
@@ -192,14 +202,14 @@ def batch_losses(
     """Run both towers and all heads over a batch.
 
     Args:
-        network: of any architecture; a stacked one is asked for masked pieces only, counted as gaps.
+        network: of any architecture; a stacked one is asked for masked tokens only, counted as gaps.
         batch: arrays.
         states: forward states to start from, (B, S), float32.
         options: weights of the losses.
         dtype: to compute towers and products in; losses are float32.
         sampler: None for the full softmax.
         rng: of the negatives, and of the masks of a stacked network.
-        masked_share: pieces that a stacked network reads as ``<blank>`` and must fill.
+        masked_share: tokens that a stacked network reads as ``<blank>`` and must fill.
 
     Returns:
         The losses, and the forward states after the batch, (B, S), detached.
@@ -211,38 +221,54 @@ def batch_losses(
     def place(array: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(array).to(device)
 
-    def cross_entropy(features: Tensor, targets: Tensor, bias: Tensor, positions: Tensor | None) -> Tensor:
+    def cross_entropy(
+        features: Tensor, targets: Tensor, bias: Tensor, positions: Tensor | None
+    ) -> Tensor:
         weight = network.embedding.weight
         negatives = shared if positions is None else gap_shared
         forbidden = None if positions is None else positions == 0
         if negatives is not None:
-            return sampled_cross_entropy(features.to(dtype), targets, weight, bias, negatives, forbidden).sum()
+            return sampled_cross_entropy(
+                features.to(dtype), targets, weight, bias, negatives, forbidden
+            ).sum()
         never = mask_next if positions is None else mask_controls
         return full_cross_entropy(features.to(dtype), targets, weight, never(bias), forbidden)
 
     # With both weights 0 the backward tower rests: a stage that teaches the forward tower alone is 1.7 times as fast.
-    asked = network.config.architecture == "two_towers" and options.previous_weight + options.gap_weight > 0
+    asked = (
+        network.config.architecture == "two_towers"
+        and options.previous_weight + options.gap_weight > 0
+    )
     towers = network if asked and isinstance(network, Network) else None
     if isinstance(network, Network) and network.config.architecture == "stacked_bidirectional":
         inputs = place(batch.forward_inputs)
         hidden = place_mask(batch, masked_share, rng).to(device)
-        outputs = network.run_stacked(inputs.masked_fill(hidden, BLANK), (inputs != END).sum(0), dtype)
+        outputs = network.run_stacked(
+            inputs.masked_fill(hidden, BLANK), (inputs != END).sum(0), dtype
+        )
         features = network.next_features(outputs[hidden].to(network.output_bias.dtype))
         gap_sum = cross_entropy(features, inputs[hidden], network.output_bias, None)
         count = int(hidden.sum())
-        return Losses(gap_sum / count, gap_sum.new_zeros(()), 0, gap_sum.new_zeros(()), 0, gap_sum, count), states
+        return Losses(
+            gap_sum / count, gap_sum.new_zeros(()), 0, gap_sum.new_zeros(()), 0, gap_sum, count
+        ), states
 
     with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
         forward, after = network.run_tower("forward", place(batch.forward_inputs), states, dtype)
         targets = place(batch.forward_targets)
         kept = targets >= 0
-        next_sum = cross_entropy(network.next_features(forward[kept]), targets[kept], network.output_bias, None)
+        next_sum = cross_entropy(
+            network.next_features(forward[kept]), targets[kept], network.output_bias, None
+        )
         zero = next_sum.new_zeros(())
         previous_sum, gap_sum, previous_count = zero, zero, 0
         if towers is not None:
             rows = batch.backward_inputs.shape[1]
             backward, _ = towers.run_tower(
-                "backward", place(batch.backward_inputs), towers.initial_state("backward", rows), dtype
+                "backward",
+                place(batch.backward_inputs),
+                towers.initial_state("backward", rows),
+                dtype,
             )
             aims = place(batch.backward_targets)
             aimed = aims >= 0
@@ -260,18 +286,22 @@ def batch_losses(
                     positions,
                     place(batch.gap_kind),
                 )
-                gap_sum = cross_entropy(features, place(batch.gap_target), towers.gap_bias, positions)
+                gap_sum = cross_entropy(
+                    features, place(batch.gap_target), towers.gap_bias, positions
+                )
     next_count = int(kept.sum())
     gap_count = len(batch.gap_row) if towers is not None else 0
     total = next_sum / max(next_count, 1)
     if previous_count:
         total = total + options.previous_weight * previous_sum / previous_count
         total = total + options.gap_weight * gap_sum / max(gap_count, 1)
-    return Losses(total, next_sum, next_count, previous_sum, previous_count, gap_sum, gap_count), after.detach()
+    return Losses(
+        total, next_sum, next_count, previous_sum, previous_count, gap_sum, gap_count
+    ), after.detach()
 
 
 def place_mask(batch: Batch, share: float, rng: np.random.Generator) -> Tensor:
-    """Which pieces of a batch a stacked network reads as ``<blank>``: (T, B) bool, one at least; never a control."""
+    """Which tokens of a batch a stacked network reads as ``<blank>``: (T, B) bool, one at least; never a control."""
     inputs = batch.forward_inputs
     text = inputs > END_OF_GAP
     chosen = text & (rng.random(inputs.shape) < share)

@@ -1,8 +1,8 @@
 """Builds the modified Kneser-Ney baseline from prepared data: `python -m training ngram PREPARED --output DIR`.
 
-Counting sorts; it holds no dictionary. Orders are built one upon another: a k-gram is (rank of its first k - 1 pieces,
-last piece), packed into one uint64, so any order fits a 64-bit sort. The peak is about 70 bytes for each piece of text
-(2.3 GB for 33 M pieces), on one core. Nothing is cut off: every n-gram that occurs is kept.
+Counting sorts; it holds no dictionary. Orders are built one upon another: a k-gram is (rank of its first k - 1 tokens,
+last token), packed into one uint64, so any order fits a 64-bit sort. The peak is about 70 bytes for each token of text
+(2.3 GB for 33 M tokens), on one core. Nothing is cut off: every n-gram that occurs is kept.
 
 Lines begin with <s>, have no end symbol (neither has /score), and no n-gram crosses a line. The format that is written
 is described in model/ngram.py.
@@ -26,8 +26,8 @@ from tqdm import tqdm
 from model.config import Calibration
 from model.errors import PreparedDataError
 from model.ngram import DESCRIPTION, NGRAM_FORMAT_VERSION, size_in_bytes
-from model.vocabulary import END_OF_GAP, START
-from training.shards import Prepared, Shard, open_prepared
+from model.tokenizer import END_OF_GAP, START
+from training.data.shards import Prepared, Shard, open_prepared
 
 # For texts so small that no discount can be estimated; KenLM's --discount_fallback
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
@@ -35,10 +35,10 @@ FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Lines of piece ids, back to back.
+    """Lines of token ids, back to back.
 
     Attributes:
-        ids: (pieces,) uint16.
+        ids: (tokens,) uint16.
         offsets: (lines + 1,) int64, where each line begins.
     """
 
@@ -48,21 +48,31 @@ class Text:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``python -m training ngram``."""
-    parser.add_argument("prepared", type=Path, help="directory written by `python -m training prepare`")
-    parser.add_argument("--order", type=int, default=5, choices=(2, 3, 4, 5), help="length of the longest n-gram")
-    parser.add_argument("--output", type=Path, required=True, help="directory to write; must not exist")
     parser.add_argument(
-        "--weighted", action="store_true", help="count a source of weight w round(w) times (at least once), not once"
+        "prepared", type=Path, help="directory written by `python -m training prepare`"
+    )
+    parser.add_argument(
+        "--order", type=int, default=5, choices=(2, 3, 4, 5), help="length of the longest n-gram"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="directory to write; must not exist"
+    )
+    parser.add_argument(
+        "--weighted",
+        action="store_true",
+        help="count a source of weight w round(w) times (at least once), not once",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Build, and report sizes; 0 on success."""
-    description = build(arguments.prepared, arguments.output, arguments.order, weighted=arguments.weighted)
+    description = build(
+        arguments.prepared, arguments.output, arguments.order, weighted=arguments.weighted
+    )
     counts = " + ".join(f"{count:,}" for count in description["counts"])
     sys.stdout.write(
         f"{arguments.output}: {counts} n-grams, {description['bytes']:,} bytes,"
-        f" from {description['text']['pieces']:,} pieces in {description['seconds']:.0f} s\n"
+        f" from {description['text']['tokens']:,} tokens in {description['seconds']:.0f} s\n"
     )
     return 0
 
@@ -80,15 +90,17 @@ def build(prepared: Path, output: Path, order: int, *, weighted: bool = False) -
         raise PreparedDataError(f"{output} exists; name a new directory or remove it")
     started = time.monotonic()
     data = open_prepared(prepared)
-    repeats = {source.name: max(1, round(source.weight)) if weighted else 1 for source in data.sources}
-    never = {int(piece) for piece in data.vocabulary.never_predicted} | {END_OF_GAP}
-    predictable = np.array([piece not in never for piece in range(data.vocabulary.size)])
+    repeats = {
+        source.name: max(1, round(source.weight)) if weighted else 1 for source in data.sources
+    }
+    never = {int(token) for token in data.tokenizer.never_predicted} | {END_OF_GAP}
+    predictable = np.array([token not in never for token in range(data.tokenizer.size)])
 
     partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
     try:
         result = estimate(_texts(data, repeats), predictable, order, partial)
-        shutil.copyfile(prepared / "vocabulary.model", partial / "vocabulary.model")
+        shutil.copyfile(prepared / "tokenizer.model", partial / "tokenizer.model")
         description = {
             "format_version": NGRAM_FORMAT_VERSION,
             "order": order,
@@ -99,7 +111,9 @@ def build(prepared: Path, output: Path, order: int, *, weighted: bool = False) -
             "bytes": size_in_bytes(partial),
             "seconds": round(time.monotonic() - started, 1),
         }
-        (partial / DESCRIPTION).write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
+        (partial / DESCRIPTION).write_text(
+            json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8"
+        )
         partial.rename(output)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -107,15 +121,17 @@ def build(prepared: Path, output: Path, order: int, *, weighted: bool = False) -
     return description
 
 
-def estimate(texts: Iterable[Text], predictable: NDArray[np.bool_], order: int, directory: Path) -> dict[str, Any]:
+def estimate(
+    texts: Iterable[Text], predictable: NDArray[np.bool_], order: int, directory: Path
+) -> dict[str, Any]:
     """Count, discount and write the arrays of model/ngram.py.
 
     An n-gram's adjusted count a is its number of occurrences at the highest order and where it begins with <s>, else
-    the number of different pieces that precede it. D1, D2, D3+ are estimated for each order.
+    the number of different tokens that precede it. D1, D2, D3+ are estimated for each order.
 
     Args:
-        texts: lines of piece ids.
-        predictable: (V,) pieces that may be predicted; the uniform distribution below the unigrams covers these.
+        texts: lines of token ids.
+        predictable: (V,) tokens that may be predicted; the uniform distribution below the unigrams covers these.
         order: 2 to 5.
         directory: existing directory that receives the arrays.
 
@@ -151,12 +167,16 @@ def estimate(texts: Iterable[Text], predictable: NDArray[np.bool_], order: int, 
         del keys
         # Each different k-gram shows its (k-1)-gram suffix one more different left neighbour
         neighbours = np.bincount(ranks[ends[heads]], minlength=level.size)
-        discounts.append(_write_level(directory, k - 1, level, np.where(level.begins, level.occurrences, neighbours)))
+        discounts.append(
+            _write_level(
+                directory, k - 1, level, np.where(level.begins, level.occurrences, neighbours)
+            )
+        )
         prefixes = (distinct >> np.uint64(16)).astype(np.uint32)
         parent = level
         level = _Level(
             prefixes=prefixes,
-            pieces=(distinct & np.uint64(0xFFFF)).astype(np.uint16),
+            tokens=(distinct & np.uint64(0xFFFF)).astype(np.uint16),
             occurrences=np.diff(heads, append=len(ends)).astype(np.uint32),
             begins=parent.begins[prefixes],
             parents=parent.size,
@@ -171,39 +191,39 @@ def estimate(texts: Iterable[Text], predictable: NDArray[np.bool_], order: int, 
 
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """All k-grams of one order, sorted by (prefix, piece).
+    """All k-grams of one order, sorted by (prefix, token).
 
     Attributes:
-        prefixes: (n,) uint32, ranks of their first k - 1 pieces.
-        pieces: (n,) uint16, their last pieces.
+        prefixes: (n,) uint32, ranks of their first k - 1 tokens.
+        tokens: (n,) uint16, their last tokens.
         occurrences: (n,) uint32.
         begins: (n,) bool, whether they begin with <s>.
         parents: number of (k-1)-grams.
     """
 
     prefixes: NDArray[np.uint32]
-    pieces: NDArray[np.uint16]
+    tokens: NDArray[np.uint16]
     occurrences: NDArray[np.uint32]
     begins: NDArray[np.bool_]
     parents: int
 
     @property
     def size(self) -> int:
-        return len(self.pieces)
+        return len(self.tokens)
 
 
 def _unigrams(stream: NDArray[np.uint16], size: int) -> _Level:
-    """Every piece of the vocabulary, seen or not: a unigram's rank is its id. <s> is only a context, never counted."""
-    pieces = np.arange(size, dtype=np.uint16)
+    """Every token of the vocabulary, seen or not: a unigram's rank is its id. <s> is only a context, never counted."""
+    tokens = np.arange(size, dtype=np.uint16)
     occurrences = np.bincount(stream, minlength=size).astype(np.uint32)
     occurrences[START] = 0
-    return _Level(np.zeros(size, dtype=np.uint32), pieces, occurrences, pieces == START, 1)
+    return _Level(np.zeros(size, dtype=np.uint32), tokens, occurrences, tokens == START, 1)
 
 
 def _write_level(directory: Path, k: int, level: _Level, adjusted: NDArray[Any]) -> dict[str, Any]:
     """Discount the k-grams; write them and, as contexts of them, what the (k-1)-grams need."""
     discounts, estimated = _discounts(adjusted)
-    # Index 0: a piece of the vocabulary that the text lacks
+    # Index 0: a token of the vocabulary that the text lacks
     taken = np.array((0.0, *discounts), dtype=np.float32)[np.minimum(adjusted, 3)]
     totals = np.bincount(level.prefixes, weights=adjusted, minlength=level.parents)
     # A context that nothing follows (always at a line's end) leaves all to the shorter one
@@ -216,14 +236,14 @@ def _write_level(directory: Path, k: int, level: _Level, adjusted: NDArray[Any])
     if k > 1:
         children = np.zeros(level.parents + 1, dtype=np.uint32)
         np.cumsum(np.bincount(level.prefixes, minlength=level.parents), out=children[1:])
-        np.save(directory / f"pieces.{k}.npy", level.pieces)
+        np.save(directory / f"tokens.{k}.npy", level.tokens)
         np.save(directory / f"children.{k - 1}.npy", children)
     np.save(directory / f"backoff.{k - 1}.npy", backoff)
     return {"D1": discounts[0], "D2": discounts[1], "D3+": discounts[2], "estimated": estimated}
 
 
 def _write_unigram(directory: Path, predictable: NDArray[np.bool_]) -> None:
-    """Interpolate the unigrams with the uniform distribution over the pieces that may be predicted."""
+    """Interpolate the unigrams with the uniform distribution over the tokens that may be predicted."""
     discounted, backoff = directory / "discounted.1.npy", directory / "backoff.0.npy"
     unigram = np.load(discounted) + np.load(backoff)[0] / np.float32(predictable.sum())
     np.save(directory / "unigram.npy", np.where(predictable, unigram, 0).astype(np.float32))
@@ -249,7 +269,11 @@ def _discounts(adjusted: NDArray[Any]) -> tuple[Sequence[float], bool]:
 def _stream(texts: Iterable[Text]) -> NDArray[np.uint16]:
     """All lines, each behind its <s>."""
     parts = [np.insert(text.ids, text.offsets[:-1], START) for text in texts]
-    return np.concatenate(parts).astype(np.uint16, copy=False) if parts else np.empty(0, dtype=np.uint16)
+    return (
+        np.concatenate(parts).astype(np.uint16, copy=False)
+        if parts
+        else np.empty(0, dtype=np.uint16)
+    )
 
 
 def _texts(data: Prepared, repeats: dict[str, int]) -> Iterator[Text]:
@@ -259,20 +283,20 @@ def _texts(data: Prepared, repeats: dict[str, int]) -> Iterator[Text]:
 
 
 def _text_seen(data: Prepared, repeats: dict[str, int]) -> dict[str, Any]:
-    """What was counted: each source's pieces and lines once, and how many times it was counted."""
+    """What was counted: each source's tokens and lines once, and how many times it was counted."""
 
     def seen(source: Shard) -> dict[str, Any]:
         return {
             "name": source.name,
             "language": source.language,
-            "pieces": len(source.ids),
+            "tokens": len(source.ids),
             "lines": source.lines,
             "counted": repeats[source.name],
         }
 
     sources = [seen(source) for source in data.sources]
     return {
-        "pieces": sum(source["pieces"] * source["counted"] for source in sources),
+        "tokens": sum(source["tokens"] * source["counted"] for source in sources),
         "lines": sum(source["lines"] * source["counted"] for source in sources),
         "prepared_sha256": data.sha256,
         "sources": sources,

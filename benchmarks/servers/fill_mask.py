@@ -17,7 +17,7 @@ _CONTROLS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _MARKER = "[MASK]"
 
 
-def vocabulary() -> dict[str, int]:
+def tokenizer() -> dict[str, int]:
     """Tokens with their ids."""
     tokens = [*_CONTROLS, *map(chr, range(0x4E00, 0x9FA6))]
     tokens += [f"[unused{number}]" for number in range(VOCABULARY_SIZE - len(tokens))]
@@ -29,7 +29,9 @@ def create_app(threads: int) -> FastAPI:
     torch.manual_seed(1)
     torch.set_num_threads(threads)
     network = BertForMaskedLM(BertConfig(vocab_size=VOCABULARY_SIZE)).eval()
-    fill = pipeline("fill-mask", model=network, tokenizer=BertTokenizer(vocab=vocabulary()), device="cpu")
+    fill = pipeline(
+        "fill-mask", model=network, tokenizer=BertTokenizer(vocab=tokenizer()), device="cpu"
+    )
     app = FastAPI()
     model = Model(name="fill-mask", version="0")
 
@@ -40,10 +42,12 @@ def create_app(threads: int) -> FastAPI:
             for text in request.texts:
                 found = fill(text, top_k=request.top_k)
                 start = text.index(_MARKER)
-                candidates = [BlankCandidate(word=one["token_str"], probability=one["score"]) for one in found]
+                candidates = [
+                    BlankCandidate(word=one["token_str"], probability=one["score"]) for one in found
+                ]
                 blank = Blank(start=start, end=start + len(_MARKER), candidates=candidates)
                 results.append(Filling(filled=found[0]["sequence"], blanks=[blank]))
-        return ClozeAnswer(model=model, results=results, usage=Usage(pieces=0, cached_pieces=0))
+        return ClozeAnswer(model=model, results=results, usage=Usage(tokens=0, cached_tokens=0))
 
     return app
 

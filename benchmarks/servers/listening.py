@@ -28,6 +28,8 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     """A command line with ``--port``, ``--checkpoint`` and ``--threads``; each peer takes what it needs."""
     made = argparse.ArgumentParser(description=description)
     made.add_argument("--port", type=int, required=True)
-    made.add_argument("--checkpoint", type=Path, required=True, help="a Lacuna checkpoint directory")
+    made.add_argument(
+        "--checkpoint", type=Path, required=True, help="a Lacuna checkpoint directory"
+    )
     made.add_argument("--threads", type=int, default=1, help="torch threads within one operation")
     return made

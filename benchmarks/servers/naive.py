@@ -20,8 +20,10 @@ def create_app(predictor: TorchPredictor) -> FastAPI:
     @app.post("/predict")
     async def predict(request: PredictRequest) -> PredictAnswer:
         encoded = [predictor.encode(text) for text in request.texts]
-        results = [Prediction(candidates=found) for found in predictor.predict(encoded, request.top_k)]
-        usage = Usage(pieces=sum(map(len, encoded)) - len(encoded), cached_pieces=0)
+        results = [
+            Prediction(candidates=found) for found in predictor.predict(encoded, request.top_k)
+        ]
+        usage = Usage(tokens=sum(map(len, encoded)) - len(encoded), cached_tokens=0)
         return PredictAnswer(model=model, results=results, usage=usage)
 
     return app

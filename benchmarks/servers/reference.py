@@ -23,7 +23,7 @@ from service.schemas import (
 
 _WORDS = ("theatre", "theater", "theaters", "theatrical", "theatres")
 _MODEL = Model(name="reference", version="0")
-_USAGE = Usage(pieces=8, cached_pieces=0)
+_USAGE = Usage(tokens=8, cached_tokens=0)
 app = FastAPI()
 
 
@@ -34,14 +34,17 @@ async def predict(request: PredictRequest) -> PredictAnswer:
         Candidate(word=word, append=word, probability=0.3872094541788101 / (rank + 1))
         for rank, word in enumerate(_WORDS)
     ]
-    return PredictAnswer(model=_MODEL, results=[Prediction(candidates=candidates)] * len(request.texts), usage=_USAGE)
+    return PredictAnswer(
+        model=_MODEL, results=[Prediction(candidates=candidates)] * len(request.texts), usage=_USAGE
+    )
 
 
 @app.post("/cloze")
 async def cloze(request: ClozeRequest) -> ClozeAnswer:
     """Five fillings for each text, always the same."""
     candidates = [
-        BlankCandidate(word=word, probability=0.3872094541788101 / (rank + 1)) for rank, word in enumerate(_WORDS)
+        BlankCandidate(word=word, probability=0.3872094541788101 / (rank + 1))
+        for rank, word in enumerate(_WORDS)
     ]
     blank = Blank(start=10, end=16, candidates=candidates)
     fillings = [Filling(filled=text, blanks=[blank]) for text in request.texts]

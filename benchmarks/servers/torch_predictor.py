@@ -1,6 +1,6 @@
-"""The same checkpoint in torch, as a competent user would write it: one ``nn.LSTM`` call, the head at the last piece.
+"""The same checkpoint in torch, as a competent user would write it: one ``nn.LSTM`` call, the head at the last token.
 
-It answers with the most probable next *pieces*. It heals no unfinished word, joins no pieces to words, keeps no
+It answers with the most probable next *tokens*. It heals no unfinished word, joins no tokens to words, keeps no
 states, calibrates nothing: all of that would cost it more.
 """
 
@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from model.vocabulary import START, Vocabulary, normalise
+from model.tokenizer import START, Tokenizer, normalise
 from service.schemas import Candidate
 
 # As good as minus infinity, and representable in int8 kernels' float bias.
@@ -24,13 +24,15 @@ class ForwardNetwork(nn.Module):
 
     def __init__(self, weights: dict[str, Tensor]) -> None:
         super().__init__()
-        layers = sum(name.startswith("forward_tower.") and name.endswith("weight_hh") for name in weights)
+        layers = sum(
+            name.startswith("forward_tower.") and name.endswith("weight_hh") for name in weights
+        )
         hidden = weights["forward_tower.0.weight_hh"].shape[1]
-        pieces, width = weights["embedding.weight"].shape
-        self.embedding = nn.Embedding(pieces, width)
+        tokens, width = weights["embedding.weight"].shape
+        self.embedding = nn.Embedding(tokens, width)
         self.lstm = nn.LSTM(width, hidden, num_layers=layers, batch_first=True)
         self.projection = nn.Linear(hidden, width)
-        self.head = nn.Linear(width, pieces)
+        self.head = nn.Linear(width, tokens)
         state = {
             "embedding.weight": weights["embedding.weight"],
             "projection.weight": weights["next.weight"],
@@ -43,17 +45,17 @@ class ForwardNetwork(nn.Module):
                 state[f"lstm.{part}_l{layer}"] = weights[f"forward_tower.{layer}.{part}"]
         self.load_state_dict({name: tensor.float() for name, tensor in state.items()})
 
-    def forward(self, pieces: Tensor, lengths: Tensor) -> Tensor:
-        """Logits of the piece after the last one.
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Logits of the token after the last one.
 
         Args:
-            pieces: (B, T) int64, right-padded.
-            lengths: (B,) int64, pieces that count.
+            tokens: (B, T) int64, right-padded.
+            lengths: (B,) int64, tokens that count.
 
         Returns:
             (B, V).
         """
-        outputs, _ = self.lstm(self.embedding(pieces))
+        outputs, _ = self.lstm(self.embedding(tokens))
         last = outputs[torch.arange(len(lengths)), lengths - 1]
         logits: Tensor = self.head(self.projection(last))
         return logits
@@ -68,9 +70,9 @@ class TorchPredictor:
     """
 
     def __init__(self, checkpoint: Path, precision: Literal["fp32", "int8"] = "fp32") -> None:
-        self._vocabulary = Vocabulary.load(checkpoint / "vocabulary.model")
+        self._tokenizer = Tokenizer.load(checkpoint / "tokenizer.model")
         network = ForwardNetwork(load_file(checkpoint / "weights.safetensors")).eval()
-        shown = torch.tensor([bool(surface.strip()) for surface in self._vocabulary.surfaces])
+        shown = torch.tensor([bool(surface.strip()) for surface in self._tokenizer.surfaces])
         with torch.no_grad():  # controls, bytes and spaces are no candidates
             network.head.bias.masked_fill_(~shown, _NEVER)
         if precision == "int8":
@@ -79,22 +81,22 @@ class TorchPredictor:
         self._network = network
 
     def encode(self, text: str) -> list[int]:
-        """A text's pieces after the start of a text."""
-        return [START, *self._vocabulary.encode(normalise(text))]
+        """A text's tokens after the start of a text."""
+        return [START, *self._tokenizer.encode(normalise(text))]
 
     @torch.inference_mode()
     def predict(self, encoded: Sequence[Sequence[int]], top_k: int) -> list[list[Candidate]]:
-        """The *top_k* most probable next pieces of each text, in one call of the network."""
-        lengths = torch.tensor([len(pieces) for pieces in encoded])
+        """The *top_k* most probable next tokens of each text, in one call of the network."""
+        lengths = torch.tensor([len(tokens) for tokens in encoded])
         padded = torch.zeros(len(encoded), int(lengths.max()), dtype=torch.int64)
-        for row, pieces in enumerate(encoded):
-            padded[row, : len(pieces)] = torch.tensor(pieces)
+        for row, tokens in enumerate(encoded):
+            padded[row, : len(tokens)] = torch.tensor(tokens)
         probabilities, best = self._network(padded, lengths).softmax(dim=1).topk(top_k)
         return [
             [self._candidate(*pair) for pair in zip(*row, strict=True)]
             for row in zip(best.tolist(), probabilities.tolist(), strict=True)
         ]
 
-    def _candidate(self, piece: int, probability: float) -> Candidate:
-        surface = self._vocabulary.surfaces[piece].rstrip()
+    def _candidate(self, token: int, probability: float) -> Candidate:
+        surface = self._tokenizer.surfaces[token].rstrip()
         return Candidate(word=surface.lstrip(), append=surface, probability=probability)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from model.errors import QueryError
 from model.queries import is_east_asian
-from model.vocabulary import normalise, normalise_with_offsets
+from model.tokenizer import normalise, normalise_with_offsets
 
 _USUAL = re.compile(r"[_＿]{2,}|\[MASK\]|<mask>|<blank>|\{blank\}")
 
@@ -76,11 +76,15 @@ def find_blanks(text: str, marker: str | None, limit: int) -> Layout:
     found = [match.span() for match in pattern.finditer(normalised)]
     if not found:
         wanted = (
-            "two or more underscores, [MASK], <mask>, <blank> or {blank}" if marker is None else "the marker in /blank"
+            "two or more underscores, [MASK], <mask>, <blank> or {blank}"
+            if marker is None
+            else "the marker in /blank"
         )
         raise QueryError("/text", f"has no blank; mark each one with {wanted}")
     if len(found) > limit:
-        raise QueryError("/text", f"has {len(found)} blanks; at most {limit} are filled, split the text")
+        raise QueryError(
+            "/text", f"has {len(found)} blanks; at most {limit} are filled, split the text"
+        )
     slots = []
     for number, (start, end) in enumerate(found):
         last = number + 1 == len(found)

@@ -2,10 +2,10 @@
 
 For one blank, all others being read as fillings or as ``<blank>``:
 
-1. *Propose* (:mod:`model.decoding.spans`): spans and their mass by the gap head, P(span | left, right) =
-   Π P(piece k | left, span so far, right) · P(<eog>); the exact mass of every choice where there are choices.
+1. *Propose* (:mod:`model.decoding.span_search`): spans and their mass by the gap head, P(span | left, right) =
+   Π P(token k | left, span so far, right) · P(<eog>); the exact mass of every choice where there are choices.
 2. *Rescore* the best few: s = log P_gap + λ1 log P_F(span, right context | left) + λ2 log P_B(left context, span |
-   right), the contexts at most 3 pieces long.
+   right), the contexts at most 3 tokens long.
 3. P(word) = M · softmax(s / τ) over those that were rescored, M being their gap mass; the others keep theirs. The first
    16 sum to F then, which is brought to F^γ. With choices everything is normalised over the choices, and τ is one of
    their own, which divides their masses too.
@@ -26,26 +26,43 @@ from numpy.typing import NDArray
 
 from model.config import SPAN, WORD
 from model.decoding.blanks import Layout, find_blanks
-from model.decoding.memory import Memory
+from model.decoding.cache_lm import CacheLM
+from model.decoding.context import CONTEXT as CONTEXT_REMEMBERED
+from model.decoding.context import DecoderContext, read_text, salted
 from model.decoding.prefix_cache import Written
-from model.decoding.resources import CONTEXT as CONTEXT_REMEMBERED
-from model.decoding.resources import Resources, read_text, salted
-from model.decoding.spans import GapHead, Head, NextHead, Proposal, Span, score_choices, search_words
-from model.queries import Blank, ClozeQuery, ClozeResult, Filling, Usage, check_choice_lists, choice_lists, language_of
-from model.runtime import Floats
+from model.decoding.span_search import (
+    GapHead,
+    Head,
+    NextHead,
+    Proposal,
+    Span,
+    score_choices,
+    search_words,
+)
+from model.queries import (
+    Blank,
+    ClozeQuery,
+    ClozeResult,
+    Filling,
+    Usage,
+    check_choice_lists,
+    choice_lists,
+    language_of,
+)
+from model.runtime import Float32Array
 from model.steps import Advance, Decoder, Next, Previous, Trace, ask, together
-from model.vocabulary import BLANK, END, START, normalise
+from model.tokenizer import BLANK, END, START, normalise
 
 # Candidates that are rescored: proposals, those made without seeing the right side, and choices.
 RESCORED, RESCORED_BLIND, RESCORED_CHOICES = 16, 32, 32
 # Nats behind the first proposal at which one is past saving.
 FAR_BEHIND = 5.0
-# Pieces of context that rescoring reads on either side.
+# Tokens of context that rescoring reads on either side.
 CONTEXT = 3
 # Joint fillings that are kept from blank to blank; only one in texts with more blanks than MANY.
 JOINT, MANY = 4, 8
 # The backward tower reads this much between a blank and the next: what is further away is forgotten anyhow.
-RIGHT_PIECES = 512
+RIGHT_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,10 +76,10 @@ class _Ranked:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Right:
-    """What stands right of a blank: the backward state after it, None where it is unknown, and its first pieces."""
+    """What stands right of a blank: the backward state after it, None where it is unknown, and its first tokens."""
 
-    state: Floats | None
-    pieces: tuple[int, ...]
+    state: Float32Array | None
+    tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,7 +88,7 @@ class _Joint:
 
     fillings: tuple[Span | None, ...]
     score: float
-    state: Floats
+    state: Float32Array
 
 
 def lay_out(query: ClozeQuery, blanks: int) -> Layout:
@@ -90,7 +107,9 @@ def lay_out(query: ClozeQuery, blanks: int) -> Layout:
     return layout
 
 
-def fill_blanks(resources: Resources, query: ClozeQuery, layout: Layout, tenant: str = "") -> Decoder[ClozeResult]:
+def fill_blanks(
+    resources: DecoderContext, query: ClozeQuery, layout: Layout, tenant: str = ""
+) -> Decoder[ClozeResult]:
     """Decode one query; see the module's description.
 
     Args:
@@ -116,16 +135,26 @@ def fill_blanks(resources: Resources, query: ClozeQuery, layout: Layout, tenant:
         else:
             shown = [Filling(sent[number][each.word], each.probability) for each in ranked]
         blanks.append(Blank(slot.start, slot.end, tuple(shown)))
-        filled += [query.text[position : slot.start], ranked[0].word if ranked else query.text[slot.start : slot.end]]
+        filled += [
+            query.text[position : slot.start],
+            ranked[0].word if ranked else query.text[slot.start : slot.end],
+        ]
         position = slot.end
-    return ClozeResult("".join([*filled, query.text[position:]]), tuple(blanks), Usage(cloze.pieces_read, known))
+    return ClozeResult(
+        "".join([*filled, query.text[position:]]), tuple(blanks), Usage(cloze.tokens_read, known)
+    )
 
 
 class _Cloze:
-    """One text with its blanks, encoded part by part: no piece reaches over the edge of a blank."""
+    """One text with its blanks, encoded part by part: no token reaches over the edge of a blank."""
 
     def __init__(
-        self, resources: Resources, layout: Layout, choices: list[list[str]] | None, shown: int, written: Written
+        self,
+        resources: DecoderContext,
+        layout: Layout,
+        choices: list[list[str]] | None,
+        shown: int,
+        written: Written,
     ) -> None:
         encode = resources.index.encode
         self._resources = resources
@@ -135,47 +164,60 @@ class _Cloze:
         self.before = encode(layout.before)
         self._after = [encode(slot.after) for slot in layout.slots]
         self._lines = [encode(slot.line) for slot in layout.slots]
-        self.pieces_read = len(self.before) + sum(map(len, self._after))
+        self.tokens_read = len(self.before) + sum(map(len, self._after))
         # What stands right of a blank does not follow what stands left of it.
-        apart = [piece for pieces in self._after for piece in (START, *pieces)]
-        remembered = [*written.tolist(), *apart] if resources.remember else []
-        self._memory = Memory(np.array(remembered, dtype=np.int64), resources.vocabulary.background)
+        apart = [token for tokens in self._after for token in (START, *tokens)]
+        remembered = [*written.tolist(), *apart] if resources.use_cache_lm else []
+        self._memory = CacheLM(np.array(remembered, dtype=np.int64), resources.tokenizer.background)
         self._two_towers = resources.network.architecture == "two_towers"
         calibration = resources.calibration
-        temperatures = dict(calibration.cloze_temperature if choices is None else calibration.choice_temperature)
+        temperatures = dict(
+            calibration.cloze_temperature if choices is None else calibration.choice_temperature
+        )
         texts = [layout.before, *(slot.after for slot in layout.slots)]
         beside = [{language_of(left), language_of(right[:8])} for left, right in pairwise(texts)]
         languages = ["zh" if "zh" in each else "en" for each in beside]
         self._temperatures = [temperatures.get(language, 1.0) for language in languages]
-        self._lapse_rates = [dict(calibration.choice_lapse_rate).get(language, 0.0) for language in languages]
-        self._mass_exponents = [dict(calibration.cloze_mass_exponent).get(language, 1.0) for language in languages]
+        self._lapse_rates = [
+            dict(calibration.choice_uniform_mix).get(language, 0.0) for language in languages
+        ]
+        self._mass_exponents = [
+            dict(calibration.cloze_coverage_exponent).get(language, 1.0) for language in languages
+        ]
 
     # ------------------------------------------------------------------------------------------------ several blanks
 
-    def fill_jointly(self, state: Floats) -> Decoder[tuple[Span | None, ...]]:
+    def fill_jointly(self, state: Float32Array) -> Decoder[tuple[Span | None, ...]]:
         """Fill all blanks from left to right, those to the right of each being read as ``<blank>``."""
         rights = yield from self._read_rights([None] * len(self._slots))
         width = JOINT if len(self._slots) <= MANY else 1
         beam = [_Joint((), 0.0, state)]
         for number, right in enumerate(rights):
-            found = yield from together([self._candidates(number, joint.state, right, JOINT, JOINT) for joint in beam])
+            found = yield from together(
+                [self._candidates(number, joint.state, right, JOINT, JOINT) for joint in beam]
+            )
             ways: list[tuple[float, _Joint, Span | None]] = []
             for joint, ranked in zip(beam, found, strict=True):
                 ways += [
-                    (joint.score + float(np.log(max(each.probability, 1e-300))), joint, each.span) for each in ranked
+                    (joint.score + float(np.log(max(each.probability, 1e-300))), joint, each.span)
+                    for each in ranked
                 ]
             # Where nothing fits, the blank stays a blank for those that follow.
             ways = ways or [(joint.score, joint, None) for joint in beam]
             ways.sort(key=lambda way: -way[0])
             chosen = ways[:width]
-            states = yield from ask([self._read_after(number, joint.state, span) for _, joint, span in chosen])
+            states = yield from ask(
+                [self._read_after(number, joint.state, span) for _, joint, span in chosen]
+            )
             beam = [
                 _Joint((*joint.fillings, span), score, after)
                 for (score, joint, span), after in zip(chosen, states, strict=True)
             ]
         return beam[0].fillings
 
-    def sweep(self, state: Floats, fillings: Sequence[Span | None]) -> Decoder[list[list[_Ranked]]]:
+    def sweep(
+        self, state: Float32Array, fillings: Sequence[Span | None]
+    ) -> Decoder[list[list[_Ranked]]]:
         """Ask for each blank's words, left to right, all others being filled; the best word stays."""
         rights = yield from self._read_rights(fillings)
         counted = RESCORED if self._two_towers else RESCORED_BLIND
@@ -185,10 +227,12 @@ class _Cloze:
             ranked = yield from self._candidates(number, state, right, wanted, self._shown, counted)
             answers.append(ranked)
             if number + 1 < len(rights):
-                (state,) = yield from ask([self._read_after(number, state, ranked[0].span if ranked else None)])
+                (state,) = yield from ask(
+                    [self._read_after(number, state, ranked[0].span if ranked else None)]
+                )
         return answers
 
-    def _read_after(self, number: int, state: Floats, span: Span | None) -> Advance:
+    def _read_after(self, number: int, state: Float32Array, span: Span | None) -> Advance:
         """Read on to the next blank, from the end of *span*, or from *state* before the blank where nothing fits."""
         if span is None:
             return Advance("forward", state, (BLANK, *self._after[number]))
@@ -198,7 +242,7 @@ class _Cloze:
         """What stands right of each blank on its line; a blank with no filling is read as ``<blank>``."""
         rights: list[_Right] = []
         for number in reversed(range(len(self._slots))):
-            slot, pieces = self._slots[number], self._lines[number][:RIGHT_PIECES]
+            slot, tokens = self._slots[number], self._lines[number][:RIGHT_TOKENS]
             state = None
             if self._two_towers and slot.known:
                 state, reading = self._resources.initial("backward"), [END]
@@ -206,15 +250,23 @@ class _Cloze:
                     filling, further = fillings[number + 1], rights[-1].state
                     if further is not None:
                         state, reading = further, []
-                    reading += [BLANK] if filling is None else reversed(filling.pieces)
-                (state,) = yield from ask([Advance("backward", state, (*reading, *reversed(pieces)))])
-            rights.append(_Right(state, tuple(pieces[:CONTEXT]) if slot.known else ()))
+                    reading += [BLANK] if filling is None else reversed(filling.tokens)
+                (state,) = yield from ask(
+                    [Advance("backward", state, (*reading, *reversed(tokens)))]
+                )
+            rights.append(_Right(state, tuple(tokens[:CONTEXT]) if slot.known else ()))
         return rights[::-1]
 
     # ----------------------------------------------------------------------------------------------------- one blank
 
     def _candidates(
-        self, number: int, state: Floats, right: _Right, wanted: int, shown: int, counted: int = 0
+        self,
+        number: int,
+        state: Float32Array,
+        right: _Right,
+        wanted: int,
+        shown: int,
+        counted: int = 0,
     ) -> Decoder[list[_Ranked]]:
         """Words for one blank with their probabilities, most probable first.
 
@@ -264,30 +316,44 @@ class _Cloze:
             return GapHead(self._resources, right.state, kind, self._memory, before)
         return NextHead(self._resources, self._choices is None, self._memory, before)
 
-    def _score_choices(self, number: int, state: Floats, right: _Right) -> Decoder[list[Proposal]]:
+    def _score_choices(
+        self, number: int, state: Float32Array, right: _Right
+    ) -> Decoder[list[Proposal]]:
         """The exact mass of every choice, asked for as what it is: a word, or a span of several."""
-        vocabulary, words = self._resources.vocabulary, [] if self._choices is None else self._choices[number]
+        tokenizer, words = (
+            self._resources.tokenizer,
+            [] if self._choices is None else self._choices[number],
+        )
         groups: dict[int, list[tuple[str, list[tuple[int, ...]]]]] = {}
         for word in words:
-            spelled = [tuple(vocabulary.encode(text)) for text in self._slots[number].spellings(word)]
-            several = any(not vocabulary.joins(*pair) for pieces in spelled for pair in pairwise(pieces))
+            spelled = [
+                tuple(tokenizer.encode(text)) for text in self._slots[number].spellings(word)
+            ]
+            several = any(
+                not tokenizer.joins(*pair) for tokens in spelled for pair in pairwise(tokens)
+            )
             groups.setdefault(SPAN if several else WORD, []).append((word, spelled))
         found = yield from together(
-            [score_choices(self._head(number, right, kind), state, choices) for kind, choices in groups.items()]
+            [
+                score_choices(self._head(number, right, kind), state, choices)
+                for kind, choices in groups.items()
+            ]
         )
         return [proposal for group in found for proposal in group]
 
     # ----------------------------------------------------------------------------------------------------- rescoring
 
-    def _rescore(self, number: int, found: list[Proposal], right: _Right) -> Decoder[NDArray[np.float64] | None]:
+    def _rescore(
+        self, number: int, found: list[Proposal], right: _Right
+    ) -> Decoder[NDArray[np.float64] | None]:
         """Scores s of the first few proposals, (at most len(found),); None where nothing asks for them."""
         calibration = self._resources.calibration
         if not self._two_towers:
-            if not right.pieces:
+            if not right.tokens:
                 return None
             spans = [each.span for each in found[:RESCORED_BLIND]]
             scores = yield from self._forward_scores(spans, right)
-            scores += [self._memory.gain(span.pieces) for span in spans]
+            scores += [self._memory.gain(span.tokens) for span in spans]
             return scores
         forward = calibration.forward_weight
         backward = calibration.backward_weight if right.state is not None else 0.0
@@ -306,22 +372,38 @@ class _Cloze:
 
     def _forward_scores(self, spans: Sequence[Span], right: _Right) -> Decoder[NDArray[np.float64]]:
         """Log P_F of each span and of the right context after it, given what stands left; (len(spans),)."""
-        traces = yield from ask([Trace("forward", span.states[-1], right.pieces[:-1]) for span in spans])
+        traces = yield from ask(
+            [Trace("forward", span.states[-1], right.tokens[:-1]) for span in spans]
+        )
         # Spans that begin alike share the states of their beginnings, and with them the rows.
-        before = {id(state): self._resources.output("forward", state) for span in spans for state in span.states}
-        asked: list[list[tuple[Floats, int]]] = []
+        before = {
+            id(state): self._resources.output("forward", state)
+            for span in spans
+            for state in span.states
+        }
+        asked: list[list[tuple[Float32Array, int]]] = []
         for span, outputs in zip(spans, traces, strict=True):
             # Where nothing stands right there is one output too many.
-            pieces = (*span.pieces, *right.pieces)
-            asked.append(list(zip([*(before[id(state)] for state in span.states), *outputs], pieces, strict=False)))
+            tokens = (*span.tokens, *right.tokens)
+            asked.append(
+                list(
+                    zip(
+                        [*(before[id(state)] for state in span.states), *outputs],
+                        tokens,
+                        strict=False,
+                    )
+                )
+            )
         return (yield from _sums(Next, asked))
 
-    def _backward_scores(self, number: int, spans: Sequence[Span], state: Floats) -> Decoder[NDArray[np.float64]]:
+    def _backward_scores(
+        self, number: int, spans: Sequence[Span], state: Float32Array
+    ) -> Decoder[NDArray[np.float64]]:
         """Log P_B of each span and of the left context before it, given what stands right; (len(spans),)."""
         left = self.before if number == 0 else self._after[number - 1]
         if START in left:
             left = left[len(left) - left[::-1].index(START) :]
-        readings = [(*reversed(span.pieces), *reversed(left[-CONTEXT:])) for span in spans]
+        readings = [(*reversed(span.tokens), *reversed(left[-CONTEXT:])) for span in spans]
         traces = yield from ask([Trace("backward", state, reading[:-1]) for reading in readings])
         first = self._resources.output("backward", state)
         asked = [
@@ -332,21 +414,26 @@ class _Cloze:
 
 
 def _sums(
-    head: type[Next] | type[Previous], asked: Sequence[Sequence[tuple[Floats, int]]]
+    head: type[Next] | type[Previous], asked: Sequence[Sequence[tuple[Float32Array, int]]]
 ) -> Decoder[NDArray[np.float64]]:
-    """Ask for the log-probability of each piece after its output, and add up those of each list, (len(asked),).
+    """Ask for the log-probability of each token after its output, and add up those of each list, (len(asked),).
 
-    Pieces that are asked of one and the same output share its row.
+    Tokens that are asked of one and the same output share its row.
     """
     outputs = {id(output): output for group in asked for output, _ in group}
-    pieces: dict[int, dict[int, int]] = {key: {} for key in outputs}  # by output: place in the answer of each piece
+    tokens: dict[int, dict[int, int]] = {
+        key: {} for key in outputs
+    }  # by output: place in the answer of each token
     for group in asked:
-        for output, piece in group:
-            pieces[id(output)].setdefault(piece, len(pieces[id(output)]))
-    rows = yield from ask([head(output, tuple(pieces[key])) for key, output in outputs.items()])
+        for output, token in group:
+            tokens[id(output)].setdefault(token, len(tokens[id(output)]))
+    rows = yield from ask([head(output, tuple(tokens[key])) for key, output in outputs.items()])
     found = dict(zip(outputs, rows, strict=True))
     return np.array(
-        [sum(float(found[id(output)][pieces[id(output)][piece]]) for output, piece in group) for group in asked]
+        [
+            sum(float(found[id(output)][tokens[id(output)][token]]) for output, token in group)
+            for group in asked
+        ]
     )
 
 

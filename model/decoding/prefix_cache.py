@@ -1,8 +1,8 @@
 """What was read before, so that a keystroke costs what it adds, however long the text is.
 
 A *prefix* is a text from its start; the forward state after it is always that of the encoding of exactly this text, so
-an entry is good for any text that goes on from it at a seam (:meth:`PieceIndex.is_seam`). Under a prefix hangs a tree
-of the few pieces that were tried after it while its next word was typed: their states and distributions.
+an entry is good for any text that goes on from it at a seam (:meth:`TokenIndex.is_seam`). Under a prefix hangs a tree
+of the few tokens that were tried after it while its next word was typed: their states and distributions.
 
 Nothing here is needed for an answer: what is found is bit for bit what would be computed. One thread owns a cache.
 """
@@ -14,8 +14,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from model.decoding.memory import REMEMBERED, Memory
-from model.runtime import Floats
+from model.decoding.cache_lm import REMEMBERED, CacheLM
+from model.runtime import Float32Array
 
 # A prefix is looked up by its length and its last characters, then compared as a whole.
 TAIL = 16
@@ -26,8 +26,8 @@ OVERHEAD = 800
 # Share of the bytes that trees may take; the rest holds bare states, a tenth of the size and good for far longer.
 TREES = 0.75
 
-UNASKED: Floats = np.zeros(0, dtype=np.float32)
-# Pieces, most probable first, their probabilities, the bar that all above it are here, and the probability of all that
+UNASKED: Float32Array = np.zeros(0, dtype=np.float32)
+# Tokens, most probable first, their probabilities, the bar that all above it are here, and the probability of all that
 # were let in.
 Best = tuple[list[int], list[float], float, float]
 
@@ -37,19 +37,21 @@ _Key = tuple[str, int, str]
 
 
 class Reading:
-    """The forward tower after some pieces, and what was asked of it since.
+    """The forward tower after some tokens, and what was asked of it since.
 
     Attributes:
         state: flat state, (S,) float32.
-        row: probabilities of the next piece by the network, calibrated, (V,) float32; ``UNASKED`` before.
-        before: the last few pieces read.
-        best: the most probable pieces, as they were asked for, by which of them were let in.
-        further: readings of one piece more, by its id.
+        row: probabilities of the next token by the network, calibrated, (V,) float32; ``UNASKED`` before.
+        before: the last few tokens read.
+        best: the most probable tokens, as they were asked for, by which of them were let in.
+        further: readings of one token more, by its id.
     """
 
     __slots__ = ("before", "best", "further", "row", "state")
 
-    def __init__(self, state: Floats, row: Floats = UNASKED, before: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, state: Float32Array, row: Float32Array = UNASKED, before: tuple[int, ...] = ()
+    ) -> None:
         self.state = state
         self.row = row
         self.before = before
@@ -62,26 +64,35 @@ class Reading:
 
 
 class Prefix:
-    """A text that was read from its start, in pieces that end where it ends.
+    """A text that was read from its start, in tokens that end where it ends.
 
     Attributes:
         text: normalised.
-        pieces: how many it was read as.
+        tokens: how many it was read as.
         reading: after it.
-        written: the last pieces that a memory holds of what was written: of the history, and of the text; (n,) uint16.
+        written: the last tokens that a memory holds of what was written: of the history, and of the text; (n,) uint16.
         memory: of these, once it was asked for.
         tree_bytes: what hangs under the reading, kept up by whoever makes it grow.
         counted_bytes: how much of that the cache has counted.
     """
 
-    __slots__ = ("bytes", "counted_bytes", "memory", "pieces", "reading", "text", "tree_bytes", "written")
+    __slots__ = (
+        "bytes",
+        "counted_bytes",
+        "memory",
+        "reading",
+        "text",
+        "tokens",
+        "tree_bytes",
+        "written",
+    )
 
-    def __init__(self, text: str, pieces: int, reading: Reading, written: Written) -> None:
+    def __init__(self, text: str, tokens: int, reading: Reading, written: Written) -> None:
         self.text = text
-        self.pieces = pieces
+        self.tokens = tokens
         self.reading = reading
         self.written = written[-REMEMBERED:]
-        self.memory: Memory | None = None
+        self.memory: CacheLM | None = None
         self.bytes = reading.state.nbytes + self.written.nbytes + sys.getsizeof(text) + OVERHEAD
         self.tree_bytes = reading.row.nbytes
         self.counted_bytes = 0
@@ -116,7 +127,7 @@ class PrefixCache:
         Args:
             tenant: whose; nobody finds what another has read.
             text: normalised.
-            is_seam: whether no piece reaches over a position of a text.
+            is_seam: whether no token reaches over a position of a text.
         """
         end = len(text)
         for position in range(end, max(0, end - REACH) - 1, -1):

@@ -3,14 +3,14 @@
 A candidate comes from the network if the network proposes it without any memory, among as many candidates; from the
 text or the history if it stands there as a word. One may come from several, and comes from one at least: what the
 network does not propose and what is no word of either may still be a part of one ("Okon" of "Okonkwo"); what is not
-even that is the network's, though the memory of its pieces has lifted it.
+even that is the network's, though the memory of its tokens has lifted it.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from model.decoding.resources import Resources
+from model.decoding.context import DecoderContext
 from model.queries import (
     Blank,
     ClozeQuery,
@@ -22,18 +22,21 @@ from model.queries import (
     SourcedFilling,
 )
 from model.steps import Decoder
-from model.vocabulary import is_word_character, normalise
+from model.tokenizer import is_word_character, normalise
 
-# Keeps what is read without a memory apart in the cache: a reading keeps its best pieces, which a memory reorders.
+# Keeps what is read without a memory apart in the cache: a reading keeps its best tokens, which a memory reorders.
 APART = "\0without memory"
 
 PredictOrCloze = TypeVar("PredictOrCloze", PredictQuery, ClozeQuery)
 Answered = TypeVar("Answered", PredictResult, ClozeResult)
-Decode = Callable[[Resources, PredictOrCloze, str], Decoder[Answered]]
+Decode = Callable[[DecoderContext, PredictOrCloze, str], Decoder[Answered]]
 
 
 def predict_with_sources(
-    resources: Resources, query: PredictQuery, tenant: str, decode: Decode[PredictQuery, PredictResult]
+    resources: DecoderContext,
+    query: PredictQuery,
+    tenant: str,
+    decode: Decode[PredictQuery, PredictResult],
 ) -> Decoder[PredictResult]:
     """Decode with *decode*, twice, and add sources to the candidates.
 
@@ -46,14 +49,24 @@ def predict_with_sources(
     answer, alone = yield from _twice(resources, query, tenant, decode)
     proposed = {candidate.append for candidate in alone.candidates}
     candidates = tuple(
-        SourcedCandidate(each.word, each.append, each.probability, _sources(each.word, each.append in proposed, query))
+        SourcedCandidate(
+            each.word,
+            each.append,
+            each.probability,
+            _sources(each.word, each.append in proposed, query),
+        )
         for each in answer.candidates
     )
-    return replace(answer, candidates=candidates, network_rows=answer.network_rows + alone.network_rows)
+    return replace(
+        answer, candidates=candidates, network_rows=answer.network_rows + alone.network_rows
+    )
 
 
 def cloze_with_sources(
-    resources: Resources, query: ClozeQuery, tenant: str, decode: Decode[ClozeQuery, ClozeResult]
+    resources: DecoderContext,
+    query: ClozeQuery,
+    tenant: str,
+    decode: Decode[ClozeQuery, ClozeResult],
 ) -> Decoder[ClozeResult]:
     """The same for the fillings of blanks."""
     answer, alone = yield from _twice(resources, query, tenant, decode)
@@ -61,7 +74,9 @@ def cloze_with_sources(
     for blank, without in zip(answer.blanks, alone.blanks, strict=True):
         proposed = {filling.word for filling in without.candidates}
         sourced = tuple(
-            SourcedFilling(each.word, each.probability, _sources(each.word, each.word in proposed, query))
+            SourcedFilling(
+                each.word, each.probability, _sources(each.word, each.word in proposed, query)
+            )
             for each in blank.candidates
         )
         blanks.append(Blank(blank.start, blank.end, sourced))
@@ -74,25 +89,33 @@ def stands_in(word: str, text: str) -> bool:
     while start >= 0:
         end = start + len(word)
         inside = start > 0 and is_word_character(text[start - 1]) and is_word_character(word[0])
-        if not inside and not (end < len(text) and is_word_character(text[end]) and is_word_character(word[-1])):
+        if not inside and not (
+            end < len(text) and is_word_character(text[end]) and is_word_character(word[-1])
+        ):
             return True
         start = text.find(word, start + 1)
     return False
 
 
 def _twice(
-    resources: Resources, query: PredictOrCloze, tenant: str, decode: Decode[PredictOrCloze, Answered]
+    resources: DecoderContext,
+    query: PredictOrCloze,
+    tenant: str,
+    decode: Decode[PredictOrCloze, Answered],
 ) -> Decoder[tuple[Answered, Answered]]:
     plain = replace(query, sources=False)
     answer = yield from decode(resources, plain, tenant)
-    forgetful = replace(resources, remember=False)
+    forgetful = replace(resources, use_cache_lm=False)
     alone = yield from decode(forgetful, replace(plain, history=""), tenant + APART)
     return answer, alone
 
 
 def _sources(word: str, proposed: bool, query: PredictQuery | ClozeQuery) -> tuple[Source, ...]:
     word = normalise(word).strip()
-    written: dict[Source, str] = {"text": normalise(query.text), "history": normalise(query.history)}
+    written: dict[Source, str] = {
+        "text": normalise(query.text),
+        "history": normalise(query.history),
+    }
     found = [name for name, text in written.items() if stands_in(word, text)]
     if not proposed and not found:
         found = [name for name, text in written.items() if word in text]

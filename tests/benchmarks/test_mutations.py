@@ -21,7 +21,13 @@ def test_no_altered_checkpoint_is_wrongly_accepted(tiny_checkpoint: Path) -> Non
     assert min(found["refused"], found["same"], found["told"]) > 0
 
 
-ORIGINAL: dict[str, Any] = {"outcome": "answered", "digest": "a", "answers": [1], "sane": True, "peak_mib": 100}
+ORIGINAL: dict[str, Any] = {
+    "outcome": "answered",
+    "digest": "a",
+    "answers": [1],
+    "sane": True,
+    "peak_mib": 100,
+}
 
 
 @pytest.mark.parametrize(
@@ -57,7 +63,9 @@ def test_verdicts(found: dict[str, Any], verdict: Verdict) -> None:
 def test_what_no_network_could_say(answer: dict[str, Any]) -> None:
     """Shares that rise, exceed 1 together or are none, and logarithms that are none or of more than 1."""
     assert not is_sane(answer)
-    assert is_sane({"candidates": [{"probability": 0.6}, {"probability": 0.4}], "log_probability": -1.0})
+    assert is_sane(
+        {"candidates": [{"probability": 0.6}, {"probability": 0.4}], "log_probability": -1.0}
+    )
 
 
 def test_a_trial_tells_errors_and_crashes_apart(tmp_path: Path, tiny_checkpoint: Path) -> None:

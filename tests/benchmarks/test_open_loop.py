@@ -57,7 +57,13 @@ def test_arrivals_are_seeded_ascending_and_at_the_rate() -> None:
 def test_percentile_is_the_nearest_rank() -> None:
     """A percentile is one of the values: the smallest that the share does not exceed."""
     values = list(range(1, 101))
-    assert [percentile(values, share) for share in (0.0, 0.5, 0.99, 0.999, 1.0)] == [1, 50, 99, 100, 100]
+    assert [percentile(values, share) for share in (0.0, 0.5, 0.99, 0.999, 1.0)] == [
+        1,
+        50,
+        99,
+        100,
+        100,
+    ]
     assert percentile([7.0], 0.999) == 7.0
     assert math.isnan(percentile([], 0.5))
 
@@ -97,7 +103,9 @@ def test_latency_counts_from_sending_as_well() -> None:
 def test_what_is_overdue_is_given_up_unsent() -> None:
     """Nobody waits any more for a request that was due an hour ago; the one after it is sent in its place."""
     with answering(ANSWER) as port:
-        outcome = run(port, [post("/predict", b"{}")] * 2, [-3600.0, 0.0], connections=1, give_up_seconds=1800)
+        outcome = run(
+            port, [post("/predict", b"{}")] * 2, [-3600.0, 0.0], connections=1, give_up_seconds=1800
+        )
     assert (outcome.sent, outcome.abandoned, outcome.statuses) == (1, 1, {200: 1})
     assert outcome.waits[0] == outcome.latencies[0] == math.inf
     assert outcome.latencies_from_sending[1] > 0

@@ -9,7 +9,17 @@ import pytest
 
 from benchmarks.drills import median_round
 from benchmarks.operations import _without_reloads, main
-from benchmarks.operations_report import BEGIN, DOCUMENT, END, FIGURES, NOT_YET, ROWS, failed, markdown, write
+from benchmarks.operations_report import (
+    BEGIN,
+    DOCUMENT,
+    END,
+    FIGURES,
+    NOT_YET,
+    ROWS,
+    failed,
+    markdown,
+    write,
+)
 
 # Of a soak of a minute, as figures were before they told connections that broke.
 SOAK = {
@@ -49,7 +59,12 @@ def test_quick_figures_do_not_replace_committed_ones(capsys: pytest.CaptureFixtu
 
 def test_overload_says_what_was_really_offered() -> None:
     """What was sent, and what its client gave up; figures from before it told that have the row that they had."""
-    old = {"goodput_per_second": 90.0, "share_of_peak": 0.9, "accepted_p99_seconds": 1.5, "deadline_seconds": 2.0}
+    old = {
+        "goodput_per_second": 90.0,
+        "share_of_peak": 0.9,
+        "accepted_p99_seconds": 1.5,
+        "deadline_seconds": 2.0,
+    }
     new = {"scheduled": 1000, "sent": 750, "abandoned": 250, "sent_per_second": 750.0}
     new |= {"share_of_peak_from_sending": 0.95, "accepted_p99_from_sending_seconds": 1.0}
     _, row = ROWS["overload_blanks"]
@@ -60,26 +75,44 @@ def test_overload_says_what_was_really_offered() -> None:
     _, keys = ROWS["overload_keystrokes"]
     rounds = [{"share_of_peak": share} for share in (0.91, 0.8, 0.9)]
     told = keys(old | new | {"share_of_thinned_peak": 0.95, "rounds": rounds})
-    assert "90% of the peak (the median of 3 rounds, from 80% to 91%) and 95% of that where one of ten" in told
+    assert (
+        "90% of the peak (the median of 3 rounds, from 80% to 91%) and 95% of that where one of ten"
+        in told
+    )
     assert "median" not in keys(old | new | {"rounds": rounds[:1]})
 
 
 def test_the_median_round_is_told_whole() -> None:
     """Not the best, and not the last."""
-    rounds = [{"share_of_peak": share, "sent": sent} for share, sent in ((0.9, 1), (0.5, 2), (0.8, 3))]
+    rounds = [
+        {"share_of_peak": share, "sent": sent} for share, sent in ((0.9, 1), (0.5, 2), (0.8, 3))
+    ]
     assert median_round(rounds) == {"share_of_peak": 0.8, "sent": 3}
 
 
 def test_the_soak_without_reloads_is_long_enough_to_be_judged() -> None:
     """A third of the other one, and where that is less than is judged, as long as the other one allows."""
-    assert [_without_reloads(seconds) for seconds in (6.0, 900.0, 1800.0, 3600.0)] == [6.0, 600.0, 600.0, 1200.0]
+    assert [_without_reloads(seconds) for seconds in (6.0, 900.0, 1800.0, 3600.0)] == [
+        6.0,
+        600.0,
+        600.0,
+        1200.0,
+    ]
 
 
 @pytest.mark.timeout(600)
 def test_every_drill_works(tmp_path: Path, tiny_checkpoint: Path) -> None:
     """A little of each on real processes: nothing is lost, leaked, wrongly accepted or answered with a 5xx."""
     output = tmp_path / "figures.json"
-    quick = ["--quick", "--soak-minutes", "0.5", "--checkpoint", str(tiny_checkpoint), "--output", str(output)]
+    quick = [
+        "--quick",
+        "--soak-minutes",
+        "0.5",
+        "--checkpoint",
+        str(tiny_checkpoint),
+        "--output",
+        str(output),
+    ]
     assert main(quick) == 0
     parts: dict[str, dict[str, Any]] = json.loads(output.read_text(encoding="utf-8"))["parts"]
     assert set(parts) == set(ROWS)
@@ -124,7 +157,10 @@ def test_every_drill_works(tmp_path: Path, tiny_checkpoint: Path) -> None:
         ("soak_without_reloads", SOAK | {"seconds": 1800.0}),
         ("overload_blanks", {"status": {"200": 5, "500": 1}}),
         ("overload_blanks", {"status": {"200": 5}, "unanswered": 1}),
-        ("overload_blanks", {"status": {"200": 5}, "rounds": [{"status": {"200": 5}}, {"status": {"500": 1}}]}),
+        (
+            "overload_blanks",
+            {"status": {"200": 5}, "rounds": [{"status": {"200": 5}}, {"status": {"500": 1}}]},
+        ),
     ],
 )
 def test_what_must_not_be_fails(part: str, figures: dict[str, Any]) -> None:
@@ -137,5 +173,8 @@ def test_a_short_soak_need_not_be_flat() -> None:
     """In its first minutes a server takes what it keeps; the row of the table says it all the same."""
     assert failed({"soak": SOAK}) == []
     _, row = ROWS["soak"]
-    assert "0 5xx, 0 descriptors leaked, resident 100 to 110 MiB (not flat, +600.0 MiB an hour)" in row(SOAK)
+    assert (
+        "0 5xx, 0 descriptors leaked, resident 100 to 110 MiB (not flat, +600.0 MiB an hour)"
+        in row(SOAK)
+    )
     assert "0 5xx, 2 connections broken, 0 descriptors" in row(SOAK | {"broken": 2})

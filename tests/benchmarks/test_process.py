@@ -31,7 +31,14 @@ def server(tmp_path: Path) -> Iterator[Server]:
     """The program, on one core."""
     port = free_port()
     core = str(min(os.sched_getaffinity(0)))
-    running = Server([sys.executable, "-c", PROGRAM, str(port)], port, core, os.environ, tmp_path, tmp_path / "log")
+    running = Server(
+        [sys.executable, "-c", PROGRAM, str(port)],
+        port,
+        core,
+        os.environ,
+        tmp_path,
+        tmp_path / "log",
+    )
     yield running
     running.stop()
 

@@ -26,7 +26,7 @@ def result() -> dict[str, Any]:
                     "per_second": pace,
                     "cpu_us_per_request": 333.0,
                     "network_rows_per_request": 1.5,
-                    "cached_share_of_pieces": 0.9,
+                    "cached_share_of_tokens": 0.9,
                     "texts_came_again": False,
                 },
                 {
@@ -43,7 +43,13 @@ def result() -> dict[str, Any]:
                     "cpu_us_per_request": 300.0,
                     "failures": 1,
                 },
-                {**where, "measure": "context", "workload": "context", "characters": 10, "p50_ms": 0.7},
+                {
+                    **where,
+                    "measure": "context",
+                    "workload": "context",
+                    "characters": 10,
+                    "p50_ms": 0.7,
+                },
                 {**where, "measure": "start", "seconds": 0.9},
                 {**where, "measure": "memory", "peak_mb": 180.0 + repeat},
             ]
@@ -55,7 +61,7 @@ def result() -> dict[str, Any]:
         "client_cores": "1",
         "text": {"own": True, "lines": 8000, "characters": 1, "sha256": "00"},
         "checkpoint": {"name": "default", "version": "0.1", "digest": "00"},
-        "same_top_piece": {"naive": 1.0},
+        "same_top_token": {"naive": 1.0},
         "machine": {
             "cpu": "A CPU",
             "cores": 2,
@@ -79,7 +85,10 @@ def test_markdown_shows_every_kind_of_figure(result: dict[str, Any]) -> None:
         in text
     )
     assert "| start to first answer | 0.90 s (0.90 to 0.90) | ≤ 2.5 s | ≤ 1 s | aim |" in text
-    assert "| `/cloze` 50 tokens: throughput / fill-mask on BERT-base | – | ≥ 8× | ≥ 20× | not measured |" in text
+    assert (
+        "| `/cloze` 50 tokens: throughput / fill-mask on BERT-base | – | ≥ 8× | ≥ 20× | not measured |"
+        in text
+    )
     assert "| lacuna | 3,000 (3,000 to 3,001) (333) | – | – | – |" in text
     assert "| keystrokes | lacuna | 50% of its own |" in text
     assert "| keystrokes | 1.50 (1.50 to 1.50) | 90.0% | no |" in text
@@ -91,7 +100,9 @@ def test_report_is_written_and_published(
 ) -> None:
     """JSON, table and plot go to the output folder, and into the document only when asked to."""
     document = tmp_path / "benchmarks.md"
-    document.write_text(f"Before.\n{report.BEGIN}\nsuperseded\n{report.END}\nAfter.\n", encoding="utf-8")
+    document.write_text(
+        f"Before.\n{report.BEGIN}\nsuperseded\n{report.END}\nAfter.\n", encoding="utf-8"
+    )
     monkeypatch.setattr(report, "DOCUMENT", document)
     report.write(result, tmp_path / "out", publish=False)
     assert "superseded" in document.read_text(encoding="utf-8")
@@ -110,7 +121,9 @@ def test_report_is_written_and_published(
 def test_figures_replace_what_is_between_the_markers() -> None:
     """A second run replaces the first; a document without both markers is left alone."""
     once = report.insert(f"a {report.BEGIN} b {report.END} c", "first")
-    assert report.insert(once, "second") == report.insert(f"a {report.BEGIN} b {report.END} c", "second")
+    assert report.insert(once, "second") == report.insert(
+        f"a {report.BEGIN} b {report.END} c", "second"
+    )
     with pytest.raises(ValueError, match="lacks"):
         report.insert(f"a {report.BEGIN} b", "x")
 
@@ -131,15 +144,18 @@ def test_what_wrk_reports_is_read() -> None:
 
 
 def test_counters_are_read_from_lacunas_metrics() -> None:
-    """Rows by call and pieces by cache result, whatever else is exposed."""
+    """Rows by call and tokens by cache result, whatever else is exposed."""
     exposition = (
         "# TYPE lacuna_network_rows counter\n"
         'lacuna_network_rows_total{call="forward"} 12.0\n'
         'lacuna_network_rows_created{call="forward"} 1.7e+09\n'
-        'lacuna_prefix_cache_pieces_total{result="hit"} 3.0\n'
+        'lacuna_prefix_cache_tokens_total{result="hit"} 3.0\n'
         'lacuna_requests_total{route="/predict",status="200"} 4.0\n'
     )
-    assert read_counters(exposition) == {"network_rows/forward": 12.0, "prefix_cache_pieces/hit": 3.0}
+    assert read_counters(exposition) == {
+        "network_rows/forward": 12.0,
+        "prefix_cache_tokens/hit": 3.0,
+    }
 
 
 def test_percentiles_need_enough_answers() -> None:

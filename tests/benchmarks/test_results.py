@@ -9,13 +9,25 @@ from benchmarks.results import PROMISES, Promise, Spread, by_repeat, promised, r
 
 def saturation(repeat: int, workload: str, contestant: str, per_second: float) -> dict[str, Any]:
     """A record of throughput."""
-    where = {"repeat": repeat, "measure": "saturation", "workload": workload, "contestant": contestant}
+    where = {
+        "repeat": repeat,
+        "measure": "saturation",
+        "workload": workload,
+        "contestant": contestant,
+    }
     return {**where, "per_second": per_second}
 
 
-def open_loop(repeat: int, contestant: str, of: str, share: float, p50: float, p99: float) -> dict[str, Any]:
+def open_loop(
+    repeat: int, contestant: str, of: str, share: float, p50: float, p99: float
+) -> dict[str, Any]:
     """A record of latency on the keystroke trace."""
-    where = {"repeat": repeat, "measure": "open_loop", "workload": "keystrokes", "contestant": contestant}
+    where = {
+        "repeat": repeat,
+        "measure": "open_loop",
+        "workload": "keystrokes",
+        "contestant": contestant,
+    }
     return {**where, "of": of, "share": share, "p50_ms": p50, "p99_ms": p99}
 
 
@@ -80,7 +92,13 @@ def test_peak_memory_is_the_greatest_of_all_repeats() -> None:
 
 @pytest.mark.parametrize(
     ("better", "value", "verdict"),
-    [("more", 21, "aim"), ("more", 8, "floor"), ("more", 7.9, "missed"), ("less", 0.4, "aim"), ("less", 30, "missed")],
+    [
+        ("more", 21, "aim"),
+        ("more", 8, "floor"),
+        ("more", 7.9, "missed"),
+        ("less", 0.4, "aim"),
+        ("less", 30, "missed"),
+    ],
 )
 def test_verdicts_know_which_direction_is_good(better: Any, value: float, verdict: str) -> None:
     """At least for a throughput is at most for a time."""
@@ -100,7 +118,9 @@ def test_what_was_not_measured_has_no_figure() -> None:
 
 def test_spread_is_over_repeats() -> None:
     """Median, least and greatest of one figure."""
-    records = [saturation(repeat, "cold", "naive", value) for repeat, value in enumerate((3.0, 1.0, 2.0))]
+    records = [
+        saturation(repeat, "cold", "naive", value) for repeat, value in enumerate((3.0, 1.0, 2.0))
+    ]
     assert spread(records, "per_second", measure="saturation") == Spread(2, 1, 3, 3)
     assert spread(records, "p50_ms", measure="saturation") is None
     assert len(by_repeat(records)) == 3

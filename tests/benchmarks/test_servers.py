@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.contestants import CONTESTANTS, FIRST_QUESTION, has_five_candidates, top_pieces
+from benchmarks.contestants import CONTESTANTS, FIRST_QUESTION, has_five_candidates, top_tokens
 from benchmarks.servers import reference
 from benchmarks.servers.torch_predictor import TorchPredictor
 from model.checkpoint import load_checkpoint
@@ -23,20 +23,26 @@ def test_the_reference_answers_in_the_products_shape() -> None:
 
 
 def test_torch_computes_the_products_network(tiny_checkpoint: Path) -> None:
-    """The peer's probabilities are those of the product's fp32 graphs, up to the pieces that it does not show."""
+    """The peer's probabilities are those of the product's fp32 graphs, up to the tokens that it does not show."""
     checkpoint = load_checkpoint(tiny_checkpoint)
     predictor = TorchPredictor(tiny_checkpoint)
-    pieces = np.array([predictor.encode("我们去书店买")], dtype=np.int64)
+    tokens = np.array([predictor.encode("我们去书店买")], dtype=np.int64)
     runtime = OnnxRuntime(tiny_checkpoint, checkpoint.network, precision="fp32")
-    lengths = np.array([pieces.shape[1]], dtype=np.int64)
-    _, outputs = runtime.advance("forward", initial_states(runtime.config, "forward", 1), pieces, lengths)
+    lengths = np.array([tokens.shape[1]], dtype=np.int64)
+    _, outputs = runtime.advance(
+        "forward", initial_states(runtime.config, "forward", 1), tokens, lengths
+    )
     expected = np.exp(runtime.next_log_probabilities(outputs[:, -1])[0])
-    shown = np.array([bool(surface.strip()) for surface in checkpoint.vocabulary.surfaces])
+    shown = np.array([bool(surface.strip()) for surface in checkpoint.tokenizer.surfaces])
     best = np.argsort(np.where(shown, -expected, 0))[:5]
-    found = predictor.predict(pieces.tolist(), 5)[0]
-    assert [one.append for one in found] == [checkpoint.vocabulary.surfaces[piece].rstrip() for piece in best]
+    found = predictor.predict(tokens.tolist(), 5)[0]
+    assert [one.append for one in found] == [
+        checkpoint.tokenizer.surfaces[token].rstrip() for token in best
+    ]
     expected_probabilities = expected[best] / expected[shown].sum()
-    assert [one.probability for one in found] == pytest.approx(expected_probabilities.tolist(), rel=1e-3)
+    assert [one.probability for one in found] == pytest.approx(
+        expected_probabilities.tolist(), rel=1e-3
+    )
 
 
 def test_torch_answers_the_same_in_a_batch(tiny_checkpoint: Path) -> None:
@@ -49,16 +55,18 @@ def test_torch_answers_the_same_in_a_batch(tiny_checkpoint: Path) -> None:
         assert [one.word for one in row] == [one.word for one in alone]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # torch warns of its own recipe
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning"
+)  # torch warns of its own recipe
 def test_quantised_torch_answers(tiny_checkpoint: Path) -> None:
     """Torch's own dynamic quantisation applies to the network as it is written."""
     (found,) = TorchPredictor(tiny_checkpoint, "int8").predict([[1]], 3)
     assert len(found) == 3
 
 
-def test_the_products_top_pieces_are_shown_ones(tiny_checkpoint: Path) -> None:
-    """What peers are checked against is one piece a text, never empty."""
-    found = top_pieces(tiny_checkpoint, ["我们", "go to "])
+def test_the_products_top_tokens_are_shown_ones(tiny_checkpoint: Path) -> None:
+    """What peers are checked against is one token a text, never empty."""
+    found = top_tokens(tiny_checkpoint, ["我们", "go to "])
     assert len(found) == 2
     assert all(found)
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.sizes import _microseconds, main
-from model.errors import QueryError, VocabularyError
+from model.errors import QueryError, TokenizerError
 from model.opening import open_model
 from model.predictor import Predictor
 from model.queries import ClozeQuery
+from research import quality_page
 from tests.fixtures_checkpoint import LINES, build_tiny_checkpoint
-from training import quality
 
 
 def text(directory: Path) -> list[str]:
@@ -24,11 +24,24 @@ def text(directory: Path) -> list[str]:
 def test_every_checkpoint_is_a_row_and_a_point(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two sizes, each with its bytes, its weights, its time and what it answers; docs/quality.md shows them."""
+    """Two sizes, each with its bytes, its weights, its time and what it answers; docs/quality_page.md shows them."""
     larger = build_tiny_checkpoint(tmp_path / "larger", hidden_size=32).directory
     few = ["--lines", "3", "--typing-lines", "2", "--repeats", "2", "--turn-lines", "1"]
     output = tmp_path / "sizes.json"
-    assert main([str(tiny_checkpoint), str(larger), "--text", *text(tmp_path), *few, "--output", str(output)]) == 0
+    assert (
+        main(
+            [
+                str(tiny_checkpoint),
+                str(larger),
+                "--text",
+                *text(tmp_path),
+                *few,
+                "--output",
+                str(output),
+            ]
+        )
+        == 0
+    )
     found = json.loads(output.read_text(encoding="utf-8"))
     small, large = found["checkpoints"]
     assert small["weights"] < large["weights"]
@@ -38,9 +51,9 @@ def test_every_checkpoint_is_a_row_and_a_point(
         assert len(each["turns"]["keystroke"]) == 2
         assert isinstance(each["saw"], str)
         assert set(each["languages"]) == {"en", "zh"}
-    for shown in (capsys.readouterr().out, quality.markdown(tmp_path)):
+    for shown in (capsys.readouterr().out, quality_page.markdown(tmp_path)):
         assert shown.count("| tiny 1, two_towers") == 2
-    quality.draw_sizes(found, tmp_path / "sizes.png")
+    quality_page.draw_sizes(found, tmp_path / "sizes.png")
     assert (tmp_path / "sizes.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -50,8 +63,19 @@ def test_a_query_without_an_answer_is_no_measurement(tiny_checkpoint: Path) -> N
         _microseconds(Predictor(*open_model(tiny_checkpoint)), [ClozeQuery("no blank")])
 
 
-def test_checkpoints_of_other_vocabularies_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_checkpoints_of_other_vocabularies_are_refused(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     """Chinese questions are cut by the vocabulary, so they would not be the same questions."""
     bundled = Path(__file__).parents[2] / "model" / "pretrained" / "default"
-    with pytest.raises(VocabularyError):
-        main([str(tiny_checkpoint), str(bundled), "--text", *text(tmp_path), "--output", str(tmp_path / "sizes.json")])
+    with pytest.raises(TokenizerError):
+        main(
+            [
+                str(tiny_checkpoint),
+                str(bundled),
+                "--text",
+                *text(tmp_path),
+                "--output",
+                str(tmp_path / "sizes.json"),
+            ]
+        )

@@ -63,9 +63,12 @@ def test_a_soak_counts_what_came_of_it(serve: Serve, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("do", "status"), [("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL), ("os._exit(3)", 3)]
+    ("do", "status"),
+    [("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL), ("os._exit(3)", 3)],
 )
-def test_a_server_that_dies_ends_the_soak(serve: Serve, tmp_path: Path, do: str, status: int) -> None:
+def test_a_server_that_dies_ends_the_soak(
+    serve: Serve, tmp_path: Path, do: str, status: int
+) -> None:
     """Killed or ended by itself: nothing is reported of a server that has no descriptors because it is none."""
     with pytest.raises(ServerError, match=f"ended with status {status}"):
         watch(serve(do), ["some text"], 60, [tmp_path], seed=1)
@@ -79,7 +82,10 @@ def test_a_server_that_stops_badly_fails_the_soak(serve: Serve, tmp_path: Path) 
 
 def test_a_connection_that_breaks_is_no_hang_up_of_ours(serve: Serve, tmp_path: Path) -> None:
     """A server that hangs up now and then instead of answering is found out."""
-    assert watch(serve("self.close_connection = True"), ["some text"], 1, [tmp_path], seed=1)["broken"] > 0
+    assert (
+        watch(serve("self.close_connection = True"), ["some text"], 1, [tmp_path], seed=1)["broken"]
+        > 0
+    )
 
 
 def test_a_client_that_cannot_go_on_ends_the_soak(serve: Serve, tmp_path: Path) -> None:
@@ -98,5 +104,14 @@ def test_growth_is_that_of_the_later_part() -> None:
     assert not leaking["flat"]
     slowly = growth([(float(second), 280.0 + 12 * second / 1800) for second in range(0, 1800, 6)])
     assert not slowly["flat"]
-    moments = growth([(float(second), 350.0 if second > 500 and second % 50 < 10 else 280.0) for second in range(600)])
-    assert moments == {**level, "resident_mib": {"first": 280.0, "last": 280.0}, "resident_mib_by_tenth": [280.0] * 10}
+    moments = growth(
+        [
+            (float(second), 350.0 if second > 500 and second % 50 < 10 else 280.0)
+            for second in range(600)
+        ]
+    )
+    assert moments == {
+        **level,
+        "resident_mib": {"first": 280.0, "last": 280.0},
+        "resident_mib_by_tenth": [280.0] * 10,
+    }

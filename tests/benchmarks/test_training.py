@@ -6,7 +6,7 @@ pytest.importorskip("torch")
 
 from benchmarks.training import measure, operations
 from model.config import NetworkConfig
-from training.quality import training_speed
+from research.quality_page import training_speed
 
 
 def test_operations_are_six_a_weight_of_the_matrix_products() -> None:
@@ -33,4 +33,4 @@ def test_every_arm_is_timed_against_the_usual_loop_of_its_own_turn(tmp_path, mon
     assert [arm["ratio"] for arm in found["arms"]][:1] == [1.0]
     table = training_speed(found)
     assert len(found["arms"]) == 5
-    assert all(arm["name"] in table and arm["pieces_per_second"] > 0 for arm in found["arms"])
+    assert all(arm["name"] in table and arm["tokens_per_second"] > 0 for arm in found["arms"])

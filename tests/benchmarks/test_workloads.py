@@ -19,8 +19,8 @@ from benchmarks.workloads import (
     rotated,
 )
 from model.checkpoint import load_checkpoint
-from model.vocabulary import Vocabulary
-from training.toy_corpus import write_corpus
+from model.tokenizer import Tokenizer
+from research.toy_corpus import write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +32,9 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def vocabulary(tiny_checkpoint: Path) -> Vocabulary:
+def tokenizer(tiny_checkpoint: Path) -> Tokenizer:
     """The tiny checkpoint's."""
-    return load_checkpoint(tiny_checkpoint).vocabulary
+    return load_checkpoint(tiny_checkpoint).tokenizer
 
 
 def test_lines_alternate_between_chinese_and_others(lines: list[str]) -> None:
@@ -88,28 +88,28 @@ def test_lines_come_again_in_another_order_of_words() -> None:
         Keystrokes(["ab", "cd"], typists=2).peek(20)
 
 
-def test_prompts_share_no_beginning(lines: list[str], vocabulary: Vocabulary) -> None:
-    """All have the size asked for, both languages take turns, and first pieces differ for as long as there are any."""
-    prompts = Prompts(lines, vocabulary, 20)
-    pieces = prompts.peek_pieces(200)
+def test_prompts_share_no_beginning(lines: list[str], tokenizer: Tokenizer) -> None:
+    """All have the size asked for, both languages take turns, and first tokens differ for as long as there are any."""
+    prompts = Prompts(lines, tokenizer, 20)
+    tokens = prompts.peek_tokens(200)
     texts = prompts.peek(200)
-    assert [vocabulary.encode(text) for text in texts] == pieces
-    assert {len(row) for row in pieces} == {20}
+    assert [tokenizer.encode(text) for text in texts] == tokens
+    assert {len(row) for row in tokens} == {20}
     assert len(set(texts)) == 200
-    firsts = [row[0] for row in pieces]
+    firsts = [row[0] for row in tokens]
     repeated = next(index for index, first in enumerate(firsts) if first in firsts[:index])
     assert repeated >= 20
     # Longer and longer beginnings must be shared only once the shorter ones are used up.
     shared = [
-        max(sum(1 for _ in _common(row, earlier)) for earlier in pieces[:index])
-        for index, row in enumerate(pieces)
+        max(sum(1 for _ in _common(row, earlier)) for earlier in tokens[:index])
+        for index, row in enumerate(tokens)
         if index
     ]
     assert all(later >= earlier for earlier, later in pairwise(shared))
 
 
 def _common(one: list[int], other: list[int]) -> list[int]:
-    """The pieces that two rows begin with alike."""
+    """The tokens that two rows begin with alike."""
     found = []
     for mine, theirs in zip(one, other, strict=True):
         if mine != theirs:
@@ -118,21 +118,21 @@ def _common(one: list[int], other: list[int]) -> list[int]:
     return found
 
 
-def test_prompts_move_on(lines: list[str], vocabulary: Vocabulary) -> None:
+def test_prompts_move_on(lines: list[str], tokenizer: Tokenizer) -> None:
     """What has been used is not shown again while the text lasts."""
-    prompts = Prompts(lines, vocabulary, 20)
+    prompts = Prompts(lines, tokenizer, 20)
     first = prompts.peek(50)
     prompts.advance(50)
     assert set(first).isdisjoint(prompts.peek(50))
 
 
-def test_clozes_have_one_blank_in_the_middle(lines: list[str], vocabulary: Vocabulary) -> None:
+def test_clozes_have_one_blank_in_the_middle(lines: list[str], tokenizer: Tokenizer) -> None:
     """A cloze is a stretch of text with one word replaced, and a space kept where the word had one."""
-    for text in Clozes(Prompts(lines, vocabulary, 50), vocabulary).peek(40):
+    for text in Clozes(Prompts(lines, tokenizer, 50), tokenizer).peek(40):
         before, marker, after = text.partition(BLANK)
         assert marker
         assert BLANK not in after
-        assert 10 <= len(vocabulary.encode(before)) <= 40
+        assert 10 <= len(tokenizer.encode(before)) <= 40
         if not is_chinese(text):
             assert not before or not before[-1].isalnum()
 

@@ -20,22 +20,27 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.trial import is_sane
-from service.loading import load
+from service.model_loader import load
 from service.schemas import ClozeAnswer, PredictAnswer, ScoreAnswer
 from service.settings import Settings
-from tests.fixtures_checkpoint import tiny_vocabulary
+from tests.fixtures_checkpoint import tiny_tokenizer
 from tests.service.client import running
 from training.__main__ import main
-from training.shards import open_prepared
+from training.data.shards import open_prepared
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))
 SETTLED = partial(
-    settings, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    settings,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
 )  # the same examples every time
 # Surrogates too, alone and in pairs: JSON can escape what no text can hold.
 ANY = st.text(alphabet=st.characters(), max_size=60)
 ODD = st.text(
-    alphabet=st.sampled_from("a _＿▁\u0301\u200d\ud83d\ude00\udc00\n\r\x00我。é\ufeff\U0001f468"), max_size=40
+    alphabet=st.sampled_from("a _＿▁\u0301\u200d\ud83d\ude00\udc00\n\r\x00我。é\ufeff\U0001f468"),
+    max_size=40,
 )
 TEXT = ANY | ODD
 ANSWERS: dict[str, Any] = {"/predict": PredictAnswer, "/cloze": ClozeAnswer, "/score": ScoreAnswer}
@@ -83,18 +88,31 @@ def service(tiny_checkpoint: Path) -> Iterator[_Service]:
 
 
 @SETTLED(max_examples=EXAMPLES)
-@given(texts=st.lists(TEXT, min_size=1, max_size=3), history=st.just("") | TEXT, top_k=st.integers(1, 20))
-def test_any_text_is_typed_on(service: _Service, texts: list[str], history: str, top_k: int) -> None:
+@given(
+    texts=st.lists(TEXT, min_size=1, max_size=3),
+    history=st.just("") | TEXT,
+    top_k=st.integers(1, 20),
+)
+def test_any_text_is_typed_on(
+    service: _Service, texts: list[str], history: str, top_k: int
+) -> None:
     """/predict answers whatever is text, and refuses what holds half a character."""
-    results = _ask(service, "/predict", {"text": texts, "history": history, "top_k": top_k}, [*texts, history])
+    results = _ask(
+        service, "/predict", {"text": texts, "history": history, "top_k": top_k}, [*texts, history]
+    )
     for result in results:
         assert len(result["candidates"]) <= top_k
-        assert all(candidate["append"].rstrip(" ") == candidate["append"] for candidate in result["candidates"])
+        assert all(
+            candidate["append"].rstrip(" ") == candidate["append"]
+            for candidate in result["candidates"]
+        )
 
 
 @SETTLED(max_examples=EXAMPLES)
 @given(left=TEXT, right=TEXT, choices=st.none() | st.lists(TEXT, min_size=1, max_size=4))
-def test_any_text_around_a_blank_is_filled(service: _Service, left: str, right: str, choices: list[str] | None) -> None:
+def test_any_text_around_a_blank_is_filled(
+    service: _Service, left: str, right: str, choices: list[str] | None
+) -> None:
     """/cloze answers whatever is text; what comes back as filled is the text around the blank with something in it."""
     body = {"text": f"{left}[MASK]{right}", "choices": choices}
     for result in _ask(service, "/cloze", body, [left, right, *(choices or ())]):
@@ -102,7 +120,9 @@ def test_any_text_around_a_blank_is_filled(service: _Service, left: str, right: 
         first, last = result["blanks"][0], result["blanks"][-1]
         assert result["filled"].startswith(text[: first["start"]].rstrip(" "))
         assert result["filled"].endswith(text[last["end"] :].lstrip(" "))
-        assert choices is None or {c["word"] for c in first["candidates"]} <= set(json.loads(json.dumps(choices)))
+        assert choices is None or {c["word"] for c in first["candidates"]} <= set(
+            json.loads(json.dumps(choices))
+        )
 
 
 @SETTLED(max_examples=EXAMPLES)
@@ -113,10 +133,16 @@ def test_any_text_has_a_probability(service: _Service, text: str) -> None:
         assert result["characters"] > 0
 
 
-def _ask(service: _Service, path: str, body: dict[str, Any], sent: list[str]) -> list[dict[str, Any]]:
+def _ask(
+    service: _Service, path: str, body: dict[str, Any], sent: list[str]
+) -> list[dict[str, Any]]:
     """The results, checked; none where the request was rightly refused."""
     response = service.post(path, body)
-    if any("\ud800" <= character <= "\udfff" for text in sent for character in json.loads(json.dumps(text))):
+    if any(
+        "\ud800" <= character <= "\udfff"
+        for text in sent
+        for character in json.loads(json.dumps(text))
+    ):
         assert response.status_code == 422
         return []
     if response.status_code == 422:  # an empty text, choices that are alike
@@ -135,7 +161,9 @@ def _ask(service: _Service, path: str, body: dict[str, Any], sent: list[str]) ->
 
 LINE = st.binary(max_size=40) | TEXT.map(lambda text: text.encode("utf-8", "surrogatepass"))
 LINES = st.lists(LINE, max_size=12).map(b"\n".join)
-MEMBER = st.dictionaries(st.sampled_from(["text", "other"]), TEXT | st.none() | st.integers(), max_size=2)
+MEMBER = st.dictionaries(
+    st.sampled_from(["text", "other"]), TEXT | st.none() | st.integers(), max_size=2
+)
 JSON_LINES = st.lists(MEMBER.map(json.dumps) | TEXT, max_size=6).map(
     lambda lines: "\n".join(lines).encode("utf-8", "surrogatepass")
 )
@@ -150,14 +178,14 @@ SUFFIXES: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.fixture(scope="module")
-def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A vocabulary, so that none has to be trained."""
-    path = tmp_path_factory.mktemp("vocabulary") / "vocabulary.model"
-    path.write_bytes(tiny_vocabulary().to_bytes())
+    path = tmp_path_factory.mktemp("vocabulary") / "tokenizer.model"
+    path.write_bytes(tiny_tokenizer().to_bytes())
     return path
 
 
-def test_any_bytes_are_prepared_or_refused_by_name(vocabulary: Path, tmp_path: Path) -> None:
+def test_any_bytes_are_prepared_or_refused_by_name(tokenizer: Path, tmp_path: Path) -> None:
     """`training prepare` ends with data that can be opened, or with status 2; compressed and torn files too."""
     statuses: Counter[int] = Counter()
 
@@ -168,7 +196,7 @@ def test_any_bytes_are_prepared_or_refused_by_name(vocabulary: Path, tmp_path: P
         content = SUFFIXES[suffix](content)
         path = tmp_path / f"any{suffix}"
         path.write_bytes(content[: len(content) // 2] if cut else content)
-        options = ["--vocabulary", str(vocabulary), "--output", str(output), "--field", "text"]
+        options = ["--tokenizer", str(tokenizer), "--output", str(output), "--field", "text"]
         status = main(["prepare", str(path), *options])
         statuses[status] += 1
         assert status == 2 or open_prepared(output, verify=True).sources

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from research.quickstart import free_port, post
 from tests.end_to_end.prometheus import eventually, get, query
-from training.newcomer import free_port, post
 
 ROOT = Path(__file__).resolve().parents[2]
 # The engine must have these already: a test downloads nothing of its own accord.
@@ -22,7 +22,9 @@ PROJECT = "lacuna-test"
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """A command in the repository's root."""
     variables = {**os.environ, **environment}
-    return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False
+    )
 
 
 def engine_is_ready() -> bool:
@@ -33,7 +35,9 @@ def engine_is_ready() -> bool:
 
 
 pytestmark = [
-    pytest.mark.skipif(not engine_is_ready(), reason="no Docker engine with docker-compose and the base images"),
+    pytest.mark.skipif(
+        not engine_is_ready(), reason="no Docker engine with docker-compose and the base images"
+    ),
     pytest.mark.timeout(900),
 ]
 
@@ -85,12 +89,20 @@ def test_every_alert_is_loaded_and_quiet(stack: Stack) -> None:
     assert len(named) >= 9
 
     def alerts() -> dict[str, dict[str, Any]]:
-        rules = [rule for group in get(stack.prometheus, "rules")["groups"] for rule in group["rules"]]
-        return {rule["name"]: rule for rule in rules if rule["type"] == "alerting" and rule["health"] == "ok"}
+        rules = [
+            rule for group in get(stack.prometheus, "rules")["groups"] for rule in group["rules"]
+        ]
+        return {
+            rule["name"]: rule
+            for rule in rules
+            if rule["type"] == "alerting" and rule["health"] == "ok"
+        }
 
     assert eventually(lambda: alerts().keys() == named)
     # How long a request takes depends on what else the machine does.
-    steady = [rule for name, rule in alerts().items() if name not in ("LacunaSlow", "LacunaQueueing")]
+    steady = [
+        rule for name, rule in alerts().items() if name not in ("LacunaSlow", "LacunaQueueing")
+    ]
     assert {rule["state"] for rule in steady} == {"inactive"}
 
 
@@ -120,10 +132,20 @@ def test_any_user_id_may_run_the_image_within_limits(stack: Stack) -> None:
 def test_the_service_container_is_small_and_locked(stack: Stack) -> None:
     """Inside: no torch, no training code, no pip; a user without rights, and nothing to write to but /tmp."""
     absent = ("torch", "onnx", "safetensors", "training", "pip")
-    assert stack.python(f"import importlib.util as u; print([m for m in {absent} if u.find_spec(m)])") == "[]"
-    assert stack.python("import os; print(os.getuid())") == "10001"
-    assert stack.python("print(open('/proc/1/status').read().split('CapEff:')[1].split()[0].strip('0'))") == ""
     assert (
-        stack.python("import os; print([p for p in ('/', '/app', '/opt', '/tmp') if os.access(p, os.W_OK)])")
+        stack.python(f"import importlib.util as u; print([m for m in {absent} if u.find_spec(m)])")
+        == "[]"
+    )
+    assert stack.python("import os; print(os.getuid())") == "10001"
+    assert (
+        stack.python(
+            "print(open('/proc/1/status').read().split('CapEff:')[1].split()[0].strip('0'))"
+        )
+        == ""
+    )
+    assert (
+        stack.python(
+            "import os; print([p for p in ('/', '/app', '/opt', '/tmp') if os.access(p, os.W_OK)])"
+        )
         == "['/tmp']"
     )

@@ -13,15 +13,17 @@ from typing import Any
 import pytest
 import yaml
 
+from research.quickstart import free_port
 from tests.end_to_end.prometheus import eventually, get, query
 from tests.service.server_process import REAL, ROOT, ServerProcess, serving
-from training.newcomer import free_port
 
 DEPLOY = ROOT / "deploy"
 # As Grafana reckons $__rate_interval: four times the scrape interval of its data source, at least.
 RATE_INTERVAL = "20s"
 
-pytestmark = pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
+pytestmark = pytest.mark.skipif(
+    shutil.which("prometheus") is None, reason="prometheus is not installed"
+)
 
 
 def dashboard() -> Any:
@@ -55,7 +57,10 @@ class Watched:
     def finds(self, expression: str) -> bool:
         """Whether Prometheus has at least one number for *expression*."""
         assert "$" not in expression
-        return any(math.isfinite(float(sample["value"][1])) for sample in query(self.prometheus, expression))
+        return any(
+            math.isfinite(float(sample["value"][1]))
+            for sample in query(self.prometheus, expression)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +74,18 @@ def watched(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     with serving(REAL, "--checkpoint", str(tiny_checkpoint), "--threads", "1") as server:
         instance = ":".join(map(str, server.address))
         config["scrape_configs"][0]["static_configs"] = [{"targets": [instance]}]
-        (directory / "prometheus.yml").write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML
-        command = ["prometheus", f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/data"]
+        (directory / "prometheus.yml").write_text(
+            json.dumps(config), encoding="utf-8"
+        )  # JSON is YAML
+        command = [
+            "prometheus",
+            f"--config.file={directory}/prometheus.yml",
+            f"--storage.tsdb.path={directory}/data",
+        ]
         with (directory / "log").open("w") as log:
-            process = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log)
+            process = subprocess.Popen(
+                [*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log
+            )
         try:
             yield Watched(server, instance, f"http://127.0.0.1:{port}")
         finally:
@@ -111,16 +124,29 @@ def test_every_panel_and_every_rule_finds_numbers(watched: Watched) -> None:
 
 def test_prometheus_can_evaluate_every_rule(watched: Watched) -> None:
     """Each rule of both files runs without an error, and a service that answers all it is asked raises no alert."""
-    names = {rule.get("record") or rule["alert"] for name in ("recording.yml", "alerts.yml") for rule in rules(name)}
+    names = {
+        rule.get("record") or rule["alert"]
+        for name in ("recording.yml", "alerts.yml")
+        for rule in rules(name)
+    }
 
     def evaluated() -> dict[str, dict[str, Any]]:
         groups = get(watched.prometheus, "rules")["groups"]
-        return {rule["name"]: rule for group in groups for rule in group["rules"] if rule["health"] != "unknown"}
+        return {
+            rule["name"]: rule
+            for group in groups
+            for rule in group["rules"]
+            if rule["health"] != "unknown"
+        }
 
-    assert eventually(lambda: query(watched.prometheus, "lacuna_ready") != [] and evaluated().keys() == names)
+    assert eventually(
+        lambda: query(watched.prometheus, "lacuna_ready") != [] and evaluated().keys() == names
+    )
     assert {rule["health"] for rule in evaluated().values()} == {"ok"}
     # How long a request takes depends on what else the machine does.
-    steady = [rule for name, rule in evaluated().items() if name not in ("LacunaSlow", "LacunaQueueing")]
+    steady = [
+        rule for name, rule in evaluated().items() if name not in ("LacunaSlow", "LacunaQueueing")
+    ]
     assert {rule["state"] for rule in steady if rule["type"] == "alerting"} == {"inactive"}
 
 

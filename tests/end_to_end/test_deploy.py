@@ -35,14 +35,20 @@ def compose() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def rules() -> list[dict[str, Any]]:
     """Every rule, recording rules first."""
-    groups = [group for name in ("recording.yml", "alerts.yml") for group in read_yaml(DEPLOY / name)["groups"]]
+    groups = [
+        group
+        for name in ("recording.yml", "alerts.yml")
+        for group in read_yaml(DEPLOY / name)["groups"]
+    ]
     return [rule for group in groups for rule in group["rules"]]
 
 
 @pytest.fixture(scope="module")
 def dashboard() -> dict[str, Any]:
     """The dashboard that Grafana is given."""
-    values: dict[str, Any] = json.loads((DEPLOY / "grafana" / "lacuna.json").read_text(encoding="utf-8"))
+    values: dict[str, Any] = json.loads(
+        (DEPLOY / "grafana" / "lacuna.json").read_text(encoding="utf-8")
+    )
     return values
 
 
@@ -84,7 +90,9 @@ def test_compose_sets_only_settings_that_the_service_has(
     compose: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The variables that compose and image set are read as meant: all interfaces, keys waived by name."""
-    image = dict(re.findall(r"(LACUNA_\w+)=(\S+)", (DEPLOY / "Dockerfile").read_text(encoding="utf-8")))
+    image = dict(
+        re.findall(r"(LACUNA_\w+)=(\S+)", (DEPLOY / "Dockerfile").read_text(encoding="utf-8"))
+    )
     for variable, value in (image | compose["services"]["service"]["environment"]).items():
         assert variable.removeprefix("LACUNA_").lower() in Settings.model_fields
         monkeypatch.setenv(variable, value)
@@ -95,15 +103,26 @@ def test_compose_sets_only_settings_that_the_service_has(
 def test_only_service_and_prometheus_start_unasked(compose: dict[str, Any]) -> None:
     """`docker-compose up` starts service and Prometheus, in that order; training and Grafana only when asked for."""
     profiles = {name: service.get("profiles") for name, service in compose["services"].items()}
-    assert profiles == {"service": None, "prometheus": None, "grafana": ["dashboards"], "training": ["training"]}
-    assert compose["services"]["prometheus"]["depends_on"] == {"service": {"condition": "service_healthy"}}
+    assert profiles == {
+        "service": None,
+        "prometheus": None,
+        "grafana": ["dashboards"],
+        "training": ["training"],
+    }
+    assert compose["services"]["prometheus"]["depends_on"] == {
+        "service": {"condition": "service_healthy"}
+    }
     assert "HEALTHCHECK" in (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
 
 
 def test_what_compose_mounts_and_builds_exists(compose: dict[str, Any]) -> None:
     """Every file that compose mounts read-only or builds from is in the repository."""
     for service in compose["services"].values():
-        sources = [mount.split(":")[0] for mount in service.get("volumes", []) if mount.startswith("./deploy")]
+        sources = [
+            mount.split(":")[0]
+            for mount in service.get("volumes", [])
+            if mount.startswith("./deploy")
+        ]
         sources += [service["build"]["dockerfile"]] if "build" in service else []
         for source in sources:
             assert (ROOT / source).is_file(), source
@@ -116,20 +135,26 @@ def test_images_run_as_a_numeric_user_and_the_service_image_has_no_training_code
         final = text[text.rindex("\nFROM ") :]
         assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", final, re.MULTILINE), name
         copied = set(re.findall(r"^COPY (?!--from)(\S+)", final, re.MULTILINE))
-        assert copied == ({"model/", "service/"} if name == "Dockerfile" else {"model/", "training/"})
+        assert copied == (
+            {"model/", "service/"} if name == "Dockerfile" else {"model/", "training/"}
+        )
 
 
 def test_the_service_image_installs_only_what_the_lock_has_hashes_of() -> None:
     """The build tells pip to refuse what has no hash, and may see the lock."""
-    assert "--require-hashes --only-binary :all: -r requirements.lock" in (DEPLOY / "Dockerfile").read_text("utf-8")
+    assert "--require-hashes --only-binary :all: -r requirements.lock" in (
+        DEPLOY / "Dockerfile"
+    ).read_text("utf-8")
     assert "!deploy/requirements.lock" in (ROOT / ".dockerignore").read_text("utf-8").splitlines()
 
 
 def test_compose_bounds_the_service(compose: dict[str, Any]) -> None:
-    """Memory and CPUs of the service have limits that can be set by variables which are no settings of the service."""
+    """CacheLM and CPUs of the service have limits that can be set by variables which are no settings of the service."""
     service = compose["services"]["service"]
     assert service["mem_limit"] == "${SERVICE_MEMORY:-1g}"
-    assert service["cpus"] == "${SERVICE_CPUS:-0}"  # all: a number above those of the machine would be refused
+    assert (
+        service["cpus"] == "${SERVICE_CPUS:-0}"
+    )  # all: a number above those of the machine would be refused
 
 
 def test_prometheus_scrapes_the_service_where_compose_runs_it(compose: dict[str, Any]) -> None:
@@ -142,12 +167,16 @@ def test_prometheus_scrapes_the_service_where_compose_runs_it(compose: dict[str,
     assert job["static_configs"] == [{"targets": [f"service:{container_port}"]}]
     mounts = [mount.split(":")[1] for mount in compose["services"]["prometheus"]["volumes"]]
     assert config["rule_files"] == ["recording.yml", "alerts.yml"]
-    assert {f"/etc/prometheus/{name}" for name in ("prometheus.yml", *config["rule_files"])} <= set(mounts)
+    assert {f"/etc/prometheus/{name}" for name in ("prometheus.yml", *config["rule_files"])} <= set(
+        mounts
+    )
 
 
 def names_in(expression: str) -> set[str]:
     """Series that an expression asks for; those of functions and labels carry none of our prefixes."""
-    return set(re.findall(r"[\w:]*\b(?:lacuna|process)_[\w:]*|\bup\b", re.sub(r'"[^"]*"', "", expression)))
+    return set(
+        re.findall(r"[\w:]*\b(?:lacuna|process)_[\w:]*|\bup\b", re.sub(r'"[^"]*"', "", expression))
+    )
 
 
 def labels_by(expression: str) -> list[set[str]]:
@@ -160,7 +189,9 @@ def test_rules_and_dashboard_ask_only_for_what_there_is(
 ) -> None:
     """Every series and label in an expression is on a fresh service's /metrics, recorded, or Prometheus' own."""
     known = {name: labels | ADDED for name, labels in exported.items()} | {"up": ADDED}
-    known |= {rule["record"]: set.union(*labels_by(rule["expr"])) for rule in rules if "record" in rule}
+    known |= {
+        rule["record"]: set.union(*labels_by(rule["expr"])) for rule in rules if "record" in rule
+    }
     expressions = [rule["expr"] for rule in rules]
     expressions += [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     for expression in expressions:
@@ -171,7 +202,9 @@ def test_rules_and_dashboard_ask_only_for_what_there_is(
         assert used <= set.union(*(known[name] for name in names)), expression
 
 
-def test_a_recorded_series_is_named_after_the_labels_that_it_keeps(rules: list[dict[str, Any]]) -> None:
+def test_a_recorded_series_is_named_after_the_labels_that_it_keeps(
+    rules: list[dict[str, Any]],
+) -> None:
     """`level:metric:operations`, Prometheus' convention: the level is what the rule aggregates by, `le` apart."""
     recorded = [rule for rule in rules if "record" in rule]
     assert recorded
@@ -186,14 +219,20 @@ def test_a_recorded_series_is_named_after_the_labels_that_it_keeps(rules: list[d
 def test_each_alert_says_what_to_do(rules: list[dict[str, Any]]) -> None:
     """Each alert has a severity and leads to its section of docs/operations.md, with what to look at and to do."""
     document = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    sections = dict(re.findall(r"^### (\w+)\n(.*?)(?=^### |\Z)", document, re.MULTILINE | re.DOTALL))
+    sections = dict(
+        re.findall(r"^### (\w+)\n(.*?)(?=^### |\Z)", document, re.MULTILINE | re.DOTALL)
+    )
     alerts = {rule["alert"]: rule for rule in rules if "alert" in rule}
     assert sections.keys() == alerts.keys()
     for name, rule in alerts.items():
         assert rule["labels"]["severity"] in ("page", "ticket")
         assert rule["annotations"]["description"]
-        assert rule["annotations"]["runbook"] == f"docs/operations.md#{name.lower()}"  # as anchors of headings are made
-        assert [f"**{part}:**" in sections[name] for part in ("Means", "Look at", "Do")] == [True] * 3, name
+        assert (
+            rule["annotations"]["runbook"] == f"docs/operations.md#{name.lower()}"
+        )  # as anchors of headings are made
+        assert [f"**{part}:**" in sections[name] for part in ("Means", "Look at", "Do")] == [
+            True
+        ] * 3, name
 
 
 def test_the_document_says_which_job_the_alerts_ask_for(rules: list[dict[str, Any]]) -> None:
@@ -211,14 +250,20 @@ def test_a_broken_keys_file_raises_an_alert(rules: list[dict[str, Any]]) -> None
 
 def test_alert_texts_use_only_labels_that_the_expression_keeps(rules: list[dict[str, Any]]) -> None:
     """An annotation that names a label which was summed away would read as empty."""
-    recorded = {rule["record"]: set(rule["record"].partition(":")[0].split("_")) for rule in rules if "record" in rule}
+    recorded = {
+        rule["record"]: set(rule["record"].partition(":")[0].split("_"))
+        for rule in rules
+        if "record" in rule
+    }
     for rule in rules:
         kept = [recorded.get(name, ADDED) for name in names_in(rule["expr"])]
         used = set(re.findall(r"\$labels\.(\w+)", str(rule.get("annotations"))))
         assert used <= set.intersection(*kept, *labels_by(rule["expr"])), rule
 
 
-def test_the_dashboard_is_provisioned_where_compose_runs_it(compose: dict[str, Any], dashboard: dict[str, Any]) -> None:
+def test_the_dashboard_is_provisioned_where_compose_runs_it(
+    compose: dict[str, Any], dashboard: dict[str, Any]
+) -> None:
     """Grafana finds source, provider and dashboard at its mounts; all panels ask that source."""
     mounts = dict(mount.split(":")[:2] for mount in compose["services"]["grafana"]["volumes"])
     inside = {Path(source).name: Path(target) for source, target in mounts.items()}
@@ -228,9 +273,14 @@ def test_the_dashboard_is_provisioned_where_compose_runs_it(compose: dict[str, A
     assert inside["lacuna.json"].parent == Path(provider["options"]["path"])
     (source,) = read_yaml(DEPLOY / "grafana" / "datasource.yml")["datasources"]
     assert source["url"] == "http://prometheus:9090"
-    assert source["jsonData"]["timeInterval"] == read_yaml(DEPLOY / "prometheus.yml")["global"]["scrape_interval"]
+    assert (
+        source["jsonData"]["timeInterval"]
+        == read_yaml(DEPLOY / "prometheus.yml")["global"]["scrape_interval"]
+    )
     asks = [*dashboard["panels"], *dashboard["templating"]["list"]]
-    assert all(part["datasource"] == {"type": source["type"], "uid": source["uid"]} for part in asks)
+    assert all(
+        part["datasource"] == {"type": source["type"], "uid": source["uid"]} for part in asks
+    )
 
 
 def test_panels_are_whole_and_do_not_overlap(dashboard: dict[str, Any]) -> None:
@@ -239,7 +289,9 @@ def test_panels_are_whole_and_do_not_overlap(dashboard: dict[str, Any]) -> None:
     for panel in dashboard["panels"]:
         place = panel["gridPos"]
         assert place["x"] + place["w"] <= 24
-        cells += [(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])]
+        cells += [
+            (place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])
+        ]
         assert panel["title"]
         assert panel["description"]
         assert panel["fieldConfig"]["defaults"]["unit"]
@@ -251,7 +303,9 @@ def test_panels_are_whole_and_do_not_overlap(dashboard: dict[str, Any]) -> None:
 @pytest.mark.parametrize("command", ["check config prometheus.yml", "test rules alerts.test.yml"])
 def test_promtool_accepts(command: str) -> None:
     """Prometheus' own checker accepts the configuration, and sees each alert fire and stay quiet as described."""
-    result = subprocess.run(["promtool", *command.split()], cwd=DEPLOY, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        ["promtool", *command.split()], cwd=DEPLOY, capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stdout + result.stderr
 
 

@@ -22,7 +22,15 @@ from pathlib import Path
 import pytest
 
 from service.keys import main as make_keys
-from tests.service.server_process import FAKE, REAL, ROOT, Answer, ServerProcess, clean_environment, serving
+from tests.service.server_process import (
+    FAKE,
+    REAL,
+    ROOT,
+    Answer,
+    ServerProcess,
+    clean_environment,
+    serving,
+)
 
 PATIENCE_SECONDS = 60
 pytestmark = pytest.mark.fault
@@ -45,7 +53,9 @@ def test_an_engine_that_dies_leaves_nobody_waiting() -> None:
     """All that wait get 500 at once, later ones 503; /livez and /readyz ask for a restart, which SIGTERM begins."""
     with serving(FAKE, "--deadline-seconds", "600") as server:
         waiting: list[Answer] = []
-        held = threading.Thread(target=lambda: waiting.append(server.ask("POST", "/predict", {"text": "hold"})))
+        held = threading.Thread(
+            target=lambda: waiting.append(server.ask("POST", "/predict", {"text": "hold"}))
+        )
         held.start()
         _until_metric(server, "lacuna_batch_rows_count")
         assert server.ask("POST", "/predict", {"text": "die with my secret"}).status == 500
@@ -57,7 +67,10 @@ def test_an_engine_that_dies_leaves_nobody_waiting() -> None:
         assert server.ask("GET", "/readyz").status == 503
         assert server.ask("POST", "/admin/reload").status == 503
         assert b"lacuna_ready 0.0" in server.ask("GET", "/metrics").body
-        assert server.logged(event="engine died", level="critical")["exception"]["type"] == "SystemExit"
+        assert (
+            server.logged(event="engine died", level="critical")["exception"]["type"]
+            == "SystemExit"
+        )
         assert not any("secret" in line for line in server.lines)
         server.send_signal(signal.SIGTERM)
         assert server.wait() == 0
@@ -65,10 +78,14 @@ def test_an_engine_that_dies_leaves_nobody_waiting() -> None:
 
 def test_a_stuck_step_is_told_without_waiting_for_it() -> None:
     """Its request gets 504 at the deadline; probes answer meanwhile, and once it counts as stuck say 503 and why."""
-    with serving(FAKE, "--deadline-seconds", "1", "--stall-seconds", "0.2", "--grace-seconds", "1") as server:
+    with serving(
+        FAKE, "--deadline-seconds", "1", "--stall-seconds", "0.2", "--grace-seconds", "1"
+    ) as server:
         answers: list[Answer] = []
         stuck = threading.Thread(
-            target=lambda: answers.append(server.ask("POST", "/predict", {"text": "stuck, my secret"}))
+            target=lambda: answers.append(
+                server.ask("POST", "/predict", {"text": "stuck, my secret"})
+            )
         )
         stuck.start()
         _until(lambda: server.ask("GET", "/livez").status == 503)
@@ -78,7 +95,8 @@ def test_a_stuck_step_is_told_without_waiting_for_it() -> None:
         stuck.join()
         assert answers[0].status == 504
         assert any(
-            "fakes_service.py" in place for place in server.logged(event="engine stuck", level="error")["places"]
+            "fakes_service.py" in place
+            for place in server.logged(event="engine stuck", level="error")["places"]
         )
         assert not any("secret" in line for line in server.lines)
 
@@ -87,7 +105,9 @@ def test_a_clock_that_jumps_ends_no_deadline() -> None:
     """A day ahead and two back while a request is held: it is answered when it is let go, and others meanwhile."""
     with serving(FAKE, "--deadline-seconds", "30") as server:
         answers: list[Answer] = []
-        held = threading.Thread(target=lambda: answers.append(server.ask("POST", "/predict", {"text": "hold"})))
+        held = threading.Thread(
+            target=lambda: answers.append(server.ask("POST", "/predict", {"text": "hold"}))
+        )
         held.start()
         _until_metric(server, "lacuna_batch_rows_count")
         for _ in range(2):
@@ -108,7 +128,10 @@ def test_a_pipe_for_a_keys_file_is_told_and_holds_up_no_end(tmp_path: Path) -> N
     with serving(FAKE, "--keys-file", str(file)) as server:
         file.unlink()
         os.mkfifo(file)
-        assert "no regular file" in server.logged(event="keys not reloaded; the old ones stay")["reason"]
+        assert (
+            "no regular file"
+            in server.logged(event="keys not reloaded; the old ones stay")["reason"]
+        )
         assert server.ask("POST", "/predict", {"text": "a"}).status == 401
         server.send_signal(signal.SIGTERM)
         assert server.wait() == 0
@@ -118,7 +141,9 @@ def test_a_checkpoint_on_a_disk_that_hangs_holds_up_no_end() -> None:
     """While one is being loaded that never ends, others are answered, and one signal ends the process in time."""
     with serving(FAKE, "--grace-seconds", "1") as server:
         loading = server.connect()
-        loading.request("POST", "/admin/reload", b'{"checkpoint": "hung"}', {"Content-Type": "application/json"})
+        loading.request(
+            "POST", "/admin/reload", b'{"checkpoint": "hung"}', {"Content-Type": "application/json"}
+        )
         _until(lambda: server.ask("POST", "/admin/reload", {"checkpoint": "broken"}).status == 409)
         assert server.ask("POST", "/predict", {"text": "a"}).status == 200
         server.send_signal(signal.SIGTERM)
@@ -157,7 +182,9 @@ def test_bodies_that_are_refused_are_let_go(tiny_checkpoint: Path) -> None:
             for _ in range(times):
                 assert server.ask("POST", "/predict", body).status == 413
             metrics = server.ask("GET", "/metrics").body.decode()
-            (resident,) = re.findall(r"^process_resident_memory_bytes (\S+)$", metrics, re.MULTILINE)
+            (resident,) = re.findall(
+                r"^process_resident_memory_bytes (\S+)$", metrics, re.MULTILINE
+            )
             return int(float(resident))
 
         before = ask(20)
@@ -205,13 +232,22 @@ def _status(port: int, method: str, path: str, body: bytes | None = None) -> int
 
 def _lost_lines(port: int) -> str:
     """The metrics' line of lost log lines."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_SECONDS) as answer:
-        return next(line.decode() for line in answer if line.startswith(b"lacuna_log_lines_lost_total"))
+    with urllib.request.urlopen(
+        f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_SECONDS
+    ) as answer:
+        return next(
+            line.decode() for line in answer if line.startswith(b"lacuna_log_lines_lost_total")
+        )
 
 
 def _until_metric(server: ServerProcess, name: str) -> None:
     """Wait until a series that counts calls has counted one."""
-    _until(lambda: any(_counted(line, name) for line in server.ask("GET", "/metrics").body.decode().splitlines()))
+    _until(
+        lambda: any(
+            _counted(line, name)
+            for line in server.ask("GET", "/metrics").body.decode().splitlines()
+        )
+    )
 
 
 def _counted(line: str, name: str) -> bool:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from model.checkpoint import load_checkpoint
-from training import newcomer
-from training.toy_corpus import write_corpus
+from research import quickstart
+from research.toy_corpus import write_corpus
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -26,10 +26,13 @@ VENV = ".venv/bin/"
 # Commands that this file does not run itself, and what does.
 RUN_ELSEWHERE = {
     "make test": ".ci/run",
-    "make newcomer": "tests/end_to_end/test_newcomer.py, with less time to train",
+    "make newcomer": "tests/end_to_end/test_quickstart.py, with less time to train",
     "docker-compose up --build": "tests/end_to_end/test_compose.py, where there is a Docker engine",
-    **dict.fromkeys((VENV + command for command in newcomer.TRAIN_YOUR_OWN), "tests/end_to_end/test_newcomer.py"),
-    VENV + newcomer.SERVE: "tests/end_to_end/test_newcomer.py",
+    **dict.fromkeys(
+        (VENV + command for command in quickstart.TRAIN_YOUR_OWN),
+        "tests/end_to_end/test_quickstart.py",
+    ),
+    VENV + quickstart.SERVE: "tests/end_to_end/test_quickstart.py",
 }
 ADAPT = (
     f"{VENV}python -m training adapt model/pretrained/default my-text/zh.txt --replay general-text"
@@ -39,7 +42,9 @@ ADAPT = (
 
 def commands() -> list[str]:
     """Every line of every block fenced as `sh`."""
-    blocks = re.findall(r"^```sh\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(
+        r"^```sh\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
     return [line for block in blocks for line in block.splitlines() if line]
 
 
@@ -54,7 +59,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The service as `make serve` starts it, with the bundled checkpoint, on a free port."""
     log = tmp_path_factory.mktemp("serve")
     command = ["make", f"--directory={ROOT}", "--no-print-directory", "serve"]
-    with newcomer.serving(command, log, {"OMP_NUM_THREADS": "1"}) as running:
+    with quickstart.serving(command, log, {"OMP_NUM_THREADS": "1"}) as running:
         yield running.removeprefix("http://")
 
 
@@ -74,20 +79,32 @@ def test_the_bundled_checkpoint_learns_a_text(tmp_path: Path) -> None:
     (tmp_path / "model").symlink_to(ROOT / "model")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *ADAPT.split()[1:]]
-    answer = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    answer = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert answer.returncode == 0, answer.stderr[-2000:]
     assert answer.stdout.startswith("# Adaptation")
-    assert load_checkpoint(tmp_path / "runs" / "adapted" / "checkpoint").version.endswith("-adapted")
+    assert load_checkpoint(tmp_path / "runs" / "adapted" / "checkpoint").version.endswith(
+        "-adapted"
+    )
 
 
 def test_make_runs_what_the_tests_run() -> None:
     """`make newcomer` is the module whose short cut is tested, and `.ci/run` includes `make test`."""
     planned = subprocess.run(
-        ["make", "-n", "--no-print-directory", "newcomer"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "-n", "--no-print-directory", "newcomer"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
-    assert planned.splitlines()[-1] == f"{VENV}python -m training.newcomer"
+    assert planned.splitlines()[-1] == f"{VENV}python -m research.quickstart"
     planned = subprocess.run(
-        ["make", "-n", "--no-print-directory", "check"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "-n", "--no-print-directory", "check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     assert planned.splitlines()[-1] == f"{VENV}python -m pytest"
     assert "exec make check" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
@@ -97,11 +114,15 @@ def test_answers_are_those_that_the_bundled_checkpoint_gives(address: str) -> No
     """Each curl command, run as it stands, brings the words that are printed below it, with their probabilities."""
     for command, printed in questions():
         line = command.replace(ADDRESS, address)
-        answer = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True, timeout=60).stdout
+        answer = subprocess.run(
+            ["bash", "-c", line], capture_output=True, text=True, check=True, timeout=60
+        ).stdout
         if os.environ.get("UPDATE_DOCS"):
             block = "{}\n```\n\n```json\n{}\n```"
             text = README.read_text(encoding="utf-8")
-            text = text.replace(block.format(command, printed), block.format(command, answer.strip()))
+            text = text.replace(
+                block.format(command, printed), block.format(command, answer.strip())
+            )
             README.write_text(text, encoding="utf-8")
             continue
         expected, real = json.loads(printed), json.loads(answer)

@@ -21,7 +21,16 @@ from service.__main__ import main
 from service.keys import main as make_keys
 from service.schemas import ClozeAnswer, ModelAnswer, PredictAnswer, ScoreAnswer
 from tests.service.bad_inputs import INPUTS, SECRET, Input
-from tests.service.server_process import FAKE, REAL, ROOT, Answer, ServerProcess, exchange, run_to_end, serving
+from tests.service.server_process import (
+    FAKE,
+    REAL,
+    ROOT,
+    Answer,
+    ServerProcess,
+    exchange,
+    run_to_end,
+    serving,
+)
 
 _DOCUMENT = ROOT / "docs" / "http.md"
 _HEADERS = "Host: localhost\r\nContent-Type: application/json\r\n"
@@ -43,7 +52,9 @@ _GOOD: list[tuple[str, dict[str, Any]]] = [
 def server(tiny_checkpoint: Path) -> Iterator[ServerProcess]:
     """A service with the tiny checkpoint, started by its own command."""
     # Long, as a busy machine would refuse the largest requests that are good, and rightly so.
-    with serving(REAL, "--checkpoint", str(tiny_checkpoint), "--threads", "1", "--deadline-seconds", "60") as running:
+    with serving(
+        REAL, "--checkpoint", str(tiny_checkpoint), "--threads", "1", "--deadline-seconds", "60"
+    ) as running:
         yield running
 
 
@@ -81,7 +92,9 @@ def test_good_requests_are_answered_while_bad_ones_come(bad_answers: dict[str, A
 
 
 @pytest.mark.parametrize(("path", "body"), _GOOD)
-def test_real_answers_have_the_documented_form(server: ServerProcess, path: str, body: dict[str, Any]) -> None:
+def test_real_answers_have_the_documented_form(
+    server: ServerProcess, path: str, body: dict[str, Any]
+) -> None:
     """A real checkpoint's answers hold the fields of the documented types, all of them and no other."""
     documented = {"/predict": PredictAnswer, "/cloze": ClozeAnswer, "/score": ScoreAnswer}[path]
     answer = server.ask("POST", path, body).json()
@@ -145,10 +158,18 @@ def _send(server: ServerProcess, item: Input) -> Answer:
     body: Any = [item.body[start : start + 65536] for start in range(0, len(item.body), 65536)]
     try:
         connection.request(
-            item.method, item.path, iter(body) if item.chunked else item.body, item.headers, encode_chunked=item.chunked
+            item.method,
+            item.path,
+            iter(body) if item.chunked else item.body,
+            item.headers,
+            encode_chunked=item.chunked,
         )
         response = connection.getresponse()
-        return Answer(response.status, {key.lower(): value for key, value in response.getheaders()}, response.read())
+        return Answer(
+            response.status,
+            {key.lower(): value for key, value in response.getheaders()},
+            response.read(),
+        )
     finally:
         connection.close()
 
@@ -178,7 +199,7 @@ def _truncate(directory: Path) -> None:
 
 
 def _alter(directory: Path) -> None:
-    path = directory / "vocabulary.model"
+    path = directory / "tokenizer.model"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -238,13 +259,23 @@ _BAD_SETTINGS: dict[str, tuple[tuple[str, ...], dict[str, str], str]] = {
     "a settings file that is not there": (("--config", "no-such.toml"), {}, "no-such.toml"),
     "no keys off loopback": (("--host", "0.0.0.0"), {}, "--allow-anonymous"),
     "a short key": ((), {"LACUNA_KEYS": "hunter2"}, "7 characters"),
-    "a keys file that is not there": (("--keys-file", "no-such-keys.toml"), {}, "no-such-keys.toml"),
-    "an origin that no browser sends": (("--allowed-origins", "https://a.example/"), {}, "allowed_origins"),
+    "a keys file that is not there": (
+        ("--keys-file", "no-such-keys.toml"),
+        {},
+        "no-such-keys.toml",
+    ),
+    "an origin that no browser sends": (
+        ("--allowed-origins", "https://a.example/"),
+        {},
+        "allowed_origins",
+    ),
 }
 
 
 @pytest.fixture(scope="module")
-def refusals(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]:
+def refusals(
+    tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[int, str]]:
     """Exit status and message for everything that keeps the service from starting."""
     found = {}
     for kind, (spoil, _) in _BAD_CHECKPOINTS.items():
@@ -252,7 +283,10 @@ def refusals(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
         shutil.copytree(tiny_checkpoint, directory)
         spoil(directory)
         status, errors = run_to_end(REAL, "--port", "0", "--checkpoint", str(directory))
-        found[kind] = (status, errors.strip().splitlines()[-1].replace(str(directory), "CHECKPOINT"))
+        found[kind] = (
+            status,
+            errors.strip().splitlines()[-1].replace(str(directory), "CHECKPOINT"),
+        )
     for kind, (options, environment, _) in _BAD_SETTINGS.items():
         found[kind] = _refuse_setting(options, environment)
     return found
@@ -297,7 +331,9 @@ def test_bad_setting_ends_the_process(refusals: dict[str, tuple[int, str]], kind
 def test_document_tells_why_it_does_not_start(refusals: dict[str, tuple[int, str]]) -> None:
     """The table of refusals in docs/http.md is what the service really said."""
     rows = ["| What is wrong | Exit status | Message |", "|---|---|---|"]
-    rows += [f"| {kind} | {status} | {_cell(message)} |" for kind, (status, message) in refusals.items()]
+    rows += [
+        f"| {kind} | {status} | {_cell(message)} |" for kind, (status, message) in refusals.items()
+    ]
     table = re.sub(r"\d+ bytes", "N bytes", re.sub(r"[0-9a-f]{64}", "SUM", "\n".join(rows)))
     _compare("refusals", table)
 
@@ -313,7 +349,12 @@ def test_the_log_level_is_the_process_own() -> None:
         server.logged(event="reloaded")
         server.send_signal(signal.SIGTERM)
         assert server.wait() == 0
-    assert [json.loads(line)["event"] for line in server.lines] == ["listening", "ready", "reloaded", "draining"]
+    assert [json.loads(line)["event"] for line in server.lines] == [
+        "listening",
+        "ready",
+        "reloaded",
+        "draining",
+    ]
 
 
 def test_restart_gives_the_same_answers(server: ServerProcess, tiny_checkpoint: Path) -> None:
@@ -329,7 +370,9 @@ def test_signal_drains(number: signal.Signals) -> None:
     """After SIGTERM the request in flight is finished, a new one gets 503 with Retry-After, and the status is 0."""
     with serving(FAKE, "--drain-seconds", "1") as server:
         held: list[Answer] = []
-        thread = threading.Thread(target=lambda: held.append(server.ask("POST", "/predict", {"text": "hold"})))
+        thread = threading.Thread(
+            target=lambda: held.append(server.ask("POST", "/predict", {"text": "hold"}))
+        )
         thread.start()
         _wait_for_metric(server, "lacuna_batch_rows_count", at_least=1)
         server.send_signal(number)
@@ -362,7 +405,9 @@ def test_second_signal_ends_the_process_at_once() -> None:
     with serving(FAKE, "--drain-seconds", "600") as server:
         with contextlib.suppress(http.client.HTTPException, OSError):
             held = server.connect()
-            held.request("POST", "/predict", b'{"text": "hold"}', {"Content-Type": "application/json"})
+            held.request(
+                "POST", "/predict", b'{"text": "hold"}', {"Content-Type": "application/json"}
+            )
         _wait_for_metric(server, "lacuna_batch_rows_count", at_least=1)
         server.send_signal(signal.SIGTERM)
         server.logged(event="draining")
@@ -403,11 +448,27 @@ def test_keys_are_demanded_off_loopback(tiny_checkpoint: Path) -> None:
         body = {"text": "a"}
         refused = server.ask("POST", "/predict", body)
         assert (refused.status, refused.headers["www-authenticate"]) == (401, "Bearer")
-        assert server.ask("POST", "/predict", body, {"Authorization": f"Bearer {_KEY}"}).status == 200
-        assert server.ask("POST", "/predict", body, {"Authorization": f"Bearer {_KEY}-2"}).status == 200
-        assert server.ask("POST", "/predict", body, {"Authorization": f"Bearer {_KEY}-3"}).status == 401
-        assert [server.ask("GET", path).status for path in ("/livez", "/readyz", "/docs")] == [200, 200, 200]
-        assert [server.ask("GET", path).status for path in ("/model", "/metrics", "/nothing")] == [401, 401, 401]
+        assert (
+            server.ask("POST", "/predict", body, {"Authorization": f"Bearer {_KEY}"}).status == 200
+        )
+        assert (
+            server.ask("POST", "/predict", body, {"Authorization": f"Bearer {_KEY}-2"}).status
+            == 200
+        )
+        assert (
+            server.ask("POST", "/predict", body, {"Authorization": f"Bearer {_KEY}-3"}).status
+            == 401
+        )
+        assert [server.ask("GET", path).status for path in ("/livez", "/readyz", "/docs")] == [
+            200,
+            200,
+            200,
+        ]
+        assert [server.ask("GET", path).status for path in ("/model", "/metrics", "/nothing")] == [
+            401,
+            401,
+            401,
+        ]
         assert _KEY not in "".join(server.lines)
 
 
@@ -429,7 +490,9 @@ def test_keys_rotate_without_a_restart(tmp_path: Path) -> None:
     with serving(FAKE, "--host", "0.0.0.0", "--keys-file", str(file)) as server:
 
         def statuses() -> list[int]:
-            return [server.ask("POST", "/predict", {"text": "a"}, key).status for key in (first, second)]
+            return [
+                server.ask("POST", "/predict", {"text": "a"}, key).status for key in (first, second)
+            ]
 
         assert server.ask("POST", "/predict", {"text": "a"}, first).status == 200
         second = new("keyboard-2")
@@ -439,7 +502,9 @@ def test_keys_rotate_without_a_restart(tmp_path: Path) -> None:
         replace("oops")
         server.logged(event="keys not reloaded; the old ones stay", level="error")
         assert statuses() == [200, 200]
-        assert "lacuna_keys_current 0.0" in server.ask("GET", "/metrics", headers=second).body.decode()
+        assert (
+            "lacuna_keys_current 0.0" in server.ask("GET", "/metrics", headers=second).body.decode()
+        )
         replace(good[good.rindex("[[key]]") :])
         server.logged(event="keys reloaded", keys=1)
         assert statuses() == [401, 200]
@@ -450,7 +515,9 @@ def test_keys_rotate_without_a_restart(tmp_path: Path) -> None:
         assert "keyboard" not in metrics
         server.logged(route="/predict", status=200, key="keyboard-2")
         log = "".join(server.lines)
-        assert not any(key["Authorization"].removeprefix("Bearer ") in log for key in (first, second))
+        assert not any(
+            key["Authorization"].removeprefix("Bearer ") in log for key in (first, second)
+        )
 
 
 def test_metrics_can_have_a_port_of_their_own() -> None:
@@ -460,7 +527,9 @@ def test_metrics_can_have_a_port_of_their_own() -> None:
         assert server.ask("POST", "/predict", {"text": "a"}, key).status == 200
         assert server.ask("GET", "/metrics", headers=key).status == 404
         assert "/metrics" not in server.ask("GET", "/openapi.json").json()["paths"]
-        host, _, rest = server.logged(event="metrics")["address"].removeprefix("http://").rpartition(":")
+        host, _, rest = (
+            server.logged(event="metrics")["address"].removeprefix("http://").rpartition(":")
+        )
         port = int(rest.removesuffix("/metrics"))
         connection = http.client.HTTPConnection(host, port, timeout=60)
         answer = exchange(connection, "GET", "/metrics")
@@ -495,7 +564,10 @@ def test_disconnected_client_frees_the_engine() -> None:
 @pytest.mark.fault
 def test_slow_body_is_given_up() -> None:
     """A body that does not arrive within the deadline gets 408, and the connection is closed."""
-    with serving(FAKE, "--deadline-seconds", "0.2") as server, socket.create_connection(server.address) as connection:
+    with (
+        serving(FAKE, "--deadline-seconds", "0.2") as server,
+        socket.create_connection(server.address) as connection,
+    ):
         head = f"POST /predict HTTP/1.1\r\n{_HEADERS}Content-Length: 100\r\n\r\n{{"
         connection.sendall(head.encode())
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
@@ -514,7 +586,9 @@ def test_too_large_a_body_is_refused_before_it_is_sent() -> None:
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("sent", [b"\x16\x03\x01\x02\x00\x01", b"Geheimnis\r\n\r\n", b"POST /predict HTTP/9.9\r\n\r\n"])
+@pytest.mark.parametrize(
+    "sent", [b"\x16\x03\x01\x02\x00\x01", b"Geheimnis\r\n\r\n", b"POST /predict HTTP/9.9\r\n\r\n"]
+)
 def test_what_is_not_http_is_refused(server: ServerProcess, sent: bytes) -> None:
     """Bytes that are not HTTP get the server's plain 400 and a closed connection, and are not repeated."""
     with socket.create_connection(server.address) as connection:
@@ -538,5 +612,11 @@ def _wait_for_metric(server: ServerProcess, name: str, at_least: float) -> None:
     """Ask /metrics until the sum of a series has come."""
     while True:
         metrics = server.ask("GET", "/metrics").body.decode()
-        if sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", metrics, re.MULTILINE)) >= at_least:
+        if (
+            sum(
+                float(value)
+                for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", metrics, re.MULTILINE)
+            )
+            >= at_least
+        ):
             return

@@ -66,7 +66,9 @@ def test_positions_count_code_points_as_sent() -> None:
         ("한국 ____ 말", "한국 ", "말", True, True),
     ],
 )
-def test_spaces_beside_a_blank(text: str, before: str, after: str, spaced: bool, known: bool) -> None:
+def test_spaces_beside_a_blank(
+    text: str, before: str, after: str, spaced: bool, known: bool
+) -> None:
     """The space after a blank belongs to what fills it; beside Chinese, spaces are layout; at the end none is known."""
     layout = blanks(text)
     (slot,) = layout.slots

@@ -20,13 +20,13 @@ from model.checkpoint import (
     count_parameters,
     load_checkpoint,
     revise_checkpoint,
-    word_ends_file,
+    word_end_probs_file,
     write_checkpoint,
 )
 from model.config import Calibration
 from model.errors import CheckpointError
 from model.runtime import open_runtime
-from tests.fixtures_checkpoint import build_tiny_checkpoint, tiny_vocabulary
+from tests.fixtures_checkpoint import build_tiny_checkpoint, tiny_tokenizer
 
 
 @pytest.fixture
@@ -44,8 +44,13 @@ def contents(directory: Path) -> list[str]:
 
 def seal(directory: Path) -> None:
     """Write SHA256SUMS anew, as someone would who alters a checkpoint on purpose."""
-    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != "SHA256SUMS")
-    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(directory)}\n" for path in files]
+    files = sorted(
+        path for path in directory.rglob("*") if path.is_file() and path.name != "SHA256SUMS"
+    )
+    lines = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(directory)}\n"
+        for path in files
+    ]
     (directory / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
 
 
@@ -58,15 +63,25 @@ def change_config(directory: Path, change: Callable[[dict[str, Any]], object]) -
     seal(directory)
 
 
-def write_again(checkpoint: Checkpoint, directory: Path, *, overwrite: bool = False, **changes: Any) -> Checkpoint:
+def write_again(
+    checkpoint: Checkpoint, directory: Path, *, overwrite: bool = False, **changes: Any
+) -> Checkpoint:
     """Write a checkpoint's contents under another name, with some arguments changed."""
     arguments: dict[str, Any] = {
         field: getattr(checkpoint, field)
-        for field in ("name", "version", "network", "calibration", "languages", "scores", "training")
+        for field in (
+            "name",
+            "version",
+            "network",
+            "calibration",
+            "languages",
+            "scores",
+            "training",
+        )
     }
     arguments["files"] = {
         name: (checkpoint.directory / name).read_bytes()
-        for name in ("vocabulary.model", "weights.safetensors", "MODEL_CARD.md")
+        for name in ("tokenizer.model", "weights.safetensors", "MODEL_CARD.md")
     }
     return write_checkpoint(directory, **(arguments | changes), overwrite=overwrite)
 
@@ -77,7 +92,7 @@ def test_everything_that_was_written_is_read(tmp_path: Path, tiny_checkpoint: Pa
         next_temperature=(("zh", 1.25), ("en", 0.9)),
         cloze_temperature=(("zh", 2.0),),
         choice_temperature=(("zh", 1.5), ("en", 3.0)),
-        choice_lapse_rate=(("zh", 0.0), ("en", 0.04)),
+        choice_uniform_mix=(("zh", 0.0), ("en", 0.04)),
         forward_weight=0.75,
     )
     written = write_again(
@@ -95,8 +110,11 @@ def test_everything_that_was_written_is_read(tmp_path: Path, tiny_checkpoint: Pa
     assert read.network == load_checkpoint(tiny_checkpoint).network
     assert read.scores == {"zh": {"bits_per_character": 4.5}}
     assert read.training == {"seed": 7, "data_sha256": "0" * 64}
-    assert read.vocabulary.size == read.network.vocabulary_size
-    assert read.digest == hashlib.sha256((tmp_path / "deep" / "new" / "SHA256SUMS").read_bytes()).hexdigest()
+    assert read.tokenizer.size == read.network.vocabulary_size
+    assert (
+        read.digest
+        == hashlib.sha256((tmp_path / "deep" / "new" / "SHA256SUMS").read_bytes()).hexdigest()
+    )
     assert written.digest == read.digest
     assert contents(tmp_path / "deep") == ["new"], "nothing is left beside the final name"
 
@@ -107,16 +125,21 @@ def test_choice_temperature_of_an_older_export_is_the_cloze_one() -> None:
     older = {name: value for name, value in values.items() if name != "choice_temperature"}
     assert Calibration.from_dict(older).choice_temperature == (("zh", 2.0), ("en", 1.5))
     assert Calibration.from_dict(values).choice_temperature == (("zh", 1.0), ("en", 1.0))
-    oldest = {name: value for name, value in older.items() if name != "cloze_mass_exponent"}
-    assert Calibration.from_dict(oldest).cloze_mass_exponent == ()
-    assert Calibration.from_dict({n: v for n, v in values.items() if n != "choice_lapse_rate"}).choice_lapse_rate == ()
+    oldest = {name: value for name, value in older.items() if name != "cloze_coverage_exponent"}
+    assert Calibration.from_dict(oldest).cloze_coverage_exponent == ()
+    assert (
+        Calibration.from_dict(
+            {n: v for n, v in values.items() if n != "choice_uniform_mix"}
+        ).choice_uniform_mix
+        == ()
+    )
     for share in (-0.1, 1.0, float("nan")):
-        with pytest.raises(CheckpointError, match="choice_lapse_rate"):
-            Calibration.from_dict({**values, "choice_lapse_rate": {"zh": share}})
+        with pytest.raises(CheckpointError, match="choice_uniform_mix"):
+            Calibration.from_dict({**values, "choice_uniform_mix": {"zh": share}})
     with pytest.raises(CheckpointError, match="choice_temperature"):
         Calibration.from_dict({**values, "choice_temperature": {"zh": 0.0}})
-    with pytest.raises(CheckpointError, match="cloze_mass_exponent"):
-        Calibration.from_dict({**values, "cloze_mass_exponent": {"zh": float("nan")}})
+    with pytest.raises(CheckpointError, match="cloze_coverage_exponent"):
+        Calibration.from_dict({**values, "cloze_coverage_exponent": {"zh": float("nan")}})
     with pytest.raises(CheckpointError, match="unknown: from_the_future"):
         Calibration.from_dict({**values, "from_the_future": 1})
 
@@ -127,9 +150,12 @@ def test_sums_are_those_of_sha256sum(tiny_checkpoint: Path) -> None:
     for line in (tiny_checkpoint / "SHA256SUMS").read_text(encoding="utf-8").splitlines():
         found, name = line.split("  ")
         listed[name] = found
-    files = {path for path in tiny_checkpoint.rglob("*") if path.is_file() and path.name != "SHA256SUMS"}
+    files = {
+        path for path in tiny_checkpoint.rglob("*") if path.is_file() and path.name != "SHA256SUMS"
+    }
     assert listed == {
-        path.relative_to(tiny_checkpoint).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+        path.relative_to(tiny_checkpoint).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
     }
 
 
@@ -140,13 +166,17 @@ def test_sums_are_those_of_sha256sum(tiny_checkpoint: Path) -> None:
         ("forward", ("predict", "score", "cloze")),
     ],
 )
-def test_capabilities_follow_the_architecture(tmp_path: Path, architecture: str, capabilities: tuple[str, ...]) -> None:
+def test_capabilities_follow_the_architecture(
+    tmp_path: Path, architecture: str, capabilities: tuple[str, ...]
+) -> None:
     """Two towers or a forward one answer every question."""
     checkpoint = build_tiny_checkpoint(tmp_path / "new", architecture=architecture, fp32=False)
     assert checkpoint.capabilities == capabilities
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_one_changed_byte_is_refused(copy: Path, data: st.DataObject) -> None:
     """Flipping any bit of any listed file, or of the sums themselves, makes the checkpoint unreadable."""
@@ -166,57 +196,99 @@ def test_one_changed_byte_is_refused(copy: Path, data: st.DataObject) -> None:
 
 
 def test_shares_of_word_ends_are_read(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    """One share a piece, as written; a checkpoint of before they were counted has none."""
+    """One share a token, as written; a checkpoint of before they were counted has none."""
     old = load_checkpoint(tiny_checkpoint)
-    assert old.word_ends == ()
-    shares = np.linspace(0, 1, old.vocabulary.size, dtype=np.float32)
+    assert old.word_end_probs == ()
+    shares = np.linspace(0, 1, old.tokenizer.size, dtype=np.float32)
     files = {
         name: (tiny_checkpoint / name).read_bytes()
-        for name in ("vocabulary.model", "weights.safetensors", "MODEL_CARD.md")
+        for name in ("tokenizer.model", "weights.safetensors", "MODEL_CARD.md")
     }
-    written = write_again(old, tmp_path / "new", files=files | {"word_ends.f16": word_ends_file(shares)})
-    assert written.word_ends == pytest.approx(shares.tolist(), abs=1e-3)
-    for damaged in (word_ends_file(shares[1:]), word_ends_file(shares + 1)):
+    written = write_again(
+        old, tmp_path / "new", files=files | {"word_end_probs.f16": word_end_probs_file(shares)}
+    )
+    assert written.word_end_probs == pytest.approx(shares.tolist(), abs=1e-3)
+    for damaged in (word_end_probs_file(shares[1:]), word_end_probs_file(shares + 1)):
         with pytest.raises(
-            CheckpointError, match=r"word_ends\.f16 \(\d+ bytes\) is not \d+ shares from 0 to 1; export"
+            CheckpointError,
+            match=r"word_end_probs\.f16 \(\d+ bytes\) is not \d+ shares from 0 to 1; export",
         ):
-            write_again(old, tmp_path / "damaged", files=files | {"word_ends.f16": damaged})
+            write_again(old, tmp_path / "damaged", files=files | {"word_end_probs.f16": damaged})
 
 
 Damage = Callable[[Path], object]
 CASES: dict[str, tuple[Damage, str]] = {
     "no directory": (shutil.rmtree, "does not exist; name the directory"),
     "no sums": (lambda d: (d / "SHA256SUMS").unlink(), r"SHA256SUMS is missing; copy"),
-    "no vocabulary": (lambda d: (d / "vocabulary.model").unlink(), r"vocabulary\.model is missing; copy"),
+    "no vocabulary": (
+        lambda d: (d / "tokenizer.model").unlink(),
+        r"vocabulary\.model is missing; copy",
+    ),
     "no graph": (lambda d: (d / "onnx" / "gap.onnx").unlink(), r"onnx/gap\.onnx is missing; copy"),
     "cut short": (
         lambda d: os.truncate(d / "weights.safetensors", 1000),
         r"weights\.safetensors \(1000 bytes\) has SHA-256 [0-9a-f]{64}, SHA256SUMS says .* cut short",
     ),
-    "made longer": (lambda d: append(d / "onnx" / "int8.weights", b"\0"), r"int8\.weights .* altered: copy"),
+    "made longer": (
+        lambda d: append(d / "onnx" / "int8.weights", b"\0"),
+        r"int8\.weights .* altered: copy",
+    ),
     "a folder in a file's place": (
         lambda d: ((d / "MODEL_CARD.md").unlink(), (d / "MODEL_CARD.md").mkdir()),
         r"MODEL_CARD\.md cannot be read: Is a directory",
     ),
-    "sums cut short": (lambda d: cut_lines(d / "SHA256SUMS", -1), r"does not list weights\.safetensors; export"),
-    "sums cut inside a line": (lambda d: os.truncate(d / "SHA256SUMS", 40), r"SHA256SUMS line 1 is not 'sum  path'"),
+    "sums cut short": (
+        lambda d: cut_lines(d / "SHA256SUMS", -1),
+        r"does not list weights\.safetensors; export",
+    ),
+    "sums cut inside a line": (
+        lambda d: os.truncate(d / "SHA256SUMS", 40),
+        r"SHA256SUMS line 1 is not 'sum  path'",
+    ),
     "sums empty": (lambda d: os.truncate(d / "SHA256SUMS", 0), r"does not list config\.json"),
-    "sums not text": (lambda d: (d / "SHA256SUMS").write_bytes(b"\xff\xfe"), "not UTF-8 at byte 0; copy"),
-    "path to above": (lambda d: add_line(d, "../outside"), r"'\.\./outside' is not a plain path inside"),
-    "path through above": (lambda d: add_line(d, "onnx/../../outside"), "is not a plain path inside"),
+    "sums not text": (
+        lambda d: (d / "SHA256SUMS").write_bytes(b"\xff\xfe"),
+        "not UTF-8 at byte 0; copy",
+    ),
+    "path to above": (
+        lambda d: add_line(d, "../outside"),
+        r"'\.\./outside' is not a plain path inside",
+    ),
+    "path through above": (
+        lambda d: add_line(d, "onnx/../../outside"),
+        "is not a plain path inside",
+    ),
     "absolute path": (lambda d: add_line(d, "/etc/hostname"), "is not a plain path inside"),
     "backslashes": (lambda d: add_line(d, "..\\outside"), "is not a plain path inside"),
     "newer format": (
         lambda d: change_config(d, lambda c: c.update(format_version=2)),
         r"config\.json: format_version is 2, this Lacuna reads 1; upgrade Lacuna",
     ),
-    "format of another kind": (lambda d: change_config(d, lambda c: c.update(format_version=True)), "whole number"),
+    "format of another kind": (
+        lambda d: change_config(d, lambda c: c.update(format_version=True)),
+        "whole number",
+    ),
     "no format": (lambda d: change_config(d, lambda c: c.pop("format_version")), "whole number"),
-    "a field missing": (lambda d: change_config(d, lambda c: c.pop("scores")), "scores is missing, it must be dict"),
-    "a field unknown": (lambda d: change_config(d, lambda c: c.update(colour="red")), "unknown colour"),
-    "a field of another type": (lambda d: change_config(d, lambda c: c.update(name=5)), "name is int, it must be str"),
-    "a name with a path": (lambda d: change_config(d, lambda c: c.update(name="a/b")), "character that a name cannot"),
-    "languages of another type": (lambda d: change_config(d, lambda c: c.update(languages=[1])), "must be strings"),
+    "a field missing": (
+        lambda d: change_config(d, lambda c: c.pop("scores")),
+        "scores is missing, it must be dict",
+    ),
+    "a field unknown": (
+        lambda d: change_config(d, lambda c: c.update(colour="red")),
+        "unknown colour",
+    ),
+    "a field of another type": (
+        lambda d: change_config(d, lambda c: c.update(name=5)),
+        "name is int, it must be str",
+    ),
+    "a name with a path": (
+        lambda d: change_config(d, lambda c: c.update(name="a/b")),
+        "character that a name cannot",
+    ),
+    "languages of another type": (
+        lambda d: change_config(d, lambda c: c.update(languages=[1])),
+        "must be strings",
+    ),
     "a size as text": (
         lambda d: change_config(d, lambda c: c["network"].update(hidden_size="24")),
         r"config\.json: network\.hidden_size is str, it must be int",
@@ -225,11 +297,20 @@ CASES: dict[str, tuple[Damage, str]] = {
         lambda d: change_config(d, lambda c: c["network"].update(hidden_size=0)),
         "hidden_size is 0; it must be at least 1",
     ),
-    "a size unknown": (lambda d: change_config(d, lambda c: c["network"].update(width=3)), "network configuration"),
-    "another cell": (lambda d: change_config(d, lambda c: c["network"].update(cell="mamba")), "choose one of rnn_tanh"),
+    "a size unknown": (
+        lambda d: change_config(d, lambda c: c["network"].update(width=3)),
+        "network configuration",
+    ),
+    "another cell": (
+        lambda d: change_config(d, lambda c: c["network"].update(cell="mamba")),
+        "choose one of rnn_tanh",
+    ),
     "another architecture": (
         lambda d: change_config(
-            d, lambda c: c["network"].update(architecture="tree", backward_layers=0, gap_hidden_size=0)
+            d,
+            lambda c: c["network"].update(
+                architecture="tree", backward_layers=0, gap_hidden_size=0
+            ),
         ),
         "architecture is none of forward, two_towers",
     ),
@@ -238,15 +319,24 @@ CASES: dict[str, tuple[Damage, str]] = {
         r"config\.json: calibration: .*above 0",
     ),
     "another vocabulary": (
-        lambda d: ((d / "vocabulary.model").write_bytes(tiny_vocabulary(size=350).to_bytes()), seal(d)),
-        r"vocabulary\.model has 350 pieces, the network 364",
+        lambda d: (
+            (d / "tokenizer.model").write_bytes(tiny_tokenizer(size=350).to_bytes()),
+            seal(d),
+        ),
+        r"vocabulary\.model has 350 tokens, the network 364",
     ),
     "no vocabulary in the file": (
-        lambda d: ((d / "vocabulary.model").write_bytes(b"not a model"), seal(d)),
+        lambda d: ((d / "tokenizer.model").write_bytes(b"not a model"), seal(d)),
         r"vocabulary\.model: 11 bytes that are not a SentencePiece model",
     ),
-    "not JSON": (lambda d: ((d / "config.json").write_text("{"), seal(d)), r"config\.json is not JSON"),
-    "a list": (lambda d: ((d / "config.json").write_text("[]"), seal(d)), "holds a list, not an object"),
+    "not JSON": (
+        lambda d: ((d / "config.json").write_text("{"), seal(d)),
+        r"config\.json is not JSON",
+    ),
+    "a list": (
+        lambda d: ((d / "config.json").write_text("[]"), seal(d)),
+        "holds a list, not an object",
+    ),
     "NaN": (
         lambda d: ((d / "config.json").write_text('{"format_version": NaN}'), seal(d)),
         "NaN is not a JSON number",
@@ -272,7 +362,9 @@ CASES: dict[str, tuple[Damage, str]] = {
         "backward_weight holds -1e\\+300; it must be at most 100",
     ),
     "a temperature near 0": (
-        lambda d: change_config(d, lambda c: c["calibration"].update(next_temperature={"en": 1e-300})),
+        lambda d: change_config(
+            d, lambda c: c["calibration"].update(next_temperature={"en": 1e-300})
+        ),
         "next_temperature must be above 0, from 0.01 to 100",
     ),
     "half a character": (
@@ -288,16 +380,19 @@ CASES: dict[str, tuple[Damage, str]] = {
         ),
         r"config\.json is not JSON: Out of range float",
     ),
-    "a piece that is not UTF-8": (
+    "a token that is not UTF-8": (
         lambda d: (
-            (d / "vocabulary.model").write_bytes(
-                (d / "vocabulary.model").read_bytes().replace("我".encode(), b"\xe6\x88a")
+            (d / "tokenizer.model").write_bytes(
+                (d / "tokenizer.model").read_bytes().replace("我".encode(), b"\xe6\x88a")
             ),
             seal(d),
         ),
         r"vocabulary\.model: \d+ bytes that are not a SentencePiece model",
     ),
-    "nested without end": (lambda d: ((d / "config.json").write_text("[" * 100_000), seal(d)), "is not JSON"),
+    "nested without end": (
+        lambda d: ((d / "config.json").write_text("[" * 100_000), seal(d)),
+        "is not JSON",
+    ),
 }
 
 
@@ -308,7 +403,9 @@ def append(path: Path, content: bytes) -> None:
 
 def cut_lines(path: Path, end: int) -> None:
     """Keep the lines of a file up to *end*."""
-    path.write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:end]), encoding="utf-8")
+    path.write_text(
+        "".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:end]), encoding="utf-8"
+    )
 
 
 def add_line(directory: Path, name: str) -> None:
@@ -335,7 +432,9 @@ def test_a_file_is_not_a_checkpoint(tmp_path: Path) -> None:
         load_checkpoint(path)
 
 
-def test_links_are_followed_and_strays_ignored(copy: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_links_are_followed_and_strays_ignored(
+    copy: Path, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
     """Symbolic links to the directory or to files in it are as good as the files; unlisted files are never opened."""
     weights = copy / "weights.safetensors"
     weights.rename(tmp_path / "elsewhere")
@@ -359,11 +458,22 @@ def test_graphs_that_are_not_listed_are_not_served(copy: Path) -> None:
 
 def test_weights_without_a_header_are_named(copy: Path) -> None:
     """Parameters are counted by the header of the weights; a file that has none is a CheckpointError with its path."""
-    shapes = [f'{{"a":{{"shape":[{size}]}}}}'.encode() for size in ("-2", "1e999", "true", '"a"', "9" * 40)]
+    shapes = [
+        f'{{"a":{{"shape":[{size}]}}}}'.encode()
+        for size in ("-2", "1e999", "true", '"a"', "9" * 40)
+    ]
     headers = [len(header).to_bytes(8, "little") + header for header in shapes]
-    for content in (b"", b"\xff" * 16, b"\x02\0\0\0\0\0\0\0[]", b"\x07\0\0\0\0\0\0\0" + b'{"a":1}', *headers):
+    for content in (
+        b"",
+        b"\xff" * 16,
+        b"\x02\0\0\0\0\0\0\0[]",
+        b"\x07\0\0\0\0\0\0\0" + b'{"a":1}',
+        *headers,
+    ):
         (copy / "weights.safetensors").write_bytes(content)
-        with pytest.raises(CheckpointError, match=r"weights\.safetensors has no header of safetensors"):
+        with pytest.raises(
+            CheckpointError, match=r"weights\.safetensors has no header of safetensors"
+        ):
             count_parameters(copy)
 
 
@@ -397,7 +507,9 @@ def test_what_is_no_number_is_no_weight_and_no_temperature(value: object) -> Non
             Calibration.from_dict(values | changed)
 
 
-def test_an_existing_checkpoint_is_replaced_only_on_demand(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_an_existing_checkpoint_is_replaced_only_on_demand(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
     """Without ``overwrite`` nothing is touched; with it the new one stands there, with nothing left of the old."""
     checkpoint = load_checkpoint(tiny_checkpoint)
     first = write_again(checkpoint, tmp_path / "new")
@@ -409,7 +521,9 @@ def test_an_existing_checkpoint_is_replaced_only_on_demand(tmp_path: Path, tiny_
     assert contents(tmp_path) == ["new"]
 
 
-def test_overwriting_through_a_link_replaces_what_it_points_to(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_overwriting_through_a_link_replaces_what_it_points_to(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
     """A link to a checkpoint stays a link."""
     checkpoint = load_checkpoint(tiny_checkpoint)
     write_again(checkpoint, tmp_path / "real")
@@ -452,7 +566,7 @@ def test_a_write_that_fails_leaves_the_old_one(
         ({"name": "has space"}, "name: use 1 to 64"),
         ({"version": ""}, "version: use 1 to 64"),
         ({"files": {"../outside": b""}}, "is not a plain path"),
-        ({"files": {"vocabulary.model": b"x"}}, "does not list weights.safetensors"),
+        ({"files": {"tokenizer.model": b"x"}}, "does not list weights.safetensors"),
     ],
 )
 def test_nothing_is_written_that_could_not_be_read(
@@ -478,7 +592,11 @@ def test_revising_keeps_the_files(copy: Path, tiny_checkpoint: Path) -> None:
     calibration = dataclasses.replace(before.calibration, forward_weight=0.9)
     after = revise_checkpoint(copy, calibration=calibration, scores={"en": {"ece": 0.01}})
     assert (after.calibration, after.scores) == (calibration, {"en": {"ece": 0.01}})
-    assert (after.name, after.network, after.training) == (before.name, before.network, before.training)
+    assert (after.name, after.network, after.training) == (
+        before.name,
+        before.network,
+        before.training,
+    )
     assert after.digest != before.digest
     for path in tiny_checkpoint.rglob("*"):
         if path.is_file() and path.name not in ("config.json", "SHA256SUMS"):

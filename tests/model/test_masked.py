@@ -14,8 +14,8 @@ from model.errors import LacunaError, UnsupportedError
 from model.predictor import Predictor
 from model.queries import ClozeQuery, ClozeResult
 from model.runtime import OnnxRuntime, Runtime
+from model.tokenizer import BLANK, START
 from model.torch_runtime import open_torch_runtime
-from model.vocabulary import BLANK, START
 from tests.fixtures_checkpoint import build_tiny_checkpoint
 from tests.reference_network import ReferenceNetwork
 
@@ -55,7 +55,9 @@ def oracle(checkpoint: Checkpoint, *, quantised: bool = False) -> ReferenceNetwo
 
 def fill(checkpoint: Checkpoint, query: ClozeQuery) -> ClozeResult:
     """One answer."""
-    predictor = Predictor(checkpoint, OnnxRuntime(checkpoint.directory, checkpoint.network, precision="fp32"))
+    predictor = Predictor(
+        checkpoint, OnnxRuntime(checkpoint.directory, checkpoint.network, precision="fp32")
+    )
     (answer,) = predictor.run([query])
     assert isinstance(answer, ClozeResult), answer
     return answer
@@ -75,22 +77,26 @@ def test_runtimes_compute_the_formulas_whatever_the_padding(stacked: Checkpoint)
             finite = np.isfinite(expected)
             assert np.array_equal(finite, np.isfinite(rows[number]))
             assert np.abs(rows[number][finite] - expected[finite]).max() < bound
-            alone = runtime.fill_log_probabilities(np.array([line]), lengths[[number]], places[[number]])
+            alone = runtime.fill_log_probabilities(
+                np.array([line]), lengths[[number]], places[[number]]
+            )
             assert np.array_equal(alone[0], rows[number])
 
 
-def test_choices_have_the_probability_of_their_pieces_one_after_the_other(stacked: Checkpoint) -> None:
-    """P = P(n) times each piece's share while the later ones are still blanks; shares over the choices sum to 1."""
-    vocabulary, network = stacked.vocabulary, oracle(stacked)
+def test_choices_have_the_probability_of_their_tokens_one_after_the_other(
+    stacked: Checkpoint,
+) -> None:
+    """P = P(n) times each token's share while the later ones are still blanks; shares over the choices sum to 1."""
+    tokenizer, network = stacked.tokenizer, oracle(stacked)
     words = ("买", "昨天", "学校")
-    left, right = (vocabulary.encode(part) for part in LINE.split("____"))
+    left, right = (tokenizer.encode(part) for part in LINE.split("____"))
     masses = []
     for word in words:
-        pieces = vocabulary.encode(word)
-        mass = np.log(LENGTHS[len(pieces) - 1])
-        for k, piece in enumerate(pieces):
-            line = [START, *left, *pieces[:k], *[BLANK] * (len(pieces) - k), *right]
-            mass += network.fill(line, 1 + len(left) + k)[piece]
+        tokens = tokenizer.encode(word)
+        mass = np.log(LENGTHS[len(tokens) - 1])
+        for k, token in enumerate(tokens):
+            line = [START, *left, *tokens[:k], *[BLANK] * (len(tokens) - k), *right]
+            mass += network.fill(line, 1 + len(left) + k)[token]
         masses.append(mass)
     expected = np.exp(masses - np.logaddexp.reduce(masses))
     answer = fill(stacked, ClozeQuery(LINE, choices=words)).blanks[0].candidates
@@ -98,25 +104,36 @@ def test_choices_have_the_probability_of_their_pieces_one_after_the_other(stacke
     assert [found[word] for word in words] == pytest.approx(expected.tolist(), abs=1e-4)
 
 
-def test_the_search_finds_the_best_single_piece(stacked: Checkpoint) -> None:
-    """The first candidate is at least as probable as the best word of one piece, and shares never sum above 1."""
-    vocabulary = stacked.vocabulary
-    left, right = (vocabulary.encode(part) for part in LINE.split("____"))
+def test_the_search_finds_the_best_single_token(stacked: Checkpoint) -> None:
+    """The first candidate is at least as probable as the best word of one token, and shares never sum above 1."""
+    tokenizer = stacked.tokenizer
+    left, right = (tokenizer.encode(part) for part in LINE.split("____"))
     row = oracle(stacked).fill([START, *left, BLANK, *right], 1 + len(left))
     answer = fill(stacked, ClozeQuery(LINE, top_k=8)).blanks[0].candidates
-    one_piece = {vocabulary.decode([piece]).strip(): value for piece, value in enumerate(row)}
-    spelled = {word: value for word, value in one_piece.items() if word and word.isalpha() and "\ufffd" not in word}
+    one_token = {tokenizer.decode([token]).strip(): value for token, value in enumerate(row)}
+    spelled = {
+        word: value
+        for word, value in one_token.items()
+        if word and word.isalpha() and "\ufffd" not in word
+    }
     takes = {word: value for word, value in spelled.items() if "一" <= word[-1] <= "鿿"}
     best = max(takes.values()) + np.log(LENGTHS[0])
     assert answer[0].probability >= np.exp(best) - 1e-4
     assert len(answer) == 8
     assert sum(candidate.probability for candidate in answer) <= 1 + 1e-6
-    assert all(first.probability >= second.probability for first, second in itertools.pairwise(answer))
+    assert all(
+        first.probability >= second.probability for first, second in itertools.pairwise(answer)
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "blanks"),
-    [("____", 1), ("the ____ cat ____ mat ____", 3), ("I ____\nshe ____ he", 2), ("我" * 300 + "____" + "他" * 300, 1)],
+    [
+        ("____", 1),
+        ("the ____ cat ____ mat ____", 3),
+        ("I ____\nshe ____ he", 2),
+        ("我" * 300 + "____" + "他" * 300, 1),
+    ],
 )
 def test_any_text_with_blanks_is_answered(stacked: Checkpoint, text: str, blanks: int) -> None:
     """Blanks at either end, several of them, on several lines, and in long lines are filled, and the text stays."""

@@ -7,14 +7,19 @@ import torch
 
 from model.config import NetworkConfig
 from model.network import Network, RecurrentLayer, locked_dropout, mask_gap, mask_next
-from model.vocabulary import BLANK, END_OF_GAP
+from model.tokenizer import BLANK, END_OF_GAP
 
 V = 30
 
 
 def config(**changes: Any) -> NetworkConfig:
     """Two small towers."""
-    values: dict[str, Any] = {"embedding_size": 8, "hidden_size": 12, "forward_layers": 2, "gap_hidden_size": 10}
+    values: dict[str, Any] = {
+        "embedding_size": 8,
+        "hidden_size": 12,
+        "forward_layers": 2,
+        "gap_hidden_size": 10,
+    }
     return NetworkConfig(V, **{**values, **changes})
 
 
@@ -44,11 +49,11 @@ def test_layers_are_torchs_own(cell: Any) -> None:
 def test_a_state_carries_all_of_the_past(cell: Any, tower: Any) -> None:
     """Reading a sequence in two parts through the flat state gives what reading it whole gives."""
     net = network(cell=cell).eval()
-    pieces = torch.randint(5, V, (9, 4))
+    tokens = torch.randint(5, V, (9, 4))
     start = net.initial_state(tower, 4)
-    whole, final = net.run_tower(tower, pieces, start)
-    first, middle = net.run_tower(tower, pieces[:4], start)
-    second, last = net.run_tower(tower, pieces[4:], middle)
+    whole, final = net.run_tower(tower, tokens, start)
+    first, middle = net.run_tower(tower, tokens[:4], start)
+    second, last = net.run_tower(tower, tokens[4:], middle)
     assert torch.allclose(torch.cat([first, second]), whole, atol=1e-6)
     assert torch.allclose(last, final, atol=1e-6)
     assert final.shape == (4, net.config.state_size(tower))
@@ -91,18 +96,20 @@ def test_locked_dropout_drops_the_same_units_at_every_step() -> None:
     dropped = locked_dropout(torch.ones(5, 200, 50), 0.3, training=True)
     assert torch.equal(dropped, dropped[:1].expand_as(dropped))
     assert abs(float(dropped.mean()) - 1) < 0.02
-    assert torch.equal(locked_dropout(torch.ones(2, 2, 2), 0.3, training=False), torch.ones(2, 2, 2))
+    assert torch.equal(
+        locked_dropout(torch.ones(2, 2, 2), 0.3, training=False), torch.ones(2, 2, 2)
+    )
 
 
 def test_towers_never_see_each_others_side() -> None:
     """What follows a position changes nothing in the forward tower's output there."""
     net = network().eval()
-    pieces = torch.randint(5, V, (9, 1))
-    changed = pieces.clone()
+    tokens = torch.randint(5, V, (9, 1))
+    changed = tokens.clone()
     changed[5:] = 6
     for tower in ("forward", "backward"):
         start = net.initial_state(tower, 1)  # type: ignore[arg-type]
-        before, after = (net.run_tower(tower, p, start)[0] for p in (pieces, changed))  # type: ignore[arg-type]
+        before, after = (net.run_tower(tower, p, start)[0] for p in (tokens, changed))  # type: ignore[arg-type]
         assert torch.equal(before[:5], after[:5])
 
 
@@ -111,7 +118,9 @@ def test_gap_features_ignore_an_unknown_right_side() -> None:
     net = network().eval()
     forward, positions, kinds = torch.randn(2, 12), torch.tensor([0, 9]), torch.tensor([0, 2])
     known = torch.tensor([True, False])
-    one, two = (net.gap_features(forward, torch.randn(2, 12), known, positions, kinds) for _ in range(2))
+    one, two = (
+        net.gap_features(forward, torch.randn(2, 12), known, positions, kinds) for _ in range(2)
+    )
     assert not torch.allclose(one[0], two[0])
     assert torch.equal(one[1], two[1])
 
@@ -119,7 +128,9 @@ def test_gap_features_ignore_an_unknown_right_side() -> None:
 def test_masks() -> None:
     """Controls are impossible everywhere; <eog> is impossible for the next head and in an empty gap only."""
     logits = torch.zeros(2, V)
-    assert mask_next(logits).isneginf().nonzero().tolist() == [[r, c] for r in (0, 1) for c in range(5)]
+    assert mask_next(logits).isneginf().nonzero().tolist() == [
+        [r, c] for r in (0, 1) for c in range(5)
+    ]
     masked = mask_gap(logits, torch.tensor([0, 1]))
     assert masked[0, END_OF_GAP].isneginf() and masked[1, END_OF_GAP] == 0
     assert masked[:, :4].isneginf().all()
@@ -128,23 +139,28 @@ def test_masks() -> None:
 def test_stacked_layers_mix_both_sides() -> None:
     """In the stacked network a masked position sees left and right, and row padding changes nothing."""
     net = network(architecture="stacked_bidirectional", backward_layers=0, gap_hidden_size=0).eval()
-    pieces = torch.randint(5, V, (7, 2))
-    pieces[3] = BLANK
+    tokens = torch.randint(5, V, (7, 2))
+    tokens[3] = BLANK
     lengths = torch.tensor([7, 5])
-    before = net.run_stacked(pieces, lengths)
+    before = net.run_stacked(tokens, lengths)
     assert before.shape == (7, 2, 24)
     for place in (0, 6):
-        changed = pieces.clone()
-        changed[place, 0] = 7 if int(pieces[place, 0]) != 7 else 8
+        changed = tokens.clone()
+        changed[place, 0] = 7 if int(tokens[place, 0]) != 7 else 8
         assert not torch.allclose(net.run_stacked(changed, lengths)[3, 0], before[3, 0])
-    padded = pieces.clone()
+    padded = tokens.clone()
     padded[5:, 1] = 9
     assert torch.equal(net.run_stacked(padded, lengths)[:5, 1], before[:5, 1])
 
 
 def test_sizes_that_no_network_has_are_refused() -> None:
     """Impossible sizes are ValueErrors that name the field."""
-    for field, value in (("hidden_size", 0), ("backward_layers", 0), ("cell", "elman"), ("gap_hidden_size", 0)):
+    for field, value in (
+        ("hidden_size", 0),
+        ("backward_layers", 0),
+        ("cell", "elman"),
+        ("gap_hidden_size", 0),
+    ):
         with pytest.raises(ValueError, match=field):
             config(**{field: value})
 
@@ -158,6 +174,10 @@ def test_a_gpu_computes_in_the_dtype_that_it_is_asked_for(dtype: torch.dtype) ->
     inputs, flat = torch.randn(5, 3, 64), torch.randn(3, 128)
     expected, _ = layer(inputs, torch.split(flat, 64, dim=1))
     with torch.autocast("cuda", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        found, (hidden, _) = layer.cuda()(inputs.cuda().to(dtype), torch.split(flat.cuda(), 64, dim=1))
+        found, (hidden, _) = layer.cuda()(
+            inputs.cuda().to(dtype), torch.split(flat.cuda(), 64, dim=1)
+        )
     assert found.dtype == hidden.dtype == dtype
-    assert (found.float().cpu() - expected).norm() < (0.02 if dtype == torch.bfloat16 else 1e-3) * expected.norm()
+    assert (found.float().cpu() - expected).norm() < (
+        0.02 if dtype == torch.bfloat16 else 1e-3
+    ) * expected.norm()

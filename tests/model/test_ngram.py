@@ -8,10 +8,10 @@ import pytest
 
 from model.errors import CheckpointError, UnsupportedError
 from model.ngram import DESCRIPTION, NGRAM_FORMAT_VERSION, NGramRuntime, open_ngram, size_in_bytes
-from model.vocabulary import START
+from model.tokenizer import START
 from training.ngram import Text, estimate
 
-VOCABULARY, ORDER = 40, 4
+TOKENIZER, ORDER = 40, 4
 
 
 @pytest.fixture(scope="module")
@@ -19,9 +19,9 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An n-gram of 300 lines."""
     directory = tmp_path_factory.mktemp("ngram")
     generator = np.random.default_rng(1)
-    ids = (5 + np.minimum(generator.geometric(0.15, 3000) - 1, VOCABULARY - 6)).astype(np.uint16)
+    ids = (5 + np.minimum(generator.geometric(0.15, 3000) - 1, TOKENIZER - 6)).astype(np.uint16)
     offsets = np.arange(0, 3001, 10)
-    result = estimate([Text(ids, offsets)], np.arange(VOCABULARY) >= 5, ORDER, directory)
+    result = estimate([Text(ids, offsets)], np.arange(TOKENIZER) >= 5, ORDER, directory)
     description = {"format_version": NGRAM_FORMAT_VERSION, "order": ORDER, **result}
     (directory / DESCRIPTION).write_text(json.dumps(description))
     return directory
@@ -34,12 +34,12 @@ def ngram(directory: Path) -> NGramRuntime:
 
 
 def random_contexts(rows: int) -> np.ndarray:
-    """Contexts of pieces that occur."""
+    """Contexts of tokens that occur."""
     return np.random.default_rng(2).integers(5, 15, (rows, ORDER - 1)).astype(np.float32)
 
 
 def test_every_distribution_sums_to_one(ngram: NGramRuntime) -> None:
-    """Seen and unseen contexts, and those that hold control pieces, all give probabilities that sum to 1."""
+    """Seen and unseen contexts, and those that hold control tokens, all give probabilities that sum to 1."""
     contexts = random_contexts(50)
     contexts[0] = 0
     contexts[1] = [0, 0, START]
@@ -49,31 +49,37 @@ def test_every_distribution_sums_to_one(ngram: NGramRuntime) -> None:
     np.testing.assert_allclose(sums, 1, atol=2e-6)
 
 
-def test_control_pieces_are_never_predicted(ngram: NGramRuntime) -> None:
-    """<unk> <s> </s> <blank> <eog> have probability 0 and every other piece has some."""
+def test_control_tokens_are_never_predicted(ngram: NGramRuntime) -> None:
+    """<unk> <s> </s> <blank> <eog> have probability 0 and every other token has some."""
     log_probabilities = ngram.next_log_probabilities(random_contexts(10))
     assert np.isneginf(log_probabilities[:, :5]).all()
     assert np.isfinite(log_probabilities[:, 5:]).all()
 
 
-def test_state_holds_the_last_pieces(ngram: NGramRuntime) -> None:
-    """After each piece the context is the last order - 1 pieces, and the state is that after each row's own length."""
+def test_state_holds_the_last_tokens(ngram: NGramRuntime) -> None:
+    """After each token the context is the last order - 1 tokens, and the state is that after each row's own length."""
     states = np.zeros((2, ORDER - 1), dtype=np.float32)
-    pieces = np.array([[START, 6, 7, 8, 9], [START, 8, 0, 0, 0]])
-    states, contexts = ngram.advance("forward", states, pieces, np.array([5, 2]))
+    tokens = np.array([[START, 6, 7, 8, 9], [START, 8, 0, 0, 0]])
+    states, contexts = ngram.advance("forward", states, tokens, np.array([5, 2]))
     assert states.tolist() == [[7, 8, 9], [0, START, 8]]
-    assert contexts[0].tolist() == [[0, 0, START], [0, START, 6], [START, 6, 7], [6, 7, 8], [7, 8, 9]]
-    same, _ = ngram.advance("forward", states, pieces, np.array([0, 1]))
+    assert contexts[0].tolist() == [
+        [0, 0, START],
+        [0, START, 6],
+        [START, 6, 7],
+        [6, 7, 8],
+        [7, 8, 9],
+    ]
+    same, _ = ngram.advance("forward", states, tokens, np.array([0, 1]))
     assert same.tolist() == [[7, 8, 9], [START, 8, START]]
 
 
 def test_reading_in_two_steps_is_reading_at_once(ngram: NGramRuntime) -> None:
-    """The state carries all that later pieces need."""
+    """The state carries all that later tokens need."""
     start = np.zeros((1, ORDER - 1), dtype=np.float32)
-    pieces = np.array([[START, 6, 7, 5, 9, 6]])
-    whole, _ = ngram.advance("forward", start, pieces, np.array([6]))
-    half, _ = ngram.advance("forward", start, pieces[:, :2], np.array([2]))
-    half, _ = ngram.advance("forward", half, pieces[:, 2:], np.array([4]))
+    tokens = np.array([[START, 6, 7, 5, 9, 6]])
+    whole, _ = ngram.advance("forward", start, tokens, np.array([6]))
+    half, _ = ngram.advance("forward", start, tokens[:, :2], np.array([2]))
+    half, _ = ngram.advance("forward", half, tokens[:, 2:], np.array([4]))
     assert np.array_equal(whole, half)
 
 
@@ -82,10 +88,12 @@ def test_answer_does_not_depend_on_the_batch(ngram: NGramRuntime) -> None:
     contexts = random_contexts(20)
     together = ngram.next_log_probabilities(contexts)
     for row in (0, 7, 19):
-        assert np.array_equal(ngram.next_log_probabilities(contexts[row : row + 1])[0], together[row])
+        assert np.array_equal(
+            ngram.next_log_probabilities(contexts[row : row + 1])[0], together[row]
+        )
 
 
-def test_pieces_before_a_control_piece_do_not_matter(ngram: NGramRuntime) -> None:
+def test_tokens_before_a_control_token_do_not_matter(ngram: NGramRuntime) -> None:
     """No n-gram holds <s> but at its start, so what stands before <s> changes nothing."""
     with_past = ngram.distribution([6, START, 7])
     assert np.array_equal(with_past, ngram.distribution([START, 7]))
@@ -95,7 +103,7 @@ def test_pieces_before_a_control_piece_do_not_matter(ngram: NGramRuntime) -> Non
 def test_config_describes_a_forward_network(ngram: NGramRuntime) -> None:
     """The decoders see a forward-only network whose state row is the context."""
     assert ngram.config.architecture == "forward"
-    assert ngram.config.vocabulary_size == VOCABULARY
+    assert ngram.config.vocabulary_size == TOKENIZER
     assert ngram.config.state_size("forward") == ngram.config.hidden_size == ORDER - 1
 
 
@@ -113,7 +121,9 @@ def test_backward_questions_are_refused(ngram: NGramRuntime) -> None:
 
 def test_size_counts_the_arrays(directory: Path) -> None:
     """The stated bytes are those of the mapped arrays, not of the description."""
-    assert size_in_bytes(directory) == sum(path.stat().st_size for path in directory.iterdir() if path.suffix == ".npy")
+    assert size_in_bytes(directory) == sum(
+        path.stat().st_size for path in directory.iterdir() if path.suffix == ".npy"
+    )
 
 
 def test_a_torn_directory_is_a_named_error(directory: Path, tmp_path: Path) -> None:
@@ -125,6 +135,6 @@ def test_a_torn_directory_is_a_named_error(directory: Path, tmp_path: Path) -> N
         open_ngram(tmp_path)
     for path in directory.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    np.save(tmp_path / "pieces.3.npy", np.zeros(2, dtype=np.uint16))
-    with pytest.raises(CheckpointError, match=r"pieces\.3"):
+    np.save(tmp_path / "tokens.3.npy", np.zeros(2, dtype=np.uint16))
+    with pytest.raises(CheckpointError, match=r"tokens\.3"):
         open_ngram(tmp_path)

@@ -5,17 +5,25 @@ from typing import Any
 import pytest
 
 from model.errors import QueryError, UnsupportedError
-from model.predictor import ClozeQuery, Limits, Predictor, PredictQuery, PredictResult, Query, ScoreQuery
-from model.runtime import Floats
-from tests.fakes import TableRuntime, fake_checkpoint, hand_vocabulary
+from model.predictor import (
+    ClozeQuery,
+    Limits,
+    Predictor,
+    PredictQuery,
+    PredictResult,
+    Query,
+    ScoreQuery,
+)
+from model.runtime import Float32Array
+from tests.fakes import TableRuntime, fake_checkpoint, hand_tokenizer
 
-VOCABULARY = hand_vocabulary(("the ", "cat ", "cat", "我", "买"))
+TOKENIZER = hand_tokenizer(("the ", "cat ", "cat", "我", "买"))
 
 
 def predictor(limits: Limits | None = None, **table: Any) -> Predictor:
     """A predictor on a table."""
-    runtime = TableRuntime(VOCABULARY, **table)
-    return Predictor(fake_checkpoint(VOCABULARY, runtime.config), runtime, limits)
+    runtime = TableRuntime(TOKENIZER, **table)
+    return Predictor(fake_checkpoint(TOKENIZER, runtime.config), runtime, limits)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +67,11 @@ def test_bad_queries_are_refused_by_name(query: Query, field: str, words: str) -
 def test_limits_are_those_given() -> None:
     """A service may allow less, offline use more."""
     few = predictor(Limits(text=3, top_k=2, blanks=1, choices=1))
-    for query in (PredictQuery("four"), PredictQuery("a", 3), ClozeQuery("______"[:3], choices=["a", "b"])):
+    for query in (
+        PredictQuery("four"),
+        PredictQuery("a", 3),
+        ClozeQuery("______"[:3], choices=["a", "b"]),
+    ):
         with pytest.raises(QueryError):
             few.start(query)
     assert few.run([PredictQuery("a", 2)])
@@ -68,7 +80,11 @@ def test_limits_are_those_given() -> None:
 def test_errors_never_carry_text() -> None:
     """Whatever the user wrote stays out of messages."""
     secret = "Geheimnis"
-    queries = [ClozeQuery(secret), ClozeQuery("____", choices=[secret, secret]), ClozeQuery(secret, blank=secret * 2)]
+    queries = [
+        ClozeQuery(secret),
+        ClozeQuery("____", choices=[secret, secret]),
+        ClozeQuery(secret, blank=secret * 2),
+    ]
     for answer in predictor().run(queries):
         assert isinstance(answer, QueryError)
         assert secret not in str(answer)
@@ -80,7 +96,9 @@ def test_one_bad_query_fails_alone_and_in_its_place() -> None:
     assert [type(answer) for answer in answers] == [PredictResult, QueryError, PredictResult]
 
 
-def test_many_queries_run_through_a_bounded_number_of_decoders(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_queries_run_through_a_bounded_number_of_decoders(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """More queries than may live at once are taken in as others finish."""
     monkeypatch.setattr("model.predictor.LIVE", 3)
     subject = predictor()
@@ -102,16 +120,16 @@ def test_a_bug_is_raised_not_returned() -> None:
     """What has no name is no answer: it must not be mistaken for a bad query."""
 
     class Broken(TableRuntime):
-        def next_log_probabilities(self, outputs: Floats) -> Floats:
+        def next_log_probabilities(self, outputs: Float32Array) -> Float32Array:
             raise ZeroDivisionError(len(outputs))
 
-    runtime = Broken(VOCABULARY)
+    runtime = Broken(TOKENIZER)
     with pytest.raises(ZeroDivisionError):
-        Predictor(fake_checkpoint(VOCABULARY, runtime.config), runtime).run([PredictQuery("the ")])
+        Predictor(fake_checkpoint(TOKENIZER, runtime.config), runtime).run([PredictQuery("the ")])
 
 
-def test_usage_counts_the_pieces_of_the_text() -> None:
+def test_usage_counts_the_tokens_of_the_text() -> None:
     """The start of the text is not counted."""
     (answer,) = predictor().run([PredictQuery("the the cat")])
     assert isinstance(answer, PredictResult)
-    assert (answer.usage.pieces, answer.usage.cached_pieces) == (3, 0)
+    assert (answer.usage.tokens, answer.usage.cached_tokens) == (3, 0)

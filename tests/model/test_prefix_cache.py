@@ -9,25 +9,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.decoding.piece_index import PieceIndex
 from model.decoding.prefix_cache import OVERHEAD, Prefix, PrefixCache, Reading
+from model.decoding.token_index import TokenIndex
 from model.predictor import ClozeQuery, ClozeResult, Predictor, PredictQuery, PredictResult
 from model.scheduler import Scheduler
-from tests.fakes import TableRuntime, fake_checkpoint, hand_vocabulary
+from tests.fakes import TableRuntime, fake_checkpoint, hand_tokenizer
 
-VOCABULARY = hand_vocabulary(
+TOKENIZER = hand_tokenizer(
     ("I ", "like ", "the", "the ", "theatre ", "t", "th", "he", "he ", "a", "s ", "re ", "cat", "cat ", ",", ", ", " ",
      "迟", "迟到", "到", "了", "上学", "。")
 )  # fmt: skip
-INDEX = PieceIndex(VOCABULARY)
+INDEX = TokenIndex(TOKENIZER)
 
 
 def prefix(text: str, rows: int = 0) -> Prefix:
     """A prefix with a state of 100 floats and a tree of some distributions of 1,000."""
     reading = Reading(np.zeros(100, dtype=np.float32))
-    for piece in range(rows):
-        reading.further[piece] = Reading(np.zeros(0, dtype=np.float32))
-        reading.further[piece].row = np.zeros(1000, dtype=np.float32)
+    for token in range(rows):
+        reading.further[token] = Reading(np.zeros(0, dtype=np.float32))
+        reading.further[token].row = np.zeros(1000, dtype=np.float32)
     found = Prefix(text, len(text), reading, np.zeros(0, dtype=np.uint16))
     found.tree_bytes = 4000 * rows
     return found
@@ -55,12 +55,14 @@ def anywhere(text: str, position: int) -> bool:
 
 def predictor(cache_bytes: int) -> Predictor:
     """A predictor on a table."""
-    runtime = TableRuntime(VOCABULARY, spread=0.7)
-    return Predictor(fake_checkpoint(VOCABULARY, runtime.config), runtime, cache_bytes=cache_bytes)
+    runtime = TableRuntime(TOKENIZER, spread=0.7)
+    return Predictor(fake_checkpoint(TOKENIZER, runtime.config), runtime, cache_bytes=cache_bytes)
 
 
-def type_on(asked: Predictor, texts: Sequence[str], tenant: str = "") -> tuple[list[PredictResult], list[int]]:
-    """Answers to texts one after the other, and the pieces that the forward tower read for each."""
+def type_on(
+    asked: Predictor, texts: Sequence[str], tenant: str = ""
+) -> tuple[list[PredictResult], list[int]]:
+    """Answers to texts one after the other, and the tokens that the forward tower read for each."""
     answers, read = [], []
     for text in texts:
         scheduler = Scheduler(asked.runtime)
@@ -83,8 +85,8 @@ def test_longest_prefix_is_found() -> None:
     assert cache.find("", "gone", anywhere) is None
 
 
-def test_prefix_that_a_piece_may_reach_over_is_not_used() -> None:
-    """What was read up to a point inside a piece of the longer text is no part of its encoding."""
+def test_prefix_that_a_token_may_reach_over_is_not_used() -> None:
+    """What was read up to a point inside a token of the longer text is no part of its encoding."""
     cache = PrefixCache(1 << 20)
     cache.keep("", prefix("the"))
     assert cache.find("", "theatre", INDEX.is_seam) is None
@@ -110,8 +112,8 @@ def test_tenants_share_nothing() -> None:
     assert [each.candidates for each in first] == [each.candidates for each in other]
     assert read_again == [0, 0]
     assert read_other[0] > 0
-    assert other[0].usage.cached_pieces == 0
-    assert again[1].usage.cached_pieces == again[1].usage.pieces == 4
+    assert other[0].usage.cached_tokens == 0
+    assert again[1].usage.cached_tokens == again[1].usage.tokens == 4
 
 
 def test_least_recently_used_goes_first_and_trees_before_states() -> None:
@@ -139,7 +141,9 @@ def test_nothing_is_kept_without_memory() -> None:
     assert (len(cache), cache.bytes) == (0, 0)
 
 
-@pytest.mark.parametrize("text", ["I like the theatre, the cat", "上学迟到了。the cat上学迟到", "I\nlike\nthe  cat€s"])
+@pytest.mark.parametrize(
+    "text", ["I like the theatre, the cat", "上学迟到了。the cat上学迟到", "I\nlike\nthe  cat€s"]
+)
 def test_typing_gives_what_asking_afresh_gives(text: str) -> None:
     """Each keystroke's answer is bit for bit that of a predictor that keeps nothing; also when going back."""
     keystrokes = list(accumulate(text))
@@ -149,12 +153,12 @@ def test_typing_gives_what_asking_afresh_gives(text: str) -> None:
     fresh, _ = type_on(predictor(0), keystrokes)
     assert [each.candidates for each in warm] == [each.candidates for each in fresh]
     assert [each.candidates for each in small] == [each.candidates for each in fresh]
-    assert [each.usage.pieces for each in warm] == [each.usage.pieces for each in fresh]
-    assert all(each.usage.cached_pieces == 0 for each in fresh)
+    assert [each.usage.tokens for each in warm] == [each.usage.tokens for each in fresh]
+    assert all(each.usage.cached_tokens == 0 for each in fresh)
 
 
 def test_long_text_costs_no_more_than_a_short_one() -> None:
-    """Typing on at the end of thousands of characters reads as many pieces as at the start; so does a changed end."""
+    """Typing on at the end of thousands of characters reads as many tokens as at the start; so does a changed end."""
     asked = predictor(1 << 22)
     long = "I like the cat, " * 400
     (_,), (cold,) = type_on(asked, [long])
@@ -202,7 +206,7 @@ def test_answer_says_what_it_cost_and_where_its_text_stops() -> None:
     answers, read = type_on(asked, texts)
     assert [each.inside_word for each in answers] == [True, False, False, False, False]
     assert answers[2].network_rows == read[2] == 0
-    # A distribution for each piece that was read to look beyond it, and for the cut itself.
+    # A distribution for each token that was read to look beyond it, and for the cut itself.
     assert answers[0].network_rows > read[0] > 0
 
 
@@ -210,20 +214,26 @@ def test_cloze_reuses_its_left_side() -> None:
     """While what stands right of a blank changes, what stands left of it is not read again."""
     asked = predictor(1 << 20)
     left = "I like the cat, " * 10
-    first, second = (asked.run([ClozeQuery(f"{left}____ {right}")])[0] for right in ("the cat", "cat"))
+    first, second = (
+        asked.run([ClozeQuery(f"{left}____ {right}")])[0] for right in ("the cat", "cat")
+    )
     (fresh,) = predictor(0).run([ClozeQuery(f"{left}____ cat")])
-    assert isinstance(first, ClozeResult) and isinstance(second, ClozeResult) and isinstance(fresh, ClozeResult)
-    assert first.usage.cached_pieces == 0
-    assert second.usage.cached_pieces == 50
+    assert (
+        isinstance(first, ClozeResult)
+        and isinstance(second, ClozeResult)
+        and isinstance(fresh, ClozeResult)
+    )
+    assert first.usage.cached_tokens == 0
+    assert second.usage.cached_tokens == 50
     assert (second.filled, second.blanks) == (fresh.filled, fresh.blanks)
 
 
 @given(st.text(alphabet="the ,a迟到了上学\n€ca", max_size=40), st.data())
 @settings(max_examples=100, deadline=None)
-def test_pieces_are_cut_at_seams(text: str, data: st.DataObject) -> None:
+def test_tokens_are_cut_at_seams(text: str, data: st.DataObject) -> None:
     """Encoding apart what stands before and after any seam is encoding the whole."""
     whole = INDEX.encode(text)
-    assert VOCABULARY.decode(whole) == text
+    assert TOKENIZER.decode(whole) == text
     seams = [position for position in range(1, len(text)) if INDEX.is_seam(text, position)]
     if seams:
         seam = data.draw(st.sampled_from(seams))

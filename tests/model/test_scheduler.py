@@ -12,24 +12,32 @@ from hypothesis import strategies as st
 
 from model.checkpoint import load_checkpoint
 from model.config import WORD
-from model.predictor import ClozeQuery, Predictor, PredictQuery, PredictResult, Query, ScoreQuery, Usage
-from model.runtime import Floats, OnnxRuntime
+from model.predictor import (
+    ClozeQuery,
+    Predictor,
+    PredictQuery,
+    PredictResult,
+    Query,
+    ScoreQuery,
+    Usage,
+)
+from model.runtime import Float32Array, OnnxRuntime
 from model.scheduler import CHUNK, Scheduler
 from model.steps import Advance, Decoder, Gap, Next, Read, Step, Trace, ask, read
-from tests.fakes import TableRuntime, fake_checkpoint, hand_vocabulary
+from tests.fakes import TableRuntime, fake_checkpoint, hand_tokenizer
 
-VOCABULARY = hand_vocabulary(("a ", "b ", "c "))
+TOKENIZER = hand_tokenizer(("a ", "b ", "c "))
 STATE = np.zeros(2, dtype=np.float32)
 
 
 def runtime() -> TableRuntime:
     """A fresh table."""
-    return TableRuntime(VOCABULARY)
+    return TableRuntime(TOKENIZER)
 
 
-def asking(*lists: Sequence[Step]) -> Decoder[list[list[Floats]]]:
+def asking(*lists: Sequence[Step]) -> Decoder[list[list[Float32Array]]]:
     """A decoder that asks for each list in turn and answers all that came."""
-    answers: list[list[Floats]] = []
+    answers: list[list[Float32Array]] = []
     for steps in lists:
         answers += [list((yield from ask(steps)))]
     return answers
@@ -44,11 +52,13 @@ def finish(scheduler: Scheduler) -> dict[Any, Any]:
 
 
 def test_steps_of_all_decoders_share_one_call_per_kind() -> None:
-    """Three decoders that read one piece and score one row cost one call of each kind."""
+    """Three decoders that read one token and score one row cost one call of each kind."""
     table = runtime()
     scheduler = Scheduler(table)
     for ticket in range(3):
-        scheduler.add(ticket, asking([Advance("forward", STATE, (300 % VOCABULARY.size,)), Next(STATE)]))
+        scheduler.add(
+            ticket, asking([Advance("forward", STATE, (300 % TOKENIZER.size,)), Next(STATE)])
+        )
     answers = finish(scheduler)
     assert sorted(answers) == [0, 1, 2]
     assert table.calls == [("forward", 3), ("next", 3)]
@@ -60,16 +70,16 @@ def test_a_reading_is_scored_in_the_same_round(temperature: float) -> None:
     """A Read is answered in one round by what an Advance and a Next would say, the logits divided by a temperature."""
     table = runtime()
     scheduler = Scheduler(table)
-    piece = 300 % VOCABULARY.size
+    token = 300 % TOKENIZER.size
 
     def reading() -> Decoder[Any]:
-        return (yield from read([Read(STATE, piece, temperature), Read(STATE, None, temperature)]))
+        return (yield from read([Read(STATE, token, temperature), Read(STATE, None, temperature)]))
 
     scheduler.add("read", reading())
     ((_, ((state, row), (same, without))),) = scheduler.step()
     assert table.calls == [("forward", 1), ("next", 2)]
     assert scheduler.rows == {"forward": 1, "next": 2}
-    scheduler.add("ask", asking([Advance("forward", STATE, (piece,)), Next(STATE)]))
+    scheduler.add("ask", asking([Advance("forward", STATE, (token,)), Next(STATE)]))
     ((_, ((after, before),)),) = finish(scheduler).items()
     assert np.array_equal(state, after) and np.array_equal(same, STATE)
     scores = np.exp(before.astype(np.float64) / temperature)
@@ -104,7 +114,7 @@ def test_results_come_in_the_order_of_the_steps() -> None:
     assert picked.shape == (2,)
     assert state.tolist() == [262, 263]
     assert outputs.tolist() == [[0, 263], [263, 261]]
-    assert gap.shape == (VOCABULARY.size,)
+    assert gap.shape == (TOKENIZER.size,)
     assert same.tolist() == STATE.tolist()
     assert nothing.shape == (0, 2)
 
@@ -132,14 +142,14 @@ def test_a_poisoned_decoder_fails_alone() -> None:
     scheduler = Scheduler(runtime())
     scheduler.add("raises", raising())
     scheduler.add("shape", asking([Next(np.zeros(3, dtype=np.float32))]))
-    scheduler.add("piece", asking([Advance("forward", STATE, (VOCABULARY.size,))]))
-    scheduler.add("only", asking([Next(STATE, (VOCABULARY.size,))]))
+    scheduler.add("token", asking([Advance("forward", STATE, (TOKENIZER.size,))]))
+    scheduler.add("only", asking([Next(STATE, (TOKENIZER.size,))]))
     scheduler.add("cold", asking([Read(STATE, 261, 0.0)]))
     scheduler.add("good", asking([Next(STATE)], [Next(STATE)]))
     answers = finish(scheduler)
     assert isinstance(answers["raises"], ZeroDivisionError)
     assert isinstance(answers["shape"], ValueError)
-    assert isinstance(answers["piece"], ValueError)
+    assert isinstance(answers["token"], ValueError)
     assert isinstance(answers["only"], ValueError)
     assert isinstance(answers["cold"], ValueError)
     assert len(answers["good"]) == 2
@@ -149,17 +159,17 @@ def test_a_row_that_the_runtime_refuses_fails_alone() -> None:
     """When a call fails, its rows are tried one by one, and only the guilty one's decoder fails."""
 
     class Picky(TableRuntime):
-        def next_log_probabilities(self, outputs: Floats) -> Floats:
+        def next_log_probabilities(self, outputs: Float32Array) -> Float32Array:
             if np.isnan(outputs).any():
                 raise RuntimeError("not a number")
             return super().next_log_probabilities(outputs)
 
-    scheduler = Scheduler(Picky(VOCABULARY))
+    scheduler = Scheduler(Picky(TOKENIZER))
     scheduler.add("bad", asking([Next(STATE), Next(np.full(2, np.nan, dtype=np.float32))]))
     scheduler.add("good", asking([Next(STATE)]))
     answers = finish(scheduler)
     assert isinstance(answers["bad"], RuntimeError)
-    assert answers["good"][0][0].shape == (VOCABULARY.size,)
+    assert answers["good"][0][0].shape == (TOKENIZER.size,)
 
 
 def test_a_cancelled_decoder_is_closed_and_forgotten() -> None:
@@ -195,7 +205,7 @@ def test_a_ticket_is_used_once_at_a_time() -> None:
 
 def test_calls_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
     """More rows than one call may hold make more calls, long rows sooner than short ones, and every one is reported."""
-    monkeypatch.setattr("model.scheduler.TOWER_PIECES", 3)
+    monkeypatch.setattr("model.scheduler.TOWER_TOKENS", 3)
     seen: list[tuple[str, int]] = []
     table = runtime()
     table.head_rows = 2
@@ -231,8 +241,8 @@ def make(request: pytest.FixtureRequest, tiny_checkpoint: Path) -> Callable[[], 
     if request.param == "onnx":
         onnx = OnnxRuntime(tiny_checkpoint, checkpoint.network)
         return lambda: Predictor(checkpoint, onnx)
-    table = TableRuntime(checkpoint.vocabulary)
-    return lambda: Predictor(fake_checkpoint(checkpoint.vocabulary, table.config), table)
+    table = TableRuntime(checkpoint.tokenizer)
+    return lambda: Predictor(fake_checkpoint(checkpoint.tokenizer, table.config), table)
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +257,7 @@ def alone(make: Callable[[], Predictor]) -> list[Any]:
 def without_cache(answer: Any) -> Any:
     """An answer but for what it found in the cache, which others may have left there."""
     spared = {"network_rows": 0} if isinstance(answer, PredictResult) else {}
-    return replace(answer, usage=Usage(answer.usage.pieces), **spared)
+    return replace(answer, usage=Usage(answer.usage.tokens), **spared)
 
 
 @given(order=st.lists(st.integers(0, len(QUERIES) - 1), min_size=1, max_size=12))

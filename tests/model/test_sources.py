@@ -42,15 +42,19 @@ def test_sources_change_nothing_else(predictor: Predictor, tiny_checkpoint: Path
         assert isinstance(plain, PredictResult) and isinstance(sourced, PredictResult)
         assert isinstance(again, PredictResult)
         expected = [(each.word, each.append, each.probability) for each in plain.candidates]
-        assert [(each.word, each.append, each.probability) for each in sourced.candidates] == expected
+        assert [
+            (each.word, each.append, each.probability) for each in sourced.candidates
+        ] == expected
         assert again.candidates == plain.candidates
 
 
-def test_the_network_proposes_what_it_proposes_alone(predictor: Predictor, tiny_checkpoint: Path) -> None:
+def test_the_network_proposes_what_it_proposes_alone(
+    predictor: Predictor, tiny_checkpoint: Path
+) -> None:
     """A candidate is the network's if a predictor without memory has it, or if it was never written."""
     text = "I like the "
     sourced = answer(predictor, PredictQuery(text, 8, HISTORY, sources=True))
-    forgetful = Predictor(*open_model(tiny_checkpoint), remember=False)
+    forgetful = Predictor(*open_model(tiny_checkpoint), use_cache_lm=False)
     alone = answer(forgetful, PredictQuery(text, 8))
     assert isinstance(sourced, PredictResult) and isinstance(alone, PredictResult)
     proposed = {each.append for each in alone.candidates}
@@ -64,18 +68,35 @@ def test_the_network_proposes_what_it_proposes_alone(predictor: Predictor, tiny_
                 assert (source in each.sources) == stands_in(each.word, written)
             elif source in each.sources:
                 assert each.word in written
-    assert any("network" not in each.sources for each in sourced.candidates if isinstance(each, SourcedCandidate))
+    assert any(
+        "network" not in each.sources
+        for each in sourced.candidates
+        if isinstance(each, SourcedCandidate)
+    )
 
 
 def test_fillings_say_it_too(predictor: Predictor) -> None:
     """A choice that stands on the text's other side comes from the text, one in the history from there."""
-    query = ClozeQuery("I went to the ____ and the mat.", choices=["mat", "store", "walk"], history=HISTORY)
+    query = ClozeQuery(
+        "I went to the ____ and the mat.", choices=["mat", "store", "walk"], history=HISTORY
+    )
     plain = answer(predictor, query)
-    sourced = answer(predictor, ClozeQuery(query.text, choices=["mat", "store", "walk"], history=HISTORY, sources=True))
+    sourced = answer(
+        predictor,
+        ClozeQuery(query.text, choices=["mat", "store", "walk"], history=HISTORY, sources=True),
+    )
     assert isinstance(plain, ClozeResult) and isinstance(sourced, ClozeResult)
     assert sourced.filled == plain.filled
-    found = {each.word: each.sources for each in sourced.blanks[0].candidates if isinstance(each, SourcedFilling)}
-    assert found == {"mat": ("network", "text"), "store": ("network", "history"), "walk": ("network",)}
+    found = {
+        each.word: each.sources
+        for each in sourced.blanks[0].candidates
+        if isinstance(each, SourcedFilling)
+    }
+    assert found == {
+        "mat": ("network", "text"),
+        "store": ("network", "history"),
+        "walk": ("network",),
+    }
 
 
 def test_an_ngram_says_it_as_well(tiny_ngram: Path) -> None:

@@ -25,7 +25,9 @@ def test_together_merges_steps_and_keeps_answers_apart() -> None:
     with pytest.raises(StopIteration) as stop:
         while True:
             rounds.append(len(steps))
-            steps = joined.send([np.array([10.0 * index + 1], dtype=np.float32) for index in range(len(steps))])
+            steps = joined.send(
+                [np.array([10.0 * index + 1], dtype=np.float32) for index in range(len(steps))]
+            )
     assert rounds == [2, 2, 1]
     assert stop.value.value == [2.0, 0.0, 11.0 + 11.0 + 1.0]
 

@@ -77,8 +77,18 @@ INPUTS = (
     raw("3 MB in chunks", 413, _THREE_MB, chunked=True),
     raw("no Content-Type", 415, _GOOD, headers={}),
     raw("text/plain", 415, _GOOD, headers={"Content-Type": "text/plain"}),
-    raw("a form, as curl -d sends it", 415, _GOOD, headers={"Content-Type": "application/x-www-form-urlencoded"}),
-    raw("JSON in another charset", 415, _GOOD, headers={"Content-Type": "application/json; charset=gb18030"}),
+    raw(
+        "a form, as curl -d sends it",
+        415,
+        _GOOD,
+        headers={"Content-Type": "application/x-www-form-urlencoded"},
+    ),
+    raw(
+        "JSON in another charset",
+        415,
+        _GOOD,
+        headers={"Content-Type": "application/json; charset=gb18030"},
+    ),
     raw("a compressed body", 415, _GOOD, headers=_JSON | {"Content-Encoding": "gzip"}),
     # 422: the body as a whole
     raw("a list as the body", 422, f'["{SECRET}"]'),
@@ -87,7 +97,11 @@ INPUTS = (
     raw("no text", 422, "{}"),
     raw("a field that is unknown", 422, f'{{"text": "{SECRET}", "topk": 3}}'),
     raw("a field whose name is a text", 422, f'{{"text": "a", "{SECRET}": 1}}'),
-    raw("50,000 unknown fields", 422, json.dumps({"text": "a"} | {f"a{number}": 1 for number in range(50_000)})),
+    raw(
+        "50,000 unknown fields",
+        422,
+        json.dumps({"text": "a"} | {f"a{number}": 1 for number in range(50_000)}),
+    ),
     raw("a lone surrogate in a field's name", 422, '{"text": "a", "\\ud800": 1}'),
     # 422: text
     predict("text is null", 422, text=None),
@@ -160,5 +174,9 @@ INPUTS = (
     cloze("a blank and nothing else", 200, text="____"),
     cloze("top_k of 101 beside choices, which ignore it", 200, choices=["a", "b"], top_k=101),
     cloze("choices with spaces around them", 200, choices=[" a ", "b"]),
-    predict("9,999 marks on one letter, out of order", 200, text="a" + "\u0301" * 5_000 + "\u0316" * 4_999),
+    predict(
+        "9,999 marks on one letter, out of order",
+        200,
+        text="a" + "\u0301" * 5_000 + "\u0316" * 4_999,
+    ),
 )

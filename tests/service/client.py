@@ -10,7 +10,7 @@ import httpx
 from starlette.applications import Starlette
 
 from service.app import create_app
-from service.jobs import Loaded
+from service.jobs import LoadedModel
 from service.settings import Settings
 from tests.service.fakes_service import FakeModel
 
@@ -18,7 +18,7 @@ from tests.service.fakes_service import FakeModel
 class Model(Protocol):
     """What an app loads in a test: the fake model, or a real one."""
 
-    def load(self, on_call: Any, directory: Path, /) -> Loaded:
+    def load(self, on_call: Any, directory: Path, /) -> LoadedModel:
         """As `service.app.Load`."""
         ...
 
@@ -53,7 +53,11 @@ def app_of(client: httpx.AsyncClient) -> Starlette:
     return app
 
 
-def ask(question: Callable[[httpx.AsyncClient], Awaitable[Any]], model: Model | None = None, **settings: Any) -> Any:
+def ask(
+    question: Callable[[httpx.AsyncClient], Awaitable[Any]],
+    model: Model | None = None,
+    **settings: Any,
+) -> Any:
     """Run *question* against a fresh app."""
 
     async def run() -> Any:

@@ -30,7 +30,7 @@ from model.queries import (
     check_choice_lists,
     check_query,
 )
-from service.jobs import Loaded
+from service.jobs import LoadedModel
 
 DESCRIPTION = {
     "name": "fake",
@@ -62,15 +62,17 @@ class FakeModel:
         self.cancelled = 0
         self.loads = 0
 
-    def load(self, on_call: Any = None, directory: Path = Path()) -> Loaded:
+    def load(self, on_call: Any = None, directory: Path = Path()) -> LoadedModel:
         """A load function for `create_app`; of directories, ``broken…`` is refused and ``hung…`` never ends."""
         if directory.name.startswith("broken"):
-            raise CheckpointError(f"{directory}: weights.safetensors differs from SHA256SUMS; copy it again")
+            raise CheckpointError(
+                f"{directory}: weights.safetensors differs from SHA256SUMS; copy it again"
+            )
         if directory.name.startswith("hung"):
             threading.Event().wait()
         self.loads += 1
         description = DESCRIPTION | {"version": str(self.loads), "digest": f"{self.loads:064}"}
-        return Loaded(self, lambda: FakeScheduler(self, on_call), description, directory)
+        return LoadedModel(self, lambda: FakeScheduler(self, on_call), description, directory)
 
     def end(self) -> None:
         """Answer whatever is held."""
@@ -83,7 +85,9 @@ class FakeModel:
         if isinstance(query, ClozeQuery):
             blanks = len(_BLANK.findall(query.text))
             if not 1 <= blanks <= self.limits.blanks:
-                raise QueryError("/text", f"has {blanks} blanks; 1 to {self.limits.blanks} are filled")
+                raise QueryError(
+                    "/text", f"has {blanks} blanks; 1 to {self.limits.blanks} are filled"
+                )
             check_choice_lists(query.choices or [[]] * blanks, blanks)
         if query.text.startswith("refuse to start"):
             raise RuntimeError(query.text)

@@ -35,7 +35,9 @@ class Answer:
 class ServerProcess:
     """A running service; see `serving`."""
 
-    def __init__(self, command: tuple[str, ...], options: tuple[str, ...], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, command: tuple[str, ...], options: tuple[str, ...], environment: Mapping[str, str]
+    ) -> None:
         self._process = subprocess.Popen(
             [sys.executable, *command, "--port", "0", *options],
             cwd=ROOT,
@@ -64,14 +66,20 @@ class ServerProcess:
     def logged(self, **fields: object) -> dict[str, Any]:
         """Wait for a log line with these *fields*."""
         with self._news:
-            assert self._news.wait_for(lambda: self._ended or self._find(fields), _PATIENCE), self.lines
+            assert self._news.wait_for(lambda: self._ended or self._find(fields), _PATIENCE), (
+                self.lines
+            )
             found = self._find(fields)
         assert found is not None, self.lines
         return found
 
     def _find(self, fields: Mapping[str, object]) -> dict[str, Any] | None:
         for line in self.lines:
-            if line.startswith("{") and (entry := json.loads(line)) and fields.items() <= entry.items():
+            if (
+                line.startswith("{")
+                and (entry := json.loads(line))
+                and fields.items() <= entry.items()
+            ):
                 found: dict[str, Any] = entry
                 return found
         return None
@@ -79,14 +87,18 @@ class ServerProcess:
     @property
     def address(self) -> tuple[str, int]:
         """Host and port that it listens on."""
-        host, _, port = self.logged(event="listening")["address"].removeprefix("http://").rpartition(":")
+        host, _, port = (
+            self.logged(event="listening")["address"].removeprefix("http://").rpartition(":")
+        )
         return host, int(port)
 
     def connect(self) -> http.client.HTTPConnection:
         """A new connection."""
         return http.client.HTTPConnection(*self.address, timeout=_PATIENCE)
 
-    def ask(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Answer:
+    def ask(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
         """One request on a connection of its own; a *body* that is not bytes is sent as JSON."""
         connection = self.connect()
         try:
@@ -126,12 +138,19 @@ def exchange(
         body = json.dumps(body).encode()
     connection.request(method, path, body, sent | dict(headers or {}))
     response = connection.getresponse()
-    return Answer(response.status, {key.lower(): value for key, value in response.getheaders()}, response.read())
+    return Answer(
+        response.status,
+        {key.lower(): value for key, value in response.getheaders()},
+        response.read(),
+    )
 
 
 @contextlib.contextmanager
 def serving(
-    command: tuple[str, ...], *options: str, ready: bool = True, environment: Mapping[str, str] | None = None
+    command: tuple[str, ...],
+    *options: str,
+    ready: bool = True,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[ServerProcess]:
     """Run a service while inside; by default one that has loaded."""
     server = ServerProcess(command, options, environment or {})

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from model.queries import ClozeQuery, PredictQuery, ScoreQuery
-from service.admission import FIRST_RATE, HEADROOM, MOST_BEGINNINGS, Admission, Busy
+from service.admission import FIRST_RATE, HEADROOM, MAX_BEGINNINGS, Admission, Busy
 from service.settings import Settings
 
 LIMITS = Settings().limits
@@ -73,9 +73,9 @@ class Simulation:
                 else:
                     live.append(job)
             for job in live:
-                piece = min(job[2], 3_000)
-                job[2] -= piece
-                self.now += piece / self.rate
+                token = min(job[2], 3_000)
+                job[2] -= token
+                self.now += token / self.rate
             arrive()
             finished = [job for job in live if not job[2]]
             live = [job for job in live if job[2]]
@@ -103,7 +103,9 @@ class Simulation:
 @pytest.mark.parametrize("rate", [100_000, 400_000])
 @pytest.mark.parametrize("deadline", [2.0, 10.0])
 @pytest.mark.parametrize("mix", MIXES)
-def test_ten_times_the_load_is_answered_at_full_speed_and_in_time(mix: str, deadline: float, rate: float) -> None:
+def test_ten_times_the_load_is_answered_at_full_speed_and_in_time(
+    mix: str, deadline: float, rate: float
+) -> None:
     """At ten times its capacity the engine does useful work for nine tenths of its time, 99 of 100 answers in time."""
     simulation = Simulation(MIXES[mix], rate, 10.0, deadline).run(until=20.0)
     assert simulation.goodput > 0.9
@@ -238,8 +240,14 @@ def test_lists_count_by_their_items() -> None:
         (ClozeQuery("a ____"), ClozeQuery("a ____ b ____")),
         (ClozeQuery("a [MASK]"), ClozeQuery("a [MASK] b [MASK]")),
         (ClozeQuery("a *", blank="*"), ClozeQuery("a * b *", blank="*")),
-        (ClozeQuery("a ____", choices=["x", "y"]), ClozeQuery("a ____", choices=[str(i) for i in range(256)])),
-        (ClozeQuery("a ____", choices=["x"]), ClozeQuery("a ____ b ____", choices=[["x"], ["y", "z"]])),
+        (
+            ClozeQuery("a ____", choices=["x", "y"]),
+            ClozeQuery("a ____", choices=[str(i) for i in range(256)]),
+        ),
+        (
+            ClozeQuery("a ____", choices=["x"]),
+            ClozeQuery("a ____ b ____", choices=[["x"], ["y", "z"]]),
+        ),
         (ScoreQuery("a"), ScoreQuery("a" * 1_000)),
     ],
 )
@@ -273,7 +281,7 @@ def test_a_refused_text_is_not_taken_for_read() -> None:
 
 def test_beginnings_are_forgotten_oldest_first() -> None:
     """What is remembered of texts is bounded; one that comes again and again stays."""
-    texts = [PredictQuery(f"{number:064d}") for number in range(MOST_BEGINNINGS + 1)]
+    texts = [PredictQuery(f"{number:064d}") for number in range(MAX_BEGINNINGS + 1)]
     admission = Admission(1 << 20, LIMITS)
     for text in texts[:-1]:
         admission.admit([text], "", float("inf"))

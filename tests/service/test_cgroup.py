@@ -68,7 +68,9 @@ def test_cpus_follow_affinity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ({"memory.max": "1048576\n", "memory/memory.limit_in_bytes": "268435456\n"}, 1 << 20),
     ],
 )
-def test_memory_follows_the_control_group(tmp_path: Path, files: dict[str, str], limit: int | None) -> None:
+def test_memory_follows_the_control_group(
+    tmp_path: Path, files: dict[str, str], limit: int | None
+) -> None:
     """The limit of either version in bytes, and None where there is none."""
     assert memory_limit(group(tmp_path, files), own(tmp_path)) == limit
 
@@ -80,8 +82,22 @@ UNIT = "0::/system.slice/lacuna.service"
     ("files", "lines", "cpus"),
     [
         ({"system.slice/lacuna.service/cpu.max": "200000 100000\n"}, [UNIT], 2),
-        ({"system.slice/lacuna.service/cpu.max": "max 100000\n", "system.slice/cpu.max": "300000 100000\n"}, [UNIT], 3),
-        ({"system.slice/cpu.max": "200000 100000", "system.slice/lacuna.service/cpu.max": "300000 100000"}, [UNIT], 2),
+        (
+            {
+                "system.slice/lacuna.service/cpu.max": "max 100000\n",
+                "system.slice/cpu.max": "300000 100000\n",
+            },
+            [UNIT],
+            3,
+        ),
+        (
+            {
+                "system.slice/cpu.max": "200000 100000",
+                "system.slice/lacuna.service/cpu.max": "300000 100000",
+            },
+            [UNIT],
+            2,
+        ),
         ({"system.slice/another.service/cpu.max": "200000 100000\n"}, [UNIT], 64),
         ({"cpu.max": "200000 100000\n"}, ["0::/of/the/host"], 2),
         (
@@ -89,12 +105,20 @@ UNIT = "0::/system.slice/lacuna.service"
             ["4:cpuset:/", "2:cpu,cpuacct:/system.slice/lacuna.service"],
             3,
         ),
-        (version_1("300000", "/system.slice"), ["2:cpu,cpuacct:/system.slice/lacuna.service", "0::/"], 3),
+        (
+            version_1("300000", "/system.slice"),
+            ["2:cpu,cpuacct:/system.slice/lacuna.service", "0::/"],
+            3,
+        ),
         (version_1("300000"), ["2:cpu,cpuacct:/docker/of-the-host"], 3),
     ],
 )
 def test_cpus_follow_the_group_of_a_unit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], lines: list[str], cpus: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    files: dict[str, str],
+    lines: list[str],
+    cpus: int,
 ) -> None:
     """The least quota between the own group and the root holds, other groups' do not, and missing files say nothing."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
@@ -105,10 +129,25 @@ def test_cpus_follow_the_group_of_a_unit(
     ("files", "lines", "limit"),
     [
         ({"system.slice/lacuna.service/memory.max": "1048576\n"}, [UNIT], 1 << 20),
-        ({"system.slice/memory.max": "1048576\n", "system.slice/lacuna.service/memory.max": "max\n"}, [UNIT], 1 << 20),
-        ({"system.slice/memory.max": "9\n", "system.slice/lacuna.service/memory.max": "10\n"}, [UNIT], 9),
+        (
+            {
+                "system.slice/memory.max": "1048576\n",
+                "system.slice/lacuna.service/memory.max": "max\n",
+            },
+            [UNIT],
+            1 << 20,
+        ),
+        (
+            {"system.slice/memory.max": "9\n", "system.slice/lacuna.service/memory.max": "10\n"},
+            [UNIT],
+            9,
+        ),
         ({"system.slice/another.service/memory.max": "1048576\n"}, [UNIT], None),
-        ({"memory/a:b/memory.limit_in_bytes": "9\n", "memory/memory.limit_in_bytes": "10\n"}, ["4:memory:/a:b"], 9),
+        (
+            {"memory/a:b/memory.limit_in_bytes": "9\n", "memory/memory.limit_in_bytes": "10\n"},
+            ["4:memory:/a:b"],
+            9,
+        ),
         ({"memory/memory.limit_in_bytes": "9\n"}, ["4:memory:/docker/of-the-host", "0::/"], 9),
     ],
 )
@@ -125,7 +164,9 @@ def test_a_group_outside_what_is_mounted_counts_as_the_root(tmp_path: Path) -> N
     assert memory_limit(tmp_path / "mounted", own(tmp_path, "0::/../outside")) == 10
 
 
-def test_a_kernel_without_groups_limits_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_without_groups_limits_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where neither the groups nor the process's own are to be found, affinity alone holds."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
     assert available_cpus(tmp_path / "none", tmp_path / "self") == 64

@@ -12,7 +12,7 @@ import pytest
 from model.queries import PredictQuery
 from service.admission import Admission, Busy
 from service.engine import Engine
-from service.jobs import EngineDied, ItemError, Loaded, NotReady
+from service.jobs import EngineDied, ItemError, LoadedModel, NotReady
 from service.settings import Settings
 from tests.service.client import until
 from tests.service.fakes_service import FakeModel, answer
@@ -22,11 +22,18 @@ PATIENCE_SECONDS = 60
 
 @asynccontextmanager
 async def running(
-    model: FakeModel, load: Callable[[], Loaded] | None = None, queue_items: int = 100, **options: Any
+    model: FakeModel,
+    load: Callable[[], LoadedModel] | None = None,
+    queue_items: int = 100,
+    **options: Any,
 ) -> AsyncIterator[Engine]:
     """An engine that has loaded."""
-    outcomes: list[Loaded | Exception] = []
-    chosen = {"admission": admission(queue_items), "batch_items": 4, "stall_seconds": 60.0} | options
+    outcomes: list[LoadedModel | Exception] = []
+    chosen = {
+        "admission": admission(queue_items),
+        "batch_items": 4,
+        "stall_seconds": 60.0,
+    } | options
     engine = Engine(load or model.load, on_loaded=outcomes.append, on_step=lambda _: None, **chosen)
     engine.start()
     await until(lambda: bool(outcomes))
@@ -174,7 +181,10 @@ def test_poisoned_text_fails_its_request_alone(text: str) -> None:
     async def scenario(engine: Engine, model: FakeModel) -> None:
         held = engine.submit(queries("hold"))
         await until(model.holding.is_set)
-        poisoned, healthy = engine.submit(queries("a", text, "hold too")), engine.submit(queries("slow"))
+        poisoned, healthy = (
+            engine.submit(queries("a", text, "hold too")),
+            engine.submit(queries("slow")),
+        )
         with pytest.raises(RuntimeError):
             await poisoned.future
         model.release.set()
@@ -290,9 +300,9 @@ def test_failed_load_is_told() -> None:
     """What the load raises reaches the event loop, and the engine is not alive."""
 
     async def scenario() -> None:
-        outcomes: list[Loaded | Exception] = []
+        outcomes: list[LoadedModel | Exception] = []
 
-        def fail() -> Loaded:
+        def fail() -> LoadedModel:
             raise OSError("no disk")
 
         engine = Engine(
@@ -354,7 +364,9 @@ def test_stuck_step_is_told_once_and_its_end_too(
     assert (stuck.levelname, goes_on.levelname) == ("ERROR", "WARNING")
     fields, later = vars(stuck)["fields"], vars(goes_on)["fields"]
     assert 0.2 <= fields["seconds"] <= later["seconds"]
-    assert [place.rpartition(" ")[2] for place in fields["places"] if "fakes_service.py:" in place] == [
+    assert [
+        place.rpartition(" ")[2] for place in fields["places"] if "fakes_service.py:" in place
+    ] == [
         "step",
         "_decode",
     ]

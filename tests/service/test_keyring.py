@@ -53,13 +53,19 @@ class Ring:
 def test_keys_of_variable_and_file_count(tmp_path: Path) -> None:
     """Both are known, by their names; no other token is."""
     ring = Ring(tmp_path, entry("a") + entry("root", "admin = true"), keys=PLAIN)
-    assert [ring.name(token) for token in ("token of a", "token of root", PLAIN)] == ["a", "root", "env-1"]
+    assert [ring.name(token) for token in ("token of a", "token of root", PLAIN)] == [
+        "a",
+        "root",
+        "env-1",
+    ]
     assert [ring.name(token) for token in ("", "a", "token of b", PLAIN[:-1])] == [None] * 4
     rights = [ring.ring.find(token) for token in (b"token of a", b"token of root", PLAIN.encode())]
     assert [client and client.admin for client in rights] == [False, True, False]
 
 
-def test_every_key_is_compared_in_constant_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_key_is_compared_in_constant_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Keys are compared by hmac.compare_digest, all of them whichever fits, as digests of one length."""
     ring = Ring(tmp_path, entry("a") + entry("b") + entry("c"))
     compared: list[tuple[int, int]] = []
@@ -111,11 +117,17 @@ def test_a_bad_new_file_leaves_the_old_keys(
     if ring.file.is_dir():
         ring.file.rmdir()
     ring.change(entry("b"))
-    assert (ring.name("token of a"), ring.name("token of b"), ring.told) == (None, "b", [False, True])
+    assert (ring.name("token of a"), ring.name("token of b"), ring.told) == (
+        None,
+        "b",
+        [False, True],
+    )
 
 
 @pytest.mark.fault
-def test_a_fault_while_looking_does_not_end_the_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_while_looking_does_not_end_the_watch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever goes wrong once is told, and the next change is seen: a revoked key would else work on unnoticed."""
     ring = Ring(tmp_path, entry("first"))
     monkeypatch.setattr("service.keyring.LOOK_SECONDS", 0.001)
@@ -169,7 +181,11 @@ def test_a_file_that_cannot_be_read_is_tried_at_every_look(
     assert (ring.told, ring.name("token of a")) == ([False, False], "a")
     disk.fault = None
     ring.ring.refresh()
-    assert (ring.told, ring.name("token of a"), ring.name("token of b")) == ([False, False, True], None, "b")
+    assert (ring.told, ring.name("token of a"), ring.name("token of b")) == (
+        [False, False, True],
+        None,
+        "b",
+    )
     disk.read.clear()
     ring.ring.refresh()
     assert disk.read == []
@@ -180,14 +196,18 @@ def test_a_change_of_the_mode_is_a_change(tmp_path: Path, monkeypatch: pytest.Mo
     """A file that could not be read for its mode keeps time, size and inode with another mode; it is read again."""
     ring, disk = Ring(tmp_path, entry("a")), Disk(monkeypatch)
     before = ring.file.stat().st_ctime_ns
-    while ring.file.stat().st_ctime_ns == before:  # the clock of some file systems moves every few milliseconds
+    while (
+        ring.file.stat().st_ctime_ns == before
+    ):  # the clock of some file systems moves every few milliseconds
         ring.file.chmod(0o600)
     ring.ring.refresh()
     assert disk.read == [ring.file]
 
 
 @pytest.mark.fault
-def test_a_pipe_in_the_files_place_is_refused_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_pipe_in_the_files_place_is_refused_at_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Nobody writes into it, so who waited would never see another change; a file in its place is read."""
     ring = Ring(tmp_path, entry("a"))
     ring.file.unlink()
@@ -209,7 +229,7 @@ def test_a_look_that_hangs_is_told(
     """While a disk does not answer no key is revoked, so the log and the gauge say so; when it does, all is as new."""
     ring, disk = Ring(tmp_path, entry("a")), Disk(monkeypatch)
     monkeypatch.setattr("service.keyring.LOOK_SECONDS", 0.001)
-    monkeypatch.setattr("service.keyring.LONGEST_LOOK", 0.001)
+    monkeypatch.setattr("service.keyring.MAX_LOOK", 0.001)
     disk.answers.clear()
     ring.write(entry("b"))
 
@@ -226,7 +246,9 @@ def test_a_look_that_hangs_is_told(
     asyncio.run(watch())
 
 
-def test_an_unchanged_file_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_file_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A look at a file whose times, size and inode are as before reads nothing; a replaced file is read."""
     ring = Ring(tmp_path, entry("a"))
     read = Disk(monkeypatch).read

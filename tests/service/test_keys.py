@@ -20,7 +20,9 @@ OTHER = hashlib.sha256(b"another").hexdigest()
 def entry(**values: object) -> str:
     """An entry with these values, as TOML, beside or over a good name and hash."""
     merged = {"name": '"keyboard"', "sha256": f'"{SHA256}"'} | values
-    return "[[key]]\n" + "".join(f"{name} = {value}\n" for name, value in merged.items() if value is not None)
+    return "[[key]]\n" + "".join(
+        f"{name} = {value}\n" for name, value in merged.items() if value is not None
+    )
 
 
 def test_entries_are_read() -> None:
@@ -64,10 +66,16 @@ def test_hashes_are_not_shown() -> None:
         (entry(sha256=7), r"entry 1: sha256"),
         (entry(admin='"yes"'), r"entry 1: admin must be true or false"),
         (entry(texts_per_minute="9" * 5000), r"not TOML at some place"),
-        (entry(texts_per_minute="-1"), r"entry 1: texts_per_minute must be a whole number from 0 on"),
+        (
+            entry(texts_per_minute="-1"),
+            r"entry 1: texts_per_minute must be a whole number from 0 on",
+        ),
         (entry(characters_per_minute="1.5"), r"entry 1: characters_per_minute must be"),
         (entry(characters_per_minute="true"), r"entry 1: characters_per_minute must be"),
-        (entry() + entry(name='"b"', sha256=f'"{OTHER}"', **{KEY: 1}), r"entry 2 has 1 fields that are unknown"),
+        (
+            entry() + entry(name='"b"', sha256=f'"{OTHER}"', **{KEY: 1}),
+            r"entry 2 has 1 fields that are unknown",
+        ),
         (entry() + entry(sha256=f'"{OTHER}"'), r"entry 2: name is that of entry 1"),
         (entry() + entry(name='"b"'), r"entry 2: sha256 is that of entry 1"),
     ],
@@ -106,7 +114,9 @@ def test_a_bad_plain_key_is_an_error_that_does_not_tell_it(key: str) -> None:
     assert key not in str(refused.value)
 
 
-def test_new_prints_the_key_once_and_an_entry_with_its_hash(capsys: pytest.CaptureFixture[str]) -> None:
+def test_new_prints_the_key_once_and_an_entry_with_its_hash(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """The key, of 256 random bits, goes to standard output alone; the entry to standard error, with the hash alone."""
     assert main(["new", "keyboard", "--admin", "--texts-per-minute", "600"]) == 0
     printed = capsys.readouterr()
@@ -119,7 +129,9 @@ def test_new_prints_the_key_once_and_an_entry_with_its_hash(capsys: pytest.Captu
     assert capsys.readouterr().out.strip() != key
 
 
-def test_new_appends_to_a_file_and_keeps_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_new_appends_to_a_file_and_keeps_what_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A new file is for its owner only; later entries leave comments, mode, owner and earlier keys as they are."""
     file = tmp_path / "keys.toml"
     assert main(["new", "one", "--file", str(file)]) == 0
@@ -132,7 +144,8 @@ def test_new_appends_to_a_file_and_keeps_what_is_there(tmp_path: Path, capsys: p
     assert main(["new", "two", "--characters-per-minute", "0", "--file", str(file)]) == 0
     first, second = capsys.readouterr().out.split()
     assert [(key.name, key.digest) for key in read_keys_file(file)] == [
-        (name, hashlib.sha256(key.encode()).digest()) for name, key in (("one", first), ("two", second))
+        (name, hashlib.sha256(key.encode()).digest())
+        for name, key in (("one", first), ("two", second))
     ]
     assert file.read_text().startswith("# people\n")
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
@@ -159,7 +172,11 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
     """A pipe, which nobody writes into, a device, a directory: an error that says so, and no waiting."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    for path, told in ((pipe, "no regular file"), (Path(os.devnull), "no regular file"), (tmp_path, "directory")):
+    for path, told in (
+        (pipe, "no regular file"),
+        (Path(os.devnull), "no regular file"),
+        (tmp_path, "directory"),
+    ):
         with pytest.raises(KeysError, match=f"keys file {path}: .*{told}"):
             read_keys_file(path)
 
@@ -204,5 +221,10 @@ def test_old_files_are_converted(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_the_command_runs_as_a_module() -> None:
     """`python -m service.keys` is the command."""
     command = [sys.executable, "-m", "service.keys", "new", "a"]
-    answer = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=True)
-    assert parse_keys(answer.stderr)[0].digest == hashlib.sha256(answer.stdout.strip().encode()).digest()
+    answer = subprocess.run(
+        command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=True
+    )
+    assert (
+        parse_keys(answer.stderr)[0].digest
+        == hashlib.sha256(answer.stdout.strip().encode()).digest()
+    )

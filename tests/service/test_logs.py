@@ -11,18 +11,23 @@ import httpx
 import pytest
 
 from service import protocol, shedding
-from service.logs import LARGEST_WRITE, LONGEST_BACKLOG, lines_lost, log_request, logging_to_stderr, places
-from service.records import Record
+from service.logs import MAX_BACKLOG, MAX_WRITE, lines_lost, log_request, logging_to_stderr, places
+from service.request_context import Record
 from tests.service.client import ask
 
 PATIENCE_SECONDS = 60
 
 
 def test_request_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
-    """A request's line holds its id, route, status, milliseconds, texts and pieces, and nothing of the texts."""
+    """A request's line holds its id, route, status, milliseconds, texts and tokens, and nothing of the texts."""
     record = Record({"type": "http", "path": "/predict", "headers": [(b"x-request-id", b"id-1")]})
-    record.status, record.items, record.queue_seconds, record.inference_seconds = 200, 3, 0.001, 0.002
-    record.pieces, record.cached_pieces = 9, 8
+    record.status, record.items, record.queue_seconds, record.inference_seconds = (
+        200,
+        3,
+        0.001,
+        0.002,
+    )
+    record.tokens, record.cached_tokens = 9, 8
     with logging_to_stderr():
         log_request(record, 0.0041)
     (line,) = capsys.readouterr().err.splitlines()
@@ -31,12 +36,12 @@ def test_request_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None
     assert entry == {
         "level": "info", "logger": "service.requests", "event": "request", "request_id": "id-1", "route": "/predict",
         "status": 200, "milliseconds": 4.1, "items": 3, "queue_milliseconds": 1.0, "inference_milliseconds": 2.0,
-        "pieces": 9, "cached_pieces": 8,
+        "tokens": 9, "cached_tokens": 8,
     }  # fmt: skip
 
 
-def test_a_service_logs_pieces_and_trace(capsys: pytest.CaptureFixture[str]) -> None:
-    """An answer's line has the pieces of its usage and the caller's trace; a refusal's has the trace alone."""
+def test_a_service_logs_tokens_and_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    """An answer's line has the tokens of its usage and the caller's trace; a refusal's has the trace alone."""
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
     headers = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
 
@@ -49,12 +54,17 @@ def test_a_service_logs_pieces_and_trace(capsys: pytest.CaptureFixture[str]) -> 
     with logging_to_stderr():
         usage = ask(question)
     lines = capsys.readouterr().err
-    refused, answered = [entry for entry in map(json.loads, lines.splitlines()) if entry["event"] == "request"]
-    assert usage["pieces"] > usage["cached_pieces"] > 0
-    assert (answered["pieces"], answered["cached_pieces"]) == (usage["pieces"], usage["cached_pieces"])
+    refused, answered = [
+        entry for entry in map(json.loads, lines.splitlines()) if entry["event"] == "request"
+    ]
+    assert usage["tokens"] > usage["cached_tokens"] > 0
+    assert (answered["tokens"], answered["cached_tokens"]) == (
+        usage["tokens"],
+        usage["cached_tokens"],
+    )
     assert [refused["status"], answered["status"]] == [422, 200]
     assert refused["trace_id"] == answered["trace_id"] == trace
-    assert "pieces" not in refused
+    assert "tokens" not in refused
     assert "鬼" not in lines
 
 
@@ -67,7 +77,9 @@ def test_a_service_logs_pieces_and_trace(capsys: pytest.CaptureFixture[str]) -> 
         ("error", ["error"]),
     ],
 )
-@pytest.mark.parametrize("logger", ["service.requests", protocol.log.name, shedding.log.name, "uvicorn.error"])
+@pytest.mark.parametrize(
+    "logger", ["service.requests", protocol.log.name, shedding.log.name, "uvicorn.error"]
+)
 def test_less_than_the_level_is_not_written(
     capsys: pytest.CaptureFixture[str], logger: str, level: str, written: list[str]
 ) -> None:
@@ -93,7 +105,11 @@ def test_what_the_service_says_of_itself_is_written_at_every_level(
         ask(question)
     entries = map(json.loads, capsys.readouterr().err.splitlines())
     events = [entry["event"] for entry in entries if entry["logger"].startswith("service.")]
-    assert [event for event in events if event != "request"] == ["ready", "reloaded", "reload failed"]
+    assert [event for event in events if event != "request"] == [
+        "ready",
+        "reloaded",
+        "reload failed",
+    ]
     assert events.count("request") == (3 if level == "info" else 0)
 
 
@@ -149,7 +165,9 @@ def test_places_of_a_thread_are_as_those_of_an_exception() -> None:
 def test_only_the_first_line_of_a_message_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
     """Asyncio shows the objects it complains of on further lines; those stay out."""
     with logging_to_stderr():
-        logging.getLogger("asyncio").error("Future exception was never retrieved\nfuture: <Future ValueError('鬼')>")
+        logging.getLogger("asyncio").error(
+            "Future exception was never retrieved\nfuture: <Future ValueError('鬼')>"
+        )
     assert json.loads(capsys.readouterr().err)["event"] == "Future exception was never retrieved"
 
 
@@ -173,14 +191,14 @@ def test_blocked_reader_does_not_block_the_writer(monkeypatch: pytest.MonkeyPatc
     blocked = Blocked()
     monkeypatch.setattr(sys, "stderr", blocked)
     with logging_to_stderr():
-        for number in range(2 * LONGEST_BACKLOG):
+        for number in range(2 * MAX_BACKLOG):
             logging.getLogger("service").info("line %d", number)
         lost = lines_lost()
         blocked.opened.set()
     entries = [json.loads(line) for line in blocked.getvalue().splitlines()]
     written = [entry for entry in entries if entry["event"].startswith("line ")]
-    assert 0 < len(written) <= LONGEST_BACKLOG + LARGEST_WRITE
-    assert len(written) + lost == 2 * LONGEST_BACKLOG
+    assert 0 < len(written) <= MAX_BACKLOG + MAX_WRITE
+    assert len(written) + lost == 2 * MAX_BACKLOG
     assert [entry["lines"] for entry in entries if entry["event"] == "log lines lost"] == [lost]
     assert lines_lost() == 0  # of the log that is written now
 
@@ -189,7 +207,7 @@ def test_grave_lines_find_room_where_others_do_not(monkeypatch: pytest.MonkeyPat
     """While requests' lines are dropped, a bounded number of warnings and errors is kept."""
     blocked = Blocked()
     monkeypatch.setattr(sys, "stderr", blocked)
-    monkeypatch.setattr("service.logs.LONGEST_BACKLOG", 1)
+    monkeypatch.setattr("service.logs.MAX_BACKLOG", 1)
     monkeypatch.setattr("service.logs.RESERVED_PLACES", 2)
     log = logging.getLogger("service")
     with logging_to_stderr():
@@ -199,7 +217,9 @@ def test_grave_lines_find_room_where_others_do_not(monkeypatch: pytest.MonkeyPat
             write("waits")
         assert lines_lost() == 2
         blocked.opened.set()
-    levels = [json.loads(line)["level"] for line in blocked.getvalue().splitlines() if "waits" in line]
+    levels = [
+        json.loads(line)["level"] for line in blocked.getvalue().splitlines() if "waits" in line
+    ]
     assert levels == ["info", "warning", "error"]
 
 
@@ -212,8 +232,8 @@ def test_end_does_not_wait_for_a_reader_that_never_comes(monkeypatch: pytest.Mon
             return len(text)
 
     monkeypatch.setattr(sys, "stderr", Blocked())
-    monkeypatch.setattr("service.logs.LONGEST_BACKLOG", 1)
-    monkeypatch.setattr("service.logs.LONGEST_FLUSH", 0.01)
+    monkeypatch.setattr("service.logs.MAX_BACKLOG", 1)
+    monkeypatch.setattr("service.logs.MAX_FLUSH", 0.01)
     with logging_to_stderr():
         for number in range(5):
             logging.getLogger("service").info("line %d", number)
@@ -252,7 +272,7 @@ def test_lines_after_a_full_disk_are_written(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_lost_lines_are_on_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     """What finds no place is counted where Prometheus reads it, while it is not yet told in the log."""
-    monkeypatch.setattr("service.logs.LONGEST_BACKLOG", 0)
+    monkeypatch.setattr("service.logs.MAX_BACKLOG", 0)
 
     async def question(client: httpx.AsyncClient) -> list[str]:
         before = lines_lost()
@@ -262,7 +282,10 @@ def test_lost_lines_are_on_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with logging_to_stderr():
         metrics = ask(question)
-    assert any(line.startswith("lacuna_log_lines_lost_total ") and float(line.split()[1]) >= 1 for line in metrics)
+    assert any(
+        line.startswith("lacuna_log_lines_lost_total ") and float(line.split()[1]) >= 1
+        for line in metrics
+    )
 
 
 def test_logging_is_restored() -> None:

@@ -25,7 +25,7 @@ def test_series_are_there_before_the_first_request() -> None:
         assert value(metrics, "lacuna_network_rows_total", call=call) == 0
         assert value(metrics, "lacuna_batch_rows_count", call=call) == 0
     for result in ("hit", "miss"):
-        assert value(metrics, "lacuna_prefix_cache_pieces_total", result=result) == 0
+        assert value(metrics, "lacuna_prefix_cache_tokens_total", result=result) == 0
     for reason in ("queue_full", "deadline", "rate_requests", "rate_characters"):
         assert value(metrics, "lacuna_refusals_total", reason=reason) == 0
     for outcome in ("success", "failure"):
@@ -42,7 +42,7 @@ def test_buckets_span_a_quarter_millisecond_to_ten_seconds() -> None:
 
 
 def test_requests_are_counted_by_route_and_status() -> None:
-    """Requests, times, pieces and rows of a running service arrive in its metrics; foreign paths do not."""
+    """Requests, times, tokens and rows of a running service arrive in its metrics; foreign paths do not."""
 
     async def question(client: httpx.AsyncClient) -> str:
         await client.post("/predict", json={"text": ["abc", "d"]})
@@ -58,8 +58,8 @@ def test_requests_are_counted_by_route_and_status() -> None:
         'lacuna_request_seconds_count{route="/predict"} 2.0',
         'lacuna_queue_seconds_count{route="/predict"} 1.0',
         'lacuna_inference_seconds_count{route="/predict"} 1.0',
-        'lacuna_prefix_cache_pieces_total{result="hit"} 2.0',
-        'lacuna_prefix_cache_pieces_total{result="miss"} 2.0',
+        'lacuna_prefix_cache_tokens_total{result="hit"} 2.0',
+        'lacuna_prefix_cache_tokens_total{result="miss"} 2.0',
         'lacuna_predicted_texts_total{stops="elsewhere"} 2.0',
         'lacuna_predicted_rows_total{stops="inside_word"} 0.0',
         'lacuna_batch_rows_sum{call="next"} 2.0',
@@ -90,7 +90,9 @@ def test_reloads_are_counted_and_shown() -> None:
     metrics.reloaded(None)
     assert value(metrics, "lacuna_reloads_total", outcome="success") == 1
     assert value(metrics, "lacuna_reloads_total", outcome="failure") == 1
-    shown = metrics.registry.get_sample_value("lacuna_model_info", {"name": "a", "version": "2", "digest": "d"})
+    shown = metrics.registry.get_sample_value(
+        "lacuna_model_info", {"name": "a", "version": "2", "digest": "d"}
+    )
     assert shown == 1
 
 

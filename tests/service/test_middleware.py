@@ -1,4 +1,4 @@
-"""Tests of service/middleware.py and service/records.py: keys, and what surrounds a request."""
+"""Tests of service/middleware.py and service/request_context.py: keys, and what surrounds a request."""
 
 import asyncio
 import gc
@@ -15,7 +15,7 @@ from service.keyring import KeyRing
 from service.keys import hash_key
 from service.metrics import Metrics
 from service.middleware import Authorise, CheckHost, Observe
-from service.records import ROUTES, Record
+from service.request_context import ROUTES, Record
 from service.settings import Settings
 from tests.service.client import app_of, ask, running, until
 from tests.service.fakes_service import FakeModel
@@ -40,13 +40,18 @@ def test_each_key_opens(scheme: str, key: str) -> None:
     assert statuses({"Authorization": f"{scheme} {key}"}, "/model") == [200]
 
 
-@pytest.mark.parametrize("sent", [None, "", "Bearer", "Bearer ", f"Basic {KEYS[0]}", KEYS[0], f"Bearer {KEYS[0]}x"])
+@pytest.mark.parametrize(
+    "sent", [None, "", "Bearer", "Bearer ", f"Basic {KEYS[0]}", KEYS[0], f"Bearer {KEYS[0]}x"]
+)
 def test_anything_else_does_not(sent: str | None) -> None:
     """A missing, malformed or wrong key is 401 with a challenge, before anything else is looked at."""
 
     async def question(client: httpx.AsyncClient) -> list[httpx.Response]:
         headers = {} if sent is None else {"Authorization": sent}
-        return [await client.post("/predict", content=b"no JSON", headers=headers), await client.get("/nothing")]
+        return [
+            await client.post("/predict", content=b"no JSON", headers=headers),
+            await client.get("/nothing"),
+        ]
 
     for response in ask(question, keys=KEYS):
         assert response.status_code == 401
@@ -61,7 +66,13 @@ def test_key_of_strange_bytes_is_refused() -> None:
 
 def test_probes_and_documents_are_open() -> None:
     """Probes carry no keys and a browser cannot, so these four need none; metrics do."""
-    assert statuses(None, "/livez", "/readyz", "/docs", "/openapi.json", "/metrics") == [200, 200, 200, 200, 401]
+    assert statuses(None, "/livez", "/readyz", "/docs", "/openapi.json", "/metrics") == [
+        200,
+        200,
+        200,
+        200,
+        401,
+    ]
 
 
 def test_hang_up_is_counted_and_frees_the_engine() -> None:
@@ -84,7 +95,13 @@ def test_hang_up_is_counted_and_frees_the_engine() -> None:
                 raise AssertionError(message)
 
             headers = [(b"content-type", b"application/json"), (b"host", b"localhost")]
-            scope = {"type": "http", "path": "/predict", "method": "POST", "headers": headers, "query_string": b""}
+            scope = {
+                "type": "http",
+                "path": "/predict",
+                "method": "POST",
+                "headers": headers,
+                "query_string": b"",
+            }
             request = asyncio.ensure_future(app(scope, receive, send))
             await until(model.holding.is_set)
             gone.set()
@@ -108,7 +125,12 @@ def test_unexpected_failure_is_logged_by_type_and_place(caplog: pytest.LogCaptur
     async def receive() -> Any:
         raise AssertionError
 
-    scope = {"type": "http", "path": "/model", "method": "GET", "headers": [(b"x-request-id", b"id-7")]}
+    scope = {
+        "type": "http",
+        "path": "/model",
+        "method": "GET",
+        "headers": [(b"x-request-id", b"id-7")],
+    }
     scope["headers"].append((b"traceparent", b"00-" + b"4" * 32 + b"-" + b"7" * 16 + b"-01"))  # type: ignore[attr-defined]
     with caplog.at_level(logging.INFO):
         asyncio.run(Observe(broken, Metrics(CollectorRegistry()))(scope, receive, send))
@@ -156,7 +178,9 @@ def keys_file(tmp_path: Path) -> Path:
     file = tmp_path / "keys.toml"
     hashes = {name: hash_key(f"{name}{'.' * 20}".encode()).hex() for name in ("user", "root")}
     file.write_text(
-        "".join(f'[[key]]\nname = "{name}"\nsha256 = "{digest}"\n' for name, digest in hashes.items())
+        "".join(
+            f'[[key]]\nname = "{name}"\nsha256 = "{digest}"\n' for name, digest in hashes.items()
+        )
         + "admin = true\ntexts_per_minute = 5\n"
     )
     return file
@@ -213,10 +237,16 @@ def test_without_keys_only_programs_of_this_machine_administer() -> None:
     """Without keys, /admin/ is open on loopback, but not to a page in a browser, nor to what a proxy passes on; bound
     elsewhere, or where other hosts are allowed, as behind a proxy, it is 403.
     """
-    local, open_ = (Authorise(answer, KeyRing(Settings()), host) for host in ("127.0.0.1", "0.0.0.0"))
+    local, open_ = (
+        Authorise(answer, KeyRing(Settings()), host) for host in ("127.0.0.1", "0.0.0.0")
+    )
     assert pass_through(local, "/admin/reload").status == 0
     assert pass_through(local, "/admin/reload", origin="https://example.org").status == 403
-    for header in ({"x-forwarded-for": "203.0.113.9"}, {"via": "1.1 proxy"}, {"forwarded": "for=203.0.113.9"}):
+    for header in (
+        {"x-forwarded-for": "203.0.113.9"},
+        {"via": "1.1 proxy"},
+        {"forwarded": "for=203.0.113.9"},
+    ):
         assert pass_through(local, "/admin/reload", **header).status == 403
     behind_a_proxy = Authorise(answer, KeyRing(Settings()), "127.0.0.1", ["example.org"])
     assert pass_through(behind_a_proxy, "/admin/reload").status == 403
@@ -226,7 +256,16 @@ def test_without_keys_only_programs_of_this_machine_administer() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["localhost", "LocalHost:8000", "localhost.", "127.0.0.1", "127.0.0.1:8000", "127.9.9.9", "[::1]", "[::1]:8000"],
+    [
+        "localhost",
+        "LocalHost:8000",
+        "localhost.",
+        "127.0.0.1",
+        "127.0.0.1:8000",
+        "127.9.9.9",
+        "[::1]",
+        "[::1]:8000",
+    ],
 )
 def test_loopback_answers_to_its_own_names(name: str) -> None:
     """Bound to loopback, a request may name any loopback host, with or without a port."""
@@ -248,14 +287,22 @@ def test_loopback_answers_to_no_other_name(name: str) -> None:
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics"])
 def test_probes_need_no_name(path: str) -> None:
     """Probes and scrapes come to a container's address, whatever the service is bound to."""
-    assert pass_through(CheckHost(answer, "127.0.0.1", ("lacuna.example",)), path, host="10.0.0.7").status == 0
+    assert (
+        pass_through(
+            CheckHost(answer, "127.0.0.1", ("lacuna.example",)), path, host="10.0.0.7"
+        ).status
+        == 0
+    )
 
 
 def test_allowed_hosts_are_answered_and_no_others() -> None:
     """Named hosts are good beside loopback ones; off loopback nothing is checked until hosts are named; * lifts it."""
     for bound in ("127.0.0.1", "0.0.0.0"):
         named = CheckHost(answer, bound, ("lacuna.Example",))
-        statuses = [pass_through(named, host=name).status for name in ("Lacuna.example:80", "localhost", "10.0.0.7")]
+        statuses = [
+            pass_through(named, host=name).status
+            for name in ("Lacuna.example:80", "localhost", "10.0.0.7")
+        ]
         assert statuses == [0, 0, 421]
         assert pass_through(CheckHost(answer, bound, ("*",)), host="10.0.0.7").status == 0
     assert pass_through(CheckHost(answer, "0.0.0.0", ()), host="10.0.0.7").status == 0
@@ -302,14 +349,20 @@ def test_no_page_may_ask_unless_allowed() -> None:
     assert not [name for name in response.headers if name.startswith("access-control")]
 
 
-def test_the_log_names_the_key_and_holds_none(keys_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_names_the_key_and_holds_none(
+    keys_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A request's line has the key's name as `key`, and neither key nor hash; without keys it has no such field."""
 
     def lines(headers: dict[str, str], **settings: Any) -> list[Any]:
         caplog.clear()
         with caplog.at_level(logging.INFO):
             ask(lambda client: client.get("/model", headers=headers), **settings)
-        return [record.__dict__["fields"] for record in caplog.records if record.name == "service.requests"]
+        return [
+            record.__dict__["fields"]
+            for record in caplog.records
+            if record.name == "service.requests"
+        ]
 
     (line,) = lines({"Authorization": bearer("user")}, keys_file=keys_file)
     assert line["key"] == "user"
@@ -328,7 +381,12 @@ def test_a_key_over_its_rate_is_429_before_its_body_is_read(keys_file: Path) -> 
             headers = {"Authorization": bearer(name), "Content-Type": "application/json"}
             return await client.post("/predict", content=body, headers=headers)
 
-        bodies = [b'{"text": ["a", "b"]}', b'{"text": ["a", "b", "c", "d"]}', b'{"text": ["a", "b", "c"]}', b"no JSON"]
+        bodies = [
+            b'{"text": ["a", "b"]}',
+            b'{"text": ["a", "b", "c", "d"]}',
+            b'{"text": ["a", "b", "c"]}',
+            b"no JSON",
+        ]
         responses = [await send("root", body) for body in bodies] + [await send("user", bodies[1])]
         metrics = await client.get("/metrics", headers={"Authorization": bearer("root")})
         return responses, metrics.text
@@ -347,7 +405,10 @@ def test_characters_are_those_of_texts_history_and_choices() -> None:
     async def question(client: httpx.AsyncClient) -> list[int]:
         stop_clock(client)
         bodies: list[tuple[str, Any]] = [
-            ("/cloze", {"text": ["a __", "鬼 __"], "history": "b" * 40, "choices": ["c" * 20, "d" * 20]}),  # 88
+            (
+                "/cloze",
+                {"text": ["a __", "鬼 __"], "history": "b" * 40, "choices": ["c" * 20, "d" * 20]},
+            ),  # 88
             ("/predict", {"text": 5}),
             ("/predict", {"text": "e" * 13}),
             ("/score", {"text": "f" * 12}),

@@ -45,7 +45,10 @@ def test_examples_are_answered(name: str) -> None:
     """Each example of a request is one that the service answers."""
     examples: Any = getattr(schemas, name).model_config["json_schema_extra"]
     for example in examples["examples"]:
-        assert ask(lambda client, body=example: client.post(_ASKING[name], json=body)).status_code == 200
+        assert (
+            ask(lambda client, body=example: client.post(_ASKING[name], json=body)).status_code
+            == 200
+        )
 
 
 @pytest.mark.parametrize("name", ["PredictAnswer", "ClozeAnswer", "ScoreAnswer"])
@@ -61,8 +64,25 @@ def test_examples_of_answers_are_of_their_type(document: Any, name: str) -> None
 def test_problems_are_documented(document: Any, path: str) -> None:
     """Every status that a question may get is in the document, errors as problem documents."""
     responses = document["paths"][path]["post"]["responses"]
-    assert set(responses) == {"200", "400", "401", "408", "413", "415", "421", "422", "429", "500", "503", "504"}
-    assert all("application/problem+json" in responses[status]["content"] for status in responses if status != "200")
+    assert set(responses) == {
+        "200",
+        "400",
+        "401",
+        "408",
+        "413",
+        "415",
+        "421",
+        "422",
+        "429",
+        "500",
+        "503",
+        "504",
+    }
+    assert all(
+        "application/problem+json" in responses[status]["content"]
+        for status in responses
+        if status != "200"
+    )
 
 
 class _Service:
@@ -75,9 +95,14 @@ class _Service:
 
     def send(self, case: Any) -> httpx.Response:
         """Send what schemathesis made."""
-        prepared = requests.Request(**case.as_transport_kwargs(base_url="http://localhost")).prepare()
+        prepared = requests.Request(
+            **case.as_transport_kwargs(base_url="http://localhost")
+        ).prepare()
         request = self._client.request(
-            str(prepared.method), str(prepared.url), content=prepared.body, headers=dict(prepared.headers)
+            str(prepared.method),
+            str(prepared.url),
+            content=prepared.body,
+            headers=dict(prepared.headers),
         )
         return self._loop.run_until_complete(request)
 
@@ -107,7 +132,11 @@ def test_service_keeps_to_its_document(
     statuses: set[int] = set()
 
     @settings(
-        max_examples=examples, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
     )
     @given(case=operation.as_strategy(generation_mode=mode))
     def check(case: Any) -> None:

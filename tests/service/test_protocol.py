@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.protocol import MOST_HEADER_BYTES
+from service.protocol import MAX_HEADER_BYTES
 from tests.service.server_process import FAKE, ServerProcess, exchange, serving
 
 PATIENCE_SECONDS = 30
@@ -67,7 +67,7 @@ def test_headers_without_end_are_refused(server: ServerProcess) -> None:
         endless.sendall(b"GET /readyz HTTP/1.1\r\nX-Long: ")
         with pytest.raises((BrokenPipeError, ConnectionResetError, AssertionError)):
             for _ in range(1000):
-                endless.sendall(b"a" * (MOST_HEADER_BYTES // 16))
+                endless.sendall(b"a" * (MAX_HEADER_BYTES // 16))
             raise AssertionError
     server.logged(event="headers refused", status=431)
     assert server.ask("GET", "/readyz").status == 200
@@ -77,7 +77,9 @@ def test_a_kept_connection_may_wait_between_requests(server: ServerProcess) -> N
     """The deadline is for headers that have begun: a quiet connection lives on until keep-alive ends it."""
     connection = server.connect()
     assert exchange(connection, "GET", "/readyz").status == 200
-    with socket.create_connection(server.address, PATIENCE_SECONDS) as quiet:  # until the half second has passed
+    with socket.create_connection(
+        server.address, PATIENCE_SECONDS
+    ) as quiet:  # until the half second has passed
         assert received(quiet) == b""
     assert exchange(connection, "GET", "/readyz").status == 200
     connection.close()
@@ -139,7 +141,9 @@ def test_late_headers_do_not_answer_for_the_request_before_them() -> None:
         socket.create_connection(server.address, PATIENCE_SECONDS) as connection,
     ):
         connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body + b"GET /rea")
-        with socket.create_connection(server.address, PATIENCE_SECONDS) as silent:  # until the half second is over
+        with socket.create_connection(
+            server.address, PATIENCE_SECONDS
+        ) as silent:  # until the half second is over
             assert received(silent) == b""
         server.send_signal(signal.SIGUSR1)
         answers = received(connection)

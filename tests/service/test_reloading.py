@@ -39,7 +39,9 @@ def test_the_next_request_is_answered_by_the_new_checkpoint() -> None:
         predicted = (await client.post("/predict", json={"text": "a"})).json()
         assert predicted["model"] == {"name": "fake", "version": "2"}
         assert await metric(client, 'lacuna_reloads_total{outcome="success"}') == 1
-        assert await metric(client, f'lacuna_model_info{{digest="{changed["model"]["digest"]}"') == 1
+        assert (
+            await metric(client, f'lacuna_model_info{{digest="{changed["model"]["digest"]}"') == 1
+        )
 
     ask(question)
 
@@ -73,7 +75,10 @@ def test_a_checkpoint_that_is_refused_changes_nothing() -> None:
         refused = await client.post("/admin/reload", json={"checkpoint": "broken"})
         assert refused.status_code == 422
         assert refused.json()["errors"] == [
-            {"pointer": "/checkpoint", "detail": "broken: weights.safetensors differs from SHA256SUMS; copy it again"}
+            {
+                "pointer": "/checkpoint",
+                "detail": "broken: weights.safetensors differs from SHA256SUMS; copy it again",
+            }
         ]
         assert (await client.post("/predict", json={"text": "a"})).json()["model"]["version"] == "1"
         assert await metric(client, 'lacuna_reloads_total{outcome="failure"}') == 1
@@ -84,7 +89,10 @@ def test_a_checkpoint_that_is_refused_changes_nothing() -> None:
 
 def test_rolling_back_answers_with_what_answered_before(tmp_path: Path) -> None:
     """One call goes back, another one forth again."""
-    one, other = (build_tiny_checkpoint(tmp_path / name, seed=seed, fp32=False) for seed, name in enumerate("ab"))
+    one, other = (
+        build_tiny_checkpoint(tmp_path / name, seed=seed, fp32=False)
+        for seed, name in enumerate("ab")
+    )
     with serving(REAL, "--checkpoint", str(one.directory), "--threads", "1") as server:
         changed = server.ask("POST", "/admin/reload", {"checkpoint": str(other.directory)})
         assert changed.json()["model"]["digest"] == other.digest
@@ -109,7 +117,9 @@ def test_a_reload_that_is_repeated_keeps_the_way_back() -> None:
     async def question(client: httpx.AsyncClient) -> None:
         first = (await client.get("/model")).json()["digest"]
         for _ in range(2):
-            assert (await client.post("/admin/reload", json={"checkpoint": "other"})).status_code == 200
+            assert (
+                await client.post("/admin/reload", json={"checkpoint": "other"})
+            ).status_code == 200
         back = (await client.post("/admin/rollback")).json()
         assert (back["model"]["digest"], back["previous"]["digest"]) == (first, "other")
 
@@ -129,7 +139,10 @@ def test_the_same_checkpoint_again_is_no_way_back() -> None:
 @pytest.mark.fault
 def test_rolling_back_to_a_directory_that_has_changed_is_refused(tmp_path: Path) -> None:
     """What answered before is not there any more: saying so is better than answering with something else."""
-    one, other = (build_tiny_checkpoint(tmp_path / name, seed=seed, fp32=False) for seed, name in enumerate("ab"))
+    one, other = (
+        build_tiny_checkpoint(tmp_path / name, seed=seed, fp32=False)
+        for seed, name in enumerate("ab")
+    )
     with serving(REAL, "--checkpoint", str(one.directory), "--threads", "1") as server:
         server.ask("POST", "/admin/reload", {"checkpoint": str(other.directory)})
         one.directory.rename(tmp_path / "away")
@@ -156,7 +169,10 @@ def test_a_torn_checkpoint_is_refused_by_name(tmp_path: Path, tiny_checkpoint: P
         assert refused.status == 422
         assert "weights.safetensors" in refused.json()["errors"][0]["detail"]
         assert server.logged(event="reload failed", level="error")["reason"]
-        assert server.ask("POST", "/predict", {"text": "I like "}).json()["results"] == before["results"]
+        assert (
+            server.ask("POST", "/predict", {"text": "I like "}).json()["results"]
+            == before["results"]
+        )
 
 
 @pytest.mark.fault
@@ -172,7 +188,9 @@ def test_a_failure_that_is_not_the_checkpoints_is_logged_with_its_place(tmp_path
 
     async def question(client: httpx.AsyncClient) -> list[httpx.Response]:
         paths = (tmp_path, tmp_path / "missing")
-        return [await client.post("/admin/reload", json={"checkpoint": str(path)}) for path in paths]
+        return [
+            await client.post("/admin/reload", json={"checkpoint": str(path)}) for path in paths
+        ]
 
     assert [response.status_code for response in ask(question, Exhausted())] == [500, 422]
 
@@ -180,7 +198,9 @@ def test_a_failure_that_is_not_the_checkpoints_is_logged_with_its_place(tmp_path
 @pytest.mark.fault
 def test_a_hangup_before_it_listens_is_no_end(tiny_checkpoint: Path) -> None:
     """`systemctl restart` and then `reload`: the signal comes before there is anything to reload."""
-    with serving(REAL, "--checkpoint", str(tiny_checkpoint), "--threads", "1", ready=False) as server:
+    with serving(
+        REAL, "--checkpoint", str(tiny_checkpoint), "--threads", "1", ready=False
+    ) as server:
         server.logged(event="listening")
         server.send_signal(signal.SIGHUP)
         server.logged(event="ready")
@@ -189,7 +209,10 @@ def test_a_hangup_before_it_listens_is_no_end(tiny_checkpoint: Path) -> None:
 
 def test_a_hangup_loads_what_the_settings_name_now(tmp_path: Path) -> None:
     """The setting names a link; pointed elsewhere, SIGHUP follows it."""
-    one, other = (build_tiny_checkpoint(tmp_path / name, seed=seed, fp32=False) for seed, name in enumerate("ab"))
+    one, other = (
+        build_tiny_checkpoint(tmp_path / name, seed=seed, fp32=False)
+        for seed, name in enumerate("ab")
+    )
     link = tmp_path / "current"
     link.symlink_to(one.directory)
     with serving(REAL, "--checkpoint", str(link), "--threads", "1") as server:
@@ -217,7 +240,8 @@ def test_one_change_at_a_time() -> None:
 
 @pytest.mark.fault
 @pytest.mark.parametrize(
-    ("state", "value", "told"), [("draining", True, "shutting down"), ("loaded", None, "still loading")]
+    ("state", "value", "told"),
+    [("draining", True, "shutting down"), ("loaded", None, "still loading")],
 )
 def test_a_hangup_that_comes_too_early_or_too_late_is_no_failure(
     caplog: pytest.LogCaptureFixture, state: str, value: object, told: str
@@ -239,7 +263,9 @@ def test_a_hangup_that_comes_too_early_or_too_late_is_no_failure(
 
 
 @pytest.mark.fault
-def test_a_hangup_during_a_change_is_followed_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_hangup_during_a_change_is_followed_when_it_ends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """The link may have moved after the change read it: however many signals come, one reload follows."""
     model = _LoadsOnRelease()
 
@@ -258,7 +284,9 @@ def test_a_hangup_during_a_change_is_followed_when_it_ends(caplog: pytest.LogCap
 
     with caplog.at_level(logging.INFO):
         ask(question, model)
-    assert [record.message for record in caplog.records].count("reload waits for the one that is on") == 1
+    assert [record.message for record in caplog.records].count(
+        "reload waits for the one that is on"
+    ) == 1
 
 
 class _LoadsOnRelease(FakeModel):
@@ -298,15 +326,22 @@ def test_bad_bodies_are_refused(body: bytes, status: int, tiny_checkpoint: Path)
 
 def test_requests_flow_through_many_changes(tmp_path: Path) -> None:
     """Two clients ask without pause while the checkpoint changes ten times: no request fails, all answers are whole."""
-    directories = [build_tiny_checkpoint(tmp_path / name, seed=n, fp32=False).directory for n, name in enumerate("ab")]
+    directories = [
+        build_tiny_checkpoint(tmp_path / name, seed=n, fp32=False).directory
+        for n, name in enumerate("ab")
+    ]
     with serving(REAL, "--checkpoint", str(directories[0]), "--threads", "1") as server:
         stop = threading.Event()
         statuses: list[int] = []
-        clients = [threading.Thread(target=_ask_on, args=(server, stop, statuses)) for _ in range(2)]
+        clients = [
+            threading.Thread(target=_ask_on, args=(server, stop, statuses)) for _ in range(2)
+        ]
         for client in clients:
             client.start()
         for change in range(10):
-            answer = server.ask("POST", "/admin/reload", {"checkpoint": str(directories[1 - change % 2])})
+            answer = server.ask(
+                "POST", "/admin/reload", {"checkpoint": str(directories[1 - change % 2])}
+            )
             assert answer.status == 200, answer.body
         stop.set()
         for client in clients:
@@ -318,7 +353,9 @@ def test_requests_flow_through_many_changes(tmp_path: Path) -> None:
 def _ask_on(server: ServerProcess, stop: threading.Event, statuses: list[int]) -> None:
     while not stop.is_set():
         answer = server.ask("POST", "/predict", {"text": ["I like to go to the ", "我喜欢"]})
-        statuses.append(answer.status if answer.status != 200 or len(answer.json()["results"]) == 2 else 0)
+        statuses.append(
+            answer.status if answer.status != 200 or len(answer.json()["results"]) == 2 else 0
+        )
 
 
 @pytest.mark.fault

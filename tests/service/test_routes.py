@@ -43,14 +43,19 @@ def test_results_are_a_list_in_the_order_sent(path: str) -> None:
 
 
 def test_usage_is_the_sum_over_texts() -> None:
-    """Usage counts the pieces of all texts of a request."""
-    assert post("/score", {"text": ["aaa", "a"]}).json()["usage"] == {"pieces": 4, "cached_pieces": 2}
+    """Usage counts the tokens of all texts of a request."""
+    assert post("/score", {"text": ["aaa", "a"]}).json()["usage"] == {
+        "tokens": 4,
+        "cached_tokens": 2,
+    }
 
 
 def test_top_k_is_5_unless_asked() -> None:
     """Five candidates by default, else as many as asked for."""
     assert len(post("/predict", {"text": "a"}).json()["results"][0]["candidates"]) == 5
-    assert len(post("/predict", {"text": "a", "top_k": 100}).json()["results"][0]["candidates"]) == 100
+    assert (
+        len(post("/predict", {"text": "a", "top_k": 100}).json()["results"][0]["candidates"]) == 100
+    )
 
 
 def test_blanks_are_counted_in_code_points_of_the_text_as_sent() -> None:
@@ -62,7 +67,9 @@ def test_blanks_are_counted_in_code_points_of_the_text_as_sent() -> None:
 def test_one_wrong_text_refuses_the_whole_request() -> None:
     """Validation is all or nothing: one 422 that names the item, and nothing is decoded."""
     model = FakeModel()
-    response = ask(lambda client: client.post("/cloze", json={"text": ["a __", "b __", "c __", "none"]}), model)
+    response = ask(
+        lambda client: client.post("/cloze", json={"text": ["a __", "b __", "c __", "none"]}), model
+    )
     assert response.status_code == 422
     assert [error["pointer"] for error in response.json()["errors"]] == ["/text/3"]
     assert model.largest_batch == 0
@@ -76,9 +83,13 @@ def test_choices_are_named_by_themselves() -> None:
 
 def test_question_that_the_network_cannot_answer_is_422() -> None:
     """A checkpoint whose network cannot answer a kind of question refuses it with the reason, naming the text."""
-    response = ask(lambda client: client.post("/cloze", json={"text": ["a ____"]}), _FillsNoBlanks())
+    response = ask(
+        lambda client: client.post("/cloze", json={"text": ["a ____"]}), _FillsNoBlanks()
+    )
     assert response.status_code == 422
-    assert response.json()["errors"] == [{"pointer": "/text/0", "detail": "this network fills no blanks"}]
+    assert response.json()["errors"] == [
+        {"pointer": "/text/0", "detail": "this network fills no blanks"}
+    ]
 
 
 def test_model_tells_what_is_loaded_and_the_limits() -> None:
@@ -90,7 +101,9 @@ def test_model_tells_what_is_loaded_and_the_limits() -> None:
     assert answer.capabilities == ["predict", "cloze", "score"]
 
 
-@pytest.mark.parametrize("path", ["/model", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json"])
+@pytest.mark.parametrize(
+    "path", ["/model", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json"]
+)
 def test_gets_are_answered_without_redirects(path: str) -> None:
     """Every GET route answers 200 at its own path; with a slash behind it is 404 and no redirect."""
 
@@ -111,7 +124,11 @@ def test_head_is_answered_where_get_is() -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
-    [("GET", "/predict", "POST"), ("DELETE", "/model", "GET, HEAD"), ("PUT", "/livez", "GET, HEAD")],
+    [
+        ("GET", "/predict", "POST"),
+        ("DELETE", "/model", "GET, HEAD"),
+        ("PUT", "/livez", "GET, HEAD"),
+    ],
 )
 def test_wrong_method_is_told_the_right_one(method: str, path: str, allowed: str) -> None:
     """405 carries Allow."""
@@ -122,7 +139,12 @@ def test_wrong_method_is_told_the_right_one(method: str, path: str, allowed: str
 @pytest.mark.parametrize("sent", ["a", "A-1._b", "x" * 64])
 def test_request_id_is_echoed(sent: str) -> None:
     """A well-formed X-Request-Id comes back, also with an error, and stands in its document."""
-    assert ask(lambda client: client.get("/livez", headers={"X-Request-Id": sent})).headers["x-request-id"] == sent
+    assert (
+        ask(lambda client: client.get("/livez", headers={"X-Request-Id": sent})).headers[
+            "x-request-id"
+        ]
+        == sent
+    )
     missing = ask(lambda client: client.get("/nothing", headers={"X-Request-Id": sent}))
     assert missing.json()["request_id"] == missing.headers["x-request-id"] == sent
 
@@ -146,9 +168,11 @@ def test_failure_is_500_without_details_and_harms_nobody() -> None:
 
     async def question(client: httpx.AsyncClient) -> list[httpx.Response]:
         texts = ["a", "poison 鬼", "b", "collapse 鬼", "c"]
-        return list(await asyncio.gather(*(client.post("/predict", json={"text": text}) for text in texts[:3]))) + [
-            await client.post("/predict", json={"text": text}) for text in texts[3:]
-        ]
+        return list(
+            await asyncio.gather(
+                *(client.post("/predict", json={"text": text}) for text in texts[:3])
+            )
+        ) + [await client.post("/predict", json={"text": text}) for text in texts[3:]]
 
     responses = ask(question)
     assert [response.status_code for response in responses] == [200, 500, 200, 500, 200]
@@ -163,7 +187,9 @@ def test_deadline_is_504_and_frees_the_engine() -> None:
 
     async def question(client: httpx.AsyncClient) -> httpx.Response:
         response = await client.post("/predict", json={"text": ["hold", "hold"]})
-        await until(lambda: model.cancelled == 1 and app_of(client).state.context.engine.waiting == 0)
+        await until(
+            lambda: model.cancelled == 1 and app_of(client).state.context.engine.waiting == 0
+        )
         metrics = await client.get("/metrics")
         assert 'lacuna_queue_seconds_count{route="/predict"} 1.0' in metrics.text.splitlines()
         return response
@@ -171,7 +197,9 @@ def test_deadline_is_504_and_frees_the_engine() -> None:
     model = FakeModel()
     response = ask(question, model, deadline_seconds=0.05, batch_items=1)
     assert response.status_code == 504
-    assert re.fullmatch(r"queue;dur=\d+\.\d+, inference;dur=[1-9]\d*\.\d+", response.headers["server-timing"])
+    assert re.fullmatch(
+        r"queue;dur=\d+\.\d+, inference;dur=[1-9]\d*\.\d+", response.headers["server-timing"]
+    )
     assert response.json()["detail"] == "not answered within 0.05 s; send less at once, or later"
 
 
@@ -219,7 +247,9 @@ def test_a_request_that_would_be_too_late_is_429_and_counted() -> None:
     responses, metrics = ask(question, model, batch_items=1)
     assert [response.status_code for response in responses] == [429, 429, 429]
     assert all(int(response.headers["retry-after"]) in (5, 6) for response in responses)
-    assert re.match(r"4\.\d s of work are waiting, and this request adds 4\.\d s", responses[1].json()["detail"])
+    assert re.match(
+        r"4\.\d s of work are waiting, and this request adds 4\.\d s", responses[1].json()["detail"]
+    )
     assert 'lacuna_refusals_total{reason="deadline"} 3.0' in metrics
     assert re.search(r"^lacuna_queue_work_seconds [45]\.", metrics, re.MULTILINE)
 
@@ -289,7 +319,11 @@ def test_problems_have_the_documented_form() -> None:
     response = post("/predict", {"text": [1]})
     problem = ProblemAnswer.model_validate(response.json())
     assert problem.model_dump() == response.json()
-    assert (problem.type, problem.title, problem.status) == ("about:blank", "Unprocessable Content", 422)
+    assert (problem.type, problem.title, problem.status) == (
+        "about:blank",
+        "Unprocessable Content",
+        422,
+    )
 
 
 class _FillsNoBlanks(FakeModel):

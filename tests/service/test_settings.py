@@ -39,7 +39,12 @@ def test_command_line_beats_environment_beats_file_beats_default(
     monkeypatch.setenv("LACUNA_PORT", "2")
     monkeypatch.setenv("LACUNA_THREADS", "2")
     settings = read_settings(["--config", str(file), "--port", "3"])
-    assert (settings.port, settings.threads, settings.max_texts, settings.max_top_k) == (3, 2, 1, 100)
+    assert (settings.port, settings.threads, settings.max_texts, settings.max_top_k) == (
+        3,
+        2,
+        1,
+        100,
+    )
 
 
 def test_file_can_be_named_by_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,9 +68,12 @@ def test_every_setting_is_an_option(name: str, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(
-    ("variable", "told"), [("LACUNA_PROT", "did you mean LACUNA_PORT?"), ("lacuna_port", "lacuna_port is no setting")]
+    ("variable", "told"),
+    [("LACUNA_PROT", "did you mean LACUNA_PORT?"), ("lacuna_port", "lacuna_port is no setting")],
 )
-def test_unknown_variable_is_an_error(monkeypatch: pytest.MonkeyPatch, variable: str, told: str) -> None:
+def test_unknown_variable_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, variable: str, told: str
+) -> None:
     """A misspelt variable is an error and not a setting that stays at its default."""
     monkeypatch.setenv(variable, "1")
     with pytest.raises(SettingsError, match=told.replace("?", r"\?")):
@@ -76,7 +84,9 @@ def test_unknown_key_of_the_file_is_an_error(tmp_path: Path) -> None:
     """A misspelt key names the file and the key that was probably meant."""
     file = tmp_path / "service.toml"
     file.write_text("max_text = 3\n")
-    with pytest.raises(SettingsError, match=r"service\.toml: max_text is no setting; did you mean max_texts\?"):
+    with pytest.raises(
+        SettingsError, match=r"service\.toml: max_text is no setting; did you mean max_texts\?"
+    ):
         read_settings(["--config", str(file)])
 
 
@@ -123,14 +133,18 @@ def test_loopback(host: str, answer: bool) -> None:
     assert is_loopback(host) is answer
 
 
-def test_keys_are_checked_when_settings_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_are_checked_when_settings_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A wrong key or keys file is a wrong setting; neither the message nor the settings show a key."""
     file = tmp_path / "keys.toml"
     monkeypatch.setenv("LACUNA_KEYS", f"{KEY}-1, {KEY}-2,")
     file.write_text(f"[[key]]\nname = 'a'\nsha256 = '{hash_key(KEY.encode()).hex()}'\n")
     assert KEY not in repr(read_settings(["--keys-file", str(file)]))
     file.write_text(f"{KEY}\n")
-    with pytest.raises(SettingsError, match=r"keys\.toml: not TOML at line 1, .* convert FILE") as refused:
+    with pytest.raises(
+        SettingsError, match=r"keys\.toml: not TOML at line 1, .* convert FILE"
+    ) as refused:
         read_settings(["--keys-file", str(file)])
     assert KEY not in str(refused.value)
     with pytest.raises(SettingsError, match="no-keys: No such file"):
@@ -145,25 +159,34 @@ def test_lists_are_parted_by_commas_or_are_lists(tmp_path: Path) -> None:
     """Hosts and origins: commas on the command line and in variables, lists in a file."""
     file = tmp_path / "service.toml"
     file.write_text("allowed_hosts = ['a', 'b']\n")
-    settings = read_settings(["--config", str(file), "--allowed-origins", "https://a.example, http://localhost:3000"])
+    settings = read_settings(
+        ["--config", str(file), "--allowed-origins", "https://a.example, http://localhost:3000"]
+    )
     assert settings.allowed_hosts == ("a", "b")
     assert settings.allowed_origins == ("https://a.example", "http://localhost:3000")
 
 
-@pytest.mark.parametrize("origin", ["a.example", "https://a.example/", "https://A.example", "https://a.example/page"])
+@pytest.mark.parametrize(
+    "origin", ["a.example", "https://a.example/", "https://A.example", "https://a.example/page"]
+)
 def test_an_origin_that_no_browser_sends_is_an_error(origin: str) -> None:
     """An origin with a path, without a scheme or with capitals would never fit, so it is refused."""
     with pytest.raises(SettingsError, match="allowed_origins has"):
         read_settings(["--allowed-origins", origin])
 
 
-@pytest.mark.parametrize("host", ["a.example:8443", "https://a.example", "*.a.example", "a.example.", "[::1]"])
+@pytest.mark.parametrize(
+    "host", ["a.example:8443", "https://a.example", "*.a.example", "a.example.", "[::1]"]
+)
 def test_a_host_that_no_request_names_is_an_error(host: str) -> None:
     """Ports, schemes, patterns and a dot at the end would never fit, and 421 would advise what has been done."""
     with pytest.raises(SettingsError, match="allowed_hosts has"):
         read_settings(["--allowed-hosts", f"b.example, 10.0.0.1, 2001:db8::1, my_service, {host}"])
     assert (
-        read_settings(["--allowed-hosts", "b.example, 10.0.0.1, 2001:db8::1, my_service, *"]).allowed_hosts[-1] == "*"
+        read_settings(
+            ["--allowed-hosts", "b.example, 10.0.0.1, 2001:db8::1, my_service, *"]
+        ).allowed_hosts[-1]
+        == "*"
     )
 
 

@@ -35,9 +35,14 @@ PLAIN = post(BODY)
 def filled(server: ServerProcess) -> Iterator[None]:
     """One text is decoded and another waits, until SIGUSR1; then there is room again."""
     held = post(b'{"text": "hold"}')
-    with socket.create_connection(server.address) as decoded, socket.create_connection(server.address) as waiting:
+    with (
+        socket.create_connection(server.address) as decoded,
+        socket.create_connection(server.address) as waiting,
+    ):
         decoded.sendall(held)
-        while not value(server, "lacuna_queue_work_seconds ") or value(server, "lacuna_queue_depth "):
+        while not value(server, "lacuna_queue_work_seconds ") or value(
+            server, "lacuna_queue_depth "
+        ):
             pass
         waiting.sendall(held)
         while not value(server, "lacuna_queue_depth "):
@@ -54,7 +59,11 @@ def full() -> Iterator[ServerProcess]:
 
 def value(server: ServerProcess, series: str) -> float:
     """What /metrics says of one series."""
-    (line,) = [line for line in server.ask("GET", "/metrics").body.decode().splitlines() if line.startswith(series)]
+    (line,) = [
+        line
+        for line in server.ask("GET", "/metrics").body.decode().splitlines()
+        if line.startswith(series)
+    ]
     return float(line.rpartition(" ")[2])
 
 
@@ -75,7 +84,12 @@ def test_a_question_is_refused_unread_and_its_connection_goes_on(full: ServerPro
     assert refused.status == 429
     problem = refused.json()
     assert problem.pop("detail") == "1 texts are waiting; the queue is full"
-    assert problem == {"type": "about:blank", "title": "Too Many Requests", "status": 429, "request_id": "mine"}
+    assert problem == {
+        "type": "about:blank",
+        "title": "Too Many Requests",
+        "status": 429,
+        "request_id": "mine",
+    }
     assert refused.headers["content-type"] == "application/problem+json"
     assert 1 <= int(refused.headers["retry-after"]) <= 30
     assert refused.headers["x-request-id"] == "mine"
@@ -101,7 +115,9 @@ def test_a_question_is_refused_unread_and_its_connection_goes_on(full: ServerPro
         PLAIN.replace(b"/predict", b"/predict?q=1"),
         PLAIN.replace(b"Content-Length", b"Content-Length: 1\r\nContent-Length"),
         PLAIN.replace(b"Host: localhost\r\n", b"Host: localhost\n"),
-        PLAIN.replace(b"Content-Length: 24", b"Transfer-Encoding: chunked").replace(BODY, b"2\r\n{}\r\n0\r\n\r\n"),
+        PLAIN.replace(b"Content-Length: 24", b"Transfer-Encoding: chunked").replace(
+            BODY, b"2\r\n{}\r\n0\r\n\r\n"
+        ),
         PLAIN.replace(b"1.1", b"1.0"),
         PLAIN.replace(b"Host", b"Transfer-Encoding : chunked\r\nHost"),
         PLAIN.replace(b"Host", b"Content-Length : 0\r\nHost"),
@@ -130,7 +146,9 @@ def test_what_is_not_plain_goes_through_the_app(full: ServerProcess, request_byt
     """A request whose end, connection or reader needs a look is judged as when there is room."""
     answer = send(full, request_bytes)
     assert answer.startswith((b"HTTP/1.1 429 ", b"HTTP/1.1 400 "))
-    assert value(full, 'lacuna_refusals_total{reason="queue_full"}') == answer.startswith(b"HTTP/1.1 429 ")
+    assert value(full, 'lacuna_refusals_total{reason="queue_full"}') == answer.startswith(
+        b"HTTP/1.1 429 "
+    )
     assert not any("refused unread" in line for line in full.lines)
 
 

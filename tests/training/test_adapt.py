@@ -11,13 +11,13 @@ from model.checkpoint import load_checkpoint
 from model.config import NetworkConfig
 from model.errors import CorpusError, RunError
 from model.queries import ClozeQuery, PredictQuery, Query, Result, ScoreQuery
+from research.toy_corpus import write_corpus
 from training.__main__ import main
 from training.adapt import AdaptOptions, WithHistory, adapt
 from training.config import DataOptions, OptimizerOptions, RunConfig
+from training.data.prepare import PrepareOptions, SourceOptions, prepare
 from training.export import ExportOptions, export
-from training.loop import Trainer, train
-from training.prepare import PrepareOptions, SourceOptions, prepare
-from training.toy_corpus import write_corpus
+from training.trainer import Trainer, train
 
 SIZE = 600
 
@@ -34,12 +34,21 @@ def base(corpus: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("base")
     english, chinese = corpus
-    sources = (SourceOptions("english", (str(english),), "en"), SourceOptions("chinese", (str(chinese),), "zh"))
-    data = prepare(PrepareOptions(root / "prepared", sources, vocabulary_size=SIZE, held_out_share=0.1, threads=1))
+    sources = (
+        SourceOptions("english", (str(english),), "en"),
+        SourceOptions("chinese", (str(chinese),), "zh"),
+    )
+    data = prepare(
+        PrepareOptions(
+            root / "prepared", sources, vocabulary_size=SIZE, held_out_share=0.1, threads=1
+        )
+    )
     config = RunConfig(
         name="tiny",
-        data=DataOptions(prepared=str(data), rows=8, window_pieces=16, lookahead_pieces=6),
-        network=NetworkConfig(SIZE, embedding_size=24, hidden_size=32, forward_layers=2, gap_hidden_size=16),
+        data=DataOptions(prepared=str(data), rows=8, window_tokens=16, lookahead_tokens=6),
+        network=NetworkConfig(
+            SIZE, embedding_size=24, hidden_size=32, forward_layers=2, gap_hidden_size=16
+        ),
         optimizer=OptimizerOptions(learning_rate=1e-2, schedule="constant", warmup_steps=2),
         steps=60,
         evaluate_every_steps=0,
@@ -52,7 +61,11 @@ def base(corpus: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
 def diary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sentences of one writer: few words, always in the same order."""
     rng = random.Random(1)
-    who, what, where = ("Wilma", "Otto", "Berta"), ("herons", "lanterns", "kettles"), ("attic", "harbour", "orchard")
+    who, what, where = (
+        ("Wilma", "Otto", "Berta"),
+        ("herons", "lanterns", "kettles"),
+        ("attic", "harbour", "orchard"),
+    )
     lines = [
         f"{rng.choice(who)} counted {rng.randrange(400)} {rng.choice(what)} in the {rng.choice(where)} again."
         for _ in range(600)
@@ -63,11 +76,35 @@ def diary(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def adapted(base: Path, diary: Path, corpus: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def adapted(
+    base: Path, diary: Path, corpus: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The output directory of an adaptation to the diary; read it, never change it."""
     output = tmp_path_factory.mktemp("adapt") / "out"
-    arguments = ["adapt", str(base), str(diary), "--replay", *map(str, corpus), "--output", str(output)]
-    assert main([*arguments, "--ngram", "--passes", "3", "--learning-rate", "0.01", "--typing-lines", "10"]) == 0
+    arguments = [
+        "adapt",
+        str(base),
+        str(diary),
+        "--replay",
+        *map(str, corpus),
+        "--output",
+        str(output),
+    ]
+    assert (
+        main(
+            [
+                *arguments,
+                "--ngram",
+                "--passes",
+                "3",
+                "--learning-rate",
+                "0.01",
+                "--typing-lines",
+                "10",
+            ]
+        )
+        == 0
+    )
     return output
 
 
@@ -89,18 +126,30 @@ def test_the_text_becomes_more_probable_and_the_report_says_so(adapted: Path) ->
 def test_what_a_small_text_cannot_tell_stays_the_checkpoints_own(base: Path, adapted: Path) -> None:
     """Languages, word ends and the weights of rescoring are kept; version and provenance tell of the adaptation."""
     before, after = load_checkpoint(base), load_checkpoint(adapted / "checkpoint")
-    assert (after.name, after.version, after.languages) == (before.name, "2-adapted", before.languages)
-    assert after.word_ends == before.word_ends
+    assert (after.name, after.version, after.languages) == (
+        before.name,
+        "2-adapted",
+        before.languages,
+    )
+    assert after.word_end_probs == before.word_end_probs
     assert after.calibration.cloze_temperature == before.calibration.cloze_temperature
-    assert after.training["adapted_from"] == {"name": "tiny", "version": "2", "digest": before.digest}
+    assert after.training["adapted_from"] == {
+        "name": "tiny",
+        "version": "2",
+        "digest": before.digest,
+    }
     assert [stage["run"] for stage in after.training["stages"]] == ["tiny", "tiny-adapted"]
-    assert after.training["pieces_seen"] > before.training["pieces_seen"]
+    assert after.training["tokens_seen"] > before.training["tokens_seen"]
 
 
 def test_lines_set_aside_are_in_no_training_text(adapted: Path, diary: Path) -> None:
     """No line is in both parts, and together they are the text without its duplicates."""
     parts = [
-        [line for path in (adapted / "text" / part).glob("*.txt") for line in path.read_text().splitlines()]
+        [
+            line
+            for path in (adapted / "text" / part).glob("*.txt")
+            for line in path.read_text().splitlines()
+        ]
         for part in ("aside", "training")
     ]
     assert not set(parts[0]) & set(parts[1])
@@ -108,7 +157,9 @@ def test_lines_set_aside_are_in_no_training_text(adapted: Path, diary: Path) -> 
     assert len(parts[0]) >= 0.1 * (len(parts[0]) + len(parts[1]))
 
 
-def test_the_same_command_again_changes_nothing(base: Path, diary: Path, corpus: list[Path], adapted: Path) -> None:
+def test_the_same_command_again_changes_nothing(
+    base: Path, diary: Path, corpus: list[Path], adapted: Path
+) -> None:
     """A finished adaptation answers with its report; with other arguments it refuses to mix."""
     digest = load_checkpoint(adapted / "checkpoint").digest
     arguments = {"passes": 3, "ngram": True, "typing_lines": 10, "replay": tuple(map(str, corpus))}
@@ -143,7 +194,9 @@ def test_an_interrupted_adaptation_goes_on(
     assert len(json.loads((tmp_path / "out" / "adapt.json").read_text())["passes"]) == 2
 
 
-def test_nothing_is_written_where_nothing_was_gained(base: Path, diary: Path, tmp_path: Path) -> None:
+def test_nothing_is_written_where_nothing_was_gained(
+    base: Path, diary: Path, tmp_path: Path
+) -> None:
     """A rate of nothing gains nothing: a named error with both figures, and no checkpoint."""
     options = AdaptOptions(base, (str(diary),), tmp_path / "out", passes=1, learning_rate=0.0)
     with pytest.raises(RunError, match="no pass made the held-out lines more probable"):
@@ -171,7 +224,9 @@ def test_history_goes_with_every_question_that_knows_one() -> None:
             return []
 
     recording = Recording()
-    WithHistory(recording, "earlier").run([PredictQuery("a"), ClozeQuery("a ____"), ScoreQuery("a")])  # type: ignore[arg-type]
+    WithHistory(recording, "earlier").run(
+        [PredictQuery("a"), ClozeQuery("a ____"), ScoreQuery("a")]
+    )  # type: ignore[arg-type]
     assert recording.asked == [
         PredictQuery("a", history="earlier"),
         ClozeQuery("a ____", history="earlier"),

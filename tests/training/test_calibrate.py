@@ -18,19 +18,19 @@ from model.ngram import open_ngram
 from model.opening import open_model
 from model.predictor import Predictor
 from model.queries import Blank, ClozeQuery, ClozeResult, Filling, Query, Result, Usage
-from model.runtime import Floats, Integers
-from model.vocabulary import Vocabulary
-from tests.fixtures_checkpoint import tiny_vocabulary
-from training import calibrate as command
-from training.calibrate import (
+from model.runtime import Float32Array, Integers
+from model.tokenizer import Tokenizer
+from tests.fixtures_checkpoint import tiny_tokenizer
+from training.evaluation import calibrate as command
+from training.evaluation.calibrate import (
     fit_calibration,
     fit_choices,
     fit_cloze_calibration,
     fit_next_temperature,
     retemper,
-    score_pieces,
+    score_tokens,
 )
-from training.questions import ClozeQuestion, cloze_questions, read_files
+from training.evaluation.test_items import ClozeQuestion, cloze_questions, read_files
 
 GRIDS = ((0.0, 0.5, 1.0), (0.0, 0.5))
 QUESTIONS = [ClozeQuestion(0, n, f"{n} ____", "right", ()) for n in range(300)]
@@ -52,19 +52,30 @@ class FakePredictor:
             words = [f"wrong{n}" if n != right else "right" for n in range(4)]
             order = np.argsort(-claimed)
             probabilities = 0.8 * claimed / claimed.sum()
-            self.answers[question.text] = tuple(Filling(words[n], float(probabilities[n])) for n in order)
+            self.answers[question.text] = tuple(
+                Filling(words[n], float(probabilities[n])) for n in order
+            )
 
     def run(self, queries: Sequence[Query]) -> list[Result | LacunaError]:
         """Answer from what was drawn."""
         assert all(isinstance(query, ClozeQuery) and query.top_k == 4 for query in queries)
-        return [ClozeResult("", (Blank(0, 4, self.answers[query.text]),), Usage(1)) for query in queries]
+        return [
+            ClozeResult("", (Blank(0, 4, self.answers[query.text]),), Usage(1)) for query in queries
+        ]
 
 
 def test_weights_and_temperature_are_found() -> None:
     """The weights without noise win, and claims twice too sure get a temperature of about 2, in their language only."""
-    start = Calibration(next_temperature=(("en", 1.1),), cloze_temperature=(("zh", 0.7), ("en", 1.0)))
+    start = Calibration(
+        next_temperature=(("en", 1.1),), cloze_temperature=(("zh", 0.7), ("en", 1.0))
+    )
     fitted = fit_cloze_calibration(
-        lambda calibration: FakePredictor(calibration, truth=2.0), QUESTIONS, ["en"] * 300, start, 4, GRIDS
+        lambda calibration: FakePredictor(calibration, truth=2.0),
+        QUESTIONS,
+        ["en"] * 300,
+        start,
+        4,
+        GRIDS,
     )
     assert (fitted.forward_weight, fitted.backward_weight) == (1.0, 0.5)
     temperatures = dict(fitted.cloze_temperature)
@@ -79,15 +90,15 @@ def test_mass_that_is_claimed_too_modestly_is_raised() -> None:
     class Modest(FakePredictor):
         def __init__(self, calibration: Calibration) -> None:
             super().__init__(calibration, truth=1.0)
-            assert dict(calibration.cloze_mass_exponent) == {"zh": 1.0, "en": 1.0}
+            assert dict(calibration.cloze_coverage_exponent) == {"zh": 1.0, "en": 1.0}
             for number, (text, found) in enumerate(self.answers.items()):
                 words = [filling.word if number % 5 else f"not {filling.word}" for filling in found]
                 fair = (Filling(w, 0.8 * f.probability) for w, f in zip(words, found, strict=True))
                 self.answers[text] = tuple(fair)
 
-    start = Calibration(cloze_mass_exponent=(("zh", 0.7), ("en", 3.0)))
+    start = Calibration(cloze_coverage_exponent=(("zh", 0.7), ("en", 3.0)))
     fitted = fit_cloze_calibration(Modest, QUESTIONS, ["en"] * 300, start, 4, GRIDS)
-    exponents = dict(fitted.cloze_mass_exponent)
+    exponents = dict(fitted.cloze_coverage_exponent)
     assert exponents["en"] == pytest.approx(np.log(0.8) / np.log(0.64), rel=0.03)
     assert exponents["zh"] == 0.7
 
@@ -123,7 +134,9 @@ def test_temperature_of_choices_is_found() -> None:
     with_choices = [ClozeQuestion(0, n, f"{n} ____", "right", choices) for n in range(700)]
     without = [ClozeQuestion(1, n, f"{n} ____", "right", ()) for n in range(700, 750)]
     start = Calibration(
-        cloze_temperature=(("zh", 0.7), ("en", 0.9)), choice_temperature=(("zh", 3.0),), forward_weight=0.75
+        cloze_temperature=(("zh", 0.7), ("en", 0.9)),
+        choice_temperature=(("zh", 3.0),),
+        forward_weight=0.75,
     )
     choosers: list[FakeChooser] = []
 
@@ -136,9 +149,12 @@ def test_temperature_of_choices_is_found() -> None:
     temperatures = dict(fitted.choice_temperature)
     assert temperatures["en"] == pytest.approx(1.5, rel=0.15)
     assert temperatures["zh"] == 3.0
-    assert dict(fitted.choice_lapse_rate) == {"zh": 0.0, "en": pytest.approx(0, abs=0.01)}
-    rates = start.choice_lapse_rate
-    assert replace(fitted, choice_temperature=start.choice_temperature, choice_lapse_rate=rates) == start
+    assert dict(fitted.choice_uniform_mix) == {"zh": 0.0, "en": pytest.approx(0, abs=0.01)}
+    rates = start.choice_uniform_mix
+    assert (
+        replace(fitted, choice_temperature=start.choice_temperature, choice_uniform_mix=rates)
+        == start
+    )
     (chooser,) = choosers
     assert len(chooser.asked) == len(set(chooser.asked)) == 600
     numbers = [int(text.split()[0]) for text in chooser.asked]
@@ -169,17 +185,22 @@ def test_choices_that_no_score_saw_coming_get_a_lapse_rate() -> None:
     questions = [ClozeQuestion(0, n, f"{n} ____", "right", choices) for n in range(1000)]
     start = Calibration(forward_weight=0.75)
     fitted = fit_choices(Lapsing, questions, ["en"] * 1000, start, 1000)
-    assert dict(fitted.choice_lapse_rate)["en"] == pytest.approx(0.1, abs=0.051)
+    assert dict(fitted.choice_uniform_mix)["en"] == pytest.approx(0.1, abs=0.051)
     assert dict(fitted.choice_temperature)["en"] == pytest.approx(1.5, rel=0.2)
 
 
 def test_choices_of_development_text_are_fitted(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """Calibrating a checkpoint fits it to choices among the text's own words: no other temperature does better."""
     path = tmp_path / "talk_en.txt"
-    path.write_text("\n".join(f"I like the {w} that sat on the mat." for w in ("cat", "dog", "hen")), encoding="utf-8")
+    path.write_text(
+        "\n".join(f"I like the {w} that sat on the mat." for w in ("cat", "dog", "hen")),
+        encoding="utf-8",
+    )
     checkpoint, runtime = open_model(tiny_checkpoint)
     files = read_files([str(path)], None, None, 1)
-    start = replace(checkpoint.calibration, cloze_temperature=(("en", 0.8),), choice_temperature=(("zh", 1.25),))
+    start = replace(
+        checkpoint.calibration, cloze_temperature=(("en", 0.8),), choice_temperature=(("zh", 1.25),)
+    )
     fitted = fit_calibration(replace(checkpoint, calibration=start), runtime, files, 20)
     temperatures = dict(fitted.choice_temperature)
     assert temperatures["zh"] == 1.25
@@ -189,10 +210,14 @@ def test_choices_of_development_text_are_fitted(tiny_checkpoint: Path, tmp_path:
         calibration = replace(fitted, choice_temperature=(("en", temperature),))
         predictor = Predictor(replace(checkpoint, calibration=calibration), runtime)
         total = 0.0
-        for question in cloze_questions(files, checkpoint.vocabulary, 20, 10, 2):
-            (result,) = predictor.run([ClozeQuery(question.text, blank="____", choices=question.choices)])
+        for question in cloze_questions(files, checkpoint.tokenizer, 20, 10, 2):
+            (result,) = predictor.run(
+                [ClozeQuery(question.text, blank="____", choices=question.choices)]
+            )
             assert isinstance(result, ClozeResult) and len(question.choices) == 5
-            (right,) = (found for found in result.blanks[0].candidates if found.word == question.answer)
+            (right,) = (
+                found for found in result.blanks[0].candidates if found.word == question.answer
+            )
             total -= float(np.log(right.probability))
         return total
 
@@ -209,12 +234,12 @@ def test_retempering_keeps_the_mass_and_the_order() -> None:
 
 
 @pytest.fixture(scope="module")
-def vocabulary() -> Vocabulary:
-    """Pieces of a few lines of both languages."""
-    return tiny_vocabulary()
+def tokenizer() -> Tokenizer:
+    """Tokens of a few lines of both languages."""
+    return tiny_tokenizer()
 
 
-def softened(temperature: float, seed: int = 0) -> Iterator[tuple[Floats, Integers]]:
+def softened(temperature: float, seed: int = 0) -> Iterator[tuple[Float32Array, Integers]]:
     """Batches whose targets are drawn from the softmax of logits, reported as if divided by 1 / *temperature*."""
     generator = np.random.default_rng(seed)
     for _ in range(40):
@@ -223,7 +248,10 @@ def softened(temperature: float, seed: int = 0) -> Iterator[tuple[Floats, Intege
         probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
         targets = (probabilities.cumsum(axis=1) > generator.random((100, 1))).argmax(axis=1)
         scaled = logits * temperature
-        yield (scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))).astype(np.float32), targets
+        yield (
+            (scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))).astype(np.float32),
+            targets,
+        )
 
 
 @pytest.mark.parametrize("temperature", [0.6, 0.87, 1.0, 1.3, 1.7, 3.0])
@@ -238,14 +266,14 @@ def test_temperatures_stay_within_bounds(temperature: float, limit: float) -> No
     assert fit_next_temperature(softened(temperature)) == pytest.approx(limit)
 
 
-def test_next_temperature_of_sharpened_claims(tiny_ngram: Path, vocabulary: Vocabulary) -> None:
+def test_next_temperature_of_sharpened_claims(tiny_ngram: Path, tokenizer: Tokenizer) -> None:
     """An n-gram whose logits are doubled needs twice the temperature of the n-gram as it is."""
     ngram = open_ngram(tiny_ngram)
     texts = ["They like the theatre.", "She went to the store in the evening."]
-    plain = fit_next_temperature(score_pieces(ngram, vocabulary, texts))
+    plain = fit_next_temperature(score_tokens(ngram, tokenizer, texts))
     honest = ngram.next_log_probabilities
     ngram.next_log_probabilities = lambda outputs: 1.3 * honest(outputs)  # type: ignore[method-assign]
-    fitted = fit_next_temperature(score_pieces(ngram, vocabulary, texts))
+    fitted = fit_next_temperature(score_tokens(ngram, tokenizer, texts))
     assert fitted / plain == pytest.approx(1.3, rel=0.02)
 
 
@@ -260,7 +288,9 @@ def arguments(*words: str) -> argparse.Namespace:
 def text(tmp_path: Path) -> Path:
     """A little development text."""
     path = tmp_path / "talk_en.txt"
-    path.write_text("I like the cat that sat on the mat.\nThey went to the store.\n", encoding="utf-8")
+    path.write_text(
+        "I like the cat that sat on the mat.\nThey went to the store.\n", encoding="utf-8"
+    )
     return path
 
 
@@ -286,7 +316,9 @@ def test_an_ngram_is_calibrated_too(tiny_ngram: Path, text: Path, tmp_path: Path
     """The copy of an n-gram opens, predicts the same, and has the fitted temperatures; it has no version to give."""
     output = tmp_path / "calibrated"
     with pytest.raises(CheckpointError, match="no version"):
-        command.run(arguments(str(tiny_ngram), str(text), "--output", str(output), "--version", "2"))
+        command.run(
+            arguments(str(tiny_ngram), str(text), "--output", str(output), "--version", "2")
+        )
     assert command.run(arguments(str(tiny_ngram), str(text), "--output", str(output))) == 0
     before, after = open_ngram(tiny_ngram), open_ngram(output)
     assert np.array_equal(before.distribution([1, 300]), after.distribution([1, 300]))
@@ -309,6 +341,8 @@ def test_an_ngram_that_cannot_be_written_whole_leaves_nothing(
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="No space left"):
-        command.run(arguments(str(tiny_ngram), str(text), "--output", str(tmp_path / "new" / "calibrated")))
+        command.run(
+            arguments(str(tiny_ngram), str(text), "--output", str(tmp_path / "new" / "calibrated"))
+        )
     assert written == [False], "nothing stands under the final name before all is there"
     assert list((tmp_path / "new").iterdir()) == []

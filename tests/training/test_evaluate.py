@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from model.errors import LacunaError, QueryError, ReportError, VocabularyError
+from model.errors import LacunaError, QueryError, ReportError, TokenizerError
 from model.queries import (
     Blank,
     Candidate,
@@ -25,18 +25,24 @@ from model.queries import (
     ScoreResult,
     Usage,
 )
-from model.vocabulary import Vocabulary
-from tests.fixtures_checkpoint import LINES, tiny_vocabulary
-from training import evaluate as command
-from training.contestants import Contestant
-from training.evaluate import ask_about, evaluate
-from training.judging import Questions
-from training.questions import MARKER, TextFile
+from model.tokenizer import Tokenizer
+from tests.fixtures_checkpoint import LINES, tiny_tokenizer
+from training.evaluation import evaluate as command
+from training.evaluation.evaluate import ask_about, evaluate
+from training.evaluation.metrics import Questions
+from training.evaluation.systems import EvaluatedSystem
+from training.evaluation.test_items import MARKER, TextFile
 
 FILES = [
-    TextFile("talk_en", "en", tuple(f"{name} likes the cat on the mat." for name in ("Ann", "Bob", "Cid", "Dan"))),
+    TextFile(
+        "talk_en",
+        "en",
+        tuple(f"{name} likes the cat on the mat." for name in ("Ann", "Bob", "Cid", "Dan")),
+    ),
     TextFile("tale_en", "en", ("Then they went to the store.",) * 8),
-    TextFile("talk_zh", "zh", ("今天天气很好,我们去公园走走。", "我的手机坏了,我打算买一部新手机。") * 2),
+    TextFile(
+        "talk_zh", "zh", ("今天天气很好,我们去公园走走。", "我的手机坏了,我打算买一部新手机。") * 2
+    ),
 ]
 
 
@@ -59,16 +65,31 @@ class FakePredictor:
             return ScoreResult(-self.nats * characters, characters, 1, Usage(1))
         if isinstance(query, PredictQuery):
             line = next(line for line in self.lines if line.startswith(query.text))
-            append = line[len(query.text) :].split(" ")[0].rstrip(".") or line[len(query.text) :] or "?"
+            append = (
+                line[len(query.text) :].split(" ")[0].rstrip(".") or line[len(query.text) :] or "?"
+            )
             append = append if self.right and not append.startswith(" ") else "zz"
-            found = (Candidate("yy", "yy", self.probability), Candidate(append, append, self.probability / 2))
+            found = (
+                Candidate("yy", "yy", self.probability),
+                Candidate(append, append, self.probability / 2),
+            )
             return PredictResult(found, Usage(1))
         left, right = query.text.split(MARKER)
-        answer = next(line[len(left) : len(line) - len(right)] for line in self.lines if _fits(line, left, right))
+        answer = next(
+            line[len(left) : len(line) - len(right)]
+            for line in self.lines
+            if _fits(line, left, right)
+        )
         others = [choice for choice in query.choices or ["zz"] if choice != answer]
-        words = [answer, *others] if self.right else [*others, answer][: None if query.choices else 1]
-        fillings = tuple(Filling(str(word), self.probability / 2**rank) for rank, word in enumerate(words))
-        return ClozeResult(left + words[0] + right, (Blank(len(left), len(left) + 4, fillings),), Usage(1))
+        words = (
+            [answer, *others] if self.right else [*others, answer][: None if query.choices else 1]
+        )
+        fillings = tuple(
+            Filling(str(word), self.probability / 2**rank) for rank, word in enumerate(words)
+        )
+        return ClozeResult(
+            left + words[0] + right, (Blank(len(left), len(left) + 4, fillings),), Usage(1)
+        )
 
 
 def _fits(line: str, left: str, right: str) -> bool:
@@ -76,15 +97,15 @@ def _fits(line: str, left: str, right: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def vocabulary() -> Vocabulary:
-    """Pieces of a few lines of both languages."""
-    return tiny_vocabulary()
+def tokenizer() -> Tokenizer:
+    """Tokens of a few lines of both languages."""
+    return tiny_tokenizer()
 
 
 @pytest.fixture(scope="module")
-def questions(vocabulary: Vocabulary) -> Questions:
+def questions(tokenizer: Tokenizer) -> Questions:
     """All lines of the three files."""
-    return ask_about(FILES, vocabulary, lines=100, typing_lines=100, seed=1)
+    return ask_about(FILES, tokenizer, lines=100, typing_lines=100, seed=1)
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +122,7 @@ def metrics(report: dict[str, Any], language: str) -> dict[str, Any]:
 
 def test_figures_of_a_predictor_whose_answers_are_known(questions: Questions) -> None:
     """Right at rank 2 for next and at rank 1 for blanks, 2 nats a character: every figure follows by hand."""
-    report = evaluate([Contestant("fake", FakePredictor(), {})], questions, seed=1)
+    report = evaluate([EvaluatedSystem("fake", FakePredictor(), {})], questions, seed=1)
     english, chinese = metrics(report, "en"), metrics(report, "zh")
     assert english["bits_per_character"]["values"] == [pytest.approx(2 / math.log(2))]
     characters = sum(len(line) for file in FILES[:2] for line in file.lines)
@@ -125,16 +146,16 @@ def test_figures_of_a_predictor_whose_answers_are_known(questions: Questions) ->
 
 def test_typed_characters_saved(questions: Questions) -> None:
     """Words are accepted with one key where they save one; the wrong predictor saves nothing."""
-    report = evaluate([Contestant("fake", FakePredictor(), {})], questions, seed=1)
+    report = evaluate([EvaluatedSystem("fake", FakePredictor(), {})], questions, seed=1)
     # `Then they went to the store.` is 28 characters. `T` is typed, then 6 endings or words cost one key each, and 5
     # spaces and the full stop too.
     tale = report["languages"]["en"]["by_file"]["tale_en"]["metrics"]["saved"]
     assert tale["values"] == [pytest.approx(1 - 13 / 28)]
-    wrong = evaluate([Contestant("wrong", FakePredictor(right=False), {})], questions, seed=1)
+    wrong = evaluate([EvaluatedSystem("wrong", FakePredictor(right=False), {})], questions, seed=1)
     assert metrics(wrong, "en")["saved"]["values"] == [0]
 
 
-def test_files_weigh_by_their_lines(vocabulary: Vocabulary) -> None:
+def test_files_weigh_by_their_lines(tokenizer: Tokenizer) -> None:
     """Sampled lines stand for all lines of their file: 4 of 4 right and 4 of 8 wrong give a third right."""
 
     class KnowsTalk(FakePredictor):
@@ -142,23 +163,29 @@ def test_files_weigh_by_their_lines(vocabulary: Vocabulary) -> None:
             self.right = " likes " in query.text
             return super()._answer(query)
 
-    questions = ask_about(FILES[:2], vocabulary, lines=8, typing_lines=8, seed=1)
+    questions = ask_about(FILES[:2], tokenizer, lines=8, typing_lines=8, seed=1)
     asked = [question.file for question in questions.cloze]
     assert (asked.count(0), asked.count(1)) == (4, 8)  # the minimum asks all there are
     few = Questions(FILES[:2], questions.next, questions.cloze[:8], questions.typed)
-    report = evaluate([Contestant("half", KnowsTalk(), {})], few, seed=1)
+    report = evaluate([EvaluatedSystem("half", KnowsTalk(), {})], few, seed=1)
     assert metrics(report, "en")["cloze_top1"]["values"] == [pytest.approx(4 / 12)]
 
 
-def test_two_contestants_get_the_same_questions_and_a_paired_difference(questions: Questions) -> None:
+def test_two_contestants_get_the_same_questions_and_a_paired_difference(
+    questions: Questions,
+) -> None:
     """The difference is the first less the second, its interval excludes 0, and both were asked alike."""
     good, bad = FakePredictor(nats=1.0), FakePredictor(right=False, nats=1.5)
-    report = evaluate([Contestant("good", good, {}), Contestant("bad", bad, {})], questions, seed=1)
+    report = evaluate(
+        [EvaluatedSystem("good", good, {}), EvaluatedSystem("bad", bad, {})], questions, seed=1
+    )
     figure = metrics(report, "en")["bits_per_character"]
     assert figure["difference"]["value"] == pytest.approx(-0.5 / math.log(2))
     assert figure["difference"]["interval"][1] < 0
     assert metrics(report, "zh")["cloze_top5"]["difference"]["value"] == 1
-    assert [q for q in good.asked if isinstance(q, ClozeQuery)] == [q for q in bad.asked if isinstance(q, ClozeQuery)]
+    assert [q for q in good.asked if isinstance(q, ClozeQuery)] == [
+        q for q in bad.asked if isinstance(q, ClozeQuery)
+    ]
     assert report["languages"]["en"]["by_file"].keys() == {"talk_en", "tale_en"}
 
 
@@ -170,30 +197,32 @@ def test_an_unanswered_question_stops_the_evaluation(questions: Questions) -> No
             return [QueryError("/text", "too hard") for _ in queries]
 
     with pytest.raises(QueryError, match="too hard"):
-        evaluate([Contestant("fails", Fails(), {})], questions, seed=1)
+        evaluate([EvaluatedSystem("fails", Fails(), {})], questions, seed=1)
 
 
-def test_questions_have_a_digest(questions: Questions, vocabulary: Vocabulary) -> None:
+def test_questions_have_a_digest(questions: Questions, tokenizer: Tokenizer) -> None:
     """Equal questions have equal digests, other ones have others."""
-    assert questions.digest == ask_about(FILES, vocabulary, 100, 100, seed=1).digest
-    assert questions.digest != ask_about(FILES, vocabulary, 100, 100, seed=2).digest
+    assert questions.digest == ask_about(FILES, tokenizer, 100, 100, seed=1).digest
+    assert questions.digest != ask_about(FILES, tokenizer, 100, 100, seed=2).digest
 
 
 def test_a_contestant_with_another_vocabulary_is_refused(
     tiny_checkpoint: Path, tiny_ngram: Path, tmp_path: Path
 ) -> None:
-    """Both digests are named, and no report is written: the questions would favour the first one's pieces."""
+    """Both digests are named, and no report is written: the questions would favour the first one's tokens."""
     other = Path(shutil.copytree(tiny_ngram, tmp_path / "other"))
-    smaller = tiny_vocabulary(LINES[:5])
-    (other / "vocabulary.model").write_bytes(smaller.to_bytes())
+    smaller = tiny_tokenizer(LINES[:5])
+    (other / "tokenizer.model").write_bytes(smaller.to_bytes())
     text = tmp_path / "talk_en.txt"
     text.write_text("I like the cat.\n", encoding="utf-8")
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     output = tmp_path / "report"
     words = [str(tiny_checkpoint), str(text), "--output", str(output), "--ngram", str(other)]
-    own = tiny_vocabulary().digest
-    with pytest.raises(VocabularyError, match=f"{smaller.digest[:12]}.*{own[:12]}.*same prepared data"):
+    own = tiny_tokenizer().digest
+    with pytest.raises(
+        TokenizerError, match=f"{smaller.digest[:12]}.*{own[:12]}.*same prepared data"
+    ):
         command.run(parser.parse_args([*words, "--lines", "2", "--typing-lines", "1"]))
     assert not output.exists()
 
@@ -207,7 +236,16 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_asked(
     (tmp_path / "taken").write_text("a file", encoding="utf-8")
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    words = [str(tiny_checkpoint), str(text), "--field", "said", "--lines", "2", "--typing-lines", "1"]
+    words = [
+        str(tiny_checkpoint),
+        str(text),
+        "--field",
+        "said",
+        "--lines",
+        "2",
+        "--typing-lines",
+        "1",
+    ]
     with (
         monkeypatch.context() as patch,
         pytest.raises(ReportError, match=r"taken/evaluation\.json: File exists; name"),
@@ -228,7 +266,14 @@ def test_the_command_measures_a_checkpoint_beside_an_ngram(
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     output = tmp_path / "report"
-    arguments = [str(tiny_checkpoint), str(text), "--output", str(output), "--ngram", str(tiny_ngram)]
+    arguments = [
+        str(tiny_checkpoint),
+        str(text),
+        "--output",
+        str(output),
+        "--ngram",
+        str(tiny_ngram),
+    ]
     assert command.run(parser.parse_args([*arguments, "--lines", "2", "--typing-lines", "1"])) == 0
     report = json.loads((output / "evaluation.json").read_text(encoding="utf-8"))
     assert [contestant["name"] for contestant in report["contestants"]] == ["tiny 1", "3-gram"]

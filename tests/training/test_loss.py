@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from model.vocabulary import END_OF_GAP
+from model.tokenizer import END_OF_GAP
 from training.config import OptimizerOptions
 from training.loss import NegativeSampler, full_cross_entropy, sampled_cross_entropy
 from training.schedule import learning_rate
@@ -26,12 +26,16 @@ def problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(V, E, generator=generator) * 0.3
     bias = torch.from_numpy(np.log(np.maximum(counts(), 1)).astype(np.float32)) - 12
-    targets = torch.multinomial(torch.from_numpy(counts()).double(), N, replacement=True, generator=generator)
+    targets = torch.multinomial(
+        torch.from_numpy(counts()).double(), N, replacement=True, generator=generator
+    )
     return torch.randn(N, E, generator=generator), targets, weight, bias
 
 
-def full(features: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy over all pieces that can be targets."""
+def full(
+    features: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+) -> torch.Tensor:
+    """Cross-entropy over all tokens that can be targets."""
     logits = features @ weight.t() + bias
     logits[:, : END_OF_GAP + 1] = float("-inf")
     return F.cross_entropy(logits, targets, reduction="none")
@@ -42,7 +46,9 @@ def test_gradients_agree_with_the_full_softmax_on_average() -> None:
     features, targets, weight, bias = problem()
     sampler = NegativeSampler(counts(), 60, CPU)
     rng = np.random.default_rng(0)
-    expected = torch.autograd.grad(full(features, targets, weight, bias.requires_grad_()).mean(), bias)[0]
+    expected = torch.autograd.grad(
+        full(features, targets, weight, bias.requires_grad_()).mean(), bias
+    )[0]
     total = torch.zeros(V)
     for _ in range(400):
         loss = sampled_cross_entropy(features, targets, weight, bias, sampler.draw(rng)).mean()
@@ -52,7 +58,7 @@ def test_gradients_agree_with_the_full_softmax_on_average() -> None:
 
 
 def test_drawn_probabilities_are_those_of_the_draw() -> None:
-    """The log-probability that a piece is drawn is how often it is drawn."""
+    """The log-probability that a token is drawn is how often it is drawn."""
     sampler = NegativeSampler(counts(), 60, CPU)
     rng = np.random.default_rng(1)
     seen = np.zeros(V)
@@ -64,7 +70,7 @@ def test_drawn_probabilities_are_those_of_the_draw() -> None:
 
 
 def test_the_target_is_never_its_own_negative() -> None:
-    """A target among the negatives is not counted twice: with every piece drawn, the loss is the full softmax's."""
+    """A target among the negatives is not counted twice: with every token drawn, the loss is the full softmax's."""
     features, targets, weight, bias = problem()
     ids = torch.arange(END_OF_GAP + 1, V)
     sampled = sampled_cross_entropy(features, targets, weight, bias, (ids, torch.zeros(V)))
@@ -86,7 +92,9 @@ def test_end_of_gap_is_always_contrasted_except_in_an_empty_gap() -> None:
 @pytest.mark.parametrize("schedule", ["constant", "one_cycle", "warmup_stable_decay"])
 def test_schedules_warm_up_and_come_down(schedule: str) -> None:
     """Every schedule rises linearly to the peak; all but the constant one end near their floor."""
-    options = OptimizerOptions(learning_rate=1.0, schedule=schedule, warmup_steps=10, decay_steps=20, floor=0.05)  # type: ignore[arg-type]
+    options = OptimizerOptions(
+        learning_rate=1.0, schedule=schedule, warmup_steps=10, decay_steps=20, floor=0.05
+    )  # type: ignore[arg-type]
     rates = [learning_rate(options, step, 100) for step in range(100)]
     assert rates[4] == pytest.approx(0.5)
     assert max(rates) == pytest.approx(1.0)
@@ -96,7 +104,9 @@ def test_schedules_warm_up_and_come_down(schedule: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_full_cross_entropy_and_its_gradients_are_those_of_the_plain_product(dtype: torch.dtype) -> None:
+def test_the_full_cross_entropy_and_its_gradients_are_those_of_the_plain_product(
+    dtype: torch.dtype,
+) -> None:
     """A few rows at a time, loss and all three gradients are what ``cross_entropy`` gives, a masked <eog> included."""
     features, targets, weight, bias = problem()
     rows = 600  # more than are computed at once, and no multiple of them
@@ -106,12 +116,20 @@ def test_the_full_cross_entropy_and_its_gradients_are_those_of_the_plain_product
     never[:END_OF_GAP] = -torch.inf
     inputs = [each.requires_grad_() for each in (features, weight, never)]
     logits = (features @ weight.to(dtype).t()).float() + never
-    logits = logits.masked_fill(forbidden.unsqueeze(1) & (torch.arange(V) == END_OF_GAP), -torch.inf)
+    logits = logits.masked_fill(
+        forbidden.unsqueeze(1) & (torch.arange(V) == END_OF_GAP), -torch.inf
+    )
     expected = F.cross_entropy(logits, targets, reduction="sum") * 0.5
     found = full_cross_entropy(features, targets, weight, never, forbidden) * 0.5
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
-    for ours, theirs in zip(torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs), strict=True):
+    for ours, theirs in zip(
+        torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs), strict=True
+    ):
         assert ours.dtype == theirs.dtype
-        assert torch.allclose(ours, theirs, rtol=0.02, atol=0.02 if dtype == torch.bfloat16 else 1e-4)
+        assert torch.allclose(
+            ours, theirs, rtol=0.02, atol=0.02 if dtype == torch.bfloat16 else 1e-4
+        )
     with torch.no_grad():
-        assert float(full_cross_entropy(features, targets, weight, never, forbidden)) == pytest.approx(2 * found.item())
+        assert float(
+            full_cross_entropy(features, targets, weight, never, forbidden)
+        ) == pytest.approx(2 * found.item())

@@ -10,30 +10,37 @@ import pytest
 
 from model.errors import PreparedDataError
 from model.ngram import Level, NGramRuntime, read_description, size_in_bytes
-from model.vocabulary import START
+from model.tokenizer import START
+from training.data.shards import open_prepared
 from training.ngram import Text, add_arguments, estimate, run
 from training.ngram import build as build_directory
-from training.shards import open_prepared
 
-VOCABULARY = 12
-PREDICTABLE = np.arange(VOCABULARY) >= 5  # 0-4 are control pieces
+TOKENIZER = 12
+PREDICTABLE = np.arange(TOKENIZER) >= 5  # 0-4 are control tokens
 
 
 def text(*lines: list[int]) -> Text:
-    """Lines of piece ids as shards hold them."""
-    ids = np.array([piece for line in lines for piece in line], dtype=np.uint16)
+    """Lines of token ids as shards hold them."""
+    ids = np.array([token for line in lines for token in line], dtype=np.uint16)
     return Text(ids, np.cumsum([0, *map(len, lines)]))
 
 
-def build(lines: list[list[int]], order: int, directory: Path, vocabulary: int = VOCABULARY) -> NGramRuntime:
+def build(
+    lines: list[list[int]], order: int, directory: Path, tokenizer: int = TOKENIZER
+) -> NGramRuntime:
     """Estimate an n-gram and read its arrays back."""
-    description = estimate([text(*lines)], np.arange(vocabulary) >= 5, order, directory)
+    description = estimate([text(*lines)], np.arange(tokenizer) >= 5, order, directory)
 
     def read(name: str) -> np.ndarray:
         return np.load(directory / f"{name}.npy")
 
     levels = [
-        Level(read(f"children.{k}"), read(f"backoff.{k}"), read(f"pieces.{k + 1}"), read(f"discounted.{k + 1}"))
+        Level(
+            read(f"children.{k}"),
+            read(f"backoff.{k}"),
+            read(f"tokens.{k + 1}"),
+            read(f"discounted.{k + 1}"),
+        )
         for k in range(1, order)
     ]
     return NGramRuntime(read("unigram"), levels, description)
@@ -42,8 +49,8 @@ def build(lines: list[list[int]], order: int, directory: Path, vocabulary: int =
 class BruteForce:
     """Interpolated modified Kneser-Ney from the formulas of Chen & Goodman 1999, by dictionaries, word by word."""
 
-    def __init__(self, lines: list[list[int]], order: int, vocabulary: int = VOCABULARY) -> None:
-        self.order, self.uniform = order, 1 / (vocabulary - 5)
+    def __init__(self, lines: list[list[int]], order: int, tokenizer: int = TOKENIZER) -> None:
+        self.order, self.uniform = order, 1 / (tokenizer - 5)
         counts = [Counter[tuple[int, ...]]() for _ in range(order + 1)]
         for line in lines:
             padded = [START, *line]
@@ -55,7 +62,9 @@ class BruteForce:
                 if k == order or gram[0] == START:
                     self.adjusted[k][gram] = count
                 else:
-                    self.adjusted[k][gram] = sum(1 for longer in counts[k + 1] if longer[1:] == gram)
+                    self.adjusted[k][gram] = sum(
+                        1 for longer in counts[k + 1] if longer[1:] == gram
+                    )
         del self.adjusted[1][(START,)]
         self.discount: list[list[float]] = [[]]
         for k in range(1, order + 1):
@@ -63,11 +72,17 @@ class BruteForce:
             discounts = [0.5, 1.0, 1.5]
             if all(n[i] for i in (1, 2, 3, 4)):
                 y = n[1] / (n[1] + 2 * n[2])
-                estimated = [1 - 2 * y * n[2] / n[1], 2 - 3 * y * n[3] / n[2], 3 - 4 * y * n[4] / n[3]]
+                estimated = [
+                    1 - 2 * y * n[2] / n[1],
+                    2 - 3 * y * n[3] / n[2],
+                    3 - 4 * y * n[4] / n[3],
+                ]
                 if all(0 < d <= i for i, d in enumerate(estimated, start=1)):
                     discounts = estimated
             self.discount.append(discounts)
-        self.followers: list[dict[tuple[int, ...], list[int]]] = [defaultdict(list) for _ in range(order + 1)]
+        self.followers: list[dict[tuple[int, ...], list[int]]] = [
+            defaultdict(list) for _ in range(order + 1)
+        ]
         for k in range(1, order + 1):
             for gram, count in self.adjusted[k].items():
                 self.followers[k][gram[:-1]].append(count)
@@ -87,32 +102,43 @@ class BruteForce:
         return kept / total + gamma * lower
 
 
-def random_lines(seed: int, lines: int, vocabulary: int = VOCABULARY) -> list[list[int]]:
-    """Lines whose pieces are far from uniform, so that contexts recur and all of n1..n4 occur."""
+def random_lines(seed: int, lines: int, tokenizer: int = TOKENIZER) -> list[list[int]]:
+    """Lines whose tokens are far from uniform, so that contexts recur and all of n1..n4 occur."""
     generator = random.Random(seed)
-    weights = [1 / (i + 1) ** 1.5 for i in range(vocabulary - 5)]
+    weights = [1 / (i + 1) ** 1.5 for i in range(tokenizer - 5)]
     return [
-        [int(p) for p in generator.choices(range(5, vocabulary), weights, k=generator.randint(1, 9))]
+        [int(p) for p in generator.choices(range(5, tokenizer), weights, k=generator.randint(1, 9))]
         for _ in range(lines)
     ]
 
 
 @pytest.mark.parametrize(
-    ("order", "lines", "vocabulary"), [(2, 30, 12), (3, 30, 12), (5, 6, 12), (5, 40, 12), (5, 160, 12), (4, 160, 90)]
+    ("order", "lines", "tokenizer"),
+    [(2, 30, 12), (3, 30, 12), (5, 6, 12), (5, 40, 12), (5, 160, 12), (4, 160, 90)],
 )
-def test_probabilities_equal_the_formulas(order: int, lines: int, vocabulary: int, tmp_path: Path) -> None:
+def test_probabilities_equal_the_formulas(
+    order: int, lines: int, tokenizer: int, tmp_path: Path
+) -> None:
     """Every probability in every context, seen or not, is that of a dictionary implementation of the formulas."""
-    corpus = random_lines(order * 100 + lines, lines, vocabulary)
-    network, reference = build(corpus, order, tmp_path, vocabulary), BruteForce(corpus, order, vocabulary)
+    corpus = random_lines(order * 100 + lines, lines, tokenizer)
+    network, reference = (
+        build(corpus, order, tmp_path, tokenizer),
+        BruteForce(corpus, order, tokenizer),
+    )
     generator = random.Random(1)
     contexts = [[START], []]
     for line in generator.sample(corpus, 5):
         padded = [START, *line]
         contexts += [padded[:end] for end in range(2, len(padded) + 1)]
-    contexts += [[START, *generator.choices(range(5, vocabulary), k=generator.randint(1, 6))] for _ in range(20)]
+    contexts += [
+        [START, *generator.choices(range(5, tokenizer), k=generator.randint(1, 6))]
+        for _ in range(20)
+    ]
     for context in contexts:
-        wanted = [reference.probability(word, tuple(context)) for word in range(5, vocabulary)]
-        np.testing.assert_allclose(network.distribution(context)[5:], wanted, rtol=2e-5, err_msg=str(context))
+        wanted = [reference.probability(word, tuple(context)) for word in range(5, tokenizer)]
+        np.testing.assert_allclose(
+            network.distribution(context)[5:], wanted, rtol=2e-5, err_msg=str(context)
+        )
 
 
 def test_discounts_are_estimated_and_not_the_fallback(tmp_path: Path) -> None:
@@ -126,14 +152,14 @@ def test_discounts_are_estimated_and_not_the_fallback(tmp_path: Path) -> None:
 
 
 def test_bigram_worked_by_hand(tmp_path: Path) -> None:
-    """Two lines, a b and a c, with the fallback discounts 0.5, 1, 1.5 and five predictable pieces a-e.
+    """Two lines, a b and a c, with the fallback discounts 0.5, 1, 1.5 and five predictable tokens a-e.
 
     Continuation counts: a 1 (after <s>), b 1, c 1, total 3. Unigram: p(b) = (1 - 0.5)/3 + (3 * 0.5)/3 * 1/5 = 4/15.
     After a: counts b 1, c 1. p(b|a) = (1 - 0.5)/2 + (2 * 0.5)/2 * 4/15 = 1/4 + 2/15 = 23/60.
     After <s>: a twice. p(a|<s>) = (2 - 1)/2 + 1/2 * 4/15 = 19/30.  d was never seen: p(d) = 1/2 * 1/5 = 1/10.
     """
     a, b, c, d = 5, 6, 7, 8
-    network = build([[a, b], [a, c]], 2, tmp_path, vocabulary=10)
+    network = build([[a, b], [a, c]], 2, tmp_path, tokenizer=10)
     assert network.distribution([])[b] == pytest.approx(4 / 15)
     assert network.distribution([START, a])[b] == pytest.approx(23 / 60)
     assert network.distribution([START])[a] == pytest.approx(19 / 30)
@@ -141,12 +167,16 @@ def test_bigram_worked_by_hand(tmp_path: Path) -> None:
 
 
 def test_no_ngram_crosses_a_line_or_a_source(tmp_path: Path) -> None:
-    """What follows a line's last piece is unknown: its distribution there is that of the shorter context."""
+    """What follows a line's last token is unknown: its distribution there is that of the shorter context."""
     texts = [text([5, 6], [7, 8]), text([9, 5])]
     estimate(texts, PREDICTABLE, 3, tmp_path)
-    pairs = np.load(tmp_path / "pieces.2.npy").tolist()
+    pairs = np.load(tmp_path / "tokens.2.npy").tolist()
     children = np.load(tmp_path / "children.1.npy")
-    found = {(left, right) for left in range(VOCABULARY) for right in pairs[children[left] : children[left + 1]]}
+    found = {
+        (left, right)
+        for left in range(TOKENIZER)
+        for right in pairs[children[left] : children[left + 1]]
+    }
     assert found == {(START, 5), (5, 6), (START, 7), (7, 8), (START, 9), (9, 5)}
 
 
@@ -157,11 +187,11 @@ def test_empty_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_description_says_what_text_was_counted(tiny_prepared: Path, tiny_ngram: Path) -> None:
-    """Pieces and lines of each source, the data's hash, and the bytes on disk."""
+    """Tokens and lines of each source, the data's hash, and the bytes on disk."""
     data, description = open_prepared(tiny_prepared), read_description(tiny_ngram)
     seen = description["text"]
     assert seen["prepared_sha256"] == data.sha256
-    assert seen["pieces"] == sum(len(source.ids) for source in data.sources)
+    assert seen["tokens"] == sum(len(source.ids) for source in data.sources)
     assert [(source["name"], source["lines"], source["counted"]) for source in seen["sources"]] == [
         ("talk_en", 5, 1),
         ("talk_zh", 5, 1),
@@ -174,10 +204,17 @@ def test_weights_count_a_source_more_than_once(tiny_prepared: Path, tmp_path: Pa
     arguments = argparse.ArgumentParser()
     add_arguments(arguments)
     output = tmp_path / "weighted"
-    assert run(arguments.parse_args([str(tiny_prepared), "--order", "2", "--weighted", "--output", str(output)])) == 0
+    assert (
+        run(
+            arguments.parse_args(
+                [str(tiny_prepared), "--order", "2", "--weighted", "--output", str(output)]
+            )
+        )
+        == 0
+    )
     seen = read_description(output)["text"]
     assert [source["counted"] for source in seen["sources"]] == [3, 1]
-    assert seen["pieces"] == sum(source["pieces"] * source["counted"] for source in seen["sources"])
+    assert seen["tokens"] == sum(source["tokens"] * source["counted"] for source in seen["sources"])
     assert [path.name for path in tmp_path.iterdir()] == ["weighted"]
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from training.report import DEFINITIONS, markdown, write_report
+from training.evaluation.report import DEFINITIONS, markdown, write_report
 
 POINTS = {"claimed": [0.1, 0.5, 0.9], "right": [0.12, 0.45, 0.93], "share": [0.3, 0.3, 0.4]}
 
@@ -13,7 +13,13 @@ def figure(first: float, second: float, low: float, high: float, **more: Any) ->
     """A metric of two contestants whose difference has an interval."""
     difference = {"value": first - second, "interval": [low, high]}
     intervals = [[first - 0.01, first + 0.01], [second - 0.01, second + 0.01]]
-    return {"values": [first, second], "intervals": intervals, "difference": difference, "n": 1234, **more}
+    return {
+        "values": [first, second],
+        "intervals": intervals,
+        "difference": difference,
+        "n": 1234,
+        **more,
+    }
 
 
 def report() -> dict[str, Any]:
@@ -23,7 +29,9 @@ def report() -> dict[str, Any]:
         "next_top3": figure(0.4, 0.42, -0.03, -0.01),
         "cloze_top5": figure(0.5, 0.49, -0.01, 0.03),
         "saved": figure(float("nan"), float("nan"), float("nan"), float("nan")),
-        "next_ece": figure(0.02, 0.05, -0.04, -0.02, by_chance=[0.015, 0.016], reliability=[POINTS, POINTS]),
+        "next_ece": figure(
+            0.02, 0.05, -0.04, -0.02, by_chance=[0.015, 0.016], reliability=[POINTS, POINTS]
+        ),
     }
     by_file = {
         "talk_en": {"lines": 10, "metrics": metrics},
@@ -38,7 +46,7 @@ def report() -> dict[str, Any]:
                 "name": "net",
                 "architecture": "two_towers",
                 "bytes": 25_000_000,
-                "saw": "9 pieces",
+                "saw": "9 tokens",
                 "seconds": {"next": 2},
             },
             {"name": "5-gram"},
@@ -57,12 +65,14 @@ def test_every_figure_says_who_is_ahead() -> None:
     text = markdown(report())
     assert row(text, "Bits per character").endswith("-0.200 [-0.250, -0.150] ahead |")
     assert row(text, "Next word among the first 3").endswith("-2.0 % [-3.0 %, -1.0 %] behind |")
-    assert row(text, "Blank: one of the first 5").endswith("+1.0 % [-1.0 %, +3.0 %] (not decided) |")
+    assert row(text, "Blank: one of the first 5").endswith(
+        "+1.0 % [-1.0 %, +3.0 %] (not decided) |"
+    )
 
 
 def test_contestants_are_described() -> None:
     """Size, text seen and time stand at the top."""
-    assert "**net**: two_towers; 25.0 MB; saw 9 pieces; answered in 2 s" in markdown(report())
+    assert "**net**: two_towers; 25.0 MB; saw 9 tokens; answered in 2 s" in markdown(report())
 
 
 def test_calibration_error_stands_beside_what_chance_alone_shows() -> None:
@@ -80,7 +90,9 @@ def test_losses_are_marked_file_by_file() -> None:
 def test_four_files_are_written_and_numbers_that_are_none_become_null(tmp_path: Path) -> None:
     """The JSON is strict JSON, and the picture is drawn with gaps."""
     text = write_report(report(), tmp_path / "new" / "folder")
-    written = json.loads((tmp_path / "new" / "folder" / "evaluation.json").read_text(encoding="utf-8"))
+    written = json.loads(
+        (tmp_path / "new" / "folder" / "evaluation.json").read_text(encoding="utf-8")
+    )
     assert written["languages"]["en"]["metrics"]["saved"]["values"] == [None, None]
     assert (tmp_path / "new" / "folder" / "evaluation.md").read_text(encoding="utf-8") == text
     for picture in ("evaluation.png", "reliability.png"):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.statistics import (
+from training.evaluation.statistics import (
     at_edge,
     calibration_error,
     calibration_floor,
@@ -62,9 +62,13 @@ def test_pairing_narrows_the_interval_of_a_difference() -> None:
     difficulty, ones = generator.random(300) * 10, np.ones(300)
     first, second = difficulty, difficulty + generator.normal(0.5, 0.1, 300)
     counts = resample([0] * 300, 500, seed=1)
-    paired = interval(ratio_samples(second, ones, ones, counts) - ratio_samples(first, ones, ones, counts))
+    paired = interval(
+        ratio_samples(second, ones, ones, counts) - ratio_samples(first, ones, ones, counts)
+    )
     other = resample([0] * 300, 500, seed=2)
-    unpaired = interval(ratio_samples(second, ones, ones, counts) - ratio_samples(first, ones, ones, other))
+    unpaired = interval(
+        ratio_samples(second, ones, ones, counts) - ratio_samples(first, ones, ones, other)
+    )
     assert paired[0] > 0.4
     assert paired[1] - paired[0] < (unpaired[1] - unpaired[0]) / 5
 
@@ -73,7 +77,9 @@ def test_calibration_error_by_hand() -> None:
     """Two bins of two answers: |1/2 - 0.15| and |2/2 - 0.75|, each half of the mass."""
     probabilities = np.array([0.7, 0.1, 0.8, 0.2])
     correct = np.array([True, False, True, True])
-    assert calibration_error(probabilities, correct, np.ones(4), bins=2) == pytest.approx((0.35 + 0.25) / 2)
+    assert calibration_error(probabilities, correct, np.ones(4), bins=2) == pytest.approx(
+        (0.35 + 0.25) / 2
+    )
 
 
 def test_reliability_by_hand() -> None:

@@ -1,0 +1,1 @@
+"""The tutorial's systems, published benchmarks and peers. Not installed with the product."""

@@ -1,0 +1,1 @@
+"""Text to prepared data, and prepared data to batches."""
