@@ -34,7 +34,7 @@ from training.__main__ import main
 
 HERE = Path(__file__).parent
 MODE = os.environ.get("GOLDEN", "compare")  # or "exact" or "write"; set by record.py
-NAMES = {"pieces": "tokens", "cached_pieces": "cached_tokens"}  # name then -> neutral name
+NAMES = {"tokens": "tokens", "cached_tokens": "cached_tokens"}  # name then -> neutral name
 PROBABILITY, LOGIT, LOSS = 1e-6, 1e-5, 1e-4  # relative tolerances
 RUN = """
 name = "golden"

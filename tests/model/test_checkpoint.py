@@ -222,7 +222,7 @@ CASES: dict[str, tuple[Damage, str]] = {
     "no sums": (lambda d: (d / "SHA256SUMS").unlink(), r"SHA256SUMS is missing; copy"),
     "no vocabulary": (
         lambda d: (d / "tokenizer.model").unlink(),
-        r"vocabulary\.model is missing; copy",
+        r"tokenizer\.model is missing; copy",
     ),
     "no graph": (lambda d: (d / "onnx" / "gap.onnx").unlink(), r"onnx/gap\.onnx is missing; copy"),
     "cut short": (
@@ -261,8 +261,8 @@ CASES: dict[str, tuple[Damage, str]] = {
     "absolute path": (lambda d: add_line(d, "/etc/hostname"), "is not a plain path inside"),
     "backslashes": (lambda d: add_line(d, "..\\outside"), "is not a plain path inside"),
     "newer format": (
-        lambda d: change_config(d, lambda c: c.update(format_version=2)),
-        r"config\.json: format_version is 2, this Lacuna reads 1; upgrade Lacuna",
+        lambda d: change_config(d, lambda c: c.update(format_version=3)),
+        r"config\.json: format_version is 3, this Lacuna reads 2; upgrade Lacuna",
     ),
     "format of another kind": (
         lambda d: change_config(d, lambda c: c.update(format_version=True)),
@@ -323,11 +323,11 @@ CASES: dict[str, tuple[Damage, str]] = {
             (d / "tokenizer.model").write_bytes(tiny_tokenizer(size=350).to_bytes()),
             seal(d),
         ),
-        r"vocabulary\.model has 350 tokens, the network 364",
+        r"tokenizer\.model has 350 tokens, the network 364",
     ),
     "no vocabulary in the file": (
         lambda d: ((d / "tokenizer.model").write_bytes(b"not a model"), seal(d)),
-        r"vocabulary\.model: 11 bytes that are not a SentencePiece model",
+        r"tokenizer\.model: 11 bytes that are not a SentencePiece model",
     ),
     "not JSON": (
         lambda d: ((d / "config.json").write_text("{"), seal(d)),
@@ -387,7 +387,7 @@ CASES: dict[str, tuple[Damage, str]] = {
             ),
             seal(d),
         ),
-        r"vocabulary\.model: \d+ bytes that are not a SentencePiece model",
+        r"tokenizer\.model: \d+ bytes that are not a SentencePiece model",
     ),
     "nested without end": (
         lambda d: ((d / "config.json").write_text("[" * 100_000), seal(d)),

@@ -239,7 +239,7 @@ def test_damaged_models_are_named_errors(
     """A damaged model file is a TokenizerError that names the file."""
     path = tmp_path / "tokenizer.model"
     path.write_bytes(damage(tokenizer.to_bytes()))  # type: ignore[operator]
-    with pytest.raises(TokenizerError, match=r"vocabulary\.model: .*prepare"):
+    with pytest.raises(TokenizerError, match=r"tokenizer\.model: .*prepare"):
         Tokenizer.load(path)
 
 
