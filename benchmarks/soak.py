@@ -155,7 +155,7 @@ class _Client:
             (
                 ("/predict", {"text": part}),
                 ("/predict", {"text": part, "top_k": 100}),
-                ("/predict", {"text": [part, text], "history": text, "sources": True}),
+                ("/predict", {"text": [part, text], "history": text}),
                 ("/cloze", {"text": f"{part} ____ {text[len(part) :]}"}),
                 ("/cloze", {"text": f"{part} ____", "choices": ["cat", "猫", text[:1]]}),
                 ("/score", {"text": [text, part]}),

@@ -13,7 +13,6 @@ from model.decoding.masked import fill_masked
 from model.decoding.next_word import SearchOptions, next_words
 from model.decoding.prefix_cache import PrefixCache
 from model.decoding.score import score_text
-from model.decoding.sources import cloze_with_sources, predict_with_sources
 from model.decoding.token_index import TokenIndex
 from model.errors import LacunaError, UnsupportedError
 from model.queries import (
@@ -111,26 +110,15 @@ class Predictor:
         check_query(query, self.limits)
         if isinstance(query, PredictQuery):
             self._require("predict")
-            if query.sources:
-                return predict_with_sources(self._resources, query, tenant, self._next_words)
-            return self._next_words(self._resources, query, tenant)
+            return next_words(self._resources, query, self._search, tenant)
         if isinstance(query, ScoreQuery):
             self._require("score")
             return score_text(self._resources, query)
         self._require("cloze")
         layout = lay_out(query, self.limits.blanks)
-        stacked = self.checkpoint.network.architecture == "stacked_bidirectional"
-
-        def decode(
-            resources: DecoderContext, query: ClozeQuery, tenant: str
-        ) -> Decoder[ClozeResult]:
-            if stacked:
-                return fill_masked(resources, query, layout)
-            return fill_blanks(resources, query, layout, tenant)
-
-        if query.sources:
-            return cloze_with_sources(self._resources, query, tenant, decode)
-        return decode(self._resources, query, tenant)
+        if self.checkpoint.network.architecture == "stacked_bidirectional":
+            return fill_masked(self._resources, query, layout)
+        return fill_blanks(self._resources, query, layout, tenant)
 
     def run(self, queries: Sequence[Query]) -> list[Result | LacunaError]:
         """Answer queries, batched as they come, each as if it were alone.
@@ -160,11 +148,6 @@ class Predictor:
                     raise answer
                 answers[ticket] = answer
         return [answers[number] for number in range(len(queries))]
-
-    def _next_words(
-        self, resources: DecoderContext, query: PredictQuery, tenant: str
-    ) -> Decoder[PredictResult]:
-        return next_words(resources, query, self._search, tenant)
 
     def _require(self, capability: Capability) -> None:
         if capability not in self.checkpoint.capabilities:

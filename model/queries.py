@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, cast
+from typing import cast
 
 from model.errors import QueryError
 from model.tokenizer import is_word_character, normalise
@@ -22,13 +22,11 @@ class PredictQuery:
         text: what was typed so far.
         top_k: candidates.
         history: earlier text of the same writer, whose words are likelier to come again.
-        sources: whether to say of each candidate where it comes from (:mod:`model.decoding.sources`).
     """
 
     text: str
     top_k: int = 5
     history: str = ""
-    sources: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,6 @@ class ClozeQuery:
         blank: the marker that stands for a blank, literally; None means the usual ones.
         choices: None for open blanks; strings, offered for every blank; or one list of strings per blank.
         history: earlier text of the same writer, whose words are likelier to come again.
-        sources: whether to say of each filling where it comes from (:mod:`model.decoding.sources`).
     """
 
     text: str
@@ -49,7 +46,6 @@ class ClozeQuery:
     blank: str | None = None
     choices: Sequence[str] | Sequence[Sequence[str]] | None = None
     history: str = ""
-    sources: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +56,6 @@ class ScoreQuery:
 
 
 Query = PredictQuery | ClozeQuery | ScoreQuery
-Source = Literal["network", "text", "history"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +82,6 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class SourcedCandidate(Candidate):
-    """A candidate and where it comes from, at least one of three."""
-
-    sources: tuple[Source, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class PredictResult:
     """Candidates, most probable first.
 
@@ -116,13 +104,6 @@ class Filling:
 
     word: str
     probability: float
-
-
-@dataclass(frozen=True, slots=True)
-class SourcedFilling(Filling):
-    """A filling and where it comes from, at least one of three."""
-
-    sources: tuple[Source, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,6 @@ JOINT_BLANK = 36_000
 CHOSEN_BLANK = 4_500
 CHOICE = 260
 HISTORY_CHARACTERS_A_MICROSECOND = 2
-# With its sources a query is asked twice.
-SOURCES = 2
 # A text that shares a whole number of blocks of so many code points with an earlier one is likely to be in the cache.
 BLOCK = 64
 # Beginnings that are remembered, as hashes: the order of what the prefix cache holds.
@@ -186,7 +184,7 @@ class Admission:
             work = PREDICT + PREDICT_CHARACTER * (length - self._known(query.text, tenant))
         if query.history and hash((tenant, query.history)) not in self._beginnings:
             work += len(query.history) // HISTORY_CHARACTERS_A_MICROSECOND
-        return SOURCES * work if query.sources else work
+        return work
 
     def _estimate_blanks(self, query: ClozeQuery) -> int:
         blanks = max(1, _count_blanks(query.text, query.blank))

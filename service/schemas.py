@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from model.queries import ClozeQuery, PredictQuery, Query, ScoreQuery, Source
+from model.queries import ClozeQuery, PredictQuery, Query, ScoreQuery
 
 
 def _text_form(value: object) -> str | None:
@@ -91,9 +91,6 @@ class PredictRequest(ScoreRequest):
     history: str = Field(
         "", description="earlier text of the same writer: its words are likelier to come again"
     )
-    sources: bool = Field(
-        False, description="say of each candidate where it comes from; takes about twice as long"
-    )
 
     @property
     def characters(self) -> int:
@@ -102,7 +99,7 @@ class PredictRequest(ScoreRequest):
 
     def queries(self) -> list[Query]:
         """One query for each text, in order."""
-        return [PredictQuery(text, self.top_k, self.history, self.sources) for text in self.texts]
+        return [PredictQuery(text, self.top_k, self.history) for text in self.texts]
 
 
 class ClozeRequest(PredictRequest):
@@ -138,7 +135,7 @@ class ClozeRequest(PredictRequest):
     def queries(self) -> list[Query]:
         """One query for each text, in order."""
         return [
-            ClozeQuery(text, self.top_k, self.blank, self.choices, self.history, self.sources)
+            ClozeQuery(text, self.top_k, self.blank, self.choices, self.history)
             for text in self.texts
         ]
 
@@ -169,11 +166,6 @@ class BlankCandidate(BaseModel):
 
     word: str
     probability: float = Field(ge=0, le=1)
-    sources: list[Source] | None = Field(
-        default=None,
-        exclude_if=lambda sources: sources is None,
-        description="only where asked for: `network` proposes it by itself, or it stands in the `text` or `history`",
-    )
 
 
 class Candidate(BlankCandidate):

@@ -41,8 +41,8 @@ _BEGIN, _END = (
 )
 _GOOD: list[tuple[str, dict[str, Any]]] = [
     ("/predict", {"text": "I like the", "top_k": 3}),
-    ("/predict", {"text": "I like the", "history": "I like the theatre.", "sources": True}),
-    ("/cloze", {"text": "I like the __ and the mat.", "choices": ["mat", "cat"], "sources": True}),
+    ("/predict", {"text": "I like the", "history": "I like the theatre."}),
+    ("/cloze", {"text": "I like the __ and the mat.", "choices": ["mat", "cat"]}),
     ("/cloze", {"text": "我____一部新手机。", "choices": ["买", "卖"]}),
     ("/score", {"text": ["今天", "the cat"]}),
 ]

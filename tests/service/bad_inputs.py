@@ -154,7 +154,6 @@ INPUTS = (
     predict("a history of 20,001 code points", 422, history="a" * 20_001),
     predict("a history that is a list", 422, history=[SECRET]),
     predict("a history with a lone surrogate", 422, history="a\ud800"),
-    predict("sources that are a string", 422, sources="yes"),
     cloze("257 choices", 422, choices=[f"a{number}" for number in range(257)]),
     cloze("two lists of choices for one blank", 422, choices=[["a"], ["b"]]),
     cloze("a list of choices a blank, for two texts", 422, text=["a __", "b __"], choices=[["a"]]),

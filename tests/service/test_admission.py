@@ -235,7 +235,6 @@ def test_lists_count_by_their_items() -> None:
     [
         (PredictQuery("a" * 10), PredictQuery("a" * 1_000)),
         (PredictQuery("a"), PredictQuery("a", history="b" * 10_000)),
-        (PredictQuery("a"), PredictQuery("a", sources=True)),
         (PredictQuery("a ____"), ClozeQuery("a ____")),
         (ClozeQuery("a ____"), ClozeQuery("a ____ b ____")),
         (ClozeQuery("a [MASK]"), ClozeQuery("a [MASK] b [MASK]")),
@@ -252,7 +251,7 @@ def test_lists_count_by_their_items() -> None:
     ],
 )
 def test_more_to_do_is_more_work(less: Any, more: Any) -> None:
-    """Length, history, sources, blanks and choices each add to the estimate."""
+    """Length, history, blanks and choices each add to the estimate."""
     assert work_of(less)[0] < work_of(more)[0]
 
 
