@@ -19,7 +19,6 @@ import errno
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
 import stat
@@ -34,6 +33,7 @@ import numpy.typing as npt
 
 from model.config import GATES, Architecture, Calibration, NetworkConfig
 from model.errors import CheckpointError, TokenizerError
+from model.files import replaced_directory
 from model.tokenizer import Tokenizer
 
 FORMAT_VERSION = 2
@@ -224,7 +224,6 @@ def write_checkpoint(
         OSError: the disk is full or read-only; what stood there before is untouched.
     """
     check_target(directory, name, version, overwrite)
-    directory = directory.resolve() if directory.is_symlink() else directory
     config = {
         "format_version": FORMAT_VERSION,
         "name": name,
@@ -244,17 +243,14 @@ def write_checkpoint(
     )
     contents[SUMS] = sums.encode()
 
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    beside = directory.with_name(f".{directory.name}.new")
-    shutil.rmtree(beside, ignore_errors=True)
-    try:
+    with replaced_directory(directory) as fresh:
         for path, content in contents.items():
             _check_path(directory, path)
-            _write_durably(beside / path, content)
-        load_checkpoint(beside)
-        _replace(directory, beside)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+            (fresh / path).parent.mkdir(parents=True, exist_ok=True)
+            (fresh / path).write_bytes(content)
+        load_checkpoint(fresh)
+        if directory.exists():
+            _copy_unlisted(directory, fresh)
     return load_checkpoint(directory)
 
 
@@ -478,45 +474,12 @@ def _read_network(values: dict[str, Any]) -> NetworkConfig:
     return network
 
 
-def _write_durably(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _replace(directory: Path, beside: Path) -> None:
-    """Rename *beside* to *directory*; a directory cannot be replaced in one step, so the old one steps aside first."""
-    if not directory.exists():
-        beside.rename(directory)
-        return
-    aside = directory.with_name(f".{directory.name}.old")
-    shutil.rmtree(aside, ignore_errors=True)
-    directory.rename(aside)
-    try:
-        beside.rename(directory)
-    except OSError:
-        aside.rename(directory)
-        raise
-    _keep_strays(aside, directory)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _keep_strays(old: Path, new: Path) -> None:
-    """Move what the old checkpoint does not list, such as notes or a repository, into the one that replaced it."""
+def _copy_unlisted(old: Path, new: Path) -> None:
+    """Copy what the old checkpoint does not list, such as notes or a repository, into the new one."""
     sums = (old / SUMS).read_text(encoding="utf-8", errors="replace")
-    listed = {
-        SUMS,
-        *(match[2] for line in sums.split("\n") if (match := _SUM_LINE.fullmatch(line))),
-    }
-    folders = {str(parent) for path in listed for parent in PurePosixPath(path).parents}
-    pending = list(old.iterdir())
-    while pending:
-        entry = pending.pop()
-        path = entry.relative_to(old).as_posix()
-        if path in folders:
-            pending += entry.iterdir()
-        elif path not in listed and not (new / path).exists():
-            (new / path).parent.mkdir(parents=True, exist_ok=True)
-            entry.rename(new / path)
+    listed = {match[2] for line in sums.split("\n") if (match := _SUM_LINE.fullmatch(line))}
+    for path in old.rglob("*"):
+        name = path.relative_to(old)
+        if not path.is_dir() and name.as_posix() not in listed and not (new / name).exists():
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, new / name, follow_symlinks=False)
