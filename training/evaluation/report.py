@@ -1,19 +1,22 @@
-"""Writes an evaluation down: evaluation.json, evaluation.md, evaluation.png, reliability.png. Measures nothing.
+"""Markdown tables and plots of the whole project, and the written report of an evaluation.
 
-The JSON holds, for each language and metric over all files and for each file: the contestants' values and intervals in
-order, the difference of the first to the second with its paired interval, and n (characters or questions); for
-calibration errors over all files also the points of each contestant's reliability diagram.
+An evaluation is written as evaluation.json, evaluation.md, evaluation.png and reliability.png. The
+JSON has, for each language and metric, over all files and for each file: values and intervals of
+the evaluated systems in order, the difference of the first two with its paired interval, and n
+(characters or questions). Calibration errors over all files also have their reliability diagrams.
 """
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from model.errors import ReportError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 REPORT = "evaluation.json"
 LANGUAGE_NAMES = {"zh": "Chinese", "en": "English"}
@@ -21,44 +24,100 @@ LOWER_IS_BETTER = {"bits_per_character", "perplexity", "next_ece", "cloze_ece", 
 PERCENT = {"choice", "saved"}
 # In the order of the report; {unit} is "word" in English and "character" in Chinese
 DEFINITIONS = {
-    "bits_per_character": "Bits per character: total nats of /score over all lines / ln 2 / code points.",
-    "perplexity": "Perplexity per {unit} from total nats.",
+    "bits_per_character": "Bits per character: total nats of /score / ln 2 / code points.",
+    "perplexity": "Perplexity per {unit}, from total nats.",
     "next_top1": "Next {unit}: share of questions whose answer is the first candidate.",
     "next_top3": "Next {unit} among the first 3.",
     "next_top5": "Next {unit} among the first 5.",
-    "next_mrr": "Next {unit}: mean reciprocal rank (0 where it is not among the candidates asked for).",
-    "append_top1": "What the first candidate appends is how the line goes on.",
-    "append_top3": "The same for one of the first 3.",
-    "append_top5": "The same for one of the first 5.",
-    "append_mrr": "The same: mean reciprocal rank of the first candidate that is right.",
-    "cloze_top1": "Blank: the first candidate is what stood there.",
+    "next_mrr": "Next {unit}: mean reciprocal rank; 0 if it is not among the candidates.",
+    "append_top1": "Continuation: the line goes on with what the first candidate appends.",
+    "append_top3": "Continuation by one of the first 3.",
+    "append_top5": "Continuation by one of the first 5.",
+    "append_mrr": "Continuation: mean reciprocal rank of the first candidate that is right.",
+    "cloze_top1": "Blank: the first candidate is the word of the line.",
     "cloze_top5": "Blank: one of the first 5 is.",
-    "choice": "Blank: the right word is preferred to 4 others of the file with the most similar frequency.",
-    "saved": "Typed characters saved with 3 suggestions: 1 - keys / characters; accepting costs a key.",
-    "next_ece": "Calibration error (15 bins of equal mass) of the first candidate of next {unit}.",
-    "cloze_ece": "The same for blanks.",
-    "choice_ece": "The same for choices.",
+    "choice": "Choice: the right word is preferred to 4 others of similar frequency.",
+    "saved": "Keystrokes saved with 3 suggestions: 1 - keys / characters; accepting costs a key.",
+    "next_ece": "Calibration error of next {unit}: first candidate, 15 bins of equal weight.",
+    "cloze_ece": "Calibration error of blanks.",
+    "choice_ece": "Calibration error of choices.",
 }
-HEADLINES = ("bits_per_character", "next_top3", "cloze_top5", "choice", "saved")
-# What the first candidate claims: metric -> title of its reliability diagram
-JUDGED = {"next_ece": "next", "cloze_ece": "blanks", "choice_ece": "choices"}
+HEADLINES = {
+    "bits_per_character": "bits/char",
+    "next_top3": "next top-3",
+    "cloze_top5": "cloze top-5",
+    "choice": "choice",
+    "saved": "saved",
+}
+# Calibration metrics and the titles of their reliability diagrams
+CALIBRATED = {"next_ece": "next", "cloze_ece": "blanks", "choice_ece": "choices"}
 METHOD = """\
-English: the next word is asked for after a space; candidates are compared with the word up to the next space or
-punctuation mark. Chinese is not segmented: the next character is asked for, by the candidates' mass summed over first
-characters; a blank covers a token of one to three Han characters, drawn at random from the vocabulary's segmentation of
-the line. Two positions a line for next, one blank a line. Bits per character and perplexity (English: words are what
-spaces part) use every line. Other lines are drawn from each file in proportion to its lines (with a minimum); over all
-files together, each file weighs by its lines. Intervals: 95 %, bootstrap over lines within files, paired for
-differences. "By chance" is the calibration error that perfectly calibrated answers would show in a sample of this size.
+English: the next word is asked for after a space. A candidate is compared with the word up to the
+next space or punctuation mark. Chinese is not segmented: the next character is asked for, and
+candidates that begin with the same character are added up. A Chinese blank covers a token of one to
+three Han characters, drawn at random from the tokens of the line. Each line has two questions for
+the next word, or one blank. Bits per character and perplexity use every line; English words are
+separated by spaces. Other lines are drawn from each file in proportion to its lines, with a
+minimum; over all files, each file weighs by its lines. Intervals: 95 %, bootstrap over lines within
+files, paired for differences. "By chance" is the calibration error that perfectly calibrated
+answers would show in a sample of this size.
 """
 
 
-def write_report(report: dict[str, Any], directory: Path) -> str:
-    """Write the four files.
+def table(rows: Iterable[Sequence[object]], header: Sequence[str]) -> str:
+    """Return a Markdown table that ends with a line break; cells are converted with str()."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(map(str, cells))} |\n" for cells in lines)
+
+
+def replace_section(document: str, text: str, begin: str, end: str) -> str:
+    """Return a document with *text* between two markers, in place of the text that was there.
+
+    Raises:
+        ReportError: a marker is missing.
+    """
+    head, found_begin, rest = document.partition(begin)
+    _, found_end, tail = rest.partition(end)
+    if not found_begin or not found_end:
+        raise ReportError(f"the document lacks {begin} or {end}; put them around the figures")
+    return f"{head}{begin}\n\n{text.strip()}\n\n{end}{tail}"
+
+
+@contextmanager
+def draw_panels(
+    path: Path, rows: int, columns: int, size: tuple[float, float]
+) -> Iterator[list[list["Axes"]]]:
+    """Yield a grid of empty panels, and write it as a PNG when the block ends.
 
     Args:
-        report: what training/evaluation/evaluate.py returns.
-        directory: made where it is missing; files of the same names are replaced.
+        path: the file to write.
+        rows: rows of panels.
+        columns: panels in a row.
+        size: width and height of the picture, in inches.
+    """
+    from matplotlib.figure import Figure  # slow to import, and most callers only need tables
+
+    figure = Figure(figsize=size, layout="constrained")
+    yield figure.subplots(rows, columns, squeeze=False).tolist()
+    figure.savefig(path, dpi=110)
+
+
+def format_metric(metric: str, value: float, *, signed: bool = False) -> str:
+    """Return a value of a metric as a cell: shares in percent, ``-`` for NaN."""
+    if math.isnan(value):
+        return "-"
+    sign = "+" if signed else ""
+    if _is_share(metric):
+        return f"{100 * value:{sign}.1f} %"
+    return f"{value:{sign}.1f}" if metric == "perplexity" else f"{value:{sign}.3f}"
+
+
+def write_report(report: dict[str, Any], directory: Path) -> str:
+    """Write the four files of an evaluation.
+
+    Args:
+        report: the return value of :func:`training.evaluation.evaluate.evaluate`.
+        directory: created if needed; files of the same names are replaced.
 
     Returns:
         The Markdown.
@@ -66,120 +125,84 @@ def write_report(report: dict[str, Any], directory: Path) -> str:
     directory.mkdir(parents=True, exist_ok=True)
     content = json.dumps(_without_nan(report), ensure_ascii=False, indent=1, allow_nan=False)
     (directory / REPORT).write_text(content + "\n", encoding="utf-8")
-    text = markdown(report)
+    text = evaluation_markdown(report)
     (directory / "evaluation.md").write_text(text, encoding="utf-8")
-    _draw(report, directory / "evaluation.png")
+    _draw_headlines(report, directory / "evaluation.png")
     draw_reliability(report, directory / "reliability.png")
     return text
 
 
-def markdown(report: dict[str, Any]) -> str:
-    """The report as Markdown: contestants, a table a language over all files, a table a language by file."""
-    names = [contestant["name"] for contestant in report["contestants"]]
-    parts = [f"# Evaluation: {' and '.join(names)}\n", METHOD, _contestants(report)]
+def evaluation_markdown(report: dict[str, Any]) -> str:
+    """Return the systems, and for each language a table over all files and one by file."""
+    names = _names(report)
+    lines = [_describe(system) for system in report["contestants"]]
+    questions = report["questions_sha256"][:12]
+    lines.append(f"\nSeed {report['seed']}, questions {questions}, {report['date']}.\n")
+    parts = [f"# Evaluation: {' and '.join(names)}\n", METHOD, "\n".join(lines)]
     for language, summary in report["languages"].items():
         title = LANGUAGE_NAMES[language]
-        parts.append(f"## {title}, {summary['files']} files together, {summary['lines']:,} lines\n")
-        parts.append(_overall_table(summary["metrics"], names, language))
+        parts.append(f"## {title}, files: {summary['files']}, lines: {summary['lines']:,}\n")
+        parts.append(_metric_table(summary["metrics"], names, language))
         parts.append(f"## {title}, file by file\n")
         parts.append(_file_table(summary["by_file"], names))
     return "\n".join(parts)
 
 
-def _contestants(report: dict[str, Any]) -> str:
-    lines = []
-    for contestant in report["contestants"]:
-        parts = [
-            contestant.get("architecture", ""),
-            f"{contestant['bytes'] / 1e6:,.1f} MB" if "bytes" in contestant else "",
-            f"saw {contestant['saw']}" if contestant.get("saw") else "",
-            f"answered in {sum(contestant['seconds'].values()):.0f} s"
-            if "seconds" in contestant
-            else "",
-        ]
-        lines.append(f"- **{contestant['name']}**: {'; '.join(part for part in parts if part)}")
-    lines.append(
-        f"\nSeed {report['seed']}, questions {report['questions_sha256'][:12]}, {report['date']}.\n"
-    )
-    return "\n".join(lines)
+def _describe(system: dict[str, Any]) -> str:
+    facts = [
+        system.get("architecture"),
+        f"{system['bytes'] / 1e6:,.1f} MB" if "bytes" in system else "",
+        f"read {system['saw']}" if system.get("saw") else "",
+        f"answered in {sum(system['seconds'].values()):.0f} s" if "seconds" in system else "",
+    ]
+    return f"- **{system['name']}**: {'; '.join(filter(None, facts))}"
 
 
-def _overall_table(metrics: dict[str, Any], names: Sequence[str], language: str) -> str:
+def _metric_table(metrics: dict[str, Any], names: Sequence[str], language: str) -> str:
     header = ["metric", *names] + (["difference"] if len(names) > 1 else [])
-    rows = [header, ["---"] * len(header)]
-    unit = "word" if language == "en" else "character"
+    rows = []
     for metric, definition in DEFINITIONS.items():
         if metric not in metrics:
             continue
         figure = metrics[metric]
+        unit = "word" if language == "en" else "character"
         row = [f"{definition.format(unit=unit)} (n = {figure['n']:,})"]
-        for index, (value, (low, high)) in enumerate(
-            zip(figure["values"], figure["intervals"], strict=True)
-        ):
-            chance = (
-                f"; by chance {figure['by_chance'][index]:.3f}" if "by_chance" in figure else ""
-            )
-            row.append(
-                f"{_number(metric, value)} [{_number(metric, low)}, {_number(metric, high)}]{chance}"
-            )
-        if "difference" in figure:
-            low, high = figure["difference"]["interval"]
-            value = _number(metric, figure["difference"]["value"], signed=True)
-            verdict = _verdict(metric, low, high)
-            row.append(
-                f"{value} [{_number(metric, low, signed=True)}, {_number(metric, high, signed=True)}] {verdict}"
-            )
+        pairs = zip(figure["values"], figure["intervals"], strict=True)
+        row += [_with_interval(metric, value, interval) for value, interval in pairs]
+        for index, floor in enumerate(figure.get("by_chance", ())):
+            row[1 + index] += f"; by chance {floor:.3f}"
+        if difference := figure.get("difference"):
+            value, interval = difference["value"], difference["interval"]
+            cell = _with_interval(metric, value, interval, signed=True)
+            row.append(f"{cell} {_verdict(metric, *interval)}")
         rows.append(row)
-    return _table(rows)
+    return table(rows, header)
 
 
 def _file_table(files: dict[str, Any], names: Sequence[str]) -> str:
-    short = {
-        "bits_per_character": "bits/char",
-        "next_top3": "next top-3",
-        "cloze_top5": "cloze top-5",
-        "choice": "choice",
-        "saved": "saved",
-    }
-    versus = f" ({' / '.join(names)})" if len(names) > 1 else ""
-    header = ["file", "lines", *(short[metric] for metric in HEADLINES)]
-    rows = [header, ["---"] * len(header)]
-    losses = 0
+    rows, losses = [], 0
     for name, file in files.items():
         row = [name, f"{file['lines']:,}"]
         for metric in HEADLINES:
             figure = file["metrics"].get(metric)
-            if figure is None:
-                row.append("")
-                continue
-            lost = len(names) > 1 and _is_loss(metric, figure["difference"]["value"])
-            losses += lost
-            cell = " / ".join(_number(metric, value) for value in figure["values"])
-            row.append(f"**{cell} lost**" if lost else cell)
+            cell = " / ".join(format_metric(metric, v) for v in figure["values"]) if figure else ""
+            if figure and len(names) > 1 and _is_loss(metric, figure["difference"]["value"]):
+                losses += 1
+                cell = f"**{cell} lost**"
+            row.append(cell)
         rows.append(row)
+    text = table(rows, ["file", "lines", *HEADLINES.values()])
     if len(names) < 2:
-        return _table(rows)
-    return (
-        f"Each cell{versus}; where {names[0]} is behind, it says lost: {losses} cells.\n\n"
-        + _table(rows)
-    )
+        return text
+    order = " / ".join(names)
+    return f"In each cell: {order}. Cells marked lost, in which {names[0]} is behind: {losses}.\n\n{text}"
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
-
-
-def _number(metric: str, value: float, *, signed: bool = False) -> str:
-    if math.isnan(value):
-        return "-"
-    sign = "+" if signed else ""
-    if "_top" in metric or metric in PERCENT:
-        return f"{100 * value:{sign}.1f} %"
-    return f"{value:{sign}.1f}" if metric == "perplexity" else f"{value:{sign}.3f}"
-
-
-def _is_loss(metric: str, difference: float) -> bool:
-    return difference > 0 if metric in LOWER_IS_BETTER else difference < 0
+def _with_interval(
+    metric: str, value: float, interval: Sequence[float], *, signed: bool = False
+) -> str:
+    shown, low, high = (format_metric(metric, v, signed=signed) for v in (value, *interval))
+    return f"{shown} [{low}, {high}]"
 
 
 def _verdict(metric: str, low: float, high: float) -> str:
@@ -188,76 +211,72 @@ def _verdict(metric: str, low: float, high: float) -> str:
     return "behind" if _is_loss(metric, low) else "ahead"
 
 
-def _draw(report: dict[str, Any], path: Path) -> None:
-    """A row of panels a language, a bar a contestant, with intervals."""
-    languages = list(report["languages"])
-    figure = Figure(figsize=(3 * len(HEADLINES), 3.2 * len(languages)), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(len(languages), len(HEADLINES), squeeze=False)
-    names = [contestant["name"] for contestant in report["contestants"]]
-    for row, language in zip(panels, languages, strict=True):
-        for panel, metric in zip(row, HEADLINES, strict=True):
-            _draw_bars(panel, metric, report["languages"][language]["metrics"].get(metric), names)
-            direction = "lower" if metric in LOWER_IS_BETTER else "higher"
-            panel.set_title(
-                f"{LANGUAGE_NAMES[language]}: {metric}\n({direction} is better)", fontsize=9
-            )
-    figure.savefig(path, dpi=110)
+def _is_loss(metric: str, difference: float) -> bool:
+    return difference > 0 if metric in LOWER_IS_BETTER else difference < 0
 
 
-def draw_reliability(report: dict[str, Any], path: Path) -> None:
-    """Share right against probability claimed: a panel a language and kind of question, a line a contestant."""
-    languages = list(report["languages"])
-    figure = Figure(figsize=(10, 3.2 * len(languages)), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(len(languages), len(JUDGED), squeeze=False)
-    names = [contestant["name"] for contestant in report["contestants"]]
-    for row, language in zip(panels, languages, strict=True):
-        for panel, (metric, title) in zip(row, JUDGED.items(), strict=True):
-            measured = report["languages"][language]["metrics"].get(metric, {})
-            panel.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
-            for index, points in enumerate(measured.get("reliability", ())):
-                label = f"{names[index]}: {measured['values'][index]:.3f}"
-                panel.plot(
-                    points["claimed"],
-                    points["right"],
-                    "o-",
-                    markersize=3,
-                    color=f"C{index}",
-                    label=label,
-                )
-            panel.set(title=f"{LANGUAGE_NAMES[language]}: {title}", xlim=(0, 1), ylim=(0, 1))
-            panel.set(xlabel="probability claimed", ylabel="share right")
-            panel.grid(alpha=0.3)
-            if measured:
-                panel.legend(fontsize=7, title="calibration error", title_fontsize=7)
-    figure.savefig(path, dpi=110)
+def _is_share(metric: str) -> bool:
+    return "_top" in metric or metric in PERCENT
+
+
+def _names(report: dict[str, Any]) -> list[str]:
+    return [system["name"] for system in report["contestants"]]
+
+
+def _draw_headlines(report: dict[str, Any], path: Path) -> None:
+    """Draw a row of panels for each language, and in each a bar with its interval per system."""
+    languages, names = list(report["languages"]), _names(report)
+    size = (3 * len(HEADLINES), 3.2 * len(languages))
+    with draw_panels(path, len(languages), len(HEADLINES), size) as grid:
+        for row, language in zip(grid, languages, strict=True):
+            for panel, metric in zip(row, HEADLINES, strict=True):
+                figure = report["languages"][language]["metrics"].get(metric)
+                _draw_bars(panel, metric, figure, names)
+                better = "lower" if metric in LOWER_IS_BETTER else "higher"
+                title = f"{LANGUAGE_NAMES[language]}: {metric}\n({better} is better)"
+                panel.set_title(title, fontsize=9)
 
 
 def _draw_bars(
-    panel: Axes, metric: str, measured: dict[str, Any] | None, names: Sequence[str]
+    panel: "Axes", metric: str, figure: dict[str, Any] | None, names: Sequence[str]
 ) -> None:
-    if measured is None:
+    if figure is None:
         panel.set_axis_off()
         return
-    scale = 100 if "_top" in metric or metric in PERCENT else 1
-    for index, (value, (low, high)) in enumerate(
-        zip(measured["values"], measured["intervals"], strict=True)
-    ):
+    scale = 100 if _is_share(metric) else 1
+    pairs = zip(figure["values"], figure["intervals"], strict=True)
+    for index, (value, (low, high)) in enumerate(pairs):
         if math.isnan(value):
             continue
-        errors = (
-            [[max(value - low, 0) * scale], [max(high - value, 0) * scale]]
-            if not math.isnan(low)
-            else None
-        )
-        panel.bar(index, value * scale, yerr=errors, capsize=4, color=f"C{index}")
+        errors = [[max(value - low, 0) * scale], [max(high - value, 0) * scale]]
+        shown = None if math.isnan(low) else errors
+        panel.bar(index, value * scale, yerr=shown, capsize=4, color=f"C{index}")
     panel.set_xticks(range(len(names)), names, fontsize=8)
     panel.set_ylabel("%" if scale == 100 else "bits per character", fontsize=8)
 
 
+def draw_reliability(report: dict[str, Any], path: Path) -> None:
+    """Draw the share of right answers against the claimed probability, a line per system."""
+    languages, names = list(report["languages"]), _names(report)
+    with draw_panels(path, len(languages), len(CALIBRATED), (10, 3.2 * len(languages))) as grid:
+        for row, language in zip(grid, languages, strict=True):
+            for panel, (metric, title) in zip(row, CALIBRATED.items(), strict=True):
+                figure = report["languages"][language]["metrics"].get(metric, {})
+                panel.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
+                for name, value, points in zip(
+                    names, figure.get("values", ()), figure.get("reliability", ()), strict=False
+                ):
+                    label = f"{name}: {value:.3f}"
+                    panel.plot(points["claimed"], points["right"], "o-", markersize=3, label=label)
+                panel.set(title=f"{LANGUAGE_NAMES[language]}: {title}", xlim=(0, 1), ylim=(0, 1))
+                panel.set(xlabel="claimed probability", ylabel="share of right answers")
+                panel.grid(alpha=0.3)
+                if figure:
+                    panel.legend(fontsize=7, title="calibration error", title_fontsize=7)
+
+
 def _without_nan(value: Any) -> Any:
-    """NaN is not JSON: null in its place."""
+    """Replace NaN, which JSON lacks, by None."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
