@@ -4,8 +4,10 @@ import argparse
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
+from typing import get_type_hints
 
 from model.errors import LacunaError
+from training.options import parse_options
 
 COMMANDS = {
     "prepare": ("training.data.prepare", "text to a vocabulary and shards"),
@@ -36,7 +38,7 @@ def run_command(
     commands: Mapping[str, tuple[str, str]],
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Run one command.
+    """Run one command: ``run(options)`` of its module, see training/options.py.
 
     Args:
         package: as in ``python -m PACKAGE``.
@@ -51,15 +53,17 @@ def run_command(
     parser.add_argument(
         "command", choices=commands, help="; ".join(f"{n}: {h}" for n, (_, h) in commands.items())
     )
-    arguments = sys.argv[1:] if argv is None else list(argv)
-    command = parser.parse_args(arguments[:1]).command
+    words = sys.argv[1:] if argv is None else list(argv)
+    command = parser.parse_args(words[:1]).command
     module = importlib.import_module(commands[command][0])
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {package} {command}", description=module.__doc__
-    )
-    module.add_arguments(parser)
+    prog = f"python -m {package} {command}"
+    parser = argparse.ArgumentParser(prog=prog, description=module.__doc__)
     try:
-        return int(module.run(parser.parse_args(arguments[1:])))
+        if hasattr(module, "add_arguments"):  # commands without a class of options yet
+            module.add_arguments(parser)
+            return int(module.run(parser.parse_args(words[1:])))
+        options = get_type_hints(module.run)["options"]
+        return int(module.run(parse_options(options, parser, words[1:])))
     except LacunaError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 2

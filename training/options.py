@@ -1,0 +1,71 @@
+"""Options of a command: a frozen dataclass whose fields also declare the command line.
+
+    @dataclass(frozen=True, slots=True)
+    class GreetOptions:
+        name: str = argument("who is greeted")           NAME
+        output: Path = option("file to write")           --output OUTPUT, required
+        times: int = option("greetings to write", 1)     --times TIMES, help ends in (default: 1)
+        loud: bool = option("write capitals", False)     --loud
+        log: Path | None = None                          not on the command line
+
+A command's module has a function ``run(options: GreetOptions) -> int``; `training.__main__` finds
+the class by this annotation. Types: str, int, float, Path, bool, Literal, ``X | None`` and
+``tuple[X, ...]``, which takes one value or more.
+"""
+
+import argparse
+from dataclasses import MISSING, Field, field, fields
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+Options = TypeVar("Options")
+
+
+def argument(help_text: str, metavar: str | None = None) -> Any:
+    """Declare a required positional argument."""
+    return field(metadata={"positional": True, "help": help_text, "metavar": metavar})
+
+
+def option(help_text: str, default: Any = MISSING, metavar: str | None = None) -> Any:
+    """Declare ``--name-of-the-field``; without a default it is required."""
+    metadata = {"positional": False, "help": help_text, "metavar": metavar}
+    if default is MISSING:
+        return field(metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def parse_options(cls: type[Options], parser: argparse.ArgumentParser, words: list[str]) -> Options:
+    """Declare the arguments of a class of options, and parse a command line into it."""
+    hints = get_type_hints(cls)
+    declared = [each for each in fields(cls) if each.metadata]  # type: ignore[arg-type]
+    for each in declared:
+        names, settings = _argparse_settings(each, hints[each.name])
+        parser.add_argument(*names, **settings)
+    parsed = vars(parser.parse_args(words))
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in parsed.items()})
+
+
+def _argparse_settings(each: Field[Any], hint: Any) -> tuple[list[str], dict[str, Any]]:
+    """Return the positional and keyword arguments of ``add_argument`` for one field."""
+    settings: dict[str, Any] = {"help": each.metadata["help"]}
+    names = [each.name]
+    if not each.metadata["positional"]:
+        names = [f"--{each.name.replace('_', '-')}"]
+        settings |= {"required": each.default is MISSING}
+        if each.default is not MISSING:
+            settings["default"] = each.default
+            if each.default not in (None, False, "", ()):
+                settings["help"] += f" (default: {each.default})"
+    if hint is bool:
+        return names, settings | {"action": "store_true"}
+    if each.metadata["metavar"]:
+        settings["metavar"] = each.metadata["metavar"]
+    elif each.metadata["positional"]:
+        settings["metavar"] = each.name.upper()
+    inner = get_args(hint)
+    if get_origin(hint) is Literal:
+        settings["choices"] = inner
+    elif get_origin(hint) is tuple:
+        settings |= {"type": inner[0], "nargs": "+"}
+    else:
+        settings["type"] = inner[0] if inner else hint
+    return names, settings
