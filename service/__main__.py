@@ -25,7 +25,6 @@ from service.app import Load, create_app
 from service.engine import Engine
 from service.logs import flush, logging_to_stderr
 from service.model_loader import load
-from service.protocol import BoundedHeaders
 from service.reloading import Reloader
 from service.settings import DEFAULT_CHECKPOINT, Settings, SettingsError, read_settings
 
@@ -153,9 +152,7 @@ def _uvicorn_config(app: Starlette, settings: Settings) -> uvicorn.Config:
         log_config=None,
         server_header=False,
         proxy_headers=False,
-        http=partial(  # type: ignore[arg-type]
-            BoundedHeaders, header_seconds=settings.header_seconds, shedder=app.state.shedder
-        ),
+        http="httptools",
         ws="none",
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=settings.grace_seconds,

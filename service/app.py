@@ -31,7 +31,6 @@ from service.reloading import Reloader, collect
 from service.request_context import Record
 from service.routes import Context, router
 from service.settings import Settings
-from service.shedding import Shedder
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +50,7 @@ def create_app(
         on_failure: called on the event loop with what *load* raised.
 
     Returns:
-        The app; its engine is ``app.state.context.engine``, its keys are ``app.state.keys``, and ``app.state.shedder``
-        is for whoever reads requests before it does.
+        The app; its engine is ``app.state.context.engine`` and its keys are ``app.state.keys``.
     """
     metrics = Metrics(CollectorRegistry())
 
@@ -105,7 +103,6 @@ def create_app(
         settings, engine, reloader, metrics, docs_page(), to_json(openapi.describe(declared))
     )
     app.state.keys = keys
-    app.state.shedder = Shedder(engine, settings.deadline_seconds, metrics.shed)
     return app
 
 
@@ -158,7 +155,6 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
     finally:
         watching.cancel()
-        app.state.shedder.tell()
         engine.draining = True
         await asyncio.shield(engine.stop())
 

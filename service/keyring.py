@@ -11,7 +11,6 @@ from service.keys import Key, KeysError, KeysReadError, hash_key, plain_keys, re
 from service.logs import describe
 from service.rate_limit import Allowance
 from service.settings import Settings
-from service.threads import on_thread
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +86,7 @@ class KeyRing:
         """Look at the file every second, on a thread, until cancelled."""
         while self._path is not None:
             await asyncio.sleep(LOOK_SECONDS)
-            look = on_thread(self.refresh)
+            look = asyncio.ensure_future(asyncio.to_thread(self.refresh))
             await asyncio.wait((look,), timeout=MAX_LOOK)
             if not look.done():
                 late = f"keys file {self._path}: not read within {MAX_LOOK:g} s; see whether its disk answers"

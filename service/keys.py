@@ -91,8 +91,7 @@ def parse_keys(text: str) -> tuple[Key, ...]:
         # The rest of the parser's words may hold what stands there.
         place = _PLACE.search(str(error))
         raise KeysError(
-            f"not TOML at {place[1] if place else 'some place'}; if it has a key a line, as files for earlier versions "
-            "had, python -m service.keys convert FILE prints it as entries with hashes"
+            f"not TOML at {place[1] if place else 'some place'}; it must hold [[key]] entries; {MAKE_ONE}"
         ) from None
     entries = document.get("key")
     if set(document) != {"key"} or not isinstance(entries, list) or not entries:
@@ -141,10 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = _parser().parse_args(arguments)
     try:
-        if given.command == "convert":
-            _convert(given.file)
-        else:
-            _new(given)
+        _new(given)
     except (KeysError, OSError) as error:
         sys.stderr.write(f"lacuna: {error}\n")
         return 2
@@ -166,16 +162,6 @@ def _new(given: argparse.Namespace) -> None:
     else:
         _append(given.file, entry)
     sys.stdout.write(f"{token}\n")
-
-
-def _convert(path: Path) -> None:
-    """Print entries for a file of the form that earlier versions read: a key a line, # for comments."""
-    lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
-    keys = plain_keys(line for line in lines if line and not line.startswith("#"))
-    entries = (
-        _write_entry(Key(f"key-{number}", key.digest)) for number, key in enumerate(keys, start=1)
-    )
-    sys.stdout.write("\n".join(entries))
 
 
 def _read_regular(path: Path) -> str:
@@ -292,10 +278,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="append the entry here; otherwise to standard error",
     )
-    convert = commands.add_parser(
-        "convert", help="print a file with one key a line as entries with hashes"
-    )
-    convert.add_argument("file", type=Path, metavar="FILE")
     return parser
 
 

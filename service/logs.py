@@ -28,7 +28,7 @@ MAX_FLUSH = 2.0
 GATHER_SECONDS = 0.02
 MAX_WRITE = 1_000
 # Where lines about requests come from. All else that the service logs is about itself: few lines, and each is wanted.
-_ABOUT_REQUESTS = ("service.requests", "service.protocol", "service.shedding")
+_ABOUT_REQUESTS = ("service.requests",)
 _requests = logging.getLogger("service.requests")
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 

@@ -183,11 +183,6 @@ class Metrics:
         """Count a request that was refused for one of `REASONS`."""
         self._refusals.labels(reason).inc()
 
-    def shed(self, route: str, reason: str, requests: int) -> None:
-        """Count requests that were refused before they were parsed; how long that took, nobody has measured."""
-        self._counter(route, 429).inc(requests)
-        self._refusals.labels(reason).inc(requests)
-
     def keys_reloaded(self, good: bool) -> None:
         """Count a change of the keys file, and show whether it is in force."""
         self._keys_reloads.labels("ok" if good else "failed").inc()

@@ -6,11 +6,11 @@ The model is imported when it is loaded, so that ``--help`` and a wrong setting 
 import gc
 import importlib.util
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from service.cgroup import memory_limit
 from service.jobs import LoadedModel
 from service.settings import Settings
 
@@ -23,10 +23,8 @@ log = logging.getLogger(__name__)
 # The NVIDIA driver's control device: there where a GPU can be used, and cheaper to ask than torch is to import.
 _DRIVER = Path("/dev/nvidiactl")
 _WARM_UP = "I have ____ it."
-# Interpreter, libraries, heap and the rows of a full batch, in bytes, and what reloads leave. Measured with the bundled
-# checkpoint, 29 MiB: with the default cache 147 MiB when ready, 262 MiB with the cache full and 250 texts waiting; with
-# a cache of 8 MiB 233 MiB before and 295 MiB after four reloads.
-_BASE_BYTES = 258 << 20
+# Above this the int8 steps of a small network stop gaining from more threads.
+MAX_THREADS = 4
 # Objects more than before, that may be part of a cycle, after which Python looks for cycles.
 COLLECT_AFTER = 100_000
 
@@ -47,7 +45,6 @@ def load(settings: Settings, on_call: Callable[[str, int], None], directory: Pat
     from model.scheduler import Scheduler
 
     directory = directory.resolve()  # now: a link may point elsewhere later
-    warn_of_memory(settings, directory, memory_limit())
     checkpoint, runtime = _open(settings, directory)
     limits = Limits(
         settings.max_characters,
@@ -101,23 +98,34 @@ def choose_device(
     return "cuda" if driver.exists() and installed else "cpu"
 
 
-def warn_of_memory(settings: Settings, directory: Path, limit: int | None) -> None:
-    """Log where a container may use less memory than its service will: else the kernel ends it without a word.
+def network_threads(wanted: int) -> int:
+    """Return *wanted* threads for one network step; 0 chooses by CPUs, one of which the event loop keeps."""
+    return wanted or max(1, min(available_cpus() - 1, MAX_THREADS))
+
+
+def available_cpus(
+    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> int:
+    """Count the CPUs this process may use: by affinity and by the smallest cgroup v2 quota, at least 1.
 
     Args:
-        settings: of the cache.
-        directory: of the checkpoint.
-        limit: bytes that the container may use; None is no limit.
+        root: where control groups are mounted; a container sees its own group there.
+        own: names the group of this process, in a line `0::PATH`. Every group above it limits it too.
     """
-    # As deep as a checkpoint is: an administrator may name any directory, / too.
-    found = (path for pattern in ("*", "*/*") for path in directory.glob(pattern))
-    files = sum(path.stat().st_size for path in found if path.is_file())
-    needed = _BASE_BYTES + files + (settings.prefix_cache_mib << 20)
-    if limit is not None and limit < needed:
-        log.warning(
-            "the memory limit is lower than checkpoint and cache may need; raise it, or lower prefix_cache_mib",
-            extra={"fields": {"limit_mib": limit >> 20, "needed_mib": needed >> 20}},
-        )
+    affinity = getattr(os, "sched_getaffinity", None)
+    cpus = float(len(affinity(0)) if affinity else os.cpu_count() or 1)
+    try:
+        path = own.read_text("utf-8").rpartition("0::/")[2].strip()
+    except (OSError, UnicodeDecodeError):
+        path = ""
+    groups = (path, *map(str, Path(path).parents))
+    for group in groups:
+        try:
+            quota, period = map(int, (root / group / "cpu.max").read_text("utf-8").split())
+            cpus = min(cpus, quota / period)
+        except (OSError, ValueError, ZeroDivisionError):  # no such group, or no limit: `max`
+            continue
+    return max(1, int(cpus))
 
 
 def _open(settings: Settings, directory: Path) -> tuple["Checkpoint", "Runtime"]:
@@ -126,9 +134,9 @@ def _open(settings: Settings, directory: Path) -> tuple["Checkpoint", "Runtime"]
 
     device = choose_device(settings.device)
     try:
-        return open_model(directory, device, settings.network_threads)
+        return open_model(directory, device, network_threads(settings.threads))
     except CheckpointError:
         if settings.device != "auto" or device == "cpu":
             raise
         log.warning("the GPU cannot be used; serving on the CPU. --device cuda says why")
-        return open_model(directory, "cpu", settings.network_threads)
+        return open_model(directory, "cpu", network_threads(settings.threads))

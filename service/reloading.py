@@ -1,17 +1,18 @@
 """Another checkpoint in the place of the one that answers, while requests flow: `POST /admin/reload`, or SIGHUP.
 
 It is read, verified and warmed up on a thread of its own; only when it could answer does the engine change over,
-between two steps. Whatever is wrong with it, the one before goes on. One way back is kept: the directory that answered
-before. What is wrong with a checkpoint counts as a failure; that the service takes none at the time does not.
+between two steps. Whatever is wrong with it, the one before goes on. What is wrong with a checkpoint counts as a
+failure; that the service takes none at the time does not.
 """
 
 import asyncio
 import gc
 import logging
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from service.errors import FieldError, Problem, unavailable, unprocessable
 from service.jobs import LoadedModel, NotReady
 from service.logs import describe
 from service.metrics import Metrics
-from service.threads import on_thread
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,6 @@ class Reloader:
         self._engine = engine
         self._metrics = metrics
         self._configured = configured
-        self._before: tuple[Path, str] | None = None  # directory and digest
         self._changing = asyncio.Lock()
         self._hung_up = False  # a SIGHUP waits for its turn
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -62,19 +61,12 @@ class Reloader:
             Problem: 409 while another change is on, 422 where the checkpoint is refused, 503 where the engine does not
                 answer.
         """
-        return await self._change_alone(directory or self._configured)
-
-    async def roll_back(self) -> dict[str, Any]:
-        """Answer with what answered before the last change.
-
-        Raises:
-            Problem: as for `reload`; 409 where nothing did, or its directory holds another checkpoint now.
-        """
-        if self._before is None:
-            raise Problem(
-                409, "nothing answered before this checkpoint; reload another one by its directory"
+        if self._changing.locked() or self._hung_up:
+            raise _refuse(
+                Problem(409, "another checkpoint is being loaded; ask again when it answers")
             )
-        return await self._change_alone(*self._before)
+        async with self._changing:
+            return await self._change(directory or self._configured)
 
     def hang_up(self) -> None:
         """Reload what the settings name, and tell the log how it went: for SIGHUP. Call it on the event loop.
@@ -96,19 +88,10 @@ class Reloader:
             with suppress(Problem):  # the log has it
                 await self._change(self._configured)
 
-    async def _change_alone(self, directory: Path, digest: str | None = None) -> dict[str, Any]:
-        if self._changing.locked() or self._hung_up:
-            raise _refuse(
-                Problem(409, "another checkpoint is being loaded; ask again when it answers")
-            )
-        async with self._changing:
-            return await self._change(directory, digest)
-
-    async def _change(self, directory: Path, digest: str | None = None) -> dict[str, Any]:
-        """Answer with *directory*; with a *digest*, go back to it, and to nothing else that lies there now."""
+    async def _change(self, directory: Path) -> dict[str, Any]:
         began = time.monotonic()
         try:
-            before, after = await self._change_over(directory, digest)
+            before, after = await self._change_over(directory)
         except Problem:  # a refusal, which is no fault of the checkpoint
             raise
         except Exception as error:
@@ -116,22 +99,16 @@ class Reloader:
             problem = _explain(error, directory)
             log.error("reload failed", extra={"fields": _reason(error, problem)})
             raise problem from None
-        if (
-            before.description["digest"] != after.description["digest"]
-        ):  # else it would lead to where one is
-            self._before = before.directory, before.description["digest"]
         self._metrics.reloaded(after.description)
         answers = {key: after.description[key] for key in ("name", "version", "digest")}
-        log.info("reloaded" if digest is None else "rolled back", extra={"fields": answers})
+        log.info("reloaded", extra={"fields": answers})
         return {
             "model": answers,
             "previous": {key: before.description[key] for key in answers},
             "seconds": round(time.monotonic() - began, 3),
         }
 
-    async def _change_over(
-        self, directory: Path, digest: str | None
-    ) -> tuple[LoadedModel, LoadedModel]:
+    async def _change_over(self, directory: Path) -> tuple[LoadedModel, LoadedModel]:
         if self._engine.draining:
             raise _refuse(unavailable("the service is shutting down; ask another one, or later"))
         before = self._engine.loaded
@@ -139,15 +116,7 @@ class Reloader:
             raise _refuse(
                 unavailable("the first checkpoint is still loading; ask again when /readyz is 200")
             )
-        after = await on_thread(partial(self._load, directory))
-        if digest is not None and after.description["digest"] != digest:
-            raise _refuse(
-                Problem(
-                    409,
-                    f"{directory} holds another checkpoint than the one that answered before; put that one back there, "
-                    "or reload it by the directory where it is now",
-                )
-            )
+        after = await self._load_on_thread(directory)
         try:
             await self._engine.replace(after)
         except NotReady:
@@ -157,6 +126,20 @@ class Reloader:
                 )
             ) from None
         return before, after
+
+    def _load_on_thread(self, directory: Path) -> asyncio.Future[LoadedModel]:
+        """Load on a daemon thread: if the disk hangs, the process can still end."""
+        outcome: Future[LoadedModel] = Future()
+        outcome.set_running_or_notify_cancel()
+
+        def run() -> None:
+            try:
+                outcome.set_result(self._load(directory))
+            except BaseException as error:
+                outcome.set_exception(error)
+
+        threading.Thread(target=run, name="loader", daemon=True).start()
+        return asyncio.wrap_future(outcome)
 
 
 def collect() -> None:

@@ -10,7 +10,7 @@ from service.rate_limit import Allowance
 
 ROUTES = (
     "/predict", "/cloze", "/score", "/model", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json",
-    "/admin/reload", "/admin/rollback",
+    "/admin/reload",
 )  # fmt: skip
 UNMATCHED = "unmatched"
 _KEY = "lacuna.record"

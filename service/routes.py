@@ -143,12 +143,6 @@ async def reload(request: Request) -> Response:
     return Response(to_json(await context.reloader.reload(directory)), media_type=JSON)
 
 
-@router.post("/admin/rollback", **answers(ReloadAnswer, changing=True))
-async def rollback(request: Request) -> Response:
-    """Answer with the checkpoint that answered before the last change."""
-    return Response(to_json(await Context.of(request).reloader.roll_back()), media_type=JSON)
-
-
 @router.get("/docs", include_in_schema=False)
 async def docs(request: Request) -> Response:
     """This contract as a page, with a form to try it; needs nothing from elsewhere."""

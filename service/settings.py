@@ -18,14 +18,11 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from service.cgroup import available_cpus
 from service.keys import KeysError, plain_keys, read_keys_file
 
 PREFIX = "LACUNA_"
 CONFIG_VARIABLE = "LACUNA_CONFIG"
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parent.parent / "model" / "pretrained" / "default"
-# Above this the int8 steps of a small network stop gaining from more threads.
-MAX_THREADS = 4
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\sA-Z/,]+")
 # A name, or an IPv6 address, which has two colons at least.
 _HOST = re.compile(
@@ -110,9 +107,6 @@ class Settings(BaseSettings):
     keep_alive_seconds: int = Field(
         65, ge=1, le=3600, description="close a connection that is idle this long"
     )
-    header_seconds: float = Field(
-        10.0, gt=0, le=3600, description="a request's headers must be there by then"
-    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info",
         description="least severe lines about requests; above info, there are none; others are always logged",
@@ -149,11 +143,6 @@ class Settings(BaseSettings):
             choices=self.max_choices,
             history=self.max_history,
         )
-
-    @property
-    def network_threads(self) -> int:
-        """Threads of one network step: as set, else the CPUs allotted less one for the event loop, at most 4."""
-        return self.threads or max(1, min(available_cpus() - 1, MAX_THREADS))
 
     @classmethod
     def settings_customise_sources(

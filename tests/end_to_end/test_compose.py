@@ -113,7 +113,7 @@ def test_any_user_id_may_run_the_image_within_limits(stack: Stack) -> None:
     locks = ("--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges")
     limits = ("--user=54321:54321", "--memory=200m", "--cpus=1")
     ask = "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8000); c.request('GET', '/readyz'); "
-    see = "import os; from service.cgroup import *; print(os.getuid(), available_cpus(), memory_limit())"
+    see = "import os; from service.model_loader import available_cpus; print(os.getuid(), available_cpus())"
 
     def python(code: str) -> str:
         return run("docker", "exec", name, "python", "-c", code).stdout.strip()
@@ -123,8 +123,7 @@ def test_any_user_id_may_run_the_image_within_limits(stack: Stack) -> None:
                       "--env=LACUNA_ALLOW_ANONYMOUS=true", "lacuna:local")  # fmt: skip
         assert started.returncode == 0, started.stderr
         assert eventually(lambda: python(f"{ask} print(c.getresponse().status)") == "200")
-        assert python(see) == f"54321 1 {200 << 20}"
-        assert '"limit_mib": 200' in run("docker", "logs", name).stderr
+        assert python(see) == "54321 1"
     finally:
         run("docker", "rm", "--force", name)
 

@@ -1,7 +1,7 @@
 """What goes wrong in a year, made to go wrong: what the user and the operator see, on a real process.
 
-Torn checkpoints: test_service_process.py at start, tests/service/test_reloading.py later. Slow headers:
-tests/service/test_protocol.py. Slow bodies and clients that disappear: test_service_process.py.
+Torn checkpoints: test_service_process.py at start, tests/service/test_reloading.py later.
+Slow bodies and clients that disappear: test_service_process.py.
 """
 
 import http.client

@@ -45,7 +45,7 @@ def test_hashes_are_not_shown() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (f"{KEY}\n", r"not TOML at line 1, column 17; .* python -m service\.keys convert FILE"),
+        (f"{KEY}\n", r"not TOML at line 1, column 17"),
         (f"# old\n{KEY}=\n", r"not TOML at line 2"),
         (f'[[key]]\nname = "{KEY}', r"not TOML at end of document|not TOML at line 2"),
         ("", r"\[\[key\]\] entries, one at least"),
@@ -202,20 +202,6 @@ def test_new_refuses_what_the_service_would_refuse(
     assert printed.out == ""
     assert told in printed.err
     assert file.read_bytes() == before
-
-
-def test_old_files_are_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A file of one key a line becomes entries under which the same keys go on working."""
-    old = tmp_path / "keys"
-    old.write_text(f"# people\n\n{KEY}\n {KEY}2 \n")
-    assert main(["convert", str(old)]) == 0
-    printed = capsys.readouterr().out
-    assert [(key.name, key.digest) for key in parse_keys(printed)] == [
-        ("key-1", bytes.fromhex(SHA256)),
-        ("key-2", hashlib.sha256(f"{KEY}2".encode()).digest()),
-    ]
-    assert KEY not in printed
-    assert main(["convert", str(tmp_path / "none")]) == 2
 
 
 def test_the_command_runs_as_a_module() -> None:

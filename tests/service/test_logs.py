@@ -10,7 +10,6 @@ import threading
 import httpx
 import pytest
 
-from service import protocol, shedding
 from service.logs import MAX_BACKLOG, MAX_WRITE, lines_lost, log_request, logging_to_stderr, places
 from service.request_context import Record
 from tests.service.client import ask
@@ -77,9 +76,7 @@ def test_a_service_logs_tokens_and_trace(capsys: pytest.CaptureFixture[str]) -> 
         ("error", ["error"]),
     ],
 )
-@pytest.mark.parametrize(
-    "logger", ["service.requests", protocol.log.name, shedding.log.name, "uvicorn.error"]
-)
+@pytest.mark.parametrize("logger", ["service.requests", "uvicorn.error"])
 def test_less_than_the_level_is_not_written(
     capsys: pytest.CaptureFixture[str], logger: str, level: str, written: list[str]
 ) -> None:

@@ -16,7 +16,7 @@ from model.predictor import Predictor
 from model.queries import ClozeQuery, PredictQuery, ScoreQuery
 from model.runtime import open_runtime
 from service.keys import hash_key
-from service.model_loader import choose_device, describe, load, warn_of_memory
+from service.model_loader import available_cpus, choose_device, describe, load, network_threads
 from service.settings import Settings
 from tests.fixtures_checkpoint import build_tiny_checkpoint
 from tests.service.client import app_of, ask
@@ -146,35 +146,6 @@ def test_description_counts_every_parameter(tiny_checkpoint: Path) -> None:
     assert json.loads(json.dumps(description)) == description
 
 
-def test_too_low_a_memory_limit_is_logged(
-    tiny_checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A container with less memory than checkpoint, cache and process come to says so; the cache's size counts."""
-    small, large = (Settings(prefix_cache_mib=mib) for mib in (0, 1000))
-    warn_of_memory(large, tiny_checkpoint, None)
-    warn_of_memory(small, tiny_checkpoint, 1 << 30)
-    warn_of_memory(small, tmp_path / "none", 1 << 30)
-    assert caplog.records == []
-    warn_of_memory(large, tiny_checkpoint, 1 << 30)
-    (warning,) = caplog.records
-    assert warning.levelname == "WARNING"
-    assert (
-        warning.__dict__["fields"]["limit_mib"] == 1024 < warning.__dict__["fields"]["needed_mib"]
-    )
-
-
-def test_no_more_than_a_checkpoint_is_measured(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """An administrator may name any directory, and / has more below it than there is time to look at."""
-    for folder, warnings in (("a/b", 0), ("a", 1)):
-        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
-        (tmp_path / folder / "large").touch()
-        os.truncate(tmp_path / folder / "large", 2 << 30)  # a hole, which takes no room
-        warn_of_memory(Settings(), tmp_path, 1 << 30)
-        assert len(caplog.records) == warnings
-
-
 def test_device_is_chosen_without_torch(tmp_path: Path) -> None:
     """Auto means the CPU where there is no driver; a device that is named is taken at its word."""
     assert choose_device("auto", tmp_path / "no-driver") == "cpu"
@@ -243,3 +214,42 @@ def test_an_ngram_is_served_in_a_checkpoints_place(tiny_ngram: Path) -> None:
     assert model["parameters"] > model["architecture"]["vocabulary_size"]
     assert [answer.status_code for answer in answers] == [200, 200, 200]
     assert answers[0].json()["results"][0]["candidates"]
+
+
+@pytest.mark.parametrize(
+    ("files", "path", "cpus"),
+    [
+        ({}, "", 64),
+        ({"cpu.max": "max 100000\n"}, "", 64),
+        ({"cpu.max": "9900000 100000\n"}, "", 64),
+        ({"cpu.max": "250000 100000\n"}, "", 2),
+        ({"cpu.max": "50000 100000\n"}, "", 1),
+        ({"cpu.max": "nonsense"}, "", 64),
+        ({"a/b/cpu.max": "200000 100000", "a/cpu.max": "300000 100000"}, "a/b", 2),
+        ({"a/b/cpu.max": "max 100000", "a/cpu.max": "300000 100000"}, "a/b", 3),
+        ({"a/other/cpu.max": "200000 100000"}, "a/b", 64),
+        ({"cpu.max": "200000 100000"}, "of/the/host", 2),
+    ],
+)
+def test_cpus_follow_affinity_and_the_smallest_quota(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    files: dict[str, str],
+    path: str,
+    cpus: int,
+) -> None:
+    """The quotas from the process's group up to the root bound the 64 CPUs of the machine."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    own = tmp_path / "self"
+    own.write_text(f"0::/{path}\n")
+    assert available_cpus(tmp_path, own) == cpus
+    assert available_cpus(tmp_path / "none", tmp_path / "none") == 64
+
+
+def test_threads_leave_a_cpu_for_the_event_loop() -> None:
+    """Unless set, a network step uses at most 4 threads, and one CPU fewer than there are."""
+    assert network_threads(3) == 3
+    assert network_threads(0) == max(1, min(available_cpus() - 1, 4))
