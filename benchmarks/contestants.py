@@ -12,7 +12,8 @@ import numpy as np
 from benchmarks.process import Server, ServerError
 from model.checkpoint import load_checkpoint
 from model.runtime import initial_states, open_runtime
-from model.tokenizer import START, normalise
+from model.text import normalise
+from model.tokenizer import START
 
 ROOT = Path(__file__).resolve().parent.parent
 # The peers' own environment, made by `make bench`; thrown away at will.

@@ -12,13 +12,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
-from model.tokenizer import Tokenizer, normalise
+from model.text import language_of, normalise
+from model.tokenizer import Tokenizer
 
 TYPISTS = 64
 BLANK = "[MASK]"  # understood by Lacuna and by a fill-mask pipeline alike
 # Lines that a person would type in one go, in characters.
 _SHORTEST, _LONGEST = 8, 300
-_FIRST_IDEOGRAPH, _LAST_IDEOGRAPH = "\u4e00", "\u9fff"
 
 
 class TextError(Exception):
@@ -70,10 +70,8 @@ def read_lines(directory: Path, seed: int = 1) -> list[str]:
 
 
 def is_chinese(line: str) -> bool:
-    """Whether at least three in ten characters are ideographs."""
-    return sum(_FIRST_IDEOGRAPH <= character <= _LAST_IDEOGRAPH for character in line) >= 0.3 * len(
-        line
-    )
+    """Return True for a Chinese line."""
+    return language_of(line) == "zh"
 
 
 class Keystrokes:

@@ -4,14 +4,12 @@ Every query is checked here, before anything is computed; a decoder may trust wh
 """
 
 import math
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import cast
 
 from model.errors import QueryError
-from model.tokenizer import is_word_character, normalise
+from model.text import normalise
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,15 +267,3 @@ def _check_choice_list(field: str, group: Sequence[str], limits: Limits) -> None
 
 def _clean(choice: str) -> str:
     return normalise(choice).strip()
-
-
-@lru_cache(maxsize=1 << 14)
-def is_east_asian(character: str) -> bool:
-    """Whether text around *character* is written without spaces: Chinese, kana, full-width punctuation; not Korean."""
-    wide = unicodedata.east_asian_width(character) in "WF"  # Unicode UAX 11; emoji are wide too
-    return wide and not is_word_character(character) and unicodedata.category(character) != "So"
-
-
-def language_of(text: str) -> str:
-    """``zh`` where the last characters of *text* hold one that is written without spaces, else ``en``."""
-    return "zh" if any(map(is_east_asian, text.rstrip()[-8:])) else "en"

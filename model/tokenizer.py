@@ -9,15 +9,14 @@ vocabulary, then the learned tokens.
 
 import hashlib
 import re
-import unicodedata
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import sentencepiece
 
 from model.errors import TokenizerError
+from model.text import is_word_character
 
 UNKNOWN, START, END, BLANK, END_OF_GAP = 0, 1, 2, 3, 4
 CONTROL_TOKENS = ("<unk>", "<s>", "</s>", "<blank>", "<eog>")
@@ -27,85 +26,6 @@ FIRST_BYTE = len(CONTROL_TOKENS)
 
 # Characters that a plain encoder would lose: a line end (our <s>) and the real U+2581.
 _LOSSY = re.compile(f"[\n{SPACE_MARK}]")
-# Scripts written without spaces, where a word boundary may stand between any two tokens.
-_UNSPACED = re.compile(
-    "[\u2e80-\u312f\u31a0-\u31ef\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U0001b000-\U0001b16f\U00020000-\U000323af]"
-)
-
-
-# Marks on one letter, in form C; no language has so many (the bound of Unicode's stream-safe format, UAX 15). To put
-# more of them in order takes time that grows with their square: 0.15 s for 10,000.
-MAX_MARKS = 30
-
-
-# Where all marks lie that normalisation puts in order; a table of them is slow to look through.
-_BLOCKS = re.compile(
-    f"[\u0300-\u309a\ua66f-\uabff\ufb1e-\ufe2f\U000101fd-\U0001ffff]{{{MAX_MARKS + 1}}}"
-)
-
-
-@lru_cache(maxsize=1)
-def _long_runs() -> re.Pattern[str]:
-    marks = "".join(
-        character for character in map(chr, range(0x20000)) if unicodedata.combining(character)
-    )
-    return re.compile(f"[{marks}]{{{MAX_MARKS + 1},}}")
-
-
-def normalise(text: str) -> str:
-    """Return *text* in Unicode normalisation form C, the only form in which tokens are counted.
-
-    A letter with more than ``MAX_MARKS`` marks is left as it is, with them.
-    """
-    if _BLOCKS.search(text) is None:
-        return unicodedata.normalize("NFC", text)
-    parts, end = [], 0
-    for match in _long_runs().finditer(text):
-        letter = max(end, match.start() - 1)
-        parts += [unicodedata.normalize("NFC", text[end:letter]), text[letter : match.end()]]
-        end = match.end()
-    return "".join([*parts, unicodedata.normalize("NFC", text[end:])])
-
-
-def normalise_with_offsets(text: str) -> tuple[str, list[int]]:
-    """Normalise and say where every character came from.
-
-    Args:
-        text: any Unicode text.
-
-    Returns:
-        The text in form C and a list of ``len(normalised) + 1`` code-point offsets that never decrease: ``offsets[i]``
-        is where the normalised character ``i`` starts in *text*, and the last one is ``len(text)``.
-    """
-    whole = normalise(text)
-    if whole == text:
-        return text, list(range(len(text) + 1))
-    parts: list[str] = []
-    offsets: list[int] = []
-    start = 0
-    for end in range(1, len(text) + 1):
-        if end < len(text) and _may_compose_backwards(text[end]):
-            continue
-        part = normalise(text[start:end])
-        parts.append(part)
-        offsets.extend(min(start + index, end - 1) for index in range(len(part)))
-        start = end
-    if (
-        "".join(parts) != whole
-    ):  # a newer Unicode composes letters that we took for independent: keep order, lose precision
-        last = max(len(text) - 1, 0)
-        offsets = [min(index, last) for index in range(len(whole))]
-    return whole, [*offsets, len(text)]
-
-
-def is_word_character(character: str) -> bool:
-    """Whether *character* continues a word of a spaced script: a letter, digit, mark, apostrophe or underscore.
-
-    Chinese characters and kana are none: each stands for itself.
-    """
-    if character in "'’_":
-        return True
-    return unicodedata.category(character)[0] in "LNM" and _UNSPACED.match(character) is None
 
 
 class Tokenizer:
@@ -274,8 +194,3 @@ class Tokenizer:
     def joins(self, left: int, right: int) -> bool:
         """Whether no word boundary stands between two neighbouring tokens: the space after a word is part of it."""
         return bool(self.ends_letter[left] and self.continues_word[right])
-
-
-def _may_compose_backwards(character: str) -> bool:
-    """Whether form C may join *character* to what stands before it: marks, and the later jamo of a syllable."""
-    return unicodedata.category(character)[0] == "M" or "\u1160" <= character <= "\u11ff"

@@ -25,9 +25,10 @@ from typing import Any
 
 from model.errors import CorpusError
 from model.queries import ClozeQuery, ClozeResult, Limits, PredictQuery, PredictResult
+from model.text import is_han
 from training.evaluation.metrics import ask
 from training.evaluation.systems import EvaluatedSystem, open_contestant
-from training.evaluation.test_items import MARKER, is_han
+from training.evaluation.test_items import MARKER
 from training.run_state import check_writable, write_whole
 
 # Of the normal distribution, for 95 %.

@@ -18,14 +18,14 @@ from typing import Any
 from tqdm import tqdm
 
 from model.errors import CorpusError
-from model.tokenizer import normalise
+from model.text import HAN, normalise
 from research.cloze_benchmarks import BENCHMARKS, BenchmarkQuestion
 from training.data.text_sources import expand_inputs, read_lines
 from training.evaluation.test_items import MARKER
 from training.run_state import check_writable, write_whole
 
 RUN_LENGTH = 13
-_WORDS = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]|[^\W_\u3400-\u4dbf\u4e00-\u9fff]+")
+_WORDS = re.compile(rf"[{HAN}]|[^\W_{HAN}]+")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -29,11 +29,12 @@ import numpy as np
 from model.checkpoint import Checkpoint, is_checkpoint, load_checkpoint
 from model.errors import CorpusError, LacunaError, RunError
 from model.queries import ClozeQuery, Limits, PredictQuery, Query, Result
+from model.text import language_of
 from training.config import DataOptions, OptimizerOptions, RunConfig
 from training.data.batches import EpochPlan, heldout_batches
 from training.data.prepare import BLOCK_LINES, PrepareOptions, named_sources, prepare
 from training.data.shards import open_prepared, weigh
-from training.data.text_sources import clean, detect_language, expand_inputs, read_lines
+from training.data.text_sources import clean, expand_inputs, read_lines
 from training.evaluation.evaluate import ask_about, evaluate
 from training.evaluation.report import write_report
 from training.evaluation.systems import Answering, open_contestant
@@ -325,7 +326,7 @@ def _read(options: AdaptOptions) -> list[str]:
 
 
 def _write_lines(directory: Path, lines: Sequence[str]) -> None:
-    languages = [detect_language(line) for line in lines]
+    languages = [language_of(line) for line in lines]
     shares = {language: count / len(lines) for language, count in Counter(languages).items()}
     common = max(shares, key=lambda language: shares[language])
     directory.mkdir(parents=True)

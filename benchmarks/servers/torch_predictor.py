@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from model.tokenizer import START, Tokenizer, normalise
+from model.text import normalise
+from model.tokenizer import START, Tokenizer
 from service.schemas import Candidate
 
 # As good as minus infinity, and representable in int8 kernels' float bias.

@@ -8,8 +8,7 @@ import re
 from dataclasses import dataclass
 
 from model.errors import QueryError
-from model.queries import is_east_asian
-from model.tokenizer import normalise, normalise_with_offsets
+from model.text import is_east_asian, normalise, normalise_with_offsets
 
 _USUAL = re.compile(r"[_＿]{2,}|\[MASK\]|<mask>|<blank>|\{blank\}")
 

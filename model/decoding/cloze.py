@@ -47,11 +47,11 @@ from model.queries import (
     Usage,
     check_choice_lists,
     choice_lists,
-    language_of,
 )
 from model.runtime import Float32Array
 from model.steps import Advance, Decoder, Next, Previous, Trace, ask, together
-from model.tokenizer import BLANK, END, START, normalise
+from model.text import language_at_end, normalise
+from model.tokenizer import BLANK, END, START
 
 # Candidates that are rescored: proposals, those made without seeing the right side, and choices.
 RESCORED, RESCORED_BLIND, RESCORED_CHOICES = 16, 32, 32
@@ -175,7 +175,9 @@ class _Cloze:
             calibration.cloze_temperature if choices is None else calibration.choice_temperature
         )
         texts = [layout.before, *(slot.after for slot in layout.slots)]
-        beside = [{language_of(left), language_of(right[:8])} for left, right in pairwise(texts)]
+        beside = [
+            {language_at_end(left), language_at_end(right[:8])} for left, right in pairwise(texts)
+        ]
         languages = ["zh" if "zh" in each else "en" for each in beside]
         self._temperatures = [temperatures.get(language, 1.0) for language in languages]
         self._lapse_rates = [

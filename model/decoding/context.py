@@ -12,9 +12,9 @@ from model.config import Calibration, NetworkConfig
 from model.decoding.cache_lm import STRENGTHS, CacheLM
 from model.decoding.prefix_cache import Prefix, PrefixCache, Reading
 from model.decoding.token_index import TokenIndex
-from model.queries import language_of
 from model.runtime import Float32Array, Tower, initial_states, output_of
 from model.steps import Advance, Decoder, ask
+from model.text import language_at_end
 from model.tokenizer import START, Tokenizer
 
 # A long text is read in stretches of so many characters, and the state after each is kept, so that a text that differs
@@ -67,7 +67,7 @@ class DecoderContext:
 
     def next_temperature(self, before: str) -> float:
         """What divides the next head's logits after *before*, all text so far, by its language."""
-        return dict(self.calibration.next_temperature).get(language_of(before), 1.0)
+        return dict(self.calibration.next_temperature).get(language_at_end(before), 1.0)
 
 
 def salted(tenant: str, history: str) -> str:

@@ -19,8 +19,9 @@ import numpy as np
 
 from model.decoding.blanks import Layout
 from model.decoding.context import DecoderContext, largest
-from model.queries import Blank, ClozeQuery, ClozeResult, Filling, Usage, choice_lists, language_of
+from model.queries import Blank, ClozeQuery, ClozeResult, Filling, Usage, choice_lists
 from model.steps import Decoder, Fill, ask
+from model.text import language_at_end
 from model.tokenizer import BLANK, START
 
 # P(n): the share of words of the training text's languages that are n tokens long, roughly; further lengths of given
@@ -89,7 +90,7 @@ class _Filler:
         self._choices = sent
         texts = [layout.before, *(slot.after for slot in layout.slots)]
         self._languages = [
-            "zh" if "zh" in {language_of(left), language_of(right[:8])} else "en"
+            "zh" if "zh" in {language_at_end(left), language_at_end(right[:8])} else "en"
             for left, right in pairwise(texts)
         ]
 

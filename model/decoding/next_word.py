@@ -33,7 +33,7 @@ from model.decoding.prefix_cache import UNASKED, Best, Reading
 from model.queries import Candidate, PredictQuery, PredictResult, Usage
 from model.runtime import Float32Array, Integers
 from model.steps import Advance, Decoder, Read, ask, read
-from model.tokenizer import is_word_character, normalise
+from model.text import is_word_character, normalise
 
 # Which tokens may go on: any, those that continue a word of letters, those that spell a byte.
 ALL, LETTERS, BYTES = "all", "letters", "bytes"
@@ -49,9 +49,6 @@ LISTED = 72
 LEFT = 16
 # A memory of no more tokens than this says too little to be looked at for every key that is pressed.
 MIN_REMEMBERED = 24
-
-# Asked some ten thousand times a query, of a few hundred characters.
-_is_letter = lru_cache(maxsize=1 << 16)(is_word_character)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +154,9 @@ def next_words(
             resources.cache.keep(tenant, prefix)
     usage = Usage(prefix.tokens + len(left) + len(middle), known + search.known)
     rows = prefix.tokens - known + search.network_rows
-    return PredictResult(search.candidates(), usage, text[-1:] != "" and _is_letter(text[-1]), rows)
+    return PredictResult(
+        search.candidates(), usage, text[-1:] != "" and is_word_character(text[-1]), rows
+    )
 
 
 @lru_cache(maxsize=1 << 15)
@@ -168,9 +167,9 @@ def first_word(text: str) -> str | None:
         text: whole tokens. A word of letters must be followed by something else to have ended.
     """
     start = end = len(text) - len(text.lstrip(" "))
-    letters = start < len(text) and _is_letter(text[start])
+    letters = start < len(text) and is_word_character(text[start])
     for character in text[start:]:
-        if character == " " or _is_letter(character) != letters:
+        if character == " " or is_word_character(character) != letters:
             return text[:end]
         end += 1
     return None if letters or end == start else text
@@ -179,7 +178,7 @@ def first_word(text: str) -> str | None:
 def unfinished_word(text: str) -> str:
     """The letters that *text* ends in, at most 64 of them."""
     start = len(text)
-    while start > 0 and len(text) - start < 64 and _is_letter(text[start - 1]):
+    while start > 0 and len(text) - start < 64 and is_word_character(text[start - 1]):
         start -= 1
     return text[start:]
 
@@ -514,7 +513,7 @@ class _Search:
         """The whole word that *append* makes of the text's end."""
         if append[0] == " ":
             return append.lstrip(" ")
-        return (self._stem if _is_letter(append[0]) else begun) + append
+        return (self._stem if is_word_character(append[0]) else begun) + append
 
 
 # Nothing reaches over the end of what is spelled to its end.

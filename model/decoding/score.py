@@ -5,7 +5,8 @@ import numpy as np
 from model.decoding.context import DecoderContext
 from model.queries import ScoreQuery, ScoreResult, Usage
 from model.steps import Decoder, Next, Trace, ask
-from model.tokenizer import START, normalise
+from model.text import normalise
+from model.tokenizer import START
 
 # Tokens that are scored in one round: their rows are as wide as the vocabulary.
 CHUNK = 64

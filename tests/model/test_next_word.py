@@ -12,7 +12,8 @@ from model.config import Calibration
 from model.decoding.next_word import SearchOptions, first_word
 from model.decoding.token_index import TokenIndex
 from model.predictor import Candidate, Predictor, PredictQuery, PredictResult
-from model.tokenizer import FIRST_BYTE, START, Tokenizer, is_word_character, normalise
+from model.text import is_word_character, normalise
+from model.tokenizer import FIRST_BYTE, START, Tokenizer
 from tests.fakes import TableRuntime, fake_checkpoint, hand_tokenizer
 
 TOKENS = (

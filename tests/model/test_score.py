@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from model.predictor import Predictor, ScoreQuery, ScoreResult
-from model.tokenizer import START, normalise
+from model.text import normalise
+from model.tokenizer import START
 from tests.fakes import TableRuntime, fake_checkpoint, hand_tokenizer
 
 TOKENIZER = hand_tokenizer(("the ", "cat ", "cat", "a", "。", "我"))

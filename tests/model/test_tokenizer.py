@@ -1,9 +1,7 @@
 """Text to tokens and back."""
 
 import io
-import unicodedata
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sentencepiece
@@ -11,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.errors import TokenizerError
+from model.text import normalise
 from model.tokenizer import (
     BLANK,
     CONTROL_TOKENS,
@@ -20,19 +19,10 @@ from model.tokenizer import (
     START,
     UNKNOWN,
     Tokenizer,
-    is_word_character,
-    normalise,
-    normalise_with_offsets,
 )
 from training.data.prepare import train_tokenizer
 
 ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
-# Letters that compose, decompose and reorder: Latin marks, a composition exclusion, jamo, a spacing vowel sign.
-COMPOSING = st.text(
-    alphabet=st.sampled_from(
-        "aeÅ \u0301\u0323\u0345\u0958\u1100\u1161\u11a8\uac00\u09c7\u09be\u212b我"
-    )
-)
 
 
 @pytest.fixture(scope="module")
@@ -143,89 +133,6 @@ def test_joined_tokens_make_words(tokenizer: Tokenizer, text: str, words: list[s
         else:
             runs.append([token])
     assert [tokenizer.decode(run) for run in runs] == words
-
-
-@pytest.mark.parametrize(
-    ("character", "expected"),
-    [
-        ("a", True),
-        ("é", True),
-        ("\u0301", True),
-        ("7", True),
-        ("’", True),
-        ("_", True),
-        ("한", True),
-        ("я", True),
-        ("我", False),
-        ("々", False),
-        ("の", False),
-        ("ー", False),
-        (" ", False),
-        ("-", False),
-        ("。", False),
-        ("😀", False),
-    ],
-)
-def test_word_characters(character: str, expected: bool) -> None:
-    """Letters of spaced scripts continue a word; Chinese characters and kana do not."""
-    assert is_word_character(character) is expected
-
-
-@given(text=st.one_of(ANY_TEXT, COMPOSING))
-def test_offsets_point_into_the_original(text: str) -> None:
-    """Offsets never decrease, stay inside the text, and end at its end."""
-    normalised, offsets = normalise_with_offsets(text)
-    assert normalised == unicodedata.normalize("NFC", text)
-    assert len(offsets) == len(normalised) + 1
-    assert offsets == sorted(offsets)
-    assert offsets[-1] == len(text)
-    assert all(0 <= offset < len(text) for offset in offsets[:-1])
-
-
-def test_a_letter_with_more_marks_than_any_language_has_is_left_as_it_is() -> None:
-    """30 marks are put in order, 31 are not, and what stands beside them is; normalising twice changes nothing."""
-    assert normalise("e\u0301a" + "\u0316\u0301" * 15) == unicodedata.normalize(
-        "NFC", "éa" + "\u0316\u0301" * 15
-    )
-    many = "a" + "\u0301\u0316" * 15 + "\u0301"
-    assert normalise(f"e\u0301{many}e\u0301") == f"é{many}é"
-    assert normalise(normalise(f"{many} e\u0301 {many}")) == f"{many} é {many}"
-    assert normalise_with_offsets(f"e\u0301{many}") == (f"é{many}", [0, *range(2, 35)])
-
-
-def test_ten_thousand_marks_are_not_put_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Putting n marks in order takes n² steps: the library is never handed more than 30 and a letter at a time."""
-    longest = 0
-    original = unicodedata.normalize
-
-    def watched(form: Any, text: str) -> str:
-        nonlocal longest
-        runs = "".join(
-            "x" if unicodedata.combining(character) else " " for character in text
-        ).split()
-        longest = max(longest, *map(len, runs), 0)
-        return original(form, text)
-
-    monkeypatch.setattr(unicodedata, "normalize", watched)
-    text = "a" + "\u0301" * 5_000 + "\u0316" * 4_999
-    assert normalise(text) == text
-    assert normalise_with_offsets(text)[0] == text
-    assert longest <= 30
-
-
-def test_every_mark_that_normalisation_moves_lies_in_the_blocks_that_are_looked_at() -> None:
-    """31 times any character with a combining class is found."""
-    characters = [c for c in map(chr, range(0x110000)) if unicodedata.combining(c)]
-    assert len(characters) > 800
-    for character in characters:
-        assert normalise("e" + character * 31) == "e" + character * 31, hex(ord(character))
-
-
-def test_offsets_skip_what_was_composed() -> None:
-    """A letter and its mark become one character, and what follows keeps its place in the original."""
-    assert normalise_with_offsets("e\u0301a我") == ("éa我", [0, 2, 3, 4])
-    assert normalise_with_offsets("\u1112\u1161\u11ab!") == ("한!", [0, 3, 4])
-    assert normalise_with_offsets("plain") == ("plain", [0, 1, 2, 3, 4, 5])
 
 
 @pytest.mark.parametrize(

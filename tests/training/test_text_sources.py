@@ -20,7 +20,6 @@ from training.data import text_sources
 from training.data.text_sources import (
     choose_cuts,
     clean,
-    detect_language,
     expand_inputs,
     half_width,
     mask_contacts,
@@ -361,15 +360,6 @@ def test_half_width_copies() -> None:
     assert copies == {"好,你呢?(笑)。", "好,你呢?(笑)."}
     assert half_width("Well, you?", rng) is None
     assert half_width("没有标点", rng) is None
-
-
-@pytest.mark.parametrize(
-    ("text", "language"),
-    [("我用 Linux 系统", "zh"), ("I say 你好 to everybody", "en"), ("Привет", "en"), ("123", "en")],
-)
-def test_language_is_told_by_han_letters(text: str, language: str) -> None:
-    """Text with at least a quarter of Han letters is Chinese."""
-    assert detect_language(text) == language
 
 
 # ── cuts ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -33,6 +33,7 @@ import sentencepiece
 from tqdm import tqdm
 
 from model.errors import CorpusError, LacunaError, TokenizerError
+from model.text import language_of
 from model.tokenizer import CONTROL_TOKENS, SPACE_MARK, Tokenizer
 from training.data.shards import (
     FORMAT_VERSION,
@@ -47,7 +48,6 @@ from training.data.text_sources import (
     STDIN,
     choose_cuts,
     clean,
-    detect_language,
     expand_inputs,
     half_width,
     read_lines,
@@ -489,7 +489,7 @@ def _scan(source: _Source, options: PrepareOptions, progress: "_Progress") -> No
     source.blocks = sum(-(-lines // source.block_lines) for lines in counts)
     source.language = source.options.language
     if source.language == "auto":
-        source.language = detect_language("\n".join(sample))
+        source.language = language_of("\n".join(sample))
     if source.options.limit_bytes is not None:
         source.share = min(1.0, source.options.limit_bytes / source.size)
     taken = [block for block in range(source.blocks) if _is_taken(block, source.share)]

@@ -21,7 +21,7 @@ from typing import IO, Any, cast
 import zstandard
 
 from model.errors import CorpusError
-from model.tokenizer import is_word_character, normalise
+from model.text import HAN_CHARACTER, LETTER, is_han, is_word_character, normalise
 
 STDIN = "-"
 COMPRESSIONS = (".gz", ".xz", ".zst")
@@ -34,9 +34,6 @@ MASKED_MAIL = "name@example.com"
 _CHUNK = 1 << 16
 # zstd expands 4 bytes into as much as 128 KiB: small chunks keep an unfriendly file from filling the memory.
 _ZSTD_CHUNK = 1 << 12
-_HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
-_HAN_CHARACTER = re.compile(f"[{_HAN}]")
-_LETTER = re.compile(r"[^\W\d_]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # Invisible marks, private use and replacement characters. U+200C and U+200D stay: some scripts and emoji need them.
 _INVISIBLE = re.compile(
@@ -165,7 +162,7 @@ def clean(text: str, max_characters: int, counts: Counter[str]) -> list[str]:
     if plain != text:
         counts["control_characters"] += 1
     line = normalise(_SPACES.sub(" ", plain).strip())
-    if not _LETTER.search(line):
+    if not LETTER.search(line):
         counts["without_letters"] += 1
         return []
     masked = mask_contacts(line)
@@ -174,7 +171,7 @@ def clean(text: str, max_characters: int, counts: Counter[str]) -> list[str]:
     if len(masked) <= max_characters:
         return [masked]
     counts["long_lines"] += 1
-    return [part for part in _split(masked, max_characters) if _LETTER.search(part)]
+    return [part for part in _split(masked, max_characters) if LETTER.search(part)]
 
 
 def sentences(line: str) -> list[str]:
@@ -186,7 +183,7 @@ def sentences(line: str) -> list[str]:
     parts: list[str] = []
     begin = start = 0
     for end in [*(match.end() for match in _SENTENCE_BREAK.finditer(line)), len(line)]:
-        if _LETTER.search(line, start, end):
+        if LETTER.search(line, start, end):
             begin = start if parts else 0
             parts.append("")
         if parts:
@@ -207,18 +204,12 @@ def mask_contacts(text: str) -> str:
 
 def half_width(text: str, rng: random.Random) -> str | None:
     """The line with half-width punctuation, as many type it; every second full stop too. None if nothing changes."""
-    if _FULL_WIDTH.search(text) is None or _HAN_CHARACTER.search(text) is None:
+    if _FULL_WIDTH.search(text) is None or HAN_CHARACTER.search(text) is None:
         return None
     changed = text.translate(_HALF_WIDTH)
     if rng.random() < 0.5:
         changed = changed.replace("。", ".")
     return changed if changed != text else None
-
-
-def detect_language(text: str) -> str:
-    """``zh`` where at least a quarter of the letters are Han characters, else ``en`` (any script with spaces)."""
-    letters = len(_LETTER.findall(text))
-    return "zh" if letters and 4 * len(_HAN_CHARACTER.findall(text)) >= letters else "en"
 
 
 def choose_cuts(text: str, tokens: Container[str], rng: random.Random) -> tuple[int, ...]:
@@ -245,7 +236,7 @@ def choose_cuts(text: str, tokens: Container[str], rng: random.Random) -> tuple[
 def _two_cuts(text: str, tokens: Container[str], rng: random.Random) -> tuple[int, ...]:
     for attempt in range(1, _CUT_ATTEMPTS + 1):
         start = rng.randrange(len(text))
-        if _HAN_CHARACTER.match(text[start]):
+        if is_han(text[start]):
             end = start + rng.choices(*_HAN_SPANS)[0]
             if end <= len(text) and (attempt == _CUT_ATTEMPTS or text[start:end] in tokens):
                 return start, end
@@ -275,7 +266,7 @@ def _words_around(text: str, position: int, words: int) -> tuple[int, int]:
 def _one_cut(text: str, rng: random.Random) -> tuple[int, ...]:
     for _ in range(_CUT_ATTEMPTS):
         cut = rng.randrange(1, len(text))
-        beside_han = _HAN_CHARACTER.match(text[cut]) or _HAN_CHARACTER.match(text[cut - 1])
+        beside_han = is_han(text[cut]) or is_han(text[cut - 1])
         inside_word = is_word_character(text[cut]) and is_word_character(text[cut - 1])
         word_start = is_word_character(text[cut]) and not inside_word
         if beside_han or word_start or (inside_word and rng.random() < 0.2):

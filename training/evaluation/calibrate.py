@@ -32,11 +32,11 @@ from model.opening import is_ngram, open_model
 from model.predictor import Predictor
 from model.queries import ClozeQuery, ClozeResult
 from model.runtime import Runtime, initial_states
+from model.text import LANGUAGES
 from model.tokenizer import START, Tokenizer
 from training.evaluation.metrics import ask
 from training.evaluation.systems import Answering, EvaluatedSystem
 from training.evaluation.test_items import (
-    LANGUAGES,
     MARKER,
     ClozeQuestion,
     TextFile,

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import ReportError, TokenizerError
+from model.text import LANGUAGES
 from model.tokenizer import Tokenizer
 from training.evaluation.metrics import Answers, LineResult, Questions, answer_all
 from training.evaluation.report import REPORT, write_report
@@ -36,7 +37,6 @@ from training.evaluation.statistics import (
 )
 from training.evaluation.systems import CAPABILITIES, EvaluatedSystem, open_contestant
 from training.evaluation.test_items import (
-    LANGUAGES,
     TextFile,
     cloze_questions,
     next_questions,

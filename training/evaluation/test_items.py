@@ -15,18 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.errors import CorpusError
-from model.tokenizer import Tokenizer, is_word_character, normalise
-from training.data.text_sources import detect_language, expand_inputs, read_lines
+from model.text import LANGUAGES, is_han, is_word_character, language_of, normalise
+from model.tokenizer import Tokenizer
+from training.data.text_sources import expand_inputs, read_lines
 
-LANGUAGES = ("zh", "en")
 MARKER = "____"
 POSITIONS_PER_LINE = 2
 CHOICES = 5
 # Wrong choices are drawn from this many words of the file whose frequency is nearest to the right one's
 SIMILAR_WORDS = 20
 MAX_BLANK_CHARACTERS = 3
-# CJK ideographs: extension A, the common ones, extensions B to H
-HAN = (("\u3400", "\u4dbf"), ("\u4e00", "\u9fff"), ("\U00020000", "\U000323af"))
 # /score, /predict and /cloze take this many code points
 MAX_CHARACTERS = 10_000
 _SENTENCE_END = re.compile(r"[.!?]\s|[。！？]")
@@ -257,11 +255,6 @@ def word_places(line: str) -> list[tuple[int, int]]:
     return places
 
 
-def is_han(character: str) -> bool:
-    """Whether a character is a Chinese character (CJK ideograph)."""
-    return any(first <= character <= last for first, last in HAN)
-
-
 def _places_after_bytes(line: str, start: int, tokenizer: Tokenizer) -> list[tuple[int, int]]:
     """The places after a character spelt in bytes: bytes are not code points, so the rest is encoded by itself."""
     rest = blank_places(line[start + 1 :], "zh", tokenizer)
@@ -323,4 +316,4 @@ def _language_of(path: Path, lines: Sequence[str]) -> str:
     for language in LANGUAGES:
         if path.name.split(".")[0].endswith(f"_{language}"):
             return language
-    return detect_language("\n".join(lines[:200]))
+    return language_of("\n".join(lines[:200]))

@@ -9,7 +9,7 @@ the space after an accepted word costs a key unless a candidate brings it.
 from collections.abc import Callable, Sequence
 
 from model.queries import PredictQuery, PredictResult
-from model.tokenizer import is_word_character
+from model.text import is_word_character
 
 SUGGESTIONS = 3
 # Accepting costs a key, so what appends one character saves nothing

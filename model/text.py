@@ -1,0 +1,125 @@
+"""The normal form of a text, and the kinds of characters and languages. The only definitions of these.
+
+The model reads text in Unicode normalisation form C. Two languages have figures of their own:
+``zh`` for text written without spaces, ``en`` for everything else.
+"""
+
+import re
+import unicodedata
+from functools import lru_cache
+from typing import Literal
+
+Language = Literal["zh", "en"]
+LANGUAGES: tuple[Language, ...] = ("zh", "en")
+
+# The Chinese characters, as the inside of a regular expression's [...].
+HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+HAN_CHARACTER = re.compile(f"[{HAN}]")
+LETTER = re.compile(r"[^\W\d_]")
+# Scripts without spaces, in which a word may begin at any character: Chinese and kana.
+_UNSPACED = re.compile(
+    "[\u2e80-\u312f\u31a0-\u31ef\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U0001b000-\U0001b16f\U00020000-\U000323af]"
+)
+
+# Most marks on one letter that are normalised. No language uses more (the limit of Unicode's stream-safe
+# format, UAX 15), and the time to put n marks in order grows with n².
+MAX_MARKS = 30
+# Few ranges that hold all marks: quick to search, unlike the set of the marks themselves.
+_MANY_POSSIBLE_MARKS = re.compile(
+    f"[\u0300-\u309a\ua66f-\uabff\ufb1e-\ufe2f\U000101fd-\U0001ffff]{{{MAX_MARKS + 1}}}"
+)
+# Characters from the end of a text that show its language.
+_END = 8
+
+
+def normalise(text: str) -> str:
+    """Return *text* in Unicode normalisation form C, the only form in which tokens are counted.
+
+    A letter with more than ``MAX_MARKS`` marks stays as it is, and so do its marks.
+    """
+    if _MANY_POSSIBLE_MARKS.search(text) is None:
+        return unicodedata.normalize("NFC", text)
+    parts, end = [], 0
+    for match in _many_marks().finditer(text):
+        letter = max(end, match.start() - 1)
+        parts += [unicodedata.normalize("NFC", text[end:letter]), text[letter : match.end()]]
+        end = match.end()
+    return "".join([*parts, unicodedata.normalize("NFC", text[end:])])
+
+
+def normalise_with_offsets(text: str) -> tuple[str, list[int]]:
+    """Normalise a text and map every character to its place in the original.
+
+    Returns:
+        The normalised text, and ``len(normalised) + 1`` code-point offsets that never decrease:
+        ``offsets[i]`` is where the normalised character ``i`` starts in *text*, and the last one is
+        ``len(text)``.
+    """
+    whole = normalise(text)
+    if whole == text:
+        return text, list(range(len(text) + 1))
+    parts: list[str] = []
+    offsets: list[int] = []
+    start = 0
+    for end in range(1, len(text) + 1):
+        if end < len(text) and _may_compose_backwards(text[end]):
+            continue
+        part = normalise(text[start:end])
+        parts.append(part)
+        offsets.extend(min(start + index, end - 1) for index in range(len(part)))
+        start = end
+    if "".join(parts) != whole:
+        # A newer Unicode composes letters that we took for independent: keep order, lose precision.
+        last = max(len(text) - 1, 0)
+        offsets = [min(index, last) for index in range(len(whole))]
+    return whole, [*offsets, len(text)]
+
+
+@lru_cache(maxsize=1 << 16)
+def is_word_character(character: str) -> bool:
+    """Return True for a character that continues a word of a script with spaces.
+
+    These are letters, digits, marks, apostrophes and the underscore. Chinese characters and kana do not
+    count: each may be a word by itself.
+    """
+    if character in "'’_":
+        return True
+    return unicodedata.category(character)[0] in "LNM" and _UNSPACED.match(character) is None
+
+
+def is_han(character: str) -> bool:
+    """Return True for a Chinese character (CJK ideograph)."""
+    return HAN_CHARACTER.match(character) is not None
+
+
+@lru_cache(maxsize=1 << 14)
+def is_east_asian(character: str) -> bool:
+    """Return True for a character whose surroundings are written without spaces.
+
+    These are Chinese characters, kana and full-width punctuation, but not Korean letters and not emoji,
+    which are wide too (Unicode UAX 11).
+    """
+    wide = unicodedata.east_asian_width(character) in "WF"
+    return wide and not is_word_character(character) and unicodedata.category(character) != "So"
+
+
+def language_at_end(text: str) -> Language:
+    """Return ``zh`` if one of the last characters of *text* is East Asian, else ``en``."""
+    return "zh" if any(map(is_east_asian, text.rstrip()[-_END:])) else "en"
+
+
+def language_of(text: str) -> Language:
+    """Return ``zh`` if at least a quarter of the letters of *text* are Chinese characters, else ``en``."""
+    letters = len(LETTER.findall(text))
+    return "zh" if letters and 4 * len(HAN_CHARACTER.findall(text)) >= letters else "en"
+
+
+@lru_cache(maxsize=1)
+def _many_marks() -> re.Pattern[str]:
+    marks = "".join(filter(unicodedata.combining, map(chr, range(0x20000))))
+    return re.compile(f"[{marks}]{{{MAX_MARKS + 1},}}")
+
+
+def _may_compose_backwards(character: str) -> bool:
+    """Return True for marks and for the later letters of a Korean syllable, which form C joins to the left."""
+    return unicodedata.category(character)[0] == "M" or "\u1160" <= character <= "\u11ff"
