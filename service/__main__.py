@@ -71,12 +71,12 @@ def serve(settings: Settings, load_model: Load) -> int:
             try:
                 stack.callback(
                     _serve_metrics(
-                        settings.host, settings.metrics_port, app.state.context.metrics.registry
+                        settings.host, settings.metrics_port, app.state.lacuna.metrics.registry
                     )
                 )
             except OSError as error:
                 return _cannot_bind(settings.host, settings.metrics_port, error)
-        context = app.state.context
+        context = app.state.lacuna
         server = _Server(
             _uvicorn_config(app, settings), context.engine, context.reloader, settings.drain_seconds
         )

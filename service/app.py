@@ -26,10 +26,10 @@ from service.errors import as_problem, problem_response
 from service.jobs import LoadedModel
 from service.keyring import KeyRing
 from service.metrics import Metrics
-from service.middleware import Authorise, CheckHost, Observe
+from service.middleware import AuthMiddleware, HostMiddleware, RequestMetricsMiddleware
 from service.reloading import Reloader, collect
-from service.request_context import Record
-from service.routes import Context, router
+from service.request_context import RequestContext
+from service.routes import AppState, router
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def create_app(
         on_failure: called on the event loop with what *load* raised.
 
     Returns:
-        The app; its engine is ``app.state.context.engine`` and its keys are ``app.state.keys``.
+        The app; its engine is ``app.state.lacuna.engine`` and its keys are ``app.state.keys``.
     """
     metrics = Metrics(CollectorRegistry())
 
@@ -99,7 +99,7 @@ def create_app(
         lifespan=_lifespan,
     )
     app.router.redirect_slashes = False
-    app.state.context = Context(
+    app.state.lacuna = AppState(
         settings, engine, reloader, metrics, docs_page(), to_json(openapi.describe(declared))
     )
     app.state.keys = keys
@@ -119,9 +119,9 @@ def _routes(declared: Sequence[APIRoute]) -> list[BaseRoute]:
 
 def _surroundings(settings: Settings, metrics: Metrics, keys: KeyRing) -> list[Middleware]:
     return [
-        Middleware(Observe, metrics=metrics),
-        Middleware(CheckHost, host=settings.host, allowed=settings.allowed_hosts),
-        Middleware(Authorise, keys=keys, host=settings.host, allowed=settings.allowed_hosts),
+        Middleware(RequestMetricsMiddleware, metrics=metrics),
+        Middleware(HostMiddleware, host=settings.host, allowed=settings.allowed_hosts),
+        Middleware(AuthMiddleware, keys=keys, host=settings.host, allowed=settings.allowed_hosts),
     ]
 
 
@@ -148,7 +148,7 @@ def _cors(settings: Settings) -> list[Middleware]:
 
 @asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
-    engine: Engine = app.state.context.engine
+    engine: Engine = app.state.lacuna.engine
     engine.start()
     watching = asyncio.ensure_future(app.state.keys.watch())
     try:
@@ -161,4 +161,4 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
 
 async def _unrouted(request: Request, error: Exception) -> Response:
     """404 and 405, which the router raises where no middleware of ours can catch them."""
-    return problem_response(as_problem(error), Record.of(request.scope).request_id)
+    return problem_response(as_problem(error), RequestContext.of(request.scope).request_id)

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from service.request_context import Record
+from service.request_context import RequestContext
 
 # Lines that may wait to be written; about 3 MB.
 MAX_BACKLOG = 10_000
@@ -127,23 +127,23 @@ def lines_lost() -> int:
     )
 
 
-def log_request(record: Record, seconds: float) -> None:
+def log_request(context: RequestContext, seconds: float) -> None:
     """One line for one request, at level info; above it nothing is made that would not be written."""
     if not _requests.isEnabledFor(logging.INFO):
         return
-    fields = record.identity | {
-        "route": record.route,
-        "status": record.status,
+    fields = context.identity | {
+        "route": context.route,
+        "status": context.status,
         "milliseconds": round(1000 * seconds, 3),
-        "items": record.items,
+        "items": context.items,
     }
-    if record.tenant:
-        fields["key"] = record.tenant
-    if record.queue_seconds is not None and record.inference_seconds is not None:
-        fields["queue_milliseconds"] = round(1000 * record.queue_seconds, 3)
-        fields["inference_milliseconds"] = round(1000 * record.inference_seconds, 3)
-    if record.tokens is not None:
-        fields["tokens"], fields["cached_tokens"] = record.tokens, record.cached_tokens
+    if context.tenant:
+        fields["key"] = context.tenant
+    if context.queue_seconds is not None and context.inference_seconds is not None:
+        fields["queue_milliseconds"] = round(1000 * context.queue_seconds, 3)
+        fields["inference_milliseconds"] = round(1000 * context.inference_seconds, 3)
+    if context.tokens is not None:
+        fields["tokens"], fields["cached_tokens"] = context.tokens, context.cached_tokens
     line = logging.LogRecord(_requests.name, logging.INFO, "", 0, "request", None, None)
     line.fields = fields
     _requests.handle(line)

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from service.errors import CLIENT_CLOSED, TITLES
 from service.logs import lines_lost
-from service.request_context import ROUTES, UNMATCHED, Record
+from service.request_context import ROUTES, UNMATCHED, RequestContext
 
 # A cached keystroke takes less than a millisecond, a cold page of text seconds: 0.25 ms to 10 s.
 SECONDS = (
@@ -169,15 +169,15 @@ class Metrics:
         self._ready.set_function(ready)
         self._cache_bytes.set_function(cache_bytes)
 
-    def finished(self, record: Record, seconds: float) -> None:
+    def finished(self, context: RequestContext, seconds: float) -> None:
         """Count one request."""
-        self._counter(record.route, record.status).inc()
-        if record.route in ASKING:
-            request, queue, inference = self._times[record.route]
+        self._counter(context.route, context.status).inc()
+        if context.route in ASKING:
+            request, queue, inference = self._times[context.route]
             request.observe(seconds)
-            if record.queue_seconds is not None and record.inference_seconds is not None:
-                queue.observe(record.queue_seconds)
-                inference.observe(record.inference_seconds)
+            if context.queue_seconds is not None and context.inference_seconds is not None:
+                queue.observe(context.queue_seconds)
+                inference.observe(context.inference_seconds)
 
     def refused(self, reason: str) -> None:
         """Count a request that was refused for one of `REASONS`."""

@@ -23,7 +23,7 @@ from service.errors import (
 from service.keyring import Client, KeyRing
 from service.logs import describe, log_request
 from service.metrics import Metrics
-from service.request_context import Record
+from service.request_context import RequestContext
 from service.settings import is_loopback
 
 log = logging.getLogger(__name__)
@@ -48,8 +48,8 @@ _PROXIED = frozenset(
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\s:\[\]/]+?)\.?)(?::[0-9]*)?")
 
 
-class Observe:
-    """Gives a request its record, turns what it raises into an answer, and logs and counts it when it ends."""
+class RequestMetricsMiddleware:
+    """Gives a request its context, turns what it raises into an answer, and logs and counts it when it ends."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -60,16 +60,16 @@ class Observe:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        record = Record(scope)
+        context = RequestContext(scope)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                record.status = message["status"]
+                context.status = message["status"]
                 headers = [
                     *message.get("headers", ()),
-                    (b"x-request-id", record.request_id.encode()),
+                    (b"x-request-id", context.request_id.encode()),
                 ]
-                if timing := record.server_timing:
+                if timing := context.server_timing:
                     headers.append((b"server-timing", timing.encode()))
                 message = {**message, "headers": headers}
             await send(message)
@@ -77,26 +77,26 @@ class Observe:
         try:
             await self._app(scope, receive, send_with_headers)
         except ClientDisconnected as error:
-            record.status = CLIENT_CLOSED
+            context.status = CLIENT_CLOSED
             _forget_frames(error)
         except asyncio.CancelledError:  # the server's time to finish is over
-            if record.status:
+            if context.status:
                 raise
             await _answer(
                 unavailable("the service has shut down; ask another one"),
                 scope,
                 receive,
                 send_with_headers,
-                record,
+                context,
             )
         except Exception as error:
-            await _answer(error, scope, receive, send_with_headers, record)
+            await _answer(error, scope, receive, send_with_headers, context)
             _forget_frames(error)
         finally:
-            seconds = time.monotonic() - record.began
-            record.status = record.status or CLIENT_CLOSED  # cancelled before it was answered
-            self._metrics.finished(record, seconds)
-            log_request(record, seconds)
+            seconds = time.monotonic() - context.began
+            context.status = context.status or CLIENT_CLOSED  # cancelled before it was answered
+            self._metrics.finished(context, seconds)
+            log_request(context, seconds)
 
 
 def _forget_frames(error: BaseException | None) -> None:
@@ -111,18 +111,18 @@ def _forget_frames(error: BaseException | None) -> None:
 
 
 async def _answer(
-    error: Exception, scope: Scope, receive: Receive, send: Send, record: Record
+    error: Exception, scope: Scope, receive: Receive, send: Send, context: RequestContext
 ) -> None:
     problem = as_problem(error)
     if problem.status >= 500 and not isinstance(error, Problem):
         # Not exc_info: an exception's message may hold a text.
-        log.error("failed", extra={"fields": {**record.identity, "exception": describe(error)}})
-    if record.status:  # the answer has begun, so it cannot become another
+        log.error("failed", extra={"fields": {**context.identity, "exception": describe(error)}})
+    if context.status:  # the answer has begun, so it cannot become another
         raise error
-    await problem_response(problem, record.request_id)(scope, receive, send)
+    await problem_response(problem, context.request_id)(scope, receive, send)
 
 
-class CheckHost:
+class HostMiddleware:
     """Refuses requests that name a host which is not ours, as a page does whose name was rebound to this machine (DNS
     rebinding): for its browser our answers would be its own.
 
@@ -154,7 +154,7 @@ class CheckHost:
         return is_loopback(name) or name in self._allowed
 
 
-class Authorise:
+class AuthMiddleware:
     """Finds out who asks: demands a key as a bearer token, except on `OPEN_ROUTES`; without keys, anybody may ask.
 
     What is under `ADMIN` demands a key that may administer. Where no keys are set, it is open to programs on this
@@ -164,7 +164,7 @@ class Authorise:
     Args:
         keys: the keys in force.
         host: where the service is bound.
-        allowed: as `CheckHost` has them.
+        allowed: as `HostMiddleware` has them.
     """
 
     def __init__(self, app: ASGIApp, keys: KeyRing, host: str, allowed: Sequence[str] = ()) -> None:
@@ -176,8 +176,8 @@ class Authorise:
         """ASGI."""
         if scope["type"] == "http" and scope["path"] not in OPEN_ROUTES:
             client = self._find(scope) if self._keys.demanded else self._keys.anybody
-            record = Record.of(scope)
-            record.tenant, record.allowance = client.name, client.allowance
+            context = RequestContext.of(scope)
+            context.tenant, context.allowance = client.name, client.allowance
             if scope["path"].startswith(ADMIN):
                 self._check_admin(scope, client)
         await self._app(scope, receive, send)

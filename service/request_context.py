@@ -13,7 +13,7 @@ ROUTES = (
     "/admin/reload",
 )  # fmt: skip
 UNMATCHED = "unmatched"
-_KEY = "lacuna.record"
+_KEY = "lacuna.request"
 # Ids must differ, not be hard to guess; asking the system for each would cost more than the rest of the record.
 _ids = random.Random()  # noqa: S311
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -29,7 +29,7 @@ def new_id() -> str:
     return f"{_ids.getrandbits(128):032x}"
 
 
-class Record:
+class RequestContext:
     """One request's identity and measurements.
 
     Attributes:
@@ -75,10 +75,10 @@ class Record:
         scope[_KEY] = self
 
     @classmethod
-    def of(cls, scope: Scope) -> "Record":
-        """The record of the request that *scope* belongs to."""
-        record: Record = scope[_KEY]
-        return record
+    def of(cls, scope: Scope) -> "RequestContext":
+        """The context of the request that *scope* belongs to."""
+        context: RequestContext = scope[_KEY]
+        return context
 
     @property
     def identity(self) -> dict[str, object]:

@@ -28,7 +28,7 @@ from service.metrics import Metrics
 from service.openapi import answers, asks
 from service.rate_limit import RateExceeded
 from service.reloading import Reloader
-from service.request_context import Record
+from service.request_context import RequestContext
 from service.requests import read_optional, read_request
 from service.schemas import (
     ClozeAnswer,
@@ -50,8 +50,8 @@ router = APIRouter(redirect_slashes=False)
 Body = TypeVar("Body", bound=ScoreRequest)
 
 
-class Context:
-    """What the routes of one app share; found at ``request.app.state.context``."""
+class AppState:
+    """What the routes of one app share; found at ``request.app.state.lacuna``."""
 
     def __init__(
         self,
@@ -70,10 +70,10 @@ class Context:
         self.document = document
 
     @classmethod
-    def of(cls, request: Request) -> "Context":
-        """The context of the app that *request* came to."""
-        context: Context = request.app.state.context
-        return context
+    def of(cls, request: Request) -> "AppState":
+        """The state of the app that *request* came to."""
+        state: AppState = request.app.state.lacuna
+        return state
 
 
 @router.post("/predict", **answers(PredictAnswer, asking=True), **asks(PredictRequest))
@@ -97,11 +97,11 @@ async def score(request: Request) -> Response:
 @router.get("/model", **answers(ModelAnswer, unavailable=True))
 async def model(request: Request) -> Response:
     """The checkpoint that answers, what it can answer, and the limits on a request."""
-    context = Context.of(request)
-    loaded = context.engine.loaded
+    state = AppState.of(request)
+    loaded = state.engine.loaded
     if loaded is None:
-        raise _not_ready(context.engine)
-    limits = context.settings.limits
+        raise _not_ready(state.engine)
+    limits = state.settings.limits
     content = loaded.description | {
         "limits": {name: getattr(limits, name) for name in limits.__slots__}
     }
@@ -111,7 +111,7 @@ async def model(request: Request) -> Response:
 @router.get("/livez", **answers(None, unavailable=True))
 async def livez(request: Request) -> Response:
     """200 while the process can make progress; otherwise it should be restarted."""
-    if not Context.of(request).engine.alive:
+    if not AppState.of(request).engine.alive:
         raise unavailable("the engine is stuck or has ended; restart the service")
     return Response("ok\n", media_type="text/plain")
 
@@ -119,7 +119,7 @@ async def livez(request: Request) -> Response:
 @router.get("/readyz", **answers(None, unavailable=True))
 async def readyz(request: Request) -> Response:
     """200 while questions are answered; 503 while loading, draining or stuck."""
-    engine = Context.of(request).engine
+    engine = AppState.of(request).engine
     if not engine.accepting:
         raise _not_ready(engine)
     return Response("ready\n", media_type="text/plain")
@@ -128,7 +128,7 @@ async def readyz(request: Request) -> Response:
 @router.get("/metrics", **answers(None))
 async def metrics(request: Request) -> Response:
     """The series that Prometheus reads."""
-    registry = Context.of(request).metrics.registry
+    registry = AppState.of(request).metrics.registry
     return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
@@ -137,59 +137,59 @@ async def metrics(request: Request) -> Response:
 )
 async def reload(request: Request) -> Response:
     """Answer with another checkpoint, or with what its directory holds now; the one before finishes what it began."""
-    context = Context.of(request)
-    body = await read_optional(request, ReloadRequest, context.settings)
+    state = AppState.of(request)
+    body = await read_optional(request, ReloadRequest, state.settings)
     directory = Path(body.checkpoint) if body.checkpoint is not None else None
-    return Response(to_json(await context.reloader.reload(directory)), media_type=JSON)
+    return Response(to_json(await state.reloader.reload(directory)), media_type=JSON)
 
 
 @router.get("/docs", include_in_schema=False)
 async def docs(request: Request) -> Response:
     """This contract as a page, with a form to try it; needs nothing from elsewhere."""
-    return Context.of(request).page
+    return AppState.of(request).page
 
 
 @router.get("/openapi.json", include_in_schema=False)
 async def openapi(request: Request) -> Response:
     """This contract for programs."""
-    return Response(Context.of(request).document, media_type=JSON)
+    return Response(AppState.of(request).document, media_type=JSON)
 
 
 async def _read(request: Request, expected: type[Body]) -> Body:
     """The body; refused before it is read where nothing could be answered, so that a refusal costs little."""
-    context, allowance = Context.of(request), Record.of(request.scope).allowance
-    if not context.engine.accepting:
-        raise _not_ready(context.engine)
+    state, allowance = AppState.of(request), RequestContext.of(request.scope).allowance
+    if not state.engine.accepting:
+        raise _not_ready(state.engine)
     try:
         if allowance is not None:
             allowance.check(1, 0)
-        context.engine.admission.check(context.settings.deadline_seconds)
+        state.engine.admission.check(state.settings.deadline_seconds)
     except (Busy, RateExceeded) as refusal:
-        raise _refused(context, refusal) from None
-    return await read_request(request, expected, context.settings)
+        raise _refused(state, refusal) from None
+    return await read_request(request, expected, state.settings)
 
 
 async def _answer(
     request: Request, body: ScoreRequest, show: Callable[[Any], dict[str, Any]]
 ) -> Response:
-    context, record = Context.of(request), Record.of(request.scope)
+    state, context = AppState.of(request), RequestContext.of(request.scope)
     queries = body.queries()
-    record.items = len(queries)
-    job = _submit(context, queries, body.characters, record)
+    context.items = len(queries)
+    job = _submit(state, queries, body.characters, context)
     try:
-        results = await _wait(request, context, job)
+        results = await _wait(request, state, job)
     except ItemError as error:
         raise unprocessable([FieldError(_pointer(body, error), error.cause.message)]) from error
     except NotReady:
-        raise _not_ready(context.engine) from None
+        raise _not_ready(state.engine) from None
     finally:  # also of what came too late: those are the waits that matter
-        record.queue_seconds, record.inference_seconds = job.queue_seconds, job.inference_seconds
-    record.tokens = tokens = sum(result.usage.tokens for result in results)
-    record.cached_tokens = cached_tokens = sum(result.usage.cached_tokens for result in results)
-    context.metrics.used(tokens, cached_tokens)
+        context.queue_seconds, context.inference_seconds = job.queue_seconds, job.inference_seconds
+    context.tokens = tokens = sum(result.usage.tokens for result in results)
+    context.cached_tokens = cached_tokens = sum(result.usage.cached_tokens for result in results)
+    state.metrics.used(tokens, cached_tokens)
     for result in results:
         if isinstance(result, PredictResult):
-            context.metrics.predicted(result.inside_word, result.network_rows)
+            state.metrics.predicted(result.inside_word, result.network_rows)
     content = {
         "model": _identity(job),
         "results": [show(result) for result in results],
@@ -198,32 +198,34 @@ async def _answer(
     return Response(to_json(content), media_type=JSON)
 
 
-def _submit(context: Context, queries: Sequence[Any], characters: int, record: Record) -> Job:
+def _submit(
+    state: AppState, queries: Sequence[Any], characters: int, context: RequestContext
+) -> Job:
     """Ask the engine; what it takes is charged to the key, and nothing else."""
-    left = record.began + context.settings.deadline_seconds - time.monotonic()
+    left = context.began + state.settings.deadline_seconds - time.monotonic()
     try:
-        if record.allowance is not None:
-            record.allowance.check(len(queries), characters)
-        job = context.engine.submit(queries, record.tenant, left)
+        if context.allowance is not None:
+            context.allowance.check(len(queries), characters)
+        job = state.engine.submit(queries, context.tenant, left)
     except (Busy, RateExceeded) as refusal:
-        raise _refused(context, refusal) from None
+        raise _refused(state, refusal) from None
     except NotReady:
-        raise _not_ready(context.engine) from None
-    if record.allowance is not None:
-        record.allowance.charge(len(queries), characters)
+        raise _not_ready(state.engine) from None
+    if context.allowance is not None:
+        context.allowance.charge(len(queries), characters)
     return job
 
 
-def _refused(context: Context, refusal: Busy | RateExceeded) -> Problem:
-    context.metrics.refused(refusal.reason)
+def _refused(state: AppState, refusal: Busy | RateExceeded) -> Problem:
+    state.metrics.refused(refusal.reason)
     return too_many(refusal.detail, refusal.retry_after)
 
 
-async def _wait(request: Request, context: Context, job: Job) -> list[Any]:
+async def _wait(request: Request, state: AppState, job: Job) -> list[Any]:
     """The job's results, unless the deadline passes or the client hangs up first: then nobody computes them."""
     watchers: list[asyncio.Future[None]] = []
-    seconds = context.settings.deadline_seconds
-    left = Record.of(request.scope).began + seconds - job.submitted
+    seconds = state.settings.deadline_seconds
+    left = RequestContext.of(request.scope).began + seconds - job.submitted
     loop = asyncio.get_running_loop()
     timers = (
         loop.call_later(
@@ -240,7 +242,7 @@ async def _wait(request: Request, context: Context, job: Job) -> list[Any]:
         for watcher in watchers:
             watcher.cancel()
         if not job.finished:
-            context.engine.cancel(job)
+            state.engine.cancel(job)
 
 
 async def _hung_up(request: Request, job: Job) -> None:

@@ -39,7 +39,7 @@ async def running(
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             client.app = app  # type: ignore[attr-defined]
-            while wait and app.state.context.engine.loaded is None and not failures:
+            while wait and app.state.lacuna.engine.loaded is None and not failures:
                 await asyncio.sleep(0)
             try:
                 yield client

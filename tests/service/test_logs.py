@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from service.logs import MAX_BACKLOG, MAX_WRITE, lines_lost, log_request, logging_to_stderr, places
-from service.request_context import Record
+from service.request_context import RequestContext
 from tests.service.client import ask
 
 PATIENCE_SECONDS = 60
@@ -19,7 +19,9 @@ PATIENCE_SECONDS = 60
 
 def test_request_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
     """A request's line holds its id, route, status, milliseconds, texts and tokens, and nothing of the texts."""
-    record = Record({"type": "http", "path": "/predict", "headers": [(b"x-request-id", b"id-1")]})
+    record = RequestContext(
+        {"type": "http", "path": "/predict", "headers": [(b"x-request-id", b"id-1")]}
+    )
     record.status, record.items, record.queue_seconds, record.inference_seconds = (
         200,
         3,
@@ -113,7 +115,7 @@ def test_what_the_service_says_of_itself_is_written_at_every_level(
 def test_above_info_a_request_is_not_even_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
     """At warning a request's line costs the question whether it is wanted: nothing of the record is read."""
 
-    class Untouchable(Record):
+    class Untouchable(RequestContext):
         def __init__(self) -> None:
             pass
 

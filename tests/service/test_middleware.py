@@ -14,8 +14,8 @@ from service.errors import Problem
 from service.keyring import KeyRing
 from service.keys import hash_key
 from service.metrics import Metrics
-from service.middleware import Authorise, CheckHost, Observe
-from service.request_context import ROUTES, Record
+from service.middleware import AuthMiddleware, HostMiddleware, RequestMetricsMiddleware
+from service.request_context import ROUTES, RequestContext
 from service.settings import Settings
 from tests.service.client import app_of, ask, running, until
 from tests.service.fakes_service import FakeModel
@@ -133,7 +133,9 @@ def test_unexpected_failure_is_logged_by_type_and_place(caplog: pytest.LogCaptur
     }
     scope["headers"].append((b"traceparent", b"00-" + b"4" * 32 + b"-" + b"7" * 16 + b"-01"))  # type: ignore[attr-defined]
     with caplog.at_level(logging.INFO):
-        asyncio.run(Observe(broken, Metrics(CollectorRegistry()))(scope, receive, send))
+        asyncio.run(
+            RequestMetricsMiddleware(broken, Metrics(CollectorRegistry()))(scope, receive, send)
+        )
     assert sent[0]["status"] == 500
     assert "鬼".encode() not in sent[1]["body"]
     (failure,) = [record for record in caplog.records if record.levelno == logging.ERROR]
@@ -160,7 +162,7 @@ def pass_through(middleware: Any, path: str = "/model", **headers: str) -> Any:
         "path": path,
         "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
     }
-    record = Record(scope)
+    record = RequestContext(scope)
     try:
         asyncio.run(middleware(scope, None, None))
     except Problem as problem:
@@ -203,14 +205,14 @@ def bearer(name: str) -> str:
 def test_no_keys_means_anybody() -> None:
     """Without keys the middleware lets everybody through, also what is not HTTP, within the limits for anybody."""
     keys = KeyRing(Settings(texts_per_minute=5))
-    record = pass_through(Authorise(answer, keys, "0.0.0.0"))
+    record = pass_through(AuthMiddleware(answer, keys, "0.0.0.0"))
     assert (record.tenant, record.allowance.limits) == ("", (5, 0))
-    asyncio.run(Authorise(answer, keys, "0.0.0.0")({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
+    asyncio.run(AuthMiddleware(answer, keys, "0.0.0.0")({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
 
 
 def test_a_key_gives_the_request_its_name_and_its_allowance(keys_file: Path) -> None:
     """The record knows the key's name, which parts caches and is logged, and what the key may still send."""
-    authorise = Authorise(answer, KeyRing(Settings(keys_file=keys_file)), "127.0.0.1")
+    authorise = AuthMiddleware(answer, KeyRing(Settings(keys_file=keys_file)), "127.0.0.1")
     user, root = (pass_through(authorise, authorization=bearer(name)) for name in ("user", "root"))
     assert (user.tenant, user.allowance.limits) == ("user", (0, 0))
     assert (root.tenant, root.allowance.limits) == ("root", (5, 0))
@@ -220,7 +222,7 @@ def test_a_key_gives_the_request_its_name_and_its_allowance(keys_file: Path) -> 
 def test_administration_takes_an_administrators_key(keys_file: Path) -> None:
     """Under /admin/ no key is 401, another's is 403, and an administrator's is let through, wherever it is bound."""
     for host in ("127.0.0.1", "0.0.0.0"):
-        authorise = Authorise(answer, KeyRing(Settings(keys_file=keys_file)), host)
+        authorise = AuthMiddleware(answer, KeyRing(Settings(keys_file=keys_file)), host)
         assert pass_through(authorise, "/admin/reload").status == 401
         assert pass_through(authorise, "/admin/reload", authorization=bearer("user")).status == 403
         assert pass_through(authorise, "/admin/reload", authorization=bearer("root")).status == 0
@@ -229,7 +231,7 @@ def test_administration_takes_an_administrators_key(keys_file: Path) -> None:
 
 def test_keys_of_the_environment_do_not_administer() -> None:
     """A key that came without rights has none."""
-    authorise = Authorise(answer, KeyRing(Settings(keys=KEYS)), "127.0.0.1")
+    authorise = AuthMiddleware(answer, KeyRing(Settings(keys=KEYS)), "127.0.0.1")
     assert pass_through(authorise, "/admin/reload", authorization=f"Bearer {KEYS[0]}").status == 403
 
 
@@ -238,7 +240,7 @@ def test_without_keys_only_programs_of_this_machine_administer() -> None:
     elsewhere, or where other hosts are allowed, as behind a proxy, it is 403.
     """
     local, open_ = (
-        Authorise(answer, KeyRing(Settings()), host) for host in ("127.0.0.1", "0.0.0.0")
+        AuthMiddleware(answer, KeyRing(Settings()), host) for host in ("127.0.0.1", "0.0.0.0")
     )
     assert pass_through(local, "/admin/reload").status == 0
     assert pass_through(local, "/admin/reload", origin="https://example.org").status == 403
@@ -248,7 +250,7 @@ def test_without_keys_only_programs_of_this_machine_administer() -> None:
         {"forwarded": "for=203.0.113.9"},
     ):
         assert pass_through(local, "/admin/reload", **header).status == 403
-    behind_a_proxy = Authorise(answer, KeyRing(Settings()), "127.0.0.1", ["example.org"])
+    behind_a_proxy = AuthMiddleware(answer, KeyRing(Settings()), "127.0.0.1", ["example.org"])
     assert pass_through(behind_a_proxy, "/admin/reload").status == 403
     assert pass_through(open_, "/admin/reload").status == 403
     assert pass_through(open_, "/predict").status == 0
@@ -269,7 +271,7 @@ def test_without_keys_only_programs_of_this_machine_administer() -> None:
 )
 def test_loopback_answers_to_its_own_names(name: str) -> None:
     """Bound to loopback, a request may name any loopback host, with or without a port."""
-    assert pass_through(CheckHost(answer, "127.0.0.1", ()), host=name).status == 0
+    assert pass_through(HostMiddleware(answer, "127.0.0.1", ()), host=name).status == 0
 
 
 @pytest.mark.parametrize(
@@ -279,7 +281,7 @@ def test_loopback_answers_to_its_own_names(name: str) -> None:
 )  # fmt: skip
 def test_loopback_answers_to_no_other_name(name: str) -> None:
     """A page whose name was rebound to this machine gets 421 for its own name; so does what is no host at all."""
-    checked = CheckHost(answer, "127.0.0.1", ())
+    checked = HostMiddleware(answer, "127.0.0.1", ())
     assert pass_through(checked, host=name).status == 421
     assert pass_through(checked).status == 421
 
@@ -289,7 +291,7 @@ def test_probes_need_no_name(path: str) -> None:
     """Probes and scrapes come to a container's address, whatever the service is bound to."""
     assert (
         pass_through(
-            CheckHost(answer, "127.0.0.1", ("lacuna.example",)), path, host="10.0.0.7"
+            HostMiddleware(answer, "127.0.0.1", ("lacuna.example",)), path, host="10.0.0.7"
         ).status
         == 0
     )
@@ -298,15 +300,15 @@ def test_probes_need_no_name(path: str) -> None:
 def test_allowed_hosts_are_answered_and_no_others() -> None:
     """Named hosts are good beside loopback ones; off loopback nothing is checked until hosts are named; * lifts it."""
     for bound in ("127.0.0.1", "0.0.0.0"):
-        named = CheckHost(answer, bound, ("lacuna.Example",))
+        named = HostMiddleware(answer, bound, ("lacuna.Example",))
         statuses = [
             pass_through(named, host=name).status
             for name in ("Lacuna.example:80", "localhost", "10.0.0.7")
         ]
         assert statuses == [0, 0, 421]
-        assert pass_through(CheckHost(answer, bound, ("*",)), host="10.0.0.7").status == 0
-    assert pass_through(CheckHost(answer, "0.0.0.0", ()), host="10.0.0.7").status == 0
-    asyncio.run(CheckHost(answer, "::1", ())({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
+        assert pass_through(HostMiddleware(answer, bound, ("*",)), host="10.0.0.7").status == 0
+    assert pass_through(HostMiddleware(answer, "0.0.0.0", ()), host="10.0.0.7").status == 0
+    asyncio.run(HostMiddleware(answer, "::1", ())({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
 
 
 def test_a_rebound_name_gets_a_problem_document() -> None:
@@ -443,7 +445,7 @@ def test_what_failed_is_let_go_without_the_collector() -> None:
                 "Job",
                 "QueryError",
                 "ItemError",
-                "Record",
+                "RequestContext",
             }
         finally:
             gc.set_debug(0)

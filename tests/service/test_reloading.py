@@ -56,7 +56,7 @@ def test_what_was_begun_is_finished_by_the_checkpoint_that_began_it() -> None:
         later = (await client.post("/predict", json={"text": "a"})).json()
         assert later["model"]["version"] == "2"
         assert not held.done()
-        engine: Engine = app_of(client).state.context.engine
+        engine: Engine = app_of(client).state.lacuna.engine
         assert len(engine._generations) == 2
         model.release.set()
         assert (await held).json()["model"]["version"] == "1"
@@ -177,7 +177,7 @@ def test_a_hangup_that_comes_too_early_or_too_late_is_no_failure(
     """Nothing is wrong with a checkpoint: one warning says why in words, and no ticket is made of it."""
 
     async def question(client: httpx.AsyncClient) -> None:
-        context = app_of(client).state.context
+        context = app_of(client).state.lacuna
         setattr(context.engine, state, value)
         context.reloader.hang_up()
         await until(lambda: "reload" in "".join(record.message for record in caplog.records))
@@ -198,7 +198,7 @@ def test_a_hangup_during_a_change_is_followed_when_it_ends(
     model = _LoadsOnRelease()
 
     async def question(client: httpx.AsyncClient) -> None:
-        reloader = app_of(client).state.context.reloader
+        reloader = app_of(client).state.lacuna.reloader
         first = asyncio.ensure_future(client.post("/admin/reload", json={"checkpoint": "other"}))
         await until(model.loading.is_set)
         for _ in range(3):
@@ -208,7 +208,7 @@ def test_a_hangup_during_a_change_is_followed_when_it_ends(
         await until(lambda: not reloader._tasks)
         assert model.loads == 3
         assert await metric(client, 'lacuna_reloads_total{outcome="success"}') == 2
-        assert app_of(client).state.context.engine.loaded.directory.name != "other"
+        assert app_of(client).state.lacuna.engine.loaded.directory.name != "other"
 
     with caplog.at_level(logging.INFO):
         ask(question, model)
@@ -291,7 +291,7 @@ def test_an_engine_that_has_ended_takes_no_checkpoint() -> None:
     """After the drain began, a change is refused rather than waited for."""
 
     async def question(client: httpx.AsyncClient) -> None:
-        app_of(client).state.context.engine.draining = True
+        app_of(client).state.lacuna.engine.draining = True
         assert (await client.post("/admin/reload")).status_code == 503
 
     ask(question)
@@ -302,7 +302,7 @@ def test_a_query_of_the_old_checkpoint_counts_as_its_own_work() -> None:
     model = FakeModel()
 
     async def question(client: httpx.AsyncClient) -> None:
-        engine: Engine = app_of(client).state.context.engine
+        engine: Engine = app_of(client).state.lacuna.engine
         jobs = [engine.submit([PredictQuery("hold"), PredictQuery("b")])]
         await until(model.holding.is_set)
         await client.post("/admin/reload")

@@ -2,16 +2,16 @@
 
 import pytest
 
-from service.request_context import Record
+from service.request_context import RequestContext
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
 
 
-def record_of(*headers: tuple[str, str]) -> Record:
+def record_of(*headers: tuple[str, str]) -> RequestContext:
     """The record of a request with *headers*."""
     encoded = [(name.encode(), value.encode()) for name, value in headers]
-    return Record({"type": "http", "path": "/predict", "headers": encoded})
+    return RequestContext({"type": "http", "path": "/predict", "headers": encoded})
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ def test_deadline_is_504_and_frees_the_engine() -> None:
     async def question(client: httpx.AsyncClient) -> httpx.Response:
         response = await client.post("/predict", json={"text": ["hold", "hold"]})
         await until(
-            lambda: model.cancelled == 1 and app_of(client).state.context.engine.waiting == 0
+            lambda: model.cancelled == 1 and app_of(client).state.lacuna.engine.waiting == 0
         )
         metrics = await client.get("/metrics")
         assert 'lacuna_queue_seconds_count{route="/predict"} 1.0' in metrics.text.splitlines()
@@ -207,7 +207,7 @@ def test_full_queue_is_429_with_retry_after() -> None:
     """Overload is refused at once with a time to come back, counted in texts, and others go on."""
 
     async def question(client: httpx.AsyncClient) -> list[httpx.Response]:
-        engine = app_of(client).state.context.engine
+        engine = app_of(client).state.lacuna.engine
         held = asyncio.ensure_future(client.post("/predict", json={"text": ["hold"] * 64}))
         await until(lambda: model.holding.is_set() and engine.waiting == 63)
         waiting = asyncio.ensure_future(client.post("/predict", json={"text": ["a", "b"]}))
@@ -228,7 +228,7 @@ def test_a_request_that_would_be_too_late_is_429_and_counted() -> None:
     """Where more work waits than fits the deadline, a request is refused, unread if any would be, and counted."""
 
     async def question(client: httpx.AsyncClient) -> tuple[list[httpx.Response], str]:
-        engine = app_of(client).state.context.engine
+        engine = app_of(client).state.lacuna.engine
         held = asyncio.ensure_future(client.post("/cloze", json={"text": ["hold ____"] * 9}))
         await until(lambda: model.holding.is_set() and engine.waiting == 8)
         engine.admission.measure = lambda *_: None  # the speed is this test's to set
@@ -267,7 +267,7 @@ def test_loading_is_503_until_loaded() -> None:
             ]
             alive = (await client.get("/livez")).status_code
             model.load_now.set()
-            await until(lambda: app_of(client).state.context.engine.accepting)
+            await until(lambda: app_of(client).state.lacuna.engine.accepting)
             responses.append(await client.get("/readyz"))
             return responses, alive
 
@@ -284,7 +284,7 @@ def test_draining_is_503_for_new_requests_and_finishes_old_ones() -> None:
     async def question(client: httpx.AsyncClient) -> list[httpx.Response]:
         held = asyncio.ensure_future(client.post("/predict", json={"text": "hold"}))
         await until(model.holding.is_set)
-        app_of(client).state.context.engine.draining = True
+        app_of(client).state.lacuna.engine.draining = True
         refused = [await client.post("/predict", json={"text": "a"}), await client.get("/readyz")]
         alive = await client.get("/livez")
         model.release.set()
@@ -301,7 +301,7 @@ def test_stuck_engine_is_neither_live_nor_ready() -> None:
     """While a step takes longer than allowed, both probes answer 503; after it, 200."""
 
     async def question(client: httpx.AsyncClient) -> list[int]:
-        engine = app_of(client).state.context.engine
+        engine = app_of(client).state.lacuna.engine
         stuck = asyncio.ensure_future(client.post("/predict", json={"text": "stuck"}))
         await until(lambda: not engine.alive)
         statuses = [(await client.get(path)).status_code for path in ("/livez", "/readyz")]
