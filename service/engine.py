@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 STOP_SECONDS = 5
 # Seconds between two looks at whether a step is stuck.
 LOOK_SECONDS = 0.5
+STOPPED = "the engine is stuck or has ended"
 
 
 class _Generation:
@@ -135,13 +136,12 @@ class Engine:
 
         Raises:
             service.admission.Busy: there is no room, or it would miss its deadline.
-            NotReady: it loads, drains or has stopped.
+            NotReady: it loads, drains, is stuck or has stopped.
         """
-        if self.loaded is None or self.draining:
-            raise NotReady("draining" if self.draining else "loading")
+        self.check_ready()
         with self._wake:
-            if self._stopping or not self._thread.is_alive():
-                raise NotReady("stopped")
+            if self._stopping:
+                raise NotReady(STOPPED)
             works = self.admission.admit(queries, tenant, seconds)
             job = Job(queries, tenant, works, self._loop.create_future())
             self._arrived.append(job)
@@ -160,7 +160,7 @@ class Engine:
         swapped: asyncio.Future[None] = self._loop.create_future()
         with self._wake:
             if self.draining or self._stopping or not self._thread.is_alive():
-                raise NotReady("stopped")
+                raise NotReady(STOPPED)
             self._replacement = loaded, swapped
             self._wake.notify()
         return swapped
@@ -188,10 +188,27 @@ class Engine:
             self._idle or time.monotonic() - self._beat < self._stall_seconds
         )
 
+    def check_ready(self) -> None:
+        """Refuse if no request would be accepted now, even with an empty queue.
+
+        Raises:
+            NotReady: it loads, drains, is stuck or has stopped.
+        """
+        if self.draining:
+            raise NotReady("the service is shutting down; ask another one, or later")
+        if self.loaded is None:
+            raise NotReady("the checkpoint is still loading")
+        if not self.alive:
+            raise NotReady(STOPPED)
+
     @property
     def accepting(self) -> bool:
-        """Whether a request that came now would be taken, room permitting."""
-        return self.loaded is not None and not self.draining and self.alive
+        """`check_ready` as a value, for metrics."""
+        try:
+            self.check_ready()
+        except NotReady:
+            return False
+        return True
 
     async def _watch(self) -> None:
         """Tell the log of a step that is stuck, once, and of its end: the thread itself cannot."""
@@ -405,7 +422,7 @@ class Engine:
         with self._wake:
             arrived, self._arrived = self._arrived, deque()
         for job in arrived:
-            job.error = NotReady("stopped")
+            job.error = NotReady(STOPPED)
             self._drop_waiting(job)
             self._finish(job)
         self._deliver()
@@ -443,7 +460,7 @@ def _since(beat: float) -> float:
 
 def _give_up(swapped: asyncio.Future[None]) -> None:
     if not swapped.done():
-        swapped.set_exception(NotReady("stopped"))
+        swapped.set_exception(NotReady(STOPPED))
 
 
 def _resolve(jobs: Sequence[Job]) -> None:

@@ -11,6 +11,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from model.errors import QueryError
+from service.admission import Busy
+from service.jobs import NotReady
+from service.rate_limit import RateExceeded
 
 PROBLEM_TYPE = "application/problem+json"
 # The titles of RFC 9110 (http.HTTPStatus of Python 3.11 still has older names for 413 and 422).
@@ -83,11 +86,6 @@ def unavailable(detail: str) -> Problem:
     return Problem(503, detail, headers={"Retry-After": str(RETRY_SECONDS)})
 
 
-def too_many(detail: str, retry_after: int) -> Problem:
-    """A 429 that says when to come back, in whole seconds."""
-    return Problem(429, detail, headers={"Retry-After": str(retry_after)})
-
-
 def as_problem(error: Exception) -> Problem:
     """The one table from exception to status; what is not in it is our fault and gets a 500 without details."""
     match error:
@@ -95,6 +93,10 @@ def as_problem(error: Exception) -> Problem:
             return error
         case QueryError():
             return unprocessable([FieldError(error.field, error.message)])
+        case Busy() | RateExceeded():
+            return Problem(429, error.detail, headers={"Retry-After": str(error.retry_after)})
+        case NotReady():
+            return unavailable(str(error))
         case HTTPException(status_code=404):
             return Problem(404, "no such path; GET /docs lists them")
         case HTTPException(status_code=405):

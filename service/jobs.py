@@ -57,7 +57,7 @@ class LoadedModel:
 
 
 class NotReady(Exception):  # noqa: N818 - a state, not a fault
-    """The engine answers nothing: it loads, drains or has stopped."""
+    """The engine answers nothing; the message says why, and may be shown to a client."""
 
 
 class EngineDied(Exception):  # noqa: N818 - the name of what happened

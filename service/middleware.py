@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.admission import Busy
 from service.errors import (
     CLIENT_CLOSED,
     ClientDisconnected,
@@ -23,6 +24,7 @@ from service.errors import (
 from service.keyring import Client, KeyRing
 from service.logs import describe, log_request
 from service.metrics import Metrics
+from service.rate_limit import RateExceeded
 from service.request_context import RequestContext
 from service.settings import is_loopback
 
@@ -90,6 +92,8 @@ class RequestMetricsMiddleware:
                 context,
             )
         except Exception as error:
+            if isinstance(error, Busy | RateExceeded):
+                self._metrics.refused(error.reason)
             await _answer(error, scope, receive, send_with_headers, context)
             _forget_frames(error)
         finally:
@@ -114,7 +118,7 @@ async def _answer(
     error: Exception, scope: Scope, receive: Receive, send: Send, context: RequestContext
 ) -> None:
     problem = as_problem(error)
-    if problem.status >= 500 and not isinstance(error, Problem):
+    if problem.status == 500:
         # Not exc_info: an exception's message may hold a text.
         log.error("failed", extra={"fields": {**context.identity, "exception": describe(error)}})
     if context.status:  # the answer has begun, so it cannot become another

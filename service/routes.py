@@ -13,20 +13,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from model.queries import ClozeResult, PredictResult, ScoreResult
-from service.admission import Busy
 from service.engine import Engine
 from service.errors import (
     ClientDisconnected,
     FieldError,
     Problem,
-    too_many,
     unavailable,
     unprocessable,
 )
-from service.jobs import ItemError, Job, NotReady
+from service.jobs import ItemError, Job
 from service.metrics import Metrics
 from service.openapi import answers, asks
-from service.rate_limit import RateExceeded
 from service.reloading import Reloader
 from service.request_context import RequestContext
 from service.requests import read_optional, read_request
@@ -79,19 +76,27 @@ class AppState:
 @router.post("/predict", **answers(PredictAnswer, asking=True), **asks(PredictRequest))
 async def predict(request: Request) -> Response:
     """What is typed next: the rest of an unfinished word, or the next word."""
-    return await _answer(request, await _read(request, PredictRequest), _prediction)
+    return await _answer(
+        request,
+        await read_request(request, PredictRequest, AppState.of(request).settings),
+        _prediction,
+    )
 
 
 @router.post("/cloze", **answers(ClozeAnswer, asking=True), **asks(ClozeRequest))
 async def cloze(request: Request) -> Response:
     """What stands in the blanks, openly or from given choices."""
-    return await _answer(request, await _read(request, ClozeRequest), _filling)
+    return await _answer(
+        request, await read_request(request, ClozeRequest, AppState.of(request).settings), _filling
+    )
 
 
 @router.post("/score", **answers(ScoreAnswer, asking=True), **asks(ScoreRequest))
 async def score(request: Request) -> Response:
     """How probable a text is after the start of a text, its end not included."""
-    return await _answer(request, await _read(request, ScoreRequest), _score)
+    return await _answer(
+        request, await read_request(request, ScoreRequest, AppState.of(request).settings), _score
+    )
 
 
 @router.get("/model", **answers(ModelAnswer, unavailable=True))
@@ -100,7 +105,7 @@ async def model(request: Request) -> Response:
     state = AppState.of(request)
     loaded = state.engine.loaded
     if loaded is None:
-        raise _not_ready(state.engine)
+        raise unavailable("the checkpoint is still loading")
     limits = state.settings.limits
     content = loaded.description | {
         "limits": {name: getattr(limits, name) for name in limits.__slots__}
@@ -119,9 +124,7 @@ async def livez(request: Request) -> Response:
 @router.get("/readyz", **answers(None, unavailable=True))
 async def readyz(request: Request) -> Response:
     """200 while questions are answered; 503 while loading, draining or stuck."""
-    engine = AppState.of(request).engine
-    if not engine.accepting:
-        raise _not_ready(engine)
+    AppState.of(request).engine.check_ready()
     return Response("ready\n", media_type="text/plain")
 
 
@@ -155,20 +158,6 @@ async def openapi(request: Request) -> Response:
     return Response(AppState.of(request).document, media_type=JSON)
 
 
-async def _read(request: Request, expected: type[Body]) -> Body:
-    """The body; refused before it is read where nothing could be answered, so that a refusal costs little."""
-    state, allowance = AppState.of(request), RequestContext.of(request.scope).allowance
-    if not state.engine.accepting:
-        raise _not_ready(state.engine)
-    try:
-        if allowance is not None:
-            allowance.check(1, 0)
-        state.engine.admission.check(state.settings.deadline_seconds)
-    except (Busy, RateExceeded) as refusal:
-        raise _refused(state, refusal) from None
-    return await read_request(request, expected, state.settings)
-
-
 async def _answer(
     request: Request, body: ScoreRequest, show: Callable[[Any], dict[str, Any]]
 ) -> Response:
@@ -180,8 +169,6 @@ async def _answer(
         results = await _wait(request, state, job)
     except ItemError as error:
         raise unprocessable([FieldError(_pointer(body, error), error.cause.message)]) from error
-    except NotReady:
-        raise _not_ready(state.engine) from None
     finally:  # also of what came too late: those are the waits that matter
         context.queue_seconds, context.inference_seconds = job.queue_seconds, job.inference_seconds
     context.tokens = tokens = sum(result.usage.tokens for result in results)
@@ -201,24 +188,14 @@ async def _answer(
 def _submit(
     state: AppState, queries: Sequence[Any], characters: int, context: RequestContext
 ) -> Job:
-    """Ask the engine; what it takes is charged to the key, and nothing else."""
+    """Ask the engine; what it accepts is charged to the key, and nothing else."""
     left = context.began + state.settings.deadline_seconds - time.monotonic()
-    try:
-        if context.allowance is not None:
-            context.allowance.check(len(queries), characters)
-        job = state.engine.submit(queries, context.tenant, left)
-    except (Busy, RateExceeded) as refusal:
-        raise _refused(state, refusal) from None
-    except NotReady:
-        raise _not_ready(state.engine) from None
+    if context.allowance is not None:
+        context.allowance.check(len(queries), characters)
+    job = state.engine.submit(queries, context.tenant, left)
     if context.allowance is not None:
         context.allowance.charge(len(queries), characters)
     return job
-
-
-def _refused(state: AppState, refusal: Busy | RateExceeded) -> Problem:
-    state.metrics.refused(refusal.reason)
-    return too_many(refusal.detail, refusal.retry_after)
 
 
 async def _wait(request: Request, state: AppState, job: Job) -> list[Any]:
@@ -264,14 +241,6 @@ def _pointer(body: ScoreRequest, error: ItemError) -> str:
     """Where in the body the model's complaint about one text lies: ``/text`` of query 3 is ``/text/3``."""
     several = not isinstance(body.text, str)
     return f"/text/{error.item}" if several and error.cause.field == "/text" else error.cause.field
-
-
-def _not_ready(engine: Engine) -> Problem:
-    if engine.draining:
-        return unavailable("the service is shutting down; ask another one, or later")
-    if engine.loaded is None:
-        return unavailable("the checkpoint is still loading")
-    return unavailable("the engine is stuck or has ended")
 
 
 def _identity(job: Job) -> dict[str, Any]:

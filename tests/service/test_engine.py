@@ -273,12 +273,12 @@ def test_nothing_is_taken_before_loading_while_draining_or_after_the_end() -> No
         await until(lambda: engine.accepting)
         engine.draining = True
         assert not engine.accepting
-        with pytest.raises(NotReady, match="draining"):
+        with pytest.raises(NotReady, match="shutting down"):
             engine.submit(queries("a"))
         engine.draining = False
         await engine.stop()
         assert not engine.alive
-        with pytest.raises(NotReady, match="stopped"):
+        with pytest.raises(NotReady, match="has ended"):
             engine.submit(queries("a"))
 
     asyncio.run(scenario())
