@@ -6,13 +6,9 @@ from typing import Any, Literal, cast
 
 from model.errors import CheckpointError
 
-Cell = Literal["rnn_tanh", "gru", "lstm", "attention", "cifg"]
+Cell = Literal["rnn_tanh", "gru", "lstm"]
 Architecture = Literal["forward", "two_towers", "stacked_bidirectional"]
-# Of the cells that are exported. "attention" (a Transformer's block) and "cifg" (a keyboard's LSTM, gates coupled and
-# state projected) are trained for comparison only.
 GATES: dict[Cell, int] = {"rnn_tanh": 1, "gru": 3, "lstm": 4}
-# A Transformer's heads have this width.
-HEAD_SIZE = 32
 
 # The kinds of gap that the gap head is asked for.
 WORD, TOKEN, SPAN = 0, 1, 2
@@ -34,8 +30,7 @@ class NetworkConfig:
         vocabulary_size: tokens, control and byte tokens included.
         architecture: ``forward`` (one tower), ``two_towers`` (never mixed below the heads) or
             ``stacked_bidirectional`` (the tutorial's deep bidirectional network, trained with blanks masked).
-        cell: recurrent cell of every layer; or, with ``forward`` only, ``attention``, a Transformer's block, or
-            ``cifg``, one layer whose state is projected to the embedding's width.
+        cell: recurrent cell of every layer.
         embedding_size: width of the tied embedding.
         hidden_size: width of every recurrent layer.
         forward_layers: layers of the forward tower, or of the stacked bidirectional network.
@@ -65,27 +60,13 @@ class NetworkConfig:
                 raise ValueError(
                     f"{field} is {getattr(self, field)}; it must be {'above' if two else ''} 0 here"
                 )
-        if self.cell == "attention":
-            if self.architecture != "forward" or self.hidden_size % HEAD_SIZE:
-                raise ValueError(
-                    f"cell is 'attention' with architecture {self.architecture!r} and hidden_size {self.hidden_size};"
-                    f" it needs 'forward' and a multiple of {HEAD_SIZE}"
-                )
-        elif self.cell == "cifg":
-            if self.architecture != "forward" or self.forward_layers != 1:
-                raise ValueError(
-                    f"cell is 'cifg' with architecture {self.architecture!r} and {self.forward_layers} layers;"
-                    " it needs 'forward' and one layer"
-                )
-        elif self.cell not in GATES:
-            raise ValueError(
-                f"cell is {self.cell!r}; choose one of {', '.join(GATES)}, attention, cifg"
-            )
+        if self.cell not in GATES:
+            raise ValueError(f"cell is {self.cell!r}; choose one of {', '.join(GATES)}")
 
     @property
     def state_parts(self) -> int:
-        """Vectors that one layer carries from step to step: an LSTM's h and c, else h; a Transformer has none."""
-        return {"lstm": 2, "attention": 0}.get(self.cell, 1)
+        """Vectors that one layer carries from step to step: an LSTM's h and c, else h."""
+        return 2 if self.cell == "lstm" else 1
 
     def layers(self, tower: Literal["forward", "backward"]) -> int:
         """Layers of one tower."""

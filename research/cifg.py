@@ -6,6 +6,7 @@ asks of a network, and to the runtime protocol a step at a time.
 """
 
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,17 +22,26 @@ Float32Array = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
 
+@dataclass(frozen=True, slots=True)
+class KeyboardConfig:
+    """Sizes of a keyboard network: ``hidden_size`` cells, projected to ``embedding_size``."""
+
+    vocabulary_size: int
+    embedding_size: int = 96
+    hidden_size: int = 670
+
+
 class KeyboardNetwork(nn.Module):
     """Embedding, one CIFG layer with a recurrent projection, and the embedding again.
 
     Args:
-        config: with cell ``cifg``; ``hidden_size`` cells, projected to ``embedding_size``.
+        config: its sizes.
         dropout: locked, on embeddings and outputs, in training mode.
 
     CIFG: Greff et al. 2015, arXiv:1503.04069. Projection: Sak et al. 2014, arXiv:1402.1128.
     """
 
-    def __init__(self, config: NetworkConfig, dropout: float = 0.0) -> None:
+    def __init__(self, config: KeyboardConfig, dropout: float = 0.0) -> None:
         super().__init__()
         self.config = config
         self.dropout = dropout

@@ -19,7 +19,7 @@ import statistics
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 
@@ -27,14 +27,14 @@ from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import Architecture, Calibration, Cell, NetworkConfig
 from model.errors import DivergedError, ReportError, RunError
 from model.ngram import read_description
-from model.opening import is_ngram
 from model.predictor import Predictor
 from model.runtime import open_runtime
 from model.tokenizer import Tokenizer
 from research.cached_json import do_all, kept, write_json
-from research.cifg import KeyboardNetwork, KeyboardRuntime
+from research.cifg import KeyboardConfig, KeyboardNetwork, KeyboardRuntime
 from research.compare_report import write_tutorial
-from research.transformer import Transformer, TransformerRuntime, build_network, parameter_count
+from research.networks import AnyConfig, build_network, parameter_count
+from research.transformer import HEAD_SIZE, Transformer, TransformerConfig, TransformerRuntime
 from training.config import DataOptions, LossOptions, OptimizerOptions, RunConfig, run_from_dict
 from training.data.shards import open_prepared
 from training.data.text_sources import expand_inputs
@@ -67,7 +67,7 @@ class Arm:
         name: of its runs.
         title: of its row in the report.
         architecture: forward, two_towers or stacked_bidirectional.
-        cell: of every layer.
+        cell: of every layer; ``attention`` is a Transformer's block, ``cifg`` a keyboard network.
         layers: of the forward tower, or of the stacked network.
         backward_layers: of the backward tower.
         embedding_size: 0 for the comparison's.
@@ -78,7 +78,7 @@ class Arm:
     name: str
     title: str
     architecture: Architecture
-    cell: Cell
+    cell: Cell | Literal["attention", "cifg"]
     layers: int
     backward_layers: int = 0
     embedding_size: int = 0
@@ -306,13 +306,15 @@ def compare(options: CompareOptions) -> dict[str, Any]:
     ):  # a seed of every network before the next seed, so that an early stop leaves a whole
         for arm in chosen:
             whole = _whole_run(arm.name, networks[arm.name], seed, tried, options)
-            runs.append((arm.name, whole, options))
+            runs.append((arm.name, networks[arm.name], whole, options))
     trained = do_all(_train, runs, options.jobs)
     counted = do_all(_count, [(order, options) for order in options.orders], options.jobs)
     described = [*trained, *counted]
-    answered = do_all(
-        _evaluate, [(description["name"], options) for description in described], options.jobs
-    )
+    evaluations = [
+        (description["name"], networks.get(description["arm"]), options)
+        for description in described
+    ]
+    answered = do_all(_evaluate, evaluations, options.jobs)
     figures = {
         "format_version": FORMAT_VERSION,
         "options": _published(options),
@@ -340,16 +342,20 @@ def _begun_with(options: CompareOptions, prepared_sha256: str) -> dict[str, Any]
     return {**values, "prepared_sha256": prepared_sha256, "files": files}
 
 
-def sized(arm: Arm, vocabulary_size: int, options: CompareOptions) -> NetworkConfig:
+def sized(arm: Arm, vocabulary_size: int, options: CompareOptions) -> AnyConfig:
     """The network of an arm: of its published width, or with as many weights as wanted, as nearly as may be.
 
     Raises:
         RunError: the embedding alone is larger.
     """
-    step = 32 if arm.cell == "attention" else 8
+    step = HEAD_SIZE if arm.cell == "attention" else 8
     embedding_size = arm.embedding_size or options.embedding_size
 
-    def network(hidden_size: int) -> NetworkConfig:
+    def network(hidden_size: int) -> AnyConfig:
+        if arm.cell == "attention":
+            return TransformerConfig(vocabulary_size, embedding_size, hidden_size, arm.layers)
+        if arm.cell == "cifg":
+            return KeyboardConfig(vocabulary_size, embedding_size, hidden_size)
         return NetworkConfig(
             vocabulary_size=vocabulary_size,
             architecture=arm.architecture,
@@ -387,7 +393,7 @@ def sized(arm: Arm, vocabulary_size: int, options: CompareOptions) -> NetworkCon
 
 
 def _run(
-    name: str, network: NetworkConfig, rate: float, seed: int, options: CompareOptions
+    name: str, network: AnyConfig, rate: float, seed: int, options: CompareOptions
 ) -> RunConfig:
     """What tuning and training have in common."""
     return RunConfig(
@@ -401,7 +407,7 @@ def _run(
             carry_share=0.0,
             gaps_per_token=0.2,
         ),
-        network=network,
+        network=network if isinstance(network, NetworkConfig) else None,
         loss=LossOptions(options.sampled_negatives, previous_weight=0.3, gap_weight=0.7),
         optimizer=OptimizerOptions(learning_rate=rate, schedule="constant", warmup_steps=100),
         minutes=options.minutes * TUNING_SHARE,
@@ -411,9 +417,16 @@ def _run(
     )
 
 
+def _fit(config: RunConfig, network: AnyConfig, directory: Path) -> None:
+    """Train, or go on with what has begun; networks that are not served are handed to the trainer."""
+    torch.manual_seed(config.seed)
+    own = None if isinstance(network, NetworkConfig) else build_network(network)
+    train(config, directory, resume=_begun(directory), network=own)
+
+
 def _whole_run(
     name: str,
-    network: NetworkConfig,
+    network: AnyConfig,
     seed: int,
     tried: dict[tuple[str, float], dict[str, Any]],
     options: CompareOptions,
@@ -439,9 +452,7 @@ def _whole_run(
     )
 
 
-def _tune(
-    name: str, network: NetworkConfig, rate: float, options: CompareOptions
-) -> dict[str, Any]:
+def _tune(name: str, network: AnyConfig, rate: float, options: CompareOptions) -> dict[str, Any]:
     """A short run at one rate: its held-out figure (lower is better) and CPU seconds a step."""
     directory = options.output / "tuning" / f"{name}-{rate:g}"
     return kept(
@@ -450,12 +461,12 @@ def _tune(
 
 
 def _tune_now(
-    name: str, network: NetworkConfig, rate: float, directory: Path, options: CompareOptions
+    name: str, network: AnyConfig, rate: float, directory: Path, options: CompareOptions
 ) -> dict[str, Any]:
     config = _run(name, network, rate, 0, options)
     diverged = False
     try:
-        train(config, directory, resume=_begun(directory))
+        _fit(config, network, directory)
     except DivergedError:
         diverged = True
     records = read_records(directory / "metrics.jsonl")
@@ -474,7 +485,9 @@ def _tune_now(
     }
 
 
-def _train(name: str, config: RunConfig, options: CompareOptions) -> dict[str, Any]:
+def _train(
+    name: str, network: AnyConfig, config: RunConfig, options: CompareOptions
+) -> dict[str, Any]:
     """A whole run, or the rest of it: what it is and how it went."""
     directory = options.output / config.name
     if _begun(directory):
@@ -482,7 +495,7 @@ def _train(name: str, config: RunConfig, options: CompareOptions) -> dict[str, A
             json.loads((directory / "config.json").read_text(encoding="utf-8")), str(directory)
         )
     if not _begun(directory) or read_progress(snapshot_directory(directory))[0].step < config.steps:
-        train(config, directory, resume=_begun(directory))
+        _fit(config, network, directory)
     if read_progress(snapshot_directory(directory))[0].step < config.steps:
         raise RunError(f"{directory}: was interrupted; give the command again, and it goes on")
     records = [record for record in read_records(directory / "metrics.jsonl") if _figures(record)]
@@ -490,8 +503,8 @@ def _train(name: str, config: RunConfig, options: CompareOptions) -> dict[str, A
         "name": config.name,
         "arm": name,
         "seed": config.seed,
-        "parameters": parameter_count(config.network),
-        "network": config.network.to_dict(),
+        "parameters": parameter_count(network),
+        "network": asdict(network),
         "learning_rate": config.optimizer.learning_rate,
         "steps": config.steps,
         "tokens": records[-1]["tokens"],
@@ -519,15 +532,17 @@ def _count(order: int, options: CompareOptions) -> dict[str, Any]:
     }
 
 
-def _evaluate(name: str, options: CompareOptions) -> dict[str, Any]:
+def _evaluate(name: str, network: AnyConfig | None, options: CompareOptions) -> dict[str, Any]:
     """Figures of a trained network or an n-gram, by language."""
     directory = options.output / name
-    return kept(directory / "evaluation.json", lambda: _evaluate_now(directory, options))
+    return kept(directory / "evaluation.json", lambda: _evaluate_now(directory, network, options))
 
 
-def _evaluate_now(directory: Path, options: CompareOptions) -> dict[str, Any]:
+def _evaluate_now(
+    directory: Path, network: AnyConfig | None, options: CompareOptions
+) -> dict[str, Any]:
     torch.set_num_threads(1)
-    contestant = _contestant(directory)
+    contestant = _contestant(directory, network)
     tokenizer = Tokenizer.load(directory / "tokenizer.model")
     files = read_files(options.text, None, None, QUESTION_SEED)
     questions = ask_about(files, tokenizer, options.lines, options.typing_lines, QUESTION_SEED)
@@ -550,14 +565,14 @@ def _evaluate_now(directory: Path, options: CompareOptions) -> dict[str, Any]:
     }
 
 
-def _contestant(directory: Path) -> EvaluatedSystem:
+def _contestant(directory: Path, sizes: AnyConfig | None) -> EvaluatedSystem:
     """What was trained or counted, behind the decoders that serve."""
-    if is_ngram(directory):
+    if sizes is None:
         return open_contestant(directory)
     state = snapshot_directory(directory)
     config = run_from_dict(read_progress(state)[1], str(state))
-    if config.network.cell in ("attention", "cifg"):
-        return _not_exported(directory, state, config)
+    if not isinstance(sizes, NetworkConfig):
+        return _not_exported(directory, state, config.name, sizes)
     target = directory / "checkpoint"
     if not target.exists():
         export(ExportOptions(directory, target, name=config.name, gate=False))
@@ -569,20 +584,24 @@ def _contestant(directory: Path) -> EvaluatedSystem:
     )
 
 
-def _not_exported(directory: Path, state: Path, config: RunConfig) -> EvaluatedSystem:
+def _not_exported(
+    directory: Path, state: Path, name: str, sizes: TransformerConfig | KeyboardConfig
+) -> EvaluatedSystem:
     """A network without graphs, behind a runtime of its own."""
-    network = build_network(config.network)
-    load_weights(state, network)
-    runtime = (
-        KeyboardRuntime(network)
-        if isinstance(network, KeyboardNetwork)
-        else TransformerRuntime(cast("Transformer", network))
-    )
-    weights = 2 * parameter_count(config.network)  # as fp16, which is how checkpoints keep theirs
+    runtime: KeyboardRuntime | TransformerRuntime
+    if isinstance(sizes, KeyboardConfig):
+        keyboard = KeyboardNetwork(sizes)
+        load_weights(state, keyboard)
+        runtime = KeyboardRuntime(keyboard)
+    else:
+        transformer = Transformer(sizes)
+        load_weights(state, transformer)
+        runtime = TransformerRuntime(transformer)
+    weights = 2 * parameter_count(sizes)  # as fp16, which is how checkpoints keep theirs
     tokenizer = directory / "tokenizer.model"
     checkpoint = Checkpoint(
         directory=directory,
-        name=config.name,
+        name=name,
         version="1",
         digest=hashlib.sha256((state / "weights.safetensors").read_bytes()).hexdigest(),
         network=runtime.config,
@@ -591,7 +610,7 @@ def _not_exported(directory: Path, state: Path, config: RunConfig) -> EvaluatedS
         languages=("zh", "en"),
     )
     return EvaluatedSystem(
-        config.name, Predictor(checkpoint, runtime), {"bytes": weights + tokenizer.stat().st_size}
+        name, Predictor(checkpoint, runtime), {"bytes": weights + tokenizer.stat().st_size}
     )
 
 

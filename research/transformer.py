@@ -4,6 +4,7 @@ It answers to what the training loop asks of a recurrent network (``run_tower``,
 the runtime protocol by reading its whole context again for every token: right, and slow.
 """
 
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -12,19 +13,44 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.config import HEAD_SIZE, NetworkConfig
+from model.config import NetworkConfig
 from model.errors import UnsupportedError
 from model.forward_only import ForwardOnlyRuntime, forward_only
-from model.network import Network, Tower, mask_next
-from research.cifg import KeyboardNetwork
+from model.network import Tower, mask_next
 
 # Tokens of context that the runtime keeps; lines of the training batches are no longer than that.
 CONTEXT_TOKENS = 128
 # Of the rotary position code
 ROTARY_BASE = 10_000.0
+# Width of an attention head
+HEAD_SIZE = 32
 
 Float32Array = NDArray[np.float32]
 Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class TransformerConfig:
+    """Sizes of a Transformer.
+
+    Attributes:
+        vocabulary_size: tokens.
+        embedding_size: width of the tied embedding.
+        hidden_size: width of a block; a multiple of :data:`HEAD_SIZE`.
+        layers: blocks.
+
+    Raises:
+        ValueError: *hidden_size* is not a multiple.
+    """
+
+    vocabulary_size: int
+    embedding_size: int
+    hidden_size: int
+    layers: int
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % HEAD_SIZE:
+            raise ValueError(f"hidden_size is {self.hidden_size}; give a multiple of {HEAD_SIZE}")
 
 
 class Block(nn.Module):
@@ -63,11 +89,11 @@ class Transformer(nn.Module):
     """A decoder-only Transformer with the recurrent networks' tied embedding, so that only what is between differs.
 
     Args:
-        config: with cell ``attention``: ``forward_layers`` blocks of width ``hidden_size``.
+        config: its sizes.
         dropout: on embeddings and on what each half of a block adds, in training mode.
     """
 
-    def __init__(self, config: NetworkConfig, dropout: float = 0.0) -> None:
+    def __init__(self, config: TransformerConfig, dropout: float = 0.0) -> None:
         super().__init__()
         self.config = config
         self.dropout = dropout
@@ -76,13 +102,13 @@ class Transformer(nn.Module):
         nn.init.normal_(self.embedding.weight, std=e**-0.5)
         self.output_bias = nn.Parameter(torch.zeros(config.vocabulary_size))
         self.widen = nn.Linear(e, width)
-        self.blocks = nn.ModuleList(Block(width) for _ in range(config.forward_layers))
+        self.blocks = nn.ModuleList(Block(width) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.next = nn.Linear(width, e)
 
-    def initial_state(self, tower: Tower, rows: int) -> Tensor:
+    def initial_state(self, tower: Tower, rows: int) -> Tensor:  # noqa: ARG002
         """Nothing is carried from batch to batch: (rows, 0)."""
-        return self.output_bias.new_zeros(rows, self.config.state_size(tower))
+        return self.output_bias.new_zeros(rows, 0)
 
     def run_tower(
         self, tower: Tower, tokens: Tensor, states: Tensor, dtype: torch.dtype = torch.float32
@@ -110,29 +136,6 @@ class Transformer(nn.Module):
     def logits(self, features: Tensor, bias: Tensor) -> Tensor:
         """Logits over all tokens, (N, V)."""
         return F.linear(features, self.embedding.weight, bias)
-
-
-# What the training loop trains.
-LanguageModel = Network | Transformer | KeyboardNetwork
-
-
-def build_network(
-    config: NetworkConfig, dropout: float = 0.0, weight_drop: float = 0.0
-) -> LanguageModel:
-    """The network that a configuration describes, with fresh weights."""
-    if config.cell == "attention":
-        return Transformer(config, dropout)
-    return (
-        KeyboardNetwork(config, dropout)
-        if config.cell == "cifg"
-        else Network(config, dropout, weight_drop)
-    )
-
-
-def parameter_count(config: NetworkConfig) -> int:
-    """Weights of such a network, without allocating them."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in build_network(config).parameters())
 
 
 class TransformerRuntime(ForwardOnlyRuntime):

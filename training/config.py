@@ -143,11 +143,12 @@ class RunConfig:
         start_from: another run's ``state`` directory, to begin with its weights and moments; or a checkpoint, to begin
             with its weights; empty for fresh ones.
         sources: names of the prepared sources to train on; empty for all.
+        network: sizes; None if the caller hands the trainer a network of its own.
     """
 
     name: str
     data: DataOptions
-    network: NetworkConfig
+    network: NetworkConfig | None = None
     loss: LossOptions = field(default_factory=LossOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     seed: int = 1
@@ -262,6 +263,8 @@ def build_options(cls: Any, values: dict[str, Any], where: str) -> Any:
             if not isinstance(value, dict):
                 raise RunError(f"{where}: [{name}] must be a table")
             built[name] = build_options(hint, value, f"{where}: [{name}]")
+        elif hint == NetworkConfig | None and isinstance(value, dict):
+            built[name] = build_options(NetworkConfig, value, f"{where}: [{name}]")
         else:
             built[name] = _checked(hint, value, f"{where}: {name}")
     try:
@@ -283,6 +286,10 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
         and all(isinstance(v, str) for v in value)
     ):
         return tuple(value)
+    if hint == NetworkConfig | None:
+        if value is not None:
+            raise RunError(f"{where} must be a table")
+        return None
     if hint == dict[str, float]:
         if not isinstance(value, dict):
             raise RunError(f"{where} must be a table of numbers")

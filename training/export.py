@@ -40,7 +40,7 @@ from model.checkpoint import (
     word_end_probs_file,
     write_checkpoint,
 )
-from model.config import TOKEN, Calibration
+from model.config import TOKEN, Calibration, NetworkConfig
 from model.errors import ExportError, PreparedDataError
 from model.network import Network
 from model.runtime import (
@@ -219,13 +219,16 @@ def export(options: ExportOptions) -> Checkpoint:
     state = find_state(options.source)
     stages = read_stages(state)
     config, weights = stages[0].run, _load_weights(state)
+    network = config.network
+    if network is None:
+        raise ExportError(f"{state}: the run has no [network]; only recurrent networks are served")
     name = options.name or config.name
     check_target(options.output, name, options.version, options.overwrite)
     prepared = _open_prepared(options, config)
     tokenizer = _run_tokenizer(state, prepared)
-    if tokenizer.size != config.network.vocabulary_size:
+    if tokenizer.size != network.vocabulary_size:
         raise ExportError(
-            f"{state}: the network has {config.network.vocabulary_size} tokens, the vocabulary {tokenizer.size};"
+            f"{state}: the network has {network.vocabulary_size} tokens, the vocabulary {tokenizer.size};"
             " name the data that it was trained on with --prepared"
         )
     lines = (
@@ -239,12 +242,10 @@ def export(options: ExportOptions) -> Checkpoint:
             " name some with --development"
         )
 
-    stacked = config.network.architecture == "stacked_bidirectional"
-    graphs: dict[Precision, dict[str, bytes]] = {
-        "int8": build_graphs(config.network, weights, "int8")
-    }
+    stacked = network.architecture == "stacked_bidirectional"
+    graphs: dict[Precision, dict[str, bytes]] = {"int8": build_graphs(network, weights, "int8")}
     if options.fp32:
-        graphs["fp32"] = build_graphs(config.network, weights, "fp32")
+        graphs["fp32"] = build_graphs(network, weights, "fp32")
     files = {
         f"{GRAPHS[precision]}/{file}": data
         for precision, each in graphs.items()
@@ -255,9 +256,9 @@ def export(options: ExportOptions) -> Checkpoint:
         folder.mkdir()
         for file, data in graphs["int8"].items():
             (folder / file).write_bytes(data)
-        quantised = OnnxRuntime(Path(directory), config.network)
+        quantised = OnnxRuntime(Path(directory), network)
         reference = TorchRuntime(
-            _network(config, weights), torch.device("cpu"), block_rows=LINES_AT_ONCE
+            _network(network, weights), torch.device("cpu"), block_rows=LINES_AT_ONCE
         )
         cost = check_cost(measure(reference, lines), measure(quantised, lines), gate=options.gate)
         temperatures = (
@@ -300,7 +301,7 @@ def export(options: ExportOptions) -> Checkpoint:
     arguments: dict[str, Any] = {
         "name": name,
         "version": options.version,
-        "network": config.network,
+        "network": network,
         "calibration": calibration,
         "languages": tuple(languages),
         "scores": {},
@@ -591,8 +592,8 @@ def _run_tokenizer(state: Path, prepared: Prepared | None) -> Tokenizer:
     return tokenizer
 
 
-def _network(config: RunConfig, weights: Mapping[str, npt.NDArray[Any]]) -> Network:
-    network = Network(config.network)
+def _network(config: NetworkConfig, weights: Mapping[str, npt.NDArray[Any]]) -> Network:
+    network = Network(config)
     try:
         network.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
     except RuntimeError as error:

@@ -2,18 +2,42 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from model.network import Network, mask_controls, mask_next
+from model.network import Network, Tower, mask_controls, mask_next
 from model.tokenizer import BLANK, END, END_OF_GAP
-from research.transformer import LanguageModel
 from training.config import LossOptions
 from training.data.batches import Batch
+
+
+class LanguageModel(Protocol):
+    """What training needs of a network that reads from left to right; a ``torch.nn.Module``.
+
+    :class:`model.network.Network` is one; research trains others.
+
+    Attributes:
+        embedding: tied, input and output, (V, e).
+        output_bias: (V,).
+    """
+
+    embedding: nn.Embedding
+    output_bias: nn.Parameter
+
+    def initial_state(self, tower: Tower, rows: int) -> Tensor:
+        """Return the states before the first token, (rows, S) float32."""
+
+    def run_tower(
+        self, tower: Tower, tokens: Tensor, states: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """Read tokens (T, B); return outputs (T, B, H) in *dtype* and the states after them."""
+
+    def next_features(self, outputs: Tensor) -> Tensor:
+        """Project outputs (N, H) to the width of the embedding, (N, e)."""
 
 
 class NegativeSampler:
@@ -235,11 +259,9 @@ def batch_losses(
         return full_cross_entropy(features.to(dtype), targets, weight, never(bias), forbidden)
 
     # With both weights 0 the backward tower rests: a stage that teaches the forward tower alone is 1.7 times as fast.
-    asked = (
-        network.config.architecture == "two_towers"
-        and options.previous_weight + options.gap_weight > 0
-    )
-    towers = network if asked and isinstance(network, Network) else None
+    towers = None
+    if isinstance(network, Network) and network.config.architecture == "two_towers":
+        towers = network if options.previous_weight + options.gap_weight > 0 else None
     if isinstance(network, Network) and network.config.architecture == "stacked_bidirectional":
         inputs = place(batch.forward_inputs)
         hidden = place_mask(batch, masked_share, rng).to(device)

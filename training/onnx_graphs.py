@@ -58,10 +58,6 @@ def build_graphs(
     Raises:
         ExportError: an architecture without graphs, a parameter missing, of another shape, or not finite.
     """
-    if network.cell in ("attention", "cifg"):
-        raise ExportError(
-            f"cell {network.cell!r} has no graphs; export a recurrent network of another cell"
-        )
     store = _Store(network, weights, precision)
     if network.architecture == "stacked_bidirectional":
         models = {"fill.onnx": _fill(store)}

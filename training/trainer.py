@@ -6,7 +6,6 @@ Truncated back-propagation through time: a batch is one window, the state of the
 
 import argparse
 import json
-import logging
 import math
 import signal
 import sys
@@ -16,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,13 +27,12 @@ from model.checkpoint import is_checkpoint, load_checkpoint
 from model.errors import DivergedError, RunError
 from model.network import Network
 from model.tokenizer import END_OF_GAP
-from research.transformer import LanguageModel, build_network
 from training.config import OptimizerOptions, RunConfig, load_run, run_from_dict
 from training.data.batches import Batch, BatchStream, heldout_batches
 from training.data.gaps import TokenFlags
 from training.data.prefetch import BatchesAhead
 from training.data.shards import Prepared, Shard, open_prepared, weigh
-from training.loss import Losses, NegativeSampler, batch_losses
+from training.loss import LanguageModel, Losses, NegativeSampler, batch_losses
 from training.run_log import RunLog
 from training.run_state import (
     SNAPSHOTS,
@@ -49,8 +47,6 @@ from training.run_state import (
     write_whole,
 )
 from training.schedule import learning_rate
-
-log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,13 +71,20 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def train(config: RunConfig, directory: Path, *, resume: bool = False) -> Path:
+def train(
+    config: RunConfig,
+    directory: Path,
+    *,
+    resume: bool = False,
+    network: LanguageModel | None = None,
+) -> Path:
     """Train a network until its last step, its time limit, SIGINT or SIGTERM.
 
     Args:
         config: the run.
         directory: for everything that it writes.
         resume: go on from *directory*'s last saved state.
+        network: trained in place of the one that *config* describes; a ``torch.nn.Module``.
 
     Returns:
         The state directory.
@@ -92,42 +95,44 @@ def train(config: RunConfig, directory: Path, *, resume: bool = False) -> Path:
         DivergedError: the loss or a gradient is not a number; the last saved state is good.
         PreparedDataError: the prepared data are missing or torn.
     """
-    if config.network.cell in ("attention", "cifg"):
-        log.warning(
-            "cell is %r: trained for comparison only, export refuses it", config.network.cell
-        )
-    trainer = Trainer(config, directory, resume=resume)
+    trainer = Trainer(config, directory, resume=resume, network=network)
     with stop_signals() as stopping:
         trainer.run(stopping)
     return directory / "state"
 
 
 class Trainer:
-    """A run in progress: data, network, optimizer, counters.
+    """A run in progress: data, network, optimizer, counters. Arguments and errors: :func:`train`."""
 
-    Raises:
-        RunError: see :func:`train`.
-    """
-
-    def __init__(self, config: RunConfig, directory: Path, *, resume: bool = False) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        directory: Path,
+        *,
+        resume: bool = False,
+        network: LanguageModel | None = None,
+    ) -> None:
         self.config, self.directory = config, directory
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self.device = _device(config.device)
         prepared = open_prepared(Path(config.data.prepared))
-        _check(config, prepared)
+        if config.network is not None:
+            network = Network(config.network, config.dropout, config.weight_drop)
+        if network is None:
+            raise RunError("there is no [network]; write its sizes into the run file")
+        self.network = cast(nn.Module, network).to(self.device)
+        self._model = cast(LanguageModel, self.network)  # the same, as losses see it
+        _check(config, self._model, prepared)
         self._data_sha256 = prepared.sha256
         self._base: dict[str, Any] | None = None  # the checkpoint that it began with
         self.sources = weigh(prepared.sources, config.sources, config.data.weights)
         self.flags = TokenFlags.of(prepared.tokenizer)
-        self.network = build_network(config.network, config.dropout, config.weight_drop).to(
-            self.device
-        )
         counts = _token_counts(self.sources, prepared.tokenizer.size)
-        _start_biases(self.network, counts)
+        _start_biases(self._model, counts)
         self.optimizer = make_optimizer(config.optimizer, self.network)
         self.progress = Progress()
-        self.carried = self.network.initial_state("forward", config.data.rows)
+        self.carried = self._model.initial_state("forward", config.data.rows)
         if resume:
             self._load(snapshot_directory(directory))
         elif any((directory / name).exists() for name in SNAPSHOTS):
@@ -272,10 +277,10 @@ class Trainer:
         if batch.stream:
             states = self.carried * torch.from_numpy(batch.carried).to(self.device).unsqueeze(1)
         else:
-            states = self.network.initial_state("forward", batch.forward_inputs.shape[1])
+            states = self._model.initial_state("forward", batch.forward_inputs.shape[1])
         share = self.config.data.masked_share
         return batch_losses(
-            self.network, batch, states, self.config.loss, dtype, sampler, rng, share
+            self._model, batch, states, self.config.loss, dtype, sampler, rng, share
         )
 
     @torch.no_grad()
@@ -369,10 +374,10 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _check(config: RunConfig, prepared: Prepared) -> None:
-    if config.network.vocabulary_size != prepared.tokenizer.size:
+def _check(config: RunConfig, network: LanguageModel, prepared: Prepared) -> None:
+    if (size := len(network.output_bias)) != prepared.tokenizer.size:
         raise RunError(
-            f"vocabulary_size is {config.network.vocabulary_size}, but {config.data.prepared} has"
+            f"vocabulary_size is {size}, but {config.data.prepared} has"
             f" {prepared.tokenizer.size} tokens; write that into the run file"
         )
     for field, names in (("sources", config.sources), ("[data.weights]", config.data.weights)):

@@ -4,31 +4,25 @@ import numpy as np
 import pytest
 import torch
 
-from model.config import NetworkConfig
 from model.errors import UnsupportedError
 from model.runtime import initial_states
 from model.tokenizer import START
-from research.cifg import KeyboardNetwork, KeyboardRuntime
-from research.transformer import build_network, parameter_count
+from research.cifg import KeyboardConfig, KeyboardNetwork, KeyboardRuntime
+from research.networks import parameter_count
 
-CONFIG = NetworkConfig(
-    300, "forward", "cifg", 8, 24, forward_layers=1, backward_layers=0, gap_hidden_size=0
-)
+CONFIG = KeyboardConfig(300, embedding_size=8, hidden_size=24)
 
 
 @pytest.fixture
 def keyboard() -> KeyboardNetwork:
     """24 cells, projected to 8."""
     torch.manual_seed(1)
-    network = build_network(CONFIG)
-    assert isinstance(network, KeyboardNetwork)
-    return network.eval()
+    return KeyboardNetwork(CONFIG).eval()
 
 
 def test_it_has_as_many_weights_as_was_published() -> None:
     """With ten thousand words, 670 cells and 96 numbers a word there are 1.4 million."""
-    published = NetworkConfig(10_000, "forward", "cifg", 96, 670, 1, 0, 0)
-    assert round(parameter_count(published), -5) == 1_400_000
+    assert round(parameter_count(KeyboardConfig(10_000)), -5) == 1_400_000
 
 
 def test_the_input_gate_is_what_the_forget_gate_leaves(keyboard: KeyboardNetwork) -> None:
@@ -78,12 +72,3 @@ def test_it_has_one_direction_only(keyboard: KeyboardNetwork) -> None:
         keyboard.run_tower("backward", torch.tensor([[7]]), keyboard.initial_state("backward", 1))
     with pytest.raises(UnsupportedError):
         KeyboardRuntime(keyboard).previous_log_probabilities(np.zeros((1, 32), dtype=np.float32))
-
-
-@pytest.mark.parametrize("change", [{"architecture": "two_towers"}, {"forward_layers": 2}])
-def test_impossible_sizes_are_refused(change: dict[str, object]) -> None:
-    """It is one forward layer."""
-    sizes = {"architecture": "forward", "cell": "cifg", "forward_layers": 1} | change
-    two = change.get("architecture") == "two_towers"
-    with pytest.raises(ValueError, match="one layer"):
-        NetworkConfig(300, backward_layers=int(two), gap_hidden_size=int(two), **sizes)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,16 @@ import pytest
 import research.compare
 from model.errors import ReportError, RunError
 from research import quality_page
+from research.__main__ import COMMANDS
 from research.compare import ARMS, PEERS, CompareOptions, _tune, sized
 from research.compare_report import BEGIN, END, edge_note, insert, markdown, markers
+from research.networks import parameter_count
 from research.toy_corpus import write_corpus
-from research.transformer import parameter_count
-from training.__main__ import main
+from training.__main__ import run_command
 from training.data.prepare import PrepareOptions, SourceOptions, prepare
 from training.run_state import keep_to
 
+main = partial(run_command, "research", "", COMMANDS)
 ROOT = Path(__file__).parents[2]
 PUBLISHED = sorted((ROOT / "docs").glob("tutorial*.json"))
 

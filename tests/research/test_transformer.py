@@ -4,30 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from model.config import NetworkConfig
 from model.errors import UnsupportedError
 from model.runtime import initial_states
 from model.tokenizer import START
-from research.transformer import Transformer, TransformerRuntime, build_network, parameter_count
+from research.networks import parameter_count
+from research.transformer import Transformer, TransformerConfig, TransformerRuntime
 
-CONFIG = NetworkConfig(
-    300,
-    "forward",
-    "attention",
-    embedding_size=16,
-    hidden_size=64,
-    backward_layers=0,
-    gap_hidden_size=0,
-)
+CONFIG = TransformerConfig(300, embedding_size=16, hidden_size=64, layers=2)
 
 
 @pytest.fixture
 def transformer() -> Transformer:
     """Two blocks of two heads."""
     torch.manual_seed(1)
-    network = build_network(CONFIG)
-    assert isinstance(network, Transformer)
-    return network.eval()
+    return Transformer(CONFIG).eval()
 
 
 def test_it_reads_from_left_to_right(transformer: Transformer) -> None:
@@ -89,16 +79,7 @@ def test_it_has_one_direction_only(transformer: Transformer) -> None:
         runtime.fill_log_probabilities(none, none[0], none[0])
 
 
-@pytest.mark.parametrize("change", [{"architecture": "two_towers"}, {"hidden_size": 60}])
-def test_impossible_sizes_are_refused(change: dict[str, object]) -> None:
-    """A Transformer has one tower, and a width of whole heads."""
-    sizes = {
-        "architecture": "forward",
-        "hidden_size": 64,
-        "backward_layers": 0,
-        "gap_hidden_size": 0,
-    } | change
-    if sizes["architecture"] == "two_towers":
-        sizes |= {"backward_layers": 1, "gap_hidden_size": 8}
-    with pytest.raises(ValueError, match="attention"):
-        NetworkConfig(300, cell="attention", **sizes)  # type: ignore[arg-type]
+def test_impossible_sizes_are_refused() -> None:
+    """A block consists of whole heads."""
+    with pytest.raises(ValueError, match="multiple of 32"):
+        TransformerConfig(300, 16, 60, 2)

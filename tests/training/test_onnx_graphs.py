@@ -159,12 +159,3 @@ def test_weights_that_do_not_fit_are_named(change: Any, message: str) -> None:
     change(weights)
     with pytest.raises(ExportError, match=message):
         build_graphs(SMALL, weights, "int8")
-
-
-def test_a_transformer_has_no_graphs() -> None:
-    """What is trained for comparison only is refused by name."""
-    config = NetworkConfig(
-        300, "forward", "attention", hidden_size=64, backward_layers=0, gap_hidden_size=0
-    )
-    with pytest.raises(ExportError, match="export a recurrent network"):
-        build_graphs(config, {}, "int8")
