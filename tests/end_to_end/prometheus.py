@@ -1,4 +1,4 @@
-"""Asks a Prometheus over HTTP, and waits for what it will have seen."""
+"""Requests to a Prometheus, and waiting for its next scrape."""
 
 import json
 import time
@@ -12,11 +12,11 @@ PATIENCE_SECONDS = 90
 
 
 def get(address: str, path: str, **parameters: str) -> Any:
-    """The ``data`` of an answer of Prometheus' API.
+    """Return the ``data`` of an answer of Prometheus' API.
 
     Raises:
-        AssertionError: Prometheus calls the question wrong.
-        OSError: it does not answer, as while it starts.
+        AssertionError: Prometheus refuses the question.
+        OSError: it does not answer, for example while it starts.
     """
     question = urllib.parse.urlencode(parameters)
     try:
@@ -28,13 +28,13 @@ def get(address: str, path: str, **parameters: str) -> Any:
 
 
 def query(address: str, expression: str) -> list[dict[str, Any]]:
-    """The samples of an instant query."""
+    """Return the samples of an instant query."""
     result: list[dict[str, Any]] = get(address, "query", query=expression)["result"]
     return result
 
 
 def eventually(condition: Callable[[], bool]) -> bool:
-    """Whether *condition* comes to hold; Prometheus sees a service only now and then."""
+    """Wait for *condition*; return False if it does not hold in time."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         try:

@@ -1,4 +1,4 @@
-"""A real Prometheus reads a real service: every query of the dashboard and every rule finds something. Else skipped."""
+"""A real Prometheus reads a real service and proxy: each query of the dashboard and each rule finds numbers."""
 
 import json
 import math
@@ -13,49 +13,57 @@ from typing import Any
 import pytest
 import yaml
 
-from research.quickstart import free_port
+from research.quickstart import free_port, post
+from tests.end_to_end.haproxy import proxying
 from tests.end_to_end.prometheus import eventually, get, query
-from tests.service.server_process import REAL, ROOT, ServerProcess, serving
+from tests.service.server_process import REAL, ROOT, serving
 
 DEPLOY = ROOT / "deploy"
-# As Grafana reckons $__rate_interval: four times the scrape interval of its data source, at least.
+# What Grafana takes as $__rate_interval: four times the scrape interval of its data source.
 RATE_INTERVAL = "20s"
 
 pytestmark = pytest.mark.skipif(
-    shutil.which("prometheus") is None, reason="prometheus is not installed"
+    not (shutil.which("prometheus") and shutil.which("haproxy")),
+    reason="prometheus and haproxy are not both installed",
 )
 
 
 def dashboard() -> Any:
-    """What Grafana is given."""
+    """Return the dashboard that Grafana shows."""
     return json.loads((DEPLOY / "grafana" / "lacuna.json").read_text(encoding="utf-8"))
 
 
 def rules(name: str) -> list[dict[str, Any]]:
-    """The rules of a rule file."""
+    """Return the rules of a rule file."""
     groups = yaml.safe_load((DEPLOY / name).read_text(encoding="utf-8"))["groups"]
     return [rule for group in groups for rule in group["rules"]]
 
 
 @dataclass
 class Watched:
-    """A service and the Prometheus that reads it: the service's name there, and Prometheus' address."""
+    """A service, the proxy in front of it, and the Prometheus that reads both.
 
-    server: ServerProcess
+    Attributes:
+        port: of the proxy.
+        instance: the service's name in Prometheus.
+        prometheus: address of Prometheus.
+    """
+
+    port: int
     instance: str
     prometheus: str
 
     def use(self) -> None:
-        """Ask it something of each kind; it reads, batches, caches and is counted."""
+        """Ask questions of each kind, so that the service reads, batches, caches and counts."""
         for path, text in (
             ("/predict", ["I like the", "I like to go to the theat"]),
             ("/cloze", "I ____ the"),
             ("/score", "the cat"),
         ):
-            assert self.server.ask("POST", path, {"text": text}).status == 200
+            assert post(f"http://127.0.0.1:{self.port}{path}", {"text": text})["results"]
 
     def finds(self, expression: str) -> bool:
-        """Whether Prometheus has at least one number for *expression*."""
+        """Return True if Prometheus has at least one number for *expression*."""
         assert "$" not in expression
         return any(
             math.isfinite(float(sample["value"][1]))
@@ -65,36 +73,40 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def watched(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    """Both, with the deployment's configuration but for addresses and for intervals that a test can wait for."""
+    """All three, with the deployment's configuration but for addresses and shorter intervals."""
     config = yaml.safe_load((DEPLOY / "prometheus.yml").read_text(encoding="utf-8"))
     config["global"] = dict.fromkeys(config["global"], "500ms")
     config["rule_files"] = [str(DEPLOY / name) for name in config["rule_files"]]
-    directory = tmp_path_factory.mktemp("prometheus")
+    folder = tmp_path_factory.mktemp("prometheus")
     port = free_port()
-    with serving(REAL, "--checkpoint", str(tiny_checkpoint), "--threads", "1") as server:
+    with (
+        serving(REAL, "--checkpoint", str(tiny_checkpoint), "--threads", "1") as server,
+        proxying(":".join(map(str, server.address)), folder) as proxy,
+    ):
         instance = ":".join(map(str, server.address))
-        config["scrape_configs"][0]["static_configs"] = [{"targets": [instance]}]
-        (directory / "prometheus.yml").write_text(
-            json.dumps(config), encoding="utf-8"
-        )  # JSON is YAML
+        for job, target in zip(
+            config["scrape_configs"], (instance, f"127.0.0.1:{proxy.metrics_port}"), strict=True
+        ):
+            job["static_configs"] = [{"targets": [target]}]
+        # JSON is YAML.
+        (folder / "prometheus.yml").write_text(json.dumps(config), encoding="utf-8")
         command = [
             "prometheus",
-            f"--config.file={directory}/prometheus.yml",
-            f"--storage.tsdb.path={directory}/data",
+            f"--config.file={folder}/prometheus.yml",
+            f"--storage.tsdb.path={folder}/data",
+            f"--web.listen-address=127.0.0.1:{port}",
         ]
-        with (directory / "log").open("w") as log:
-            process = subprocess.Popen(
-                [*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log
-            )
+        with (folder / "log").open("w") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
-            yield Watched(server, instance, f"http://127.0.0.1:{port}")
+            yield Watched(proxy.port, instance, f"http://127.0.0.1:{port}")
         finally:
             process.terminate()
             process.wait()
 
 
 def panel_queries(instance: str) -> dict[str, str]:
-    """Each query of the dashboard as Grafana would ask it for one instance, by panel and letter."""
+    """Return each query of the dashboard as Grafana sends it for one instance, by panel and letter."""
     return {
         f"{panel['title']} {target['refId']}": target["expr"]
         .replace("$__rate_interval", RATE_INTERVAL)
@@ -105,10 +117,10 @@ def panel_queries(instance: str) -> dict[str, str]:
 
 
 def test_every_panel_and_every_rule_finds_numbers(watched: Watched) -> None:
-    """Of a service that is asked things, each panel shows a number, each rule records one, each alert compares one."""
+    """Each panel shows a number of a service in use, each rule records one, each alert compares one."""
     expressions = panel_queries(watched.instance)
     expressions |= {rule["record"]: rule["record"] for rule in rules("recording.yml")}
-    # An alert's comparison is rightly empty while nothing is wrong, so its left side is asked for.
+    # The comparison of an alert is empty while nothing is wrong, so look at its left side.
     compared = re.compile(r"(.*) (?:==|>) [0-9.]+\s*", re.DOTALL)
     for rule in rules("alerts.yml"):
         match = compared.fullmatch(rule["expr"])
@@ -123,7 +135,7 @@ def test_every_panel_and_every_rule_finds_numbers(watched: Watched) -> None:
 
 
 def test_prometheus_can_evaluate_every_rule(watched: Watched) -> None:
-    """Each rule of both files runs without an error, and a service that answers all it is asked raises no alert."""
+    """Each rule runs without an error, and a service that answers everything raises no alert."""
     names = {
         rule.get("record") or rule["alert"]
         for name in ("recording.yml", "alerts.yml")
@@ -151,7 +163,7 @@ def test_prometheus_can_evaluate_every_rule(watched: Watched) -> None:
 
 
 def test_the_instance_variable_offers_the_service(watched: Watched) -> None:
-    """What the dashboard's one variable asks Prometheus for are the services that it reads."""
+    """The dashboard's one variable lists the services."""
     (variable,) = dashboard()["templating"]["list"]
     match = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"])
     assert match

@@ -1,4 +1,4 @@
-"""The deployment files say what the service does: compose, images, scrape configuration, alerts, hooks."""
+"""The deployment files agree with the service and with each other: compose, images, scraping, alerts, dashboard."""
 
 import json
 import re
@@ -12,43 +12,39 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.settings import Settings
-from tests.service.server_process import REAL, serving
+from tests.service.server_process import REAL, ROOT, serving
 
-ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
-# By Prometheus, to every series.
+# Prometheus adds these to every series.
 ADDED = {"instance", "job"}
+# Series of the proxy that a rule or a panel reads; test_proxy.py finds them in a real HAProxy.
+OF_PROXY = ("haproxy_frontend_requests_denied_total", "haproxy_frontend_http_requests_total")
 
 
 def read_yaml(path: Path) -> Any:
-    """The one document of a YAML file."""
+    """Return the one document of a YAML file."""
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
-def compose() -> dict[str, Any]:
-    """docker-compose.yml, merge keys resolved."""
-    values: dict[str, Any] = read_yaml(ROOT / "docker-compose.yml")
+def services() -> dict[str, Any]:
+    """The services of docker-compose.yml, merge keys resolved."""
+    values: dict[str, Any] = read_yaml(ROOT / "docker-compose.yml")["services"]
     return values
 
 
 @pytest.fixture(scope="module")
 def rules() -> list[dict[str, Any]]:
     """Every rule, recording rules first."""
-    groups = [
-        group
-        for name in ("recording.yml", "alerts.yml")
-        for group in read_yaml(DEPLOY / name)["groups"]
-    ]
-    return [rule for group in groups for rule in group["rules"]]
+    files = [read_yaml(DEPLOY / name) for name in ("recording.yml", "alerts.yml")]
+    return [rule for file in files for group in file["groups"] for rule in group["rules"]]
 
 
 @pytest.fixture(scope="module")
 def dashboard() -> dict[str, Any]:
-    """The dashboard that Grafana is given."""
-    values: dict[str, Any] = json.loads(
-        (DEPLOY / "grafana" / "lacuna.json").read_text(encoding="utf-8")
-    )
+    """The dashboard that Grafana shows."""
+    text = (DEPLOY / "grafana" / "lacuna.json").read_text(encoding="utf-8")
+    values: dict[str, Any] = json.loads(text)
     return values
 
 
@@ -64,134 +60,114 @@ def exported(tiny_checkpoint: Path) -> dict[str, set[str]]:
     return series
 
 
-def test_compose_locks_every_container_down(compose: dict[str, Any]) -> None:
-    """Each container has a read-only root, no capabilities and no way to new privileges; none is privileged."""
-    assert set(compose["services"]) == {"service", "prometheus", "grafana", "training"}
-    for name, service in compose["services"].items():
+def test_compose_locks_down_every_container(services: dict[str, Any]) -> None:
+    """Each container has a read-only root, no capabilities and no way to new privileges."""
+    assert set(services) == {"haproxy", "service", "prometheus", "grafana", "training"}
+    for name, service in services.items():
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert "privileged" not in service, name
 
 
-def test_compose_publishes_on_loopback_only(compose: dict[str, Any]) -> None:
-    """Keys are waived in compose, so no published port may be reachable from another machine."""
-    ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
-    assert len(ports) == 3
-    assert all(port.startswith("127.0.0.1:") for port in ports)
+def test_compose_publishes_the_proxy_and_not_the_service(services: dict[str, Any]) -> None:
+    """Keys are waived in compose: ports are published on loopback only, and none of the service."""
+    ports = {name: service.get("ports", []) for name, service in services.items()}
+    assert all(port.startswith("127.0.0.1:") for published in ports.values() for port in published)
+    assert ports["service"] == []
+    assert [port.rpartition(":")[2] for port in ports["haproxy"]] == ["8000"]
+    assert services["haproxy"]["environment"]["PROXY_ADDRESS"] == "*:8000"
 
 
-def test_compose_is_valid_for_old_and_new_engines(compose: dict[str, Any]) -> None:
-    """docker-compose 1.29 knows no top-level `name`, and Compose v2 warns of `version`; extensions begin with x-."""
-    assert {key for key in compose if not key.startswith("x-")} == {"services", "volumes"}
-
-
-def test_compose_sets_only_settings_that_the_service_has(
-    compose: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+def test_compose_starts_containers_in_order_and_some_only_on_request(
+    services: dict[str, Any],
 ) -> None:
-    """The variables that compose and image set are read as meant: all interfaces, keys waived by name."""
-    image = dict(
-        re.findall(r"(LACUNA_\w+)=(\S+)", (DEPLOY / "Dockerfile").read_text(encoding="utf-8"))
-    )
-    for variable, value in (image | compose["services"]["service"]["environment"]).items():
+    """Proxy and Prometheus start when the service is healthy; training and Grafana need a profile."""
+    profiles = {name: service.get("profiles") for name, service in services.items()}
+    assert {name for name, profile in profiles.items() if profile is None} == {
+        "haproxy",
+        "service",
+        "prometheus",
+    }
+    for name in ("haproxy", "prometheus"):
+        assert services[name]["depends_on"]["service"] == {"condition": "service_healthy"}
+    assert "HEALTHCHECK" in (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+
+
+def test_compose_sets_only_settings_of_the_service(
+    services: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service reads the variables of compose and image as meant: all interfaces, keys waived by name."""
+    dockerfile = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    image = dict(re.findall(r"(LACUNA_\w+)=(\S+)", dockerfile))
+    for variable, value in (image | services["service"]["environment"]).items():
         assert variable.removeprefix("LACUNA_").lower() in Settings.model_fields
         monkeypatch.setenv(variable, value)
     settings = Settings()
     assert (settings.host, settings.port, settings.allow_anonymous) == ("0.0.0.0", 8000, True)
 
 
-def test_only_service_and_prometheus_start_unasked(compose: dict[str, Any]) -> None:
-    """`docker-compose up` starts service and Prometheus, in that order; training and Grafana only when asked for."""
-    profiles = {name: service.get("profiles") for name, service in compose["services"].items()}
-    assert profiles == {
-        "service": None,
-        "prometheus": None,
-        "grafana": ["dashboards"],
-        "training": ["training"],
-    }
-    assert compose["services"]["prometheus"]["depends_on"] == {
-        "service": {"condition": "service_healthy"}
-    }
-    assert "HEALTHCHECK" in (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+def test_files_that_compose_names_exist(services: dict[str, Any]) -> None:
+    """Every file that compose mounts or builds from is in the repository."""
+    for service in services.values():
+        mounts = [mount.split(":")[0] for mount in service.get("volumes", [])]
+        files = [mount for mount in mounts if mount.startswith("./deploy")]
+        files += [service["build"]["dockerfile"]] if "build" in service else []
+        for file in files:
+            assert (ROOT / file).is_file(), file
 
 
-def test_what_compose_mounts_and_builds_exists(compose: dict[str, Any]) -> None:
-    """Every file that compose mounts read-only or builds from is in the repository."""
-    for service in compose["services"].values():
-        sources = [
-            mount.split(":")[0]
-            for mount in service.get("volumes", [])
-            if mount.startswith("./deploy")
-        ]
-        sources += [service["build"]["dockerfile"]] if "build" in service else []
-        for source in sources:
-            assert (ROOT / source).is_file(), source
-
-
-def test_images_run_as_a_numeric_user_and_the_service_image_has_no_training_code() -> None:
-    """Both images name a user id other than root's; the service's final stage copies model/ and service/ alone."""
-    for name in ("Dockerfile", "Dockerfile.training"):
+def test_images_hold_only_what_they_need() -> None:
+    """Both run as a numeric user; the service's image has no training code and installs hashed packages only."""
+    for name, packages in (
+        ("Dockerfile", {"model/", "service/"}),
+        ("Dockerfile.training", {"model/", "training/"}),
+    ):
         text = (DEPLOY / name).read_text(encoding="utf-8")
         final = text[text.rindex("\nFROM ") :]
         assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", final, re.MULTILINE), name
-        copied = set(re.findall(r"^COPY (?!--from)(\S+)", final, re.MULTILINE))
-        assert copied == (
-            {"model/", "service/"} if name == "Dockerfile" else {"model/", "training/"}
-        )
-
-
-def test_the_service_image_installs_only_what_the_lock_has_hashes_of() -> None:
-    """The build tells pip to refuse what has no hash, and may see the lock."""
-    assert "--require-hashes --only-binary :all: -r requirements.lock" in (
-        DEPLOY / "Dockerfile"
-    ).read_text("utf-8")
+        assert set(re.findall(r"^COPY (?!--from)(\S+)", final, re.MULTILINE)) == packages
+    dockerfile = (DEPLOY / "Dockerfile").read_text("utf-8")
+    assert "--require-hashes --only-binary :all: -r requirements.lock" in dockerfile
     assert "!deploy/requirements.lock" in (ROOT / ".dockerignore").read_text("utf-8").splitlines()
 
 
-def test_compose_bounds_the_service(compose: dict[str, Any]) -> None:
-    """CacheLM and CPUs of the service have limits that can be set by variables which are no settings of the service."""
-    service = compose["services"]["service"]
-    assert service["mem_limit"] == "${SERVICE_MEMORY:-1g}"
-    assert (
-        service["cpus"] == "${SERVICE_CPUS:-0}"
-    )  # all: a number above those of the machine would be refused
-
-
-def test_prometheus_scrapes_the_service_where_compose_runs_it(compose: dict[str, Any]) -> None:
-    """The one scrape target is the compose service at its container port, and the rule files are mounted beside."""
+def test_prometheus_scrapes_service_and_proxy(services: dict[str, Any]) -> None:
+    """The targets are the containers' ports, and the rule files are mounted next to the configuration."""
     config = read_yaml(DEPLOY / "prometheus.yml")
-    (job,) = config["scrape_configs"]
-    container_port = compose["services"]["service"]["ports"][0].rpartition(":")[2]
-    assert job["job_name"] == "lacuna"
-    assert job["metrics_path"] == "/metrics"
-    assert job["static_configs"] == [{"targets": [f"service:{container_port}"]}]
-    mounts = [mount.split(":")[1] for mount in compose["services"]["prometheus"]["volumes"]]
-    assert config["rule_files"] == ["recording.yml", "alerts.yml"]
-    assert {f"/etc/prometheus/{name}" for name in ("prometheus.yml", *config["rule_files"])} <= set(
-        mounts
-    )
+    targets = {
+        job["job_name"]: job["static_configs"][0]["targets"] for job in config["scrape_configs"]
+    }
+    metrics_port = services["haproxy"]["environment"]["PROXY_METRICS_ADDRESS"].rpartition(":")[2]
+    assert targets == {
+        "lacuna": [services["haproxy"]["environment"]["SERVICE_ADDRESS"]],
+        "haproxy": [f"haproxy:{metrics_port}"],
+    }
+    mounts = {mount.split(":")[1] for mount in services["prometheus"]["volumes"]}
+    names = ("prometheus.yml", *config["rule_files"])
+    assert {f"/etc/prometheus/{name}" for name in names} <= mounts
 
 
 def names_in(expression: str) -> set[str]:
-    """Series that an expression asks for; those of functions and labels carry none of our prefixes."""
-    return set(
-        re.findall(r"[\w:]*\b(?:lacuna|process)_[\w:]*|\bup\b", re.sub(r'"[^"]*"', "", expression))
-    )
+    """Return the series that an expression reads."""
+    without_labels = re.sub(r'"[^"]*"', "", expression)
+    return set(re.findall(r"[\w:]*\b(?:lacuna|process|haproxy)_[\w:]*|\bup\b", without_labels))
 
 
 def labels_by(expression: str) -> list[set[str]]:
-    """Labels that each aggregation in an expression keeps."""
+    """Return the labels that each aggregation in an expression keeps."""
     return [set(group.split(", ")) for group in re.findall(r"by \(([^)]*)\)", expression)]
 
 
-def test_rules_and_dashboard_ask_only_for_what_there_is(
+def test_rules_and_dashboard_read_only_existing_series(
     rules: list[dict[str, Any]], dashboard: dict[str, Any], exported: dict[str, set[str]]
 ) -> None:
-    """Every series and label in an expression is on a fresh service's /metrics, recorded, or Prometheus' own."""
+    """Every series and label in an expression is exported, recorded, or added by Prometheus."""
     known = {name: labels | ADDED for name, labels in exported.items()} | {"up": ADDED}
-    known |= {
-        rule["record"]: set.union(*labels_by(rule["expr"])) for rule in rules if "record" in rule
-    }
+    known |= {name: ADDED | {"proxy"} for name in OF_PROXY}
+    for rule in rules:
+        if "record" in rule:
+            known[rule["record"]] = set.union(*labels_by(rule["expr"]))
     expressions = [rule["expr"] for rule in rules]
     expressions += [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     for expression in expressions:
@@ -202,96 +178,45 @@ def test_rules_and_dashboard_ask_only_for_what_there_is(
         assert used <= set.union(*(known[name] for name in names)), expression
 
 
-def test_a_recorded_series_is_named_after_the_labels_that_it_keeps(
-    rules: list[dict[str, Any]],
-) -> None:
-    """`level:metric:operations`, Prometheus' convention: the level is what the rule aggregates by, `le` apart."""
-    recorded = [rule for rule in rules if "record" in rule]
-    assert recorded
-    for rule in recorded:
-        level, metric, operations = rule["record"].split(":")
-        kept = set.union(*labels_by(rule["expr"])) - {"le"}
-        assert set(level.split("_")) == kept, rule["record"]
-        assert operations
-        assert metric.startswith("lacuna_")
-
-
-def test_each_alert_says_what_to_do(rules: list[dict[str, Any]]) -> None:
-    """Each alert has a severity and leads to its section of docs/operations.md, with what to look at and to do."""
+def test_each_alert_has_a_section_that_says_what_to_do(rules: list[dict[str, Any]]) -> None:
+    """Each alert has a severity and a section of docs/operations.md: meaning, what to look at, what to do."""
     document = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     sections = dict(
         re.findall(r"^### (\w+)\n(.*?)(?=^### |\Z)", document, re.MULTILINE | re.DOTALL)
     )
     alerts = {rule["alert"]: rule for rule in rules if "alert" in rule}
     assert sections.keys() == alerts.keys()
+    assert {rule["labels"]["severity"] for rule in alerts.values()} == {"page", "ticket"}
     for name, rule in alerts.items():
-        assert rule["labels"]["severity"] in ("page", "ticket")
-        assert rule["annotations"]["description"]
-        assert (
-            rule["annotations"]["runbook"] == f"docs/operations.md#{name.lower()}"
-        )  # as anchors of headings are made
-        assert [f"**{part}:**" in sections[name] for part in ("Means", "Look at", "Do")] == [
-            True
-        ] * 3, name
+        assert rule["annotations"]["runbook"] == f"docs/operations.md#{name.lower()}"
+        for part in ("Means", "Look at", "Do"):
+            assert f"**{part}:**" in sections[name], name
+    for job in ("lacuna", "haproxy"):  # by which LacunaDown knows what should be up
+        assert f"`job_name: {job}`" in document
 
 
-def test_the_document_says_which_job_the_alerts_ask_for(rules: list[dict[str, Any]]) -> None:
-    """A Prometheus of somebody else that scrapes under another name would never see the service down."""
-    document = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    jobs = {job for rule in rules for job in re.findall(r'job="([^"]*)"', rule["expr"])}
-    assert jobs
-    assert all(f"`job_name: {job}`" in document for job in jobs)
-
-
-def test_a_broken_keys_file_raises_an_alert(rules: list[dict[str, Any]]) -> None:
-    """The service goes on with the old keys, a revoked one among them, so somebody must be told."""
-    assert any("lacuna_keys_current" in rule["expr"] for rule in rules if "alert" in rule)
-
-
-def test_alert_texts_use_only_labels_that_the_expression_keeps(rules: list[dict[str, Any]]) -> None:
-    """An annotation that names a label which was summed away would read as empty."""
-    recorded = {
-        rule["record"]: set(rule["record"].partition(":")[0].split("_"))
-        for rule in rules
-        if "record" in rule
-    }
-    for rule in rules:
-        kept = [recorded.get(name, ADDED) for name in names_in(rule["expr"])]
-        used = set(re.findall(r"\$labels\.(\w+)", str(rule.get("annotations"))))
-        assert used <= set.intersection(*kept, *labels_by(rule["expr"])), rule
-
-
-def test_the_dashboard_is_provisioned_where_compose_runs_it(
-    compose: dict[str, Any], dashboard: dict[str, Any]
+def test_grafana_finds_its_files_and_panels_do_not_overlap(
+    services: dict[str, Any], dashboard: dict[str, Any]
 ) -> None:
-    """Grafana finds source, provider and dashboard at its mounts; all panels ask that source."""
-    mounts = dict(mount.split(":")[:2] for mount in compose["services"]["grafana"]["volumes"])
-    inside = {Path(source).name: Path(target) for source, target in mounts.items()}
+    """Source, provider and dashboard are mounted where Grafana reads them; each panel is whole."""
+    mounts = dict(mount.split(":")[:2] for mount in services["grafana"]["volumes"])
+    inside = {Path(file).name: Path(target) for file, target in mounts.items()}
     assert inside["datasource.yml"].parent == Path("/etc/grafana/provisioning/datasources")
     assert inside["provider.yml"].parent == Path("/etc/grafana/provisioning/dashboards")
     (provider,) = read_yaml(DEPLOY / "grafana" / "provider.yml")["providers"]
     assert inside["lacuna.json"].parent == Path(provider["options"]["path"])
     (source,) = read_yaml(DEPLOY / "grafana" / "datasource.yml")["datasources"]
     assert source["url"] == "http://prometheus:9090"
-    assert (
-        source["jsonData"]["timeInterval"]
-        == read_yaml(DEPLOY / "prometheus.yml")["global"]["scrape_interval"]
-    )
-    asks = [*dashboard["panels"], *dashboard["templating"]["list"]]
-    assert all(
-        part["datasource"] == {"type": source["type"], "uid": source["uid"]} for part in asks
-    )
-
-
-def test_panels_are_whole_and_do_not_overlap(dashboard: dict[str, Any]) -> None:
-    """Each panel has an id of its own, a title, a description, a unit and a place of its own on the 24 columns."""
+    interval = read_yaml(DEPLOY / "prometheus.yml")["global"]["scrape_interval"]
+    assert source["jsonData"]["timeInterval"] == interval
+    for part in [*dashboard["panels"], *dashboard["templating"]["list"]]:
+        assert part["datasource"] == {"type": source["type"], "uid": source["uid"]}
     cells: list[tuple[int, int]] = []
     for panel in dashboard["panels"]:
         place = panel["gridPos"]
         assert place["x"] + place["w"] <= 24
-        cells += [
-            (place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])
-        ]
+        columns, lines = range(place["w"]), range(place["h"])
+        cells += [(place["x"] + x, place["y"] + y) for x in columns for y in lines]
         assert panel["title"]
         assert panel["description"]
         assert panel["fieldConfig"]["defaults"]["unit"]
@@ -302,15 +227,15 @@ def test_panels_are_whole_and_do_not_overlap(dashboard: dict[str, Any]) -> None:
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 @pytest.mark.parametrize("command", ["check config prometheus.yml", "test rules alerts.test.yml"])
 def test_promtool_accepts(command: str) -> None:
-    """Prometheus' own checker accepts the configuration, and sees each alert fire and stay quiet as described."""
+    """Prometheus' own checker accepts the configuration and sees each alert fire and stay quiet."""
     result = subprocess.run(
         ["promtool", *command.split()], cwd=DEPLOY, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_the_commit_hook_runs_what_ci_runs() -> None:
-    """The one pre-commit hook is `make lint`, a part of `make check`, which is all that .ci/run runs."""
+def test_the_commit_hook_runs_a_part_of_ci() -> None:
+    """The pre-commit hook is `make lint`, a part of `make check`, which .ci/run runs."""
     (repository,) = read_yaml(ROOT / ".pre-commit-config.yaml")["repos"]
     (hook,) = repository["hooks"]
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")

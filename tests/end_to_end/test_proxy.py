@@ -1,13 +1,10 @@
 """HAProxy with deploy/haproxy.cfg in front of a real service process: it refuses slow, huge and excess requests."""
 
-import os
 import re
 import shutil
 import signal
 import socket
-import subprocess
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -17,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from research.quickstart import free_port
-from tests.service.server_process import FAKE, ROOT, Answer, ServerProcess, exchange, serving
+from tests.end_to_end.haproxy import Proxy, proxying
+from tests.service.server_process import FAKE, Answer, ServerProcess, exchange, serving
 
 pytestmark = pytest.mark.skipif(
     shutil.which("haproxy") is None, reason="haproxy is not installed (apt-get install haproxy)"
@@ -28,39 +25,36 @@ PATIENCE_SECONDS = 20
 
 
 @dataclass
-class Proxy:
-    """HAProxy in front of a service with a fake model."""
+class Proxied:
+    """A service with a fake model and the proxy in front of it."""
 
     server: ServerProcess
-    port: int
-    metrics_port: int
+    proxy: Proxy
 
     def ask(self, path: str, text: str | list[str], method: str = "POST") -> Answer:
-        """One request through the proxy."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_SECONDS)
+        """Send one request through the proxy."""
+        connection = HTTPConnection("127.0.0.1", self.proxy.port, timeout=PATIENCE_SECONDS)
         try:
             return exchange(connection, method, path, {"text": text} if method == "POST" else None)
         finally:
             connection.close()
 
     def queued(self) -> int:
-        """Requests that wait in the proxy, as it reports them to Prometheus."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics") as answer:
-            metrics = answer.read().decode()
-        found = re.search(r'haproxy_backend_current_queue{proxy="service"} (\d+)', metrics)
-        assert found
-        return int(found[1])
+        """Return the number of requests that wait in the proxy."""
+        series = r'haproxy_backend_current_queue{proxy="service"} (\d+)'
+        return int(re.findall(series, self.proxy.metrics())[0])
 
     def seen(self) -> int:
-        """Questions that have reached the service, by its own count."""
+        """Return the number of questions that have reached the service."""
         metrics = self.server.ask("GET", "/metrics").body.decode()
         series = r'lacuna_requests_total{route="/predict",status="\d+"} (\S+)'
         return sum(int(float(count)) for count in re.findall(series, metrics))
 
     def send(self, *parts: bytes, pause: float = 0.0) -> bytes:
-        """Everything that comes back after some bytes, until the proxy closes the connection."""
+        """Send some bytes and return all that comes back until the proxy closes the connection."""
         received = b""
-        with socket.create_connection(("127.0.0.1", self.port), PATIENCE_SECONDS) as connection:
+        address = ("127.0.0.1", self.proxy.port)
+        with socket.create_connection(address, PATIENCE_SECONDS) as connection:
             try:
                 for part in parts:
                     connection.sendall(part)
@@ -73,34 +67,13 @@ class Proxy:
 
 
 @contextmanager
-def proxied(tmp_path: Path, **environment: str) -> Iterator[Proxy]:
-    """Run both; *environment* replaces values of haproxy.cfg."""
-    port, metrics_port = free_port(), free_port()
-    with serving(FAKE) as server, (tmp_path / "haproxy.log").open("wb") as log:
-        values = {
-            "PROXY_ADDRESS": f"127.0.0.1:{port}",
-            "PROXY_METRICS_ADDRESS": f"127.0.0.1:{metrics_port}",
-            "SERVICE_ADDRESS": ":".join(map(str, server.address)),
-            "MAX_CONCURRENT": str(PLACES),
-            "MAX_QUEUE": str(QUEUE),
-        }
-        command = ["haproxy", "-db", "-f", str(ROOT / "deploy" / "haproxy.cfg")]
-        process = subprocess.Popen(
-            command, env=os.environ | values | environment, stdout=log, stderr=log
-        )
-        try:
-            proxy = Proxy(server, port, metrics_port)
-            wait_for(lambda: can_connect(port))
-            yield proxy
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def can_connect(port: int) -> bool:
-    """Return True if something listens on *port*."""
-    with socket.socket() as connection:
-        return connection.connect_ex(("127.0.0.1", port)) == 0
+def proxied(folder: Path, **values: str) -> Iterator[Proxied]:
+    """Run both; *values* replace those of haproxy.cfg."""
+    limits = {"MAX_CONCURRENT": str(PLACES), "MAX_QUEUE": str(QUEUE)}
+    with serving(FAKE) as server:
+        address = ":".join(map(str, server.address))
+        with proxying(address, folder, **limits | values) as proxy:
+            yield Proxied(server, proxy)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -125,19 +98,21 @@ def assert_problem(answer: Answer, status: int) -> None:
 
 def test_answers_pass_through(tmp_path: Path) -> None:
     """Short and long bodies are answered as by the service, and an anonymous client is no administrator."""
-    with proxied(tmp_path) as proxy:
-        answer = proxy.ask("/predict", "the cat")
+    with proxied(tmp_path) as both:
+        answer = both.ask("/predict", "the cat")
         assert answer.status == 200
         assert answer.headers["x-request-id"]
         assert answer.json()["results"][0]["candidates"][0]["word"] == "word0"
-        long = proxy.ask("/score", ["cat " * 1000] * 20)
+        long = both.ask("/score", ["cat " * 1000] * 20)
         assert (long.status, len(long.json()["results"])) == (200, 20)
-        assert proxy.ask("/predict", "", "GET").status == 405
-        assert proxy.ask("/admin/reload", "").status == 403
-        wait_for(lambda: proxy.ask("/readyz", "", "GET").status == 200)
-        proxy.server.close()
-        wait_for(lambda: proxy.ask("/predict", "the cat").status == 503)
-        down = proxy.ask("/predict", "the cat")
+        assert both.ask("/predict", "", "GET").status == 405
+        assert both.ask("/admin/reload", "").status == 403
+        for series in ("requests_denied_total", "http_requests_total"):  # which an alert reads
+            assert f'haproxy_frontend_{series}{{proxy="public"}}' in both.proxy.metrics()
+        wait_for(lambda: both.ask("/readyz", "", "GET").status == 200)
+        both.server.close()
+        wait_for(lambda: both.ask("/predict", "the cat").status == 503)
+        down = both.ask("/predict", "the cat")
         assert_problem(down, 503)
         assert down.headers["retry-after"] == "1"
 
@@ -145,51 +120,51 @@ def test_answers_pass_through(tmp_path: Path) -> None:
 def test_slow_and_huge_requests_never_reach_the_service(tmp_path: Path) -> None:
     """Headers and bodies that trickle, stop or are too long are refused and their connections closed."""
     start = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    with proxied(tmp_path, REQUEST_TIMEOUT="300ms") as proxy:
+    with proxied(tmp_path, REQUEST_TIMEOUT="300ms") as both:
         for parts, status in (
             ((start,), b"408"),
             ((start + b"Content-Length: 20\r\n\r\n{",), b"408"),
             ((start + b"X: " + b"x" * 40_000 + b"\r\n\r\n",), b"400"),
             ((start + b"Content-Length: 20000000\r\n\r\n" + b" " * 40_000,), b"413"),
         ):
-            assert proxy.send(*parts).startswith(b"HTTP/1.1 " + status), parts[0][-60:]
+            assert both.send(*parts).startswith(b"HTTP/1.1 " + status), parts[0][-60:]
         trickle = [start + b"Content-Length: 20\r\n\r\n", *[b" "] * 20]
-        assert b"200" not in proxy.send(*trickle, pause=0.05)
-        assert b"200" not in proxy.send(start, *[b"X: y\r\n"] * 20, pause=0.05)
-        assert proxy.ask("/predict", "the cat").status == 200
-        assert proxy.seen() == 1
+        assert b"200" not in both.send(*trickle, pause=0.05)
+        assert b"200" not in both.send(start, *[b"X: y\r\n"] * 20, pause=0.05)
+        assert both.ask("/predict", "the cat").status == 200
+        assert both.seen() == 1
 
 
 def test_a_full_queue_refuses_at_once_and_the_others_are_answered(tmp_path: Path) -> None:
     """When all places and the queue are taken, the next request gets 429; what waits is answered later."""
-    with proxied(tmp_path, QUEUE_TIMEOUT="60s") as proxy, ThreadPoolExecutor(20) as threads:
-        waiting = [threads.submit(proxy.ask, "/predict", "hold") for _ in range(PLACES + QUEUE)]
-        wait_for(lambda: proxy.queued() == QUEUE)
-        refused = proxy.ask("/predict", "the cat")
+    with proxied(tmp_path, QUEUE_TIMEOUT="60s") as both, ThreadPoolExecutor(20) as threads:
+        waiting = [threads.submit(both.ask, "/predict", "hold") for _ in range(PLACES + QUEUE)]
+        wait_for(lambda: both.queued() == QUEUE)
+        refused = both.ask("/predict", "the cat")
         assert_problem(refused, 429)
         assert refused.headers["retry-after"] == "1"
-        proxy.server.send_signal(signal.SIGUSR1)
+        both.server.send_signal(signal.SIGUSR1)
         assert [each.result().status for each in waiting] == [200] * (PLACES + QUEUE)
-        assert proxy.ask("/predict", "the cat").status == 200
+        assert both.ask("/predict", "the cat").status == 200
 
 
 def test_a_flood_is_shed_while_answers_continue(tmp_path: Path) -> None:
     """Many requests at once: each is answered or gets 429, and the service sees only those it answers."""
-    with proxied(tmp_path) as proxy, ThreadPoolExecutor(50) as threads:
-        answers = list(threads.map(proxy.ask, ["/predict"] * 300, ["slow"] * 300))
+    with proxied(tmp_path) as both, ThreadPoolExecutor(50) as threads:
+        answers = list(threads.map(both.ask, ["/predict"] * 300, ["slow"] * 300))
         refused = [answer for answer in answers if answer.status != 200]
         assert 0 < len(refused) < 300
         for answer in refused:
             assert_problem(answer, 429)
-        assert proxy.seen() == 300 - len(refused)
+        assert both.seen() == 300 - len(refused)
 
 
 def test_a_request_does_not_wait_for_long(tmp_path: Path) -> None:
     """A request that has waited for QUEUE_TIMEOUT gets 429 as well."""
-    with proxied(tmp_path, QUEUE_TIMEOUT="200ms") as proxy, ThreadPoolExecutor(PLACES + 1) as pool:
-        waiting = [pool.submit(proxy.ask, "/predict", "hold") for _ in range(PLACES + 1)]
+    with proxied(tmp_path, QUEUE_TIMEOUT="200ms") as both, ThreadPoolExecutor(PLACES + 1) as pool:
+        waiting = [pool.submit(both.ask, "/predict", "hold") for _ in range(PLACES + 1)]
         refused = next(as_completed(waiting))
         assert_problem(refused.result(), 429)
         assert "waited too long" in refused.result().json()["detail"]
-        proxy.server.send_signal(signal.SIGUSR1)
+        both.server.send_signal(signal.SIGUSR1)
         assert sorted(each.result().status for each in waiting) == [200] * PLACES + [429]
