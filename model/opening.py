@@ -4,11 +4,12 @@ So all systems that the project compares are served by the same service and eval
 """
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Literal
 
 from model.checkpoint import Checkpoint, count_parameters, load_checkpoint
-from model.config import Calibration
+from model.config import Calibration, parse
 from model.errors import CheckpointError, TokenizerError
 from model.ngram import DESCRIPTION, open_ngram, read_description
 from model.runtime import Runtime, open_runtime
@@ -42,9 +43,10 @@ def open_model(
         version="1",
         digest=hashlib.sha256((directory / DESCRIPTION).read_bytes()).hexdigest(),
         network=ngram.config,
-        calibration=Calibration.from_dict(ngram.description["calibration"]),
+        calibration=parse(Calibration, json.dumps(ngram.description["calibration"])),
         tokenizer=tokenizer,
         languages=("zh", "en"),
+        word_end_probs=(0.0,) * tokenizer.size,
         training=ngram.description,
     )
     return checkpoint, ngram

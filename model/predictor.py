@@ -92,7 +92,7 @@ class Predictor:
             checkpoint.network,
             checkpoint.calibration,
             self.cache,
-            checkpoint.word_end_probs or (0.0,) * checkpoint.network.vocabulary_size,
+            checkpoint.word_end_probs,
             use_cache_lm,
         )
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Literal
 
 Language = Literal["zh", "en"]
-LANGUAGES: tuple[Language, ...] = ("zh", "en")
+LANGUAGES: tuple[str, ...] = ("zh", "en")
 
 # The Chinese characters, as the inside of a regular expression's [...].
 HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"

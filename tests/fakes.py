@@ -168,7 +168,7 @@ def fake_checkpoint(
         calibration=calibration or Calibration(),
         tokenizer=tokenizer,
         languages=("zh", "en"),
-        **values,
+        **{"word_end_probs": (0.0,) * tokenizer.size, **values},
     )
 
 

@@ -103,6 +103,7 @@ def build_tiny_checkpoint(
     weights = random_weights(network, seed)
     files = {"tokenizer.model": tokenizer.to_bytes(), "weights.safetensors": save(weights)}
     files["MODEL_CARD.md"] = b"# A network with random weights\n"
+    files["word_end_probs.f16"] = bytes(2 * tokenizer.size)
     files |= {
         f"onnx/{name}": content for name, content in build_graphs(network, weights, "int8").items()
     }

@@ -277,27 +277,22 @@ def export(options: ExportOptions) -> Checkpoint:
     languages = options.languages or (
         base.languages if base else _languages(prepared, config, lines)
     )
-    if base is not None:
-        fitted = dict(base.calibration.next_temperature) | temperatures
-        calibration = replace(base.calibration, next_temperature=tuple(fitted.items()))
-    else:
-        calibration = Calibration(
-            next_temperature=tuple(
-                (language, temperatures.get(language, 1.0)) for language in languages
-            ),
-            cloze_temperature=tuple((language, 1.0) for language in languages),
-            choice_temperature=tuple((language, 1.0) for language in languages),
-        )
+    if base is None:
+        temperatures = {key: value for key, value in temperatures.items() if key in languages}
+    calibration = base.calibration if base is not None else Calibration()
+    calibration = replace(calibration, next_temperature=calibration.next_temperature | temperatures)
     training = _provenance(stages, prepared, cost)
     if (begun := describe_base(base) if base else _first_checkpoint(stages)) is not None:
         training = _continued(begun, training)
     files |= {TOKENIZER: tokenizer.to_bytes(), WEIGHTS: _weights_file(weights, options.fp32)}
-    if base is not None and WORD_END_PROBS in base.files:
+    if base is not None:
         files[WORD_END_PROBS] = (base.directory / WORD_END_PROBS).read_bytes()
     elif prepared is not None:
         files[WORD_END_PROBS] = word_end_probs_file(
             count_word_ends(_as_read(prepared, config), tokenizer)
         )
+    else:
+        files[WORD_END_PROBS] = word_end_probs_file(np.zeros(tokenizer.size, dtype=np.float32))
     arguments: dict[str, Any] = {
         "name": name,
         "version": options.version,

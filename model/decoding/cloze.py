@@ -171,7 +171,7 @@ class _Cloze:
         self._memory = CacheLM(np.array(remembered, dtype=np.int64), resources.tokenizer.background)
         self._two_towers = resources.network.architecture == "two_towers"
         calibration = resources.calibration
-        temperatures = dict(
+        temperatures = (
             calibration.cloze_temperature if choices is None else calibration.choice_temperature
         )
         texts = [layout.before, *(slot.after for slot in layout.slots)]
@@ -179,12 +179,10 @@ class _Cloze:
             {language_at_end(left), language_at_end(right[:8])} for left, right in pairwise(texts)
         ]
         languages = ["zh" if "zh" in each else "en" for each in beside]
-        self._temperatures = [temperatures.get(language, 1.0) for language in languages]
-        self._lapse_rates = [
-            dict(calibration.choice_uniform_mix).get(language, 0.0) for language in languages
-        ]
+        self._temperatures = [temperatures[language] for language in languages]
+        self._lapse_rates = [calibration.choice_uniform_mix[language] for language in languages]
         self._mass_exponents = [
-            dict(calibration.cloze_coverage_exponent).get(language, 1.0) for language in languages
+            calibration.cloze_coverage_exponent[language] for language in languages
         ]
 
     # ------------------------------------------------------------------------------------------------ several blanks

@@ -67,7 +67,7 @@ class DecoderContext:
 
     def next_temperature(self, before: str) -> float:
         """What divides the next head's logits after *before*, all text so far, by its language."""
-        return dict(self.calibration.next_temperature).get(language_at_end(before), 1.0)
+        return self.calibration.next_temperature[language_at_end(before)]
 
 
 def salted(tenant: str, history: str) -> str:

@@ -116,10 +116,10 @@ class _Filler:
         calibration, language = self._resources.calibration, self._languages[number]
         masses = np.array([each.mass for each in words])
         sent = None if self._choices is None else self._choices[number]
-        temperature = dict(
+        temperature = (
             calibration.cloze_temperature if sent is None else calibration.choice_temperature
         )
-        scaled = masses / temperature.get(language, 1.0)
+        scaled = masses / temperature[language]
         shares = np.minimum(
             np.exp(scaled - np.logaddexp.reduce(scaled)), 1.0
         )  # or 1 + 2e-16 of one alone
@@ -127,7 +127,7 @@ class _Filler:
             shares *= min(1.0, float(np.exp(masses).sum()))
             pairs = zip(words[: self._top_k], shares.tolist(), strict=False)
             return [Filling(each.word, probability) for each, probability in pairs]
-        lapse = dict(calibration.choice_uniform_mix).get(language, 0.0)
+        lapse = calibration.choice_uniform_mix[language]
         shares = (1 - lapse) * shares + lapse / len(shares)
         return [
             Filling(sent[each.word], share)

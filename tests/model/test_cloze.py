@@ -146,7 +146,7 @@ def test_rescoring_follows_its_formula(
     """P(w) = M softmax(s / tau), s = log P_gap + l1 log P_F(w, right | left) + l2 log P_B(left, w | right)."""
     monkeypatch.setattr("model.decoding.cloze.RESCORED", 8)
     calibration = Calibration(
-        cloze_temperature=(("zh", 1.0), ("en", 2.0)), forward_weight=0.7, backward_weight=0.3
+        cloze_temperature={"zh": 1.0, "en": 2.0}, forward_weight=0.7, backward_weight=0.3
     )
     support = ids(tokenizer, "store ", "park ")
     predictor, runtime = setting(
@@ -262,8 +262,8 @@ def test_choices_of_single_words_are_asked_for_as_words(tokenizer: Tokenizer) ->
 def test_choices_have_a_temperature_of_their_own(tokenizer: Tokenizer, weight: float) -> None:
     """Masses and rescored scores of choices are divided by the choice temperature, and by the cloze one never."""
     hot = {
-        "choice_temperature": (("zh", 1.0), ("en", 2.5)),
-        "cloze_temperature": (("zh", 1.0), ("en", 7.0)),
+        "choice_temperature": {"zh": 1.0, "en": 2.5},
+        "cloze_temperature": {"zh": 1.0, "en": 7.0},
     }
     choices = ["park", "the store", "reopen"]
 
@@ -280,7 +280,7 @@ def test_choices_have_a_temperature_of_their_own(tokenizer: Tokenizer, weight: f
 
 def test_a_share_of_the_probability_is_divided_evenly_among_choices(tokenizer: Tokenizer) -> None:
     """With a lapse rate of 0.2 each of four choices gets 0.05 beside 0.8 of what it had; open blanks stay."""
-    lapsing = Calibration(choice_uniform_mix=(("zh", 0.9), ("en", 0.2)))
+    lapsing = Calibration(choice_uniform_mix={"zh": 0.9, "en": 0.2})
     choices = ["park", "the store", "reopen", "new"]
 
     def shares(calibration: Calibration, **asked: Any) -> dict[str, float]:
@@ -308,7 +308,9 @@ def test_choices_beyond_those_rescored_are_tempered_alike(tokenizer: Tokenizer) 
     rest = sorted(masses, key=lambda word: -masses[word])[32:]
 
     def last(temperature: float) -> list[float]:
-        found = shares(Calibration(forward_weight=0.5, choice_temperature=(("en", temperature),)))
+        found = shares(
+            Calibration(forward_weight=0.5, choice_temperature={"zh": 1.0, "en": temperature})
+        )
         return [found[word] for word in rest]
 
     plain, hot = last(1.0), last(3.0)
@@ -320,7 +322,7 @@ def test_what_was_found_is_raised_to_the_mass_exponent(
     tokenizer: Tokenizer, exponent: float
 ) -> None:
     """16 words claim F to that power together, others share the rest; the few that are shown claim much the same."""
-    raised = Calibration(cloze_coverage_exponent=(("zh", 1.0), ("en", exponent)))
+    raised = Calibration(cloze_coverage_exponent={"zh": 1.0, "en": exponent})
 
     def shares(calibration: Calibration, top_k: int) -> dict[str, float]:
         return words(fill(setting(tokenizer, calibration)[0], "go to ____.", top_k=top_k).blanks[0])
@@ -343,7 +345,7 @@ def test_what_was_found_is_raised_to_the_mass_exponent(
 
 def test_choices_claim_everything_whatever_the_mass_exponent(tokenizer: Tokenizer) -> None:
     """With choices there is nothing outside of them to leave anything to."""
-    raised = Calibration(cloze_coverage_exponent=(("zh", 2.0), ("en", 2.0)))
+    raised = Calibration(cloze_coverage_exponent={"zh": 2.0, "en": 2.0})
     answers = [
         fill(setting(tokenizer, each)[0], "go to ____.", choices=["park", "store"])
         for each in (raised, Calibration())
@@ -380,7 +382,7 @@ def test_words_that_begin_alike_share_rows(tokenizer: Tokenizer) -> None:
 
 def test_open_blanks_keep_the_cloze_temperature(tokenizer: Tokenizer) -> None:
     """The choice temperature moves nothing where no choices are given."""
-    hot = Calibration(choice_temperature=(("zh", 3.0), ("en", 3.0)))
+    hot = Calibration(choice_temperature={"zh": 3.0, "en": 3.0})
     plain = fill(setting(tokenizer, Calibration())[0], "go to ____.")
     assert fill(setting(tokenizer, hot)[0], "go to ____.") == plain
 
@@ -568,9 +570,7 @@ def test_eight_characters_on_either_side_say_the_language(
 ) -> None:
     """The temperature is that of Chinese where Chinese stands near the blank, on whichever side."""
     answers = {
-        name: fill(
-            setting(tokenizer, Calibration(cloze_temperature=tuple(temperatures.items())))[0], text
-        )
+        name: fill(setting(tokenizer, Calibration(cloze_temperature=temperatures))[0], text)
         for name, temperatures in (
             ("both", {"zh": 2.0, "en": 0.5}),
             ("zh", {"zh": 2.0, "en": 2.0}),

@@ -247,7 +247,7 @@ def test_text_that_the_network_holds_impossible_is_still_continued(tokenizer: To
 def test_temperature_of_the_language_is_applied(tokenizer: Tokenizer) -> None:
     """A high temperature for Chinese flattens what follows Chinese, and leaves English alone."""
     runtime = TableRuntime(tokenizer, seed=3)
-    hot = Calibration(next_temperature=(("zh", 5.0), ("en", 1.0)))
+    hot = Calibration(next_temperature={"zh": 5.0, "en": 1.0})
     plain = Predictor(fake_checkpoint(tokenizer, runtime.config), runtime)
     heated = Predictor(fake_checkpoint(tokenizer, runtime.config, hot), runtime)
     assert predict(heated, "the ") == predict(plain, "the ")

@@ -67,7 +67,7 @@ class FakePredictor:
 def test_weights_and_temperature_are_found() -> None:
     """The weights without noise win, and claims twice too sure get a temperature of about 2, in their language only."""
     start = Calibration(
-        next_temperature=(("en", 1.1),), cloze_temperature=(("zh", 0.7), ("en", 1.0))
+        next_temperature={"zh": 1.0, "en": 1.1}, cloze_temperature={"zh": 0.7, "en": 1.0}
     )
     fitted = fit_cloze_calibration(
         lambda calibration: FakePredictor(calibration, truth=2.0),
@@ -96,7 +96,7 @@ def test_mass_that_is_claimed_too_modestly_is_raised() -> None:
                 fair = (Filling(w, 0.8 * f.probability) for w, f in zip(words, found, strict=True))
                 self.answers[text] = tuple(fair)
 
-    start = Calibration(cloze_coverage_exponent=(("zh", 0.7), ("en", 3.0)))
+    start = Calibration(cloze_coverage_exponent={"zh": 0.7, "en": 3.0})
     fitted = fit_cloze_calibration(Modest, QUESTIONS, ["en"] * 300, start, 4, GRIDS)
     exponents = dict(fitted.cloze_coverage_exponent)
     assert exponents["en"] == pytest.approx(np.log(0.8) / np.log(0.64), rel=0.03)
@@ -134,8 +134,8 @@ def test_temperature_of_choices_is_found() -> None:
     with_choices = [ClozeQuestion(0, n, f"{n} ____", "right", choices) for n in range(700)]
     without = [ClozeQuestion(1, n, f"{n} ____", "right", ()) for n in range(700, 750)]
     start = Calibration(
-        cloze_temperature=(("zh", 0.7), ("en", 0.9)),
-        choice_temperature=(("zh", 3.0),),
+        cloze_temperature={"zh": 0.7, "en": 0.9},
+        choice_temperature={"zh": 3.0, "en": 1.0},
         forward_weight=0.75,
     )
     choosers: list[FakeChooser] = []
@@ -199,7 +199,9 @@ def test_choices_of_development_text_are_fitted(tiny_checkpoint: Path, tmp_path:
     checkpoint, runtime = open_model(tiny_checkpoint)
     files = read_files([str(path)], None, None, 1)
     start = replace(
-        checkpoint.calibration, cloze_temperature=(("en", 0.8),), choice_temperature=(("zh", 1.25),)
+        checkpoint.calibration,
+        cloze_temperature={"zh": 1.0, "en": 0.8},
+        choice_temperature={"zh": 1.25, "en": 1.0},
     )
     fitted = fit_calibration(replace(checkpoint, calibration=start), runtime, files, 20)
     temperatures = dict(fitted.choice_temperature)
@@ -207,7 +209,7 @@ def test_choices_of_development_text_are_fitted(tiny_checkpoint: Path, tmp_path:
     assert temperatures["en"] in command.TEMPERATURES
 
     def loss(temperature: float) -> float:
-        calibration = replace(fitted, choice_temperature=(("en", temperature),))
+        calibration = replace(fitted, choice_temperature={"zh": 1.0, "en": temperature})
         predictor = Predictor(replace(checkpoint, calibration=calibration), runtime)
         total = 0.0
         for question in cloze_questions(files, checkpoint.tokenizer, 20, 10, 2):

@@ -151,7 +151,7 @@ def test_the_command_line_exports(
     assert main(["export", str(trained / "state"), *arguments]) == 0
     checkpoint = load_checkpoint(tmp_path / "new")
     assert (checkpoint.name, checkpoint.version, checkpoint.languages) == ("mine", "1.2", ("en",))
-    assert [language for language, _ in checkpoint.calibration.next_temperature] == ["en"]
+    assert checkpoint.calibration.next_temperature["zh"] == 1.0
     assert capsys.readouterr().out == f"{tmp_path / 'new'}\n"
     assert main(["export", str(trained), *arguments]) == 2
     assert "exists" in capsys.readouterr().err
@@ -391,7 +391,7 @@ def enlarge_weight(run: Path) -> None:
         (rename_weight, r"next\.weight is missing"),
         (add_weight, "extra"),
         (enlarge_weight, "gap_bias holds values that float16 cannot; export with --fp32"),
-        (lambda run: (run / "tokenizer.model").write_bytes(b"not a model"), r"vocabulary\.model"),
+        (lambda run: (run / "tokenizer.model").write_bytes(b"not a model"), r"tokenizer\.model"),
     ],
 )
 def test_states_that_cannot_be_exported_are_named(

@@ -159,7 +159,7 @@ def fit_calibration(
             temperatures[language] = fit_next_temperature(
                 score_tokens(runtime, checkpoint.tokenizer, texts, seed)
             )
-    start = replace(checkpoint.calibration, next_temperature=tuple(temperatures.items()))
+    start = replace(checkpoint.calibration, next_temperature=temperatures)
     if not questions:
         return start
 
@@ -246,7 +246,7 @@ def fit_cloze_calibration(
         grids: values of λ1 and of λ2 to try.
     """
     tried: dict[tuple[float, float], float] = {}
-    ones = tuple((language, 1.0) for language in LANGUAGES)
+    ones = dict.fromkeys(LANGUAGES, 1.0)
     neutral = replace(start, cloze_temperature=ones, cloze_coverage_exponent=ones)
     asked = list(zip(questions, languages, strict=True))
     some = [
@@ -272,14 +272,14 @@ def fit_cloze_calibration(
             ((best[0], backward) for backward in grids[1]), key=lambda weights: loss(*weights)
         )
     filled = fill(*best, asked)
-    temperatures = dict(start.cloze_temperature) | _best_temperatures(filled)[1]
-    exponents = dict(start.cloze_coverage_exponent) | _best_exponents(filled)
+    temperatures = start.cloze_temperature | _best_temperatures(filled)[1]
+    exponents = start.cloze_coverage_exponent | _best_exponents(filled)
     return replace(
         start,
         forward_weight=best[0],
         backward_weight=best[1],
-        cloze_temperature=tuple(temperatures.items()),
-        cloze_coverage_exponent=tuple(exponents.items()),
+        cloze_temperature=temperatures,
+        cloze_coverage_exponent=exponents,
     )
 
 
@@ -312,8 +312,8 @@ def fit_choices(
         return start
     neutral = replace(
         start,
-        choice_temperature=tuple((language, 1.0) for language in LANGUAGES),
-        choice_uniform_mix=tuple((language, 0.0) for language in LANGUAGES),
+        choice_temperature=dict.fromkeys(LANGUAGES, 1.0),
+        choice_uniform_mix=dict.fromkeys(LANGUAGES, 0.0),
     )
     queries = [
         ClozeQuery(question.text, blank=MARKER, choices=question.choices) for question, _ in asked
@@ -325,8 +325,8 @@ def fit_choices(
         temperatures[language], lapses[language] = _best_choice_calibration(own)
     return replace(
         start,
-        choice_temperature=tuple(temperatures.items()),
-        choice_uniform_mix=tuple(lapses.items()),
+        choice_temperature=temperatures,
+        choice_uniform_mix=lapses,
     )
 
 

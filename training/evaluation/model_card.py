@@ -134,16 +134,25 @@ def model_card(
         _scores(scores),
         _cost(training.get("quantisation_cost", {})),
         "Temperatures of the next head: "
-        + ", ".join(f"{language} {value:.3f}" for language, value in calibration.next_temperature)
+        + ", ".join(
+            f"{language} {value:.3f}" for language, value in calibration.next_temperature.items()
+        )
         + "; of blanks: "
-        + ", ".join(f"{language} {value:.3f}" for language, value in calibration.cloze_temperature)
+        + ", ".join(
+            f"{language} {value:.3f}" for language, value in calibration.cloze_temperature.items()
+        )
         + "; of choices: "
-        + ", ".join(f"{language} {value:.3f}" for language, value in calibration.choice_temperature)
+        + ", ".join(
+            f"{language} {value:.3f}" for language, value in calibration.choice_temperature.items()
+        )
         + "; lapse rates of choices: "
-        + ", ".join(f"{language} {value:.3f}" for language, value in calibration.choice_uniform_mix)
+        + ", ".join(
+            f"{language} {value:.3f}" for language, value in calibration.choice_uniform_mix.items()
+        )
         + "; exponents of what is found for a blank: "
         + ", ".join(
-            f"{language} {value:.3f}" for language, value in calibration.cloze_coverage_exponent
+            f"{language} {value:.3f}"
+            for language, value in calibration.cloze_coverage_exponent.items()
         )
         + f". Weights of rescoring: {calibration.forward_weight:g} forward, {calibration.backward_weight:g} backward.",
         "## Limits",
