@@ -608,7 +608,7 @@ def _not_exported(
         calibration=Calibration(),
         tokenizer=Tokenizer.load(tokenizer),
         languages=("zh", "en"),
-        word_end_probs=(0.0,) * config.network.vocabulary_size,
+        word_end_probs=(0.0,) * sizes.vocabulary_size,
     )
     return EvaluatedSystem(
         name, Predictor(checkpoint, runtime), {"bytes": weights + tokenizer.stat().st_size}
