@@ -1,0 +1,37 @@
+"""Fixtures of training tests."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.config import NetworkConfig
+from training.config import DataOptions, OptimizerOptions, RunConfig
+from training.data.shards import open_prepared
+from training.export import ExportOptions, export
+from training.trainer import train
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a few steps on the tiny prepared data; read it, never change it."""
+    torch.set_num_threads(1)
+    directory = tmp_path_factory.mktemp("runs") / "run"
+    size = open_prepared(tiny_prepared).tokenizer.size
+    config = RunConfig(
+        name="tiny",
+        data=DataOptions(prepared=str(tiny_prepared), rows=4),
+        network=NetworkConfig(size, embedding_size=16, hidden_size=24, gap_hidden_size=12),
+        optimizer=OptimizerOptions(learning_rate=1e-2, schedule="constant", warmup_steps=2),
+        steps=15,
+        evaluate_every_steps=0,
+    )
+    train(config, directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def exported(tiny_run: Path) -> Path:
+    """The checkpoint of that run, with fp32 graphs; read it, never change it."""
+    options = ExportOptions(tiny_run, tiny_run.parent / "checkpoint", version="2", fp32=True)
+    return export(options).directory

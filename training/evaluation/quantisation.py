@@ -1,0 +1,210 @@
+"""The cost of int8: two runtimes score the same held-out lines, and a gate compares them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from model.config import TOKEN
+from model.errors import ExportError
+from model.runtime import Float32Array, Integers, Runtime, Tower, initial_states
+from model.tokenizer import BLANK, END, START, Tokenizer
+from training.data.shards import Shard
+from training.evaluation.test_items import read_files
+
+# Highest cost against fp32 on the same text
+PERPLEXITY_LIMIT = 0.01  # relative
+TOP3_LIMIT = 0.002  # share of tokens
+# A cost above its limit counts if it is also this many standard errors above 0
+STANDARD_ERRORS = 1.96
+GATE_TOKENS = 20_000
+LINE_TOKENS = 64
+LINES_AT_ONCE = 64
+MASK_EVERY = 8
+ROWS_AT_ONCE = 128  # a head returns 64 KB a row with 16,000 tokens
+
+Lines = dict[str, list[Integers]]  # by language, token ids of each line, at most LINE_TOKENS
+Scores = Iterator[tuple[Float32Array, Integers]]  # log-probabilities (n, V), and targets (n,)
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Scores of held-out lines; the same rows in the same order for every runtime.
+
+    Attributes:
+        nats: minus log-probability of each token after those before it, float64.
+        top3: True if it is among the three most probable tokens.
+        gap_nats: minus log-probability of each token between its two sides; empty for one tower.
+    """
+
+    nats: npt.NDArray[np.float64]
+    top3: npt.NDArray[np.bool_]
+    gap_nats: npt.NDArray[np.float64]
+
+
+def held_out_lines(held_out: Sequence[Shard]) -> Lines:
+    """Draw lines of held-out text, about equally many tokens of each language."""
+    languages = sorted({shard.language for shard in held_out})
+    lines = {}
+    for language in languages:
+        shards = [shard for shard in held_out if shard.language == language]
+        places = [(shard, number) for shard in shards for number in range(shard.lines)]
+        chosen = (_line(*places[index]) for index in _shuffled(len(places)))
+        lines[language] = take(chosen, GATE_TOKENS // len(languages))
+    return lines
+
+
+def development_lines(texts: Sequence[str], tokenizer: Tokenizer) -> Lines:
+    """Draw lines of text files, about equally many tokens of each language.
+
+    Raises:
+        CorpusError: a file cannot be used.
+    """
+    files = read_files(list(texts), None, None, seed=1)
+    languages = sorted({file.language for file in files})
+    lines = {}
+    for language in languages:
+        text = [line for file in files if file.language == language for line in file.lines]
+        chosen = (
+            np.array(tokenizer.encode(text[index])[:LINE_TOKENS], dtype=np.int64)
+            for index in _shuffled(len(text))
+        )
+        lines[language] = take(chosen, GATE_TOKENS // len(languages))
+    return lines
+
+
+def take(lines: Iterable[Integers], tokens: int) -> list[Integers]:
+    """Return the first lines that hold *tokens* together, at least one, without empty ones."""
+    chosen: list[Integers] = []
+    for line in lines:
+        if chosen and tokens <= 0:
+            break
+        if len(line):
+            chosen.append(line)
+            tokens -= len(line)
+    return chosen
+
+
+def measure(runtime: Runtime, lines: Sequence[Integers]) -> Measurement:
+    """Score every token of the lines; of a stacked network a few under masks."""
+    architecture = runtime.config.architecture
+    score = score_masked if architecture == "stacked_bidirectional" else score_next
+    nats, top3, gap_nats = [], [], [np.zeros(0)]
+    for log_probabilities, targets in score(runtime, lines):
+        found = log_probabilities[np.arange(len(targets)), targets]
+        nats.append(-found.astype(np.float64))
+        top3.append((log_probabilities > found[:, None]).sum(axis=1) < 3)
+    if architecture == "two_towers":
+        for log_probabilities, targets in score_gaps(runtime, lines):
+            found = log_probabilities[np.arange(len(targets)), targets]
+            gap_nats.append(-found.astype(np.float64))
+    return Measurement(np.concatenate(nats), np.concatenate(top3), np.concatenate(gap_nats))
+
+
+def check_cost(
+    reference: Measurement, quantised: Measurement, *, gate: bool = True
+) -> dict[str, float]:
+    """Return the cost of quantisation on the same text.
+
+    Returns:
+        ``tokens`` measured; the relative rise of ``perplexity`` and, for two towers, of
+        ``gap_perplexity``; and the loss of ``top3``, as a share of tokens.
+
+    Raises:
+        ExportError: with *gate*, a cost is above its limit and chance does not explain it.
+    """
+    differences = {
+        "perplexity": quantised.nats - reference.nats,
+        "top3": reference.top3.astype(np.float64) - quantised.top3,
+        "gap_perplexity": quantised.gap_nats - reference.gap_nats,
+    }
+    cost = {"tokens": float(len(reference.nats))}
+    for name, difference in differences.items():
+        if not len(difference):
+            continue
+        mean, error = difference.mean(), difference.std() / len(difference) ** 0.5
+        cost[name] = float(mean if name == "top3" else np.expm1(mean))
+        limit = TOP3_LIMIT if name == "top3" else PERPLEXITY_LIMIT
+        # NaN fails too
+        if gate and not (cost[name] <= limit or mean <= STANDARD_ERRORS * error):
+            raise ExportError(
+                f"int8 graphs cost {100 * cost[name]:.2f} % of {name} on {len(difference)} held-out"
+                f" tokens, more than {100 * limit:.1f} %; the usual reason is a few outlying"
+                " weights: train on with weight_decay or a lower clip_norm, and export again"
+            )
+    return cost
+
+
+def score_next(runtime: Runtime, lines: Sequence[Integers]) -> Scores:
+    """Score each token of the lines after those before it."""
+    for batch in _batches(lines):
+        left = tower_outputs(runtime, "forward", [np.array([START, *x[:-1]]) for x in batch])
+        outputs, targets = np.concatenate(left), np.concatenate(batch)
+        for rows in _chunks(len(targets)):
+            yield runtime.next_log_probabilities(outputs[rows]), targets[rows]
+
+
+def score_gaps(runtime: Runtime, lines: Sequence[Integers]) -> Scores:
+    """Score each token of the lines between its two sides."""
+    for batch in _batches(lines):
+        left = tower_outputs(runtime, "forward", [np.array([START, *x[:-1]]) for x in batch])
+        right = tower_outputs(runtime, "backward", [np.array([END, *x[:0:-1]]) for x in batch])
+        forward, targets = np.concatenate(left), np.concatenate(batch)
+        backward = np.concatenate([rows[::-1] for rows in right])
+        for rows in _chunks(len(targets)):
+            zeros = np.zeros(len(targets[rows]), dtype=np.int64)
+            scores = runtime.gap_log_probabilities(
+                forward[rows], backward[rows], zeros == 0, zeros, zeros + TOKEN
+            )
+            yield scores, targets[rows]
+
+
+def score_masked(runtime: Runtime, lines: Sequence[Integers]) -> Scores:
+    """Score every MASK_EVERY-th token of a line under a mask, given the rest of the line.
+
+    Each costs a pass over the line.
+    """
+    for batch in _batches(lines):
+        asked = [(line, place) for line in batch for place in range(0, len(line), MASK_EVERY)]
+        for chunk in _chunks(len(asked)):
+            some = asked[chunk]
+            lengths = np.array([len(line) + 1 for line, _ in some], dtype=np.int64)
+            tokens = np.zeros((len(some), lengths.max()), dtype=np.int64)
+            for row, (line, place) in zip(tokens, some, strict=True):
+                row[: len(line) + 1] = [START, *line]
+                row[place + 1] = BLANK
+            places = np.array([place + 1 for _, place in some], dtype=np.int64)
+            targets = np.array([line[place] for line, place in some], dtype=np.int64)
+            yield runtime.fill_log_probabilities(tokens, lengths, places), targets
+
+
+def tower_outputs(runtime: Runtime, tower: Tower, rows: Sequence[Integers]) -> list[Float32Array]:
+    """Read rows of tokens (T,) from the empty state; return the outputs (T, H) of each row."""
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    tokens = np.zeros((len(rows), lengths.max()), dtype=np.int64)
+    tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = np.concatenate(rows)
+    states = initial_states(runtime.config, tower, len(rows))
+    _, outputs = runtime.advance(tower, states, tokens, lengths)
+    return [row[:length] for row, length in zip(outputs, lengths, strict=True)]
+
+
+def _batches(lines: Sequence[Integers]) -> Iterator[list[Integers]]:
+    """Yield lines of similar length together."""
+    ordered = sorted(lines, key=len)
+    for start in range(0, len(ordered), LINES_AT_ONCE):
+        yield ordered[start : start + LINES_AT_ONCE]
+
+
+def _chunks(rows: int) -> Iterator[slice]:
+    for start in range(0, rows, ROWS_AT_ONCE):
+        yield slice(start, start + ROWS_AT_ONCE)
+
+
+def _line(shard: Shard, number: int) -> Integers:
+    tokens = shard.ids[shard.offsets[number] : shard.offsets[number + 1]]
+    return tokens[:LINE_TOKENS].astype(np.int64)
+
+
+def _shuffled(count: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng(1).permutation(count)
