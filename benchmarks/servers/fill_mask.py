@@ -10,7 +10,8 @@ from fastapi import FastAPI
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer, pipeline
 
 from benchmarks.servers.listening import parser, serve
-from service.schemas import Blank, BlankCandidate, ClozeAnswer, ClozeRequest, Filling, Model, Usage
+from model.queries import Blank, Filling, Usage
+from service.schemas import ClozeAnswer, ClozeRequest, FilledText, ModelName
 
 VOCABULARY_SIZE = 21_128
 _CONTROLS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -33,7 +34,7 @@ def create_app(threads: int) -> FastAPI:
         "fill-mask", model=network, tokenizer=BertTokenizer(vocab=tokenizer()), device="cpu"
     )
     app = FastAPI()
-    model = Model(name="fill-mask", version="0")
+    model = ModelName(name="fill-mask", version="0")
 
     @app.post("/cloze")
     async def cloze(request: ClozeRequest) -> ClozeAnswer:
@@ -42,11 +43,11 @@ def create_app(threads: int) -> FastAPI:
             for text in request.texts:
                 found = fill(text, top_k=request.top_k)
                 start = text.index(_MARKER)
-                candidates = [
-                    BlankCandidate(word=one["token_str"], probability=one["score"]) for one in found
-                ]
+                candidates = tuple(
+                    Filling(word=one["token_str"], probability=one["score"]) for one in found
+                )
                 blank = Blank(start=start, end=start + len(_MARKER), candidates=candidates)
-                results.append(Filling(filled=found[0]["sequence"], blanks=[blank]))
+                results.append(FilledText(filled=found[0]["sequence"], blanks=(blank,)))
         return ClozeAnswer(model=model, results=results, usage=Usage(tokens=0, cached_tokens=0))
 
     return app

@@ -12,7 +12,8 @@ import torch
 
 from benchmarks.servers.listening import KEEP_ALIVE_SECONDS, parser
 from benchmarks.servers.torch_predictor import TorchPredictor
-from service.schemas import Candidate, Model, PredictAnswer, Prediction, PredictRequest, Usage
+from model.queries import Candidate, Usage
+from service.schemas import ModelName, PredictAnswer, Prediction, PredictRequest
 
 MAX_BATCH, BATCH_SECONDS = 32, 0.005
 Encoded = tuple[list[list[int]], int]  # of one request: tokens of each text, top_k
@@ -58,10 +59,10 @@ class LacunaAPI(litserve.LitAPI):  # type: ignore[misc, unused-ignore]  # untype
     def encode_response(self, output: tuple[int, list[list[Candidate]]]) -> PredictAnswer:
         """The answer to one request."""
         tokens, candidates = output
-        results = [Prediction(candidates=found) for found in candidates]
+        results = [Prediction(candidates=tuple(found)) for found in candidates]
         usage = Usage(tokens=tokens, cached_tokens=0)
         return PredictAnswer(
-            model=Model(name="litserve", version="0"), results=results, usage=usage
+            model=ModelName(name="litserve", version="0"), results=results, usage=usage
         )
 
 

@@ -9,19 +9,21 @@ from fastapi import FastAPI
 
 from benchmarks.servers.listening import parser, serve
 from benchmarks.servers.torch_predictor import TorchPredictor
-from service.schemas import Model, PredictAnswer, Prediction, PredictRequest, Usage
+from model.queries import Usage
+from service.schemas import ModelName, PredictAnswer, Prediction, PredictRequest
 
 
 def create_app(predictor: TorchPredictor) -> FastAPI:
     """The app."""
     app = FastAPI()
-    model = Model(name="naive", version="0")
+    model = ModelName(name="naive", version="0")
 
     @app.post("/predict")
     async def predict(request: PredictRequest) -> PredictAnswer:
         encoded = [predictor.encode(text) for text in request.texts]
         results = [
-            Prediction(candidates=found) for found in predictor.predict(encoded, request.top_k)
+            Prediction(candidates=tuple(found))
+            for found in predictor.predict(encoded, request.top_k)
         ]
         usage = Usage(tokens=sum(map(len, encoded)) - len(encoded), cached_tokens=0)
         return PredictAnswer(model=model, results=results, usage=usage)

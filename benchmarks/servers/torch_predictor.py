@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from model.queries import Candidate
 from model.text import normalise
 from model.tokenizer import START, Tokenizer
-from service.schemas import Candidate
 
 # As good as minus infinity, and representable in int8 kernels' float bias.
 _NEVER = -1e4

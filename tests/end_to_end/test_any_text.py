@@ -151,7 +151,7 @@ def _ask(
         return []
     assert response.status_code == 200, response.text
     answer = response.json()
-    assert ANSWERS[path].model_validate(answer).model_dump() == answer
+    assert ANSWERS[path].model_validate(answer).model_dump(mode="json") == answer
     results: list[dict[str, Any]] = answer["results"]
     assert all(map(is_sane, results))
     return results
