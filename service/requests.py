@@ -37,6 +37,7 @@ _MESSAGES = {
     "string_unicode": "has a lone surrogate; send valid Unicode",
     "int_type": "must be a whole number",
     "list_type": "must be a list",
+    "greater_than_equal": "must be at least 1",
     "missing": "is required",
     "model_type": "must be a JSON object",
     "too_short": "is empty; it must hold at least one",
@@ -113,7 +114,8 @@ def parse(body: bytes, expected: type[B]) -> B:
         raise Problem(400, f"the body is not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
         place = f"line {error.lineno} column {error.colno}"
-        raise Problem(400, f"the body is not JSON: {error.msg} at {place}") from None
+        reason = error.msg.removesuffix(" at")
+        raise Problem(400, f"the body is not JSON at {place}: {reason}") from None
     except RecursionError:
         raise Problem(400, "the body is nested too deeply") from None
     try:
