@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from model.batching import Scheduler
 from model.decoding.cache_lm import DISCOUNT, EXPONENT, STRENGTHS, WEIGHT, CacheLM
 from model.decoding.next_word import SearchOptions
 from model.decoding.token_index import TokenIndex
 from model.predictor import Predictor
 from model.queries import ClozeQuery, ClozeResult, PredictQuery, PredictResult
 from model.runtime import initial_states
-from model.scheduler import Scheduler
 from model.tokenizer import START
 from tests.fakes import TableRuntime, fake_checkpoint, hand_tokenizer
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.batching import Scheduler
 from model.decoding.prefix_cache import OVERHEAD, Prefix, PrefixCache, Reading
 from model.decoding.token_index import TokenIndex
 from model.predictor import ClozeQuery, ClozeResult, Predictor, PredictQuery, PredictResult
-from model.scheduler import Scheduler
 from tests.fakes import TableRuntime, fake_checkpoint, hand_tokenizer
 
 TOKENIZER = hand_tokenizer(

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from model.steps import Advance, Decoder, Gap, Next, Read, Step, Trace, ask, read
 
+from model.batching import CHUNK, Scheduler
 from model.checkpoint import load_checkpoint
 from model.config import WORD
 from model.predictor import (
@@ -22,8 +24,6 @@ from model.predictor import (
     Usage,
 )
 from model.runtime import Float32Array, OnnxRuntime
-from model.scheduler import CHUNK, Scheduler
-from model.steps import Advance, Decoder, Gap, Next, Read, Step, Trace, ask, read
 from tests.fakes import TableRuntime, fake_checkpoint, hand_tokenizer
 
 TOKENIZER = hand_tokenizer(("a ", "b ", "c "))
@@ -205,7 +205,7 @@ def test_a_ticket_is_used_once_at_a_time() -> None:
 
 def test_calls_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
     """More rows than one call may hold make more calls, long rows sooner than short ones, and every one is reported."""
-    monkeypatch.setattr("model.scheduler.TOWER_TOKENS", 3)
+    monkeypatch.setattr("model.batching.TOWER_TOKENS", 3)
     seen: list[tuple[str, int]] = []
     table = runtime()
     table.head_rows = 2

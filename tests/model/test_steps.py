@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from model.steps import Advance, Decoder, ask, together
 
 STATE = np.zeros(2, dtype=np.float32)
