@@ -35,7 +35,7 @@ from research.cifg import KeyboardConfig, KeyboardNetwork, KeyboardRuntime
 from research.compare_report import write_tutorial
 from research.networks import AnyConfig, build_network, parameter_count
 from research.transformer import HEAD_SIZE, Transformer, TransformerConfig, TransformerRuntime
-from training.config import DataOptions, LossOptions, OptimizerOptions, RunConfig, run_from_dict
+from training.config import DataOptions, LossOptions, OptimizerOptions, RunConfig, options_from_dict
 from training.data.shards import open_prepared
 from training.data.text_sources import expand_inputs
 from training.evaluation.evaluate import ask_about, evaluate
@@ -44,7 +44,7 @@ from training.evaluation.test_items import read_files
 from training.export import ExportOptions, export
 from training.ngram import build
 from training.run_log import read_records
-from training.run_state import SNAPSHOTS, keep_to, load_weights, read_progress, snapshot_directory
+from training.run_state import find_state, keep_to, load_weights, read_state, saved_state
 from training.trainer import train
 
 RATES = (1e-3, 2.5e-3, 6e-3)
@@ -421,7 +421,7 @@ def _fit(config: RunConfig, network: AnyConfig, directory: Path) -> None:
     """Train, or go on with what has begun; networks that are not served are handed to the trainer."""
     torch.manual_seed(config.seed)
     own = None if isinstance(network, NetworkConfig) else build_network(network)
-    train(config, directory, resume=_begun(directory), network=own)
+    train(config, directory, resume=find_state(directory) is not None, network=own)
 
 
 def _whole_run(
@@ -490,13 +490,11 @@ def _train(
 ) -> dict[str, Any]:
     """A whole run, or the rest of it: what it is and how it went."""
     directory = options.output / config.name
-    if _begun(directory):
-        config = run_from_dict(
-            json.loads((directory / "config.json").read_text(encoding="utf-8")), str(directory)
-        )
-    if not _begun(directory) or read_progress(snapshot_directory(directory))[0].step < config.steps:
+    if (state := find_state(directory)) is not None:
+        config = options_from_dict(RunConfig, read_state(state).config, str(state))
+    if state is None or read_state(state).progress.step < config.steps:
         _fit(config, network, directory)
-    if read_progress(snapshot_directory(directory))[0].step < config.steps:
+    if read_state(saved_state(directory)).progress.step < config.steps:
         raise RunError(f"{directory}: was interrupted; give the command again, and it goes on")
     records = [record for record in read_records(directory / "metrics.jsonl") if _figures(record)]
     return {
@@ -569,8 +567,8 @@ def _contestant(directory: Path, sizes: AnyConfig | None) -> EvaluatedSystem:
     """What was trained or counted, behind the decoders that serve."""
     if sizes is None:
         return open_contestant(directory)
-    state = snapshot_directory(directory)
-    config = run_from_dict(read_progress(state)[1], str(state))
+    state = saved_state(directory)
+    config = options_from_dict(RunConfig, read_state(state).config, str(state))
     if not isinstance(sizes, NetworkConfig):
         return _not_exported(directory, state, config.name, sizes)
     target = directory / "checkpoint"
@@ -629,11 +627,6 @@ def _held_out(record: dict[str, Any]) -> float:
     figures = _figures(record)
     bits = [value for key, value in figures.items() if "bits_per_character" in key]
     return sum(bits or figures.values())
-
-
-def _begun(directory: Path) -> bool:
-    """Whether a run has saved a state there."""
-    return any((directory / name / "state.json").exists() for name in SNAPSHOTS)
 
 
 def _published(options: CompareOptions) -> dict[str, Any]:

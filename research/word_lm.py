@@ -11,12 +11,13 @@ import json
 import math
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -33,18 +34,19 @@ from research.word_scores import (
     score_ngram,
     score_reset,
 )
-from training.config import OptimizerOptions, read_options
+from training.config import STRICT, OptimizerOptions, read_options
 from training.loss import full_cross_entropy
 from training.run_log import RunLog
 from training.run_state import (
-    SNAPSHOTS,
     Progress,
+    StateInfo,
+    find_state,
     keep_to,
     load_optimizer,
     load_weights,
-    read_progress,
-    save_snapshot,
-    snapshot_directory,
+    read_state,
+    save_state,
+    saved_state,
     write_whole,
 )
 from training.schedule import learning_rate
@@ -54,7 +56,7 @@ from training.trainer import make_optimizer, stop_signals
 VALID_ROWS = 16
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class WordRun:
     """A whole run.
 
@@ -165,7 +167,7 @@ def score(config: WordRun, directory: Path, jobs: int = 1) -> dict[str, Any]:
     parts = directory / "scores"
     parts.mkdir(exist_ok=True)
     weights = hashlib.sha256(
-        (snapshot_directory(directory) / "weights.safetensors").read_bytes()
+        (saved_state(directory) / "weights.safetensors").read_bytes()
     ).hexdigest()
     keep_to(parts, {"weights": weights, "corpus": corpus.sha256, **grids()})
     given: dict[str, float] = {}
@@ -213,7 +215,7 @@ def open_trained(config: WordRun, directory: Path) -> tuple[WordNetwork, WordCor
     """
     torch.set_num_threads(config.threads)
     corpus = read_word_corpus(Path(config.train), Path(config.valid), Path(config.test))
-    snapshot = snapshot_directory(directory)
+    snapshot = saved_state(directory)
     progress = _check_snapshot(snapshot, config, corpus)
     steps = _windows(config, len(corpus.train) // config.rows, corpus) * config.epochs
     if progress.step != steps:
@@ -246,7 +248,8 @@ def _check_snapshot(snapshot: Path, config: WordRun, corpus: WordCorpus) -> Prog
     Raises:
         RunError: it is torn, or one of another run or text.
     """
-    progress, saved, read = read_progress(snapshot)
+    info = read_state(snapshot)
+    progress, saved, read = info.progress, info.config, info.data_sha256
     of_the_machine = ("threads", "device", "save_every_seconds", "evaluate_every_epochs")
     before = {key: value for key, value in saved.items() if key not in of_the_machine}
     now = json.loads(json.dumps(asdict(config)))
@@ -301,8 +304,8 @@ class WordTrainer:
         self.progress = Progress()
         self.states = self.network.initial_states(config.rows)
         if resume:
-            self._load(snapshot_directory(directory))
-        elif any((directory / name).exists() for name in SNAPSHOTS):
+            self._load(saved_state(directory))
+        elif find_state(directory) is not None:
             raise RunError(f"{directory}: holds a run already; give --resume, or another --output")
 
     @property
@@ -420,15 +423,8 @@ class WordTrainer:
     def save(self) -> None:
         """Write the snapshot that ``--resume`` goes on from."""
         carried = torch.cat([part for state in self.states for part in state], dim=1)
-        save_snapshot(
-            self.directory / "state",
-            self.network,
-            self.optimizer,
-            carried,
-            self.progress,
-            asdict(self.config),
-            self.corpus.sha256,
-        )
+        info = StateInfo(self.progress, asdict(self.config), self.corpus.sha256)
+        save_state(self.directory / "state", self.network, self.optimizer, carried, info)
 
     def _load(self, snapshot: Path) -> None:
         self.progress = _check_snapshot(snapshot, self.config, self.corpus)

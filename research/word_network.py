@@ -9,13 +9,15 @@ from itertools import pairwise
 from typing import cast
 
 import torch
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.network import RecurrentLayer, State, locked_dropout
+from training.config import STRICT
 
 
-@dataclass(frozen=True, slots=True)
+@pydantic_dataclass(frozen=True, slots=True, config=STRICT)
 class WordNetworkOptions:
     """Sizes and what is dropped in training.
 

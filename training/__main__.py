@@ -47,7 +47,7 @@ def run_command(
         argv: arguments; by default those of the process.
 
     Returns:
-        0, or 2 with a message on standard error if a named error was raised.
+        0, or 2 with a message on standard error for a named error or one of the operating system.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {package}", description=description)
     parser.add_argument(
@@ -64,7 +64,7 @@ def run_command(
             return int(module.run(parser.parse_args(words[1:])))
         options = get_type_hints(module.run)["options"]
         return int(module.run(parse_options(options, parser, words[1:])))
-    except LacunaError as error:
+    except (LacunaError, OSError) as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 2
 

@@ -41,7 +41,7 @@ from training.evaluation.systems import Answering, open_contestant
 from training.evaluation.test_items import read_files
 from training.export import ExportOptions, export
 from training.ngram import build
-from training.run_state import SNAPSHOTS, write_whole
+from training.run_state import find_state, write_whole
 from training.trainer import Trainer, stop_signals
 
 MAX_CHARACTERS = 500
@@ -396,9 +396,7 @@ def _train(options: AdaptOptions, journal: dict[str, Any], data: Path, own: Sequ
                     config.optimizer, learning_rate=rate, warmup_steps=min(20, steps)
                 ),
             )
-            trainer = Trainer(
-                config, directory, resume=any((directory / name).exists() for name in SNAPSHOTS)
-            )
+            trainer = Trainer(config, directory, resume=find_state(directory) is not None)
             if "before" not in journal:
                 journal["before"] = _held_out_bits(trainer, prepared.held_out, own)
                 _save_journal(options, journal)

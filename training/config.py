@@ -1,84 +1,84 @@
-"""One training run, described: nested frozen dataclasses read from a TOML file. Nothing here trains."""
+"""A training run as frozen dataclasses, read from a TOML run file."""
 
-import math
+import json
 import tomllib
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
 
 from model.config import NetworkConfig
 from model.errors import RunError
 
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
-@dataclass(frozen=True, slots=True)
+Count = Annotated[int, Field(ge=0)]
+Size = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
+Amount = Annotated[float, Field(ge=0)]
+SourceWeight = Annotated[float, Field(gt=0, lt=1000)]
+
+Options = TypeVar("Options")
+
+_FAULTS = {"unexpected_keyword_argument": "unknown field", "missing": "missing"}
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
 class DataOptions:
-    """Which prepared data, and how it is cut into batches.
+    """The prepared data of a run, and how it is cut into batches.
 
     Attributes:
-        prepared: directory written by ``python -m training prepare``; relative to the working directory.
-        rows: rows of a window batch, each carrying its own state.
-        window_tokens: steps of truncated back-propagation; ``rows * window_tokens`` is also a line batch's budget.
-        lookahead_tokens: what the backward tower reads beyond a window, without loss.
-        carry_share: share of consecutive text read as windows with carried state; the rest becomes single lines.
+        prepared: directory written by ``python -m training prepare``, relative to the working directory.
+        rows: rows of a window batch, each with its own state.
+        window_tokens: steps of truncated back-propagation. A batch of lines has at most
+            ``rows * window_tokens`` tokens, padding included.
+        lookahead_tokens: tokens after a window that the backward tower reads without loss.
+        carry_share: share of consecutive text that is read as windows with carried state. The rest
+            becomes single lines.
         gaps_per_token: gaps drawn for each token of text.
-        gaps: ``any`` draws words, tokens and spans; ``one_token`` only tokens (an arm of the pilot).
-        right_unknown_share: gaps whose right side is dropped.
-        punctuation_dropped_share: lines that lose their final punctuation.
-        forward_blank_share: lines in which the forward tower reads a span as ``<blank>``.
+        right_unknown_share: share of gaps whose right side is dropped.
+        punctuation_dropped_share: share of lines that lose their final punctuation.
+        forward_blank_share: share of lines in which the forward tower reads a word as ``<blank>``.
         backward_blank_share: the same for the backward tower.
-        masked_share: tokens masked for the stacked bidirectional network.
-        weights: source name to how often an epoch passes over it, in place of the prepared weight; so that the end of
-            a run can dwell on other text than its beginning.
+        masked_share: share of tokens masked for the stacked bidirectional network.
+        weights: passes over a source in an epoch, by name, instead of its prepared weight.
     """
 
     prepared: str
-    rows: int = 64
-    window_tokens: int = 64
-    lookahead_tokens: int = 32
-    carry_share: float = 0.5
-    gaps_per_token: float = 0.2
-    gaps: Literal["any", "one_token"] = "any"
-    right_unknown_share: float = 0.1
-    punctuation_dropped_share: float = 0.1
-    forward_blank_share: float = 0.05
-    backward_blank_share: float = 0.12
-    masked_share: float = 0.15
-    weights: dict[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        _require_least(self, 1, "rows", "window_tokens", "lookahead_tokens")
-        _require_least(self, 0, "gaps_per_token")
-        for name in (each.name for each in fields(self) if each.name.endswith("_share")):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; a share is from 0 to 1")
-        for name, weight in self.weights.items():
-            if not 0 < weight < 1000:
-                raise ValueError(
-                    f"weights: {name} is {weight}; it must be above 0 and below 1000 (sources leaves one out)"
-                )
+    rows: Size = 64
+    window_tokens: Size = 64
+    lookahead_tokens: Size = 32
+    carry_share: Share = 0.5
+    gaps_per_token: Amount = 0.2
+    right_unknown_share: Share = 0.1
+    punctuation_dropped_share: Share = 0.1
+    forward_blank_share: Share = 0.05
+    backward_blank_share: Share = 0.12
+    masked_share: Share = 0.15
+    weights: dict[str, SourceWeight] = Field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class LossOptions:
-    """What is minimised.
+    """The loss that is minimised.
 
     Attributes:
-        sampled_negatives: tokens drawn per step for sampled softmax; 0 is the full softmax.
+        sampled_negatives: tokens drawn in each step for sampled softmax; 0 is the full softmax.
         previous_weight: weight of the backward tower's own loss.
         gap_weight: weight of the gap head's loss.
     """
 
-    sampled_negatives: int = 1500
-    previous_weight: float = 0.5
-    gap_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        _require_least(self, 0, "sampled_negatives", "previous_weight", "gap_weight")
+    sampled_negatives: Count = 1500
+    previous_weight: Amount = 0.5
+    gap_weight: Amount = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class OptimizerOptions:
-    """How it is minimised.
+    """The optimizer, its learning rate and its limits on gradients.
 
     Attributes:
         name: ``adamw`` or ``sgd``.
@@ -89,219 +89,123 @@ class OptimizerOptions:
         floor: final learning rate as a share of the peak.
         clip_norm: gradients are scaled down to this norm; 0 turns it off (Pascanu et al. 2013, arXiv:1211.5063).
         clip_value: each gradient is cut to [-c, c], as the tutorial describes; 0 turns it off.
-        weight_decay: decoupled in AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101); in SGD an L2 penalty.
+        weight_decay: decoupled in AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101); an L2 penalty in SGD.
         beta1: AdamW's first moment, or SGD's momentum.
         beta2: AdamW's second moment.
     """
 
     name: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = 2.5e-3
+    learning_rate: Amount = 2.5e-3
     schedule: Literal["constant", "one_cycle", "warmup_stable_decay"] = "warmup_stable_decay"
-    warmup_steps: int = 200
-    decay_steps: int = 1000
-    floor: float = 0.03
-    clip_norm: float = 1.0
-    clip_value: float = 0.0
-    weight_decay: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.99
-
-    def __post_init__(self) -> None:
-        _require_least(
-            self,
-            0,
-            "learning_rate",
-            "warmup_steps",
-            "decay_steps",
-            "floor",
-            "clip_norm",
-            "clip_value",
-            "weight_decay",
-        )
-        _require_share_below_1(self, "beta1", "beta2")
+    warmup_steps: Count = 200
+    decay_steps: Count = 1000
+    floor: Amount = 0.03
+    clip_norm: Amount = 1.0
+    clip_value: Amount = 0.0
+    weight_decay: Amount = 0.01
+    beta1: ShareBelowOne = 0.9
+    beta2: ShareBelowOne = 0.99
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class RunConfig:
     """A whole run.
 
     Attributes:
-        name: of the run directory, under ``runs/`` unless ``--output`` says otherwise.
-        seed: of weights, batches and negatives.
-        steps: updates in all; 0 stops by time alone.
-        minutes: process CPU time divided by threads after which the run ends, wherever its schedule stands; 0 means
-            no limit.
-        threads: of torch.
+        name: name of the run directory, under ``runs/`` unless ``--output`` names another.
+        data: prepared data and batches.
+        network: sizes; None if the caller gives the trainer a network of its own.
+        loss: losses and their weights.
+        optimizer: optimizer and schedule.
+        seed: seed of weights, batches and negatives.
+        steps: updates in all; 0 if only time ends the run.
+        minutes: process CPU time divided by threads after which the run ends; 0 means no limit.
+        threads: threads of torch.
         device: ``cpu`` or ``cuda``.
         precision: ``fp32`` or ``bf16`` in towers and softmax; parameters stay fp32.
-        loader_processes: processes that make batches ahead of a GPU, whose CPU time is not counted; 0 makes them in the
-            training process. The batches are the same.
+        dropout: locked dropout on embeddings, between layers and on outputs.
+        weight_drop: share of recurrent weights dropped in each step.
+        loader_processes: processes that make batches ahead of a GPU; 0 makes them in the training process.
+            The batches are the same, and the time of these processes does not count as ``minutes``.
         full_softmax_steps: last steps, trained with the full softmax.
-        log_every_steps: a line in ``metrics.jsonl``.
-        evaluate_every_steps: held-out perplexity, always with the full softmax; 0 turns it off.
-        save_every_seconds: an atomic snapshot of everything that ``--resume`` needs.
-        start_from: another run's ``state`` directory, to begin with its weights and moments; or a checkpoint, to begin
-            with its weights; empty for fresh ones.
+        log_every_steps: steps between lines in ``metrics.jsonl``.
+        evaluate_every_steps: steps between evaluations on held-out text; 0 evaluates only at the end.
+        save_every_seconds: seconds between saved states.
+        start_from: another run's ``state`` directory, whose weights and moments the run starts with, or a
+            checkpoint, whose weights it starts with; empty for fresh weights.
         sources: names of the prepared sources to train on; empty for all.
-        network: sizes; None if the caller hands the trainer a network of its own.
     """
 
     name: str
     data: DataOptions
     network: NetworkConfig | None = None
-    loss: LossOptions = field(default_factory=LossOptions)
-    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
-    seed: int = 1
-    steps: int = 0
-    minutes: float = 0.0
-    threads: int = 1
-    device: str = "cpu"
+    loss: LossOptions = LossOptions()
+    optimizer: OptimizerOptions = OptimizerOptions()
+    seed: Count = 1
+    steps: Count = 0
+    minutes: Amount = 0.0
+    threads: Size = 1
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
     precision: Literal["fp32", "bf16"] = "fp32"
-    dropout: float = 0.0
-    weight_drop: float = 0.0
-    loader_processes: int = 0
-    full_softmax_steps: int = 0
-    log_every_steps: int = 20
-    evaluate_every_steps: int = 500
-    save_every_seconds: float = 180.0
+    dropout: ShareBelowOne = 0.0
+    weight_drop: ShareBelowOne = 0.0
+    loader_processes: Count = 0
+    full_softmax_steps: Count = 0
+    log_every_steps: Size = 20
+    evaluate_every_steps: Count = 500
+    save_every_seconds: Amount = 180.0
     start_from: str = ""
     sources: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        _require_least(self, 1, "threads", "log_every_steps")
-        _require_least(
-            self,
-            0,
-            "seed",
-            "steps",
-            "minutes",
-            "loader_processes",
-            "full_softmax_steps",
-            "evaluate_every_steps",
-            "save_every_seconds",
-        )
-        _require_share_below_1(self, "dropout", "weight_drop")
-        if self.steps <= 0 and self.minutes <= 0:
-            raise RunError("steps and minutes are both 0; give the run an end")
-        if self.optimizer.schedule != "constant" and self.steps <= 0:
-            raise RunError(f"schedule {self.optimizer.schedule!r} needs steps above 0")
-        if self.full_softmax_steps > 0 and self.steps <= 0:
-            raise RunError(
-                "full_softmax_steps are the last of steps, which is 0; give both or neither"
-            )
+    @model_validator(mode="after")
+    def _check_end(self) -> "RunConfig":
+        if not self.steps:
+            if not self.minutes:
+                raise ValueError("steps and minutes are both 0; give the run an end")
+            if self.optimizer.schedule != "constant":
+                raise ValueError(f"schedule {self.optimizer.schedule!r} needs steps above 0")
+            if self.full_softmax_steps:
+                raise ValueError("full_softmax_steps needs steps above 0, whose last ones they are")
+        return self
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         return asdict(self)
 
 
-def _require_least(options: object, least: int, *names: str) -> None:
-    for name in names:
-        if not least <= getattr(options, name) < math.inf:
-            raise ValueError(f"{name} is {getattr(options, name)}; it must be at least {least}")
-
-
-def _require_share_below_1(options: object, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(options, name) < 1:
-            raise ValueError(
-                f"{name} is {getattr(options, name)}; it must be at least 0 and below 1"
-            )
-
-
 def load_run(path: Path) -> RunConfig:
-    """Read a run file.
+    """Read a run file; errors are those of :func:`read_options`."""
+    return read_options(RunConfig, path)
+
+
+def read_options(kind: type[Options], path: Path) -> Options:
+    """Read a TOML file into a dataclass.
 
     Raises:
-        RunError: the file is missing, is not TOML, or has an unknown, missing or ill-typed field; the message names it.
-    """
-    config: RunConfig = read_options(RunConfig, path)
-    return config
-
-
-def read_options(cls: Any, path: Path) -> Any:
-    """Read a TOML file into a dataclass of options, whose tables are dataclasses themselves.
-
-    Raises:
-        RunError: as for :func:`load_run`.
+        RunError: the file is missing, is not TOML, or has a field that is unknown, missing, of another
+            type or out of range; the message names the field.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RunError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RunError(f"{path}: is not TOML: {error}") from error
-    return build_options(cls, values, str(path))
+        raise RunError(f"{path}: not TOML: {error}") from error
+    return options_from_dict(kind, values, str(path))
 
 
-def run_from_dict(values: dict[str, Any], where: str) -> RunConfig:
-    """Build a :class:`RunConfig` from plain values; *where* begins every message.
-
-    Raises:
-        RunError: an unknown, missing or ill-typed field, or a value out of range.
-    """
-    config: RunConfig = build_options(RunConfig, values, where)
-    return config
-
-
-def build_options(cls: Any, values: dict[str, Any], where: str) -> Any:
-    """A dataclass of options from plain values; *where* begins every message.
+def options_from_dict(kind: type[Options], values: dict[str, Any], where: str) -> Options:
+    """Make a dataclass of plain values; *where* begins every message.
 
     Raises:
-        RunError: an unknown, missing or ill-typed field, or a value out of range.
+        RunError: a field is unknown, missing, of another type or out of range; the message names it.
     """
-    hints = get_type_hints(cls)
-    unknown = sorted(set(values) - {f.name for f in fields(cls)})
-    if unknown:
-        raise RunError(
-            f"{where}: unknown field {unknown[0]!r}; known: {', '.join(f.name for f in fields(cls))}"
-        )
-    built: dict[str, Any] = {}
-    for name, value in values.items():
-        hint = hints[name]
-        if is_dataclass(hint):
-            if not isinstance(value, dict):
-                raise RunError(f"{where}: [{name}] must be a table")
-            built[name] = build_options(hint, value, f"{where}: [{name}]")
-        elif hint == NetworkConfig | None and isinstance(value, dict):
-            built[name] = build_options(NetworkConfig, value, f"{where}: [{name}]")
-        else:
-            built[name] = _checked(hint, value, f"{where}: {name}")
     try:
-        return cls(**built)
-    except (TypeError, ValueError) as error:
-        raise RunError(f"{where}: {error}") from error
-
-
-def _checked(hint: Any, value: Any, where: str) -> Any:
-    if getattr(hint, "__origin__", None) is Literal:
-        if value not in hint.__args__:
-            raise RunError(
-                f"{where} is {value!r}; choose one of {', '.join(map(repr, hint.__args__))}"
-            )
-        return value
-    if (
-        hint == tuple[str, ...]
-        and isinstance(value, (list, tuple))
-        and all(isinstance(v, str) for v in value)
-    ):
-        return tuple(value)
-    if hint == NetworkConfig | None:
-        if value is not None:
-            raise RunError(f"{where} must be a table")
-        return None
-    if hint == dict[str, float]:
-        if not isinstance(value, dict):
-            raise RunError(f"{where} must be a table of numbers")
-        return {name: _checked(float, each, f"{where}.{name}") for name, each in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if (
-        not isinstance(hint, type)
-        or not isinstance(value, hint)
-        or (isinstance(value, bool) and hint is not bool)
-    ):
-        raise RunError(
-            f"{where} is a {type(value).__name__}; it must be a {getattr(hint, '__name__', hint)}"
-        )
-    return value
+        # Strict JSON, unlike strict Python, accepts lists as tuples and tables as dataclasses.
+        return TypeAdapter(kind).validate_json(json.dumps(values, default=str))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        fault = _FAULTS.get(first["type"], first["msg"].removeprefix("Value error, "))
+        if isinstance(first["input"], (str, int, float)):
+            fault += f"; got {first['input']!r}"
+        raise RunError(f"{where}: {'.'.join(map(str, first['loc']))}: {fault}") from error

@@ -40,7 +40,7 @@ from model.network import Network
 from model.runtime import GRAPHS, OnnxRuntime
 from model.tokenizer import Tokenizer
 from model.torch_runtime import TorchRuntime
-from training.config import RunConfig, run_from_dict
+from training.config import RunConfig, options_from_dict
 from training.data.shards import Prepared, open_prepared, weigh
 from training.evaluation.calibrate import fit_next_temperature
 from training.evaluation.model_card import model_card
@@ -60,9 +60,8 @@ from training.run_state import (
     Progress,
     describe_base,
     load_weights,
-    read_base,
-    read_progress,
-    snapshot_directory,
+    read_state,
+    saved_state,
 )
 from training.word_ends import count_word_ends
 
@@ -166,7 +165,7 @@ def export(options: ExportOptions) -> Checkpoint:
     """
     state = options.source
     if not (state / "state.json").is_file():
-        state = snapshot_directory(state)
+        state = saved_state(state)
     stages = read_stages(state)
     name = options.name or stages[0].run.name
     check_target(options.output, name, options.version, options.overwrite)
@@ -212,9 +211,9 @@ def read_stages(state: Path) -> list[Stage]:
     seen: set[Path] = set()
     while (state / "state.json").is_file() and state.resolve() not in seen:
         seen.add(state.resolve())
-        progress, values, data_sha256 = read_progress(state)
-        config = run_from_dict(values, str(state / "state.json"))
-        stages.append(Stage(config, progress, data_sha256, read_base(state)))
+        info = read_state(state)
+        config = options_from_dict(RunConfig, info.config, str(state / "state.json"))
+        stages.append(Stage(config, info.progress, info.data_sha256, info.base))
         if not config.start_from:
             break
         state = Path(config.start_from)

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, TensorBoard, a loss-curve PNG. Knows nothing of networks."""
+"""The log of a run: ``metrics.jsonl``, TensorBoard and a picture of the loss curves."""
 
 import json
 from pathlib import Path
@@ -6,57 +6,46 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from model.errors import RunError
-from training.run_state import write_whole
+from model.files import write_atomically
+from training.evaluation.report import draw_panels
 
 
 class RunLog:
-    """Writes a run's figures, one JSON object a line, and the same to TensorBoard.
+    """Writes the figures of a run, one JSON object a line, and to TensorBoard.
 
     Args:
-        directory: of the run.
-        step: where the run (re)starts; lines of later steps, which a crash may have left, are dropped.
+        directory: the run directory.
+        step: the step at which the run starts or resumes; lines of later steps, left by a crash, are dropped.
 
     Raises:
-        RunError: the disk is full.
+        OSError: the disk is full or not writable; the lines before are kept.
     """
 
     def __init__(self, directory: Path, step: int) -> None:
         self._path = directory / "metrics.jsonl"
         self._records = [record for record in read_records(self._path) if record["step"] <= step]
-        self._picture = directory / "loss.png"
-        write_whole(
-            self._path, "".join(json.dumps(record) + "\n" for record in self._records).encode()
-        )
+        lines = "".join(json.dumps(record) + "\n" for record in self._records)
+        write_atomically(self._path, lines.encode())
         self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Append figures of one step.
-
-        Raises:
-            RunError: the disk is full.
-        """
+        """Append the figures of one step."""
         record = {"step": step, **values}
         self._records.append(record)
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-            for name, value in values.items():
-                if isinstance(value, (int, float)):
-                    self._board.add_scalar(name, value, step)
-        except OSError as error:
-            raise RunError(
-                f"{self._path}: cannot write: {error}; free space, then --resume"
-            ) from error
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        for name, value in values.items():
+            if isinstance(value, (int, float)):
+                self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Draw the curves and close the files."""
         self._board.close()
-        draw(self._records, self._picture)
+        draw(self._records, self._path.with_name("loss.png"))
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Records of a metrics file; a last line torn by a crash is left out."""
+    """Read the records of a metrics file, without a last line that a crash cut off."""
     records: list[dict[str, Any]] = []
     if path.exists():
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -68,21 +57,18 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def draw(records: list[dict[str, Any]], picture: Path) -> None:
-    """Draw training losses (nats a target) and held-out bits per character against tokens read."""
-    from matplotlib.figure import Figure  # slow to import, and needed once a run
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for axis, prefix, title in (
-        (left, "loss_", "training loss, nats a target"),
-        (right, "heldout_", "held-out text"),
-    ):
-        names = sorted({name for record in records for name in record if name.startswith(prefix)})
-        for name in names:
-            points = [(r["tokens"] / 1e6, r[name]) for r in records if name in r]
-            axis.plot(*zip(*points, strict=True), label=name.removeprefix(prefix).replace("_", " "))
-        axis.set(title=title, xlabel="million tokens read")
-        axis.grid(alpha=0.3)
-        if names:
-            axis.legend()
-    figure.savefig(picture, dpi=110)
+    """Draw training losses (nats per target) and held-out figures against tokens read."""
+    with draw_panels(picture, 1, 2, (10, 4)) as [[left, right]]:
+        for axis, prefix, title in (
+            (left, "loss_", "training loss, nats per target"),
+            (right, "heldout_", "held-out text"),
+        ):
+            names = sorted({name for each in records for name in each if name.startswith(prefix)})
+            for name in names:
+                points = [(r["tokens"] / 1e6, r[name]) for r in records if name in r]
+                label = name.removeprefix(prefix).replace("_", " ")
+                axis.plot(*zip(*points, strict=True), label=label)
+            axis.set(title=title, xlabel="million tokens read")
+            axis.grid(alpha=0.3)
+            if names:
+                axis.legend()

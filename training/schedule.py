@@ -1,4 +1,4 @@
-"""Step to learning rate. Pure arithmetic."""
+"""The learning rate of each step. Pure arithmetic."""
 
 import math
 
@@ -6,17 +6,16 @@ from training.config import OptimizerOptions
 
 
 def learning_rate(options: OptimizerOptions, step: int, steps: int) -> float:
-    """The learning rate of one update.
+    """Return the learning rate of one update.
+
+    ``one_cycle`` is a linear warm-up and a cosine to the floor (Smith 2018, arXiv:1803.09820, without its
+    momentum). ``warmup_stable_decay`` stays at the peak and falls linearly over the last ``decay_steps``
+    (Hu et al. 2024, arXiv:2404.06395).
 
     Args:
         options: peak, warm-up, schedule and floor.
-        step: 0-based update.
+        step: number of the update, from 0.
         steps: updates of the whole run; unused by ``constant``.
-
-    Returns:
-        The rate. ``one_cycle`` is a linear warm-up and a cosine to the floor (Smith 2018, arXiv:1803.09820, without its
-        momentum); ``warmup_stable_decay`` stays at the peak and falls linearly over the last ``decay_steps``
-        (Hu et al. 2024, arXiv:2404.06395).
     """
     peak, floor = options.learning_rate, options.floor
     if step < options.warmup_steps:

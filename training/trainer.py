@@ -1,10 +1,10 @@
-"""``python -m training train RUN.toml``: the training loop, which reads as the story of a run.
+"""``python -m training train RUN.toml``: the training loop, written as the story of a run.
 
-Truncated back-propagation through time: a batch is one window, the state of the window before comes in detached
-(Williams and Peng 1990). Interrupted and resumed, a run in fp32 on a CPU gives the same weights bit for bit.
+Truncated back-propagation through time: a batch is one window, and the state of the window before
+enters it detached (Williams and Peng 1990). A run in fp32 on a CPU that is interrupted and resumed
+ends in the same weights, bit for bit.
 """
 
-import argparse
 import json
 import math
 import signal
@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -25,48 +25,48 @@ from tqdm import tqdm
 
 from model.checkpoint import is_checkpoint, load_checkpoint
 from model.errors import DivergedError, RunError
+from model.files import write_atomically
 from model.network import Network
 from model.tokenizer import END_OF_GAP
-from training.config import OptimizerOptions, RunConfig, load_run, run_from_dict
+from training.config import OptimizerOptions, RunConfig, load_run, options_from_dict
 from training.data.batches import Batch, BatchStream, heldout_batches
 from training.data.gaps import TokenFlags
 from training.data.prefetch import BatchesAhead
 from training.data.shards import Prepared, Shard, open_prepared, weigh
 from training.loss import LanguageModel, Losses, NegativeSampler, batch_losses
+from training.options import argument, option
 from training.run_log import RunLog
 from training.run_state import (
-    SNAPSHOTS,
     Progress,
+    StateInfo,
     describe_base,
+    find_state,
     load_optimizer,
     load_weights,
-    read_base,
-    read_progress,
-    save_snapshot,
-    snapshot_directory,
-    write_whole,
+    read_state,
+    save_state,
+    saved_state,
 )
 from training.schedule import learning_rate
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    parser.add_argument(
-        "run_file", type=Path, help="a TOML run file, such as training/runs/default.toml"
-    )
-    parser.add_argument("--output", type=Path, help="run directory; default runs/NAME")
-    parser.add_argument("--resume", action="store_true", help="go on from the last saved state")
-    parser.add_argument(
-        "--minutes", type=float, help="overrides the run file's limit of CPU minutes per thread"
-    )
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """Options of the command."""
+
+    run_file: Path = argument("TOML run file, such as training/runs/default.toml")
+    output: Path | None = option("run directory (default: runs/NAME)", None)
+    resume: bool = option("go on from the last saved state", False)
+    minutes: float | None = option("limit of CPU minutes per thread, not the run file's", None)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run the command."""
-    config = load_run(arguments.run_file)
-    if arguments.minutes is not None:
-        config = replace(config, minutes=arguments.minutes)
-    state = train(config, arguments.output or Path("runs") / config.name, resume=arguments.resume)
+def run(options: TrainOptions) -> int:
+    """Run the command; 0 on success."""
+    config = load_run(options.run_file)
+    if options.minutes is not None:
+        values = config.to_dict() | {"minutes": options.minutes}
+        config = options_from_dict(RunConfig, values, "--minutes")
+    state = train(config, options.output or Path("runs") / config.name, resume=options.resume)
     sys.stderr.write(f"saved: {state}\n")
     return 0
 
@@ -82,18 +82,19 @@ def train(
 
     Args:
         config: the run.
-        directory: for everything that it writes.
-        resume: go on from *directory*'s last saved state.
+        directory: the run directory, which receives every file.
+        resume: go on from the last saved state in *directory*.
         network: trained in place of the one that *config* describes; a ``torch.nn.Module``.
 
     Returns:
         The state directory.
 
     Raises:
-        RunError: no such device, nothing to resume, a run that would be overwritten, a resumed run of other sizes or
-            data, a full disk.
+        RunError: no such device, nothing to resume, a run that would be overwritten, a resumed run of
+            other sizes or data, a full disk.
         DivergedError: the loss or a gradient is not a number; the last saved state is good.
-        PreparedDataError: the prepared data are missing or torn.
+        PreparedDataError: the prepared data are missing or damaged.
+        OSError: the run directory is not writable.
     """
     trainer = Trainer(config, directory, resume=resume, network=network)
     with stop_signals() as stopping:
@@ -115,7 +116,7 @@ class Trainer:
         self.config, self.directory = config, directory
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        self.device = _device(config.device)
+        self.device = _find_device(config.device)
         prepared = open_prepared(Path(config.data.prepared))
         if config.network is not None:
             network = Network(config.network, config.dropout, config.weight_drop)
@@ -124,61 +125,62 @@ class Trainer:
         self.network = cast(nn.Module, network).to(self.device)
         self._model = cast(LanguageModel, self.network)  # the same, as losses see it
         _check(config, self._model, prepared)
-        self._data_sha256 = prepared.sha256
-        self._base: dict[str, Any] | None = None  # the checkpoint that it began with
         self.sources = weigh(prepared.sources, config.sources, config.data.weights)
         self.flags = TokenFlags.of(prepared.tokenizer)
-        counts = _token_counts(self.sources, prepared.tokenizer.size)
-        _start_biases(self._model, counts)
+        counts = _count_tokens(self.sources, prepared.tokenizer.size)
+        _set_biases(self._model, counts)
         self.optimizer = make_optimizer(config.optimizer, self.network)
-        self.progress = Progress()
         self.carried = self._model.initial_state("forward", config.data.rows)
+        self.progress = Progress()
+        self._data_sha256 = prepared.sha256
+        self._base: dict[str, Any] | None = None  # the checkpoint that the run began with
+        self._load(resume)
+        directory.mkdir(parents=True, exist_ok=True)
+        settings = json.dumps(config.to_dict(), indent=1)
+        write_atomically(directory / "config.json", settings.encode())
+        write_atomically(directory / "tokenizer.model", prepared.tokenizer.to_bytes())
+        negatives = config.loss.sampled_negatives
+        self.sampler = NegativeSampler(counts, negatives, self.device) if negatives else None
+        place = self.progress.epoch, self.progress.index
+        stream = BatchStream(self.sources, self.flags, config.data, config.seed, *place)
+        ahead = config.loader_processes
+        self.batches = BatchesAhead(stream, ahead) if ahead else stream
+        self.heldout = heldout_batches(prepared.held_out, self.flags, config.data)
+        self.log = RunLog(directory, self.progress.step)
+
+    def _load(self, resume: bool) -> None:
+        """Start from a saved state, from another run or checkpoint, or fresh."""
+        start = Path(self.config.start_from)
         if resume:
-            self._load(snapshot_directory(directory))
-        elif any((directory / name).exists() for name in SNAPSHOTS):
-            raise RunError(f"{directory}: holds a run already; give --resume, or another --output")
-        elif config.start_from:
-            start = Path(config.start_from)
+            self._resume(saved_state(self.directory))
+        elif find_state(self.directory) is not None:
+            raise RunError(
+                f"{self.directory}: contains a run already; give --resume, or another --output"
+            )
+        elif self.config.start_from:
             load_weights(start, self.network)
             if is_checkpoint(start):
                 self._base = describe_base(load_checkpoint(start))
             else:
                 load_optimizer(start, self.optimizer, random_state=False)
-        directory.mkdir(parents=True, exist_ok=True)
-        write_whole(directory / "config.json", json.dumps(config.to_dict(), indent=1).encode())
-        write_whole(directory / "tokenizer.model", prepared.tokenizer.to_bytes())
-        negatives = config.loss.sampled_negatives
-        self.sampler = NegativeSampler(counts, negatives, self.device) if negatives else None
-        stream = BatchStream(
-            self.sources,
-            self.flags,
-            config.data,
-            config.seed,
-            self.progress.epoch,
-            self.progress.index,
-        )
-        self.batches = (
-            BatchesAhead(stream, config.loader_processes) if config.loader_processes else stream
-        )
-        self.heldout = heldout_batches(prepared.held_out, self.flags, config.data)
-        self.log = RunLog(directory, self.progress.step)
 
-    def _load(self, snapshot: Path) -> None:
-        self.progress, saved, data = read_progress(snapshot)
-        before = run_from_dict(saved, str(snapshot / "state.json"))
+    def _resume(self, state: Path) -> None:
+        info = read_state(state)
+        before = options_from_dict(RunConfig, info.config, str(state / "state.json"))
         for name in ("network", "data", "seed", "precision", "sources"):
             if getattr(before, name) != getattr(self.config, name):
                 raise RunError(
-                    f"{snapshot}: was trained with another [{name}]; resume with its own run file"
+                    f"{state}: was trained with another [{name}]; resume with its own run file"
                 )
-        if data and data != self._data_sha256:  # (epoch, index) would name other batches
+        if info.data_sha256 != self._data_sha256:  # (epoch, index) would name other batches
             raise RunError(
-                f"{snapshot}: was trained on data {data[:12]}, but {self.config.data.prepared} holds"
-                f" {self._data_sha256[:12]}; prepare the same data again, or begin a new run with start_from"
+                f"{state}: was trained on data {info.data_sha256[:12]}, but {self.config.data.prepared}"
+                f" has {self._data_sha256[:12]}; prepare the same data again, or begin a new run with"
+                " start_from"
             )
-        self._base = read_base(snapshot)
-        load_weights(snapshot, self.network)
-        self.carried = load_optimizer(snapshot, self.optimizer, random_state=True).to(self.device)
+        self.progress, self._base = info.progress, info.base
+        load_weights(state, self.network)
+        self.carried = load_optimizer(state, self.optimizer, random_state=True).to(self.device)
 
     def run(self, stopping: list[int]) -> None:
         """Train until the end or until *stopping* holds a signal, then save."""
@@ -190,28 +192,22 @@ class Trainer:
 
     def _run(self, stopping: list[int]) -> None:
         config, progress = self.config, self.progress
-        started = (
-            time.process_time() / config.threads - progress.seconds,
-            time.monotonic() - progress.wall_seconds,
-        )
-        last_saved, evaluated = time.monotonic(), -1
+        cpu_start = time.process_time() / config.threads - progress.seconds
+        wall_start = time.monotonic() - progress.wall_seconds
+        last_saved, evaluated, means = time.monotonic(), -1, _Means()
         bar = tqdm(
-            total=config.steps or None,
-            initial=progress.step,
-            unit="step",
-            smoothing=0.05,
+            total=config.steps or None, initial=progress.step, unit="step", smoothing=0.05,
             mininterval=1.0,
-        )
-        tally = _Tally()
+        )  # fmt: skip
         while not stopping and not self._finished():
-            tally.add(self.update(next(self.batches)))
+            means.add(*self.update(next(self.batches)))
             progress.step += 1
             progress.epoch, progress.index = self.batches.epoch, self.batches.index
-            progress.seconds = time.process_time() / config.threads - started[0]
-            progress.wall_seconds = time.monotonic() - started[1]
+            progress.seconds = time.process_time() / config.threads - cpu_start
+            progress.wall_seconds = time.monotonic() - wall_start
             bar.update()
             if progress.step % config.log_every_steps == 0:
-                values = tally.take()
+                values, means = means.figures(), _Means()
                 loss = values["loss_next"] if "loss_next" in values else values["loss_gap"]
                 bar.set_postfix_str(f"loss {loss:.3f}, {values['tokens_per_second']:.0f} tokens/s")
                 self._write(values)
@@ -223,8 +219,8 @@ class Trainer:
                 self.save()
                 last_saved = time.monotonic()
         bar.close()
-        self.save()  # before all else: whoever sent a signal may not wait for the last figures
-        if evaluated != progress.step:  # a signal may have come while the last step was scored
+        self.save()  # first: who sent the signal may not wait for the last figures
+        if evaluated != progress.step:  # a signal may come during the evaluation of the last step
             self._write(self.evaluate())
         self.log.close()
 
@@ -234,34 +230,16 @@ class Trainer:
         return out_of_steps or (config.minutes > 0 and progress.seconds >= 60 * config.minutes)
 
     def update(self, batch: Batch) -> tuple[Losses, int]:
-        """One step of the optimizer."""
+        """Make one step of the optimizer; return its losses and the tokens of the batch."""
         config, step = self.config, self.progress.step
         full = config.full_softmax_steps > 0 and step >= config.steps - config.full_softmax_steps
-        rng = np.random.default_rng(
-            [config.seed, step, 1]
-        )  # of the negatives, a stream apart from the batches'
+        # Negatives have a stream of random numbers of their own, apart from that of batches.
+        rng = np.random.default_rng([config.seed, step, 1])
         self.network.train()
         losses, after = self._losses(batch, None if full else self.sampler, rng)
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()  # type: ignore[no-untyped-call]
-        # Clamping would make an infinite gradient a finite one, so the norm is taken before it.
-        limit = config.optimizer.clip_norm or math.inf
-        norm = nn.utils.clip_grad_norm_(
-            self.network.parameters(), math.inf if config.optimizer.clip_value > 0 else limit
-        )
-        if not (math.isfinite(losses.total.item()) and math.isfinite(norm.item())):
-            state, remedy = self.directory / "state", "lower the learning rate or clip harder"
-            raise DivergedError(
-                f"step {step}: loss {losses.total.item()}, gradient norm {norm.item()}; "
-                + (
-                    f"{state} holds the last good state; {remedy}, then --resume"
-                    if state.exists()
-                    else remedy
-                )
-            )
-        if config.optimizer.clip_value > 0:
-            nn.utils.clip_grad_value_(self.network.parameters(), config.optimizer.clip_value)
-            nn.utils.clip_grad_norm_(self.network.parameters(), limit)
+        self._clip_gradients(losses)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config.optimizer, step, config.steps)
         self.optimizer.step()
@@ -270,135 +248,124 @@ class Trainer:
         self.progress.tokens += batch.tokens
         return losses, batch.tokens
 
+    def _clip_gradients(self, losses: Losses) -> None:
+        """Limit the gradients; raise DivergedError if the loss or a gradient is not finite."""
+        parameters, options = list(self.network.parameters()), self.config.optimizer
+        limit = options.clip_norm or math.inf
+        # Clipping by value would make an infinite gradient finite, so the norm is taken before it.
+        first_limit = math.inf if options.clip_value > 0 else limit
+        norm = nn.utils.clip_grad_norm_(parameters, first_limit)
+        if not (math.isfinite(losses.total.item()) and math.isfinite(norm.item())):
+            fault = f"step {self.progress.step}: loss {losses.total.item()}, gradient norm {norm.item()}"
+            remedy = "lower the learning rate or clip harder"
+            if (state := find_state(self.directory)) is not None:
+                remedy = f"{state} holds the last good state; {remedy}, then --resume"
+            raise DivergedError(f"{fault}; {remedy}")
+        if options.clip_value > 0:
+            nn.utils.clip_grad_value_(parameters, options.clip_value)
+            nn.utils.clip_grad_norm_(parameters, limit)
+
     def _losses(
         self, batch: Batch, sampler: NegativeSampler | None, rng: np.random.Generator
     ) -> tuple[Losses, Tensor]:
-        dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
+        config = self.config
+        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         if batch.stream:
             states = self.carried * torch.from_numpy(batch.carried).to(self.device).unsqueeze(1)
         else:
             states = self._model.initial_state("forward", batch.forward_inputs.shape[1])
-        share = self.config.data.masked_share
-        return batch_losses(
-            self._model, batch, states, self.config.loss, dtype, sampler, rng, share
-        )
+        share = config.data.masked_share
+        return batch_losses(self._model, batch, states, config.loss, dtype, sampler, rng, share)
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Held-out figures with the full softmax: nats a token and bits a character by language, nats a gap target."""
+        """Return held-out figures with the full softmax, by language.
+
+        These are bits per character of the forward tower and nats per target of the gap head.
+        """
         self.network.eval()
         figures: dict[str, float] = {}
         rng = np.random.default_rng(0)
         for language, (batches, characters) in self.heldout.items():
-            sums = np.zeros(2)
-            counts = np.zeros(2)
+            means = _Means()
             for batch in batches:
-                losses, _ = self._losses(batch, None, rng)
-                sums += losses.next_sum.item(), losses.gap_sum.item()
-                counts += losses.next_count, losses.gap_count
+                means.add(self._losses(batch, None, rng)[0], batch.tokens)
+            nats, counts = means.sums, means.counts
             if counts[0]:
-                figures[f"heldout_bits_per_character_{language}"] = float(
-                    sums[0] / math.log(2) / characters
-                )
-            if counts[1]:
-                figures[f"heldout_gap_nats_{language}"] = float(sums[1] / counts[1])
+                bits = float(nats[0] / math.log(2) / characters)
+                figures[f"heldout_bits_per_character_{language}"] = bits
+            if counts[2]:
+                figures[f"heldout_gap_nats_{language}"] = float(nats[2] / counts[2])
         return figures
 
     def save(self) -> None:
-        """Write the snapshot that ``--resume`` goes on from."""
-        save_snapshot(
-            self.directory / "state",
-            self.network,
-            self.optimizer,
-            self.carried,
-            self.progress,
-            self.config.to_dict(),
-            self._data_sha256,
-            self._base,
-        )
+        """Write the state that ``--resume`` goes on from."""
+        settings = self.config.to_dict()
+        info = StateInfo(self.progress, settings, self._data_sha256, self._base)
+        save_state(self.directory / "state", self.network, self.optimizer, self.carried, info)
 
     def _write(self, values: dict[str, Any]) -> None:
         progress = self.progress
-        rate = learning_rate(self.config.optimizer, progress.step, self.config.steps)
         counters = {
             "tokens": progress.tokens,
             "cpu_seconds": round(progress.seconds, 1),
-            "learning_rate": rate,
+            "learning_rate": learning_rate(self.config.optimizer, progress.step, self.config.steps),
         }
         self.log.write(progress.step, {**counters, **values})
 
 
-class _Tally:
-    """Means between two lines of the log."""
+class _Means:
+    """Sums and counts of the three losses since the last line of the log."""
 
     def __init__(self) -> None:
-        self._clear()
-
-    def _clear(self) -> None:
-        self._sums, self._counts, self._tokens = np.zeros(3), np.zeros(3), 0
+        self.sums, self.counts, self._tokens = np.zeros(3), np.zeros(3), 0
         self._since = time.monotonic()
 
-    def add(self, update: tuple[Losses, int]) -> None:
-        losses, tokens = update
-        self._sums += losses.next_sum.item(), losses.previous_sum.item(), losses.gap_sum.item()
-        self._counts += losses.next_count, losses.previous_count, losses.gap_count
+    def add(self, losses: Losses, tokens: int) -> None:
+        self.sums += [each.item() for each in losses.sums]
+        self.counts += losses.counts
         self._tokens += tokens
 
-    def take(self) -> dict[str, float]:
-        means = self._sums / np.maximum(self._counts, 1)
-        rate = self._tokens / (time.monotonic() - self._since)
+    def figures(self) -> dict[str, float]:
+        """Return the mean of each loss that has targets, and the speed."""
+        means = self.sums / np.maximum(self.counts, 1)
         names = ("loss_next", "loss_previous", "loss_gap")
-        values = {n: float(m) for n, m, c in zip(names, means, self._counts, strict=True) if c}
-        self._clear()
+        values = {n: float(m) for n, m, c in zip(names, means, self.counts, strict=True) if c}
+        rate = self._tokens / (time.monotonic() - self._since)
         return {**values, "tokens_per_second": rate}
 
 
-def _device(name: str) -> torch.device:
-    """The device of a run file.
-
-    Raises:
-        RunError: torch has no such device here.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise RunError(
-            f"device is {name!r}, which torch does not know; choose cpu or cuda"
-        ) from error
-    if device.type not in ("cpu", "cuda"):
-        raise RunError(f"device is {name!r}, which training does not know; choose cpu or cuda")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise RunError(
-            f"device is {name!r}, but torch finds {torch.cuda.device_count()} GPUs; choose cpu or another"
-        )
+def _find_device(name: str) -> torch.device:
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise RunError(f"device is {name!r}, but torch finds {count} GPUs; choose cpu or another")
     return device
 
 
 def _check(config: RunConfig, network: LanguageModel, prepared: Prepared) -> None:
+    """Raise RunError if network and data do not fit, or a named source is unknown."""
     if (size := len(network.output_bias)) != prepared.tokenizer.size:
         raise RunError(
-            f"vocabulary_size is {size}, but {config.data.prepared} has"
-            f" {prepared.tokenizer.size} tokens; write that into the run file"
+            f"vocabulary_size is {size}, but {config.data.prepared} has {prepared.tokenizer.size}"
+            " tokens; write that into the run file"
         )
+    known = {source.name for source in prepared.sources}
     for field, names in (("sources", config.sources), ("[data.weights]", config.data.weights)):
-        unknown = sorted(set(names) - {s.name for s in prepared.sources})
-        if unknown:
+        if unknown := sorted(set(names) - known):
             raise RunError(f"{field}: {unknown[0]!r} is not in {config.data.prepared}")
 
 
-def _token_counts(sources: list[Shard], size: int) -> NDArray[np.int64]:
-    counts = np.zeros(size, dtype=np.int64)
+def _count_tokens(sources: list[Shard], size: int) -> NDArray[np.int64]:
+    """Return each token's count plus 1, (size,); 0 for control tokens, which are no negatives."""
+    counts = np.ones(size, dtype=np.int64)
     for source in sources:
         counts += np.bincount(source.ids, minlength=size)
-    counts += 1  # unseen tokens stay possible
-    counts[: END_OF_GAP + 1] = (
-        0  # controls are never contrasted with; <eog> joins the gap head's negatives by name
-    )
+    counts[: END_OF_GAP + 1] = 0  # <eog> is added to the gap head's negatives by name
     return counts
 
 
-def _start_biases(network: LanguageModel, counts: NDArray[np.int64]) -> None:
-    """Begin with the tokens' frequencies, so that the first steps need not learn them."""
+def _set_biases(network: LanguageModel, counts: NDArray[np.int64]) -> None:
+    """Set output biases to the tokens' log-frequencies, which need not be learned then."""
     biases = torch.from_numpy(np.log(np.maximum(counts, 1) / counts.sum()).astype(np.float32))
     with torch.no_grad():
         network.output_bias.copy_(biases)
@@ -408,28 +375,17 @@ def _start_biases(network: LanguageModel, counts: NDArray[np.int64]) -> None:
 
 
 def make_optimizer(options: OptimizerOptions, network: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of a run, over all of *network*'s parameters."""
-    parameters = list(network.parameters())
+    """Return the optimizer of a run, over all parameters of *network*."""
+    parameters, rate, decay = network.parameters(), options.learning_rate, options.weight_decay
     if options.name == "sgd":
-        return torch.optim.SGD(
-            parameters,
-            options.learning_rate,
-            momentum=options.beta1,
-            weight_decay=options.weight_decay,
-        )
+        return torch.optim.SGD(parameters, rate, momentum=options.beta1, weight_decay=decay)
     betas = (options.beta1, options.beta2)
-    return torch.optim.AdamW(
-        parameters,
-        options.learning_rate,
-        betas=betas,
-        weight_decay=options.weight_decay,
-        fused=True,
-    )
+    return torch.optim.AdamW(parameters, rate, betas=betas, weight_decay=decay, fused=True)
 
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM are appended to; the handlers before are put back at the end."""
+    """Yield a list that SIGINT and SIGTERM are appended to; restore the old handlers at the end."""
     received: list[int] = []
 
     def note(number: int, _: FrameType | None) -> None:

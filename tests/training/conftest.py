@@ -6,10 +6,29 @@ import pytest
 import torch
 
 from model.config import NetworkConfig
+from research.toy_corpus import write_corpus
+from tests.training.tiny_config import SIZE
 from training.config import DataOptions, OptimizerOptions, RunConfig
+from training.data.prepare import PrepareOptions, SourceOptions, prepare
 from training.data.shards import open_prepared
 from training.export import ExportOptions, export
 from training.trainer import train
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few hundred lines of the toy corpus, prepared; the English lines are consecutive."""
+    root = tmp_path_factory.mktemp("data")
+    english, chinese = write_corpus(root / "text", 300, 1)
+    sources = (
+        SourceOptions("english", (str(english),), "en", consecutive=True),
+        SourceOptions("chinese", (str(chinese),), "zh", weight=1.5),
+    )
+    return prepare(
+        PrepareOptions(
+            root / "prepared", sources, vocabulary_size=SIZE, held_out_share=0.1, threads=1
+        )
+    )
 
 
 @pytest.fixture(scope="session")

@@ -188,7 +188,7 @@ def test_an_interrupted_adaptation_goes_on(
     assert main(arguments) == 130
     assert len(json.loads((tmp_path / "out" / "adapt.json").read_text())["passes"]) == 1
     state = tmp_path / "out" / "run" / "state"
-    state.rename(state.with_name("state.old"))  # as a crash between two renames leaves it
+    state.rename(state.with_name(".state.old"))  # as a crash between two renames leaves it
     assert main(arguments) == 0
     assert runs[0] == 0 and runs[1] == runs[2] > 0
     assert len(json.loads((tmp_path / "out" / "adapt.json").read_text())["passes"]) == 2

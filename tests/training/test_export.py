@@ -18,10 +18,10 @@ from model.checkpoint import load_checkpoint
 from model.errors import CheckpointError, ExportError, LacunaError, PreparedDataError
 from tests.fixtures_checkpoint import LINES, tiny_tokenizer
 from training.__main__ import main
-from training.config import run_from_dict
+from training.config import RunConfig, options_from_dict
 from training.data.shards import manifest_digest, open_prepared
 from training.export import ExportOptions, export
-from training.run_state import read_progress
+from training.run_state import read_state
 from training.trainer import train
 
 
@@ -151,7 +151,7 @@ def test_a_run_that_began_with_a_checkpoint_continues_its_history(
 ) -> None:
     """The history is that of the first checkpoint, even if another one has replaced it."""
     first = export(ExportOptions(copied_run, tmp_path / "first"))
-    config = run_from_dict(read_progress(copied_run / "state")[1], "state.json")
+    config = options_from_dict(RunConfig, read_state(copied_run / "state").config, "state.json")
     second = replace(config, start_from=str(first.directory), name="second", steps=2)
     train(second, tmp_path / "second")
     export(ExportOptions(tmp_path / "second", first.directory, version="2", overwrite=True))

@@ -6,9 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from model.tokenizer import END_OF_GAP
-from training.config import OptimizerOptions
 from training.loss import NegativeSampler, full_cross_entropy, sampled_cross_entropy
-from training.schedule import learning_rate
 
 V, E, N = 400, 8, 64
 CPU = torch.device("cpu")
@@ -87,20 +85,6 @@ def test_end_of_gap_is_always_contrasted_except_in_an_empty_gap() -> None:
     forbidden = torch.arange(N) < N // 2
     losses = sampled_cross_entropy(features, targets, weight, bias, negatives, forbidden)
     assert float(losses[forbidden].max()) < 12 < float(losses[~forbidden].min())
-
-
-@pytest.mark.parametrize("schedule", ["constant", "one_cycle", "warmup_stable_decay"])
-def test_schedules_warm_up_and_come_down(schedule: str) -> None:
-    """Every schedule rises linearly to the peak; all but the constant one end near their floor."""
-    options = OptimizerOptions(
-        learning_rate=1.0, schedule=schedule, warmup_steps=10, decay_steps=20, floor=0.05
-    )  # type: ignore[arg-type]
-    rates = [learning_rate(options, step, 100) for step in range(100)]
-    assert rates[4] == pytest.approx(0.5)
-    assert max(rates) == pytest.approx(1.0)
-    assert rates[-1] == pytest.approx(1.0) if schedule == "constant" else rates[-1] < 0.11
-    if schedule == "warmup_stable_decay":
-        assert rates[79] == 1.0 > rates[81]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -343,10 +343,7 @@ def assemble(
         backward.append((inputs, targets))
         if not length:
             continue
-        one_token = options.gaps == "one_token"
-        for gap in sample_gaps(
-            row.tokens, flags, row.cuts, options.gaps_per_token, one_token, rng, breaks
-        ):
+        for gap in sample_gaps(row.tokens, flags, row.cuts, options.gaps_per_token, rng, breaks):
             if (
                 _overlaps(gap, blank_f)
                 or _overlaps(gap, blank_b)

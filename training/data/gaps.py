@@ -71,7 +71,6 @@ def sample_gaps(
     flags: TokenFlags,
     cuts: tuple[int, int],
     per_token: float,
-    one_token_only: bool,
     rng: np.random.Generator,
     breaks: NDArray[np.bool_] | None = None,
 ) -> list[Gap]:
@@ -88,16 +87,12 @@ def sample_gaps(
         flags: of the vocabulary.
         cuts: token offsets at which the line was cut before it was encoded; -1 for none.
         per_token: gaps for each token of the row, at least one gap a row.
-        one_token_only: draw single tokens only.
         rng: source of chance.
         breaks: (L,) bool, tokens that no gap may hold, such as line boundaries inside a window.
     """
     length = len(tokens)
     count = max(1, round(per_token * length + rng.random() - 0.5))
     starts = rng.integers(0, length, count)
-    if one_token_only:
-        gaps = [Gap(int(s), int(s) + 1, TOKEN) for s in starts]
-        return [g for g in gaps if breaks is None or not breaks[g.start]]
     words = flags.word_starts(tokens)
     draws = rng.random(count)
     gaps = []

@@ -446,7 +446,7 @@ def _fingerprint(options: PrepareOptions, sources: list[_Source]) -> str:
     given = (
         options.tokenizer.read_bytes() if options.tokenizer and options.tokenizer.is_file() else b""
     )
-    settings = {**asdict(options), "output": "", "vocabulary": hashlib.sha256(given).hexdigest()}
+    settings = {**asdict(options), "output": "", "tokenizer": hashlib.sha256(given).hexdigest()}
     return hashlib.sha256(json.dumps([FORMAT_VERSION, settings, files]).encode()).hexdigest()
 
 

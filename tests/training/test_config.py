@@ -1,0 +1,70 @@
+"""Run files."""
+
+from pathlib import Path
+
+import pytest
+
+from model.errors import RunError
+from training.config import RunConfig, load_run, options_from_dict
+
+ROOT = Path(__file__).parents[2]
+GOOD = """
+name = "a"
+steps = 1
+[data]
+prepared = "x"
+[network]
+vocabulary_size = 300
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("steps = 1", "steps = 1\nnmae = 1", "nmae: unknown field"),
+        ("steps = 1", "steps = 1.5", "steps: .*integer; got 1.5"),
+        ("steps = 1", "steps = true", "steps: .*integer; got True"),
+        ("steps = 1", "", "give the run an end"),
+        ("steps = 1", "minutes = 1", "needs steps above 0"),
+        ("steps = 1", "steps = 1\ndropout = 1", "dropout: .*less than 1; got 1"),
+        ("steps = 1", "steps = 1\nlog_every_steps = 0", "log_every_steps: .*got 0"),
+        ("steps = 1", "steps = 1\nfull_softmax_steps = -5", "full_softmax_steps: .*got -5"),
+        ("steps = 1", "steps = 1\ndevice = 'gpu'", "device: .*got 'gpu'"),
+        ("steps = 1", "steps = 1\n[loss]\nsampled_negatives = -1", "loss.sampled_negatives: .*-1"),
+        ("steps = 1", "steps = 1\n[optimizer]\nlearning_rate = inf", "learning_rate: .*finite"),
+        ("steps = 1", "steps = 1\n[optimizer]\nbeta2 = 3.0", "optimizer.beta2: .*got 3"),
+        ('prepared = "x"', "", "data.prepared: missing"),
+        ("[network]", "carry_share = 1.5\n[network]", "data.carry_share: .*got 1.5"),
+        ("[network]", "weights = {novels = 0}\n[network]", "data.weights.novels: .*got 0"),
+        ("[network]", "weights = {novels = 'x'}\n[network]", "data.weights.novels: .*got 'x'"),
+        ("= 300", "= 300\ncell = 'lstmm'", "network.cell: .*got 'lstmm'"),
+        ("= 300", "= 300\nhidden_size = 0", "hidden_size"),
+        ("= 300", "= ", "not TOML"),
+    ],
+)
+def test_faults_are_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    """An unknown, missing, ill-typed or impossible field is an error with file, field and value."""
+    path = tmp_path / "run.toml"
+    path.write_text(GOOD.replace(old, new), encoding="utf-8")
+    with pytest.raises(RunError, match=rf"run\.toml: .*{message}"):
+        load_run(path)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    """A run file that does not exist is an error with its path."""
+    with pytest.raises(RunError, match=r"nowhere\.toml: cannot be read"):
+        load_run(tmp_path / "nowhere.toml")
+
+
+def test_configuration_survives_json() -> None:
+    """A configuration equals the one that its plain values describe."""
+    config = load_run(ROOT / "training/runs/default-both-4.toml")
+    assert config.data.weights
+    assert options_from_dict(RunConfig, config.to_dict(), "state.json") == config
+
+
+def test_committed_run_files_are_valid() -> None:
+    """Every run file in training/runs can be read, and has a network."""
+    files = sorted((ROOT / "training/runs").glob("*.toml"))
+    assert len(files) >= 4
+    assert all(load_run(path).network for path in files)
