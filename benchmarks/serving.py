@@ -1,350 +1,269 @@
-"""``python -m benchmarks.serving``: Lacuna and its peers under the same load, on the same core, in one run.
+"""``python -m benchmarks.serving``: Lacuna and its peers under the same load, on the same CPU, in one run.
 
-Within a repeat each workload meets every contestant before the next workload begins, so that what else the machine does
-hits all alike. All servers live for the whole run, and all but the one being measured are paused. What has been
-measured is written after each repeat.
+Within a repeat each workload meets every system before the next workload begins, because the speed of a
+shared machine changes. All servers live for the whole run, and all but the measured one are paused. The
+client runs on other CPUs. ``--old PATH`` compares key presses with the service of another checkout.
 """
 
 import argparse
-import datetime
-import hashlib
-import itertools
 import json
 import math
-import os
-import signal
+import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from benchmarks import machine, open_loop, report, workloads
-from benchmarks.contestants import CONTESTANTS, ROOT, check_tokens, top_tokens
-from benchmarks.measurements import Running, Workload
-from benchmarks.process import ServerError
-from benchmarks.results import BUSY, HALF, Record
-from benchmarks.wrk import WrkError
+from benchmarks import open_loop, texts
+from benchmarks.machine import provenance
+from benchmarks.processes import Server, ServerError, pin_client
+from benchmarks.systems import CHECKPOINT, FIRST_QUESTION, PEERS, System, lacuna
 from model.checkpoint import load_checkpoint
-from model.errors import LacunaError
-from model.tokenizer import Tokenizer
-from research.toy_corpus import write_corpus
+from training.evaluation.report import table
+from training.run_state import check_writable, write_whole
 
-CONTEXT_CHARACTERS = (10, 100, 1000, 5000)
-CONTEXT_CONTESTANTS = ("lacuna", "reference", "naive")
-CONTEXT_PRESSES = 40
+Record = dict[str, Any]
+# Share of its own saturation at which the latency of a system is measured.
+LOAD = 0.5
+# A key press that is answered within 20 ms feels instant (Hard et al. 2018, arXiv:1811.03604).
+GOOD_SECONDS = 0.020
+# Characters before the first timed key press, number of those key presses, and who can be asked so much.
+LENGTHS, PRESSES, WITH_LENGTHS = (10, 5000), 40, ("lacuna", "old", "reference", "naive")
 COLD_TOKENS, CLOZE_TOKENS, LIST_TEXTS = 20, 50, 16
-WORKLOADS = ("keystrokes", "cold", "cloze", "lists", "context", "start")
-# A contestant that remembers nothing may be given the same texts again.
-_FORGETFUL = "reference"
-_CHECKED_TEXTS = 32
-# Requests a second, where a share of saturation would be less than that.
-_LOWEST_RATE = 1.0
-_TOY_LINES = 4000
+# Requests a second for which there are fresh texts, by workload: more than any system but the reference
+# answers. When they are used up, the measurement ends earlier.
+WORKLOADS = {
+    "key presses": ("/predict", 3000),
+    "cold texts": ("/predict", 3000),
+    "blanks": ("/cloze", 500),
+    "lists": ("/predict", 200),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, or report what was measured.
+    """Measure, print tables and write JSON.
 
     Returns:
-        0; 1 where a contestant failed; 2 where something is missing; 130 after Ctrl-C.
+        0; 1 if a system failed.
     """
-    options = _parse(arguments)
-    if options.report:
-        report.write(json.loads(options.report.read_text("utf-8")), options.output, options.publish)
-        return 0
-    signal.signal(signal.SIGTERM, _interrupt)
-    os.sched_setaffinity(0, _cores(options.client_cores))
-    try:
-        with ExitStack() as stack:
-            result = _measure(options, stack)
-    except KeyboardInterrupt:
-        _say(f"stopped; complete repeats are in {options.output}")
-        return 130
-    except (WrkError, workloads.TextError, LacunaError) as error:
-        _say(f"cannot measure: {error}")
-        return 2
-    except ServerError as error:
-        _say(f"a contestant failed: {error}")
-        return 1
-    report.write(result, options.output, options.publish)
-    _say(report.promises_table(result["records"]))
-    return 0
-
-
-def _measure(options: argparse.Namespace, stack: ExitStack) -> dict[str, Any]:
-    checkpoint = load_checkpoint(options.checkpoint)
-    lines = _lines(options.text, stack)
-    result: dict[str, Any] = {
-        "format": 1,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "repeats": options.repeats,
-        "seconds": options.seconds,
-        "server_cores": options.server_cores,
-        "client_cores": options.client_cores,
-        "text": _describe_text(lines, own=options.text is None),
-        "checkpoint": {
-            "name": checkpoint.name,
-            "version": checkpoint.version,
-            "digest": checkpoint.digest,
-        },
-        "machine": machine.describe(sys.executable),
-        "same_top_token": {},
-        "records": [],
-    }
-    loads, contexts = _workloads(options, lines, checkpoint.tokenizer)
-    same_questions = workloads.Prompts(lines, checkpoint.tokenizer, COLD_TOKENS).peek(
-        _CHECKED_TEXTS
-    )
-    running = _start_all(options, stack, result["same_top_token"], same_questions)
-    for repeat in range(options.repeats):
-        for record in _repeat(options, repeat, running, loads, contexts):
-            result["records"].append({"repeat": repeat, **record})
-            _say(_progress(repeat, record))
-        result["complete_repeats"] = repeat + 1
-        report.write_json(result, options.output)
-    return result
-
-
-def _start_all(
-    options: argparse.Namespace,
-    stack: ExitStack,
-    same_top_token: dict[str, float],
-    texts: Sequence[str],
-) -> list[Running]:
-    """Start every contestant, see that it answers, and that those with the same weights answer alike; pause it."""
-    expected = top_tokens(options.checkpoint, texts)
-    logs = options.output / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    started = []
-    for name in options.contestants:
-        contestant = CONTESTANTS[name]
-        if missing := contestant.missing():
-            raise WrkError(f"{name}: {missing}")
-        running = Running(
-            contestant, options.server_cores, options.checkpoint, logs / f"{name}.log"
-        )
-        stack.callback(running.server.stop)
-        seconds = running.first_answer(running.server)
-        if contestant.tokens:
-            same_top_token[name] = check_tokens(contestant, running.server, texts, expected)
-        running.server.pause()
-        _say(f"{name}: first answer after {seconds:.2f} s")
-        started.append(running)
-    return started
-
-
-def _repeat(
-    options: argparse.Namespace,
-    repeat: int,
-    running: Sequence[Running],
-    loads: Sequence[Workload],
-    contexts: workloads.Contexts,
-) -> Iterator[Record]:
-    """All records of one repeat, as they are made."""
-    for load in loads:
-        able = [one for one in running if load.route in one.contestant.routes]
-        yield from _saturations_and_latencies(options, repeat, able, load)
-    if "context" in options.workloads:
-        beginnings, typed = contexts.take(max(2, round(options.seconds)))
-        for one in running:
-            if one.contestant.name in CONTEXT_CONTESTANTS:
-                for record in one.contexts(
-                    CONTEXT_CHARACTERS, beginnings, typed, 2 * options.seconds
-                ):
-                    yield {"contestant": one.contestant.name, **record}
-    for one in running:
-        if "start" in options.workloads:
-            yield {"contestant": one.contestant.name, **one.start()}
-        yield {"contestant": one.contestant.name, **one.memory()}
-
-
-def _saturations_and_latencies(
-    options: argparse.Namespace, repeat: int, running: Sequence[Running], load: Workload
-) -> Iterator[Record]:
-    bodies = load.peek(math.ceil(load.most_per_second * options.seconds))
-    most: dict[str, float] = {}
-    used = 0
-    for one in running:
-        name = one.contestant.name
-        record = one.saturation(load, bodies, options.seconds)
-        most[name] = record["per_second"]
-        used = max(used, 0 if name == _FORGETFUL else record["sent"])
-        yield {"contestant": name, **record}
-    load.advance(min(used, len(bodies)))
-    for share in load.shares:
-        # The reference is measured at its own load, and beside Lacuna at Lacuna's.
-        points = [(one, one.contestant.name) for one in running]
-        if "lacuna" in most:
-            points += [(one, "lacuna") for one in running if one.contestant.name == _FORGETFUL]
-            points.sort(key=lambda point: point[1] != "lacuna")
-        seed = 1000 * repeat + round(100 * share)
-        rates = [max(_LOWEST_RATE, share * most[of]) for _, of in points]
-        schedules = [open_loop.arrivals(rate, options.seconds, seed) for rate in rates]
-        fresh = load.peek(max(map(len, schedules), default=0))
-        used = 0
-        for (one, of), rate, times in zip(points, rates, schedules, strict=True):
-            name = one.contestant.name
-            used = max(used, 0 if name == _FORGETFUL else len(times))
-            yield {
-                "contestant": name,
-                "share": share,
-                "of": of,
-                "rate": rate,
-                **one.latency(load, fresh, times),
-            }
-        load.advance(used)
-
-
-def _workloads(
-    options: argparse.Namespace, lines: Sequence[str], tokenizer: Tokenizer
-) -> tuple[list[Workload], workloads.Contexts]:
-    prompts = workloads.Prompts(lines, tokenizer, COLD_TOKENS)
-    clozes = workloads.Clozes(workloads.Prompts(lines, tokenizer, CLOZE_TOKENS, seed=2), tokenizer)
-    shares = (HALF,) if options.quick else (0.25, HALF, BUSY)
-    every = (
-        Workload(
-            "keystrokes",
-            "/predict",
-            workloads.Keystrokes(lines),
-            most_per_second=12_000,
-            shares=shares,
-        ),
-        Workload("cold", "/predict", prompts, shares=(HALF,)),
-        Workload("cloze", "/cloze", clozes, shares=(HALF,)),
-        # 16 connections with 16 texts each stay within Lacuna's queue of 512.
-        Workload(
-            "lists", "/predict", prompts, texts=LIST_TEXTS, connections=16, most_per_second=250
-        ),
-    )
-    chosen = [workload for workload in every if workload.name in options.workloads]
-    return chosen, workloads.Contexts(lines, CONTEXT_CHARACTERS, CONTEXT_PRESSES)
-
-
-def _lines(directory: Path | None, stack: ExitStack) -> list[str]:
-    if directory is None:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        write_corpus(directory, _TOY_LINES, seed=1)
-    return workloads.read_lines(directory)
-
-
-def _describe_text(lines: Sequence[str], own: bool) -> dict[str, Any]:
-    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    return {"own": own, "lines": len(lines), "characters": sum(map(len, lines)), "sha256": digest}
-
-
-def _progress(repeat: int, record: Record) -> str:
-    shown = {
-        "saturation": "{per_second:9.1f} /s, {cpu_us_per_request:.0f} µs CPU each",
-        "open_loop": "{rate:9.1f} /s ({share:.0%} of {of}): p50 {p50_ms} ms, p99 {p99_ms} ms",
-        "context": "{characters:5d} characters: p50 {p50_ms} ms",
-        "start": "{seconds:9.2f} s to the first answer",
-        "memory": "{peak_mb:9.1f} MB at most",
-    }[record["measure"]]
-    rounded = {
-        key: round(value, 3) if isinstance(value, float) and key.endswith("_ms") else value
-        for key, value in record.items()
-    }
-    again = "; texts came again" if record.get("texts_came_again") else ""
-    failed = f"; {record['failures']} failed" if record.get("failures") else ""
-    where = f"{record.get('workload', ''):10s} {record['contestant']:15s}"
-    return f"repeat {repeat + 1}  {where} {shown.format_map(rounded)}{failed}{again}"
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.serving", description=(__doc__ or "").partition("\n")[0]
     )
     add = parser.add_argument
     add(
-        "--text",
-        type=Path,
-        metavar="DIR",
-        help="*.txt files, a sentence a line, Chinese and English; default: own text",
+        "--old", type=Path, metavar="PATH", help="another checkout: compare with it, not with peers"
     )
-    add("--checkpoint", type=Path, default=ROOT / "model" / "pretrained" / "default", metavar="DIR")
-    add("--repeats", type=int, default=5)
-    add(
-        "--seconds",
-        type=float,
-        default=5.0,
-        help="of each measurement (default: 5; wrk counts whole seconds)",
-    )
-    add(
-        "--contestants",
-        type=_names(tuple(CONTESTANTS)),
-        default=list(CONTESTANTS),
-        metavar="A,B",
-        help=", ".join(CONTESTANTS),
-    )
-    add(
-        "--workloads",
-        type=_names(WORKLOADS),
-        default=list(WORKLOADS),
-        metavar="A,B",
-        help=", ".join(WORKLOADS),
-    )
-    add(
-        "--server-cores",
-        default="0",
-        metavar="LIST",
-        help="as taskset reads it, such as 0 or 0,2-3 (default: 0)",
-    )
-    add(
-        "--client-cores",
-        default="1",
-        metavar="LIST",
-        help="should share none with the servers (default: 1)",
-    )
-    add(
-        "--output",
-        type=Path,
-        default=ROOT / "runs" / "benchmarks",
-        metavar="DIR",
-        help="for JSON, table, plot, logs",
-    )
-    add(
-        "--quick",
-        action="store_true",
-        help="one repeat of a second each: whether it works, not how fast it is",
-    )
-    add("--report", type=Path, metavar="FILE", help="measure nothing; report this JSON anew")
-    add("--publish", action="store_true", help="write tables, plot and figures into docs/ as well")
+    add("--text", type=Path, metavar="DIR", help="*.txt, a sentence a line (default: toy corpus)")
+    add("--repeats", type=int, default=5, help="turns of every system (default: 5)")
+    add("--seconds", type=float, default=4.0, help="of each measurement (default: 4)")
+    add("--output", type=Path, required=True, metavar="FILE", help="JSON file to write")
     options = parser.parse_args(arguments)
-    if options.quick:
-        options.repeats, options.seconds = 1, 1.0
-    if options.repeats < 1 or options.seconds < 1:
-        parser.error("--repeats and --seconds must be at least 1")
-    options.checkpoint, options.output = options.checkpoint.resolve(), options.output.resolve()
-    return options
+    check_writable(options.output)
+    systems = [lacuna(), lacuna("old", options.old)] if options.old else [lacuna(), *PEERS]
+    workloads = ["key presses"] if options.old else [*WORKLOADS]
+    lines = texts.read_lines(options.text)
+    try:
+        records = measure(systems, lines, workloads, options.repeats, options.seconds)
+    except ServerError as error:
+        print(f"a system failed: {error}", file=sys.stderr)
+        return 1
+    checkpoint = load_checkpoint(lacuna().directory / CHECKPOINT)
+    about = {"checkpoint": f"{checkpoint.name} {checkpoint.version}", "seconds": options.seconds}
+    result = {**provenance(), **about, "records": records}
+    write_whole(options.output, (json.dumps(result, indent=1) + "\n").encode())
+    sys.stdout.write(throughput_table(records) + "\n" + latency_table(records))
+    if options.old:
+        print(ratio(records))
+    return 0
 
 
-def _names(known: Sequence[str]) -> Any:
-    def read(value: str) -> list[str]:
-        names = value.split(",")
-        if unknown := [name for name in names if name not in known]:
-            raise argparse.ArgumentTypeError(
-                f"{', '.join(unknown)}: choose among {', '.join(known)}"
-            )
-        return names
+def measure(
+    systems: Sequence[System],
+    lines: Sequence[str],
+    workloads: Sequence[str],
+    repeats: int,
+    seconds: float,
+) -> list[Record]:
+    """Return the records of all repeats."""
+    cores = pin_client()
+    streams = request_streams(lines)
+    records: list[Record] = []
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        servers = [stack.enter_context(system.serving(cores, Path(folder))) for system in systems]
+        for repeat in range(repeats):
+            for record in _repeat(systems, servers, streams, workloads, seconds, lines):
+                records.append({"repeat": repeat, **record})
+                print(json.dumps(records[-1]), flush=True)
+            for system in systems:
+                with _alone(None, servers):
+                    server = system.start(cores, Path(folder))
+                    try:
+                        route = system.routes[0]
+                        start = server.wait_until_answering(route, FIRST_QUESTION[route])
+                    finally:
+                        server.stop()
+                records.append({"repeat": repeat, "system": system.name, "start_seconds": start})
+        for system, server in zip(systems, servers, strict=True):
+            resident = server.resident_bytes() / 1e6
+            records.append({"repeat": 0, "system": system.name, "resident_mb": resident})
+    return records
 
-    return read
+
+def request_streams(lines: Sequence[str]) -> dict[str, Iterator[str | list[str]]]:
+    """Return the endless texts of each workload.
+
+    Key presses: 64 typists in turn. Cold texts: 20 tokens, which no cache helps. Blanks: 50 tokens with
+    one word left out. Lists: 16 cold texts in one request.
+    """
+    tokenizer = load_checkpoint(lacuna().directory / CHECKPOINT).tokenizer
+    cold, long = (texts.stretches(lines, tokenizer, size) for size in (COLD_TOKENS, CLOZE_TOKENS))
+
+    def lists() -> Iterator[list[str]]:
+        while True:
+            yield list(islice(cold, LIST_TEXTS))
+
+    return {
+        "key presses": texts.keystrokes(lines),
+        "cold texts": cold,
+        "blanks": map(texts.with_blank, long),
+        "lists": lists(),
+    }
 
 
-def _cores(text: str) -> set[int]:
-    """The cores of a list such as ``0,2-3``."""
-    ends = [[int(end) for end in part.split("-")] for part in text.split(",")]
-    return set(itertools.chain.from_iterable(range(pair[0], pair[-1] + 1) for pair in ends))
+def _repeat(
+    systems: Sequence[System],
+    servers: Sequence[Server],
+    streams: dict[str, Iterator[str | list[str]]],
+    workloads: Sequence[str],
+    seconds: float,
+    lines: Sequence[str],
+) -> Iterator[Record]:
+    for workload in workloads:
+        route, most = WORKLOADS[workload]
+        fresh = [texts.post(route, text) for text in islice(streams[workload], int(most * seconds))]
+        later = list(islice(streams[workload], int(most * seconds * LOAD)))
+        for system, server in zip(systems, servers, strict=True):
+            if route not in system.routes:
+                continue
+            with _alone(server, servers):
+                record = _saturation(server, fresh, seconds)
+                if workload == "key presses":
+                    requests = [texts.post(route, text) for text in later]
+                    record |= _latency(server, requests, record["per_second"], seconds)
+            yield {"system": system.name, "workload": workload, **record}
+    typed = texts.running_texts(lines)
+    for system, server in zip(systems, servers, strict=True):
+        if system.name in WITH_LENGTHS and "key presses" in workloads:
+            with _alone(server, servers):
+                yield {"system": system.name, "workload": "lengths", **_lengths(server, typed)}
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _saturation(server: Server, requests: Sequence[bytes], seconds: float) -> Record:
+    """Return throughput with 32 busy connections, and CPU time by request."""
+    before = server.cpu_seconds()
+    outcome = open_loop.saturate(server.port, requests, seconds)
+    answered = len(outcome.answered)
+    return {
+        "per_second": answered / outcome.seconds,
+        "cpu_us": 1e6 * (server.cpu_seconds() - before) / max(1, answered),
+        "failures": outcome.statuses.total() - answered,
+    }
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
+def _latency(server: Server, requests: Sequence[bytes], most: float, seconds: float) -> Record:
+    """Return latencies at `LOAD` of the rate *most*, arriving at random."""
+    times = open_loop.arrivals(LOAD * most, seconds, seed=1)[: len(requests)]
+    outcome = open_loop.run(server.port, requests, times)
+    return {
+        "p50_ms": 1000 * open_loop.percentile(outcome.answered, 0.5),
+        "p99_ms": 1000 * open_loop.percentile(outcome.answered, 0.99),
+        "good_share": sum(each <= GOOD_SECONDS for each in outcome.latencies) / len(times),
+        "late_failures": len(times) - len(outcome.answered),
+    }
+
+
+def _lengths(server: Server, typed: Sequence[str]) -> Record:
+    """Return the median latency of key presses, one at a time, by the characters before them."""
+    found = {}
+    for length in LENGTHS:
+        latencies = []
+        for text in typed:
+            ends = range(length, min(length + PRESSES, len(text)) + 1)
+            requests = [texts.post("/predict", text[:end]) for end in ends]
+            outcome = open_loop.saturate(server.port, requests, 60.0, connections=1)
+            latencies += outcome.latencies_from_sending[1:]  # the first one reads the whole text
+        found[f"p50_ms_at_{length}"] = 1000 * open_loop.percentile(latencies, 0.5)
+    return found
+
+
+@contextmanager
+def _alone(server: Server | None, servers: Sequence[Server]) -> Iterator[None]:
+    """Pause all servers but one for as long as the block lasts."""
+    with ExitStack() as others:
+        for other in servers:
+            if other is not server:
+                others.enter_context(other.paused())
+        yield
+
+
+def median(
+    records: Sequence[Record], system: str, figure: str, workload: str | None = None
+) -> float:
+    """Return the median of a figure over the repeats; NaN if it was not measured."""
+    found = [
+        record[figure]
+        for record in records
+        if record["system"] == system and record.get("workload") == workload and figure in record
+    ]
+    return statistics.median(found) if found else math.nan
+
+
+def ratio(records: Sequence[Record]) -> str:
+    """Return the throughput of key presses as a share of the old one, taken within each repeat."""
+    new, old = (
+        [each["per_second"] for each in records if each["system"] == name and "per_second" in each]
+        for name in ("lacuna", "old")
+    )
+    shares = [mine / other for mine, other in zip(new, old, strict=True)]
+    middle, least, most = statistics.median(shares), min(shares), max(shares)
+    return f"key presses: {middle:.3f} of the old throughput ({least:.3f} to {most:.3f})"
+
+
+def throughput_table(records: Sequence[Record]) -> str:
+    """Return answers a second by system and workload."""
+    systems = dict.fromkeys(record["system"] for record in records)
+    rows = [
+        [name, *(shown(median(records, name, "per_second", workload)) for workload in WORKLOADS)]
+        for name in systems
+    ]
+    return table(rows, ["answers a second", *WORKLOADS])
+
+
+def latency_table(records: Sequence[Record]) -> str:
+    """Return latencies of key presses, start and memory by system."""
+    figures = [
+        *((figure, "key presses") for figure in ("p50_ms", "p99_ms")),
+        *((f"p50_ms_at_{length}", "lengths") for length in LENGTHS),
+        ("start_seconds", None),
+        ("resident_mb", None),
+    ]
+    rows = [
+        [name, *(shown(median(records, name, figure, workload)) for figure, workload in figures)]
+        for name in dict.fromkeys(record["system"] for record in records)
+    ]
+    header = ["", "p50 ms", "p99 ms", *(f"ms after {length:,} characters" for length in LENGTHS)]
+    return table(rows, [*header, "start s", "memory MB"])
+
+
+def shown(value: float) -> str:
+    """Return a number with two significant digits, or a dash for NaN."""
+    if math.isnan(value):
+        return "–"
+    rounded = float(f"{value:.2g}")
+    return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:g}"
 
 
 if __name__ == "__main__":

@@ -1,59 +1,41 @@
-"""Queries in, answers out: checks a query and hands it to its decoder. Service and offline evaluation stand on this.
+"""Open a checkpoint and answer queries with it. The service and the offline evaluation both use this.
 
-``run`` drives its own scheduler; a service that batches across requests takes decoders from ``start`` instead.
+:meth:`Predictor.run` drives a scheduler of its own. A service that batches the queries of many requests
+takes decoders from :meth:`Predictor.start` and runs its own scheduler.
 """
 
+import hashlib
+import json
 from collections.abc import Hashable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
-from model.checkpoint import Capability, Checkpoint
-from model.decoding.cloze import fill_blanks, lay_out
+from model.batching import Decoder, Scheduler
+from model.checkpoint import Checkpoint, count_parameters, load_checkpoint
+from model.config import Calibration, parse
+from model.decoding.blanks import find_blanks
+from model.decoding.cloze import fill_blanks
 from model.decoding.context import DecoderContext
 from model.decoding.masked import fill_masked
 from model.decoding.next_word import SearchOptions, next_words
 from model.decoding.prefix_cache import PrefixCache
 from model.decoding.score import score_text
-from model.decoding.token_index import TokenIndex
-from model.errors import LacunaError, UnsupportedError
+from model.errors import CheckpointError, LacunaError, TokenizerError, UnsupportedError
+from model.ngram import DESCRIPTION, open_ngram, read_description
 from model.queries import (
-    Blank,
-    Candidate,
-    ClozeQuery,
-    ClozeResult,
-    Filling,
     Limits,
     PredictQuery,
-    PredictResult,
     Query,
     Result,
     ScoreQuery,
-    ScoreResult,
-    Usage,
+    check_choice_lists,
     check_query,
 )
-from model.runtime import Runtime
-from model.scheduler import Scheduler
-from model.steps import Decoder
+from model.runtime import Runtime, open_runtime
+from model.tokenizer import Tokenizer
 
-__all__ = [
-    "Blank",
-    "Candidate",
-    "ClozeQuery",
-    "ClozeResult",
-    "Filling",
-    "Limits",
-    "PredictQuery",
-    "PredictResult",
-    "Predictor",
-    "Query",
-    "Result",
-    "ScoreQuery",
-    "ScoreResult",
-    "Usage",
-]
-
-# Decoders that run side by side in Predictor.run: enough to fill batches, few enough for their rows to fit in memory.
-LIVE = 64
+# Decoders that Predictor.run runs at the same time: enough to fill batches, few enough for memory.
+MAX_LIVE = 64
 CACHE_BYTES = 64 * 1024 * 1024
 
 
@@ -61,15 +43,15 @@ class Predictor:
     """Answers queries with one checkpoint on one runtime.
 
     Args:
-        checkpoint: vocabulary, sizes and calibration.
+        checkpoint: tokenizer, sizes and calibration.
         runtime: runs its network.
-        limits: what one query may ask for.
-        search: how far the search for next words goes; None for the defaults.
-        cache_bytes: what the cache of prefixes may take; 0 for none.
-        use_cache_lm: whether what a text and its history hold is likelier to come again (model/decoding/cache_lm.py).
+        limits: of one query.
+        search: limits of the search for next words.
+        cache_bytes: limit of the prefix cache; 0 keeps nothing.
+        use_cache_lm: words of the text and its history are more probable (model/decoding/cache_lm.py).
 
     Attributes:
-        cache: of the texts that were read; only the thread that runs the decoders may touch it.
+        cache: prefixes of texts; only the thread that runs the decoders may use it.
     """
 
     def __init__(
@@ -84,74 +66,113 @@ class Predictor:
         self.checkpoint = checkpoint
         self.runtime = runtime
         self.limits = limits or Limits()
-        self._search = search
         self.cache = PrefixCache(cache_bytes)
-        self._resources = DecoderContext(
-            checkpoint.tokenizer,
-            TokenIndex(checkpoint.tokenizer),
-            checkpoint.network,
-            checkpoint.calibration,
-            self.cache,
-            checkpoint.word_end_probs,
-            use_cache_lm,
-        )
+        self._search = search or SearchOptions()
+        self._context = DecoderContext(checkpoint, self.cache, use_cache_lm)
+        self._capabilities = checkpoint.capabilities
 
     def start(self, query: Query, tenant: str = "") -> Decoder[Result]:
-        """Check a query and make the decoder that will answer it; nothing runs yet.
+        """Check a query and return its decoder; nothing runs yet.
 
         Args:
-            query: what is asked.
-            tenant: who asks; what a tenant's texts left in the cache is found by no other.
+            query: the question.
+            tenant: no other tenant finds in the cache what this one's texts left there.
 
         Raises:
-            QueryError: the query cannot be answered; its field is a JSON pointer relative to the query.
+            QueryError: the query is invalid; its field is a JSON pointer relative to the query.
             UnsupportedError: the checkpoint cannot answer this kind of question.
         """
         check_query(query, self.limits)
+        kind = {PredictQuery: "predict", ScoreQuery: "score"}.get(type(query), "cloze")
+        if kind not in self._capabilities:
+            able = ", ".join(self._capabilities) or "no question"
+            raise UnsupportedError(
+                "/text", f"this checkpoint can answer {able}, not {kind}; load another one"
+            )
         if isinstance(query, PredictQuery):
-            self._require("predict")
-            return next_words(self._resources, query, self._search, tenant)
+            return next_words(self._context, query, self._search, tenant)
         if isinstance(query, ScoreQuery):
-            self._require("score")
-            return score_text(self._resources, query)
-        self._require("cloze")
-        layout = lay_out(query, self.limits.blanks)
+            return score_text(self._context, query)
+        layout = find_blanks(query.text, query.blank, self.limits.blanks)
+        if query.choices is not None:
+            check_choice_lists(query.choices, len(layout.slots))
         if self.checkpoint.network.architecture == "stacked_bidirectional":
-            return fill_masked(self._resources, query, layout)
-        return fill_blanks(self._resources, query, layout, tenant)
+            return fill_masked(self._context, query, layout)
+        return fill_blanks(self._context, query, layout, tenant)
 
     def run(self, queries: Sequence[Query]) -> list[Result | LacunaError]:
-        """Answer queries, batched as they come, each as if it were alone.
+        """Answer queries in batches; each gets the answer that it would get alone.
 
         Returns:
-            One result per query, in order; a named error in the place of one that cannot be answered.
+            One result for each query, in order; a named error in place of one that cannot be answered.
 
         Raises:
-            Exception: what a decoder or the runtime raised that has no name: a bug, never the query's fault.
+            Exception: an unnamed error of a decoder or the runtime, which is a bug.
         """
         scheduler = Scheduler(self.runtime)
         answers: dict[Hashable, Any] = {}
-        waiting = iter(enumerate(queries))
-        exhausted = False
-        while not exhausted or scheduler.pending:
-            while not exhausted and scheduler.pending < LIVE:
-                number, query = next(waiting, (-1, None))
-                exhausted = query is None
-                if query is None:
-                    break
+        started = 0
+        while started < len(queries) or scheduler.pending:
+            while started < len(queries) and scheduler.pending < MAX_LIVE:
                 try:
-                    scheduler.add(number, self.start(query))
+                    scheduler.add(started, self.start(queries[started]))
                 except LacunaError as error:
-                    answers[number] = error
-            for ticket, answer in scheduler.step():
+                    answers[started] = error
+                started += 1
+            for number, answer in scheduler.step():
                 if isinstance(answer, Exception) and not isinstance(answer, LacunaError):
                     raise answer
-                answers[ticket] = answer
+                answers[number] = answer
         return [answers[number] for number in range(len(queries))]
 
-    def _require(self, capability: Capability) -> None:
-        if capability not in self.checkpoint.capabilities:
-            able = ", ".join(self.checkpoint.capabilities) or "no question"
-            raise UnsupportedError(
-                "/text", f"this checkpoint can answer {able}, not {capability}; load another one"
-            )
+
+def open_model(
+    directory: Path, device: Literal["cpu", "cuda"] = "cpu", threads: int = 1
+) -> tuple[Checkpoint, Runtime]:
+    """Open a checkpoint, or an n-gram as if it were one.
+
+    Args:
+        directory: of either.
+        device: runs a network; an n-gram runs on the CPU.
+        threads: most threads of one call on a CPU.
+
+    Raises:
+        CheckpointError: it cannot be read, or the device cannot run it.
+    """
+    if not is_ngram(directory):
+        checkpoint = load_checkpoint(directory)
+        return checkpoint, open_runtime(checkpoint, device, threads)
+    ngram = open_ngram(directory)
+    try:
+        tokenizer = Tokenizer.load(directory / "tokenizer.model")
+    except TokenizerError as error:
+        raise CheckpointError(f"{error}; build the n-gram again") from error
+    checkpoint = Checkpoint(
+        directory=directory,
+        name=f"{ngram.order}-gram",
+        version="1",
+        digest=hashlib.sha256((directory / DESCRIPTION).read_bytes()).hexdigest(),
+        network=ngram.config,
+        calibration=parse(Calibration, json.dumps(ngram.description["calibration"])),
+        tokenizer=tokenizer,
+        languages=("zh", "en"),
+        word_end_probs=(0.0,) * tokenizer.size,
+        training=ngram.description,
+    )
+    return checkpoint, ngram
+
+
+def is_ngram(directory: Path) -> bool:
+    """Return True for the output of ``python -m training ngram``."""
+    return (directory / DESCRIPTION).exists()
+
+
+def size_of(checkpoint: Checkpoint) -> int:
+    """Return the number of trained parameters, or of counted n-grams.
+
+    Raises:
+        CheckpointError: the files that hold it cannot be read.
+    """
+    if is_ngram(checkpoint.directory):
+        return sum(map(int, read_description(checkpoint.directory)["counts"]))
+    return count_parameters(checkpoint.directory)

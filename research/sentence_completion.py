@@ -27,7 +27,7 @@ from model.checkpoint import Checkpoint
 from model.config import SPAN, WORD
 from model.decoding.blanks import find_blanks
 from model.errors import CorpusError, UnsupportedError
-from model.opening import open_model
+from model.predictor import open_model
 from model.runtime import Runtime, Tower, initial_states
 from model.tokenizer import END, END_OF_GAP, START, Tokenizer
 from research.cloze_benchmarks import BenchmarkQuestion, msr_scc, wilson_interval

@@ -1,56 +1,58 @@
-"""Puts the service together: settings and a load function in, an ASGI app out. Nothing happens on import."""
+"""Put the service together: settings and a load function in, an ASGI app out."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from copy import copy
 from functools import partial
 from pathlib import Path
 
+from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
-from pydantic_core import to_json
-from starlette.applications import Starlette
+from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
 
-from service import openapi
+from service import routes
 from service.admission import Admission
 from service.docs_page import docs_page
 from service.engine import Engine
-from service.errors import as_problem, problem_response
 from service.jobs import LoadedModel
 from service.keyring import KeyRing
 from service.metrics import Metrics
 from service.middleware import AuthMiddleware, HostMiddleware, RequestMetricsMiddleware
 from service.reloading import Reloader, collect
-from service.request_context import RequestContext
-from service.routes import AppState, router
+from service.schemas import ProblemAnswer
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Loads a checkpoint; is given what to call with the kind and the rows of each call of the network, and the directory.
+# Loads the checkpoint in a directory. The first argument is called with the kind and the rows of
+# each network call.
 Load = Callable[[Callable[[str, int], None], Path], LoadedModel]
 
+_DESCRIPTION = (
+    "Predicts the next word of a partial sentence and fills blanks, in Chinese and English. "
+    "Errors are problem documents (RFC 9457) and never hold text that was sent."
+)
 
-def create_app(
-    settings: Settings, load: Load, on_failure: Callable[[Exception], None]
-) -> Starlette:
+
+def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception], None]) -> FastAPI:
     """Build the service.
 
     Args:
         settings: checked settings.
-        load: called once the app runs, on the engine's thread; the app answers 503 until it returns. Called again, on
-            another thread, where the checkpoint is to be replaced.
-        on_failure: called on the event loop with what *load* raised.
+        load: called on the engine's thread once the app runs; until it returns, the app answers
+            503. A reload calls it again, on another thread.
+        on_failure: called on the event loop with what the first *load* raised.
 
     Returns:
-        The app; its engine is ``app.state.lacuna.engine`` and its keys are ``app.state.keys``.
+        The app. Its `AppState` is ``app.state.lacuna``, its keys are ``app.state.keys``.
     """
     metrics = Metrics(CollectorRegistry())
 
@@ -58,16 +60,10 @@ def create_app(
         if isinstance(outcome, Exception):
             metrics.loaded(None)
             on_failure(outcome)
-        else:
-            metrics.loaded(outcome.description)
-            log.info(
-                "ready",
-                extra={
-                    "fields": {
-                        key: outcome.description[key] for key in ("name", "version", "digest")
-                    }
-                },
-            )
+            return
+        metrics.loaded(outcome.description)
+        fields = {key: outcome.description[key] for key in ("name", "version", "digest")}
+        log.info("ready", extra={"fields": fields})
 
     engine = Engine(
         lambda: load(metrics.called, settings.checkpoint),
@@ -86,68 +82,53 @@ def create_app(
         cache_bytes=engine.cache_bytes,
     )
     keys = KeyRing(settings, metrics.keys_reloaded)
-    declared = [
-        route
-        for route in router.routes
-        if isinstance(route, APIRoute)
-        and (route.path != "/metrics" or settings.metrics_port is None)
-    ]
-    app = Starlette(
-        routes=_routes(declared),
-        middleware=[*_cors(settings), *_surroundings(settings, metrics, keys)],
-        exception_handlers={HTTPException: _unrouted},
+    app = FastAPI(
+        title="Lacuna",
+        version="1",
+        description=_DESCRIPTION,
+        routes=[
+            copy(route)  # as `_complete` changes it
+            for route in (*routes.asking.routes, *routes.reading.routes)
+            if isinstance(route, APIRoute)
+            and (settings.metrics_port is None or route.path != "/metrics")
+        ],
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        middleware=_middleware(settings, metrics, keys),
+        exception_handlers={HTTPException: _reraise},
         lifespan=_lifespan,
     )
-    app.router.redirect_slashes = False
-    app.state.lacuna = AppState(
-        settings, engine, reloader, metrics, docs_page(), to_json(openapi.describe(declared))
-    )
+    app.state.lacuna = routes.AppState(settings, engine, reloader, metrics, docs_page())
     app.state.keys = keys
+    _complete(app)
     return app
 
 
-def _routes(declared: Sequence[APIRoute]) -> list[BaseRoute]:
-    """The routes without FastAPI's part in them.
-
-    It has read their declarations for the document; what it would do for each request (resolve parameters, open exit
-    stacks) they do not need, as they read requests themselves, and it takes half of a request's time.
-    """
-    return [
-        Route(route.path, route.endpoint, methods=list(route.methods or ())) for route in declared
-    ]
-
-
-def _surroundings(settings: Settings, metrics: Metrics, keys: KeyRing) -> list[Middleware]:
-    return [
+def _middleware(settings: Settings, metrics: Metrics, keys: KeyRing) -> list[Middleware]:
+    host, allowed = settings.host, settings.allowed_hosts
+    own = [
         Middleware(RequestMetricsMiddleware, metrics=metrics),
-        Middleware(HostMiddleware, host=settings.host, allowed=settings.allowed_hosts),
-        Middleware(AuthMiddleware, keys=keys, host=settings.host, allowed=settings.allowed_hosts),
+        Middleware(HostMiddleware, host=host, allowed=allowed),
+        Middleware(AuthMiddleware, keys=keys, host=host, allowed=allowed),
     ]
-
-
-def _cors(settings: Settings) -> list[Middleware]:
-    """Lets pages of the allowed origins ask. Outermost, so that they can read errors too; preflights end here."""
     if not settings.allowed_origins:
-        return []
-    return [
-        Middleware(
-            CORSMiddleware,
-            allow_origins=settings.allowed_origins,
-            allow_methods=("GET", "POST"),
-            allow_headers=(
-                "Authorization",
-                "Content-Type",
-                "Traceparent",
-                "Tracestate",
-                "X-Request-Id",
-            ),
-            expose_headers=("Retry-After", "Server-Timing", "X-Request-Id"),
-        )
-    ]
+        return own
+    # Outermost, so that pages can read errors too. It answers preflights.
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=settings.allowed_origins,
+        allow_methods=("GET", "POST"),
+        allow_headers=(
+            "Authorization", "Content-Type", "Traceparent", "Tracestate", "X-Request-Id",
+        ),
+        expose_headers=("Retry-After", "Server-Timing", "X-Request-Id"),
+    )  # fmt: skip
+    return [cors, *own]
 
 
 @asynccontextmanager
-async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     engine: Engine = app.state.lacuna.engine
     engine.start()
     watching = asyncio.ensure_future(app.state.keys.watch())
@@ -159,6 +140,20 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         await asyncio.shield(engine.stop())
 
 
-async def _unrouted(request: Request, error: Exception) -> Response:
-    """404 and 405, which the router raises where no middleware of ours can catch them."""
-    return problem_response(as_problem(error), RequestContext.of(request.scope).request_id)
+async def _reraise(_: Request, error: Exception) -> Response:
+    """Leave errors of the router, 404 and 405, to `RequestMetricsMiddleware`, as all others."""
+    raise error
+
+
+def _complete(app: FastAPI) -> None:
+    """Add to the OpenAPI document the form of errors, and keys; then let GET routes answer HEAD."""
+    document = app.openapi()  # made once; the document does not list HEAD
+    _, definitions = models_json_schema(
+        [(ProblemAnswer, "serialization")], ref_template="#/components/schemas/{model}"
+    )
+    document["components"]["schemas"] |= definitions["$defs"]
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    document["security"] = [{}, {"key": []}]
+    for route in app.routes:
+        if isinstance(route, APIRoute) and route.methods == {"GET"}:
+            route.methods = {"GET", "HEAD"}

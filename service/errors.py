@@ -70,10 +70,6 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's name for it
         self.headers = headers or {}
 
 
-class ClientDisconnected(Exception):  # noqa: N818 - a fact about the client, not an error of ours
-    """The client hung up before its answer was ready."""
-
-
 def unprocessable(errors: Sequence[FieldError]) -> Problem:
     """A 422 that names every field in *errors*; the first one is also the detail."""
     first = errors[0]

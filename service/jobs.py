@@ -20,7 +20,7 @@ class Predictor(Protocol):
 
 
 class Scheduler(Protocol):
-    """What runs many decoders together: `model.scheduler.Scheduler`, or a test's fake."""
+    """What runs many decoders together: `model.batching.Scheduler`, or a test's fake."""
 
     rows: Counter[str]
 

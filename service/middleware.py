@@ -10,12 +10,12 @@ import time
 from collections.abc import Sequence
 from functools import lru_cache
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.admission import Busy
 from service.errors import (
     CLIENT_CLOSED,
-    ClientDisconnected,
     Problem,
     as_problem,
     problem_response,
@@ -78,7 +78,7 @@ class RequestMetricsMiddleware:
 
         try:
             await self._app(scope, receive, send_with_headers)
-        except ClientDisconnected as error:
+        except ClientDisconnect as error:
             context.status = CLIENT_CLOSED
             _forget_frames(error)
         except asyncio.CancelledError:  # the server's time to finish is over

@@ -40,9 +40,9 @@ def load(settings: Settings, on_call: Callable[[str, int], None], directory: Pat
     Raises:
         model.errors.CheckpointError: missing, torn, altered, too new, or the device cannot run it.
     """
+    from model.batching import Scheduler
     from model.predictor import Predictor
     from model.queries import ClozeQuery, Limits, PredictQuery, Query, ScoreQuery
-    from model.scheduler import Scheduler
 
     directory = directory.resolve()  # now: a link may point elsewhere later
     checkpoint, runtime = _open(settings, directory)
@@ -74,7 +74,7 @@ def load(settings: Settings, on_call: Callable[[str, int], None], directory: Pat
 
 def describe(checkpoint: "Checkpoint") -> dict[str, Any]:
     """What ``GET /model`` says of a checkpoint, its limits aside."""
-    from model.opening import size_of
+    from model.predictor import size_of
 
     return {
         "name": checkpoint.name,
@@ -130,7 +130,7 @@ def available_cpus(
 
 def _open(settings: Settings, directory: Path) -> tuple["Checkpoint", "Runtime"]:
     from model.errors import CheckpointError
-    from model.opening import open_model
+    from model.predictor import open_model
 
     device = choose_device(settings.device)
     try:

@@ -14,6 +14,7 @@ ROUTES = (
 )  # fmt: skip
 UNMATCHED = "unmatched"
 _KEY = "lacuna.request"
+_UNLIMITED = Allowance(0, 0)
 # Ids must differ, not be hard to guess; asking the system for each would cost more than the rest of the record.
 _ids = random.Random()  # noqa: S311
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -41,7 +42,7 @@ class RequestContext:
         items: texts in the request.
         tokens, cached_tokens: what its texts came to, and what of it the cache knew; None where it was not answered.
         tenant: the name of the key that asks; empty without keys. Names what the cache keeps apart; logged as ``key``.
-        allowance: what that key may still send; None where nothing is counted.
+        allowance: what that key may still send; unlimited until it is known.
         queue_seconds, inference_seconds: as the engine measured them; None where it was not asked.
     """
 
@@ -69,7 +70,7 @@ class RequestContext:
         self.tokens: int | None = None
         self.cached_tokens: int | None = None
         self.tenant = ""
-        self.allowance: Allowance | None = None
+        self.allowance = _UNLIMITED
         self.queue_seconds: float | None = None
         self.inference_seconds: float | None = None
         scope[_KEY] = self

@@ -1,215 +1,216 @@
-"""The routes: each reads a request, asks the engine and writes the answer. They hold no state of their own."""
+"""The routes: each takes a checked request, asks the engine and returns the answer."""
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic_core import to_json
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from model.queries import ClozeResult, PredictResult, ScoreResult
+from model.queries import PredictResult, Usage
 from service.engine import Engine
-from service.errors import (
-    ClientDisconnected,
-    FieldError,
-    Problem,
-    unavailable,
-    unprocessable,
-)
+from service.errors import PROBLEM_TYPE, TITLES, FieldError, Problem, unavailable, unprocessable
 from service.jobs import ItemError, Job
 from service.metrics import Metrics
-from service.openapi import answers, asks
 from service.reloading import Reloader
 from service.request_context import RequestContext
-from service.requests import read_optional, read_request
+from service.requests import JSONRoute
 from service.schemas import (
     ClozeAnswer,
     ClozeRequest,
     ModelAnswer,
+    ModelName,
     PredictAnswer,
     PredictRequest,
     ReloadAnswer,
     ReloadRequest,
+    RequestLimits,
     ScoreAnswer,
     ScoreRequest,
 )
 from service.settings import Settings
 
-JSON = "application/json"
-# Most answers are there before a client could hang up; to watch it costs as much as to read its request.
+# Most answers are ready before a client could hang up, and watching for it costs as much as
+# reading its request.
 UNWATCHED_SECONDS = 0.1
-router = APIRouter(redirect_slashes=False)
-Body = TypeVar("Body", bound=ScoreRequest)
 
 
+@dataclass(frozen=True, slots=True)
 class AppState:
-    """What the routes of one app share; found at ``request.app.state.lacuna``."""
+    """The parts that the routes of one app share; found at ``request.app.state.lacuna``."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        engine: Engine,
-        reloader: Reloader,
-        metrics: Metrics,
-        page: Response,
-        document: bytes,
-    ) -> None:
-        self.settings = settings
-        self.engine = engine
-        self.reloader = reloader
-        self.metrics = metrics
-        self.page = page
-        self.document = document
+    settings: Settings
+    engine: Engine
+    reloader: Reloader
+    metrics: Metrics
+    docs_page: Response
 
     @classmethod
     def of(cls, request: Request) -> "AppState":
-        """The state of the app that *request* came to."""
+        """Return the state of the app that *request* came to."""
         state: AppState = request.app.state.lacuna
         return state
 
 
-@router.post("/predict", **answers(PredictAnswer, asking=True), **asks(PredictRequest))
-async def predict(request: Request) -> Response:
-    """What is typed next: the rest of an unfinished word, or the next word."""
-    return await _answer(
-        request,
-        await read_request(request, PredictRequest, AppState.of(request).settings),
-        _prediction,
-    )
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Declare the problem documents that a route may answer."""
+    schema = {"$ref": "#/components/schemas/ProblemAnswer"}
+    content = {PROBLEM_TYPE: {"schema": schema}}
+    return {status: {"description": TITLES[status], "content": content} for status in statuses}
 
 
-@router.post("/cloze", **answers(ClozeAnswer, asking=True), **asks(ClozeRequest))
-async def cloze(request: Request) -> Response:
-    """What stands in the blanks, openly or from given choices."""
-    return await _answer(
-        request, await read_request(request, ClozeRequest, AppState.of(request).settings), _filling
-    )
+_ASKING = _problems(400, 401, 408, 413, 415, 421, 422, 429, 500, 503, 504)
+_RELOADING = _problems(400, 401, 403, 408, 409, 413, 415, 421, 422, 500, 503)
+_READING = _problems(401, 421, 503)
+
+_CONFIGURED = ReloadRequest()
+
+asking = APIRouter(route_class=JSONRoute)
+reading = APIRouter()
 
 
-@router.post("/score", **answers(ScoreAnswer, asking=True), **asks(ScoreRequest))
-async def score(request: Request) -> Response:
-    """How probable a text is after the start of a text, its end not included."""
-    return await _answer(
-        request, await read_request(request, ScoreRequest, AppState.of(request).settings), _score
-    )
+@asking.post("/predict", operation_id="predict", responses=_ASKING)
+async def predict(body: PredictRequest, request: Request) -> PredictAnswer:
+    """Predict what is typed next: the rest of an unfinished word, or the next word."""
+    model, results, usage = await _ask(request, body)
+    return PredictAnswer(model=model, results=results, usage=usage)
 
 
-@router.get("/model", **answers(ModelAnswer, unavailable=True))
-async def model(request: Request) -> Response:
-    """The checkpoint that answers, what it can answer, and the limits on a request."""
+@asking.post("/cloze", operation_id="fillBlanks", responses=_ASKING)
+async def cloze(body: ClozeRequest, request: Request) -> ClozeAnswer:
+    """Fill blanks, openly or from given choices."""
+    model, results, usage = await _ask(request, body)
+    return ClozeAnswer(model=model, results=results, usage=usage)
+
+
+@asking.post("/score", operation_id="score", responses=_ASKING)
+async def score(body: ScoreRequest, request: Request) -> ScoreAnswer:
+    """Compute how probable a text is after the start of a text; its end is not included."""
+    model, results, usage = await _ask(request, body)
+    return ScoreAnswer(model=model, results=results, usage=usage)
+
+
+@asking.post("/admin/reload", operation_id="reload", responses=_RELOADING)
+async def reload(request: Request, body: ReloadRequest = _CONFIGURED) -> ReloadAnswer:
+    """Answer with another checkpoint, or with what its directory holds now.
+
+    The checkpoint before it finishes what it began.
+    """
+    directory = None if body.checkpoint is None else Path(body.checkpoint)
+    return ReloadAnswer(**await AppState.of(request).reloader.reload(directory))
+
+
+@reading.get("/model", operation_id="getModel", responses=_READING)
+async def get_model(request: Request) -> ModelAnswer:
+    """Describe the checkpoint that answers, what it can answer, and the limits on a request."""
     state = AppState.of(request)
-    loaded = state.engine.loaded
-    if loaded is None:
+    if state.engine.loaded is None:
         raise unavailable("the checkpoint is still loading")
-    limits = state.settings.limits
-    content = loaded.description | {
-        "limits": {name: getattr(limits, name) for name in limits.__slots__}
-    }
-    return Response(to_json(content), media_type=JSON)
+    limits = RequestLimits.model_validate(state.settings.limits, from_attributes=True)
+    return ModelAnswer(**state.engine.loaded.description, limits=limits)
 
 
-@router.get("/livez", **answers(None, unavailable=True))
-async def livez(request: Request) -> Response:
-    """200 while the process can make progress; otherwise it should be restarted."""
+@reading.get("/livez", operation_id="isAlive", responses=_READING, response_class=PlainTextResponse)
+async def livez(request: Request) -> str:
+    """Answer 200 while the process can make progress; otherwise it should be restarted."""
     if not AppState.of(request).engine.alive:
         raise unavailable("the engine is stuck or has ended; restart the service")
-    return Response("ok\n", media_type="text/plain")
+    return "ok\n"
 
 
-@router.get("/readyz", **answers(None, unavailable=True))
-async def readyz(request: Request) -> Response:
-    """200 while questions are answered; 503 while loading, draining or stuck."""
-    AppState.of(request).engine.check_ready()
-    return Response("ready\n", media_type="text/plain")
-
-
-@router.get("/metrics", **answers(None))
-async def metrics(request: Request) -> Response:
-    """The series that Prometheus reads."""
-    registry = AppState.of(request).metrics.registry
-    return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-
-@router.post(
-    "/admin/reload", **answers(ReloadAnswer, changing=True), **asks(ReloadRequest, required=False)
+@reading.get(
+    "/readyz", operation_id="isReady", responses=_READING, response_class=PlainTextResponse
 )
-async def reload(request: Request) -> Response:
-    """Answer with another checkpoint, or with what its directory holds now; the one before finishes what it began."""
-    state = AppState.of(request)
-    body = await read_optional(request, ReloadRequest, state.settings)
-    directory = Path(body.checkpoint) if body.checkpoint is not None else None
-    return Response(to_json(await state.reloader.reload(directory)), media_type=JSON)
+async def readyz(request: Request) -> str:
+    """Answer 200 while questions are answered; 503 while loading, draining or stuck."""
+    AppState.of(request).engine.check_ready()
+    return "ready\n"
 
 
-@router.get("/docs", include_in_schema=False)
+@reading.get(
+    "/metrics",
+    operation_id="getMetrics",
+    responses=_problems(401),
+    response_class=PlainTextResponse,
+)
+async def metrics(request: Request) -> Response:
+    """Return the series that Prometheus reads."""
+    content = generate_latest(AppState.of(request).metrics.registry)
+    return Response(content, media_type=CONTENT_TYPE_LATEST)
+
+
+@reading.get("/docs", include_in_schema=False)
 async def docs(request: Request) -> Response:
-    """This contract as a page, with a form to try it; needs nothing from elsewhere."""
-    return AppState.of(request).page
+    """Return this contract as a page with a form to try it; it needs no other host."""
+    return AppState.of(request).docs_page
 
 
-@router.get("/openapi.json", include_in_schema=False)
-async def openapi(request: Request) -> Response:
-    """This contract for programs."""
-    return Response(AppState.of(request).document, media_type=JSON)
+async def _ask(request: Request, body: ScoreRequest) -> tuple[ModelName, list[Any], Usage]:
+    """Let the engine answer the texts of one request; what it accepts is charged to the key.
 
-
-async def _answer(
-    request: Request, body: ScoreRequest, show: Callable[[Any], dict[str, Any]]
-) -> Response:
+    Raises:
+        RateExceeded, Busy, NotReady: it is not accepted.
+        Problem: 422 if one text is refused, 504 after the deadline.
+        ClientDisconnect: the client hung up.
+    """
     state, context = AppState.of(request), RequestContext.of(request.scope)
     queries = body.queries()
     context.items = len(queries)
-    job = _submit(state, queries, body.characters, context)
+    if len(queries) > (limit := state.settings.max_texts):
+        detail = f"has {len(queries)} texts; at most {limit} are answered at once"
+        raise unprocessable([FieldError("/text", detail)])
+    left = context.began + state.settings.deadline_seconds - time.monotonic()
+    context.allowance.check(len(queries), body.characters)
+    job = state.engine.submit(queries, context.tenant, left)
+    context.allowance.charge(len(queries), body.characters)
     try:
-        results = await _wait(request, state, job)
+        results = await _wait(request, state, job, left)
     except ItemError as error:
-        raise unprocessable([FieldError(_pointer(body, error), error.cause.message)]) from error
-    finally:  # also of what came too late: those are the waits that matter
+        pointer = error.cause.field
+        if pointer == "/text" and not isinstance(body.text, str):
+            pointer = f"/text/{error.item}"
+        raise unprocessable([FieldError(pointer, error.cause.message)]) from error
+    finally:  # even after the deadline: those are the waits that matter
         context.queue_seconds, context.inference_seconds = job.queue_seconds, job.inference_seconds
-    context.tokens = tokens = sum(result.usage.tokens for result in results)
-    context.cached_tokens = cached_tokens = sum(result.usage.cached_tokens for result in results)
-    state.metrics.used(tokens, cached_tokens)
+    usage = Usage(
+        sum(result.usage.tokens for result in results),
+        sum(result.usage.cached_tokens for result in results),
+    )
+    context.tokens, context.cached_tokens = usage.tokens, usage.cached_tokens
+    state.metrics.used(usage.tokens, usage.cached_tokens)
     for result in results:
         if isinstance(result, PredictResult):
             state.metrics.predicted(result.inside_word, result.network_rows)
-    content = {
-        "model": _identity(job),
-        "results": [show(result) for result in results],
-        "usage": {"tokens": tokens, "cached_tokens": cached_tokens},
-    }
-    return Response(to_json(content), media_type=JSON)
+    answered = job.answerer.description if job.answerer else {}
+    return ModelName.model_validate(answered), results, usage
 
 
-def _submit(
-    state: AppState, queries: Sequence[Any], characters: int, context: RequestContext
-) -> Job:
-    """Ask the engine; what it accepts is charged to the key, and nothing else."""
-    left = context.began + state.settings.deadline_seconds - time.monotonic()
-    if context.allowance is not None:
-        context.allowance.check(len(queries), characters)
-    job = state.engine.submit(queries, context.tenant, left)
-    if context.allowance is not None:
-        context.allowance.charge(len(queries), characters)
-    return job
+async def _wait(request: Request, state: AppState, job: Job, left: float) -> list[Any]:
+    """Return the job's results. Drop the job *left* seconds later, or if the client hangs up."""
 
+    def give_up(error: Exception) -> None:
+        if not job.future.done():
+            job.future.set_exception(error)
 
-async def _wait(request: Request, state: AppState, job: Job) -> list[Any]:
-    """The job's results, unless the deadline passes or the client hangs up first: then nobody computes them."""
+    def too_late() -> None:
+        seconds = state.settings.deadline_seconds
+        give_up(Problem(504, f"not answered within {seconds:g} s; send less at once, or later"))
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        give_up(ClientDisconnect())
+
     watchers: list[asyncio.Future[None]] = []
-    seconds = state.settings.deadline_seconds
-    left = RequestContext.of(request.scope).began + seconds - job.submitted
     loop = asyncio.get_running_loop()
     timers = (
-        loop.call_later(
-            UNWATCHED_SECONDS,
-            lambda: watchers.append(asyncio.ensure_future(_hung_up(request, job))),
-        ),
-        loop.call_later(left, lambda: _give_up(job, _too_late(seconds))),
+        loop.call_later(UNWATCHED_SECONDS, lambda: watchers.append(asyncio.ensure_future(watch()))),
+        loop.call_later(left, too_late),
     )
     try:
         return await job.future
@@ -220,46 +221,3 @@ async def _wait(request: Request, state: AppState, job: Job) -> list[Any]:
             watcher.cancel()
         if not job.finished:
             state.engine.cancel(job)
-
-
-async def _hung_up(request: Request, job: Job) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-    _give_up(job, ClientDisconnected())
-
-
-def _too_late(seconds: float) -> Problem:
-    return Problem(504, f"not answered within {seconds:g} s; send less at once, or later")
-
-
-def _give_up(job: Job, error: Exception) -> None:
-    if not job.future.done():
-        job.future.set_exception(error)
-
-
-def _pointer(body: ScoreRequest, error: ItemError) -> str:
-    """Where in the body the model's complaint about one text lies: ``/text`` of query 3 is ``/text/3``."""
-    several = not isinstance(body.text, str)
-    return f"/text/{error.item}" if several and error.cause.field == "/text" else error.cause.field
-
-
-def _identity(job: Job) -> dict[str, Any]:
-    description = job.answerer.description if job.answerer else {}
-    return {"name": description["name"], "version": description["version"]}
-
-
-def _prediction(result: PredictResult) -> dict[str, Any]:
-    return {"candidates": result.candidates}
-
-
-def _filling(result: ClozeResult) -> dict[str, Any]:
-    return {"filled": result.filled, "blanks": result.blanks}
-
-
-def _score(result: ScoreResult) -> dict[str, Any]:
-    return {
-        "log_probability": result.log_probability,
-        "characters": result.characters,
-        "tokens": result.tokens,
-        "bits_per_character": result.bits_per_character,
-    }

@@ -1,76 +1,87 @@
-"""The wire: what a request and an answer look like, for parsing and for ``/openapi.json``.
+"""The wire types: what routes take and return, and so what ``/openapi.json`` documents.
 
-Types are strict (``"5"`` and ``true`` are not 5) and unknown fields are refused, so that a misspelt ``top_k`` is not
-silently 5. Limits are not here: the model checks them (`model.queries.check_query`), on one text at a time. Answers are
-written straight from the model's results (`service.routes`); the answer types here document them, and a test holds the
-two together.
+Types are strict (``"5"`` and ``true`` are not 5), and unknown fields are refused: a misspelt
+``top_k`` must not silently become 5. The model checks limits (`model.queries.check_query`).
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic_core import PydanticCustomError
+from pydantic_core.core_schema import ValidationInfo
 
-from model.queries import ClozeQuery, PredictQuery, Query, ScoreQuery
+from model.queries import (
+    Blank,
+    Candidate,
+    ClozeQuery,
+    PredictQuery,
+    Query,
+    ScoreQuery,
+    Usage,
+)
+
+T = TypeVar("T")
 
 
-def _text_form(value: object) -> str | None:
+def _text_tag(value: object) -> str | None:
     return "one" if isinstance(value, str) else "many" if isinstance(value, list) else None
 
 
-def _choices_form(value: object) -> str | None:
+def _choices_tag(value: object) -> str | None:
     if not isinstance(value, list):
         return None
     return "nested" if value and all(isinstance(item, list) for item in value) else "flat"
 
 
-# Tags of the unions below; pydantic puts them into an error's location, from which `body` drops them.
-TAGS = frozenset({"one", "many", "flat", "nested"})
+# Tags of the unions below. pydantic adds them to an error's location.
+UNION_TAGS = frozenset({"one", "many", "flat", "nested"})
 
-# Fails fast: half a million wrong items in one body must not cost half a million error reports.
+# Fails fast: half a million wrong items in one body must not make half a million errors.
 Strings = Annotated[list[str], Field(min_length=1, fail_fast=True)]
+StringLists = Annotated[list[Strings], Field(min_length=1, fail_fast=True)]
 Text = Annotated[
     Annotated[str, Tag("one")] | Annotated[Strings, Tag("many")],
     Discriminator(
-        _text_form,
-        custom_error_type="text_form",
+        _text_tag,
+        custom_error_type="text_type",
         custom_error_message="must be a string or a list of strings",
     ),
 ]
 Choices = Annotated[
-    Annotated[Strings, Tag("flat")]
-    | Annotated[Annotated[list[Strings], Field(min_length=1, fail_fast=True)], Tag("nested")],
+    Annotated[Strings, Tag("flat")] | Annotated[StringLists, Tag("nested")],
     Discriminator(
-        _choices_form,
-        custom_error_type="choices_form",
+        _choices_tag,
+        custom_error_type="choices_type",
         custom_error_message="must be null, a list of strings, or a list of lists of strings",
     ),
 ]
-TopK = Annotated[int, Field(ge=1, description="candidates to return, most probable first")]
 
 
-class Strict(BaseModel):
-    """A body: no coercion, no unknown field, no change after parsing."""
+def _examples(*examples: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": list(examples)})
+
+
+class Body(BaseModel):
+    """A request's body: no coercion, no unknown fields, immutable."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-class ScoreRequest(Strict):
-    """Asks how probable one text or several are."""
+class ScoreRequest(Body):
+    """Ask how probable one or several texts are."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"text": "How are you?"}, {"text": ["你好吗", "吗你好"]}]}
-    )
+    model_config = _examples({"text": "How are you?"}, {"text": ["你好吗", "吗你好"]})
 
     text: Text = Field(description="one text or several")
 
     @property
     def texts(self) -> list[str]:
-        """The texts as a list, also where one was sent."""
+        """The texts as a list, even if only one was sent."""
         return [self.text] if isinstance(self.text, str) else self.text
 
     @property
     def characters(self) -> int:
-        """Code points that were sent to be read: of texts, history and choices."""
+        """Code points of texts, history and choices."""
         return sum(map(len, self.texts))
 
     def queries(self) -> list[Query]:
@@ -79,22 +90,18 @@ class ScoreRequest(Strict):
 
 
 class PredictRequest(ScoreRequest):
-    """Asks what is typed next."""
+    """Ask what is typed next."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"text": "go to the theat", "top_k": 3}, {"text": ["迟", "I like "]}]
-        }
-    )
+    model_config = _examples({"text": "go to the theat", "top_k": 3}, {"text": ["迟", "I like "]})
 
-    top_k: TopK = 5
+    top_k: int = Field(5, ge=1, description="candidates to return, most probable first")
     history: str = Field(
         "", description="earlier text of the same writer: its words are likelier to come again"
     )
 
     @property
     def characters(self) -> int:
-        """Code points that were sent to be read: of texts, history and choices."""
+        """Code points of texts, history and choices."""
         return super().characters + len(self.history)
 
     def queries(self) -> list[Query]:
@@ -103,34 +110,42 @@ class PredictRequest(ScoreRequest):
 
 
 class ClozeRequest(PredictRequest):
-    """Asks what stands in the blanks."""
+    """Ask what belongs in the blanks."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"text": "我的手机坏了,我打算____一部新手机。", "top_k": 3},
-                {"text": "I have ____ apples.", "choices": ["a", "two", "green"]},
-            ]
-        }
+    model_config = _examples(
+        {"text": "我的手机坏了,我打算____一部新手机。", "top_k": 3},
+        {"text": "I have ____ apples.", "choices": ["a", "two", "green"]},
     )
 
     blank: str | None = Field(
         None,
         min_length=1,
-        description="another marker than the usual ones: two or more _ or ＿, [MASK], <mask>, <blank>, {blank}",
+        description="another marker than the usual ones: "
+        "two or more _ or ＿, [MASK], <mask>, <blank>, {blank}",
     )
     choices: Choices | None = Field(
         None,
-        description="answers to choose from: one list for every blank of every text, or a list a blank of one text",
+        description="answers to choose from: one list for every blank of every text, "
+        "or one list per blank of a single text",
     )
+
+    @field_validator("choices")
+    @classmethod
+    def _lists_go_with_one_text(cls, choices: Any, info: ValidationInfo) -> Any:
+        text = info.data.get("text")
+        if choices and isinstance(choices[0], list) and isinstance(text, list) and len(text) > 1:
+            raise PydanticCustomError(
+                "choices_per_blank",
+                "per-blank choices are only allowed with a single text; got {texts} texts",
+                {"texts": len(text)},
+            )
+        return choices
 
     @property
     def characters(self) -> int:
-        """Code points that were sent to be read: of texts, history and choices."""
-        choices = self.choices or ()
-        return super().characters + sum(
-            len(c) if isinstance(c, str) else sum(map(len, c)) for c in choices
-        )
+        """Code points of texts, history and choices."""
+        lists = [[each] if isinstance(each, str) else each for each in self.choices or ()]
+        return super().characters + sum(len(choice) for each in lists for choice in each)
 
     def queries(self) -> list[Query]:
         """One query for each text, in order."""
@@ -140,147 +155,82 @@ class ClozeRequest(PredictRequest):
         ]
 
 
-class Model(BaseModel):
-    """Which checkpoint answered."""
+class ModelName(BaseModel):
+    """The checkpoint that answered."""
 
     name: str
     version: str
 
 
-class Usage(BaseModel):
-    """What the request cost."""
+class Answer(BaseModel, Generic[T]):
+    """One result for each text, in the order sent."""
 
-    tokens: int = Field(description="vocabulary tokens that the request's texts came to")
-    cached_tokens: int = Field(description="of these, tokens whose states were already known")
-
-
-class Answer(BaseModel):
-    """What every answer holds."""
-
-    model: Model
+    model: ModelName
+    results: list[T]
     usage: Usage
 
 
-class BlankCandidate(BaseModel):
-    """One filling of one blank."""
-
-    word: str
-    probability: float = Field(ge=0, le=1)
-
-
-class Candidate(BlankCandidate):
-    """One next word."""
-
-    append: str = Field(
-        min_length=1, description="text + append is what stands there next; never ends in a space"
-    )
+def _answer_example(used: int, **result: Any) -> ConfigDict:
+    model = {"name": "default", "version": "1"}
+    usage = {"tokens": used, "cached_tokens": 0}
+    return _examples({"model": model, "results": [result], "usage": usage})
 
 
 class Prediction(BaseModel):
-    """The next words of one text, most probable first."""
+    """The next words of one text, most probable first; read from a `PredictResult`."""
 
-    candidates: list[Candidate]
+    model_config = ConfigDict(from_attributes=True)
+
+    candidates: tuple[Candidate, ...]
 
 
-class PredictAnswer(Answer):
+class PredictAnswer(Answer[Prediction]):
     """One prediction for each text, in the order sent."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "model": {"name": "default", "version": "1"},
-                    "results": [
-                        {"candidates": [{"word": "theatre", "append": "re", "probability": 0.81}]}
-                    ],
-                    "usage": {"tokens": 9, "cached_tokens": 0},
-                }
-            ]
-        }
+    model_config = _answer_example(
+        9, candidates=[{"word": "theatre", "append": "re", "probability": 0.81}]
     )
 
-    results: list[Prediction]
 
+class FilledText(BaseModel):
+    """The best joint filling of one text, and each blank by itself; read from a `ClozeResult`."""
 
-class Blank(BaseModel):
-    """One blank: where it stood in the text as sent, in code points, and what may stand there."""
-
-    start: int
-    end: int
-    candidates: list[BlankCandidate]
-
-
-class Filling(BaseModel):
-    """The best joint filling of one text, and each blank by itself."""
+    model_config = ConfigDict(from_attributes=True)
 
     filled: str
-    blanks: list[Blank]
+    blanks: tuple[Blank, ...]
 
 
-class ClozeAnswer(Answer):
-    """One filling for each text, in the order sent."""
+class ClozeAnswer(Answer[FilledText]):
+    """One filled text for each text, in the order sent."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "model": {"name": "default", "version": "1"},
-                    "results": [
-                        {
-                            "filled": "我的手机坏了,我打算买一部新手机。",
-                            "blanks": [
-                                {
-                                    "start": 10,
-                                    "end": 14,
-                                    "candidates": [{"word": "买", "probability": 0.62}],
-                                }
-                            ],
-                        }
-                    ],
-                    "usage": {"tokens": 13, "cached_tokens": 0},
-                }
-            ]
-        }
+    model_config = _answer_example(
+        13,
+        filled="我的手机坏了,我打算买一部新手机。",
+        blanks=[{"start": 10, "end": 14, "candidates": [{"word": "买", "probability": 0.62}]}],
     )
 
-    results: list[Filling]
 
+class TextScore(BaseModel):
+    """The probability of one text after the start of a text; read from a `ScoreResult`."""
 
-class Score(BaseModel):
-    """How probable one text is after the start of a text, its end not included."""
+    model_config = ConfigDict(from_attributes=True)
 
-    log_probability: float = Field(le=0, description="nats")
+    log_probability: float = Field(le=0, description="nats; the end of the text is not included")
     characters: int
     tokens: int
-    bits_per_character: float | None = Field(description="null for the empty text")
+    bits_per_character: float
 
 
-class ScoreAnswer(Answer):
+class ScoreAnswer(Answer[TextScore]):
     """One score for each text, in the order sent."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "model": {"name": "default", "version": "1"},
-                    "results": [
-                        {
-                            "log_probability": -11.2,
-                            "characters": 12,
-                            "tokens": 4,
-                            "bits_per_character": 1.347,
-                        },
-                    ],
-                    "usage": {"tokens": 4, "cached_tokens": 0},
-                }
-            ]
-        }
+    model_config = _answer_example(
+        4, log_probability=-11.2, characters=12, tokens=4, bits_per_character=1.347
     )
 
-    results: list[Score]
 
-
-class LimitsAnswer(BaseModel):
+class RequestLimits(BaseModel):
     """The largest request that is accepted."""
 
     body_bytes: int
@@ -293,7 +243,7 @@ class LimitsAnswer(BaseModel):
 
 
 class ModelAnswer(BaseModel):
-    """The checkpoint that is loaded: what it is, what it can answer, what it scored."""
+    """The checkpoint that answers: what it is, what it can answer, what it scored."""
 
     name: str
     version: str
@@ -303,21 +253,21 @@ class ModelAnswer(BaseModel):
     languages: list[str]
     capabilities: list[Literal["predict", "cloze", "score"]]
     scores: dict[str, Any]
-    limits: LimitsAnswer
+    limits: RequestLimits
 
 
-class ReloadRequest(Strict):
-    """Asks for another checkpoint."""
+class ReloadRequest(Body):
+    """Ask to answer with another checkpoint."""
 
     checkpoint: str | None = Field(
-        None,
+        default=None,
         min_length=1,
-        description="directory on the service's machine; by default the one that the settings name",
+        description="directory on the service's machine; by default the one in the settings",
     )
 
 
-class IdentityAnswer(BaseModel):
-    """Which checkpoint."""
+class ModelIdentity(BaseModel):
+    """A checkpoint's name, version and digest."""
 
     name: str
     version: str
@@ -325,14 +275,14 @@ class IdentityAnswer(BaseModel):
 
 
 class ReloadAnswer(BaseModel):
-    """What answers now, and what did before."""
+    """The checkpoint that answers now, and the one before it."""
 
-    model: IdentityAnswer
-    previous: IdentityAnswer
+    model: ModelIdentity
+    previous: ModelIdentity
     seconds: float
 
 
-class FieldProblem(BaseModel):
+class ProblemField(BaseModel):
     """One field that is wrong."""
 
     pointer: str = Field(description="JSON pointer into the body")
@@ -342,9 +292,9 @@ class FieldProblem(BaseModel):
 class ProblemAnswer(BaseModel):
     """An error (RFC 9457). Holds numbers, fields and paths, never text that was sent."""
 
-    type: str
+    type: str = "about:blank"
     title: str
     status: int
     detail: str
     request_id: str
-    errors: list[FieldProblem] | None = None
+    errors: list[ProblemField] | None = None

@@ -1,16 +1,21 @@
-"""Where the blanks of a text are, and what stands around each of them as the network shall read it.
+"""The blanks of a text, and the text around each of them as the network reads it.
 
-Spaces (docs/decisions/0003-space-after-a-blank.md): a space is the end of the word before it, so the one that follows a
-blank belongs to what fills it. Around Chinese, spaces beside a blank are layout and are not read at all.
+A space is the end of the word before it, so the space after a blank belongs to the word that fills the
+blank. Next to Chinese, spaces around a blank are layout and are not read.
+docs/decisions/0003-space-after-a-blank.md has the table.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model.errors import QueryError
-from model.text import is_east_asian, normalise, normalise_with_offsets
+from model.queries import Blank, ClozeResult, Filling, Usage
+from model.text import Language, is_east_asian, language_at_end, normalise, normalise_with_offsets
 
-_USUAL = re.compile(r"[_＿]{2,}|\[MASK\]|<mask>|<blank>|\{blank\}")
+_MARKERS = re.compile(r"[_＿]{2,}|\[MASK\]|<mask>|<blank>|\{blank\}")
+# Characters after a blank that show its language.
+_NEAR = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +25,12 @@ class Slot:
     Attributes:
         start: code point of the text as sent at which the blank begins.
         end: code point after it.
-        spaced: a space follows, and belongs to what fills the blank.
+        spaced: a space follows, which belongs to the word that fills the blank.
         known: something follows the blank: text, another blank, or another line.
-        after: text between this blank and the next one or the end, without that space.
-        line: the part of *after* on the blank's own line.
+        after: text up to the next blank or the end, without that space.
+        line: the part of *after* on the line of the blank.
         line_ends: the line ends after *line*; otherwise another blank follows.
+        language: ``zh`` if Chinese is near on either side, else ``en``.
     """
 
     start: int
@@ -34,9 +40,10 @@ class Slot:
     after: str
     line: str
     line_ends: bool
+    language: Language
 
     def takes(self, span: str) -> bool:
-        """Whether *span*, with the space that it may end in, can stand here between what is left and right."""
+        """Return True if *span*, with the space that it may end in, fits between left and right."""
         if not self.known or not (self.line or self.spaced):
             return True
         if not self.spaced:
@@ -44,7 +51,7 @@ class Slot:
         return span.endswith(" ") or is_east_asian(span[-1])
 
     def spellings(self, word: str) -> list[str]:
-        """The spans that put *word* here: with or without a space after it, or both where nothing tells."""
+        """Return the spans that put *word* here: with a space, without, or both if both fit."""
         if is_east_asian(word[-1]):
             return [word]
         return [span for span in (word, f"{word} ") if self.takes(span)]
@@ -52,10 +59,32 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A text with its blanks: normalised text before the first one, and the slots."""
+    """A text with its blanks.
 
+    Attributes:
+        text: as sent.
+        before: normalised text before the first blank.
+        slots: the blanks.
+    """
+
+    text: str
     before: str
     slots: tuple[Slot, ...]
+
+    def result(
+        self,
+        words: Sequence[str | None],
+        candidates: Sequence[Sequence[Filling]],
+        usage: Usage,
+    ) -> ClozeResult:
+        """Put one word into each blank, with its candidates; a blank without a word stays as it is."""
+        filled, position, blanks = "", 0, []
+        for slot, word, fillings in zip(self.slots, words, candidates, strict=True):
+            filled += self.text[position : slot.start]
+            filled += self.text[slot.start : slot.end] if word is None else word
+            position = slot.end
+            blanks.append(Blank(slot.start, slot.end, tuple(fillings)))
+        return ClozeResult(filled + self.text[position:], tuple(blanks), usage)
 
 
 def find_blanks(text: str, marker: str | None, limit: int) -> Layout:
@@ -63,50 +92,48 @@ def find_blanks(text: str, marker: str | None, limit: int) -> Layout:
 
     Args:
         text: as sent.
-        marker: what stands for a blank, literally; None for the usual ones: two or more ``_`` or ``＿``, ``[MASK]``,
-            ``<mask>``, ``<blank>``, ``{blank}``.
-        limit: blanks that are allowed.
+        marker: stands for a blank, literally; None for two or more ``_`` or ``＿``, ``[MASK]``,
+            ``<mask>``, ``<blank>`` and ``{blank}``.
+        limit: most blanks.
 
     Raises:
         QueryError: there is no blank, or there are too many.
     """
     normalised, offsets = normalise_with_offsets(text)
-    pattern = _USUAL if marker is None else re.compile(re.escape(normalise(marker)))
+    pattern = _MARKERS if marker is None else re.compile(re.escape(normalise(marker)))
     found = [match.span() for match in pattern.finditer(normalised)]
     if not found:
-        wanted = (
-            "two or more underscores, [MASK], <mask>, <blank> or {blank}"
-            if marker is None
-            else "the marker in /blank"
-        )
+        wanted = "two or more underscores, [MASK], <mask>, <blank> or {blank}"
+        wanted = wanted if marker is None else "the marker in /blank"
         raise QueryError("/text", f"has no blank; mark each one with {wanted}")
     if len(found) > limit:
         raise QueryError(
             "/text", f"has {len(found)} blanks; at most {limit} are filled, split the text"
         )
+    before = left = _without_layout(normalised[: found[0][0]])
     slots = []
-    for number, (start, end) in enumerate(found):
-        last = number + 1 == len(found)
-        after = normalised[end : None if last else found[number + 1][0]]
-        slots.append(_slot(offsets[start], offsets[end], after, last))
-    return Layout(_before_blank(normalised[: found[0][0]]), tuple(slots))
+    for number, (start, end) in enumerate(found, 1):
+        last = number == len(found)
+        after = normalised[end : None if last else found[number][0]]
+        known = not last or bool(after.strip())
+        if is_east_asian(after.lstrip(" ")[:1] or " "):
+            after = after.lstrip(" ")
+        spaced = after.startswith(" ") and known
+        after = after[1:] if spaced else after
+        after = after if last else _without_layout(after)
+        line, line_end, _ = after.partition("\n")
+        line_ends = last or bool(line_end)
+        line = line.rstrip() if line_ends else line
+        near = language_at_end(left), language_at_end(after[:_NEAR])
+        language: Language = "zh" if "zh" in near else "en"
+        slots.append(
+            Slot(offsets[start], offsets[end], spaced, known, after, line, line_ends, language)
+        )
+        left = after
+    return Layout(text, before, tuple(slots))
 
 
-def _slot(start: int, end: int, after: str, last: bool) -> Slot:
-    known = not last or bool(after.strip())
-    if is_east_asian(after.lstrip(" ")[:1] or " "):
-        after = after.lstrip(" ")
-    spaced = after.startswith(" ") and known
-    if spaced:
-        after = after[1:]
-    if not last:
-        after = _before_blank(after)
-    line, line_end, _ = after.partition("\n")
-    line_ends = last or bool(line_end)
-    return Slot(start, end, spaced, known, after, line.rstrip() if line_ends else line, line_ends)
-
-
-def _before_blank(text: str) -> str:
-    """What is read before a blank: all of it, but for spaces that only set the blank off from Chinese."""
+def _without_layout(text: str) -> str:
+    """Drop the spaces at the end of a text in Chinese, which only set off the blank."""
     bare = text.rstrip(" ")
     return bare if bare and is_east_asian(bare[-1]) else text

@@ -1,16 +1,20 @@
-"""What the text so far, and what its writer wrote before, say of the next token: counts beside the network.
+"""A cache language model: words of the text so far, and of the writer's history, are likely to return.
 
-A network forgets a name within some tens of words; its own text repeats it. Two corrections of a head's distribution
-p(v), each exactly normalised:
+It corrects the network's distribution p(v) of the next token by counts of the recent tokens, in two
+steps. Each keeps the sum of the distribution.
 
-- *marginals*: p(v) is multiplied by (1 + W s(v) / b(v))^E, s being v's share of the remembered tokens and b that of
-  the vocabulary's training text: what is rare elsewhere and stood here is likelier to come again (after Kneser, Peters
-  and Klakow 1997, Language model adaptation using dynamic marginals);
-- *contexts*: what followed the same one to three tokens before, counted and discounted, the rest of the mass being left
-  to the shorter context and at last to p: p_k(v) = (c - D) / (n + S_k) + (S_k + D t) / (n + S_k) p_{k-1}(v), n
-  occurrences of the context with t different followers (Teh 2006, a hierarchical Pitman-Yor language model).
+- Unigram marginals (Kneser, Peters and Klakow 1997, Language model adaptation using dynamic marginals):
 
-Nothing is learnt from and nothing is kept but ids of tokens. docs/decisions/0011-memory.md has what it gains.
+      p_0(v) ∝ p(v) (1 + W s(v) / b(v))^E
+
+  s is a token's share of the recent tokens, b its share of the training text (the *background*).
+- Contexts of k = 1, 2 and 3 tokens, as in a hierarchical Pitman-Yor model (Teh 2006):
+
+      p_k(v) = (c(v) - D) / (n + S_k) + (S_k + D t) / (n + S_k) p_{k-1}(v)
+
+  The context occurred n times, c(v) of them followed by v, with t different followers.
+
+Nothing is learnt, and only token ids are kept. docs/decisions/0011-memory.md has the gains.
 """
 
 from collections import Counter
@@ -20,114 +24,106 @@ import numpy as np
 
 from model.runtime import Float32Array, Integers
 
-# Tokens that are remembered, the latest ones.
-REMEMBERED = 3000
+# The most recent tokens, which are counted.
+MAX_TOKENS = 3000
 WEIGHT, EXPONENT = 0.5, 0.4
 DISCOUNT = 0.8
-# Times that a context occurred which are looked at, the latest ones.
-OCCURRENCES = 64
-# Tokens up to which they are sorted.
-FEW = 400
-# S_k after contexts of one, two and three tokens.
+# S_k for contexts of one, two and three tokens.
 STRENGTHS = (15.0, 2.0, 2.0)
+# Tokens of the longest context.
+CONTEXT = len(STRENGTHS)
+# The latest occurrences of a context, which are counted.
+MAX_OCCURRENCES = 64
+# Below so many tokens sorting them is faster than an array of counts as long as the vocabulary.
+FEW_TOKENS = 400
 
 
 class CacheLM:
-    """Tokens that were written, and what they say of the next one.
+    """Counts of recent tokens.
 
     Args:
-        tokens: in order, separated by control tokens where they do not follow on, (n,); the last REMEMBERED count.
-        background: by token, its share of the vocabulary's training text, (V,); 0 where it is not to be counted.
+        tokens: in order, with control tokens between texts that do not follow each other, (n,).
+        background: share of each token in the training text, (V,); tokens with 0 are not counted.
     """
 
     def __init__(self, tokens: Integers, background: Float32Array) -> None:
-        self._tokens = tokens[-REMEMBERED:]
-        self._countable = background > 0
-        counted = self._tokens[self._countable[self._tokens]]
-        if len(counted) < FEW:  # sorting a few is faster than counting all there are
+        self._tokens = tokens[-MAX_TOKENS:]
+        self._is_counted = background > 0
+        counted = self._tokens[self._is_counted[self._tokens]]
+        if len(counted) < FEW_TOKENS:
             self._unique, counts = np.unique(counted, return_counts=True)
         else:
-            everything = np.bincount(counted, minlength=len(background))
-            self._unique = everything.nonzero()[0]
-            counts = everything[self._unique]
+            all_counts = np.bincount(counted, minlength=len(background))
+            self._unique = all_counts.nonzero()[0]
+            counts = all_counts[self._unique]
         shares = counts / max(1, len(counted))
-        raised = (1.0 + WEIGHT * shares / background[self._unique]) ** EXPONENT
-        self._raised = (raised - 1.0).astype(np.float32)
+        factors = (1.0 + WEIGHT * shares / background[self._unique]) ** EXPONENT
+        self._raises = (factors - 1.0).astype(np.float32)
 
     @property
     def nbytes(self) -> int:
-        """Bytes that its arrays take."""
-        return int(self._tokens.nbytes + self._unique.nbytes + self._raised.nbytes)
+        """Bytes of the arrays."""
+        return int(self._tokens.nbytes + self._unique.nbytes + self._raises.nbytes)
 
-    def gain(self, tokens: Sequence[int]) -> float:
-        """What the marginals add to the log-probability of tokens, but for the normalisation."""
-        places = np.searchsorted(self._unique, tokens).clip(max=max(0, len(self._unique) - 1))
-        found = (
-            self._unique[places] == tokens
-            if len(self._unique)
-            else np.zeros(len(tokens), dtype=np.bool_)
-        )
-        return float(np.log1p(self._raised[places[found]]).sum())
+    def log_marginal(self, tokens: Sequence[int]) -> float:
+        """Sum the logarithms of the marginals' factors over *tokens*, without normalisation."""
+        if not len(self._unique):
+            return 0.0
+        places = np.searchsorted(self._unique, tokens).clip(max=len(self._unique) - 1)
+        found = self._unique[places] == tokens
+        return float(np.log1p(self._raises[places[found]]).sum())
 
-    def mix(self, row: Float32Array, before: Sequence[int]) -> Float32Array:
-        """Correct a distribution.
+    def mix(self, probs: Float32Array, context: Sequence[int]) -> Float32Array:
+        """Return the corrected distribution (V,), a new array.
 
         Args:
-            row: probabilities that sum to 1, (V,); left as it is.
-            before: the tokens that the next one follows, the last few of them.
-
-        Returns:
-            A new row that sums to 1 as well; what was 0 stays 0 unless it was written after the same tokens.
+            probs: probabilities that sum to 1, (V,).
+            context: the last few tokens before the next one.
         """
-        known = row[self._unique]
-        extra = known * self._raised
-        left, added = self._followed(before)
-        scale = np.float32(left / (1.0 + float(np.add.reduce(extra))))
-        mixed = row * scale
-        mixed[self._unique] = (known + extra) * scale
-        if added:
-            mixed[list(added)] += np.array(list(added.values()), dtype=np.float32)
+        known = probs[self._unique]
+        added = known * self._raises
+        kept, followers = self._context_probs(context)
+        scale = np.float32(kept / (1.0 + float(np.add.reduce(added))))
+        mixed = probs * scale
+        mixed[self._unique] = (known + added) * scale
+        if followers:
+            mixed[list(followers)] += np.array(list(followers.values()), dtype=np.float32)
         return mixed
 
-    def mix_logarithms(self, row: Float32Array, before: Sequence[int]) -> Float32Array:
-        """The same for log-probabilities (V,) that sum to 1: a new row of logarithms."""
-        extra = np.exp(row[self._unique]) * self._raised
-        left, added = self._followed(before)
-        mixed = row + np.float32(np.log(left) - np.log1p(float(np.add.reduce(extra))))
-        mixed[self._unique] += np.log1p(self._raised)
-        if added:
-            tokens = list(added)
+    def mix_logs(self, log_probs: Float32Array, context: Sequence[int]) -> Float32Array:
+        """Do the same with logarithms of probabilities, (V,)."""
+        added = np.exp(log_probs[self._unique]) * self._raises
+        kept, followers = self._context_probs(context)
+        mixed = log_probs + np.float32(np.log(kept) - np.log1p(float(np.add.reduce(added))))
+        mixed[self._unique] += np.log1p(self._raises)
+        if followers:
+            tokens = list(followers)
             mixed[tokens] = np.logaddexp(
-                mixed[tokens], np.log(np.array(list(added.values()), dtype=np.float32))
+                mixed[tokens], np.log(np.array(list(followers.values()), dtype=np.float32))
             )
         return mixed
 
-    def _followed(self, before: Sequence[int]) -> tuple[float, dict[int, float]]:
-        """What the contexts leave of the mass of a row, and what they add to tokens."""
-        left, added = 1.0, dict[int, float]()
-        for strength, followers in zip(STRENGTHS, self._followers(before), strict=False):
-            count = followers.total()
-            share = (strength + DISCOUNT * len(followers)) / (count + strength)
-            left *= share
+    def _context_probs(self, context: Sequence[int]) -> tuple[float, dict[int, float]]:
+        """Return the share that all contexts leave to p_0, and the probability that they add by token."""
+        kept, added = 1.0, dict[int, float]()
+        places = self._tokens[:0]
+        for length, strength in enumerate(STRENGTHS, 1):
+            if len(context) < length:
+                break
+            if length == 1:
+                places = np.flatnonzero(self._tokens[:-1] == context[-1])
+            else:
+                places = places[places >= length - 1]
+                places = places[self._tokens[places - (length - 1)] == context[-length]]
+            followers = self._tokens[places[-MAX_OCCURRENCES:] + 1]
+            counts = Counter(followers[self._is_counted[followers]].tolist())
+            if not counts:
+                break
+            total = counts.total() + strength
+            share = (strength + DISCOUNT * len(counts)) / total
+            kept *= share
             for token in added:
                 added[token] *= share
-            for token, times in followers.items():
-                added[token] = added.get(token, 0.0) + (times - DISCOUNT) / (count + strength)
-        return left, added
-
-    def _followers(self, before: Sequence[int]) -> list[Counter[int]]:
-        """What followed the last token of *before*, the last two, and so on, as long as anything did."""
-        found: list[Counter[int]] = []
-        places = np.flatnonzero(self._tokens[:-1] == before[-1]) if before else self._tokens[:0]
-        for length in range(1, len(STRENGTHS) + 1):
-            if length > 1:
-                if len(before) < length:
-                    break
-                places = places[places >= length - 1]
-                places = places[self._tokens[places - (length - 1)] == before[-length]]
-            followed = self._tokens[places[-OCCURRENCES:] + 1]
-            followers = Counter(followed[self._countable[followed]].tolist())
-            if not followers:
-                break
-            found.append(followers)
-        return found
+            for token, count in counts.items():
+                added[token] = added.get(token, 0.0) + (count - DISCOUNT) / total
+        return kept, added

@@ -1,82 +1,67 @@
-"""What stands in the blanks of a text: words that fit both sides, or the best of given choices.
+"""Fill the blanks of a text: words that fit both sides, or the best of given choices.
 
-For one blank, all others being read as fillings or as ``<blank>``:
+For one blank, with every other blank read as its filling or as ``<blank>``:
 
-1. *Propose* (:mod:`model.decoding.span_search`): spans and their mass by the gap head, P(span | left, right) =
-   Π P(token k | left, span so far, right) · P(<eog>); the exact mass of every choice where there are choices.
-2. *Rescore* the best few: s = log P_gap + λ1 log P_F(span, right context | left) + λ2 log P_B(left context, span |
-   right), the contexts at most 3 tokens long.
-3. P(word) = M · softmax(s / τ) over those that were rescored, M being their gap mass; the others keep theirs. The first
-   16 sum to F then, which is brought to F^γ. With choices everything is normalised over the choices, and τ is one of
-   their own, which divides their masses too.
+1. *Propose* spans by log P_gap(span | left, right) (:mod:`model.decoding.span_search`); of choices, all.
+2. *Rescore* the best of them with at most 3 tokens of context on either side:
 
-Several blanks: left to right with a small joint beam, then one sweep in which every blank sees the fillings of all the
-others; a blank's candidates are those of the sweep, given the other fillings.
+       s = log P_gap + λ1 log P_F(span, right context | left) + λ2 log P_B(left context, span | right)
 
-A forward-only network has no gap head. Its next head proposes, and s = log P_F(span, right context | left): the
-posterior over what was proposed.
+3. *Calibrate*: the rescored words keep their total probability M, divided by P(word) = M softmax(s / τ);
+   the others keep theirs. The first 16 words sum to F, which becomes F^γ. Of K choices, all are
+   rescored or divided by τ, and P = (1 - ε) softmax + ε / K.
+
+Several blanks are filled from left to right by a small joint beam. Then one sweep asks for each blank
+again, with all others filled; its candidates are those of the sweep.
+
+A forward-only network has no gap head: its next head proposes, and s = log P_F(span, right context | left).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.batching import Decoder, RunTower, Score, gather
 from model.config import SPAN, WORD
-from model.decoding.blanks import Layout, find_blanks
+from model.decoding.blanks import Layout
 from model.decoding.cache_lm import CacheLM
-from model.decoding.context import CONTEXT as CONTEXT_REMEMBERED
-from model.decoding.context import DecoderContext, read_text, salted
-from model.decoding.prefix_cache import Written
-from model.decoding.span_search import (
-    GapHead,
-    Head,
-    NextHead,
-    Proposal,
-    Span,
-    score_choices,
-    search_words,
-)
-from model.queries import (
-    Blank,
-    ClozeQuery,
-    ClozeResult,
-    Filling,
-    Usage,
-    check_choice_lists,
-    choice_lists,
-)
+from model.decoding.context import DecoderContext, load_prefix
+from model.decoding.span_search import Proposal, Span, SpanHead, score_choices, search_words
+from model.queries import ClozeQuery, ClozeResult, Filling, Usage, choice_lists
 from model.runtime import Float32Array
-from model.steps import Advance, Decoder, Next, Previous, Trace, ask, together
-from model.text import language_at_end, normalise
+from model.text import normalise
 from model.tokenizer import BLANK, END, START
 
-# Candidates that are rescored: proposals, those made without seeing the right side, and choices.
+# Proposals that are rescored: of two towers, of a forward-only network, and choices.
 RESCORED, RESCORED_BLIND, RESCORED_CHOICES = 16, 32, 32
-# Nats behind the first proposal at which one is past saving.
-FAR_BEHIND = 5.0
-# Tokens of context that rescoring reads on either side.
-CONTEXT = 3
-# Joint fillings that are kept from blank to blank; only one in texts with more blanks than MANY.
-JOINT, MANY = 4, 8
-# The backward tower reads this much between a blank and the next: what is further away is forgotten anyhow.
-RIGHT_TOKENS = 512
+# Nats below the first proposal at which a proposal is not rescored.
+MAX_GAP = 5.0
+# Tokens of context on either side that rescoring scores.
+RESCORING_CONTEXT = 3
+# Joint fillings that are kept from blank to blank; one in texts with more than MANY blanks.
+BEAM, MANY = 4, 8
+# Tokens that the backward tower reads between a blank and the next.
+MAX_RIGHT = 512
+
+Float64Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Ranked:
-    """A proposal with the probability that is answered."""
+    """A word for a blank with its final probability."""
 
     word: str
     span: Span
-    probability: float
+    prob: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Right:
-    """What stands right of a blank: the backward state after it, None where it is unknown, and its first tokens."""
+    """The right side of a blank: the backward state after it (None if unknown) and its first tokens."""
 
     state: Float32Array | None
     tokens: tuple[int, ...]
@@ -84,256 +69,203 @@ class _Right:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Joint:
-    """Fillings of the first blanks, None where nothing fits; log P of them all; the state before the next blank."""
+    """Fillings of the first blanks (None if nothing fits), their log P, and the state before the next."""
 
     fillings: tuple[Span | None, ...]
-    score: float
+    log_prob: float
     state: Float32Array
 
 
-def lay_out(query: ClozeQuery, blanks: int) -> Layout:
-    """Find the blanks of a query and see that its choices fit them.
-
-    Args:
-        query: checked (:func:`model.queries.check_query`).
-        blanks: how many are allowed.
-
-    Raises:
-        QueryError: no blank, too many, or not one list of choices for each.
-    """
-    layout = find_blanks(query.text, query.blank, blanks)
-    if query.choices is not None:
-        check_choice_lists(query.choices, len(layout.slots))
-    return layout
-
-
 def fill_blanks(
-    resources: DecoderContext, query: ClozeQuery, layout: Layout, tenant: str = ""
+    context: DecoderContext, query: ClozeQuery, layout: Layout, tenant: str = ""
 ) -> Decoder[ClozeResult]:
-    """Decode one query; see the module's description.
-
-    Args:
-        resources: of the checkpoint.
-        query: checked (:func:`model.queries.check_query`).
-        layout: its blanks (:func:`lay_out`).
-        tenant: whose texts it may find in the cache.
-    """
-    sent = None if query.choices is None else choice_lists(query.choices, len(layout.slots))
-    choices = None if sent is None else [list(group) for group in sent]
+    """Decode one query that is checked already, with the blanks of *layout*."""
     history = normalise(query.history)
-    prefix, known = yield from read_text(resources, layout.before, salted(tenant, history), history)
-    cloze = _Cloze(resources, layout, choices, query.top_k, prefix.written)
-    state = prefix.reading.state
-    fillings: tuple[Span | None, ...] = (None,) * len(layout.slots)
+    prefix, cached_tokens = yield from load_prefix(context, layout.before, tenant, history)
+    cloze = _Cloze(context, query, layout, prefix.recent.tolist())
+    state = prefix.tree.root.state
+    fillings: Sequence[Span | None] = [None]
     if len(layout.slots) > 1:
         fillings = yield from cloze.fill_jointly(state)
-    candidates = yield from cloze.sweep(state, fillings)
-    blanks, filled, position = [], [], 0
-    for number, (slot, ranked) in enumerate(zip(layout.slots, candidates, strict=True)):
-        if sent is None:
-            shown = [Filling(each.word, each.probability) for each in ranked[: query.top_k]]
-        else:
-            shown = [Filling(sent[number][each.word], each.probability) for each in ranked]
-        blanks.append(Blank(slot.start, slot.end, tuple(shown)))
-        filled += [
-            query.text[position : slot.start],
-            ranked[0].word if ranked else query.text[slot.start : slot.end],
+    ranked = yield from cloze.sweep(state, fillings)
+    words = [each[0].word if each else None for each in ranked]
+    if query.choices is None:
+        candidates = [[Filling(each.word, each.prob) for each in group] for group in ranked]
+        candidates = [group[: query.top_k] for group in candidates]
+    else:  # as they were sent
+        sent = choice_lists(query.choices, len(ranked))
+        candidates = [
+            [Filling(names[each.word], each.prob) for each in group]
+            for names, group in zip(sent, ranked, strict=True)
         ]
-        position = slot.end
-    return ClozeResult(
-        "".join([*filled, query.text[position:]]), tuple(blanks), Usage(cloze.tokens_read, known)
-    )
+    return layout.result(words, candidates, Usage(cloze.tokens, cached_tokens))
 
 
 class _Cloze:
-    """One text with its blanks, encoded part by part: no token reaches over the edge of a blank."""
+    """One text with its blanks. Its parts are encoded apart: no token crosses the edge of a blank.
+
+    Attributes:
+        tokens: number of tokens of the text.
+    """
 
     def __init__(
-        self,
-        resources: DecoderContext,
-        layout: Layout,
-        choices: list[list[str]] | None,
-        shown: int,
-        written: Written,
+        self, context: DecoderContext, query: ClozeQuery, layout: Layout, recent: list[int]
     ) -> None:
-        encode = resources.index.encode
-        self._resources = resources
+        encode, calibration = context.index.encode, context.calibration
+        self._context = context
         self._slots = layout.slots
-        self._choices = choices
-        self._shown = shown
-        self.before = encode(layout.before)
-        self._after = [encode(slot.after) for slot in layout.slots]
+        self._top_k = query.top_k
+        # Tokens before each blank, back to the blank before it, and after the last one.
+        self._parts = [encode(layout.before), *(encode(slot.after) for slot in layout.slots)]
         self._lines = [encode(slot.line) for slot in layout.slots]
-        self.tokens_read = len(self.before) + sum(map(len, self._after))
-        # What stands right of a blank does not follow what stands left of it.
-        apart = [token for tokens in self._after for token in (START, *tokens)]
-        remembered = [*written.tolist(), *apart] if resources.use_cache_lm else []
-        self._memory = CacheLM(np.array(remembered, dtype=np.int64), resources.tokenizer.background)
-        self._two_towers = resources.network.architecture == "two_towers"
-        calibration = resources.calibration
-        temperatures = (
-            calibration.cloze_temperature if choices is None else calibration.choice_temperature
-        )
-        texts = [layout.before, *(slot.after for slot in layout.slots)]
-        beside = [
-            {language_at_end(left), language_at_end(right[:8])} for left, right in pairwise(texts)
-        ]
-        languages = ["zh" if "zh" in each else "en" for each in beside]
-        self._temperatures = [temperatures[language] for language in languages]
-        self._lapse_rates = [calibration.choice_uniform_mix[language] for language in languages]
-        self._mass_exponents = [
-            calibration.cloze_coverage_exponent[language] for language in languages
-        ]
+        self.tokens = sum(map(len, self._parts))
+        self._choices = None
+        self._temperature = calibration.cloze_temperature
+        if query.choices is not None:
+            self._choices = [list(group) for group in choice_lists(query.choices, len(self._slots))]
+            self._temperature = calibration.choice_temperature
+        # The text right of a blank does not follow the text left of it.
+        apart = [token for tokens in self._parts[1:] for token in (START, *tokens)]
+        counted = [*recent, *apart] if context.use_cache_lm else []
+        self._cache_lm = CacheLM(np.array(counted, dtype=np.int64), context.tokenizer.background)
+        self._two_towers = context.two_towers
 
-    # ------------------------------------------------------------------------------------------------ several blanks
+    # ------------------------------------------------------------------------------ several blanks
 
     def fill_jointly(self, state: Float32Array) -> Decoder[tuple[Span | None, ...]]:
-        """Fill all blanks from left to right, those to the right of each being read as ``<blank>``."""
-        rights = yield from self._read_rights([None] * len(self._slots))
-        width = JOINT if len(self._slots) <= MANY else 1
+        """Fill all blanks from left to right, with those further right read as ``<blank>``."""
+        rights = yield from self._run_rights([None] * len(self._slots))
+        width = BEAM if len(self._slots) <= MANY else 1
         beam = [_Joint((), 0.0, state)]
         for number, right in enumerate(rights):
-            found = yield from together(
-                [self._candidates(number, joint.state, right, JOINT, JOINT) for joint in beam]
+            found = yield from gather(
+                [self._rank(number, joint.state, right, BEAM, BEAM) for joint in beam]
             )
-            ways: list[tuple[float, _Joint, Span | None]] = []
-            for joint, ranked in zip(beam, found, strict=True):
-                ways += [
-                    (joint.score + float(np.log(max(each.probability, 1e-300))), joint, each.span)
-                    for each in ranked
-                ]
-            # Where nothing fits, the blank stays a blank for those that follow.
-            ways = ways or [(joint.score, joint, None) for joint in beam]
-            ways.sort(key=lambda way: -way[0])
-            chosen = ways[:width]
-            states = yield from ask(
-                [self._read_after(number, joint.state, span) for _, joint, span in chosen]
-            )
+            longer: list[tuple[float, _Joint, Span | None]] = [
+                (joint.log_prob + float(np.log(max(each.prob, 1e-300))), joint, each.span)
+                for joint, ranked in zip(beam, found, strict=True)
+                for each in ranked
+            ]
+            # If nothing fits, the blank stays a blank to those that follow.
+            chosen = longer or [(joint.log_prob, joint, None) for joint in beam]
+            chosen = sorted(chosen, key=lambda each: -each[0])[:width]
+            states = yield [self._run_after(number, joint.state, span) for _, joint, span in chosen]
             beam = [
-                _Joint((*joint.fillings, span), score, after)
-                for (score, joint, span), after in zip(chosen, states, strict=True)
+                _Joint((*joint.fillings, span), log_prob, after)
+                for (log_prob, joint, span), after in zip(chosen, states, strict=True)
             ]
         return beam[0].fillings
 
     def sweep(
         self, state: Float32Array, fillings: Sequence[Span | None]
     ) -> Decoder[list[list[_Ranked]]]:
-        """Ask for each blank's words, left to right, all others being filled; the best word stays."""
-        rights = yield from self._read_rights(fillings)
-        counted = RESCORED if self._two_towers else RESCORED_BLIND
-        wanted = max(self._shown, counted)
+        """Rank the words of each blank, left to right, with all others filled; the best word stays."""
+        rights = yield from self._run_rights(fillings)
+        rescored = RESCORED if self._two_towers else RESCORED_BLIND
+        wanted = max(self._top_k, rescored)
         answers = []
         for number, right in enumerate(rights):
-            ranked = yield from self._candidates(number, state, right, wanted, self._shown, counted)
+            ranked = yield from self._rank(number, state, right, wanted, self._top_k, rescored)
             answers.append(ranked)
             if number + 1 < len(rights):
-                (state,) = yield from ask(
-                    [self._read_after(number, state, ranked[0].span if ranked else None)]
-                )
+                step = self._run_after(number, state, ranked[0].span if ranked else None)
+                (state,) = yield [step]
         return answers
 
-    def _read_after(self, number: int, state: Float32Array, span: Span | None) -> Advance:
-        """Read on to the next blank, from the end of *span*, or from *state* before the blank where nothing fits."""
+    def _run_after(self, number: int, state: Float32Array, span: Span | None) -> RunTower:
+        """Run on to the next blank, after *span*, or after ``<blank>`` if nothing fits."""
+        after = self._parts[number + 1]
         if span is None:
-            return Advance("forward", state, (BLANK, *self._after[number]))
-        return Advance("forward", span.states[-1], tuple(self._after[number]))
+            return RunTower("forward", state, (BLANK, *after))
+        return RunTower("forward", span.states[-1], tuple(after))
 
-    def _read_rights(self, fillings: Sequence[Span | None]) -> Decoder[list[_Right]]:
-        """What stands right of each blank on its line; a blank with no filling is read as ``<blank>``."""
+    def _run_rights(self, fillings: Sequence[Span | None]) -> Decoder[list[_Right]]:
+        """Run the backward tower to each blank on its line, last blank first."""
         rights: list[_Right] = []
         for number in reversed(range(len(self._slots))):
-            slot, tokens = self._slots[number], self._lines[number][:RIGHT_TOKENS]
+            slot, tokens = self._slots[number], self._lines[number][:MAX_RIGHT]
             state = None
             if self._two_towers and slot.known:
-                state, reading = self._resources.initial("backward"), [END]
-                if not slot.line_ends:  # go on from what is right of the next blank
+                state, start = self._context.initial["backward"], [END]
+                if not slot.line_ends:  # continue from the right side of the next blank
                     filling, further = fillings[number + 1], rights[-1].state
                     if further is not None:
-                        state, reading = further, []
-                    reading += [BLANK] if filling is None else reversed(filling.tokens)
-                (state,) = yield from ask(
-                    [Advance("backward", state, (*reading, *reversed(tokens)))]
-                )
-            rights.append(_Right(state, tuple(tokens[:CONTEXT]) if slot.known else ()))
+                        state, start = further, []
+                    start += [BLANK] if filling is None else reversed(filling.tokens)
+                step = RunTower("backward", state, (*start, *reversed(tokens)))
+                (state,) = yield [step]
+            rights.append(_Right(state, tuple(tokens[:RESCORING_CONTEXT]) if slot.known else ()))
         return rights[::-1]
 
-    # ----------------------------------------------------------------------------------------------------- one blank
+    # ----------------------------------------------------------------------------------- one blank
 
-    def _candidates(
+    def _rank(
         self,
         number: int,
         state: Float32Array,
         right: _Right,
         wanted: int,
         shown: int,
-        counted: int = 0,
+        covering: int = 0,
     ) -> Decoder[list[_Ranked]]:
-        """Words for one blank with their probabilities, most probable first.
+        """Rank the words for one blank, most probable first.
 
         Args:
             number: of the blank.
-            state: forward state before it.
-            right: what stands right of it.
-            wanted: words to look for.
-            shown: how many of them are worth finding however improbable.
-            counted: words that F is the mass of; 0 leaves it as it is.
+            state: forward state before it, (S,).
+            right: its right side.
+            wanted: words to find.
+            shown: how many of them to find however improbable they are.
+            covering: words whose total probability F becomes F^γ; 0 for none.
         """
-        if self._choices is None:
-            head, takes = self._head(number, right, WORD), self._slots[number].takes
-            # One side alone says too little for any word to be past saving.
-            shown = shown if self._two_towers else wanted
-            found = yield from search_words(self._resources, head, state, takes, wanted, shown)
+        language, calibration = self._slots[number].language, self._context.calibration
+        if self._choices is not None:
+            found = yield from self._score_choices(self._choices[number], number, state, right)
         else:
-            found = yield from self._score_choices(number, state, right)
+            # One side alone says too little to drop improbable words.
+            shown = shown if self._two_towers else wanted
+            head, takes = self._head(number, right, WORD), self._slots[number].takes
+            found = yield from search_words(self._context, head, state, takes, wanted, shown)
         if not found:
             return []
-        found.sort(key=lambda each: (-each.mass, each.word))
-        masses = np.array([each.mass for each in found])
+        found.sort(key=lambda each: (-each.log_prob, each.word))
+        log_probs = np.array([each.log_prob for each in found])
         scores = yield from self._rescore(number, found, right)
         if scores is None:
-            scores = masses
-        temperature = self._temperatures[number]
+            scores = log_probs
+        temperature = self._temperature[language]
         if self._choices is not None:
-            masses = _log_softmax(masses / temperature)
-        # Rescoring moves the mass of those that it looked at; that of the others is what it was.
+            log_probs = _log_softmax(log_probs / temperature)
         count = len(scores)
-        masses[:count] = np.logaddexp.reduce(masses[:count]) + _log_softmax(scores / temperature)
-        if self._choices is not None and (lapse := self._lapse_rates[number]):
-            masses = np.logaddexp(masses + np.log1p(-lapse), np.log(lapse / len(masses)))
-        elif self._choices is None and counted:
-            _raise(masses, counted, self._mass_exponents[number])
-        probabilities = np.minimum(np.exp(masses), 1.0)  # one choice alone may come to 1 + 7e-16
+        total = np.logaddexp.reduce(log_probs[:count])
+        log_probs[:count] = total + _log_softmax(scores / temperature)
+        if self._choices is not None and (mix := calibration.choice_uniform_mix[language]):
+            log_probs = np.logaddexp(log_probs + np.log1p(-mix), np.log(mix / len(log_probs)))
+        elif self._choices is None and covering:
+            _raise_coverage(log_probs, covering, calibration.cloze_coverage_exponent[language])
+        probs = np.minimum(
+            np.exp(log_probs), 1.0
+        ).tolist()  # one choice alone may exceed 1 by 7e-16
         ranked = [
-            _Ranked(each.word, each.span, probability)
-            for each, probability in zip(found, probabilities.tolist(), strict=True)
+            _Ranked(each.word, each.span, prob) for each, prob in zip(found, probs, strict=True)
         ]
-        return sorted(ranked, key=lambda each: (-each.probability, each.word))
+        return sorted(ranked, key=lambda each: (-each.prob, each.word))
 
-    def _head(self, number: int, right: _Right, kind: int) -> Head:
-        left = self.before if number == 0 else self._after[number - 1]
-        before = tuple(left[-CONTEXT_REMEMBERED:])
-        if self._two_towers:
-            return GapHead(self._resources, right.state, kind, self._memory, before)
-        return NextHead(self._resources, self._choices is None, self._memory, before)
+    def _head(self, number: int, right: _Right, kind: int) -> SpanHead:
+        return SpanHead(self._context, right.state, kind, self._cache_lm, self._parts[number])
 
     def _score_choices(
-        self, number: int, state: Float32Array, right: _Right
+        self, words: Sequence[str], number: int, state: Float32Array, right: _Right
     ) -> Decoder[list[Proposal]]:
-        """The exact mass of every choice, asked for as what it is: a word, or a span of several."""
-        tokenizer, words = (
-            self._resources.tokenizer,
-            [] if self._choices is None else self._choices[number],
-        )
+        """Score each choice as the kind of gap that it is: a word, or a span of several words."""
+        tokenizer, slot = self._context.tokenizer, self._slots[number]
         groups: dict[int, list[tuple[str, list[tuple[int, ...]]]]] = {}
         for word in words:
-            spelled = [
-                tuple(tokenizer.encode(text)) for text in self._slots[number].spellings(word)
-            ]
-            several = any(
-                not tokenizer.joins(*pair) for tokens in spelled for pair in pairwise(tokens)
-            )
-            groups.setdefault(SPAN if several else WORD, []).append((word, spelled))
-        found = yield from together(
+            spelled = [tuple(tokenizer.encode(text)) for text in slot.spellings(word)]
+            pairs = [pair for tokens in spelled for pair in pairwise(tokens)]
+            kind = WORD if all(tokenizer.joins(*pair) for pair in pairs) else SPAN
+            groups.setdefault(kind, []).append((word, spelled))
+        found = yield from gather(
             [
                 score_choices(self._head(number, right, kind), state, choices)
                 for kind, choices in groups.items()
@@ -341,114 +273,106 @@ class _Cloze:
         )
         return [proposal for group in found for proposal in group]
 
-    # ----------------------------------------------------------------------------------------------------- rescoring
-
     def _rescore(
         self, number: int, found: list[Proposal], right: _Right
-    ) -> Decoder[NDArray[np.float64] | None]:
-        """Scores s of the first few proposals, (at most len(found),); None where nothing asks for them."""
-        calibration = self._resources.calibration
+    ) -> Decoder[Float64Array | None]:
+        """Return the scores s of the first few proposals; None if nothing rescores them."""
         if not self._two_towers:
             if not right.tokens:
                 return None
             spans = [each.span for each in found[:RESCORED_BLIND]]
-            scores = yield from self._forward_scores(spans, right)
-            scores += [self._memory.gain(span.tokens) for span in spans]
+            scores = yield from self._forward_log_probs(spans, right)
+            scores += [self._cache_lm.log_marginal(span.tokens) for span in spans]
             return scores
-        forward = calibration.forward_weight
-        backward = calibration.backward_weight if right.state is not None else 0.0
-        if forward == 0 and backward == 0:
+        forward_weight = self._context.calibration.forward_weight
+        backward_weight = self._context.calibration.backward_weight
+        if right.state is None:
+            backward_weight = 0.0
+        if forward_weight == 0 and backward_weight == 0:
             return None
-        chosen = found[: RESCORED if self._choices is None else RESCORED_CHOICES]
         if self._choices is None:
-            chosen = [each for each in chosen if each.mass > found[0].mass - FAR_BEHIND]
-        spans = [each.span for each in chosen]
-        scores = np.array([each.mass for each in chosen])
-        if forward != 0:
-            scores += forward * (yield from self._forward_scores(spans, right))
-        if backward != 0 and right.state is not None:
-            scores += backward * (yield from self._backward_scores(number, spans, right.state))
+            lowest = found[0].log_prob - MAX_GAP
+            found = [each for each in found[:RESCORED] if each.log_prob > lowest]
+        found = found[:RESCORED_CHOICES]
+        spans = [each.span for each in found]
+        scores = np.array([each.log_prob for each in found])
+        if forward_weight != 0:
+            scores += forward_weight * (yield from self._forward_log_probs(spans, right))
+        if backward_weight != 0 and right.state is not None:
+            log_probs = yield from self._backward_log_probs(number, spans, right.state)
+            scores += backward_weight * log_probs
         return scores
 
-    def _forward_scores(self, spans: Sequence[Span], right: _Right) -> Decoder[NDArray[np.float64]]:
-        """Log P_F of each span and of the right context after it, given what stands left; (len(spans),)."""
-        traces = yield from ask(
-            [Trace("forward", span.states[-1], right.tokens[:-1]) for span in spans]
-        )
-        # Spans that begin alike share the states of their beginnings, and with them the rows.
-        before = {
-            id(state): self._resources.output("forward", state)
+    def _forward_log_probs(self, spans: Sequence[Span], right: _Right) -> Decoder[Float64Array]:
+        """Return log P_F(span, right context | left) of each span, (len(spans),)."""
+        traces = yield [
+            RunTower("forward", span.states[-1], right.tokens[:-1], True) for span in spans
+        ]
+        # Spans with a common beginning share its states, and so its outputs.
+        outputs = {
+            id(state): state[self._context.output["forward"]]
             for span in spans
             for state in span.states
         }
-        asked: list[list[tuple[Float32Array, int]]] = []
-        for span, outputs in zip(spans, traces, strict=True):
-            # Where nothing stands right there is one output too many.
-            tokens = (*span.tokens, *right.tokens)
-            asked.append(
-                list(
-                    zip(
-                        [*(before[id(state)] for state in span.states), *outputs],
-                        tokens,
-                        strict=False,
-                    )
-                )
-            )
-        return (yield from _sums(Next, asked))
+        chains = []
+        for span, trace in zip(spans, traces, strict=True):
+            before = [*(outputs[id(state)] for state in span.states), *trace]
+            # Without a right context, the output after the span has no token.
+            chains.append(list(zip(before, (*span.tokens, *right.tokens), strict=False)))
+        return (yield from _sum_log_probs("next", chains))
 
-    def _backward_scores(
+    def _backward_log_probs(
         self, number: int, spans: Sequence[Span], state: Float32Array
-    ) -> Decoder[NDArray[np.float64]]:
-        """Log P_B of each span and of the left context before it, given what stands right; (len(spans),)."""
-        left = self.before if number == 0 else self._after[number - 1]
+    ) -> Decoder[Float64Array]:
+        """Return log P_B(left context, span | right) of each span, (len(spans),)."""
+        left = self._parts[number]
         if START in left:
             left = left[len(left) - left[::-1].index(START) :]
-        readings = [(*reversed(span.tokens), *reversed(left[-CONTEXT:])) for span in spans]
-        traces = yield from ask([Trace("backward", state, reading[:-1]) for reading in readings])
-        first = self._resources.output("backward", state)
-        asked = [
-            list(zip([first, *outputs], reading, strict=True))
-            for reading, outputs in zip(readings, traces, strict=True)
+        context = left[-RESCORING_CONTEXT:]
+        lines = [(*reversed(span.tokens), *reversed(context)) for span in spans]
+        traces = yield [RunTower("backward", state, line[:-1], True) for line in lines]
+        first = state[self._context.output["backward"]]
+        chains = [
+            list(zip([first, *trace], line, strict=True))
+            for line, trace in zip(lines, traces, strict=True)
         ]
-        return (yield from _sums(Previous, asked))
+        return (yield from _sum_log_probs("previous", chains))
 
 
-def _sums(
-    head: type[Next] | type[Previous], asked: Sequence[Sequence[tuple[Float32Array, int]]]
-) -> Decoder[NDArray[np.float64]]:
-    """Ask for the log-probability of each token after its output, and add up those of each list, (len(asked),).
+def _sum_log_probs(
+    head: Literal["next", "previous"], chains: Sequence[Sequence[tuple[Float32Array, int]]]
+) -> Decoder[Float64Array]:
+    """Sum the log-probabilities of the tokens of each chain, each scored after its output, (len(chains),).
 
-    Tokens that are asked of one and the same output share its row.
+    Tokens after the same output object share one row.
     """
-    outputs = {id(output): output for group in asked for output, _ in group}
-    tokens: dict[int, dict[int, int]] = {
-        key: {} for key in outputs
-    }  # by output: place in the answer of each token
-    for group in asked:
-        for output, token in group:
-            tokens[id(output)].setdefault(token, len(tokens[id(output)]))
-    rows = yield from ask([head(output, tuple(tokens[key])) for key, output in outputs.items()])
-    found = dict(zip(outputs, rows, strict=True))
+    outputs = {id(output): output for chain in chains for output, _ in chain}
+    tokens: dict[int, dict[int, None]] = {key: {} for key in outputs}
+    for chain in chains:
+        for output, token in chain:
+            tokens[id(output)][token] = None
+    rows = yield [Score(head, output, tuple(tokens[key])) for key, output in outputs.items()]
+    log_probs = {
+        key: dict(zip(tokens[key], row.tolist(), strict=True))
+        for key, row in zip(outputs, rows, strict=True)
+    }
     return np.array(
-        [
-            sum(float(found[id(output)][tokens[id(output)][token]]) for output, token in group)
-            for group in asked
-        ]
+        [sum(log_probs[id(output)][token] for output, token in chain) for chain in chains]
     )
 
 
-def _raise(masses: NDArray[np.float64], count: int, exponent: float) -> None:
-    """Bring F, what the first *count* of log masses (n,) sum to, to F^exponent; the others share what that leaves."""
-    found = min(1.0, float(np.exp(masses[:count]).sum()))
-    if 0.0 < found < 1.0:
-        raised = found**exponent
-        masses[:count] += np.log(raised / found)
-        masses[count:] += np.log((1.0 - raised) / (1.0 - found))
+def _raise_coverage(log_probs: Float64Array, count: int, exponent: float) -> None:
+    """Raise the total F of the first *count* words to F^exponent; the others share what is left."""
+    total = min(1.0, float(np.exp(log_probs[:count]).sum()))
+    if 0.0 < total < 1.0:
+        raised = total**exponent
+        log_probs[:count] += np.log(raised / total)
+        log_probs[count:] += np.log((1.0 - raised) / (1.0 - total))
 
 
-def _log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+def _log_softmax(scores: Float64Array) -> Float64Array:
     total = np.logaddexp.reduce(scores)
     if total == -np.inf:  # nothing is possible, so nothing is preferred
         return np.full(len(scores), -np.log(len(scores)))
-    normalised: NDArray[np.float64] = scores - total
+    normalised: Float64Array = scores - total
     return normalised

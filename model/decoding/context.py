@@ -1,151 +1,259 @@
-"""What every decoder needs of a checkpoint, and the readings that they share."""
+"""What decoders share: a checkpoint, the prefix of a text, and the distribution of the next token."""
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config import Calibration, NetworkConfig
-from model.decoding.cache_lm import STRENGTHS, CacheLM
-from model.decoding.prefix_cache import Prefix, PrefixCache, Reading
+from model.batching import Decoder, RunTower, Score
+from model.checkpoint import Checkpoint
+from model.decoding.cache_lm import CONTEXT, CacheLM
+from model.decoding.prefix_cache import (
+    NOT_SCORED,
+    Prefix,
+    PrefixCache,
+    PrefixNode,
+    PrefixTree,
+    TopTokens,
+)
 from model.decoding.token_index import TokenIndex
-from model.runtime import Float32Array, Tower, initial_states, output_of
-from model.steps import Advance, Decoder, ask
+from model.runtime import Float32Array, Tower
 from model.text import language_at_end
-from model.tokenizer import START, Tokenizer
+from model.tokenizer import START
 
-# A long text is read in stretches of so many characters, and the state after each is kept, so that a text that differs
-# from it at the end only is not read from its start.
+# A long text is read in stretches of so many characters. The state after each is cached, so that a text
+# which differs only near its end is not read from its start.
 STRETCH = 192
-# Tokens before a place that its memory looks at.
-CONTEXT = len(STRENGTHS)
-# Below it, a bar saves nothing: most of a row stands above.
-LOWEST_BAR = 1e-6
+# The allowed next tokens: all, those that continue a word of letters, byte tokens.
+ALL, LETTERS, BYTES = "all", "letters", "bytes"
+# Most probable tokens of a node that are kept, unless more are needed.
+TOP_TOKENS = 32
+# Fewer than a hundred tokens have a higher probability than HIGH_CUTOFF, and most have one above LOW_CUTOFF.
+HIGH_CUTOFF, LOW_CUTOFF = 0.01, 1e-6
+# Below so many recent tokens the cache language model says too little to pay for its time.
+MIN_RECENT = 24
 
 
-@dataclass(frozen=True, slots=True)
 class DecoderContext:
-    """A checkpoint as decoders see it; built once, shared by all.
-
-    Attributes:
-        tokenizer: tokens.
-        index: the tokens by spelling.
-        network: sizes.
-        calibration: temperatures and weights.
-        cache: of the texts that were read.
-        word_end_probs: by token, how often a word ends after it (:attr:`model.checkpoint.Checkpoint.word_end_probs`).
-        use_cache_lm: whether what was written makes its words likelier; without it for comparisons.
-    """
-
-    tokenizer: Tokenizer
-    index: TokenIndex
-    network: NetworkConfig
-    calibration: Calibration
-    cache: PrefixCache
-    word_end_probs: Sequence[float]
-    use_cache_lm: bool = True
-
-    def initial(self, tower: Tower) -> Float32Array:
-        """The state before anything is read, (S,)."""
-        return cast("Float32Array", initial_states(self.network, tower, 1)[0])
-
-    def output(self, tower: Tower, state: Float32Array) -> Float32Array:
-        """What the heads read of a state: (S,) -> (H,)."""
-        return output_of(self.network, tower, state)
-
-    def memory(self, prefix: Prefix, least: int = 0) -> CacheLM | None:
-        """What is remembered at the end of a prefix; None where that is no more than *least* tokens."""
-        if not self.use_cache_lm or len(prefix.written) <= least:
-            return None
-        if prefix.memory is None:
-            prefix.memory = CacheLM(prefix.written.astype(np.int64), self.tokenizer.background)
-            prefix.tree_bytes += prefix.memory.nbytes
-        return prefix.memory
-
-    def next_temperature(self, before: str) -> float:
-        """What divides the next head's logits after *before*, all text so far, by its language."""
-        return self.calibration.next_temperature[language_at_end(before)]
-
-
-def salted(tenant: str, history: str) -> str:
-    """Whose prefixes a query may use: another history remembers other words, so its prefixes are others."""
-    return f"{tenant}\0{hashlib.sha256(history.encode()).hexdigest()}" if history else tenant
-
-
-def read_text(
-    resources: DecoderContext, text: str, tenant: str = "", history: str = ""
-) -> Decoder[tuple[Prefix, int]]:
-    """The forward tower after *text*, from the longest prefix of it that is known.
+    """A checkpoint as decoders see it; built once, never changed.
 
     Args:
-        resources: of the checkpoint.
-        text: normalised; it ends at a seam of what follows, or where what follows is encoded apart.
-        tenant: whose prefixes may be used, as :func:`salted` says.
-        history: normalised; remembered, and not read by the network.
+        checkpoint: tokenizer, sizes and calibration.
+        cache: prefixes of texts.
+        use_cache_lm: use the cache language model; without it only for comparisons.
+
+    Attributes:
+        index: the tokens by spelling.
+        word_end_probs: by token, the probability that a word ends after it.
+        next_temperature: temperature of the next head by language.
+        initial: by tower, the state before any token, (S,).
+        output: by tower, the part of a state (S,) that the heads score, (H,).
+    """
+
+    def __init__(self, checkpoint: Checkpoint, cache: PrefixCache, use_cache_lm: bool) -> None:
+        network = checkpoint.network
+        self.tokenizer = checkpoint.tokenizer
+        self.index = TokenIndex(checkpoint.tokenizer)
+        self.two_towers = network.architecture == "two_towers"
+        self.calibration = checkpoint.calibration
+        self.cache = cache
+        self.word_end_probs = checkpoint.word_end_probs
+        self.use_cache_lm = use_cache_lm
+        self.next_temperature = self.calibration.next_temperature
+        self.initial: dict[Tower, Float32Array] = {}
+        self.output: dict[Tower, slice] = {}
+        towers: tuple[Tower, ...] = ("forward", "backward")
+        for tower in towers:
+            size = network.state_size(tower)
+            self.initial[tower] = np.zeros(size, dtype=np.float32)
+            start = size - network.state_parts * network.hidden_size  # h of the top layer
+            self.output[tower] = slice(start, start + network.hidden_size)
+
+
+def load_prefix(
+    context: DecoderContext, text: str, tenant: str = "", history: str = ""
+) -> Decoder[tuple[Prefix, int]]:
+    """Run the forward tower over *text*, from the longest prefix that is cached.
+
+    Args:
+        context: of the checkpoint.
+        text: normalised; it ends at a stable boundary of the whole text, or the rest is encoded apart.
+        tenant: prefixes of other tenants are not used.
+        history: normalised; only the cache language model uses it. Prefixes with another history are
+            not used either, as they have another cache language model.
 
     Returns:
-        The prefix that is *text*, and how many of its tokens need not have been read now.
+        The prefix that is *text*, and how many of its tokens were cached.
     """
-    index, cache = resources.index, resources.cache
-    prefix = cache.find(tenant, text, index.is_seam)
-    known = 0 if prefix is None else prefix.tokens
+    index, cache = context.index, context.cache
+    owner = f"{tenant}\0{hashlib.sha256(history.encode()).hexdigest()}" if history else tenant
+    prefix = cache.find(owner, text, index.is_stable_boundary)
+    cached_tokens = 0 if prefix is None else prefix.tokens
+    prefix = prefix or cache.get(owner, "")
     if prefix is None:
-        prefix = cache.get(tenant, "")
-    if prefix is None:
-        (state,) = yield from ask([Advance("forward", resources.initial("forward"), (START,))])
-        written = np.array([*index.encode(history), START] if history else [START], dtype=np.uint16)
-        prefix = Prefix("", 0, Reading(state, before=(START,)), written)
-        cache.keep(tenant, prefix)
+        (state,) = yield [RunTower("forward", context.initial["forward"], (START,))]
+        recent = np.array([*index.encode(history), START] if history else [START], dtype=np.uint16)
+        prefix = Prefix(owner, "", 0, PrefixNode(state, (START,)), recent)
+        cache.put(prefix)
     while len(prefix.text) < len(text):
-        start = len(prefix.text)
-        end = (
-            index.last_seam(text[: start + STRETCH + 1], start)
-            if len(text) > start + STRETCH
-            else len(text)
-        )
-        end = end if end > start else len(text)
-        further = cache.get(tenant, text[:end])
-        if further is not None:
-            known += further.tokens - prefix.tokens
-            prefix = further
+        start, end = len(prefix.text), len(text)
+        if end > start + STRETCH:
+            boundary = index.last_stable_boundary(text[: start + STRETCH + 1], start)
+            end = boundary if boundary > start else end
+        longer = cache.get(owner, text[:end])
+        if longer is not None:
+            cached_tokens += longer.tokens - prefix.tokens
+            prefix = longer
             continue
         tokens = index.encode(text[start:end])
-        reading, walked = prefix.reading, 0
-        while walked < len(tokens) and tokens[walked] in reading.further:
-            reading = reading.further[tokens[walked]]
+        # Tokens that were tried while they were typed are in the tree of the shorter prefix.
+        node, walked = prefix.tree.root, 0
+        while walked < len(tokens) and tokens[walked] in node.children:
+            node = node.children[tokens[walked]]
             walked += 1
-        if known == prefix.tokens:
-            known += walked
+        if cached_tokens == prefix.tokens:
+            cached_tokens += walked
+        recent = np.append(prefix.recent, np.array(tokens, dtype=np.uint16))
+        state, probs = node.state, node.next_probs
         if walked < len(tokens):
-            (state,) = yield from ask([Advance("forward", reading.state, tuple(tokens[walked:]))])
-            reading = Reading(state)
-        written = np.append(prefix.written, np.array(tokens, dtype=np.uint16))
-        reading.before = tuple(written[-CONTEXT:].tolist())
-        prefix = Prefix(text[:end], prefix.tokens + len(tokens), reading.alone(), written)
-        cache.keep(tenant, prefix)
-    return prefix, known
+            rest = tuple(tokens[walked:])
+            (state,) = yield [RunTower("forward", state, rest)]
+            probs = NOT_SCORED
+        root = PrefixNode(state, tuple(recent[-CONTEXT:].tolist()), probs)
+        prefix = Prefix(owner, text[:end], prefix.tokens + len(tokens), root, recent)
+        cache.put(prefix)
+    return prefix, cached_tokens
 
 
-def largest(values: NDArray[np.floating[Any]], count: int, above: float) -> NDArray[np.int64]:
-    """Indices of the *count* largest of *values* (n,) that are above *above*, largest first; ties by index."""
+class Edge(NamedTuple):
+    """The step from a node to the node after *token*.
+
+    *token* ends so many bytes before the end of the text, or with *suffix* after it.
+    """
+
+    node: PrefixNode
+    token: int
+    bytes_from_end: int = 0
+    suffix: str = ""
+
+
+class NextToken:
+    """P(next token) at the nodes of a prefix's tree: the network's, corrected by the cache language model.
+
+    Args:
+        context: of the checkpoint.
+        prefix: a prefix of *text*.
+        text: normalised.
+
+    Attributes:
+        tree: keeps nodes and distributions.
+        network_rows: tokens run and distributions scored.
+    """
+
+    def __init__(self, context: DecoderContext, prefix: Prefix, text: str) -> None:
+        self._context = context
+        self._text = text
+        self.tree = prefix.tree
+        self.network_rows = 0
+        enough = len(prefix.recent) > MIN_RECENT
+        if self.tree.cache_lm is None and context.use_cache_lm and enough:
+            recent = prefix.recent.astype(np.int64)
+            self.tree.set_cache_lm(CacheLM(recent, context.tokenizer.background))
+        self._cache_lm = self.tree.cache_lm
+        self._mixed: dict[PrefixNode, Float32Array] = {}
+
+    def run(self, node: PrefixNode, tokens: Sequence[int]) -> Decoder[PrefixNode]:
+        """Run many tokens at once and return the node after them, the root of a tree that is not cached."""
+        (state,) = yield [RunTower("forward", node.state, tuple(tokens))]
+        self.network_rows += len(tokens)
+        self.tree = PrefixTree(PrefixNode(state, tuple(tokens[-CONTEXT:])))
+        return self.tree.root
+
+    def score(self, node: PrefixNode, bytes_from_end: int) -> Decoder[None]:
+        """Score a node that was run but not scored."""
+        if node.next_probs is NOT_SCORED:
+            self.network_rows += 1
+            (row,) = yield [Score("next", node.state[self._context.output["forward"]])]
+            self.tree.set_next_probs(node, self._calibrated(row, bytes_from_end, ""))
+
+    def expand(self, edges: Sequence[Edge]) -> Decoder[list[PrefixNode]]:
+        """Return the node after each edge, from the tree or from the network, scored."""
+        missing = [edge for edge in edges if edge.token not in edge.node.children]
+        if missing:
+            self.network_rows += 2 * len(missing)
+            output = self._context.output["forward"]
+            states = yield [RunTower("forward", edge.node.state, (edge.token,)) for edge in missing]
+            rows = yield [Score("next", state[output]) for state in states]
+            for edge, state, row in zip(missing, states, rows, strict=True):
+                probs = self._calibrated(row, edge.bytes_from_end, edge.suffix)
+                self.tree.expand(edge.node, edge.token, state, probs)
+        return [edge.node.children[edge.token] for edge in edges]
+
+    def _calibrated(self, row: Float32Array, bytes_from_end: int, suffix: str) -> Float32Array:
+        """Return probabilities from log-probabilities (V,), at the temperature of the text before them."""
+        before = self._text
+        if bytes_from_end:
+            before = before.encode()[:-bytes_from_end].decode(errors="ignore")
+        temperature = self._context.next_temperature[language_at_end(before + suffix)]
+        if temperature == 1.0:
+            return np.exp(row)
+        # One log-probability is at least -log V: nothing overflows, and not everything vanishes.
+        probs = row * np.float32(1.0 / temperature)
+        np.exp(probs, out=probs)
+        probs *= np.float32(1.0) / np.add.reduce(probs)
+        return probs
+
+    def probs(self, node: PrefixNode) -> Float32Array:
+        """Return the distribution of the next token, (V,)."""
+        if self._cache_lm is None:
+            return node.next_probs
+        if node not in self._mixed:
+            self._mixed[node] = self._cache_lm.mix(node.next_probs, node.context)
+        return self._mixed[node]
+
+    def top(self, node: PrefixNode, allowed: str, cutoff: float, count: int) -> TopTokens:
+        """Return the most probable of the tokens that *allowed* names.
+
+        They are at least *count*, or all whose probability exceeds *cutoff*.
+        """
+        top = node.top.get(allowed)
+        if top is None or (cutoff < top.cutoff and len(top.tokens) < count):
+            cutoff *= 0.999  # rounding must not decide about a token at the cutoff
+            index, probs = self._context.index, self.probs(node)
+            mask = {LETTERS: index.starts_letter, BYTES: index.is_byte}.get(allowed)
+            total = 1.0 if mask is None else float(np.add.reduce(probs * mask))
+            if cutoff < HIGH_CUTOFF:
+                count = max(count, TOP_TOKENS)
+                tokens = most_probable(probs if mask is None else probs * mask, count)
+                cutoff = float(probs[tokens[-1]]) if len(tokens) == count else 0.0
+            else:  # few tokens exceed it
+                tokens = (probs > cutoff).nonzero()[0]
+                tokens = tokens if mask is None else tokens[mask[tokens] > 0]
+                tokens = tokens[(-probs[tokens]).argsort(kind="stable")]
+            top = TopTokens(tokens.tolist(), probs[tokens].tolist(), cutoff, total)
+            self.tree.set_top(node, allowed, top)
+        return top
+
+
+def largest(
+    values: NDArray[np.floating[Any]], count: int, above: float = -np.inf
+) -> NDArray[np.int64]:
+    """Return the indices of the *count* largest of *values* (n,) above *above*, largest first, ties by index."""
     chosen = (values > above).nonzero()[0]
-    if (
-        len(chosen) > 4 * count
-    ):  # to sort them all would take longer than to find the last of those that count
+    if len(chosen) > 4 * count:  # a partition is faster than to sort them all
         picked = values[chosen]
         chosen = chosen[picked >= np.partition(picked, len(picked) - count)[len(picked) - count]]
     return chosen[(-values[chosen]).argsort(kind="stable")[:count]]
 
 
-def most_probable(row: Float32Array, count: int) -> NDArray[np.int64]:
-    """The same for probabilities above 0: where enough are high, no other need be looked at."""
-    bar = 1.0 / (16 * count)
-    while bar > LOWEST_BAR:
-        chosen = (row > bar).nonzero()[0]
+def most_probable(probs: Float32Array, count: int) -> NDArray[np.int64]:
+    """Do the same with probabilities (V,) above 0, faster: often enough tokens exceed a high cutoff."""
+    cutoff = 1.0 / (16 * count)
+    while cutoff > LOW_CUTOFF:
+        chosen = (probs > cutoff).nonzero()[0]
         if len(chosen) >= count:
-            return chosen[(-row[chosen]).argsort(kind="stable")[:count]]
-        bar /= 8.0
-    return largest(row, count, 0.0)
+            return chosen[(-probs[chosen]).argsort(kind="stable")[:count]]
+        cutoff /= 8.0
+    return largest(probs, count, 0.0)

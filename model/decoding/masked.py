@@ -1,146 +1,82 @@
-"""`/cloze` by a stacked bidirectional network: tokens under masks, one after the other.
+"""Fill blanks with a stacked bidirectional network: masked tokens, one after the other.
 
-Such a network reads a whole line with ``<blank>`` where something is missing and says what stands at one of these
-places; it knows neither "next" nor the end of a span. So lengths are tried one by one:
+Such a network reads a whole line with ``<blank>`` for each masked token and scores one of them. It has no
+next token and no end of a span, so spans of every length are tried:
 
-    P(span of n tokens | around it) = P(n) Π P(token k | left, tokens before k, n - k + 1 blanks, right)
+    P(span of n tokens | line) = P(n) Π P(token k | left, tokens before k, n - k + 1 blanks, right)
 
-Each factor is normalised over tokens, so the product is over spans of n tokens; P(n) is a constant of this module. Each
-token of each attempt costs a pass over the line (docs/decisions/0008-stacked-bidirectional.md).
-
-Several blanks: left to right, those to come being one ``<blank>`` each; then once more with the others filled.
+P(n) is a constant. Each factor costs a pass over the line (docs/decisions/0008-stacked-bidirectional.md).
+Several blanks are filled from left to right, with those further right as one ``<blank>`` each, and then
+once more with all others filled.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
+from model.batching import Decoder, Fill
 from model.decoding.blanks import Layout
 from model.decoding.context import DecoderContext, largest
-from model.queries import Blank, ClozeQuery, ClozeResult, Filling, Usage, choice_lists
-from model.steps import Decoder, Fill, ask
-from model.text import language_at_end
+from model.decoding.span_search import is_word
+from model.queries import ClozeQuery, ClozeResult, Filling, Usage, choice_lists
 from model.tokenizer import BLANK, START
 
-# P(n): the share of words of the training text's languages that are n tokens long, roughly; further lengths of given
-# choices fall by LONGER each.
+# P(n): roughly the shares of words with n tokens in the training text. Longer choices lose LONGER a token.
 LENGTHS, LONGER = (0.8, 0.15, 0.05), 0.3
-# Spans of each length that are filled on after their first token.
+# Spans of each length that go on after their first token.
 WIDTH = 12
-# Tokens of the line that are read on either side: a line is read anew for every token of every attempt.
-CONTEXT = 64
+# Tokens of the line on either side of a blank.
+MAX_SIDE = 64
 
 
 @dataclass(frozen=True, slots=True)
 class _Word:
-    """A word for a blank: its log-probability, summed over what spells it, and the most probable of these spans."""
+    """A word, log P summed over the spans that spell it, and the most probable span."""
 
     word: str
-    mass: float
+    log_prob: float
     tokens: tuple[int, ...]
 
 
-def fill_masked(
-    resources: DecoderContext, query: ClozeQuery, layout: Layout
-) -> Decoder[ClozeResult]:
-    """Decode one query.
-
-    Args:
-        resources: of the checkpoint.
-        query: checked (:func:`model.queries.check_query`).
-        layout: its blanks (:func:`model.decoding.cloze.lay_out`).
-    """
-    filler = _Filler(resources, query, layout)
+def fill_masked(context: DecoderContext, query: ClozeQuery, layout: Layout) -> Decoder[ClozeResult]:
+    """Decode one query that is checked already, with the blanks of *layout*."""
+    filler = _Filler(context, query, layout)
     count = len(layout.slots)
     fillings: list[tuple[int, ...] | None] = [None] * count
-    answers: list[list[Filling]] = [[] for _ in range(count)]
+    candidates: list[list[Filling]] = [[] for _ in range(count)]
     for _ in range(2 if count > 1 else 1):
         for number in range(count):
-            words = yield from filler.words(number, fillings)
+            words = yield from filler.rank(number, fillings)
             fillings[number] = words[0].tokens if words else None
-            answers[number] = filler.answer(number, words)
-    blanks, filled, position = [], [], 0
-    for slot, answer in zip(layout.slots, answers, strict=True):
-        blanks.append(Blank(slot.start, slot.end, tuple(answer)))
-        filled += [
-            query.text[position : slot.start],
-            answer[0].word if answer else query.text[slot.start : slot.end],
-        ]
-        position = slot.end
-    return ClozeResult(
-        "".join([*filled, query.text[position:]]), tuple(blanks), Usage(filler.tokens_read, 0)
-    )
+            candidates[number] = filler.calibrate(number, words)
+    best = [group[0].word if group else None for group in candidates]
+    return layout.result(best, candidates, Usage(filler.tokens))
 
 
 class _Filler:
     """One text with its blanks, encoded part by part."""
 
-    def __init__(self, resources: DecoderContext, query: ClozeQuery, layout: Layout) -> None:
-        encode = resources.index.encode
-        self._resources = resources
+    def __init__(self, context: DecoderContext, query: ClozeQuery, layout: Layout) -> None:
+        encode = context.index.encode
+        self._context = context
         self._slots = layout.slots
         self._top_k = query.top_k
-        self._before = encode(layout.before)
-        self._after = [encode(slot.after) for slot in layout.slots]
+        self._parts = [encode(layout.before), *(encode(slot.after) for slot in layout.slots)]
         self._lines = [encode(slot.line) for slot in layout.slots]
-        self.tokens_read = len(self._before) + sum(map(len, self._after))
-        sent = None if query.choices is None else choice_lists(query.choices, len(layout.slots))
-        self._choices = sent
-        texts = [layout.before, *(slot.after for slot in layout.slots)]
-        self._languages = [
-            "zh" if "zh" in {language_at_end(left), language_at_end(right[:8])} else "en"
-            for left, right in pairwise(texts)
-        ]
+        self.tokens = sum(map(len, self._parts))
+        self._choices = None
+        if query.choices is not None:
+            self._choices = choice_lists(query.choices, len(layout.slots))
 
-    def words(
-        self, number: int, fillings: Sequence[tuple[int, ...] | None]
-    ) -> Decoder[list[_Word]]:
-        """Words for one blank, most probable first; of given choices every one."""
-        left, right = self._around(number, fillings)
-        if self._choices is None:
-            words = yield from self._search(number, left, right)
-        else:
-            words = yield from self._score(number, left, right)
-        return sorted(words, key=lambda each: (-each.mass, each.word))
+    def rank(self, number: int, fillings: Sequence[tuple[int, ...] | None]) -> Decoder[list[_Word]]:
+        """Rank the words for one blank, most probable first; of given choices every one.
 
-    def answer(self, number: int, words: Sequence[_Word]) -> list[Filling]:
-        """What is answered of the words for one blank, most probable first.
-
-        Without choices M softmax(s / τ), M being the mass of what was found; with K choices (1 - ε) softmax(s / τ) +
-        ε / K.
+        *fillings* are the tokens in all blanks; a blank with None is read as ``<blank>``.
         """
-        if not words:
-            return []
-        calibration, language = self._resources.calibration, self._languages[number]
-        masses = np.array([each.mass for each in words])
-        sent = None if self._choices is None else self._choices[number]
-        temperature = (
-            calibration.cloze_temperature if sent is None else calibration.choice_temperature
-        )
-        scaled = masses / temperature[language]
-        shares = np.minimum(
-            np.exp(scaled - np.logaddexp.reduce(scaled)), 1.0
-        )  # or 1 + 2e-16 of one alone
-        if sent is None:
-            shares *= min(1.0, float(np.exp(masses).sum()))
-            pairs = zip(words[: self._top_k], shares.tolist(), strict=False)
-            return [Filling(each.word, probability) for each, probability in pairs]
-        lapse = calibration.choice_uniform_mix[language]
-        shares = (1 - lapse) * shares + lapse / len(shares)
-        return [
-            Filling(sent[each.word], share)
-            for each, share in zip(words, shares.tolist(), strict=True)
-        ]
-
-    def _around(
-        self, number: int, fillings: Sequence[tuple[int, ...] | None]
-    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """What the line holds left and right of a blank; a blank without filling is read as ``<blank>``."""
-        left = list(self._before)
+        left = list(self._parts[0])
         for earlier in range(number):
-            left += [*(fillings[earlier] or (BLANK,)), *self._after[earlier]]
+            left += [*(fillings[earlier] or (BLANK,)), *self._parts[earlier + 1]]
         if START in left:
             left = left[len(left) - left[::-1].index(START) :]
         right: list[int] = []
@@ -149,81 +85,108 @@ class _Filler:
             if self._slots[later].line_ends:
                 break
             right += fillings[later + 1] or (BLANK,)
-        return (START, *left[-CONTEXT:]), tuple(right[:CONTEXT])
+        sides = (START, *left[-MAX_SIDE:]), tuple(right[:MAX_SIDE])
+        if self._choices is None:
+            words = yield from self._search(number, sides)
+        else:
+            words = yield from self._score(number, sides, list(self._choices[number]))
+        return sorted(words, key=lambda each: (-each.log_prob, each.word))
+
+    def calibrate(self, number: int, words: Sequence[_Word]) -> list[Filling]:
+        """Return the candidates of one blank, most probable first.
+
+        Found words get M softmax(s / τ), with M their total probability; K choices get
+        (1 - ε) softmax(s / τ) + ε / K.
+        """
+        if not words:
+            return []
+        calibration, language = self._context.calibration, self._slots[number].language
+        open_blank = self._choices is None
+        temperatures = (
+            calibration.cloze_temperature if open_blank else calibration.choice_temperature
+        )
+        log_probs = np.array([each.log_prob for each in words])
+        scaled = log_probs / temperatures[language]
+        probs = np.minimum(np.exp(scaled - np.logaddexp.reduce(scaled)), 1.0)  # or 1 + 2e-16
+        names = {each.word: each.word for each in words}
+        if self._choices is None:
+            probs *= min(1.0, float(np.exp(log_probs).sum()))
+            words = words[: self._top_k]
+        else:
+            mix = calibration.choice_uniform_mix[language]
+            probs = (1 - mix) * probs + mix / len(probs)
+            names = self._choices[number]
+        return [
+            Filling(names[each.word], prob)
+            for each, prob in zip(words, probs.tolist(), strict=False)
+        ]
 
     def _search(
-        self, number: int, left: tuple[int, ...], right: tuple[int, ...]
+        self, number: int, sides: tuple[tuple[int, ...], tuple[int, ...]]
     ) -> Decoder[list[_Word]]:
-        """The most probable words of each length that is tried."""
-        tokenizer, takes = self._resources.tokenizer, self._slots[number].takes
+        """Beam search for the most probable words of each length."""
+        tokenizer, takes = self._context.tokenizer, self._slots[number].takes
         width = max(WIDTH, self._top_k)
         found: dict[str, _Word] = {}
         for length, share in enumerate(LENGTHS, start=1):
             beam: list[tuple[tuple[int, ...], float]] = [((), float(np.log(share)))]
             for position in range(length):
-                rows = yield from ask(
-                    [self._step(left, tokens, length, right) for tokens, _ in beam]
+                rows = yield [_fill(sides, tokens, length) for tokens, _ in beam]
+                log_probs = np.stack(
+                    [row + np.float32(before) for row, (_, before) in zip(rows, beam, strict=True)]
                 )
-                masses = np.stack(
-                    [row + np.float32(mass) for row, (_, mass) in zip(rows, beam, strict=True)]
-                )
-                grown = []
-                # Tokens that do not continue the word are passed over, so more are looked at than are kept.
-                for place in largest(masses.ravel(), 4 * width, -np.inf).tolist():
-                    row, token = divmod(place, masses.shape[1])
+                longer = []
+                # Tokens that do not continue the word are skipped, so look at more than are kept.
+                for place in largest(log_probs.ravel(), 4 * width).tolist():
+                    row, token = divmod(place, log_probs.shape[1])
                     tokens = (*beam[row][0], token)
                     if position == 0 or tokenizer.joins(*tokens[-2:]):
-                        grown.append((tokens, float(masses[row, token])))
-                beam = grown[: 4 * width if position + 1 == length else width]
+                        longer.append((tokens, float(log_probs[row, token])))
+                beam = longer[: 4 * width if position + 1 == length else width]
                 if not beam:
                     break
-            for tokens, mass in beam:
+            for tokens, log_prob in beam:
                 text = tokenizer.decode(tokens)
-                word = text.strip()
-                if any(map(str.isalnum, word)) and "\ufffd" not in word and takes(text):
-                    before = found.get(word)
-                    found[word] = (
-                        _Word(word, mass, tokens) if before is None else _both(before, mass, tokens)
-                    )
-        return sorted(found.values(), key=lambda each: -each.mass)[: max(self._top_k, width)]
+                if is_word(text) and takes(text):
+                    _add(found, text.strip(), log_prob, tokens)
+        return sorted(found.values(), key=lambda each: -each.log_prob)[:width]
 
     def _score(
-        self, number: int, left: tuple[int, ...], right: tuple[int, ...]
+        self, number: int, sides: tuple[tuple[int, ...], tuple[int, ...]], words: Sequence[str]
     ) -> Decoder[list[_Word]]:
-        """Every choice, by all that spells it."""
-        tokenizer, slot = self._resources.tokenizer, self._slots[number]
-        spelled = [
-            (word, tuple(tokenizer.encode(text)))
-            for word in (self._choices or [])[number]
-            for text in slot.spellings(word)
-        ]
-        steps = {(tokens[:k], len(tokens)) for _, tokens in spelled for k in range(len(tokens))}
-        asked = sorted(steps)
-        rows = yield from ask([self._step(left, tokens, length, right) for tokens, length in asked])
-        answers = dict(zip(asked, rows, strict=True))
+        """Score every choice by all spans that spell it."""
+        encode, spellings = self._context.tokenizer.encode, self._slots[number].spellings
+        spelled = [(word, tuple(encode(text))) for word in words for text in spellings(word)]
+        steps = sorted(
+            {(tokens[:k], len(tokens)) for _, tokens in spelled for k in range(len(tokens))}
+        )
+        rows = yield [_fill(sides, tokens, length) for tokens, length in steps]
+        scores = dict(zip(steps, rows, strict=True))
         found: dict[str, _Word] = {}
         for word, tokens in spelled:
             length = len(tokens)
-            mass = float(np.log(LENGTHS[min(length, len(LENGTHS)) - 1]))
-            mass += max(0, length - len(LENGTHS)) * float(np.log(LONGER))
-            mass += sum(float(answers[tokens[:k], length][token]) for k, token in enumerate(tokens))
-            before = found.get(word)
-            found[word] = (
-                _Word(word, mass, tokens) if before is None else _both(before, mass, tokens)
+            log_prob = float(np.log(LENGTHS[min(length, len(LENGTHS)) - 1]))
+            log_prob += max(0, length - len(LENGTHS)) * float(np.log(LONGER))
+            log_prob += sum(
+                float(scores[tokens[:k], length][token]) for k, token in enumerate(tokens)
             )
+            _add(found, word, log_prob, tokens)
         return list(found.values())
 
-    @staticmethod
-    def _step(
-        left: tuple[int, ...], tokens: tuple[int, ...], length: int, right: tuple[int, ...]
-    ) -> Fill:
-        """Ask for the token after *tokens* in a span of *length*."""
-        return Fill(
-            (*left, *tokens, *[BLANK] * (length - len(tokens)), *right), len(left) + len(tokens)
-        )
+
+def _fill(
+    sides: tuple[tuple[int, ...], tuple[int, ...]], tokens: tuple[int, ...], length: int
+) -> Fill:
+    """Request the token after *tokens* in a span of *length*."""
+    left, right = sides
+    blanks = [BLANK] * (length - len(tokens))
+    return Fill((*left, *tokens, *blanks, *right), len(left) + len(tokens))
 
 
-def _both(word: _Word, mass: float, tokens: tuple[int, ...]) -> _Word:
-    """A word that is spelt in a further way."""
-    best = tokens if mass > word.mass else word.tokens
-    return _Word(word.word, float(np.logaddexp(word.mass, mass)), best)
+def _add(found: dict[str, _Word], word: str, log_prob: float, tokens: tuple[int, ...]) -> None:
+    """Add a span to the words found; a word may be spelled in several ways."""
+    before = found.get(word)
+    if before is not None:
+        tokens = tokens if log_prob > before.log_prob else before.tokens
+        log_prob = float(np.logaddexp(before.log_prob, log_prob))
+    found[word] = _Word(word, log_prob, tokens)

@@ -1,76 +1,76 @@
-"""What is typed next: P(word | text), where the text may stop anywhere, inside a word as well.
+"""Predict the next word: P(word | text), for a text that may stop anywhere, also inside a word.
 
-1. *Heal* (:meth:`TokenIndex.heal`): cut the text where nothing that follows can change its tokens; the rest is q.
-2. *Frontier*: token sequences π that spell a proper prefix of q, or q itself, and their mass P(π | left). One is
-   followed where it holds a share of what is known to begin with q; the canonical one first where nothing is.
-3. *Z*: the mass of all that begins with q. The events "π, then a token that reaches over the end of q" and "π spells
-   q" exclude each other, so masses add up.
-4. *Words*: what stands after q is read on until its word has ended. A word of letters ends before the first character
-   that is none; anything else (a Chinese character, word or phrase, punctuation) is as long as its token. A token that
-   ends in letters is taken to end its word as often as it does in the training text; only where the rest of its mass
-   could still make a candidate is it read, and the estimate replaced.
+1. *Heal* (:meth:`TokenIndex.heal`): cut the text where no later character can change its tokens. The
+   rest is the typed prefix q, often an unfinished word, often empty.
+2. *Spell*: a spelling s is a sequence of tokens after the cut that spells q or its beginning. Its
+   probability is P(s | left). Follow the spellings that hold a share of Z:
 
-Probabilities are those of events that exclude each other, over Z: they sum to at most 1.
+       Z = P(q | left) = Σ P(s q | left) + Σ P(s | left) · P(a token that crosses the end of q | left, s)
+
+   with the first sum over spellings of q, the second over spellings of a beginning of q. These events
+   exclude each other, so their probabilities add up.
+3. *Branch*: take the most probable tokens that cross the end of q or follow it. A word of letters ends
+   before the first other character; anything else (a Chinese word, punctuation) is as long as its token.
+4. *Extend*: after a token that ends in letters, its word ends with the probability that it has in the
+   training text. Run the tower over the token only if the rest of its probability could still change
+   the candidates; then the network's own probability replaces the estimate.
+
+    P(word | text) = P(q word, and the word ends | left) / Z
+
+The candidates are events that exclude each other, so they sum to at most 1.
 """
 
 import codecs
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import attrgetter, itemgetter
 
 import numpy as np
 
-from model.decoding.cache_lm import CacheLM
+from model.batching import Decoder
 from model.decoding.context import (
-    CONTEXT,
+    ALL,
+    BYTES,
+    LETTERS,
     DecoderContext,
+    Edge,
+    NextToken,
     largest,
-    most_probable,
-    read_text,
-    salted,
+    load_prefix,
 )
-from model.decoding.prefix_cache import UNASKED, Best, Reading
+from model.decoding.prefix_cache import NOT_SCORED, PrefixNode
 from model.queries import Candidate, PredictQuery, PredictResult, Usage
 from model.runtime import Float32Array, Integers
-from model.steps import Advance, Decoder, Read, ask, read
 from model.text import is_word_character, normalise
 
-# Which tokens may go on: any, those that continue a word of letters, those that spell a byte.
-ALL, LETTERS, BYTES = "all", "letters", "bytes"
-# Tokens that are remembered as the most probable of a reading, unless more are wanted.
-BEST = 32
-# Fewer than a hundred tokens have more than this probability.
-SELECTIVE = 0.01
-
-# Bytes that a token in a list of the most probable takes, with its probability: two objects and two references.
-LISTED = 72
-# Tokens between the last seam and the cut that are read one by one and remembered, with their distributions: most
-# were asked for when the text ended there; a text that was never typed pays for some that nobody needs.
-LEFT = 16
-# A memory of no more tokens than this says too little to be looked at for every key that is pressed.
-MIN_REMEMBERED = 24
+# Tokens between prefix and cut that are run one by one and kept in the tree: most were needed when the
+# text ended there.
+MAX_LEFT = 16
+# Characters of an unfinished word.
+MAX_STEM = 64
 
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
-    """How far the search goes. The defaults suit typing; a reference that is all but exact sets the shares to 0.
+    """Limits of the search. The defaults suit typing; shares of 0 make it almost exact.
 
     Attributes:
-        frontier_share: a frontier sequence is followed if its mass is at least this share of Z so far.
-        frontier_rows: sequences of the frontier that are followed in one round.
-        frontier_rounds: rounds of it.
-        word_share: an unfinished word is read on if its mass, but for the share that is taken to end there, is more
-            than this share of the last candidate's.
-        word_floor: nor if it is less than this probability, whatever the last candidate's.
-        word_rows: unfinished words that are read on in one round.
-        word_rounds: rounds of it, most of which few queries need: one token of the longest word in each.
-        branch_share: a token after it is looked at if their mass is more than this share of the last candidate's.
-        branches: how many such tokens, beside 2 for every candidate wanted: with and without its space.
+        spelling_share: a spelling is followed if its probability exceeds this share of Z so far.
+        spelling_rows: spellings that are followed in one round.
+        spelling_rounds: rounds of that.
+        word_share: a partial word is extended if its probability, without the estimate that it has
+            ended, exceeds this share of the last candidate's.
+        word_floor: and exceeds this probability.
+        word_rows: partial words that are extended in one round.
+        word_rounds: rounds of that, the tokens of the longest word.
+        branch_share: a next token is taken if its probability exceeds this share of the last candidate's.
+        branches: next tokens that are taken, plus 2 for each candidate: with and without a space.
     """
 
-    frontier_share: float = 0.03
-    frontier_rows: int = 16
-    frontier_rounds: int = 6
+    spelling_share: float = 0.03
+    spelling_rows: int = 16
+    spelling_rounds: int = 6
     word_share: float = 1.0
     word_floor: float = 0.02
     word_rows: int = 4
@@ -80,91 +80,319 @@ class SearchOptions:
 
 
 @dataclass(slots=True, eq=False)
-class _Node:
-    """A frontier sequence.
+class Spelling:
+    """Tokens after the cut that spell q or its beginning.
 
     Attributes:
-        spelled: the bytes of q it spells.
-        mass: its probability.
-        reading: after it.
-        reaching: tokens that reach over the end of q from here, (n,).
-        shares: their probabilities, (n,).
+        spelled: bytes of q that they spell.
+        prob: P(tokens | left).
+        node: after them.
+        crossing: tokens that cross the end of q from here, (n,); None if all of q is spelled.
+        crossing_probs: their probabilities, (n,).
+        total: what this spelling adds to Z.
     """
 
     spelled: int
-    mass: float
-    reading: Reading
-    reaching: Integers
-    shares: Float32Array
+    prob: float
+    node: PrefixNode
+    crossing: Integers | None
+    crossing_probs: Float32Array
+    total: float
 
 
 @dataclass(slots=True, eq=False)
-class _Open:
-    """Something after q whose word has not ended.
+class PartialWord:
+    """Characters after the text whose word has not ended.
 
     Attributes:
-        mass: its probability.
-        ended: the share of it that was taken to end here, before its token was read.
-        text: what it adds to the text so far, whole characters.
-        pending: bytes of a character that is not complete.
-        before: the reading before *token*, which is read when its turn comes.
-        token: its last token.
-        begun: characters before the end of the text that its token holds as well.
+        prob: their probability.
+        ended_prob: the part of it that is already counted for a word that ends here, an estimate.
+        suffix: the characters.
+        pending: bytes of an incomplete character after them.
+        node: before *token*.
+        token: the last token, not run yet.
+        typed_prefix: characters at the end of the text that belong to the first token.
     """
 
-    mass: float
-    ended: float
-    text: str
+    prob: float
+    ended_prob: float
+    suffix: str
     pending: bytes
-    before: Reading
+    node: PrefixNode
     token: int
-    begun: str
+    typed_prefix: str
 
 
 def next_words(
-    resources: DecoderContext,
+    context: DecoderContext,
     query: PredictQuery,
     options: SearchOptions | None = None,
     tenant: str = "",
 ) -> Decoder[PredictResult]:
-    """Decode one query; see the module's description.
-
-    Args:
-        resources: of the checkpoint.
-        query: checked (:func:`model.queries.check_query`).
-        options: how far to search; None for the defaults.
-        tenant: whose texts it may find in the cache.
-    """
-    text = normalise(query.text)
-    # What stands before the last seam is settled; only what follows it needs a look.
-    seam = resources.index.last_seam(text)
-    history = normalise(query.history)
-    tenant = salted(tenant, history)
-    prefix, known = yield from read_text(resources, text[:seam], tenant, history)
-    left, middle, rest = resources.index.heal(text[seam:])
-    memory = resources.memory(prefix, MIN_REMEMBERED)
-    search = _Search(resources, text, query.top_k, options or SearchOptions(), memory)
-    start = prefix.reading
+    """Decode one query that is checked already; see the module's docstring."""
+    text, history = normalise(query.text), normalise(query.history)
+    boundary = context.index.last_stable_boundary(text)
+    prefix, cached_tokens = yield from load_prefix(context, text[:boundary], tenant, history)
+    left, canonical, typed_prefix = context.index.heal(text[boundary:])
+    next_token, tree = NextToken(context, prefix, text), prefix.tree
+    search = _Search(context, next_token, text, query.top_k, options or SearchOptions())
     try:
-        yield from search.cross(start, left, middle, rest)
-        yield from search.read_on()
-    finally:  # also where nobody waits any more: what it left in the tree is there
-        if prefix.reading is start:
-            prefix.tree_bytes += search.grown_bytes
-            resources.cache.keep(tenant, prefix)
-    usage = Usage(prefix.tokens + len(left) + len(middle), known + search.known)
-    rows = prefix.tokens - known + search.network_rows
+        yield from search.spell(left, canonical, typed_prefix)
+        yield from search.extend()
+    finally:  # a cancelled query leaves nodes, too
+        if prefix.tree is tree:  # not dropped meanwhile
+            context.cache.put(prefix)
+    tokens = prefix.tokens + len(left) + len(canonical)
     return PredictResult(
-        search.candidates(), usage, text[-1:] != "" and is_word_character(text[-1]), rows
+        search.candidates(),
+        Usage(tokens, cached_tokens + search.cached_tokens),
+        inside_word=search.stem != "",
+        network_rows=prefix.tokens - cached_tokens + next_token.network_rows,
     )
+
+
+class _Search:
+    """The candidates so far, and the partial words that may become candidates.
+
+    Attributes:
+        stem: the letters at the end of the text.
+        cached_tokens: tokens of the text after its prefix that were in the tree.
+    """
+
+    def __init__(
+        self,
+        context: DecoderContext,
+        next_token: NextToken,
+        text: str,
+        top_k: int,
+        options: SearchOptions,
+    ) -> None:
+        self._index = context.index
+        self._surfaces = context.tokenizer.surfaces
+        self._word_end_probs = context.word_end_probs
+        self._next_token = next_token
+        self._top_k = top_k
+        self._options = options
+        self._branches = options.branches + 2 * top_k
+        # By appended text: its probability, then typed prefix and probability of its likeliest token.
+        self._found: dict[str, tuple[float, str, float]] = {}
+        self._partial_words: list[PartialWord] = []
+        self._last_prob = 0.0  # of the last candidate so far
+        self._cutoff = 0.0  # of next tokens
+        self.cached_tokens = 0
+        start = len(text)
+        while start > 0 and len(text) - start < MAX_STEM and is_word_character(text[start - 1]):
+            start -= 1
+        self.stem = text[start:]
+
+    def spell(
+        self, left: Sequence[int], canonical: Sequence[int], typed_prefix: bytes
+    ) -> Decoder[None]:
+        """Follow the spellings of *typed_prefix* (q) after *left*, and branch from each.
+
+        *canonical* is the encoding of q.
+        """
+        options = self._options
+        node = yield from self._run_left(left, len(typed_prefix))
+        spellings = [self._spelling(typed_prefix, 0, 1.0, node)]
+        total = spellings[0].total
+        if not total > 0:  # no token begins with q: follow its own encoding first
+            for token in canonical:
+                last = spellings[-1]
+                self.cached_tokens += token in last.node.children
+                path = last.prob * float(self._next_token.probs(last.node)[token]), last, token
+                spellings += yield from self._follow([path], typed_prefix)
+                total += spellings[-1].total
+        # A path is a spelling and one more token. Its probability bounds what it can add to Z.
+        paths: list[tuple[float, Spelling, int]] = []
+        for n, spelling in enumerate(spellings):
+            followed = canonical[n] if n + 1 < len(spellings) else None
+            paths += self._paths(typed_prefix, spelling, followed)
+        for _ in range(options.spelling_rounds):
+            paths = [path for path in paths if path[0] > options.spelling_share * total]
+            if not paths:
+                break
+            paths.sort(key=itemgetter(0), reverse=True)
+            chosen, paths = paths[: options.spelling_rows], paths[options.spelling_rows :]
+            for spelling in (yield from self._follow(chosen, typed_prefix)):
+                spellings.append(spelling)
+                total += spelling.total
+                paths += self._paths(typed_prefix, spelling)
+        if not total > 0:  # underflow: all that can be said is what follows the encoding of q
+            self._branch(1.0, spellings[len(canonical)].node, ALL)
+            return
+        spellings.sort(key=attrgetter("prob"), reverse=True)
+        for spelling in spellings:
+            self._branch_from(spelling, typed_prefix, spelling.prob / total)
+
+    def _run_left(self, left: Sequence[int], bytes_from_end: int) -> Decoder[PrefixNode]:
+        """Run the tokens between prefix and cut and return the node after them, scored."""
+        node = self._next_token.tree.root
+        if len(left) > MAX_LEFT:  # hundreds of letters without a stable boundary are no word
+            node = yield from self._next_token.run(node, left[:-MAX_LEFT])
+            left = left[-MAX_LEFT:]
+        elif not left:
+            yield from self._next_token.score(node, bytes_from_end)
+        bytes_from_end += sum([len(self._index.spellings[token]) for token in left])
+        for token in left:
+            bytes_from_end -= len(self._index.spellings[token])
+            self.cached_tokens += token in node.children
+            (node,) = yield from self._next_token.expand([Edge(node, token, bytes_from_end)])
+        return node
+
+    def _follow(
+        self, paths: Sequence[tuple[float, Spelling, int]], typed_prefix: bytes
+    ) -> Decoder[list[Spelling]]:
+        """Run the last token of each path."""
+        ends = [path[1].spelled + len(self._index.spellings[path[2]]) for path in paths]
+        nodes = yield from self._next_token.expand(
+            [
+                Edge(before.node, token, len(typed_prefix) - end)
+                for end, (_, before, token) in zip(ends, paths, strict=True)
+            ]
+        )
+        return [
+            self._spelling(typed_prefix, end, path[0], node)
+            for end, path, node in zip(ends, paths, nodes, strict=True)
+        ]
+
+    def _spelling(
+        self, typed_prefix: bytes, spelled: int, prob: float, node: PrefixNode
+    ) -> Spelling:
+        if spelled == len(typed_prefix):
+            return Spelling(spelled, prob, node, None, NOT_SCORED, prob)
+        crossing = self._index.extensions(typed_prefix[spelled:])
+        probs = self._next_token.probs(node)[crossing]
+        return Spelling(spelled, prob, node, crossing, probs, prob * float(np.add.reduce(probs)))
+
+    def _paths(
+        self, typed_prefix: bytes, spelling: Spelling, followed: int | None = None
+    ) -> list[tuple[float, Spelling, int]]:
+        """List (probability, spelling, token) of the tokens that spell more of q, without *followed*."""
+        tokens = self._index.prefixes(typed_prefix[spelling.spelled :])
+        probs = self._next_token.probs(spelling.node)
+        return [
+            (spelling.prob * float(probs[token]), spelling, token)
+            for token in tokens
+            if token != followed
+        ]
+
+    def extend(self) -> Decoder[None]:
+        """Extend partial words until none could still change the candidates, or a limit is reached."""
+        options = self._options
+        for _ in range(options.word_rounds):
+            floor = max(self._last_prob * options.word_share, options.word_floor)
+            self._partial_words.sort(key=lambda word: word.ended_prob - word.prob)
+            chosen = self._partial_words[: options.word_rows]
+            chosen = [word for word in chosen if word.prob - word.ended_prob > floor]
+            if not chosen:
+                break
+            self._partial_words = self._partial_words[len(chosen) :]
+            nodes = yield from self._next_token.expand(
+                [Edge(word.node, word.token, suffix=word.suffix) for word in chosen]
+            )
+            for word, node in zip(chosen, nodes, strict=True):
+                allowed = ALL
+                if word.pending:
+                    allowed = BYTES
+                elif word.suffix[-1:] != " ":  # replace the estimate
+                    allowed = LETTERS
+                    cutoff = self._cutoff / word.prob
+                    top = self._next_token.top(node, LETTERS, cutoff, self._branches)
+                    ended_prob = word.prob * (1.0 - min(1.0, top.total))
+                    self._accept(word.suffix, ended_prob - word.ended_prob, word.typed_prefix)
+                self._branch(word.prob, node, allowed, word.suffix, word.pending)
+
+    def _branch_from(self, spelling: Spelling, typed_prefix: bytes, prob: float) -> None:
+        """Take the tokens that cross the end of q from a spelling, or that follow it."""
+        if not prob > self._cutoff:
+            return
+        if spelling.crossing is None:
+            self._branch(prob, spelling.node, ALL)
+            return
+        rest = typed_prefix[spelling.spelled :]
+        top = largest(spelling.crossing_probs, self._branches, self._cutoff / prob)
+        tokens, probs = spelling.crossing[top].tolist(), spelling.crossing_probs[top].tolist()
+        for token, token_prob in self._above_cutoff(prob, tokens, probs):
+            suffix = self._index.spellings[token][len(rest) :].decode()
+            self._take(token_prob, suffix, spelling.node, token, rest.decode())
+
+    def _branch(
+        self, prob: float, node: PrefixNode, allowed: str, suffix: str = "", pending: bytes = b""
+    ) -> None:
+        """Take the most probable allowed tokens after a node; they follow *suffix* and *pending*."""
+        limit = self._branches
+        top = self._next_token.top(node, allowed, self._cutoff / prob, limit)
+        for token, token_prob in self._above_cutoff(prob, top.tokens[:limit], top.probs[:limit]):
+            if not self._index.is_byte[token]:
+                self._take(token_prob, suffix + self._surfaces[token], node, token)
+                continue
+            spelled = pending + self._index.spellings[token]
+            character = _character(spelled)
+            if character:
+                self._take(token_prob, suffix + character, node, token)
+            elif character is not None and token_prob > self._options.word_floor:
+                word = PartialWord(token_prob, 0.0, suffix, spelled, node, token, "")
+                self._partial_words.append(word)
+
+    def _above_cutoff(
+        self, prob: float, tokens: list[int], probs: list[float]
+    ) -> Iterator[tuple[int, float]]:
+        """Yield (token, probability), most probable first, while they could change the candidates."""
+        for count, (token, token_prob) in enumerate(zip(tokens, probs, strict=True)):
+            if count == self._top_k:
+                self._update_cutoff()
+            if prob * token_prob <= self._cutoff:
+                break
+            yield token, prob * token_prob
+        self._update_cutoff()
+
+    def _update_cutoff(self) -> None:
+        if len(self._found) >= self._top_k:
+            self._last_prob = sorted([found[0] for found in self._found.values()])[-self._top_k]
+            self._cutoff = self._options.branch_share * self._last_prob
+
+    def _take(
+        self, prob: float, suffix: str, node: PrefixNode, token: int, typed_prefix: str = ""
+    ) -> None:
+        """Add characters after the text to the candidates, or to the partial words."""
+        append = first_word(suffix)
+        if append is not None:
+            self._accept(append, prob, typed_prefix)
+            return
+        ended_prob = 0.0
+        if suffix and suffix[-1] != " ":
+            ended_prob = prob * self._word_end_probs[token]
+            if ended_prob > 0:
+                self._accept(suffix, ended_prob, typed_prefix)
+        if prob - ended_prob > self._options.word_floor:
+            word = PartialWord(prob, ended_prob, suffix, b"", node, token, typed_prefix)
+            self._partial_words.append(word)
+
+    def _accept(self, append: str, prob: float, typed_prefix: str) -> None:
+        total, likeliest, highest = self._found.get(append, (0.0, typed_prefix, prob))
+        if prob > highest:
+            likeliest, highest = typed_prefix, prob
+        self._found[append] = total + prob, likeliest, highest
+
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Return the best candidates so far, most probable first, ties in the order of their text."""
+        ranked = sorted(self._found.items(), key=lambda item: (-item[1][0], item[0]))[: self._top_k]
+        found, total = [], 0.0
+        for append, (prob, typed_prefix, _) in ranked:
+            start = self.stem if is_word_character(append[0]) else typed_prefix
+            word = append.lstrip(" ") if append[0] == " " else start + append
+            found.append((word, append, prob))
+            total += prob
+        total = max(1.0, total)  # float32 rows may sum to a little more than 1
+        return tuple([Candidate(word, append, prob / total) for word, append, prob in found])
 
 
 @lru_cache(maxsize=1 << 15)
 def first_word(text: str) -> str | None:
-    """The beginning of *text* up to the end of its first word, spaces before it included; None if it may go on.
+    """Return *text* up to the end of its first word, with the spaces before it; None if it may continue.
 
-    Args:
-        text: whole tokens. A word of letters must be followed by something else to have ended.
+    *text* consists of whole tokens. A word of letters ends before the first other character.
     """
     start = end = len(text) - len(text.lstrip(" "))
     letters = start < len(text) and is_word_character(text[start])
@@ -175,354 +403,9 @@ def first_word(text: str) -> str | None:
     return None if letters or end == start else text
 
 
-def unfinished_word(text: str) -> str:
-    """The letters that *text* ends in, at most 64 of them."""
-    start = len(text)
-    while start > 0 and len(text) - start < 64 and is_word_character(text[start - 1]):
-        start -= 1
-    return text[start:]
-
-
-class _Search:
-    """The state of one search: candidates found so far, and what may still become one.
-
-    Attributes:
-        known: tokens of the text after its last seam that need not have been read now.
-        grown_bytes: what it added to the tree under the prefix.
-        network_rows: tokens that it had read, and distributions that it asked for.
-    """
-
-    def __init__(
-        self,
-        resources: DecoderContext,
-        text: str,
-        top_k: int,
-        options: SearchOptions,
-        memory: CacheLM | None,
-    ) -> None:
-        self._resources = resources
-        self._memory = memory
-        self._rows: dict[Reading, Float32Array] = {}
-        self._text = text
-        self._top_k = top_k
-        self._options = options
-        self._stem = unfinished_word(text)
-        self._branches = options.branches + 2 * top_k
-        # By what is appended: probability, and where the most probable of the words that it makes begins (characters
-        # before the end of the text that its token holds as well), with its share.
-        self._found: dict[str, tuple[float, str, float]] = {}
-        self._open: list[_Open] = []
-        self._last = 0.0  # probability of the last of the candidates that would be answered now
-        self.known = 0
-        self.grown_bytes = 0
-        self.network_rows = 0
-
-    def cross(
-        self, start: Reading, left: Sequence[int], canonical: Sequence[int], rest: bytes
-    ) -> Decoder[None]:
-        """Find everything that begins with *rest* (q), which *canonical* encodes, *left* after *start*."""
-        index = self._resources.index
-        if (
-            len(left) > LEFT
-        ):  # hundreds of letters without a seam are no word: they are read at once, and not kept
-            (state,) = yield from ask([Advance("forward", start.state, tuple(left[:-LEFT]))])
-            self.network_rows += len(left) - LEFT
-            start, left = Reading(state, before=tuple(left[-LEFT - CONTEXT : -LEFT])), left[-LEFT:]
-        behind = sum(len(index.spellings[token]) for token in left) + len(rest)
-        if not left:
-            yield from self._score(start, behind)
-        for token in left:
-            behind -= len(index.spellings[token])
-            self.known += token in start.further
-            (start,) = yield from self._read([(start, token, behind, "")])
-        followed = [self._node(rest, 0, 1.0, start)]
-        total = self._mass_beginning_with(followed[0])
-        if (
-            not total > 0
-        ):  # no token holds what was typed: its own tokens are the first way to look at
-            for token in canonical:
-                before = followed[-1]
-                mass = before.mass * float(self._row(before.reading)[token])
-                self.known += token in before.reading.further
-                spelled = before.spelled + len(index.spellings[token])
-                (reading,) = yield from self._read(
-                    [(before.reading, token, len(rest) - spelled, "")]
-                )
-                followed.append(self._node(rest, spelled, mass, reading))
-                total += self._mass_beginning_with(followed[-1])
-        # Other ways to spell q, the most massive first. A path's mass bounds what it can add to Z.
-        waiting: list[tuple[float, _Node, int]] = []
-        for n, node in enumerate(followed):
-            waiting += self._ways_on(rest, node, canonical[n] if n + 1 < len(followed) else None)
-        for _ in range(self._options.frontier_rounds):
-            waiting = [way for way in waiting if way[0] > self._options.frontier_share * total]
-            if not waiting:
-                break
-            waiting.sort(key=lambda way: -way[0])
-            chosen, waiting = (
-                waiting[: self._options.frontier_rows],
-                waiting[self._options.frontier_rows :],
-            )
-            spelt = [node.spelled + len(index.spellings[token]) for _, node, token in chosen]
-            readings = yield from self._read(
-                [
-                    (node.reading, token, len(rest) - n, "")
-                    for (_, node, token), n in zip(chosen, spelt, strict=True)
-                ]
-            )
-            for (mass, _, _), spelled, reading in zip(chosen, spelt, readings, strict=True):
-                node = self._node(rest, spelled, mass, reading)
-                followed.append(node)
-                total += self._mass_beginning_with(node)
-                waiting += self._ways_on(rest, node, None)
-        if (
-            not total > 0
-        ):  # so improbable that it underflows: what follows the canonical tokens is all there is to say
-            self._branch(1.0, followed[len(canonical)].reading, ALL, "", b"")
-            return
-        followed.sort(key=lambda node: -node.mass)
-        for node in followed:
-            self._reach_over(rest, node, total)
-
-    def read_on(self) -> Decoder[None]:
-        """Read unfinished words on until the candidates are settled, or the options say that it is enough."""
-        for _ in range(self._options.word_rounds):
-            floor = max(self._last * self._options.word_share, self._options.word_floor)
-            self._open.sort(key=lambda unfinished: unfinished.ended - unfinished.mass)
-            chosen = [
-                each
-                for each in self._open[: self._options.word_rows]
-                if each.mass - each.ended > floor
-            ]
-            if not chosen:
-                break
-            self._open = self._open[len(chosen) :]
-            readings = yield from self._read(
-                [(each.before, each.token, 0, each.text) for each in chosen]
-            )
-            for unfinished, reading in zip(chosen, readings, strict=True):
-                self._continue(unfinished, reading)
-
-    def _find_last(self) -> None:
-        if len(self._found) >= self._top_k:
-            self._last = sorted([found[0] for found in self._found.values()])[-self._top_k]
-
-    def candidates(self) -> tuple[Candidate, ...]:
-        """The best candidates so far, most probable first; ties in the order of their text."""
-        ranked = sorted(self._found.items(), key=lambda item: (-item[1][0], item[0]))[: self._top_k]
-        # Single-precision rows may sum to a hair more than 1.
-        total = max(1.0, sum(probability for _, (probability, _, _) in ranked))
-        return tuple(
-            Candidate(self._word(append, begun), append, probability / total)
-            for append, (probability, begun, _) in ranked
-        )
-
-    def _read(self, wanted: Sequence[tuple[Reading, int, int, str]]) -> Decoder[list[Reading]]:
-        """The readings of one token more, with their distributions; the network reads those that are not known.
-
-        Args:
-            wanted: the reading before, the token, and where it ends: so many bytes before the end of the text, or with
-                this text beyond it.
-        """
-        unknown = [each for each in wanted if each[1] not in each[0].further]
-        if unknown:
-            self.network_rows += 2 * len(unknown)
-            temperatures = [self._temperature(behind, beyond) for _, _, behind, beyond in unknown]
-            steps = [
-                Read(each[0].state, each[1], t)
-                for each, t in zip(unknown, temperatures, strict=True)
-            ]
-            answers = yield from read(steps)
-            for (before, token, _, _), (state, row) in zip(unknown, answers, strict=True):
-                if (
-                    token not in before.further
-                ):  # another text on the same prefix may have been faster
-                    before.further[token] = Reading(state, row, (*before.before, token)[-CONTEXT:])
-                    self.grown_bytes += state.nbytes + row.nbytes
-        return [before.further[token] for before, token, _, _ in wanted]
-
-    def _score(self, reading: Reading, behind: int) -> Decoder[None]:
-        """Have the distribution of a reading that may lack one: what was read as a whole was not scored."""
-        if reading.row is UNASKED:
-            self.network_rows += 1
-            ((_, row),) = yield from read(
-                [Read(reading.state, None, self._temperature(behind, ""))]
-            )
-            if reading.row is UNASKED:  # another text on the same prefix may have been faster
-                reading.row = row
-                self.grown_bytes += row.nbytes
-
-    def _row(self, reading: Reading) -> Float32Array:
-        """P(next token) after a reading, what is remembered included."""
-        if self._memory is None:
-            return reading.row
-        row = self._rows.get(reading)
-        if row is None:
-            row = self._rows[reading] = self._memory.mix(reading.row, reading.before)
-        return row
-
-    def _temperature(self, behind: int, beyond: str) -> float:
-        """Of what follows the text without its last *behind* bytes, or with *beyond*: each place has one of its own."""
-        before = self._text
-        if behind:
-            data = before.encode()
-            before = data[: len(data) - behind].decode(errors="ignore")
-        return self._resources.next_temperature(before + beyond)
-
-    def _node(self, rest: bytes, spelled: int, mass: float, reading: Reading) -> _Node:
-        tokens = self._resources.index.extending(rest[spelled:]) if spelled < len(rest) else _NONE
-        return _Node(spelled, mass, reading, tokens, self._row(reading)[tokens])
-
-    def _mass_beginning_with(self, node: _Node) -> float:
-        """What a node adds to Z by itself: paths through further nodes are counted there."""
-        return (
-            node.mass * float(np.add.reduce(node.shares))
-            if node.reaching is not _NONE
-            else node.mass
-        )
-
-    def _ways_on(
-        self, rest: bytes, node: _Node, followed: int | None
-    ) -> list[tuple[float, _Node, int]]:
-        """(mass, node, token) of the paths that spell more of q, but for the token that is followed anyhow."""
-        index, row = self._resources.index, self._row(node.reading)
-        tokens = index.prefixes(rest[node.spelled :])
-        return [
-            (node.mass * float(row[token]), node, token) for token in tokens if token != followed
-        ]
-
-    def _reach_over(self, rest: bytes, node: _Node, total: float) -> None:
-        """Take up what reaches over the end of q in one token from a node, or begins there."""
-        mass = node.mass / total
-        if not mass > self._options.branch_share * self._last:
-            return
-        if node.reaching is _NONE:
-            self._branch(mass, node.reading, ALL, "", b"")
-            return
-        index, begun = self._resources.index, rest[node.spelled :]
-        chosen = largest(
-            node.shares, self._branches, self._options.branch_share * self._last / mass
-        )
-        for token, share in self._above_the_bar(
-            mass, node.reaching[chosen].tolist(), node.shares[chosen].tolist()
-        ):
-            added = index.spellings[token][len(begun) :].decode()
-            # A node may stand inside a character; the token then is a byte, and reaches over nothing.
-            self._settle(share, added, node.reading, token, begun.decode())
-
-    def _above_the_bar(
-        self, mass: float, tokens: list[int], probabilities: list[float]
-    ) -> Iterator[tuple[int, float]]:
-        """Tokens, most probable first, with their mass, as long as it can matter beside the candidates found so far."""
-        bar = self._options.branch_share * self._last
-        for count, (token, probability) in enumerate(zip(tokens, probabilities, strict=True)):
-            if count == self._top_k:  # there may be enough candidates now to raise it
-                self._find_last()
-                bar = self._options.branch_share * self._last
-            if mass * probability <= bar:
-                break
-            yield token, mass * probability
-        self._find_last()
-
-    def _continue(self, unfinished: _Open, reading: Reading) -> None:
-        """Take up what may follow an unfinished word, its end included."""
-        mass, let_in = unfinished.mass, ALL
-        if unfinished.pending:
-            let_in = BYTES
-        elif unfinished.text[-1:] != " ":
-            let_in = LETTERS
-            goes_on = min(
-                1.0, self._best(reading, LETTERS, self._options.branch_share * self._last / mass)[3]
-            )
-            self._accept(
-                unfinished.text, mass * (1.0 - goes_on) - unfinished.ended, unfinished.begun
-            )
-        self._branch(mass, reading, let_in, unfinished.text, unfinished.pending)
-
-    def _best(self, reading: Reading, let_in: str, bar: float) -> Best:
-        """The most probable tokens after a reading, those above *bar* at least; later keystrokes ask for them again."""
-        best = reading.best.get(let_in)
-        if best is None or (bar < best[2] and len(best[0]) < self._branches):
-            bar *= 0.999  # a token at the bar, give or take its rounding, must not come and go with what is remembered
-            index, row = self._resources.index, self._row(reading)
-            among = (
-                None
-                if let_in == ALL
-                else index.starts_letter
-                if let_in == LETTERS
-                else index.is_byte
-            )
-            share = 1.0 if among is None else float(np.add.reduce(row * among))
-            if bar < SELECTIVE:
-                count = max(self._branches, BEST)
-                tokens = most_probable(row if among is None else row * among, count)
-                bar = float(row[tokens[-1]]) if len(tokens) == count else 0.0
-            else:  # few are above: which of them are let in is soon seen
-                tokens = (row > bar).nonzero()[0]
-                tokens = tokens if among is None else tokens[among[tokens] > 0]
-                tokens = tokens[(-row[tokens]).argsort(kind="stable")]
-            best = reading.best[let_in] = tokens.tolist(), row[tokens].tolist(), bar, share
-            self.grown_bytes += LISTED * len(tokens)
-        return best
-
-    def _branch(
-        self, mass: float, reading: Reading, let_in: str, text: str, pending: bytes
-    ) -> None:
-        """Continue *text* by the most probable tokens after a reading, those that are *let_in* only."""
-        index, tokenizer = self._resources.index, self._resources.tokenizer
-        tokens, probabilities, _, _ = self._best(
-            reading, let_in, self._options.branch_share * self._last / mass
-        )
-        for token, share in self._above_the_bar(
-            mass, tokens[: self._branches], probabilities[: self._branches]
-        ):
-            if not index.is_byte[token]:
-                self._settle(share, text + tokenizer.surfaces[token], reading, token)
-                continue
-            spelled = pending + index.spellings[token]
-            character = _character(spelled)
-            if character:
-                self._settle(share, text + character, reading, token)
-            elif character is not None and share > self._options.word_floor:
-                self._open.append(_Open(share, 0.0, text, spelled, reading, token, ""))
-
-    def _settle(self, mass: float, text: str, before: Reading, token: int, begun: str = "") -> None:
-        """Put a continuation of whole characters where it belongs: among the candidates if its word has ended."""
-        append = first_word(text)
-        if append is not None:
-            self._accept(append, mass, begun)
-            return
-        ended = 0.0
-        if text and text[-1] != " ":  # letters: how often does a word end so?
-            ended = mass * self._resources.word_end_probs[token]
-            if ended > 0:
-                self._accept(text, ended, begun)
-        if mass - ended > self._options.word_floor:
-            self._open.append(_Open(mass, ended, text, b"", before, token, begun))
-
-    def _accept(self, append: str, mass: float, begun: str) -> None:
-        before = self._found.get(append)
-        if before is None:
-            self._found[append] = mass, begun, mass
-        elif mass > before[2]:
-            self._found[append] = before[0] + mass, begun, mass
-        else:
-            self._found[append] = before[0] + mass, before[1], before[2]
-
-    def _word(self, append: str, begun: str) -> str:
-        """The whole word that *append* makes of the text's end."""
-        if append[0] == " ":
-            return append.lstrip(" ")
-        return (self._stem if is_word_character(append[0]) else begun) + append
-
-
-# Nothing reaches over the end of what is spelled to its end.
-_NONE: Integers = np.zeros(0, dtype=np.int64)
-
-
 @lru_cache(maxsize=1 << 12)
 def _character(data: bytes) -> str | None:
-    """The character that *data* spells; empty if it is only begun; None if no character begins so."""
+    """Return the character that *data* spells: empty if incomplete, None if no character begins so."""
     try:
         return codecs.getincrementaldecoder("utf-8")().decode(data)
     except UnicodeDecodeError:

@@ -1,184 +1,219 @@
-"""What was read before, so that a keystroke costs what it adds, however long the text is.
+"""The forward tower's states after texts that were read before, so that a key press costs only what it adds.
 
-A *prefix* is a text from its start; the forward state after it is always that of the encoding of exactly this text, so
-an entry is good for any text that goes on from it at a seam (:meth:`TokenIndex.is_seam`). Under a prefix hangs a tree
-of the few tokens that were tried after it while its next word was typed: their states and distributions.
+A *prefix* is the beginning of a text up to a point that no token can cross
+(:meth:`TokenIndex.is_stable_boundary`). The state after it depends on exactly this text, so it serves
+every text that continues it. Each prefix has a *tree* (a trie over tokens) with the few tokens that
+were tried after it while its next word was typed: their states and distributions.
 
-Nothing here is needed for an answer: what is found is bit for bit what would be computed. One thread owns a cache.
+The cache changes no answer: its values are bit for bit those that would be computed. One thread owns it.
 """
 
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.decoding.cache_lm import REMEMBERED, CacheLM
+from model.decoding.cache_lm import CONTEXT, MAX_TOKENS, CacheLM
 from model.runtime import Float32Array
 
-# A prefix is looked up by its length and its last characters, then compared as a whole.
+# A prefix is looked up by its length and so many last characters, then compared as a whole.
 TAIL = 16
-# How many characters before the end of a text a prefix of it is looked for.
+# A prefix is searched so many characters before the end of a text.
 REACH = 256
-# Bytes of a prefix beside its state and its text: objects, keys, table slots.
+# Bytes of a prefix in addition to its arrays and its text: objects, keys, table slots.
 OVERHEAD = 800
-# Share of the bytes that trees may take; the rest holds bare states, a tenth of the size and good for far longer.
+# Bytes of a token and its probability in a list: two objects and two references.
+LISTED_TOKEN = 72
+# Share of the bytes for trees. The rest is for states alone, a tenth of the size and useful for longer.
 TREES = 0.75
 
-UNASKED: Float32Array = np.zeros(0, dtype=np.float32)
-# Tokens, most probable first, their probabilities, the bar that all above it are here, and the probability of all that
-# were let in.
-Best = tuple[list[int], list[float], float, float]
-
-Written = NDArray[np.uint16]
-
-_Key = tuple[str, int, str]
+NOT_SCORED: Float32Array = np.zeros(0, dtype=np.float32)
 
 
-class Reading:
-    """The forward tower after some tokens, and what was asked of it since.
+class TopTokens(NamedTuple):
+    """The most probable next tokens, most probable first, among those that are allowed.
 
     Attributes:
-        state: flat state, (S,) float32.
-        row: probabilities of the next token by the network, calibrated, (V,) float32; ``UNASKED`` before.
-        before: the last few tokens read.
-        best: the most probable tokens, as they were asked for, by which of them were let in.
-        further: readings of one token more, by its id.
+        tokens: ids.
+        probs: their probabilities.
+        cutoff: every allowed token with a higher probability is in the list.
+        total: probability of all allowed tokens.
     """
 
-    __slots__ = ("before", "best", "further", "row", "state")
+    tokens: list[int]
+    probs: list[float]
+    cutoff: float
+    total: float
+
+
+class PrefixNode:
+    """The forward tower after some tokens. Only :class:`PrefixTree` changes a node.
+
+    Attributes:
+        state: state of the tower, (S,).
+        context: the last tokens, for the cache language model.
+        next_probs: calibrated probabilities of the next token, (V,), or ``NOT_SCORED``.
+        top: the most probable next tokens by name of the allowed ones.
+        children: nodes after one more token, by token.
+    """
+
+    __slots__ = ("children", "context", "next_probs", "state", "top")
 
     def __init__(
-        self, state: Float32Array, row: Float32Array = UNASKED, before: tuple[int, ...] = ()
+        self,
+        state: Float32Array,
+        context: tuple[int, ...],
+        next_probs: Float32Array = NOT_SCORED,
     ) -> None:
         self.state = state
-        self.row = row
-        self.before = before
-        self.best: dict[str, Best] = {}
-        self.further: dict[int, Reading] = {}
+        self.context = context
+        self.next_probs = next_probs
+        self.top: dict[str, TopTokens] = {}
+        self.children: dict[int, PrefixNode] = {}
 
-    def alone(self) -> "Reading":
-        """The same without what follows it: no two prefixes share a tree, or none could say what it holds."""
-        return Reading(self.state, self.row, self.before)
+
+class PrefixTree:
+    """A trie of nodes that counts its own bytes, without the state of its root.
+
+    Of two decoders that compute the same node at the same time, the first one adds it.
+    """
+
+    __slots__ = ("bytes", "cache_lm", "root")
+
+    def __init__(self, root: PrefixNode) -> None:
+        self.root = root
+        self.bytes: int = root.next_probs.nbytes
+        self.cache_lm: CacheLM | None = None
+
+    def expand(
+        self, node: PrefixNode, token: int, state: Float32Array, probs: Float32Array
+    ) -> None:
+        """Add the node after *token*, with its state (S,) and distribution (V,)."""
+        if token not in node.children:
+            context = (*node.context, token)[-CONTEXT:]
+            node.children[token] = PrefixNode(state, context, probs)
+            self.bytes += state.nbytes + probs.nbytes
+
+    def set_next_probs(self, node: PrefixNode, probs: Float32Array) -> None:
+        """Add the distribution (V,) of a node that has none."""
+        if node.next_probs is NOT_SCORED:
+            node.next_probs = probs
+            self.bytes += probs.nbytes
+
+    def set_top(self, node: PrefixNode, allowed: str, top: TopTokens) -> None:
+        """Keep the most probable of the tokens that *allowed* names."""
+        before = node.top.get(allowed)
+        node.top[allowed] = top
+        self.bytes += LISTED_TOKEN * (len(top.tokens) - (len(before.tokens) if before else 0))
+
+    def set_cache_lm(self, cache_lm: CacheLM) -> None:
+        """Keep the cache language model of the prefix."""
+        self.cache_lm = cache_lm
+        self.bytes += cache_lm.nbytes
 
 
 class Prefix:
-    """A text that was read from its start, in tokens that end where it ends.
+    """The beginning of a text.
 
     Attributes:
+        owner: texts of another owner never find it.
         text: normalised.
-        tokens: how many it was read as.
-        reading: after it.
-        written: the last tokens that a memory holds of what was written: of the history, and of the text; (n,) uint16.
-        memory: of these, once it was asked for.
-        tree_bytes: what hangs under the reading, kept up by whoever makes it grow.
-        counted_bytes: how much of that the cache has counted.
+        tokens: number of its tokens.
+        tree: what was tried after it.
+        recent: the last tokens that its writer wrote, history included, (n,) uint16.
+        bytes: bytes of everything but the tree.
+        counted_bytes: bytes of the tree that the cache has counted.
     """
 
-    __slots__ = (
-        "bytes",
-        "counted_bytes",
-        "memory",
-        "reading",
-        "text",
-        "tokens",
-        "tree_bytes",
-        "written",
-    )
+    __slots__ = ("bytes", "counted_bytes", "owner", "recent", "text", "tokens", "tree")
 
-    def __init__(self, text: str, tokens: int, reading: Reading, written: Written) -> None:
+    def __init__(
+        self, owner: str, text: str, tokens: int, root: PrefixNode, recent: NDArray[np.uint16]
+    ) -> None:
+        self.owner = owner
         self.text = text
         self.tokens = tokens
-        self.reading = reading
-        self.written = written[-REMEMBERED:]
-        self.memory: CacheLM | None = None
-        self.bytes = reading.state.nbytes + self.written.nbytes + sys.getsizeof(text) + OVERHEAD
-        self.tree_bytes = reading.row.nbytes
+        self.tree = PrefixTree(root)
+        self.recent = recent[-MAX_TOKENS:]
+        self.bytes = root.state.nbytes + self.recent.nbytes + sys.getsizeof(text) + OVERHEAD
         self.counted_bytes = 0
 
 
 class PrefixCache:
-    """Prefixes, least recently used dropped first: their trees, and later the prefixes themselves.
+    """The most recently used prefixes. Trees are dropped first, later the prefixes themselves.
 
     Args:
-        max_bytes: what all entries may take together, as far as they are counted: texts, states and distributions, and
-            a round sum for the objects; 0 keeps nothing.
+        max_bytes: limit of texts, states and distributions; 0 keeps nothing.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self._prefixes: OrderedDict[_Key, Prefix] = OrderedDict()
-        self._trees: OrderedDict[_Key, Prefix] = OrderedDict()
+        # By owner, length and last characters.
+        self._prefixes: OrderedDict[tuple[str, int, str], Prefix] = OrderedDict()
+        self._trees: OrderedDict[tuple[str, int, str], Prefix] = OrderedDict()
         self._prefix_bytes = 0
         self._tree_bytes = 0
 
     @property
     def bytes(self) -> int:
-        """Bytes that the entries take."""
+        """Bytes of all entries."""
         return self._prefix_bytes + self._tree_bytes
 
     def __len__(self) -> int:
         return len(self._prefixes)
 
-    def find(self, tenant: str, text: str, is_seam: Callable[[str, int], bool]) -> Prefix | None:
-        """The longest known prefix of *text* that ends at a seam of it or at its end.
+    def get(self, owner: str, text: str) -> Prefix | None:
+        """Return the prefix that is exactly *text*."""
+        prefix = self._prefixes.get((owner, len(text), text[-TAIL:]))
+        return prefix if prefix is not None and prefix.text == text else None
 
-        Args:
-            tenant: whose; nobody finds what another has read.
-            text: normalised.
-            is_seam: whether no token reaches over a position of a text.
-        """
+    def find(
+        self, owner: str, text: str, is_stable_boundary: Callable[[str, int], bool]
+    ) -> Prefix | None:
+        """Return the longest prefix of *text* that ends at a stable boundary or at its end."""
         end = len(text)
         for position in range(end, max(0, end - REACH) - 1, -1):
-            if 0 < position < end and not is_seam(text, position):
+            if 0 < position < end and not is_stable_boundary(text, position):
                 continue
-            key = (tenant, position, text[max(0, position - TAIL) : position])
+            key = owner, position, text[max(0, position - TAIL) : position]
             prefix = self._prefixes.get(key)
             if prefix is not None and text.startswith(prefix.text):
                 self._prefixes.move_to_end(key)
                 return prefix
         return None
 
-    def get(self, tenant: str, text: str) -> Prefix | None:
-        """The prefix that is exactly *text*, if it is known."""
-        prefix = self._prefixes.get(_key(tenant, text))
-        return prefix if prefix is not None and prefix.text == text else None
-
-    def keep(self, tenant: str, prefix: Prefix) -> None:
-        """Take *prefix* in, or count anew what hangs under it; then drop what is too much."""
+    def put(self, prefix: Prefix) -> None:
+        """Add *prefix*, or count its tree anew; then drop what exceeds the limit."""
         if not self.max_bytes:
             return
-        key = _key(tenant, prefix.text)
+        key = prefix.owner, len(prefix.text), prefix.text[-TAIL:]
         before = self._prefixes.get(key)
         if before is not prefix:
             if before is not None:
                 self._drop(key)
             self._prefixes[key] = prefix
             self._prefix_bytes += prefix.bytes
-        if prefix.tree_bytes:
-            self._tree_bytes += prefix.tree_bytes - prefix.counted_bytes
-            prefix.counted_bytes = prefix.tree_bytes
+        if prefix.tree.bytes:
+            self._tree_bytes += prefix.tree.bytes - prefix.counted_bytes
+            prefix.counted_bytes = prefix.tree.bytes
             self._trees[key] = prefix
             self._trees.move_to_end(key)
         while self._tree_bytes > self.max_bytes * TREES:
-            self._cut_down(next(iter(self._trees)))
+            self._drop_tree(next(iter(self._trees)))
         while self._prefix_bytes > self.max_bytes * (1 - TREES):
             self._drop(next(iter(self._prefixes)))
 
-    def _cut_down(self, key: _Key) -> None:
+    def _drop_tree(self, key: tuple[str, int, str]) -> None:
+        """Replace a tree. A decoder that works on the old one keeps it."""
         prefix = self._trees.pop(key)
         self._tree_bytes -= prefix.counted_bytes
-        prefix.tree_bytes = prefix.counted_bytes = 0
-        # A decoder may be at work in the tree: it keeps the old one.
-        prefix.reading = Reading(prefix.reading.state, before=prefix.reading.before)
-        prefix.memory = None
+        prefix.counted_bytes = 0
+        prefix.tree = PrefixTree(PrefixNode(prefix.tree.root.state, prefix.tree.root.context))
 
-    def _drop(self, key: _Key) -> None:
+    def _drop(self, key: tuple[str, int, str]) -> None:
         if key in self._trees:
-            self._cut_down(key)
+            self._drop_tree(key)
         self._prefix_bytes -= self._prefixes.pop(key).bytes
-
-
-def _key(tenant: str, text: str) -> _Key:
-    return tenant, len(text), text[-TAIL:]

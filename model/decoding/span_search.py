@@ -1,44 +1,47 @@
-"""Spans for one blank: a search for words, and exact probabilities of given choices. Neither ranks nor rescores them.
+"""Spans for one blank: a search for words, and the probabilities of given choices. No ranking.
 
-Two heads can say what a span begins with and how it goes on: the gap head, which sees both sides and ends a span by
-``<eog>``; and the next head of a forward-only network, which sees the left side and ends a span where its word ends.
+A span of n tokens has the probability
+
+    P(span | left, right) = Π P(token k | left, tokens before k, right) · P(end | left, span, right)
+
+With two towers the gap head gives all factors; ``<eog>`` is the end. A forward-only network has only its
+next head, which does not see the right side; there a span ends where its word ends.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 
+from model.batching import Decoder, RunTower, Score
 from model.config import GAP_POSITIONS
-from model.decoding.cache_lm import CacheLM
-from model.decoding.context import CONTEXT, DecoderContext, largest
+from model.decoding.cache_lm import CONTEXT, CacheLM
+from model.decoding.context import DecoderContext, largest
 from model.runtime import Float32Array
-from model.steps import Advance, Decoder, Gap, Next, Single, ask
 from model.tokenizer import END_OF_GAP
 
-# The longest span that is searched for, in tokens.
-LONGEST = 6
-# Spans that are read on after the first token for each of the first few words wanted; never fewer than words are
-# wanted, or twice as many as are shown, unless they are too far behind.
+# Tokens of the longest span that is searched.
+MAX_SPAN = 6
+# Spans that go on after their first token, for each of the first FEW words wanted. Never fewer than the
+# words wanted, or twice those shown, unless they are too improbable.
 FIRST_WIDTH, FEW = 3, 8
-# Nats behind the best span at which one is not read on, beyond the few that are shown: what it could still become would
-# hardly be rescored. Two more than cloze.FAR_BEHIND: the best one has yet to end, which costs it something.
-FAR_BEHIND = 7.0
+# Nats below the best span at which a span is dropped, unless few are left. Two more than in rescoring
+# (cloze.py): the best span has yet to end, which costs something.
+MAX_GAP = 7.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Span:
-    """Tokens in a blank, and the forward states around each of them.
+    """Tokens in a blank.
 
     Attributes:
         tokens: of the span, (n,).
-        mass: log P, of the tokens so far or of the span with its end.
-        states: forward states before each token and after the last, n + 1 of them.
+        log_prob: log P of the tokens so far, or of the span and its end.
+        states: forward states before each token and after the last, n + 1 of them, (S,) each.
     """
 
     tokens: tuple[int, ...]
-    mass: float
+    log_prob: float
     states: tuple[Float32Array, ...]
 
 
@@ -47,109 +50,77 @@ class Proposal:
     """A word for a blank.
 
     Attributes:
-        word: without spaces around it.
-        mass: log P(word | left, right), summed over the spans that spell it.
-        span: the most probable of those.
+        word: without the spaces around it.
+        log_prob: log P(word | left, right), summed over the spans that spell it.
+        span: the most probable of these.
     """
 
     word: str
-    mass: float
+    log_prob: float
     span: Span
 
 
-class Head(Protocol):
-    """What proposes spans."""
-
-    def step(self, state: Float32Array, position: int) -> Single:
-        """Ask for the token at *position* of a span, from the forward state before it."""
-        ...
-
-    def split(self, tokens: tuple[int, ...], row: Float32Array) -> tuple[float, Float32Array]:
-        """From a row (V,) that was asked for: log P(the span ends here), and log P of each token that goes on, (V,)."""
-        ...
-
-
-class GapHead:
-    """Both sides are seen at once.
+class SpanHead:
+    """The factors of a span's probability.
 
     Args:
-        resources: of the checkpoint.
-        right: backward state after the right side, (S,); None where that is unknown.
+        context: of the checkpoint.
+        right: backward state after the right side, (S,); None if unknown or not used.
         kind: ``WORD`` or ``SPAN`` of :mod:`model.config`.
-        memory: of what stands elsewhere.
+        cache_lm: of the text around the blank.
         before: the last tokens on the left.
     """
 
     def __init__(
         self,
-        resources: DecoderContext,
+        context: DecoderContext,
         right: Float32Array | None,
         kind: int,
-        memory: CacheLM,
-        before: tuple[int, ...],
+        cache_lm: CacheLM,
+        before: Sequence[int],
     ) -> None:
-        self._resources = resources
-        self._memory = memory
-        self._before = before
-        self._right = None if right is None else resources.output("backward", right)
+        self._context = context
+        self._right = None if right is None else right[context.output["backward"]]
         self._kind = kind
+        self._cache_lm = cache_lm
+        self._before = tuple(before[-CONTEXT:])
+        self._two_towers = context.two_towers
 
-    def step(self, state: Float32Array, position: int) -> Single:
-        """See :class:`Head`."""
-        return Gap(
-            self._resources.output("forward", state),
-            self._right,
-            min(position, GAP_POSITIONS - 1),
-            self._kind,
-        )
+    def step(self, state: Float32Array, position: int) -> Score:
+        """Request the token at *position* of a span, from the forward state before it, (S,)."""
+        output = state[self._context.output["forward"]]
+        if not self._two_towers:
+            return Score("next", output)
+        position = min(position, GAP_POSITIONS - 1)
+        return Score("gap", output, right=self._right, position=position, kind=self._kind)
 
-    def split(self, tokens: tuple[int, ...], row: Float32Array) -> tuple[float, Float32Array]:
-        """See :class:`Head`."""
-        goes_on = self._memory.mix_logarithms(row, (*self._before, *tokens)[-CONTEXT:])
-        ends = float(goes_on[END_OF_GAP])
-        goes_on[END_OF_GAP] = -np.inf
-        return ends, goes_on
-
-
-class NextHead:
-    """Only the left side is seen; a span ends where its word does: after letters, if neither letter nor space follows.
-
-    Args:
-        resources: of the checkpoint.
-        one_word: nothing goes on after the end of a word.
-        memory: of what stands elsewhere.
-        before: the last tokens on the left.
-    """
-
-    def __init__(
-        self, resources: DecoderContext, one_word: bool, memory: CacheLM, before: tuple[int, ...]
-    ) -> None:
-        self._resources = resources
-        self._memory = memory
-        self._before = before
-        self._one_word = one_word
-
-    def step(self, state: Float32Array, position: int) -> Single:  # noqa: ARG002 - the protocol's
-        """See :class:`Head`."""
-        return Next(self._resources.output("forward", state))
-
-    def split(self, tokens: tuple[int, ...], row: Float32Array) -> tuple[float, Float32Array]:
-        """See :class:`Head`."""
-        tokenizer = self._resources.tokenizer
-        row = self._memory.mix_logarithms(row, (*self._before, *tokens)[-CONTEXT:])
+    def split(self, tokens: tuple[int, ...], scores: Float32Array) -> tuple[float, Float32Array]:
+        """Return log P(the span ends after *tokens*) and log P of each next token, (V,), from scores (V,)."""
+        log_probs = self._cache_lm.mix_logs(scores, (*self._before, *tokens)[-CONTEXT:])
+        if self._two_towers:
+            end = float(log_probs[END_OF_GAP])
+            log_probs[END_OF_GAP] = -np.inf
+            return end, log_probs
         if not tokens:
-            return -np.inf, row
+            return -np.inf, log_probs
+        # A word of letters ends unless a letter follows, or a space, which still belongs to the word.
+        tokenizer = self._context.tokenizer
         letters = bool(tokenizer.ends_letter[tokens[-1]])
-        # A space of its own may still belong to the word; with it the span is another one.
-        ends = float(np.logaddexp.reduce(row[~tokenizer.continues_word])) if letters else 0.0
-        if not self._one_word:
-            return ends, row
-        return ends, np.where(tokenizer.continues_word & letters, row, np.float32(-np.inf))
+        end = float(np.logaddexp.reduce(log_probs[~tokenizer.continues_word])) if letters else 0.0
+        return end, log_probs
+
+    def continues_word(self, tokens: tuple[int, ...], log_probs: Float32Array) -> Float32Array:
+        """Exclude the tokens that begin another word, if the head would not end the span itself."""
+        if self._two_towers or not tokens:
+            return log_probs
+        tokenizer = self._context.tokenizer
+        allowed = tokenizer.continues_word & bool(tokenizer.ends_letter[tokens[-1]])
+        return np.where(allowed, log_probs, np.float32(-np.inf))
 
 
 def search_words(
-    resources: DecoderContext,
-    head: Head,
+    context: DecoderContext,
+    head: SpanHead,
     state: Float32Array,
     takes: Callable[[str], bool],
     wanted: int,
@@ -158,118 +129,120 @@ def search_words(
     """Beam search for the most probable words of a blank.
 
     Args:
-        resources: of the checkpoint.
-        head: what proposes.
+        context: of the checkpoint.
+        head: scores the spans.
         state: forward state before the blank, (S,).
-        takes: whether a span, with the space that it may end in, can stand in the blank.
-        wanted: how many words; fewer where the beam holds no more.
-        shown: how many of them are worth finding however improbable.
+        takes: returns True if a span, with the space that it may end in, fits the blank.
+        wanted: how many words.
+        shown: how many of them to find however improbable they are.
 
     Returns:
-        Proposals, most probable first; fewer than *wanted* where the others are too far behind. The search ends early
-        when nothing unfinished can still be among them.
+        Proposals, most probable first; fewer than *wanted* if the others are too improbable. The search
+        ends when no unfinished span can still be among them.
     """
     found: dict[str, Proposal] = {}
     beam = [Span((), 0.0, (state,))]
-    for position in range(LONGEST + 1):
-        rows = yield from ask([head.step(span.states[-1], position) for span in beam])
-        masses = np.empty((len(beam), resources.tokenizer.size), dtype=np.float32)
+    for position in range(MAX_SPAN + 1):
+        rows = yield [head.step(span.states[-1], position) for span in beam]
+        log_probs = np.empty((len(beam), context.tokenizer.size), dtype=np.float32)
         for n, (span, row) in enumerate(zip(beam, rows, strict=True)):
-            ends, goes_on = head.split(span.tokens, row)
-            if ends > -np.inf:
-                _note(
-                    found,
-                    resources.tokenizer.decode(span.tokens),
-                    replace(span, mass=span.mass + ends),
-                    takes,
-                )
-            masses[n] = goes_on + np.float32(span.mass)
-        if position == LONGEST:
+            end, following = head.split(span.tokens, row)
+            if end > -np.inf:
+                ended = replace(span, log_prob=span.log_prob + end)
+                _add(found, context.tokenizer.decode(span.tokens), ended, takes)
+            following = head.continues_word(span.tokens, following)
+            log_probs[n] = following + np.float32(span.log_prob)
+        if position == MAX_SPAN:
             break
         width = max(wanted, 2 * shown, FIRST_WIDTH * min(wanted, FEW)) if position == 0 else wanted
-        ranked = sorted((each.mass for each in found.values()), reverse=True)
-        floor = ranked[wanted - 1] if len(ranked) >= wanted else -np.inf
-        if (
-            len(beam) > width
-        ):  # so many rows hold something above this that the rest cannot be among the best
-            floor = max(floor, float(np.sort(masses.max(axis=1))[-width - 1]))
-        flat = largest(masses.ravel(), width, floor)
-        best = max(ranked[0] if ranked else -np.inf, float(masses.max()))
-        close = max(2 * shown, int(np.count_nonzero(masses.ravel()[flat] > best - FAR_BEHIND)))
-        picks = [divmod(place, masses.shape[1]) for place in flat[:close].tolist()]
+        picks = _best(log_probs, found, wanted, width, 2 * shown)
         if not picks:
             break
-        picked = [(n, token, float(masses[n, token])) for n, token in picks]
-        # Rows are 64 KB each at 16,000 tokens, dozens of them in every decoder that waits: none is kept meanwhile.
-        del rows, row, goes_on, masses
-        states = yield from ask(
-            [Advance("forward", beam[n].states[-1], (token,)) for n, token in picks]
-        )
+        # Rows are 64 kB each at 16,000 tokens, dozens in each decoder that waits: keep none meanwhile.
+        del rows, row, following, log_probs
+        states = yield [RunTower("forward", beam[n].states[-1], (token,)) for n, token, _ in picks]
         beam = [
-            Span((*beam[n].tokens, token), mass, (*beam[n].states, after))
-            for (n, token, mass), after in zip(picked, states, strict=True)
+            Span((*beam[n].tokens, token), log_prob, (*beam[n].states, after))
+            for (n, token, log_prob), after in zip(picks, states, strict=True)
         ]
-    return sorted(found.values(), key=lambda each: (-each.mass, each.word))[:wanted]
+    return sorted(found.values(), key=lambda each: (-each.log_prob, each.word))[:wanted]
+
+
+def _best(
+    log_probs: Float32Array, found: dict[str, Proposal], wanted: int, width: int, at_least: int
+) -> list[tuple[int, int, float]]:
+    """Choose (row, token, log P) among unfinished spans (N, V) that may still be among the words wanted."""
+    ranked = sorted((each.log_prob for each in found.values()), reverse=True)
+    floor = ranked[wanted - 1] if len(ranked) >= wanted else -np.inf
+    if len(log_probs) > width:  # so many rows reach a higher value that the rest cannot be chosen
+        floor = max(floor, float(np.sort(log_probs.max(axis=1))[-width - 1]))
+    values = log_probs.ravel()
+    chosen = largest(values, width, floor)
+    best = max(ranked[0] if ranked else -np.inf, float(log_probs.max()))
+    near = int(np.count_nonzero(values[chosen] > best - MAX_GAP))
+    places = [divmod(place, log_probs.shape[1]) for place in chosen[: max(at_least, near)].tolist()]
+    return [(n, token, float(log_probs[n, token])) for n, token in places]
 
 
 def score_choices(
-    head: Head, state: Float32Array, choices: Sequence[tuple[str, Sequence[tuple[int, ...]]]]
+    head: SpanHead, state: Float32Array, choices: Sequence[tuple[str, Sequence[tuple[int, ...]]]]
 ) -> Decoder[list[Proposal]]:
-    """Exact mass of given words; the states and rows of common beginnings are shared.
+    """Score given words exactly. Spans with a common beginning share its states and scores.
 
     Args:
-        head: what proposes.
+        head: scores the spans.
         state: forward state before the blank, (S,).
-        choices: each word, and the spans that spell it, at least one, none empty.
+        choices: each word and the spans that spell it, at least one, none empty.
 
     Returns:
-        One proposal per choice, in their order.
+        One proposal for each choice, in their order.
     """
     spans = [tokens for _, spelled in choices for tokens in spelled]
     beginnings: dict[tuple[int, ...], Span] = {(): Span((), 0.0, (state,))}
     ended: dict[tuple[int, ...], float] = {}
     level: list[tuple[int, ...]] = [()]
     for position in range(max(map(len, spans)) + 1):
-        rows = yield from ask(
-            [head.step(beginnings[tokens].states[-1], position) for tokens in level]
-        )
-        goes_on: dict[tuple[int, ...], Float32Array] = {}
+        rows = yield [head.step(beginnings[tokens].states[-1], position) for tokens in level]
+        following: dict[tuple[int, ...], Float32Array] = {}
         for tokens, row in zip(level, rows, strict=True):
-            ends, goes_on[tokens] = head.split(tokens, row)
-            ended[tokens] = beginnings[tokens].mass + ends
-        level = list(
-            dict.fromkeys(tokens[: position + 1] for tokens in spans if len(tokens) > position)
-        )
-        masses = [
-            beginnings[tokens[:-1]].mass + float(goes_on[tokens[:-1]][tokens[-1]])
-            for tokens in level
+            end, following[tokens] = head.split(tokens, row)
+            ended[tokens] = beginnings[tokens].log_prob + end
+        longer = [tokens[: position + 1] for tokens in spans if len(tokens) > position]
+        level = list(dict.fromkeys(longer))
+        before = [beginnings[tokens[:-1]] for tokens in level]
+        log_probs = [
+            span.log_prob + float(following[span.tokens][tokens[-1]])
+            for span, tokens in zip(before, level, strict=True)
         ]
-        rows, goes_on = (), {}  # not kept while the next tokens are read
-        states = yield from ask(
-            [
-                Advance("forward", beginnings[tokens[:-1]].states[-1], tokens[-1:])
-                for tokens in level
-            ]
-        )
-        for tokens, mass, after in zip(level, masses, states, strict=True):
-            beginnings[tokens] = Span(tokens, mass, (*beginnings[tokens[:-1]].states, after))
+        rows, following = (), {}  # free while the next tokens run
+        states = yield [
+            RunTower("forward", span.states[-1], tokens[-1:])
+            for span, tokens in zip(before, level, strict=True)
+        ]
+        for tokens, span, log_prob, after in zip(level, before, log_probs, states, strict=True):
+            beginnings[tokens] = Span(tokens, log_prob, (*span.states, after))
     proposals = []
     for word, spelled in choices:
-        own = [replace(beginnings[tokens], mass=ended[tokens]) for tokens in spelled]
-        mass = float(np.logaddexp.reduce([span.mass for span in own]))
-        proposals.append(Proposal(word, mass, max(own, key=lambda span: span.mass)))
+        own = [replace(beginnings[tokens], log_prob=ended[tokens]) for tokens in spelled]
+        log_prob = float(np.logaddexp.reduce([span.log_prob for span in own]))
+        proposals.append(Proposal(word, log_prob, max(own, key=lambda span: span.log_prob)))
     return proposals
 
 
-def _note(found: dict[str, Proposal], text: str, span: Span, takes: Callable[[str], bool]) -> None:
-    """Add a span that has ended to what was found, if it is a word and fits its place."""
-    word = text.strip()
-    # A blank asks for a word: spaces or punctuation alone answer nothing, nor does half a character.
-    if not any(map(str.isalnum, word)) or "\ufffd" in word or not takes(text):
+def _add(found: dict[str, Proposal], text: str, span: Span, takes: Callable[[str], bool]) -> None:
+    """Add an ended span to the words found, if it is a word and fits the blank."""
+    if not is_word(text) or not takes(text):
         return
+    word = text.strip()
     before = found.get(word)
     if before is None:
-        found[word] = Proposal(word, span.mass, span)
+        found[word] = Proposal(word, span.log_prob, span)
     else:
-        better = max(span, before.span, key=lambda each: each.mass)
-        found[word] = Proposal(word, float(np.logaddexp(span.mass, before.mass)), better)
+        log_prob = float(np.logaddexp(span.log_prob, before.log_prob))
+        likelier = max(span, before.span, key=lambda each: each.log_prob)
+        found[word] = Proposal(word, log_prob, likelier)
+
+
+def is_word(text: str) -> bool:
+    """Return True for text with a letter or digit and without broken characters."""
+    return any(map(str.isalnum, text)) and "\ufffd" not in text

@@ -1,16 +1,18 @@
-"""Any text at all, asked of a real checkpoint, and any bytes at all, prepared as a corpus: answered or refused by name.
+"""Any text, sent to a service with a real checkpoint, and any bytes, prepared as a corpus: answered or refused.
 
-`make fuzz` does the same to the bundled checkpoint, with FUZZ_CHECKPOINT and FUZZ_EXAMPLES set.
+FUZZ_CHECKPOINT and FUZZ_EXAMPLES choose another checkpoint and more examples.
 """
 
 import asyncio
 import gzip
 import json
 import lzma
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.trial import is_sane
 from service.model_loader import load
 from service.schemas import ClozeAnswer, PredictAnswer, ScoreAnswer
 from service.settings import Settings
@@ -44,6 +45,18 @@ ODD = st.text(
 )
 TEXT = ANY | ODD
 ANSWERS: dict[str, Any] = {"/predict": PredictAnswer, "/cloze": ClozeAnswer, "/score": ScoreAnswer}
+
+
+def is_sane(answer: dict[str, Any]) -> bool:
+    """Return True if probabilities are from 0 to 1 and do not rise, and log-probabilities are finite."""
+    lists = [answer.get("candidates", [])]
+    lists += [blank["candidates"] for blank in answer.get("blanks", [])]
+    for candidates in lists:
+        shares = [candidate["probability"] for candidate in candidates]
+        ordered = all(one >= other for one, other in pairwise(shares))
+        if not (ordered and all(0 <= share <= 1 for share in shares) and sum(shares) <= 1 + 1e-6):
+            return False
+    return "log_probability" not in answer or -math.inf < answer["log_probability"] <= 0
 
 
 class _Service:
@@ -151,7 +164,7 @@ def _ask(
         return []
     assert response.status_code == 200, response.text
     answer = response.json()
-    assert ANSWERS[path].model_validate(answer).model_dump() == answer
+    assert ANSWERS[path].model_validate(answer).model_dump(mode="json") == answer
     results: list[dict[str, Any]] = answer["results"]
     assert all(map(is_sane, results))
     return results

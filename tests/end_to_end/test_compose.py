@@ -1,10 +1,11 @@
-"""`docker-compose up --build` on a real engine: a healthy service, and Prometheus that reads it. Else skipped."""
+"""`docker-compose up --build` on a real Docker engine: HAProxy, a healthy service, Prometheus. Else skipped."""
 
 import os
 import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ from research.quickstart import free_port, post
 from tests.end_to_end.prometheus import eventually, get, query
 
 ROOT = Path(__file__).resolve().parents[2]
-# The engine must have these already: a test downloads nothing of its own accord.
-BASE_IMAGES = ("python:3.11-slim", "prom/prometheus:v3.5.0")
+# The engine must have these already: a test downloads nothing.
+BASE_IMAGES = ("python:3.11-slim", "haproxy:3.2", "prom/prometheus:v3.5.0")
 PROJECT = "lacuna-test"
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A command in the repository's root."""
+    """Run a command in the repository's root."""
     variables = {**os.environ, **environment}
     return subprocess.run(
         command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False
@@ -28,7 +29,7 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def engine_is_ready() -> bool:
-    """Whether there is a Docker engine with the base images, and docker-compose."""
+    """Return True if there are docker-compose and a Docker engine with the base images."""
     if not (shutil.which("docker") and shutil.which("docker-compose")):
         return False
     return run("docker", "image", "inspect", *BASE_IMAGES).returncode == 0
@@ -42,19 +43,19 @@ pytestmark = [
 ]
 
 
+@dataclass(frozen=True)
 class Stack:
-    """What runs: its addresses, and commands inside its containers."""
+    """The addresses of the running proxy and Prometheus, and commands inside the service's container."""
 
-    def __init__(self, service: str, prometheus: str) -> None:
-        self.service = service
-        self.prometheus = prometheus
+    proxy: str
+    prometheus: str
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """Prometheus' answer to an instant query."""
+        """Return Prometheus' answer to an instant query."""
         return query(self.prometheus, expression)
 
     def python(self, code: str) -> str:
-        """What *code* prints when the service's container runs it."""
+        """Return what *code* prints when the service's container runs it."""
         result = run("docker-compose", "-p", PROJECT, "exec", "-T", "service", "python", "-c", code)
         assert result.returncode == 0, result.stderr
         return result.stdout.strip()
@@ -62,7 +63,7 @@ class Stack:
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    """The compose file's containers on free ports; they and their volume are removed afterwards."""
+    """The compose file's containers on free ports; they and their volume are removed at the end."""
     ports = {"LACUNA_PORT": str(free_port()), "PROMETHEUS_PORT": str(free_port())}
     try:
         up = run("docker-compose", "-p", PROJECT, "up", "--build", "--detach", **ports)
@@ -73,17 +74,17 @@ def stack() -> Iterator[Stack]:
 
 
 def test_the_service_answers_and_prometheus_counts_it(stack: Stack) -> None:
-    """Prometheus starts once the service is healthy; its target is up, and a question that was asked is counted."""
-    answer = post(f"{stack.service}/predict", {"text": "I would like a cup of "})
+    """The service answers through HAProxy; Prometheus reads both and counts the question."""
+    answer = post(f"{stack.proxy}/predict", {"text": "I would like a cup of "})
     assert answer["results"][0]["candidates"]
-    assert eventually(lambda: [row["value"][1] for row in stack.query('up{job="lacuna"}')] == ["1"])
+    assert eventually(lambda: [row["value"][1] for row in stack.query("up")] == ["1", "1"])
     counted = 'lacuna_requests_total{route="/predict",status="200"} >= 1'
     assert eventually(lambda: len(stack.query(counted)) == 1)
     assert stack.query("lacuna_model_info")[0]["metric"]["digest"]
 
 
 def test_every_alert_is_loaded_and_quiet(stack: Stack) -> None:
-    """The stack's own Prometheus has read both rule files and evaluates all of them without an error."""
+    """Prometheus has read both rule files and evaluates all rules without an error."""
     written = (ROOT / "deploy" / "alerts.yml").read_text(encoding="utf-8")
     named = set(re.findall(r"^ *- alert: (\w+)$", written, re.MULTILINE))
     assert len(named) >= 9
@@ -107,7 +108,7 @@ def test_every_alert_is_loaded_and_quiet(stack: Stack) -> None:
 
 
 def test_any_user_id_may_run_the_image_within_limits(stack: Stack) -> None:
-    """Under an id that no passwd file knows, locked down, it serves, and it sees its limits."""
+    """The image serves under an unknown user id, locked down, and sees its CPU limit."""
     del stack  # has built the image
     name = f"{PROJECT}-anyone"
     locks = ("--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges")
@@ -129,7 +130,7 @@ def test_any_user_id_may_run_the_image_within_limits(stack: Stack) -> None:
 
 
 def test_the_service_container_is_small_and_locked(stack: Stack) -> None:
-    """Inside: no torch, no training code, no pip; a user without rights, and nothing to write to but /tmp."""
+    """It has no torch, training code or pip, a user without rights, and only /tmp to write to."""
     absent = ("torch", "onnx", "safetensors", "training", "pip")
     assert (
         stack.python(f"import importlib.util as u; print([m for m in {absent} if u.find_spec(m)])")

@@ -98,9 +98,9 @@ def test_real_answers_have_the_documented_form(
     """A real checkpoint's answers hold the fields of the documented types, all of them and no other."""
     documented = {"/predict": PredictAnswer, "/cloze": ClozeAnswer, "/score": ScoreAnswer}[path]
     answer = server.ask("POST", path, body).json()
-    assert documented.model_validate(answer).model_dump() == answer
+    assert documented.model_validate(answer).model_dump(mode="json") == answer
     model = server.ask("GET", "/model").json()
-    assert ModelAnswer.model_validate(model).model_dump() == model
+    assert ModelAnswer.model_validate(model).model_dump(mode="json") == model
     assert {key: model[key] for key in ("name", "version")} == answer["model"]
 
 

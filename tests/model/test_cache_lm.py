@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from model.batching import Scheduler
 from model.decoding.cache_lm import DISCOUNT, EXPONENT, STRENGTHS, WEIGHT, CacheLM
 from model.decoding.next_word import SearchOptions
 from model.decoding.token_index import TokenIndex
 from model.predictor import Predictor
 from model.queries import ClozeQuery, ClozeResult, PredictQuery, PredictResult
 from model.runtime import initial_states
-from model.scheduler import Scheduler
 from model.tokenizer import START
 from tests.fakes import TableRuntime, fake_checkpoint, hand_tokenizer
 
@@ -81,7 +81,7 @@ def test_it_stays_a_distribution(seed: int) -> None:
     mixed = memory.mix(given, written[-3:].tolist())
     assert mixed.sum() == pytest.approx(1, abs=1e-5)
     assert np.allclose(
-        memory.mix_logarithms(np.log(given + 1e-30), written[-3:].tolist())[5:],
+        memory.mix_logs(np.log(given + 1e-30), written[-3:].tolist())[5:],
         np.log(mixed[5:]),
         atol=1e-4,
     )
@@ -91,7 +91,7 @@ def test_it_stays_a_distribution(seed: int) -> None:
 
 def test_only_the_latest_tokens_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was written longer ago is as if it had not been."""
-    monkeypatch.setattr("model.decoding.cache_lm.REMEMBERED", 4)
+    monkeypatch.setattr("model.decoding.cache_lm.MAX_TOKENS", 4)
     late = CacheLM(np.array([5, 5, 5, 6, 7, 8, 9]), BACKGROUND)
     assert np.array_equal(
         late.mix(row(), [6]), CacheLM(np.array([6, 7, 8, 9]), BACKGROUND).mix(row(), [6])
@@ -151,7 +151,7 @@ def test_the_next_token_is_the_networks_corrected_by_what_was_written() -> None:
     )
     del states
     network = np.exp(runtime.next_log_probabilities(outputs[:, -1]))[0]
-    seam = TokenIndex(TOKENIZER).last_seam(text)
+    seam = TokenIndex(TOKENIZER).last_stable_boundary(text)
     settled = np.array([START, *TOKENIZER.encode(text[:seam])])
     expected = CacheLM(settled, TOKENIZER.background).mix(network, tokens[-3:])
     found = {each.append: each.probability for each in predicted(subject, text).candidates}

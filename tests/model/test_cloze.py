@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config import SPAN, WORD, Calibration
-from model.predictor import Blank, ClozeQuery, ClozeResult, Predictor
+from model.predictor import Predictor
+from model.queries import Blank, ClozeQuery, ClozeResult
 from model.runtime import Float32Array
 from model.tokenizer import BLANK, END, END_OF_GAP, FIRST_BYTE, START, Tokenizer
 from tests.fakes import TableRuntime, fake_checkpoint, hand_tokenizer
@@ -194,7 +195,7 @@ def test_proposals_far_behind_keep_their_mass(
     ).blanks
     masses = words(alone)
     best = max(masses.values())
-    monkeypatch.setattr("model.decoding.cloze.FAR_BEHIND", 2.0)
+    monkeypatch.setattr("model.decoding.cloze.MAX_GAP", 2.0)
     (blank,) = fill(
         setting(tokenizer, calibration, seed=3)[0], "go to ____ the .", top_k=100
     ).blanks

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from model.config import Calibration
 from model.decoding.next_word import SearchOptions, first_word
 from model.decoding.token_index import TokenIndex
-from model.predictor import Candidate, Predictor, PredictQuery, PredictResult
+from model.predictor import Predictor
+from model.queries import Candidate, PredictQuery, PredictResult
 from model.text import is_word_character, normalise
 from model.tokenizer import FIRST_BYTE, START, Tokenizer
 from tests.fakes import TableRuntime, fake_checkpoint, hand_tokenizer
@@ -21,7 +22,7 @@ TOKENS = (
     "迟", "迟到", "到", "了", "上学", "。",
 )  # fmt: skip
 EXHAUSTIVE = SearchOptions(
-    frontier_share=0.0, frontier_rows=1000, frontier_rounds=20, word_share=0.0, word_floor=0.0,
+    spelling_share=0.0, spelling_rows=1000, spelling_rounds=20, word_share=0.0, word_floor=0.0,
     word_rows=400, word_rounds=4,
     branch_share=0.0, branches=1000,
 )  # fmt: skip

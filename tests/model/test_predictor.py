@@ -5,15 +5,8 @@ from typing import Any
 import pytest
 
 from model.errors import QueryError, UnsupportedError
-from model.predictor import (
-    ClozeQuery,
-    Limits,
-    Predictor,
-    PredictQuery,
-    PredictResult,
-    Query,
-    ScoreQuery,
-)
+from model.predictor import Predictor
+from model.queries import ClozeQuery, Limits, PredictQuery, PredictResult, Query, ScoreQuery
 from model.runtime import Float32Array
 from tests.fakes import TableRuntime, fake_checkpoint, hand_tokenizer
 
@@ -100,7 +93,7 @@ def test_many_queries_run_through_a_bounded_number_of_decoders(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """More queries than may live at once are taken in as others finish."""
-    monkeypatch.setattr("model.predictor.LIVE", 3)
+    monkeypatch.setattr("model.predictor.MAX_LIVE", 3)
     subject = predictor()
     answers = subject.run([PredictQuery("the ")] * 10)
     assert all(isinstance(answer, PredictResult) for answer in answers)

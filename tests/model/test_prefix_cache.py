@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.decoding.prefix_cache import OVERHEAD, Prefix, PrefixCache, Reading
+from model.batching import Scheduler
+from model.decoding.prefix_cache import OVERHEAD, Prefix, PrefixCache, PrefixNode
 from model.decoding.token_index import TokenIndex
-from model.predictor import ClozeQuery, ClozeResult, Predictor, PredictQuery, PredictResult
-from model.scheduler import Scheduler
+from model.predictor import Predictor
+from model.queries import ClozeQuery, ClozeResult, PredictQuery, PredictResult
 from tests.fakes import TableRuntime, fake_checkpoint, hand_tokenizer
 
 TOKENIZER = hand_tokenizer(
@@ -24,26 +25,26 @@ INDEX = TokenIndex(TOKENIZER)
 
 def prefix(text: str, rows: int = 0) -> Prefix:
     """A prefix with a state of 100 floats and a tree of some distributions of 1,000."""
-    reading = Reading(np.zeros(100, dtype=np.float32))
+    root = PrefixNode(np.zeros(100, dtype=np.float32), ())
+    found = Prefix("", text, len(text), root, np.zeros(0, dtype=np.uint16))
     for token in range(rows):
-        reading.further[token] = Reading(np.zeros(0, dtype=np.float32))
-        reading.further[token].row = np.zeros(1000, dtype=np.float32)
-    found = Prefix(text, len(text), reading, np.zeros(0, dtype=np.uint16))
-    found.tree_bytes = 4000 * rows
+        found.tree.expand(
+            root, token, np.zeros(0, dtype=np.float32), np.zeros(1000, dtype=np.float32)
+        )
     return found
 
 
 def reachable_bytes(cache: PrefixCache) -> int:
     """Bytes of all distributions and states that hang under the prefixes, each counted once."""
     seen: dict[int, int] = {}
-    waiting = [prefix.reading for prefix in cache._prefixes.values()]
+    waiting = [prefix.tree.root for prefix in cache._prefixes.values()]
     while waiting:
-        reading = waiting.pop()
-        if id(reading) not in seen:
-            seen[id(reading)] = reading.row.nbytes
-            for further in reading.further.values():
-                seen[id(further.state)] = further.state.nbytes
-                waiting.append(further)
+        node = waiting.pop()
+        if id(node) not in seen:
+            seen[id(node)] = node.next_probs.nbytes
+            for child in node.children.values():
+                seen[id(child.state)] = child.state.nbytes
+                waiting.append(child)
     return sum(seen.values())
 
 
@@ -79,7 +80,7 @@ def test_longest_prefix_is_found() -> None:
     """Of two texts that begin alike the longer one is where reading goes on."""
     cache = PrefixCache(1 << 20)
     for text in ("go ", "go to "):
-        cache.keep("", prefix(text))
+        cache.put(prefix(text))
     found = cache.find("", "go to the", anywhere)
     assert found is not None and found.text == "go to "
     assert cache.find("", "gone", anywhere) is None
@@ -88,16 +89,16 @@ def test_longest_prefix_is_found() -> None:
 def test_prefix_that_a_token_may_reach_over_is_not_used() -> None:
     """What was read up to a point inside a token of the longer text is no part of its encoding."""
     cache = PrefixCache(1 << 20)
-    cache.keep("", prefix("the"))
-    assert cache.find("", "theatre", INDEX.is_seam) is None
-    assert cache.find("", "the迟", INDEX.is_seam) is not None
-    assert cache.find("", "the", INDEX.is_seam) is not None  # its end is an end again
+    cache.put(prefix("the"))
+    assert cache.find("", "theatre", INDEX.is_stable_boundary) is None
+    assert cache.find("", "the迟", INDEX.is_stable_boundary) is not None
+    assert cache.find("", "the", INDEX.is_stable_boundary) is not None  # its end is an end again
 
 
 def test_other_texts_of_the_same_length_and_ending_are_not_mistaken() -> None:
     """An entry is compared as a whole."""
     cache = PrefixCache(1 << 20)
-    cache.keep("", prefix("A" + "x" * 40))
+    cache.put(prefix("A" + "x" * 40))
     assert cache.find("", "B" + "x" * 41, anywhere) is None
 
 
@@ -121,13 +122,13 @@ def test_least_recently_used_goes_first_and_trees_before_states() -> None:
     cache = PrefixCache(40_000)  # 30,000 bytes of trees: seven distributions
     kept = [prefix(f"text {number}", rows=2) for number in range(5)]
     for each in kept:
-        cache.keep("", each)
+        cache.put(each)
         assert cache.bytes <= 40_000
-    assert [bool(each.reading.further) for each in kept] == [False, False, True, True, True]
+    assert [bool(each.tree.root.children) for each in kept] == [False, False, True, True, True]
     assert len(cache) == 5
     for number in range(100):
         cache.find("", "text 0", anywhere)
-        cache.keep("", prefix(f"more {number}"))
+        cache.put(prefix(f"more {number}"))
         assert cache.bytes <= 40_000
     assert len(cache) == 10_000 // (400 + OVERHEAD + sys.getsizeof("more 10"))
     assert cache.find("", "text 0", anywhere) is not None
@@ -137,7 +138,7 @@ def test_least_recently_used_goes_first_and_trees_before_states() -> None:
 def test_nothing_is_kept_without_memory() -> None:
     """A limit of 0 turns the cache off."""
     cache = PrefixCache(0)
-    cache.keep("", prefix("text"))
+    cache.put(prefix("text"))
     assert (len(cache), cache.bytes) == (0, 0)
 
 
@@ -234,10 +235,12 @@ def test_tokens_are_cut_at_seams(text: str, data: st.DataObject) -> None:
     """Encoding apart what stands before and after any seam is encoding the whole."""
     whole = INDEX.encode(text)
     assert TOKENIZER.decode(whole) == text
-    seams = [position for position in range(1, len(text)) if INDEX.is_seam(text, position)]
+    seams = [
+        position for position in range(1, len(text)) if INDEX.is_stable_boundary(text, position)
+    ]
     if seams:
         seam = data.draw(st.sampled_from(seams))
         assert INDEX.encode(text[:seam]) + INDEX.encode(text[seam:]) == whole
-        assert INDEX.last_seam(text) == seams[-1]
+        assert INDEX.last_stable_boundary(text) == seams[-1]
     else:
-        assert INDEX.last_seam(text) == 0
+        assert INDEX.last_stable_boundary(text) == 0

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from model.predictor import Predictor, ScoreQuery, ScoreResult
+from model.predictor import Predictor
+from model.queries import ScoreQuery, ScoreResult
 from model.text import normalise
 from model.tokenizer import START
 from tests.fakes import TableRuntime, fake_checkpoint, hand_tokenizer

@@ -75,5 +75,5 @@ def test_prefixes_and_extensions_are_found_by_bytes() -> None:
     index = TokenIndex(tokenizer)
     surfaces = [index.spellings[token] for token in index.prefixes(b"the")]
     assert sorted(surfaces) == [b"t", b"t", b"th"]
-    assert [index.spellings[token] for token in index.extending(b"the")] == [b"the "]
+    assert [index.spellings[token] for token in index.extensions(b"the")] == [b"the "]
     assert index.spellings[START] == b"\n"

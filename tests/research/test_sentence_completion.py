@@ -9,8 +9,7 @@ import pytest
 
 from model.config import SPAN, WORD, Calibration
 from model.errors import CorpusError, UnsupportedError
-from model.opening import open_model
-from model.predictor import Predictor
+from model.predictor import Predictor, open_model
 from model.queries import ClozeQuery, ClozeResult
 from research.cloze_benchmarks import BenchmarkQuestion
 from research.sentence_completion import (

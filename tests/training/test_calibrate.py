@@ -15,8 +15,7 @@ from model.checkpoint import load_checkpoint
 from model.config import Calibration
 from model.errors import CheckpointError, LacunaError
 from model.ngram import open_ngram
-from model.opening import open_model
-from model.predictor import Predictor
+from model.predictor import Predictor, open_model
 from model.queries import Blank, ClozeQuery, ClozeResult, Filling, Query, Result, Usage
 from model.runtime import Float32Array, Integers
 from model.tokenizer import Tokenizer

@@ -8,7 +8,7 @@ import pytest
 from model.checkpoint import Checkpoint
 from model.decoding.cloze import RESCORED_BLIND
 from model.errors import CheckpointError
-from model.opening import is_ngram, open_model
+from model.predictor import is_ngram, open_model
 from model.queries import (
     ClozeQuery,
     ClozeResult,

@@ -28,8 +28,7 @@ from model.config import Calibration
 from model.decoding.cloze import RESCORED, RESCORED_BLIND
 from model.errors import CheckpointError
 from model.ngram import DESCRIPTION
-from model.opening import is_ngram, open_model
-from model.predictor import Predictor
+from model.predictor import Predictor, is_ngram, open_model
 from model.queries import ClozeQuery, ClozeResult
 from model.runtime import Runtime, initial_states
 from model.text import LANGUAGES

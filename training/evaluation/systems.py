@@ -11,8 +11,7 @@ from typing import Any, Literal, Protocol
 from model.checkpoint import Capability, Checkpoint
 from model.errors import LacunaError
 from model.ngram import size_in_bytes
-from model.opening import is_ngram, open_model
-from model.predictor import Predictor
+from model.predictor import Predictor, is_ngram, open_model
 from model.queries import Query, Result
 
 CAPABILITIES: tuple[Capability, ...] = ("predict", "score", "cloze")

@@ -10,20 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.batching import CHUNK, Decoder, RunTower, Scheduler, Score, Step, gather
 from model.checkpoint import load_checkpoint
 from model.config import WORD
-from model.predictor import (
-    ClozeQuery,
-    Predictor,
-    PredictQuery,
-    PredictResult,
-    Query,
-    ScoreQuery,
-    Usage,
-)
+from model.predictor import Predictor
+from model.queries import ClozeQuery, PredictQuery, PredictResult, Query, ScoreQuery, Usage
 from model.runtime import Float32Array, OnnxRuntime
-from model.scheduler import CHUNK, Scheduler
-from model.steps import Advance, Decoder, Gap, Next, Read, Step, Trace, ask, read
 from tests.fakes import TableRuntime, fake_checkpoint, hand_tokenizer
 
 TOKENIZER = hand_tokenizer(("a ", "b ", "c "))
@@ -39,7 +31,7 @@ def asking(*lists: Sequence[Step]) -> Decoder[list[list[Float32Array]]]:
     """A decoder that asks for each list in turn and answers all that came."""
     answers: list[list[Float32Array]] = []
     for steps in lists:
-        answers += [list((yield from ask(steps)))]
+        answers += [list((yield steps))]
     return answers
 
 
@@ -57,7 +49,8 @@ def test_steps_of_all_decoders_share_one_call_per_kind() -> None:
     scheduler = Scheduler(table)
     for ticket in range(3):
         scheduler.add(
-            ticket, asking([Advance("forward", STATE, (300 % TOKENIZER.size,)), Next(STATE)])
+            ticket,
+            asking([RunTower("forward", STATE, (300 % TOKENIZER.size,)), Score("next", STATE)]),
         )
     answers = finish(scheduler)
     assert sorted(answers) == [0, 1, 2]
@@ -65,35 +58,29 @@ def test_steps_of_all_decoders_share_one_call_per_kind() -> None:
     assert scheduler.rows == {"forward": 3, "next": 3}
 
 
-@pytest.mark.parametrize("temperature", [1.0, 1.7])
-def test_a_reading_is_scored_in_the_same_round(temperature: float) -> None:
-    """A Read is answered in one round by what an Advance and a Next would say, the logits divided by a temperature."""
+def test_a_state_is_scored_in_the_round_that_computes_it() -> None:
+    """A decoder that runs a tower and then scores the state takes one round."""
     table = runtime()
     scheduler = Scheduler(table)
-    token = 300 % TOKENIZER.size
 
-    def reading() -> Decoder[Any]:
-        return (yield from read([Read(STATE, token, temperature), Read(STATE, None, temperature)]))
+    def decoder() -> Decoder[Float32Array]:
+        (state,) = yield [RunTower("forward", STATE, (261,))]
+        (row,) = yield [Score("next", state)]
+        return row
 
-    scheduler.add("read", reading())
-    ((_, ((state, row), (same, without))),) = scheduler.step()
-    assert table.calls == [("forward", 1), ("next", 2)]
-    assert scheduler.rows == {"forward": 1, "next": 2}
-    scheduler.add("ask", asking([Advance("forward", STATE, (token,)), Next(STATE)]))
-    ((_, ((after, before),)),) = finish(scheduler).items()
-    assert np.array_equal(state, after) and np.array_equal(same, STATE)
-    scores = np.exp(before.astype(np.float64) / temperature)
-    np.testing.assert_allclose(without, scores / scores.sum(), rtol=1e-5)
-    assert row.sum() == pytest.approx(1.0, rel=1e-5)
+    scheduler.add("one", decoder())
+    ((ticket, row),) = scheduler.step()
+    assert (ticket, row.shape) == ("one", (TOKENIZER.size,))
+    assert table.calls == [("forward", 1), ("next", 1)]
 
 
 def test_a_decoder_that_comes_later_joins_the_next_round() -> None:
     """Nobody waits for a batch to be full or to end."""
     table = runtime()
     scheduler = Scheduler(table)
-    scheduler.add("early", asking([Next(STATE)], [Next(STATE)]))
+    scheduler.add("early", asking([Score("next", STATE)], [Score("next", STATE)]))
     assert scheduler.step() == []
-    scheduler.add("late", asking([Next(STATE)]))
+    scheduler.add("late", asking([Score("next", STATE)]))
     assert {ticket for ticket, _ in scheduler.step()} == {"early", "late"}
     assert table.calls == [("next", 1), ("next", 2)]
 
@@ -101,12 +88,12 @@ def test_a_decoder_that_comes_later_joins_the_next_round() -> None:
 def test_results_come_in_the_order_of_the_steps() -> None:
     """Whatever the kinds and lengths, result n answers step n."""
     steps: list[Step] = [
-        Next(STATE, (261, 262)),
-        Advance("forward", STATE, (261, 262, 263)),
-        Trace("backward", STATE, (263, 261)),
-        Gap(STATE, None, 0, WORD),
-        Advance("forward", STATE, ()),
-        Trace("forward", STATE, ()),
+        Score("next", STATE, (261, 262)),
+        RunTower("forward", STATE, (261, 262, 263)),
+        RunTower("backward", STATE, (263, 261), keep_outputs=True),
+        Score("gap", STATE, kind=WORD),
+        RunTower("forward", STATE, ()),
+        RunTower("forward", STATE, (), keep_outputs=True),
     ]
     scheduler = Scheduler(runtime())
     scheduler.add("one", asking(steps))
@@ -123,8 +110,10 @@ def test_a_long_text_does_not_hold_a_short_one_up() -> None:
     """A reading takes part in one chunk per round; a short one beside it is done after the first, in its own call."""
     table = runtime()
     scheduler = Scheduler(table)
-    scheduler.add("long", asking([Trace("forward", STATE, (261,) * (2 * CHUNK + 1))]))
-    scheduler.add("short", asking([Advance("forward", STATE, (262,))]))
+    scheduler.add(
+        "long", asking([RunTower("forward", STATE, (261,) * (2 * CHUNK + 1), keep_outputs=True)])
+    )
+    scheduler.add("short", asking([RunTower("forward", STATE, (262,))]))
     assert [ticket for ticket, _ in scheduler.step()] == ["short"]
     assert table.calls == [("forward", 1), ("forward", 1)]
     ((outputs,),) = finish(scheduler)["long"]
@@ -136,22 +125,20 @@ def test_a_poisoned_decoder_fails_alone() -> None:
     """Whatever a decoder does wrong, by raising or by asking for nonsense, the others get their answers."""
 
     def raising() -> Decoder[None]:
-        yield from ask([Next(STATE)])
+        yield [Score("next", STATE)]
         raise ZeroDivisionError
 
     scheduler = Scheduler(runtime())
     scheduler.add("raises", raising())
-    scheduler.add("shape", asking([Next(np.zeros(3, dtype=np.float32))]))
-    scheduler.add("token", asking([Advance("forward", STATE, (TOKENIZER.size,))]))
-    scheduler.add("only", asking([Next(STATE, (TOKENIZER.size,))]))
-    scheduler.add("cold", asking([Read(STATE, 261, 0.0)]))
-    scheduler.add("good", asking([Next(STATE)], [Next(STATE)]))
+    scheduler.add("shape", asking([Score("next", np.zeros(3, dtype=np.float32))]))
+    scheduler.add("token", asking([RunTower("forward", STATE, (TOKENIZER.size,))]))
+    scheduler.add("only", asking([Score("next", STATE, (TOKENIZER.size,))]))
+    scheduler.add("good", asking([Score("next", STATE)], [Score("next", STATE)]))
     answers = finish(scheduler)
     assert isinstance(answers["raises"], ZeroDivisionError)
     assert isinstance(answers["shape"], ValueError)
     assert isinstance(answers["token"], ValueError)
     assert isinstance(answers["only"], ValueError)
-    assert isinstance(answers["cold"], ValueError)
     assert len(answers["good"]) == 2
 
 
@@ -165,8 +152,10 @@ def test_a_row_that_the_runtime_refuses_fails_alone() -> None:
             return super().next_log_probabilities(outputs)
 
     scheduler = Scheduler(Picky(TOKENIZER))
-    scheduler.add("bad", asking([Next(STATE), Next(np.full(2, np.nan, dtype=np.float32))]))
-    scheduler.add("good", asking([Next(STATE)]))
+    scheduler.add(
+        "bad", asking([Score("next", STATE), Score("next", np.full(2, np.nan, dtype=np.float32))])
+    )
+    scheduler.add("good", asking([Score("next", STATE)]))
     answers = finish(scheduler)
     assert isinstance(answers["bad"], RuntimeError)
     assert answers["good"][0][0].shape == (TOKENIZER.size,)
@@ -179,14 +168,14 @@ def test_a_cancelled_decoder_is_closed_and_forgotten() -> None:
     def watched() -> Decoder[None]:
         try:
             while True:
-                yield from ask([Next(STATE)])
+                yield [Score("next", STATE)]
         finally:
             closed.append(True)
 
     table = runtime()
     scheduler = Scheduler(table)
     scheduler.add("watched", watched())
-    scheduler.add("other", asking([Next(STATE)], [Next(STATE)]))
+    scheduler.add("other", asking([Score("next", STATE)], [Score("next", STATE)]))
     scheduler.step()
     assert scheduler.cancel("watched") and closed == [True]
     assert not scheduler.cancel("watched")
@@ -198,25 +187,62 @@ def test_a_cancelled_decoder_is_closed_and_forgotten() -> None:
 def test_a_ticket_is_used_once_at_a_time() -> None:
     """Two live decoders cannot share a ticket."""
     scheduler = Scheduler(runtime())
-    scheduler.add(1, asking([Next(STATE)]))
+    scheduler.add(1, asking([Score("next", STATE)]))
     with pytest.raises(ValueError, match="ticket"):
         scheduler.add(1, asking())
 
 
 def test_calls_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
     """More rows than one call may hold make more calls, long rows sooner than short ones, and every one is reported."""
-    monkeypatch.setattr("model.scheduler.TOWER_TOKENS", 3)
+    monkeypatch.setattr("model.batching.TOWER_TOKENS", 3)
     seen: list[tuple[str, int]] = []
     table = runtime()
     table.head_rows = 2
     scheduler = Scheduler(table, lambda kind, rows: seen.append((kind, rows)))
-    scheduler.add(1, asking([Next(STATE)] * 5, [Advance("forward", STATE, (261,))] * 4))
+    scheduler.add(1, asking([Score("next", STATE)] * 5, [RunTower("forward", STATE, (261,))] * 4))
     finish(scheduler)
     assert seen == [("next", 2), ("next", 2), ("next", 1), ("forward", 3), ("forward", 1)]
     seen.clear()
-    scheduler.add(2, asking([Advance("forward", STATE, (261, 262))] * 2))
+    scheduler.add(2, asking([RunTower("forward", STATE, (261, 262))] * 2))
     finish(scheduler)
     assert seen == [("forward", 1), ("forward", 1)]
+
+
+def count_up(steps: int) -> Decoder[float]:
+    """Ask *steps* times for one thing and add up what came."""
+    total = 0.0
+    for number in range(steps):
+        (row,) = yield [RunTower("forward", STATE, (number,))]
+        total += float(row[0])
+    return total
+
+
+def test_gather_merges_steps_and_keeps_answers_apart() -> None:
+    """Decoders of different length share their rounds; each gets its own results, answers come in order."""
+    joined = gather([count_up(2), count_up(0), count_up(3)])
+    steps = next(joined)
+    rounds = []
+    with pytest.raises(StopIteration) as stop:
+        while True:
+            rounds.append(len(steps))
+            steps = joined.send(
+                [np.array([10.0 * index + 1], dtype=np.float32) for index in range(len(steps))]
+            )
+    assert rounds == [2, 2, 1]
+    assert stop.value.value == [2.0, 0.0, 11.0 + 11.0 + 1.0]
+
+
+def test_gather_passes_an_error_on() -> None:
+    """One failing part fails the whole: the parts belong to one query."""
+
+    def fail() -> Decoder[float]:
+        yield []
+        raise ValueError("broken")
+
+    joined = gather([count_up(2), fail()])
+    next(joined)
+    with pytest.raises(ValueError, match="broken"):
+        joined.send([STATE])
 
 
 QUERIES: tuple[Query, ...] = (

@@ -1,33 +1,31 @@
 """The same checkpoint in torch, as a competent user would write it: one ``nn.LSTM`` call, the head at the last token.
 
-It answers with the most probable next *tokens*. It heals no unfinished word, joins no tokens to words, keeps no
-states, calibrates nothing: all of that would cost it more.
+It answers with the most probable next *tokens*. It completes no unfinished word, joins no tokens to
+words, keeps no states and calibrates nothing; all of that would cost more.
 """
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from benchmarks.peers.schemas import Candidate
 from model.text import normalise
 from model.tokenizer import START, Tokenizer
-from service.schemas import Candidate
 
-# As good as minus infinity, and representable in int8 kernels' float bias.
+# As good as minus infinity, and an int8 kernel's float bias can hold it.
 _NEVER = -1e4
 
 
 class ForwardNetwork(nn.Module):
-    """Embedding, LSTM, projection, and a head that shares the embedding: shapes as the checkpoint's weights tell."""
+    """Embedding, LSTM, projection, and a head that shares the embedding; sizes are those of the weights."""
 
     def __init__(self, weights: dict[str, Tensor]) -> None:
         super().__init__()
-        layers = sum(
-            name.startswith("forward_tower.") and name.endswith("weight_hh") for name in weights
-        )
+        towers = [name for name in weights if name.startswith("forward_tower.")]
+        layers = sum(name.endswith("weight_hh") for name in towers)
         hidden = weights["forward_tower.0.weight_hh"].shape[1]
         tokens, width = weights["embedding.weight"].shape
         self.embedding = nn.Embedding(tokens, width)
@@ -47,10 +45,10 @@ class ForwardNetwork(nn.Module):
         self.load_state_dict({name: tensor.float() for name, tensor in state.items()})
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Logits of the token after the last one.
+        """Return the logits of the token after the last one.
 
         Args:
-            tokens: (B, T) int64, right-padded.
+            tokens: (B, T) int64, padded on the right.
             lengths: (B,) int64, tokens that count.
 
         Returns:
@@ -67,27 +65,27 @@ class TorchPredictor:
 
     Args:
         checkpoint: a Lacuna checkpoint of an LSTM.
-        precision: ``int8`` quantises LSTM and linear layers dynamically, by torch's own recipe.
+        int8: quantise LSTM and linear layers by torch's own dynamic recipe.
     """
 
-    def __init__(self, checkpoint: Path, precision: Literal["fp32", "int8"] = "fp32") -> None:
+    def __init__(self, checkpoint: Path, int8: bool = False) -> None:
         self._tokenizer = Tokenizer.load(checkpoint / "tokenizer.model")
         network = ForwardNetwork(load_file(checkpoint / "weights.safetensors")).eval()
         shown = torch.tensor([bool(surface.strip()) for surface in self._tokenizer.surfaces])
         with torch.no_grad():  # controls, bytes and spaces are no candidates
             network.head.bias.masked_fill_(~shown, _NEVER)
-        if precision == "int8":
+        if int8:
             quantize: Callable[..., ForwardNetwork] = torch.ao.quantization.quantize_dynamic
             network = quantize(network, {nn.LSTM, nn.Linear}, dtype=torch.qint8)
         self._network = network
 
     def encode(self, text: str) -> list[int]:
-        """A text's tokens after the start of a text."""
+        """Return the tokens of a text, after the token that starts a text."""
         return [START, *self._tokenizer.encode(normalise(text))]
 
     @torch.inference_mode()
     def predict(self, encoded: Sequence[Sequence[int]], top_k: int) -> list[list[Candidate]]:
-        """The *top_k* most probable next tokens of each text, in one call of the network."""
+        """Return the *top_k* most probable next tokens of each text, by one call of the network."""
         lengths = torch.tensor([len(tokens) for tokens in encoded])
         padded = torch.zeros(len(encoded), int(lengths.max()), dtype=torch.int64)
         for row, tokens in enumerate(encoded):

@@ -1,0 +1,101 @@
+"""The systems that are measured, and how each is started."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.processes import HOST, ROOT, Server, ServerError, free_port
+
+# The environment of the peers, made by `make bench`.
+PEERS_PYTHON = ROOT / "benchmarks" / ".venv" / "bin" / "python"
+CHECKPOINT = Path("model", "pretrained", "default")
+FIRST_QUESTION: Mapping[str, Mapping[str, Any]] = {
+    "/predict": {"text": "How are you "},
+    "/cloze": {"text": "我的手机坏了,我打算[MASK]一部新手机。"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """One program to measure.
+
+    Attributes:
+        name: in tables.
+        routes: that it answers.
+        arguments: of its Python; port and checkpoint are added.
+        directory: where it runs.
+        checkpoint: that it serves; None for the bundled one of its directory.
+        python: its interpreter.
+        proxied: if HAProxy is in front of it, on the same CPUs.
+    """
+
+    name: str
+    routes: tuple[str, ...]
+    arguments: tuple[str, ...]
+    directory: Path = ROOT
+    checkpoint: Path | None = None
+    python: Path = Path(sys.executable)
+    proxied: bool = False
+
+    def start(self, cores: Sequence[int], folder: Path, *options: str) -> Server:
+        """Start it on a free port; wait for its first answer with `Server.wait_until_answering`.
+
+        Args:
+            cores: its CPUs.
+            folder: for its log.
+            options: further arguments.
+
+        Raises:
+            ServerError: its interpreter is missing.
+        """
+        if not self.python.exists():
+            raise ServerError(f"{self.name}: {self.python} is missing; run `make bench`")
+        port = free_port()
+        server = Server(port, cores, folder / f"{self.name}-{port}.log")
+        inner = free_port() if self.proxied else port
+        command = [str(self.python), *self.arguments, "--port", str(inner)]
+        checkpoint = self.checkpoint or self.directory / CHECKPOINT
+        command += ["--checkpoint", str(checkpoint), *options]
+        offline = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+        server.run(command, self.directory, offline)
+        if self.proxied:
+            addresses = {
+                "PROXY_ADDRESS": f"{HOST}:{port}",
+                "PROXY_METRICS_ADDRESS": f"{HOST}:{free_port()}",
+                "SERVICE_ADDRESS": f"{HOST}:{inner}",
+            }
+            server.run(["haproxy", "-db", "-f", "deploy/haproxy.cfg"], self.directory, addresses)
+        return server
+
+    @contextmanager
+    def serving(self, cores: Sequence[int], folder: Path, *options: str) -> Iterator[Server]:
+        """Run it, ready, for as long as the block lasts."""
+        server = self.start(cores, folder, *options)
+        try:
+            server.wait_until_answering(self.routes[0], FIRST_QUESTION[self.routes[0]])
+            yield server
+        finally:
+            server.stop()
+
+
+def lacuna(name: str = "lacuna", directory: Path = ROOT, proxied: bool = False) -> System:
+    """Return the service of the checkout in *directory*, with one engine thread."""
+    arguments = ("-m", "service", "--threads", "1")
+    return System(name, ("/predict", "/cloze"), arguments, directory.resolve(), proxied=proxied)
+
+
+def peer(name: str, *routes: str, python: Path = PEERS_PYTHON) -> System:
+    """Return a peer."""
+    return System(name, routes, ("-m", "benchmarks.peers", name), python=python)
+
+
+PEERS = (
+    peer("reference", "/predict", "/cloze", python=Path(sys.executable)),
+    peer("naive", "/predict"),
+    peer("naive-int8", "/predict"),
+    peer("litserve", "/predict"),
+    peer("fill-mask", "/cloze"),
+)

@@ -1,0 +1,371 @@
+"""Decoders, the steps that they request, and the scheduler that batches these steps.
+
+A decoder answers one query. It never calls the network itself, because one call for the rows of many
+queries is far cheaper than many calls. It is a generator that yields steps and receives their results:
+
+    def probability_of(token, context):
+        (state,) = yield [RunTower("forward", context.initial_state, (START,))]
+        (log_probs,) = yield [Score("next", context.output("forward", state))]
+        return np.exp(log_probs[token])
+
+1. ``Scheduler.step`` starts new decoders. Each runs up to its first ``yield``.
+2. The steps of all live decoders are stacked, and each kind of step becomes one call of the runtime.
+3. A decoder whose steps all have results is resumed with ``send(results)``, one array for each step.
+4. It yields further steps, or returns its answer, which ``step`` hands to the caller.
+
+A decoder therefore reads like code for a single text and needs no locks, and batching is written once.
+There is no timer: a batch is what waits when ``step`` is called. Decoders come and go between any two
+rounds. A decoder that raises an error, or requests an impossible step, fails alone.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Generator, Hashable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from model.runtime import Float32Array, Integers, Runtime, Tower
+
+Answer = TypeVar("Answer")
+
+# Tokens of one row in one call. A long text takes several rounds, so that others need not wait for it.
+CHUNK = 64
+# Tokens of one call of a tower, padding included: each takes some 30 kB while it runs.
+TOWER_TOKENS = 512
+
+
+@dataclass(slots=True, eq=False)
+class RunTower:
+    """Run a tower over *tokens* from *state* (S,). The result is the state after them, (S,).
+
+    With *keep_outputs* the result is instead the tower's output after each token, (T, H).
+    """
+
+    tower: Tower
+    state: Float32Array
+    tokens: tuple[int, ...]
+    keep_outputs: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Score:
+    """Score all tokens with one head. The result is their log-probabilities, (V,).
+
+    Attributes:
+        head: ``next`` scores the token after the forward *output*, ``previous`` the one before the
+            backward *output*, and ``gap`` the next token of a gap.
+        output: output of the tower, (H,); for ``gap`` the forward output after all that precedes.
+        only: tokens whose log-probabilities are the result, in this order; None for all.
+        right: for ``gap``, backward output after all that follows the gap, (H,); None if unknown.
+        position: for ``gap``, tokens of the gap that precede.
+        kind: for ``gap``, ``WORD``, ``TOKEN`` or ``SPAN`` of :mod:`model.config`.
+    """
+
+    head: Literal["next", "previous", "gap"]
+    output: Float32Array
+    only: tuple[int, ...] | None = None
+    right: Float32Array | None = None
+    position: int = 0
+    kind: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Fill:
+    """Score the token at index *place* of a whole line that has ``<blank>`` there: log-probabilities (V,).
+
+    Only a stacked bidirectional network supports this step, and it supports no other.
+    """
+
+    tokens: tuple[int, ...]
+    place: int
+
+
+Step = RunTower | Score | Fill
+_Kind = Literal["forward", "backward", "fill", "next", "previous", "gap"]
+Decoder = Generator[Sequence[Step], Sequence[Float32Array], Answer]
+
+
+def gather(decoders: Sequence[Decoder[Answer]]) -> Decoder[list[Answer]]:
+    """Run several decoders of one query at the same time and return their answers, in order."""
+    answers: dict[int, Answer] = {}
+    requests: dict[int, Sequence[Step]] = {}
+    for index, decoder in enumerate(decoders):
+        try:
+            requests[index] = next(decoder)
+        except StopIteration as stop:
+            answers[index] = stop.value
+    while requests:
+        results = yield [step for steps in requests.values() for step in steps]
+        start = 0
+        for index, steps in list(requests.items()):
+            part = results[start : start + len(steps)]
+            start += len(steps)
+            try:
+                requests[index] = decoders[index].send(part)
+            except StopIteration as stop:
+                answers[index] = stop.value
+                del requests[index]
+    return [answers[index] for index in range(len(decoders))]
+
+
+@dataclass(slots=True, eq=False)
+class _Live:
+    """A decoder that has not finished."""
+
+    ticket: Hashable
+    decoder: Decoder[Any]
+    results: list[Float32Array] | None = None  # None: not started
+    waiting: dict[int, "_Row"] = field(default_factory=dict)  # by index of the step
+    error: Exception | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Row:
+    """A step that waits for its call; a long RunTower shrinks to the part that is left."""
+
+    live: _Live
+    index: int
+    step: Any
+    outputs: list[Float32Array] = field(default_factory=list)
+
+
+class Scheduler:
+    """Runs many decoders on one runtime. Not thread-safe: one thread owns it.
+
+    Args:
+        runtime: runs the network.
+        on_call: receives the kind and the number of rows of every runtime call, for histograms.
+
+    Attributes:
+        rows: rows of the network by kind of call: tokens run by ``forward``, ``backward`` and ``fill``,
+            rows scored by ``next``, ``previous`` and ``gap``.
+    """
+
+    def __init__(self, runtime: Runtime, on_call: Callable[[str, int], None] | None = None) -> None:
+        config = runtime.config
+        self.runtime = runtime
+        self.rows: Counter[str] = Counter()
+        self._on_call = on_call
+        self._live: dict[Hashable, _Live] = {}
+        self._vocabulary_size = config.vocabulary_size
+        self._hidden_size = config.hidden_size
+        towers: tuple[Tower, ...] = ("forward", "backward")
+        self._state_sizes = {tower: config.state_size(tower) for tower in towers}
+
+    @property
+    def pending(self) -> int:
+        """Number of decoders that have not finished."""
+        return len(self._live)
+
+    def add(self, ticket: Hashable, decoder: Decoder[Any]) -> None:
+        """Add a decoder; it starts in the next :meth:`step`.
+
+        Args:
+            ticket: names it in the results of :meth:`step` and in :meth:`cancel`.
+            decoder: not yet started.
+
+        Raises:
+            ValueError: a live decoder has this ticket.
+        """
+        if ticket in self._live:
+            raise ValueError("this ticket belongs to a live decoder")
+        self._live[ticket] = _Live(ticket, decoder)
+
+    def cancel(self, ticket: Hashable) -> bool:
+        """Drop a decoder; its steps take part in no further call. Return False if it is not live."""
+        live = self._live.pop(ticket, None)
+        if live is None:
+            return False
+        _close(live)
+        return True
+
+    def step(self) -> list[tuple[Hashable, Any]]:
+        """Run one round: every waiting step takes part in one call, a long RunTower with one chunk.
+
+        Towers run before heads, so a state and its scores take a single round.
+
+        Returns:
+            (ticket, answer or exception) of each decoder that finished in this round.
+        """
+        finished: list[tuple[Hashable, Any]] = []
+        for live in list(self._live.values()):
+            if live.results is None:
+                self._resume(live, finished)
+        for is_head in (False, True):
+            for (kind, exponent), rows in self._waiting_rows(is_head).items():
+                limit = self.runtime.head_rows if is_head else TOWER_TOKENS >> exponent
+                if kind == "fill":  # it does the work of a tower and has the result of a head
+                    limit = max(1, min(limit, self.runtime.head_rows))
+                for start in range(0, len(rows), limit):
+                    part = rows[start : start + limit]
+                    self._run(kind, part)
+                    # Resume at once, so that the arrays of this call are free before the next one.
+                    for row in part:
+                        if row.live.error is not None or not row.live.waiting:
+                            self._resume(row.live, finished)
+        return finished
+
+    def _waiting_rows(self, is_head: bool) -> dict[tuple[_Kind, int], list[_Row]]:
+        """Group the waiting rows of heads or of towers that can share a call.
+
+        The key is the kind of call and, for towers, the number of tokens as an exponent of 2, rounded up.
+        """
+        groups: dict[tuple[_Kind, int], list[_Row]] = {}
+        for live in self._live.values():
+            for row in live.waiting.values():
+                step = row.step
+                key: tuple[_Kind, int]
+                if isinstance(step, Score):
+                    key = step.head, 0
+                elif isinstance(step, RunTower):
+                    key = step.tower, (min(len(step.tokens), CHUNK) - 1).bit_length()
+                else:
+                    key = "fill", (len(step.tokens) - 1).bit_length()
+                if isinstance(step, Score) == is_head:
+                    groups.setdefault(key, []).append(row)
+        return groups
+
+    def _resume(self, live: _Live, finished: list[tuple[Hashable, Any]]) -> None:
+        """Send a decoder its results and accept its next steps, or note that it has finished."""
+        if live.ticket not in self._live:  # it failed earlier in this round
+            return
+        try:
+            if live.error is not None:
+                raise live.error
+            while not live.waiting:  # steps without tokens need no call
+                decoder, results = live.decoder, live.results
+                steps = next(decoder) if results is None else decoder.send(results)
+                live.results = [_NOTHING] * len(steps)
+                for index, step in enumerate(steps):
+                    self._check(step)
+                    if not isinstance(step, RunTower) or step.tokens:
+                        live.waiting[index] = _Row(live, index, step)
+                    elif step.keep_outputs:
+                        live.results[index] = np.zeros((0, self._hidden_size), dtype=np.float32)
+                    else:
+                        live.results[index] = step.state
+        except StopIteration as stop:
+            del self._live[live.ticket]
+            finished.append((live.ticket, stop.value))
+        except Exception as error:  # any error of a decoder is its own answer
+            del self._live[live.ticket]
+            _close(live)
+            finished.append((live.ticket, error))
+
+    def _check(self, step: Step) -> None:
+        """Check a step by itself, before it shares a call with others.
+
+        Raises:
+            ValueError: an array of the wrong shape, an unknown token, or a place outside the line.
+        """
+        arrays: tuple[tuple[Float32Array | None, int], ...] = ()
+        if isinstance(step, Score):
+            arrays = (step.output, self._hidden_size), (step.right, self._hidden_size)
+            tokens = step.only or ()
+        else:
+            tokens = step.tokens
+            if isinstance(step, RunTower):
+                arrays = ((step.state, self._state_sizes[step.tower]),)
+            elif not 0 <= step.place < len(tokens):
+                raise ValueError(f"step has place {step.place} in a line of {len(tokens)} tokens")
+        for array, size in arrays:
+            if array is not None and (array.shape != (size,) or array.dtype != np.float32):
+                raise ValueError(
+                    f"step has an array {array.dtype}{array.shape}; it must be float32({size},)"
+                )
+        if tokens and not 0 <= min(tokens) <= max(tokens) < self._vocabulary_size:
+            raise ValueError(f"step has a token outside the vocabulary of {self._vocabulary_size}")
+
+    def _run(self, kind: _Kind, rows: list[_Row]) -> None:
+        """Make one call. If it fails, try every row alone, so that only the faulty ones fail."""
+        rows = [row for row in rows if row.live.error is None and row.live.ticket in self._live]
+        if not rows:
+            return
+        try:
+            results: Sequence[Float32Array | None]
+            if kind == "fill":
+                network_rows, results = self._fill(rows)
+            elif kind == "forward" or kind == "backward":
+                network_rows, results = self._run_tower(kind, rows)
+            else:
+                network_rows, results = len(rows), self._score(kind, rows)
+        except Exception as error:
+            if len(rows) == 1:
+                rows[0].live.error = error
+                return
+            for row in rows:
+                if row.live.error is None:
+                    self._run(kind, [row])
+            return
+        self.rows[kind] += network_rows
+        if self._on_call is not None:
+            self._on_call(kind, len(rows))
+        for row, result in zip(rows, results, strict=True):
+            if result is not None and row.live.results is not None:
+                row.live.results[row.index] = result
+                del row.live.waiting[row.index]
+
+    def _run_tower(self, tower: Tower, rows: list[_Row]) -> tuple[int, list[Float32Array | None]]:
+        """Run one chunk of each row; return the number of tokens, and a result for each row that is done."""
+        tokens, lengths = _padded([row.step.tokens[:CHUNK] for row in rows])
+        states = np.stack([row.step.state for row in rows])
+        new_states, outputs = self.runtime.advance(tower, states, tokens, lengths)
+        counts: list[int] = lengths.tolist()
+        results: list[Float32Array | None] = []
+        for row, state, output, length in zip(rows, new_states, outputs, counts, strict=True):
+            step, new_state = row.step, state.copy()  # a view would keep the batch alive
+            if step.keep_outputs:
+                row.outputs.append(output[:length].copy())
+            if length < len(step.tokens):
+                row.step = RunTower(tower, new_state, step.tokens[length:], step.keep_outputs)
+                results.append(None)
+            else:
+                results.append(np.concatenate(row.outputs) if step.keep_outputs else new_state)
+        return sum(counts), results
+
+    def _score(self, head: str, rows: list[_Row]) -> list[Float32Array]:
+        outputs = np.stack([row.step.output for row in rows])
+        if head == "next":
+            log_probs = self.runtime.next_log_probabilities(outputs)
+        elif head == "previous":
+            log_probs = self.runtime.previous_log_probabilities(outputs)
+        else:
+            steps: list[Score] = [row.step for row in rows]
+            unknown = np.zeros(self._hidden_size, dtype=np.float32)
+            log_probs = self.runtime.gap_log_probabilities(
+                outputs,
+                np.stack([unknown if step.right is None else step.right for step in steps]),
+                np.array([step.right is not None for step in steps], dtype=np.bool_),
+                np.array([step.position for step in steps], dtype=np.int64),
+                np.array([step.kind for step in steps], dtype=np.int64),
+            )
+        results = list(log_probs)
+        for n, row in enumerate(rows):
+            if row.step.only is not None:
+                results[n] = results[n][list(row.step.only)]
+        return results
+
+    def _fill(self, rows: list[_Row]) -> tuple[int, list[Float32Array]]:
+        tokens, lengths = _padded([row.step.tokens for row in rows])
+        places = np.array([row.step.place for row in rows], dtype=np.int64)
+        log_probs = self.runtime.fill_log_probabilities(tokens, lengths, places)
+        return int(lengths.sum()), list(log_probs)
+
+
+_NOTHING: Float32Array = np.zeros(0, dtype=np.float32)
+
+
+def _padded(lines: Sequence[tuple[int, ...]]) -> tuple[Integers, Integers]:
+    """Return right-padded tokens (N, T) and the number of tokens of each line, (N,)."""
+    lengths = list(map(len, lines))
+    longest = max(lengths)
+    rows = [line + (0,) * (longest - length) for line, length in zip(lines, lengths, strict=True)]
+    return np.array(rows, dtype=np.int64), np.array(lengths, dtype=np.int64)
+
+
+def _close(live: _Live) -> None:
+    """Let a decoder clean up; an error in that is of no interest any more."""
+    with suppress(Exception):
+        live.decoder.close()

@@ -1,0 +1,56 @@
+"""The overload drill counts correctly, and runs on real processes."""
+
+import math
+import shutil
+from collections import Counter
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from benchmarks.open_loop import Outcome
+from benchmarks.overload import OVERLOAD, goodput, measure, overload_table, thin
+from benchmarks.systems import lacuna
+from benchmarks.texts import read_lines
+
+
+def test_goodput_counts_answers_in_time_of_the_last_two_thirds() -> None:
+    """Early, late, unsent and unanswered requests do not count."""
+    times = [float(second) for second in range(30)]
+    latencies = [1.0] * 15 + [2.5] * 4 + [math.inf] * 11
+    waits = [0.0] * 20 + [math.inf] * 10
+    found = goodput(times, Outcome(latencies, waits, Counter({200: 19}), 30.0), 30.0)
+    assert found["goodput_per_second"] == 5 / 20
+    assert found["accepted_p99_seconds"] == 2.5
+    assert (found["offered_per_second"], found["unsent"], found["unanswered"]) == (1, 10, 1)
+    nothing = goodput([20.0], Outcome([math.inf], [0.0], Counter({429: 1}), 30.0), 30.0)
+    assert (nothing["goodput_per_second"], nothing["accepted_p99_seconds"]) == (0, None)
+
+
+def test_a_thinned_stream_has_one_text_of_ten() -> None:
+    """Each group of ten texts gives one, at random."""
+    found = [int(text) for text in islice(thin(map(str, range(10_000)), seed=1), 100)]
+    assert [number // OVERLOAD for number in found] == list(range(100))
+    assert len({number % OVERLOAD for number in found}) == OVERLOAD
+
+
+@pytest.mark.skipif(shutil.which("haproxy") is None, reason="haproxy is not installed")
+def test_overload_of_real_processes(tiny_checkpoint: Path) -> None:
+    """Behind HAProxy and bare, the excess is refused with 429 and the rest is answered."""
+    systems = [
+        replace(lacuna("proxied", proxied=True), checkpoint=tiny_checkpoint),
+        replace(lacuna("bare"), checkpoint=tiny_checkpoint),
+    ]
+    found = measure(systems, read_lines(None), rounds=1, seconds=1.0)
+    assert [(each["system"], each["route"]) for each in found] == [
+        ("proxied", "/predict"),
+        ("bare", "/predict"),
+        ("proxied", "/cloze"),
+        ("bare", "/cloze"),
+    ]
+    for each in found:
+        assert set(each["status"]) <= {"200", "429", "504"}
+        assert each["goodput_per_second"] > 0
+    assert found[0]["status"]["429"] > 0
+    assert overload_table(found).count("\n") == 6
