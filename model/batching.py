@@ -53,22 +53,19 @@ class RunTower:
 class Score:
     """Score all tokens with one head. The result is their log-probabilities, (V,).
 
-    Attributes:
-        head: ``next`` scores the token after the forward *output*, ``previous`` the one before the
-            backward *output*, and ``gap`` the next token of a gap.
-        output: output of the tower, (H,); for ``gap`` the forward output after all that precedes.
-        only: tokens whose log-probabilities are the result, in this order; None for all.
-        right: for ``gap``, backward output after all that follows the gap, (H,); None if unknown.
-        position: for ``gap``, tokens of the gap that precede.
-        kind: for ``gap``, ``WORD``, ``TOKEN`` or ``SPAN`` of :mod:`model.config`.
+    ``next`` scores the token after a forward output, ``previous`` the token before a backward output,
+    and ``gap`` the next token of a gap, from the forward output before it.
     """
 
     head: Literal["next", "previous", "gap"]
-    output: Float32Array
-    only: tuple[int, ...] | None = None
-    right: Float32Array | None = None
-    position: int = 0
-    kind: int = 0
+    output: Float32Array  # (H,)
+    only: tuple[int, ...] | None = None  # the tokens in the result, in this order; None for all
+    # For a gap:
+    right: Float32Array | None = (
+        None  # backward output after all that follows, (H,); None if unknown
+    )
+    position: int = 0  # tokens of the gap that precede
+    kind: int = 0  # WORD, TOKEN or SPAN of model.config
 
 
 @dataclass(slots=True, eq=False)

@@ -20,27 +20,16 @@ _NEAR = 8
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One blank and the text up to the next.
+    """One blank and the text up to the next."""
 
-    Attributes:
-        start: code point of the text as sent at which the blank begins.
-        end: code point after it.
-        spaced: a space follows, which belongs to the word that fills the blank.
-        known: something follows the blank: text, another blank, or another line.
-        after: text up to the next blank or the end, without that space.
-        line: the part of *after* on the line of the blank.
-        line_ends: the line ends after *line*; otherwise another blank follows.
-        language: ``zh`` if Chinese is near on either side, else ``en``.
-    """
-
-    start: int
+    start: int  # code points of the text as sent
     end: int
-    spaced: bool
-    known: bool
-    after: str
-    line: str
-    line_ends: bool
-    language: Language
+    spaced: bool  # a space follows, which belongs to the word that fills the blank
+    known: bool  # something follows: text, another blank, or another line
+    after: str  # text up to the next blank or the end, without that space
+    line: str  # the part of it on the blank's line
+    line_ends: bool  # the line ends after it; otherwise another blank follows
+    language: Language  # zh if Chinese is near on either side
 
     def takes(self, span: str) -> bool:
         """Return True if *span*, with the space that it may end in, fits between left and right."""
@@ -59,16 +48,10 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A text with its blanks.
+    """A text with its blanks."""
 
-    Attributes:
-        text: as sent.
-        before: normalised text before the first blank.
-        slots: the blanks.
-    """
-
-    text: str
-    before: str
+    text: str  # as sent
+    before: str  # normalised text before the first blank
     slots: tuple[Slot, ...]
 
     def result(

@@ -37,20 +37,7 @@ MIN_RECENT = 24
 
 
 class DecoderContext:
-    """A checkpoint as decoders see it; built once, never changed.
-
-    Args:
-        checkpoint: tokenizer, sizes and calibration.
-        cache: prefixes of texts.
-        use_cache_lm: use the cache language model; without it only for comparisons.
-
-    Attributes:
-        index: the tokens by spelling.
-        word_end_probs: by token, the probability that a word ends after it.
-        next_temperature: temperature of the next head by language.
-        initial: by tower, the state before any token, (S,).
-        output: by tower, the part of a state (S,) that the heads score, (H,).
-    """
+    """A checkpoint as decoders see it; built once, never changed."""
 
     def __init__(self, checkpoint: Checkpoint, cache: PrefixCache, use_cache_lm: bool) -> None:
         network = checkpoint.network
@@ -58,12 +45,11 @@ class DecoderContext:
         self.index = TokenIndex(checkpoint.tokenizer)
         self.two_towers = network.architecture == "two_towers"
         self.calibration = checkpoint.calibration
+        self.word_end_probs = checkpoint.word_end_probs  # by token: a word ends after it
         self.cache = cache
-        self.word_end_probs = checkpoint.word_end_probs
         self.use_cache_lm = use_cache_lm
-        self.next_temperature = self.calibration.next_temperature
-        self.initial: dict[Tower, Float32Array] = {}
-        self.output: dict[Tower, slice] = {}
+        self.initial: dict[Tower, Float32Array] = {}  # state before any token, (S,)
+        self.output: dict[Tower, slice] = {}  # part of a state (S,) that the heads score, (H,)
         towers: tuple[Tower, ...] = ("forward", "backward")
         for tower in towers:
             size = network.state_size(tower)
@@ -142,21 +128,14 @@ class Edge(NamedTuple):
 class NextToken:
     """P(next token) at the nodes of a prefix's tree: the network's, corrected by the cache language model.
 
-    Args:
-        context: of the checkpoint.
-        prefix: a prefix of *text*.
-        text: normalised.
-
-    Attributes:
-        tree: keeps nodes and distributions.
-        network_rows: tokens run and distributions scored.
+    *text* is normalised and begins with *prefix*.
     """
 
     def __init__(self, context: DecoderContext, prefix: Prefix, text: str) -> None:
         self._context = context
         self._text = text
         self.tree = prefix.tree
-        self.network_rows = 0
+        self.network_rows = 0  # tokens run and distributions scored
         enough = len(prefix.recent) > MIN_RECENT
         if self.tree.cache_lm is None and context.use_cache_lm and enough:
             recent = prefix.recent.astype(np.int64)
@@ -196,7 +175,8 @@ class NextToken:
         before = self._text
         if bytes_from_end:
             before = before.encode()[:-bytes_from_end].decode(errors="ignore")
-        temperature = self._context.next_temperature[language_at_end(before + suffix)]
+        temperatures = self._context.calibration.next_temperature
+        temperature = temperatures[language_at_end(before + suffix)]
         if temperature == 1.0:
             return np.exp(row)
         # One log-probability is at least -log V: nothing overflows, and not everything vanishes.

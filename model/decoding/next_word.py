@@ -53,74 +53,47 @@ MAX_STEM = 64
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
-    """Limits of the search. The defaults suit typing; shares of 0 make it almost exact.
+    """Limits of the search. The defaults suit typing; with shares of 0 it is almost exact."""
 
-    Attributes:
-        spelling_share: a spelling is followed if its probability exceeds this share of Z so far.
-        spelling_rows: spellings that are followed in one round.
-        spelling_rounds: rounds of that.
-        word_share: a partial word is extended if its probability, without the estimate that it has
-            ended, exceeds this share of the last candidate's.
-        word_floor: and exceeds this probability.
-        word_rows: partial words that are extended in one round.
-        word_rounds: rounds of that, the tokens of the longest word.
-        branch_share: a next token is taken if its probability exceeds this share of the last candidate's.
-        branches: next tokens that are taken, plus 2 for each candidate: with and without a space.
-    """
-
+    # A spelling is followed if its probability exceeds this share of Z so far; so many a round.
     spelling_share: float = 0.03
     spelling_rows: int = 16
     spelling_rounds: int = 6
+    # A partial word is extended if its probability, without the estimate that it has ended, exceeds
+    # word_floor and this share of the last candidate's; so many a round. A round adds one token.
     word_share: float = 1.0
     word_floor: float = 0.02
     word_rows: int = 4
     word_rounds: int = 8
+    # A next token is taken if its probability exceeds this share of the last candidate's; at most so
+    # many, plus 2 for each candidate: with and without a space.
     branch_share: float = 1 / 4
     branches: int = 8
 
 
 @dataclass(slots=True, eq=False)
 class Spelling:
-    """Tokens after the cut that spell q or its beginning.
+    """Tokens after the cut that spell q or its beginning."""
 
-    Attributes:
-        spelled: bytes of q that they spell.
-        prob: P(tokens | left).
-        node: after them.
-        crossing: tokens that cross the end of q from here, (n,); None if all of q is spelled.
-        crossing_probs: their probabilities, (n,).
-        total: what this spelling adds to Z.
-    """
-
-    spelled: int
-    prob: float
-    node: PrefixNode
-    crossing: Integers | None
-    crossing_probs: Float32Array
-    total: float
+    spelled: int  # bytes of q that they spell
+    prob: float  # P(tokens | left)
+    node: PrefixNode  # after the tokens
+    crossing: Integers | None  # next tokens that cross the end of q, (n,); None if q is spelled
+    crossing_probs: Float32Array  # their probabilities, (n,)
+    total: float  # what this spelling adds to Z
 
 
 @dataclass(slots=True, eq=False)
 class PartialWord:
-    """Characters after the text whose word has not ended.
-
-    Attributes:
-        prob: their probability.
-        ended_prob: the part of it that is already counted for a word that ends here, an estimate.
-        suffix: the characters.
-        pending: bytes of an incomplete character after them.
-        node: before *token*.
-        token: the last token, not run yet.
-        typed_prefix: characters at the end of the text that belong to the first token.
-    """
+    """Characters after the text whose word has not ended."""
 
     prob: float
-    ended_prob: float
-    suffix: str
-    pending: bytes
-    node: PrefixNode
-    token: int
-    typed_prefix: str
+    ended_prob: float  # the part of it that counts, as an estimate, for a word that ends here
+    suffix: str  # the characters
+    pending: bytes  # of an incomplete character after them
+    node: PrefixNode  # before the last token
+    token: int  # the last token, not run yet
+    typed_prefix: str  # characters at the end of the text that belong to the first token
 
 
 def next_words(
@@ -129,41 +102,40 @@ def next_words(
     options: SearchOptions | None = None,
     tenant: str = "",
 ) -> Decoder[PredictResult]:
-    """Decode one query that is checked already; see the module's docstring."""
+    """Decode one query, which is checked already."""
     text, history = normalise(query.text), normalise(query.history)
     boundary = context.index.last_stable_boundary(text)
     prefix, cached_tokens = yield from load_prefix(context, text[:boundary], tenant, history)
     left, canonical, typed_prefix = context.index.heal(text[boundary:])
     next_token, tree = NextToken(context, prefix, text), prefix.tree
-    search = _Search(context, next_token, text, query.top_k, options or SearchOptions())
+    search = _Search(context, next_token, typed_prefix, query.top_k, options or SearchOptions())
     try:
-        yield from search.spell(left, canonical, typed_prefix)
+        yield from search.spell(left, canonical)
         yield from search.extend()
     finally:  # a cancelled query leaves nodes, too
         if prefix.tree is tree:  # not dropped meanwhile
             context.cache.put(prefix)
+    start = len(text)
+    while start > 0 and len(text) - start < MAX_STEM and is_word_character(text[start - 1]):
+        start -= 1
+    stem = text[start:]
     tokens = prefix.tokens + len(left) + len(canonical)
     return PredictResult(
-        search.candidates(),
+        search.candidates(stem),
         Usage(tokens, cached_tokens + search.cached_tokens),
-        inside_word=search.stem != "",
+        inside_word=stem != "",
         network_rows=prefix.tokens - cached_tokens + next_token.network_rows,
     )
 
 
 class _Search:
-    """The candidates so far, and the partial words that may become candidates.
-
-    Attributes:
-        stem: the letters at the end of the text.
-        cached_tokens: tokens of the text after its prefix that were in the tree.
-    """
+    """The candidates so far, and the partial words that may become candidates."""
 
     def __init__(
         self,
         context: DecoderContext,
         next_token: NextToken,
-        text: str,
+        typed_prefix: bytes,
         top_k: int,
         options: SearchOptions,
     ) -> None:
@@ -171,6 +143,7 @@ class _Search:
         self._surfaces = context.tokenizer.surfaces
         self._word_end_probs = context.word_end_probs
         self._next_token = next_token
+        self._typed_prefix = typed_prefix
         self._top_k = top_k
         self._options = options
         self._branches = options.branches + 2 * top_k
@@ -179,55 +152,46 @@ class _Search:
         self._partial_words: list[PartialWord] = []
         self._last_prob = 0.0  # of the last candidate so far
         self._cutoff = 0.0  # of next tokens
-        self.cached_tokens = 0
-        start = len(text)
-        while start > 0 and len(text) - start < MAX_STEM and is_word_character(text[start - 1]):
-            start -= 1
-        self.stem = text[start:]
+        self.cached_tokens = 0  # tokens of the text after its prefix that were in the tree
 
-    def spell(
-        self, left: Sequence[int], canonical: Sequence[int], typed_prefix: bytes
-    ) -> Decoder[None]:
-        """Follow the spellings of *typed_prefix* (q) after *left*, and branch from each.
-
-        *canonical* is the encoding of q.
-        """
+    def spell(self, left: Sequence[int], canonical: Sequence[int]) -> Decoder[None]:
+        """Follow the spellings of q after *left*, and branch from each; *canonical* is the encoding of q."""
         options = self._options
-        node = yield from self._run_left(left, len(typed_prefix))
-        spellings = [self._spelling(typed_prefix, 0, 1.0, node)]
+        node = yield from self._run_left(left)
+        spellings = [self._spelling(0, 1.0, node)]
         total = spellings[0].total
         if not total > 0:  # no token begins with q: follow its own encoding first
             for token in canonical:
                 last = spellings[-1]
                 self.cached_tokens += token in last.node.children
                 path = last.prob * float(self._next_token.probs(last.node)[token]), last, token
-                spellings += yield from self._follow([path], typed_prefix)
+                spellings += yield from self._follow([path])
                 total += spellings[-1].total
         # A path is a spelling and one more token. Its probability bounds what it can add to Z.
         paths: list[tuple[float, Spelling, int]] = []
         for n, spelling in enumerate(spellings):
             followed = canonical[n] if n + 1 < len(spellings) else None
-            paths += self._paths(typed_prefix, spelling, followed)
+            paths += self._paths(spelling, followed)
         for _ in range(options.spelling_rounds):
             paths = [path for path in paths if path[0] > options.spelling_share * total]
             if not paths:
                 break
             paths.sort(key=itemgetter(0), reverse=True)
             chosen, paths = paths[: options.spelling_rows], paths[options.spelling_rows :]
-            for spelling in (yield from self._follow(chosen, typed_prefix)):
+            for spelling in (yield from self._follow(chosen)):
                 spellings.append(spelling)
                 total += spelling.total
-                paths += self._paths(typed_prefix, spelling)
+                paths += self._paths(spelling)
         if not total > 0:  # underflow: all that can be said is what follows the encoding of q
             self._branch(1.0, spellings[len(canonical)].node, ALL)
             return
         spellings.sort(key=attrgetter("prob"), reverse=True)
         for spelling in spellings:
-            self._branch_from(spelling, typed_prefix, spelling.prob / total)
+            self._branch_from(spelling, spelling.prob / total)
 
-    def _run_left(self, left: Sequence[int], bytes_from_end: int) -> Decoder[PrefixNode]:
+    def _run_left(self, left: Sequence[int]) -> Decoder[PrefixNode]:
         """Run the tokens between prefix and cut and return the node after them, scored."""
-        node = self._next_token.tree.root
+        node, bytes_from_end = self._next_token.tree.root, len(self._typed_prefix)
         if len(left) > MAX_LEFT:  # hundreds of letters without a stable boundary are no word
             node = yield from self._next_token.run(node, left[:-MAX_LEFT])
             left = left[-MAX_LEFT:]
@@ -240,36 +204,30 @@ class _Search:
             (node,) = yield from self._next_token.expand([Edge(node, token, bytes_from_end)])
         return node
 
-    def _follow(
-        self, paths: Sequence[tuple[float, Spelling, int]], typed_prefix: bytes
-    ) -> Decoder[list[Spelling]]:
+    def _follow(self, paths: Sequence[tuple[float, Spelling, int]]) -> Decoder[list[Spelling]]:
         """Run the last token of each path."""
-        ends = [path[1].spelled + len(self._index.spellings[path[2]]) for path in paths]
-        nodes = yield from self._next_token.expand(
-            [
-                Edge(before.node, token, len(typed_prefix) - end)
-                for end, (_, before, token) in zip(ends, paths, strict=True)
-            ]
-        )
+        edges = []
+        for _, before, token in paths:
+            spelled = before.spelled + len(self._index.spellings[token])
+            edges.append(Edge(before.node, token, len(self._typed_prefix) - spelled))
+        nodes = yield from self._next_token.expand(edges)
         return [
-            self._spelling(typed_prefix, end, path[0], node)
-            for end, path, node in zip(ends, paths, nodes, strict=True)
+            self._spelling(len(self._typed_prefix) - edge.bytes_from_end, path[0], node)
+            for edge, path, node in zip(edges, paths, nodes, strict=True)
         ]
 
-    def _spelling(
-        self, typed_prefix: bytes, spelled: int, prob: float, node: PrefixNode
-    ) -> Spelling:
-        if spelled == len(typed_prefix):
+    def _spelling(self, spelled: int, prob: float, node: PrefixNode) -> Spelling:
+        if spelled == len(self._typed_prefix):
             return Spelling(spelled, prob, node, None, NOT_SCORED, prob)
-        crossing = self._index.extensions(typed_prefix[spelled:])
+        crossing = self._index.extensions(self._typed_prefix[spelled:])
         probs = self._next_token.probs(node)[crossing]
         return Spelling(spelled, prob, node, crossing, probs, prob * float(np.add.reduce(probs)))
 
     def _paths(
-        self, typed_prefix: bytes, spelling: Spelling, followed: int | None = None
+        self, spelling: Spelling, followed: int | None = None
     ) -> list[tuple[float, Spelling, int]]:
         """List (probability, spelling, token) of the tokens that spell more of q, without *followed*."""
-        tokens = self._index.prefixes(typed_prefix[spelling.spelled :])
+        tokens = self._index.prefixes(self._typed_prefix[spelling.spelled :])
         probs = self._next_token.probs(spelling.node)
         return [
             (spelling.prob * float(probs[token]), spelling, token)
@@ -303,14 +261,14 @@ class _Search:
                     self._accept(word.suffix, ended_prob - word.ended_prob, word.typed_prefix)
                 self._branch(word.prob, node, allowed, word.suffix, word.pending)
 
-    def _branch_from(self, spelling: Spelling, typed_prefix: bytes, prob: float) -> None:
+    def _branch_from(self, spelling: Spelling, prob: float) -> None:
         """Take the tokens that cross the end of q from a spelling, or that follow it."""
         if not prob > self._cutoff:
             return
         if spelling.crossing is None:
             self._branch(prob, spelling.node, ALL)
             return
-        rest = typed_prefix[spelling.spelled :]
+        rest = self._typed_prefix[spelling.spelled :]
         top = largest(spelling.crossing_probs, self._branches, self._cutoff / prob)
         tokens, probs = spelling.crossing[top].tolist(), spelling.crossing_probs[top].tolist()
         for token, token_prob in self._above_cutoff(prob, tokens, probs):
@@ -375,12 +333,12 @@ class _Search:
             likeliest, highest = typed_prefix, prob
         self._found[append] = total + prob, likeliest, highest
 
-    def candidates(self) -> tuple[Candidate, ...]:
-        """Return the best candidates so far, most probable first, ties in the order of their text."""
+    def candidates(self, stem: str) -> tuple[Candidate, ...]:
+        """Return the best candidates, most probable first, ties by text; *stem* is the word before them."""
         ranked = sorted(self._found.items(), key=lambda item: (-item[1][0], item[0]))[: self._top_k]
         found, total = [], 0.0
         for append, (prob, typed_prefix, _) in ranked:
-            start = self.stem if is_word_character(append[0]) else typed_prefix
+            start = stem if is_word_character(append[0]) else typed_prefix
             word = append.lstrip(" ") if append[0] == " " else start + append
             found.append((word, append, prob))
             total += prob

@@ -34,31 +34,16 @@ NOT_SCORED: Float32Array = np.zeros(0, dtype=np.float32)
 
 
 class TopTokens(NamedTuple):
-    """The most probable next tokens, most probable first, among those that are allowed.
-
-    Attributes:
-        tokens: ids.
-        probs: their probabilities.
-        cutoff: every allowed token with a higher probability is in the list.
-        total: probability of all allowed tokens.
-    """
+    """The most probable next tokens, most probable first, among those that are allowed."""
 
     tokens: list[int]
     probs: list[float]
-    cutoff: float
-    total: float
+    cutoff: float  # every allowed token with a higher probability is in the list
+    total: float  # probability of all allowed tokens
 
 
 class PrefixNode:
-    """The forward tower after some tokens. Only :class:`PrefixTree` changes a node.
-
-    Attributes:
-        state: state of the tower, (S,).
-        context: the last tokens, for the cache language model.
-        next_probs: calibrated probabilities of the next token, (V,), or ``NOT_SCORED``.
-        top: the most probable next tokens by name of the allowed ones.
-        children: nodes after one more token, by token.
-    """
+    """The forward tower after some tokens. Only :class:`PrefixTree` changes a node."""
 
     __slots__ = ("children", "context", "next_probs", "state", "top")
 
@@ -68,11 +53,11 @@ class PrefixNode:
         context: tuple[int, ...],
         next_probs: Float32Array = NOT_SCORED,
     ) -> None:
-        self.state = state
-        self.context = context
-        self.next_probs = next_probs
-        self.top: dict[str, TopTokens] = {}
-        self.children: dict[int, PrefixNode] = {}
+        self.state = state  # (S,)
+        self.context = context  # the last tokens, for the cache language model
+        self.next_probs = next_probs  # of the network, calibrated, (V,), or NOT_SCORED
+        self.top: dict[str, TopTokens] = {}  # by name of the allowed tokens
+        self.children: dict[int, PrefixNode] = {}  # by the next token
 
 
 class PrefixTree:
@@ -116,30 +101,20 @@ class PrefixTree:
 
 
 class Prefix:
-    """The beginning of a text.
-
-    Attributes:
-        owner: texts of another owner never find it.
-        text: normalised.
-        tokens: number of its tokens.
-        tree: what was tried after it.
-        recent: the last tokens that its writer wrote, history included, (n,) uint16.
-        bytes: bytes of everything but the tree.
-        counted_bytes: bytes of the tree that the cache has counted.
-    """
+    """The beginning of a text."""
 
     __slots__ = ("bytes", "counted_bytes", "owner", "recent", "text", "tokens", "tree")
 
     def __init__(
         self, owner: str, text: str, tokens: int, root: PrefixNode, recent: NDArray[np.uint16]
     ) -> None:
-        self.owner = owner
-        self.text = text
-        self.tokens = tokens
+        self.owner = owner  # texts of other owners never find it
+        self.text = text  # normalised
+        self.tokens = tokens  # their number
         self.tree = PrefixTree(root)
-        self.recent = recent[-MAX_TOKENS:]
+        self.recent = recent[-MAX_TOKENS:]  # the last tokens, with those of the history, (n,)
         self.bytes = root.state.nbytes + self.recent.nbytes + sys.getsizeof(text) + OVERHEAD
-        self.counted_bytes = 0
+        self.counted_bytes = 0  # of the tree, by the cache
 
 
 class PrefixCache:

@@ -32,32 +32,22 @@ MAX_GAP = 7.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Span:
-    """Tokens in a blank.
-
-    Attributes:
-        tokens: of the span, (n,).
-        log_prob: log P of the tokens so far, or of the span and its end.
-        states: forward states before each token and after the last, n + 1 of them, (S,) each.
-    """
+    """Tokens in a blank."""
 
     tokens: tuple[int, ...]
-    log_prob: float
-    states: tuple[Float32Array, ...]
+    log_prob: float  # of the tokens so far, or of the span and its end
+    states: tuple[
+        Float32Array, ...
+    ]  # forward states before each token and after the last, (S,) each
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Proposal:
-    """A word for a blank.
+    """A word for a blank."""
 
-    Attributes:
-        word: without the spaces around it.
-        log_prob: log P(word | left, right), summed over the spans that spell it.
-        span: the most probable of these.
-    """
-
-    word: str
-    log_prob: float
-    span: Span
+    word: str  # without the spaces around it
+    log_prob: float  # log P(word | left, right), summed over the spans that spell it
+    span: Span  # the most probable of these
 
 
 class SpanHead:
