@@ -27,7 +27,7 @@ from model.errors import CorpusError
 from model.queries import ClozeQuery, ClozeResult, Limits, PredictQuery, PredictResult
 from model.text import is_han
 from training.evaluation.metrics import ask
-from training.evaluation.systems import EvaluatedSystem, open_contestant
+from training.evaluation.systems import EvaluatedSystem, open_system
 from training.evaluation.test_items import MARKER
 from training.run_state import check_writable, write_whole
 
@@ -134,7 +134,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise CorpusError(f"no questions; name a file with --{', --'.join(BENCHMARKS)}")
     path = arguments.output / "cloze_benchmarks.json"
     check_writable(path)
-    contestant = open_contestant(arguments.checkpoint, use_cache_lm=not arguments.no_memory)
+    contestant = open_system(arguments.checkpoint, use_cache_lm=not arguments.no_memory)
     results = {
         name: {"title": BENCHMARKS[name][0], **answer(contestant, asked[name])} for name in asked
     }

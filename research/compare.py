@@ -38,9 +38,9 @@ from research.transformer import HEAD_SIZE, Transformer, TransformerConfig, Tran
 from training.config import DataOptions, LossOptions, OptimizerOptions, RunConfig, options_from_dict
 from training.data.shards import open_prepared
 from training.data.text_sources import expand_inputs
-from training.evaluation.evaluate import ask_about, evaluate
-from training.evaluation.systems import EvaluatedSystem, open_contestant
-from training.evaluation.test_items import read_files
+from training.evaluation.evaluate import evaluate
+from training.evaluation.systems import EvaluatedSystem, open_system
+from training.evaluation.test_items import choose_items, read_files
 from training.export import ExportOptions, export
 from training.ngram import build
 from training.run_log import read_records
@@ -543,7 +543,7 @@ def _evaluate_now(
     contestant = _contestant(directory, network)
     tokenizer = Tokenizer.load(directory / "tokenizer.model")
     files = read_files(options.text, None, None, QUESTION_SEED)
-    questions = ask_about(files, tokenizer, options.lines, options.typing_lines, QUESTION_SEED)
+    questions = choose_items(files, tokenizer, options.lines, options.typing_lines, QUESTION_SEED)
     report = evaluate([contestant], questions, QUESTION_SEED)
     return {
         "questions_sha256": report["questions_sha256"],
@@ -566,7 +566,7 @@ def _evaluate_now(
 def _contestant(directory: Path, sizes: AnyConfig | None) -> EvaluatedSystem:
     """What was trained or counted, behind the decoders that serve."""
     if sizes is None:
-        return open_contestant(directory)
+        return open_system(directory)
     state = saved_state(directory)
     config = options_from_dict(RunConfig, read_state(state).config, str(state))
     if not isinstance(sizes, NetworkConfig):

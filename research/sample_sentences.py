@@ -13,7 +13,7 @@ from typing import Any
 from model.errors import CorpusError
 from model.queries import ClozeQuery, ClozeResult
 from training.evaluation.metrics import ask
-from training.evaluation.systems import EvaluatedSystem, open_contestant
+from training.evaluation.systems import EvaluatedSystem, open_system
 from training.run_state import check_writable, write_whole
 
 SHOWN = 5
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Ask, and report; 0 on success."""
     sentences = read_sentences(arguments.questions)
     check_writable(arguments.output)
-    report = fill(open_contestant(arguments.checkpoint), sentences)
+    report = fill(open_system(arguments.checkpoint), sentences)
     write_whole(
         arguments.output, (json.dumps(report, ensure_ascii=False, indent=1) + "\n").encode()
     )

@@ -35,10 +35,10 @@ from training.data.batches import EpochPlan, heldout_batches
 from training.data.prepare import BLOCK_LINES, PrepareOptions, named_sources, prepare
 from training.data.shards import open_prepared, weigh
 from training.data.text_sources import clean, expand_inputs, read_lines
-from training.evaluation.evaluate import ask_about, evaluate
+from training.evaluation.evaluate import evaluate
 from training.evaluation.report import write_report
-from training.evaluation.systems import Answering, open_contestant
-from training.evaluation.test_items import read_files
+from training.evaluation.systems import QueryRunner, open_system
+from training.evaluation.test_items import choose_items, read_files
 from training.export import ExportOptions, export
 from training.ngram import build
 from training.run_state import find_state, write_whole
@@ -110,7 +110,7 @@ class AdaptOptions:
 class WithHistory:
     """A predictor whose every question comes with the same earlier text."""
 
-    def __init__(self, predictor: Answering, history: str) -> None:
+    def __init__(self, predictor: QueryRunner, history: str) -> None:
         self._predictor, self._history = predictor, history
 
     def run(self, queries: Sequence[Query]) -> Sequence[Result | LacunaError]:
@@ -492,8 +492,8 @@ def _report(options: AdaptOptions, data: Path) -> None:
     earlier = "\n".join(path.read_text(encoding="utf-8") for path in training)
     history = earlier[-Limits().history :]
     opened = {
-        "before": open_contestant(options.checkpoint, threads=options.threads),
-        "adapted": open_contestant(options.output / "checkpoint", threads=options.threads),
+        "before": open_system(options.checkpoint, threads=options.threads),
+        "adapted": open_system(options.output / "checkpoint", threads=options.threads),
     }
     contestants = [replace(opened[name], name=name) for name in ("adapted", "before")]
     for name in ("before", "adapted"):
@@ -504,11 +504,11 @@ def _report(options: AdaptOptions, data: Path) -> None:
         if not directory.exists():
             build(data, directory, 5)
         contestants.append(
-            replace(open_contestant(directory), name="5-gram of the text and the replay")
+            replace(open_system(directory), name="5-gram of the text and the replay")
         )
     files = read_files([str(path) for path in aside], None, None, options.seed)
     tokenizer = load_checkpoint(options.checkpoint).tokenizer
-    questions = ask_about(files, tokenizer, options.lines, options.typing_lines, options.seed)
+    questions = choose_items(files, tokenizer, options.lines, options.typing_lines, options.seed)
     write_report(evaluate(contestants, questions, options.seed), options.output)
 
 

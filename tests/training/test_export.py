@@ -139,7 +139,7 @@ def test_stages_are_followed_to_the_first(copied_run: Path, tmp_path: Path) -> N
     checkpoint = export(ExportOptions(copied_run, tmp_path / "new"))
     history = checkpoint.training
     card = (checkpoint.directory / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert "in second: talk_en 2.5" in card
+    assert "in second, unlike below: talk_en 2.5." in card
     assert checkpoint.languages == ("en",)
     assert history["tokens_seen"] == 2 * values["progress"]["tokens"]
     assert [stage["run"] for stage in history["stages"]] == ["tiny", "second"]

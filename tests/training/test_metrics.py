@@ -1,4 +1,4 @@
-"""Asking in portions, and metrics answers."""
+"""Asking in portions, and judging answers."""
 
 from collections.abc import Sequence
 
@@ -16,13 +16,13 @@ from model.queries import (
     Usage,
 )
 from training.evaluation import metrics
-from training.evaluation.metrics import LineResult, Questions, answer_all, ask, first_characters
+from training.evaluation.metrics import LineResult, answer_all, ask, first_characters
 from training.evaluation.systems import EvaluatedSystem
-from training.evaluation.test_items import NextQuestion, TextFile
+from training.evaluation.test_items import Items, NextQuestion, TextFile
 
 
 class Scripted:
-    """Answers a next question with given candidates and scores every text alike."""
+    """Answers next items with given candidates and scores every text alike."""
 
     def __init__(self, appends: dict[str, tuple[tuple[str, float], ...]]) -> None:
         self.appends = appends
@@ -43,14 +43,13 @@ class Scripted:
 
 
 def next_line(
-    language: str, text: str, continuation: str, answer: str, *found: tuple[str, float]
+    language: str, text: str, rest: str, answer: str, *found: tuple[str, float]
 ) -> LineResult:
-    """What one next question contributes."""
-    files = [TextFile("a", language, (text + continuation,))]
-    questions = Questions(files, [NextQuestion(0, 0, text, continuation, answer)], [], [])
-    answers, seconds = answer_all(
-        EvaluatedSystem("scripted", Scripted({text: found}), {}), questions
-    )
+    """Return the result of one next item."""
+    files = [TextFile("a", language, (text + rest,))]
+    items = Items(files, [NextQuestion(0, 0, text, rest, answer)], [], [])
+    system = EvaluatedSystem("scripted", Scripted({text: found}), {})
+    answers, seconds = answer_all(system, items)
     assert seconds.keys() == answers.keys()
     return answers["next"][0]
 
@@ -64,46 +63,33 @@ def test_english_compares_whole_words() -> None:
     assert line.judged["next_ece"] == [(0.5, False)]
 
 
-def test_chinese_sums_first_characters_and_judges_what_is_appended() -> None:
-    """`我` and `我们` are one event for the next character; an append is right if the line goes on with it."""
+def test_chinese_compares_first_characters_and_continuations() -> None:
+    """`我` and `我们` predict the same next character; only the first is how the line goes on."""
     found = (("你", 0.3), ("我们", 0.25), ("我", 0.15), ("他", 0.1))
     line = next_line("zh", "老师批评了", "我。", "我", *found)
     assert line.sums["next_top1"] == (1, 1)
     assert line.judged["next_ece"] == [(pytest.approx(0.4), True)]
     assert line.sums["append_top1"] == (0, 1)
     assert line.sums["append_mrr"] == (pytest.approx(1 / 3), 1)
+    ranked = first_characters([("我们", 0.3), ("你", 0.35), ("我", 0.2)])
+    assert ranked == [("我", pytest.approx(0.5)), ("你", 0.35)]
 
 
 def test_no_candidates_are_a_miss() -> None:
-    """Nothing found counts against every rank and claims nothing."""
+    """A miss counts at every rank and claims no probability."""
     line = next_line("en", "to the ", "store", "store")
     assert line.sums["next_top5"] == (0, 1)
     assert line.sums["next_mrr"] == (0, 1)
     assert "next_ece" not in line.judged
 
 
-def test_next_characters_are_ranked_by_their_mass() -> None:
-    """Candidates that begin alike are one event."""
-    found = first_characters([("我们", 0.3), ("你", 0.35), ("我", 0.2)])
-    assert found == [("我", pytest.approx(0.5)), ("你", 0.35)]
-
-
-def test_questions_are_asked_in_portions_and_answered_in_order(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """However many there are, each answer is that of its question."""
+def test_queries_are_asked_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers are in the order of the queries; the first error is raised."""
     monkeypatch.setattr(metrics, "QUERIES_AT_ONCE", 2)
     predictor = Scripted({str(n): ((f"answer {n}", 0.1),) for n in range(5)})
-    results = ask(
-        EvaluatedSystem("scripted", predictor, {}),
-        [PredictQuery(str(n)) for n in range(5)],
-        PredictResult,
-    )
+    system = EvaluatedSystem("scripted", predictor, {})
+    results = ask(system, [PredictQuery(str(n)) for n in range(5)], PredictResult)
     assert predictor.portions == [2, 2, 1]
     assert [result.candidates[0].append for result in results] == [f"answer {n}" for n in range(5)]
-
-
-def test_the_first_error_is_raised() -> None:
-    """Leaving a question out would flatter the contestant."""
     with pytest.raises(QueryError, match="not in the script"):
-        ask(EvaluatedSystem("scripted", Scripted({}), {}), [PredictQuery("x")], PredictResult)
+        ask(system, [PredictQuery("x")], PredictResult)

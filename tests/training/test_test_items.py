@@ -1,4 +1,4 @@
-"""Which questions an evaluation asks."""
+"""The items of an evaluation."""
 
 from collections import Counter
 from pathlib import Path
@@ -12,6 +12,7 @@ from training.evaluation.test_items import (
     MARKER,
     TextFile,
     blank_places,
+    choose_items,
     cloze_questions,
     lines_per_file,
     next_questions,
@@ -21,11 +22,8 @@ from training.evaluation.test_items import (
 )
 
 ANIMALS = ("cat", "dog", "cow", "hen", "ox")
-ENGLISH = TextFile(
-    "talk_en",
-    "en",
-    tuple(f"I like the {a} that sat, number {n}." for n in range(5) for a in ANIMALS),
-)
+SENTENCES = tuple(f"I like the {a} that sat, number {n}." for n in range(5) for a in ANIMALS)
+ENGLISH = TextFile("talk_en", "en", SENTENCES)
 CHINESE = TextFile(
     "talk_zh", "zh", ("今天天气很好,我们去公园走走。", "我的手机坏了,我打算买一部新手机。") * 10
 )
@@ -38,47 +36,37 @@ def tokenizer() -> Tokenizer:
 
 
 def test_words_begin_and_end_with_a_letter_or_digit() -> None:
-    """Apostrophes inside a word are part of it; quotation marks around it are not a word's begin or end."""
+    """An apostrophe inside a word belongs to it; quotation marks around it make it no word."""
     text = "don't say 'no' to A1, ok"
-    assert [text[start:end] for start, end in word_places(text)] == [
-        "don't",
-        "say",
-        "to",
-        "A1",
-        "ok",
-    ]
+    words = [text[start:end] for start, end in word_places(text)]
+    assert words == ["don't", "say", "to", "A1", "ok"]
+    assert word_places("") == []
 
 
 def test_lines_are_shared_by_size_with_a_minimum() -> None:
-    """In proportion, at least the minimum, never more than there are."""
+    """Quotas are in proportion, at least the minimum, at most all lines."""
     assert lines_per_file([800, 150, 50], 100, 10) == [80, 15, 10]
     assert lines_per_file([800, 4], 100, 10) == [100, 4]
 
 
-def test_english_asks_for_words_after_a_space() -> None:
-    """Text ends with the space, the continuation begins with the answer, and nothing is asked twice."""
-    questions = next_questions([ENGLISH], 20, 1, seed=1)
+@pytest.mark.parametrize("file", [ENGLISH, CHINESE])
+def test_next_items_have_two_positions_a_line(file: TextFile) -> None:
+    """Text, answer and continuation make up the line; no position comes twice."""
+    questions = next_questions([file], 20, 1, seed=1)
     assert len({question.line for question in questions}) == 20
-    assert max(Counter(question.line for question in questions).values()) == 2
-    assert len({(question.line, question.text) for question in questions}) == len(questions)
+    assert set(Counter(question.line for question in questions).values()) == {2}
+    assert len({(question.line, question.text) for question in questions}) == 40
     for question in questions:
-        assert question.text.endswith(" ")
+        assert question.text + question.continuation == file.lines[question.line]
         assert question.continuation.startswith(question.answer)
-        assert question.text + question.continuation == ENGLISH.lines[question.line]
-
-
-def test_chinese_asks_for_han_characters() -> None:
-    """The answer is one Han character, never punctuation, and some text stands before it."""
-    questions = next_questions([CHINESE], 20, 1, seed=1)
-    assert len(questions) == 40
-    for question in questions:
-        assert question.text
-        assert question.answer == question.continuation[0]
-        assert question.answer not in ",。"
+        if file is ENGLISH:
+            assert question.text.endswith(" ") and question.answer.isalnum()
+        else:
+            assert question.text and len(question.answer) == 1 and question.answer not in ",。"
 
 
 def test_a_blank_replaces_its_answer(tokenizer: Tokenizer) -> None:
-    """Putting the answer back gives the line; a Chinese answer is a token of at most three characters."""
+    """A Chinese answer is a token of at most three characters."""
     files = [ENGLISH, CHINESE]
     questions = cloze_questions(files, tokenizer, 15, 1, seed=1)
     assert Counter(question.file for question in questions) == {0: 15, 1: 15}
@@ -86,89 +74,74 @@ def test_a_blank_replaces_its_answer(tokenizer: Tokenizer) -> None:
         line = files[question.file].lines[question.line]
         assert question.text.replace(MARKER, question.answer) == line
         if question.file == 1:
-            assert question.answer in tokenizer.surfaces
-            assert len(question.answer) <= 3
+            assert question.answer in tokenizer.surfaces and len(question.answer) <= 3
 
 
-def test_choices_are_words_of_the_file_with_the_right_one_among_them(tokenizer: Tokenizer) -> None:
-    """Five different words, the right one at every place in turn; where there are too few words, none."""
-    questions = cloze_questions([ENGLISH], tokenizer, 25, 1, seed=1)
-    words = {line[start:end] for line in ENGLISH.lines for start, end in word_places(line)}
-    for question in questions:
-        assert len(set(question.choices)) == 5
-        assert question.answer in question.choices
-        assert set(question.choices) <= words
-    assert len({question.choices.index(question.answer) for question in questions}) > 2
-    poor = TextFile("poor_en", "en", ("one two.",))
-    assert cloze_questions([poor], tokenizer, 5, 1, seed=1)[0].choices == ()
-
-
-def test_a_wrong_choice_is_about_as_frequent_as_the_right_one(tokenizer: Tokenizer) -> None:
-    """With 21 frequent words and 30 rare ones, all others offered beside a frequent answer are frequent."""
+def test_choices_are_words_of_similar_frequency(tokenizer: Tokenizer) -> None:
+    """Five words, the right one at any place: 21 frequent and 30 rare words are not mixed."""
     frequent = [f"f{a}{b}" for a in "bcdfghk" for b in ("an", "en", "in")]
     rare = " ".join(f"r{a}{b}" for a in "bcdfgh" for b in ("ab", "eb", "ib", "ob", "ub"))
     file = TextFile("made_en", "en", (rare, *[" ".join(frequent)] * 20))
     asked = [q for q in cloze_questions([file], tokenizer, 20, 1, seed=1) if q.answer in frequent]
     assert len(asked) >= 19
     assert all(set(question.choices) <= set(frequent) for question in asked)
+    assert all(len(set(q.choices)) == 5 and q.answer in q.choices for q in asked)
+    assert len({question.choices.index(question.answer) for question in asked}) > 2
+    poor = TextFile("poor_en", "en", ("one two.",))
+    assert cloze_questions([poor], tokenizer, 5, 1, seed=1)[0].choices == ()
 
 
-def test_a_seed_fixes_the_questions(tokenizer: Tokenizer) -> None:
-    """The same seed asks the same, whichever other files take part; another seed asks something else."""
+def test_a_seed_fixes_the_items(tokenizer: Tokenizer) -> None:
+    """Items of a file do not depend on other files; equal items have equal digests."""
     alone = cloze_questions([CHINESE], tokenizer, 10, 1, seed=1)
-    beside = cloze_questions([ENGLISH, CHINESE], tokenizer, 10, 1, seed=1)
-    assert [q.text for q in alone] == [q.text for q in beside if q.file == 1]
-    assert [q.text for q in alone] != [
-        q.text for q in cloze_questions([CHINESE], tokenizer, 10, 1, seed=2)
-    ]
+    both = cloze_questions([ENGLISH, CHINESE], tokenizer, 10, 1, seed=1)
+    assert [q.text for q in alone] == [q.text for q in both if q.file == 1]
+    first, again, other = (
+        choose_items([ENGLISH, CHINESE], tokenizer, 10, 5, seed).digest for seed in (1, 1, 2)
+    )
+    assert first == again != other
 
 
-def test_places_are_right_behind_characters_spelt_in_bytes(tokenizer: Tokenizer) -> None:
-    """A character outside the vocabulary takes several tokens and one code point."""
+def test_blanks_after_characters_that_are_bytes(tokenizer: Tokenizer) -> None:
+    """A character that is not a token has several tokens and one code point."""
     line = "老师𠮷老师批评了我。"
     places = blank_places(line, "zh", tokenizer)
-    assert places
     assert any(start > 2 for start, _ in places)
     assert all(line[start:end] in tokenizer.surfaces for start, end in places)
 
 
 def test_typed_lines_are_cut() -> None:
-    """Long lines are typed up to a limit."""
+    """The first 100 characters of a line are typed."""
     file = TextFile("long_en", "en", ("word " * 100,))
-    assert [len(line.text) for line in typed_lines([file], 5, 1, seed=1, max_characters=80)] == [80]
+    assert [len(line.text) for line in typed_lines([file], 5, 1, seed=1)] == [100]
 
 
-def test_language_from_folder_name_or_script(tmp_path: Path) -> None:
-    """A folder decides before the file name, and that before the script."""
-    (tmp_path / "en").mkdir()
-    (tmp_path / "en" / "a_zh.txt").write_text("one\n\ntwo\n", encoding="utf-8")
-    (tmp_path / "b_zh.txt").write_text("one\n", encoding="utf-8")
-    (tmp_path / "c.txt").write_text("今天天气很好\n", encoding="utf-8")
-    (tmp_path / "d.txt").write_text("good day\n", encoding="utf-8")
-    files = read_files([str(tmp_path)], None, None, seed=1)
-    assert {file.name: file.language for file in files} == {
-        "a_zh": "en",
-        "b_zh": "zh",
-        "c": "zh",
-        "d": "en",
-    }
-    assert next(file.lines for file in files if file.name == "a_zh") == ("one", "two")
+def test_the_language_comes_from_folder_name_or_script(tmp_path: Path) -> None:
+    """A folder wins over the file name, which wins over the script."""
+    texts = {"en/a_zh": "one\n\ntwo", "b_zh": "one", "c": "今天天气很好", "d": "good day"}
+    for name, text in texts.items():
+        path = tmp_path / f"{name}.txt"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"{text}\n", encoding="utf-8")
+    files = {file.name: file for file in read_files([str(tmp_path)], None, None, seed=1)}
+    languages = {name: file.language for name, file in files.items()}
+    assert languages == {"a_zh": "en", "b_zh": "zh", "c": "zh", "d": "en"}
+    assert files["a_zh"].lines == ("one", "two")
     assert {file.language for file in read_files([str(tmp_path)], "zh", None, seed=1)} == {"zh"}
 
 
 def test_a_limit_keeps_some_lines_in_order(tmp_path: Path) -> None:
-    """The limit chooses lines by the seed."""
-    (tmp_path / "a_en.txt").write_text(
-        "\n".join(f"line {n:03}" for n in range(100)), encoding="utf-8"
-    )
+    """The seed chooses the lines."""
+    lines = "\n".join(f"line {number:03}" for number in range(100))
+    (tmp_path / "a_en.txt").write_text(lines, encoding="utf-8")
     (file,) = read_files([str(tmp_path)], None, 10, seed=1)
     assert len(file.lines) == 10
     assert list(file.lines) == sorted(file.lines)
     assert file.lines != read_files([str(tmp_path)], None, 10, seed=2)[0].lines
 
 
-def test_line_too_long_to_be_asked_about_is_read_in_parts(tmp_path: Path) -> None:
-    """A novel's chapter on one line is divided where sentences end; nothing is lost, and shorter lines stay whole."""
+def test_a_line_too_long_for_a_query_is_divided(tmp_path: Path) -> None:
+    """Parts end with sentences if there are any; no text is lost."""
     chapter = "It was late. " * 1500
     (tmp_path / "novel_en.txt").write_text(f"{chapter}\nShort.\n{'x' * 25_000}\n", encoding="utf-8")
     (file,) = read_files([str(tmp_path)], None, None, seed=1)
@@ -176,17 +149,16 @@ def test_line_too_long_to_be_asked_about_is_read_in_parts(tmp_path: Path) -> Non
     assert " ".join(file.lines[:2]) == chapter.strip()
 
 
-def test_file_without_text_is_named(tmp_path: Path) -> None:
-    """An empty file is an error that says what to do."""
-    (tmp_path / "a.txt").write_text("\n\n", encoding="utf-8")
-    with pytest.raises(CorpusError, match="no text"):
-        read_files([str(tmp_path)], None, None, seed=1)
-
-
-def test_equal_names_are_refused(tmp_path: Path) -> None:
-    """Figures are reported by file name, so names must differ."""
-    for folder in ("one", "two"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "a.txt").write_text("word\n", encoding="utf-8")
-    with pytest.raises(CorpusError, match="occur twice"):
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [({"a.txt": "\n\n"}, "no text"), ({"1/a.txt": "x", "2/a.txt": "x"}, "2 files are called a")],
+)
+def test_unusable_files_are_named_errors(
+    tmp_path: Path, files: dict[str, str], message: str
+) -> None:
+    """Files need text and different names."""
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(CorpusError, match=message):
         read_files([str(tmp_path)], None, None, seed=1)

@@ -1,11 +1,13 @@
 """Typing with suggestions."""
 
+import pytest
+
 from model.queries import Candidate, PredictQuery, PredictResult, Usage
 from training.evaluation.typing import continues, keys_pressed
 
 
 def suggest(*appends: str) -> PredictResult:
-    """Candidates that append these."""
+    """Return candidates that append these."""
     return PredictResult(tuple(Candidate(append, append, 0.1) for append in appends), Usage(0))
 
 
@@ -16,35 +18,36 @@ def test_without_suggestions_every_character_costs_a_key() -> None:
 
 
 def test_a_right_suggestion_costs_one_key() -> None:
-    """`he` typed, `llo` accepted, the space typed, `world` accepted: 5 keys for 11 characters."""
+    """Keys for `hello world`: h, e, accept, space, accept."""
     known = {"he": "llo", "hello ": "world"}
 
     def predict(queries: list[PredictQuery]) -> list[PredictResult]:
         assert all(query.top_k == 3 for query in queries)
-        return [
-            suggest("xy", known[query.text]) if query.text in known else suggest("xy")
-            for query in queries
-        ]
+        return [suggest("xy", known.get(query.text, "xy")) for query in queries]
 
     assert keys_pressed(["hello world"], predict) == [5]
 
 
-def test_the_longest_right_suggestion_is_taken_and_progress_told() -> None:
-    """Rank does not matter, length does; the characters of all rounds sum to those of the lines."""
-    told: list[int] = []
-    keys = keys_pressed(
-        ["天气很好"], lambda queries: [suggest("天气", "天气很好") for _ in queries], told.append
-    )
-    assert keys == [1]
-    assert sum(told) == 4
+def test_the_longest_right_suggestion_is_taken() -> None:
+    """Rank does not matter; progress adds up to the characters of the lines."""
+    progress: list[int] = []
+    answers = [suggest("天气", "天气很好")]
+    assert keys_pressed(["天气很好"], lambda _: answers, progress.append) == [1]
+    assert sum(progress) == 4
 
 
-def test_a_suggestion_must_end_where_the_word_does() -> None:
-    """`the` is not accepted where `there` stands, nor anything of one character; Chinese needs no boundary."""
-    assert not continues("there", "the")
-    assert continues("the cat", "the")
-    assert continues("the cat", "the cat")
-    assert not continues("a cat", "a")
-    assert not continues("cat", "cats")
-    assert continues("天气很好", "天气")
-    assert continues(" cat sat", " cat")
+@pytest.mark.parametrize(
+    ("rest", "append", "right"),
+    [
+        ("there", "the", False),  # in mid-word
+        ("the cat", "the", True),
+        ("the cat", "the cat", True),
+        ("a cat", "a", False),  # saves no key
+        ("cat", "cats", False),
+        ("天气很好", "天气", True),
+        (" cat sat", " cat", True),
+    ],
+)
+def test_a_suggestion_must_end_with_the_word(rest: str, append: str, right: bool) -> None:
+    """English suggestions end at a word boundary; Chinese needs none."""
+    assert continues(rest, append) is right

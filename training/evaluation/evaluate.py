@@ -1,29 +1,28 @@
-"""Scores a checkpoint on held-out text: `python -m training evaluate CHECKPOINT TEXT... --output DIR [--beside DIR]`.
+"""Score a checkpoint on held-out text: `python -m training evaluate CHECKPOINT TEXT... --output DIR`.
 
-Questions are put to the very predictor that serves, through its public queries, so that vocabulary, healing, search,
-rescoring, quantisation and calibration are all part of what is measured. Beside it an n-gram (`python -m training
-ngram`) or an earlier checkpoint is asked the same questions through the same decoders, and differences get paired
-intervals.
+Queries go to the predictor that serves, so tokenizer, healing, search, rescoring, quantisation and
+calibration are part of the scores. An n-gram or an earlier checkpoint, given by --beside, is asked
+the same questions, and differences get paired intervals.
 
-Writes evaluation.json, evaluation.md, evaluation.png and reliability.png. What each figure means: DEFINITIONS in
-training/evaluation/report.py; which questions are asked: training/evaluation/test_items.py; intervals: training/evaluation/statistics.py.
+Writes evaluation.json, evaluation.md, evaluation.png and reliability.png
+(training/evaluation/report.py).
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import ReportError, TokenizerError
-from model.text import LANGUAGES
+from model.text import LANGUAGES, Language
 from model.tokenizer import Tokenizer
-from training.evaluation.metrics import Answers, LineResult, Questions, answer_all
+from training.evaluation.metrics import Answers, LineResult, answer_all
 from training.evaluation.report import REPORT, write_report
 from training.evaluation.statistics import (
     Float64Array,
@@ -35,236 +34,181 @@ from training.evaluation.statistics import (
     reliability,
     resample,
 )
-from training.evaluation.systems import CAPABILITIES, EvaluatedSystem, open_contestant
-from training.evaluation.test_items import (
-    TextFile,
-    cloze_questions,
-    next_questions,
-    read_files,
-    typed_lines,
-)
+from training.evaluation.systems import CAPABILITIES, EvaluatedSystem, open_system
+from training.evaluation.test_items import Items, TextFile, choose_items, read_files
+from training.options import argument, option
 from training.run_state import check_writable
 
-# Every file shows at least this many lines with questions, and typed lines
-MIN_LINES = 20
-MIN_TYPED_LINES = 6
 BOOTSTRAP_ROUNDS = 1000
-# Sorting into bins again in every round is slow; intervals of calibration errors need less precision
+# Sorting into bins in every round is slow, and calibration errors need less precision
 CALIBRATION_ROUNDS = 200
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``python -m training evaluate``."""
-    parser.add_argument(
-        "checkpoint", type=Path, help="checkpoint directory, or one of `python -m training ngram`"
-    )
-    parser.add_argument(
-        "text", nargs="+", help="held-out text: files, folders or globs; a line an item"
-    )
-    parser.add_argument("--output", type=Path, required=True, help="directory for the report")
-    parser.add_argument(
-        "--beside",
-        "--ngram",
-        type=Path,
-        metavar="DIR",
-        help="another checkpoint, or an n-gram, to compare with",
-    )
-    parser.add_argument("--field", metavar="NAME", help="member of JSON Lines that holds the text")
-    parser.add_argument(
-        "--language", choices=LANGUAGES, help="of all files; else from folder, file name or script"
-    )
-    parser.add_argument(
-        "--no-memory", action="store_true", help="what stands in a text makes nothing likelier"
-    )
-    parser.add_argument(
-        "--limit-per-file", type=int, metavar="N", help="use at most N lines of a file"
-    )
-    parser.add_argument(
-        "--lines", type=int, default=1500, metavar="N", help="lines a language for next and cloze"
-    )
-    parser.add_argument(
-        "--typing-lines", type=int, default=150, metavar="N", help="lines a language that are typed"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=1, help="of the choice of lines and of the bootstrap"
-    )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=1, help="threads of one call on a CPU")
+@dataclass(frozen=True, slots=True)
+class EvaluateOptions:
+    """Options of the command."""
+
+    checkpoint: Path = argument("directory of a checkpoint, or of an n-gram")
+    text: tuple[str, ...] = argument("held-out text: files, folders or globs; a line an item")
+    output: Path = option("directory for the report", metavar="DIR")
+    beside: Path | None = option("checkpoint or n-gram to compare with", None, metavar="DIR")
+    field: str | None = option("member of JSON Lines that holds the text", None, metavar="NAME")
+    language: Language | None = option("of all files (default: by folder, name or script)", None)
+    no_cache_lm: bool = option("answer without the cache language model", False)
+    limit_per_file: int | None = option("lines of a file to use, at most", None, metavar="N")
+    lines: int = option("lines for each language with items", 1500, metavar="N")
+    typing_lines: int = option("lines for each language to type", 150, metavar="N")
+    seed: int = option("of the choice of lines and of the bootstrap", 1)
+    device: Literal["cpu", "cuda"] = option("that runs the checkpoint", "cpu")
+    threads: int = option("of one call on a CPU", 1)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(options: EvaluateOptions) -> int:
     """Evaluate and write the report; 0 on success."""
-    use_cache_lm = not arguments.no_memory
-    contestants = [
-        open_contestant(
-            arguments.checkpoint, arguments.device, arguments.threads, use_cache_lm=use_cache_lm
-        )
+    use_cache_lm = not options.no_cache_lm
+    systems = [
+        open_system(options.checkpoint, options.device, options.threads, use_cache_lm=use_cache_lm)
     ]
-    if arguments.beside is not None:
-        contestants.append(open_contestant(arguments.beside, use_cache_lm=use_cache_lm))
+    if options.beside is not None:
+        systems.append(open_system(options.beside, use_cache_lm=use_cache_lm))
     files = read_files(
-        arguments.text,
-        arguments.language,
-        arguments.limit_per_file,
-        arguments.seed,
-        arguments.field,
+        options.text, options.language, options.limit_per_file, options.seed, options.field
     )
-    tokenizer = common_tokenizer([arguments.checkpoint, *filter(None, [arguments.beside])])
-    check_writable(arguments.output / REPORT)  # now, and not after half an hour
-    questions = ask_about(files, tokenizer, arguments.lines, arguments.typing_lines, arguments.seed)
-    report = evaluate(contestants, questions, arguments.seed)
+    tokenizer = common_tokenizer([options.checkpoint, *filter(None, [options.beside])])
+    check_writable(options.output / REPORT)  # before the work
+    items = choose_items(files, tokenizer, options.lines, options.typing_lines, options.seed)
+    report = evaluate(systems, items, options.seed)
     try:
-        markdown = write_report(report, arguments.output)
+        markdown = write_report(report, options.output)
     except OSError as error:
         raise ReportError(
-            f"{arguments.output}: {error.strerror}; make room, and evaluate again"
+            f"{options.output}: {error.strerror}; make room, and evaluate again"
         ) from error
     sys.stdout.write(markdown)
     return 0
 
 
 def common_tokenizer(directories: Sequence[Path]) -> Tokenizer:
-    """The vocabulary of contestants, which cuts Chinese questions: with another one they would be other questions.
+    """Return the tokenizer that all systems share; with another one, Chinese items would differ.
 
     Raises:
         TokenizerError: one cannot be read, or differs from the first.
     """
-    first, *others = [
-        (directory, Tokenizer.load(directory / "tokenizer.model")) for directory in directories
-    ]
-    for directory, tokenizer in others:
-        if tokenizer.digest != first[1].digest:
+    first, *others = (Tokenizer.load(directory / "tokenizer.model") for directory in directories)
+    for directory, other in zip(directories[1:], others, strict=True):
+        if other.digest != first.digest:
             raise TokenizerError(
-                f"{directory} has vocabulary {tokenizer.digest[:12]}, {first[0]} has {first[1].digest[:12]}; Chinese"
-                " questions are cut by it: compare what was built from the same prepared data, or evaluate each alone"
+                f"{directory} has tokenizer {other.digest[:12]}, {directories[0]} has"
+                f" {first.digest[:12]}; Chinese items depend on it: compare systems built from the"
+                " same prepared data, or evaluate each alone"
             )
-    return first[1]
+    return first
 
 
-def ask_about(
-    files: list[TextFile], tokenizer: Tokenizer, lines: int, typing_lines: int, seed: int
-) -> Questions:
-    """Choose the questions: *lines* lines a language for next and cloze, *typing_lines* to type."""
-    return Questions(
-        files,
-        next_questions(files, lines, MIN_LINES, seed),
-        cloze_questions(files, tokenizer, lines, MIN_LINES, seed),
-        typed_lines(files, typing_lines, MIN_TYPED_LINES, seed),
-    )
-
-
-def evaluate(
-    contestants: Sequence[EvaluatedSystem], questions: Questions, seed: int
-) -> dict[str, Any]:
-    """Put all questions to all contestants and sum up.
+def evaluate(systems: Sequence[EvaluatedSystem], items: Items, seed: int) -> dict[str, Any]:
+    """Put all items to all systems and sum up.
 
     Returns:
         The content of evaluation.json.
 
     Raises:
-        LacunaError: a contestant could not answer; evaluation stops rather than leave questions out.
+        LacunaError: a system did not answer; leaving items out would favour it.
     """
+    common = [each for each in CAPABILITIES if all(each in s.capabilities for s in systems)]
     answers: list[Answers] = []
     described = []
-    common = [
-        each
-        for each in CAPABILITIES
-        if all(each in contestant.capabilities for contestant in contestants)
-    ]
-    for contestant in contestants:
-        answered, seconds = answer_all(contestant, questions, common)
+    for system in systems:
+        answered, seconds = answer_all(system, items, common)
         answers.append(answered)
-        described.append({"name": contestant.name, **contestant.about, "seconds": seconds})
+        described.append({"name": system.name, **system.about, "seconds": seconds})
+    languages = [each for each in LANGUAGES if any(file.language == each for file in items.files)]
     return {
         "format_version": 1,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": seed,
         "bootstrap_rounds": BOOTSTRAP_ROUNDS,
-        "questions_sha256": questions.digest,
+        "questions_sha256": items.digest,
         "contestants": described,
-        "languages": {
-            language: _summarise(questions.files, language, answers, seed)
-            for language in LANGUAGES
-            if any(file.language == language for file in questions.files)
-        },
+        "languages": {each: _summarise(items.files, each, answers, seed) for each in languages},
     }
 
 
 def _summarise(
     files: Sequence[TextFile], language: str, answers: Sequence[Answers], seed: int
 ) -> dict[str, Any]:
-    """Figures of one language: over all files together, and of each file."""
+    """Sum up one language: over all files, and for each file."""
     numbers = [number for number, file in enumerate(files) if file.language == language]
     overall: dict[str, Any] = {}
-    by_file: dict[str, Any] = {
-        files[number].name: {"lines": len(files[number].lines), "metrics": {}} for number in numbers
-    }
+    by_file: dict[int, dict[str, Any]] = {number: {} for number in numbers}
     for part in answers[0]:
         chosen = [index for index, line in enumerate(answers[0][part]) if line.file in numbers]
-        # The same lines of every contestant
-        lines = [[answered[part][index] for index in chosen] for answered in answers]
-        sampled = np.bincount([line.file for line in lines[0]], minlength=len(files))
-        weights = np.array([len(files[line.file].lines) / sampled[line.file] for line in lines[0]])
-        counts = resample([line.file for line in lines[0]], BOOTSTRAP_ROUNDS, seed)
+        lines = [[answered[part][index] for index in chosen] for answered in answers]  # by system
+        file_of = np.array([line.file for line in lines[0]], dtype=np.int64)
+        sampled = np.bincount(file_of, minlength=len(files))
+        weights = np.array([len(files[file].lines) / sampled[file] for file in file_of])
+        counts = resample(file_of.tolist(), BOOTSTRAP_ROUNDS, seed)
         overall |= _figures(lines, weights, counts, seed)
-        for metric in sorted({metric for line in lines[0] for metric in line.judged}):
-            overall[metric]["reliability"] = [
-                _reliability(metric, contestant, weights) for contestant in lines
-            ]
+        for metric in _metrics(lines[0], "judged"):
+            overall[metric]["reliability"] = [_diagram(metric, each, weights) for each in lines]
         for number in numbers:
-            own = [index for index, line in enumerate(lines[0]) if line.file == number]
-            figures = _figures(
-                [[line[index] for index in own] for line in lines],
-                weights[own],
-                counts[:, own],
-                seed,
-            )
-            by_file[files[number].name]["metrics"] |= figures
+            own = np.flatnonzero(file_of == number)
+            own_lines = [[line[index] for index in own] for line in lines]
+            by_file[number] |= _figures(own_lines, weights[own], counts[:, own], seed)
     return {
         "files": len(numbers),
-        "lines": sum(len(files[n].lines) for n in numbers),
+        "lines": sum(len(files[number].lines) for number in numbers),
         "metrics": overall,
-        "by_file": by_file,
+        "by_file": {
+            files[number].name: {"lines": len(files[number].lines), "metrics": figures}
+            for number, figures in by_file.items()
+        },
     }
 
 
 def _figures(
     lines: Sequence[Sequence[LineResult]], weights: Float64Array, counts: Float64Array, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """Values and intervals of each metric for each contestant, and of the first one's difference to the second."""
+    """Return each metric of the lines of each system, with intervals."""
     figures: dict[str, dict[str, Any]] = {}
-    for metric in sorted({metric for line in lines[0] for metric in line.sums}):
-        sums = [
-            np.array([line.sums.get(metric, (0.0, 0.0)) for line in contestant])
-            for contestant in lines
-        ]
-        values = [ratio(both[:, 0], both[:, 1], weights) for both in sums]
-        samples = [ratio_samples(both[:, 0], both[:, 1], weights, counts) for both in sums]
+    for metric in _metrics(lines[0], "sums"):
+        sums = [np.array([line.sums.get(metric, (0.0, 0.0)) for line in each]) for each in lines]
+        values = [ratio(each[:, 0], each[:, 1], weights) for each in sums]
+        samples = [ratio_samples(each[:, 0], each[:, 1], weights, counts) for each in sums]
         if metric == "perplexity":
-            values, samples = (
-                [math.exp(value) for value in values],
-                [np.exp(sample) for sample in samples],
-            )
-        figures[metric] = {**_figure(values, samples), "n": int(sums[0][:, 1].sum())}
-    for metric in sorted({metric for line in lines[0] for metric in line.judged}):
-        judged = [_calibration(metric, contestant, weights, counts, seed) for contestant in lines]
-        figure = _figure([value for value, _, _ in judged], [sample for _, sample, _ in judged])
+            values = [math.exp(value) for value in values]
+            samples = [np.exp(sample) for sample in samples]
+        figures[metric] = _figure(values, samples) | {"n": int(sums[0][:, 1].sum())}
+    for metric in _metrics(lines[0], "judged"):
+        judged = [_calibration(metric, each, weights, counts, seed) for each in lines]
+        values, samples, floors = (list(each) for each in zip(*judged, strict=True))
         answered = sum(len(line.judged.get(metric, ())) for line in lines[0])
-        figures[metric] = {
-            **figure,
-            "by_chance": [by_chance for _, _, by_chance in judged],
-            "n": answered,
-        }
+        figures[metric] = _figure(values, samples) | {"by_chance": floors, "n": answered}
     return figures
+
+
+def _metrics(lines: Sequence[LineResult], kind: Literal["sums", "judged"]) -> list[str]:
+    return sorted({metric for line in lines for metric in getattr(line, kind)})
+
+
+def _figure(values: Sequence[float], samples: Sequence[Float64Array]) -> dict[str, Any]:
+    """Return values and intervals, systems in order, and the difference of the first two."""
+    figure: dict[str, Any] = {
+        "values": list(values),
+        "intervals": [list(interval(sample)) for sample in samples],
+    }
+    if len(values) > 1:
+        difference = list(interval(samples[0] - samples[1]))
+        figure["difference"] = {"value": values[0] - values[1], "interval": difference}
+    return figure
 
 
 def _calibration(
     metric: str, lines: Sequence[LineResult], weights: Float64Array, counts: Float64Array, seed: int
 ) -> tuple[float, Float64Array, float]:
-    """Calibration error, bootstrap samples of it, and what chance alone would show.
+    """Return a calibration error, bootstrap samples of it, and its value by chance alone.
 
-    Drawing lines again adds noise of its own, which calibration error counts as error: the samples tell the spread, and
-    are moved so that their mean is the estimate.
+    Resampling adds noise, which raises calibration errors: the samples show the spread, and are
+    moved so that their mean is the estimate.
     """
     probabilities, correct, line_of = _judged(metric, lines)
     weight = weights[line_of]
@@ -274,44 +218,22 @@ def _calibration(
     return value, value + samples - samples.mean(), calibration_floor(probabilities, weight, seed)
 
 
-def _reliability(
+def _diagram(
     metric: str, lines: Sequence[LineResult], weights: Float64Array
 ) -> dict[str, list[float]]:
-    """The points of a contestant's reliability diagram."""
     probabilities, correct, line_of = _judged(metric, lines)
     points = reliability(probabilities, correct, weights[line_of])
-    return {
-        name: values.tolist()
-        for name, values in zip(("claimed", "right", "share"), points, strict=True)
-    }
+    return dict(zip(("claimed", "right", "share"), (each.tolist() for each in points), strict=True))
 
 
 def _judged(
     metric: str, lines: Sequence[LineResult]
 ) -> tuple[Float64Array, NDArray[np.bool_], NDArray[np.int64]]:
-    """Of each answer: the probability that was claimed, whether it was right, and the number of its line."""
+    """Return the claimed probability, the correctness and the line of each answer."""
     judged = [
-        (p, right, index)
+        (probability, right, index)
         for index, line in enumerate(lines)
-        for p, right in line.judged.get(metric, ())
+        for probability, right in line.judged.get(metric, ())
     ]
-    return (
-        np.array([p for p, _, _ in judged]),
-        np.array([right for _, right, _ in judged], dtype=bool),
-        np.array([index for _, _, index in judged], dtype=np.int64),
-    )
-
-
-def _figure(values: Sequence[float], samples: Sequence[Float64Array]) -> dict[str, Any]:
-    """Values and 95 % intervals, contestants in order, and the paired difference of the first two."""
-    figure: dict[str, Any] = {
-        "values": list(values),
-        "intervals": [list(interval(sample)) for sample in samples],
-    }
-    if len(values) > 1:
-        difference = samples[0] - samples[1]
-        figure["difference"] = {
-            "value": values[0] - values[1],
-            "interval": list(interval(difference)),
-        }
-    return figure
+    probabilities, correct, line_of = zip(*judged, strict=True) if judged else ((), (), ())
+    return np.array(probabilities), np.array(correct, dtype=bool), np.array(line_of, dtype=np.int64)

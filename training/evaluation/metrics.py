@@ -1,9 +1,8 @@
-"""Puts an evaluation's questions to a predictor and judges the answers, line by line. Sums up nothing.
+"""Put the items of an evaluation to a predictor and judge the answers, line by line.
 
-What counts as right, for each metric: DEFINITIONS in training/evaluation/report.py.
+The definition of each metric is in DEFINITIONS in training/evaluation/report.py.
 """
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Container, Iterable, Sequence
@@ -24,42 +23,27 @@ from model.queries import (
     ScoreResult,
 )
 from training.evaluation.systems import CAPABILITIES, EvaluatedSystem
-from training.evaluation.test_items import MARKER, ClozeQuestion, NextQuestion, TextFile, TypedLine
+from training.evaluation.test_items import MARKER, Items
 from training.evaluation.typing import keys_pressed
 
-# Candidates asked for; reciprocal ranks below the last count as 0
+# Candidates asked for; reciprocal ranks below the last one count as 0
 NEXT_CANDIDATES = {"en": 10, "zh": 20}
 CLOZE_CANDIDATES = 5
-# Queries handed to the predictor at once, which decodes as many of them side by side as it likes
+# Queries in one call of the predictor, which decides how many it decodes side by side
 QUERIES_AT_ONCE = 256
 
-Asked = TypeVar("Asked", PredictResult, ClozeResult, ScoreResult)
-
-
-@dataclass(frozen=True, slots=True)
-class Questions:
-    """All that is asked; the same for every contestant."""
-
-    files: list[TextFile]
-    next: list[NextQuestion]
-    cloze: list[ClozeQuestion]
-    typed: list[TypedLine]
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of files and questions: two reports with the same one asked the same."""
-        content = repr([self.files, self.next, self.cloze, self.typed])
-        return hashlib.sha256(content.encode()).hexdigest()
+AnyResult = TypeVar("AnyResult", PredictResult, ClozeResult, ScoreResult)
 
 
 @dataclass(slots=True)
 class LineResult:
-    """What one line of a file contributes.
+    """The contribution of one line.
 
     Attributes:
-        file: number of the file.
+        file: number of its file.
         sums: numerator and denominator of each metric.
-        judged: of each calibration metric: probability claimed for the first candidate, and whether it was right.
+        judged: for each calibration metric, the claimed probability of the first candidate, and
+            True if that was right.
     """
 
     file: int
@@ -67,35 +51,42 @@ class LineResult:
     judged: dict[str, list[tuple[float, bool]]] = field(default_factory=dict)
 
     def add(self, metric: str, numerator: float, denominator: float = 1.0) -> None:
-        """Add to a metric's sums."""
+        """Add to the sums of a metric."""
         before = self.sums.get(metric, (0.0, 0.0))
         self.sums[metric] = (before[0] + numerator, before[1] + denominator)
 
+    def add_hits(self, name: str, rank: int | None, depths: Iterable[int]) -> None:
+        """Count an answer at *rank* (from 0, None for none) as a hit or miss at each depth."""
+        for depth in depths:
+            self.add(f"{name}_top{depth}", float(rank is not None and rank < depth))
 
-# The parts of an evaluation, each with its own sample of lines: part -> the lines' results, in a fixed order
+    def add_rank(self, name: str, rank: int | None) -> None:
+        """Count hits and the reciprocal rank of an answer."""
+        self.add_hits(name, rank, (1, 3, 5))
+        self.add(f"{name}_mrr", 0.0 if rank is None else 1 / (rank + 1))
+
+
+# By part of the evaluation, whose lines are sampled separately: results in a fixed order
 Answers = dict[str, list[LineResult]]
 
 
 def answer_all(
-    contestant: EvaluatedSystem, questions: Questions, capabilities: Container[str] = CAPABILITIES
+    system: EvaluatedSystem, items: Items, capabilities: Container[str] = CAPABILITIES
 ) -> tuple[Answers, dict[str, float]]:
-    """Put all questions to one contestant.
+    """Put all items to one system.
 
     Args:
-        contestant: answers.
-        questions: of all kinds.
-        capabilities: the kinds that are asked.
+        system: answers.
+        items: of all kinds.
+        capabilities: the kinds that are asked for.
 
     Returns:
-        The lines' results of each part, in an order that depends on the questions only, and the seconds of each part by
-        the clock.
+        Results by part, in an order that depends on the items only, and wall-clock seconds by part.
 
     Raises:
-        LacunaError: a question could not be answered; leaving it out would flatter the contestant.
+        LacunaError: an item was not answered; leaving it out would favour the system.
     """
-    parts: dict[
-        str, tuple[Capability, Callable[[EvaluatedSystem, Questions], list[LineResult]]]
-    ] = {
+    parts: dict[str, tuple[Capability, Callable[[EvaluatedSystem, Items], list[LineResult]]]] = {
         "score": ("score", _score),
         "next": ("predict", _next),
         "cloze": ("cloze", _cloze),
@@ -104,144 +95,117 @@ def answer_all(
     }
     answers, seconds = {}, {}
     for part, (needed, measure) in parts.items():
-        if needed not in capabilities:
-            continue
-        started = time.monotonic()
-        answers[part] = measure(contestant, questions)
-        seconds[part] = round(time.monotonic() - started, 1)
+        if needed in capabilities:
+            started = time.monotonic()
+            answers[part] = measure(system, items)
+            seconds[part] = round(time.monotonic() - started, 1)
     return answers, seconds
 
 
-def _score(contestant: EvaluatedSystem, questions: Questions) -> list[LineResult]:
-    lines = [(number, line) for number, file in enumerate(questions.files) for line in file.lines]
-    results = ask(contestant, [ScoreQuery(line) for _, line in lines], ScoreResult, "score")
-    scored = []
-    for (number, line), result in zip(lines, results, strict=True):
-        scored.append(LineResult(number))
-        scored[-1].add(
-            "bits_per_character", -result.log_probability / math.log(2), result.characters
-        )
-        words = len(line.split()) if questions.files[number].language == "en" else result.characters
-        scored[-1].add("perplexity", -result.log_probability, words)
-    return scored
+def _score(system: EvaluatedSystem, items: Items) -> list[LineResult]:
+    texts = [(number, line) for number, file in enumerate(items.files) for line in file.lines]
+    results = ask(system, [ScoreQuery(text) for _, text in texts], ScoreResult, "score")
+    lines = []
+    for (number, text), result in zip(texts, results, strict=True):
+        english = items.files[number].language == "en"
+        words = len(text.split()) if english else result.characters
+        line = LineResult(number)
+        line.add("bits_per_character", -result.log_probability / math.log(2), result.characters)
+        line.add("perplexity", -result.log_probability, words)
+        lines.append(line)
+    return lines
 
 
-def _next(contestant: EvaluatedSystem, questions: Questions) -> list[LineResult]:
-    languages = [questions.files[question.file].language for question in questions.next]
+def _next(system: EvaluatedSystem, items: Items) -> list[LineResult]:
+    languages = [items.files[question.file].language for question in items.next]
     queries = [
         PredictQuery(question.text, NEXT_CANDIDATES[language])
-        for question, language in zip(questions.next, languages, strict=True)
+        for question, language in zip(items.next, languages, strict=True)
     ]
-    results = ask(contestant, queries, PredictResult, "next")
+    results = ask(system, queries, PredictResult, "next")
     lines: dict[tuple[int, int], LineResult] = {}
-    for question, language, result in zip(questions.next, languages, results, strict=True):
+    for question, language, result in zip(items.next, languages, results, strict=True):
         line = lines.setdefault((question.file, question.line), LineResult(question.file))
         ranked = [(candidate.append, candidate.probability) for candidate in result.candidates]
         if language == "zh":
-            _add_rank(
-                line,
-                "append",
-                _first(question.continuation.startswith(append) for append, _ in ranked),
-            )
+            line.add_rank("append", _rank(question.continuation.startswith(a) for a, _ in ranked))
             ranked = first_characters(ranked)
-        _add_rank(line, "next", _first(answer == question.answer for answer, _ in ranked))
+        rank = _rank(answer == question.answer for answer, _ in ranked)
+        line.add_rank("next", rank)
         if ranked:
-            line.judged.setdefault("next_ece", []).append(
-                (ranked[0][1], ranked[0][0] == question.answer)
-            )
+            line.judged.setdefault("next_ece", []).append((ranked[0][1], rank == 0))
     return list(lines.values())
 
 
 def first_characters(candidates: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
-    """The distribution of the next character: candidates' mass summed by the first character, most probable first."""
-    mass: dict[str, float] = {}
+    """Add up probabilities of candidates by first character; most probable first."""
+    probabilities: dict[str, float] = {}
     for append, probability in candidates:
-        mass[append[0]] = mass.get(append[0], 0.0) + probability
-    return sorted(mass.items(), key=lambda item: -item[1])
+        probabilities[append[0]] = probabilities.get(append[0], 0.0) + probability
+    return sorted(probabilities.items(), key=lambda item: -item[1])
 
 
-def _cloze(contestant: EvaluatedSystem, questions: Questions) -> list[LineResult]:
-    queries = [
-        ClozeQuery(question.text, CLOZE_CANDIDATES, blank=MARKER) for question in questions.cloze
-    ]
+def _cloze(system: EvaluatedSystem, items: Items) -> list[LineResult]:
+    queries = [ClozeQuery(each.text, CLOZE_CANDIDATES, blank=MARKER) for each in items.cloze]
+    results = ask(system, queries, ClozeResult, "cloze")
     lines = []
-    results = ask(contestant, queries, ClozeResult, "cloze")
-    for question, result in zip(questions.cloze, results, strict=True):
-        lines.append(LineResult(question.file))
+    for question, result in zip(items.cloze, results, strict=True):
         candidates = result.blanks[0].candidates
-        right = _first(found.word == question.answer for found in candidates)
-        for depth in (1, 5):
-            lines[-1].add(f"cloze_top{depth}", float(right is not None and right < depth))
+        rank = _rank(candidate.word == question.answer for candidate in candidates)
+        line = LineResult(question.file)
+        line.add_hits("cloze", rank, (1, 5))
         if candidates:
-            lines[-1].judged["cloze_ece"] = [(candidates[0].probability, right == 0)]
+            line.judged["cloze_ece"] = [(candidates[0].probability, rank == 0)]
+        lines.append(line)
     return lines
 
 
-def _choice(contestant: EvaluatedSystem, questions: Questions) -> list[LineResult]:
-    asked = [question for question in questions.cloze if question.choices]
-    queries = [
-        ClozeQuery(question.text, blank=MARKER, choices=question.choices) for question in asked
-    ]
+def _choice(system: EvaluatedSystem, items: Items) -> list[LineResult]:
+    asked = [question for question in items.cloze if question.choices]
+    queries = [ClozeQuery(each.text, blank=MARKER, choices=each.choices) for each in asked]
+    results = ask(system, queries, ClozeResult, "choice")
     lines = []
-    for question, result in zip(
-        asked, ask(contestant, queries, ClozeResult, "choice"), strict=True
-    ):
-        lines.append(LineResult(question.file))
+    for question, result in zip(asked, results, strict=True):
         best = result.blanks[0].candidates[0]
-        lines[-1].add("choice", float(best.word == question.answer))
-        lines[-1].judged["choice_ece"] = [(best.probability, best.word == question.answer)]
+        right = best.word == question.answer
+        judged = {"choice_ece": [(best.probability, right)]}
+        lines.append(LineResult(question.file, {"choice": (float(right), 1.0)}, judged))
     return lines
 
 
-def _typing(contestant: EvaluatedSystem, questions: Questions) -> list[LineResult]:
-    texts = [line.text for line in questions.typed]
-    with tqdm(
-        total=sum(map(len, texts)), desc=f"{contestant.name}: typing", unit=" chars", disable=None
-    ) as progress:
-        keys = keys_pressed(
-            texts, lambda queries: ask(contestant, queries, PredictResult), progress.update
-        )
-    lines = []
-    for line, pressed in zip(questions.typed, keys, strict=True):
-        lines.append(LineResult(line.file))
-        lines[-1].add("saved", len(line.text) - pressed, len(line.text))
-    return lines
+def _typing(system: EvaluatedSystem, items: Items) -> list[LineResult]:
+    texts = [line.text for line in items.typed]
+    with tqdm(total=sum(map(len, texts)), desc=f"{system.name}: typing", disable=None) as bar:
+        keys = keys_pressed(texts, lambda queries: ask(system, queries, PredictResult), bar.update)
+    return [
+        LineResult(line.file, {"saved": (float(len(line.text) - pressed), float(len(line.text)))})
+        for line, pressed in zip(items.typed, keys, strict=True)
+    ]
 
 
 def ask(
-    contestant: EvaluatedSystem, queries: Sequence[Query], kind: type[Asked], label: str = ""
-) -> list[Asked]:
+    system: EvaluatedSystem, queries: Sequence[Query], kind: type[AnyResult], label: str = ""
+) -> list[AnyResult]:
     """Ask in portions; with a label, show progress.
 
     Raises:
-        LacunaError: the first question that could not be answered.
+        LacunaError: the first query that was not answered.
     """
-    answers: list[Asked] = []
-    with tqdm(
-        total=len(queries),
-        desc=f"{contestant.name}: {label}",
-        unit=" queries",
-        disable=None if label else True,
-    ) as progress:
+    answers: list[AnyResult] = []
+    hidden = None if label else True  # None: hidden unless standard error is a terminal
+    with tqdm(total=len(queries), desc=f"{system.name}: {label}", disable=hidden) as bar:
         for start in range(0, len(queries), QUERIES_AT_ONCE):
             portion = queries[start : start + QUERIES_AT_ONCE]
-            for result in contestant.predictor.run(portion):
+            for result in system.predictor.run(portion):
                 if isinstance(result, LacunaError):
                     raise result
-                answers.append(cast("Asked", result))
-            progress.update(len(portion))
+                answers.append(cast("AnyResult", result))
+            bar.update(len(portion))
     if not all(isinstance(answer, kind) for answer in answers):
-        raise TypeError(f"{contestant.name} answered with something else than {kind.__name__}")
+        raise TypeError(f"{system.name} returned a result that is not a {kind.__name__}")
     return answers
 
 
-def _first(right: Iterable[bool]) -> int | None:
-    """Rank, from 0, of the first answer that is right."""
+def _rank(right: Iterable[bool]) -> int | None:
+    """Return the rank, from 0, of the first right answer."""
     return next((rank for rank, is_right in enumerate(right) if is_right), None)
-
-
-def _add_rank(line: LineResult, name: str, rank: int | None) -> None:
-    """Count a question whose answer came at *rank* (from 0; None: not among the candidates)."""
-    for depth in (1, 3, 5):
-        line.add(f"{name}_top{depth}", float(rank is not None and rank < depth))
-    line.add(f"{name}_mrr", 0.0 if rank is None else 1 / (rank + 1))

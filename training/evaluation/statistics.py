@@ -1,9 +1,9 @@
-"""Estimates with bootstrap intervals, and calibration error. Knows lines and files, not what was measured.
+"""Estimates with bootstrap intervals, and calibration errors.
 
-Every figure but calibration error is a ratio of sums over lines (nats / characters, hits / questions). Where a file's
-lines were sampled, each stands for more than itself: its weight is lines of the file / lines sampled, so a figure over
-all files weighs each file by its lines. The bootstrap draws lines with replacement inside each file (stratified), and
-contestants that answered the same lines share the draws, which pairs them.
+Most figures are ratios of sums over lines (nats / characters, hits / questions). If lines of a file
+were sampled, the weight of each is lines of the file / lines sampled. The bootstrap draws lines
+with replacement within each file. Systems that answered the same lines share the draws, so their
+differences are paired.
 """
 
 from collections.abc import Sequence
@@ -16,17 +16,17 @@ INTERVAL_PERCENT = 95.0
 
 
 def at_edge(value: float, grid: Sequence[float]) -> bool:
-    """Whether the best of a grid is its least or greatest, so that a better one may lie beyond; nothing is below 0."""
+    """Return True for an end of a grid, beyond which a better value may lie; not for 0 at the low end."""
     return value == max(grid) or value == min(grid) > 0
 
 
 def resample(files: Sequence[int], rounds: int, seed: int) -> Float64Array:
-    """Draw lines with replacement inside each file.
+    """Draw lines with replacement within each file.
 
     Args:
         files: file number of each line, (lines,).
         rounds: bootstrap rounds.
-        seed: of the draws; the same files, rounds and seed give the same draws.
+        seed: of the draws.
 
     Returns:
         How often each line was drawn, (rounds, lines).
@@ -36,14 +36,13 @@ def resample(files: Sequence[int], rounds: int, seed: int) -> Float64Array:
     counts = np.zeros((rounds, len(file_of)))
     for file in np.unique(file_of):
         lines = np.flatnonzero(file_of == file)
-        counts[:, lines] = generator.multinomial(
-            len(lines), np.full(len(lines), 1 / len(lines)), size=rounds
-        )
+        even = np.full(len(lines), 1 / len(lines))
+        counts[:, lines] = generator.multinomial(len(lines), even, size=rounds)
     return counts
 
 
 def ratio(numerators: Float64Array, denominators: Float64Array, weights: Float64Array) -> float:
-    """Weighted ratio of sums over lines; NaN where there is nothing to divide by."""
+    """Return the weighted ratio of sums over lines; NaN if the denominators are 0."""
     total = float(weights @ denominators)
     return float(weights @ numerators) / total if total > 0 else float("nan")
 
@@ -54,58 +53,57 @@ def ratio_samples(
     weights: Float64Array,
     counts: Float64Array,
 ) -> Float64Array:
-    """:func:`ratio` in every bootstrap round, (rounds,); NaN in rounds that drew nothing to divide by."""
+    """Return :func:`ratio` of every bootstrap round, (rounds,)."""
     drawn = counts @ (weights * denominators)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray((counts @ (weights * numerators)) / drawn)
 
 
 def interval(samples: Float64Array) -> tuple[float, float]:
-    """The central 95 % of bootstrap samples; (NaN, NaN) without any."""
-    kept = samples[np.isfinite(samples)]
-    if len(kept) == 0:
+    """Return the central 95 % of the finite samples; NaN without any."""
+    finite = samples[np.isfinite(samples)]
+    if len(finite) == 0:
         return float("nan"), float("nan")
     tail = (100 - INTERVAL_PERCENT) / 2
-    low, high = np.percentile(kept, [tail, 100 - tail])
+    low, high = np.percentile(finite, [tail, 100 - tail])
     return float(low), float(high)
 
 
 def reliability(
     probabilities: Float64Array, correct: NDArray[np.bool_], weights: Float64Array, bins: int = 15
 ) -> tuple[Float64Array, Float64Array, Float64Array]:
-    """What was claimed and what was right, by bins of equal mass: the points of a reliability diagram.
+    """Compute a reliability diagram with bins of equal weight.
 
-    Answers are sorted by probability and divided into *bins* of equal weight.
+    Nguyen & O'Connor 2015, Posterior calibration and exploratory analysis for NLP models.
 
     Args:
-        probabilities: what was claimed for each answer, (answers,).
-        correct: whether it was right, (answers,).
+        probabilities: claimed for each answer, (answers,).
+        correct: True for right answers, (answers,).
         weights: (answers,), not negative, not all 0.
         bins: at most as many as there are answers.
 
     Returns:
-        The mean claim, the share that was right and the share of the weight, each (bins,), empty bins left out.
-
-    Nguyen & O'Connor 2015, Posterior calibration and exploratory analysis for NLP models (adaptive bins).
+        The mean claim, the share of right answers and the share of the weight, each (bins,),
+        without empty bins.
     """
     total = float(weights.sum())
     order = np.argsort(probabilities, kind="stable")
-    mass = weights[order]
-    # The bin of an answer is where the middle of its mass lies
-    number = np.minimum(((np.cumsum(mass) - mass / 2) * bins / total).astype(np.int64), bins - 1)
-    claimed = np.bincount(number, weights=mass * probabilities[order], minlength=bins)
-    right = np.bincount(number, weights=mass * correct[order], minlength=bins)
-    own = np.bincount(number, weights=mass, minlength=bins)
-    kept = own > 0
-    return claimed[kept] / own[kept], right[kept] / own[kept], own[kept] / total
+    sorted_weights = weights[order]
+    middles = np.cumsum(sorted_weights) - sorted_weights / 2
+    number = np.minimum((middles * bins / total).astype(np.int64), bins - 1)
+    claimed = np.bincount(number, weights=sorted_weights * probabilities[order], minlength=bins)
+    right = np.bincount(number, weights=sorted_weights * correct[order], minlength=bins)
+    weight = np.bincount(number, weights=sorted_weights, minlength=bins)
+    used = weight > 0
+    return claimed[used] / weight[used], right[used] / weight[used], weight[used] / total
 
 
 def calibration_error(
     probabilities: Float64Array, correct: NDArray[np.bool_], weights: Float64Array, bins: int = 15
 ) -> float:
-    """Expected calibration error: the mean over the bins of :func:`reliability` of |share right - mean claim|.
+    """Return the expected calibration error; NaN if no answer has weight.
 
-    NaN where nothing has weight.
+    It is the mean of the difference of share right and mean claim over the bins of :func:`reliability`.
     """
     if float(weights.sum()) <= 0:
         return float("nan")
@@ -116,7 +114,7 @@ def calibration_error(
 def calibration_floor(
     probabilities: Float64Array, weights: Float64Array, seed: int, bins: int = 15, rounds: int = 100
 ) -> float:
-    """The mean calibration error that perfectly calibrated answers of these probabilities show by chance alone."""
+    """Return the mean calibration error of perfectly calibrated answers with these probabilities."""
     generator = np.random.default_rng(seed)
     draws = generator.random((rounds, len(probabilities))) < probabilities
     return float(np.mean([calibration_error(probabilities, draw, weights, bins) for draw in draws]))

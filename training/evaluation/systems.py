@@ -1,7 +1,4 @@
-"""Opens what can be evaluated: a checkpoint, or an n-gram as if it were one. Asks nothing.
-
-Both run behind model/predictor.py, the predictor that serves, and are asked for as many words as users ask for.
-"""
+"""Systems under evaluation: a checkpoint or an n-gram, behind the predictor that serves."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +14,8 @@ from model.queries import Query, Result
 CAPABILITIES: tuple[Capability, ...] = ("predict", "score", "cloze")
 
 
-class Answering(Protocol):
-    """What is measured: model/predictor.py, or a test's stand-in."""
+class QueryRunner(Protocol):
+    """A predictor: model/predictor.py, or the double of a test."""
 
     def run(self, queries: Sequence[Query]) -> Sequence[Result | LacunaError]:
         """Answer queries in order."""
@@ -27,73 +24,61 @@ class Answering(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedSystem:
-    """One predictor under evaluation.
+    """A system under evaluation.
 
     Attributes:
-        name: what the report calls it.
+        name: in the report.
         predictor: answers queries.
-        about: architecture, size and what text it saw, for the report.
+        about: architecture, size and the text that it read, for the report.
         capabilities: questions that it can answer.
     """
 
     name: str
-    predictor: Answering
+    predictor: QueryRunner
     about: dict[str, Any]
     capabilities: tuple[Capability, ...] = CAPABILITIES
 
 
-def open_contestant(
+def open_system(
     directory: Path,
     device: Literal["cpu", "cuda"] = "cpu",
     threads: int = 1,
     *,
     use_cache_lm: bool = True,
 ) -> EvaluatedSystem:
-    """Open a checkpoint or an n-gram behind a predictor, which may do without its memory of the text.
+    """Open a checkpoint or an n-gram.
 
     Raises:
         CheckpointError: it cannot be read.
     """
     checkpoint, runtime = open_model(directory, device, threads)
     predictor = Predictor(checkpoint, runtime, use_cache_lm=use_cache_lm)
-    return EvaluatedSystem(
-        _called(checkpoint), predictor, _about(checkpoint), checkpoint.capabilities
-    )
-
-
-def _called(checkpoint: Checkpoint) -> str:
-    """Editions of one checkpoint have one name; an n-gram's says all."""
-    return (
-        checkpoint.name
-        if is_ngram(checkpoint.directory)
-        else f"{checkpoint.name} {checkpoint.version}"
-    )
-
-
-def _about(checkpoint: Checkpoint) -> dict[str, Any]:
-    about: dict[str, Any] = {
-        "digest": checkpoint.digest,
-        "calibration": checkpoint.calibration.to_dict(),
-    }
-    if is_ngram(checkpoint.directory):
-        description = checkpoint.training
-        text = description["text"]
-        once = all(source["counted"] == 1 for source in text["sources"])
-        saw = f"{text['tokens']:,} tokens{', each once' if once else ', weighted sources more than once'}"
-        return about | {
-            "architecture": f"{checkpoint.name}, {description['smoothing']}, {sum(description['counts']):,} n-grams",
-            "bytes": size_in_bytes(checkpoint.directory),
-            "saw": saw,
-            "text": text,
-        }
-    network = checkpoint.network
-    tokens = checkpoint.training.get("tokens_seen")
-    return about | {
-        "architecture": f"{network.architecture}, {network.cell}, layers {network.forward_layers} forward"
-        f" and {network.backward_layers} backward of {network.hidden_size}",
-        "bytes": sum(
-            path.stat().st_size for path in checkpoint.directory.rglob("*") if path.is_file()
-        ),
+    about: dict[str, Any] = {"digest": checkpoint.digest}
+    about["calibration"] = checkpoint.calibration.to_dict()
+    if is_ngram(directory):
+        about |= _about_ngram(checkpoint)
+        return EvaluatedSystem(checkpoint.name, predictor, about)
+    network, tokens = checkpoint.network, checkpoint.training.get("tokens_seen")
+    layers = f"{network.forward_layers} forward and {network.backward_layers} backward"
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    about |= {
+        "architecture": f"{network.architecture}, {network.cell}, layers {layers}"
+        f" of {network.hidden_size}",
+        "bytes": sum(path.stat().st_size for path in files),
         "saw": f"{tokens:,} tokens, those seen again included" if isinstance(tokens, int) else "",
         "text": checkpoint.training,
+    }
+    name = f"{checkpoint.name} {checkpoint.version}"
+    return EvaluatedSystem(name, predictor, about, checkpoint.capabilities)
+
+
+def _about_ngram(checkpoint: Checkpoint) -> dict[str, Any]:
+    description = checkpoint.training
+    text, count = description["text"], sum(description["counts"])
+    once = all(source["counted"] == 1 for source in text["sources"])
+    return {
+        "architecture": f"{checkpoint.name}, {description['smoothing']}, {count:,} n-grams",
+        "bytes": size_in_bytes(checkpoint.directory),
+        "saw": f"{text['tokens']:,} tokens, {'each' if once else 'weighted sources more than'} once",
+        "text": text,
     }

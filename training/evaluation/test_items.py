@@ -1,17 +1,18 @@
-"""The questions of an evaluation: which words and blanks of which lines. Not how they are asked or judged.
+"""The items of an evaluation: which words and blanks of which lines. A seed fixes them.
 
-A seed, the files and the vocabulary fix them, so that every contestant gets the same ones. What a word is:
-
-- English: a maximal run of word characters (model/tokenizer.py) that begins and ends with a letter or digit.
-- Chinese is not segmented. The next *character* is asked for where it is a Han character. A *blank* covers a token of
-  one to three Han characters, chosen at random among those tokens in the segmentation of the whole line.
+- English: a word is a maximal run of word characters (model/text.py) that begins and ends with a
+  letter or digit.
+- Chinese is not segmented. A *next* item asks for the next Han character. A *blank* covers a token
+  of one to three Han characters, drawn from the tokens of the whole line.
 """
 
+import hashlib
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from model.errors import CorpusError
@@ -22,11 +23,15 @@ from training.data.text_sources import expand_inputs, read_lines
 MARKER = "____"
 POSITIONS_PER_LINE = 2
 CHOICES = 5
-# Wrong choices are drawn from this many words of the file whose frequency is nearest to the right one's
+# Wrong choices are drawn from this many words of the file whose frequency is nearest
 SIMILAR_WORDS = 20
 MAX_BLANK_CHARACTERS = 3
-# /score, /predict and /cloze take this many code points
+MAX_TYPED_CHARACTERS = 100
+# Code points that one query may have
 MAX_CHARACTERS = 10_000
+# Every file has at least this many lines with items, and typed lines, or all that it has
+MIN_LINES = 20
+MIN_TYPED_LINES = 6
 _SENTENCE_END = re.compile(r"[.!?]\s|[。！？]")
 
 
@@ -37,7 +42,7 @@ class TextFile:
     Attributes:
         name: unique among the files.
         language: ``zh`` or ``en``.
-        lines: its lines in form C, without empty ones; those that are too long to be asked about in parts.
+        lines: normalised, without empty ones; lines that are too long for a query are divided.
     """
 
     name: str
@@ -47,14 +52,14 @@ class TextFile:
 
 @dataclass(frozen=True, slots=True)
 class NextQuestion:
-    """What comes next after ``text``?
+    """A question for the next word.
 
     Attributes:
         file: number of its file.
         line: number of its line.
-        text: the line up to there; in English it ends with the space before the word.
+        text: the line up to the word; in English it ends with a space.
         continuation: the rest of the line.
-        answer: the word (English) or character (Chinese) that the rest begins with.
+        answer: the word (English) or character (Chinese) at the start of the rest.
     """
 
     file: int
@@ -66,14 +71,15 @@ class NextQuestion:
 
 @dataclass(frozen=True, slots=True)
 class ClozeQuestion:
-    """What fills the blank?
+    """A question for a blank.
 
     Attributes:
         file: number of its file.
         line: number of its line.
         text: the line with :data:`MARKER` in place of the answer.
-        answer: what stood there.
-        choices: the answer among others of similar frequency, shuffled; empty where the file has too few words.
+        answer: the hidden word.
+        choices: the answer and others of similar frequency, shuffled; empty if the file has too
+            few words.
     """
 
     file: int
@@ -85,11 +91,39 @@ class ClozeQuestion:
 
 @dataclass(frozen=True, slots=True)
 class TypedLine:
-    """A line that someone types."""
+    """A line that is typed with suggestions."""
 
     file: int
     line: int
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """All items of an evaluation; the same for every system."""
+
+    files: list[TextFile]
+    next: list[NextQuestion]
+    cloze: list[ClozeQuestion]
+    typed: list[TypedLine]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of files and items, to recognise reports on the same ones."""
+        content = repr([self.files, self.next, self.cloze, self.typed])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def choose_items(
+    files: list[TextFile], tokenizer: Tokenizer, lines: int, typing_lines: int, seed: int
+) -> Items:
+    """Choose items from about *lines* lines a language, and *typing_lines* lines to type."""
+    return Items(
+        files,
+        next_questions(files, lines, MIN_LINES, seed),
+        cloze_questions(files, tokenizer, lines, MIN_LINES, seed),
+        typed_lines(files, typing_lines, MIN_TYPED_LINES, seed),
+    )
 
 
 def read_files(
@@ -103,43 +137,130 @@ def read_files(
 
     Args:
         inputs: files, folders or globs.
-        language: of all of them; None takes it from a folder ``zh`` or ``en`` above the file, else from a name that
-            ends in ``_zh`` or ``_en``, else from the script.
+        language: of all of them; None takes it from a folder ``zh`` or ``en`` above a file, else
+            from a name that ends in ``_zh`` or ``_en``, else from the script.
         limit_per_file: keep at most this many lines of a file, chosen at random.
         seed: of that choice.
         field: the member of each object of JSON Lines that holds the text.
 
     Raises:
-        CorpusError: nothing to read, or a file without text.
+        CorpusError: there is no file, a file has no text, or two files have the same name.
     """
     files = []
     for path in expand_inputs(list(inputs)):
-        lines = [
-            part
-            for _, text, _ in read_lines(path, field)
-            for part in _parts(normalise(text).strip())
-        ]
+        texts = (normalise(text).strip() for _, text, _ in read_lines(path, field))
+        lines = [part for text in texts for part in _parts(text)]
         if not lines:
             raise CorpusError(f"{path}: no text; name files with one line an item")
         if limit_per_file is not None and len(lines) > limit_per_file:
-            chosen = sorted(
-                _generator(seed, path.name, "limit").sample(range(len(lines)), limit_per_file)
-            )
-            lines = [lines[index] for index in chosen]
+            generator = _generator(seed, path.name, "limit")
+            lines = [
+                lines[index]
+                for index in sorted(generator.sample(range(len(lines)), limit_per_file))
+            ]
         files.append(
-            TextFile(path.name.split(".")[0], language or _language_of(path, lines), tuple(lines))
+            TextFile(path.name.split(".")[0], language or _language(path, lines), tuple(lines))
         )
-    counts = Counter(file.name for file in files)
-    repeated = sorted(name for name, count in counts.items() if count > 1)
-    if repeated:
-        raise CorpusError(
-            f"{len(repeated)} file names occur twice, the first is {repeated[0]}; rename them"
-        )
+    (name, count), *_ = Counter(file.name for file in files).most_common(1)
+    if count > 1:
+        raise CorpusError(f"{count} files are called {name}; rename them")
     return files
 
 
+def next_questions(
+    files: Sequence[TextFile], total: int, least: int, seed: int
+) -> list[NextQuestion]:
+    """Return two positions of each of about *total* lines a language, at least *least* a file."""
+    questions = []
+    for number, file, quota in _quotas(files, total, least):
+        generator = _generator(seed, file.name, "next")
+        chosen: list[NextQuestion] = []
+        for index in _shuffled(file.lines, generator):
+            line = file.lines[index]
+            places = _next_places(line, file.language) if quota else []
+            quota -= bool(places)
+            for start, end in generator.sample(places, min(POSITIONS_PER_LINE, len(places))):
+                answer = line[start:end]
+                chosen.append(NextQuestion(number, index, line[:start], line[start:], answer))
+        questions += sorted(chosen, key=lambda question: (question.line, len(question.text)))
+    return questions
+
+
+def cloze_questions(
+    files: Sequence[TextFile], tokenizer: Tokenizer, total: int, least: int, seed: int
+) -> list[ClozeQuestion]:
+    """Return one blank in each of about *total* lines a language, at least *least* a file."""
+    questions = []
+    for number, file, quota in _quotas(files, total, least):
+        generator = _generator(seed, file.name, "cloze")
+        places = [blank_places(line, file.language, tokenizer) for line in file.lines]
+        lines = list(zip(file.lines, places, strict=True))
+        words = Counter(line[start:end] for line, spans in lines for start, end in spans)
+        chosen: list[ClozeQuestion] = []
+        for index in _shuffled(file.lines, generator):
+            line, spans = lines[index]
+            if not spans or MARKER in line or len(chosen) == quota:
+                continue
+            start, end = generator.choice(spans)
+            answer, text = line[start:end], line[:start] + MARKER + line[end:]
+            choices = _choices(answer, words, file.language, generator)
+            chosen.append(ClozeQuestion(number, index, text, answer, choices))
+        questions += sorted(chosen, key=lambda question: question.line)
+    return questions
+
+
+def typed_lines(files: Sequence[TextFile], total: int, least: int, seed: int) -> list[TypedLine]:
+    """Return the beginnings of about *total* lines a language, at least *least* a file."""
+    lines = []
+    for number, file, quota in _quotas(files, total, least):
+        order = _shuffled(file.lines, _generator(seed, file.name, "typing"))[:quota]
+        lines += [
+            TypedLine(number, index, file.lines[index][:MAX_TYPED_CHARACTERS])
+            for index in sorted(order)
+        ]
+    return lines
+
+
+def blank_places(line: str, language: str, tokenizer: Tokenizer) -> list[tuple[int, int]]:
+    """Return spans of code points that may be blanks: words of letters, or Han tokens."""
+    if language == "en":
+        return [
+            (start, end)
+            for start, end in word_places(line)
+            if not any(map(str.isdigit, line[start:end]))
+        ]
+    places: list[tuple[int, int]] = []
+    start = 0
+    while start < len(line):
+        for token in tokenizer.encode(line[start:]):
+            surface = tokenizer.surfaces[token]
+            if not surface:  # the first byte of a character that is not a token
+                break
+            if len(surface) <= MAX_BLANK_CHARACTERS and all(map(is_han, surface)):
+                places.append((start, start + len(surface)))
+            start += len(surface)
+        start += 1
+    return places
+
+
+def word_places(line: str) -> list[tuple[int, int]]:
+    """Return spans of the words of a spaced script."""
+    places = []
+    for is_word, group in groupby(range(len(line)), lambda index: is_word_character(line[index])):
+        first, *_, last = [*group] * 2
+        if is_word and line[first].isalnum() and line[last].isalnum():
+            places.append((first, last + 1))
+    return places
+
+
+def lines_per_file(sizes: Sequence[int], total: int, least: int) -> list[int]:
+    """Divide *total* lines among files by size; each gets at least *least*, or all that it has."""
+    everything = sum(sizes)
+    return [min(size, max(least, round(total * size / everything))) for size in sizes]
+
+
 def _parts(line: str) -> Iterator[str]:
-    """A line, in several parts where it is longer than may be asked about: each ends where a sentence does, if any."""
+    """Divide a line that is too long for a query, at the ends of sentences if there are any."""
     while len(line) > MAX_CHARACTERS:
         end = MAX_CHARACTERS
         for match in _SENTENCE_END.finditer(line, 0, MAX_CHARACTERS):
@@ -150,122 +271,9 @@ def _parts(line: str) -> Iterator[str]:
         yield line
 
 
-def lines_per_file(sizes: Sequence[int], total: int, least: int) -> list[int]:
-    """Share *total* lines among files by their size, at least *least* each and no more than each has."""
-    everything = sum(sizes)
-    return [min(size, max(least, round(total * size / everything))) for size in sizes]
-
-
-def next_questions(
-    files: Sequence[TextFile], total: int, least: int, seed: int
-) -> list[NextQuestion]:
-    """Two positions of each of about *total* lines of every language, in the order of files and lines."""
-    questions = []
-    for number, file, quota in _quotas(files, total, least):
-        generator = _generator(seed, file.name, "next")
-        chosen: list[NextQuestion] = []
-        lines = 0
-        for index in _shuffled(file.lines, generator):
-            line = file.lines[index]
-            places = _next_places(line, file.language)
-            if not places or lines == quota:
-                continue
-            lines += 1
-            for start, end in generator.sample(places, min(POSITIONS_PER_LINE, len(places))):
-                chosen.append(
-                    NextQuestion(number, index, line[:start], line[start:], line[start:end])
-                )
-        questions += sorted(chosen, key=lambda question: (question.line, len(question.text)))
-    return questions
-
-
-def cloze_questions(
-    files: Sequence[TextFile], tokenizer: Tokenizer, total: int, least: int, seed: int
-) -> list[ClozeQuestion]:
-    """One blank in each of about *total* lines of every language, in the order of files and lines."""
-    questions = []
-    for number, file, quota in _quotas(files, total, least):
-        generator = _generator(seed, file.name, "cloze")
-        words = Counter(
-            line[start:end]
-            for line in file.lines
-            for start, end in blank_places(line, file.language, tokenizer)
-        )
-        chosen: list[ClozeQuestion] = []
-        for index in _shuffled(file.lines, generator):
-            line = file.lines[index]
-            places = blank_places(line, file.language, tokenizer)
-            if not places or MARKER in line or len(chosen) == quota:
-                continue
-            start, end = generator.choice(places)
-            answer = line[start:end]
-            choices = _choices(answer, words, file.language, generator)
-            chosen.append(
-                ClozeQuestion(number, index, line[:start] + MARKER + line[end:], answer, choices)
-            )
-        questions += sorted(chosen, key=lambda question: question.line)
-    return questions
-
-
-def typed_lines(
-    files: Sequence[TextFile], total: int, least: int, seed: int, max_characters: int = 100
-) -> list[TypedLine]:
-    """About *total* lines of every language, cut after *max_characters*."""
-    lines = []
-    for number, file, quota in _quotas(files, total, least):
-        order = _shuffled(file.lines, _generator(seed, file.name, "typing"))[:quota]
-        lines += [
-            TypedLine(number, index, file.lines[index][:max_characters]) for index in sorted(order)
-        ]
-    return lines
-
-
-def blank_places(line: str, language: str, tokenizer: Tokenizer) -> list[tuple[int, int]]:
-    """Spans (start, end) in code points that may be blanked: words of letters, or tokens of 1-3 Han characters."""
-    if language == "en":
-        return [
-            (start, end)
-            for start, end in word_places(line)
-            if not any(map(str.isdigit, line[start:end]))
-        ]
-    places: list[tuple[int, int]] = []
-    start = 0
-    for token in tokenizer.encode(line):
-        surface = tokenizer.surfaces[token]
-        if not surface:  # a byte token: its character is not in the vocabulary, find the next place by decoding anew
-            return [*places, *_places_after_bytes(line, start, tokenizer)]
-        end = start + len(surface)
-        if len(surface) <= MAX_BLANK_CHARACTERS and all(map(is_han, surface)):
-            places.append((start, end))
-        start = end
-    return places
-
-
-def word_places(line: str) -> list[tuple[int, int]]:
-    """Spans of the words of a spaced script that begin and end with a letter or digit."""
-    places: list[tuple[int, int]] = []
-    start: int | None = None
-    for index, character in enumerate([*line, " "]):
-        if is_word_character(character):
-            start = index if start is None else start
-        elif start is not None:
-            if line[start].isalnum() and line[index - 1].isalnum():
-                places.append((start, index))
-            start = None
-    return places
-
-
-def _places_after_bytes(line: str, start: int, tokenizer: Tokenizer) -> list[tuple[int, int]]:
-    """The places after a character spelt in bytes: bytes are not code points, so the rest is encoded by itself."""
-    rest = blank_places(line[start + 1 :], "zh", tokenizer)
-    return [(start + 1 + first, start + 1 + last) for first, last in rest]
-
-
 def _next_places(line: str, language: str) -> list[tuple[int, int]]:
     if language == "en":
-        return [
-            (start, end) for start, end in word_places(line) if start > 0 and line[start - 1] == " "
-        ]
+        return [place for place in word_places(line) if line[: place[0]].endswith(" ")]
     return [(index, index + 1) for index in range(1, len(line)) if is_han(line[index])]
 
 
@@ -278,7 +286,7 @@ def _choices(
         others = same_length if len(same_length) >= CHOICES - 1 else others
     if len(others) < CHOICES - 1:
         return ()
-    generator.shuffle(others)  # so that ties are broken at random
+    generator.shuffle(others)  # breaks ties at random
     others.sort(key=lambda word: abs(words[word] - words[answer]))
     choices = [answer, *generator.sample(others[:SIMILAR_WORDS], CHOICES - 1)]
     generator.shuffle(choices)
@@ -287,15 +295,13 @@ def _choices(
 
 def _quotas(
     files: Sequence[TextFile], total: int, least: int
-) -> Iterable[tuple[int, TextFile, int]]:
-    """(number, file, lines to ask) of every file; *total* is shared among the files of each language."""
+) -> Iterator[tuple[int, TextFile, int]]:
+    """Yield (number, file, lines to ask about), by language."""
     for language in LANGUAGES:
-        numbered = [
-            (number, file) for number, file in enumerate(files) if file.language == language
-        ]
-        quotas = lines_per_file([len(file.lines) for _, file in numbered], total, least)
-        for (number, file), quota in zip(numbered, quotas, strict=True):
-            yield number, file, quota
+        numbers = [number for number, file in enumerate(files) if file.language == language]
+        quotas = lines_per_file([len(files[number].lines) for number in numbers], total, least)
+        for number, quota in zip(numbers, quotas, strict=True):
+            yield number, files[number], quota
 
 
 def _shuffled(lines: Sequence[str], generator: random.Random) -> list[int]:
@@ -305,11 +311,11 @@ def _shuffled(lines: Sequence[str], generator: random.Random) -> list[int]:
 
 
 def _generator(seed: int, file: str, purpose: str) -> random.Random:
-    """Chance that depends on the file's name and not on which other files take part."""
+    """Return a generator that depends on the name of a file but not on the other files."""
     return random.Random(f"{seed}/{file}/{purpose}")
 
 
-def _language_of(path: Path, lines: Sequence[str]) -> str:
+def _language(path: Path, lines: Sequence[str]) -> str:
     for parent in path.parents:
         if parent.name in LANGUAGES:
             return parent.name
