@@ -61,11 +61,12 @@ def _argparse_settings(each: Field[Any], hint: Any) -> tuple[list[str], dict[str
         settings["metavar"] = each.metadata["metavar"]
     elif each.metadata["positional"]:
         settings["metavar"] = each.name.upper()
-    inner = get_args(hint)
+    if type(None) in get_args(hint):  # X | None
+        hint = get_args(hint)[0]
     if get_origin(hint) is Literal:
-        settings["choices"] = inner
+        settings["choices"] = get_args(hint)
     elif get_origin(hint) is tuple:
-        settings |= {"type": inner[0], "nargs": "+"}
+        settings |= {"type": get_args(hint)[0], "nargs": "+"}
     else:
-        settings["type"] = inner[0] if inner else hint
+        settings["type"] = hint
     return names, settings

@@ -21,6 +21,7 @@ class Options:
     codes: tuple[str, ...] = option("languages", ())
     field: str | None = option("member of JSON Lines", None)
     device: Literal["cpu", "cuda"] = option("for the network", "cpu")
+    language: Literal["zh", "en"] | None = option("of the text", None)
     over_write: bool = option("replace it", False)
     hidden: int = 7
 
@@ -32,9 +33,9 @@ def parse(*words: str) -> Options:
 
 def test_arguments_have_the_types_of_the_fields() -> None:
     """Fields without a declaration keep their default."""
-    words = "in a b --output out --minutes 3 --codes zh en --field f --device cuda --over-write"
+    words = "in a b --output out --minutes 3 --codes zh en --field f --device cuda --language en --over-write"
     assert parse(*words.split()) == Options(
-        Path("in"), ("a", "b"), Path("out"), 3.0, ("zh", "en"), "f", "cuda", over_write=True
+        Path("in"), ("a", "b"), Path("out"), 3.0, ("zh", "en"), "f", "cuda", "en", over_write=True
     )
     assert parse("in", "a", "--output", "out") == Options(Path("in"), ("a",), Path("out"))
 
