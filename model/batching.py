@@ -26,7 +26,8 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from model.runtime import Float32Array, Integers, Runtime, Tower
+from model.config import Tower
+from model.runtime import Float32Array, Int64Array, Runtime
 
 Answer = TypeVar("Answer")
 
@@ -141,7 +142,7 @@ class Scheduler:
     """
 
     def __init__(self, runtime: Runtime, on_call: Callable[[str, int], None] | None = None) -> None:
-        config = runtime.config
+        config = runtime.sizes
         self.runtime = runtime
         self.rows: Counter[str] = Counter()
         self._on_call = on_call
@@ -354,7 +355,7 @@ class Scheduler:
 _NOTHING: Float32Array = np.zeros(0, dtype=np.float32)
 
 
-def _padded(lines: Sequence[tuple[int, ...]]) -> tuple[Integers, Integers]:
+def _padded(lines: Sequence[tuple[int, ...]]) -> tuple[Int64Array, Int64Array]:
     """Return right-padded tokens (N, T) and the number of tokens of each line, (N,)."""
     lengths = list(map(len, lines))
     longest = max(lengths)

@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 import pydantic
 
-from model.config import STRICT, Calibration, NetworkConfig, parse
+from model.config import STRICT, Calibration, NetworkConfig, Sizes, parse
 from model.errors import CheckpointError, TokenizerError
 from model.files import replaced_directory
 from model.tokenizer import Tokenizer
@@ -66,7 +66,7 @@ class Checkpoint:
         name: such as ``default``; 1 to 64 letters, digits, ``.``, ``_`` and ``-``.
         version: its own version, by the same rule.
         digest: SHA-256 of SHA256SUMS, hexadecimal: changes when any file does.
-        network: sizes and cell.
+        network: sizes, of an n-gram as well.
         calibration: temperatures and rescoring weights.
         tokenizer: tokens.
         languages: codes, such as ``zh``.
@@ -81,7 +81,7 @@ class Checkpoint:
     name: str
     version: str
     digest: str
-    network: NetworkConfig
+    network: Sizes
     calibration: Calibration
     tokenizer: Tokenizer
     languages: tuple[str, ...]
@@ -89,6 +89,13 @@ class Checkpoint:
     scores: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     files: frozenset[str] = frozenset()
+
+    @property
+    def network_config(self) -> NetworkConfig:
+        """Sizes of a network; CheckpointError for an n-gram, which has neither weights nor graphs."""
+        if not isinstance(self.network, NetworkConfig):
+            raise CheckpointError(f"{self.directory} holds no network; name the directory of one")
+        return self.network
 
     @property
     def capabilities(self) -> tuple[Capability, ...]:
@@ -300,7 +307,7 @@ def revise_checkpoint(
         output or directory,
         name=old.name,
         version=version or old.version,
-        network=old.network,
+        network=old.network_config,
         calibration=calibration or old.calibration,
         languages=old.languages,
         scores=old.scores if scores is None else scores,

@@ -112,6 +112,41 @@ class NetworkConfig:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class ForwardSizes:
+    """Sizes of a model that reads from left to right and keeps nothing but its last output, such as an n-gram.
+
+    Attributes:
+        vocabulary_size: tokens, control and byte tokens included.
+        hidden_size: width of an output, which is also the state.
+    """
+
+    vocabulary_size: int
+    hidden_size: int
+
+    @property
+    def architecture(self) -> Architecture:
+        """It answers what a forward tower answers."""
+        return "forward"
+
+    @property
+    def state_parts(self) -> int:
+        """Vectors in a state."""
+        return 1
+
+    def state_size(self, tower: Tower) -> int:
+        """Return the length of one flat float32 state row."""
+        return self.hidden_size if tower == "forward" else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        return {"architecture": self.architecture, **asdict(self)}
+
+
+# What a runtime states about its arrays.
+Sizes = NetworkConfig | ForwardSizes
+
+
 def _by_language(value: float) -> Any:
     """Return a field that has this value for every language."""
     return Field(default_factory=lambda: dict.fromkeys(LANGUAGES, value))

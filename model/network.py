@@ -9,16 +9,15 @@ bidirectional network: its layers do mix, so a position must be masked before it
 """
 
 import warnings
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.config import GAP_CODE_SIZE, GAP_POSITIONS, GATES, Cell, NetworkConfig
+from model.config import GAP_CODE_SIZE, GAP_POSITIONS, GATES, Cell, NetworkConfig, Tower
 from model.tokenizer import BLANK, END, END_OF_GAP, START, UNKNOWN
 
-Tower = Literal["forward", "backward"]
 State = tuple[Tensor, ...]  # (h, c) for an LSTM, (h,) otherwise; each (B, H)
 
 # cuDNN lays the weights out anew at every call, which is small beside a window of text; a warning says so once.

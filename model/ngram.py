@@ -1,50 +1,47 @@
 """An interpolated modified Kneser-Ney n-gram over token ids, behind the protocol of model/runtime.py.
 
-It reads what `python -m training ngram` wrote (the estimation is in training/ngram.py) and answers the same calls as a
-recurrent network: its "state" is the last tokens read. So the decoders that serve the network also run over the
+It reads what ``python -m training ngram`` wrote (training/ngram.py estimates it) and answers the same calls
+as a recurrent network: its "state" is the last tokens read. So the decoders of the network also run over the
 n-gram, and the two are compared with nothing else changed. It has no backward tower and no gap head.
 
-A directory holds a trie in flat arrays, one level for each order k, no dictionaries, memory-mapped:
+A directory holds a trie in flat, memory-mapped arrays, one level for each order k:
 
-    ngram.json            sizes, discounts, what text was counted
-    tokenizer.model      the vocabulary of its tokens
-    unigram.npy           float32 (V,)    p(w), interpolated with the uniform distribution; 0 where never predicted
+    ngram.json            sizes, discounts, description of the counted text
+    tokenizer.model       SentencePiece model
+    unigram.npy           float32 (V,)    p(w), interpolated with the uniform distribution; 0 if never predicted
     tokens.K.npy          uint16 (n_K,)   last token of each K-gram, K >= 2, sorted by (rank of its prefix, token)
     discounted.K.npy      float32 (n_K,)  (a(hw) - D(a(hw))) / sum_v a(hv)
     children.K.npy        uint32 (n_K+1,) K < order: where the (K+1)-grams that continue each K-gram begin
     backoff.K.npy         float32 (n_K,)  K < order: gamma(h), the weight of the shorter context
 
-The rank of a K-gram is its place in that order; a unigram's rank is its token id.
+The rank of a K-gram is its position in that order; the rank of a unigram is its token id.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config import NetworkConfig
+from model.config import ForwardSizes, Tower
 from model.errors import CheckpointError
-from model.forward_only import ForwardOnlyRuntime, forward_only
+from model.runtime import Float32Array, ForwardRuntime, Int64Array, unsupported
 
 NGRAM_FORMAT_VERSION = 1
 DESCRIPTION = "ngram.json"
 
-Float32Array = NDArray[np.float32]
-Ids = NDArray[np.int64]
-
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """The K-grams of one order as contexts: how each goes on, and how much each leaves to the shorter context.
+    """The K-grams of one order as contexts: their continuations, and the weight of the shorter context.
 
     Attributes:
         children: (n_K + 1,) uint32, bounds of each context's slice in ``tokens`` and ``discounted``.
         backoff: (n_K,) float32, gamma(h).
-        tokens: (n_{K+1},) uint16, the tokens that follow, rising within a slice.
+        tokens: (n_{K+1},) uint16, the tokens that follow, ascending within a slice.
         discounted: (n_{K+1},) float32, their discounted relative frequencies.
     """
 
@@ -54,14 +51,13 @@ class Level:
     discounted: Float32Array
 
 
-class NGramRuntime(ForwardOnlyRuntime):
-    """A modified Kneser-Ney n-gram that answers as a forward-only network does.
-
-    Every row is computed by itself, so an answer cannot depend on its batch.
+class NGramRuntime(ForwardRuntime):
+    """A modified Kneser-Ney n-gram; every row is computed alone, so no answer depends on its batch.
 
     Attributes:
-        config: a ``forward`` network of one layer whose ``hidden_size`` is ``order - 1``: a state row, and an output
-            row, holds the last ``order - 1`` token ids as float32 (exact below 2**24), oldest first, 0 = none yet.
+        sizes: states and outputs hold the last ``order - 1`` token ids as float32 (exact below 2**24),
+            oldest first; 0 = none yet.
+        head_rows: see :class:`model.runtime.Runtime`.
         order: length of the longest n-gram.
         description: the content of ``ngram.json``.
     """
@@ -72,47 +68,23 @@ class NGramRuntime(ForwardOnlyRuntime):
         self.order = len(levels) + 1
         self.description = description
         self.head_rows = 64
-        self.config = NetworkConfig(
-            vocabulary_size=len(unigram),
-            architecture="forward",
-            cell="rnn_tanh",
-            embedding_size=1,
-            hidden_size=self.order - 1,
-            forward_layers=1,
-            backward_layers=0,
-            gap_hidden_size=0,
-        )
+        self.sizes = ForwardSizes(len(unigram), self.order - 1)
         self._unigram = unigram
         self._levels = tuple(levels)
 
     def advance(
-        self, tower: Literal["forward", "backward"], states: Float32Array, tokens: Ids, lengths: Ids
+        self, tower: Tower, states: Float32Array, tokens: Int64Array, lengths: Int64Array
     ) -> tuple[Float32Array, Float32Array]:
-        """Read tokens: append them to the contexts.
-
-        Args:
-            tower: ``forward``; there is no other.
-            states: (N, order - 1) float32.
-            tokens: (N, T) int64, right-padded.
-            lengths: (N,) int64, tokens of each row.
-
-        Returns:
-            The states (N, order - 1) after each row's own tokens, and the contexts (N, T, order - 1) after every token.
-
-        Raises:
-            UnsupportedError: the backward tower was asked for.
-        """
+        """Append tokens to the contexts; see :meth:`model.runtime.Runtime.advance`."""
         if tower != "forward":
-            raise forward_only()
-        rows, width = states.shape
+            raise unsupported("two_towers")
         read = np.concatenate([states, tokens.astype(np.float32)], axis=1)
-        windows = np.lib.stride_tricks.sliding_window_view(
-            read, width, axis=1
-        )  # (N, T + 1, order - 1)
-        return windows[np.arange(rows), lengths].copy(), windows[:, 1:].copy()
+        # (N, T + 1, order - 1)
+        windows = np.lib.stride_tricks.sliding_window_view(read, states.shape[1], axis=1)
+        return windows[np.arange(len(states)), lengths].copy(), windows[:, 1:].copy()
 
     def next_log_probabilities(self, outputs: Float32Array) -> Float32Array:
-        """Log-probabilities (N, V) in nats of every next token, -inf where never predicted; contexts (N, order - 1)."""
+        """See :meth:`model.runtime.Runtime.next_log_probabilities`; *outputs* are contexts (N, order - 1)."""
         answers = np.empty((len(outputs), len(self._unigram)), dtype=np.float32)
         with np.errstate(divide="ignore"):
             for row, context in zip(answers, outputs.astype(np.int64).tolist(), strict=True):
@@ -120,10 +92,10 @@ class NGramRuntime(ForwardOnlyRuntime):
         return answers
 
     def distribution(self, context: Sequence[int]) -> Float32Array:
-        """P(next token | context), (V,) float32, summing to 1 over the tokens that can be predicted.
+        """Return P(next token | context), (V,) float32, which sums to 1.
 
         From the unigrams upwards, p_k(w | h) = discounted(hw) + gamma(h) p_{k-1}(w | h less its first token).
-        Contexts that were never seen, and those that hold a control token inside, leave all to the shorter ones.
+        Unseen contexts, and those with a control token inside, leave everything to the shorter ones.
 
         Args:
             context: the last tokens, oldest first; more than ``order - 1`` are ignored.
@@ -133,9 +105,7 @@ class NGramRuntime(ForwardOnlyRuntime):
         probabilities = self._unigram.copy()
         for length in range(1, min(len(context), self.order - 1) + 1):
             node = self._find(context[-length:])
-            if (
-                node is None
-            ):  # every longer context contains this one, so none of them was seen either
+            if node is None:  # every longer context contains this one and is unseen, too
                 break
             level = self._levels[length - 1]
             begin, end = int(level.children[node]), int(level.children[node + 1])
@@ -145,7 +115,7 @@ class NGramRuntime(ForwardOnlyRuntime):
         return probabilities
 
     def _find(self, tokens: Sequence[int]) -> int | None:
-        """Rank of an n-gram among those of its order, by a binary search a level; None if it was never seen."""
+        """Return the rank of an n-gram among those of its order, or None if it is unseen."""
         node = tokens[0]
         for token, level in zip(tokens[1:], self._levels, strict=False):
             begin, end = int(level.children[node]), int(level.children[node + 1])
@@ -158,7 +128,7 @@ class NGramRuntime(ForwardOnlyRuntime):
 
 
 def open_ngram(directory: Path) -> NGramRuntime:
-    """Open what ``python -m training ngram`` wrote; arrays are memory-mapped and read when first used.
+    """Open what ``python -m training ngram`` wrote.
 
     Raises:
         CheckpointError: the directory is missing, torn or of another format version.
@@ -167,10 +137,10 @@ def open_ngram(directory: Path) -> NGramRuntime:
 
 
 def open_arrays(directory: Path, description: dict[str, Any]) -> NGramRuntime:
-    """Open the arrays that a description goes with.
+    """Open the memory-mapped arrays that a description belongs to.
 
     Args:
-        directory: that holds them.
+        directory: holds the arrays.
         description: with ``order`` and ``counts``, as in ``ngram.json``.
 
     Raises:
@@ -196,7 +166,7 @@ def open_arrays(directory: Path, description: dict[str, Any]) -> NGramRuntime:
 
 
 def read_description(directory: Path) -> dict[str, Any]:
-    """The content of ``ngram.json``.
+    """Return the content of ``ngram.json``.
 
     Raises:
         CheckpointError: it is missing, not JSON or of another format version.
@@ -211,13 +181,13 @@ def read_description(directory: Path) -> dict[str, Any]:
     version = description.get("format_version") if isinstance(description, dict) else None
     if version != NGRAM_FORMAT_VERSION:
         raise CheckpointError(
-            f"{path}: format version {version}, this program reads {NGRAM_FORMAT_VERSION}"
+            f"{path}: format_version is {version}, this Lacuna reads {NGRAM_FORMAT_VERSION}; build it again"
         )
     return dict(description)
 
 
 def size_in_bytes(directory: Path) -> int:
-    """Bytes of the n-gram's arrays on disk, which are also what is mapped when it runs."""
+    """Return the size of the n-gram's arrays on disk, all of which are mapped when it runs."""
     return sum(path.stat().st_size for path in directory.glob("*.npy"))
 
 
@@ -227,5 +197,5 @@ def _read(path: Path, dtype: type[np.generic], length: int) -> NDArray[Any]:
         raise ValueError(
             f"{path.name} holds {array.dtype} {array.shape}, expected {np.dtype(dtype)} ({length},)"
         )
-    # The plain view: slicing an np.memmap costs several microseconds more
+    # A plain array: each slice of an np.memmap costs several microseconds more.
     return np.asarray(array)

@@ -152,7 +152,7 @@ def open_model(
         name=f"{ngram.order}-gram",
         version="1",
         digest=hashlib.sha256((directory / DESCRIPTION).read_bytes()).hexdigest(),
-        network=ngram.config,
+        network=ngram.sizes,
         calibration=parse(Calibration, json.dumps(ngram.description["calibration"])),
         tokenizer=tokenizer,
         languages=("zh", "en"),

@@ -1,10 +1,10 @@
-"""The runtime on torch: CUDA where there is a GPU, and on a CPU the reference that the ONNX graphs are held against.
+"""The runtime on torch: for CUDA, and on a CPU the reference that the ONNX graphs are compared with.
 
-Imported only when a device asks for it (``model/runtime.py``); serving on a CPU never loads torch.
+``model/runtime.py`` imports it only for the device that needs it; serving on a CPU never loads torch.
 
-A matrix product's last bits depend on how many rows it has, because libraries choose their kernels by shape. So every
-product here has the same shape whatever the batch: rows are taken in blocks of a fixed size, the last one padded, and
-time goes step by step.
+The last bits of a matrix product depend on its number of rows, because libraries choose their kernels by
+shape. So every product here has the same shape whatever the batch: rows are taken in blocks of a fixed
+size, the last one padded, and time goes step by step.
 """
 
 from pathlib import Path
@@ -15,14 +15,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from model.config import NetworkConfig
-from model.errors import CheckpointError, UnsupportedError
+from model.config import NetworkConfig, Tower
+from model.errors import CheckpointError
 from model.network import Network, mask_gap, mask_next
-from model.runtime import Flags, Float32Array, Integers, Tower
+from model.runtime import BoolArray, Float32Array, Int64Array, unsupported
 
-# A GPU takes as long for one row as for hundreds; on a CPU every padded row is paid for.
+# Rows of every product. A GPU takes as long for one row as for hundreds; a CPU pays for every padded row.
 BLOCK_ROWS = {"cpu": 16, "cuda": 256}
-# Float32Array that one call of a head may return: 16 Mi of 4 bytes are 64 MiB.
+# Floats that one call of a head returns: 64 MiB.
 HEAD_FLOATS = 16 * 1024 * 1024
 
 
@@ -36,7 +36,7 @@ def open_torch_runtime(
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise CheckpointError("device cuda: torch finds no GPU; choose cpu")
-    # cuDNN's recurrent kernels would round products to 10 bits otherwise (TF32); the matrix products do not by default.
+    # By default cuDNN's recurrent kernels round products to 10 bits (TF32); matrix products are exact.
     torch.backends.cudnn.allow_tf32 = False
     path = directory / "weights.safetensors"
     network = Network(config)
@@ -44,13 +44,13 @@ def open_torch_runtime(
         network.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
     except Exception as error:  # safetensors' own error, RuntimeError from torch, OSError
         raise CheckpointError(
-            f"{path} does not fit the configuration: {error}; export the checkpoint again"
+            f"{path} does not fit config.json: {error}; export the checkpoint again"
         ) from error
     return TorchRuntime(network, torch.device(device))
 
 
 class TorchRuntime:
-    """Runs a network in float32; same protocol and same invariance as :class:`model.runtime.OnnxRuntime`.
+    """Runs a network in float32; see :class:`model.runtime.Runtime`.
 
     Args:
         network: moved to *device* and put into evaluation mode.
@@ -61,26 +61,27 @@ class TorchRuntime:
     def __init__(
         self, network: Network, device: torch.device, block_rows: int | None = None
     ) -> None:
-        self.config = network.config
+        self.sizes = network.config
         self._network = network.to(device=device, dtype=torch.float32).eval()
         self._device = device
-        self.head_rows = max(1, HEAD_FLOATS // network.config.vocabulary_size)
+        self.head_rows = max(1, HEAD_FLOATS // self.sizes.vocabulary_size)
         self._block = block_rows or BLOCK_ROWS.get(device.type, BLOCK_ROWS["cpu"])
 
     @torch.inference_mode()
     def advance(
-        self, tower: Tower, states: Float32Array, tokens: Integers, lengths: Integers
+        self, tower: Tower, states: Float32Array, tokens: Int64Array, lengths: Int64Array
     ) -> tuple[Float32Array, Float32Array]:
         """See :meth:`model.runtime.Runtime.advance`."""
-        self._require(tower == "forward" or self.config.architecture == "two_towers")
+        if tower == "backward":
+            self._require_two_towers()
         rows, steps = tokens.shape
         after = np.empty_like(states)
-        outputs = np.zeros((rows, steps, self.config.hidden_size), dtype=np.float32)
+        outputs = np.zeros((rows, steps, self.sizes.hidden_size), dtype=np.float32)
         for start in range(0, rows, self._block):
             block = slice(start, min(start + self._block, rows))
             state = self._pad(states[block])
             for step in range(int(lengths[block].max(initial=0))):
-                # A token of padding may be any id, even in rows that have run out, so their step is thrown away.
+                # Rows that have run out read padding, which may be any id; their step is thrown away.
                 output, new = self._network.run_tower(
                     tower, self._pad(tokens[block, step]).unsqueeze(0), state
                 )
@@ -95,34 +96,32 @@ class TorchRuntime:
 
     def previous_log_probabilities(self, outputs: Float32Array) -> Float32Array:
         """See :meth:`model.runtime.Runtime.previous_log_probabilities`."""
-        self._require(self.config.architecture == "two_towers")
+        self._require_two_towers()
         return self._head(self._previous, outputs)
 
     def gap_log_probabilities(
         self,
         forward: Float32Array,
         backward: Float32Array,
-        right_known: Flags,
-        positions: Integers,
-        kinds: Integers,
+        right_known: BoolArray,
+        positions: Int64Array,
+        kinds: Int64Array,
     ) -> Float32Array:
         """See :meth:`model.runtime.Runtime.gap_log_probabilities`."""
-        self._require(self.config.architecture == "two_towers")
+        self._require_two_towers()
         return self._head(self._gap, forward, backward, right_known, positions, kinds)
 
     @torch.inference_mode()
     def fill_log_probabilities(
-        self, tokens: Integers, lengths: Integers, places: Integers
+        self, tokens: Int64Array, lengths: Int64Array, places: Int64Array
     ) -> Float32Array:
-        """See :meth:`model.runtime.Runtime.fill_log_probabilities`; a line at a time, as shapes differ by length."""
-        if self.config.architecture != "stacked_bidirectional":
-            raise UnsupportedError(
-                "/text", "this checkpoint reads no whole lines; load a stacked_bidirectional one"
-            )
-        result = np.empty((len(tokens), self.config.vocabulary_size), dtype=np.float32)
+        """See :meth:`model.runtime.Runtime.fill_log_probabilities`; one line at a time, as lengths differ."""
+        if self.sizes.architecture != "stacked_bidirectional":
+            raise unsupported("stacked_bidirectional")
+        result = np.empty((len(tokens), self.sizes.vocabulary_size), dtype=np.float32)
         for row, line, length, place in zip(result, tokens, lengths, places, strict=True):
-            own = torch.from_numpy(line[:length]).unsqueeze(1).to(self._device)
-            outputs = self._network.run_stacked(own, torch.tensor([length], device=self._device))
+            whole = torch.from_numpy(line[:length]).unsqueeze(1).to(self._device)
+            outputs = self._network.run_stacked(whole, torch.tensor([length], device=self._device))
             row[:] = self._next(outputs[place]).log_softmax(dim=1)[0].cpu().numpy()
         return result
 
@@ -144,17 +143,15 @@ class TorchRuntime:
     @torch.inference_mode()
     def _head(self, logits: Any, *inputs: Any) -> Float32Array:
         rows = len(inputs[0])
-        result = np.empty((rows, self.config.vocabulary_size), dtype=np.float32)
+        result = np.empty((rows, self.sizes.vocabulary_size), dtype=np.float32)
         for start in range(0, rows, self._block):
             block = slice(start, min(start + self._block, rows))
-            log_probabilities = logits(*(self._pad(value[block]) for value in inputs)).log_softmax(
-                dim=1
-            )
-            result[block] = self._unpad(log_probabilities, block)
+            scores = logits(*(self._pad(value[block]) for value in inputs))
+            result[block] = self._unpad(scores.log_softmax(dim=1), block)
         return result
 
     def _pad(self, rows: Any) -> Tensor:
-        """Rows on the device, zeros added up to the block's size."""
+        """Move rows to the device, with zeros added up to the block's size."""
         padded = np.zeros((self._block, *rows.shape[1:]), dtype=rows.dtype)
         padded[: len(rows)] = rows
         return torch.from_numpy(padded).to(self._device)
@@ -163,8 +160,6 @@ class TorchRuntime:
     def _unpad(rows: Tensor, block: slice) -> Float32Array:
         return cast("Float32Array", rows[: block.stop - block.start].cpu().numpy())
 
-    def _require(self, present: bool) -> None:
-        if not present:
-            raise UnsupportedError(
-                "/text", "this checkpoint has no backward tower; load one with two towers"
-            )
+    def _require_two_towers(self) -> None:
+        if self.sizes.architecture != "two_towers":
+            raise unsupported("two_towers")

@@ -10,16 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.config import NetworkConfig
-from model.forward_only import ForwardOnlyRuntime, forward_only
-from model.network import Tower, locked_dropout, mask_next
-
-Float32Array = NDArray[np.float32]
-Ids = NDArray[np.int64]
+from model.config import ForwardSizes, Tower
+from model.network import locked_dropout, mask_next
+from model.runtime import Float32Array, ForwardRuntime, Int64Array, unsupported
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +71,7 @@ class KeyboardNetwork(nn.Module):
             UnsupportedError: the backward tower was asked for.
         """
         if tower != "forward":
-            raise forward_only()
+            raise unsupported("two_towers")
         sequence = locked_dropout(self.embedding(tokens).to(dtype), self.dropout, self.training)
         h, c = (
             part.to(dtype).unsqueeze(0)
@@ -116,7 +112,7 @@ def _coupled(weights: Tensor) -> Tensor:
     return torch.cat([-forget, forget, candidate, output])
 
 
-class KeyboardRuntime(ForwardOnlyRuntime):
+class KeyboardRuntime(ForwardRuntime):
     """A keyboard network behind the protocol of model/runtime.py. Outputs are whole states, of which heads read h.
 
     Rows are computed one by one, so no answer depends on its batch.
@@ -125,27 +121,19 @@ class KeyboardRuntime(ForwardOnlyRuntime):
         network: put into evaluation mode.
 
     Attributes:
-        config: a ``forward`` network of one layer as wide as the state.
+        sizes: outputs are as wide as states.
         head_rows: rows of one head's call.
     """
 
     def __init__(self, network: KeyboardNetwork) -> None:
         self._network = network.eval()
         self.head_rows = 64
-        self.config = NetworkConfig(
-            vocabulary_size=network.config.vocabulary_size,
-            architecture="forward",
-            cell="rnn_tanh",
-            embedding_size=network.config.embedding_size,
-            hidden_size=network.config.embedding_size + network.config.hidden_size,
-            forward_layers=1,
-            backward_layers=0,
-            gap_hidden_size=0,
-        )
+        size = network.config.embedding_size + network.config.hidden_size
+        self.sizes = ForwardSizes(network.config.vocabulary_size, size)
 
     @torch.inference_mode()
     def advance(
-        self, tower: Tower, states: Float32Array, tokens: Ids, lengths: Ids
+        self, tower: Tower, states: Float32Array, tokens: Int64Array, lengths: Int64Array
     ) -> tuple[Float32Array, Float32Array]:
         """See :meth:`model.runtime.Runtime.advance`.
 

@@ -602,7 +602,7 @@ def _not_exported(
         name=name,
         version="1",
         digest=hashlib.sha256((state / "weights.safetensors").read_bytes()).hexdigest(),
-        network=runtime.config,
+        network=runtime.sizes,
         calibration=Calibration(),
         tokenizer=Tokenizer.load(tokenizer),
         languages=("zh", "en"),

@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from model.checkpoint import Checkpoint
-from model.config import SPAN, WORD
+from model.config import SPAN, WORD, Tower
 from model.decoding.blanks import find_blanks
 from model.errors import CorpusError, UnsupportedError
 from model.predictor import open_model
-from model.runtime import Runtime, Tower, initial_states
+from model.runtime import Runtime, initial_states
 from model.tokenizer import END, END_OF_GAP, START, Tokenizer
 from research.cloze_benchmarks import BenchmarkQuestion, msr_scc, wilson_interval
 from training.data.shards import Shard, open_prepared
@@ -263,9 +263,9 @@ def _read(runtime: Runtime, tower: Tower, rows: Sequence[tuple[int, ...]]) -> ND
     tokens = np.zeros((len(rows), lengths.max()), dtype=np.int64)
     for row, own in zip(tokens, rows, strict=True):
         row[: len(own)] = own
-    return runtime.advance(
-        tower, initial_states(runtime.config, tower, len(rows)), tokens, lengths
-    )[1]
+    return runtime.advance(tower, initial_states(runtime.sizes, tower, len(rows)), tokens, lengths)[
+        1
+    ]
 
 
 def _batches(rows: Sequence[Any], size: int) -> list[Sequence[Any]]:

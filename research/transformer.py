@@ -9,14 +9,13 @@ from typing import cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.config import NetworkConfig
+from model.config import ForwardSizes, Tower
 from model.errors import UnsupportedError
-from model.forward_only import ForwardOnlyRuntime, forward_only
-from model.network import Tower, mask_next
+from model.network import mask_next
+from model.runtime import Float32Array, ForwardRuntime, Int64Array, unsupported
 
 # Tokens of context that the runtime keeps; lines of the training batches are no longer than that.
 CONTEXT_TOKENS = 128
@@ -24,9 +23,6 @@ CONTEXT_TOKENS = 128
 ROTARY_BASE = 10_000.0
 # Width of an attention head
 HEAD_SIZE = 32
-
-Float32Array = NDArray[np.float32]
-Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +134,7 @@ class Transformer(nn.Module):
         return F.linear(features, self.embedding.weight, bias)
 
 
-class TransformerRuntime(ForwardOnlyRuntime):
+class TransformerRuntime(ForwardRuntime):
     """A Transformer behind the protocol of model/runtime.py, so that the decoders that serve also run over it.
 
     A state row, and an output row, holds the last tokens read as float32, raised by 1, oldest first, 0 = none yet;
@@ -148,26 +144,17 @@ class TransformerRuntime(ForwardOnlyRuntime):
         network: put into evaluation mode.
 
     Attributes:
-        config: a ``forward`` network of one layer whose ``hidden_size`` is the context's length.
+        sizes: ``hidden_size`` is the context's length.
         head_rows: rows of one head's call.
     """
 
     def __init__(self, network: Transformer) -> None:
         self._network = network.eval()
         self.head_rows = 64
-        self.config = NetworkConfig(
-            vocabulary_size=network.config.vocabulary_size,
-            architecture="forward",
-            cell="rnn_tanh",
-            embedding_size=1,
-            hidden_size=CONTEXT_TOKENS,
-            forward_layers=1,
-            backward_layers=0,
-            gap_hidden_size=0,
-        )
+        self.sizes = ForwardSizes(network.config.vocabulary_size, CONTEXT_TOKENS)
 
     def advance(
-        self, tower: Tower, states: Float32Array, tokens: Ids, lengths: Ids
+        self, tower: Tower, states: Float32Array, tokens: Int64Array, lengths: Int64Array
     ) -> tuple[Float32Array, Float32Array]:
         """See :meth:`model.runtime.Runtime.advance`.
 
@@ -175,7 +162,7 @@ class TransformerRuntime(ForwardOnlyRuntime):
             UnsupportedError: the backward tower was asked for.
         """
         if tower != "forward":
-            raise forward_only()
+            raise unsupported("two_towers")
         read = np.concatenate([states, (tokens + 1).astype(np.float32)], axis=1)
         windows = np.lib.stride_tricks.sliding_window_view(read, states.shape[1], axis=1)
         return windows[np.arange(len(states)), lengths].copy(), windows[:, 1:].copy()
@@ -183,7 +170,7 @@ class TransformerRuntime(ForwardOnlyRuntime):
     @torch.inference_mode()
     def next_log_probabilities(self, outputs: Float32Array) -> Float32Array:
         """Log-probabilities (N, V) of the next token after contexts (N, CONTEXT_TOKENS)."""
-        answers = np.empty((len(outputs), self.config.vocabulary_size), dtype=np.float32)
+        answers = np.empty((len(outputs), self.sizes.vocabulary_size), dtype=np.float32)
         network = self._network
         for answer, context in zip(answers, outputs.astype(np.int64), strict=True):
             tokens = torch.from_numpy(context[context > 0] - 1).unsqueeze(1)

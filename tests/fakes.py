@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from model.checkpoint import Checkpoint
-from model.config import GAP_POSITIONS, Calibration, NetworkConfig
-from model.runtime import Flags, Float32Array, Integers, Tower
+from model.config import GAP_POSITIONS, Calibration, NetworkConfig, Tower
+from model.runtime import BoolArray, Float32Array, Int64Array
 from model.tokenizer import CONTROL_TOKENS, END_OF_GAP, FIRST_BYTE, SPACE_MARK, Tokenizer
 
 NORMAL, UNKNOWN_TYPE, CONTROL, BYTE = 1, 2, 3, 6
@@ -61,7 +61,7 @@ class TableRuntime:
     ) -> None:
         two = architecture == "two_towers"
         self.head_rows = 1000
-        self.config = NetworkConfig(
+        self.sizes = NetworkConfig(
             vocabulary_size=tokenizer.size,
             architecture=architecture,  # type: ignore[arg-type]
             cell="rnn_tanh",
@@ -86,7 +86,7 @@ class TableRuntime:
         self.calls: list[tuple[str, int]] = []
 
     def advance(
-        self, tower: Tower, states: Float32Array, tokens: Integers, lengths: Integers
+        self, tower: Tower, states: Float32Array, tokens: Int64Array, lengths: Int64Array
     ) -> tuple[Float32Array, Float32Array]:
         """Remember the last two tokens of every row."""
         self.calls.append((tower, len(states)))
@@ -116,9 +116,9 @@ class TableRuntime:
         self,
         forward: Float32Array,
         backward: Float32Array,
-        right_known: Flags,
-        positions: Integers,
-        kinds: Integers,
+        right_known: BoolArray,
+        positions: Int64Array,
+        kinds: Int64Array,
     ) -> Float32Array:
         """Add what both neighbours, the position and the kind say."""
         self.calls.append(("gap", len(forward)))
@@ -143,7 +143,7 @@ class TableRuntime:
         return scores
 
     def _rows(self, scores: list[Float32Array], closable: list[bool]) -> Float32Array:
-        result = np.full((len(scores), self.config.vocabulary_size), -np.inf, dtype=np.float32)
+        result = np.full((len(scores), self.sizes.vocabulary_size), -np.inf, dtype=np.float32)
         for row, (values, closes) in enumerate(zip(scores, closable, strict=True)):
             allowed = np.append(self._support, END_OF_GAP) if closes else self._support
             result[row, allowed] = values[allowed] - np.logaddexp.reduce(

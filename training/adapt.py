@@ -448,7 +448,7 @@ def _run_config(options: AdaptOptions, data: Path, own: Sequence[str]) -> RunCon
         data=DataOptions(
             str(data), rows=32, weights=dict.fromkeys(own, 1.0) | dict.fromkeys(others, weight)
         ),
-        network=base.network,
+        network=base.network_config,
         optimizer=OptimizerOptions(schedule="constant", warmup_steps=0),
         seed=options.seed,
         steps=1,

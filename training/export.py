@@ -37,7 +37,7 @@ from model.checkpoint import (
 from model.config import Calibration, NetworkConfig
 from model.errors import ExportError, PreparedDataError
 from model.network import Network
-from model.runtime import GRAPHS, OnnxRuntime
+from model.onnx_runtime import GRAPHS, OnnxRuntime
 from model.tokenizer import Tokenizer
 from model.torch_runtime import TorchRuntime
 from training.config import RunConfig, options_from_dict

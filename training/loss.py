@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model.network import Network, Tower, mask_controls, mask_next
+from model.config import Tower
+from model.network import Network, mask_controls, mask_next
 from model.tokenizer import BLANK, END, END_OF_GAP
 from training.config import LossOptions
 from training.data.batches import Batch

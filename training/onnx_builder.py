@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 from model.config import NetworkConfig
 from model.errors import ExportError
-from model.runtime import SHARED_WEIGHTS, Precision
+from model.onnx_runtime import SHARED_WEIGHTS, Precision
 
 Array = npt.NDArray[Any]
 Matrix = tuple[str, ...]  # names of a stored matrix and, in int8, of its scales

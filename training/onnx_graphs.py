@@ -18,8 +18,8 @@ from typing import Any, Literal
 import numpy as np
 from onnx import helper
 
-from model.config import GAP_CODE_SIZE, GAP_POSITIONS, GATES, SPAN, NetworkConfig
-from model.runtime import SHARED_WEIGHTS, Precision, Tower
+from model.config import GAP_CODE_SIZE, GAP_POSITIONS, GATES, SPAN, NetworkConfig, Tower
+from model.onnx_runtime import SHARED_WEIGHTS, Precision
 from model.tokenizer import BLANK, END, END_OF_GAP, START, UNKNOWN
 from training.onnx_builder import BOOL, FLOAT, INT64, Array, Graph, Rows, Shape, Store, value_info
 

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from model.runtime import Float32Array, Integers
+from model.runtime import Float32Array, Int64Array
 
 # The most recent tokens, which are counted.
 MAX_TOKENS = 3000
@@ -46,7 +46,7 @@ class CacheLM:
         background: share of each token in the training text, (V,); tokens with 0 are not counted.
     """
 
-    def __init__(self, tokens: Integers, background: Float32Array) -> None:
+    def __init__(self, tokens: Int64Array, background: Float32Array) -> None:
         self._tokens = tokens[-MAX_TOKENS:]
         self._is_counted = background > 0
         counted = self._tokens[self._is_counted[self._tokens]]

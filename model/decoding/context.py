@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from model.batching import Decoder, RunTower, Score
 from model.checkpoint import Checkpoint
+from model.config import Tower
 from model.decoding.cache_lm import CONTEXT, CacheLM
 from model.decoding.prefix_cache import (
     NOT_SCORED,
@@ -19,7 +20,7 @@ from model.decoding.prefix_cache import (
     TopTokens,
 )
 from model.decoding.token_index import TokenIndex
-from model.runtime import Float32Array, Tower
+from model.runtime import Float32Array
 from model.text import language_at_end
 from model.tokenizer import START
 

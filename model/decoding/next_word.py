@@ -41,7 +41,7 @@ from model.decoding.context import (
 )
 from model.decoding.prefix_cache import NOT_SCORED, PrefixNode
 from model.queries import Candidate, PredictQuery, PredictResult, Usage
-from model.runtime import Float32Array, Integers
+from model.runtime import Float32Array, Int64Array
 from model.text import is_word_character, normalise
 
 # Tokens between prefix and cut that are run one by one and kept in the tree: most were needed when the
@@ -78,7 +78,7 @@ class Spelling:
     spelled: int  # bytes of q that they spell
     prob: float  # P(tokens | left)
     node: PrefixNode  # after the tokens
-    crossing: Integers | None  # next tokens that cross the end of q, (n,); None if q is spelled
+    crossing: Int64Array | None  # next tokens that cross the end of q, (n,); None if q is spelled
     crossing_probs: Float32Array  # their probabilities, (n,)
     total: float  # what this spelling adds to Z
 

@@ -13,7 +13,8 @@ from benchmarks.processes import ServerError
 from benchmarks.systems import PEERS, System, lacuna
 from benchmarks.texts import read_lines
 from model.checkpoint import load_checkpoint
-from model.runtime import OnnxRuntime, initial_states
+from model.onnx_runtime import OnnxRuntime
+from model.runtime import initial_states
 
 
 def test_systems_are_measured_in_turns(tiny_checkpoint: Path) -> None:
@@ -64,7 +65,7 @@ def test_the_torch_peer_computes_the_same_network(tiny_checkpoint: Path) -> None
     tokens = np.array([predictor.encode("我们去书店买")], dtype=np.int64)
     runtime = OnnxRuntime(tiny_checkpoint, checkpoint.network, precision="fp32")
     lengths = np.array([tokens.shape[1]], dtype=np.int64)
-    states = initial_states(runtime.config, "forward", 1)
+    states = initial_states(runtime.sizes, "forward", 1)
     _, outputs = runtime.advance("forward", states, tokens, lengths)
     expected = np.exp(runtime.next_log_probabilities(outputs[:, -1])[0])
     shown = np.array([bool(surface.strip()) for surface in checkpoint.tokenizer.surfaces])

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from model.batching import CHUNK, Decoder, RunTower, Scheduler, Score, Step, gather
 from model.checkpoint import load_checkpoint
 from model.config import WORD
+from model.onnx_runtime import OnnxRuntime
 from model.predictor import Predictor
 from model.queries import ClozeQuery, PredictQuery, PredictResult, Query, ScoreQuery, Usage
-from model.runtime import Float32Array, OnnxRuntime
+from model.runtime import Float32Array
 from tests.fakes import TableRuntime, fake_checkpoint, hand_tokenizer
 
 TOKENIZER = hand_tokenizer(("a ", "b ", "c "))
@@ -268,7 +269,7 @@ def make(request: pytest.FixtureRequest, tiny_checkpoint: Path) -> Callable[[], 
         onnx = OnnxRuntime(tiny_checkpoint, checkpoint.network)
         return lambda: Predictor(checkpoint, onnx)
     table = TableRuntime(checkpoint.tokenizer)
-    return lambda: Predictor(fake_checkpoint(checkpoint.tokenizer, table.config), table)
+    return lambda: Predictor(fake_checkpoint(checkpoint.tokenizer, table.sizes), table)
 
 
 @pytest.fixture(scope="module")

@@ -122,7 +122,7 @@ SENTENCE = "the cat sat on the mat the dog ran on the mat "
 def predictor(runtime: TableRuntime | None = None, **options: Any) -> Predictor:
     """A predictor on a table."""
     runtime = runtime or TableRuntime(TOKENIZER, spread=0.7)
-    return Predictor(fake_checkpoint(TOKENIZER, runtime.config), runtime, **options)
+    return Predictor(fake_checkpoint(TOKENIZER, runtime.sizes), runtime, **options)
 
 
 def predicted(
@@ -145,7 +145,7 @@ def test_the_next_token_is_the_networks_corrected_by_what_was_written() -> None:
     tokens = [START, *TOKENIZER.encode(text)]
     states, outputs = runtime.advance(
         "forward",
-        initial_states(runtime.config, "forward", 1),
+        initial_states(runtime.sizes, "forward", 1),
         np.array([tokens]),
         np.array([len(tokens)]),
     )

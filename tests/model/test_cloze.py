@@ -39,7 +39,7 @@ def setting(
     """A predictor and its table."""
     runtime = TableRuntime(tokenizer, **table)
     return Predictor(
-        fake_checkpoint(tokenizer, runtime.config, calibration), runtime, use_cache_lm=False
+        fake_checkpoint(tokenizer, runtime.sizes, calibration), runtime, use_cache_lm=False
     ), runtime
 
 
@@ -366,7 +366,7 @@ def test_words_that_begin_alike_share_rows(tokenizer: Tokenizer) -> None:
 
     runtime = Watched(tokenizer)
     predictor = Predictor(
-        fake_checkpoint(tokenizer, runtime.config, Calibration(forward_weight=1.0)),
+        fake_checkpoint(tokenizer, runtime.sizes, Calibration(forward_weight=1.0)),
         runtime,
         use_cache_lm=False,
     )
@@ -440,7 +440,7 @@ def test_blanks_to_the_right_are_read_as_blanks_first(tokenizer: Tokenizer) -> N
 
     runtime = Watched(tokenizer)
     predictor = Predictor(
-        fake_checkpoint(tokenizer, runtime.config, PLAIN), runtime, use_cache_lm=False
+        fake_checkpoint(tokenizer, runtime.sizes, PLAIN), runtime, use_cache_lm=False
     )
     fill(predictor, "go ____ to ____.")
     assert readings[:2] == [[END, *ids(tokenizer, ".")], [BLANK, *ids(tokenizer, "to ")]]

@@ -11,9 +11,10 @@ from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import Cell
 from model.decoding.masked import LENGTHS
 from model.errors import LacunaError, UnsupportedError
+from model.onnx_runtime import OnnxRuntime
 from model.predictor import Predictor
 from model.queries import ClozeQuery, ClozeResult
-from model.runtime import OnnxRuntime, Runtime
+from model.runtime import Runtime
 from model.tokenizer import BLANK, START
 from model.torch_runtime import open_torch_runtime
 from tests.fixtures_checkpoint import build_tiny_checkpoint

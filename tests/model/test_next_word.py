@@ -57,7 +57,7 @@ def predictor_of(
     """A predictor on a table."""
     runtime = TableRuntime(tokenizer, **table)
     return Predictor(
-        fake_checkpoint(tokenizer, runtime.config, table.pop("calibration", None)),
+        fake_checkpoint(tokenizer, runtime.sizes, table.pop("calibration", None)),
         runtime,
         search=search,
     )
@@ -151,7 +151,7 @@ def test_brute_force_over_all_token_sequences_agrees(
     runtime = TableRuntime(tokenizer, support, seed=seed)
     expected, undecided = brute_force(runtime, tokenizer, text, depth=4)
     candidates = predict(
-        Predictor(fake_checkpoint(tokenizer, runtime.config), runtime, search=EXHAUSTIVE), text
+        Predictor(fake_checkpoint(tokenizer, runtime.sizes), runtime, search=EXHAUSTIVE), text
     )
     assert candidates
     for candidate in candidates:
@@ -170,7 +170,7 @@ def test_default_search_stays_close_to_brute_force(tokenizer: Tokenizer) -> None
     expected, _ = brute_force(runtime, tokenizer, "I like the", depth=4)
     best = sorted(expected.items(), key=lambda item: -item[1])[:3]
     candidates = predict(
-        Predictor(fake_checkpoint(tokenizer, runtime.config), runtime), "I like the", 3
+        Predictor(fake_checkpoint(tokenizer, runtime.sizes), runtime), "I like the", 3
     )
     assert [candidate.append for candidate in candidates] == [append for append, _ in best]
     for candidate, (_, probability) in zip(candidates, best, strict=True):
@@ -249,8 +249,8 @@ def test_temperature_of_the_language_is_applied(tokenizer: Tokenizer) -> None:
     """A high temperature for Chinese flattens what follows Chinese, and leaves English alone."""
     runtime = TableRuntime(tokenizer, seed=3)
     hot = Calibration(next_temperature={"zh": 5.0, "en": 1.0})
-    plain = Predictor(fake_checkpoint(tokenizer, runtime.config), runtime)
-    heated = Predictor(fake_checkpoint(tokenizer, runtime.config, hot), runtime)
+    plain = Predictor(fake_checkpoint(tokenizer, runtime.sizes), runtime)
+    heated = Predictor(fake_checkpoint(tokenizer, runtime.sizes, hot), runtime)
     assert predict(heated, "the ") == predict(plain, "the ")
     assert predict(heated, "上学")[0].probability < predict(plain, "上学")[0].probability
 
@@ -262,13 +262,13 @@ def test_words_are_taken_to_end_as_often_as_in_the_training_text(tokenizer: Toke
         tokenizer, support, spread=0.0
     )  # each of them has a quarter, whatever stands before
     full = predict(
-        Predictor(fake_checkpoint(tokenizer, runtime.config), runtime, search=EXHAUSTIVE), "", 4
+        Predictor(fake_checkpoint(tokenizer, runtime.sizes), runtime, search=EXHAUSTIVE), "", 4
     )
     shares = tuple(0.5 if tokenizer.ends_letter[token] else 1.0 for token in range(tokenizer.size))
     estimate = SearchOptions(word_rounds=0)
     quick = predict(
         Predictor(
-            fake_checkpoint(tokenizer, runtime.config, word_end_probs=shares),
+            fake_checkpoint(tokenizer, runtime.sizes, word_end_probs=shares),
             runtime,
             search=estimate,
         ),
@@ -283,8 +283,8 @@ def test_words_are_taken_to_end_as_often_as_in_the_training_text(tokenizer: Toke
 def test_estimated_end_gives_way_to_the_network(tokenizer: Tokenizer) -> None:
     """Where the search goes far enough, a wrong share of word ends changes nothing."""
     runtime = TableRuntime(tokenizer, seed=4)
-    wrong = fake_checkpoint(tokenizer, runtime.config, word_end_probs=(0.9,) * tokenizer.size)
-    right = fake_checkpoint(tokenizer, runtime.config)
+    wrong = fake_checkpoint(tokenizer, runtime.sizes, word_end_probs=(0.9,) * tokenizer.size)
+    right = fake_checkpoint(tokenizer, runtime.sizes)
     found, expected = (
         predict(Predictor(each, runtime, search=EXHAUSTIVE), "I th", 10) for each in (wrong, right)
     )
@@ -311,7 +311,7 @@ def test_long_word_in_a_small_vocabulary_is_spelled_out() -> None:
             return rows
 
     runtime = Speller(tokenizer)
-    (best, *_) = predict(Predictor(fake_checkpoint(tokenizer, runtime.config), runtime), "", 5)
+    (best, *_) = predict(Predictor(fake_checkpoint(tokenizer, runtime.sizes), runtime), "", 5)
     assert best.append == word
     assert best.probability == pytest.approx(0.9**9, rel=0.02)
 

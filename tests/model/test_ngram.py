@@ -102,9 +102,9 @@ def test_tokens_before_a_control_token_do_not_matter(ngram: NGramRuntime) -> Non
 
 def test_config_describes_a_forward_network(ngram: NGramRuntime) -> None:
     """The decoders see a forward-only network whose state row is the context."""
-    assert ngram.config.architecture == "forward"
-    assert ngram.config.vocabulary_size == TOKENIZER
-    assert ngram.config.state_size("forward") == ngram.config.hidden_size == ORDER - 1
+    assert ngram.sizes.architecture == "forward"
+    assert ngram.sizes.vocabulary_size == TOKENIZER
+    assert ngram.sizes.state_size("forward") == ngram.sizes.hidden_size == ORDER - 1
 
 
 def test_backward_questions_are_refused(ngram: NGramRuntime) -> None:
@@ -131,7 +131,7 @@ def test_a_torn_directory_is_a_named_error(directory: Path, tmp_path: Path) -> N
     with pytest.raises(CheckpointError, match="not readable"):
         open_ngram(tmp_path)
     (tmp_path / DESCRIPTION).write_text('{"format_version": 99}')
-    with pytest.raises(CheckpointError, match="format version 99"):
+    with pytest.raises(CheckpointError, match="format_version is 99"):
         open_ngram(tmp_path)
     for path in directory.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())

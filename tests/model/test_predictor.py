@@ -16,7 +16,7 @@ TOKENIZER = hand_tokenizer(("the ", "cat ", "cat", "我", "买"))
 def predictor(limits: Limits | None = None, **table: Any) -> Predictor:
     """A predictor on a table."""
     runtime = TableRuntime(TOKENIZER, **table)
-    return Predictor(fake_checkpoint(TOKENIZER, runtime.config), runtime, limits)
+    return Predictor(fake_checkpoint(TOKENIZER, runtime.sizes), runtime, limits)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_bug_is_raised_not_returned() -> None:
 
     runtime = Broken(TOKENIZER)
     with pytest.raises(ZeroDivisionError):
-        Predictor(fake_checkpoint(TOKENIZER, runtime.config), runtime).run([PredictQuery("the ")])
+        Predictor(fake_checkpoint(TOKENIZER, runtime.sizes), runtime).run([PredictQuery("the ")])
 
 
 def test_usage_counts_the_tokens_of_the_text() -> None:

@@ -57,7 +57,7 @@ def anywhere(text: str, position: int) -> bool:
 def predictor(cache_bytes: int) -> Predictor:
     """A predictor on a table."""
     runtime = TableRuntime(TOKENIZER, spread=0.7)
-    return Predictor(fake_checkpoint(TOKENIZER, runtime.config), runtime, cache_bytes=cache_bytes)
+    return Predictor(fake_checkpoint(TOKENIZER, runtime.sizes), runtime, cache_bytes=cache_bytes)
 
 
 def type_on(

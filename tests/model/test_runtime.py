@@ -18,18 +18,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from model.checkpoint import Checkpoint, load_checkpoint
-from model.config import SPAN, TOKEN, WORD, Cell
+from model.config import SPAN, TOKEN, WORD, Cell, Tower
 from model.errors import CheckpointError, UnsupportedError
-from model.runtime import (
-    OnnxRuntime,
-    Runtime,
-    Tower,
-    check_runtime,
-    initial_states,
-    open_runtime,
-    output_of,
-    products_saturate,
-)
+from model.onnx_runtime import OnnxRuntime, products_saturate
+from model.runtime import Runtime, check_runtime, initial_states, open_runtime, output_of
 from model.torch_runtime import open_torch_runtime
 from tests.fixtures_checkpoint import build_tiny_checkpoint
 from tests.reference_network import ReferenceNetwork
@@ -394,9 +386,7 @@ def test_graphs_that_cannot_be_opened_are_named(tmp_path: Path, tiny_checkpoint:
     directory = tmp_path / "torn"
     shutil.copytree(tiny_checkpoint, directory)
     config = load_checkpoint(tiny_checkpoint).network
-    with pytest.raises(
-        CheckpointError, match=r"forward\.onnx has width 96, the configuration says 144"
-    ):
+    with pytest.raises(CheckpointError, match=r"forward\.onnx has width 96, config\.json says 144"):
         OnnxRuntime(directory, dataclasses.replace(config, forward_layers=3))
     graph = directory / "onnx" / "next.onnx"
     graph.write_bytes(graph.read_bytes()[:100])

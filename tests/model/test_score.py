@@ -13,7 +13,7 @@ from tests.fakes import TableRuntime, fake_checkpoint, hand_tokenizer
 
 TOKENIZER = hand_tokenizer(("the ", "cat ", "cat", "a", "。", "我"))
 RUNTIME = TableRuntime(TOKENIZER, range(5, TOKENIZER.size))
-PREDICTOR = Predictor(fake_checkpoint(TOKENIZER, RUNTIME.config), RUNTIME)
+PREDICTOR = Predictor(fake_checkpoint(TOKENIZER, RUNTIME.sizes), RUNTIME)
 
 
 def score(text: str) -> ScoreResult:

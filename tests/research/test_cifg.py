@@ -48,7 +48,7 @@ def test_the_input_gate_is_what_the_forget_gate_leaves(keyboard: KeyboardNetwork
 def test_the_runtime_scores_what_the_network_scores(keyboard: KeyboardNetwork) -> None:
     """Tokens read in two parts, among other rows, give the distribution of the whole line, summing to 1."""
     runtime = KeyboardRuntime(keyboard)
-    states = initial_states(runtime.config, "forward", 2)
+    states = initial_states(runtime.sizes, "forward", 2)
     states, _ = runtime.advance(
         "forward", states, np.array([[START, 7], [START, 0]]), np.array([2, 1])
     )

@@ -43,7 +43,7 @@ def test_the_order_of_what_was_read_matters(transformer: Transformer) -> None:
 def test_the_runtime_scores_what_the_network_scores(transformer: Transformer) -> None:
     """Tokens read in two parts, among other rows, give the distribution of the whole line, summing to 1."""
     runtime = TransformerRuntime(transformer)
-    states = initial_states(runtime.config, "forward", 2)
+    states = initial_states(runtime.sizes, "forward", 2)
     states, _ = runtime.advance(
         "forward", states, np.array([[START, 7], [START, 0]]), np.array([2, 1])
     )
@@ -74,7 +74,7 @@ def test_it_has_one_direction_only(transformer: Transformer) -> None:
     runtime = TransformerRuntime(transformer)
     none = np.zeros((1, 1), dtype=np.int64)
     with pytest.raises(UnsupportedError):
-        runtime.advance("backward", initial_states(runtime.config, "forward", 1), none, none[0])
+        runtime.advance("backward", initial_states(runtime.sizes, "forward", 1), none, none[0])
     with pytest.raises(UnsupportedError):
         runtime.fill_log_probabilities(none, none[0], none[0])
 

@@ -14,7 +14,7 @@ from model.errors import LacunaError
 from model.ngram import open_ngram
 from model.predictor import Predictor, open_model
 from model.queries import Blank, ClozeQuery, ClozeResult, Filling, Query, Result, Usage
-from model.runtime import Float32Array, Integers
+from model.runtime import Float32Array, Int64Array
 from tests.fixtures_checkpoint import tiny_tokenizer
 from training.__main__ import main
 from training.evaluation import calibrate as command
@@ -181,7 +181,7 @@ def test_another_temperature_keeps_total_and_order() -> None:
     assert softer[0] / softer[1] == pytest.approx((0.5 / 0.2) ** 0.5)
 
 
-def sharpened(factor: float) -> Iterator[tuple[Float32Array, Integers]]:
+def sharpened(factor: float) -> Iterator[tuple[Float32Array, Int64Array]]:
     """Yield log-probabilities that are sharper by a factor than the targets' distribution."""
     generator = np.random.default_rng(0)
     for _ in range(40):

@@ -9,7 +9,8 @@ import pytest
 
 from model.config import NetworkConfig
 from model.errors import ExportError
-from model.runtime import OnnxRuntime, initial_states
+from model.onnx_runtime import OnnxRuntime
+from model.runtime import initial_states
 from tests.fixtures_checkpoint import random_weights
 from training.onnx_graphs import Precision, build_graphs
 

@@ -8,7 +8,8 @@ import pytest
 
 from model.checkpoint import load_checkpoint
 from model.errors import ExportError
-from model.runtime import OnnxRuntime, initial_states, open_runtime
+from model.onnx_runtime import OnnxRuntime
+from model.runtime import initial_states, open_runtime
 from model.torch_runtime import open_torch_runtime
 from tests.fixtures_checkpoint import LINES, tiny_tokenizer
 from training.data.shards import open_prepared

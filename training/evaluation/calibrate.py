@@ -164,7 +164,7 @@ def fit_calibration(
     def predictor(calibration: Calibration) -> QueryRunner:
         return Predictor(replace(checkpoint, calibration=calibration), runtime)
 
-    two_towers = checkpoint.network.architecture == "two_towers"
+    two_towers = runtime.sizes.architecture == "two_towers"
     candidates = RESCORED if two_towers else RESCORED_BLIND
     grids = (WEIGHTS, WEIGHTS) if two_towers else FORWARD_ONLY
     fitted = fit_cloze_calibration(predictor, questions, start, candidates, grids)
@@ -205,7 +205,7 @@ def score_tokens(
     generator = np.random.default_rng(seed)
     for text in tqdm(texts, desc="next temperature", unit=" lines", disable=None):
         tokens = np.array([START, *tokenizer.encode(text)], dtype=np.int64)
-        states, length = initial_states(runtime.config, "forward", 1), np.array([len(tokens) - 1])
+        states, length = initial_states(runtime.sizes, "forward", 1), np.array([len(tokens) - 1])
         _, outputs = runtime.advance("forward", states, tokens[None, :-1], length)
         # A line break inside a text is read but never predicted
         positions = generator.permutation(np.flatnonzero(tokens[1:] != START))[:POSITIONS_PER_TEXT]

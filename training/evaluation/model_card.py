@@ -52,7 +52,7 @@ def run(options: CardOptions) -> int:
     card = model_card(
         name=checkpoint.name,
         version=checkpoint.version,
-        network=checkpoint.network,
+        network=checkpoint.network_config,
         calibration=checkpoint.calibration,
         languages=checkpoint.languages,
         scores=scores,

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from model.config import TOKEN
+from model.config import TOKEN, Tower
 from model.errors import ExportError
-from model.runtime import Float32Array, Integers, Runtime, Tower, initial_states
+from model.runtime import Float32Array, Int64Array, Runtime, initial_states
 from model.tokenizer import BLANK, END, START, Tokenizer
 from training.data.shards import Shard
 from training.evaluation.test_items import read_files
@@ -24,8 +24,8 @@ LINES_AT_ONCE = 64
 MASK_EVERY = 8
 ROWS_AT_ONCE = 128  # a head returns 64 KB a row with 16,000 tokens
 
-Lines = dict[str, list[Integers]]  # by language, token ids of each line, at most LINE_TOKENS
-Scores = Iterator[tuple[Float32Array, Integers]]  # log-probabilities (n, V), and targets (n,)
+Lines = dict[str, list[Int64Array]]  # by language, token ids of each line, at most LINE_TOKENS
+Scores = Iterator[tuple[Float32Array, Int64Array]]  # log-probabilities (n, V), and targets (n,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +74,9 @@ def development_lines(texts: Sequence[str], tokenizer: Tokenizer) -> Lines:
     return lines
 
 
-def take(lines: Iterable[Integers], tokens: int) -> list[Integers]:
+def take(lines: Iterable[Int64Array], tokens: int) -> list[Int64Array]:
     """Return the first lines that hold *tokens* together, at least one, without empty ones."""
-    chosen: list[Integers] = []
+    chosen: list[Int64Array] = []
     for line in lines:
         if chosen and tokens <= 0:
             break
@@ -86,9 +86,9 @@ def take(lines: Iterable[Integers], tokens: int) -> list[Integers]:
     return chosen
 
 
-def measure(runtime: Runtime, lines: Sequence[Integers]) -> Measurement:
+def measure(runtime: Runtime, lines: Sequence[Int64Array]) -> Measurement:
     """Score every token of the lines; of a stacked network a few under masks."""
-    architecture = runtime.config.architecture
+    architecture = runtime.sizes.architecture
     score = score_masked if architecture == "stacked_bidirectional" else score_next
     nats, top3, gap_nats = [], [], [np.zeros(0)]
     for log_probabilities, targets in score(runtime, lines):
@@ -136,7 +136,7 @@ def check_cost(
     return cost
 
 
-def score_next(runtime: Runtime, lines: Sequence[Integers]) -> Scores:
+def score_next(runtime: Runtime, lines: Sequence[Int64Array]) -> Scores:
     """Score each token of the lines after those before it."""
     for batch in _batches(lines):
         left = tower_outputs(runtime, "forward", [np.array([START, *x[:-1]]) for x in batch])
@@ -145,7 +145,7 @@ def score_next(runtime: Runtime, lines: Sequence[Integers]) -> Scores:
             yield runtime.next_log_probabilities(outputs[rows]), targets[rows]
 
 
-def score_gaps(runtime: Runtime, lines: Sequence[Integers]) -> Scores:
+def score_gaps(runtime: Runtime, lines: Sequence[Int64Array]) -> Scores:
     """Score each token of the lines between its two sides."""
     for batch in _batches(lines):
         left = tower_outputs(runtime, "forward", [np.array([START, *x[:-1]]) for x in batch])
@@ -160,7 +160,7 @@ def score_gaps(runtime: Runtime, lines: Sequence[Integers]) -> Scores:
             yield scores, targets[rows]
 
 
-def score_masked(runtime: Runtime, lines: Sequence[Integers]) -> Scores:
+def score_masked(runtime: Runtime, lines: Sequence[Int64Array]) -> Scores:
     """Score every MASK_EVERY-th token of a line under a mask, given the rest of the line.
 
     Each costs a pass over the line.
@@ -179,17 +179,17 @@ def score_masked(runtime: Runtime, lines: Sequence[Integers]) -> Scores:
             yield runtime.fill_log_probabilities(tokens, lengths, places), targets
 
 
-def tower_outputs(runtime: Runtime, tower: Tower, rows: Sequence[Integers]) -> list[Float32Array]:
+def tower_outputs(runtime: Runtime, tower: Tower, rows: Sequence[Int64Array]) -> list[Float32Array]:
     """Read rows of tokens (T,) from the empty state; return the outputs (T, H) of each row."""
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
     tokens = np.zeros((len(rows), lengths.max()), dtype=np.int64)
     tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = np.concatenate(rows)
-    states = initial_states(runtime.config, tower, len(rows))
+    states = initial_states(runtime.sizes, tower, len(rows))
     _, outputs = runtime.advance(tower, states, tokens, lengths)
     return [row[:length] for row, length in zip(outputs, lengths, strict=True)]
 
 
-def _batches(lines: Sequence[Integers]) -> Iterator[list[Integers]]:
+def _batches(lines: Sequence[Int64Array]) -> Iterator[list[Int64Array]]:
     """Yield lines of similar length together."""
     ordered = sorted(lines, key=len)
     for start in range(0, len(ordered), LINES_AT_ONCE):
@@ -201,7 +201,7 @@ def _chunks(rows: int) -> Iterator[slice]:
         yield slice(start, start + ROWS_AT_ONCE)
 
 
-def _line(shard: Shard, number: int) -> Integers:
+def _line(shard: Shard, number: int) -> Int64Array:
     tokens = shard.ids[shard.offsets[number] : shard.offsets[number + 1]]
     return tokens[:LINE_TOKENS].astype(np.int64)
 

@@ -1,0 +1,183 @@
+"""The runtime on ONNX Runtime, for CPUs: int8 graphs for serving, fp32 ones for comparisons."""
+
+import platform
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from model.checkpoint import Checkpoint
+from model.config import Architecture, NetworkConfig, Tower
+from model.errors import CheckpointError
+from model.runtime import BoolArray, Float32Array, Int64Array, unsupported
+
+Precision = Literal["int8", "fp32"]
+# Folder of each precision's graphs inside a checkpoint, and the file in it that holds the weights of all.
+GRAPHS: dict[Precision, str] = {"int8": "onnx", "fp32": "onnx-fp32"}
+SHARED_WEIGHTS: dict[Precision, str] = {"int8": "int8.weights", "fp32": "fp32.weights"}
+# The graphs of each architecture.
+GRAPH_NAMES: dict[Architecture, tuple[str, ...]] = {
+    "forward": ("forward", "next"),
+    "two_towers": ("forward", "next", "backward", "previous", "gap"),
+    "stacked_bidirectional": ("fill",),
+}
+# Floats that one call of a head returns: 4 MiB. A call first fetches the embedding, which a busy server rarely
+# has in its caches, so few large calls beat many small ones although their rows leave the caches, too.
+HEAD_FLOATS = 1024 * 1024
+# The CPU's features, on Linux.
+_CPUINFO = Path("/proc/cpuinfo")
+_EXPORT_AGAIN = "export the checkpoint again"
+
+
+def open_onnx_runtime(checkpoint: Checkpoint, threads: int = 1) -> "OnnxRuntime":
+    """Open the int8 graphs of a checkpoint.
+
+    Raises:
+        CheckpointError: a graph or its weights are missing, not listed, or cannot be opened.
+    """
+    names = [f"{name}.onnx" for name in GRAPH_NAMES[checkpoint.network.architecture]]
+    for name in (*names, SHARED_WEIGHTS["int8"]):
+        if (path := f"{GRAPHS['int8']}/{name}") not in checkpoint.files:
+            raise CheckpointError(
+                f"{checkpoint.directory}: SHA256SUMS does not list {path}; {_EXPORT_AGAIN}"
+            )
+    return OnnxRuntime(checkpoint.directory, checkpoint.network_config, threads)
+
+
+class OnnxRuntime:
+    """Runs a checkpoint's graphs on a CPU; see :class:`model.runtime.Runtime`.
+
+    Args:
+        directory: the checkpoint.
+        sizes: its network.
+        threads: threads that one call may use.
+        precision: which graphs; fp32 ones exist only if the checkpoint was exported with ``--fp32``.
+
+    Raises:
+        CheckpointError: a graph is missing or cannot be opened.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        sizes: NetworkConfig,
+        threads: int = 1,
+        precision: Precision = "int8",
+    ) -> None:
+        self.sizes = sizes
+        self.head_rows = max(1, HEAD_FLOATS // sizes.vocabulary_size)
+        folder = directory / GRAPHS[precision]
+        self._sessions = {
+            name: _open_session(folder / f"{name}.onnx", threads)
+            for name in GRAPH_NAMES[sizes.architecture]
+        }
+        widths = {"forward": sizes.state_size("forward"), "backward": sizes.state_size("backward")}
+        for name, session in self._sessions.items():
+            found = session.get_outputs()[0].shape[1]
+            expected = widths.get(name, sizes.vocabulary_size)
+            if found != expected:
+                raise CheckpointError(
+                    f"{folder / name}.onnx has width {found}, config.json says {expected}; {_EXPORT_AGAIN}"
+                )
+
+    def advance(
+        self, tower: Tower, states: Float32Array, tokens: Int64Array, lengths: Int64Array
+    ) -> tuple[Float32Array, Float32Array]:
+        """See :meth:`model.runtime.Runtime.advance`."""
+        rows, steps = tokens.shape
+        if rows == 0 or steps == 0:
+            return states.copy(), np.zeros((rows, steps, self.sizes.hidden_size), dtype=np.float32)
+        new_states, outputs = self._run(tower, states=states, tokens=tokens, lengths=lengths)
+        return new_states, outputs
+
+    def next_log_probabilities(self, outputs: Float32Array) -> Float32Array:
+        """See :meth:`model.runtime.Runtime.next_log_probabilities`."""
+        return self._head("next", outputs=outputs)
+
+    def previous_log_probabilities(self, outputs: Float32Array) -> Float32Array:
+        """See :meth:`model.runtime.Runtime.previous_log_probabilities`."""
+        return self._head("previous", outputs=outputs)
+
+    def gap_log_probabilities(
+        self,
+        forward: Float32Array,
+        backward: Float32Array,
+        right_known: BoolArray,
+        positions: Int64Array,
+        kinds: Int64Array,
+    ) -> Float32Array:
+        """See :meth:`model.runtime.Runtime.gap_log_probabilities`."""
+        return self._head(
+            "gap",
+            forward=forward,
+            backward=backward,
+            right_known=right_known,
+            positions=positions,
+            kinds=kinds,
+        )
+
+    def fill_log_probabilities(
+        self, tokens: Int64Array, lengths: Int64Array, places: Int64Array
+    ) -> Float32Array:
+        """See :meth:`model.runtime.Runtime.fill_log_probabilities`."""
+        return self._head("fill", tokens=tokens, lengths=lengths, places=places)
+
+    def _head(self, graph: str, **inputs: npt.NDArray[Any]) -> Float32Array:
+        if any(len(value) == 0 for value in inputs.values()):
+            return np.zeros((0, self.sizes.vocabulary_size), dtype=np.float32)
+        (log_probabilities,) = self._run(graph, **inputs)
+        return log_probabilities
+
+    def _run(self, graph: str, **inputs: npt.NDArray[Any]) -> list[Float32Array]:
+        if graph not in self._sessions:
+            raise unsupported("stacked_bidirectional" if graph == "fill" else "two_towers")
+        results: list[Float32Array] = self._sessions[graph].run(None, inputs)
+        return results
+
+
+def products_saturate(cpuinfo: Path = _CPUINFO) -> bool:
+    """Return True if u8 x s8 kernels may add pairs of products in 16 bits here, which makes sums wrong.
+
+    They do on x86 without VNNI. If the CPU's features are unknown, it is assumed.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    try:
+        flags = cpuinfo.read_text(encoding="utf-8", errors="replace").split()
+    except OSError:
+        return True
+    return not {"avx512_vnni", "avx_vnni"}.intersection(flags)
+
+
+@lru_cache(maxsize=1)
+def _share_memory() -> None:
+    """Let all graphs of the process compute in the same memory, as only one runs at a time."""
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    onnxruntime.create_and_register_allocator(memory, None)
+
+
+def _open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; {_EXPORT_AGAIN} (fp32 graphs need --fp32)")
+    _share_memory()
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3  # errors only; they are raised as well
+    # Threads that spin between two calls take the core from the event loop and from neighbours.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if products_saturate():  # u8 x u8 kernels are exact, at half the speed
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no base of their own
+        raise CheckpointError(
+            f"{path}: onnxruntime cannot open it: {error}; {_EXPORT_AGAIN}"
+        ) from error
