@@ -1,7 +1,7 @@
 """Text to token ids and back, without loss. Not the training of a vocabulary (``training/data/text_sources.py``), and no networks.
 
 A token is a SentencePiece unigram unit. A space belongs to the word before it, so a Latin token says itself whether its
-word ends: ``go to the `` -> ``go▁ to▁ the▁`` but ``go to the`` -> ``go▁ to▁ the`` (docs/decisions/0002-vocabulary.md).
+word ends: ``go to the `` -> ``go▁ to▁ the▁`` but ``go to the`` -> ``go▁ to▁ the`` (docs/decisions/0002-tokenizer.md).
 
 The ids, in order: five control tokens that no text produces, 256 byte tokens for characters that are not in the
 vocabulary, then the learned tokens.
