@@ -29,7 +29,7 @@ from benchmarks.machine import provenance
 from benchmarks.processes import HOST, ROOT, exchange, pin_client
 from benchmarks.systems import CHECKPOINT, lacuna
 from model.checkpoint import revise_checkpoint
-from service.keys import hash_key
+from service.auth import hash_key
 from training.run_state import check_writable, write_whole
 
 KEY, ADMIN_KEY = "a-key-of-the-soak-0123456789", "an-administrator-of-the-soak-0123"

@@ -24,8 +24,7 @@ from model.errors import LacunaError
 from service.app import Load, create_app
 from service.engine import Engine
 from service.logs import flush, logging_to_stderr
-from service.model_loader import load
-from service.reloading import Reloader
+from service.model_loader import Reloader, load
 from service.settings import DEFAULT_CHECKPOINT, Settings, SettingsError, read_settings
 
 log = logging.getLogger("service")
@@ -119,7 +118,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        self._loop.add_signal_handler(signal.SIGHUP, self._reloader.hang_up)
+        self._loop.add_signal_handler(signal.SIGHUP, self._reloader.on_sighup)
         await super().startup(sockets)
 
     def handle_exit(self, _sig: int, _frame: FrameType | None) -> None:

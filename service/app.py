@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from copy import copy
 from functools import partial
-from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -20,21 +19,19 @@ from starlette.responses import Response
 
 from service import routes
 from service.admission import Admission
+from service.auth import KeyRing
 from service.docs_page import docs_page
 from service.engine import Engine
-from service.jobs import LoadedModel
-from service.keyring import KeyRing
 from service.metrics import Metrics
 from service.middleware import AuthMiddleware, HostMiddleware, RequestMetricsMiddleware
-from service.reloading import Reloader, collect
+from service.model_loader import LoadedModel, Reloader
 from service.schemas import ProblemAnswer
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Loads the checkpoint in a directory. The first argument is called with the kind and the rows of
-# each network call.
-Load = Callable[[Callable[[str, int], None], Path], LoadedModel]
+# Loads the checkpoint. The argument is called with the kind and the rows of each network call.
+Load = Callable[[Callable[[str, int], None]], LoadedModel]
 
 _DESCRIPTION = (
     "Predicts the next word of a partial sentence and fills blanks, in Chinese and English. "
@@ -58,7 +55,6 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
 
     def on_loaded(outcome: LoadedModel | Exception) -> None:
         if isinstance(outcome, Exception):
-            metrics.loaded(None)
             on_failure(outcome)
             return
         metrics.loaded(outcome.description)
@@ -66,22 +62,20 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
         log.info("ready", extra={"fields": fields})
 
     engine = Engine(
-        lambda: load(metrics.called, settings.checkpoint),
-        admission=Admission(settings.queue_items, settings.limits),
+        partial(load, metrics.called),
+        admission=Admission(settings.queue_items, settings.batch_items, settings.limits),
         batch_items=settings.batch_items,
         stall_seconds=settings.stall_seconds,
         on_loaded=on_loaded,
         on_step=metrics.stepped,
-        on_let_go=collect,
     )
-    reloader = Reloader(partial(load, metrics.called), engine, metrics, settings.checkpoint)
-    metrics.watch(
-        depth=lambda: engine.waiting,
-        work_seconds=lambda: engine.admission.seconds,
-        ready=lambda: engine.accepting,
-        cache_bytes=engine.cache_bytes,
+    reloader = Reloader(partial(load, metrics.called), engine, metrics)
+    keys = KeyRing(
+        [key.get_secret_value() for key in settings.keys],
+        settings.keys_file,
+        (settings.texts_per_minute, settings.characters_per_minute),
     )
-    keys = KeyRing(settings, metrics.keys_reloaded)
+    metrics.watch(engine, keys)
     app = FastAPI(
         title="Lacuna",
         version="1",
@@ -131,11 +125,11 @@ def _middleware(settings: Settings, metrics: Metrics, keys: KeyRing) -> list[Mid
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     engine: Engine = app.state.lacuna.engine
     engine.start()
-    watching = asyncio.ensure_future(app.state.keys.watch())
+    app.state.keys.watch()
     try:
         yield
     finally:
-        watching.cancel()
+        app.state.keys.close()
         engine.draining = True
         await asyncio.shield(engine.stop())
 

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         end_at_once(serve(given[1:]))
     if given[:1] == ["keys"]:
-        from service.keys import main as make_keys
+        from service.auth import main as make_keys
 
         return make_keys(given[1:])
     options = _parser().parse_args(given)

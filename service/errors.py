@@ -11,9 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from model.errors import QueryError
-from service.admission import Busy
-from service.jobs import NotReady
-from service.rate_limit import RateExceeded
+from service.engine import NotReady
+from service.rate_limit import TooManyRequests
 
 PROBLEM_TYPE = "application/problem+json"
 # The titles of RFC 9110 (http.HTTPStatus of Python 3.11 still has older names for 413 and 422).
@@ -89,7 +88,7 @@ def as_problem(error: Exception) -> Problem:
             return error
         case QueryError():
             return unprocessable([FieldError(error.field, error.message)])
-        case Busy() | RateExceeded():
+        case TooManyRequests():
             return Problem(429, error.detail, headers={"Retry-After": str(error.retry_after)})
         case NotReady():
             return unavailable(str(error))

@@ -13,7 +13,7 @@ from functools import lru_cache
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.admission import Busy
+from service.auth import Client, KeyRing
 from service.errors import (
     CLIENT_CLOSED,
     Problem,
@@ -21,10 +21,9 @@ from service.errors import (
     problem_response,
     unavailable,
 )
-from service.keyring import Client, KeyRing
-from service.logs import describe, log_request
+from service.logs import format_exception, log_request
 from service.metrics import Metrics
-from service.rate_limit import RateExceeded
+from service.rate_limit import TooManyRequests
 from service.request_context import RequestContext
 from service.settings import is_loopback
 
@@ -92,7 +91,7 @@ class RequestMetricsMiddleware:
                 context,
             )
         except Exception as error:
-            if isinstance(error, Busy | RateExceeded):
+            if isinstance(error, TooManyRequests):
                 self._metrics.refused(error.reason)
             await _answer(error, scope, receive, send_with_headers, context)
             _forget_frames(error)
@@ -120,7 +119,9 @@ async def _answer(
     problem = as_problem(error)
     if problem.status == 500:
         # Not exc_info: an exception's message may hold a text.
-        log.error("failed", extra={"fields": {**context.identity, "exception": describe(error)}})
+        log.error(
+            "failed", extra={"fields": {**context.identity, "exception": format_exception(error)}}
+        )
     if context.status:  # the answer has begun, so it cannot become another
         raise error
     await problem_response(problem, context.request_id)(scope, receive, send)
@@ -179,7 +180,7 @@ class AuthMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] == "http" and scope["path"] not in OPEN_ROUTES:
-            client = self._find(scope) if self._keys.demanded else self._keys.anybody
+            client = self._find(scope) if self._keys.required else self._keys.anonymous
             context = RequestContext.of(scope)
             context.tenant, context.allowance = client.name, client.allowance
             if scope["path"].startswith(ADMIN):
@@ -198,11 +199,11 @@ class AuthMiddleware:
         return client
 
     def _check_admin(self, scope: Scope, client: Client) -> None:
-        if self._keys.demanded:
+        if self._keys.required:
             if not client.admin:
                 raise Problem(
                     403,
-                    "this takes an administrator's key: python -m service.keys new NAME --admin",
+                    "this takes an administrator's key: lacuna keys new NAME --admin",
                 )
         elif not self._private:
             raise Problem(

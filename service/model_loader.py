@@ -1,51 +1,79 @@
-"""From a checkpoint directory to what the engine runs: reads it, opens it on a device, warms it up. No HTTP.
+"""Load a checkpoint, warm it up, and put another one in its place while requests flow.
 
-The model is imported when it is loaded, so that ``--help`` and a wrong setting answer at once.
+The model's code is imported when a checkpoint is loaded, so that ``--help`` and a wrong setting
+answer at once.
 """
 
+import asyncio
 import gc
 import importlib.util
 import logging
 import os
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from service.jobs import LoadedModel
+from model.errors import CheckpointError, LacunaError
+from service.engine import Engine, NotReady
+from service.errors import Problem, unavailable
+from service.logs import format_exception
+from service.metrics import Metrics
 from service.settings import Settings
 
 if TYPE_CHECKING:
+    from model.batching import Scheduler
     from model.checkpoint import Checkpoint
+    from model.predictor import Predictor
+    from model.queries import Query
     from model.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
-# The NVIDIA driver's control device: there where a GPU can be used, and cheaper to ask than torch is to import.
+# Above this the int8 steps of a small network gain nothing from more threads.
+MAX_THREADS = 4
+# New objects after which Python looks for cycles.
+COLLECT_AFTER = 100_000
+# The NVIDIA driver's control device exists if a GPU can be used, and is cheaper to look for than to
+# import torch.
 _DRIVER = Path("/dev/nvidiactl")
 _WARM_UP = "I have ____ it."
-# Above this the int8 steps of a small network stop gaining from more threads.
-MAX_THREADS = 4
-# Objects more than before, that may be part of a cycle, after which Python looks for cycles.
-COLLECT_AFTER = 100_000
 
 
-def load(settings: Settings, on_call: Callable[[str, int], None], directory: Path) -> LoadedModel:
-    """Load a checkpoint and answer one query of each kind, so that the first user need not wait.
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A checkpoint that is ready to answer.
+
+    Attributes:
+        predictor: checks queries and makes decoders.
+        new_scheduler: makes what runs the decoders.
+        description: what ``GET /model`` says of it, without the limits.
+    """
+
+    predictor: "Predictor"
+    new_scheduler: Callable[[], "Scheduler"]
+    description: dict[str, Any]
+
+
+def load(settings: Settings, on_call: Callable[[str, int], None]) -> LoadedModel:
+    """Load the checkpoint that the settings name and answer one query of each kind.
 
     Args:
-        settings: device, threads, limits.
-        on_call: told the kind and the rows of each call of the network.
-        directory: of the checkpoint, or a link to it.
+        settings: checkpoint, device, threads and limits.
+        on_call: called with kind and number of rows of each call of the network.
 
     Raises:
-        model.errors.CheckpointError: missing, torn, altered, too new, or the device cannot run it.
+        model.errors.CheckpointError: it is missing, damaged or too new, or the device cannot run it.
     """
     from model.batching import Scheduler
     from model.predictor import Predictor
-    from model.queries import ClozeQuery, Limits, PredictQuery, Query, ScoreQuery
+    from model.queries import ClozeQuery, Limits, PredictQuery, ScoreQuery
 
-    directory = directory.resolve()  # now: a link may point elsewhere later
-    checkpoint, runtime = _open(settings, directory)
+    checkpoint, runtime = _open(settings)
     limits = Limits(
         settings.max_characters,
         settings.max_top_k,
@@ -54,26 +82,30 @@ def load(settings: Settings, on_call: Callable[[str, int], None], directory: Pat
         settings.max_history,
     )
     predictor = Predictor(checkpoint, runtime, limits, cache_bytes=settings.prefix_cache_mib << 20)
-    of_each: dict[str, Query] = {
+    queries: dict[str, Query] = {
         "predict": PredictQuery(_WARM_UP),
         "cloze": ClozeQuery(_WARM_UP),
         "score": ScoreQuery(_WARM_UP),
     }
-    predictor.run([of_each[capability] for capability in checkpoint.capabilities])
-    # What is loaded stays: the collector need not look at it again, which saves pauses of tens of milliseconds.
+    predictor.run([queries[capability] for capability in checkpoint.capabilities])
+    freeze_heap()
+    return LoadedModel(predictor, lambda: Scheduler(runtime, on_call), describe(checkpoint))
+
+
+def freeze_heap() -> None:
+    """Free what a checkpoint leaves in cycles, and exempt what remains from garbage collection.
+
+    Answering a request makes no cycles, and looking for some after every 700 new objects would take a
+    tenth of the engine's time.
+    """
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
-    # Answering leaves no cycles behind (10,000 requests: none), and to look for some at every 700 objects more takes a
-    # tenth of the engine's time. A collection costs milliseconds; a leak of cycles would still be stopped by it.
     gc.set_threshold(COLLECT_AFTER)
-    new_scheduler: Callable[[], Scheduler] = lambda: Scheduler(runtime, on_call)  # noqa: E731
-    return LoadedModel(
-        predictor, new_scheduler, describe(checkpoint), directory, lambda: predictor.cache.bytes
-    )
 
 
 def describe(checkpoint: "Checkpoint") -> dict[str, Any]:
-    """What ``GET /model`` says of a checkpoint, its limits aside."""
+    """Return what ``GET /model`` says of a checkpoint, without the limits."""
     from model.predictor import size_of
 
     return {
@@ -91,7 +123,7 @@ def describe(checkpoint: "Checkpoint") -> dict[str, Any]:
 def choose_device(
     wanted: Literal["auto", "cpu", "cuda"], driver: Path = _DRIVER
 ) -> Literal["cpu", "cuda"]:
-    """The device for *wanted*: ``auto`` is a GPU where the driver, torch and safetensors are there, else the CPU."""
+    """Return the device for *wanted*; ``auto`` is a GPU if driver, torch and safetensors are there."""
     if wanted != "auto":
         return wanted
     installed = all(importlib.util.find_spec(name) for name in ("torch", "safetensors"))
@@ -99,7 +131,7 @@ def choose_device(
 
 
 def network_threads(wanted: int) -> int:
-    """Return *wanted* threads for one network step; 0 chooses by CPUs, one of which the event loop keeps."""
+    """Return *wanted* threads for one network step; 0 means one fewer than there are CPUs, up to 4."""
     return wanted or max(1, min(available_cpus() - 1, MAX_THREADS))
 
 
@@ -110,33 +142,128 @@ def available_cpus(
 
     Args:
         root: where control groups are mounted; a container sees its own group there.
-        own: names the group of this process, in a line `0::PATH`. Every group above it limits it too.
+        own: names the group of this process, in a line ``0::PATH``. The groups above it count too.
     """
     affinity = getattr(os, "sched_getaffinity", None)
     cpus = float(len(affinity(0)) if affinity else os.cpu_count() or 1)
     try:
-        path = own.read_text("utf-8").rpartition("0::/")[2].strip()
+        group = own.read_text("utf-8").rpartition("0::/")[2].strip()
     except (OSError, UnicodeDecodeError):
-        path = ""
-    groups = (path, *map(str, Path(path).parents))
-    for group in groups:
+        group = ""
+    for directory in (Path(group), *Path(group).parents):
         try:
-            quota, period = map(int, (root / group / "cpu.max").read_text("utf-8").split())
+            quota, period = map(int, (root / directory / "cpu.max").read_text("utf-8").split())
             cpus = min(cpus, quota / period)
         except (OSError, ValueError, ZeroDivisionError):  # no such group, or no limit: `max`
             continue
     return max(1, int(cpus))
 
 
-def _open(settings: Settings, directory: Path) -> tuple["Checkpoint", "Runtime"]:
-    from model.errors import CheckpointError
+def _open(settings: Settings) -> tuple["Checkpoint", "Runtime"]:
     from model.predictor import open_model
 
-    device = choose_device(settings.device)
+    directory = settings.checkpoint.resolve()  # now: a link may point elsewhere later
+    device, threads = choose_device(settings.device), network_threads(settings.threads)
     try:
-        return open_model(directory, device, network_threads(settings.threads))
+        return open_model(directory, device, threads)
     except CheckpointError:
         if settings.device != "auto" or device == "cpu":
             raise
         log.warning("the GPU cannot be used; serving on the CPU. --device cuda says why")
-        return open_model(directory, "cpu", network_threads(settings.threads))
+        return open_model(directory, "cpu", threads)
+
+
+class Reloader:
+    """Loads the configured checkpoint anew and swaps it in, one change at a time.
+
+    The checkpoint is read, verified and warmed up on a thread of its own. The engine changes over only
+    when it could answer; if anything is wrong with it, the one before goes on.
+
+    Args:
+        load: loads the checkpoint; called on a thread.
+        engine: answers with it.
+        metrics: count reloads.
+    """
+
+    def __init__(self, load: Callable[[], LoadedModel], engine: Engine, metrics: Metrics) -> None:
+        self._load = load
+        self._engine = engine
+        self._metrics = metrics
+        self._lock = asyncio.Lock()
+        self._signalled = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def reload(self) -> dict[str, Any]:
+        """Answer with what the checkpoint directory holds now.
+
+        Returns:
+            The model that answers now, the one before, and how long it took.
+
+        Raises:
+            Problem: 409 during another reload, 422 if the checkpoint is refused, 503 if the engine is
+                not ready.
+        """
+        if self._lock.locked() or self._signalled:
+            raise _refuse(Problem(409, "another checkpoint is being loaded; retry when it answers"))
+        async with self._lock:
+            return await self._swap()
+
+    def on_sighup(self) -> None:
+        """Reload, after a reload that is running; the log says how it went. Call it on the event loop."""
+        self._signalled = True
+        if self._task is None or self._task.done():
+            self._task = asyncio.ensure_future(self._obey_signals())
+
+    async def _obey_signals(self) -> None:
+        while self._signalled:
+            async with self._lock:
+                self._signalled = False
+                with suppress(Problem):  # it is in the log
+                    await self._swap()
+
+    async def _swap(self) -> dict[str, Any]:
+        started = time.monotonic()
+        try:
+            self._engine.check_ready()
+            before = _names(self._engine.loaded)
+            after = await self._load_on_thread()
+            await self._engine.replace(after)
+        except NotReady as error:
+            raise _refuse(unavailable(str(error))) from None
+        except Exception as error:
+            self._metrics.reloaded(success=False)
+            if isinstance(error, LacunaError):  # of the operator's files: no user's text is in it
+                log.error("reload failed", extra={"fields": {"reason": str(error)}})
+                raise Problem(422, str(error)) from None
+            log.error("reload failed", extra={"fields": {"exception": format_exception(error)}})
+            raise Problem(500, "the checkpoint could not be loaded; the log says where") from None
+        freeze_heap()
+        self._metrics.reloaded(success=True)
+        self._metrics.loaded(after.description)
+        names = _names(after)
+        log.info("reloaded", extra={"fields": names})
+        seconds = round(time.monotonic() - started, 3)
+        return {"model": names, "previous": before, "seconds": seconds}
+
+    def _load_on_thread(self) -> asyncio.Future[LoadedModel]:
+        """Load on a daemon thread: the process can end although a disk hangs."""
+        outcome: Future[LoadedModel] = Future()
+        outcome.set_running_or_notify_cancel()
+
+        def run() -> None:
+            try:
+                outcome.set_result(self._load())
+            except BaseException as error:
+                outcome.set_exception(error)
+
+        threading.Thread(target=run, name="loader", daemon=True).start()
+        return asyncio.wrap_future(outcome)
+
+
+def _names(loaded: LoadedModel | None) -> dict[str, Any]:
+    return {key: loaded.description[key] for key in ("name", "version", "digest")} if loaded else {}
+
+
+def _refuse(problem: Problem) -> Problem:
+    log.warning("reload refused", extra={"fields": {"reason": problem.detail}})
+    return problem

@@ -14,7 +14,7 @@ ROUTES = (
 )  # fmt: skip
 UNMATCHED = "unmatched"
 _KEY = "lacuna.request"
-_UNLIMITED = Allowance(0, 0)
+_UNLIMITED = Allowance((0, 0))
 # Ids must differ, not be hard to guess; asking the system for each would cost more than the rest of the record.
 _ids = random.Random()  # noqa: S311
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter
@@ -13,11 +12,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from model.queries import PredictResult, Usage
-from service.engine import Engine
+from service.engine import Engine, ItemError, Job, NotReady
 from service.errors import PROBLEM_TYPE, TITLES, FieldError, Problem, unavailable, unprocessable
-from service.jobs import ItemError, Job
 from service.metrics import Metrics
-from service.reloading import Reloader
+from service.model_loader import Reloader
+from service.rate_limit import TooManyRequests
 from service.request_context import RequestContext
 from service.requests import JSONRoute
 from service.schemas import (
@@ -28,7 +27,6 @@ from service.schemas import (
     PredictAnswer,
     PredictRequest,
     ReloadAnswer,
-    ReloadRequest,
     RequestLimits,
     ScoreAnswer,
     ScoreRequest,
@@ -65,10 +63,8 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 _ASKING = _problems(400, 401, 408, 413, 415, 421, 422, 429, 500, 503, 504)
-_RELOADING = _problems(400, 401, 403, 408, 409, 413, 415, 421, 422, 500, 503)
+_RELOADING = _problems(401, 403, 409, 421, 422, 500, 503)
 _READING = _problems(401, 421, 503)
-
-_CONFIGURED = ReloadRequest()
 
 asking = APIRouter(route_class=JSONRoute)
 reading = APIRouter()
@@ -95,14 +91,10 @@ async def score(body: ScoreRequest, request: Request) -> ScoreAnswer:
     return ScoreAnswer(model=model, results=results, usage=usage)
 
 
-@asking.post("/admin/reload", operation_id="reload", responses=_RELOADING)
-async def reload(request: Request, body: ReloadRequest = _CONFIGURED) -> ReloadAnswer:
-    """Answer with another checkpoint, or with what its directory holds now.
-
-    The checkpoint before it finishes what it began.
-    """
-    directory = None if body.checkpoint is None else Path(body.checkpoint)
-    return ReloadAnswer(**await AppState.of(request).reloader.reload(directory))
+@reading.post("/admin/reload", operation_id="reload", responses=_RELOADING)
+async def reload(request: Request) -> ReloadAnswer:
+    """Load the checkpoint directory anew and answer with what it holds now."""
+    return ReloadAnswer(**await AppState.of(request).reloader.reload())
 
 
 @reading.get("/model", operation_id="getModel", responses=_READING)
@@ -118,7 +110,7 @@ async def get_model(request: Request) -> ModelAnswer:
 @reading.get("/livez", operation_id="isAlive", responses=_READING, response_class=PlainTextResponse)
 async def livez(request: Request) -> str:
     """Answer 200 while the process can make progress; otherwise it should be restarted."""
-    if not AppState.of(request).engine.alive:
+    if not AppState.of(request).engine.is_alive:
         raise unavailable("the engine is stuck or has ended; restart the service")
     return "ok\n"
 
@@ -154,7 +146,7 @@ async def _ask(request: Request, body: ScoreRequest) -> tuple[ModelName, list[An
     """Let the engine answer the texts of one request; what it accepts is charged to the key.
 
     Raises:
-        RateExceeded, Busy, NotReady: it is not accepted.
+        TooManyRequests, NotReady: it is not accepted.
         Problem: 422 if one text is refused, 504 after the deadline.
         ClientDisconnect: the client hung up.
     """
@@ -165,9 +157,12 @@ async def _ask(request: Request, body: ScoreRequest) -> tuple[ModelName, list[An
         detail = f"has {len(queries)} texts; at most {limit} are answered at once"
         raise unprocessable([FieldError("/text", detail)])
     left = context.began + state.settings.deadline_seconds - time.monotonic()
-    context.allowance.check(len(queries), body.characters)
-    job = state.engine.submit(queries, context.tenant, left)
     context.allowance.charge(len(queries), body.characters)
+    try:
+        job = state.engine.submit(queries, context.tenant, left)
+    except (TooManyRequests, NotReady):
+        context.allowance.refund(len(queries), body.characters)
+        raise
     try:
         results = await _wait(request, state, job, left)
     except ItemError as error:
@@ -182,11 +177,10 @@ async def _ask(request: Request, body: ScoreRequest) -> tuple[ModelName, list[An
         sum(result.usage.cached_tokens for result in results),
     )
     context.tokens, context.cached_tokens = usage.tokens, usage.cached_tokens
-    state.metrics.used(usage.tokens, usage.cached_tokens)
     for result in results:
         if isinstance(result, PredictResult):
             state.metrics.predicted(result.inside_word, result.network_rows)
-    answered = job.answerer.description if job.answerer else {}
+    answered = job.loaded.description if job.loaded else {}
     return ModelName.model_validate(answered), results, usage
 
 

@@ -256,16 +256,6 @@ class ModelAnswer(BaseModel):
     limits: RequestLimits
 
 
-class ReloadRequest(Body):
-    """Ask to answer with another checkpoint."""
-
-    checkpoint: str | None = Field(
-        default=None,
-        min_length=1,
-        description="directory on the service's machine; by default the one in the settings",
-    )
-
-
 class ModelIdentity(BaseModel):
     """A checkpoint's name, version and digest."""
 

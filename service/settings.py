@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from service.keys import KeysError, plain_keys, read_keys_file
+from service.auth import KeysError, parse_plain_keys, read_keys_file
 
 PREFIX = "LACUNA_"
 CONFIG_VARIABLE = "LACUNA_CONFIG"
@@ -67,7 +67,7 @@ class Settings(BaseSettings):
         (), description="API keys, comma separated in LACUNA_KEYS"
     )
     keys_file: Path | None = Field(
-        None, description="TOML file of named keys, made by python -m service.keys"
+        None, description="TOML file of named keys, made by lacuna keys new"
     )
     allow_anonymous: bool = Field(False, description="serve off loopback without keys")
     texts_per_minute: int = Field(
@@ -262,7 +262,7 @@ def _explain(error: ValidationError, given: Mapping[str, object], path: object) 
 
 def _check_together(settings: Settings) -> None:
     try:
-        plain_keys(key.get_secret_value() for key in settings.keys)
+        parse_plain_keys(key.get_secret_value() for key in settings.keys)
         if settings.keys_file is not None:
             read_keys_file(settings.keys_file)
     except KeysError as error:

@@ -64,15 +64,14 @@ class _Service:
 
     def __init__(self, checkpoint: Path) -> None:
         self.statuses: Counter[int] = Counter()
-        self._settings = Settings(threads=1, device="cpu")
-        self._checkpoint = checkpoint
+        self._settings = Settings(threads=1, device="cpu", checkpoint=checkpoint)
         self._loop = asyncio.new_event_loop()
         self._context = running(self)
         self._client: httpx.AsyncClient = self._loop.run_until_complete(self._context.__aenter__())
 
-    def load(self, on_call: Any, _: Path) -> Any:
+    def load(self, on_call: Any) -> Any:
         """As `service.app.Load`."""
-        return load(self._settings, on_call, self._checkpoint)
+        return load(self._settings, on_call)
 
     def end(self) -> None:
         """Nothing is held."""

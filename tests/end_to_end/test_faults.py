@@ -1,6 +1,6 @@
 """What goes wrong in a year, made to go wrong: what the user and the operator see, on a real process.
 
-Torn checkpoints: test_service_process.py at start, tests/service/test_reloading.py later.
+Torn checkpoints: test_service_process.py at start, tests/service/test_model_loader.py later.
 Slow bodies and clients that disappear: test_service_process.py.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from service.keys import main as make_keys
+from service.auth import main as make_keys
 from tests.service.server_process import (
     FAKE,
     REAL,
@@ -129,7 +129,7 @@ def test_a_pipe_for_a_keys_file_is_told_and_holds_up_no_end(tmp_path: Path) -> N
         file.unlink()
         os.mkfifo(file)
         assert (
-            "no regular file"
+            "not a regular file"
             in server.logged(event="keys not reloaded; the old ones stay")["reason"]
         )
         assert server.ask("POST", "/predict", {"text": "a"}).status == 401
@@ -139,12 +139,10 @@ def test_a_pipe_for_a_keys_file_is_told_and_holds_up_no_end(tmp_path: Path) -> N
 
 def test_a_checkpoint_on_a_disk_that_hangs_holds_up_no_end() -> None:
     """While one is being loaded that never ends, others are answered, and one signal ends the process in time."""
-    with serving(FAKE, "--grace-seconds", "1") as server:
+    with serving(FAKE, "--checkpoint", "hung", "--grace-seconds", "1") as server:
         loading = server.connect()
-        loading.request(
-            "POST", "/admin/reload", b'{"checkpoint": "hung"}', {"Content-Type": "application/json"}
-        )
-        _until(lambda: server.ask("POST", "/admin/reload", {"checkpoint": "broken"}).status == 409)
+        loading.request("POST", "/admin/reload")
+        _until(lambda: server.ask("POST", "/admin/reload").status == 409)
         assert server.ask("POST", "/predict", {"text": "a"}).status == 200
         server.send_signal(signal.SIGTERM)
         assert server.wait() == 0

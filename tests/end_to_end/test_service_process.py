@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from service.__main__ import main
-from service.keys import main as make_keys
+from service.auth import main as make_keys
 from service.schemas import ClozeAnswer, ModelAnswer, PredictAnswer, ScoreAnswer
 from tests.service.bad_inputs import INPUTS, SECRET, Input
 from tests.service.server_process import (
@@ -509,8 +509,6 @@ def test_keys_rotate_without_a_restart(tmp_path: Path) -> None:
         server.logged(event="keys reloaded", keys=1)
         assert statuses() == [401, 200]
         metrics = server.ask("GET", "/metrics", headers=second).body.decode()
-        assert 'lacuna_keys_reloads_total{result="ok"} 2.0' in metrics
-        assert 'lacuna_keys_reloads_total{result="failed"} 1.0' in metrics
         assert "lacuna_keys_current 1.0" in metrics
         assert "keyboard" not in metrics
         server.logged(route="/predict", status=200, key="keyboard-2")

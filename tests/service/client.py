@@ -3,14 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
 from starlette.applications import Starlette
 
 from service.app import create_app
-from service.jobs import LoadedModel
+from service.model_loader import LoadedModel
 from service.settings import Settings
 from tests.service.fakes_service import FakeModel
 
@@ -18,7 +17,7 @@ from tests.service.fakes_service import FakeModel
 class Model(Protocol):
     """What an app loads in a test: the fake model, or a real one."""
 
-    def load(self, on_call: Any, directory: Path, /) -> LoadedModel:
+    def load(self, on_call: Any, /) -> LoadedModel:
         """As `service.app.Load`."""
         ...
 

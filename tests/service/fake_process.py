@@ -23,7 +23,8 @@ if __name__ == "__main__":
         settings.max_choices,
         settings.max_history,
     )
-    model = FakeModel(limits)
+    # The checkpoint's name says what becomes of reloads.
+    model = FakeModel(limits, later=settings.checkpoint.name)
     signal.signal(signal.SIGUSR1, lambda *_: model.release.set())
     jumps = itertools.cycle((86_400, -86_400))
     true_time = time.time

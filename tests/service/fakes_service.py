@@ -10,8 +10,8 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Generator
-from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from model.errors import CheckpointError, QueryError
 from model.queries import (
@@ -30,7 +30,7 @@ from model.queries import (
     check_choice_lists,
     check_query,
 )
-from service.jobs import LoadedModel
+from service.model_loader import LoadedModel
 
 DESCRIPTION = {
     "name": "fake",
@@ -51,9 +51,13 @@ class FakeModel:
 
     Args:
         limits: as the real predictor's.
+        later: what becomes of every load after the first: ``broken`` is refused and ``hung`` never ends.
     """
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    cache = SimpleNamespace(bytes=0)
+
+    def __init__(self, limits: Limits | None = None, later: str = "") -> None:
+        self.later = later
         self.limits = limits or Limits()
         self.release = threading.Event()
         self.holding = threading.Event()
@@ -62,17 +66,16 @@ class FakeModel:
         self.cancelled = 0
         self.loads = 0
 
-    def load(self, on_call: Any = None, directory: Path = Path()) -> LoadedModel:
-        """A load function for `create_app`; of directories, ``broken…`` is refused and ``hung…`` never ends."""
-        if directory.name.startswith("broken"):
-            raise CheckpointError(
-                f"{directory}: weights.safetensors differs from SHA256SUMS; copy it again"
-            )
-        if directory.name.startswith("hung"):
+    def load(self, on_call: Any = None) -> LoadedModel:
+        """Load the fake checkpoint, a new version each time: for `create_app`."""
+        if self.loads and self.later == "broken":
+            raise CheckpointError("weights.safetensors differs from SHA256SUMS; copy it again")
+        if self.loads and self.later == "hung":
             threading.Event().wait()
         self.loads += 1
         description = DESCRIPTION | {"version": str(self.loads), "digest": f"{self.loads:064}"}
-        return LoadedModel(self, lambda: FakeScheduler(self, on_call), description, directory)
+        new_scheduler = lambda: FakeScheduler(self, on_call)  # noqa: E731
+        return LoadedModel(cast("Any", self), cast("Any", new_scheduler), description)
 
     def end(self) -> None:
         """Answer whatever is held."""
@@ -129,7 +132,7 @@ class FakeScheduler:
 
     def cancel(self, ticket: Any, /) -> None:
         """Forget one."""
-        self._model.cancelled += 1
+        self._model.cancelled += ticket in self._live
         self._live.pop(ticket, None)
         self._texts.pop(ticket, None)
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from model.queries import ClozeQuery, PredictQuery, ScoreQuery
-from service.admission import FIRST_RATE, HEADROOM, MAX_BEGINNINGS, Admission, Busy
+from service.admission import FIRST_RATE, HEADROOM, MAX_PREFIXES, Admission
+from service.rate_limit import TooManyRequests
 from service.settings import Settings
 
 LIMITS = Settings().limits
@@ -24,22 +25,23 @@ MIXES = {"keystrokes": [KEYSTROKE], "blanks": [BLANK], "mixed": [KEYSTROKE, COLD
 class Simulation:
     """An engine that does *rate* microseconds of work in a second, and is offered *load* times that.
 
-    Requests come at random; those that are let in are answered oldest first, up to 64 side by side, a slice each a
-    round, and dropped at their deadline, as `service.engine` does.
+    Requests come at random. Admitted ones are answered oldest first, up to 64 at a time, a slice each
+    per round, and dropped at their deadline, as `service.engine` does.
     """
 
     queries: list[tuple[Any, int]]
     rate: float
     load: float
     deadline: float = 10.0
-    admission: Admission = field(default_factory=lambda: Admission(512, LIMITS))
+    admission: Admission = field(default_factory=lambda: Admission(512, 64, LIMITS))
     seconds: list[float] = field(default_factory=list)  # from arrival to answer
     late: int = 0
+    refused: int = 0
     done: int = 0  # microseconds of work answered in time, or on the way to it at the end
     now: float = 0.0
 
     def run(self, until: float) -> "Simulation":
-        """Play so many seconds."""
+        """Simulate so many seconds."""
         dice = random.Random(7)
         mean = sum(cost for _, cost in self.queries) / len(self.queries) / self.rate
         waiting: deque[list[Any]] = deque()
@@ -53,8 +55,8 @@ class Simulation:
                 try:
                     (work,) = self.admission.admit([query], "", self.deadline)
                     waiting.append([arrival, work, cost, cost])
-                except Busy:
-                    pass
+                except TooManyRequests:
+                    self.refused += 1
                 arrival += dice.expovariate(self.load / mean)
 
         while self.now < until:
@@ -67,7 +69,6 @@ class Simulation:
                 self._end(job)
             while waiting and len(live) < 64:
                 job = waiting.popleft()
-                self.admission.begin(1)
                 if job[0] < expired:
                     self._end(job)
                 else:
@@ -106,128 +107,101 @@ class Simulation:
 def test_ten_times_the_load_is_answered_at_full_speed_and_in_time(
     mix: str, deadline: float, rate: float
 ) -> None:
-    """At ten times its capacity the engine does useful work for nine tenths of its time, 99 of 100 answers in time."""
+    """At ten times its capacity the engine is useful nine tenths of the time, and 99 % are in time."""
     simulation = Simulation(MIXES[mix], rate, 10.0, deadline).run(until=20.0)
     assert simulation.goodput > 0.9
     assert simulation.late <= 0.01 * len(simulation.seconds)
 
 
 def test_without_admission_ten_times_the_load_is_a_collapse() -> None:
-    """The same load where only texts are counted is answered too late: the simulation can tell the difference."""
+    """If only texts are counted, the same load is answered too late: the simulation shows it."""
 
     class Lenient(Admission):
-        def check(self, seconds: float, items: int = 1, work: int = 0) -> None:
+        def admit(self, queries: Any, tenant: str, seconds: float) -> list[int]:
             del seconds
-            super().check(float("inf"), items, work)
+            return super().admit(queries, tenant, float("inf"))
 
-    simulation = Simulation([BLANK], 100_000, 10.0, admission=Lenient(512, LIMITS)).run(until=60.0)
+    simulation = Simulation([BLANK], 100_000, 10.0, admission=Lenient(512, 64, LIMITS)).run(
+        until=60.0
+    )
     assert simulation.goodput < 0.5
 
 
 def test_below_capacity_nothing_is_refused() -> None:
-    """At half of what the engine can do everybody is let in, also while the speed is still a guess."""
-    simulation = Simulation([KEYSTROKE], 100_000, 0.5)
-    refused = []
-    check = simulation.admission.check
-    simulation.admission.check = lambda *given: check(*given) or refused.append(0)  # type: ignore[method-assign,func-returns-value]
-    simulation.run(until=30.0)
+    """At half of the engine's capacity everybody is admitted, even while the speed is a guess."""
+    simulation = Simulation([KEYSTROKE], 100_000, 0.5).run(until=30.0)
     assert simulation.goodput > 0.45
-    assert simulation.late == 0
-    assert len(refused) == len(simulation.seconds) + simulation.admission.work // 1_540
+    assert (simulation.late, simulation.refused) == (0, 0)
 
 
 @pytest.mark.parametrize("factor", [0.1, 10.0])
 def test_a_first_guess_that_is_far_off_is_corrected(factor: float) -> None:
-    """However wrong the first guess of the speed, ten busy seconds later it is what was measured."""
+    """However wrong the first guess of the speed is, it is right ten busy seconds later."""
     simulation = Simulation([KEYSTROKE], factor * FIRST_RATE, 2.0).run(until=10.0)
     truth = factor * FIRST_RATE * 1_540 / 1_000  # estimates are 1.54 times what it takes
     assert simulation.admission.rate == pytest.approx(truth, rel=0.1)
 
 
 def test_an_idle_engine_takes_anything() -> None:
-    """A request that seems to take longer than its deadline is refused, but not where nothing else waits."""
-    admission = Admission(512, LIMITS)
+    """A request that seems to take longer than its deadline is accepted if nothing else waits."""
+    admission = Admission(512, 64, LIMITS)
     admission.measure(0, 1_000.0)  # as slow as can be
     large = [ClozeQuery("____ " * 64)] * 64
     works = admission.admit(large, "", 0.001)
-    with pytest.raises(Busy) as refused:
+    with pytest.raises(TooManyRequests) as refused:
         admission.admit(large, "", 0.001)
     assert refused.value.reason == "deadline"
-    admission.begin(64)
-    admission.end(sum(works))
-    assert (admission.waiting, admission.work) == (0, 0)
+    for work in works:
+        admission.end(work)
+    assert (admission.waiting, admission.cost) == (0, 0)
     admission.admit(large, "", 0.001)
 
 
 def test_a_refusal_counts_for_nothing_and_says_when_to_come_back() -> None:
-    """What was refused adds no work; Retry-After is waiting work by measured speed, whole seconds from 1 to 30."""
-    admission = Admission(10_000, LIMITS)
+    """Retry-After is waiting work by measured speed, in whole seconds from 1 to 30."""
+    admission = Admission(10_000, 64, LIMITS)
     admission.measure(10_000_000, 10.0)
     (work,) = admission.admit([BLANK[0]], "", 1.0)
     told = []
     for seconds in (2.5, 100.0):
         admission.admit([BLANK[0]] * int(seconds * admission.rate / work), "", float("inf"))
-        before = admission.work
-        with pytest.raises(Busy) as refused:
+        before = admission.cost
+        with pytest.raises(TooManyRequests) as refused:
             admission.admit([BLANK[0]], "", 1.0)
-        assert admission.work == before
+        assert admission.cost == before
         told.append(refused.value.retry_after)
     assert told == [3, 30]
-    short = Admission(1, LIMITS)
+    short = Admission(1, 0, LIMITS)
     short.admit([KEYSTROKE[0]], "", 1.0)
-    with pytest.raises(Busy) as refused:
+    with pytest.raises(TooManyRequests) as refused:
         short.admit([KEYSTROKE[0]], "", 1.0)
     assert (refused.value.reason, refused.value.retry_after) == ("queue_full", 1)
 
 
 def test_work_that_is_being_decoded_counts() -> None:
-    """A text that has left the queue still stands before the next one, until it is done."""
-    admission = Admission(512, LIMITS)
+    """A text that has left the queue still comes before the next one, until it is done."""
+    admission = Admission(512, 64, LIMITS)
     works = admission.admit([BLANK[0]] * 50, "", 10.0)
-    admission.begin(50)
     seconds = sum(works) / FIRST_RATE
     assert (admission.waiting, admission.seconds) == (0, seconds)
     admission.admit([BLANK[0]], "", (seconds + works[0] / FIRST_RATE) / HEADROOM * 1.001)
-    with pytest.raises(Busy, match=r"3\.6 s of work are waiting, and this request adds 0\.1 s"):
+    with pytest.raises(TooManyRequests, match=r"3\.6 s of work are waiting and it adds 0\.1 s"):
         admission.admit([BLANK[0]], "", seconds / HEADROOM)
 
 
-def test_a_full_queue_is_known_before_a_request_is_read() -> None:
-    """Without a request at hand, `check` refuses what one like those before it could not get, and nothing else."""
-    admission = Admission(512, LIMITS)
-    admission.check(10.0)
-    works = [admission.admit([BLANK[0]], "", 1000.0)[0] for _ in range(100)]
-    just = (sum(works) + works[0]) / FIRST_RATE / HEADROOM
-    admission.check(just * 1.001)
-    with pytest.raises(Busy, match=r"^7\.0 s of work are waiting: "):
-        admission.check(just * 0.999)
-    assert [admission.is_full(just * share) for share in (1.001, 0.999)] == [False, True]
-    assert [admission.is_full(just * 1.001, items) for items in (1, 2)] == [False, True]
-
-
-def test_one_large_request_does_not_close_the_door() -> None:
-    """What the next request is taken to be follows many of those that were let in, and none that was refused."""
-    admission = Admission(512, LIMITS)
-    admission.admit([KEYSTROKE[0]], "", 10.0)
-    for _ in range(100):
-        with pytest.raises(Busy):
-            admission.admit([ClozeQuery("____ " * 64)] * 64, "", 10.0)
-    admission.check(0.1)
-
-
 def work_of(*queries: Any, tenant: str = "") -> list[int]:
-    """What an admission that has seen nothing makes of each query, one after the other."""
-    admission = Admission(512, LIMITS)
+    """Return the cost of each query, admitted one after the other."""
+    admission = Admission(512, 64, LIMITS)
     return [admission.admit([query], tenant, float("inf"))[0] for query in queries]
 
 
 def test_lists_count_by_their_items() -> None:
     """Eight texts are eight times the work of one, and eight places in the queue."""
-    admission = Admission(512, LIMITS)
+    admission = Admission(512, 0, LIMITS)
     admission.admit([SCORE[0]], "", 1.0)
-    one = admission.work
+    one = admission.cost
     admission.admit([SCORE[0]] * 8, "", 1e9)
-    assert (admission.waiting, admission.work) == (9, 9 * one)
+    assert (admission.waiting, admission.cost) == (9, 9 * one)
 
 
 @pytest.mark.parametrize(
@@ -256,10 +230,10 @@ def test_more_to_do_is_more_work(less: Any, more: Any) -> None:
 
 
 def test_what_was_typed_before_is_not_work_again() -> None:
-    """A key press after a long text is as little work as after a short one, for whoever sent the text and history."""
+    """A key press after a long text costs little, for the tenant who sent text and history before."""
     text = "some words " * 400
     first, next_key, stranger = (PredictQuery(text + key, history=text) for key in ("", "a", "b"))
-    admission = Admission(512, LIMITS)
+    admission = Admission(512, 64, LIMITS)
     (cold,) = admission.admit([first], "one", 1.0)
     (typed,) = admission.admit([next_key], "one", 1e9)
     (unknown,) = admission.admit([stranger], "another", 1e9)
@@ -267,21 +241,21 @@ def test_what_was_typed_before_is_not_work_again() -> None:
     assert unknown > cold * 0.99
 
 
-def test_a_refused_text_is_not_taken_for_read() -> None:
+def test_a_refused_text_is_not_remembered() -> None:
     """A long text that was refused costs as much the next time."""
     text = PredictQuery("some words " * 400)
-    admission = Admission(512, LIMITS)
+    admission = Admission(512, 64, LIMITS)
     (busy,) = admission.admit([BLANK[0]], "", 1.0)
-    with pytest.raises(Busy):
+    with pytest.raises(TooManyRequests):
         admission.admit([text], "", 0.001)
     (work,) = admission.admit([text], "", 1e9)
     assert work == work_of(text)[0] > busy
 
 
-def test_beginnings_are_forgotten_oldest_first() -> None:
-    """What is remembered of texts is bounded; one that comes again and again stays."""
-    texts = [PredictQuery(f"{number:064d}") for number in range(MAX_BEGINNINGS + 1)]
-    admission = Admission(1 << 20, LIMITS)
+def test_prefixes_are_forgotten_oldest_first() -> None:
+    """The number of remembered prefixes is bounded; one that comes again stays."""
+    texts = [PredictQuery(f"{number:064d}") for number in range(MAX_PREFIXES + 1)]
+    admission = Admission(1 << 20, 64, LIMITS)
     for text in texts[:-1]:
         admission.admit([text], "", float("inf"))
     (known,) = admission.admit([texts[0]], "", float("inf"))
@@ -291,7 +265,7 @@ def test_beginnings_are_forgotten_oldest_first() -> None:
 
 
 def test_what_will_be_refused_is_no_work() -> None:
-    """A text that exceeds a limit takes no time, so a full queue is no reason to tell its sender to come back."""
+    """A text over a limit costs nothing, so that a busy engine answers 422 and not 429."""
     too_long, too_many = PredictQuery("a" * 10_001), ClozeQuery("____ " * 65)
     assert work_of(too_long) == [1]
     assert work_of(too_many)[0] < work_of(BLANK[0])[0]

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from model.queries import PredictQuery
-from service.admission import Admission, Busy
-from service.engine import Engine
-from service.jobs import EngineDied, ItemError, LoadedModel, NotReady
+from service.admission import Admission
+from service.engine import Engine, ItemError, NotReady
+from service.model_loader import LoadedModel
+from service.rate_limit import TooManyRequests
 from service.settings import Settings
 from tests.service.client import until
 from tests.service.fakes_service import FakeModel, answer
@@ -20,27 +21,28 @@ from tests.service.fakes_service import FakeModel, answer
 PATIENCE_SECONDS = 60
 
 
-@asynccontextmanager
-async def running(
-    model: FakeModel,
-    load: Callable[[], LoadedModel] | None = None,
-    queue_items: int = 100,
-    **options: Any,
-) -> AsyncIterator[Engine]:
-    """An engine that has loaded."""
-    outcomes: list[LoadedModel | Exception] = []
-    chosen = {
-        "admission": admission(queue_items),
-        "batch_items": 4,
+def build(model: FakeModel, queue_items: int = 100, batch_items: int = 4, **options: Any) -> Engine:
+    """Return an engine that was not started."""
+    admission = Admission(queue_items, batch_items, Settings().limits)
+    given: dict[str, Any] = {
+        "load": model.load,
         "stall_seconds": 60.0,
+        "on_loaded": lambda _: None,
+        "on_step": lambda _: None,
     } | options
-    engine = Engine(load or model.load, on_loaded=outcomes.append, on_step=lambda _: None, **chosen)
+    return Engine(admission=admission, batch_items=batch_items, **given)
+
+
+@asynccontextmanager
+async def running(model: FakeModel, **options: Any) -> AsyncIterator[Engine]:
+    """Run an engine that has loaded."""
+    engine = build(model, **options)
     engine.start()
-    await until(lambda: bool(outcomes))
+    await until(lambda: engine.loaded is not None)
     try:
         yield engine
     finally:
-        model.release.set()
+        model.end()
         await engine.stop()
 
 
@@ -49,31 +51,28 @@ def run(scenario: Callable[[Engine, FakeModel], Awaitable[None]], **options: Any
     model = FakeModel()
 
     async def play() -> None:
-        async with running(model, **options) as engine:
+        async with asyncio.timeout(PATIENCE_SECONDS), running(model, **options) as engine:
             await scenario(engine, model)
 
     asyncio.run(play())
     return model
 
 
-def admission(queue_items: int = 9) -> Admission:
-    """What lets so many texts wait."""
-    return Admission(queue_items, Settings().limits)
-
-
 def queries(*texts: str) -> list[PredictQuery]:
-    """A query for each text."""
+    """Return a query for each text."""
     return [PredictQuery(text) for text in texts]
 
 
 def test_results_come_in_the_order_asked() -> None:
-    """A request's results are in its own order, however long each takes."""
+    """A request's results are in its own order, however long each takes; rows are counted once."""
+    rows: Counter[str] = Counter()
 
     async def scenario(engine: Engine, _: FakeModel) -> None:
         asked = queries("slow a", "b", "slow c", "d", "e", "f")
         assert await engine.submit(asked).future == [answer(query) for query in asked]
 
-    run(scenario)
+    run(scenario, on_step=rows.update)
+    assert rows["next"] == 4 + 2 * 201
 
 
 def test_requests_join_a_running_batch() -> None:
@@ -84,48 +83,46 @@ def test_requests_join_a_running_batch() -> None:
         await until(model.holding.is_set)
         await engine.submit(queries("b")).future
         assert not held.future.done()
-        model.release.set()
-        await held.future
 
     run(scenario)
 
 
 def test_batch_is_bounded() -> None:
-    """No more texts are decoded side by side than allowed, and all are answered."""
+    """No more texts are decoded at the same time than allowed, and all are answered."""
 
     async def scenario(engine: Engine, _: FakeModel) -> None:
         jobs = [engine.submit(queries(*["slow"] * 5)) for _ in range(6)]
         await asyncio.gather(*(job.future for job in jobs))
 
-    assert run(scenario, batch_items=4).largest_batch == 4
+    assert run(scenario).largest_batch == 4
 
 
 def test_queue_counts_texts_not_requests() -> None:
-    """The queue's bound counts texts; a request that does not fit is refused whole, with a time to come back."""
+    """A request that does not fit into the queue is refused whole, with a time to come back."""
 
     async def scenario(engine: Engine, model: FakeModel) -> None:
         held = engine.submit(queries("hold"))
-        await until(lambda: model.holding.is_set() and engine.waiting == 0)
+        await until(model.holding.is_set)
         waiting = engine.submit(queries("a", "b"))
-        with pytest.raises(Busy) as refused:
+        with pytest.raises(
+            TooManyRequests, match="the queue is full: 2 of 3 texts wait"
+        ) as refused:
             engine.submit(queries("c", "d"))
-        assert refused.value.detail == "2 texts are waiting; the queue is full"
         assert 1 <= refused.value.retry_after <= 30
         fits = engine.submit(queries("e"))
         model.release.set()
         await asyncio.gather(held.future, waiting.future, fits.future)
-        assert engine.waiting == 0
+        assert engine.admission.waiting == 0
 
     run(scenario, queue_items=3, batch_items=1)
 
 
 def test_a_request_that_would_be_too_late_is_refused_at_once() -> None:
-    """While something is decoded, a request with too little time is refused; an idle engine takes it."""
+    """A busy engine refuses a request with too little time; an idle one accepts it."""
 
     async def scenario(engine: Engine, model: FakeModel) -> None:
         held = engine.submit(queries("hold"), seconds=1e-6)
-        await until(lambda: model.holding.is_set() and engine.waiting == 0)
-        with pytest.raises(Busy) as refused:
+        with pytest.raises(TooManyRequests) as refused:
             engine.submit(queries("a"), seconds=1e-6)
         assert refused.value.reason == "deadline"
         in_time = engine.submit(queries("a"), seconds=1e6)
@@ -137,56 +134,46 @@ def test_a_request_that_would_be_too_late_is_refused_at_once() -> None:
 
 
 def test_work_is_handed_back_however_it_ends() -> None:
-    """Answered, failed (twice in a round), refused, lost with its scheduler or cancelled: no work stays behind."""
+    """Answered, failed, refused, lost with its scheduler or cancelled: no work is left over."""
 
     async def scenario(engine: Engine, model: FakeModel) -> None:
+        before = engine.admission.rate
         jobs = [
             engine.submit(queries(*texts))
             for texts in (
-                ("a", "slow b"),
+                ("a" * 1_000, "slow b"),
                 ("poison", "poison", "slow", "c", "d", "e"),
                 ("x" * 10_001, "b"),
                 ("refuse to start", "b"),
             )
         ]
         await asyncio.gather(*(job.future for job in jobs), return_exceptions=True)
+        await until(lambda: engine.admission.rate != before)  # the speed was measured
         held, queued = engine.submit(queries("hold")), engine.submit(queries(*["hold"] * 9))
         await until(model.holding.is_set)
-        assert engine.admission.work > 0
+        assert engine.admission.cost > 0
         engine.cancel(queued)
         engine.cancel(held)
         collapsed = engine.submit(queries("collapse", "f"))
         await asyncio.gather(collapsed.future, return_exceptions=True)
-        await until(lambda: engine.admission.work == 0)
-        assert engine.waiting == 0
+        await until(lambda: engine.admission.cost == 0)
+        assert engine.admission.waiting == 0
+        assert not engine._jobs
 
     run(scenario)
 
 
-def test_speed_is_measured() -> None:
-    """What was answered, and the time it took, move the speed that waiting work is divided by."""
-
-    async def scenario(engine: Engine, _: FakeModel) -> None:
-        before = engine.admission.rate
-        await engine.submit(queries(*["a" * 1_000] * 100)).future
-        await until(lambda: engine.admission.rate != before)
-
-    run(scenario)
-
-
-@pytest.mark.parametrize("text", ["poison", "refuse to start"])
-def test_poisoned_text_fails_its_request_alone(text: str) -> None:
-    """A decoder that raises fails its own request; others in the same batch and later ones are answered."""
+@pytest.mark.parametrize("text", ["poison", "exhaust", "refuse to start"])
+def test_a_failing_text_fails_its_request_alone(text: str) -> None:
+    """A decoder that raises fails its own request; others in the batch and later ones are answered."""
 
     async def scenario(engine: Engine, model: FakeModel) -> None:
         held = engine.submit(queries("hold"))
         await until(model.holding.is_set)
-        poisoned, healthy = (
-            engine.submit(queries("a", text, "hold too")),
-            engine.submit(queries("slow")),
-        )
-        with pytest.raises(RuntimeError):
-            await poisoned.future
+        failing = engine.submit(queries("a", text, "hold too"))
+        healthy = engine.submit(queries("slow"))
+        with pytest.raises((RuntimeError, MemoryError)):
+            await failing.future
         model.release.set()
         await asyncio.gather(held.future, healthy.future)
         await engine.submit(queries("b")).future
@@ -194,47 +181,46 @@ def test_poisoned_text_fails_its_request_alone(text: str) -> None:
     run(scenario)
 
 
-def test_failing_scheduler_is_replaced() -> None:
+def test_a_failing_scheduler_is_replaced() -> None:
     """If the scheduler itself fails, the texts in it fail and the engine goes on with a new one."""
 
     async def scenario(engine: Engine, _: FakeModel) -> None:
         with pytest.raises(RuntimeError):
             await engine.submit(queries("collapse", "a")).future
         await engine.submit(queries("b")).future
-        assert engine.alive
+        assert engine.is_alive
 
     run(scenario)
 
 
-def test_refused_query_is_named_and_nothing_is_decoded() -> None:
-    """All queries of a request are checked before any is decoded; the error says which."""
+def test_a_refused_query_is_named_and_nothing_is_decoded() -> None:
+    """All queries of a request are checked before any is decoded; the error says which one is wrong."""
 
     async def scenario(engine: Engine, _: FakeModel) -> None:
         with pytest.raises(ItemError) as refused:
             await engine.submit(queries("a", "b", "x" * 10_001)).future
         assert (refused.value.item, refused.value.cause.field) == (2, "/text")
-        assert engine.waiting == 0
 
     assert run(scenario).largest_batch == 0
 
 
-def test_cancelled_request_leaves_before_the_next_step() -> None:
+def test_a_cancelled_request_leaves_before_the_next_step() -> None:
     """A cancelled request is dropped from the batch and from the queue."""
 
     async def scenario(engine: Engine, model: FakeModel) -> None:
         decoded, queued = engine.submit(queries("hold")), engine.submit(queries("hold", "hold"))
-        await until(lambda: model.holding.is_set() and engine.waiting == 2)
+        await until(lambda: model.holding.is_set() and engine.admission.waiting == 2)
         engine.cancel(queued)
         engine.cancel(decoded)
-        await until(lambda: engine.waiting == 0 and model.cancelled == 1)
+        await until(lambda: engine.admission.cost == 0)
         await engine.submit(queries("a")).future
-        assert not decoded.future.done()
+        assert (decoded.future.done(), model.cancelled) == (False, 1)
 
     run(scenario, batch_items=1)
 
 
-def test_a_request_is_dropped_while_its_texts_are_checked() -> None:
-    """Where there is much to check, a deadline that passes meanwhile ends the checking and frees the queue."""
+def test_a_request_can_be_cancelled_while_its_texts_are_checked() -> None:
+    """A deadline that passes while many texts are checked ends the checking."""
 
     async def scenario(engine: Engine, model: FakeModel) -> None:
         started: list[str] = []
@@ -242,7 +228,7 @@ def test_a_request_is_dropped_while_its_texts_are_checked() -> None:
 
         def counted(query: Any, tenant: str = "", /) -> Any:
             started.append(query.text)
-            job.cancelled = True  # as `Engine.cancel` does, from the event loop
+            engine.cancel(job)
             return start(query, tenant)
 
         held = engine.submit(queries("hold"))
@@ -251,52 +237,48 @@ def test_a_request_is_dropped_while_its_texts_are_checked() -> None:
         job = engine.submit(queries("a", "b", "c"))
         model.release.set()
         await held.future
-        await until(lambda: engine.waiting == 0)
+        await until(lambda: engine.admission.cost == 0)
         assert started == ["a"]
 
     run(scenario)
 
 
-def test_nothing_is_taken_before_loading_while_draining_or_after_the_end() -> None:
-    """A request is refused at once where nobody would answer it."""
+def test_nothing_is_accepted_while_loading_or_draining_or_after_the_end() -> None:
+    """A request is refused at once if nobody would answer it."""
 
     async def scenario() -> None:
         model = FakeModel()
-        engine = Engine(
-            lambda: model.release.wait() and model.load(), admission=admission(), batch_items=9, stall_seconds=9,
-            on_loaded=lambda _: None, on_step=lambda _: None,
-        )  # fmt: skip
+        engine = build(model, load=lambda: model.release.wait() and model.load())
         engine.start()
         with pytest.raises(NotReady, match="loading"):
             engine.submit(queries("a"))
         model.release.set()
-        await until(lambda: engine.accepting)
+        await until(lambda: engine.not_ready_reason is None)
         engine.draining = True
-        assert not engine.accepting
         with pytest.raises(NotReady, match="shutting down"):
             engine.submit(queries("a"))
-        engine.draining = False
         await engine.stop()
-        assert not engine.alive
+        engine.draining = False
+        assert not engine.is_alive
         with pytest.raises(NotReady, match="has ended"):
             engine.submit(queries("a"))
 
     asyncio.run(scenario())
 
 
-def test_stop_finishes_what_was_taken() -> None:
+def test_stop_finishes_what_was_accepted() -> None:
     """Whatever was submitted before the stop is answered."""
 
     async def scenario(engine: Engine, _: FakeModel) -> None:
         jobs = [engine.submit(queries("slow", "slow")) for _ in range(5)]
         await engine.stop()
         await asyncio.sleep(0)
-        assert all(job.future.done() and len(job.future.result()) == 2 for job in jobs)
+        assert all(len(job.future.result()) == 2 for job in jobs)
 
     run(scenario, batch_items=2)
 
 
-def test_failed_load_is_told() -> None:
+def test_a_failed_load_is_reported() -> None:
     """What the load raises reaches the event loop, and the engine is not alive."""
 
     async def scenario() -> None:
@@ -305,96 +287,80 @@ def test_failed_load_is_told() -> None:
         def fail() -> LoadedModel:
             raise OSError("no disk")
 
-        engine = Engine(
-            fail,
-            admission=admission(),
-            batch_items=9,
-            stall_seconds=9,
-            on_loaded=outcomes.append,
-            on_step=lambda _: None,
-        )
+        engine = build(FakeModel(), load=fail, on_loaded=outcomes.append)
         engine.start()
         await until(lambda: bool(outcomes))
         assert isinstance(outcomes[0], OSError)
-        await until(lambda: not engine.alive)
+        await until(lambda: not engine.is_alive)
         await engine.stop()
 
     asyncio.run(scenario())
 
 
-def test_stuck_step_shows() -> None:
-    """A step that takes longer than allowed makes the engine count as dead, until it ends."""
-
-    async def scenario(engine: Engine, model: FakeModel) -> None:
-        assert engine.alive
-        stuck = model.stuck
-        job = engine.submit(queries("stuck"))
-        await until(lambda: not engine.alive)
-        stuck.set()
-        await job.future
-        await until(lambda: engine.alive)
-
-    run(scenario, stall_seconds=0.01)
-
-
-def test_stuck_step_is_told_once_and_its_end_too(
+def test_a_stuck_step_shows_and_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A step that takes longer than allowed leaves one line with the places that it is in, and one when it ends."""
+    """The engine counts as dead until the step ends; one line has its places, another its end."""
     monkeypatch.setattr("service.engine.LOOK_SECONDS", 0.001)
 
     def events() -> list[str]:
         return [record.message for record in caplog.records if record.name == "service.engine"]
 
     async def scenario(engine: Engine, model: FakeModel) -> None:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            for told in (["engine stuck"], ["engine stuck", "engine goes on", "engine stuck"]):
-                model.stuck.clear()
-                job = engine.submit(queries("stuck with my secret"))
-                await until(lambda told=told: events() == told)
-                looks = itertools.count()
-                await until(lambda looks=looks: next(looks) > 20)
-                assert events() == told
-                model.stuck.set()
-                await job.future
-                await until(lambda told=told: events() == [*told, "engine goes on"])
+        for logged in (["engine stuck"], ["engine stuck", "engine goes on", "engine stuck"]):
+            model.stuck.clear()
+            job = engine.submit(queries("stuck with my secret"))
+            await until(lambda logged=logged: events() == logged)
+            assert not engine.is_alive
+            looks = itertools.count()
+            await until(lambda looks=looks: next(looks) > 20)
+            assert events() == logged
+            model.stuck.set()
+            await job.future
+            await until(lambda logged=logged: events() == [*logged, "engine goes on"])
+            assert engine.is_alive
 
     run(scenario, stall_seconds=0.2)
     stuck, goes_on = caplog.records[:2]
     assert (stuck.levelname, goes_on.levelname) == ("ERROR", "WARNING")
-    fields, later = vars(stuck)["fields"], vars(goes_on)["fields"]
-    assert 0.2 <= fields["seconds"] <= later["seconds"]
-    assert [
-        place.rpartition(" ")[2] for place in fields["places"] if "fakes_service.py:" in place
-    ] == [
-        "step",
-        "_decode",
-    ]
+    fields = vars(stuck)["fields"]
+    assert 0.2 <= fields["seconds"] <= vars(goes_on)["fields"]["seconds"]
+    fake = [place for place in fields["places"] if "fakes_service.py:" in place]
+    assert [place.rpartition(" ")[2] for place in fake] == ["step", "_decode"]
     assert "secret" not in repr(fields)
 
 
-def test_an_engine_that_died_is_not_called_stuck(
+def test_an_engine_that_died_leaves_nobody_waiting(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A thread that ended has left its own line; nobody looks at it any more."""
+    """Whoever waits gets an error, nothing is accepted any more, and nobody watches the engine."""
     monkeypatch.setattr("service.engine.LOOK_SECONDS", 0.001)
 
-    async def scenario(engine: Engine, _: FakeModel) -> None:
-        with pytest.raises(EngineDied):
-            await engine.submit(queries("die")).future
+    async def scenario(engine: Engine, model: FakeModel) -> None:
+        held = engine.submit(queries("hold", "a", "b", "c", "d"))
+        await until(model.holding.is_set)
+        swapped = asyncio.ensure_future(engine.replace(model.load()))
+        await asyncio.sleep(0)
+        engine._waiting[0].decoder = model.start(PredictQuery("die"))
+        engine._batch_items = 9
+        for waiting in (held.future, swapped):
+            with pytest.raises(RuntimeError, match="died"):
+                await waiting
+        with pytest.raises(NotReady, match="has ended"):
+            engine.submit(queries("a"))
         await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
 
     run(scenario)
     assert [record.message for record in caplog.records] == ["engine died"]
 
 
-def test_nobody_looks_at_an_engine_that_was_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the stop nothing is left on the event loop, even where the thread is stuck and stays behind."""
+def test_a_stopped_engine_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the stop nothing is left on the event loop, even if the thread is stuck."""
     monkeypatch.setattr("service.engine.STOP_SECONDS", 0.01)
 
     async def scenario(engine: Engine, model: FakeModel) -> None:
         job = engine.submit(queries("stuck"))
-        await until(lambda: not engine.alive)
+        await until(lambda: not engine.is_alive)
         await engine.stop()
         await asyncio.sleep(0)
         assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -418,24 +384,19 @@ def test_times_add_up() -> None:
     run(scenario, batch_items=1)
 
 
-def test_network_rows_are_told_after_each_step() -> None:
-    """The engine passes on what its scheduler counted, each row once."""
-    seen: list[Counter[str]] = []
+def test_texts_in_flight_are_finished_by_their_checkpoint() -> None:
+    """A replaced checkpoint finishes what it started; what comes meanwhile waits for the new one."""
 
-    async def scenario() -> None:
-        model = FakeModel()
-        engine = Engine(
-            model.load,
-            admission=admission(),
-            batch_items=9,
-            stall_seconds=9,
-            on_loaded=lambda _: None,
-            on_step=seen.append,
-        )
-        engine.start()
-        await until(lambda: engine.accepting)
-        await engine.submit(queries("a", "b")).future
-        await engine.stop()
+    async def scenario(engine: Engine, model: FakeModel) -> None:
+        held = engine.submit(queries("hold", "slow"))
+        await until(model.holding.is_set)
+        swapped = asyncio.ensure_future(engine.replace(model.load()))
+        await asyncio.sleep(0)
+        later = engine.submit(queries("a"))
+        model.release.set()
+        await asyncio.gather(held.future, swapped, later.future)
+        jobs = [job.loaded.description["version"] for job in (held, later) if job.loaded]
+        assert jobs == ["1", "2"]
+        assert (engine.admission.waiting, engine.admission.cost) == (0, 0)
 
-    asyncio.run(scenario())
-    assert sum(rows["next"] for rows in seen) == 2
+    run(scenario)

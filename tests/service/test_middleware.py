@@ -10,13 +10,11 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
+from service.auth import KeyRing, hash_key
 from service.errors import Problem
-from service.keyring import KeyRing
-from service.keys import hash_key
 from service.metrics import Metrics
 from service.middleware import AuthMiddleware, HostMiddleware, RequestMetricsMiddleware
 from service.request_context import ROUTES, RequestContext
-from service.settings import Settings
 from tests.service.client import app_of, ask, running, until
 from tests.service.fakes_service import FakeModel
 
@@ -191,7 +189,7 @@ def keys_file(tmp_path: Path) -> Path:
 def stop_clock(client: httpx.AsyncClient, token: bytes | None = None) -> None:
     """Let no time pass for the allowance of a key, or of anybody."""
     keys: KeyRing = app_of(client).state.keys
-    asking = keys.anybody if token is None else keys.find(token)
+    asking = keys.anonymous if token is None else keys.find(token)
     assert asking is not None
     now = asking.allowance.clock()
     asking.allowance.clock = lambda: now
@@ -204,7 +202,7 @@ def bearer(name: str) -> str:
 
 def test_no_keys_means_anybody() -> None:
     """Without keys the middleware lets everybody through, also what is not HTTP, within the limits for anybody."""
-    keys = KeyRing(Settings(texts_per_minute=5))
+    keys = KeyRing(limits=(5, 0))
     record = pass_through(AuthMiddleware(answer, keys, "0.0.0.0"))
     assert (record.tenant, record.allowance.limits) == ("", (5, 0))
     asyncio.run(AuthMiddleware(answer, keys, "0.0.0.0")({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
@@ -212,7 +210,7 @@ def test_no_keys_means_anybody() -> None:
 
 def test_a_key_gives_the_request_its_name_and_its_allowance(keys_file: Path) -> None:
     """The record knows the key's name, which parts caches and is logged, and what the key may still send."""
-    authorise = AuthMiddleware(answer, KeyRing(Settings(keys_file=keys_file)), "127.0.0.1")
+    authorise = AuthMiddleware(answer, KeyRing(path=keys_file), "127.0.0.1")
     user, root = (pass_through(authorise, authorization=bearer(name)) for name in ("user", "root"))
     assert (user.tenant, user.allowance.limits) == ("user", (0, 0))
     assert (root.tenant, root.allowance.limits) == ("root", (5, 0))
@@ -222,7 +220,7 @@ def test_a_key_gives_the_request_its_name_and_its_allowance(keys_file: Path) -> 
 def test_administration_takes_an_administrators_key(keys_file: Path) -> None:
     """Under /admin/ no key is 401, another's is 403, and an administrator's is let through, wherever it is bound."""
     for host in ("127.0.0.1", "0.0.0.0"):
-        authorise = AuthMiddleware(answer, KeyRing(Settings(keys_file=keys_file)), host)
+        authorise = AuthMiddleware(answer, KeyRing(path=keys_file), host)
         assert pass_through(authorise, "/admin/reload").status == 401
         assert pass_through(authorise, "/admin/reload", authorization=bearer("user")).status == 403
         assert pass_through(authorise, "/admin/reload", authorization=bearer("root")).status == 0
@@ -231,7 +229,7 @@ def test_administration_takes_an_administrators_key(keys_file: Path) -> None:
 
 def test_keys_of_the_environment_do_not_administer() -> None:
     """A key that came without rights has none."""
-    authorise = AuthMiddleware(answer, KeyRing(Settings(keys=KEYS)), "127.0.0.1")
+    authorise = AuthMiddleware(answer, KeyRing(KEYS), "127.0.0.1")
     assert pass_through(authorise, "/admin/reload", authorization=f"Bearer {KEYS[0]}").status == 403
 
 
@@ -239,9 +237,7 @@ def test_without_keys_only_programs_of_this_machine_administer() -> None:
     """Without keys, /admin/ is open on loopback, but not to a page in a browser, nor to what a proxy passes on; bound
     elsewhere, or where other hosts are allowed, as behind a proxy, it is 403.
     """
-    local, open_ = (
-        AuthMiddleware(answer, KeyRing(Settings()), host) for host in ("127.0.0.1", "0.0.0.0")
-    )
+    local, open_ = (AuthMiddleware(answer, KeyRing(), host) for host in ("127.0.0.1", "0.0.0.0"))
     assert pass_through(local, "/admin/reload").status == 0
     assert pass_through(local, "/admin/reload", origin="https://example.org").status == 403
     for header in (
@@ -250,7 +246,7 @@ def test_without_keys_only_programs_of_this_machine_administer() -> None:
         {"forwarded": "for=203.0.113.9"},
     ):
         assert pass_through(local, "/admin/reload", **header).status == 403
-    behind_a_proxy = AuthMiddleware(answer, KeyRing(Settings()), "127.0.0.1", ["example.org"])
+    behind_a_proxy = AuthMiddleware(answer, KeyRing(), "127.0.0.1", ["example.org"])
     assert pass_through(behind_a_proxy, "/admin/reload").status == 403
     assert pass_through(open_, "/admin/reload").status == 403
     assert pass_through(open_, "/predict").status == 0
@@ -396,7 +392,7 @@ def test_a_key_over_its_rate_is_429(keys_file: Path) -> None:
     responses, metrics = ask(question, keys_file=keys_file)
     assert [response.status_code for response in responses] == [200, 429, 200, 429, 200]
     assert responses[1].headers["retry-after"] == "12"
-    told = "the limit is 5 texts a minute, each text of a list counted; come back in 12 s"
+    told = "the limit is 5 texts per minute; retry after 12 s"
     assert responses[1].json()["detail"] == told
     assert 'lacuna_refusals_total{reason="rate_requests"} 2.0' in metrics
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from service.keys import hash_key
+from service.auth import hash_key
 from service.settings import Settings, SettingsError, is_loopback, read_settings
 
 KEY = "0123456789abcdef"
@@ -142,7 +142,7 @@ def test_keys_are_checked_when_settings_are_read(
     assert KEY not in repr(read_settings(["--keys-file", str(file)]))
     file.write_text(f"{KEY}\n")
     with pytest.raises(
-        SettingsError, match=r"keys\.toml: not TOML at line 1, .* python -m service"
+        SettingsError, match=r"keys\.toml: not TOML at line 1, .* lacuna keys new"
     ) as refused:
         read_settings(["--keys-file", str(file)])
     assert KEY not in str(refused.value)

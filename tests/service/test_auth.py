@@ -1,0 +1,360 @@
+"""Tests of service/auth.py: the keys file, the command that makes keys, and the keys in force."""
+
+import hashlib
+import hmac
+import logging
+import os
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.auth import (
+    Key,
+    KeyRing,
+    KeysError,
+    hash_key,
+    main,
+    parse_keys,
+    parse_plain_keys,
+    read_keys_file,
+)
+from tests.service.server_process import ROOT, clean_environment
+
+KEY = "0123456789abcdef"
+SHA256 = hashlib.sha256(KEY.encode()).hexdigest()
+OTHER = hashlib.sha256(b"another").hexdigest()
+PATIENCE_SECONDS = 60
+
+
+def entry(**values: object) -> str:
+    """Return an entry with these TOML values added to a good name and hash, or in their place."""
+    merged = {"name": '"keyboard"', "sha256": f'"{SHA256}"'} | values
+    return "[[key]]\n" + "".join(
+        f"{name} = {value}\n" for name, value in merged.items() if value is not None
+    )
+
+
+def of(name: str, more: str = "", token: str = "") -> str:
+    """Return an entry for the key *token*, by default ``token of NAME``."""
+    digest = hash_key((token or f"token of {name}").encode()).hex()
+    return f'[[key]]\nname = "{name}"\nsha256 = "{digest}"\n{more}\n'
+
+
+def test_entries_are_read() -> None:
+    """Name, hash, limits and rights of each key are read; limits that are left out are None."""
+    text = "# people\n" + entry(texts_per_minute=600, characters_per_minute=0, admin="true")
+    first, second = parse_keys(text + entry(name='"b.2_-"', sha256=f'"{OTHER.upper()}"'))
+    assert first.model_dump() == {
+        "name": "keyboard",
+        "sha256": SHA256,
+        "texts_per_minute": 600,
+        "characters_per_minute": 0,
+        "admin": True,
+    }
+    assert second == Key(name="b.2_-", sha256=OTHER.upper())
+    assert SHA256 not in repr(first)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"{KEY}\n", "not TOML at line 1, column 17; make one with"),
+        (f'[[key]]\nname = "{KEY}', "not TOML at "),
+        ("", r"\[\[key\]\] entries, at least one"),
+        ("key = []", "at least one"),
+        ("[key]\nname = 'a'", r"\[\[key\]\] entries"),
+        (f"{entry()}\n[[{KEY}]]\n", "nothing else"),
+        ("key = [1]", "entry 1 must be a table"),
+        (entry(name=None), "entry 1: name must be 1 to 64"),
+        (entry(name='""'), "entry 1: name must be"),
+        (entry(name='"a b"'), "entry 1: name must be"),
+        (entry(name='"a\\n"'), "entry 1: name must be"),
+        (entry(name=f'"{"a" * 65}"'), "entry 1: name must be"),
+        (entry(name='"env-1"'), "entry 1: name must .* not start with env-"),
+        (entry(sha256=None), "entry 1: sha256 must be 64 hexadecimal digits"),
+        (entry(sha256=f'"{KEY}"'), "the hash of a key and not the key; make one with: lacuna keys"),
+        (entry(sha256=7), "entry 1: sha256"),
+        (entry(admin='"yes"'), "entry 1: admin must be true or false"),
+        (entry(texts_per_minute="9" * 5000), "not TOML; "),
+        (entry(texts_per_minute="-1"), "entry 1: texts_per_minute must be a whole number"),
+        (entry(characters_per_minute="1.5"), "entry 1: characters_per_minute must be"),
+        (entry(characters_per_minute="true"), "entry 1: characters_per_minute must be"),
+        (entry() + entry(name='"b"', **{KEY: 1}), "entry 2 must be a table .* no fields but name"),
+        (entry() + entry(sha256=f'"{OTHER}"'), "two entries have the same name"),
+        (entry() + entry(name='"b"'), "two entries have the same sha256"),
+    ],
+)
+def test_a_wrong_file_is_an_error_that_shows_no_key(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    """The error names file, entry, field and remedy, without anything that may be a key or a hash."""
+    file = tmp_path / "keys.toml"
+    file.write_text(text)
+    with pytest.raises(KeysError, match=message) as refused:
+        read_keys_file(file)
+    assert str(refused.value).startswith(f"keys file {file}: ")
+    assert not any(secret in str(refused.value) for secret in (KEY, SHA256, OTHER))
+
+
+def test_a_file_that_cannot_be_read_is_refused_at_once(tmp_path: Path) -> None:
+    """A missing file, bytes that are not text, a pipe that nobody writes to and a directory are errors."""
+    (tmp_path / "bytes").write_bytes(b"# \xff")
+    os.mkfifo(tmp_path / "pipe")
+    for name, message in {
+        "missing": "No such file",
+        "bytes": "not UTF-8 at byte 2",
+        "pipe": "not a regular file",
+        ".": "not a regular file",
+    }.items():
+        with pytest.raises(KeysError, match=message):
+            read_keys_file(tmp_path / name)
+
+
+def test_plain_keys_are_named_by_their_positions() -> None:
+    """Keys of the environment get names of their own, no limits and no rights beyond asking."""
+    first, second = parse_plain_keys([KEY, f"{KEY}2"])
+    assert first == Key.model_construct(name="env-1", sha256=SHA256)
+    assert second.name == "env-2"
+
+
+@pytest.mark.parametrize("key", ["hunter2", "not printable \x01 at all", "schlüssel-schlüssel"])
+def test_a_bad_plain_key_is_an_error_that_does_not_show_it(key: str) -> None:
+    """A short or unprintable key is refused by number and length."""
+    with pytest.raises(KeysError, match=f"API key 2 has {len(key)} characters") as refused:
+        parse_plain_keys([KEY, key])
+    assert key not in str(refused.value)
+
+
+def test_new_prints_the_key_and_appends_its_entry(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A new file is for its owner only; later entries keep comments, mode, owner and earlier keys."""
+    file = tmp_path / "keys.toml"
+    assert main(["new", "one", "--file", str(file)]) == 0
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    file.write_text(f"# people\n{file.read_text()}")
+    file.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(file, 65534, 65534)
+    owner = file.stat().st_uid, file.stat().st_gid
+    limits = ["--characters-per-minute", "0", "--admin"]
+    assert main(["new", "two", *limits, "--file", str(file)]) == 0
+    first, second = capsys.readouterr().out.split()
+    assert len(first) == len(second) == 43
+    assert read_keys_file(file) == (
+        Key(name="one", sha256=hash_key(first.encode()).hex()),
+        Key(
+            name="two", sha256=hash_key(second.encode()).hex(), characters_per_minute=0, admin=True
+        ),
+    )
+    assert file.read_text().startswith("# people\n")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    assert (file.stat().st_uid, file.stat().st_gid) == owner
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["one"], "two entries have the same name"),
+        (['a"b'], "name must be"),
+        (["two", "--texts-per-minute", "-1"], "texts_per_minute must be"),
+        (["two", "--file", "missing/keys.toml"], "cannot write missing/keys.toml: No such file"),
+    ],
+)
+def test_new_refuses_what_the_service_would_refuse(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    """An entry that would be wrong is not written, no key is printed, and the status is 2."""
+    file = tmp_path / "keys.toml"
+    main(["new", "one", "--file", str(file)])
+    before = file.read_bytes()
+    capsys.readouterr()
+    assert main(["new", "--file", str(file), *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert message in printed.err
+    assert file.read_bytes() == before
+
+
+def test_the_command_runs_as_a_module() -> None:
+    """Without --file the entry goes to standard error; standard output has the key alone."""
+    answer = subprocess.run(
+        [sys.executable, "-m", "service.auth", "new", "a"],
+        cwd=ROOT,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (key,) = parse_keys(answer.stderr)
+    assert key.sha256 == hash_key(answer.stdout.strip().encode()).hex()
+
+
+class Ring:
+    """A key ring on a file."""
+
+    def __init__(
+        self, directory: Path, text: str, plain: tuple[str, ...] = (), **given: Any
+    ) -> None:
+        self.file = directory / "keys.toml"
+        self.file.write_text(text)
+        self.ring = KeyRing(plain, self.file, **given)
+
+    def change(self, text: str) -> None:
+        """Change the file and let the ring look at it."""
+        self.file.write_text(text)
+        self.ring.refresh()
+
+    def name(self, token: str) -> str | None:
+        """Return whose key it is."""
+        client = self.ring.find(token.encode())
+        return client and client.name
+
+
+def test_keys_of_settings_and_file_count(tmp_path: Path) -> None:
+    """Both are known by their names; no other token is."""
+    ring = Ring(tmp_path, of("a") + of("root", "admin = true"), (KEY,))
+    tokens = ("token of a", "token of root", KEY, "", "a", "token of b", KEY[:-1])
+    assert [ring.name(token) for token in tokens] == ["a", "root", "env-1", *[None] * 4]
+    clients = [ring.ring.find(token.encode()) for token in tokens[:3]]
+    assert [client and client.admin for client in clients] == [False, True, False]
+
+
+def test_every_key_is_compared_in_constant_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All keys are compared by hmac.compare_digest, whichever fits, as digests of one length."""
+    ring = Ring(tmp_path, of("a") + of("b") + of("c"))
+    compared: list[tuple[int, int]] = []
+    original = hmac.compare_digest
+
+    def spy(left: bytes, right: bytes) -> bool:
+        compared.append((len(left), len(right)))
+        return original(left, right)
+
+    monkeypatch.setattr(hmac, "compare_digest", spy)
+    for token in ("token of a", "token of c", "none"):
+        compared.clear()
+        ring.name(token)
+        assert compared == [(32, 32)] * 3
+
+
+def test_keys_rotate_without_a_restart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """After a change of the file new keys are known and removed ones are not; one line says so."""
+    ring = Ring(tmp_path, of("a") + of("b"), (KEY,))
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            ring.change(of("b") + of("c"))
+    assert [ring.name(f"token of {name}") for name in "abc"] == [None, "b", "c"]
+    assert ring.name(KEY) == "env-1"
+    assert [line.message for line in caplog.records] == ["keys reloaded"]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("spoilt", ["", "no TOML", of("a") + of("a"), None, "pipe"])
+def test_a_bad_new_file_leaves_the_old_keys(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, spoilt: str | None
+) -> None:
+    """An unusable file is logged once, with the reason; the old keys stay until a good one comes."""
+    ring = Ring(tmp_path, of("a"))
+    if spoilt is None or spoilt == "pipe":
+        ring.file.unlink()
+    if spoilt == "pipe":
+        os.mkfifo(ring.file)
+    elif spoilt is not None:
+        ring.file.write_text(spoilt)
+    for _ in range(3):
+        ring.ring.refresh()
+    (line,) = caplog.records
+    assert line.levelno == logging.ERROR
+    assert str(ring.file) in line.__dict__["fields"]["reason"]
+    assert (ring.name("token of a"), ring.ring.required, ring.ring.is_current) == ("a", True, False)
+    ring.file.unlink(missing_ok=True)
+    ring.change(of("b"))
+    assert [ring.name(f"token of {name}") for name in "ab"] == [None, "b"]
+    assert ring.ring.is_current
+
+
+@pytest.mark.fault
+def test_the_watch_survives_faults_and_shows_a_disk_that_hangs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the file cannot be looked at no key is revoked, and the gauge shows it; then all is as new."""
+    ring = Ring(tmp_path, of("a"))
+    ring.file.write_text(of("b"))
+    hangs, answers, looked_again = threading.Event(), threading.Event(), threading.Event()
+    looks: list[Path] = []
+
+    def look(path: Path) -> tuple[Key, ...]:
+        looks.append(path)
+        if len(looks) == 1:
+            raise MemoryError
+        if len(looks) == 2:
+            hangs.set()
+            answers.wait()
+        if len(looks) == 3:
+            looked_again.set()
+        return read_keys_file(path)
+
+    monkeypatch.setattr("service.auth.read_keys_file", look)
+    monkeypatch.setattr("service.auth.LOOK_SECONDS", 0.001)
+    monkeypatch.setattr("service.auth.MAX_LOOK_SECONDS", 0.0)
+    ring.ring.watch()
+    try:
+        assert hangs.wait(PATIENCE_SECONDS)
+        assert [line.__dict__["fields"]["reason"] for line in caplog.records] == ["MemoryError"]
+        assert (ring.name("token of a"), ring.ring.is_current) == ("a", False)
+    finally:
+        answers.set()
+        assert looked_again.wait(PATIENCE_SECONDS)
+        ring.ring.close()
+    monkeypatch.setattr("service.auth.MAX_LOOK_SECONDS", float("inf"))
+    assert (ring.name("token of b"), ring.ring.is_current) == ("b", True)
+
+
+@pytest.mark.fault
+def test_a_wrong_file_at_the_start_is_an_error(tmp_path: Path) -> None:
+    """Without usable keys there is no ring, so no service that everybody may use."""
+    with pytest.raises(KeysError):
+        Ring(tmp_path, "")
+
+
+def test_a_key_keeps_its_allowance_over_a_reload(tmp_path: Path) -> None:
+    """Another key's rotation, or a new key under the old name, refills nothing; new limits do."""
+
+    def allowance(token: bytes = b"token of a") -> Any:
+        client = ring.ring.find(token)
+        return client and client.allowance
+
+    limit = "texts_per_minute = 5"
+    ring = Ring(tmp_path, of("a", limit) + of("b"))
+    first = allowance()
+    ring.change(of("a", limit) + of("c"))
+    assert allowance() is first
+    ring.change(of("a", limit, token="rotated"))
+    assert allowance() is None
+    assert allowance(b"rotated") is first
+    ring.change(of("a", "texts_per_minute = 6", token="rotated"))
+    assert allowance(b"rotated").limits == (6, 0)
+
+
+def test_limits_are_the_keys_own_or_the_settings(tmp_path: Path) -> None:
+    """Limits that a key does not have are the service's; 0 lifts them; they also hold without keys."""
+    text = of("own", "texts_per_minute = 1\ncharacters_per_minute = 0") + of("none")
+    ring = Ring(tmp_path, text, (KEY,), limits=(7, 8)).ring
+    clients = [ring.find(token) for token in (b"token of own", b"token of none", KEY.encode())]
+    assert [client and client.allowance.limits for client in clients] == [(1, 0), (7, 8), (7, 8)]
+    assert ring.anonymous.allowance.limits == (7, 8)
+
+
+def test_without_keys_nobody_needs_one() -> None:
+    """If no keys are set, none is required, and the client has no name and no rights."""
+    ring = KeyRing()
+    assert (ring.required, ring.is_current) == (False, True)
+    assert (ring.anonymous.name, ring.anonymous.admin) == ("", False)
