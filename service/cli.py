@@ -117,3 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     score = commands.add_parser("score", parents=[common], help="print bits per character of lines")
     score.add_argument("file", metavar="FILE", help="UTF-8, a text per line; - for standard input")
     return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,7 +1,4 @@
-"""README.md tells the truth: every shell command in it is run by a test or by .ci/run, and every answer is a real one.
-
-After a new checkpoint, `UPDATE_DOCS=1 .venv/bin/python -m pytest tests/end_to_end/test_readme.py` writes its answers.
-"""
+"""Tests that run the README's commands and compare its printed answers with real ones."""
 
 import json
 import os
@@ -19,7 +16,7 @@ from research import quickstart
 from research.toy_corpus import write_corpus
 
 ROOT = Path(__file__).resolve().parents[2]
-README = ROOT / "README.md"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 ADDRESS = "localhost:8000"
 VENV = ".venv/bin/"
 
@@ -27,12 +24,11 @@ VENV = ".venv/bin/"
 RUN_ELSEWHERE = {
     "make test": ".ci/run",
     "make newcomer": "tests/end_to_end/test_quickstart.py, with less time to train",
-    "docker-compose up --build": "tests/end_to_end/test_compose.py, where there is a Docker engine",
+    "docker-compose up --build": "tests/end_to_end/test_compose.py, if there is a Docker engine",
     **dict.fromkeys(
-        (VENV + command for command in quickstart.TRAIN_YOUR_OWN),
+        (VENV + command for command in (*quickstart.TRAIN_YOUR_OWN, quickstart.SERVE)),
         "tests/end_to_end/test_quickstart.py",
     ),
-    VENV + quickstart.SERVE: "tests/end_to_end/test_quickstart.py",
 }
 ADAPT = (
     f"{VENV}python -m training adapt model/pretrained/default my-text/zh.txt --replay general-text"
@@ -41,17 +37,19 @@ ADAPT = (
 
 
 def commands() -> list[str]:
-    """Every line of every block fenced as `sh`."""
-    blocks = re.findall(
-        r"^```sh\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-    )
+    """Return every line of every block fenced as `sh`."""
+    blocks = re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if line]
 
 
 def questions() -> list[tuple[str, str]]:
-    """Every curl command with the answer that is printed below it."""
-    pattern = r"^```sh\n(curl .*)\n```\n\n```json\n(.*)\n```$"
-    return re.findall(pattern, README.read_text(encoding="utf-8"), re.MULTILINE)
+    """Return every curl command with the answer that is printed below it."""
+    return re.findall(r"^```sh\n(curl .*)\n```\n\n```json\n(.*)\n```$", README, re.MULTILINE)
+
+
+def without_server() -> list[str]:
+    """Return the commands that answer without a server."""
+    return [line for line in commands() if re.match(rf"{VENV}lacuna (predict|cloze) ", line)]
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +62,33 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_every_command_is_run_somewhere() -> None:
-    """A command is run here, or stands in the list of those that another test or .ci/run runs, which has no others."""
-    here = {"make serve", ADAPT, *(command for command, _ in questions())}
-    assert len(here) > 2
+    """Each command is run here, or is listed with the test that runs it."""
+    here = {"make serve", ADAPT, *(command for command, _ in questions()), *without_server()}
+    assert len(questions()) == len(without_server()) == 2
     assert set(commands()) == here | set(RUN_ELSEWHERE)
 
 
+def test_answers_are_those_of_the_bundled_checkpoint(address: str) -> None:
+    """Each curl command returns the printed words and, to two digits, their probabilities."""
+    for command, printed in questions():
+        line = command.replace(ADDRESS, address)
+        answer = subprocess.run(["bash", "-c", line], capture_output=True, check=True, timeout=60)
+        assert json.loads(answer.stdout) == approximately(json.loads(printed))
+
+
+@pytest.mark.parametrize("line", without_server())
+def test_commands_answer_without_a_server(line: str) -> None:
+    """Each `lacuna` command prints candidates."""
+    command = line.replace(f"{VENV}lacuna", f"{sys.executable} -m service.cli")
+    answer = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert len(answer.stdout.splitlines()) > 1
+
+
+@pytest.mark.slow
 def test_the_bundled_checkpoint_learns_a_text(tmp_path: Path) -> None:
-    """The command that adapts it, on a hundred lines and as many of replay, ends with a report and a checkpoint."""
+    """The adapt command, on a hundred lines, writes a report and a checkpoint."""
     english, chinese = write_corpus(tmp_path / "my-text", 120, 1)
     (tmp_path / "general-text").mkdir()
     english.rename(tmp_path / "general-text" / "en.txt")
@@ -84,54 +101,12 @@ def test_the_bundled_checkpoint_learns_a_text(tmp_path: Path) -> None:
     )
     assert answer.returncode == 0, answer.stderr[-2000:]
     assert answer.stdout.startswith("# Adaptation")
-    assert load_checkpoint(tmp_path / "runs" / "adapted" / "checkpoint").version.endswith(
-        "-adapted"
-    )
-
-
-def test_make_runs_what_the_tests_run() -> None:
-    """`make newcomer` is the module whose short cut is tested, and `.ci/run` includes `make test`."""
-    planned = subprocess.run(
-        ["make", "-n", "--no-print-directory", "newcomer"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert planned.splitlines()[-1] == f"{VENV}python -m research.quickstart"
-    planned = subprocess.run(
-        ["make", "-n", "--no-print-directory", "check"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert planned.splitlines()[-1] == f"{VENV}python -m pytest"
-    assert "exec make check" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-
-
-def test_answers_are_those_that_the_bundled_checkpoint_gives(address: str) -> None:
-    """Each curl command, run as it stands, brings the words that are printed below it, with their probabilities."""
-    for command, printed in questions():
-        line = command.replace(ADDRESS, address)
-        answer = subprocess.run(
-            ["bash", "-c", line], capture_output=True, text=True, check=True, timeout=60
-        ).stdout
-        if os.environ.get("UPDATE_DOCS"):
-            block = "{}\n```\n\n```json\n{}\n```"
-            text = README.read_text(encoding="utf-8")
-            text = text.replace(
-                block.format(command, printed), block.format(command, answer.strip())
-            )
-            README.write_text(text, encoding="utf-8")
-            continue
-        expected, real = json.loads(printed), json.loads(answer)
-        assert real["model"] == expected["model"]
-        assert real["results"] == approximately(expected["results"])
+    adapted = load_checkpoint(tmp_path / "runs" / "adapted" / "checkpoint")
+    assert adapted.version.endswith("-adapted")
 
 
 def approximately(value: Any) -> Any:
-    """The same value with room for another processor's rounding."""
+    """Return the same value with room for rounding to two digits."""
     if isinstance(value, dict):
         return {key: approximately(item) for key, item in value.items()}
     if isinstance(value, list):
