@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -88,23 +89,18 @@ Decoder = Generator[Sequence[Step], Sequence[Float32Array], Answer]
 def gather(decoders: Sequence[Decoder[Answer]]) -> Decoder[list[Answer]]:
     """Run several decoders of one query at the same time and return their answers, in order."""
     answers: dict[int, Answer] = {}
-    requests: dict[int, Sequence[Step]] = {}
-    for index, decoder in enumerate(decoders):
-        try:
-            requests[index] = next(decoder)
-        except StopIteration as stop:
-            answers[index] = stop.value
-    while requests:
-        results = yield [step for steps in requests.values() for step in steps]
-        start = 0
-        for index, steps in list(requests.items()):
-            part = results[start : start + len(steps)]
-            start += len(steps)
+    results: dict[int, Any] = dict.fromkeys(range(len(decoders)))  # None starts a decoder
+    while results:
+        requested: dict[int, Sequence[Step]] = {}
+        for index, result in results.items():
             try:
-                requests[index] = decoders[index].send(part)
+                requested[index] = decoders[index].send(result)
             except StopIteration as stop:
                 answers[index] = stop.value
-                del requests[index]
+        if not requested:
+            break
+        flat = iter((yield [step for steps in requested.values() for step in steps]))
+        results = {index: list(islice(flat, len(steps))) for index, steps in requested.items()}
     return [answers[index] for index in range(len(decoders))]
 
 
@@ -114,9 +110,8 @@ class _Live:
 
     ticket: Hashable
     decoder: Decoder[Any]
-    results: list[Float32Array] | None = None  # None: not started
+    results: list[Any] | None = None  # None: not started
     waiting: dict[int, "_Row"] = field(default_factory=dict)  # by index of the step
-    error: Exception | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -147,6 +142,7 @@ class Scheduler:
         self.rows: Counter[str] = Counter()
         self._on_call = on_call
         self._live: dict[Hashable, _Live] = {}
+        self._finished: list[tuple[Hashable, Any]] = []
         self._vocabulary_size = config.vocabulary_size
         self._hidden_size = config.hidden_size
         towers: tuple[Tower, ...] = ("forward", "backward")
@@ -173,10 +169,9 @@ class Scheduler:
 
     def cancel(self, ticket: Hashable) -> bool:
         """Drop a decoder; its steps take part in no further call. Return False if it is not live."""
-        live = self._live.pop(ticket, None)
-        if live is None:
+        if ticket not in self._live:
             return False
-        _close(live)
+        self._finish(self._live[ticket])
         return True
 
     def step(self) -> list[tuple[Hashable, Any]]:
@@ -187,10 +182,10 @@ class Scheduler:
         Returns:
             (ticket, answer or exception) of each decoder that finished in this round.
         """
-        finished: list[tuple[Hashable, Any]] = []
+        self._finished = []
         for live in list(self._live.values()):
-            if live.results is None:
-                self._resume(live, finished)
+            if not live.waiting:
+                self._resume(live)
         for is_head in (False, True):
             for (kind, exponent), rows in self._waiting_rows(is_head).items():
                 limit = self.runtime.head_rows if is_head else TOWER_TOKENS >> exponent
@@ -201,9 +196,9 @@ class Scheduler:
                     self._run(kind, part)
                     # Resume at once, so that the arrays of this call are free before the next one.
                     for row in part:
-                        if row.live.error is not None or not row.live.waiting:
-                            self._resume(row.live, finished)
-        return finished
+                        if not row.live.waiting and row.live.ticket in self._live:
+                            self._resume(row.live)
+        return self._finished
 
     def _waiting_rows(self, is_head: bool) -> dict[tuple[_Kind, int], list[_Row]]:
         """Group the waiting rows of heads or of towers that can share a call.
@@ -225,17 +220,13 @@ class Scheduler:
                     groups.setdefault(key, []).append(row)
         return groups
 
-    def _resume(self, live: _Live, finished: list[tuple[Hashable, Any]]) -> None:
+    def _resume(self, live: _Live) -> None:
         """Send a decoder its results and accept its next steps, or note that it has finished."""
-        if live.ticket not in self._live:  # it failed earlier in this round
-            return
         try:
-            if live.error is not None:
-                raise live.error
             while not live.waiting:  # steps without tokens need no call
                 decoder, results = live.decoder, live.results
                 steps = next(decoder) if results is None else decoder.send(results)
-                live.results = [_NOTHING] * len(steps)
+                live.results = [None] * len(steps)
                 for index, step in enumerate(steps):
                     self._check(step)
                     if not isinstance(step, RunTower) or step.tokens:
@@ -245,12 +236,16 @@ class Scheduler:
                     else:
                         live.results[index] = step.state
         except StopIteration as stop:
-            del self._live[live.ticket]
-            finished.append((live.ticket, stop.value))
+            self._finish(live, stop.value)
         except Exception as error:  # any error of a decoder is its own answer
-            del self._live[live.ticket]
-            _close(live)
-            finished.append((live.ticket, error))
+            self._finish(live, error)
+
+    def _finish(self, live: _Live, *answers: Any) -> None:
+        """Let a decoder clean up; an error in that is of no interest any more."""
+        del self._live[live.ticket]
+        self._finished += [(live.ticket, answer) for answer in answers]
+        with suppress(Exception):
+            live.decoder.close()
 
     def _check(self, step: Step) -> None:
         """Check a step by itself, before it shares a call with others.
@@ -278,11 +273,11 @@ class Scheduler:
 
     def _run(self, kind: _Kind, rows: list[_Row]) -> None:
         """Make one call. If it fails, try every row alone, so that only the faulty ones fail."""
-        rows = [row for row in rows if row.live.error is None and row.live.ticket in self._live]
+        rows = [row for row in rows if self._live.get(row.live.ticket) is row.live]
         if not rows:
             return
+        results: Sequence[Float32Array | None]
         try:
-            results: Sequence[Float32Array | None]
             if kind == "fill":
                 network_rows, results = self._fill(rows)
             elif kind == "forward" or kind == "backward":
@@ -291,11 +286,10 @@ class Scheduler:
                 network_rows, results = len(rows), self._score(kind, rows)
         except Exception as error:
             if len(rows) == 1:
-                rows[0].live.error = error
+                self._finish(rows[0].live, error)
                 return
             for row in rows:
-                if row.live.error is None:
-                    self._run(kind, [row])
+                self._run(kind, [row])
             return
         self.rows[kind] += network_rows
         if self._on_call is not None:
@@ -352,18 +346,9 @@ class Scheduler:
         return int(lengths.sum()), list(log_probs)
 
 
-_NOTHING: Float32Array = np.zeros(0, dtype=np.float32)
-
-
 def _padded(lines: Sequence[tuple[int, ...]]) -> tuple[Int64Array, Int64Array]:
     """Return right-padded tokens (N, T) and the number of tokens of each line, (N,)."""
     lengths = list(map(len, lines))
     longest = max(lengths)
     rows = [line + (0,) * (longest - length) for line, length in zip(lines, lengths, strict=True)]
     return np.array(rows, dtype=np.int64), np.array(lengths, dtype=np.int64)
-
-
-def _close(live: _Live) -> None:
-    """Let a decoder clean up; an error in that is of no interest any more."""
-    with suppress(Exception):
-        live.decoder.close()

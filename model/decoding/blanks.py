@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model.errors import QueryError
-from model.queries import Blank, ClozeResult, Filling, Usage
+from model.queries import Blank, ClozeQuery, ClozeResult, Filling, Usage, choice_lists
 from model.text import Language, is_east_asian, language_at_end, normalise, normalise_with_offsets
 
 _MARKERS = re.compile(r"[_＿]{2,}|\[MASK\]|<mask>|<blank>|\{blank\}")
@@ -54,18 +54,25 @@ class Layout:
     before: str  # normalised text before the first blank
     slots: tuple[Slot, ...]
 
+    def choices(self, query: ClozeQuery) -> list[dict[str, str]] | None:
+        """Return the choices of each blank, normalised, with each as it was sent; None if it is open."""
+        return None if query.choices is None else choice_lists(query.choices, len(self.slots))
+
     def result(
         self,
-        words: Sequence[str | None],
-        candidates: Sequence[Sequence[Filling]],
+        ranked: Sequence[Sequence[tuple[str, float]]],
+        query: ClozeQuery,
         usage: Usage,
     ) -> ClozeResult:
-        """Put one word into each blank, with its candidates; a blank without a word stays as it is."""
+        """Fill each blank with the first of its (word, probability); a blank without any stays as it is."""
+        sent = self.choices(query) or [{}] * len(self.slots)
+        shown = query.top_k if query.choices is None else None
         filled, position, blanks = "", 0, []
-        for slot, word, fillings in zip(self.slots, words, candidates, strict=True):
+        for slot, words, names in zip(self.slots, ranked, sent, strict=True):
             filled += self.text[position : slot.start]
-            filled += self.text[slot.start : slot.end] if word is None else word
+            filled += words[0][0] if words else self.text[slot.start : slot.end]
             position = slot.end
+            fillings = [Filling(names.get(word, word), prob) for word, prob in words[:shown]]
             blanks.append(Blank(slot.start, slot.end, tuple(fillings)))
         return ClozeResult(filled + self.text[position:], tuple(blanks), usage)
 

@@ -31,7 +31,7 @@ from model.decoding.blanks import Layout
 from model.decoding.cache_lm import CacheLM
 from model.decoding.context import DecoderContext, load_prefix
 from model.decoding.span_search import Proposal, Span, SpanHead, score_choices, search_words
-from model.queries import ClozeQuery, ClozeResult, Filling, Usage, choice_lists
+from model.queries import ClozeQuery, ClozeResult, Usage
 from model.runtime import Float32Array
 from model.text import normalise
 from model.tokenizer import BLANK, END, START
@@ -48,15 +48,6 @@ BEAM, MANY = 4, 8
 MAX_RIGHT = 512
 
 Float64Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Ranked:
-    """A word for a blank with its final probability."""
-
-    word: str
-    span: Span
-    prob: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,18 +78,9 @@ def fill_blanks(
     fillings: Sequence[Span | None] = [None]
     if len(layout.slots) > 1:
         fillings = yield from cloze.fill_jointly(state)
-    ranked = yield from cloze.sweep(state, fillings)
-    words = [each[0].word if each else None for each in ranked]
-    if query.choices is None:
-        candidates = [[Filling(each.word, each.prob) for each in group] for group in ranked]
-        candidates = [group[: query.top_k] for group in candidates]
-    else:  # as they were sent
-        sent = choice_lists(query.choices, len(ranked))
-        candidates = [
-            [Filling(names[each.word], each.prob) for each in group]
-            for names, group in zip(sent, ranked, strict=True)
-        ]
-    return layout.result(words, candidates, Usage(cloze.tokens, cached_tokens))
+    swept = yield from cloze.sweep(state, fillings)
+    ranked = [[(proposal.word, prob) for proposal, prob in words] for words in swept]
+    return layout.result(ranked, query, Usage(cloze.tokens, cached_tokens))
 
 
 class _Cloze:
@@ -119,10 +101,9 @@ class _Cloze:
         self._parts = [encode(layout.before), *(encode(slot.after) for slot in layout.slots)]
         self._lines = [encode(slot.line) for slot in layout.slots]
         self.tokens = sum(map(len, self._parts))
-        self._choices = None
+        self._choices = layout.choices(query)
         self._temperature = calibration.cloze_temperature
-        if query.choices is not None:
-            self._choices = [list(group) for group in choice_lists(query.choices, len(self._slots))]
+        if self._choices is not None:
             self._temperature = calibration.choice_temperature
         # The text right of a blank does not follow the text left of it.
         apart = [token for tokens in self._parts[1:] for token in (START, *tokens)]
@@ -142,9 +123,9 @@ class _Cloze:
                 [self._rank(number, joint.state, right, BEAM, BEAM) for joint in beam]
             )
             longer: list[tuple[float, _Joint, Span | None]] = [
-                (joint.log_prob + float(np.log(max(each.prob, 1e-300))), joint, each.span)
+                (joint.log_prob + float(np.log(max(prob, 1e-300))), joint, proposal.span)
                 for joint, ranked in zip(beam, found, strict=True)
-                for each in ranked
+                for proposal, prob in ranked
             ]
             # If nothing fits, the blank stays a blank to those that follow.
             chosen = longer or [(joint.log_prob, joint, None) for joint in beam]
@@ -158,7 +139,7 @@ class _Cloze:
 
     def sweep(
         self, state: Float32Array, fillings: Sequence[Span | None]
-    ) -> Decoder[list[list[_Ranked]]]:
+    ) -> Decoder[list[list[tuple[Proposal, float]]]]:
         """Rank the words of each blank, left to right, with all others filled; the best word stays."""
         rights = yield from self._run_rights(fillings)
         rescored = RESCORED if self._two_towers else RESCORED_BLIND
@@ -168,7 +149,7 @@ class _Cloze:
             ranked = yield from self._rank(number, state, right, wanted, self._top_k, rescored)
             answers.append(ranked)
             if number + 1 < len(rights):
-                step = self._run_after(number, state, ranked[0].span if ranked else None)
+                step = self._run_after(number, state, ranked[0][0].span if ranked else None)
                 (state,) = yield [step]
         return answers
 
@@ -207,8 +188,8 @@ class _Cloze:
         wanted: int,
         shown: int,
         covering: int = 0,
-    ) -> Decoder[list[_Ranked]]:
-        """Rank the words for one blank, most probable first.
+    ) -> Decoder[list[tuple[Proposal, float]]]:
+        """Return the words for one blank with their probabilities, most probable first.
 
         Args:
             number: of the blank.
@@ -220,7 +201,8 @@ class _Cloze:
         """
         language, calibration = self._slots[number].language, self._context.calibration
         if self._choices is not None:
-            found = yield from self._score_choices(self._choices[number], number, state, right)
+            words = list(self._choices[number])
+            found = yield from self._score_choices(words, number, state, right)
         else:
             # One side alone says too little to drop improbable words.
             shown = shown if self._two_towers else wanted
@@ -246,13 +228,12 @@ class _Cloze:
         probs = np.minimum(
             np.exp(log_probs), 1.0
         ).tolist()  # one choice alone may exceed 1 by 7e-16
-        ranked = [
-            _Ranked(each.word, each.span, prob) for each, prob in zip(found, probs, strict=True)
-        ]
-        return sorted(ranked, key=lambda each: (-each.prob, each.word))
+        ranked = zip(found, probs, strict=True)
+        return sorted(ranked, key=lambda each: (-each[1], each[0].word))
 
     def _head(self, number: int, right: _Right, kind: int) -> SpanHead:
-        return SpanHead(self._context, right.state, kind, self._cache_lm, self._parts[number])
+        one_word, before = self._choices is None, self._parts[number]
+        return SpanHead(self._context, right.state, kind, one_word, self._cache_lm, before)
 
     def _score_choices(
         self, words: Sequence[str], number: int, state: Float32Array, right: _Right

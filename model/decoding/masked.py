@@ -19,7 +19,7 @@ from model.batching import Decoder, Fill
 from model.decoding.blanks import Layout
 from model.decoding.context import DecoderContext, largest
 from model.decoding.span_search import is_word
-from model.queries import ClozeQuery, ClozeResult, Filling, Usage, choice_lists
+from model.queries import ClozeQuery, ClozeResult, Usage
 from model.tokenizer import BLANK, START
 
 # P(n): roughly the shares of words with n tokens in the training text. Longer choices lose LONGER a token.
@@ -44,14 +44,13 @@ def fill_masked(context: DecoderContext, query: ClozeQuery, layout: Layout) -> D
     filler = _Filler(context, query, layout)
     count = len(layout.slots)
     fillings: list[tuple[int, ...] | None] = [None] * count
-    candidates: list[list[Filling]] = [[] for _ in range(count)]
+    ranked: list[list[tuple[str, float]]] = [[] for _ in range(count)]
     for _ in range(2 if count > 1 else 1):
         for number in range(count):
             words = yield from filler.rank(number, fillings)
             fillings[number] = words[0].tokens if words else None
-            candidates[number] = filler.calibrate(number, words)
-    best = [group[0].word if group else None for group in candidates]
-    return layout.result(best, candidates, Usage(filler.tokens))
+            ranked[number] = filler.calibrate(number, words)
+    return layout.result(ranked, query, Usage(filler.tokens))
 
 
 class _Filler:
@@ -65,9 +64,7 @@ class _Filler:
         self._parts = [encode(layout.before), *(encode(slot.after) for slot in layout.slots)]
         self._lines = [encode(slot.line) for slot in layout.slots]
         self.tokens = sum(map(len, self._parts))
-        self._choices = None
-        if query.choices is not None:
-            self._choices = choice_lists(query.choices, len(layout.slots))
+        self._choices = layout.choices(query)
 
     def rank(self, number: int, fillings: Sequence[tuple[int, ...] | None]) -> Decoder[list[_Word]]:
         """Rank the words for one blank, most probable first; of given choices every one.
@@ -92,8 +89,8 @@ class _Filler:
             words = yield from self._score(number, sides, list(self._choices[number]))
         return sorted(words, key=lambda each: (-each.log_prob, each.word))
 
-    def calibrate(self, number: int, words: Sequence[_Word]) -> list[Filling]:
-        """Return the candidates of one blank, most probable first.
+    def calibrate(self, number: int, words: Sequence[_Word]) -> list[tuple[str, float]]:
+        """Return (word, probability) for one blank, most probable first.
 
         Found words get M softmax(s / τ), with M their total probability; K choices get
         (1 - ε) softmax(s / τ) + ε / K.
@@ -101,25 +98,18 @@ class _Filler:
         if not words:
             return []
         calibration, language = self._context.calibration, self._slots[number].language
-        open_blank = self._choices is None
-        temperatures = (
-            calibration.cloze_temperature if open_blank else calibration.choice_temperature
-        )
         log_probs = np.array([each.log_prob for each in words])
-        scaled = log_probs / temperatures[language]
+        if self._choices is None:
+            scaled = log_probs / calibration.cloze_temperature[language]
+        else:
+            scaled = log_probs / calibration.choice_temperature[language]
         probs = np.minimum(np.exp(scaled - np.logaddexp.reduce(scaled)), 1.0)  # or 1 + 2e-16
-        names = {each.word: each.word for each in words}
         if self._choices is None:
             probs *= min(1.0, float(np.exp(log_probs).sum()))
-            words = words[: self._top_k]
         else:
             mix = calibration.choice_uniform_mix[language]
             probs = (1 - mix) * probs + mix / len(probs)
-            names = self._choices[number]
-        return [
-            Filling(names[each.word], prob)
-            for each, prob in zip(words, probs.tolist(), strict=False)
-        ]
+        return [(each.word, prob) for each, prob in zip(words, probs.tolist(), strict=True)]
 
     def _search(
         self, number: int, sides: tuple[tuple[int, ...], tuple[int, ...]]

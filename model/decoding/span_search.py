@@ -57,6 +57,7 @@ class SpanHead:
         context: of the checkpoint.
         right: backward state after the right side, (S,); None if unknown or not used.
         kind: ``WORD`` or ``SPAN`` of :mod:`model.config`.
+        one_word: a span does not go on after the end of a word; for a forward-only network.
         cache_lm: of the text around the blank.
         before: the last tokens on the left.
     """
@@ -66,12 +67,14 @@ class SpanHead:
         context: DecoderContext,
         right: Float32Array | None,
         kind: int,
+        one_word: bool,
         cache_lm: CacheLM,
         before: Sequence[int],
     ) -> None:
         self._context = context
         self._right = None if right is None else right[context.output["backward"]]
         self._kind = kind
+        self._one_word = one_word
         self._cache_lm = cache_lm
         self._before = tuple(before[-CONTEXT:])
         self._two_towers = context.two_towers
@@ -97,15 +100,10 @@ class SpanHead:
         tokenizer = self._context.tokenizer
         letters = bool(tokenizer.ends_letter[tokens[-1]])
         end = float(np.logaddexp.reduce(log_probs[~tokenizer.continues_word])) if letters else 0.0
+        if self._one_word:
+            continues = tokenizer.continues_word & letters
+            log_probs = np.where(continues, log_probs, np.float32(-np.inf))
         return end, log_probs
-
-    def continues_word(self, tokens: tuple[int, ...], log_probs: Float32Array) -> Float32Array:
-        """Exclude the tokens that begin another word, if the head would not end the span itself."""
-        if self._two_towers or not tokens:
-            return log_probs
-        tokenizer = self._context.tokenizer
-        allowed = tokenizer.continues_word & bool(tokenizer.ends_letter[tokens[-1]])
-        return np.where(allowed, log_probs, np.float32(-np.inf))
 
 
 def search_words(
@@ -140,7 +138,6 @@ def search_words(
             if end > -np.inf:
                 ended = replace(span, log_prob=span.log_prob + end)
                 _add(found, context.tokenizer.decode(span.tokens), ended, takes)
-            following = head.continues_word(span.tokens, following)
             log_probs[n] = following + np.float32(span.log_prob)
         if position == MAX_SPAN:
             break
