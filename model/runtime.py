@@ -152,8 +152,13 @@ def initial_states(sizes: Sizes, tower: Tower, rows: int) -> Float32Array:
 
 def output_of(sizes: Sizes, tower: Tower, states: Float32Array) -> Float32Array:
     """Return the top layer's output within flat states: (N, S) to (N, H), or (S,) to (H,)."""
+    return states[..., output_slice(sizes, tower)]
+
+
+def output_slice(sizes: Sizes, tower: Tower) -> slice:
+    """Return where a flat state holds the top layer's output."""
     start = sizes.state_size(tower) - sizes.state_parts * sizes.hidden_size
-    return states[..., start : start + sizes.hidden_size]
+    return slice(start, start + sizes.hidden_size)
 
 
 def open_runtime(

@@ -20,7 +20,7 @@ from model.decoding.prefix_cache import (
     TopTokens,
 )
 from model.decoding.token_index import TokenIndex
-from model.runtime import Float32Array
+from model.runtime import Float32Array, initial_states, output_slice
 from model.text import language_at_end
 from model.tokenizer import START
 
@@ -49,14 +49,10 @@ class DecoderContext:
         self.word_end_probs = checkpoint.word_end_probs  # by token: a word ends after it
         self.cache = cache
         self.use_cache_lm = use_cache_lm
-        self.initial: dict[Tower, Float32Array] = {}  # state before any token, (S,)
-        self.output: dict[Tower, slice] = {}  # part of a state (S,) that the heads score, (H,)
         towers: tuple[Tower, ...] = ("forward", "backward")
-        for tower in towers:
-            size = network.state_size(tower)
-            self.initial[tower] = np.zeros(size, dtype=np.float32)
-            start = size - network.state_parts * network.hidden_size  # h of the top layer
-            self.output[tower] = slice(start, start + network.hidden_size)
+        # By tower: the state before any token, (S,), and the part of a state that the heads score, (H,).
+        self.initial = {tower: initial_states(network, tower, 1)[0] for tower in towers}
+        self.output = {tower: output_slice(network, tower) for tower in towers}
 
 
 def load_prefix(
