@@ -1,6 +1,6 @@
-"""What a caller asks and what it gets: plain frozen values. No networks, no decoding, no HTTP.
+"""Questions, answers and limits: plain frozen values, checked before anything is computed.
 
-Every query is checked here, before anything is computed; a decoder may trust what it is given.
+:func:`check_query` checks every query, so decoders trust their input.
 """
 
 import math
@@ -14,12 +14,12 @@ from model.text import normalise
 
 @dataclass(frozen=True, slots=True)
 class PredictQuery:
-    """What is typed next after *text*? Empty text is the start of a text.
+    """Predict what is typed after *text*; empty text is the start of a text.
 
     Attributes:
-        text: what was typed so far.
-        top_k: candidates.
-        history: earlier text of the same writer, whose words are likelier to come again.
+        text: the text so far.
+        top_k: candidates to return.
+        history: earlier text of the same writer, whose words become more probable.
     """
 
     text: str
@@ -29,14 +29,14 @@ class PredictQuery:
 
 @dataclass(frozen=True, slots=True)
 class ClozeQuery:
-    """What stands in the blanks of *text*?
+    """Fill the blanks of *text*.
 
     Attributes:
         text: text with at least one blank (:mod:`model.decoding.blanks`).
-        top_k: candidates per blank; ignored where *choices* are given.
-        blank: the marker that stands for a blank, literally; None means the usual ones.
+        top_k: candidates per blank; ignored if there are *choices*.
+        blank: another marker of a blank, literally; None means the usual ones.
         choices: None for open blanks; strings, offered for every blank; or one list of strings per blank.
-        history: earlier text of the same writer, whose words are likelier to come again.
+        history: earlier text of the same writer, whose words become more probable.
     """
 
     text: str
@@ -48,7 +48,7 @@ class ClozeQuery:
 
 @dataclass(frozen=True, slots=True)
 class ScoreQuery:
-    """How probable is *text*, from the start of a text?"""
+    """Compute the probability of *text* after the start of a text."""
 
     text: str
 
@@ -58,7 +58,7 @@ Query = PredictQuery | ClozeQuery | ScoreQuery
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of text that a query was read as, and how many of them came from a cache."""
+    """Tokens of the text of a query, and how many of them came from a cache."""
 
     tokens: int
     cached_tokens: int = 0
@@ -66,12 +66,12 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One thing that may be typed next.
+    """A possible continuation.
 
     Attributes:
-        word: the whole word, the part that stands in the text already included.
-        append: what the text must be continued with; never empty, never ends in a space.
-        probability: of *append* coming next; the candidates of a query sum to at most 1.
+        word: the whole word, including the part that the text already has.
+        append: the continuation of the text; never empty, never ends in a space.
+        probability: of *append*; the candidates of a query sum to at most 1.
     """
 
     word: str
@@ -84,10 +84,10 @@ class PredictResult:
     """Candidates, most probable first.
 
     Attributes:
-        candidates: as many as were asked for, or those that hold more than shreds of the probability.
+        candidates: up to ``top_k``; fewer if the others are too improbable.
         usage: tokens of the text.
-        inside_word: whether the text stops after a letter, so that its last word may be unfinished.
-        network_rows: tokens that were read for it, and distributions asked for.
+        inside_word: the text ends in a letter, so its last word may be unfinished.
+        network_rows: tokens run and distributions scored for this answer.
     """
 
     candidates: tuple[Candidate, ...]
@@ -98,7 +98,7 @@ class PredictResult:
 
 @dataclass(frozen=True, slots=True)
 class Filling:
-    """One word for a blank: without the spaces around it; a choice as it was sent."""
+    """A word for a blank, without spaces around it; a choice as it was sent."""
 
     word: str
     probability: float
@@ -106,7 +106,7 @@ class Filling:
 
 @dataclass(frozen=True, slots=True)
 class Blank:
-    """A blank: where it stands, in code points of the text as sent, and its fillings, most probable first."""
+    """A blank: its place in the text as sent, in code points, and its fillings, most probable first."""
 
     start: int
     end: int
@@ -115,7 +115,7 @@ class Blank:
 
 @dataclass(frozen=True, slots=True)
 class ClozeResult:
-    """The text with every blank filled, and each blank's candidates."""
+    """The text with every blank filled, and the candidates of each blank."""
 
     filled: str
     blanks: tuple[Blank, ...]
@@ -133,7 +133,7 @@ class ScoreResult:
 
     @property
     def bits_per_character(self) -> float:
-        """Bits that the network needs per code point: comparable between vocabularies."""
+        """Negative log-probability in bits per code point: comparable between tokenizers."""
         return -self.log_probability / math.log(2.0) / self.characters
 
 
@@ -142,17 +142,17 @@ Result = PredictResult | ClozeResult | ScoreResult
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one query may ask for; the service sets them, offline use keeps the defaults.
+    """Limits of one query; the service sets them, offline use keeps the defaults.
 
     Attributes:
-        text: code points of a text.
+        characters: code points of a text.
         top_k: candidates.
         blanks: blanks in a text.
         choices: choices of a blank.
         history: code points of the history.
     """
 
-    text: int = 10_000
+    characters: int = 10_000
     top_k: int = 100
     blanks: int = 64
     choices: int = 256
@@ -160,63 +160,27 @@ class Limits:
 
 
 def check_query(query: Query, limits: Limits) -> None:
-    """Refuse a query that cannot be answered, whatever the checkpoint.
+    """Refuse a query that no checkpoint can answer.
 
     Raises:
-        QueryError: with the field as a JSON pointer relative to the query (``/text``, ``/choices/0/2``).
+        QueryError: its field is a JSON pointer relative to the query (``/text``, ``/choices/0/2``).
     """
-    check_text("/text", query.text, limits.text)
+    _check_text("/text", query.text, limits.characters)
     if isinstance(query, ScoreQuery):
         if not query.text:
-            raise QueryError(
-                "/text", "is empty; there is nothing to score, send at least 1 character"
-            )
+            raise QueryError("/text", "is empty; send at least 1 character to score")
         return
-    check_text("/history", query.history, limits.history)
+    _check_text("/history", query.history, limits.history)
     choices = query.choices if isinstance(query, ClozeQuery) else None
-    if choices is not None:  # all of them are answered, whatever top_k says
-        pass
-    elif (
-        isinstance(query.top_k, bool)
-        or not isinstance(query.top_k, int)
-        or not 1 <= query.top_k <= limits.top_k
-    ):
+    # All choices are returned, whatever top_k says.
+    if choices is None and (type(query.top_k) is not int or not 1 <= query.top_k <= limits.top_k):
         raise QueryError("/top_k", f"must be a whole number from 1 to {limits.top_k}")
-    if isinstance(query, ClozeQuery):
-        if query.blank is not None:
-            check_text("/blank", query.blank, limits.text)
-            if not query.blank.strip():
-                raise QueryError("/blank", "must hold at least one character that is not a space")
-        if query.choices is not None:
-            _check_choices(query.choices, limits)
-
-
-def check_text(field: str, text: str, limit: int) -> None:
-    """Refuse what is not Unicode text, or too long.
-
-    Raises:
-        QueryError: a lone surrogate, or more than *limit* code points.
-    """
-    if len(text) > limit:
-        raise QueryError(field, f"has {len(text)} code points; at most {limit} are read, send less")
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise QueryError(
-                field, f"has a lone surrogate at code point {error.start}; send valid Unicode"
-            ) from None
-
-
-def choice_lists(
-    choices: Sequence[str] | Sequence[Sequence[str]], blanks: int
-) -> list[dict[str, str]]:
-    """The choices of each blank: in form C and without the spaces around them, each with how it was sent."""
-    groups = cast(
-        "Sequence[Sequence[str]]", [choices] * blanks if isinstance(choices[0], str) else choices
-    )
-    lists = {id(group): {_clean(choice): choice for choice in group} for group in groups}
-    return [lists[id(group)] for group in groups]
+    if isinstance(query, ClozeQuery) and query.blank is not None:
+        _check_text("/blank", query.blank, limits.characters)
+        if not query.blank.strip():
+            raise QueryError("/blank", "must hold at least one character that is not a space")
+    if choices is not None:
+        _check_choices(choices, limits)
 
 
 def check_choice_lists(choices: Sequence[str] | Sequence[Sequence[str]], blanks: int) -> None:
@@ -231,35 +195,54 @@ def check_choice_lists(choices: Sequence[str] | Sequence[Sequence[str]], blanks:
         )
 
 
+def choice_lists(
+    choices: Sequence[str] | Sequence[Sequence[str]], blanks: int
+) -> list[dict[str, str]]:
+    """Return the choices of each blank: in form C without spaces around them, each with its original."""
+    if isinstance(choices[0], str):
+        return [{_clean(choice): choice for choice in cast("Sequence[str]", choices)}] * blanks
+    return [{_clean(choice): choice for choice in group} for group in choices]
+
+
+def _check_text(field: str, text: str, limit: int) -> None:
+    if len(text) > limit:
+        raise QueryError(field, f"has {len(text)} code points; send at most {limit}")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise QueryError(
+                field, f"has a lone surrogate at code point {error.start}; send valid Unicode"
+            ) from None
+
+
 def _check_choices(choices: Sequence[str] | Sequence[Sequence[str]], limits: Limits) -> None:
     if isinstance(choices, str) or not choices:
         raise QueryError("/choices", "is empty; offer at least 1 choice, or leave the field out")
-    flat = [choice for choice in choices if isinstance(choice, str)]
-    if flat and len(flat) < len(choices):
+    strings = sum(isinstance(choice, str) for choice in choices)
+    if 0 < strings < len(choices):
         raise QueryError("/choices", "mixes strings and lists; give strings, or one list per blank")
-    if flat:
-        _check_choice_list("/choices", flat, limits)
-        return
-    for index, group in enumerate(choices):
-        _check_choice_list(f"/choices/{index}", group, limits)
+    if strings:
+        _check_choice_list("/choices", cast("Sequence[str]", choices), limits)
+    else:
+        for index, group in enumerate(choices):
+            _check_choice_list(f"/choices/{index}", group, limits)
 
 
 def _check_choice_list(field: str, group: Sequence[str], limits: Limits) -> None:
     if not group:
         raise QueryError(field, "is empty; offer at least 1 choice")
     if len(group) > limits.choices:
-        raise QueryError(field, f"has {len(group)} choices; at most {limits.choices} are scored")
+        raise QueryError(field, f"has {len(group)} choices; send at most {limits.choices}")
     seen: dict[str, int] = {}
     for index, choice in enumerate(group):
         pointer = f"{field}/{index}"
-        check_text(pointer, choice, limits.text)
+        _check_text(pointer, choice, limits.characters)
         clean = _clean(choice)
         if not clean:
-            raise QueryError(
-                pointer, "is empty or only spaces; a choice needs at least 1 character"
-            )
+            raise QueryError(pointer, "is empty or only spaces; send at least 1 character")
         if "\n" in clean:
-            raise QueryError(pointer, "has a line break; a choice stands on one line")
+            raise QueryError(pointer, "has a line break; send a choice of one line")
         if clean in seen:
             raise QueryError(pointer, f"repeats choice {seen[clean]}; send each choice once")
         seen[clean] = index

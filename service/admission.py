@@ -13,9 +13,8 @@ import math
 import re
 from collections.abc import Sequence
 
-from model.queries import ClozeQuery, Query, ScoreQuery
+from model.queries import ClozeQuery, Limits, Query, ScoreQuery
 from service.rate_limit import TooManyRequests
-from service.settings import Limits
 
 # Microseconds of one core, many texts side by side.
 PREDICT = 1_000

@@ -71,17 +71,12 @@ def load(settings: Settings, on_call: Callable[[str, int], None]) -> LoadedModel
     """
     from model.batching import Scheduler
     from model.predictor import Predictor
-    from model.queries import ClozeQuery, Limits, PredictQuery, ScoreQuery
+    from model.queries import ClozeQuery, PredictQuery, ScoreQuery
 
     checkpoint, runtime = _open(settings)
-    limits = Limits(
-        settings.max_characters,
-        settings.max_top_k,
-        settings.max_blanks,
-        settings.max_choices,
-        settings.max_history,
+    predictor = Predictor(
+        checkpoint, runtime, settings.limits, cache_bytes=settings.prefix_cache_mib << 20
     )
-    predictor = Predictor(checkpoint, runtime, limits, cache_bytes=settings.prefix_cache_mib << 20)
     queries: dict[str, Query] = {
         "predict": PredictQuery(_WARM_UP),
         "cloze": ClozeQuery(_WARM_UP),

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastapi import APIRouter
@@ -103,7 +103,10 @@ async def get_model(request: Request) -> ModelAnswer:
     state = AppState.of(request)
     if state.engine.loaded is None:
         raise unavailable("the checkpoint is still loading")
-    limits = RequestLimits.model_validate(state.settings.limits, from_attributes=True)
+    settings = state.settings
+    limits = RequestLimits(
+        body_bytes=settings.max_body_bytes, texts=settings.max_texts, **asdict(settings.limits)
+    )
     return ModelAnswer(**state.engine.loaded.description, limits=limits)
 
 

@@ -11,13 +11,13 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from model.queries import Limits
 from service.auth import KeysError, parse_plain_keys, read_keys_file
 
 PREFIX = "LACUNA_"
@@ -34,19 +34,6 @@ _SECRET = frozenset({"keys"})
 
 class SettingsError(Exception):
     """A setting that is unknown, of the wrong type, out of range or unsafe; says which, from where, and the remedy."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The largest request that is accepted; ``GET /model`` shows them."""
-
-    body_bytes: int
-    characters: int
-    texts: int
-    top_k: int
-    blanks: int
-    choices: int
-    history: int
 
 
 class Settings(BaseSettings):
@@ -133,11 +120,9 @@ class Settings(BaseSettings):
 
     @property
     def limits(self) -> Limits:
-        """The limits on one request."""
+        """The limits of one text of a request."""
         return Limits(
-            body_bytes=self.max_body_bytes,
             characters=self.max_characters,
-            texts=self.max_texts,
             top_k=self.max_top_k,
             blanks=self.max_blanks,
             choices=self.max_choices,

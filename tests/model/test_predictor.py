@@ -59,7 +59,7 @@ def test_bad_queries_are_refused_by_name(query: Query, field: str, words: str) -
 
 def test_limits_are_those_given() -> None:
     """A service may allow less, offline use more."""
-    few = predictor(Limits(text=3, top_k=2, blanks=1, choices=1))
+    few = predictor(Limits(characters=3, top_k=2, blanks=1, choices=1))
     for query in (
         PredictQuery("four"),
         PredictQuery("a", 3),

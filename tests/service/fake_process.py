@@ -9,22 +9,14 @@ import sys
 import time
 from types import FrameType
 
-from model.queries import Limits
 from service.__main__ import end_at_once, serve
 from service.settings import read_settings
 from tests.service.fakes_service import FakeModel
 
 if __name__ == "__main__":
     settings = read_settings(sys.argv[1:])
-    limits = Limits(
-        settings.max_characters,
-        settings.max_top_k,
-        settings.max_blanks,
-        settings.max_choices,
-        settings.max_history,
-    )
     # The checkpoint's name says what becomes of reloads.
-    model = FakeModel(limits, later=settings.checkpoint.name)
+    model = FakeModel(settings.limits, later=settings.checkpoint.name)
     signal.signal(signal.SIGUSR1, lambda *_: model.release.set())
     jumps = itertools.cycle((86_400, -86_400))
     true_time = time.time
