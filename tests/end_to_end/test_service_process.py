@@ -246,7 +246,7 @@ _BAD_CHECKPOINTS = {
     "a file whose sum is wrong": (_alter, "cut short or altered"),
     "a missing file": (_remove_file, "is missing"),
     "missing sums": (_remove_sums, "is missing"),
-    "a newer format": (_make_newer, "format_version is 99"),
+    "a newer format": (_make_newer, "format_version"),
     "a configuration that is not JSON": (_no_json, "is not JSON"),
     "a graph that cannot be opened": (_no_graph, "cannot open it"),
 }
