@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from benchmarks import machine
 from model.config import NetworkConfig
 from model.tokenizer import END_OF_GAP, Tokenizer
-from research.quality_page import training_speed
 from training.config import DataOptions, LossOptions, OptimizerOptions, RunConfig
 from training.data.shards import FORMAT_VERSION, NO_CUT, ShardWriter, manifest_digest
 from training.run_state import check_writable, write_whole
@@ -112,8 +111,9 @@ def main(arguments: list[str] | None = None) -> int:
     check_writable(options.output)
     with tempfile.TemporaryDirectory() as directory:
         found = measure(Path(directory), options.repeats, options.seconds, options.threads)
-    write_whole(options.output, (json.dumps(found, indent=1) + "\n").encode())
-    sys.stdout.write(training_speed(found))
+    text = json.dumps(found, indent=1) + "\n"
+    write_whole(options.output, text.encode())
+    sys.stdout.write(text)
     return 0
 
 

@@ -1,30 +1,28 @@
-"""``python -m research COMMAND``: one module a command, imported only when asked for."""
+"""Run ``python -m research COMMAND``; the module of a command is imported when it is asked for."""
 
 import sys
+from collections.abc import Sequence
 
 from training.__main__ import run_command
 
 COMMANDS = {
-    "compare": ("research.compare", "the tutorial's systems side by side"),
-    "cloze-benchmarks": ("research.cloze_benchmarks", "published clozes asked of a checkpoint"),
-    "sentence-completion": (
-        "research.sentence_completion",
-        "MSR Sentence Completion by each side and by both",
-    ),
-    "contamination": ("research.contamination", "what of a benchmark stands in the training text"),
-    "sample-sentences": (
-        "research.sample_sentences",
-        "everyday sentences with blanks, hits and misses shown",
-    ),
-    "quality-page": ("research.quality_page", "docs/quality.md from committed figures"),
-    "word-lm": ("research.word_lm", "a word benchmark, such as Penn Treebank, to perplexities"),
-    "vanishing-gradients": (
-        "research.vanishing_gradients",
-        "how far gradients and memories reach back",
-    ),
+    "compare": ("research.compare", "train and evaluate the tutorial's systems"),
+    "vanishing-gradients": ("research.vanishing_gradients", "measure gradients and memory"),
+    "word-lm": ("research.word_lm", "train and score a language model of words"),
+    "cloze-benchmarks": ("research.cloze_benchmarks", "answer published cloze questions"),
+    "sentence-completion": ("research.sentence_completion", "answer MSR Sentence Completion"),
+    "contamination": ("research.contamination", "find benchmark questions in training text"),
+    "sample-sentences": ("research.sample_sentences", "fill the blanks of sample sentences"),
+    "quality-page": ("research.quality_page", "write docs/quality.md"),
+    "tutorial-page": ("research.tutorial_page", "write docs/tutorial.md"),
 }
 
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return 0, or 2 after an error."""
+    description = "The tutorial's systems, published benchmarks and networks of others."
+    return run_command("research", description, COMMANDS, argv)
+
+
 if __name__ == "__main__":
-    sys.exit(
-        run_command("research", "The tutorial's systems, published benchmarks, peers.", COMMANDS)
-    )
+    sys.exit(main())

@@ -1,22 +1,19 @@
-"""Published cloze benchmarks: `python -m research cloze-benchmarks CHECKPOINT --output DIR --msr-scc FILE ...`.
+"""Answer published cloze questions with a checkpoint, through the predictor that serves.
 
-The predictor that serves is asked, by its public queries; nothing is trained or fitted on the questions.
+Nothing is trained or fitted on the questions.
 
 - MSR Sentence Completion (Zweig and Burges 2011): one word of five, by sentence.
-- LAMBADA (Paperno et al. 2016, arXiv:1606.06031): the last word of a passage, from the whole vocabulary.
-- CMRC 2017 (Cui et al. 2018, arXiv:1709.08299) and CFT (Cui et al. 2016, arXiv:1607.02250): a word of the passage.
+- LAMBADA (Paperno et al. 2016, arXiv:1606.06031): the last word of a passage, from all words.
+- CMRC 2017 (Cui et al. 2018, arXiv:1709.08299) and CFT (Cui et al. 2016, arXiv:1607.02250): a word
+  of the passage. The choices are the most frequent Chinese words of the passage, at most as many as
+  a query takes; a question whose answer is not among them counts as wrong.
 - ChID (Zheng et al. 2019, arXiv:1906.01265): one idiom of seven.
-
-Chinese text that comes as words is joined; the commonest words of its passage, at most CHOICES, are a
-question's choices. An answer that is not one of them cannot be given: ``answerable`` says how many can.
 """
 
-import argparse
 import json
 import math
 import re
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,15 +23,16 @@ from typing import Any
 from model.errors import CorpusError
 from model.queries import ClozeQuery, ClozeResult, Limits, PredictQuery, PredictResult
 from model.text import is_han
+from research.cached_json import write_json
 from training.evaluation.metrics import ask
 from training.evaluation.systems import EvaluatedSystem, open_system
 from training.evaluation.test_items import MARKER
-from training.run_state import check_writable, write_whole
+from training.options import argument, option
+from training.run_state import check_writable
 
-# Of the normal distribution, for 95 %.
-TWO_SIDED = 1.96
-# Words of a passage that are choices, the commonest: as many as a query takes.
-CHOICES = Limits().choices
+MAX_CHOICES = Limits().choices
+# Two-sided 95 % quantile of the normal distribution.
+NORMAL_95 = 1.96
 _SPACE_BEFORE = re.compile(r" ([,.;:!?'’])")
 _LAST_WORD = re.compile(r"[^\W_][\w'’-]*$")
 
@@ -44,199 +42,159 @@ class BenchmarkQuestion:
     """One question.
 
     Attributes:
-        text: with MARKER where the answer stood; without it, what the answer continues.
-        answer: one of the choices, where there are any and the passage holds it.
-        choices: none where the whole vocabulary is the choice.
+        text: has MARKER in place of the answer; without choices, the answer continues the text.
+        answer: the right word.
+        choices: offered words; empty if every word of the vocabulary is possible.
     """
 
     text: str
     answer: str
     choices: tuple[str, ...] = ()
 
+    @property
+    def answerable(self) -> bool:
+        """True if the answer is among the choices, or if there are none."""
+        return not self.choices or self.answer in self.choices
+
 
 def msr_scc(path: Path) -> Iterator[BenchmarkQuestion]:
-    """JSON Lines with ``question`` (a run of underscores), ``options`` and ``answer_word``."""
-    for record in _records(path, "question", "options", "answer_word"):
+    """Read JSON Lines with ``question`` (underscores for the blank), ``options``, ``answer_word``."""
+    for record in read_records(path, "question", "options", "answer_word"):
         text = _SPACE_BEFORE.sub(r"\1", re.sub("_{2,}", MARKER, record["question"]))
         yield BenchmarkQuestion(text, record["answer_word"], tuple(record["options"]))
 
 
 def lambada(path: Path) -> Iterator[BenchmarkQuestion]:
-    """JSON Lines with ``text``, whose last word is asked for; a quotation mark before it is given.
+    """Read JSON Lines with ``text``; the last word is the answer, a quotation mark before it is not.
 
     Raises:
         CorpusError: a text does not end in a word.
     """
-    for record in _records(path, "text"):
+    for record in read_records(path, "text"):
         text = record["text"].rstrip()
         last = _LAST_WORD.search(text)
         if last is None:
-            raise CorpusError(f"{path}: a text does not end in a word; leave such texts out")
+            raise CorpusError(f"{path}: a text does not end in a word; remove such texts")
         yield BenchmarkQuestion(text[: last.start()], last.group())
 
 
 def passage_cloze(path: Path) -> Iterator[BenchmarkQuestion]:
-    """JSON Lines with ``passage`` (sentences of words), ``query`` with XXXXX, and ``answer``: CMRC 2017 and CFT."""
-    for record in _records(path, "passage", "query", "answer"):
-        sentences = record["passage"]
-        words = Counter(
-            word for sentence in sentences for word in sentence.split() if any(map(is_han, word))
-        )
-        inside = any("XXXXX" in sentence for sentence in sentences)
-        text = "".join(sentences) if inside else "".join([*sentences, record["query"]])
+    """Read JSON Lines of CMRC 2017 or CFT: ``passage`` (tokenised sentences), ``query``, ``answer``.
+
+    XXXXX marks the blank, in the passage or in the query.
+    """
+    for record in read_records(path, "passage", "query", "answer"):
+        passage = record["passage"]
+        words = Counter(word for line in passage for word in line.split() if any(map(is_han, word)))
+        in_passage = any("XXXXX" in line for line in passage)
+        text = "".join(passage if in_passage else [*passage, record["query"]])
         text = "".join(text.split()).replace("XXXXX", MARKER, 1)
-        choices = tuple(word for word, _ in words.most_common(CHOICES))
+        choices = tuple(word for word, _ in words.most_common(MAX_CHOICES))
         yield BenchmarkQuestion(text, record["answer"], choices)
 
 
 def chid(path: Path) -> Iterator[BenchmarkQuestion]:
-    """JSON Lines with ``content`` (#idiom#), ``candidates`` and the index ``answer``."""
-    for record in _records(path, "content", "candidates", "answer"):
+    """Read JSON Lines with ``content`` (#idiom# for the blank), ``candidates`` and index ``answer``."""
+    for record in read_records(path, "content", "candidates", "answer"):
         text = record["content"].replace("#idiom#", MARKER, 1)
-        yield BenchmarkQuestion(
-            text, record["candidates"][record["answer"]], tuple(record["candidates"])
-        )
+        choices = tuple(record["candidates"])
+        yield BenchmarkQuestion(text, choices[record["answer"]], choices)
 
 
-BENCHMARKS: dict[str, tuple[str, Callable[[Path], Iterator[BenchmarkQuestion]]]] = {
-    "msr-scc": ("MSR Sentence Completion", msr_scc),
-    "lambada": ("LAMBADA", lambada),
-    "cmrc2017": ("CMRC 2017", passage_cloze),
-    "cft": ("CFT", passage_cloze),
-    "chid": ("ChID", chid),
+BENCHMARKS: dict[str, Callable[[Path], Iterator[BenchmarkQuestion]]] = {
+    "msr-scc": msr_scc,
+    "lambada": lambada,
+    "cmrc2017": passage_cloze,
+    "cft": passage_cloze,
+    "chid": chid,
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    parser.add_argument(
-        "checkpoint", type=Path, help="checkpoint directory, or one of `python -m training ngram`"
-    )
-    for name, (title, _) in BENCHMARKS.items():
-        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"questions of {title}")
-    parser.add_argument(
-        "--no-memory", action="store_true", help="what stands in a passage makes nothing likelier"
-    )
-    parser.add_argument("--limit", type=int, metavar="N", help="ask the first N questions of each")
-    parser.add_argument("--output", type=Path, required=True, help="directory for the report")
+@dataclass(frozen=True, slots=True)
+class BenchmarkOptions:
+    """Options of the command."""
+
+    checkpoint: Path = argument("checkpoint directory, or an n-gram")
+    output: Path = option("JSON file to write")
+    msr_scc: Path | None = option("questions of MSR Sentence Completion", None)
+    lambada: Path | None = option("questions of LAMBADA", None)
+    cmrc2017: Path | None = option("questions of CMRC 2017", None)
+    cft: Path | None = option("questions of CFT", None)
+    chid: Path | None = option("questions of ChID", None)
+    no_cache_lm: bool = option("switch the cache language model off", False)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Ask, and report; 0 on success."""
-    asked = {
-        name: list(read(file))[: arguments.limit]
-        for name, (_, read) in BENCHMARKS.items()
-        if (file := getattr(arguments, name.replace("-", "_"))) is not None
+def run(options: BenchmarkOptions) -> int:
+    """Answer the questions and write the figures; return 0.
+
+    Raises:
+        CorpusError: no file is named, or a file cannot be read or is empty.
+    """
+    questions = {
+        name: list(read(path))
+        for name, read in BENCHMARKS.items()
+        if (path := getattr(options, name.replace("-", "_"))) is not None
     }
-    if empty := [name for name, questions in asked.items() if not questions]:
-        raise CorpusError(f"{', '.join(empty)}: no questions; name a file that has some")
-    if not asked:
-        raise CorpusError(f"no questions; name a file with --{', --'.join(BENCHMARKS)}")
-    path = arguments.output / "cloze_benchmarks.json"
-    check_writable(path)
-    contestant = open_system(arguments.checkpoint, use_cache_lm=not arguments.no_memory)
-    results = {
-        name: {"title": BENCHMARKS[name][0], **answer(contestant, asked[name])} for name in asked
-    }
+    if not questions or not all(questions.values()):
+        raise CorpusError(f"no questions; name a file that has some: --{', --'.join(BENCHMARKS)}")
+    check_writable(options.output)
+    system = open_system(options.checkpoint, use_cache_lm=not options.no_cache_lm)
     report = {
-        "checkpoint": contestant.name,
-        "memory": not arguments.no_memory,
-        **contestant.about,
-        "benchmarks": results,
+        "checkpoint": system.name,
+        "digest": system.about.get("digest", ""),
+        "use_cache_lm": not options.no_cache_lm,
+        "benchmarks": {name: answer(system, asked) for name, asked in questions.items()},
     }
-    report.pop("text", None)
-    write_whole(path, (json.dumps(report, ensure_ascii=False, indent=1) + "\n").encode())
-    sys.stdout.write(markdown(results))
+    write_json(options.output, report)
+    sys.stdout.write(json.dumps(report, indent=1) + "\n")
     return 0
 
 
-def answer(contestant: EvaluatedSystem, questions: Sequence[BenchmarkQuestion]) -> dict[str, Any]:
-    """Put questions of one benchmark to a contestant.
+def answer(system: EvaluatedSystem, questions: Sequence[BenchmarkQuestion]) -> dict[str, Any]:
+    """Answer the questions of one benchmark.
 
     Returns:
-        ``n``, of which ``answerable`` have their answer among the choices; ``accuracy`` of the first candidate with its
-        ``interval``, ``by_chance`` and ``seconds``. What is not answerable counts as wrong, by chance too.
+        ``n``, ``answerable``, ``accuracy`` of the first candidate, its 95 % ``interval``, and the
+        accuracy ``by_chance`` (of random choices; 0 without choices). A question that cannot be
+        answered counts as wrong in both accuracies.
     """
-    started = time.monotonic()
-    closed = [(number, question) for number, question in enumerate(questions) if question.choices]
-    open_ = [
-        (number, question) for number, question in enumerate(questions) if not question.choices
+    closed = [question for question in questions if question.choices]
+    open_ = [question for question in questions if not question.choices]
+    cloze = [
+        ClozeQuery(q.text, blank=MARKER, choices=list(dict.fromkeys(q.choices))) for q in closed
     ]
-    right: list[bool] = []
-    filled = ask(
-        contestant,
-        [
-            ClozeQuery(question.text, blank=MARKER, choices=list(dict.fromkeys(question.choices)))
-            for _, question in closed
-        ],
-        ClozeResult,
-        "choices",
-    )
-    for (_, question), found in zip(closed, filled, strict=True):
-        right.append(found.blanks[0].candidates[0].word == question.answer)
-    followed = ask(
-        contestant,
-        [PredictQuery(question.text, 1) for _, question in open_],
-        PredictResult,
-        "next words",
-    )
-    for (_, question), next_ in zip(open_, followed, strict=True):
-        right.append(bool(next_.candidates) and next_.candidates[0].word == question.answer)
+    words = [
+        result.blanks[0].candidates[0].word for result in ask(system, cloze, ClozeResult, "choices")
+    ]
+    following = [PredictQuery(question.text, 1) for question in open_]
+    words += [
+        result.candidates[0].word if result.candidates else ""
+        for result in ask(system, following, PredictResult, "next words")
+    ]
+    right = sum(w == question.answer for w, question in zip(words, closed + open_, strict=True))
+    chances = [1 / len(set(question.choices)) for question in closed if question.answerable]
     return {
-        "n": len(right),
-        "answerable": sum(map(is_answerable, questions)),
-        "accuracy": sum(right) / len(right),
-        "interval": list(wilson_interval(sum(right), len(right))),
-        "by_chance": by_chance(questions),
-        "seconds": round(time.monotonic() - started, 1),
+        "n": len(questions),
+        "answerable": sum(question.answerable for question in questions),
+        "accuracy": right / len(questions),
+        "interval": list(wilson_interval(right, len(questions))),
+        "by_chance": sum(chances) / len(questions),
     }
 
 
-def is_answerable(question: BenchmarkQuestion) -> bool:
-    """Whether the answer can be given: it is one of the choices, or the whole vocabulary is the choice."""
-    return not question.choices or question.answer in question.choices
-
-
-def by_chance(questions: Sequence[BenchmarkQuestion]) -> float:
-    """The share that is right where choices are drawn blindly; 0 of the whole vocabulary."""
-    chances = [
-        1 / len(set(each.choices)) for each in questions if each.choices and is_answerable(each)
-    ]
-    return sum(chances) / len(questions)
-
-
 def wilson_interval(right: int, asked: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927)."""
-    share, square = right / asked, TWO_SIDED**2
-    middle = (share + square / (2 * asked)) / (1 + square / asked)
-    half = (
-        TWO_SIDED
-        / (1 + square / asked)
-        * math.sqrt(share * (1 - share) / asked + square / (4 * asked**2))
-    )
+    """Return the 95 % interval of a share (Wilson 1927)."""
+    share, square = right / asked, NORMAL_95**2 / asked
+    middle = (share + square / 2) / (1 + square)
+    half = math.sqrt(share * (1 - share) * square + square**2 / 4) / (1 + square)
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def markdown(results: dict[str, dict[str, Any]]) -> str:
-    """A table, a row a benchmark."""
-    rows = [
-        "| benchmark | questions | answerable | right, % | 95 % interval | by chance, % | seconds |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for result in results.values():
-        low, high = (100 * bound for bound in result["interval"])
-        rows.append(
-            f"| {result['title']} | {result['n']:,} | {result['answerable']:,} | {100 * result['accuracy']:.1f} |"
-            f" {low:.1f} to {high:.1f} | {100 * result['by_chance']:.1f} | {result['seconds']:.0f} |"
-        )
-    return "\n".join(rows) + "\n"
-
-
-def _records(path: Path, *fields: str) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON Lines file.
+def read_records(path: Path, *fields: str) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON Lines file.
 
     Raises:
-        CorpusError: it cannot be read, or a line is no object with these fields.
+        CorpusError: the file cannot be read, or a line is not an object with these fields.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -245,9 +203,8 @@ def _records(path: Path, *fields: str) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
-        except ValueError as error:
-            raise CorpusError(f"{path}:{number}: not JSON; each line must be an object") from error
-        missing = [field for field in fields if not isinstance(record, dict) or field not in record]
-        if missing:
-            raise CorpusError(f"{path}:{number}: lacks {', '.join(missing)}")
+        except ValueError:
+            record = None
+        if not isinstance(record, dict) or not record.keys() >= set(fields):
+            raise CorpusError(f"{path}:{number}: not a JSON object with {', '.join(fields)}")
         yield record

@@ -1,17 +1,16 @@
-"""What of a benchmark stands in the training text: `python -m research contamination NAME=FILE... --training TEXT...`.
+"""Count the benchmark questions that occur in a training text.
 
-A question counts as seen where any run of 13 of its words occurs in the training text (Brown et al. 2020,
-arXiv:2005.14165, appendix C). A Chinese character is a word; case and punctuation do not count. Questions that are
-shorter than that cannot be checked and are counted apart.
-
-The answer stands in its blank, so that a question reads as the text it was made from; wrong choices are left out.
+A question counts as seen if a run of 13 of its words occurs in the training text (Brown et al.
+2020, arXiv:2005.14165, appendix C). A Chinese character is a word; case and punctuation do not
+count. The blank holds the right answer; wrong choices are left out. A question of fewer than 13
+words cannot be checked and is counted as too short.
 """
 
-import argparse
 import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,114 +18,90 @@ from tqdm import tqdm
 
 from model.errors import CorpusError
 from model.text import HAN, normalise
-from research.cloze_benchmarks import BENCHMARKS, BenchmarkQuestion
+from research.cached_json import write_json
+from research.cloze_benchmarks import BENCHMARKS
 from training.data.text_sources import expand_inputs, read_lines
 from training.evaluation.test_items import MARKER
-from training.run_state import check_writable, write_whole
+from training.options import argument, option
+from training.run_state import check_writable
 
-RUN_LENGTH = 13
+RUN_WORDS = 13
 _WORDS = re.compile(rf"[{HAN}]|[^\W_{HAN}]+")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    parser.add_argument(
-        "benchmarks",
-        nargs="+",
-        metavar="NAME=FILE",
-        help=f"questions of {', '.join(BENCHMARKS)}; else lines of text",
+@dataclass(frozen=True, slots=True)
+class ContaminationOptions:
+    """Options of the command."""
+
+    benchmarks: tuple[str, ...] = argument(
+        f"a question file if NAME is one of {', '.join(BENCHMARKS)}; otherwise a text file",
+        "NAME=FILE",
     )
-    parser.add_argument(
-        "--training", nargs="+", required=True, metavar="TEXT", help="files, folders or globs"
-    )
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    training: tuple[str, ...] = option("training text: files, folders or globs", metavar="TEXT")
+    output: Path = option("JSON file to write")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Compare, and report; 0 on success."""
+def run(options: ContaminationOptions) -> int:
+    """Compare the texts and write the counts; return 0.
+
+    Raises:
+        CorpusError: an argument is not NAME=FILE, or a file cannot be read.
+    """
     benchmarks: dict[str, list[list[str]]] = {}
-    for argument in arguments.benchmarks:
-        name, separator, path = argument.partition("=")
+    for pair in options.benchmarks:
+        name, separator, path = pair.partition("=")
         if not separator:
-            raise CorpusError(f"{argument}: is not NAME=FILE")
-        benchmarks[name] = [words_of(text) for text in read_questions(name, Path(path))]
-    check_writable(arguments.output)
-    lines = (
-        line for path in expand_inputs(arguments.training) for _, line, _ in read_lines(path, None)
-    )
-    report = compare_runs(
-        benchmarks, tqdm(lines, desc="training text", unit=" lines", disable=None)
-    )
-    write_whole(
-        arguments.output, (json.dumps(report, ensure_ascii=False, indent=1) + "\n").encode()
-    )
-    sys.stdout.write(markdown(report))
+            raise CorpusError(f"{pair!r} is not NAME=FILE")
+        benchmarks[name] = [words_of(text) for text in read_texts(name, Path(path))]
+    check_writable(options.output)
+    files = expand_inputs(list(options.training))
+    lines = (line for path in files for _, line, _ in read_lines(path, None))
+    report = count_seen(benchmarks, tqdm(lines, desc="training text", unit=" lines", disable=None))
+    write_json(options.output, report)
+    sys.stdout.write(json.dumps(report, indent=1) + "\n")
     return 0
 
 
 def words_of(text: str) -> list[str]:
-    """The words that are compared: letters and digits in lower case, each Chinese character by itself."""
+    """Split into lower-case words of letters and digits; each Chinese character is a word."""
     return _WORDS.findall(normalise(text).lower())
 
 
-def read_questions(name: str, path: Path) -> Iterator[str]:
-    """The text of each question, its blank filled; of a name that is none of BENCHMARKS, the lines that are not empty.
-
-    Raises:
-        CorpusError: the file cannot be read, or is not what the benchmark is published as.
-    """
+def read_texts(name: str, path: Path) -> Iterator[str]:
+    """Yield the questions of a benchmark with the answer filled in, or the lines of a text file."""
     if name in BENCHMARKS:
-        yield from map(filled, BENCHMARKS[name][1](path))
+        for question in BENCHMARKS[name](path):
+            filled = question.text.replace(MARKER, question.answer, 1)
+            yield filled if question.choices else question.text + question.answer
     else:
         yield from (line for _, line, _ in read_lines(path, None) if line.strip())
 
 
-def filled(question: BenchmarkQuestion) -> str:
-    """The text that a question was made from: the answer where the blank is, or at the end."""
-    if question.choices:
-        return question.text.replace(MARKER, question.answer, 1)
-    return question.text + question.answer
-
-
-def compare_runs(benchmarks: dict[str, list[list[str]]], training: Iterable[str]) -> dict[str, Any]:
-    """How many questions of each benchmark share a run of words with the training text.
+def count_seen(benchmarks: dict[str, list[list[str]]], training: Iterable[str]) -> dict[str, Any]:
+    """Count the questions that share a run of words with the training text.
 
     Args:
         benchmarks: by name, the words of each question.
         training: lines of text.
 
     Returns:
-        ``run_length``, and of each benchmark ``questions``, ``too_short`` and ``seen``.
+        ``run_words`` and, for each benchmark, ``questions``, ``too_short`` and ``seen``.
     """
-    wanted = {
-        run for questions in benchmarks.values() for words in questions for run in _runs(words)
-    }
+    wanted = {run for texts in benchmarks.values() for words in texts for run in _runs(words)}
     found: set[int] = set()
     for line in training:
         found.update(wanted.intersection(_runs(words_of(line))))
-    report: dict[str, Any] = {"run_length": RUN_LENGTH, "benchmarks": {}}
-    for name, questions in benchmarks.items():
-        report["benchmarks"][name] = {
-            "questions": len(questions),
-            "too_short": sum(len(words) < RUN_LENGTH for words in questions),
-            "seen": sum(any(run in found for run in _runs(words)) for words in questions),
+    counts = {
+        name: {
+            "questions": len(texts),
+            "too_short": sum(len(words) < RUN_WORDS for words in texts),
+            "seen": sum(not found.isdisjoint(_runs(words)) for words in texts),
         }
-    return report
-
-
-def markdown(report: dict[str, Any]) -> str:
-    """A table, a row a benchmark."""
-    rows = [
-        "| benchmark | questions or lines | too short to tell | seen in the training text |",
-        "|---|---|---|---|",
-    ]
-    for name, counts in report["benchmarks"].items():
-        checked = max(1, counts["questions"] - counts["too_short"])
-        share = f"{counts['seen']:,} ({100 * counts['seen'] / checked:.2f} % of the others)"
-        rows.append(f"| {name} | {counts['questions']:,} | {counts['too_short']:,} | {share} |")
-    return "\n".join(rows) + "\n"
+        for name, texts in benchmarks.items()
+    }
+    return {"run_words": RUN_WORDS, "benchmarks": counts}
 
 
 def _runs(words: Sequence[str]) -> Iterator[int]:
-    """The hash of every run of RUN_LENGTH words: of two runs in 2^64 it is the same."""
-    return map(hash, zip(*(words[start:] for start in range(RUN_LENGTH)), strict=False))
+    """Yield the hash of every run of RUN_WORDS words."""
+    return map(hash, zip(*(words[start:] for start in range(RUN_WORDS)), strict=False))

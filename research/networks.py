@@ -1,27 +1,164 @@
-"""Sizes of every network of the comparison, and the network of given sizes."""
+"""Networks of the comparison, their sizes, and a runtime for those that are not exported."""
 
+import itertools
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
 import torch
+from torch.nn import functional as F
 
-from model.config import NetworkConfig
-from model.network import Network
+from model.config import Architecture, Cell, ForwardSizes, NetworkConfig, Tower
+from model.errors import RunError
+from model.network import Network, mask_next
+from model.runtime import Float32Array, ForwardRuntime, Int64Array, unsupported
 from research.cifg import KeyboardConfig, KeyboardNetwork
-from research.transformer import Transformer, TransformerConfig
+from research.transformer import HEAD_SIZE, Transformer, TransformerConfig
 
-AnyConfig = NetworkConfig | TransformerConfig | KeyboardConfig
+PeerConfig = TransformerConfig | KeyboardConfig
+AnyConfig = NetworkConfig | PeerConfig
+Peer = Transformer | KeyboardNetwork
+# Tokens of context that the runtime keeps; the Transformer trains on lines of at most 128.
+CONTEXT_TOKENS: dict[type[Peer], int] = {Transformer: 128, KeyboardNetwork: 512}
 
 
-def build_network(
-    config: AnyConfig, dropout: float = 0.0, weight_drop: float = 0.0
-) -> Network | Transformer | KeyboardNetwork:
-    """Return the network of these sizes, with fresh weights."""
-    if isinstance(config, TransformerConfig):
-        return Transformer(config, dropout)
-    if isinstance(config, KeyboardConfig):
-        return KeyboardNetwork(config, dropout)
-    return Network(config, dropout, weight_drop)
+@dataclass(frozen=True, slots=True)
+class SystemSpec:
+    """A network of the comparison.
+
+    Attributes:
+        name: of its runs; *title* is for tables.
+        cell: of every layer; ``attention`` is a Transformer's block, ``cifg`` a keyboard network.
+        layers: of the forward tower, or of the stacked network.
+        embedding_size: 0 for that of the comparison.
+        hidden_size: 0 for the width that gives the wanted number of weights.
+    """
+
+    name: str
+    title: str
+    architecture: Architecture
+    cell: Cell | Literal["attention", "cifg"]
+    layers: int
+    backward_layers: int = 0
+    embedding_size: int = 0
+    hidden_size: int = 0
+
+
+SYSTEMS = (
+    SystemSpec("rnn", "RNN", "forward", "rnn_tanh", 1),
+    SystemSpec("deep-rnn", "deep RNN, 3 layers", "forward", "rnn_tanh", 3),
+    SystemSpec("birnn", "bidirectional RNN", "stacked_bidirectional", "rnn_tanh", 1),
+    SystemSpec(
+        "deep-birnn", "deep bidirectional RNN, 3 layers", "stacked_bidirectional", "rnn_tanh", 3
+    ),
+    SystemSpec("gru", "GRU, 2 layers", "forward", "gru", 2),
+    SystemSpec("lstm", "LSTM, 2 layers", "forward", "lstm", 2),
+    SystemSpec("two-towers", "two LSTM towers", "two_towers", "lstm", 2, 1),
+    SystemSpec("transformer", "Transformer, 3 blocks", "forward", "attention", 3),
+)
+# Published shapes, and ours with as many weights at 16,000 tokens.
+PEERS = (
+    SystemSpec("keyboard", "keyboard's CIFG-LSTM", "forward", "cifg", 1, 0, 96, 670),
+    SystemSpec("lstm-96", "ours: LSTM", "forward", "lstm", 2, 0, 96, 176),
+    SystemSpec("two-towers-96", "ours: two towers", "two_towers", "lstm", 2, 1, 96, 128),
+    SystemSpec("word-lm", "PyTorch's word-LM example", "forward", "lstm", 2, 0, 200, 200),
+    SystemSpec("gru-128", "ours: GRU", "forward", "gru", 2, 0, 128, 424),
+    SystemSpec("two-towers-128", "ours: larger towers", "two_towers", "lstm", 2, 1, 128, 288),
+)
+
+
+def sized(
+    spec: SystemSpec, vocabulary_size: int, parameters: int, embedding_size: int
+) -> AnyConfig:
+    """Return the network of a system: of its own width, or with nearly *parameters* weights.
+
+    Raises:
+        RunError: the smallest network has more weights.
+    """
+    embedding_size = spec.embedding_size or embedding_size
+    if spec.hidden_size:
+        return _network(spec, vocabulary_size, embedding_size, spec.hidden_size)
+    step = HEAD_SIZE if spec.cell == "attention" else 8
+    smaller = None
+    for hidden_size in itertools.count(step, step):
+        larger = _network(spec, vocabulary_size, embedding_size, hidden_size)
+        if parameter_count(larger) >= parameters:
+            break
+        smaller = larger
+    if smaller is None:
+        raise RunError(
+            f"parameters is {parameters}, but the smallest {spec.name} with embedding_size"
+            f" {embedding_size} has {parameter_count(larger)}; allow more"
+        )
+    return min(smaller, larger, key=lambda one: abs(parameter_count(one) - parameters))
+
+
+def _network(
+    spec: SystemSpec, vocabulary_size: int, embedding_size: int, hidden_size: int
+) -> AnyConfig:
+    if spec.cell == "attention":
+        return TransformerConfig(vocabulary_size, embedding_size, hidden_size, spec.layers)
+    if spec.cell == "cifg":
+        return KeyboardConfig(vocabulary_size, embedding_size, hidden_size)
+    return NetworkConfig(
+        vocabulary_size=vocabulary_size,
+        architecture=spec.architecture,
+        cell=spec.cell,
+        embedding_size=embedding_size,
+        hidden_size=hidden_size,
+        forward_layers=spec.layers,
+        backward_layers=spec.backward_layers,
+        gap_hidden_size=embedding_size if spec.architecture == "two_towers" else 0,
+    )
+
+
+def build_peer(config: PeerConfig) -> Peer:
+    """Return a network that is not exported, with fresh weights."""
+    return Transformer(config) if isinstance(config, TransformerConfig) else KeyboardNetwork(config)
 
 
 def parameter_count(config: AnyConfig) -> int:
-    """Count the weights of such a network without allocating them."""
+    """Count the weights of a network without allocating them."""
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in build_network(config).parameters())
+        network = Network(config) if isinstance(config, NetworkConfig) else build_peer(config)
+        return sum(parameter.numel() for parameter in network.parameters())
+
+
+class ReplayRuntime(ForwardRuntime):
+    """A peer behind the protocol of model/runtime.py, so that the decoders that serve run over it.
+
+    A state is the tokens read last as float32, raised by 1, oldest first; 0 means none. Every
+    distribution reads them again, row by row: slow, and independent of the batch.
+    """
+
+    def __init__(self, network: Peer) -> None:
+        self._network = network.eval()
+        self.head_rows = 64
+        self.sizes = ForwardSizes(network.config.vocabulary_size, CONTEXT_TOKENS[type(network)])
+
+    def advance(
+        self, tower: Tower, states: Float32Array, tokens: Int64Array, lengths: Int64Array
+    ) -> tuple[Float32Array, Float32Array]:
+        """Append tokens to the states, see :meth:`model.runtime.Runtime.advance`.
+
+        Raises:
+            UnsupportedError: for the backward tower.
+        """
+        if tower != "forward":
+            raise unsupported("two_towers")
+        read = np.concatenate([states, (tokens + 1).astype(np.float32)], axis=1)
+        windows = np.lib.stride_tricks.sliding_window_view(read, states.shape[1], axis=1)
+        return windows[np.arange(len(states)), lengths].copy(), windows[:, 1:].copy()
+
+    @torch.inference_mode()
+    def next_log_probabilities(self, outputs: Float32Array) -> Float32Array:
+        """Return log-probabilities (N, V) of the next token after contexts (N, context)."""
+        network = self._network
+        rows = []
+        for context in outputs.astype(np.int64):
+            tokens = torch.from_numpy(context[context > 0] - 1).unsqueeze(1)
+            out, _ = network.run_tower("forward", tokens, network.initial_state("forward", 1))
+            features = network.next_features(out[-1])
+            logits = F.linear(features, network.embedding.weight, network.output_bias)
+            rows.append(mask_next(logits).log_softmax(1).numpy())
+        return np.concatenate(rows)

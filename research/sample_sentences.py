@@ -1,113 +1,70 @@
-"""Everyday sentences with a blank, hits and misses shown: `python -m research sample-sentences CHECKPOINT QUESTIONS ...`.
+"""Fill the blanks of sample sentences with a checkpoint and rank the wanted words.
 
-The project's own, `research/sources/sample_sentences.jsonl`, were written down before any network was asked. A handful of
-sentences measures nothing; it shows what answers look like.
+The sentences of research/sources/sample_sentences.jsonl were written before any network was asked.
+Sixty sentences measure little; they show what answers look like.
 """
 
-import argparse
-import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.errors import CorpusError
 from model.queries import ClozeQuery, ClozeResult
+from research.cached_json import write_json
+from research.cloze_benchmarks import read_records
 from training.evaluation.metrics import ask
 from training.evaluation.systems import EvaluatedSystem, open_system
-from training.run_state import check_writable, write_whole
+from training.options import argument, option
+from training.run_state import check_writable
 
-SHOWN = 5
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    parser.add_argument(
-        "checkpoint", type=Path, help="checkpoint directory, or one of `python -m training ngram`"
-    )
-    parser.add_argument(
-        "questions", type=Path, help="JSON Lines: language, text with one blank, wanted (a list)"
-    )
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+CANDIDATES = 5
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Ask, and report; 0 on success."""
-    sentences = read_sentences(arguments.questions)
-    check_writable(arguments.output)
-    report = fill(open_system(arguments.checkpoint), sentences)
-    write_whole(
-        arguments.output, (json.dumps(report, ensure_ascii=False, indent=1) + "\n").encode()
-    )
-    sys.stdout.write(markdown(report))
+@dataclass(frozen=True, slots=True)
+class SentenceOptions:
+    """Options of the command."""
+
+    checkpoint: Path = argument("checkpoint directory, or an n-gram")
+    sentences: Path = argument("JSON Lines: language, text with one blank, wanted (a list)")
+    output: Path = option("JSON file to write")
+
+
+def run(options: SentenceOptions) -> int:
+    """Fill the blanks, write the answers and print the counts; return 0."""
+    sentences = list(read_records(options.sentences, "language", "text", "wanted"))
+    check_writable(options.output)
+    report = fill(open_system(options.checkpoint), sentences)
+    write_json(options.output, report)
+    sys.stdout.write(summary(report))
     return 0
 
 
-def read_sentences(path: Path) -> list[dict[str, Any]]:
-    """Sentences with what is wanted in their blanks.
-
-    Raises:
-        CorpusError: the file cannot be read, or a line lacks language, text or wanted.
-    """
-    try:
-        sentences = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise CorpusError(f"{path}: {error}; name a file of JSON Lines") from error
-    for number, sentence in enumerate(sentences, start=1):
-        if not isinstance(sentence, dict) or not {"language", "text", "wanted"} <= sentence.keys():
-            raise CorpusError(f"{path}:{number}: must be an object with language, text and wanted")
-    return sentences
-
-
-def fill(contestant: EvaluatedSystem, sentences: list[dict[str, Any]]) -> dict[str, Any]:
-    """Ask for the blank of each sentence.
+def fill(system: EvaluatedSystem, sentences: list[dict[str, Any]]) -> dict[str, Any]:
+    """Fill the blank of each sentence.
 
     Returns:
-        ``checkpoint``, ``digest``, and of each sentence its ``candidates`` and the ``rank`` of the first wanted one,
-        from 1; None where none is among them.
+        ``checkpoint``, ``digest`` and ``sentences``, each with its ``candidates`` and the ``rank``
+        of the first wanted word, from 1; None if no candidate is wanted.
     """
-    answers = ask(
-        contestant, [ClozeQuery(sentence["text"], SHOWN) for sentence in sentences], ClozeResult
-    )
-    report: dict[str, Any] = {
-        "checkpoint": contestant.name,
-        "digest": contestant.about.get("digest", ""),
-    }
-    report["sentences"] = []
-    for sentence, answer in zip(sentences, answers, strict=True):
-        candidates = answer.blanks[0].candidates
-        ranks = [
-            rank
-            for rank, found in enumerate(candidates, start=1)
-            if found.word in sentence["wanted"]
-        ]
-        report["sentences"].append(
-            {
-                **sentence,
-                "rank": ranks[0] if ranks else None,
-                "candidates": [[found.word, round(found.probability, 4)] for found in candidates],
-            }
-        )
-    return report
+    queries = [ClozeQuery(sentence["text"], CANDIDATES) for sentence in sentences]
+    filled = []
+    for sentence, result in zip(sentences, ask(system, queries, ClozeResult), strict=True):
+        candidates = result.blanks[0].candidates
+        wanted = (n for n, each in enumerate(candidates, 1) if each.word in sentence["wanted"])
+        shown = [[each.word, round(each.probability, 4)] for each in candidates]
+        filled.append({**sentence, "rank": next(wanted, None), "candidates": shown})
+    digest = system.about.get("digest", "")
+    return {"checkpoint": system.name, "digest": digest, "sentences": filled}
 
 
-def markdown(report: dict[str, Any]) -> str:
-    """How many came first and among the first five, and a table of all."""
-    rows = ["| sentence | wanted | rank | candidates |", "|---|---|---|---|"]
-    counts: dict[str, list[int]] = {}
-    for sentence in report["sentences"]:
-        rank = sentence["rank"]
-        count = counts.setdefault(sentence["language"], [0, 0, 0])
-        count[0] += 1
-        count[1] += rank == 1
-        count[2] += rank is not None
-        found = ", ".join(
-            f"{word} {probability:.2f}" for word, probability in sentence["candidates"]
+def summary(report: dict[str, Any]) -> str:
+    """Count the sentences whose wanted word is the first candidate, and among the first five."""
+    lines = []
+    for language in sorted({sentence["language"] for sentence in report["sentences"]}):
+        ranks = [each["rank"] for each in report["sentences"] if each["language"] == language]
+        found = sum(rank is not None for rank in ranks)
+        lines.append(
+            f"{language}: a wanted word is first in {ranks.count(1)} and among the first {CANDIDATES}"
+            f" in {found} of {len(ranks)} sentences.\n"
         )
-        rows.append(
-            f"| {sentence['text']} | {' / '.join(sentence['wanted'])} | {rank or 'missed'} | {found} |"
-        )
-    lines = [
-        f"{name}: {first} of {asked} first, {among} among the first five."
-        for name, (asked, first, among) in counts.items()
-    ]
-    return "\n".join([*lines, "", *rows]) + "\n"
+    return "".join(lines)

@@ -1,21 +1,22 @@
-"""Why gates: how far a gradient reaches back, and how far a memory does: `python -m research vanishing-gradients --output DIR`.
+"""Measure how far gradients and memory reach back in plain and gated recurrent networks.
 
-The task is recall. A row begins with one of ten symbols, then come distractors, then a question mark: which symbol was
-it? Networks of one layer are trained on all distances from 5 to 200 at once and asked at each of a few. Chance is 10 %.
-Of each network, before and after, the norm of dL_t/dh_{t-k} is taken for k = 1 to 200: how much of the error at the end
-reaches the state k steps earlier. The gradient falls, or grows, by about the same factor at every step (Bengio et al.
-1994; Pascanu et al. 2013, arXiv:1211.5063); an open forget gate hands it on unchanged (Hochreiter and Schmidhuber
-1997).
+The task is recall: a row begins with one of ten symbols, then come distractors, then a question
+mark that asks for the symbol. Networks of one layer are trained on distances from 5 to 200 and
+asked at a few of them; 10 % are right by chance. Before and after training, the norm of
+dL_t/dh_{t-k} is measured for k = 1 to 200: the part of the error at the end that reaches the state k
+steps earlier. It shrinks or grows by a constant factor per step (Bengio et al. 1994; Pascanu et al.
+2013, arXiv:1211.5063); an open forget gate passes it on unchanged (Hochreiter and Schmidhuber 1997).
 
-Results are kept in DIR a network at a time, so an interrupted run goes on where it was. `--report gates.json` writes
-the report again; `--publish` puts it into docs/tutorial.md.
+Each network's results are kept in the output directory; an interrupted command continues.
 """
 
-import argparse
 import json
 import math
+import statistics
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -26,30 +27,22 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from model.config import Cell
-from model.errors import ReportError
 from model.network import RecurrentLayer, State
-from research.vanishing_gradients_report import write_gates
-from training.run_state import keep_to, write_whole
+from research.cached_json import cached_json, require_same_settings, write_json
+from training.options import option
 
 SYMBOLS, DISTRACTORS = 10, 20
 QUESTION = SYMBOLS + DISTRACTORS
 EMBEDDING_SIZE = 32
-FORMAT_VERSION = 1
-
 Clip = Literal["none", "norm", "value"]
 CLIP_NORM, CLIP_VALUE = 1.0, 0.01
+# The summary keeps the gradient of every tenth step back.
+SUMMARY_STEPS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One network of the experiment.
-
-    Attributes:
-        name: of its rows and lines.
-        cell: of its layer.
-        forget_bias: an LSTM's, at the start.
-        clip: of gradients in training: none, by their norm, or each number by itself.
-    """
+    """A network; training clips its gradients by their norm, number by number, or not at all."""
 
     name: str
     cell: Cell
@@ -70,43 +63,49 @@ VARIANTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class GatesOptions:
-    """How much of it.
+class GradientOptions:
+    """Options of the command, and the size of the experiment.
 
     Attributes:
-        hidden_size: units of the layer.
-        steps: updates.
-        rows: of a batch, all of one distance, which is drawn anew for each batch.
-        learning_rate: of Adam.
-        distances: asked for in the end; the least and the greatest bound those that are trained.
-        asked_rows: questions at each distance.
-        seeds: runs of each variant.
-        gradient_rows: rows over which the median gradient is taken.
+        rows: of a batch; all have one distance, drawn for each batch.
+        distances: of the questions; training draws from the smallest to the largest.
+        questions: at each distance.
+        gradient_rows: rows of the median gradient.
     """
 
+    output: Path = option("directory for the results")
+    quick: bool = option("tiny networks and distances, to see that it works", False)
     hidden_size: int = 128
     steps: int = 2000
     rows: int = 64
     learning_rate: float = 1e-3
     distances: tuple[int, ...] = (5, 10, 20, 50, 100, 200)
-    asked_rows: int = 500
+    questions: int = 500
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
     gradient_rows: int = 64
 
 
-QUICK = GatesOptions(
-    hidden_size=16,
-    steps=20,
-    rows=16,
-    distances=(3, 6, 12),
-    asked_rows=50,
-    seeds=(1, 2),
-    gradient_rows=8,
-)
+QUICK: dict[str, Any] = {
+    "hidden_size": 16,
+    "steps": 20,
+    "rows": 16,
+    "distances": (3, 6, 12),
+    "questions": 50,
+    "seeds": (1, 2),
+    "gradient_rows": 8,
+}
+
+
+def run(options: GradientOptions) -> int:
+    """Measure every variant with every seed and write the summary; return 0."""
+    torch.set_num_threads(1)
+    figures = measure(replace(options, **QUICK) if options.quick else options)
+    sys.stdout.write(json.dumps(figures, indent=1) + "\n")
+    return 0
 
 
 class RecallNetwork(nn.Module):
-    """An embedding, one recurrent layer, and a guess at the symbol from its last output."""
+    """An embedding, one recurrent layer, and a guess of the symbol from its last output."""
 
     def __init__(self, variant: Variant, hidden_size: int) -> None:
         super().__init__()
@@ -114,99 +113,91 @@ class RecallNetwork(nn.Module):
         self.layer = RecurrentLayer(variant.cell, EMBEDDING_SIZE, hidden_size)
         self.guess = nn.Linear(hidden_size, SYMBOLS)
         if variant.cell == "lstm":
-            nn.init.constant_(
-                self.layer.bias_ih[hidden_size : 2 * hidden_size], variant.forget_bias
-            )
+            forget = self.layer.bias_ih[hidden_size : 2 * hidden_size]
+            nn.init.constant_(forget, variant.forget_bias)
 
     def initial_state(self, rows: int) -> State:
-        """Zeros, (rows, H) each."""
+        """Return zeros, (rows, H) each."""
         parts = 2 if self.layer.cell == "lstm" else 1
         return tuple(self.guess.bias.new_zeros(rows, self.layer.hidden_size) for _ in range(parts))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens (T, N) to logits of the symbol (N, SYMBOLS)."""
+        """Map tokens (T, N) to logits of the symbol (N, SYMBOLS)."""
         outputs, _ = self.layer(self.embedding(tokens), self.initial_state(tokens.shape[1]))
         return cast(Tensor, self.guess(outputs[-1]))
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    parser.add_argument(
-        "--output", type=Path, required=True, help="directory for results and report"
-    )
-    parser.add_argument(
-        "--report", type=Path, metavar="JSON", help="only write the report of these figures again"
-    )
-    parser.add_argument(
-        "--publish", action="store_true", help="figures, tables and plots into docs/tutorial.md"
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="tiny networks, short distances: does it work?"
-    )
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Measure, or write a report again; 0 on success."""
-    if arguments.report is not None:
-        try:
-            figures = json.loads(arguments.report.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ReportError(f"{arguments.report}: {error}; name a gates.json") from error
-    else:
-        torch.set_num_threads(arguments.threads)
-        figures = measure(QUICK if arguments.quick else GatesOptions(), arguments.output)
-    sys.stdout.write(write_gates(figures, arguments.output, publish=arguments.publish))
-    return 0
-
-
-def measure(options: GatesOptions, output: Path) -> dict[str, Any]:
-    """Train and ask every variant with every seed that is not in *output* yet.
-
-    Returns:
-        The content of gates.json.
+def measure(options: GradientOptions) -> dict[str, Any]:
+    """Measure what is not in ``options.output`` yet; return and write ``vanishing_gradients.json``.
 
     Raises:
-        RunError: *output* holds runs of other options; further seeds are welcome.
+        RunError: the directory has results of other options; further seeds are possible.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    keep_to(output, {**asdict(options), "seeds": None})
-    runs = []
+    output = options.output
+    settings = {k: v for k, v in asdict(options).items() if k not in ("output", "quick")}
+    require_same_settings(output, {**settings, "seeds": None})
+    runs: dict[str, list[dict[str, Any]]] = {variant.name: [] for variant in VARIANTS}
     todo = [(variant, seed) for seed in options.seeds for variant in VARIANTS]
-    for variant, seed in tqdm(todo, desc="networks", unit=" runs", disable=None):
+    for variant, seed in tqdm(todo, desc="networks", disable=None):
         path = output / "runs" / f"{variant.name.replace(', ', '-').replace(' ', '-')}-{seed}.json"
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            write_whole(path, json.dumps(measure_one(variant, seed, options)).encode())
-        runs.append(json.loads(path.read_text(encoding="utf-8")))
-    figures = {"format_version": FORMAT_VERSION, "options": asdict(options), "runs": runs}
-    write_whole(output / "gates.json", (json.dumps(figures, indent=1) + "\n").encode())
+        make = partial(measure_one, variant, seed, options)
+        runs[variant.name].append(cached_json(path, make))
+    summary = [summarise(name, each) for name, each in runs.items()]
+    figures = {"options": settings, "variants": summary}
+    write_json(output / "vanishing_gradients.json", figures)
     return figures
 
 
-def measure_one(variant: Variant, seed: int, options: GatesOptions) -> dict[str, Any]:
-    """Train one network: gradient norms before and after, and recall at each distance."""
+def measure_one(variant: Variant, seed: int, options: GradientOptions) -> dict[str, Any]:
+    """Train one network; return gradient norms before and after, and recall at each distance."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     network = RecallNetwork(variant, options.hidden_size)
     before = gradient_norms(network, max(options.distances), options.gradient_rows)
     diverged = not train_recall(network, variant.clip, rng, options)
     after = gradient_norms(network, max(options.distances), options.gradient_rows)
-    return {
-        "variant": variant.name,
-        "seed": seed,
-        "diverged": diverged,
-        "gradients_before": before,
-        "gradients_after": after,
-        "recall": {
-            str(distance): recall(network, distance, options.asked_rows)
-            for distance in options.distances
-        },
+    shares = {str(each): recall(network, each, options.questions) for each in options.distances}
+    return {"diverged": diverged, "before": before, "after": after, "recall": shares}
+
+
+def summarise(name: str, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Reduce the runs of one variant to medians over its seeds.
+
+    Returns:
+        ``recall`` by distance as [median, least, greatest]; ``half_life`` and ``gradients`` by time
+        (``before``, ``after``) and part of the state (``h``, ``c``).
+    """
+    recalls = {d: sorted(run["recall"][d] for run in runs) for d in runs[0]["recall"]}
+    summary: dict[str, Any] = {
+        "name": name,
+        "diverged": sum(run["diverged"] for run in runs),
+        "recall": {d: [statistics.median(x), x[0], x[-1]] for d, x in recalls.items()},
     }
+    half_lives: dict[str, dict[str, float]] = {"before": {}, "after": {}}
+    gradients: dict[str, dict[str, list[float]]] = {"before": {}, "after": {}}
+    for time in ("before", "after"):
+        for part in runs[0][time]:
+            curves = [run[time][part] for run in runs]
+            half_lives[time][part] = statistics.median(map(half_life, curves))
+            medians = [statistics.median(at) for at in zip(*curves, strict=True)]
+            gradients[time][part] = [float(f"{each:.3g}") for each in medians[::SUMMARY_STEPS]]
+    return {**summary, "half_life": half_lives, "gradients": gradients}
+
+
+def half_life(norms: Sequence[float]) -> float:
+    """Return the steps in which an exponential through the first and last norm above 0 halves.
+
+    Infinite if it is level, negative if it grows, NaN if fewer than two norms are above 0.
+    """
+    logs = [(k, math.log2(x)) for k, x in enumerate(norms) if x > 0 and math.isfinite(x)]
+    if len(logs) < 2:
+        return math.nan
+    (first, high), (last, low) = logs[0], logs[-1]
+    return (last - first) / (high - low) if high != low else math.inf
 
 
 def recall_batch(rng: np.random.Generator, rows: int, distance: int) -> tuple[Tensor, Tensor]:
-    """Questions: tokens (distance + 1, rows), the symbol first and the question mark last; the symbols (rows,)."""
+    """Draw tokens (distance + 1, rows), symbol first and question mark last, and symbols (rows,)."""
     symbols = rng.integers(SYMBOLS, size=rows)
     tokens = rng.integers(SYMBOLS, SYMBOLS + DISTRACTORS, size=(distance + 1, rows))
     tokens[0], tokens[-1] = symbols, QUESTION
@@ -214,21 +205,20 @@ def recall_batch(rng: np.random.Generator, rows: int, distance: int) -> tuple[Te
 
 
 def train_recall(
-    network: RecallNetwork, clip: Clip, rng: np.random.Generator, options: GatesOptions
+    network: RecallNetwork, clip: Clip, rng: np.random.Generator, options: GradientOptions
 ) -> bool:
-    """Train in place; False where the loss or the gradient stopped being a number, which ends the training."""
+    """Train in place; return False if loss or gradient stopped being finite, which ends training."""
     optimizer = torch.optim.Adam(network.parameters(), options.learning_rate)
     least, greatest = min(options.distances), max(options.distances)
     for _ in range(options.steps):
-        # As many short distances as long ones, in octaves: the short are learnt first and show the way to the long
+        # Uniform in the logarithm: short distances are learnt first and lead to the long ones.
         distance = round(math.exp(rng.uniform(math.log(least), math.log(greatest))))
         tokens, symbols = recall_batch(rng, options.rows, distance)
         loss = F.cross_entropy(network(tokens), symbols)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(
-            network.parameters(), CLIP_NORM if clip == "norm" else math.inf
-        )
+        limit = CLIP_NORM if clip == "norm" else math.inf
+        norm = nn.utils.clip_grad_norm_(network.parameters(), limit)
         if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
             return False
         if clip == "value":
@@ -238,23 +228,17 @@ def train_recall(
 
 
 @torch.no_grad()
-def recall(network: RecallNetwork, distance: int, rows: int) -> float:
-    """Share of *rows* fresh questions that are answered rightly; the same questions for every network."""
-    tokens, symbols = recall_batch(np.random.default_rng(distance), rows, distance)
+def recall(network: RecallNetwork, distance: int, questions: int) -> float:
+    """Return the share of right answers to questions that are the same for every network."""
+    tokens, symbols = recall_batch(np.random.default_rng(distance), questions, distance)
     return float((network(tokens).argmax(1) == symbols).float().mean())
 
 
 def gradient_norms(network: RecallNetwork, distance: int, rows: int) -> dict[str, list[float]]:
-    """How much of the error at the end reaches earlier states.
+    """Return the median norms over *rows* of dL_t/dh_{t-k} for k = 1 to *distance*.
 
-    Args:
-        network: one layer.
-        distance: k goes from 1 to this.
-        rows: questions; the same for every network.
-
-    Returns:
-        For each part of the state (``h``, and ``c`` of an LSTM): the median over rows of the norm of
-        dL_t/dh_{t-k}, k = 1 to *distance*. It is the total derivative by that part, the others held fixed.
+    By part of the state: ``h``, and ``c`` of an LSTM. Each is the total derivative by that part
+    while the other one is held fixed. The rows are the same for every network.
     """
     tokens, symbols = recall_batch(np.random.default_rng(0), rows, distance)
     inputs = network.embedding(tokens)
@@ -265,12 +249,11 @@ def gradient_norms(network: RecallNetwork, distance: int, rows: int) -> dict[str
         for part in state:
             part.retain_grad()
         states.append(state)
-    F.cross_entropy(network.guess(output[-1]), symbols, reduction="sum").backward()  # type: ignore[no-untyped-call]
+    loss = F.cross_entropy(network.guess(output[-1]), symbols, reduction="sum")
+    loss.backward()  # type: ignore[no-untyped-call]
     network.zero_grad(set_to_none=True)
     norms: dict[str, list[float]] = {}
-    for name, number in zip(("h", "c"), range(len(state)), strict=False):
-        earlier = [states[distance - k][number].grad for k in range(1, distance + 1)]
-        norms[name] = [
-            0.0 if grad is None else float(grad.norm(dim=1).median()) for grad in earlier
-        ]
+    for number, name in enumerate("hc"[: len(state)]):
+        grads = [states[distance - k][number].grad for k in range(1, distance + 1)]
+        norms[name] = [0.0 if g is None else float(g.norm(dim=1).median()) for g in grads]
     return norms

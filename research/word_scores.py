@@ -1,7 +1,9 @@
-"""Perplexities of a word benchmark, as they are published: static, with a neural cache, with dynamic evaluation.
+"""Perplexities of a word benchmark as they are published.
 
-One row, every word predicted once, ``<eos>`` included, the first one from an ``<eos>`` before it. Settings are fitted
-on valid text and used once on test.
+Static, with a neural cache (Grave et al. 2017, arXiv:1612.04426), and with dynamic evaluation
+(Krause et al. 2018, arXiv:1709.07432). A text is read in one row; every word is predicted once,
+``<eos>`` included, and the first word follows an ``<eos>``. Settings are fitted on valid text and
+used once on test text. Networks are in float32 and evaluation mode, and are not changed.
 """
 
 import copy
@@ -14,27 +16,32 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from model.errors import CorpusError
-from model.ngram import NGramRuntime, open_arrays
+from model.ngram import open_arrays
 from model.tokenizer import END_OF_GAP, START
 from research.word_corpus import Ids, WordCorpus
 from research.word_network import WordNetwork
 from training.ngram import Text, estimate
 
 WINDOW = 256
-# Grids of the neural cache: keys kept, flatness of the match, share of the cache.
+# Grids of the neural cache: places kept, flatness of the match, share of the cache.
 CACHE_WORDS = (500, 2000, 3800)
 CACHE_FLATNESS = (0.3, 0.6, 1.0, 1.5)
 CACHE_SHARES = (0.05, 0.1, 0.15, 0.2, 0.3)
-# Grids of dynamic evaluation, and the words of valid text that decide.
+# Grids of dynamic evaluation, and how many words of valid text choose from them.
 DYNAMIC_RATES = (0.3, 0.6, 1.0)
 DYNAMIC_DECAYS = (5e-3, 1e-2, 2e-2)
 DYNAMIC_WINDOW = 20
 DYNAMIC_FIT_WORDS = 12_000
+# Scores of other grids are other scores.
+GRIDS = {
+    "cache": [CACHE_WORDS, CACHE_FLATNESS, CACHE_SHARES],
+    "dynamic": [DYNAMIC_RATES, DYNAMIC_DECAYS, DYNAMIC_WINDOW, DYNAMIC_FIT_WORDS],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +60,7 @@ class Reading:
 
 
 def score_continuous(network: WordNetwork, corpus: WordCorpus) -> dict[str, Any]:
-    """Perplexities with the state carried on, static (``continuous``) and with the ``cache`` that valid text chose.
-
-    Args:
-        network: in float32 and evaluation mode; it is left as it was. So in the functions below.
-        corpus: the benchmark.
-    """
+    """Return the perplexities over continuous text, static and with the cache that valid text chose."""
     valid, test = read_through(network, corpus.valid), read_through(network, corpus.test)
     cache = fit_cache(valid)
     return {
@@ -71,149 +73,97 @@ def score_continuous(network: WordNetwork, corpus: WordCorpus) -> dict[str, Any]
     }
 
 
-def score_reset(network: WordNetwork, corpus: WordCorpus) -> dict[str, float]:
-    """Perplexities where each line is read from zero states."""
-    return {
-        name: perplexity(read_lines_apart(network, getattr(corpus, name)))
-        for name in ("valid", "test")
-    }
-
-
-def grids() -> dict[str, Any]:
-    """What settings are chosen from: scores by other grids are other scores."""
-    return {
-        "cache": [CACHE_WORDS, CACHE_FLATNESS, CACHE_SHARES],
-        "dynamic": [DYNAMIC_RATES, DYNAMIC_DECAYS, DYNAMIC_WINDOW, DYNAMIC_FIT_WORDS],
-    }
+def score_dynamic(network: WordNetwork, corpus: WordCorpus) -> dict[str, float]:
+    """Return the perplexities of dynamic evaluation with the settings that valid text chose."""
+    settings = fit_dynamic(network, corpus.valid)
+    valid, test = (dynamic_nats(network, text, **settings) for text in (corpus.valid, corpus.test))
+    return {**settings, "valid": perplexity(valid), "test": perplexity(test)}
 
 
 def score_ngram(corpus: WordCorpus, order: int) -> dict[str, Any]:
-    """Perplexities of an interpolated modified Kneser-Ney n-gram of the training text, reset at each line.
-
-    Returns:
-        ``order``, ``ngrams``, and the perplexity of ``valid`` and ``test``, ``<eos>`` counted.
+    """Return the perplexities of a modified Kneser-Ney n-gram of the training text, reset at each line.
 
     Raises:
-        CorpusError: more words than 16 bits number.
+        CorpusError: more words than 16-bit ids.
     """
-    first = END_OF_GAP + 1  # words follow the ids that the n-gram reserves
+    first = END_OF_GAP + 1  # the n-gram reserves the ids before it
     most = np.iinfo(np.uint16).max + 1 - first
     if len(corpus.words) > most:
         raise CorpusError(
-            f"the training text has {len(corpus.words)} words, but an n-gram holds at most {most}"
+            f"the training text has {len(corpus.words)} words; an n-gram holds at most {most}"
         )
     predictable = np.arange(first + len(corpus.words)) >= first
-    ids = corpus.train + first
     offsets = np.append(0, np.flatnonzero(corpus.train == 0) + 1)
+    scores: dict[str, Any] = {"order": order}
     with tempfile.TemporaryDirectory() as directory:
-        counted = estimate(
-            [Text(ids.astype(np.uint16), offsets)], predictable, order, Path(directory)
-        )
+        text = Text((corpus.train + first).astype(np.uint16), offsets)
+        counted = estimate([text], predictable, order, Path(directory))
         ngram = open_arrays(Path(directory), {"order": order, **counted})
-        nats = {
-            name: _ngram_nats(ngram, getattr(corpus, name) + first, first)
-            for name in ("valid", "test")
-        }
-    return {
-        "order": order,
-        "ngrams": sum(counted["counts"]),
-        **{name: perplexity(each) for name, each in nats.items()},
-    }
-
-
-def _ngram_nats(ngram: NGramRuntime, ids: Ids, end_of_line: int) -> Tensor:
-    """Minus log-probability of each word after those before it on its line."""
-    nats, context = np.empty(len(ids)), [START]
-    for place, word in enumerate(tqdm(ids.tolist(), desc="n-gram", unit=" words", disable=None)):
-        nats[place] = -math.log(ngram.distribution(context)[word])
-        context = [START] if word == end_of_line else [*context, word][-ngram.order :]
-    return torch.from_numpy(nats)
+        scores["ngrams"] = sum(counted["counts"])
+        for name, ids in (("valid", corpus.valid + first), ("test", corpus.test + first)):
+            nats, context = np.empty(len(ids)), [START]
+            for place, word in enumerate(tqdm(ids.tolist(), desc=name, disable=None)):
+                nats[place] = -math.log(ngram.distribution(context)[word])
+                context = [START] if word == first else [*context, word][-order:]
+            scores[name] = perplexity(torch.from_numpy(nats))
+    return scores
 
 
 def perplexity(nats: Tensor) -> float:
-    """Exp of the mean of nats a word."""
+    """Return exp of the mean of nats per word."""
     return math.exp(nats.double().mean().item())
 
 
 @torch.no_grad()
 def read_through(network: WordNetwork, ids: Ids) -> Reading:
-    """Read a text in one row with the state carried on."""
+    """Read a text in one row; the state is carried on."""
     words = torch.from_numpy(ids)
     text = torch.cat([torch.zeros(1, dtype=torch.int64), words])
     states = network.initial_states(1)
     nats, outputs = [], []
     for begin in range(0, len(words), WINDOW):
         window = text[begin : begin + WINDOW + 1].unsqueeze(1)
-        read = network(window[:-1], states)
-        states = read.states
-        nats.append(
-            F.cross_entropy(network.logits(read.raw[:, 0]), window[1:, 0], reduction="none")
-        )
-        outputs.append(read.raw[:, 0])
+        _, raw, states = network(window[:-1], states)
+        logits = network.logits(raw[:, 0])
+        nats.append(F.cross_entropy(logits, window[1:, 0], reduction="none"))
+        outputs.append(raw[:, 0])
     return Reading(torch.cat(nats), torch.cat(outputs), words)
 
 
-@torch.no_grad()
-def read_lines_apart(network: WordNetwork, ids: Ids) -> Tensor:
-    """Nats of every word where each line is read from zero states, (N,), in no particular order."""
-    words = torch.from_numpy(ids)
-    ends = (words == 0).nonzero()[:, 0] + 1
-    lines = sorted(torch.tensor_split(words, ends[:-1].tolist()), key=len)
-    nats = []
-    for begin in range(0, len(lines), 32):
-        some = lines[begin : begin + 32]
-        targets = nn.utils.rnn.pad_sequence(some, padding_value=-100)  # (T, B)
-        inputs = torch.cat(
-            [torch.zeros(1, len(some), dtype=torch.int64), targets[:-1].clamp(min=0)]
-        )
-        read = network(inputs, network.initial_states(len(some)))
-        known = targets.flatten() >= 0
-        logits = network.logits(read.raw.flatten(0, 1)[known])
-        nats.append(F.cross_entropy(logits, targets.flatten()[known], reduction="none"))
-    return torch.cat(nats)
-
-
 def fit_cache(valid: Reading) -> dict[str, Any]:
-    """The settings of the neural cache that are best on valid text."""
-    grid = itertools.product(CACHE_WORDS, CACHE_FLATNESS)
+    """Return the settings of the neural cache that are best on valid text."""
     best: tuple[float, dict[str, Any]] = (math.inf, {})
-    for words, flatness in tqdm(list(grid), desc="cache", disable=None):
+    grid = list(itertools.product(CACHE_WORDS, CACHE_FLATNESS))
+    for words, flatness in tqdm(grid, desc="cache", disable=None):
         probabilities = cache_probabilities(valid, words, flatness)
         for share in CACHE_SHARES:
-            nats = (
-                -torch.log((1 - share) * torch.exp(-valid.nats) + share * probabilities)
-                .mean()
-                .item()
-            )
-            best = min(
-                best,
-                (nats, {"words": words, "flatness": flatness, "share": share}),
-                key=lambda each: each[0],
-            )
+            nats = _mixed_nats(valid, probabilities, share).mean().item()
+            if nats < best[0]:
+                best = nats, {"words": words, "flatness": flatness, "share": share}
     return best[1]
 
 
 def cached_nats(reading: Reading, words: int, flatness: float, share: float) -> Tensor:
-    """Nats of each word by (1 - share) P(word) + share P_cache(word), (N,)."""
-    probabilities = cache_probabilities(reading, words, flatness)
+    """Return the nats of each word under (1 - share) P(word) + share P_cache(word), (N,)."""
+    return _mixed_nats(reading, cache_probabilities(reading, words, flatness), share)
+
+
+def _mixed_nats(reading: Reading, probabilities: Tensor, share: float) -> Tensor:
     return -torch.log((1 - share) * torch.exp(-reading.nats) + share * probabilities)
 
 
 @torch.no_grad()
 def cache_probabilities(reading: Reading, words: int, flatness: float) -> Tensor:
-    """P_cache of each word: the share of softmax(flatness h_t h_i) that falls on the earlier i it followed, (N,).
+    """Return P_cache of each word, (N,): softmax(flatness h_t h_i) over the last *words* places i.
 
-    Only the last *words* places are kept; the first word, before which there are none, gets 0. Grave et al. 2017,
-    arXiv:1612.04426.
+    A place counts for the word that followed it. The first word has no earlier place and gets 0.
     """
     count = len(reading.words)
     found = torch.zeros(count)
     for begin in range(0, count, WINDOW):
         end = min(begin + WINDOW, count)
         first = max(0, begin - words)
-        match = (
-            flatness * reading.outputs[begin:end] @ reading.outputs[first:end].t()
-        )  # (here, places)
+        match = flatness * reading.outputs[begin:end] @ reading.outputs[first:end].t()
         here, places = torch.arange(begin, end).unsqueeze(1), torch.arange(first, end).unsqueeze(0)
         match = match.masked_fill((places >= here) | (places < here - words), -math.inf)
         same = reading.words[first:end].unsqueeze(0) == reading.words[begin:end].unsqueeze(1)
@@ -223,21 +173,22 @@ def cache_probabilities(reading: Reading, words: int, flatness: float) -> Tensor
 
 
 def fit_dynamic(network: WordNetwork, ids: Ids) -> dict[str, Any]:
-    """The settings of dynamic evaluation that are best on the beginning of valid text."""
+    """Return the settings of dynamic evaluation that are best on the beginning of valid text."""
     best: tuple[float, dict[str, Any]] = (math.inf, {})
-    grid = itertools.product(DYNAMIC_RATES, DYNAMIC_DECAYS)
-    for rate, decay in tqdm(list(grid), desc="dynamic evaluation", disable=None):
+    grid = list(itertools.product(DYNAMIC_RATES, DYNAMIC_DECAYS))
+    for rate, decay in tqdm(grid, desc="dynamic evaluation", disable=None):
         nats = dynamic_nats(network, ids[:DYNAMIC_FIT_WORDS], rate, decay).mean().item()
-        best = min(best, (nats, {"rate": rate, "decay": decay}), key=lambda each: each[0])
+        if nats < best[0]:
+            best = nats, {"rate": rate, "decay": decay}
     return best[1]
 
 
 def dynamic_nats(network: WordNetwork, ids: Ids, rate: float, decay: float) -> Tensor:
-    """Nats of each word by a network that goes on learning from the words it has just been asked for, (N,).
+    """Return the nats of each word under a copy of the network that learns from the words so far.
 
-    After each window a step, theta' = theta - rate g, and then a pull, theta <- theta' + decay (theta_0 - theta'):
-    Krause et al. 2018 (arXiv:1709.07432), who pull from theta, for plain gradients; research/LOG.md says what their
-    root mean squares did here. A copy learns; *network* stays.
+    After each window a step, theta' = theta - rate g, and a pull to the start, theta = theta' +
+    decay (theta_0 - theta'). Krause et al. pull from theta and divide gradients by their root mean
+    squares; research/LOG.md has the comparison.
     """
     learner = copy.deepcopy(network)
     parameters = list(learner.parameters())
@@ -248,9 +199,8 @@ def dynamic_nats(network: WordNetwork, ids: Ids, rate: float, decay: float) -> T
     nats = []
     for begin in range(0, len(words), DYNAMIC_WINDOW):
         window = text[begin : begin + DYNAMIC_WINDOW + 1].unsqueeze(1)
-        read = learner(window[:-1], states)
-        states = read.states
-        losses = F.cross_entropy(learner.logits(read.raw[:, 0]), window[1:, 0], reduction="none")
+        _, raw, states = learner(window[:-1], states)
+        losses = F.cross_entropy(learner.logits(raw[:, 0]), window[1:, 0], reduction="none")
         nats.append(losses.detach())
         grads = torch.autograd.grad(losses.mean(), parameters)
         with torch.no_grad():

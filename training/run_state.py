@@ -9,7 +9,6 @@ This is not the served checkpoint, which ``python -m training export`` makes of 
 """
 
 import errno
-import hashlib
 import json
 import os
 import tempfile
@@ -25,8 +24,6 @@ from torch import Tensor, nn
 from model.checkpoint import Checkpoint
 from model.errors import ReportError, RunError
 from model.files import previous_directory, replaced_directory, write_atomically
-
-BEGUN_WITH = "begun_with.json"
 
 
 @dataclass(slots=True)
@@ -211,32 +208,3 @@ def check_writable(path: Path) -> None:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     except OSError as error:
         raise ReportError(f"{path}: {error.strerror}; name a place that can be written") from error
-
-
-def keep_to(directory: Path, settings: dict[str, Any]) -> None:
-    """Note what the parts in a directory are made with, or refuse to go on with something else.
-
-    A directory without such a note is taken as it is, and gets one.
-
-    Args:
-        directory: is there.
-        settings: JSON; all that a part depends on.
-
-    Raises:
-        RunError: the directory was begun with other settings, or its note cannot be read.
-    """
-    path = directory / BEGUN_WITH
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    if not path.exists():
-        write_whole(path, f"{json.dumps({'begun_with': digest})}\n".encode())
-        return
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))["begun_with"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{path}: cannot be read: {error!r}; remove {directory} or name another --output"
-        ) from error
-    if before != digest:
-        raise RunError(
-            f"{directory} was begun with other text or options; remove it, or name another --output"
-        )

@@ -57,7 +57,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The service as `make serve` starts it, with the bundled checkpoint, on a free port."""
     log = tmp_path_factory.mktemp("serve")
     command = ["make", f"--directory={ROOT}", "--no-print-directory", "serve"]
-    with quickstart.serving(command, log, {"OMP_NUM_THREADS": "1"}) as running:
+    with quickstart.serving(command, log) as running:
         yield running.removeprefix("http://")
 
 

@@ -1,4 +1,4 @@
-"""Published cloze benchmarks: read as they are published, asked through the predictor, counted honestly."""
+"""Published clozes: questions as they are published, answers counted, contamination, sentences."""
 
 import json
 from collections.abc import Sequence
@@ -19,167 +19,170 @@ from model.queries import (
     Query,
     Usage,
 )
+from research.__main__ import main
 from research.cloze_benchmarks import BENCHMARKS, BenchmarkQuestion, answer, wilson_interval
-from training.__main__ import main
+from research.contamination import count_seen, words_of
+from research.sample_sentences import fill, summary
 from training.evaluation.systems import EvaluatedSystem
 from training.evaluation.test_items import MARKER
 
+SENTENCES = Path(__file__).parents[2] / "research" / "sources" / "sample_sentences.jsonl"
+MSR = "As I descended , my old ally , the _____ , came out ."
+CHID = {"content": "由#idiom#累积而来。", "candidates": ["谨小慎微", "急功近利"], "answer": 1}
+CMRC = {"passage": ["小 猴 整天 跳 ，", "XXXXX 每天 起来 。"], "query": "", "answer": "小"}
+CFT = {"passage": ["小 猴 整天 跳 。"], "query": "谁 在 跳 ？ XXXXX 。", "answer": "猴"}
 RECORDS: dict[str, dict[str, Any]] = {
-    "msr-scc": {
-        "question": "As I descended , my old ally , the _____ , came out .",
-        "options": ["gods", "moon", "guard"],
-        "answer_word": "guard",
-    },
+    "msr-scc": {"question": MSR, "options": ["gods", "moon", "guard"], "answer_word": "guard"},
     "lambada": {"text": '"Stay," she said. I don\'t care about signs'},
-    "cmrc2017": {
-        "passage": ["小 猴 整天 跳 ，", "XXXXX 每天 起来 。"],
-        "query": "XXXXX 每天 起来 。",
-        "answer": "小",
-    },
-    "cft": {"passage": ["小 猴 整天 跳 。"], "query": "谁 在 跳 ？ XXXXX 。", "answer": "猴"},
-    "chid": {
-        "content": "大功告成都是由无数个#idiom#累积而来。",
-        "candidates": ["谨小慎微", "急功近利"],
-        "answer": 1,
-    },
+    "cmrc2017": CMRC,
+    "cft": CFT,
+    "chid": CHID,
 }
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
-    """A file a benchmark, of one question each."""
+    """Return a file of one question for each benchmark."""
     paths = {name: tmp_path / f"{name}.jsonl" for name in RECORDS}
     for name, path in paths.items():
         path.write_text(json.dumps(RECORDS[name], ensure_ascii=False) + "\n", encoding="utf-8")
     return paths
 
 
-class First:
-    """Answers with the first choice, or with the word it was told."""
+class FirstChoice:
+    """Answers with the first choice, or with one fixed word."""
 
     def __init__(self, word: str = "signs") -> None:
         self.word = word
-        self.asked: list[Query] = []
 
     def run(self, queries: Sequence[Query]) -> list[Any]:
         """Answer in order."""
-        self.asked += queries
         return [self._answer(query) for query in queries]
 
     def _answer(self, query: Query) -> Any:
         if isinstance(query, PredictQuery):
             return PredictResult((Candidate(self.word, self.word, 0.5),), Usage(1))
         assert isinstance(query, ClozeQuery)
-        assert query.choices is not None
-        fillings = tuple(Filling(str(choice), 0.1) for choice in query.choices)
+        words = query.choices or ("oats", self.word)
+        fillings = tuple(Filling(str(word), 0.25) for word in words)
         return ClozeResult("", (Blank(0, 4, fillings),), Usage(1))
 
 
+def system(word: str = "signs") -> EvaluatedSystem:
+    """Return the fake behind the interface of an evaluated system."""
+    return EvaluatedSystem("first", FirstChoice(word), {})
+
+
 def test_questions_are_read_as_they_are_published(files: dict[str, Path]) -> None:
-    """Blanks become the marker, spaces between Chinese words and before English commas go, choices stay."""
-    read = {name: next(iter(BENCHMARKS[name][1](path))) for name, path in files.items()}
+    """Blanks become the marker, spaces of tokenised text disappear, the choices stay."""
+    read = {name: next(iter(BENCHMARKS[name](path))) for name, path in files.items()}
     assert read["msr-scc"].text == "As I descended, my old ally, the ____, came out."
     assert read["lambada"].text == '"Stay," she said. I don\'t care about '
     assert (read["lambada"].answer, read["lambada"].choices) == ("signs", ())
     assert read["cmrc2017"].text == "小猴整天跳，____每天起来。"
     assert set(read["cmrc2017"].choices) == {"小", "猴", "整天", "跳", "每天", "起来"}
     assert read["cft"].text == "小猴整天跳。谁在跳？____。"
-    assert read["cft"].choices == ("小", "猴", "整天", "跳")
-    assert read["chid"].answer == "急功近利"
+    assert (read["chid"].text, read["chid"].answer) == ("由____累积而来。", "急功近利")
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "word"),
+    [
+        ('one. "King', 'one. "', "King"),
+        ("be–”\n“Sal", "be–”\n“", "Sal"),
+        ("I don't", "I ", "don't"),
+    ],
+)
+def test_a_mark_before_the_last_word_is_given(
+    tmp_path: Path, text: str, start: str, word: str
+) -> None:
+    """LAMBADA asks for the word; quotation marks and dashes before it belong to the text."""
+    path = tmp_path / "lambada.jsonl"
+    path.write_text(json.dumps({"text": text}), encoding="utf-8")
+    (question,) = BENCHMARKS["lambada"](path)
+    assert (question.text, question.answer) == (start, word)
 
 
 def test_the_first_candidate_counts(files: dict[str, Path]) -> None:
-    """One question of each: first choices are right once, the word that LAMBADA wants is right if it is said."""
-    rights = {}
-    for name, path in files.items():
-        result = answer(EvaluatedSystem("first", First(), {}), list(BENCHMARKS[name][1](path)))
-        rights[name] = result["accuracy"]
-        assert result["n"] == 1
-        low, high = result["interval"]
-        assert 0 <= low < high <= 1
-    assert rights == {"msr-scc": 0, "lambada": 1, "cmrc2017": 1, "cft": 0, "chid": 0}
+    """The first choice is right once, and so is the one word that LAMBADA asks for."""
+    right = {name: answer(system(), list(BENCHMARKS[name](files[name]))) for name in files}
+    accuracies = {name: result["accuracy"] for name, result in right.items()}
+    assert accuracies == {"msr-scc": 0, "lambada": 1, "cmrc2017": 1, "cft": 0, "chid": 0}
+    assert wilson_interval(8, 10) == (
+        pytest.approx(0.490, abs=1e-3),
+        pytest.approx(0.943, abs=1e-3),
+    )
 
 
-def test_what_cannot_be_answered_is_said_and_not_right_by_chance() -> None:
-    """Of four questions one has an answer that is no choice: chance is that of the two others with choices."""
+def test_a_question_without_its_answer_counts_as_wrong() -> None:
+    """One answer of four is not among the choices: neither the system nor chance gets it right."""
     questions = [
         BenchmarkQuestion(f"{MARKER}.", "a", ("a", "b")),
         BenchmarkQuestion(f"{MARKER}.", "z", ("a", "b")),
         BenchmarkQuestion(f"{MARKER}.", "a", ("a", "b", "c", "d")),
         BenchmarkQuestion("It ", "is"),
     ]
-    result = answer(EvaluatedSystem("first", First("is"), {}), questions)
+    result = answer(system("is"), questions)
     assert (result["n"], result["answerable"], result["accuracy"]) == (4, 3, 3 / 4)
     assert result["by_chance"] == pytest.approx((1 / 2 + 1 / 4) / 4)
 
 
-def test_a_mark_before_lambadas_word_is_given(tmp_path: Path) -> None:
-    """Quotation marks, line ends and dashes belong to the text; what stands within a word is the word's."""
-    path = tmp_path / "lambada.jsonl"
-    texts = {
-        'one. "King': ('one. "', "King"),
-        "let it be–”\n“Sal": ("let it be–”\n“", "Sal"),
-        "I don't": ("I ", "don't"),
-    }
-    path.write_text("\n".join(json.dumps({"text": text}) for text in texts), encoding="utf-8")
-    read = [(question.text, question.answer) for question in BENCHMARKS["lambada"][1](path)]
-    assert read == list(texts.values())
-    path.write_text(json.dumps({"text": "..."}), encoding="utf-8")
-    with pytest.raises(CorpusError, match="does not end in a word"):
-        list(BENCHMARKS["lambada"][1](path))
+def test_a_question_is_seen_if_thirteen_words_recur() -> None:
+    """Case and punctuation do not matter, a Chinese character is a word, 12 words are too few."""
+    assert words_of("The CAT's mat, 3 我爱!") == ["the", "cat", "s", "mat", "3", "我", "爱"]
+    long = "one two three four five six seven eight nine ten eleven twelve thirteen"
+    chinese = "我昨天上学迟到了,老师批评了我,同学们都笑了。"
+    questions = {"a": [words_of(text) for text in (long, chinese, "too short", f"x{long}")]}
+    training = [f"Said he: {long.title()}!", f"然后{chinese[:12]}。"]
+    counts = count_seen(questions, training)["benchmarks"]["a"]
+    assert counts == {"questions": 4, "too_short": 1, "seen": 1}
 
 
-def test_wilsons_interval_is_the_published_one() -> None:
-    """For 8 of 10 it is 0.490 to 0.943 (Newcombe 1998 gives such values for the score method)."""
-    low, high = wilson_interval(8, 10)
-    assert (low, high) == (pytest.approx(0.4902, abs=1e-3), pytest.approx(0.9433, abs=1e-3))
+def test_the_rank_is_that_of_the_first_wanted_word() -> None:
+    """One of several wanted words is enough; without one the rank is None."""
+    sentences = [
+        {"language": "en", "text": "A cup of ____.", "wanted": ["coffee", "tea"]},
+        {"language": "en", "text": "A pair of ____.", "wanted": ["shoes"]},
+    ]
+    report = fill(system("tea"), sentences)
+    assert [sentence["rank"] for sentence in report["sentences"]] == [2, None]
+    assert "first in 0 and among the first 5 in 1 of 2" in summary(report)
 
 
-def test_one_command_asks_a_checkpoint(
+def test_the_commands_write_their_figures(
     tiny_checkpoint: Path, files: dict[str, Path], tmp_path: Path
 ) -> None:
-    """All benchmarks that are named are in the report, with the checkpoint's digest."""
+    """Each command writes JSON; a run across the filled blank is seen in the training text."""
     named = [text for name, path in files.items() for text in (f"--{name}", str(path))]
-    assert (
-        main(["cloze-benchmarks", str(tiny_checkpoint), *named, "--output", str(tmp_path / "out")])
-        == 0
-    )
-    report = json.loads((tmp_path / "out" / "cloze_benchmarks.json").read_text(encoding="utf-8"))
+    output = ["--output", str(tmp_path / "report.json")]
+    assert main(["cloze-benchmarks", str(tiny_checkpoint), *named, *output]) == 0
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert set(report["benchmarks"]) == set(RECORDS)
-    assert len(report["digest"]) == 64
+    assert main(["sample-sentences", str(tiny_checkpoint), str(SENTENCES), *output]) == 0
+    assert len(json.loads((tmp_path / "report.json").read_text())["sentences"]) == 60
+    text = f"He came down: {MSR.replace('_____', 'guard')} He saw all of it at once."
+    (tmp_path / "train.txt").write_text(text, encoding="utf-8")
+    longer = {**RECORDS["msr-scc"], "question": f"He came down: {MSR} He saw all of it"}
+    files["msr-scc"].write_text(json.dumps(longer), encoding="utf-8")
+    asked = [f"msr-scc={files['msr-scc']}", f"lines={tmp_path / 'train.txt'}"]
+    training = ["--training", str(tmp_path / "train.txt")]
+    assert main(["contamination", *asked, *training, *output]) == 0
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert [each["seen"] for each in report["benchmarks"].values()] == [1, 1]
 
 
-def test_files_that_are_something_else_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """No file, no JSON, no such field: each is an error with the line, and nothing is written."""
-    odd = tmp_path / "odd.jsonl"
-    for content in ("{", '{"text": 1}', "[1]"):
-        odd.write_text(content, encoding="utf-8")
-        assert (
-            main(
-                [
-                    "cloze-benchmarks",
-                    str(tiny_checkpoint),
-                    "--chid",
-                    str(odd),
-                    "--output",
-                    str(tmp_path / "o"),
-                ]
-            )
-            == 2
-        )
-    odd.write_text("", encoding="utf-8")
-    assert (
-        main(
-            [
-                "cloze-benchmarks",
-                str(tiny_checkpoint),
-                "--chid",
-                str(odd),
-                "--output",
-                str(tmp_path / "o"),
-            ]
-        )
-        == 2
-    )
-    assert main(["cloze-benchmarks", str(tiny_checkpoint), "--output", str(tmp_path / "o")]) == 2
-    assert not (tmp_path / "o").exists()
+@pytest.mark.parametrize("content", ["", "{", '{"text": 1}', "[1]"])
+def test_a_file_of_something_else_is_refused(
+    tiny_checkpoint: Path, tmp_path: Path, content: str
+) -> None:
+    """An empty file, no JSON and missing fields are errors, and nothing is written."""
+    odd, output = tmp_path / "odd.jsonl", tmp_path / "report.json"
+    odd.write_text(content, encoding="utf-8")
+    command = ["cloze-benchmarks", str(tiny_checkpoint), "--output", str(output)]
+    assert main([*command, "--chid", str(odd)]) == 2
+    assert main(command) == 2
+    assert main(["contamination", str(odd), "--training", str(odd), "--output", str(output)]) == 2
+    assert not output.exists()
+    if content:
+        with pytest.raises(CorpusError, match=":1: not a JSON object with content"):
+            list(BENCHMARKS["chid"](odd))
