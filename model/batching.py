@@ -129,14 +129,16 @@ class Scheduler:
 
     Args:
         runtime: runs the network.
-        on_call: receives the kind and the number of rows of every runtime call, for histograms.
+        on_call: receives, for every runtime call, its kind, its rows, and what it adds to `rows`.
 
     Attributes:
         rows: rows of the network by kind of call: tokens run by ``forward``, ``backward`` and ``fill``,
             rows scored by ``next``, ``previous`` and ``gap``.
     """
 
-    def __init__(self, runtime: Runtime, on_call: Callable[[str, int], None] | None = None) -> None:
+    def __init__(
+        self, runtime: Runtime, on_call: Callable[[str, int, int], None] | None = None
+    ) -> None:
         config = runtime.sizes
         self.runtime = runtime
         self.rows: Counter[str] = Counter()
@@ -293,7 +295,7 @@ class Scheduler:
             return
         self.rows[kind] += network_rows
         if self._on_call is not None:
-            self._on_call(kind, len(rows))
+            self._on_call(kind, len(rows), network_rows)
         for row, result in zip(rows, results, strict=True):
             if result is not None and row.live.results is not None:
                 row.live.results[row.index] = result

@@ -1,20 +1,21 @@
-"""Admission by estimated work: refuse a request that would be answered too late. No threads, clocks or HTTP.
+"""Admission: how much one key may send, and how much work the engine can do in time.
 
 The cost of a query is estimated from its kind and its lengths before anything is decoded. Its unit
 is a microsecond on the machine where the constants below were measured. The speed of this machine,
 in units per busy second, is measured all the time, so only proportions matter
 (docs/decisions/0012-admission.md).
 
-The event loop admits; the engine's thread reports what has ended. Each number has one writer, so
-there is no lock.
+The event loop admits; the engine's thread reports what has ended. Each number has one writer, so no
+lock is needed.
 """
 
 import math
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 from model.queries import ClozeQuery, Limits, Query, ScoreQuery
-from service.rate_limit import TooManyRequests
 
 # Microseconds of one core, many texts side by side.
 PREDICT = 1_000
@@ -30,7 +31,7 @@ CHOICE = 260
 HISTORY_CHARACTERS_PER_MICROSECOND = 2
 # A text that shares whole blocks of this many code points with an earlier one is probably cached.
 BLOCK = 64
-# Prefixes and histories that are remembered, as hashes: as many as the prefix cache holds, roughly.
+# Prefixes and histories that are remembered, as hashes: about as many as the prefix cache holds.
 MAX_PREFIXES = 4_096
 
 # Share of the time to the deadline that admitted work may fill. The rest covers wrong estimates.
@@ -46,6 +47,68 @@ MAX_RETRY_SECONDS = 30
 # One pattern per marker: each then searches for its first characters, 40 times faster than one
 # alternation over a long text.
 _MARKERS = tuple(map(re.compile, ("__+", "＿＿+", r"\[MASK\]", "<mask>", "<blank>", r"\{blank\}")))
+Reason = Literal["queue_full", "deadline", "rate_requests", "rate_characters"]
+
+
+class TooManyRequests(Exception):  # noqa: N818 - a state, not a fault
+    """A request is refused for *seconds*; *reason* labels a metric."""
+
+    def __init__(self, reason: Reason, detail: str, seconds: float) -> None:
+        self.reason = reason
+        self.retry_after = max(1, math.ceil(seconds))
+        self.detail = f"{detail}; retry after {self.retry_after} s"
+        super().__init__(self.detail)
+
+
+class Allowance:
+    """How much one key may still send. Used on the event loop only.
+
+    A full bucket may go into debt, so a request larger than one minute's quota succeeds once and is
+    then paid back.
+
+    Args:
+        limits: texts and characters per minute; 0 means no limit.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, limits: tuple[int, int] = (0, 0), clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.limits = limits
+        self.clock = clock
+        self._levels = [float(limit) for limit in limits]
+        self._updated = clock()
+
+    def charge(self, texts: int, characters: int) -> None:
+        """Charge a request, or refuse it and charge nothing.
+
+        Args:
+            texts: each text of a list is counted.
+            characters: code points of texts, history and choices.
+
+        Raises:
+            TooManyRequests: names the limit for which the request has to wait longer.
+        """
+        now = self.clock()
+        minutes, self._updated = (now - self._updated) / 60, now
+        amounts, waits = (texts, characters), [0.0, 0.0]
+        for kind, limit in enumerate(self.limits):
+            if limit:
+                level = min(float(limit), self._levels[kind] + minutes * limit)
+                self._levels[kind] = level
+                waits[kind] = max(0.0, (min(amounts[kind], limit) - level) * 60 / limit)
+        if any(waits):
+            kind = waits.index(max(waits))
+            reason: Reason = ("rate_requests", "rate_characters")[kind]
+            detail = f"the limit is {self.limits[kind]} {('texts', 'characters')[kind]} per minute"
+            raise TooManyRequests(reason, detail, max(waits))
+        self._levels[0] -= texts
+        self._levels[1] -= characters
+
+    def refund(self, texts: int, characters: int) -> None:
+        """Give back what `charge` took, for a request that the engine refused."""
+        self._levels[0] += texts
+        self._levels[1] += characters
 
 
 class Admission:
@@ -84,21 +147,21 @@ class Admission:
             seconds: until its deadline.
 
         Returns:
-            The cost of each query, to be handed to `end` when the query has ended.
+            The cost of each query; hand each to `end` when the query has ended.
 
         Raises:
             TooManyRequests: it would have to wait too long; nothing is counted.
         """
         costs = [self._estimate(query, tenant) for query in queries]
-        cost = sum(costs)
-        retry_after = min(MAX_RETRY_SECONDS, max(1, math.ceil(self.seconds)))
+        cost, pending = sum(costs), self.cost
         if self.waiting + len(costs) > self._queue_items:
             detail = f"the queue is full: {self.waiting} of {self._queue_items} texts wait"
-            raise TooManyRequests("queue_full", detail, retry_after)
+            raise TooManyRequests("queue_full", detail, min(MAX_RETRY_SECONDS, self.seconds))
         # An idle engine accepts anything: else a wrong guess of the speed would never be corrected.
-        if self.cost and self.cost + cost > HEADROOM * seconds * self.rate:
+        if pending and pending + cost > HEADROOM * seconds * self.rate:
             adds = f"{self.seconds:.1f} s of work are waiting and it adds {cost / self.rate:.1f} s"
-            raise TooManyRequests("deadline", f"it would miss its deadline: {adds}", retry_after)
+            detail = f"it would miss its deadline: {adds}"
+            raise TooManyRequests("deadline", detail, min(MAX_RETRY_SECONDS, self.seconds))
         self._admitted_items += len(costs)
         self._admitted_cost += cost
         for query in queries:
@@ -111,7 +174,7 @@ class Admission:
         self._ended_cost += cost
 
     def measure(self, cost: int, seconds: float) -> None:
-        """Report the cost that was finished in the last busy *seconds*. Called on the engine's thread."""
+        """Report the cost finished in the last busy *seconds*. Called on the engine's thread."""
         kept = math.exp(-seconds / MEMORY_SECONDS)
         self._done = self._done * kept + cost
         self._busy = self._busy * kept + seconds

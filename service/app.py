@@ -30,8 +30,8 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Loads the checkpoint. The argument is called with the kind and the rows of each network call.
-Load = Callable[[Callable[[str, int], None]], LoadedModel]
+# Loads the checkpoint; passes its argument on to `model.batching.Scheduler`.
+Load = Callable[[Callable[[str, int, int], None]], LoadedModel]
 
 _DESCRIPTION = (
     "Predicts the next word of a partial sentence and fills blanks, in Chinese and English. "
@@ -67,7 +67,6 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
         batch_items=settings.batch_items,
         stall_seconds=settings.stall_seconds,
         on_loaded=on_loaded,
-        on_step=metrics.stepped,
     )
     reloader = Reloader(partial(load, metrics.called), engine, metrics)
     keys = KeyRing(

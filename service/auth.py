@@ -26,7 +26,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model.files import write_atomically
-from service.rate_limit import Allowance
+from service.admission import Allowance
 
 log = logging.getLogger(__name__)
 
@@ -175,6 +175,7 @@ class KeyRing:
 
     Attributes:
         anonymous: the client if no keys are set.
+        required: whether a key must be sent.
 
     Raises:
         KeysError: a key or the file cannot be used.
@@ -194,11 +195,6 @@ class KeyRing:
         self._looked = time.monotonic()
         self._closed = threading.Event()
         self._install(read_keys_file(path) if path else ())
-
-    @property
-    def required(self) -> bool:
-        """Whether a key must be sent."""
-        return bool(self._clients)
 
     @property
     def is_current(self) -> bool:
@@ -262,6 +258,7 @@ class KeyRing:
                 allowance = Allowance((texts, characters))
             clients[bytes.fromhex(key.sha256)] = Client(key.name, allowance, key.admin)
         self._clients, self._installed = clients, keys
+        self.required = bool(clients)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -96,7 +96,6 @@ class Engine:
         batch_items: texts that are decoded at the same time.
         stall_seconds: a step that takes longer counts as stuck.
         on_loaded: called on the event loop with what *load* returned or raised.
-        on_step: called on the engine's thread with the network rows of each step, by kind.
     """
 
     def __init__(
@@ -107,14 +106,12 @@ class Engine:
         batch_items: int,
         stall_seconds: float,
         on_loaded: Callable[["LoadedModel | Exception"], None],
-        on_step: Callable[[Counter[str]], None],
     ) -> None:
         self._load = load
         self.admission = admission
         self._batch_items = batch_items
         self._stall_seconds = stall_seconds
         self._on_loaded = on_loaded
-        self._on_step = on_step
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         # Shared with the event loop, under the lock.
         self._wake = threading.Condition()
@@ -325,8 +322,6 @@ class Engine:
             task.job.results[task.index] = result
             if len(task.job.results) == len(task.job.queries):
                 self._finish(task.job)
-        rows, self._scheduler.rows = self._scheduler.rows, Counter()
-        self._on_step(rows)
         return done
 
     def _end(self, task: Task) -> int:

@@ -11,8 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from model.errors import QueryError
+from service.admission import TooManyRequests
 from service.engine import NotReady
-from service.rate_limit import TooManyRequests
 
 PROBLEM_TYPE = "application/problem+json"
 # The titles of RFC 9110 (http.HTTPStatus of Python 3.11 still has older names for 413 and 422).

@@ -5,7 +5,6 @@ so that a rate is 0, and not absent, before the first request.
 """
 
 import functools
-from collections import Counter as RowCounts
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -123,14 +122,10 @@ class Metrics:
         texts.inc()
         rows.inc(network_rows)
 
-    def called(self, call: str, rows: int) -> None:
-        """Count one call of the network, with the rows that shared it."""
+    def called(self, call: str, rows: int, network_rows: int) -> None:
+        """Count one call of the network, the rows that shared it, and the tokens in these."""
         self._calls[call].observe(rows)
-
-    def stepped(self, rows: RowCounts[str]) -> None:
-        """Count the network rows of one engine step."""
-        for call, count in rows.items():
-            self._rows[call].inc(count)
+        self._rows[call].inc(network_rows)
 
     def loaded(self, description: dict[str, Any]) -> None:
         """Show the checkpoint that answers."""

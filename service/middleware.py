@@ -13,6 +13,7 @@ from functools import lru_cache
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.admission import TooManyRequests
 from service.auth import Client, KeyRing
 from service.errors import (
     CLIENT_CLOSED,
@@ -23,7 +24,6 @@ from service.errors import (
 )
 from service.logs import format_exception, log_request
 from service.metrics import Metrics
-from service.rate_limit import TooManyRequests
 from service.request_context import RequestContext
 from service.settings import is_loopback
 

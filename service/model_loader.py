@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from model.errors import CheckpointError, LacunaError
 from service.engine import Engine, NotReady
-from service.errors import Problem, unavailable
+from service.errors import Problem
 from service.logs import format_exception
 from service.metrics import Metrics
 from service.settings import Settings
@@ -59,12 +59,12 @@ class LoadedModel:
     description: dict[str, Any]
 
 
-def load(settings: Settings, on_call: Callable[[str, int], None]) -> LoadedModel:
+def load(settings: Settings, on_call: Callable[[str, int, int], None]) -> LoadedModel:
     """Load the checkpoint that the settings name and answer one query of each kind.
 
     Args:
         settings: checkpoint, device, threads and limits.
-        on_call: called with kind and number of rows of each call of the network.
+        on_call: as `model.batching.Scheduler` takes it.
 
     Raises:
         model.errors.CheckpointError: it is missing, damaged or too new, or the device cannot run it.
@@ -185,36 +185,30 @@ class Reloader:
         self._engine = engine
         self._metrics = metrics
         self._lock = asyncio.Lock()
-        self._signalled = False
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def reload(self) -> dict[str, Any]:
-        """Answer with what the checkpoint directory holds now.
+        """Answer with what the checkpoint directory holds now, after a reload that is running.
 
         Returns:
             The model that answers now, the one before, and how long it took.
 
         Raises:
-            Problem: 409 during another reload, 422 if the checkpoint is refused, 503 if the engine is
-                not ready.
+            Problem: 422 if the checkpoint is refused, 500 if loading failed for another reason.
+            NotReady: the engine cannot take a checkpoint now.
         """
-        if self._lock.locked() or self._signalled:
-            raise _refuse(Problem(409, "another checkpoint is being loaded; retry when it answers"))
         async with self._lock:
             return await self._swap()
 
     def on_sighup(self) -> None:
-        """Reload, after a reload that is running; the log says how it went. Call it on the event loop."""
-        self._signalled = True
-        if self._task is None or self._task.done():
-            self._task = asyncio.ensure_future(self._obey_signals())
+        """Reload; the log says how it went. Call it on the event loop."""
+        task = asyncio.ensure_future(self._reload_quietly())
+        self._tasks.add(task)  # the event loop itself would not keep it from being collected
+        task.add_done_callback(self._tasks.discard)
 
-    async def _obey_signals(self) -> None:
-        while self._signalled:
-            async with self._lock:
-                self._signalled = False
-                with suppress(Problem):  # it is in the log
-                    await self._swap()
+    async def _reload_quietly(self) -> None:
+        with suppress(Problem, NotReady):  # it is in the log
+            await self.reload()
 
     async def _swap(self) -> dict[str, Any]:
         started = time.monotonic()
@@ -224,7 +218,8 @@ class Reloader:
             after = await self._load_on_thread()
             await self._engine.replace(after)
         except NotReady as error:
-            raise _refuse(unavailable(str(error))) from None
+            log.warning("reload refused", extra={"fields": {"reason": str(error)}})
+            raise
         except Exception as error:
             self._metrics.reloaded(success=False)
             if isinstance(error, LacunaError):  # of the operator's files: no user's text is in it
@@ -257,8 +252,3 @@ class Reloader:
 
 def _names(loaded: LoadedModel | None) -> dict[str, Any]:
     return {key: loaded.description[key] for key in ("name", "version", "digest")} if loaded else {}
-
-
-def _refuse(problem: Problem) -> Problem:
-    log.warning("reload refused", extra={"fields": {"reason": problem.detail}})
-    return problem

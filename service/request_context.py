@@ -6,7 +6,7 @@ import time
 
 from starlette.types import Scope
 
-from service.rate_limit import Allowance
+from service.admission import Allowance
 
 ROUTES = (
     "/predict", "/cloze", "/score", "/model", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json",

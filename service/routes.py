@@ -12,11 +12,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from model.queries import PredictResult, Usage
+from service.admission import TooManyRequests
 from service.engine import Engine, ItemError, Job, NotReady
 from service.errors import PROBLEM_TYPE, TITLES, FieldError, Problem, unavailable, unprocessable
 from service.metrics import Metrics
 from service.model_loader import Reloader
-from service.rate_limit import TooManyRequests
 from service.request_context import RequestContext
 from service.requests import JSONRoute
 from service.schemas import (
@@ -63,7 +63,7 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 _ASKING = _problems(400, 401, 408, 413, 415, 421, 422, 429, 500, 503, 504)
-_RELOADING = _problems(401, 403, 409, 421, 422, 500, 503)
+_RELOADING = _problems(401, 403, 421, 422, 500, 503)
 _READING = _problems(401, 421, 503)
 
 asking = APIRouter(route_class=JSONRoute)

@@ -80,7 +80,7 @@ import sys
 from service.__main__ import create_app, load, read_settings
 settings = read_settings(["--checkpoint", sys.argv[1], "--device", "cpu"])
 create_app(settings, lambda on_call: load(settings, on_call), on_failure=print)
-loaded = load(settings, lambda kind, rows: None)  # answers one query of each kind to warm up
+loaded = load(settings, lambda kind, rows, network_rows: None)  # answers one query of each kind to warm up
 assert {"predict", "cloze", "score"} <= set(loaded.description["capabilities"])
 print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """

@@ -199,7 +199,7 @@ def test_calls_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, int]] = []
     table = runtime()
     table.head_rows = 2
-    scheduler = Scheduler(table, lambda kind, rows: seen.append((kind, rows)))
+    scheduler = Scheduler(table, lambda kind, rows, _: seen.append((kind, rows)))
     scheduler.add(1, asking([Score("next", STATE)] * 5, [RunTower("forward", STATE, (261,))] * 4))
     finish(scheduler)
     assert seen == [("next", 2), ("next", 2), ("next", 1), ("forward", 3), ("forward", 1)]

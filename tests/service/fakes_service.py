@@ -8,7 +8,6 @@ memory, ``collapse`` the whole scheduler, ``die`` the engine's thread, ``hold`` 
 
 import re
 import threading
-from collections import Counter
 from collections.abc import Generator
 from types import SimpleNamespace
 from typing import Any, cast
@@ -119,7 +118,6 @@ class FakeScheduler:
     """Resumes every decoder once a round."""
 
     def __init__(self, model: FakeModel, on_call: Any) -> None:
-        self.rows: Counter[str] = Counter()
         self._model = model
         self._on_call = on_call
         self._live: dict[Any, Generator[None, None, Result]] = {}
@@ -139,9 +137,8 @@ class FakeScheduler:
     def step(self) -> list[tuple[Any, Any]]:
         """One round."""
         self._model.largest_batch = max(self._model.largest_batch, len(self._live))
-        self.rows["next"] += len(self._live)
         if self._on_call:
-            self._on_call("next", len(self._live))
+            self._on_call("next", len(self._live), len(self._live))
         collapsing = [text for text in self._texts.values() if text.startswith("collapse")]
         if collapsing:
             raise RuntimeError(collapsing[0])

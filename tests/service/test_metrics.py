@@ -1,7 +1,5 @@
 """Tests of service/metrics.py."""
 
-from collections import Counter
-
 import httpx
 from prometheus_client import CollectorRegistry
 
@@ -70,12 +68,3 @@ def test_what_a_service_does_is_counted() -> None:
         assert line in metrics.splitlines()
     assert 'lacuna_model_info{digest="' in metrics
     assert "鬼" not in metrics
-
-
-def test_rows_of_all_steps_add_up() -> None:
-    """Each step reports the rows that it took."""
-    metrics = Metrics(CollectorRegistry())
-    for rows in ({"next": 3}, {"next": 5, "gap": 1}, {"next": 2}):
-        metrics.stepped(Counter(rows))
-    assert value(metrics, "lacuna_network_rows_total", call="next") == 10
-    assert value(metrics, "lacuna_network_rows_total", call="gap") == 1
