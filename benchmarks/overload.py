@@ -25,8 +25,9 @@ from benchmarks import open_loop, texts
 from benchmarks.machine import provenance
 from benchmarks.processes import Server, pin_client
 from benchmarks.systems import System, lacuna
+from training.cached_json import write_json
 from training.evaluation.report import table
-from training.run_state import check_writable, write_whole
+from training.run_state import check_writable
 
 OVERLOAD = 10
 DEADLINE_SECONDS = 2.0
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "deadline_seconds": DEADLINE_SECONDS,
         "rounds": measure(systems, lines, options.rounds, options.seconds),
     }
-    write_whole(options.output, (json.dumps(result, indent=1) + "\n").encode())
+    write_json(options.output, result)
     sys.stdout.write(overload_table(result["rounds"]))
     return 0
 

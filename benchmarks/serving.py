@@ -22,8 +22,9 @@ from benchmarks.machine import provenance
 from benchmarks.processes import Server, ServerError, pin_client
 from benchmarks.systems import CHECKPOINT, FIRST_QUESTION, PEERS, System, lacuna
 from model.checkpoint import load_checkpoint
+from training.cached_json import write_json
 from training.evaluation.report import table
-from training.run_state import check_writable, write_whole
+from training.run_state import check_writable
 
 Record = dict[str, Any]
 # Share of its own saturation at which the latency of a system is measured.
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     checkpoint = load_checkpoint(lacuna().directory / CHECKPOINT)
     about = {"checkpoint": f"{checkpoint.name} {checkpoint.version}", "seconds": options.seconds}
     result = {**provenance(), **about, "records": records}
-    write_whole(options.output, (json.dumps(result, indent=1) + "\n").encode())
+    write_json(options.output, result)
     sys.stdout.write(throughput_table(records) + "\n" + latency_table(records))
     if options.old:
         print(ratio(records))

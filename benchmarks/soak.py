@@ -30,7 +30,8 @@ from benchmarks.processes import HOST, ROOT, exchange, pin_client
 from benchmarks.systems import CHECKPOINT, lacuna
 from model.checkpoint import revise_checkpoint
 from service.auth import hash_key
-from training.run_state import check_writable, write_whole
+from training.cached_json import write_json
+from training.run_state import check_writable
 
 KEY, ADMIN_KEY = "a-key-of-the-soak-0123456789", "an-administrator-of-the-soak-0123"
 CACHE_MIB, CLIENTS, SAMPLES = 8, 4, 300
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines = texts.read_lines(options.text)
         found = run(options.checkpoint.resolve(), Path(folder), lines, seconds, reloads)
     result = {**provenance(), **found}
-    write_whole(options.output, (json.dumps(result, indent=1) + "\n").encode())
+    write_json(options.output, result)
     print(json.dumps(found, indent=1))
     problems = failures(found)
     print("\n".join(problems) or "nothing failed")

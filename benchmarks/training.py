@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from benchmarks import machine
 from model.config import NetworkConfig
 from model.tokenizer import END_OF_GAP, Tokenizer
+from training.cached_json import write_json
 from training.config import DataOptions, LossOptions, OptimizerOptions, RunConfig
 from training.data.shards import FORMAT_VERSION, NO_CUT, ShardWriter, manifest_digest
-from training.run_state import check_writable, write_whole
+from training.run_state import check_writable
 from training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,9 +112,8 @@ def main(arguments: list[str] | None = None) -> int:
     check_writable(options.output)
     with tempfile.TemporaryDirectory() as directory:
         found = measure(Path(directory), options.repeats, options.seconds, options.threads)
-    text = json.dumps(found, indent=1) + "\n"
-    write_whole(options.output, text.encode())
-    sys.stdout.write(text)
+    write_json(options.output, found)
+    sys.stdout.write(json.dumps(found, indent=1) + "\n")
     return 0
 
 

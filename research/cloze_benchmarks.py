@@ -23,7 +23,7 @@ from typing import Any
 from model.errors import CorpusError
 from model.queries import ClozeQuery, ClozeResult, Limits, PredictQuery, PredictResult
 from model.text import is_han
-from research.cached_json import write_json
+from training.cached_json import write_json
 from training.evaluation.metrics import ask
 from training.evaluation.systems import EvaluatedSystem, open_system
 from training.evaluation.test_items import MARKER

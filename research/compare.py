@@ -28,7 +28,6 @@ from model.ngram import read_description
 from model.predictor import Predictor
 from model.runtime import open_runtime
 from model.tokenizer import Tokenizer
-from research.cached_json import cached_json, require_same_settings, write_json
 from research.networks import (
     PEERS,
     SYSTEMS,
@@ -41,6 +40,7 @@ from research.networks import (
     sized,
 )
 from research.tutorial_page import METRICS, comparison_tables
+from training.cached_json import cached_json, require_same_settings, write_json
 from training.config import DataOptions, LossOptions, OptimizerOptions, RunConfig
 from training.data.shards import open_prepared
 from training.evaluation.evaluate import evaluate

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from model.errors import CorpusError
 from model.text import HAN, normalise
-from research.cached_json import write_json
 from research.cloze_benchmarks import BENCHMARKS
+from training.cached_json import write_json
 from training.data.text_sources import expand_inputs, read_lines
 from training.evaluation.test_items import MARKER
 from training.options import argument, option

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from model.queries import ClozeQuery, ClozeResult
-from research.cached_json import write_json
 from research.cloze_benchmarks import read_records
+from training.cached_json import write_json
 from training.evaluation.metrics import ask
 from training.evaluation.systems import EvaluatedSystem, open_system
 from training.options import argument, option

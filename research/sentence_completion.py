@@ -28,8 +28,8 @@ from model.errors import CorpusError, UnsupportedError
 from model.predictor import open_model
 from model.runtime import Runtime, initial_states
 from model.tokenizer import END, END_OF_GAP, START, Tokenizer
-from research.cached_json import write_json
 from research.cloze_benchmarks import BenchmarkQuestion, msr_scc, wilson_interval
+from training.cached_json import write_json
 from training.data.shards import Shard, open_prepared
 from training.evaluation.test_items import MARKER, TextFile, cloze_questions
 from training.options import argument, option

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from model.config import Cell
 from model.network import RecurrentLayer, State
-from research.cached_json import cached_json, require_same_settings, write_json
+from training.cached_json import cached_json, require_same_settings, write_json
 from training.options import option
 
 SYMBOLS, DISTRACTORS = 10, 20

@@ -13,7 +13,6 @@ The same command resumes an interrupted adaptation. DIR contains the text: prote
 DIR/checkpoint contains no text.
 """
 
-import json
 import random
 import shutil
 import sys
@@ -28,6 +27,7 @@ from model.errors import CorpusError, LacunaError, RunError
 from model.files import replaced_directory
 from model.queries import ClozeQuery, Limits, PredictQuery, Query, Result
 from model.text import language_of
+from training.cached_json import cached_json, require_same_settings, write_json
 from training.config import DataOptions, OptimizerOptions, RunConfig
 from training.data.batches import EpochPlan, heldout_batches
 from training.data.prepare import BLOCK_LINES, PrepareOptions, SourceOptions, named_sources, prepare
@@ -40,7 +40,7 @@ from training.evaluation.test_items import choose_items, read_files
 from training.export import ExportOptions, export
 from training.ngram import build
 from training.options import argument, option
-from training.run_state import find_state, keep_to, write_whole
+from training.run_state import find_state
 from training.trainer import Trainer, stop_signals
 
 MAX_CHARACTERS = 500
@@ -137,8 +137,7 @@ def adapt(options: AdaptOptions) -> str | None:
         raise RunError(
             f"{options.checkpoint} only fills blanks; adapt a checkpoint with a forward tower"
         )
-    options.output.mkdir(parents=True, exist_ok=True)
-    keep_to(options.output, _settings(options, base))
+    require_same_settings(options.output, _settings(options, base))
     texts = _set_aside(options)
     prepared = _prepare(options, texts)
     own = {path.stem for path in texts}
@@ -299,7 +298,7 @@ def _train(
         The journal: held-out bits before training and after each pass; None if a signal came.
     """
     path, directory = options.output / "adapt.json", options.output / "run"
-    journal: list[Entry] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    journal: list[Entry] = cached_json(path, lambda: {"entries": []})["entries"]
     sources = weigh(prepared.sources, (), config.data.weights)
     steps = len(EpochPlan(sources, config.data, options.seed, 0))
     with stop_signals() as stopping:
@@ -321,7 +320,7 @@ def _train(
             if _best(journal) == len(journal) - 1 > 0:
                 with replaced_directory(options.output / "best") as fresh:
                     shutil.copytree(directory / "state", fresh, dirs_exist_ok=True)
-            write_whole(path, (json.dumps(journal, indent=1) + "\n").encode())
+            write_json(path, {"entries": journal})
     return journal
 
 

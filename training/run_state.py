@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from model.checkpoint import Checkpoint
 from model.errors import ReportError, RunError
-from model.files import previous_directory, replaced_directory, write_atomically
+from model.files import previous_directory, replaced_directory
 
 
 @dataclass(slots=True)
@@ -184,14 +184,6 @@ def load_optimizer(
         return tensors["carried"]
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise RunError(f"{path}: {error!r}") from error
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file as :func:`model.files.write_atomically` does, with RunError for OSError."""
-    try:
-        write_atomically(path, data)
-    except OSError as error:
-        raise RunError(f"{path}: cannot write: {error}") from error
 
 
 def check_writable(path: Path) -> None:

@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 
-from model.errors import ReportError
 from training.evaluation.report import (
     DEFINITIONS,
     draw_panels,
     evaluation_markdown,
-    replace_section,
     table,
     write_report,
 )
@@ -69,13 +67,6 @@ def test_a_table_has_a_header_and_a_line_for_each_row() -> None:
     assert table([["a", 1], ["b", 2.5]], ["x", "y"]) == (
         "| x | y |\n| --- | --- |\n| a | 1 |\n| b | 2.5 |\n"
     )
-
-
-def test_a_section_is_replaced_between_its_markers() -> None:
-    """Text around the markers stays; a missing marker is an error."""
-    assert replace_section("a <1> old <2> b", "new\n", "<1>", "<2>") == "a <1>\n\nnew\n\n<2> b"
-    with pytest.raises(ReportError, match="lacks <1> or <3>"):
-        replace_section("a <1> old <2> b", "new", "<1>", "<3>")
 
 
 def test_panels_are_written_as_a_picture(tmp_path: Path) -> None:

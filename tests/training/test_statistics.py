@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from training.evaluation.statistics import (
-    at_edge,
     calibration_error,
     calibration_floor,
     interval,
@@ -16,12 +15,6 @@ from training.evaluation.statistics import (
 
 PROBABILITIES = np.array([0.7, 0.1, 0.8, 0.2])
 CORRECT = np.array([True, False, True, True])
-
-
-def test_the_ends_of_a_grid_are_edges() -> None:
-    """A lowest value of 0 is not an edge."""
-    assert [value for value in (0.3, 0.6, 1.0) if at_edge(value, (0.3, 0.6, 1.0))] == [0.3, 1.0]
-    assert [value for value in (0.0, 1.0, 5.0) if at_edge(value, (0.0, 1.0, 5.0))] == [5.0]
 
 
 def test_a_ratio_weighs_lines() -> None:

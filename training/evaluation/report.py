@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.errors import ReportError
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -68,19 +66,6 @@ def table(rows: Iterable[Sequence[object]], header: Sequence[str]) -> str:
     """Return a Markdown table that ends with a line break; cells are converted with str()."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(map(str, cells))} |\n" for cells in lines)
-
-
-def replace_section(document: str, text: str, begin: str, end: str) -> str:
-    """Return a document with *text* between two markers, in place of the text that was there.
-
-    Raises:
-        ReportError: a marker is missing.
-    """
-    head, found_begin, rest = document.partition(begin)
-    _, found_end, tail = rest.partition(end)
-    if not found_begin or not found_end:
-        raise ReportError(f"the document lacks {begin} or {end}; put them around the figures")
-    return f"{head}{begin}\n\n{text.strip()}\n\n{end}{tail}"
 
 
 @contextmanager

@@ -15,11 +15,6 @@ Float64Array = NDArray[np.float64]
 INTERVAL_PERCENT = 95.0
 
 
-def at_edge(value: float, grid: Sequence[float]) -> bool:
-    """Return True for an end of a grid, beyond which a better value may lie; not for 0 at the low end."""
-    return value == max(grid) or value == min(grid) > 0
-
-
 def resample(files: Sequence[int], rounds: int, seed: int) -> Float64Array:
     """Draw lines with replacement within each file.
 

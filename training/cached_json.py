@@ -18,9 +18,18 @@ def cached_json(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a JSON file atomically; make its folder if it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(values, ensure_ascii=False, indent=1) + "\n").encode())
+    """Write a JSON file atomically; make its folder if it is missing.
+
+    Raises:
+        RunError: the disk is full or not writable.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, (json.dumps(values, ensure_ascii=False, indent=1) + "\n").encode())
+    except OSError as error:
+        raise RunError(
+            f"{path}: cannot write: {error}; make room, or name another place"
+        ) from error
 
 
 def require_same_settings(directory: Path, settings: dict[str, Any]) -> None:
