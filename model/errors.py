@@ -1,15 +1,16 @@
 """Every error that Lacuna raises on purpose.
 
     LacunaError
-    ├── QueryError          a request that cannot be answered: names the field, the reason, the remedy
-    │   └── UnsupportedError    the checkpoint's network cannot answer this kind of question
+    ├── QueryError          a request that cannot be answered: field, reason, remedy
+    │   └── UnsupportedError    the loaded model cannot answer this kind of question
     ├── CheckpointError     a checkpoint directory that is missing, torn, altered or too new
-    ├── TokenizerError     a vocabulary that cannot be trained or read
+    ├── TokenizerError      a tokenizer that cannot be trained or read
     ├── CorpusError         input text that cannot be used
     ├── PreparedDataError   a prepared data directory that is missing, torn or does not fit
-    ├── RunError            a training run that cannot start or go on
-    │   └── DivergedError       the loss or a gradient is no longer a number
-    └── ExportError         an export that failed one of its gates
+    ├── RunError            a training run that cannot start or continue
+    │   └── DivergedError       the loss or a gradient is NaN or infinite
+    ├── ExportError         an export that failed one of its gates
+    └── ReportError         a report that cannot be written
 
 Messages carry numbers, lengths, fields and paths, never a user's text.
 """
@@ -20,11 +21,11 @@ class LacunaError(Exception):
 
 
 class QueryError(LacunaError):
-    """A request that cannot be answered as it stands.
+    """A request that cannot be answered.
 
     Args:
-        field: JSON pointer of the offending field, such as ``/text/3``.
-        message: what is wrong and what to do, without the user's text.
+        field: JSON pointer of the wrong field, such as ``/text/3``.
+        message: the problem and the remedy, without the user's text.
     """
 
     def __init__(self, field: str, message: str) -> None:
@@ -34,7 +35,7 @@ class QueryError(LacunaError):
 
 
 class UnsupportedError(QueryError):
-    """The loaded checkpoint cannot answer this kind of question."""
+    """The loaded model cannot answer this kind of question."""
 
 
 class CheckpointError(LacunaError):
@@ -42,7 +43,7 @@ class CheckpointError(LacunaError):
 
 
 class TokenizerError(LacunaError):
-    """A vocabulary that cannot be trained or read, or is another than the one that is needed."""
+    """A tokenizer that cannot be trained or read, or is not the one that is needed."""
 
 
 class CorpusError(LacunaError):
@@ -54,11 +55,11 @@ class PreparedDataError(LacunaError):
 
 
 class RunError(LacunaError):
-    """A training run that cannot start or go on."""
+    """A training run that cannot start or continue."""
 
 
 class DivergedError(RunError):
-    """The loss or a gradient is no longer a number; the last good checkpoint is kept."""
+    """The loss or a gradient is NaN or infinite; the last good checkpoint is kept."""
 
 
 class ExportError(LacunaError):
@@ -66,4 +67,4 @@ class ExportError(LacunaError):
 
 
 class ReportError(LacunaError):
-    """A report that cannot be written where it is wanted."""
+    """A report that cannot be written."""

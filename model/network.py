@@ -1,11 +1,12 @@
-"""The recurrent networks, in torch: towers, heads, and nothing of training, decoding or text.
+"""The recurrent networks in torch: towers and heads. Not their training, nor decoding.
 
-Reads top to bottom: one layer, a stack of them, then the three architectures' one class. Shapes in comments use
-B rows, T steps, H hidden units, e embedding width, V tokens. Sequences are time-major, as torch's fused kernels like.
+From top to bottom: one layer, then one class for the three architectures. Shapes use B rows, T steps,
+H hidden units, e embedding width, V tokens. Sequences are time-major, as torch's fused kernels expect.
 
-Two towers: a forward tower reads ``<s> x1 x2 …``, a backward tower ``</s> xT … xj``; they meet only in the gap head,
-so either state is exact after any prefix and can be kept. ``stacked_bidirectional`` is the tutorial's deep
-bidirectional network: its layers do mix, so a position must be masked before it can be predicted.
+Two towers: a forward tower reads ``<s> x1 x2 …``, a backward tower ``</s> xT … xj``. They meet only in the
+gap head, so either state is exact after any prefix and can be cached. ``stacked_bidirectional`` is the
+tutorial's deep bidirectional network. Its layers mix both directions, so a position must be masked before it
+can be predicted.
 """
 
 import warnings
@@ -16,26 +17,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.config import GAP_CODE_SIZE, GAP_POSITIONS, GATES, Cell, NetworkConfig, Tower
-from model.tokenizer import BLANK, END, END_OF_GAP, START, UNKNOWN
+from model.tokenizer import END_OF_GAP, NEVER_PREDICTED
 
 State = tuple[Tensor, ...]  # (h, c) for an LSTM, (h,) otherwise; each (B, H)
 
-# cuDNN lays the weights out anew at every call, which is small beside a window of text; a warning says so once.
+# cuDNN copies the weights at every call, which costs little next to a window of text. It warns once.
 warnings.filterwarnings(
     "ignore", message="RNN module weights are not part of single contiguous chunk of memory"
 )
-
-NEVER_PREDICTED = (UNKNOWN, START, END, BLANK)
 
 
 class RecurrentLayer(nn.Module):
     """One layer of an Elman RNN, a GRU or an LSTM, over time.
 
-    The raw weights are the parameters and are handed to torch's kernel at every call, so dropping recurrent weights
-    is one dropout on the way there; nothing is reassigned, and nothing can silently keep the old weights.
+    The raw weights are the parameters, and torch's kernel gets them at every call. So dropping recurrent
+    weights is one dropout before the call; no module can silently keep the old weights.
 
-    Elman 1990; Cho et al. 2014, arXiv:1406.1078; Hochreiter and Schmidhuber 1997; weight drop: Merity et al. 2017,
-    arXiv:1708.02182.
+    Elman 1990; Cho et al. 2014, arXiv:1406.1078; Hochreiter and Schmidhuber 1997; weight drop: Merity et al.
+    2017, arXiv:1708.02182.
     """
 
     def __init__(self, cell: Cell, input_size: int, hidden_size: int) -> None:
@@ -51,7 +50,7 @@ class RecurrentLayer(nn.Module):
         nn.init.uniform_(self.weight_ih, -bound, bound)
         nn.init.uniform_(self.weight_hh, -bound, bound)
         if cell == "lstm":
-            # An open forget gate at the start lets gradients through (Jozefowicz et al. 2015).
+            # A forget gate that starts open lets gradients through (Jozefowicz et al. 2015).
             nn.init.ones_(self.bias_ih[hidden_size : 2 * hidden_size])
 
     def forward(
@@ -62,7 +61,7 @@ class RecurrentLayer(nn.Module):
         Args:
             inputs: (T, B, input size), in the dtype to compute in.
             state: each part (B, H), the state before the first step.
-            weight_drop: share of recurrent weights set to 0 for this call; applied in training mode only.
+            weight_drop: share of recurrent weights set to 0 for this call, in training mode only.
 
         Returns:
             Outputs (T, B, H) and the state after the last step.
@@ -73,7 +72,7 @@ class RecurrentLayer(nn.Module):
         parts = [
             part.to(dtype).contiguous().unsqueeze(0) for part in state
         ]  # cuDNN refuses a slice of flat states
-        # On a GPU autocast would compute in float16, whatever it is asked for; everything has its dtype already.
+        # Everything has its dtype already; on a GPU autocast would compute in float16.
         with torch.autocast("cuda", enabled=False):
             if self.cell == "lstm":
                 out, h, c = torch._VF.lstm(
@@ -86,7 +85,10 @@ class RecurrentLayer(nn.Module):
 
 
 def locked_dropout(sequence: Tensor, probability: float, training: bool) -> Tensor:
-    """Drop the same units at every step of a (T, B, width) sequence (Gal and Ghahramani 2016, arXiv:1512.05287)."""
+    """Drop the same units at every step of a (T, B, width) sequence.
+
+    Gal and Ghahramani 2016, arXiv:1512.05287.
+    """
     if not training or probability == 0:
         return sequence
     mask = torch.empty_like(sequence[:1]).bernoulli_(1 - probability) / (1 - probability)
@@ -94,10 +96,10 @@ def locked_dropout(sequence: Tensor, probability: float, training: bool) -> Tens
 
 
 class GapHead(nn.Module):
-    """What stands in a gap, from both sides: a gated MLP over the two towers' features.
+    """Predicts the tokens of a gap from both sides: a gated MLP over the two towers' features.
 
-    ``z = W2 (u * sigmoid(v)) + b2 + f + g`` with ``u, v = W1 [f; g; position; kind] + b1`` (gated linear unit:
-    Dauphin et al. 2017, arXiv:1612.08083); logits are ``E z + b`` over the tied embedding.
+    ``z = W2 (u * sigmoid(v)) + b2 + f + g`` with ``u, v = W1 [f; g; position; kind] + b1`` (gated linear
+    unit: Dauphin et al. 2017, arXiv:1612.08083); logits are ``E z + b`` over the tied embedding.
     """
 
     def __init__(self, embedding_size: int, hidden_size: int) -> None:
@@ -113,11 +115,11 @@ class GapHead(nn.Module):
         Args:
             left: features of the forward tower, (N, e).
             right: features of the backward tower, or the learned "unknown" vector, (N, e).
-            positions: tokens of the span already read, (N,), int64; capped at 7 here.
+            positions: tokens of the span already read, (N,), int64; above 7 they count as 7.
             kinds: WORD, TOKEN or SPAN, (N,), int64.
 
         Returns:
-            (N, e), to be multiplied with the embedding.
+            (N, e), to be multiplied by the embedding.
         """
         codes = [self.position(positions.clamp(max=GAP_POSITIONS - 1)), self.kind(kinds)]
         mixed = torch.cat([left, right, *(code.to(left.dtype) for code in codes)], dim=1)
@@ -132,8 +134,8 @@ class Network(nn.Module):
         dropout: locked dropout on embeddings, between layers and on outputs, in training mode.
         weight_drop: share of recurrent weights dropped per call, in training mode.
 
-    Tied input and output embedding: Press and Wolf 2017, arXiv:1608.05859. Two towers joined by an MLP: after
-    context2vec (Melamud et al. 2016).
+    Tied input and output embedding: Press and Wolf 2017, arXiv:1608.05859. Two towers joined by an MLP:
+    after context2vec (Melamud et al. 2016).
     """
 
     def __init__(
@@ -143,23 +145,20 @@ class Network(nn.Module):
         self.config = config
         self.dropout = dropout
         self.weight_drop = weight_drop
-        e, hidden, stacked = (
-            config.embedding_size,
-            config.hidden_size,
-            config.architecture == "stacked_bidirectional",
-        )
+        e, hidden = config.embedding_size, config.hidden_size
+        stacked = config.architecture == "stacked_bidirectional"
+        width = 2 * hidden if stacked else hidden  # of a layer's outputs
         self.embedding = nn.Embedding(config.vocabulary_size, e)
         nn.init.normal_(self.embedding.weight, std=e**-0.5)
         self.output_bias = nn.Parameter(torch.zeros(config.vocabulary_size))
 
         def tower(layers: int) -> nn.ModuleList:
-            deeper = 2 * hidden if stacked else hidden
             return nn.ModuleList(
-                RecurrentLayer(config.cell, deeper if n else e, hidden) for n in range(layers)
+                RecurrentLayer(config.cell, width if n else e, hidden) for n in range(layers)
             )
 
         self.forward_tower = tower(config.forward_layers)
-        self.next = nn.Linear(2 * hidden if stacked else hidden, e)
+        self.next = nn.Linear(width, e)
         if stacked:
             self.backward_tower = tower(config.forward_layers)
         if config.architecture == "two_towers":
@@ -170,7 +169,7 @@ class Network(nn.Module):
             self.unknown_right = nn.Parameter(torch.zeros(e))
 
     def initial_state(self, tower: Tower, rows: int) -> Tensor:
-        """Flat states before the first token, (rows, S) float32: zeros."""
+        """Return the flat states before the first token, (rows, S) float32: zeros."""
         return self.output_bias.new_zeros(rows, self.config.state_size(tower))
 
     def run_tower(
@@ -179,10 +178,10 @@ class Network(nn.Module):
         """Read a sequence with one tower.
 
         Args:
-            tower: ``forward`` or ``backward``; the backward tower wants its tokens already reversed.
+            tower: ``forward`` or ``backward``; the backward tower expects reversed tokens.
             tokens: ids, (T, B), int64.
             states: flat states, (B, S), float32, laid out layer by layer, h before c.
-            dtype: what to compute in; bfloat16 is 1.3 times faster on CPUs that have it, for training.
+            dtype: of the computation; bfloat16 makes training faster on CPUs that have it.
 
         Returns:
             Outputs of the top layer (T, B, H) in *dtype*, and flat states after the last step (B, S), float32.
@@ -205,20 +204,20 @@ class Network(nn.Module):
     ) -> Tensor:
         """Read whole lines with the stacked bidirectional network.
 
-        Layer 2 sees both neighbours of a position, hence the position itself: only positions that hold ``<blank>``
-        may be predicted from these outputs.
+        Layer 2 sees both neighbours of a position, and so the position itself. Only positions that hold
+        ``<blank>`` may be predicted from these outputs.
 
         Args:
             tokens: ids with blanks in place, (T, B), right-padded, int64.
             lengths: real tokens of each row, (B,), int64.
-            dtype: what to compute in.
+            dtype: of the computation.
 
         Returns:
-            (T, B, 2H) in *dtype*; rows' padding is unspecified.
+            (T, B, 2H) in *dtype*; unspecified in the padding.
         """
         T, B = tokens.shape
         steps = torch.arange(T, device=tokens.device).unsqueeze(1)  # (T, 1)
-        # Reverses each row within its own length, and leaves padding where it is; its own inverse.
+        # Reverses each row within its own length and keeps the padding; it is its own inverse.
         mirror = torch.where(steps < lengths, lengths - 1 - steps, steps)  # (T, B)
         sequence = self._embed(tokens, dtype)
         zeros = tuple(
@@ -250,12 +249,12 @@ class Network(nn.Module):
         positions: Tensor,
         kinds: Tensor,
     ) -> Tensor:
-        """Features of a gap from the two towers' outputs.
+        """Return the features of a gap from the two towers' outputs.
 
         Args:
             forward: outputs of the forward tower after the left side and the span so far, (N, H).
-            backward: outputs of the backward tower after the right side, (N, H); ignored where unknown.
-            right_known: (N,), bool; False puts the learned vector in the backward feature's place.
+            backward: outputs of the backward tower after the right side, (N, H); ignored if unknown.
+            right_known: (N,), bool; False replaces the backward feature by a learned vector.
             positions: tokens of the span already read, (N,), int64.
             kinds: (N,), int64.
 
@@ -266,26 +265,26 @@ class Network(nn.Module):
         return cast(Tensor, self.gap(self.next(forward), right, positions, kinds))
 
     def logits(self, features: Tensor, bias: Tensor) -> Tensor:
-        """Logits over all tokens, (N, V), before the masks of :func:`mask_next` or :func:`mask_gap`."""
+        """Return logits over all tokens, (N, V); :func:`mask_next` or :func:`mask_gap` must follow."""
         return F.linear(features, self.embedding.weight, bias)
 
 
 def mask_next(logits: Tensor) -> Tensor:
-    """Minus infinity at the tokens that never follow: controls and ``<eog>``. (..., V) to (..., V)."""
+    """Set controls and ``<eog>``, which are never next, to minus infinity. (..., V) to (..., V)."""
     masked = logits.clone()
     masked[..., [*NEVER_PREDICTED, END_OF_GAP]] = float("-inf")
     return masked
 
 
 def mask_controls(logits: Tensor) -> Tensor:
-    """Minus infinity at the controls, which never stand in a gap; ``<eog>`` ends one. (..., V) to (..., V)."""
+    """Set controls, which are never in a gap, to minus infinity; ``<eog>`` stays. (..., V) to (..., V)."""
     masked = logits.clone()
     masked[..., list(NEVER_PREDICTED)] = float("-inf")
     return masked
 
 
 def mask_gap(logits: Tensor, positions: Tensor) -> Tensor:
-    """Minus infinity at the controls, and at ``<eog>`` where the span is still empty. (N, V), (N,) to (N, V)."""
+    """Set controls, and ``<eog>`` of an empty span, to minus infinity. (N, V), (N,) to (N, V)."""
     masked = mask_controls(logits)
     masked[positions == 0, END_OF_GAP] = float("-inf")
     return masked

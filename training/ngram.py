@@ -26,7 +26,7 @@ from tqdm import tqdm
 from model.config import Calibration
 from model.errors import PreparedDataError
 from model.ngram import DESCRIPTION, NGRAM_FORMAT_VERSION, size_in_bytes
-from model.tokenizer import END_OF_GAP, START
+from model.tokenizer import END_OF_GAP, NEVER_PREDICTED, START
 from training.data.shards import Prepared, Shard, open_prepared
 
 # For texts so small that no discount can be estimated; KenLM's --discount_fallback
@@ -93,7 +93,7 @@ def build(prepared: Path, output: Path, order: int, *, weighted: bool = False) -
     repeats = {
         source.name: max(1, round(source.weight)) if weighted else 1 for source in data.sources
     }
-    never = {int(token) for token in data.tokenizer.never_predicted} | {END_OF_GAP}
+    never = {*NEVER_PREDICTED, END_OF_GAP}
     predictable = np.array([token not in never for token in range(data.tokenizer.size)])
 
     partial = output.with_name(f".{output.name}.partial-{os.getpid()}")

@@ -20,11 +20,10 @@ from onnx import helper
 
 from model.config import GAP_CODE_SIZE, GAP_POSITIONS, GATES, SPAN, NetworkConfig, Tower
 from model.onnx_runtime import SHARED_WEIGHTS, Precision
-from model.tokenizer import BLANK, END, END_OF_GAP, START, UNKNOWN
+from model.tokenizer import END_OF_GAP, NEVER_PREDICTED
 from training.onnx_builder import BOOL, FLOAT, INT64, Array, Graph, Rows, Shape, Store, value_info
 
 LINES: dict[str, Shape] = {"tokens": (INT64, "N", "T"), "lengths": (INT64, "N")}
-NEVER_PREDICTED = [UNKNOWN, START, END, BLANK]
 # Gates in the graphs, as indices into torch's; of an LSTM's i, f, g, o the three sigmoids together
 GATE_ORDER = {"rnn_tanh": [0], "gru": [0, 1, 2], "lstm": [0, 1, 3, 2]}
 
@@ -149,7 +148,7 @@ def _gap(store: Store) -> Any:
     query = graph.op("Add", graph.op("Add", inner, bias), graph.op("Add", left, right))
 
     scores = store.parameter("gap_bias", network.vocabulary_size).copy()
-    scores[NEVER_PREDICTED] = -np.inf
+    scores[list(NEVER_PREDICTED)] = -np.inf
     first_scores = scores.copy()
     first_scores[END_OF_GAP] = -np.inf  # a gap is never empty
     first = graph.op("Equal", graph.op("Unsqueeze", "positions", graph.ints(1)), graph.ints(0))

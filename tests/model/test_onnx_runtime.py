@@ -1,0 +1,89 @@
+"""ONNX graphs that cannot be run are refused when they are opened."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from model.checkpoint import Checkpoint, load_checkpoint
+from model.errors import CheckpointError
+from model.onnx_runtime import OnnxRuntime, products_saturate
+from model.runtime import open_runtime
+
+
+@pytest.fixture
+def damaged(tmp_path: Path, tiny_checkpoint: Path) -> Checkpoint:
+    """A checkpoint whose graphs a test may damage; its sums were checked before."""
+    shutil.copytree(tiny_checkpoint / "onnx", tmp_path / "onnx")
+    return dataclasses.replace(load_checkpoint(tiny_checkpoint), directory=tmp_path)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("forward", "forward_tower.0.weight_hh.scale"),
+        ("backward", "backward_tower.0.weight_hh.scale"),
+        ("next", "number.1e-30"),
+        ("previous", "number.1e-30"),
+        ("gap", "number.1e-30"),
+    ],
+)
+def test_nan_and_infinity_are_refused(
+    damaged: Checkpoint, name: str, tensor: str, number: float
+) -> None:
+    """One NaN or infinity in a graph is a CheckpointError, although every sum is right."""
+    path = damaged.directory / "onnx" / f"{name}.onnx"
+    graph = onnx.load(path, load_external_data=False)
+    (found,) = [stored for stored in graph.graph.initializer if stored.name == tensor]
+    values = np.frombuffer(found.raw_data, dtype="<f4").copy()
+    values[-1] = number
+    found.raw_data = values.tobytes()
+    path.write_bytes(graph.SerializeToString())
+    with pytest.raises(CheckpointError, match=r"its network cannot be run: the .* (head|tower)"):
+        open_runtime(damaged)
+
+
+def test_graphs_that_cannot_be_run_are_named(damaged: Checkpoint) -> None:
+    """A graph of another head or of other sizes, a torn one and a missing one are named with the path."""
+    onnx_folder = damaged.directory / "onnx"
+    gap, next_ = onnx_folder / "gap.onnx", onnx_folder / "next.onnx"
+    larger = dataclasses.replace(damaged.network_config, forward_layers=3)
+    with pytest.raises(CheckpointError, match=r"forward\.onnx has width 96, .* says 144"):
+        OnnxRuntime(damaged.directory, larger)
+    shutil.copy(next_, gap)
+    with pytest.raises(CheckpointError, match=r"its network cannot be run: .*; export"):
+        open_runtime(damaged)
+    next_.write_bytes(next_.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=r"next\.onnx: onnxruntime cannot open it"):
+        open_runtime(damaged)
+    next_.unlink()
+    with pytest.raises(CheckpointError, match=r"next\.onnx is missing"):
+        open_runtime(damaged)
+
+
+@pytest.mark.parametrize(
+    ("machine", "cpuinfo", "saturates"),
+    [
+        ("x86_64", "flags\t\t: fpu avx2 avx512f avx512_vnni\n", False),
+        ("AMD64", "flags\t\t: fpu avx2 avx_vnni\n", False),
+        ("x86_64", "flags\t\t: fpu avx2 avx512f avx512_vnnix\n", True),
+        ("x86_64", None, True),
+        ("aarch64", None, False),
+    ],
+)
+def test_slow_exact_kernels_are_for_processors_without_vnni(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    machine: str,
+    cpuinfo: str | None,
+    saturates: bool,
+) -> None:
+    """x86 needs VNNI for exact sums of fast products; an unknown CPU gets the exact kernels."""
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    if cpuinfo is not None:
+        (tmp_path / "cpuinfo").write_text(cpuinfo, encoding="utf-8")
+    assert products_saturate(tmp_path / "cpuinfo") is saturates
