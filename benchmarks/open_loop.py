@@ -79,7 +79,7 @@ def saturate(
     port: int, requests: Sequence[bytes], seconds: float, connections: int = 32
 ) -> Outcome:
     """Keep all connections busy for *seconds*, or until there are no more requests."""
-    return run(port, requests, [0.0] * len(requests), connections, seconds)
+    return run(port, requests, [0.0] * len(requests), connections, give_up_seconds=seconds)
 
 
 def run(
@@ -87,18 +87,21 @@ def run(
     requests: Sequence[bytes],
     times: Sequence[float],
     connections: int = 64,
+    users: int = 1,
     give_up_seconds: float = math.inf,
 ) -> Outcome:
-    """Send each request at its time, or as soon after it as a connection is free.
+    """Send each request at its time, or as soon after it as a connection of its user is free.
 
     Args:
         port: of loopback.
-        requests: bytes of one request for each time.
+        requests: bytes of one request for each time; users send them in turn.
         times: seconds from the start, ascending.
-        connections: opened beforehand, each with at most one request on its way.
+        connections: of each user, opened beforehand, each with at most one request on its way.
+        users: each has a source address of its own.
         give_up_seconds: a request that could not be sent for so long is dropped, as nobody waits for it.
     """
-    client = _Client(port, connections)
+    client = _Client(port, connections, users)
+    waiting: list[deque[int]] = [deque() for _ in range(users)]
     latencies, waits = [math.inf] * len(times), [math.inf] * len(times)
     statuses: Counter[int] = Counter()
     due = done = 0
@@ -110,21 +113,26 @@ def run(
         end += give_up_seconds if math.isfinite(give_up_seconds) else 0.0
         now = time.perf_counter()
         while done < len(times) and now < end:
-            while due < len(times) and (wait := now - start - times[due]) >= 0:
-                if wait > give_up_seconds:
-                    done += 1
-                elif client.idle:
-                    client.send(requests[due], due)
-                    waits[due] = wait
-                    now = time.perf_counter()
-                else:
-                    break
+            ready = []
+            while due < len(times) and now - start >= times[due]:
+                waiting[due % users].append(due)
+                ready.append(due % users)
                 due += 1
             for index, status in client.receive():
                 statuses[status] += 1
                 if status == 200:
                     latencies[index] = time.perf_counter() - start - times[index]
                 done += 1
+                ready.append(index % users)
+            for user in ready:
+                while waiting[user] and client.idle[user]:
+                    index = waiting[user].popleft()
+                    wait = time.perf_counter() - start - times[index]
+                    if wait > give_up_seconds:
+                        done += 1
+                        continue
+                    client.idle[user].popleft().send(requests[index], index)
+                    waits[index] = wait
             now = time.perf_counter()
         return Outcome(latencies, waits, statuses, now - start)
     finally:
@@ -134,16 +142,15 @@ def run(
 
 
 class _Client:
-    """Keep-alive connections to one server."""
+    """Keep-alive connections to one server; `idle` has those of each user."""
 
-    def __init__(self, port: int, connections: int) -> None:
+    def __init__(self, port: int, connections: int, users: int) -> None:
         self._port = port
         self._poll = select.epoll()
         self._open: dict[int, _Connection] = {}
-        self.idle = deque(self._connect() for _ in range(connections))
-
-    def send(self, request: bytes, index: int) -> None:
-        self.idle.popleft().send(request, index)
+        self.idle = [
+            deque(self._connect(user) for _ in range(connections)) for user in range(users)
+        ]
 
     def receive(self) -> list[tuple[int, int]]:
         """Return the index and status of each request that was answered, or whose connection broke."""
@@ -153,15 +160,17 @@ class _Client:
             status = connection.receive()
             if status is None:
                 continue
-            if connection.index is not None:
-                ended.append((connection.index, status))
             if status == _BROKEN:
-                self.idle = deque(each for each in self.idle if each is not connection)
                 del self._open[descriptor]
                 connection.socket.close()
-                connection = self._connect()
-            connection.index = None
-            self.idle.append(connection)
+                replacement = self._connect(connection.user)
+                idle = self.idle[connection.user]
+                if connection in idle:
+                    idle[idle.index(connection)] = replacement
+                    continue
+                replacement.index, connection = connection.index, replacement
+            ended.append((connection.index, status))
+            self.idle[connection.user].append(connection)
         return ended
 
     def close(self) -> None:
@@ -169,8 +178,8 @@ class _Client:
         for connection in self._open.values():
             connection.socket.close()
 
-    def _connect(self) -> "_Connection":
-        connection = _Connection(self._port)
+    def _connect(self, user: int) -> "_Connection":
+        connection = _Connection(self._port, user)
         self._open[connection.socket.fileno()] = connection
         self._poll.register(connection.socket.fileno(), select.EPOLLIN)
         return connection
@@ -180,14 +189,15 @@ _BROKEN = 0
 
 
 class _Connection:
-    """One connection; `index` is that of the request on its way."""
+    """One connection of a user; `index` is that of the last request."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection((HOST, port))
+    def __init__(self, port: int, user: int) -> None:
+        self.user, self.index = user, -1
+        source = f"127.{1 + (user >> 16)}.{user >> 8 & 255}.{user & 255}"
+        self.socket = socket.create_connection((HOST, port), source_address=(source, 0))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 19)
         self.socket.setblocking(False)
-        self.index: int | None = None
         # The bytes of the answer's head so far; once it is complete, the missing bytes of the body.
         self._head, self._missing, self._status = b"", -1, _BROKEN
 

@@ -1,17 +1,18 @@
 """``python -m benchmarks.overload``: goodput at ten times the load, as a share of the measured peak.
 
 The service and HAProxy share one CPU, the client has another. Each round measures every system one after
-the other, because the speed of a shared machine changes: first the peak with all of 32 connections busy,
-then the overload, which is offered at fixed times if it is answered or not (an open loop). Goodput counts
-answers within the deadline from the scheduled time, over the last two thirds of the overload.
+the other, because the speed of a shared machine changes: first the peak, with 64 typists on 32 busy
+connections, then the overload from 640 typists, each with a source address of its own, who do not wait for
+answers (an open loop). Goodput counts answers within the deadline from the scheduled time, over the last
+two thirds of the overload.
 
 ``--old PATH`` also measures the service of another checkout, without a proxy, in the same rounds.
 """
 
 import argparse
+import itertools
 import json
 import math
-import random
 import statistics
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from typing import Any
 
 from benchmarks import open_loop, texts
 from benchmarks.machine import provenance
-from benchmarks.processes import Server, pin_client
+from benchmarks.processes import Server, alone, pin_client
 from benchmarks.systems import System, lacuna
 from training.cached_json import write_json
 from training.evaluation.report import table
@@ -32,8 +33,9 @@ from training.run_state import check_writable
 OVERLOAD = 10
 DEADLINE_SECONDS = 2.0
 ROUTES = {"/predict": "key presses", "/cloze": "blanks"}
-# More connections than requests that are accepted at once.
-_CONNECTIONS = 1024
+# Of each of the users who send the overload.
+_CONNECTIONS = 4
+USERS = OVERLOAD * texts.TYPISTS
 _PROBES = 200
 
 
@@ -69,6 +71,11 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Return the figures of every system, route and round, in turns."""
     cores = pin_client()
+    blanks = texts.lines_with_blank(lines)
+    streams = {
+        "/predict": (texts.keystrokes(lines), texts.keystrokes(lines, USERS)),
+        "/cloze": (blanks, blanks),
+    }
     found = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         deadline = ("--deadline-seconds", f"{DEADLINE_SECONDS:g}", "--log-level", "warning")
@@ -76,45 +83,32 @@ def measure(
             stack.enter_context(system.serving(cores, Path(folder), *deadline))
             for system in systems
         ]
-        streams = {"/predict": texts.keystrokes(lines), "/cloze": texts.lines_with_blank(lines)}
-        for seed in range(rounds):
-            for route in ROUTES:
-                for system, server in zip(systems, servers, strict=True):
-                    with ExitStack() as others:
-                        for other in servers:
-                            if other is not server:
-                                others.enter_context(other.paused())
-                        figures = _overload(server, route, streams[route], seconds, seed)
-                    found.append({"system": system.name, "route": route, **figures})
-                    print(json.dumps(found[-1]), flush=True)
+        for seed, route in itertools.product(range(rounds), ROUTES):
+            for system, server in zip(systems, servers, strict=True):
+                with alone(server, servers):
+                    figures = _overload(server, route, *streams[route], seconds, seed)
+                found.append({"system": system.name, "route": route, **figures})
+                print(json.dumps(found[-1]), flush=True)
     return found
 
 
 def _overload(
-    server: Server, route: str, stream: Iterator[str], seconds: float, seed: int
+    server: Server,
+    route: str,
+    usual: Iterator[str],
+    crowd: Iterator[str],
+    seconds: float,
+    seed: int,
 ) -> dict[str, Any]:
-    peak = _peak(server, route, stream, seconds)
+    peak = _peak(server, route, usual, seconds)
     times = open_loop.arrivals(OVERLOAD * peak, seconds, seed)
-    requests = [texts.post(route, text) for text in islice(stream, len(times))]
-    outcome = open_loop.run(server.port, requests, times, _CONNECTIONS, DEADLINE_SECONDS)
+    rounded_up = -(-len(times) // USERS) * USERS  # so that users keep their typists
+    requests = [texts.post(route, text) for text in islice(crowd, rounded_up)]
+    outcome = open_loop.run(
+        server.port, requests, times, _CONNECTIONS, USERS, give_up_seconds=DEADLINE_SECONDS
+    )
     figures = {"peak_per_second": peak, **goodput(times, outcome, seconds)}
-    figures["share_of_peak"] = figures["goodput_per_second"] / peak
-    if route == "/predict":
-        thinned = _peak(server, route, thin(stream, seed), seconds / 2)
-        figures["thinned_peak_per_second"] = thinned
-        figures["share_of_thinned_peak"] = figures["goodput_per_second"] / thinned
-    return figures
-
-
-def thin(stream: Iterator[str], seed: int) -> Iterator[str]:
-    """Yield one text at random of each `OVERLOAD`: those that are accepted under overload.
-
-    Each of these key presses has those of its typist to read that were refused before it. So their
-    peak is what a system could reach that refused the others at no cost.
-    """
-    luck = random.Random(seed)  # noqa: S311 - a sample is no secret
-    while offered := list(islice(stream, OVERLOAD)):
-        yield luck.choice(offered)
+    return figures | {"share_of_peak": figures["goodput_per_second"] / peak}
 
 
 def _peak(server: Server, route: str, stream: Iterator[str], seconds: float) -> float:
@@ -168,12 +162,11 @@ def overload_table(rounds: Sequence[dict[str, Any]]) -> str:
                 f"{median('offered_per_second'):,.0f}",
                 f"{median('goodput_per_second'):,.0f}",
                 f"{median('share_of_peak'):.0%}",
-                f"{median('share_of_thinned_peak'):.0%}" if route == "/predict" else "–",
                 f"{median('accepted_p99_seconds'):.2f} s",
             )
         )
     header = ("system", "requests", "peak a second", "offered", "answered in time")
-    return table(rows, (*header, "of the peak", "of the thinned peak", "p99 of the answered"))
+    return table(rows, (*header, "of the peak", "p99 of the answered"))
 
 
 if __name__ == "__main__":

@@ -150,6 +150,16 @@ class Server:
         return self._log.read_text(errors="replace")[-2000:]
 
 
+@contextmanager
+def alone(server: Server | None, servers: Sequence[Server]) -> Iterator[None]:
+    """Pause all *servers* but one for as long as the block lasts."""
+    with contextlib.ExitStack() as others:
+        for other in servers:
+            if other is not server:
+                others.enter_context(other.paused())
+        yield
+
+
 def exchange(
     port: int,
     method: str,

@@ -12,14 +12,14 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from benchmarks import open_loop, texts
 from benchmarks.machine import provenance
-from benchmarks.processes import Server, ServerError, pin_client
+from benchmarks.processes import Server, ServerError, alone, pin_client
 from benchmarks.systems import CHECKPOINT, FIRST_QUESTION, PEERS, System, lacuna
 from model.checkpoint import load_checkpoint
 from training.cached_json import write_json
@@ -99,7 +99,7 @@ def measure(
                 records.append({"repeat": repeat, **record})
                 print(json.dumps(records[-1]), flush=True)
             for system in systems:
-                with _alone(None, servers):
+                with alone(None, servers):
                     server = system.start(cores, Path(folder))
                     try:
                         route = system.routes[0]
@@ -149,7 +149,7 @@ def _repeat(
         for system, server in zip(systems, servers, strict=True):
             if route not in system.routes:
                 continue
-            with _alone(server, servers):
+            with alone(server, servers):
                 record = _saturation(server, fresh, seconds)
                 if workload == "key presses":
                     requests = [texts.post(route, text) for text in later]
@@ -158,7 +158,7 @@ def _repeat(
     typed = texts.running_texts(lines)
     for system, server in zip(systems, servers, strict=True):
         if system.name in WITH_LENGTHS and "key presses" in workloads:
-            with _alone(server, servers):
+            with alone(server, servers):
                 yield {"system": system.name, "workload": "lengths", **_lengths(server, typed)}
 
 
@@ -198,16 +198,6 @@ def _lengths(server: Server, typed: Sequence[str]) -> Record:
             latencies += outcome.latencies_from_sending[1:]  # the first one reads the whole text
         found[f"p50_ms_at_{length}"] = 1000 * open_loop.percentile(latencies, 0.5)
     return found
-
-
-@contextmanager
-def _alone(server: Server | None, servers: Sequence[Server]) -> Iterator[None]:
-    """Pause all servers but one for as long as the block lasts."""
-    with ExitStack() as others:
-        for other in servers:
-            if other is not server:
-                others.enter_context(other.paused())
-        yield
 
 
 def median(

@@ -56,13 +56,13 @@ def read_lines(folder: Path | None) -> list[str]:
     return [line for pair in zip(chinese, other, strict=False) for line in pair]
 
 
-def keystrokes(lines: Sequence[str]) -> Iterator[str]:
-    """Yield what `TYPISTS` typists have typed, who press a key each in turn.
+def keystrokes(lines: Sequence[str], typists: int = TYPISTS) -> Iterator[str]:
+    """Yield what a number of typists have typed, who press a key each in turn.
 
     Each types a line to its end, character by character, and then a fresh one.
     """
     fresh = _fresh(lines)
-    typing = [("", 0)] * TYPISTS
+    typing = [("", 0)] * typists
     while True:
         for typist, (line, typed) in enumerate(typing):
             if typed == len(line):

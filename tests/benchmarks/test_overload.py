@@ -4,13 +4,12 @@ import math
 import shutil
 from collections import Counter
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from benchmarks.open_loop import Outcome
-from benchmarks.overload import OVERLOAD, goodput, measure, overload_table, thin
+from benchmarks.overload import goodput, measure, overload_table
 from benchmarks.systems import lacuna
 from benchmarks.texts import read_lines
 
@@ -26,13 +25,6 @@ def test_goodput_counts_answers_in_time_of_the_last_two_thirds() -> None:
     assert (found["offered_per_second"], found["unsent"], found["unanswered"]) == (1, 10, 1)
     nothing = goodput([20.0], Outcome([math.inf], [0.0], Counter({429: 1}), 30.0), 30.0)
     assert (nothing["goodput_per_second"], nothing["accepted_p99_seconds"]) == (0, None)
-
-
-def test_a_thinned_stream_has_one_text_of_ten() -> None:
-    """Each group of ten texts gives one, at random."""
-    found = [int(text) for text in islice(thin(map(str, range(10_000)), seed=1), 100)]
-    assert [number // OVERLOAD for number in found] == list(range(100))
-    assert len({number % OVERLOAD for number in found}) == OVERLOAD
 
 
 @pytest.mark.skipif(shutil.which("haproxy") is None, reason="haproxy is not installed")
@@ -51,6 +43,6 @@ def test_overload_of_real_processes(tiny_checkpoint: Path) -> None:
     ]
     for each in found:
         assert set(each["status"]) <= {"200", "429", "504"}
-        assert each["goodput_per_second"] > 0
+        assert each["status"]["200"] > 0
     assert found[0]["status"]["429"] > 0
     assert overload_table(found).count("\n") == 6

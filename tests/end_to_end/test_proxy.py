@@ -31,9 +31,13 @@ class Proxied:
     server: ServerProcess
     proxy: Proxy
 
-    def ask(self, path: str, text: str | list[str], method: str = "POST") -> Answer:
-        """Send one request through the proxy."""
-        connection = HTTPConnection("127.0.0.1", self.proxy.port, timeout=PATIENCE_SECONDS)
+    def ask(
+        self, path: str, text: str | list[str], method: str = "POST", source: str = "127.0.0.1"
+    ) -> Answer:
+        """Send one request through the proxy from the address *source*."""
+        connection = HTTPConnection(
+            "127.0.0.1", self.proxy.port, timeout=PATIENCE_SECONDS, source_address=(source, 0)
+        )
         try:
             return exchange(connection, method, path, {"text": text} if method == "POST" else None)
         finally:
@@ -146,6 +150,20 @@ def test_a_full_queue_refuses_at_once_and_the_others_are_answered(tmp_path: Path
         both.server.send_signal(signal.SIGUSR1)
         assert [each.result().status for each in waiting] == [200] * (PLACES + QUEUE)
         assert both.ask("/predict", "the cat").status == 200
+
+
+def test_whoever_is_being_answered_goes_first(tmp_path: Path) -> None:
+    """When requests wait, an address that was answered lately may still join the queue, and a new one may not."""
+    values = {"QUEUE_TIMEOUT": "60s", "MAX_QUEUE_OF_NEWCOMERS": "1"}
+    with proxied(tmp_path, **values) as both, ThreadPoolExecutor(20) as threads:
+        waiting = [threads.submit(both.ask, "/predict", "hold") for _ in range(PLACES + 1)]
+        wait_for(lambda: both.queued() == 1)
+        assert both.ask("/predict", "the cat", source="127.0.0.2").status == 429
+        waiting.append(threads.submit(both.ask, "/predict", "hold"))
+        wait_for(lambda: both.queued() == 2)
+        both.server.send_signal(signal.SIGUSR1)
+        assert [each.result().status for each in waiting] == [200] * (PLACES + 2)
+        assert both.ask("/predict", "the cat", source="127.0.0.2").status == 200
 
 
 def test_a_flood_is_shed_while_answers_continue(tmp_path: Path) -> None:
