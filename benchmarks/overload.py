@@ -1,10 +1,10 @@
 """``python -m benchmarks.overload``: goodput at ten times the load, as a share of the measured peak.
 
 The service and HAProxy share one CPU, the client has another. Each round measures every system one after
-the other, because the speed of a shared machine changes: first the peak, with 64 typists on 32 busy
-connections, then the overload from 640 typists, each with a source address of its own, who do not wait for
-answers (an open loop). Goodput counts answers within the deadline from the scheduled time, over the last
-two thirds of the overload.
+the other, because the speed of a shared machine changes: first the peak, with 64 busy connections, then the
+overload from 640 typists, each with a source address of its own, who do not wait for answers (an open
+loop). Goodput counts answers within the deadline from the scheduled time, over the last two thirds of the
+overload.
 
 ``--old PATH`` also measures the service of another checkout, without a proxy, in the same rounds.
 """
@@ -33,8 +33,8 @@ from training.run_state import check_writable
 OVERLOAD = 10
 DEADLINE_SECONDS = 2.0
 ROUTES = {"/predict": "key presses", "/cloze": "blanks"}
-# Of each of the users who send the overload.
-_CONNECTIONS = 4
+# Of each of the users who send the overload; browsers open as many to one host.
+_CONNECTIONS = 6
 USERS = OVERLOAD * texts.TYPISTS
 _PROBES = 200
 
@@ -116,7 +116,7 @@ def _peak(server: Server, route: str, stream: Iterator[str], seconds: float) -> 
     count = _PROBES
     for _ in range(2):
         requests = [texts.post(route, text) for text in islice(stream, count)]
-        outcome = open_loop.saturate(server.port, requests, seconds)
+        outcome = open_loop.saturate(server.port, requests, seconds, connections=texts.TYPISTS)
         rate = len(outcome.answered) / outcome.seconds
         count = max(_PROBES, math.ceil(2 * rate * seconds))
     return rate
