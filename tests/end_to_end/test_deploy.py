@@ -11,7 +11,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.settings import Settings
+from service.settings import Settings, read_settings
 from tests.service.server_process import REAL, ROOT, serving
 
 DEPLOY = ROOT / "deploy"
@@ -103,7 +103,7 @@ def test_compose_sets_only_settings_of_the_service(
     for variable, value in (image | services["service"]["environment"]).items():
         assert variable.removeprefix("LACUNA_").lower() in Settings.model_fields
         monkeypatch.setenv(variable, value)
-    settings = Settings()
+    settings = read_settings([])
     assert (settings.host, settings.port, settings.allow_anonymous) == ("0.0.0.0", 8000, True)
 
 
