@@ -19,12 +19,13 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from model.config import STRICT
 from model.errors import DivergedError, RunError
 from research.word_corpus import Ids, WordCorpus, read_word_corpus
 from research.word_network import WordNetwork, WordNetworkOptions
 from research.word_scores import GRIDS, score_continuous, score_dynamic, score_ngram
 from training.cached_json import cached_json, require_same_settings, write_json
-from training.config import STRICT, Amount, Count, OptimizerOptions, Size, read_options
+from training.config import Amount, Count, OptimizerOptions, Size, read_options
 from training.loss import full_cross_entropy
 from training.options import argument, option
 from training.run_log import RunLog

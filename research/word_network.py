@@ -12,8 +12,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.config import STRICT
 from model.network import RecurrentLayer, State, locked_dropout
-from training.config import STRICT, ShareBelowOne, Size
+from training.config import ShareBelowOne, Size
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)

@@ -1,13 +1,12 @@
 """Fixtures that tests of several packages share."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.fixtures_checkpoint import LINES, build_tiny_checkpoint, tiny_tokenizer
-from training.data.shards import FORMAT_VERSION, NO_CUT, ShardWriter, manifest_digest
+from training.data.shards import NO_CUT, ShardWriter, write_manifest
 from training.ngram import build
 
 
@@ -22,7 +21,6 @@ def tiny_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The lines of the tiny checkpoint's vocabulary as `prepare` writes them: English of weight 3, Chinese of 1."""
     directory = tmp_path_factory.mktemp("prepared")
     tokenizer = tiny_tokenizer()
-    (directory / "tokenizer.model").write_bytes(tokenizer.to_bytes())
     sources = []
     for language, weight, lines in (("en", 3.0, LINES[:5]), ("zh", 1.0, LINES[5:])):
         entries: dict[str, Any] = {}
@@ -38,13 +36,7 @@ def tiny_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "weight": weight,
         }
         sources.append({**settings, "split": entries})
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "tokenizer_sha256": tokenizer.digest,
-        "sources": sources,
-    }
-    manifest["sha256"] = manifest_digest(manifest)
-    (directory / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    write_manifest(directory, tokenizer, sources)
     return directory
 
 

@@ -30,9 +30,11 @@ from model.text import language_of
 from training.cached_json import cached_json, require_same_settings, write_json
 from training.config import DataOptions, OptimizerOptions, RunConfig
 from training.data.batches import EpochPlan, heldout_batches
-from training.data.prepare import BLOCK_LINES, PrepareOptions, SourceOptions, named_sources, prepare
+from training.data.cleaning import clean
+from training.data.prepare import PrepareOptions, prepare
 from training.data.shards import Prepared, open_prepared, weigh
-from training.data.text_sources import clean, expand_inputs, read_lines
+from training.data.sources import BLOCK_LINES, SourceOptions, named_sources
+from training.data.text_sources import expand_inputs, read_lines
 from training.evaluation.evaluate import evaluate
 from training.evaluation.report import table, write_report
 from training.evaluation.systems import QueryRunner, open_system
@@ -233,27 +235,28 @@ def _write_lines(directory: Path, lines: Sequence[str]) -> None:
 def _prepare(options: AdaptOptions, texts: Sequence[Path]) -> Prepared:
     """Prepare the text, and as much replay as all passes read."""
     own = [
-        SourceOptions(path.stem, (str(path.absolute()),), path.stem.removeprefix("text_"))
+        SourceOptions(
+            path.stem, (str(path.absolute()),), "zh" if path.stem.endswith("zh") else "en"
+        )
         for path in texts
     ]
-    replay = named_sources(options.replay, options.field, "auto", consecutive=False)
+    replay = named_sources(options.replay, options.field)
     size = options.passes * sum(path.stat().st_size for path in texts)
     limit = int(_replayed(size, options) / max(1, len(replay)))
     others = [
         replace(source, name=f"replay-{source.name}", limit_bytes=max(limit, 1000))
         for source in replay
     ]
-    directory = prepare(
-        PrepareOptions(
-            options.output / "prepared",
-            (*own, *others),
-            tokenizer=options.checkpoint / "tokenizer.model",
-            held_out_share=HELD_OUT_SHARE,
-            seed=options.seed,
-            max_characters=MAX_CHARACTERS,
-        )
+    settings = PrepareOptions(
+        output=options.output / "prepared",
+        tokenizer=options.checkpoint / "tokenizer.model",
+        held_out_share=HELD_OUT_SHARE,
+        seed=options.seed,
+        max_characters=MAX_CHARACTERS,
     )
-    return open_prepared(directory)
+    if not settings.output.is_dir():  # it is complete, as it is renamed into place
+        prepare((*own, *others), settings)
+    return open_prepared(settings.output)
 
 
 def _replayed(size: float, options: AdaptOptions) -> float:

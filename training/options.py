@@ -10,19 +10,26 @@
 
 A command's module has a function ``run(options: GreetOptions) -> int``; `training.__main__` finds
 the class by this annotation. Types: str, int, float, Path, bool, Literal, ``X | None`` and
-``tuple[X, ...]``, which takes one value or more.
+``tuple[X, ...]``, which takes one value or more. A pydantic dataclass also checks the values.
 """
 
 import argparse
 from dataclasses import MISSING, Field, field, fields
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from pydantic import ValidationError
+
 Options = TypeVar("Options")
 
 
-def argument(help_text: str, metavar: str | None = None) -> Any:
-    """Declare a required positional argument."""
-    return field(metadata={"positional": True, "help": help_text, "metavar": metavar})
+def argument(help_text: str, metavar: str | None = None, default: Any = MISSING) -> Any:
+    """Declare a positional argument; without a default it is required."""
+    metadata = {"positional": True, "help": help_text, "metavar": metavar}
+    return (
+        field(metadata=metadata)
+        if default is MISSING
+        else field(default=default, metadata=metadata)
+    )
 
 
 def option(help_text: str, default: Any = MISSING, metavar: str | None = None) -> Any:
@@ -41,7 +48,12 @@ def parse_options(cls: type[Options], parser: argparse.ArgumentParser, words: li
         names, settings = _argparse_settings(each, hints[each.name])
         parser.add_argument(*names, **settings)
     parsed = vars(parser.parse_args(words))
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in parsed.items()})
+    try:
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in parsed.items()})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0]).replace("_", "-")
+        parser.error(f"--{name}: {first['msg']}; got {first['input']}")
 
 
 def _argparse_settings(each: Field[Any], hint: Any) -> tuple[list[str], dict[str, Any]]:
@@ -66,7 +78,10 @@ def _argparse_settings(each: Field[Any], hint: Any) -> tuple[list[str], dict[str
     if get_origin(hint) is Literal:
         settings["choices"] = get_args(hint)
     elif get_origin(hint) is tuple:
-        settings |= {"type": get_args(hint)[0], "nargs": "+"}
+        optional = each.metadata["positional"] and each.default is not MISSING
+        settings |= {"type": get_args(hint)[0], "nargs": "*" if optional else "+"}
+        if optional:
+            settings["default"] = each.default
     else:
         settings["type"] = hint
     return names, settings

@@ -12,7 +12,8 @@ from research.__main__ import main
 from research.compare import QUICK, CompareOptions
 from research.networks import PEERS, SYSTEMS, sized
 from research.toy_corpus import write_corpus
-from training.data.prepare import PrepareOptions, SourceOptions, prepare
+from training.data.prepare import PrepareOptions, prepare
+from training.data.sources import SourceOptions
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +27,9 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         texts[-1].write_text("".join(lines[:40]), encoding="utf-8")
     options = PrepareOptions(
-        root / "prepared", tuple(sources), vocabulary_size=600, held_out_share=0.1, threads=1
+        output=root / "prepared", vocabulary_size=600, held_out_share=0.1, threads=1
     )
-    return ["compare", str(prepare(options)), *map(str, texts), "--quick", "--seeds", "1"]
+    return ["compare", str(prepare(sources, options)), *map(str, texts), "--quick", "--seeds", "1"]
 
 
 def compared(command: list[str], output: Path, *more: str) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from model.config import NetworkConfig
 from research.toy_corpus import write_corpus
 from tests.training.tiny_config import SIZE
 from training.config import DataOptions, OptimizerOptions, RunConfig
-from training.data.prepare import PrepareOptions, SourceOptions, prepare
+from training.data.prepare import PrepareOptions, prepare
 from training.data.shards import open_prepared
+from training.data.sources import SourceOptions
 from training.export import ExportOptions, export
 from training.trainer import train
 
@@ -25,9 +26,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         SourceOptions("chinese", (str(chinese),), "zh", weight=1.5),
     )
     return prepare(
+        sources,
         PrepareOptions(
-            root / "prepared", sources, vocabulary_size=SIZE, held_out_share=0.1, threads=1
-        )
+            output=root / "prepared", vocabulary_size=SIZE, held_out_share=0.1, threads=1
+        ),
     )
 
 

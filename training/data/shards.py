@@ -1,14 +1,14 @@
-"""Prepared data on disk: flat token ids and a table of lines, memory-mapped. Not how text became ids (``prepare.py``).
+"""Prepared data on disk: token ids and a table of lines, memory-mapped.
 
     DIRECTORY/
-      manifest.json         sources, counts, options, a SHA-256 of every file and one of everything
+      manifest.json         sources, counts, options, SHA-256 of every file and of everything
       tokenizer.model
-      NAME.train.ids        uint16 little-endian: token ids, lines back to back, no <s> and no </s>
+      NAME.train.ids        uint16 little-endian: token ids, lines back to back, without <s> and </s>
       NAME.train.lines      uint32 little-endian (lines, 3): tokens, first cut, second cut; 0xFFFFFFFF is no cut
       NAME.heldout.*        the same for the held-out blocks
 
-A cut is a token offset inside its line: the text was divided there before it was encoded, as it is in serving. A line
-with two cuts holds a gap [first, second).
+A cut is a token offset inside its line: the text was divided there before it was encoded, as in
+serving. A line with two cuts has a gap [first, second).
 """
 
 import hashlib
@@ -17,8 +17,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -41,10 +40,10 @@ class Shard:
     """One split of one source, read from disk as it is used.
 
     Attributes:
-        name: of the source.
+        name: name of the source.
         language: ``zh`` or ``en``.
-        consecutive: whether neighbouring lines follow on from each other.
-        weight: how often an epoch passes over the source.
+        consecutive: True if each line continues the line before it.
+        weight: passes over the source in an epoch.
         ids: (tokens,) uint16, memory-mapped.
         table: (lines, 3) uint32, memory-mapped.
         characters: code points of the text, for bits per character.
@@ -60,17 +59,17 @@ class Shard:
 
     @property
     def lines(self) -> int:
-        """How many lines there are."""
+        """Number of lines."""
         return len(self.table)
 
     @cached_property
     def offsets(self) -> npt.NDArray[np.int64]:
-        """Where each line starts in :attr:`ids`, and the end of the last: (lines + 1,) int64."""
+        """Start of each line in :attr:`ids`, and the end of the last: (lines + 1,) int64."""
         return np.concatenate([[0], np.cumsum(self.table[:, 0], dtype=np.int64)])
 
     @cached_property
     def cuts(self) -> npt.NDArray[np.int64]:
-        """Token offsets inside each line at which its text was cut: (lines, 2) int64, -1 for none."""
+        """Token offsets of the cuts inside each line: (lines, 2) int64, -1 for none."""
         cuts = self.table[:, 1:].astype(np.int64)
         cuts[cuts == NO_CUT] = -1
         return cuts
@@ -78,15 +77,15 @@ class Shard:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared data directory.
+    """A directory of prepared data.
 
     Attributes:
-        directory: where it is.
-        sources: the training text, a shard a source.
-        held_out: the held-out text; only sources that have some.
-        tokenizer: the vocabulary of the ids.
-        sha256: hash over the manifest's files, the name of this data in a checkpoint.
-        manifest: all of ``manifest.json``.
+        directory: its path.
+        sources: the training text, a shard for each source.
+        held_out: the held-out text of the sources that have some.
+        tokenizer: the tokenizer of the ids.
+        sha256: hash over the hashes of the manifest; it names the data in a checkpoint.
+        manifest: the content of ``manifest.json``.
     """
 
     directory: Path
@@ -101,59 +100,82 @@ def open_prepared(directory: Path, *, verify: bool = False) -> Prepared:
     """Map a prepared directory and check that the sizes are those of its manifest.
 
     Args:
-        directory: what ``python -m training prepare`` wrote.
-        verify: also hash every file (reads all of it).
+        directory: written by ``python -m training prepare``.
+        verify: also hash every file, which reads all of it.
 
     Raises:
-        PreparedDataError: missing, torn, altered or too new.
+        PreparedDataError: the directory is missing, damaged, altered or of another format.
     """
+    path = directory / "manifest.json"
     try:
-        manifest = json.loads((directory / "manifest.json").read_bytes())
+        manifest = json.loads(path.read_bytes())
         if manifest["format_version"] != FORMAT_VERSION:
             raise PreparedDataError(
                 f"{directory}: format version {manifest['format_version']}, not {FORMAT_VERSION}; {_REMEDY}"
             )
-        proto = (directory / "tokenizer.model").read_bytes()
-        tokenizer = Tokenizer.from_bytes(proto)
+        tokenizer = Tokenizer.load(directory / "tokenizer.model")
         if tokenizer.digest != manifest["tokenizer_sha256"]:
             raise PreparedDataError(
-                f"{directory / 'tokenizer.model'}: not the vocabulary of the manifest; {_REMEDY}"
+                f"{directory / 'tokenizer.model'}: not the tokenizer of the manifest; {_REMEDY}"
             )
-        shards: dict[Split, list[Shard]] = {"train": [], "heldout": []}
-        for source in manifest["sources"]:
-            for split in SPLITS:
-                shards[split].extend(
-                    _map(directory, source, split, part, verify) for part in _parts(source, split)
-                )
+        shards = {
+            split: tuple(
+                _map(directory, source, part, verify)
+                for source in manifest["sources"]
+                for part in source["split"][split]["shards"]
+            )
+            for split in SPLITS
+        }
         if manifest["sha256"] != manifest_digest(manifest):
-            raise PreparedDataError(
-                f"{directory / 'manifest.json'}: altered since it was written; {_REMEDY}"
-            )
+            raise PreparedDataError(f"{path}: altered since it was written; {_REMEDY}")
     except OSError as error:
-        raise PreparedDataError(
-            f"{error.filename or directory}: {error.strerror}; {_REMEDY}"
-        ) from error
+        place = error.filename or directory
+        raise PreparedDataError(f"{place}: {error.strerror}; {_REMEDY}") from error
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise PreparedDataError(
-            f"{directory / 'manifest.json'}: not a manifest ({error!r}); {_REMEDY}"
-        ) from error
+        raise PreparedDataError(f"{path}: not a manifest ({error!r}); {_REMEDY}") from error
     except TokenizerError as error:
-        raise PreparedDataError(f"{directory / 'tokenizer.model'}: {error}") from error
+        raise PreparedDataError(f"{error}; {_REMEDY}") from error
     held_out = tuple(shard for shard in shards["heldout"] if shard.lines)
-    return Prepared(
-        directory, tuple(shards["train"]), held_out, tokenizer, manifest["sha256"], manifest
-    )
+    return Prepared(directory, shards["train"], held_out, tokenizer, manifest["sha256"], manifest)
+
+
+def write_manifest(
+    directory: Path,
+    tokenizer: Tokenizer,
+    sources: Sequence[dict[str, Any]],
+    details: Mapping[str, Any] | None = None,
+) -> None:
+    """Write ``tokenizer.model`` and ``manifest.json`` of a directory whose shards are written.
+
+    Args:
+        directory: the directory of the shards.
+        tokenizer: the tokenizer of the ids.
+        sources: name, language, consecutive, weight and ``split`` of each source, where ``split`` is
+            ``{split: {"shards": [ShardWriter.close()]}}`` for both splits.
+        details: further members of the manifest.
+    """
+    (directory / "tokenizer.model").write_bytes(tokenizer.to_bytes())
+    manifest: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "tokenizer_sha256": tokenizer.digest,
+        "vocabulary_size": tokenizer.size,
+        "sources": list(sources),
+        **(details or {}),
+    }
+    manifest["sha256"] = manifest_digest(manifest)
+    text = json.dumps(manifest, indent=1, ensure_ascii=False)
+    (directory / "manifest.json").write_text(text, encoding="utf-8")
 
 
 def manifest_digest(manifest: dict[str, Any]) -> str:
-    """SHA-256 over the vocabulary and, in order, each source's settings and file hashes: the identity of the data."""
+    """Return the SHA-256 over the tokenizer and each source's settings and file hashes, in order."""
     digest = hashlib.sha256(manifest["tokenizer_sha256"].encode())
     for source in manifest["sources"]:
         settings = [source["name"], source["language"], source["consecutive"], source["weight"]]
         hashes = [
             (part["sha256"], part["lines_sha256"])
             for split in SPLITS
-            for part in _parts(source, split)
+            for part in source["split"][split]["shards"]
         ]
         digest.update(json.dumps([settings, hashes]).encode())
     return digest.hexdigest()
@@ -162,44 +184,33 @@ def manifest_digest(manifest: dict[str, Any]) -> str:
 def weigh(
     sources: Sequence[Shard], names: Container[str], weights: Mapping[str, float]
 ) -> list[Shard]:
-    """The sources that a run reads: those of *names*, or all where there are none, by *weights* where it gives some."""
+    """Return the sources that a run reads: those in *names*, or all if it is empty, with new *weights*."""
     return [
-        replace(s, weight=weights.get(s.name, s.weight))
-        for s in sources
-        if not names or s.name in names
+        replace(source, weight=weights.get(source.name, source.weight))
+        for source in sources
+        if not names or source.name in names
     ]
 
 
 class ShardWriter:
-    """Writes one split of one source; under a temporary name until :meth:`close`.
-
-    Use as a context manager: an error inside leaves no file behind.
-    """
+    """Writes one split of one source. Use it as a context manager."""
 
     def __init__(self, directory: Path, name: str, split: Split) -> None:
-        self._paths = {kind: directory / f"{name}.{split}.{kind}" for kind in ("ids", "lines")}
+        self._name = f"{name}.{split}"
         self._files: dict[str, BinaryIO] = {
-            kind: _partial(path).open("wb") for kind, path in self._paths.items()
+            kind: (directory / f"{self._name}.{kind}").open("wb") for kind in ("ids", "lines")
         }
-        self._hashes = {kind: hashlib.sha256() for kind in self._paths}
+        self._hashes = {kind: hashlib.sha256() for kind in self._files}
         self.lines = 0
         self.tokens = 0
         self.characters = 0
 
-    def __enter__(self) -> "ShardWriter":
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for file in self._files.values():
             file.close()
-        if error is not None:
-            for path in self._paths.values():
-                _partial(path).unlink(missing_ok=True)
 
     def write(self, lines: Iterable[tuple[list[int], tuple[int, int]]], characters: int) -> None:
         """Append lines.
@@ -220,14 +231,12 @@ class ShardWriter:
         self.characters += characters
 
     def close(self) -> dict[str, Any]:
-        """Put the files under their final names and return their entry in the manifest."""
-        for kind, path in self._paths.items():
-            self._files[kind].close()
-            _partial(path).replace(path)
+        """Close the files and return their entry in the manifest."""
+        self.__exit__()
         return {
-            "file": self._paths["ids"].name,
+            "file": f"{self._name}.ids",
             "sha256": self._hashes["ids"].hexdigest(),
-            "lines_file": self._paths["lines"].name,
+            "lines_file": f"{self._name}.lines",
             "lines_sha256": self._hashes["lines"].hexdigest(),
             "tokens": self.tokens,
             "lines": self.lines,
@@ -239,14 +248,7 @@ class ShardWriter:
         self._hashes[kind].update(data)
 
 
-def _parts(source: dict[str, Any], split: Split) -> list[dict[str, Any]]:
-    parts: list[dict[str, Any]] = source["split"][split]["shards"]
-    return parts
-
-
-def _map(
-    directory: Path, source: dict[str, Any], split: Split, part: dict[str, Any], verify: bool
-) -> Shard:
+def _map(directory: Path, source: dict[str, Any], part: dict[str, Any], verify: bool) -> Shard:
     for key, hash_key, size in (
         ("file", "sha256", part["tokens"] * _IDS.itemsize),
         ("lines_file", "lines_sha256", part["lines"] * 3 * _TABLE.itemsize),
@@ -254,14 +256,12 @@ def _map(
         path = directory / part[key]
         if path.stat().st_size != size:
             raise PreparedDataError(
-                f"{path}: {path.stat().st_size} bytes where the manifest has {size}; {_REMEDY}"
+                f"{path}: {path.stat().st_size} bytes, but the manifest has {size}; {_REMEDY}"
             )
         if verify:
             with path.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != part[hash_key]:
-                    raise PreparedDataError(
-                        f"{path}: altered since it was written ({split}); {_REMEDY}"
-                    )
+                    raise PreparedDataError(f"{path}: altered since it was written; {_REMEDY}")
     return Shard(
         name=source["name"],
         language=source["language"],
@@ -274,11 +274,6 @@ def _map(
 
 
 def _memory_map(path: Path, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    # An empty file cannot be mapped.
-    return (
-        np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype=dtype)
-    )
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(path.name + ".partial")
+    if not path.stat().st_size:  # an empty file cannot be mapped
+        return np.zeros(0, dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode="r")

@@ -1,0 +1,66 @@
+"""Lists of sources."""
+
+from pathlib import Path
+
+import pytest
+
+from model.errors import RunError
+from training.data.sources import load_sources, named_sources
+
+ROOT = Path(__file__).parents[2]
+GOOD = "[[source]]\nname = 'a'\npaths = 'x'\n"
+
+
+def test_sources_are_read(tmp_path: Path) -> None:
+    """One path or several, and every field of a source, are read from TOML."""
+    path = tmp_path / "sources.toml"
+    path.write_text(
+        GOOD + "weight = 2.5\nlimit_bytes = 9\nconsecutive = true\nfield = 't'\nlanguage = 'zh'\n"
+        "[[source]]\nname = 'b'\npaths = ['x', 'y']\n"
+    )
+    first, second = load_sources(path)
+    assert (first.paths, first.weight, first.limit_bytes) == (("x",), 2.5, 9)
+    assert (first.consecutive, first.field, first.language) == (True, "t", "zh")
+    assert (second.paths, second.weight, second.limit_bytes) == (("x", "y"), 1.0, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD + "wieght = 2\n", "wieght: unknown field"),
+        ("[[source]]\nname = 'a'\n", "paths: missing"),
+        ("[[source]]\nname = 'a'\npaths = []\n", "paths"),
+        ("[[source]]\nname = 'a'\npaths = [3]\n", "paths"),
+        ("[[source]]\nname = 'a/b'\npaths = 'x'\n", "name: .*got 'a/b'"),
+        (GOOD + "weight = 0\n", "weight: .*got 0"),
+        (GOOD + "weight = 'much'\n", "weight: .*got 'much'"),
+        (GOOD + "language = 'fr'\n", "language: .*got 'fr'"),
+        (GOOD + "limit_bytes = 0\n", "limit_bytes: .*got 0"),
+        (GOOD + "consecutive = 1\n", "consecutive: .*got 1"),
+        ("source = 3\n", "source"),
+        ("", "source: missing"),
+        ("[[source]\n", "not TOML"),
+    ],
+)
+def test_faulty_source_lists_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    """A misspelt key or an impossible value is an error with file, source and key."""
+    path = tmp_path / "sources.toml"
+    path.write_text(text)
+    with pytest.raises(RunError, match=rf"sources\.toml: .*{message}"):
+        load_sources(path)
+
+
+@pytest.mark.parametrize("name", ["default.toml", "wider.toml"])
+def test_committed_source_lists_are_valid(name: str) -> None:
+    """The bundled lists name both languages, no absolute path and no text of a benchmark."""
+    sources = load_sources(ROOT / "training" / "sources" / name)
+    assert {source.language for source in sources} == {"zh", "en"}
+    paths = [path for source in sources for path in source.paths]
+    assert not [path for path in paths if Path(path).is_absolute()]
+    assert not [path for path in paths if "heldout" in path or "benchmark" in path]
+
+
+def test_inputs_get_names_of_their_own() -> None:
+    """Inputs are named after their files; equal names get a number."""
+    sources = named_sources(["a/my text.txt", "b/my text.txt.gz", "-", "c/。"])
+    assert [source.name for source in sources] == ["my_text", "my_text-2", "stdin", "text"]

@@ -1,0 +1,125 @@
+"""Raw lines to clean lines: normal form, masked contacts, long lines split, sentences.
+
+The normal form of training text is stricter than that of a request: control characters and invisible
+marks go, and spaces are single.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from model.text import LETTER, normalise
+
+MASKED_MAIL = "name@example.com"
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# Invisible marks, private use and replacement characters. U+200C and U+200D stay: some scripts and
+# emoji need them.
+_INVISIBLE = re.compile(
+    "[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\uffff\ue000-\uf8ff"
+    "\U000e0000-\U000e0fff\U000f0000-\U0010ffff]"
+)
+_SPACES = re.compile(r"\s+")
+_MAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}")
+_PHONE = re.compile(
+    r"(?<![\d.,])(?:"
+    r"\+\d{1,3}[-. ]?(?:\(?\d{1,4}\)?[-. ]?){1,5}\d{2,}"  # international
+    r"|\(?0\d{2,3}\)?[- ]?\d{3,4}[- ]?\d{4}"  # with an area code
+    r"|(?:1[-. ])?\(?\d{3}\)?[-. ]\d{3}[-. ]\d{4}"  # 3-3-4
+    r"|1\d{2}[- ]\d{4}[- ]\d{4}"  # 3-4-4
+    r"|\d{3}-\d{4}"  # 3-4
+    r"|\d{7,15}"  # unbroken
+    r")(?![\d]|[.,]\d)"
+)
+_DIGIT = re.compile(r"\d")
+# The end of a sentence that another follows: not after a title or an initial, nor before a small letter.
+_SENTENCE_BREAK = re.compile(
+    r"[。！？]+[\"'”’」』）)\]]*\s*"
+    r"|(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bRev)(?<!\bHon)(?<!\bCapt)(?<!\bCol)"
+    r"(?<!\bGen)(?<!\bProf)(?<!\b[A-Z])[.!?]+[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[A-Z0-9])"
+)
+# The end of a sentence, with closing quotes and the space after it, at which a long line is split.
+_SENTENCE_END = re.compile(r"(?:[。！？…；]|[.!?;](?=[\"'”’)\]]*\s))[\"'”’」』）)\]]*\s*")
+_SOFT_BREAK = re.compile(r"[，、：,:]\s*|\s+")
+
+
+def clean(
+    text: str, max_characters: int, counts: Counter[str], *, split_sentences: bool = False
+) -> list[str]:
+    """Make the training lines of one raw line; none if it contains no letter.
+
+    The line is brought into normalisation form C. Control characters become spaces, invisible marks
+    are removed, spaces become single. Mail addresses and telephone numbers are masked. A line of more
+    than *max_characters* is split at sentence ends, else at a comma or space, else at the limit.
+
+    Args:
+        text: one raw line.
+        max_characters: code points of the longest line to return.
+        counts: receives the number of lines under ``control_characters``, ``masked``, ``long_lines``
+            and ``without_letters``.
+        split_sentences: also make a line of each sentence.
+    """
+    plain = _INVISIBLE.sub("", _CONTROL.sub(" ", text))
+    if plain != text:
+        counts["control_characters"] += 1
+    line = normalise(_SPACES.sub(" ", plain).strip())
+    if not LETTER.search(line):
+        counts["without_letters"] += 1
+        return []
+    masked = mask_contacts(line)
+    if masked != line:
+        counts["masked"] += 1
+    lines = [masked]
+    if len(masked) > max_characters:
+        counts["long_lines"] += 1
+        lines = [part for part in _split(masked, max_characters) if LETTER.search(part)]
+    return [part for each in lines for part in sentences(each)] if split_sentences else lines
+
+
+def sentences(line: str) -> list[str]:
+    """Return the sentences of a clean line, at least one.
+
+    Text without a letter stays with the sentence before it.
+
+    >>> sentences("Mr. Smith left. Who knows why?")
+    ['Mr. Smith left.', 'Who knows why?']
+    """
+    parts: list[str] = []
+    begin = start = 0
+    for end in [*(match.end() for match in _SENTENCE_BREAK.finditer(line)), len(line)]:
+        if LETTER.search(line, start, end):
+            begin = start if parts else 0
+            parts.append("")
+        if parts:
+            parts[-1] = line[begin:end].strip()
+        start = end
+    return parts or [line]
+
+
+def mask_contacts(text: str) -> str:
+    """Replace mail addresses by ``name@example.com`` and the digits of telephone numbers by 0.
+
+    Any unbroken run of 7 to 15 digits counts as a telephone number: too much is masked rather than
+    too little.
+    """
+    if "@" in text:
+        text = _MAIL.sub(MASKED_MAIL, text)
+    return _PHONE.sub(lambda match: _DIGIT.sub("0", match[0]), text)
+
+
+def _split(text: str, limit: int) -> Iterator[str]:
+    start = 0
+    while len(text) - start > limit:
+        end = start + limit
+        for pattern in (_SENTENCE_END, _SOFT_BREAK):
+            # One character more, so that a space just after the limit still ends a sentence.
+            ends = [match.end() for match in pattern.finditer(text, start, end + 1)]
+            breaks = [place for place in ends if place <= end]
+            # A lone early break ("Mr. ") would make a very short line.
+            if breaks and breaks[-1] > start + limit // 4:
+                end = breaks[-1]
+                break
+        yield text[start:end].strip()
+        start = end
+    if rest := text[start:].strip():
+        yield rest

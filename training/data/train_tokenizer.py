@@ -1,0 +1,65 @@
+"""Trains the tokenizer with SentencePiece."""
+
+import io
+import re
+from collections.abc import Iterable
+
+import sentencepiece
+
+from model.errors import TokenizerError
+from model.tokenizer import CONTROL_TOKENS, SPACE_MARK, Tokenizer
+
+
+def train_tokenizer(lines: Iterable[str], size: int, threads: int = 2) -> Tokenizer:
+    """Train a unigram tokenizer.
+
+    Args:
+        lines: clean text; U+2581 is read as a space.
+        size: tokens, control and byte tokens included.
+        threads: threads of the training; another number may give other tokens.
+
+    Raises:
+        TokenizerError: the text allows no tokenizer of this size; the message has the nearest size that
+            it allows.
+    """
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=(line.replace(SPACE_MARK, " ") for line in lines),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=size,
+            character_coverage=0.9995,
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            treat_whitespace_as_suffix=True,
+            split_digits=True,
+            unk_id=0,
+            bos_id=1,
+            eos_id=2,
+            pad_id=-1,
+            control_symbols=",".join(CONTROL_TOKENS[3:]),
+            max_sentence_length=1 << 16,
+            num_threads=threads,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise TokenizerError(_explain(str(error), size)) from error
+    return Tokenizer.from_bytes(model.getvalue())
+
+
+def _explain(message: str, size: int) -> str:
+    """Return SentencePiece's message in the reader's words."""
+    if largest := re.search(r"set it to a value <= (\d+)", message):
+        return (
+            f"vocabulary size {size} is more than this text allows; the largest possible is {largest[1]}:"
+            f" add text or use --vocabulary-size {largest[1]}"
+        )
+    if least := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
+        return (
+            f"vocabulary size {size} has no room for the characters of this text;"
+            f" use --vocabulary-size {least[1]} or more"
+        )
+    return f"training the tokenizer failed: {message.splitlines()[0]}; add text"
