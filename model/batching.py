@@ -26,9 +26,10 @@ from itertools import islice
 from typing import Any, Literal, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.config import Tower
-from model.runtime import Float32Array, Int64Array, Runtime
+from model.runtime import Float32Array, Head, Int64Array, Runtime
 
 Answer = TypeVar("Answer")
 
@@ -305,7 +306,7 @@ class Scheduler:
         """Run one chunk of each row; return the number of tokens, and a result for each row that is done."""
         tokens, lengths = _padded([row.step.tokens[:CHUNK] for row in rows])
         states = np.stack([row.step.state for row in rows])
-        new_states, outputs = self.runtime.advance(tower, states, tokens, lengths)
+        new_states, outputs = self.runtime.run_tower(tower, states, tokens, lengths)
         counts: list[int] = lengths.tolist()
         results: list[Float32Array | None] = []
         for row, state, output, length in zip(rows, new_states, outputs, counts, strict=True):
@@ -319,23 +320,19 @@ class Scheduler:
                 results.append(np.concatenate(row.outputs) if step.keep_outputs else new_state)
         return sum(counts), results
 
-    def _score(self, head: str, rows: list[_Row]) -> list[Float32Array]:
+    def _score(self, head: Head, rows: list[_Row]) -> list[Float32Array]:
         outputs = np.stack([row.step.output for row in rows])
-        if head == "next":
-            log_probs = self.runtime.next_log_probabilities(outputs)
-        elif head == "previous":
-            log_probs = self.runtime.previous_log_probabilities(outputs)
-        else:
+        inputs: list[NDArray[Any]] = []
+        if head == "gap":
             steps: list[Score] = [row.step for row in rows]
             unknown = np.zeros(self._hidden_size, dtype=np.float32)
-            log_probs = self.runtime.gap_log_probabilities(
-                outputs,
+            inputs = [
                 np.stack([unknown if step.right is None else step.right for step in steps]),
                 np.array([step.right is not None for step in steps], dtype=np.bool_),
                 np.array([step.position for step in steps], dtype=np.int64),
                 np.array([step.kind for step in steps], dtype=np.int64),
-            )
-        results = list(log_probs)
+            ]
+        results = list(self.runtime.score(head, outputs, *inputs))
         for n, row in enumerate(rows):
             if row.step.only is not None:
                 results[n] = results[n][list(row.step.only)]
@@ -344,7 +341,7 @@ class Scheduler:
     def _fill(self, rows: list[_Row]) -> tuple[int, list[Float32Array]]:
         tokens, lengths = _padded([row.step.tokens for row in rows])
         places = np.array([row.step.place for row in rows], dtype=np.int64)
-        log_probs = self.runtime.fill_log_probabilities(tokens, lengths, places)
+        log_probs = self.runtime.score("fill", tokens, lengths, places)
         return int(lengths.sum()), list(log_probs)
 
 

@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config import ForwardSizes, Tower
+from model.config import ForwardSizes
 from model.errors import CheckpointError
-from model.runtime import Float32Array, ForwardRuntime, Int64Array, unsupported
+from model.runtime import Float32Array, Int64Array, WindowRuntime
 
 NGRAM_FORMAT_VERSION = 1
 DESCRIPTION = "ngram.json"
@@ -51,12 +51,11 @@ class Level:
     discounted: Float32Array
 
 
-class NGramRuntime(ForwardRuntime):
+class NGramRuntime(WindowRuntime):
     """A modified Kneser-Ney n-gram; every row is computed alone, so no answer depends on its batch.
 
     Attributes:
-        sizes: states and outputs hold the last ``order - 1`` token ids as float32 (exact below 2**24),
-            oldest first; 0 = none yet.
+        sizes: states and outputs hold ``order - 1`` tokens.
         head_rows: see :class:`model.runtime.Runtime`.
         order: length of the longest n-gram.
         description: the content of ``ngram.json``.
@@ -72,22 +71,11 @@ class NGramRuntime(ForwardRuntime):
         self._unigram = unigram
         self._levels = tuple(levels)
 
-    def advance(
-        self, tower: Tower, states: Float32Array, tokens: Int64Array, lengths: Int64Array
-    ) -> tuple[Float32Array, Float32Array]:
-        """Append tokens to the contexts; see :meth:`model.runtime.Runtime.advance`."""
-        if tower != "forward":
-            raise unsupported("two_towers")
-        read = np.concatenate([states, tokens.astype(np.float32)], axis=1)
-        # (N, T + 1, order - 1)
-        windows = np.lib.stride_tricks.sliding_window_view(read, states.shape[1], axis=1)
-        return windows[np.arange(len(states)), lengths].copy(), windows[:, 1:].copy()
-
-    def next_log_probabilities(self, outputs: Float32Array) -> Float32Array:
-        """See :meth:`model.runtime.Runtime.next_log_probabilities`; *outputs* are contexts (N, order - 1)."""
-        answers = np.empty((len(outputs), len(self._unigram)), dtype=np.float32)
+    def score_next(self, contexts: Int64Array) -> Float32Array:
+        """Return log-probabilities (N, V) of the next token after contexts (N, order - 1)."""
+        answers = np.empty((len(contexts), len(self._unigram)), dtype=np.float32)
         with np.errstate(divide="ignore"):
-            for row, context in zip(answers, outputs.astype(np.int64).tolist(), strict=True):
+            for row, context in zip(answers, contexts.tolist(), strict=True):
                 np.log(self.distribution(context), out=row)
         return answers
 

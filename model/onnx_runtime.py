@@ -12,7 +12,7 @@ import onnxruntime
 from model.checkpoint import Checkpoint
 from model.config import Architecture, NetworkConfig, Tower
 from model.errors import CheckpointError
-from model.runtime import BoolArray, Float32Array, Int64Array, unsupported
+from model.runtime import Float32Array, Head, Int64Array, unsupported
 
 Precision = Literal["int8", "fp32"]
 # Folder of each precision's graphs inside a checkpoint, and the file in it that holds the weights of all.
@@ -23,6 +23,15 @@ GRAPH_NAMES: dict[Architecture, tuple[str, ...]] = {
     "forward": ("forward", "next"),
     "two_towers": ("forward", "next", "backward", "previous", "gap"),
     "stacked_bidirectional": ("fill",),
+}
+# The inputs of each graph.
+INPUTS = {
+    "forward": ("states", "tokens", "lengths"),
+    "backward": ("states", "tokens", "lengths"),
+    "next": ("outputs",),
+    "previous": ("outputs",),
+    "gap": ("forward", "backward", "right_known", "positions", "kinds"),
+    "fill": ("tokens", "lengths", "places"),
 }
 # Floats that one call of a head returns: 4 MiB. A call first fetches the embedding, which a busy server rarely
 # has in its caches, so few large calls beat many small ones although their rows leave the caches, too.
@@ -83,58 +92,28 @@ class OnnxRuntime:
                     f"{folder / name}.onnx has width {found}, config.json says {expected}; {_EXPORT_AGAIN}"
                 )
 
-    def advance(
+    def run_tower(
         self, tower: Tower, states: Float32Array, tokens: Int64Array, lengths: Int64Array
     ) -> tuple[Float32Array, Float32Array]:
-        """See :meth:`model.runtime.Runtime.advance`."""
+        """See :meth:`model.runtime.Runtime.run_tower`."""
         rows, steps = tokens.shape
         if rows == 0 or steps == 0:
             return states.copy(), np.zeros((rows, steps, self.sizes.hidden_size), dtype=np.float32)
-        new_states, outputs = self._run(tower, states=states, tokens=tokens, lengths=lengths)
+        new_states, outputs = self._run(tower, states, tokens, lengths)
         return new_states, outputs
 
-    def next_log_probabilities(self, outputs: Float32Array) -> Float32Array:
-        """See :meth:`model.runtime.Runtime.next_log_probabilities`."""
-        return self._head("next", outputs=outputs)
-
-    def previous_log_probabilities(self, outputs: Float32Array) -> Float32Array:
-        """See :meth:`model.runtime.Runtime.previous_log_probabilities`."""
-        return self._head("previous", outputs=outputs)
-
-    def gap_log_probabilities(
-        self,
-        forward: Float32Array,
-        backward: Float32Array,
-        right_known: BoolArray,
-        positions: Int64Array,
-        kinds: Int64Array,
-    ) -> Float32Array:
-        """See :meth:`model.runtime.Runtime.gap_log_probabilities`."""
-        return self._head(
-            "gap",
-            forward=forward,
-            backward=backward,
-            right_known=right_known,
-            positions=positions,
-            kinds=kinds,
-        )
-
-    def fill_log_probabilities(
-        self, tokens: Int64Array, lengths: Int64Array, places: Int64Array
-    ) -> Float32Array:
-        """See :meth:`model.runtime.Runtime.fill_log_probabilities`."""
-        return self._head("fill", tokens=tokens, lengths=lengths, places=places)
-
-    def _head(self, graph: str, **inputs: npt.NDArray[Any]) -> Float32Array:
-        if any(len(value) == 0 for value in inputs.values()):
+    def score(self, head: Head, *inputs: npt.NDArray[Any]) -> Float32Array:
+        """See :meth:`model.runtime.Runtime.score`."""
+        if len(inputs[0]) == 0:
             return np.zeros((0, self.sizes.vocabulary_size), dtype=np.float32)
-        (log_probabilities,) = self._run(graph, **inputs)
+        (log_probabilities,) = self._run(head, *inputs)
         return log_probabilities
 
-    def _run(self, graph: str, **inputs: npt.NDArray[Any]) -> list[Float32Array]:
+    def _run(self, graph: Tower | Head, *inputs: npt.NDArray[Any]) -> list[Float32Array]:
         if graph not in self._sessions:
             raise unsupported("stacked_bidirectional" if graph == "fill" else "two_towers")
-        results: list[Float32Array] = self._sessions[graph].run(None, inputs)
+        named = dict(zip(INPUTS[graph], inputs, strict=True))
+        results: list[Float32Array] = self._sessions[graph].run(None, named)
         return results
 
 

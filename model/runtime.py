@@ -8,7 +8,7 @@ Implementations: ``model/onnx_runtime.py`` (CPU), ``model/torch_runtime.py`` (CU
 the graphs are compared with), ``model/ngram.py``.
 """
 
-from typing import TYPE_CHECKING, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,8 @@ Float64Array = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
+Head = Literal["next", "previous", "gap", "fill"]
+
 # Tokens of every vocabulary, which a new runtime reads in its check.
 _TRIED = (START, FIRST_BYTE, FIRST_BYTE + 255)
 # Largest error of a sum of float32 probabilities.
@@ -32,12 +34,12 @@ _SUM_TOLERANCE = 1e-2
 
 
 class Runtime(Protocol):
-    """A model that can be run; N rows, T steps, and the sizes S, H and V.
+    """A model that can be run; N rows, T steps, and the sizes S (state), H (output) and V (tokens).
 
     Calls that a model does not support raise :class:`~model.errors.UnsupportedError`.
 
     Attributes:
-        head_rows: rows of a head's call that suit the device.
+        head_rows: rows of a call of :meth:`score` that suit the device.
     """
 
     head_rows: int
@@ -47,7 +49,7 @@ class Runtime(Protocol):
         """Sizes of its arrays."""
         ...
 
-    def advance(
+    def run_tower(
         self, tower: Tower, states: Float32Array, tokens: Int64Array, lengths: Int64Array
     ) -> tuple[Float32Array, Float32Array]:
         """Read tokens with one tower.
@@ -64,79 +66,49 @@ class Runtime(Protocol):
         """
         ...
 
-    def next_log_probabilities(self, outputs: Float32Array) -> Float32Array:
-        """Return log-probabilities (N, V) of the next token from the forward tower's outputs (N, H)."""
-        ...
+    def score(self, head: Head, *inputs: npt.NDArray[Any]) -> Float32Array:
+        """Return the log-probabilities of one head, (N, V); minus infinity for impossible tokens.
 
-    def previous_log_probabilities(self, outputs: Float32Array) -> Float32Array:
-        """Return log-probabilities (N, V) of the previous token from the backward tower's outputs (N, H)."""
-        ...
+        The heads and their inputs:
 
-    def gap_log_probabilities(
-        self,
-        forward: Float32Array,
-        backward: Float32Array,
-        right_known: BoolArray,
-        positions: Int64Array,
-        kinds: Int64Array,
-    ) -> Float32Array:
-        """Return log-probabilities of a gap's next token, or of its end.
-
-        Args:
-            forward: outputs of the forward tower after the left side and the span so far, (N, H).
-            backward: outputs of the backward tower after the right side, (N, H); any finite values if unknown.
-            right_known: (N,): False if nothing is known of the right side.
-            positions: tokens of the span already read, (N,), 0 or more.
-            kinds: WORD, TOKEN or SPAN of ``model/config.py``, (N,).
-
-        Returns:
-            (N, V); minus infinity at control tokens and, at position 0, at ``<eog>``.
-        """
-        ...
-
-    def fill_log_probabilities(
-        self, tokens: Int64Array, lengths: Int64Array, places: Int64Array
-    ) -> Float32Array:
-        """Return log-probabilities of the token at a place of a whole line (stacked bidirectional networks).
-
-        Args:
-            tokens: lines, (N, T), right-padded with any id of the vocabulary; ``<blank>`` at the place, and
-                at other unknown ones.
-            lengths: tokens that count in each line, (N,), 1 to T.
-            places: the index of the place in each line, (N,), below its length.
-
-        Returns:
-            (N, V); minus infinity at control tokens and ``<eog>``.
+        - ``next``: the next token, from the forward tower's outputs (N, H).
+        - ``previous``: the previous token, from the backward tower's outputs (N, H).
+        - ``gap``: a gap's next token, or ``<eog>`` for its end, from outputs of the forward tower after the
+          left side and the span so far (N, H); outputs of the backward tower after the right side (N, H), any
+          finite values if unknown; bool (N,), False if nothing is known of the right side; int64 (N,),
+          tokens of the span already read; int64 (N,), WORD, TOKEN or SPAN.
+        - ``fill``, of stacked bidirectional networks: the token at a place of a whole line, from int64 lines
+          (N, T), right-padded, with ``<blank>`` at unknown places; int64 (N,), their lengths; int64 (N,), the
+          index of the place in each line.
         """
         ...
 
 
-class ForwardRuntime:
-    """Base of runtimes that read from left to right only."""
+class WindowRuntime:
+    """Base of runtimes whose states, which are also their outputs, are the last tokens read.
 
-    def previous_log_probabilities(self, outputs: Float32Array) -> Float32Array:  # noqa: ARG002
-        """Raise UnsupportedError."""
-        raise unsupported("two_towers")
+    They are held as float32 (exact below 2**24), oldest first; 0 = none yet.
+    """
 
-    def gap_log_probabilities(
-        self,
-        forward: Float32Array,  # noqa: ARG002
-        backward: Float32Array,  # noqa: ARG002
-        right_known: BoolArray,  # noqa: ARG002
-        positions: Int64Array,  # noqa: ARG002
-        kinds: Int64Array,  # noqa: ARG002
-    ) -> Float32Array:
-        """Raise UnsupportedError."""
-        raise unsupported("two_towers")
+    def run_tower(
+        self, tower: Tower, states: Float32Array, tokens: Int64Array, lengths: Int64Array
+    ) -> tuple[Float32Array, Float32Array]:
+        """Append tokens to the states; see :meth:`Runtime.run_tower`."""
+        if tower != "forward":
+            raise unsupported("two_towers")
+        read = np.concatenate([states, tokens.astype(np.float32)], axis=1)
+        windows = np.lib.stride_tricks.sliding_window_view(read, states.shape[1], axis=1)
+        return windows[np.arange(len(states)), lengths].copy(), windows[:, 1:].copy()
 
-    def fill_log_probabilities(
-        self,
-        tokens: Int64Array,  # noqa: ARG002
-        lengths: Int64Array,  # noqa: ARG002
-        places: Int64Array,  # noqa: ARG002
-    ) -> Float32Array:
-        """Raise UnsupportedError."""
-        raise unsupported("stacked_bidirectional")
+    def score(self, head: Head, *inputs: npt.NDArray[Any]) -> Float32Array:
+        """Score the next token; see :meth:`Runtime.score`."""
+        if head != "next":
+            raise unsupported("two_towers")
+        return self.score_next(inputs[0].astype(np.int64))
+
+    def score_next(self, contexts: Int64Array) -> Float32Array:
+        """Return log-probabilities (N, V) of the next token after contexts (N, H)."""
+        raise NotImplementedError
 
 
 def unsupported(architecture: Architecture) -> UnsupportedError:
@@ -209,27 +181,27 @@ def check_runtime(runtime: Runtime) -> None:
     lengths = np.array([len(_TRIED), 1], dtype=np.int64)
     tokens = np.array([_TRIED, _TRIED[::-1]], dtype=np.int64)
     if sizes.architecture == "stacked_bidirectional":
-        _check_head("fill", runtime.fill_log_probabilities(tokens, lengths, lengths - 1))
+        _check_head("fill", runtime.score("fill", tokens, lengths, lengths - 1))
         return
     tops: dict[Tower, Float32Array] = {}
     for tower in get_args(Tower):
         if sizes.state_size(tower):
             states = initial_states(sizes, tower, len(tokens))
-            states, outputs = runtime.advance(tower, states, tokens, lengths)
+            states, outputs = runtime.run_tower(tower, states, tokens, lengths)
             tops[tower] = outputs[np.arange(len(lengths)), lengths - 1]
             if not np.isfinite(states).all():
                 raise ValueError(f"the {tower} tower's states are not finite")
             if not np.array_equal(output_of(sizes, tower, states), tops[tower]):
                 raise ValueError(f"the {tower} tower's states do not hold its outputs")
-    _check_head("next", runtime.next_log_probabilities(tops["forward"]))
+    _check_head("next", runtime.score("next", tops["forward"]))
     if sizes.architecture == "two_towers":
-        _check_head("previous", runtime.previous_log_probabilities(tops["backward"]))
+        _check_head("previous", runtime.score("previous", tops["backward"]))
         rows = np.arange((SPAN + 1) * GAP_POSITIONS, dtype=np.int64)
         kinds, positions = np.divmod(rows, GAP_POSITIONS)
         left, right = (np.repeat(tops[tower][:1], len(rows), axis=0) for tower in get_args(Tower))
         for known in (True, False):
             flags = np.full(len(rows), known)
-            _check_head("gap", runtime.gap_log_probabilities(left, right, flags, positions, kinds))
+            _check_head("gap", runtime.score("gap", left, right, flags, positions, kinds))
 
 
 def _check_head(head: str, log_probabilities: Float32Array) -> None:

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from model.config import NetworkConfig, Tower
+from model.config import Architecture, NetworkConfig, Tower
 from model.errors import CheckpointError
 from model.network import Network, mask_gap, mask_next
-from model.runtime import BoolArray, Float32Array, Int64Array, unsupported
+from model.runtime import Float32Array, Head, Int64Array, unsupported
 
 # Rows of every product. A GPU takes as long for one row as for hundreds; a CPU pays for every padded row.
 BLOCK_ROWS = {"cpu": 16, "cuda": 256}
@@ -68,12 +69,12 @@ class TorchRuntime:
         self._block = block_rows or BLOCK_ROWS.get(device.type, BLOCK_ROWS["cpu"])
 
     @torch.inference_mode()
-    def advance(
+    def run_tower(
         self, tower: Tower, states: Float32Array, tokens: Int64Array, lengths: Int64Array
     ) -> tuple[Float32Array, Float32Array]:
-        """See :meth:`model.runtime.Runtime.advance`."""
-        if tower == "backward":
-            self._require_two_towers()
+        """See :meth:`model.runtime.Runtime.run_tower`."""
+        if tower == "backward" and self.sizes.architecture != "two_towers":
+            raise unsupported("two_towers")
         rows, steps = tokens.shape
         after = np.empty_like(states)
         outputs = np.zeros((rows, steps, self.sizes.hidden_size), dtype=np.float32)
@@ -90,67 +91,39 @@ class TorchRuntime:
             after[block] = self._unpad(state, block)
         return after, outputs
 
-    def next_log_probabilities(self, outputs: Float32Array) -> Float32Array:
-        """See :meth:`model.runtime.Runtime.next_log_probabilities`."""
-        return self._head(self._next, outputs)
-
-    def previous_log_probabilities(self, outputs: Float32Array) -> Float32Array:
-        """See :meth:`model.runtime.Runtime.previous_log_probabilities`."""
-        self._require_two_towers()
-        return self._head(self._previous, outputs)
-
-    def gap_log_probabilities(
-        self,
-        forward: Float32Array,
-        backward: Float32Array,
-        right_known: BoolArray,
-        positions: Int64Array,
-        kinds: Int64Array,
-    ) -> Float32Array:
-        """See :meth:`model.runtime.Runtime.gap_log_probabilities`."""
-        self._require_two_towers()
-        return self._head(self._gap, forward, backward, right_known, positions, kinds)
-
     @torch.inference_mode()
-    def fill_log_probabilities(
-        self, tokens: Int64Array, lengths: Int64Array, places: Int64Array
-    ) -> Float32Array:
-        """See :meth:`model.runtime.Runtime.fill_log_probabilities`; one line at a time, as lengths differ."""
-        if self.sizes.architecture != "stacked_bidirectional":
-            raise unsupported("stacked_bidirectional")
-        result = np.empty((len(tokens), self.sizes.vocabulary_size), dtype=np.float32)
-        for row, line, length, place in zip(result, tokens, lengths, places, strict=True):
-            whole = torch.from_numpy(line[:length]).unsqueeze(1).to(self._device)
-            outputs = self._network.run_stacked(whole, torch.tensor([length], device=self._device))
-            row[:] = self._next(outputs[place]).log_softmax(dim=1)[0].cpu().numpy()
-        return result
-
-    def _next(self, outputs: Tensor) -> Tensor:
-        network = self._network
-        return mask_next(network.logits(network.next_features(outputs), network.output_bias))
-
-    def _previous(self, outputs: Tensor) -> Tensor:
-        network = self._network
-        return mask_next(network.logits(network.previous_features(outputs), network.output_bias))
-
-    def _gap(
-        self, forward: Tensor, backward: Tensor, known: Tensor, positions: Tensor, kinds: Tensor
-    ) -> Tensor:
-        network = self._network
-        features = network.gap_features(forward, backward, known, positions, kinds)
-        return mask_gap(network.logits(features, network.gap_bias), positions)
-
-    @torch.inference_mode()
-    def _head(self, logits: Any, *inputs: Any) -> Float32Array:
+    def score(self, head: Head, *inputs: npt.NDArray[Any]) -> Float32Array:
+        """See :meth:`model.runtime.Runtime.score`."""
+        needed: Architecture = "stacked_bidirectional" if head == "fill" else "two_towers"
+        if head != "next" and self.sizes.architecture != needed:
+            raise unsupported(needed)
         rows = len(inputs[0])
         result = np.empty((rows, self.sizes.vocabulary_size), dtype=np.float32)
-        for start in range(0, rows, self._block):
-            block = slice(start, min(start + self._block, rows))
-            scores = logits(*(self._pad(value[block]) for value in inputs))
-            result[block] = self._unpad(scores.log_softmax(dim=1), block)
+        # Lines have different lengths, so each is computed alone.
+        size = 1 if head == "fill" else self._block
+        for start in range(0, rows, size):
+            block = slice(start, min(start + size, rows))
+            some = [value[block] for value in inputs]
+            logits = (
+                self._fill(*some) if head == "fill" else self._logits(head, *map(self._pad, some))
+            )
+            result[block] = self._unpad(logits.log_softmax(dim=1), block)
         return result
 
-    def _pad(self, rows: Any) -> Tensor:
+    def _logits(self, head: Head, outputs: Tensor, *others: Tensor) -> Tensor:
+        network = self._network
+        if head == "gap":
+            features = network.gap_features(outputs, *others)
+            return mask_gap(network.logits(features, network.gap_bias), positions=others[2])
+        features = (network.previous if head == "previous" else network.next)(outputs)
+        return mask_next(network.logits(features, network.output_bias))
+
+    def _fill(self, tokens: Int64Array, lengths: Int64Array, places: Int64Array) -> Tensor:
+        line = torch.from_numpy(tokens[:, : lengths[0]]).T.to(self._device)
+        outputs = self._network.run_stacked(line, torch.from_numpy(lengths).to(self._device))
+        return self._logits("next", outputs[places[0]])
+
+    def _pad(self, rows: npt.NDArray[Any]) -> Tensor:
         """Move rows to the device, with zeros added up to the block's size."""
         padded = np.zeros((self._block, *rows.shape[1:]), dtype=rows.dtype)
         padded[: len(rows)] = rows
@@ -159,7 +132,3 @@ class TorchRuntime:
     @staticmethod
     def _unpad(rows: Tensor, block: slice) -> Float32Array:
         return cast("Float32Array", rows[: block.stop - block.start].cpu().numpy())
-
-    def _require_two_towers(self) -> None:
-        if self.sizes.architecture != "two_towers":
-            raise unsupported("two_towers")

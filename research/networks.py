@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from model.config import Architecture, Cell, ForwardSizes, NetworkConfig, Tower
+from model.config import Architecture, Cell, ForwardSizes, NetworkConfig
 from model.errors import RunError
 from model.network import Network, mask_next
-from model.runtime import Float32Array, ForwardRuntime, Int64Array, unsupported
+from model.runtime import Float32Array, Int64Array, WindowRuntime
 from research.cifg import KeyboardConfig, KeyboardNetwork
 from research.transformer import HEAD_SIZE, Transformer, TransformerConfig
 
@@ -124,11 +124,10 @@ def parameter_count(config: AnyConfig) -> int:
         return sum(parameter.numel() for parameter in network.parameters())
 
 
-class ReplayRuntime(ForwardRuntime):
+class ReplayRuntime(WindowRuntime):
     """A peer behind the protocol of model/runtime.py, so that the decoders that serve run over it.
 
-    A state is the tokens read last as float32, raised by 1, oldest first; 0 means none. Every
-    distribution reads them again, row by row: slow, and independent of the batch.
+    Every distribution reads the last tokens again, row by row: slow, and independent of the batch.
     """
 
     def __init__(self, network: Peer) -> None:
@@ -136,27 +135,13 @@ class ReplayRuntime(ForwardRuntime):
         self.head_rows = 64
         self.sizes = ForwardSizes(network.config.vocabulary_size, CONTEXT_TOKENS[type(network)])
 
-    def advance(
-        self, tower: Tower, states: Float32Array, tokens: Int64Array, lengths: Int64Array
-    ) -> tuple[Float32Array, Float32Array]:
-        """Append tokens to the states, see :meth:`model.runtime.Runtime.advance`.
-
-        Raises:
-            UnsupportedError: for the backward tower.
-        """
-        if tower != "forward":
-            raise unsupported("two_towers")
-        read = np.concatenate([states, (tokens + 1).astype(np.float32)], axis=1)
-        windows = np.lib.stride_tricks.sliding_window_view(read, states.shape[1], axis=1)
-        return windows[np.arange(len(states)), lengths].copy(), windows[:, 1:].copy()
-
     @torch.inference_mode()
-    def next_log_probabilities(self, outputs: Float32Array) -> Float32Array:
-        """Return log-probabilities (N, V) of the next token after contexts (N, context)."""
+    def score_next(self, contexts: Int64Array) -> Float32Array:
+        """Return log-probabilities (N, V) of the next token after contexts (N, H)."""
         network = self._network
         rows = []
-        for context in outputs.astype(np.int64):
-            tokens = torch.from_numpy(context[context > 0] - 1).unsqueeze(1)
+        for context in contexts:
+            tokens = torch.from_numpy(context[context > 0]).unsqueeze(1)
             out, _ = network.run_tower("forward", tokens, network.initial_state("forward", 1))
             features = network.next_features(out[-1])
             logits = F.linear(features, network.embedding.weight, network.output_bias)

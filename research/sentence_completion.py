@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -191,8 +192,8 @@ def score_sentences(runtime: Runtime, sentences: Sequence[Sentence]) -> Float64A
     left = [len(sentence.left) for sentence in sentences]
     right = [len(sentence.right) for sentence in sentences]
     size = runtime.head_rows
-    ahead = _chain(runtime.next_log_probabilities, size, forward, forward_text, left)
-    back = _chain(runtime.previous_log_probabilities, size, backward, backward_text, right)
+    ahead = _chain(partial(runtime.score, "next"), size, forward, forward_text, left)
+    back = _chain(partial(runtime.score, "previous"), size, backward, backward_text, right)
     gap = _gap(runtime, sentences, forward, backward)
     rows = []
     for sentence, from_left, from_right, inside in zip(sentences, ahead, back, gap, strict=True):
@@ -209,7 +210,7 @@ def _run_tower(runtime: Runtime, tower: Tower, rows: Sequence[tuple[int, ...]]) 
     for target, row in zip(tokens, rows, strict=True):
         target[: len(row)] = row
     states = initial_states(runtime.sizes, tower, len(rows))
-    return runtime.advance(tower, states, tokens, lengths)[1]
+    return runtime.run_tower(tower, states, tokens, lengths)[1]
 
 
 def _chain(
@@ -236,7 +237,7 @@ def _gap(
         for position in range(len(tokens[row]))
     ]
     inputs = [np.array(each) for each in zip(*asked, strict=True)]
-    return _pick(runtime.gap_log_probabilities, runtime.head_rows, inputs, tokens)
+    return _pick(partial(runtime.score, "gap"), runtime.head_rows, inputs, tokens)
 
 
 def _pick(

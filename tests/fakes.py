@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from model.checkpoint import Checkpoint
 from model.config import GAP_POSITIONS, Calibration, NetworkConfig, Tower
-from model.runtime import BoolArray, Float32Array, Int64Array
+from model.runtime import Float32Array, Head, Int64Array
 from model.tokenizer import CONTROL_TOKENS, END_OF_GAP, FIRST_BYTE, SPACE_MARK, Tokenizer
 
 NORMAL, UNKNOWN_TYPE, CONTROL, BYTE = 1, 2, 3, 6
@@ -85,7 +85,7 @@ class TableRuntime:
         }  # fmt: skip
         self.calls: list[tuple[str, int]] = []
 
-    def advance(
+    def run_tower(
         self, tower: Tower, states: Float32Array, tokens: Int64Array, lengths: Int64Array
     ) -> tuple[Float32Array, Float32Array]:
         """Remember the last two tokens of every row."""
@@ -98,42 +98,20 @@ class TableRuntime:
                 outputs[row, step] = states[row]
         return states, outputs
 
-    def next_log_probabilities(self, outputs: Float32Array) -> Float32Array:
-        """Look the last two tokens up."""
-        self.calls.append(("next", len(outputs)))
-        return self._rows(
-            [self._pair("next", output) for output in outputs], [False] * len(outputs)
-        )
-
-    def previous_log_probabilities(self, outputs: Float32Array) -> Float32Array:
-        """Look the last two tokens that the backward tower read up."""
-        self.calls.append(("previous", len(outputs)))
-        return self._rows(
-            [self._pair("previous", output) for output in outputs], [False] * len(outputs)
-        )
-
-    def gap_log_probabilities(
-        self,
-        forward: Float32Array,
-        backward: Float32Array,
-        right_known: BoolArray,
-        positions: Int64Array,
-        kinds: Int64Array,
-    ) -> Float32Array:
-        """Add what both neighbours, the position and the kind say."""
-        self.calls.append(("gap", len(forward)))
-        tables = self._tables
-        scores = []
-        for row in range(len(forward)):
-            right = (
-                tables["gap_right"][int(backward[row, 1])]
-                if right_known[row]
-                else tables["gap_unknown"][0]
+    def score(self, head: Head, *inputs: Any) -> Float32Array:
+        """Look the last two tokens up; for a gap, add the scores of both sides, position and kind."""
+        self.calls.append((head, len(inputs[0])))
+        if head != "gap":
+            return self._rows(
+                [self._pair(head, output) for output in inputs[0]], inputs[0][:, 0] < 0
             )
-            position = tables["gap_position"][min(int(positions[row]), GAP_POSITIONS - 1)]
-            kind = tables["gap_kind"][int(kinds[row])]
-            scores.append(tables["gap_left"][int(forward[row, 1])] + right + position + kind)
-        return self._rows(scores, (positions > 0).tolist())
+        tables, scores = self._tables, []
+        for left, right, known, position, kind in zip(*inputs, strict=True):
+            of_right = tables["gap_right"][int(right[1])] if known else tables["gap_unknown"][0]
+            of_position = tables["gap_position"][min(int(position), GAP_POSITIONS - 1)]
+            of_left = tables["gap_left"][int(left[1])]
+            scores.append(of_left + of_right + of_position + tables["gap_kind"][int(kind)])
+        return self._rows(scores, inputs[3] > 0)
 
     def _pair(self, table: str, output: Float32Array) -> Float32Array:
         before, last = output.astype(np.int64).tolist()
@@ -142,7 +120,7 @@ class TableRuntime:
         )
         return scores
 
-    def _rows(self, scores: list[Float32Array], closable: list[bool]) -> Float32Array:
+    def _rows(self, scores: list[Float32Array], closable: Any) -> Float32Array:
         result = np.full((len(scores), self.sizes.vocabulary_size), -np.inf, dtype=np.float32)
         for row, (values, closes) in enumerate(zip(scores, closable, strict=True)):
             allowed = np.append(self._support, END_OF_GAP) if closes else self._support

@@ -28,7 +28,9 @@ class ReferenceNetwork:
             name: np.asarray(value, dtype=self.dtype) for name, value in weights.items()
         }
 
-    def advance(self, tower: str, state: Array, tokens: Sequence[int]) -> tuple[Array, list[Array]]:
+    def run_tower(
+        self, tower: str, state: Array, tokens: Sequence[int]
+    ) -> tuple[Array, list[Array]]:
         """State (S,) after the tokens, and the top layer's h after each."""
         parts = state.astype(self.dtype).reshape(-1, self.config.hidden_size).copy()
         outputs = []

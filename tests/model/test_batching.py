@@ -147,10 +147,10 @@ def test_a_row_that_the_runtime_refuses_fails_alone() -> None:
     """When a call fails, its rows are tried one by one, and only the guilty one's decoder fails."""
 
     class Picky(TableRuntime):
-        def next_log_probabilities(self, outputs: Float32Array) -> Float32Array:
-            if np.isnan(outputs).any():
+        def score(self, head: Any, *inputs: Any) -> Float32Array:
+            if np.isnan(inputs[0]).any():
                 raise RuntimeError("not a number")
-            return super().next_log_probabilities(outputs)
+            return super().score(head, *inputs)
 
     scheduler = Scheduler(Picky(TOKENIZER))
     scheduler.add(

@@ -143,14 +143,14 @@ def test_the_next_token_is_the_networks_corrected_by_what_was_written() -> None:
     subject = predictor(runtime, search=SearchOptions(0, 64, 8, 0, 0, 64, 8, 0, 64))
     text = SENTENCE * 3
     tokens = [START, *TOKENIZER.encode(text)]
-    states, outputs = runtime.advance(
+    states, outputs = runtime.run_tower(
         "forward",
         initial_states(runtime.sizes, "forward", 1),
         np.array([tokens]),
         np.array([len(tokens)]),
     )
     del states
-    network = np.exp(runtime.next_log_probabilities(outputs[:, -1]))[0]
+    network = np.exp(runtime.score("next", outputs[:, -1]))[0]
     seam = TokenIndex(TOKENIZER).last_stable_boundary(text)
     settled = np.array([START, *TOKENIZER.encode(text[:seam])])
     expected = CacheLM(settled, TOKENIZER.background).mix(network, tokens[-3:])

@@ -74,8 +74,13 @@ def gap_mass(
         backward = read(runtime, "backward", [END, *reversed(right)])
     for position, token in enumerate((*span, END_OF_GAP) if closed else span):
         forward = read(runtime, "forward", [START, *left, *span[:position]])
-        (row,) = runtime.gap_log_probabilities(
-            forward, backward, np.array([right is not None]), np.array([position]), np.array([kind])
+        (row,) = runtime.score(
+            "gap",
+            forward,
+            backward,
+            np.array([right is not None]),
+            np.array([position]),
+            np.array([kind]),
         )
         total += float(row[token])
     return total
@@ -83,7 +88,7 @@ def gap_mass(
 
 def read(runtime: TableRuntime, tower: Any, tokens: list[int]) -> Any:
     """State, and so output, after tokens."""
-    return runtime.advance(
+    return runtime.run_tower(
         tower, np.zeros((1, 2), dtype=np.float32), np.array([tokens]), np.array([len(tokens)])
     )[0]
 
@@ -91,7 +96,7 @@ def read(runtime: TableRuntime, tower: Any, tokens: list[int]) -> Any:
 def next_log_probability(runtime: TableRuntime, read_before: list[int], tokens: list[int]) -> float:
     """Log P_F of *tokens* after what was read."""
     rows = [
-        runtime.next_log_probabilities(read(runtime, "forward", read_before + tokens[:n]))[0]
+        runtime.score("next", read(runtime, "forward", read_before + tokens[:n]))[0]
         for n in range(len(tokens))
     ]
     return float(sum(row[token] for row, token in zip(rows, tokens, strict=True)))
@@ -169,8 +174,8 @@ def test_rescoring_follows_its_formula(
         forward = next_log_probability(runtime, before, span + right)
         mirrored = [*reversed(span), *reversed(left)]
         rows = [
-            runtime.previous_log_probabilities(
-                read(runtime, "backward", [END, *reversed(right), *mirrored[:n]])
+            runtime.score(
+                "previous", read(runtime, "backward", [END, *reversed(right), *mirrored[:n]])
             )[0]
             for n in range(len(mirrored))
         ]
@@ -360,9 +365,10 @@ def test_words_that_begin_alike_share_rows(tokenizer: Tokenizer) -> None:
     class Watched(TableRuntime):
         asked: ClassVar[list[bytes]] = []
 
-        def next_log_probabilities(self, outputs: Float32Array) -> Float32Array:
-            self.asked += [output.tobytes() for output in outputs]
-            return super().next_log_probabilities(outputs)
+        def score(self, head: Any, *inputs: Any) -> Float32Array:
+            if head == "next":
+                self.asked += [output.tobytes() for output in inputs[0]]
+            return super().score(head, *inputs)
 
     runtime = Watched(tokenizer)
     predictor = Predictor(
@@ -370,7 +376,7 @@ def test_words_that_begin_alike_share_rows(tokenizer: Tokenizer) -> None:
         runtime,
         use_cache_lm=False,
     )
-    (before,) = runtime.advance(
+    (before,) = runtime.run_tower(
         "forward",
         np.zeros((1, 2), np.float32),
         np.array([[START, *ids(tokenizer, "go ", "to ")]]),
@@ -433,10 +439,10 @@ def test_blanks_to_the_right_are_read_as_blanks_first(tokenizer: Tokenizer) -> N
     readings: list[list[int]] = []
 
     class Watched(TableRuntime):
-        def advance(self, tower: Any, states: Any, tokens: Any, lengths: Any) -> Any:
+        def run_tower(self, tower: Any, states: Any, tokens: Any, lengths: Any) -> Any:
             if tower == "backward":
                 readings.append(tokens[0, : lengths[0]].tolist())
-            return super().advance(tower, states, tokens, lengths)
+            return super().run_tower(tower, states, tokens, lengths)
 
     runtime = Watched(tokenizer)
     predictor = Predictor(

@@ -71,16 +71,14 @@ def test_runtimes_compute_the_formulas_whatever_the_padding(stacked: Checkpoint)
     lengths = np.array([len(line) for line in lines])
     padded = np.array([line + [7] * (5 - len(line)) for line in lines])
     for name, runtime in runtimes(stacked).items():
-        rows = runtime.fill_log_probabilities(padded, lengths, places)
+        rows = runtime.score("fill", padded, lengths, places)
         bound = SAME_ROUNDING if name == "int8" else EXACT
         for number, line in enumerate(lines):
             expected = oracle(stacked, quantised=name == "int8").fill(line, int(places[number]))
             finite = np.isfinite(expected)
             assert np.array_equal(finite, np.isfinite(rows[number]))
             assert np.abs(rows[number][finite] - expected[finite]).max() < bound
-            alone = runtime.fill_log_probabilities(
-                np.array([line]), lengths[[number]], places[[number]]
-            )
+            alone = runtime.score("fill", np.array([line]), lengths[[number]], places[[number]])
             assert np.array_equal(alone[0], rows[number])
 
 
@@ -154,4 +152,4 @@ def test_other_networks_refuse_whole_lines(tiny_checkpoint: Path) -> None:
     one = np.array([1])
     for runtime in runtimes(checkpoint).values():
         with pytest.raises((UnsupportedError, LacunaError), match="stacked_bidirectional"):
-            runtime.fill_log_probabilities(np.array([[START, BLANK]]), one + 1, one)
+            runtime.score("fill", np.array([[START, BLANK]]), one + 1, one)

@@ -81,7 +81,7 @@ def brute_force(
 
     def walk(states: Any, spelled: str, mass: float, tokens: int) -> None:
         nonlocal undecided
-        (row,) = np.exp(runtime.next_log_probabilities(states).astype(np.float64))
+        (row,) = np.exp(runtime.score("next", states).astype(np.float64))
         for token in np.flatnonzero(row).tolist():
             now, here = spelled + surfaces[token], mass * float(row[token])
             if not now.startswith(target):
@@ -116,7 +116,7 @@ def brute_force(
 
     def read(states: Any, *tokens: int) -> Any:
         ids = np.array([tokens], dtype=np.int64)
-        return runtime.advance("forward", states, ids, np.array([len(tokens)]))[0]
+        return runtime.run_tower("forward", states, ids, np.array([len(tokens)]))[0]
 
     start = read(np.zeros((1, 2), dtype=np.float32), START, *left)
     walk(start, "", 1.0, depth)
@@ -302,7 +302,7 @@ def test_long_word_in_a_small_vocabulary_is_spelled_out() -> None:
     order = [space, *(tokenizer.surfaces.index(letter) for letter in word), space]
 
     class Speller(TableRuntime):
-        def next_log_probabilities(self, outputs: Any) -> Any:
+        def score(self, _: Any, outputs: Any) -> Any:  # type: ignore[override]
             rows = np.full((len(outputs), tokenizer.size), -np.inf, dtype=np.float32)
             rows[:, order] = np.log(0.1 / len(word))
             for row, output in zip(rows, outputs, strict=True):

@@ -45,13 +45,13 @@ def test_every_distribution_sums_to_one(ngram: NGramRuntime) -> None:
     contexts[1] = [0, 0, START]
     contexts[2] = [6, 3, 7]  # <blank> in the middle
     contexts[3] = [39, 39, 39]
-    sums = np.exp(ngram.next_log_probabilities(contexts).astype(np.float64)).sum(axis=1)
+    sums = np.exp(ngram.score("next", contexts).astype(np.float64)).sum(axis=1)
     np.testing.assert_allclose(sums, 1, atol=2e-6)
 
 
 def test_control_tokens_are_never_predicted(ngram: NGramRuntime) -> None:
     """<unk> <s> </s> <blank> <eog> have probability 0 and every other token has some."""
-    log_probabilities = ngram.next_log_probabilities(random_contexts(10))
+    log_probabilities = ngram.score("next", random_contexts(10))
     assert np.isneginf(log_probabilities[:, :5]).all()
     assert np.isfinite(log_probabilities[:, 5:]).all()
 
@@ -60,7 +60,7 @@ def test_state_holds_the_last_tokens(ngram: NGramRuntime) -> None:
     """After each token the context is the last order - 1 tokens, and the state is that after each row's own length."""
     states = np.zeros((2, ORDER - 1), dtype=np.float32)
     tokens = np.array([[START, 6, 7, 8, 9], [START, 8, 0, 0, 0]])
-    states, contexts = ngram.advance("forward", states, tokens, np.array([5, 2]))
+    states, contexts = ngram.run_tower("forward", states, tokens, np.array([5, 2]))
     assert states.tolist() == [[7, 8, 9], [0, START, 8]]
     assert contexts[0].tolist() == [
         [0, 0, START],
@@ -69,7 +69,7 @@ def test_state_holds_the_last_tokens(ngram: NGramRuntime) -> None:
         [6, 7, 8],
         [7, 8, 9],
     ]
-    same, _ = ngram.advance("forward", states, tokens, np.array([0, 1]))
+    same, _ = ngram.run_tower("forward", states, tokens, np.array([0, 1]))
     assert same.tolist() == [[7, 8, 9], [START, 8, START]]
 
 
@@ -77,20 +77,18 @@ def test_reading_in_two_steps_is_reading_at_once(ngram: NGramRuntime) -> None:
     """The state carries all that later tokens need."""
     start = np.zeros((1, ORDER - 1), dtype=np.float32)
     tokens = np.array([[START, 6, 7, 5, 9, 6]])
-    whole, _ = ngram.advance("forward", start, tokens, np.array([6]))
-    half, _ = ngram.advance("forward", start, tokens[:, :2], np.array([2]))
-    half, _ = ngram.advance("forward", half, tokens[:, 2:], np.array([4]))
+    whole, _ = ngram.run_tower("forward", start, tokens, np.array([6]))
+    half, _ = ngram.run_tower("forward", start, tokens[:, :2], np.array([2]))
+    half, _ = ngram.run_tower("forward", half, tokens[:, 2:], np.array([4]))
     assert np.array_equal(whole, half)
 
 
 def test_answer_does_not_depend_on_the_batch(ngram: NGramRuntime) -> None:
     """A row alone is bit for bit the same row in a batch."""
     contexts = random_contexts(20)
-    together = ngram.next_log_probabilities(contexts)
+    together = ngram.score("next", contexts)
     for row in (0, 7, 19):
-        assert np.array_equal(
-            ngram.next_log_probabilities(contexts[row : row + 1])[0], together[row]
-        )
+        assert np.array_equal(ngram.score("next", contexts[row : row + 1])[0], together[row])
 
 
 def test_tokens_before_a_control_token_do_not_matter(ngram: NGramRuntime) -> None:
@@ -112,11 +110,11 @@ def test_backward_questions_are_refused(ngram: NGramRuntime) -> None:
     rows = random_contexts(1)
     one = np.array([1])
     with pytest.raises(UnsupportedError, match="two towers"):
-        ngram.advance("backward", rows, one[:, None], one)
+        ngram.run_tower("backward", rows, one[:, None], one)
     with pytest.raises(UnsupportedError, match="two towers"):
-        ngram.previous_log_probabilities(rows)
+        ngram.score("previous", rows)
     with pytest.raises(UnsupportedError, match="two towers"):
-        ngram.gap_log_probabilities(rows, rows, one > 0, one, one)
+        ngram.score("gap", rows, rows, one > 0, one, one)
 
 
 def test_size_counts_the_arrays(directory: Path) -> None:

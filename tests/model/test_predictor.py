@@ -113,8 +113,8 @@ def test_a_bug_is_raised_not_returned() -> None:
     """What has no name is no answer: it must not be mistaken for a bad query."""
 
     class Broken(TableRuntime):
-        def next_log_probabilities(self, outputs: Float32Array) -> Float32Array:
-            raise ZeroDivisionError(len(outputs))
+        def score(self, *_: Any) -> Float32Array:
+            raise ZeroDivisionError
 
     runtime = Broken(TOKENIZER)
     with pytest.raises(ZeroDivisionError):

@@ -17,7 +17,7 @@ from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import SPAN, TOKEN, WORD, Cell, Tower
 from model.errors import UnsupportedError
 from model.onnx_runtime import OnnxRuntime
-from model.runtime import Runtime, check_runtime, initial_states, open_runtime, output_of
+from model.runtime import Head, Runtime, check_runtime, initial_states, open_runtime, output_of
 from model.torch_runtime import open_torch_runtime
 from tests.fixtures_checkpoint import build_tiny_checkpoint
 from tests.reference_network import ReferenceNetwork
@@ -105,9 +105,9 @@ def test_runtime_computes_the_formulas(
     tops: dict[Tower, np.ndarray] = {}
     for tower in TOWERS:
         states = random_rows(generator, 4, runtime.sizes.state_size(tower)) * np.float32(0.3)
-        new_states, outputs = runtime.advance(tower, states, padded(rows, 5, 0), lengths)
+        new_states, outputs = runtime.run_tower(tower, states, padded(rows, 5, 0), lengths)
         for row, tokens in enumerate(rows):
-            expected_state, expected_outputs = oracle.advance(tower, states[row], tokens)
+            expected_state, expected_outputs = oracle.run_tower(tower, states[row], tokens)
             assert difference(new_states[row], expected_state) < bound
             if tokens:
                 assert difference(outputs[row, : len(tokens)], np.array(expected_outputs)) < bound
@@ -119,9 +119,9 @@ def test_runtime_computes_the_formulas(
     forward, backward = tops["forward"], tops["backward"]
     known, positions = np.array([True, False, True, True]), np.array([0, 0, 3, 40])
     kinds = np.array([WORD, TOKEN, SPAN, WORD])
-    next_ = runtime.next_log_probabilities(forward)
-    previous = runtime.previous_log_probabilities(backward)
-    gap = runtime.gap_log_probabilities(forward, backward, known, positions, kinds)
+    next_ = runtime.score("next", forward)
+    previous = runtime.score("previous", backward)
+    gap = runtime.score("gap", forward, backward, known, positions, kinds)
     for row in range(4):
         assert difference(next_[row], oracle.next(forward[row])) < bound
         assert difference(previous[row], oracle.previous(backward[row])) < bound
@@ -135,8 +135,8 @@ def test_masks(tiny_checkpoint: Path) -> None:
     runtime = opened("int8", tiny_checkpoint)
     outputs = np.zeros((2, runtime.sizes.hidden_size), dtype=np.float32)
     positions, kinds = np.array([0, 1]), np.zeros(2, dtype=np.int64)
-    gap = runtime.gap_log_probabilities(outputs, outputs, kinds == 0, positions, kinds)
-    for row, last in ((runtime.next_log_probabilities(outputs)[0], 4), (gap[0], 4), (gap[1], 3)):
+    gap = runtime.score("gap", outputs, outputs, kinds == 0, positions, kinds)
+    for row, last in ((runtime.score("next", outputs)[0], 4), (gap[0], 4), (gap[1], 3)):
         assert np.flatnonzero(np.isneginf(row)).tolist() == list(range(last + 1))
 
 
@@ -159,9 +159,9 @@ def test_towers_are_batch_invariant(
     for tower in TOWERS:
         states = random_rows(generator, len(rows), runtime.sizes.state_size(tower))
         states[::3] = 0
-        together = runtime.advance(tower, states[order], tokens, lengths[order])
+        together = runtime.run_tower(tower, states[order], tokens, lengths[order])
         for place, row in enumerate(order):
-            alone = runtime.advance(
+            alone = runtime.run_tower(
                 tower, states[[row]], padded([rows[row]], lengths[row], 0), lengths[[row]]
             )
             assert np.array_equal(together[0][place], alone[0][0])
@@ -181,14 +181,17 @@ def test_heads_are_batch_invariant(
     known, positions = generator.random(count) < 0.5, generator.integers(0, 12, count)
     kinds = generator.integers(0, 3, count)
     first = min(start, count - 1)
-    for head, inputs in (
-        (runtime.next_log_probabilities, (forward,)),
-        (runtime.previous_log_probabilities, (backward,)),
-        (runtime.gap_log_probabilities, (forward, backward, known, positions, kinds)),
-    ):
-        together = head(*inputs)
-        assert np.array_equal(together[first:], head(*(value[first:] for value in inputs)))
-        assert np.array_equal(together[first], head(*(value[[first]] for value in inputs))[0])
+    inputs: dict[Head, tuple[np.ndarray, ...]] = {
+        "next": (forward,),
+        "previous": (backward,),
+        "gap": (forward, backward, known, positions, kinds),
+    }
+    for head, arrays in inputs.items():
+        together = runtime.score(head, *arrays)
+        later = runtime.score(head, *(value[first:] for value in arrays))
+        assert np.array_equal(together[first:], later)
+        alone = runtime.score(head, *(value[[first]] for value in arrays))
+        assert np.array_equal(together[first], alone[0])
 
 
 @each_runtime
@@ -197,10 +200,10 @@ def test_reading_in_one_call_or_in_several_is_the_same(checkpoint: Checkpoint, n
     runtime = opened(name, checkpoint.directory)
     start = initial_states(runtime.sizes, "forward", 1)
     tokens = np.array([[1, 300, 12, 280, 299, 7]])
-    whole, outputs = runtime.advance("forward", start, tokens, np.array([6]))
+    whole, outputs = runtime.run_tower("forward", start, tokens, np.array([6]))
     for cut in range(1, 6):
-        state, _ = runtime.advance("forward", start, tokens[:, :cut], np.array([cut]))
-        state, rest = runtime.advance("forward", state, tokens[:, cut:], np.array([6 - cut]))
+        state, _ = runtime.run_tower("forward", start, tokens[:, :cut], np.array([cut]))
+        state, rest = runtime.run_tower("forward", state, tokens[:, cut:], np.array([6 - cut]))
         assert np.array_equal(state, whole)
         assert np.array_equal(rest, outputs[:, cut:])
 
@@ -217,16 +220,16 @@ def test_real_sizes_and_threads_change_no_bit(tmp_path: Path, precision: str) ->
     states = random_rows(generator, 33, sizes.state_size("forward"))
     tokens, lengths = generator.integers(5, 364, (33, 3)), generator.integers(0, 4, 33)
     kinds = np.zeros(33, dtype=np.int64)
-    together, _ = double.advance("forward", states, tokens, lengths)
+    together, _ = double.run_tower("forward", states, tokens, lengths)
     tops = output_of(sizes, "forward", together)
-    next_ = double.next_log_probabilities(tops)
-    gap = double.gap_log_probabilities(tops, tops, lengths > 1, lengths, kinds)
+    next_ = double.score("next", tops)
+    gap = double.score("gap", tops, tops, lengths > 1, lengths, kinds)
     for row in range(33):
         one, top, length = slice(row, row + 1), tops[[row]], lengths[[row]]
-        alone, _ = single.advance("forward", states[one], tokens[one], length)
+        alone, _ = single.run_tower("forward", states[one], tokens[one], length)
         assert np.array_equal(alone[0], together[row])
-        assert np.array_equal(single.next_log_probabilities(top)[0], next_[row])
-        alone = single.gap_log_probabilities(top, top, length > 1, length, kinds[one])
+        assert np.array_equal(single.score("next", top)[0], next_[row])
+        alone = single.score("gap", top, top, length > 1, length, kinds[one])
         assert np.array_equal(alone[0], gap[row])
 
 
@@ -238,16 +241,16 @@ def test_no_rows_and_no_steps(checkpoint: Checkpoint, name: str) -> None:
     none = np.zeros((0, sizes.hidden_size), dtype=np.float32)
     ids, flags = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.bool_)
     for found in (
-        runtime.next_log_probabilities(none),
-        runtime.previous_log_probabilities(none),
-        runtime.gap_log_probabilities(none, none, flags, ids, ids),
+        runtime.score("next", none),
+        runtime.score("previous", none),
+        runtime.score("gap", none, none, flags, ids, ids),
     ):
         assert found.shape == (0, sizes.vocabulary_size)
     before = initial_states(sizes, "forward", 0)
-    states, outputs = runtime.advance("forward", before, np.zeros((0, 3), int), ids)
+    states, outputs = runtime.run_tower("forward", before, np.zeros((0, 3), int), ids)
     assert (states.shape, outputs.shape) == (before.shape, (0, 3, sizes.hidden_size))
     before = np.full((2, sizes.state_size("forward")), 0.25, dtype=np.float32)
-    states, outputs = runtime.advance("forward", before, np.zeros((2, 0), int), np.zeros(2, int))
+    states, outputs = runtime.run_tower("forward", before, np.zeros((2, 0), int), np.zeros(2, int))
     assert np.array_equal(states, before)
     assert outputs.shape == (2, 0, sizes.hidden_size)
 
@@ -262,17 +265,17 @@ def test_forward_network_answers_only_forward_questions(tmp_path: Path, cell: Ce
     for name in RUNTIMES:
         runtime = opened(name, checkpoint.directory)
         start = initial_states(runtime.sizes, "forward", 1)
-        state, outputs = runtime.advance("forward", start, np.array([[1, 300]]), np.array([2]))
-        expected, expected_outputs = oracle.advance("forward", start[0], [1, 300])
+        state, outputs = runtime.run_tower("forward", start, np.array([[1, 300]]), np.array([2]))
+        expected, expected_outputs = oracle.run_tower("forward", start[0], [1, 300])
         assert difference(state[0], expected) < QUANTISED
-        next_ = runtime.next_log_probabilities(outputs[:, 1])[0]
+        next_ = runtime.score("next", outputs[:, 1])[0]
         assert difference(next_, oracle.next(expected_outputs[1])) < QUANTISED
         top = outputs[:, 1]
         for call in (
-            lambda r=runtime, s=state: r.advance("backward", s, one[None], one),
-            lambda r=runtime, t=top: r.previous_log_probabilities(t),
-            lambda r=runtime, t=top: r.gap_log_probabilities(t, t, one > 0, one, one),
-            lambda r=runtime: r.fill_log_probabilities(one[None], one, one - 1),
+            lambda r=runtime, s=state: r.run_tower("backward", s, one[None], one),
+            lambda r=runtime, t=top: r.score("previous", t),
+            lambda r=runtime, t=top: r.score("gap", t, t, one > 0, one, one),
+            lambda r=runtime: r.score("fill", one[None], one, one - 1),
         ):
             with pytest.raises(UnsupportedError, match="load one with"):
                 call()
@@ -314,12 +317,12 @@ def test_gpu_agrees_and_is_batch_invariant(checkpoint: Checkpoint) -> None:
     generator = np.random.default_rng(0)
     states = random_rows(generator, 300, sizes.state_size("forward"))
     tokens, lengths = generator.integers(0, 350, (300, 4)), generator.integers(0, 5, 300)
-    together, _ = runtime.advance("forward", states, tokens, lengths)
-    next_ = runtime.next_log_probabilities(output_of(sizes, "forward", together))
+    together, _ = runtime.run_tower("forward", states, tokens, lengths)
+    next_ = runtime.score("next", output_of(sizes, "forward", together))
     oracle = opened("torch", checkpoint.directory)
-    assert difference(together, oracle.advance("forward", states, tokens, lengths)[0]) < 1e-3
+    assert difference(together, oracle.run_tower("forward", states, tokens, lengths)[0]) < 1e-3
     for row in (0, 100, 255, 256, 299):
-        alone, _ = runtime.advance("forward", states[[row]], tokens[[row]], lengths[[row]])
+        alone, _ = runtime.run_tower("forward", states[[row]], tokens[[row]], lengths[[row]])
         assert np.array_equal(alone[0], together[row])
-        found = runtime.next_log_probabilities(output_of(sizes, "forward", alone))
+        found = runtime.score("next", output_of(sizes, "forward", alone))
         assert np.array_equal(found[0], next_[row])

@@ -27,7 +27,7 @@ def by_hand(text: str) -> float:
     """Sum of the table's log-probabilities, one token at a time."""
     total, read = 0.0, [0, START]
     for token in TOKENIZER.encode(normalise(text)):
-        (row,) = RUNTIME.next_log_probabilities(np.array([read[-2:]], dtype=np.float32))
+        (row,) = RUNTIME.score("next", np.array([read[-2:]], dtype=np.float32))
         total += 0.0 if token == START else float(row[token])
         read.append(token)
     return total
@@ -52,7 +52,7 @@ def test_bits_are_counted_by_code_points_of_form_c() -> None:
 
 def test_probabilities_of_all_one_token_texts_sum_to_one() -> None:
     """The next head is normalised: single tokens share all there is."""
-    row = RUNTIME.next_log_probabilities(np.array([[0, START]], dtype=np.float32))[0]
+    row = RUNTIME.score("next", np.array([[0, START]], dtype=np.float32))[0]
     assert math.exp(score("我").log_probability) == pytest.approx(
         float(np.exp(row[TOKENIZER.surfaces.index("我")]))
     )

@@ -23,7 +23,7 @@ def test_weights_in_half_precision_are_read(tmp_path: Path, tiny_checkpoint: Pat
     half = open_torch_runtime(tmp_path, config, "cpu")
     full = open_torch_runtime(tiny_checkpoint, config, "cpu")
     outputs = np.random.default_rng(0).normal(size=(3, config.hidden_size)).astype(np.float32)
-    found, expected = (each.next_log_probabilities(outputs)[:, 5:] for each in (half, full))
+    found, expected = (each.score("next", outputs)[:, 5:] for each in (half, full))
     assert 0 < abs(found - expected).max() < 0.01
 
 

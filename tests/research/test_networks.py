@@ -60,9 +60,9 @@ def test_the_runtime_gives_the_distribution_of_the_network(peer: Peer) -> None:
     runtime = ReplayRuntime(peer)
     states = initial_states(runtime.sizes, "forward", 2)
     first, second = np.array([[START, 7], [START, 0]]), np.array([[8, 9], [30, 0]])
-    states, _ = runtime.advance("forward", states, first, np.array([2, 1]))
-    _, found = runtime.advance("forward", states, second, np.array([2, 1]))
-    rows = runtime.next_log_probabilities(np.stack([found[0, 1], found[1, 0]]))
+    states, _ = runtime.run_tower("forward", states, first, np.array([2, 1]))
+    _, found = runtime.run_tower("forward", states, second, np.array([2, 1]))
+    rows = runtime.score("next", np.stack([found[0, 1], found[1, 0]]))
     assert np.allclose(np.exp(rows).sum(axis=1), 1, atol=1e-5)
     for row, line in zip(rows, ([START, 7, 8, 9], [START, 30]), strict=True):
         features = peer.next_features(outputs(peer, line)[-1:])
@@ -71,7 +71,7 @@ def test_the_runtime_gives_the_distribution_of_the_network(peer: Peer) -> None:
         expected = logits[torch.from_numpy(known)].log_softmax(0).numpy()
         assert np.allclose(row[known], expected, atol=1e-4)
     with pytest.raises(UnsupportedError):
-        runtime.advance("backward", states, second, np.array([2, 1]))
+        runtime.run_tower("backward", states, second, np.array([2, 1]))
 
 
 def test_sizes_are_as_published_and_equal() -> None:

@@ -208,8 +208,8 @@ def test_next_temperature_of_an_ngram(tiny_ngram: Path) -> None:
     ngram, tokenizer = open_ngram(tiny_ngram), tiny_tokenizer()
     texts = ["They like the theatre.", "She went to the store in the evening."]
     plain = fit_next_temperature(score_tokens(ngram, tokenizer, texts))
-    honest = ngram.next_log_probabilities
-    ngram.next_log_probabilities = lambda outputs: 1.3 * honest(outputs)  # type: ignore[method-assign]
+    honest = ngram.score_next
+    ngram.score_next = lambda contexts: 1.3 * honest(contexts)  # type: ignore[method-assign]
     fitted = fit_next_temperature(score_tokens(ngram, tokenizer, texts))
     assert fitted / plain == pytest.approx(1.3, rel=0.02)
 

@@ -99,10 +99,10 @@ def test_tokens_are_scored_from_their_own_sides(exported: Path) -> None:
     zero = np.zeros(1, dtype=np.int64)
     for (line, place), next_row, gap_row in zip(tokens, following, between, strict=True):
         before, after = np.array([[1, *line[:place]]]), np.array([[2, *line[:place:-1]]])
-        _, left = runtime.advance("forward", start, before, np.array([place + 1]))
-        _, right = runtime.advance("backward", end, after, np.array([len(line) - place]))
-        assert np.array_equal(runtime.next_log_probabilities(left[:, -1])[0], next_row)
-        gap = runtime.gap_log_probabilities(left[:, -1], right[:, -1], zero == 0, zero, zero + 1)
+        _, left = runtime.run_tower("forward", start, before, np.array([place + 1]))
+        _, right = runtime.run_tower("backward", end, after, np.array([len(line) - place]))
+        assert np.array_equal(runtime.score("next", left[:, -1])[0], next_row)
+        gap = runtime.score("gap", left[:, -1], right[:, -1], zero == 0, zero, zero + 1)
         assert np.array_equal(gap[0], gap_row)
 
 

@@ -206,10 +206,10 @@ def score_tokens(
     for text in tqdm(texts, desc="next temperature", unit=" lines", disable=None):
         tokens = np.array([START, *tokenizer.encode(text)], dtype=np.int64)
         states, length = initial_states(runtime.sizes, "forward", 1), np.array([len(tokens) - 1])
-        _, outputs = runtime.advance("forward", states, tokens[None, :-1], length)
+        _, outputs = runtime.run_tower("forward", states, tokens[None, :-1], length)
         # A line break inside a text is read but never predicted
         positions = generator.permutation(np.flatnonzero(tokens[1:] != START))[:POSITIONS_PER_TEXT]
-        yield runtime.next_log_probabilities(outputs[0][positions]), tokens[1:][positions]
+        yield runtime.score("next", outputs[0][positions]), tokens[1:][positions]
 
 
 def fit_cloze_calibration(

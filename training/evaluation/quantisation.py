@@ -142,7 +142,7 @@ def score_next(runtime: Runtime, lines: Sequence[Int64Array]) -> Scores:
         left = tower_outputs(runtime, "forward", [np.array([START, *x[:-1]]) for x in batch])
         outputs, targets = np.concatenate(left), np.concatenate(batch)
         for rows in _chunks(len(targets)):
-            yield runtime.next_log_probabilities(outputs[rows]), targets[rows]
+            yield runtime.score("next", outputs[rows]), targets[rows]
 
 
 def score_gaps(runtime: Runtime, lines: Sequence[Int64Array]) -> Scores:
@@ -154,8 +154,8 @@ def score_gaps(runtime: Runtime, lines: Sequence[Int64Array]) -> Scores:
         backward = np.concatenate([rows[::-1] for rows in right])
         for rows in _chunks(len(targets)):
             zeros = np.zeros(len(targets[rows]), dtype=np.int64)
-            scores = runtime.gap_log_probabilities(
-                forward[rows], backward[rows], zeros == 0, zeros, zeros + TOKEN
+            scores = runtime.score(
+                "gap", forward[rows], backward[rows], zeros == 0, zeros, zeros + TOKEN
             )
             yield scores, targets[rows]
 
@@ -176,7 +176,7 @@ def score_masked(runtime: Runtime, lines: Sequence[Int64Array]) -> Scores:
                 row[place + 1] = BLANK
             places = np.array([place + 1 for _, place in some], dtype=np.int64)
             targets = np.array([line[place] for line, place in some], dtype=np.int64)
-            yield runtime.fill_log_probabilities(tokens, lengths, places), targets
+            yield runtime.score("fill", tokens, lengths, places), targets
 
 
 def tower_outputs(runtime: Runtime, tower: Tower, rows: Sequence[Int64Array]) -> list[Float32Array]:
@@ -185,7 +185,7 @@ def tower_outputs(runtime: Runtime, tower: Tower, rows: Sequence[Int64Array]) ->
     tokens = np.zeros((len(rows), lengths.max()), dtype=np.int64)
     tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = np.concatenate(rows)
     states = initial_states(runtime.sizes, tower, len(rows))
-    _, outputs = runtime.advance(tower, states, tokens, lengths)
+    _, outputs = runtime.run_tower(tower, states, tokens, lengths)
     return [row[:length] for row, length in zip(outputs, lengths, strict=True)]
 
 
