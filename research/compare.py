@@ -301,7 +301,7 @@ def _evaluate(name: str, sizes: AnyConfig | None, options: CompareOptions) -> di
         torch.set_num_threads(1)
         system = _open(directory, sizes)
         tokenizer = Tokenizer.load(directory / "tokenizer.model")
-        files = read_files(options.text, None, None, QUESTION_SEED)
+        files = read_files(options.text)
         questions = choose_items(
             files, tokenizer, options.lines, options.typing_lines, QUESTION_SEED
         )

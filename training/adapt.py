@@ -385,6 +385,6 @@ def _report(options: AdaptOptions, base: Checkpoint, prepared: Prepared) -> None
             build(prepared.directory, directory, 5)
         name = "5-gram of the text and the replay"
         systems.append(replace(open_system(directory), name=name))
-    files = read_files([str(text / "aside")], None, None, options.seed)
+    files = read_files([str(text / "aside")])
     items = choose_items(files, base.tokenizer, options.lines, options.typing_lines, options.seed)
     write_report(evaluate(systems, items, options.seed), options.output)

@@ -1,8 +1,8 @@
 """Export a trained state as a checkpoint: `python -m training export RUN --output DIR`.
 
-    1  read       the runs behind the weights, the weights, the tokenizer, held-out text
+    1  read       the runs behind the weights, the weights, the prepared data
     2  build      int8 graphs, and fp32 ones on request (training/onnx_graphs.py)
-    3  gate       int8 against torch in fp32 on held-out text; too high a cost ends the export
+    3  gate       int8 against torch in fp32 on held-out text; a high cost ends the export
     4  calibrate  the temperature of the next head for each language, on the int8 graphs
     5  write      the checkpoint directory, with word-end probabilities and a model card
 
@@ -35,20 +35,18 @@ from model.checkpoint import (
     write_checkpoint,
 )
 from model.config import Calibration, NetworkConfig
-from model.errors import ExportError, PreparedDataError
+from model.errors import ExportError
 from model.network import Network
 from model.onnx_runtime import GRAPHS, OnnxRuntime
 from model.tokenizer import Tokenizer
 from model.torch_runtime import TorchRuntime
 from training.config import RunConfig, options_from_dict
-from training.data.shards import Prepared, open_prepared, weigh
+from training.data.shards import Prepared, Shard, open_prepared, weigh
 from training.evaluation.calibrate import fit_next_temperature
 from training.evaluation.model_card import model_card
 from training.evaluation.quantisation import (
     LINES_AT_ONCE,
-    Lines,
     check_cost,
-    development_lines,
     held_out_lines,
     measure,
     score_next,
@@ -56,16 +54,13 @@ from training.evaluation.quantisation import (
 )
 from training.onnx_graphs import build_graphs
 from training.options import argument, option
-from training.run_state import (
-    Progress,
-    describe_base,
-    load_weights,
-    read_state,
-    saved_state,
-)
+from training.run_state import StateInfo, describe_base, load_weights, read_state, saved_state
 from training.word_ends import count_word_ends
 
 TEMPERATURE_TOKENS = 6_000  # for each language
+
+Weights = Mapping[str, npt.NDArray[np.float32]]
+Stage = tuple[RunConfig, StateInfo]  # a run that went into the weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,60 +78,10 @@ class ExportOptions:
     name: str = option("of the checkpoint (default: the run's)", "")
     version: str = option("of the checkpoint", "1")
     fp32: bool = option("write fp32 graphs and weights, too", False)
-    languages: tuple[str, ...] = option("codes (default: of the data)", (), metavar="CODE")
     prepared: Path | None = option("prepared data (default: the run's)", None, metavar="DIR")
-    development: tuple[str, ...] = option(
-        "files or folders to measure on, in place of held-out lines", (), metavar="TEXT"
-    )
     overwrite: bool = option("replace an existing checkpoint", False)
     gate: bool = True
     base: Checkpoint | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A run that went into the weights.
-
-    Attributes:
-        run: its configuration.
-        progress: its counters.
-        data_sha256: of the prepared data that it read.
-        base: the checkpoint that it began with, by :func:`training.run_state.describe_base`.
-    """
-
-    run: RunConfig
-    progress: Progress
-    data_sha256: str
-    base: Mapping[str, Any] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """A trained state.
-
-    Attributes:
-        stages: the run of the state, then those that it started from.
-        sizes: of the network.
-        network: in torch, fp32.
-        weights: of the network, by name.
-        tokenizer: of the run.
-        prepared: the data of the run; None if they are gone.
-        lines: held-out or development text.
-    """
-
-    stages: Sequence[Stage]
-    sizes: NetworkConfig
-    network: Network
-    weights: Mapping[str, npt.NDArray[np.float32]]
-    tokenizer: Tokenizer
-    prepared: Prepared | None
-    lines: Lines
-
-    def as_read(self, prepared: Prepared) -> Prepared:
-        """Return prepared data with the sources and weights of the last run."""
-        run = self.stages[0].run
-        sources = weigh(prepared.sources, run.sources, run.data.weights)
-        return replace(prepared, sources=tuple(sources))
 
 
 def run(options: ExportOptions) -> int:
@@ -158,54 +103,61 @@ def export(options: ExportOptions) -> Checkpoint:
     """Export a trained state.
 
     Raises:
-        ExportError: there is no held-out text, or the int8 graphs cost too much.
+        ExportError: held-out text is missing, or the int8 graphs cost too much.
         CheckpointError: the output exists, or the name or version is not valid.
-        RunError, PreparedDataError, CorpusError, TokenizerError: the run, its data or the
-            development text cannot be read.
+        RunError, PreparedDataError, TokenizerError: the run or its data cannot be read.
     """
     state = options.source
     if not (state / "state.json").is_file():
         state = saved_state(state)
     stages = read_stages(state)
-    name = options.name or stages[0].run.name
+    config, sizes = stages[0][0], stages[0][0].network
+    if sizes is None:
+        raise ExportError(f"{state}: the run has no [network]; only recurrent networks are served")
+    name, base = options.name or config.name, options.base
     check_target(options.output, name, options.version, options.overwrite)
-    trained = _read(state, stages, options)
+    prepared = open_prepared(options.prepared or Path(config.data.prepared))
+    tokenizer = _tokenizer(state, prepared, sizes)
+    network = Network(sizes)
+    load_weights(state, network)
+    weights = {name: value.numpy() for name, value in network.state_dict().items()}
 
-    int8 = build_graphs(trained.sizes, trained.weights, "int8")
+    int8 = build_graphs(sizes, weights, "int8")
     files = {f"{GRAPHS['int8']}/{file}": data for file, data in int8.items()}
     if options.fp32:
-        fp32 = build_graphs(trained.sizes, trained.weights, "fp32")
+        fp32 = build_graphs(sizes, weights, "fp32")
         files |= {f"{GRAPHS['fp32']}/{file}": data for file, data in fp32.items()}
-    cost, temperatures = _measure(trained, int8, gate=options.gate)
+    cost, temperatures = _measure(network, sizes, int8, prepared, gate=options.gate)
 
-    files[TOKENIZER] = trained.tokenizer.to_bytes()
-    files[WEIGHTS] = _weights_file(trained.weights, np.float32 if options.fp32 else np.float16)
-    files[WORD_END_PROBS] = _word_ends(trained, options.base)
-    languages = options.languages or _languages(trained, options.base)
-    calibration = options.base.calibration if options.base else Calibration()
-    if not options.base:
-        temperatures = {key: value for key, value in temperatures.items() if key in languages}
-    config: dict[str, Any] = {
+    sources = weigh(prepared.sources, config.sources, config.data.weights)
+    files[TOKENIZER] = tokenizer.to_bytes()
+    files[WEIGHTS] = _weights_file(weights, np.float32 if options.fp32 else np.float16)
+    if base is None:
+        word_ends = count_word_ends(replace(prepared, sources=tuple(sources)), tokenizer)
+        files[WORD_END_PROBS] = word_end_probs_file(word_ends)
+    else:
+        files[WORD_END_PROBS] = (base.directory / WORD_END_PROBS).read_bytes()
+    calibration = base.calibration if base else Calibration()
+    next_temperature = calibration.next_temperature | temperatures
+    values: dict[str, Any] = {
         "name": name,
         "version": options.version,
-        "network": trained.sizes,
-        "calibration": replace(
-            calibration, next_temperature=calibration.next_temperature | temperatures
-        ),
-        "languages": languages,
+        "network": sizes,
+        "calibration": replace(calibration, next_temperature=next_temperature),
+        "languages": base.languages if base else _languages(sources),
         "scores": {},
-        "training": _provenance(trained, cost, options.base),
+        "training": _provenance(stages, prepared, cost, base),
     }
-    parameters = sum(value.size for value in trained.weights.values())
-    files[CARD] = model_card(parameters=parameters, **config).encode()
-    return write_checkpoint(options.output, **config, files=files, overwrite=options.overwrite)
+    parameters = sum(value.size for value in weights.values())
+    files[CARD] = model_card(parameters=parameters, **values).encode()
+    return write_checkpoint(options.output, **values, files=files, overwrite=options.overwrite)
 
 
 def read_stages(state: Path) -> list[Stage]:
     """Read the run of a state directory, then the runs that it started from, if they still exist.
 
     Raises:
-        RunError: a state.json is torn.
+        RunError: a state.json is damaged.
     """
     stages: list[Stage] = []
     seen: set[Path] = set()
@@ -213,134 +165,99 @@ def read_stages(state: Path) -> list[Stage]:
         seen.add(state.resolve())
         info = read_state(state)
         config = options_from_dict(RunConfig, info.config, str(state / "state.json"))
-        stages.append(Stage(config, info.progress, info.data_sha256, info.base))
+        stages.append((config, info))
         if not config.start_from:
             break
         state = Path(config.start_from)
     return stages
 
 
-def _read(state: Path, stages: Sequence[Stage], options: ExportOptions) -> Trained:
-    config = stages[0].run
-    if config.network is None:
-        raise ExportError(f"{state}: the run has no [network]; only recurrent networks are served")
-    prepared = _open_prepared(options, config)
-    tokenizer = _tokenizer(state, prepared)
-    if tokenizer.size != config.network.vocabulary_size:
+def _tokenizer(state: Path, prepared: Prepared, sizes: NetworkConfig) -> Tokenizer:
+    """Return the tokenizer of the data; check that it is the one of the run."""
+    tokenizer, kept = prepared.tokenizer, state.parent / TOKENIZER
+    # A copy of a state directory has no tokenizer next to it
+    same = not kept.is_file() or Tokenizer.load(kept).digest == tokenizer.digest
+    if not same or tokenizer.size != sizes.vocabulary_size:
         raise ExportError(
-            f"{state}: the network has {config.network.vocabulary_size} tokens, the tokenizer"
-            f" {tokenizer.size}; name the data that it was trained on with --prepared"
-        )
-    lines = (
-        development_lines(options.development, tokenizer)
-        if options.development
-        else held_out_lines(prepared.held_out if prepared else ())
-    )
-    if not any(lines.values()):
-        raise ExportError(
-            f"{config.data.prepared}: no held-out text; prepare with --held-out-share above 0, or"
-            " name some with --development"
-        )
-    network = Network(config.network)
-    load_weights(state, network)
-    weights = {name: value.numpy() for name, value in network.state_dict().items()}
-    return Trained(stages, config.network, network, weights, tokenizer, prepared, lines)
-
-
-def _open_prepared(options: ExportOptions, config: RunConfig) -> Prepared | None:
-    """Open the data of the run; return None if they are gone and --development replaces them."""
-    try:
-        return open_prepared(options.prepared or Path(config.data.prepared))
-    except PreparedDataError:
-        if options.development and options.prepared is None:
-            return None
-        raise
-
-
-def _tokenizer(state: Path, prepared: Prepared | None) -> Tokenizer:
-    path = state.parent / TOKENIZER
-    if prepared is not None and not path.is_file():  # a copy of a state directory
-        return prepared.tokenizer
-    tokenizer = Tokenizer.load(path)
-    if prepared is not None and prepared.tokenizer.digest != tokenizer.digest:
-        raise ExportError(
-            f"{prepared.directory} has another tokenizer than {path}; name the data of the run with"
-            " --prepared"
+            f"{prepared.directory} has another tokenizer than the run, {tokenizer.size} tokens for"
+            f" a network of {sizes.vocabulary_size}; name the data of the run with --prepared"
         )
     return tokenizer
 
 
 def _measure(
-    trained: Trained, graphs: Mapping[str, bytes], *, gate: bool
+    network: Network,
+    sizes: NetworkConfig,
+    graphs: Mapping[str, bytes],
+    prepared: Prepared,
+    *,
+    gate: bool,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Return the cost of int8, and the temperature of the next head for each language."""
-    lines = [line for each in trained.lines.values() for line in each]
-    reference = TorchRuntime(trained.network, torch.device("cpu"), block_rows=LINES_AT_ONCE)
+    by_language = held_out_lines(prepared.held_out)
+    lines = [line for each in by_language.values() for line in each]
+    if not lines:
+        raise ExportError(
+            f"{prepared.directory}: no held-out text; prepare with --held-out-share above 0"
+        )
+    reference = TorchRuntime(network, torch.device("cpu"), block_rows=LINES_AT_ONCE)
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory) / GRAPHS["int8"]
         folder.mkdir()
         for file, data in graphs.items():
             (folder / file).write_bytes(data)
-        int8 = OnnxRuntime(Path(directory), trained.sizes)
+        int8 = OnnxRuntime(Path(directory), sizes)
         cost = check_cost(measure(reference, lines), measure(int8, lines), gate=gate)
-        if trained.sizes.architecture == "stacked_bidirectional":
+        if sizes.architecture == "stacked_bidirectional":
             return cost, {}
         return cost, {
             language: fit_next_temperature(score_next(int8, take(each, TEMPERATURE_TOKENS)))
-            for language, each in trained.lines.items()
+            for language, each in by_language.items()
         }
 
 
-def _weights_file(
-    weights: Mapping[str, npt.NDArray[np.float32]], dtype: type[np.floating[Any]]
-) -> bytes:
+def _weights_file(weights: Weights, dtype: type[np.floating[Any]]) -> bytes:
     for name, value in weights.items():
         if np.abs(value).max(initial=0) > np.finfo(dtype).max:
-            raise ExportError(
-                f"weights: {name} has values that float16 cannot hold; export with --fp32"
-            )
+            raise ExportError(f"weights: float16 cannot hold values of {name}; export with --fp32")
     return bytes(save({name: value.astype(dtype) for name, value in weights.items()}))
 
 
-def _languages(trained: Trained, base: Checkpoint | None) -> tuple[str, ...]:
-    """Return the languages of a base, of the training text, most tokens first, or of the lines."""
-    if base:
-        return base.languages
-    if trained.prepared is None:
-        return tuple(trained.lines)
+def _languages(sources: Sequence[Shard]) -> tuple[str, ...]:
+    """Return the languages of the training text, most tokens first."""
     totals: dict[str, float] = {}
-    for shard in trained.as_read(trained.prepared).sources:
+    for shard in sources:
         totals[shard.language] = totals.get(shard.language, 0) + shard.weight * len(shard.ids)
     return tuple(sorted(totals, key=lambda language: -totals[language]))
 
 
-def _word_ends(trained: Trained, base: Checkpoint | None) -> bytes:
-    """Return the file of a base, or shares counted in the training text; zeros if it is gone."""
-    if base:
-        return (base.directory / WORD_END_PROBS).read_bytes()
-    if trained.prepared is None:
-        return word_end_probs_file(np.zeros(trained.tokenizer.size, dtype=np.float32))
-    return word_end_probs_file(
-        count_word_ends(trained.as_read(trained.prepared), trained.tokenizer)
-    )
-
-
 def _provenance(
-    trained: Trained, cost: Mapping[str, float], base: Checkpoint | None
+    stages: Sequence[Stage], prepared: Prepared, cost: Mapping[str, float], base: Checkpoint | None
 ) -> dict[str, Any]:
     """Return the history of the weights, for config.json and the card."""
-    stages = trained.stages
+    config, info = stages[0]
     provenance: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
         "git_commit": _git_commit(),
-        "data_sha256": stages[0].data_sha256,
-        "tokens_seen": sum(stage.progress.tokens for stage in stages),
-        "seed": stages[0].run.seed,
+        "data_sha256": info.data_sha256,
+        "tokens_seen": sum(info.progress.tokens for _, info in stages),
+        "seed": config.seed,
         "quantisation_cost": dict(cost),
-        "stages": [_describe_stage(stage) for stage in reversed(stages)],
-        "data": _describe_data(trained),
+        "stages": [_describe_stage(*stage) for stage in reversed(stages)],
+        "data": [
+            {
+                "source": shard.name,
+                "language": shard.language,
+                "lines": shard.lines,
+                "characters": shard.characters,
+                "tokens": len(shard.ids),
+                "weight": shard.weight,
+            }
+            for shard in prepared.sources
+            if any(not run.sources or shard.name in run.sources for run, _ in stages)
+        ],
     }
-    start = describe_base(base) if base else stages[-1].base
+    start = describe_base(base) if base else stages[-1][1].base
     if start is None:
         return provenance
     # The history of a checkpoint that the first stage began with comes first
@@ -355,8 +272,8 @@ def _provenance(
     }
 
 
-def _describe_stage(stage: Stage) -> dict[str, Any]:
-    run, progress = stage.run, stage.progress
+def _describe_stage(run: RunConfig, info: StateInfo) -> dict[str, Any]:
+    progress = info.progress
     return {
         "run": run.name,
         "steps": progress.step,
@@ -367,23 +284,6 @@ def _describe_stage(stage: Stage) -> dict[str, Any]:
         "sources": list(run.sources),
         "weights": dict(run.data.weights),
     }
-
-
-def _describe_data(trained: Trained) -> list[dict[str, Any]]:
-    """Describe every source that a stage read."""
-    read = [stage.run.sources for stage in trained.stages]
-    return [
-        {
-            "source": shard.name,
-            "language": shard.language,
-            "lines": shard.lines,
-            "characters": shard.characters,
-            "tokens": len(shard.ids),
-            "weight": shard.weight,
-        }
-        for shard in (trained.prepared.sources if trained.prepared else ())
-        if any(not sources or shard.name in sources for sources in read)
-    ]
 
 
 def _git_commit() -> str:

@@ -153,7 +153,7 @@ def test_choices_of_development_text_are_fitted(tiny_checkpoint: Path, tmp_path:
     lines = [f"I like the {word} that sat on the mat." for word in ("cat", "dog", "hen")]
     path.write_text("\n".join(lines), encoding="utf-8")
     checkpoint, runtime = open_model(tiny_checkpoint)
-    files = read_files([str(path)], None, None, 1)
+    files = read_files([str(path)])
     fitted = fit_calibration(checkpoint, runtime, files, 20)
     questions = cloze_questions(files, checkpoint.tokenizer, 20, 10, 2)
     queries = [ClozeQuery(each.text, blank="____", choices=each.choices) for each in questions]

@@ -1,4 +1,4 @@
-"""Evaluation: items to predictors, figures with intervals, four files."""
+"""Evaluation: items to predictors, figures with intervals, three files."""
 
 import json
 import math
@@ -182,7 +182,7 @@ def text(tmp_path: Path) -> Path:
 def test_the_command_compares_a_checkpoint_with_an_ngram(
     tiny_checkpoint: Path, tiny_ngram: Path, text: Path, tmp_path: Path
 ) -> None:
-    """Both run behind the serving predictor; the report has four files."""
+    """Both run behind the serving predictor; the report has three files."""
     output = tmp_path / "report"
     words = ["evaluate", str(tiny_checkpoint), str(text), "--field", "said", "--lines", "2"]
     words += ["--typing-lines", "1", "--output", str(output), "--beside", str(tiny_ngram)]

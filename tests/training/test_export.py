@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 import training.export
 from model.checkpoint import load_checkpoint
-from model.errors import CheckpointError, ExportError, LacunaError, PreparedDataError
+from model.errors import CheckpointError, ExportError, LacunaError
 from tests.fixtures_checkpoint import LINES, tiny_tokenizer
 from training.__main__ import main
 from training.config import RunConfig, options_from_dict
@@ -84,12 +84,10 @@ def test_the_command_line_exports(
 ) -> None:
     """A state directory is exported under the given name; only --overwrite replaces a checkpoint."""
     target = tmp_path / "new"
-    options = ["--output", str(target), "--name", "mine", "--version", "1.2", "--languages", "en"]
+    options = ["--output", str(target), "--name", "mine", "--version", "1.2"]
     assert main(["export", str(tiny_run / "state"), *options]) == 0
     checkpoint = load_checkpoint(target)
-    assert (checkpoint.name, checkpoint.version, checkpoint.languages) == ("mine", "1.2", ("en",))
-    temperatures = checkpoint.calibration.next_temperature
-    assert temperatures["en"] != 1.0 and temperatures["zh"] == 1.0
+    assert (checkpoint.name, checkpoint.version) == ("mine", "1.2")
     assert capsys.readouterr().out == f"{target}\n"
     assert main(["export", str(tiny_run), *options]) == 2
     assert "exists" in capsys.readouterr().err
@@ -112,23 +110,6 @@ def test_int8_graphs_that_cost_too_much_are_refused(
         export(ExportOptions(tiny_run, tmp_path / "new"))
     assert list(tmp_path.iterdir()) == []
     assert export(ExportOptions(tiny_run, tmp_path / "new", gate=False)).name == "tiny"
-
-
-def test_development_text_replaces_held_out_lines(copied_run: Path, tmp_path: Path) -> None:
-    """With --development the prepared data may be missing."""
-    gone = tmp_path / "gone"
-    values = edit_config(copied_run, data={"prepared": str(gone)})
-    with pytest.raises(PreparedDataError, match="gone"):
-        export(ExportOptions(copied_run, tmp_path / "new"))
-    text = tmp_path / "lines.txt"
-    text.write_text("\n".join(LINES[:5]), encoding="utf-8")
-    options = ExportOptions(copied_run, tmp_path / "new", development=(str(text),))
-    with pytest.raises(PreparedDataError, match="gone"):
-        export(replace(options, prepared=gone))
-    checkpoint = export(options)
-    assert checkpoint.languages == ("en",)
-    assert checkpoint.training["data"] == []
-    assert checkpoint.training["data_sha256"] == values["data_sha256"]
 
 
 def test_stages_are_followed_to_the_first(copied_run: Path, tmp_path: Path) -> None:
@@ -203,14 +184,14 @@ def test_states_that_cannot_be_exported_are_named(
 def test_data_without_held_out_text_are_refused(
     tiny_run: Path, tiny_prepared: Path, tmp_path: Path
 ) -> None:
-    """The gate needs text; the error names both ways to get some."""
+    """The gate needs text; the error names the remedy."""
     bare = shutil.copytree(tiny_prepared, tmp_path / "bare")
     manifest = json.loads((bare / "manifest.json").read_text(encoding="utf-8"))
     for source in manifest["sources"]:
         source["split"]["heldout"]["shards"] = []
     manifest["sha256"] = manifest_digest(manifest)
     (bare / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    with pytest.raises(ExportError, match="--held-out-share above 0, or name some with --devel"):
+    with pytest.raises(ExportError, match="no held-out text; prepare with --held-out-share"):
         export(ExportOptions(tiny_run, tmp_path / "new", prepared=bare))
 
 

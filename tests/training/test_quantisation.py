@@ -11,12 +11,11 @@ from model.errors import ExportError
 from model.onnx_runtime import OnnxRuntime
 from model.runtime import initial_states, open_runtime
 from model.torch_runtime import open_torch_runtime
-from tests.fixtures_checkpoint import LINES, tiny_tokenizer
+from tests.fixtures_checkpoint import LINES
 from training.data.shards import open_prepared
 from training.evaluation.quantisation import (
     Measurement,
     check_cost,
-    development_lines,
     held_out_lines,
     measure,
     score_gaps,
@@ -104,16 +103,6 @@ def test_tokens_are_scored_from_their_own_sides(exported: Path) -> None:
         assert np.array_equal(runtime.score("next", left[:, -1])[0], next_row)
         gap = runtime.score("gap", left[:, -1], right[:, -1], zero == 0, zero, zero + 1)
         assert np.array_equal(gap[0], gap_row)
-
-
-def test_development_lines_have_the_languages_of_their_files(tmp_path: Path) -> None:
-    """Lines of files are encoded, by language."""
-    for language, lines in (("en", LINES[:5]), ("zh", LINES[5:])):
-        (tmp_path / f"{language}.txt").write_text("\n".join(lines), encoding="utf-8")
-    tokenizer = tiny_tokenizer()
-    lines = development_lines([str(tmp_path)], tokenizer)
-    assert {tokenizer.decode(line.tolist()) for line in lines["zh"]} == set(LINES[5:])
-    assert len(lines["en"]) == 5
 
 
 def test_lines_are_taken_until_they_hold_enough_tokens() -> None:

@@ -118,7 +118,7 @@ def run(options: CalibrateOptions) -> int:
     if options.version is not None and is_ngram(source):
         raise CheckpointError(f"{source} is an n-gram, which has no version; omit --version")
     checkpoint, runtime = open_model(source)
-    files = read_files(options.text, options.language, None, options.seed, options.field)
+    files = read_files(options.text, options.language, options.field)
     calibration = fit_calibration(checkpoint, runtime, files, options.lines, options.seed)
     if is_ngram(source):
         with replaced_directory(output) as fresh:

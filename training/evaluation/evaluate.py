@@ -4,8 +4,7 @@ Queries go to the predictor that serves, so tokenizer, healing, search, rescorin
 calibration are part of the scores. An n-gram or an earlier checkpoint, given by --beside, is asked
 the same questions, and differences get paired intervals.
 
-Writes evaluation.json, evaluation.md, evaluation.png and reliability.png
-(training/evaluation/report.py).
+Writes evaluation.json, evaluation.md and reliability.png (training/evaluation/report.py).
 """
 
 import math
@@ -55,7 +54,6 @@ class EvaluateOptions:
     field: str | None = option("member of JSON Lines that holds the text", None, metavar="NAME")
     language: Language | None = option("of all files (default: by folder, name or script)", None)
     no_cache_lm: bool = option("answer without the cache language model", False)
-    limit_per_file: int | None = option("lines of a file to use, at most", None, metavar="N")
     lines: int = option("lines for each language with items", 1500, metavar="N")
     typing_lines: int = option("lines for each language to type", 150, metavar="N")
     seed: int = option("of the choice of lines and of the bootstrap", 1)
@@ -71,9 +69,7 @@ def run(options: EvaluateOptions) -> int:
     ]
     if options.beside is not None:
         systems.append(open_system(options.beside, use_cache_lm=use_cache_lm))
-    files = read_files(
-        options.text, options.language, options.limit_per_file, options.seed, options.field
-    )
+    files = read_files(options.text, options.language, options.field)
     tokenizer = common_tokenizer([options.checkpoint, *filter(None, [options.beside])])
     check_writable(options.output / REPORT)  # before the work
     items = choose_items(files, tokenizer, options.lines, options.typing_lines, options.seed)

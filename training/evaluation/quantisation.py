@@ -9,9 +9,8 @@ import numpy.typing as npt
 from model.config import TOKEN, Tower
 from model.errors import ExportError
 from model.runtime import Float32Array, Int64Array, Runtime, initial_states
-from model.tokenizer import BLANK, END, START, Tokenizer
+from model.tokenizer import BLANK, END, START
 from training.data.shards import Shard
-from training.evaluation.test_items import read_files
 
 # Highest cost against fp32 on the same text
 PERPLEXITY_LIMIT = 0.01  # relative
@@ -50,26 +49,8 @@ def held_out_lines(held_out: Sequence[Shard]) -> Lines:
     for language in languages:
         shards = [shard for shard in held_out if shard.language == language]
         places = [(shard, number) for shard in shards for number in range(shard.lines)]
-        chosen = (_line(*places[index]) for index in _shuffled(len(places)))
-        lines[language] = take(chosen, GATE_TOKENS // len(languages))
-    return lines
-
-
-def development_lines(texts: Sequence[str], tokenizer: Tokenizer) -> Lines:
-    """Draw lines of text files, about equally many tokens of each language.
-
-    Raises:
-        CorpusError: a file cannot be used.
-    """
-    files = read_files(list(texts), None, None, seed=1)
-    languages = sorted({file.language for file in files})
-    lines = {}
-    for language in languages:
-        text = [line for file in files if file.language == language for line in file.lines]
-        chosen = (
-            np.array(tokenizer.encode(text[index])[:LINE_TOKENS], dtype=np.int64)
-            for index in _shuffled(len(text))
-        )
+        order = np.random.default_rng(1).permutation(len(places))
+        chosen = (_line(*places[index]) for index in order)
         lines[language] = take(chosen, GATE_TOKENS // len(languages))
     return lines
 
@@ -204,7 +185,3 @@ def _chunks(rows: int) -> Iterator[slice]:
 def _line(shard: Shard, number: int) -> Int64Array:
     tokens = shard.ids[shard.offsets[number] : shard.offsets[number + 1]]
     return tokens[:LINE_TOKENS].astype(np.int64)
-
-
-def _shuffled(count: int) -> npt.NDArray[np.int64]:
-    return np.random.default_rng(1).permutation(count)

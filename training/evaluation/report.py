@@ -1,9 +1,9 @@
 """Markdown tables and plots of the whole project, and the written report of an evaluation.
 
-An evaluation is written as evaluation.json, evaluation.md, evaluation.png and reliability.png. The
-JSON has, for each language and metric, over all files and for each file: values and intervals of
-the evaluated systems in order, the difference of the first two with its paired interval, and n
-(characters or questions). Calibration errors over all files also have their reliability diagrams.
+An evaluation is written as evaluation.json, evaluation.md and reliability.png. The JSON has, for
+each language and metric, over all files and for each file: values and intervals of the evaluated
+systems in order, the difference of the first two with its paired interval, and n (characters or
+questions). Calibration errors over all files also have their reliability diagrams.
 """
 
 import json
@@ -98,7 +98,7 @@ def format_metric(metric: str, value: float, *, signed: bool = False) -> str:
 
 
 def write_report(report: dict[str, Any], directory: Path) -> str:
-    """Write the four files of an evaluation.
+    """Write the three files of an evaluation.
 
     Args:
         report: the return value of :func:`training.evaluation.evaluate.evaluate`.
@@ -112,8 +112,7 @@ def write_report(report: dict[str, Any], directory: Path) -> str:
     (directory / REPORT).write_text(content + "\n", encoding="utf-8")
     text = evaluation_markdown(report)
     (directory / "evaluation.md").write_text(text, encoding="utf-8")
-    _draw_headlines(report, directory / "evaluation.png")
-    draw_reliability(report, directory / "reliability.png")
+    _draw_reliability(report, directory / "reliability.png")
     return text
 
 
@@ -208,39 +207,7 @@ def _names(report: dict[str, Any]) -> list[str]:
     return [system["name"] for system in report["contestants"]]
 
 
-def _draw_headlines(report: dict[str, Any], path: Path) -> None:
-    """Draw a row of panels for each language, and in each a bar with its interval per system."""
-    languages, names = list(report["languages"]), _names(report)
-    size = (3 * len(HEADLINES), 3.2 * len(languages))
-    with draw_panels(path, len(languages), len(HEADLINES), size) as grid:
-        for row, language in zip(grid, languages, strict=True):
-            for panel, metric in zip(row, HEADLINES, strict=True):
-                figure = report["languages"][language]["metrics"].get(metric)
-                _draw_bars(panel, metric, figure, names)
-                better = "lower" if metric in LOWER_IS_BETTER else "higher"
-                title = f"{LANGUAGE_NAMES[language]}: {metric}\n({better} is better)"
-                panel.set_title(title, fontsize=9)
-
-
-def _draw_bars(
-    panel: "Axes", metric: str, figure: dict[str, Any] | None, names: Sequence[str]
-) -> None:
-    if figure is None:
-        panel.set_axis_off()
-        return
-    scale = 100 if _is_share(metric) else 1
-    pairs = zip(figure["values"], figure["intervals"], strict=True)
-    for index, (value, (low, high)) in enumerate(pairs):
-        if math.isnan(value):
-            continue
-        errors = [[max(value - low, 0) * scale], [max(high - value, 0) * scale]]
-        shown = None if math.isnan(low) else errors
-        panel.bar(index, value * scale, yerr=shown, capsize=4, color=f"C{index}")
-    panel.set_xticks(range(len(names)), names, fontsize=8)
-    panel.set_ylabel("%" if scale == 100 else "bits per character", fontsize=8)
-
-
-def draw_reliability(report: dict[str, Any], path: Path) -> None:
+def _draw_reliability(report: dict[str, Any], path: Path) -> None:
     """Draw the share of right answers against the claimed probability, a line per system."""
     languages, names = list(report["languages"]), _names(report)
     with draw_panels(path, len(languages), len(CALIBRATED), (10, 3.2 * len(languages))) as grid:

@@ -127,11 +127,7 @@ def choose_items(
 
 
 def read_files(
-    inputs: Sequence[str],
-    language: str | None,
-    limit_per_file: int | None,
-    seed: int,
-    field: str | None = None,
+    inputs: Sequence[str], language: str | None = None, field: str | None = None
 ) -> list[TextFile]:
     """Read held-out files.
 
@@ -139,12 +135,10 @@ def read_files(
         inputs: files, folders or globs.
         language: of all of them; None takes it from a folder ``zh`` or ``en`` above a file, else
             from a name that ends in ``_zh`` or ``_en``, else from the script.
-        limit_per_file: keep at most this many lines of a file, chosen at random.
-        seed: of that choice.
         field: the member of each object of JSON Lines that holds the text.
 
     Raises:
-        CorpusError: there is no file, a file has no text, or two files have the same name.
+        CorpusError: there is nothing to read, or two files have the same name.
     """
     files = []
     for path in expand_inputs(list(inputs)):
@@ -152,12 +146,6 @@ def read_files(
         lines = [part for text in texts for part in _parts(text)]
         if not lines:
             raise CorpusError(f"{path}: no text; name files with one line an item")
-        if limit_per_file is not None and len(lines) > limit_per_file:
-            generator = _generator(seed, path.name, "limit")
-            lines = [
-                lines[index]
-                for index in sorted(generator.sample(range(len(lines)), limit_per_file))
-            ]
         files.append(
             TextFile(path.name.split(".")[0], language or _language(path, lines), tuple(lines))
         )
