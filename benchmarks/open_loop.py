@@ -90,15 +90,15 @@ def run(
     users: int = 1,
     give_up_seconds: float = math.inf,
 ) -> Outcome:
-    """Send each request at its time, or as soon after it as a connection of its user is free.
+    """Send each request at its time, or later, as soon as a connection of its user is free.
 
     Args:
         port: of loopback.
         requests: bytes of one request for each time; users send them in turn.
         times: seconds from the start, ascending.
         connections: of each user, opened beforehand, each with at most one request on its way.
-        users: each has a source address of its own.
-        give_up_seconds: a request that could not be sent for so long is dropped, as nobody waits for it.
+        users: each has a different source address.
+        give_up_seconds: a request that could not be sent for so long is dropped, because its user has gone.
     """
     client = _Client(port, connections, users)
     waiting: list[deque[int]] = [deque() for _ in range(users)]

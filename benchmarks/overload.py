@@ -2,7 +2,7 @@
 
 The service and HAProxy share one CPU, the client has another. Each round measures every system one after
 the other, because the speed of a shared machine changes: first the peak, with 64 busy connections, then the
-overload from 640 typists, each with a source address of its own, who do not wait for answers (an open
+overload from 640 typists, each with a different source address, who do not wait for answers (an open
 loop). Goodput counts answers within the deadline from the scheduled time, over the last two thirds of the
 overload.
 

@@ -1,6 +1,6 @@
 """Servers as processes pinned to given CPUs: started, asked, paused, measured, stopped.
 
-Each process gets a session of its own, so that Ctrl-C reaches the benchmark and not the servers.
+Each process gets its own session, so that Ctrl-C reaches the benchmark and not the servers.
 """
 
 import contextlib
@@ -167,7 +167,7 @@ def exchange(
     content: bytes | None,
     headers: Mapping[str, str] | None = None,
 ) -> tuple[int, bytes]:
-    """Send one request on a connection of its own; return status and body.
+    """Send one request on a new connection; return status and body.
 
     Raises:
         OSError, http.client.HTTPException: nothing listens, or it hung up.

@@ -101,7 +101,7 @@ def failures(found: dict[str, Any]) -> list[str]:
 def run(
     checkpoint: Path, folder: Path, lines: Sequence[str], seconds: float, reloads: bool
 ) -> dict[str, Any]:
-    """Soak a server of its own.
+    """Start a server and soak it.
 
     Args:
         checkpoint: that is served.
@@ -219,7 +219,7 @@ def _request(text: str, luck: random.Random) -> tuple[str, str, bytes | None, st
 
 
 def _hang_up(port: int, lines: Sequence[str], luck: random.Random) -> None:
-    """Close a connection before, within or after a request, or after bytes that are no HTTP."""
+    """Close a connection before, within or after a request, or after bytes other than HTTP."""
     request = texts.post("/predict", list(lines))
     request = request.replace(b"\r\n", f"\r\nAuthorization: Bearer {KEY}\r\n".encode(), 1)
     sent = luck.choice((b"", request[:20], request[:-5], request, b"\x16\x03\x01\x02\x00"))

@@ -26,7 +26,7 @@ class System:
         name: in tables.
         routes: that it answers.
         arguments: of its Python; port and checkpoint are added.
-        directory: where it runs.
+        directory: its working directory.
         checkpoint: that it serves; None for the bundled one of its directory.
         python: its interpreter.
         proxied: if HAProxy is in front of it, on the same CPUs.

@@ -28,7 +28,7 @@ class TextError(Exception):
 
 
 def read_lines(folder: Path | None) -> list[str]:
-    """Read the lines of all ``*.txt`` files under *folder*, or of the toy corpus if it is None.
+    """Read the lines of all ``*.txt`` files under *folder*, or of the toy corpus without one.
 
     Returns:
         Chinese and other lines in turn, shuffled, as many of each, 8 to 300 characters long.

@@ -24,7 +24,7 @@ class Proxy:
     metrics_port: int
 
     def metrics(self) -> str:
-        """Return what it exports to Prometheus."""
+        """Return the metrics for Prometheus."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics") as answer:
             text: str = answer.read().decode()
             return text

@@ -101,7 +101,7 @@ def assert_problem(answer: Answer, status: int) -> None:
 
 
 def test_answers_pass_through(tmp_path: Path) -> None:
-    """Short and long bodies are answered as by the service, and an anonymous client is no administrator."""
+    """Short and long bodies are answered as by the service, and an anonymous client may not administer."""
     with proxied(tmp_path) as both:
         answer = both.ask("/predict", "the cat")
         assert answer.status == 200
