@@ -1,12 +1,12 @@
-"""Admission: how much one key may send, and how much work the engine can do in time.
+"""Admission: the quota of a key, and the work that the engine can do in time.
 
 The cost of a query is estimated from its kind and its lengths before anything is decoded. Its unit
 is a microsecond on the machine where the constants below were measured. The speed of this machine,
 in units per busy second, is measured all the time, so only proportions matter
 (docs/decisions/0012-admission.md).
 
-The event loop admits; the engine's thread reports what has ended. Each number has one writer, so no
-lock is needed.
+The event loop admits, and the engine's thread reports what has ended. Each number has one writer, so
+no lock is needed.
 """
 
 import math
@@ -61,7 +61,7 @@ class TooManyRequests(Exception):  # noqa: N818 - a state, not a fault
 
 
 class Allowance:
-    """How much one key may still send. Used on the event loop only.
+    """The quota of one key. Used on the event loop only.
 
     A full bucket may go into debt, so a request larger than one minute's quota succeeds once and is
     then paid back.
@@ -139,12 +139,7 @@ class Admission:
         self.rate = FIRST_RATE
 
     def admit(self, queries: Sequence[Query], tenant: str, seconds: float) -> list[int]:
-        """Admit one request. Called on the event loop.
-
-        Args:
-            queries: what is asked.
-            tenant: who asks.
-            seconds: until its deadline.
+        """Admit one request that has *seconds* until its deadline. Called on the event loop.
 
         Returns:
             The cost of each query; hand each to `end` when the query has ended.

@@ -2,8 +2,8 @@
 
     lacuna keys new NAME --file keys.toml
 
-A key is 32 random bytes, so nobody can find it by trying, and a plain SHA-256 hides it as well as a
-slow hash would (docs/decisions/0012-admission.md).
+A key is 32 random bytes, which cannot be guessed, so a plain SHA-256 hides it as well as a slow hash
+would (docs/decisions/0012-admission.md).
 """
 
 import argparse
@@ -30,8 +30,7 @@ from service.admission import Allowance
 
 log = logging.getLogger(__name__)
 
-# Keys in the environment were chosen by somebody: 16 characters of token_urlsafe are 96 bits.
-MIN_KEY_LENGTH = 16
+MIN_KEY_LENGTH = 16  # of keys in LACUNA_KEYS; 16 characters of token_urlsafe have 96 bits
 LOOK_SECONDS = 1.0  # between two looks at the keys file
 MAX_LOOK_SECONDS = 10.0  # after which a file that could not be looked at counts as not in force
 _MAKE_ONE = "make one with: lacuna keys new NAME"
@@ -152,13 +151,13 @@ def parse_plain_keys(keys: Iterable[str]) -> tuple[Key, ...]:
 
 
 def hash_key(key: bytes) -> bytes:
-    """Return what is kept of a key, and compared."""
+    """Return the hash of a key, which is stored and compared."""
     return hashlib.sha256(key).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Who sends a request: the owner of a key, or anybody, with an empty name, if no keys are set."""
+    """The sender of a request: the owner of a key, or a client without a name if no keys are set."""
 
     name: str
     allowance: Allowance
@@ -166,16 +165,16 @@ class Client:
 
 
 class KeyRing:
-    """The keys in force: those of the settings and those of the keys file, which is watched.
+    """The keys of the settings and of the keys file, which is watched for changes.
 
     Args:
         plain: keys of the settings.
         path: the keys file.
-        limits: texts and characters per minute of keys that have no limits of their own.
+        limits: texts and characters per minute of keys whose entries set no limits.
 
     Attributes:
         anonymous: the client if no keys are set.
-        required: whether a key must be sent.
+        required: true if a key must be sent.
 
     Raises:
         KeysError: a key or the file cannot be used.
@@ -198,7 +197,7 @@ class KeyRing:
 
     @property
     def is_current(self) -> bool:
-        """Whether the keys file was looked at in the last seconds and its keys are in force."""
+        """True if the keys file was looked at in the last seconds and its keys are in force."""
         looked = time.monotonic() - self._looked < MAX_LOOK_SECONDS
         return self._path is None or (self._failure is None and looked)
 
@@ -235,7 +234,7 @@ class KeyRing:
             if keys != self._installed:
                 self._install(keys)
                 log.info("keys reloaded", extra={"fields": {"keys": len(keys)}})
-        except Exception as error:  # also what nobody expects: the watch must go on
+        except Exception as error:  # even an unexpected one: the watch must go on
             reason = str(error) if isinstance(error, KeysError) else type(error).__name__
             if reason != self._failure:
                 fields = {"reason": reason}
@@ -244,7 +243,7 @@ class KeyRing:
         self._looked = time.monotonic()
 
     def _install(self, keys: tuple[Key, ...]) -> None:
-        """Put *keys* in force; a key that keeps its name and limits keeps what it has left."""
+        """Put *keys* in force; a key that keeps name and limits keeps its allowance."""
         before = {client.name: client.allowance for client in self._clients.values()}
         clients = {}
         for key in (*self._plain, *keys):
@@ -269,8 +268,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     new.add_argument("name", metavar="NAME", help="who uses it")
     new.add_argument("--admin", action="store_true", help="it may also administer the service")
-    new.add_argument("--texts-per-minute", type=int, metavar="N", help=_LIMIT.description)
-    new.add_argument("--characters-per-minute", type=int, metavar="N", help=_LIMIT.description)
+    for option in ("--texts-per-minute", "--characters-per-minute"):
+        new.add_argument(option, type=int, metavar="N", help=_LIMIT.description)
     new.add_argument("--file", type=Path, help="append the entry here (default: standard error)")
     given = vars(parser.parse_args(arguments))
     path, key = given.pop("file"), secrets.token_urlsafe(32)
@@ -304,7 +303,3 @@ def _append(path: Path, entry: str) -> None:
         raise KeysError(
             f"cannot write {path}: {reason}; name a file in a writable folder"
         ) from None
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,8 +1,8 @@
-"""One thread that owns model, prefix cache and scheduler. It knows queries and results; no HTTP, no JSON.
+"""The thread that owns model, prefix cache and scheduler. It knows queries and results, but no HTTP.
 
-There is no timer: a batch is whatever waits when the engine is free. Requests join and leave between
-two steps. The event loop hands jobs over under a lock that is never held during a step. A checkpoint
-can be replaced while requests flow: each text is finished by the checkpoint that started it.
+A batch is whatever waits when the engine is free; no timer collects one. Requests join and leave
+between two steps. The event loop hands jobs over under a lock that is never held during a step. A
+checkpoint can be replaced while requests flow: each text is finished by the one that started it.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ class Job:
     Attributes:
         costs: estimated work of each query.
         results: by index of the query.
-        abandoned: nobody waits for the results that are still missing.
+        abandoned: the results that are still missing are not wanted any more.
         loaded: the checkpoint that answers, once the queries were checked.
         submitted, started, finished: monotonic seconds; 0 means not yet.
     """
@@ -89,7 +89,7 @@ class Task:
 
 
 class Engine:
-    """Answers queries on a thread of its own.
+    """Answers queries on its own thread.
 
     Args:
         load: returns the first checkpoint; called on the engine's thread.
@@ -125,7 +125,7 @@ class Engine:
         # Used on the event loop only.
         self.loaded: LoadedModel | None = None
         self.draining = False
-        self._jobs: set[Job] = set()  # that somebody waits for
+        self._jobs: set[Job] = set()  # neither answered nor cancelled
         self._swapped: asyncio.Future[None] | None = None
         # Used on the engine's thread only.
         self._waiting: deque[Task] = deque()
@@ -139,7 +139,7 @@ class Engine:
         self._watching = asyncio.ensure_future(self._watch())
 
     async def stop(self) -> None:
-        """Finish what was accepted, and end the thread."""
+        """Finish the accepted requests, and end the thread."""
         self.draining = True
         with self._wake:
             self._stopping = True
@@ -149,7 +149,7 @@ class Engine:
             self._watching.cancel()
 
     def submit(self, queries: Sequence[Query], tenant: str = "", seconds: float = math.inf) -> Job:
-        """Queue one request, and return its job. Call `cancel` when nobody waits for it any more.
+        """Queue one request, and return its job. Call `cancel` to give up waiting.
 
         Args:
             queries: what is asked. The job's future raises `ItemError` if one cannot be answered.
@@ -189,14 +189,14 @@ class Engine:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the thread runs and no step is stuck."""
+        """True if the thread runs and no step is stuck."""
         return self._thread.is_alive() and (
             self._idle or time.monotonic() - self._round_began < self._stall_seconds
         )
 
     @property
     def not_ready_reason(self) -> str | None:
-        """Why no request is accepted now, in words for a client; None if requests are accepted."""
+        """Reason why no request is accepted now, in words for a client; None if requests are."""
         if self.draining:
             return "the service is shutting down; ask another one, or later"
         if self.loaded is None:
@@ -347,7 +347,7 @@ class Engine:
 
     def _call(self, function: Callable[..., None], *arguments: object) -> None:
         """Call *function* on the event loop."""
-        with suppress(RuntimeError):  # the event loop is closed: nobody waits
+        with suppress(RuntimeError):  # the event loop is closed
             self._loop.call_soon_threadsafe(function, *arguments)
 
     # Called by the engine's thread, run on the event loop.
@@ -370,7 +370,7 @@ class Engine:
                 job.future.set_result([job.results[index] for index in range(len(job.queries))])
 
     def _fail_all(self) -> None:
-        """Leave nobody waiting."""
+        """End every wait, after the thread died."""
         self._thread.join()  # it is at its end
         for future in (self._swapped, *(job.future for job in self._jobs)):
             if future is not None and not future.done():

@@ -28,7 +28,7 @@ ROWS = tuple(2**power for power in range(11))
 # Kinds of network call: two towers, three heads, and whole lines of a stacked network.
 CALLS = ("forward", "backward", "next", "previous", "gap", "fill")
 QUESTIONS = ("/predict", "/cloze", "/score")
-# Why a request gets 429 (service.admission, service.rate_limit).
+# Why a request gets 429 (service.admission).
 REASONS = ("queue_full", "deadline", "rate_requests", "rate_characters")
 
 

@@ -169,10 +169,10 @@ def _open(settings: Settings) -> tuple["Checkpoint", "Runtime"]:
 
 
 class Reloader:
-    """Loads the configured checkpoint anew and swaps it in, one change at a time.
+    """Loads the configured checkpoint again and swaps it in, one change at a time.
 
-    The checkpoint is read, verified and warmed up on a thread of its own. The engine changes over only
-    when it could answer; if anything is wrong with it, the one before goes on.
+    The checkpoint is read, verified and warmed up on another thread. The engine changes over only
+    when it could answer; if anything is wrong with it, the old one goes on.
 
     Args:
         load: loads the checkpoint; called on a thread.
@@ -188,7 +188,7 @@ class Reloader:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def reload(self) -> dict[str, Any]:
-        """Answer with what the checkpoint directory holds now, after a reload that is running.
+        """Answer with what the checkpoint directory holds now. Waits for a reload that is running.
 
         Returns:
             The model that answers now, the one before, and how long it took.
@@ -198,7 +198,29 @@ class Reloader:
             NotReady: the engine cannot take a checkpoint now.
         """
         async with self._lock:
-            return await self._swap()
+            started = time.monotonic()
+            try:
+                self._engine.check_ready()
+                before = _names(self._engine.loaded)
+                after = await self._load_on_thread()
+                await self._engine.replace(after)
+            except NotReady as error:
+                log.warning("reload refused", extra={"fields": {"reason": str(error)}})
+                raise
+            except Exception as error:
+                self._metrics.reloaded(success=False)
+                problem = Problem(500, "the checkpoint could not be loaded; the log says where")
+                fields: dict[str, object] = {"exception": format_exception(error)}
+                if isinstance(error, LacunaError):  # about the operator's files, not a user's text
+                    problem, fields = Problem(422, str(error)), {"reason": str(error)}
+                log.error("reload failed", extra={"fields": fields})
+                raise problem from None
+            freeze_heap()
+            self._metrics.reloaded(success=True)
+            self._metrics.loaded(after.description)
+            log.info("reloaded", extra={"fields": _names(after)})
+            seconds = round(time.monotonic() - started, 3)
+            return {"model": _names(after), "previous": before, "seconds": seconds}
 
     def on_sighup(self) -> None:
         """Reload; the log says how it went. Call it on the event loop."""
@@ -209,31 +231,6 @@ class Reloader:
     async def _reload_quietly(self) -> None:
         with suppress(Problem, NotReady):  # it is in the log
             await self.reload()
-
-    async def _swap(self) -> dict[str, Any]:
-        started = time.monotonic()
-        try:
-            self._engine.check_ready()
-            before = _names(self._engine.loaded)
-            after = await self._load_on_thread()
-            await self._engine.replace(after)
-        except NotReady as error:
-            log.warning("reload refused", extra={"fields": {"reason": str(error)}})
-            raise
-        except Exception as error:
-            self._metrics.reloaded(success=False)
-            if isinstance(error, LacunaError):  # of the operator's files: no user's text is in it
-                log.error("reload failed", extra={"fields": {"reason": str(error)}})
-                raise Problem(422, str(error)) from None
-            log.error("reload failed", extra={"fields": {"exception": format_exception(error)}})
-            raise Problem(500, "the checkpoint could not be loaded; the log says where") from None
-        freeze_heap()
-        self._metrics.reloaded(success=True)
-        self._metrics.loaded(after.description)
-        names = _names(after)
-        log.info("reloaded", extra={"fields": names})
-        seconds = round(time.monotonic() - started, 3)
-        return {"model": names, "previous": before, "seconds": seconds}
 
     def _load_on_thread(self) -> asyncio.Future[LoadedModel]:
         """Load on a daemon thread: the process can end although a disk hangs."""

@@ -5,8 +5,6 @@ import hmac
 import logging
 import os
 import stat
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,6 @@ from service.auth import (
     parse_plain_keys,
     read_keys_file,
 )
-from tests.service.server_process import ROOT, clean_environment
 
 KEY = "0123456789abcdef"
 SHA256 = hashlib.sha256(KEY.encode()).hexdigest()
@@ -182,18 +179,12 @@ def test_new_refuses_what_the_service_would_refuse(
     assert file.read_bytes() == before
 
 
-def test_the_command_runs_as_a_module() -> None:
-    """Without --file the entry goes to standard error; standard output has the key alone."""
-    answer = subprocess.run(
-        [sys.executable, "-m", "service.auth", "new", "a"],
-        cwd=ROOT,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    (key,) = parse_keys(answer.stderr)
-    assert key.sha256 == hash_key(answer.stdout.strip().encode()).hex()
+def test_new_without_a_file_prints_the_entry(capsys: pytest.CaptureFixture[str]) -> None:
+    """The entry goes to standard error; standard output has the key alone."""
+    assert main(["new", "a"]) == 0
+    printed = capsys.readouterr()
+    (key,) = parse_keys(printed.err)
+    assert key.sha256 == hash_key(printed.out.strip().encode()).hex()
 
 
 class Ring:
