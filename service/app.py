@@ -10,7 +10,6 @@ from functools import partial
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
-from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -22,10 +21,10 @@ from service.admission import Admission
 from service.auth import KeyRing
 from service.docs_page import docs_page
 from service.engine import Engine
+from service.errors import PROBLEM_TYPE
 from service.metrics import Metrics
 from service.middleware import AuthMiddleware, HostMiddleware, RequestMetricsMiddleware
 from service.model_loader import LoadedModel, Reloader
-from service.schemas import ProblemAnswer
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -139,14 +138,15 @@ async def _reraise(_: Request, error: Exception) -> Response:
 
 
 def _complete(app: FastAPI) -> None:
-    """Add to the OpenAPI document the form of errors, and keys; then let GET routes answer HEAD."""
-    document = app.openapi()  # made once; the document does not list HEAD
-    _, definitions = models_json_schema(
-        [(ProblemAnswer, "serialization")], ref_template="#/components/schemas/{model}"
-    )
-    document["components"]["schemas"] |= definitions["$defs"]
+    """Add to the OpenAPI document what FastAPI cannot know; then let GET routes answer HEAD."""
+    document = app.openapi()  # FastAPI keeps it; it does not list HEAD
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     document["security"] = [{}, {"key": []}]
+    for path in document["paths"].values():
+        for operation in path.values():
+            for status, response in operation["responses"].items():
+                if status != "200":
+                    response["content"] = {PROBLEM_TYPE: response["content"].popitem()[1]}
     for route in app.routes:
         if isinstance(route, APIRoute) and route.methods == {"GET"}:
             route.methods = {"GET", "HEAD"}

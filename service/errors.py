@@ -1,55 +1,29 @@
-"""What a client is told when a request fails: one table from exception to status, as RFC 9457 problem documents.
+"""Map exceptions to HTTP statuses, and write them as problem documents (RFC 9457).
 
 Details carry numbers, lengths, fields and paths, never text that the client sent.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from http import HTTPStatus
 
-from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from model.errors import QueryError
 from service.admission import TooManyRequests
 from service.engine import NotReady
+from service.schemas import FieldError, ProblemDocument
 
 PROBLEM_TYPE = "application/problem+json"
-# The titles of RFC 9110 (http.HTTPStatus of Python 3.11 still has older names for 413 and 422).
-TITLES = {
-    400: "Bad Request",
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    408: "Request Timeout",
-    409: "Conflict",
+_STATUSES = (400, 401, 403, 404, 405, 408, 409, 413, 415, 421, 422, 429, 500, 503, 504)
+# RFC 9110 renamed two titles since Python 3.11.
+TITLES = {status: HTTPStatus(status).phrase for status in _STATUSES} | {
     413: "Content Too Large",
-    415: "Unsupported Media Type",
-    421: "Misdirected Request",
     422: "Unprocessable Content",
-    429: "Too Many Requests",
-    500: "Internal Server Error",
-    503: "Service Unavailable",
-    504: "Gateway Timeout",
 }
-# nginx's number for a client that hung up: nobody reads the answer, but logs and metrics count it.
+# A client that hung up reads no answer. Logs and metrics count it under nginx's number.
 CLIENT_CLOSED = 499
-# After which a service that loads, drains or is stuck is worth asking again.
+# Retry-After, in seconds, while the service loads, drains or is stuck.
 RETRY_SECONDS = 2
-
-
-@dataclass(frozen=True, slots=True)
-class FieldError:
-    """One thing wrong with a request.
-
-    Attributes:
-        pointer: JSON pointer (RFC 6901) into the body, such as ``/text/3``; empty for the body itself.
-        detail: what is wrong and what would be right, without the client's text.
-    """
-
-    pointer: str
-    detail: str
 
 
 class Problem(Exception):  # noqa: N818 - RFC 9457's name for it
@@ -66,28 +40,26 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's name for it
         self.status = status
         self.detail = detail
         self.errors = errors
-        self.headers = headers or {}
+        self.headers = headers
 
 
-def unprocessable(errors: Sequence[FieldError]) -> Problem:
-    """A 422 that names every field in *errors*; the first one is also the detail."""
+def unprocessable(*errors: FieldError) -> Problem:
+    """Return a 422 that names every field in *errors*; the first one is also the detail."""
     first = errors[0]
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return Problem(422, f"{first.pointer or 'body'}: {first.detail}{more}", errors)
 
 
 def unavailable(detail: str) -> Problem:
-    """A 503 that says when to come back."""
+    """Return a 503 with ``Retry-After``."""
     return Problem(503, detail, headers={"Retry-After": str(RETRY_SECONDS)})
 
 
 def as_problem(error: Exception) -> Problem:
-    """The one table from exception to status; what is not in it is our fault and gets a 500 without details."""
+    """Return the answer for an exception. An unknown one is a bug: 500 without details."""
     match error:
         case Problem():
             return error
-        case QueryError():
-            return unprocessable([FieldError(error.field, error.message)])
         case TooManyRequests():
             return Problem(429, error.detail, headers={"Retry-After": str(error.retry_after)})
         case NotReady():
@@ -98,22 +70,18 @@ def as_problem(error: Exception) -> Problem:
             allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
             return Problem(405, f"this path answers {allowed}", headers={"Allow": allowed})
         case _:
-            return Problem(
-                500, "the request failed inside the service; its request_id finds it in the log"
-            )
+            detail = "the request failed inside the service; its request_id finds it in the log"
+            return Problem(500, detail)
 
 
 def problem_response(problem: Problem, request_id: str) -> Response:
     """Write *problem* as ``application/problem+json``."""
-    content: dict[str, object] = {
-        "type": "about:blank",
-        "title": TITLES[problem.status],
-        "status": problem.status,
-        "detail": problem.detail,
-        "request_id": request_id,
-    }
-    if problem.errors:
-        content["errors"] = [
-            {"pointer": error.pointer, "detail": error.detail} for error in problem.errors
-        ]
-    return Response(to_json(content), problem.status, dict(problem.headers), PROBLEM_TYPE)
+    document = ProblemDocument(
+        title=TITLES[problem.status],
+        status=problem.status,
+        detail=problem.detail,
+        request_id=request_id,
+        errors=list(problem.errors) or None,
+    )
+    content = document.model_dump_json(exclude_none=True)
+    return Response(content, problem.status, problem.headers, PROBLEM_TYPE)

@@ -1,6 +1,6 @@
-"""What surrounds every route, as plain ASGI: identity, measurement, errors; then host and keys. No business of any one.
+"""The pure ASGI middleware around every route: request id, metrics, errors; then host and keys.
 
-Starlette's BaseHTTPMiddleware would cost more than the rest of the service and hide that a client hung up.
+Starlette's BaseHTTPMiddleware costs more than the rest, and hides that a client hung up.
 """
 
 import asyncio
@@ -15,13 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.admission import TooManyRequests
 from service.auth import Client, KeyRing
-from service.errors import (
-    CLIENT_CLOSED,
-    Problem,
-    as_problem,
-    problem_response,
-    unavailable,
-)
+from service.errors import CLIENT_CLOSED, Problem, as_problem, problem_response, unavailable
 from service.logs import format_exception, log_request
 from service.metrics import Metrics
 from service.request_context import RequestContext
@@ -31,37 +25,31 @@ log = logging.getLogger(__name__)
 
 # Probes carry no keys, and a browser can send none with a page.
 OPEN_ROUTES = frozenset({"/livez", "/readyz", "/docs", "/openapi.json"})
-# Asked by the address of a container, which has no name.
+# Probes and scrapes use the address of a container, which has no name.
 ANY_HOST = frozenset({"/livez", "/readyz", "/metrics"})
 ADMIN = "/admin/"
-# What a proxy adds, one of them at least where it was told to: whoever sent the request is not on this machine.
+# Headers of proxies. With one of them, the sender is not on this machine.
 _PROXIED = frozenset(
-    {
-        b"forwarded",
-        b"via",
-        b"x-forwarded-for",
-        b"x-forwarded-host",
-        b"x-forwarded-proto",
-        b"x-real-ip",
-    }
+    {b"forwarded", b"via", b"x-real-ip"}
+    | {b"x-forwarded-" + each for each in (b"for", b"host", b"proto")}
 )
-# RFC 9110, 7.2: a name or an address, in brackets where it has colons, and perhaps a port.
+# RFC 9110, 7.2: a name or an address, in brackets if it has colons, and perhaps a port.
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\s:\[\]/]+?)\.?)(?::[0-9]*)?")
 
 
 class RequestMetricsMiddleware:
-    """Gives a request its context, turns what it raises into an answer, and logs and counts it when it ends."""
+    """Make a request's context, answer its exceptions, and log and count it when it ends."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        context = RequestContext(scope)
+        context = RequestContext.begin(scope)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -77,63 +65,51 @@ class RequestMetricsMiddleware:
 
         try:
             await self._app(scope, receive, send_with_headers)
-        except ClientDisconnect as error:
-            context.status = CLIENT_CLOSED
-            _forget_frames(error)
-        except asyncio.CancelledError:  # the server's time to finish is over
+        except asyncio.CancelledError:  # the grace period after the drain is over
             if context.status:
                 raise
-            await _answer(
-                unavailable("the service has shut down; ask another one"),
-                scope,
-                receive,
-                send_with_headers,
-                context,
-            )
+            problem = unavailable("the service has shut down; ask another one")
+            await problem_response(problem, context.request_id)(scope, receive, send_with_headers)
+        except ClientDisconnect as error:
+            _forget_frames(error)
         except Exception as error:
-            if isinstance(error, TooManyRequests):
-                self._metrics.refused(error.reason)
-            await _answer(error, scope, receive, send_with_headers, context)
+            problem = self._problem(error, context)
+            if context.status:  # the answer has begun; it cannot become another one
+                raise
+            await problem_response(problem, context.request_id)(scope, receive, send_with_headers)
             _forget_frames(error)
         finally:
             seconds = time.monotonic() - context.began
-            context.status = context.status or CLIENT_CLOSED  # cancelled before it was answered
+            context.status = context.status or CLIENT_CLOSED
             self._metrics.finished(context, seconds)
             log_request(context, seconds)
 
+    def _problem(self, error: Exception, context: RequestContext) -> Problem:
+        if isinstance(error, TooManyRequests):
+            self._metrics.refused(error.reason)
+        problem = as_problem(error)
+        if problem.status == 500:  # not exc_info: an exception's message may hold a text
+            fields = {**context.identity, "exception": format_exception(error)}
+            log.error("failed", extra={"fields": fields})
+        return problem
+
 
 def _forget_frames(error: BaseException | None) -> None:
-    """Let go of the calls that an exception came through.
+    """Break the cycle of an exception and its frames, which may hold a request's body.
 
-    What raised it may be reached from them (a job and its future), so that they, and with them the request's body,
-    would stay until Python next looks for cycles: here after a hundred thousand more objects, or gigabytes of bodies.
+    Python collects cycles only after 100,000 more objects: by then, gigabytes of bodies.
     """
     while error is not None:
         error.__traceback__ = None
         error = error.__context__
 
 
-async def _answer(
-    error: Exception, scope: Scope, receive: Receive, send: Send, context: RequestContext
-) -> None:
-    problem = as_problem(error)
-    if problem.status == 500:
-        # Not exc_info: an exception's message may hold a text.
-        log.error(
-            "failed", extra={"fields": {**context.identity, "exception": format_exception(error)}}
-        )
-    if context.status:  # the answer has begun, so it cannot become another
-        raise error
-    await problem_response(problem, context.request_id)(scope, receive, send)
-
-
 class HostMiddleware:
-    """Refuses requests that name a host which is not ours, as a page does whose name was rebound to this machine (DNS
-    rebinding): for its browser our answers would be its own.
+    """Refuse a request for another host: a page whose name was rebound to this machine.
 
     Args:
-        host: where the service is bound. On loopback, requests must name a loopback host or one that is *allowed*;
-            elsewhere nothing is checked, unless hosts are allowed by name.
+        host: address that the service is bound to. On loopback, requests must name a loopback
+            host or an allowed one. Elsewhere hosts are checked only if some are allowed.
         allowed: names without ports; ``*`` for any.
     """
 
@@ -141,35 +117,32 @@ class HostMiddleware:
         self._app = app
         self._checks = bool(is_loopback(host) or allowed) and "*" not in allowed
         self._allowed = frozenset(map(str.lower, allowed))
-        # A service has few names, and to take one apart costs more than to keep it.
-        self._is_good = lru_cache(maxsize=64)(self._is_ours)
+        # A service has few names, and parsing one costs more than keeping it.
+        self._is_ours = lru_cache(maxsize=64)(self._parse)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
+        """Handle one request."""
         checked = self._checks and scope["type"] == "http" and scope["path"] not in ANY_HOST
-        if checked and not self._is_good(_header(scope, b"host")):
-            raise Problem(
-                421, "the Host header names another service; the setting allowed_hosts can allow it"
-            )
+        if checked and not self._is_ours(_header(scope, b"host")):
+            raise Problem(421, "the Host header names another host; allowed_hosts can allow it")
         await self._app(scope, receive, send)
 
-    def _is_ours(self, given: bytes) -> bool:
-        found = _HOST.fullmatch(given.decode("latin-1").lower())
+    def _parse(self, header: bytes) -> bool:
+        found = _HOST.fullmatch(header.decode("latin-1").lower())
         name = (found[1] or found[2]) if found else ""
         return is_loopback(name) or name in self._allowed
 
 
 class AuthMiddleware:
-    """Finds out who asks: demands a key as a bearer token, except on `OPEN_ROUTES`; without keys, anybody may ask.
+    """Find the client of a request: a bearer key, required except on `OPEN_ROUTES`, or anybody.
 
-    What is under `ADMIN` demands a key that may administer. Where no keys are set, it is open to programs on this
-    machine: the service must be bound to loopback and allow no other hosts, as it does behind a proxy; and a page in a
-    browser (it sends ``Origin``) or what a proxy says that it passes on is refused.
+    Paths under `ADMIN` need a key with ``admin = true``. Without keys, only programs on this
+    machine may use them: the service must be on loopback without allowed hosts, and a request from
+    a page (``Origin``) or through a proxy is refused.
 
     Args:
         keys: the keys in force.
-        host: where the service is bound.
-        allowed: as `HostMiddleware` has them.
+        host, allowed: as for `HostMiddleware`.
     """
 
     def __init__(self, app: ASGIApp, keys: KeyRing, host: str, allowed: Sequence[str] = ()) -> None:
@@ -178,7 +151,7 @@ class AuthMiddleware:
         self._private = is_loopback(host) and not allowed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
+        """Handle one request."""
         if scope["type"] == "http" and scope["path"] not in OPEN_ROUTES:
             client = self._find(scope) if self._keys.required else self._keys.anonymous
             context = RequestContext.of(scope)
@@ -192,29 +165,21 @@ class AuthMiddleware:
         if scheme.lower() != b"bearer":
             challenge = {"WWW-Authenticate": "Bearer"}
             raise Problem(401, "send an API key: Authorization: Bearer KEY", headers=challenge)
-        client = self._keys.find(token.strip())
-        if client is None:
-            challenge = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
-            raise Problem(401, "this API key is not known", headers=challenge)
-        return client
+        if client := self._keys.find(token.strip()):
+            return client
+        challenge = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+        raise Problem(401, "this API key is not known", headers=challenge)
 
     def _check_admin(self, scope: Scope, client: Client) -> None:
         if self._keys.required:
             if not client.admin:
-                raise Problem(
-                    403,
-                    "this takes an administrator's key: lacuna keys new NAME --admin",
-                )
+                raise Problem(403, "send an administrator's key: lacuna keys new NAME --admin")
         elif not self._private:
             raise Problem(
-                403,
-                "without keys, the service is administered on loopback and without allowed_hosts only; set a keys file",
+                403, "set a keys file: without keys this needs loopback and no other host"
             )
         elif _header(scope, b"origin") or any(name in _PROXIED for name, _ in scope["headers"]):
-            raise Problem(
-                403,
-                "without keys, the service is not administered by pages or through proxies; set a keys file",
-            )
+            raise Problem(403, "set a keys file: without keys no page and no proxy may do this")
 
 
 def _header(scope: Scope, wanted: bytes) -> bytes:

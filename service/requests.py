@@ -4,7 +4,6 @@ The model checks each text by itself later (`model.queries.check_query`).
 """
 
 import asyncio
-import inspect
 import json
 import math
 import re
@@ -17,8 +16,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.errors import FieldError, Problem, unprocessable
-from service.schemas import UNION_TAGS, Body
+from service.errors import Problem, unprocessable
+from service.schemas import UNION_TAGS, Body, FieldError
 from service.settings import Settings
 
 B = TypeVar("B", bound=Body)
@@ -54,12 +53,13 @@ _decode = json.JSONDecoder(parse_int=_parse_int).decode
 
 
 async def read_body(request: Request, settings: Settings) -> bytes:
-    """Read a body, counting its bytes as they arrive: Content-Length may be absent or wrong.
+    """Read a body of JSON, counting its bytes as they arrive: Content-Length may be wrong.
 
     Raises:
-        Problem: 408 or 413.
+        Problem: 408, 413 or 415.
         starlette.requests.ClientDisconnect: the client hung up while sending.
     """
+    _check_media_type(request)
     limit, seconds = settings.max_body_bytes, settings.deadline_seconds
     too_large = Problem(413, f"the body is longer than {limit} bytes", headers=_CLOSE)
     declared = request.headers.get("content-length", "")
@@ -86,12 +86,8 @@ async def read_body(request: Request, settings: Settings) -> bytes:
     return b"".join(parts)
 
 
-def check_media_type(request: Request) -> None:
-    """Refuse anything but JSON in UTF-8, uncompressed.
-
-    Raises:
-        Problem: 415.
-    """
+def _check_media_type(request: Request) -> None:
+    """Refuse anything but JSON in UTF-8, uncompressed."""
     content_type = request.headers.get("content-type", "")
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise Problem(415, "the body must be application/json; set the Content-Type header")
@@ -124,9 +120,9 @@ def parse(body: bytes, expected: type[B]) -> B:
         count = error.error_count()
         if count > MAX_ERRORS:
             summary = FieldError("", f"has {count} fields that are unknown or wrong")
-            raise unprocessable([summary]) from None
+            raise unprocessable(summary) from None
         errors = error.errors(include_input=False, include_url=False)
-    raise unprocessable([_field_error(item["type"], item["loc"], item["msg"]) for item in errors])
+    raise unprocessable(*(_field_error(each["type"], each["loc"], each["msg"]) for each in errors))
 
 
 def _field_error(kind: str, location: Sequence[int | str], message: str) -> FieldError:
@@ -141,27 +137,20 @@ def _field_error(kind: str, location: Sequence[int | str], message: str) -> Fiel
 
 
 class JSONRoute(APIRoute):
-    """A route declared and documented by FastAPI that reads its body and answers by itself.
+    """A route that FastAPI declares and documents, and that reads and answers JSON by itself.
 
-    The endpoint's parameters are ``body``, a `Body` with an optional default, and ``request``.
-    docs/decisions/0006-http-layer.md has what FastAPI's own handler would cost.
+    The endpoint takes ``body``, a model of `service.schemas`, and ``request``, and returns a model.
+    FastAPI's own handler costs too much (docs/decisions/0006-http-layer.md).
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
-        body = inspect.signature(endpoint).parameters["body"]
-        self._expected: type[Body] = body.annotation
-        self._default = None if body.default is body.empty else body.default
+        self._expected: type[Body] = endpoint.__annotations__["body"]
         self.app = self._answer
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
         content = await read_body(request, scope["app"].state.lacuna.settings)
-        if not content and self._default is not None:
-            body = self._default
-        else:
-            check_media_type(request)
-            body = parse(content, self._expected)
-        answer: BaseModel = await self.endpoint(body=body, request=request)
+        answer: BaseModel = await self.endpoint(parse(content, self._expected), request)
         response = Response(answer.model_dump_json(), media_type="application/json")
         await response(scope, receive, send)

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from model.queries import PredictResult, Usage
 from service.admission import TooManyRequests
 from service.engine import Engine, ItemError, Job, NotReady
-from service.errors import PROBLEM_TYPE, TITLES, FieldError, Problem, unavailable, unprocessable
+from service.errors import TITLES, Problem, unavailable, unprocessable
 from service.metrics import Metrics
 from service.model_loader import Reloader
 from service.request_context import RequestContext
@@ -22,10 +22,12 @@ from service.requests import JSONRoute
 from service.schemas import (
     ClozeAnswer,
     ClozeRequest,
+    FieldError,
     ModelAnswer,
     ModelName,
     PredictAnswer,
     PredictRequest,
+    ProblemDocument,
     ReloadAnswer,
     RequestLimits,
     ScoreAnswer,
@@ -57,9 +59,9 @@ class AppState:
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Declare the problem documents that a route may answer."""
-    schema = {"$ref": "#/components/schemas/ProblemAnswer"}
-    content = {PROBLEM_TYPE: {"schema": schema}}
-    return {status: {"description": TITLES[status], "content": content} for status in statuses}
+    return {
+        status: {"model": ProblemDocument, "description": TITLES[status]} for status in statuses
+    }
 
 
 _ASKING = _problems(400, 401, 408, 413, 415, 421, 422, 429, 500, 503, 504)
@@ -146,25 +148,24 @@ async def docs(request: Request) -> Response:
 
 
 async def _ask(request: Request, body: ScoreRequest) -> tuple[ModelName, list[Any], Usage]:
-    """Let the engine answer the texts of one request; what it accepts is charged to the key.
+    """Let the engine answer the texts of one request.
 
     Raises:
-        TooManyRequests, NotReady: it is not accepted.
+        TooManyRequests, NotReady: the request is not accepted, and not charged.
         Problem: 422 if one text is refused, 504 after the deadline.
         ClientDisconnect: the client hung up.
     """
     state, context = AppState.of(request), RequestContext.of(request.scope)
     queries = body.queries()
-    context.items = len(queries)
-    if len(queries) > (limit := state.settings.max_texts):
-        detail = f"has {len(queries)} texts; at most {limit} are answered at once"
-        raise unprocessable([FieldError("/text", detail)])
+    context.items = count = len(queries)
+    if count > (limit := state.settings.max_texts):
+        raise unprocessable(FieldError("/text", f"has {count} texts; at most {limit} are allowed"))
     left = context.began + state.settings.deadline_seconds - time.monotonic()
-    context.allowance.charge(len(queries), body.characters)
+    context.allowance.charge(count, body.characters)
     try:
         job = state.engine.submit(queries, context.tenant, left)
     except (TooManyRequests, NotReady):
-        context.allowance.refund(len(queries), body.characters)
+        context.allowance.refund(count, body.characters)
         raise
     try:
         results = await _wait(request, state, job, left)
@@ -172,19 +173,16 @@ async def _ask(request: Request, body: ScoreRequest) -> tuple[ModelName, list[An
         pointer = error.cause.field
         if pointer == "/text" and not isinstance(body.text, str):
             pointer = f"/text/{error.item}"
-        raise unprocessable([FieldError(pointer, error.cause.message)]) from error
-    finally:  # even after the deadline: those are the waits that matter
+        raise unprocessable(FieldError(pointer, error.cause.message)) from error
+    finally:  # also after the deadline: long waits matter most
         context.queue_seconds, context.inference_seconds = job.queue_seconds, job.inference_seconds
-    usage = Usage(
-        sum(result.usage.tokens for result in results),
-        sum(result.usage.cached_tokens for result in results),
-    )
-    context.tokens, context.cached_tokens = usage.tokens, usage.cached_tokens
+    context.tokens = sum(result.usage.tokens for result in results)
+    context.cached_tokens = sum(result.usage.cached_tokens for result in results)
     for result in results:
         if isinstance(result, PredictResult):
             state.metrics.predicted(result.inside_word, result.network_rows)
-    answered = job.loaded.description if job.loaded else {}
-    return ModelName.model_validate(answered), results, usage
+    model = ModelName.model_validate(job.loaded.description if job.loaded else {})
+    return model, results, Usage(context.tokens, context.cached_tokens)
 
 
 async def _wait(request: Request, state: AppState, job: Job, left: float) -> list[Any]:
@@ -204,9 +202,13 @@ async def _wait(request: Request, state: AppState, job: Job, left: float) -> lis
         give_up(ClientDisconnect())
 
     watchers: list[asyncio.Future[None]] = []
+
+    def start_watching() -> None:
+        watchers.append(asyncio.ensure_future(watch()))
+
     loop = asyncio.get_running_loop()
     timers = (
-        loop.call_later(UNWATCHED_SECONDS, lambda: watchers.append(asyncio.ensure_future(watch()))),
+        loop.call_later(UNWATCHED_SECONDS, start_watching),
         loop.call_later(left, too_late),
     )
     try:

@@ -4,6 +4,7 @@ Types are strict (``"5"`` and ``true`` are not 5), and unknown fields are refuse
 ``top_k`` must not silently become 5. The model checks limits (`model.queries.check_query`).
 """
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
@@ -272,19 +273,25 @@ class ReloadAnswer(BaseModel):
     seconds: float
 
 
-class ProblemField(BaseModel):
-    """One field that is wrong."""
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One thing wrong with a request.
 
-    pointer: str = Field(description="JSON pointer into the body")
+    Attributes:
+        pointer: JSON pointer (RFC 6901) into the body, such as ``/text/3``; empty for the body.
+        detail: the mistake and the remedy, without the client's text.
+    """
+
+    pointer: str
     detail: str
 
 
-class ProblemAnswer(BaseModel):
-    """An error (RFC 9457). Holds numbers, fields and paths, never text that was sent."""
+class ProblemDocument(BaseModel):
+    """An error (RFC 9457). It holds numbers, fields and paths, never text that was sent."""
 
     type: str = "about:blank"
     title: str
     status: int
     detail: str
     request_id: str
-    errors: list[ProblemField] | None = None
+    errors: list[FieldError] | None = None

@@ -5,16 +5,18 @@ import json
 import pytest
 from starlette.exceptions import HTTPException
 
-from model.errors import QueryError, UnsupportedError
-from service.errors import TITLES, FieldError, Problem, as_problem, problem_response, unprocessable
+from service.admission import TooManyRequests
+from service.engine import NotReady
+from service.errors import TITLES, Problem, as_problem, problem_response, unprocessable
+from service.schemas import FieldError
 
 
 @pytest.mark.parametrize(
     ("error", "status"),
     [
         (Problem(413, "long"), 413),
-        (QueryError("/text", "has no blank"), 422),
-        (UnsupportedError("/text", "not by this network"), 422),
+        (NotReady("it drains"), 503),
+        (TooManyRequests("queue_full", "the queue is full", 3), 429),
         (HTTPException(404), 404),
         (HTTPException(405, headers={"Allow": "POST"}), 405),
         (HTTPException(418), 500),
@@ -45,6 +47,6 @@ def test_problem_is_a_problem_document(status: int) -> None:
 
 def test_detail_names_the_first_field_and_counts_the_others() -> None:
     """Whoever reads only the detail learns one field and that there are more."""
-    problem = unprocessable([FieldError("/a", "x"), FieldError("", "y"), FieldError("/c", "z")])
+    problem = unprocessable(FieldError("/a", "x"), FieldError("", "y"), FieldError("/c", "z"))
     assert problem.detail == "/a: x (and 2 more)"
-    assert unprocessable([FieldError("", "y")]).detail == "body: y"
+    assert unprocessable(FieldError("", "y")).detail == "body: y"

@@ -160,7 +160,7 @@ def pass_through(middleware: Any, path: str = "/model", **headers: str) -> Any:
         "path": path,
         "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
     }
-    record = RequestContext(scope)
+    record = RequestContext.begin(scope)
     try:
         asyncio.run(middleware(scope, None, None))
     except Problem as problem:

@@ -11,7 +11,7 @@ PARENT = "00f067aa0ba902b7"
 def record_of(*headers: tuple[str, str]) -> RequestContext:
     """The record of a request with *headers*."""
     encoded = [(name.encode(), value.encode()) for name, value in headers]
-    return RequestContext({"type": "http", "path": "/predict", "headers": encoded})
+    return RequestContext.begin({"type": "http", "path": "/predict", "headers": encoded})
 
 
 @pytest.mark.parametrize(

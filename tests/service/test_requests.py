@@ -107,5 +107,5 @@ def test_limits_are_settable() -> None:
     answer = post("/predict", {"text": ["a", "b", "c"]}, max_texts=2)
     assert answer.status_code == 422
     assert answer.json()["errors"] == [
-        {"pointer": "/text", "detail": "has 3 texts; at most 2 are answered at once"}
+        {"pointer": "/text", "detail": "has 3 texts; at most 2 are allowed"}
     ]

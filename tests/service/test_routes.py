@@ -13,7 +13,7 @@ import pytest
 
 from model.errors import UnsupportedError
 from model.queries import ClozeQuery, Query
-from service.schemas import ClozeAnswer, ModelAnswer, PredictAnswer, ProblemAnswer, ScoreAnswer
+from service.schemas import ClozeAnswer, ModelAnswer, PredictAnswer, ProblemDocument, ScoreAnswer
 from tests.service.client import app_of, ask, post, running, until
 from tests.service.fakes_service import FakeModel
 
@@ -314,7 +314,7 @@ def test_stuck_engine_is_neither_live_nor_ready() -> None:
 def test_problems_have_the_documented_form() -> None:
     """An error is a problem document with the documented fields and a title that fits its status."""
     response = post("/predict", {"text": [1]})
-    problem = ProblemAnswer.model_validate(response.json())
+    problem = ProblemDocument.model_validate(response.json())
     assert problem.model_dump() == response.json()
     assert (problem.type, problem.title, problem.status) == (
         "about:blank",
