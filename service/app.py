@@ -5,9 +5,11 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from copy import copy
-from functools import partial
+from functools import cache, partial
+from typing import Any
 
 from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
@@ -75,15 +77,7 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
     )
     metrics.watch(engine, keys)
     app = FastAPI(
-        title="Lacuna",
-        version="1",
-        description=_DESCRIPTION,
-        routes=[
-            copy(route)  # as `_complete` changes it
-            for route in (*routes.asking.routes, *routes.reading.routes)
-            if isinstance(route, APIRoute)
-            and (settings.metrics_port is None or route.path != "/metrics")
-        ],
+        routes=[_with_head(route) for route in _routes(settings.metrics_port is None)],
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -93,8 +87,36 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
     )
     app.state.lacuna = routes.AppState(settings, engine, reloader, metrics, docs_page())
     app.state.keys = keys
-    _complete(app)
+    app.openapi = lambda: _document(settings.metrics_port is None)  # type: ignore[method-assign]
     return app
+
+
+def _routes(with_metrics: bool) -> list[APIRoute]:
+    declared = (*routes.asking.routes, *routes.reading.routes)
+    found = [route for route in declared if isinstance(route, APIRoute)]
+    return [route for route in found if with_metrics or route.path != "/metrics"]
+
+
+def _with_head(route: APIRoute) -> APIRoute:
+    """Return a copy that answers HEAD if it answers GET. FastAPI would document HEAD."""
+    route = copy(route)
+    route.methods = {"GET", "HEAD"} if route.methods == {"GET"} else route.methods
+    return route
+
+
+@cache
+def _document(with_metrics: bool) -> dict[str, Any]:
+    """Return FastAPI's OpenAPI document, with the media type of errors and the keys added."""
+    document = get_openapi(
+        title="Lacuna", version="1", description=_DESCRIPTION, routes=_routes(with_metrics)
+    )
+    for path in document["paths"].values():
+        for operation in path.values():
+            for status, response in operation["responses"].items():
+                if status != "200":
+                    response["content"] = {PROBLEM_TYPE: response["content"].popitem()[1]}
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    return {**document, "security": [{}, {"key": []}]}
 
 
 def _middleware(settings: Settings, metrics: Metrics, keys: KeyRing) -> list[Middleware]:
@@ -135,18 +157,3 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 async def _reraise(_: Request, error: Exception) -> Response:
     """Leave errors of the router, 404 and 405, to `RequestMetricsMiddleware`, as all others."""
     raise error
-
-
-def _complete(app: FastAPI) -> None:
-    """Add to the OpenAPI document what FastAPI cannot know; then let GET routes answer HEAD."""
-    document = app.openapi()  # FastAPI keeps it; it does not list HEAD
-    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    document["security"] = [{}, {"key": []}]
-    for path in document["paths"].values():
-        for operation in path.values():
-            for status, response in operation["responses"].items():
-                if status != "200":
-                    response["content"] = {PROBLEM_TYPE: response["content"].popitem()[1]}
-    for route in app.routes:
-        if isinstance(route, APIRoute) and route.methods == {"GET"}:
-            route.methods = {"GET", "HEAD"}
