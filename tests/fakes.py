@@ -1,53 +1,50 @@
-"""Fakes of the parts that are slow or opaque: a vocabulary written by hand and a network that is a table."""
+"""Fakes for slow or opaque parts: a tokenizer of given tokens, and a network that is a table."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from model.batching import Scheduler
 from model.checkpoint import Checkpoint
-from model.config import GAP_POSITIONS, Calibration, NetworkConfig, Tower
-from model.runtime import Float32Array, Head, Int64Array
+from model.config import GAP_POSITIONS, Calibration, NetworkConfig, Sizes, Tower
+from model.predictor import Predictor
+from model.queries import Query
+from model.runtime import BoolArray, Float32Array, Int64Array
 from model.tokenizer import CONTROL_TOKENS, END_OF_GAP, FIRST_BYTE, SPACE_MARK, Tokenizer
 
 NORMAL, UNKNOWN_TYPE, CONTROL, BYTE = 1, 2, 3, 6
 
 
 def hand_tokenizer(tokens: Sequence[str]) -> Tokenizer:
-    """A vocabulary of exactly these tokens (spaces as spaces), after the control and byte tokens.
+    """Return a tokenizer of exactly these tokens, after the control and byte tokens.
 
-    All cost the same, so a text is encoded in as few of them as can be; single characters cost a little more.
+    All have the same score, so a text is encoded in as few tokens as possible; single characters score lower.
     """
-    model = b"".join(
-        _message(1, _token(name, 0.0, UNKNOWN_TYPE if number == 0 else CONTROL))
-        for number, name in enumerate(CONTROL_TOKENS)
-    )
-    model += b"".join(_message(1, _token(f"<0x{value:02X}>", 0.0, BYTE)) for value in range(256))
+    model = b""
+    for number, name in enumerate(CONTROL_TOKENS):
+        model += _token(name, 0.0, UNKNOWN_TYPE if number == 0 else CONTROL)
+    for value in range(256):
+        model += _token(f"<0x{value:02X}>", 0.0, BYTE)
     for token in tokens:
-        model += _message(
-            1, _token(token.replace(" ", SPACE_MARK), -5.0 - (len(token) == 1), NORMAL)
-        )
-    trainer = (
-        _number(3, 1) + _number(24, 1) + _number(35, 1)
-    )  # unigram, whitespace as suffix, byte fallback
-    trainer += (
-        _number(40, 0) + _number(41, 1) + _number(42, 2) + _number(43, (1 << 64) - 1)
-    )  # unk, bos, eos, no pad
+        model += _token(token.replace(" ", SPACE_MARK), -5.0 - (len(token) == 1), NORMAL)
+    # unigram, whitespace as suffix, byte fallback; ids of <unk>, <s>, </s>, no padding
+    trainer = {3: 1, 24: 1, 35: 1, 40: 0, 41: 1, 42: 2, 43: (1 << 64) - 1}
+    model += _message(2, b"".join(_number(*each) for each in trainer.items()))
     normalizer = _message(1, b"identity") + _number(3, 0) + _number(4, 0) + _number(5, 1)
-    return Tokenizer.from_bytes(model + _message(2, trainer) + _message(3, normalizer))
+    return Tokenizer.from_bytes(model + _message(3, normalizer))
 
 
 class TableRuntime:
-    """A network whose state is the last two tokens, and whose heads look scores up in random tables.
+    """A network whose state is the last two tokens, and whose heads look up scores in random tables.
 
     Args:
-        tokenizer: whose tokens it predicts.
-        support: ids that it can predict, ``<eog>`` apart; all others have probability 0.
+        tokenizer: of the tokens that it predicts.
+        support: ids with a probability above 0, in addition to ``<eog>``; None for all learned tokens.
         seed: of the tables.
         architecture: ``two_towers`` or ``forward``.
-        spread: standard deviation of the scores: small is close to uniform.
+        spread: standard deviation of the scores; a small one is close to uniform.
     """
 
     def __init__(
@@ -56,36 +53,25 @@ class TableRuntime:
         support: Sequence[int] | None = None,
         *,
         seed: int = 0,
-        architecture: str = "two_towers",
+        architecture: Any = "two_towers",
         spread: float = 1.5,
     ) -> None:
-        two = architecture == "two_towers"
+        two, size = int(architecture == "two_towers"), tokenizer.size
+        self.tokenizer = tokenizer
         self.head_rows = 1000
-        self.sizes = NetworkConfig(
-            vocabulary_size=tokenizer.size,
-            architecture=architecture,  # type: ignore[arg-type]
-            cell="rnn_tanh",
-            embedding_size=1,
-            hidden_size=2,
-            forward_layers=1,
-            backward_layers=1 if two else 0,
-            gap_hidden_size=1 if two else 0,
-        )
-        self._support = np.array(
-            range(FIRST_BYTE + 256, tokenizer.size) if support is None else support
-        )
-        random = np.random.default_rng(seed)
-        size = tokenizer.size
-        self._tables = {
-            name: (random.normal(size=(rows, size)) * spread).astype(np.float32)
-            for name, rows in {
-                "next": size, "next_before": size, "previous": size, "previous_before": size, "gap_left": size,
-                "gap_right": size, "gap_unknown": 1, "gap_position": GAP_POSITIONS, "gap_kind": 3,
-            }.items()
-        }  # fmt: skip
+        self.sizes = NetworkConfig(size, architecture, "rnn_tanh", 1, 2, 1, two, two)
         self.calls: list[tuple[str, int]] = []
+        self._support = np.zeros(size, dtype=np.bool_)
+        self._support[range(FIRST_BYTE + 256, size) if support is None else list(support)] = True
+        rows = {"next": size, "next_before": size, "previous": size, "previous_before": size,
+                "left": size, "right": size, "unknown": 1, "position": GAP_POSITIONS, "kind": 3}  # fmt: skip
+        random = np.random.default_rng(seed)
+        self._tables = {
+            name: (random.normal(size=(count, size)) * spread).astype(np.float32)
+            for name, count in rows.items()
+        }
 
-    def run_tower(
+    def advance(
         self, tower: Tower, states: Float32Array, tokens: Int64Array, lengths: Int64Array
     ) -> tuple[Float32Array, Float32Array]:
         """Remember the last two tokens of every row."""
@@ -98,45 +84,49 @@ class TableRuntime:
                 outputs[row, step] = states[row]
         return states, outputs
 
-    def score(self, head: Head, *inputs: Any) -> Float32Array:
-        """Look the last two tokens up; for a gap, add the scores of both sides, position and kind."""
-        self.calls.append((head, len(inputs[0])))
-        if head != "gap":
-            return self._rows(
-                [self._pair(head, output) for output in inputs[0]], inputs[0][:, 0] < 0
-            )
-        tables, scores = self._tables, []
-        for left, right, known, position, kind in zip(*inputs, strict=True):
-            of_right = tables["gap_right"][int(right[1])] if known else tables["gap_unknown"][0]
-            of_position = tables["gap_position"][min(int(position), GAP_POSITIONS - 1)]
-            of_left = tables["gap_left"][int(left[1])]
-            scores.append(of_left + of_right + of_position + tables["gap_kind"][int(kind)])
-        return self._rows(scores, inputs[3] > 0)
+    def next_log_probabilities(self, outputs: Float32Array) -> Float32Array:
+        """Look up the last two tokens."""
+        return self._look_up("next", outputs)
 
-    def _pair(self, table: str, output: Float32Array) -> Float32Array:
-        before, last = output.astype(np.int64).tolist()
-        scores: Float32Array = (
-            self._tables[table][last] + np.float32(0.5) * self._tables[f"{table}_before"][before]
-        )
-        return scores
+    def previous_log_probabilities(self, outputs: Float32Array) -> Float32Array:
+        """Look up the last two tokens of the backward tower."""
+        return self._look_up("previous", outputs)
 
-    def _rows(self, scores: list[Float32Array], closable: Any) -> Float32Array:
-        result = np.full((len(scores), self.sizes.vocabulary_size), -np.inf, dtype=np.float32)
-        for row, (values, closes) in enumerate(zip(scores, closable, strict=True)):
-            allowed = np.append(self._support, END_OF_GAP) if closes else self._support
-            result[row, allowed] = values[allowed] - np.logaddexp.reduce(
-                values[allowed].astype(np.float64)
-            )
-        return result
+    def gap_log_probabilities(
+        self,
+        forward: Float32Array,
+        backward: Float32Array,
+        right_known: BoolArray,
+        positions: Int64Array,
+        kinds: Int64Array,
+    ) -> Float32Array:
+        """Add the scores of both neighbours, the position and the kind."""
+        self.calls.append(("gap", len(forward)))
+        tables = self._tables
+        right = tables["right"][backward[:, 1].astype(np.int64)]
+        scores = tables["left"][forward[:, 1].astype(np.int64)]
+        scores = scores + np.where(right_known[:, None], right, tables["unknown"])
+        scores += tables["position"][np.minimum(positions, GAP_POSITIONS - 1)]
+        return self._normalised(scores + tables["kind"][kinds], positions > 0)
+
+    def _look_up(self, head: str, outputs: Float32Array) -> Float32Array:
+        self.calls.append((head, len(outputs)))
+        before, last = outputs.astype(np.int64).T
+        scores = self._tables[head][last] + self._tables[f"{head}_before"][before] / 2
+        return self._normalised(scores, np.zeros(len(outputs), dtype=np.bool_))
+
+    def _normalised(self, scores: Float32Array, can_end: BoolArray) -> Float32Array:
+        allowed = np.tile(self._support, (len(scores), 1))
+        allowed[:, END_OF_GAP] = can_end
+        masked = np.where(allowed, scores, np.float32(-np.inf))
+        totals = np.logaddexp.reduce(masked.astype(np.float64), axis=1, keepdims=True)
+        return (masked - totals).astype(np.float32)
 
 
 def fake_checkpoint(
-    tokenizer: Tokenizer,
-    network: NetworkConfig,
-    calibration: Calibration | None = None,
-    **values: Any,
+    tokenizer: Tokenizer, network: Sizes, calibration: Calibration | None = None, **values: Any
 ) -> Checkpoint:
-    """A checkpoint that lies nowhere."""
+    """Return a checkpoint without files."""
     return Checkpoint(
         directory=Path("nowhere"),
         name="fake",
@@ -150,17 +140,27 @@ def fake_checkpoint(
     )
 
 
-def numbers(values: npt.ArrayLike) -> list[float]:
-    """Plain floats, for comparisons."""
-    return np.asarray(values, dtype=np.float64).tolist()  # type: ignore[no-any-return]
+def table_predictor(
+    runtime: TableRuntime,
+    calibration: Calibration | None = None,
+    word_end_probs: Sequence[float] | None = None,
+    **options: Any,
+) -> Predictor:
+    """Return a predictor on a table."""
+    values = {} if word_end_probs is None else {"word_end_probs": tuple(word_end_probs)}
+    checkpoint = fake_checkpoint(runtime.tokenizer, runtime.sizes, calibration, **values)
+    return Predictor(checkpoint, runtime, **options)
 
 
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*encoded, value])
+def answer(predictor: Predictor, query: Query, tenant: str = "") -> Any:
+    """Return the answer to one query."""
+    scheduler = Scheduler(predictor.runtime)
+    scheduler.add(0, predictor.start(query, tenant))
+    while scheduler.pending:
+        for _, result in scheduler.step():
+            if isinstance(result, Exception):
+                raise result
+    return result
 
 
 def _number(field: int, value: int) -> bytes:
@@ -171,10 +171,14 @@ def _message(field: int, content: bytes) -> bytes:
     return _varint(field << 3 | 2) + _varint(len(content)) + content
 
 
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*encoded, value])
+
+
 def _token(name: str, score: float, kind: int) -> bytes:
-    return (
-        _message(1, name.encode())
-        + _varint(2 << 3 | 5)
-        + np.float32(score).tobytes()
-        + _number(3, kind)
-    )
+    number = _varint(2 << 3 | 5) + np.float32(score).tobytes()
+    return _message(1, _message(1, name.encode()) + number + _number(3, kind))

@@ -1,4 +1,4 @@
-"""The predictor: what it refuses, and that one refusal harms nobody."""
+"""The predictor: what it refuses, and that a refusal does not affect other queries."""
 
 from typing import Any
 
@@ -8,15 +8,14 @@ from model.errors import QueryError, UnsupportedError
 from model.predictor import Predictor
 from model.queries import ClozeQuery, Limits, PredictQuery, PredictResult, Query, ScoreQuery
 from model.runtime import Float32Array
-from tests.fakes import TableRuntime, fake_checkpoint, hand_tokenizer
+from tests.fakes import TableRuntime, answer, hand_tokenizer, table_predictor
 
 TOKENIZER = hand_tokenizer(("the ", "cat ", "cat", "我", "买"))
 
 
 def predictor(limits: Limits | None = None, **table: Any) -> Predictor:
-    """A predictor on a table."""
-    runtime = TableRuntime(TOKENIZER, **table)
-    return Predictor(fake_checkpoint(TOKENIZER, runtime.sizes), runtime, limits)
+    """Return a predictor on a table."""
+    return table_predictor(TableRuntime(TOKENIZER, **table), limits=limits)
 
 
 @pytest.mark.parametrize(
@@ -48,43 +47,42 @@ def predictor(limits: Limits | None = None, **table: Any) -> Predictor:
         (ClozeQuery("____", choices=["a", ["b"]]), "/choices", "mixes"),  # type: ignore[list-item]
         (ClozeQuery("____", choices=[str(n) for n in range(257)]), "/choices", "257 choices"),
     ],
-)  # fmt: skip
+)
 def test_bad_queries_are_refused_by_name(query: Query, field: str, words: str) -> None:
-    """The error points at the field and says what is wrong, before anything runs."""
+    """The error names the field and the fault before anything runs."""
     with pytest.raises(QueryError) as caught:
         predictor().start(query)
     assert caught.value.field == field
     assert words in caught.value.message
 
 
-def test_limits_are_those_given() -> None:
-    """A service may allow less, offline use more."""
-    few = predictor(Limits(characters=3, top_k=2, blanks=1, choices=1))
-    for query in (
-        PredictQuery("four"),
-        PredictQuery("a", 3),
-        ClozeQuery("______"[:3], choices=["a", "b"]),
-    ):
-        with pytest.raises(QueryError):
-            few.start(query)
-    assert few.run([PredictQuery("a", 2)])
+@pytest.mark.parametrize(
+    "query", [PredictQuery("four"), PredictQuery("a", 3), ClozeQuery("___", choices=["a", "b"])]
+)
+def test_limits_are_those_given(query: Query) -> None:
+    """A predictor with lower limits refuses what exceeds them."""
+    few = predictor(Limits(text=3, top_k=2, blanks=1, choices=1))
+    assert answer(few, PredictQuery("a", 2))
+    with pytest.raises(QueryError):
+        few.start(query)
 
 
 def test_errors_never_carry_text() -> None:
-    """Whatever the user wrote stays out of messages."""
+    """No part of a user's text is in a message."""
     secret = "Geheimnis"
+    choices = [secret, secret]
     queries = [
         ClozeQuery(secret),
-        ClozeQuery("____", choices=[secret, secret]),
-        ClozeQuery(secret, blank=secret * 2),
+        ClozeQuery("____", choices=choices),
+        ClozeQuery(secret, blank="X" + secret),
     ]
-    for answer in predictor().run(queries):
-        assert isinstance(answer, QueryError)
-        assert secret not in str(answer)
+    for error in predictor().run(queries):
+        assert isinstance(error, QueryError)
+        assert secret not in str(error)
 
 
 def test_one_bad_query_fails_alone_and_in_its_place() -> None:
-    """Answers come in the order of the queries, an error where it belongs."""
+    """Answers come in the order of the queries, with an error in place of a bad one."""
     answers = predictor().run([PredictQuery("the "), ClozeQuery("no blank"), PredictQuery("我")])
     assert [type(answer) for answer in answers] == [PredictResult, QueryError, PredictResult]
 
@@ -92,37 +90,34 @@ def test_one_bad_query_fails_alone_and_in_its_place() -> None:
 def test_many_queries_run_through_a_bounded_number_of_decoders(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """More queries than may live at once are taken in as others finish."""
+    """More queries than may live at once start as others finish."""
     monkeypatch.setattr("model.predictor.MAX_LIVE", 3)
-    subject = predictor()
-    answers = subject.run([PredictQuery("the ")] * 10)
+    runtime = TableRuntime(TOKENIZER)
+    answers = table_predictor(runtime).run([PredictQuery("the ")] * 10)
     assert all(isinstance(answer, PredictResult) for answer in answers)
-    assert len({answer.candidates for answer in answers if isinstance(answer, PredictResult)}) == 1
-    assert isinstance(subject.runtime, TableRuntime)
-    assert max(rows for kind, rows in subject.runtime.calls if kind == "next") <= 3 * 16
+    assert len({answer.candidates for answer in answers}) == 1  # type: ignore[union-attr]
+    assert max(rows for kind, rows in runtime.calls if kind == "next") <= 3 * 16
 
 
 @pytest.mark.parametrize("query", [ScoreQuery("a"), PredictQuery("a")])
 def test_a_stacked_network_fills_blanks_and_nothing_else(query: Query) -> None:
-    """The tutorial's network that mixes its directions knows no "next"; the refusal says what it can answer."""
+    """The refusal says what the loaded network can answer."""
     with pytest.raises(UnsupportedError, match="can answer cloze, not"):
         predictor(architecture="stacked_bidirectional").start(query)
 
 
 def test_a_bug_is_raised_not_returned() -> None:
-    """What has no name is no answer: it must not be mistaken for a bad query."""
+    """An unnamed error is not mistaken for a bad query."""
 
     class Broken(TableRuntime):
-        def score(self, *_: Any) -> Float32Array:
-            raise ZeroDivisionError
+        def next_log_probabilities(self, outputs: Float32Array) -> Float32Array:
+            raise ZeroDivisionError(len(outputs))
 
-    runtime = Broken(TOKENIZER)
     with pytest.raises(ZeroDivisionError):
-        Predictor(fake_checkpoint(TOKENIZER, runtime.sizes), runtime).run([PredictQuery("the ")])
+        table_predictor(Broken(TOKENIZER)).run([PredictQuery("the ")])
 
 
 def test_usage_counts_the_tokens_of_the_text() -> None:
     """The start of the text is not counted."""
-    (answer,) = predictor().run([PredictQuery("the the cat")])
-    assert isinstance(answer, PredictResult)
-    assert (answer.usage.tokens, answer.usage.cached_tokens) == (3, 0)
+    usage = answer(predictor(), PredictQuery("the the cat")).usage
+    assert (usage.tokens, usage.cached_tokens) == (3, 0)
