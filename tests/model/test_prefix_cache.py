@@ -1,4 +1,4 @@
-"""What was read before is found again, by its owner only, and changes no answer."""
+"""The prefix cache finds earlier texts for their owner only, keeps its limit, and changes no answer."""
 
 import sys
 from collections.abc import Sequence
@@ -6,15 +6,13 @@ from itertools import accumulate
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from model.batching import Scheduler
 from model.decoding.prefix_cache import OVERHEAD, Prefix, PrefixCache, PrefixNode
 from model.decoding.token_index import TokenIndex
 from model.predictor import Predictor
-from model.queries import ClozeQuery, ClozeResult, PredictQuery, PredictResult
-from tests.fakes import TableRuntime, fake_checkpoint, hand_tokenizer
+from model.queries import ClozeQuery, PredictQuery, PredictResult
+from tests.fakes import TableRuntime, answer, hand_tokenizer, table_predictor
 
 TOKENIZER = hand_tokenizer(
     ("I ", "like ", "the", "the ", "theatre ", "t", "th", "he", "he ", "a", "s ", "re ", "cat", "cat ", ",", ", ", " ",
@@ -24,101 +22,86 @@ INDEX = TokenIndex(TOKENIZER)
 
 
 def prefix(text: str, rows: int = 0) -> Prefix:
-    """A prefix with a state of 100 floats and a tree of some distributions of 1,000."""
+    """Return a prefix with a state of 100 numbers and a tree of *rows* distributions of 1,000."""
     root = PrefixNode(np.zeros(100, dtype=np.float32), ())
     found = Prefix("", text, len(text), root, np.zeros(0, dtype=np.uint16))
     for token in range(rows):
-        found.tree.expand(
-            root, token, np.zeros(0, dtype=np.float32), np.zeros(1000, dtype=np.float32)
-        )
+        probs = np.zeros(1000, dtype=np.float32)
+        found.tree.expand(root, token, np.zeros(0, dtype=np.float32), probs)
     return found
 
 
 def reachable_bytes(cache: PrefixCache) -> int:
-    """Bytes of all distributions and states that hang under the prefixes, each counted once."""
-    seen: dict[int, int] = {}
+    """Count the bytes of all distributions and states in the trees."""
+    total = 0
     waiting = [prefix.tree.root for prefix in cache._prefixes.values()]
     while waiting:
         node = waiting.pop()
-        if id(node) not in seen:
-            seen[id(node)] = node.next_probs.nbytes
-            for child in node.children.values():
-                seen[id(child.state)] = child.state.nbytes
-                waiting.append(child)
-    return sum(seen.values())
+        total += node.next_probs.nbytes
+        total += sum(child.state.nbytes for child in node.children.values())
+        waiting += node.children.values()
+    return total
 
 
-def anywhere(text: str, position: int) -> bool:
-    """Every position is a seam."""
-    del text, position
-    return True
+def find(cache: PrefixCache, text: str) -> str | None:
+    """Return the text of the longest prefix; every position is a stable boundary."""
+    found = cache.find("", text, lambda text, position: True)  # noqa: ARG005
+    return None if found is None else found.text
 
 
-def predictor(cache_bytes: int) -> Predictor:
-    """A predictor on a table."""
-    runtime = TableRuntime(TOKENIZER, spread=0.7)
-    return Predictor(fake_checkpoint(TOKENIZER, runtime.sizes), runtime, cache_bytes=cache_bytes)
+def predictor(cache_bytes: int = 1 << 22) -> Predictor:
+    """Return a predictor on a table."""
+    return table_predictor(TableRuntime(TOKENIZER, spread=0.7), cache_bytes=cache_bytes)
 
 
 def type_on(
     asked: Predictor, texts: Sequence[str], tenant: str = ""
 ) -> tuple[list[PredictResult], list[int]]:
-    """Answers to texts one after the other, and the tokens that the forward tower read for each."""
-    answers, read = [], []
+    """Return the answers to texts, one after the other, and the tokens that the tower ran for each."""
+    answers, tokens = [], []
     for text in texts:
         scheduler = Scheduler(asked.runtime)
         scheduler.add(0, asked.start(PredictQuery(text, 5), tenant))
-        finished: list[tuple[object, PredictResult]] = []
-        while not finished:
-            finished = scheduler.step()  # type: ignore[assignment]
+        while scheduler.pending:
+            finished = scheduler.step()
         answers.append(finished[0][1])
-        read.append(scheduler.rows["forward"])
-    return answers, read
+        tokens.append(scheduler.rows["forward"])
+    return answers, tokens
 
 
-def test_longest_prefix_is_found() -> None:
-    """Of two texts that begin alike the longer one is where reading goes on."""
+def test_the_longest_prefix_is_found() -> None:
+    """Of several prefixes the longest one is found; entries are compared as a whole."""
     cache = PrefixCache(1 << 20)
-    for text in ("go ", "go to "):
+    for text in ("go ", "go to ", "A" + "x" * 40):
         cache.put(prefix(text))
-    found = cache.find("", "go to the", anywhere)
-    assert found is not None and found.text == "go to "
-    assert cache.find("", "gone", anywhere) is None
+    assert find(cache, "go to the") == "go to "
+    assert find(cache, "gone") is None
+    assert find(cache, "B" + "x" * 41) is None
 
 
-def test_prefix_that_a_token_may_reach_over_is_not_used() -> None:
-    """What was read up to a point inside a token of the longer text is no part of its encoding."""
+@pytest.mark.parametrize(("text", "found"), [("theatre", False), ("the迟", True), ("the", True)])
+def test_a_prefix_that_a_token_may_cross_is_not_used(text: str, found: bool) -> None:
+    """A prefix that ends inside a token of the longer text is not part of its encoding."""
     cache = PrefixCache(1 << 20)
     cache.put(prefix("the"))
-    assert cache.find("", "theatre", INDEX.is_stable_boundary) is None
-    assert cache.find("", "the迟", INDEX.is_stable_boundary) is not None
-    assert cache.find("", "the", INDEX.is_stable_boundary) is not None  # its end is an end again
-
-
-def test_other_texts_of_the_same_length_and_ending_are_not_mistaken() -> None:
-    """An entry is compared as a whole."""
-    cache = PrefixCache(1 << 20)
-    cache.put(prefix("A" + "x" * 40))
-    assert cache.find("", "B" + "x" * 41, anywhere) is None
+    assert (cache.find("", text, INDEX.is_stable_boundary) is not None) == found
 
 
 def test_tenants_share_nothing() -> None:
-    """What one tenant typed is found by that tenant alone, the control being that it is found by it."""
-    asked = predictor(1 << 20)
-    texts = ["I like the cat", "I like the cat "]
+    """Texts of a tenant are found again by that tenant only."""
+    asked, texts = predictor(), ["I like the cat", "I like the cat "]
     first, _ = type_on(asked, texts, "a")
-    again, read_again = type_on(asked, texts, "a")
-    other, read_other = type_on(asked, texts, "b")
-    assert [each.candidates for each in first] == [each.candidates for each in again]
-    assert [each.candidates for each in first] == [each.candidates for each in other]
-    assert read_again == [0, 0]
-    assert read_other[0] > 0
-    assert other[0].usage.cached_tokens == 0
+    again, tokens_again = type_on(asked, texts, "a")
+    other, tokens_other = type_on(asked, texts, "b")
+    for answers in (again, other):
+        assert [each.candidates for each in answers] == [each.candidates for each in first]
+    assert tokens_again == [0, 0]
     assert again[1].usage.cached_tokens == again[1].usage.tokens == 4
+    assert tokens_other[0] > 0 == other[0].usage.cached_tokens
 
 
 def test_least_recently_used_goes_first_and_trees_before_states() -> None:
-    """Over its limit a cache drops distributions of old texts, later the texts themselves; it never grows beyond."""
+    """Beyond its limit a cache drops old trees, later the prefixes themselves."""
     cache = PrefixCache(40_000)  # 30,000 bytes of trees: seven distributions
     kept = [prefix(f"text {number}", rows=2) for number in range(5)]
     for each in kept:
@@ -127,12 +110,12 @@ def test_least_recently_used_goes_first_and_trees_before_states() -> None:
     assert [bool(each.tree.root.children) for each in kept] == [False, False, True, True, True]
     assert len(cache) == 5
     for number in range(100):
-        cache.find("", "text 0", anywhere)
+        find(cache, "text 0")
         cache.put(prefix(f"more {number}"))
         assert cache.bytes <= 40_000
     assert len(cache) == 10_000 // (400 + OVERHEAD + sys.getsizeof("more 10"))
-    assert cache.find("", "text 0", anywhere) is not None
-    assert cache.find("", "text 1", anywhere) is None
+    assert find(cache, "text 0") == "text 0"
+    assert find(cache, "text 1") is None
 
 
 def test_nothing_is_kept_without_memory() -> None:
@@ -145,102 +128,67 @@ def test_nothing_is_kept_without_memory() -> None:
 @pytest.mark.parametrize(
     "text", ["I like the theatre, the cat", "上学迟到了。the cat上学迟到", "I\nlike\nthe  cat€s"]
 )
-def test_typing_gives_what_asking_afresh_gives(text: str) -> None:
-    """Each keystroke's answer is bit for bit that of a predictor that keeps nothing; also when going back."""
+def test_typing_gives_the_answers_of_a_fresh_start(text: str) -> None:
+    """Every key press gets the bits that it gets without a cache, also after going back."""
     keystrokes = list(accumulate(text))
     keystrokes += keystrokes[::-3] + keystrokes[1::2]
-    warm, _ = type_on(predictor(1 << 20), keystrokes)
-    small, _ = type_on(predictor(3_000), keystrokes)
-    fresh, _ = type_on(predictor(0), keystrokes)
+    warm, small, fresh = (type_on(predictor(limit), keystrokes)[0] for limit in (1 << 20, 3_000, 0))
     assert [each.candidates for each in warm] == [each.candidates for each in fresh]
     assert [each.candidates for each in small] == [each.candidates for each in fresh]
     assert [each.usage.tokens for each in warm] == [each.usage.tokens for each in fresh]
     assert all(each.usage.cached_tokens == 0 for each in fresh)
 
 
-def test_long_text_costs_no_more_than_a_short_one() -> None:
-    """Typing on at the end of thousands of characters reads as many tokens as at the start; so does a changed end."""
-    asked = predictor(1 << 22)
-    long = "I like the cat, " * 400
-    (_,), (cold,) = type_on(asked, [long])
+def test_a_long_text_costs_no_more_than_a_short_one() -> None:
+    """Typing at the end of thousands of characters runs as few tokens as at the start; so does a new end."""
+    asked, long = predictor(), "I like the cat, " * 400
+    _, (cold,) = type_on(asked, [long])
     _, typed = type_on(asked, list(accumulate("the cat", initial=long)))
-    _, short = type_on(predictor(1 << 22), list(accumulate("the cat", initial="I like the cat, ")))
+    _, short = type_on(predictor(), list(accumulate("the cat", initial="I like the cat, ")))
     assert cold > 1500
     assert sum(typed) <= sum(short)
     _, (elsewhere,) = type_on(asked, [long[:4000] + "the th"])
     assert elsewhere < 200
 
 
-def test_everything_that_hangs_in_the_cache_is_counted() -> None:
-    """Typing, going back, being cancelled half-way and long words without a seam leave nothing that nobody counts."""
+def test_everything_in_the_cache_is_counted() -> None:
+    """Typing, going back, cancelling and long words without a boundary leave nothing uncounted."""
     asked = predictor(60_000)
     keystrokes = list(accumulate("I like the theatre, the cat上学迟到了。迟到the s t he"))
     for text in [*keystrokes, *keystrokes[::-2], "the" * 300, "the" * 300 + "a", "thethe ,"]:
         for rounds in (1, 3, 1000):
             scheduler = Scheduler(asked.runtime)
             scheduler.add(0, asked.start(PredictQuery(text, 5)))
-            for _ in range(rounds):
-                if not scheduler.pending:
-                    break
-                for _, answer in scheduler.step():
-                    assert isinstance(answer, PredictResult)
+            while scheduler.pending and rounds:
+                scheduler.step()
+                rounds -= 1
             scheduler.cancel(0)
             assert reachable_bytes(asked.cache) <= asked.cache.bytes <= 60_000
 
 
-def test_word_of_thousands_of_letters_is_read_at_once() -> None:
-    """Letters without a seam take few rounds, whatever their number."""
-    asked = predictor(1 << 20)
-    scheduler = Scheduler(asked.runtime)
+def test_a_word_of_thousands_of_letters_takes_few_rounds() -> None:
+    """Letters without a stable boundary are run at once."""
+    scheduler, rounds = Scheduler((asked := predictor()).runtime), 0
     scheduler.add(0, asked.start(PredictQuery("the" * 3000, 5)))
-    rounds = 0
     while scheduler.pending:
         scheduler.step()
         rounds += 1
     assert rounds < 100 + 3000 // 64
 
 
-def test_answer_says_what_it_cost_and_where_its_text_stops() -> None:
-    """Rows of the network are counted for each text, and a text that stops after a letter is told from others."""
-    asked = predictor(1 << 20)
+def test_an_answer_states_its_cost_and_where_its_text_stops() -> None:
+    """Rows of the network are counted for each text; a text that stops after a letter is marked."""
     texts = ["I like th", "I like the ", "I like the ", "上学", ""]
-    answers, read = type_on(asked, texts)
+    answers, tokens = type_on(predictor(), texts)
     assert [each.inside_word for each in answers] == [True, False, False, False, False]
-    assert answers[2].network_rows == read[2] == 0
-    # A distribution for each token that was read to look beyond it, and for the cut itself.
-    assert answers[0].network_rows > read[0] > 0
+    assert answers[2].network_rows == tokens[2] == 0
+    assert answers[0].network_rows > tokens[0] > 0  # also distributions
 
 
 def test_cloze_reuses_its_left_side() -> None:
-    """While what stands right of a blank changes, what stands left of it is not read again."""
-    asked = predictor(1 << 20)
-    left = "I like the cat, " * 10
-    first, second = (
-        asked.run([ClozeQuery(f"{left}____ {right}")])[0] for right in ("the cat", "cat")
-    )
-    (fresh,) = predictor(0).run([ClozeQuery(f"{left}____ cat")])
-    assert (
-        isinstance(first, ClozeResult)
-        and isinstance(second, ClozeResult)
-        and isinstance(fresh, ClozeResult)
-    )
-    assert first.usage.cached_tokens == 0
-    assert second.usage.cached_tokens == 50
+    """The text left of a blank is not run again when the right side changes."""
+    asked, left = predictor(), "I like the cat, " * 10
+    first, second = (answer(asked, ClozeQuery(f"{left}____ {end}")) for end in ("the cat", "cat"))
+    fresh = answer(predictor(0), ClozeQuery(f"{left}____ cat"))
+    assert (first.usage.cached_tokens, second.usage.cached_tokens) == (0, 50)
     assert (second.filled, second.blanks) == (fresh.filled, fresh.blanks)
-
-
-@given(st.text(alphabet="the ,a迟到了上学\n€ca", max_size=40), st.data())
-@settings(max_examples=100, deadline=None)
-def test_tokens_are_cut_at_seams(text: str, data: st.DataObject) -> None:
-    """Encoding apart what stands before and after any seam is encoding the whole."""
-    whole = INDEX.encode(text)
-    assert TOKENIZER.decode(whole) == text
-    seams = [
-        position for position in range(1, len(text)) if INDEX.is_stable_boundary(text, position)
-    ]
-    if seams:
-        seam = data.draw(st.sampled_from(seams))
-        assert INDEX.encode(text[:seam]) + INDEX.encode(text[seam:]) == whole
-        assert INDEX.last_stable_boundary(text) == seams[-1]
-    else:
-        assert INDEX.last_stable_boundary(text) == 0
