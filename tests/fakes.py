@@ -11,7 +11,7 @@ from model.checkpoint import Checkpoint
 from model.config import GAP_POSITIONS, Calibration, NetworkConfig, Sizes, Tower
 from model.predictor import Predictor
 from model.queries import Query
-from model.runtime import BoolArray, Float32Array, Int64Array
+from model.runtime import BoolArray, Float32Array, Head, Int64Array
 from model.tokenizer import CONTROL_TOKENS, END_OF_GAP, FIRST_BYTE, SPACE_MARK, Tokenizer
 
 NORMAL, UNKNOWN_TYPE, CONTROL, BYTE = 1, 2, 3, 6
@@ -71,7 +71,7 @@ class TableRuntime:
             for name, count in rows.items()
         }
 
-    def advance(
+    def run_tower(
         self, tower: Tower, states: Float32Array, tokens: Int64Array, lengths: Int64Array
     ) -> tuple[Float32Array, Float32Array]:
         """Remember the last two tokens of every row."""
@@ -84,36 +84,20 @@ class TableRuntime:
                 outputs[row, step] = states[row]
         return states, outputs
 
-    def next_log_probabilities(self, outputs: Float32Array) -> Float32Array:
-        """Look up the last two tokens."""
-        return self._look_up("next", outputs)
-
-    def previous_log_probabilities(self, outputs: Float32Array) -> Float32Array:
-        """Look up the last two tokens of the backward tower."""
-        return self._look_up("previous", outputs)
-
-    def gap_log_probabilities(
-        self,
-        forward: Float32Array,
-        backward: Float32Array,
-        right_known: BoolArray,
-        positions: Int64Array,
-        kinds: Int64Array,
-    ) -> Float32Array:
-        """Add the scores of both neighbours, the position and the kind."""
-        self.calls.append(("gap", len(forward)))
+    def score(self, head: Head, *inputs: Any) -> Float32Array:
+        """Look up the last two tokens; for a gap, add the scores of both sides, position and kind."""
+        self.calls.append((head, len(inputs[0])))
         tables = self._tables
-        right = tables["right"][backward[:, 1].astype(np.int64)]
-        scores = tables["left"][forward[:, 1].astype(np.int64)]
-        scores = scores + np.where(right_known[:, None], right, tables["unknown"])
+        if head != "gap":
+            before, last = inputs[0].astype(np.int64).T
+            scores = tables[head][last] + tables[f"{head}_before"][before] / 2
+            return self._normalised(scores, np.zeros(len(last), dtype=np.bool_))
+        left, right, known, positions, kinds = inputs
+        scores = tables["left"][left[:, 1].astype(np.int64)] + tables["kind"][kinds]
+        from_right = tables["right"][right[:, 1].astype(np.int64)]
+        scores += np.where(known[:, None], from_right, tables["unknown"])
         scores += tables["position"][np.minimum(positions, GAP_POSITIONS - 1)]
-        return self._normalised(scores + tables["kind"][kinds], positions > 0)
-
-    def _look_up(self, head: str, outputs: Float32Array) -> Float32Array:
-        self.calls.append((head, len(outputs)))
-        before, last = outputs.astype(np.int64).T
-        scores = self._tables[head][last] + self._tables[f"{head}_before"][before] / 2
-        return self._normalised(scores, np.zeros(len(outputs), dtype=np.bool_))
+        return self._normalised(scores, positions > 0)
 
     def _normalised(self, scores: Float32Array, can_end: BoolArray) -> Float32Array:
         allowed = np.tile(self._support, (len(scores), 1))

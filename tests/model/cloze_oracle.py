@@ -64,7 +64,7 @@ def normalised(values: dict[str, Any]) -> dict[str, float]:
 def run(runtime: TableRuntime, tower: Any, tokens: Sequence[int]) -> Any:
     """Return the state after tokens, which is also the output."""
     start = np.zeros((1, 2), dtype=np.float32)
-    return runtime.advance(tower, start, np.array([tokens]), np.array([len(tokens)]))[0]
+    return runtime.run_tower(tower, start, np.array([tokens]), np.array([len(tokens)]))[0]
 
 
 def gap_prob(
@@ -85,8 +85,8 @@ def gap_prob(
     for position, token in enumerate((*span, END_OF_GAP) if closed else span):
         forward = run(runtime, "forward", [START, *left, *span[:position]])
         known, positions, kinds = [right is not None], [position], [kind]
-        (row,) = runtime.gap_log_probabilities(
-            forward, backward, np.array(known), np.array(positions), np.array(kinds)
+        (row,) = runtime.score(
+            "gap", forward, backward, np.array(known), np.array(positions), np.array(kinds)
         )
         log_prob += float(row[token])
     return float(np.exp(log_prob))
@@ -94,8 +94,8 @@ def gap_prob(
 
 def chain(runtime: TableRuntime, tower: Any, before: list[int], tokens: list[int]) -> float:
     """Return log P of *tokens*, one after the other, by the tower's own head."""
-    head = (
-        runtime.next_log_probabilities if tower == "forward" else runtime.previous_log_probabilities
-    )
-    rows = [head(run(runtime, tower, before + tokens[:n]))[0] for n in range(len(tokens))]
+    head: Any = "next" if tower == "forward" else "previous"
+    rows = [
+        runtime.score(head, run(runtime, tower, before + tokens[:n]))[0] for n in range(len(tokens))
+    ]
     return float(sum(row[token] for row, token in zip(rows, tokens, strict=True)))

@@ -116,13 +116,16 @@ def test_a_long_text_does_not_hold_a_short_one_up() -> None:
 def test_calls_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
     """More rows than fit make more calls, long rows sooner than short ones, and every call is reported."""
     monkeypatch.setattr("model.batching.TOWER_TOKENS", 3)
-    seen: list[tuple[str, int]] = []
+    seen: list[tuple[str, int, int]] = []
     table = TableRuntime(TOKENIZER)
     table.head_rows = 2
-    scheduler = Scheduler(table, lambda kind, rows: seen.append((kind, rows)))
+    scheduler = Scheduler(
+        table, lambda kind, rows, network_rows: seen.append((kind, rows, network_rows))
+    )
     scheduler.add(1, requesting([SCORE] * 5, [run(261)] * 4, [run(261, 262)] * 2))
     finish(scheduler)
-    assert seen == [("next", 2), ("next", 2), ("next", 1), *[("forward", n) for n in (3, 1, 1, 1)]]
+    assert seen[:3] == [("next", 2, 2), ("next", 2, 2), ("next", 1, 1)]
+    assert seen[3:] == [("forward", *rows) for rows in ((3, 3), (1, 1), (1, 2), (1, 2))]
 
 
 def test_a_failing_decoder_fails_alone() -> None:
@@ -149,10 +152,10 @@ def test_a_row_that_breaks_a_call_fails_alone() -> None:
     """If the network fails on one row, only its decoder fails, and its other rows go with it."""
 
     class Picky(TableRuntime):
-        def next_log_probabilities(self, outputs: Float32Array) -> Float32Array:
-            if np.isnan(outputs).any():
+        def score(self, head: Any, *inputs: Any) -> Float32Array:
+            if np.isnan(inputs[0]).any():
                 raise RuntimeError("not a number")
-            return super().next_log_probabilities(outputs)
+            return super().score(head, *inputs)
 
     scheduler = Scheduler(Picky(TOKENIZER))
     scheduler.add(

@@ -93,8 +93,8 @@ def test_next_token_is_the_networks_corrected_by_the_text() -> None:
     predictor = table_predictor(RUNTIME, search=SearchOptions(0, 64, 8, 0, 0, 64, 8, 0, 64))
     tokens = [START, *TOKENIZER.encode(text)]
     start = initial_states(RUNTIME.sizes, "forward", 1)
-    _, outputs = RUNTIME.advance("forward", start, np.array([tokens]), np.array([len(tokens)]))
-    network = np.exp(RUNTIME.next_log_probabilities(outputs[:, -1]))[0]
+    _, outputs = RUNTIME.run_tower("forward", start, np.array([tokens]), np.array([len(tokens)]))
+    network = np.exp(RUNTIME.score("next", outputs[:, -1]))[0]
     boundary = TokenIndex(TOKENIZER).last_stable_boundary(text)
     counted = np.array([START, *TOKENIZER.encode(text[:boundary])])
     expected = CacheLM(counted, TOKENIZER.background).mix(network, tokens[-3:])

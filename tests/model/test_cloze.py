@@ -110,9 +110,10 @@ def test_words_that_begin_alike_share_rows() -> None:
     class Watched(TableRuntime):
         scored: list[bytes] = []  # noqa: RUF012 - one instance
 
-        def next_log_probabilities(self, outputs: Any) -> Any:
-            self.scored += [output.tobytes() for output in outputs]
-            return super().next_log_probabilities(outputs)
+        def score(self, head: Any, *inputs: Any) -> Any:
+            if head == "next":
+                self.scored += [output.tobytes() for output in inputs[0]]
+            return super().score(head, *inputs)
 
     runtime = Watched(TOKENIZER)
     before = run(runtime, "forward", [START, *ids("go ", "to ")])[0]
@@ -261,10 +262,10 @@ def test_blanks_to_the_right_are_read_as_blanks_first() -> None:
     lines: list[list[int]] = []
 
     class Watched(TableRuntime):
-        def advance(self, tower: Any, states: Any, tokens: Any, lengths: Any) -> Any:
+        def run_tower(self, tower: Any, states: Any, tokens: Any, lengths: Any) -> Any:
             if tower == "backward":
                 lines.append(tokens[0, : lengths[0]].tolist())
-            return super().advance(tower, states, tokens, lengths)
+            return super().run_tower(tower, states, tokens, lengths)
 
     fill("go ____ to ____.", runtime=Watched(TOKENIZER))
     assert lines[:2] == [[END, *ids(".")], [BLANK, *ids("to ")]]

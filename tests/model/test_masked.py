@@ -71,13 +71,13 @@ def test_runtimes_compute_the_formulas_whatever_the_padding(tmp_path: Path, cell
     lengths = np.array([len(line) for line in lines])
     padded = np.array([line + [7] * (5 - len(line)) for line in lines])
     for name, runtime in runtimes(checkpoint).items():
-        rows = runtime.fill_log_probabilities(padded, lengths, places)
+        rows = runtime.score("fill", padded, lengths, places)
         reference = oracle(checkpoint, quantised=name == "int8")
         for n, line in enumerate(lines):
             expected = reference.fill(line, int(places[n]))
             tolerance = SAME_ROUNDING if name == "int8" else EXACT
             np.testing.assert_allclose(rows[n], expected, rtol=0, atol=tolerance)
-            alone = runtime.fill_log_probabilities(np.array([line]), lengths[[n]], places[[n]])
+            alone = runtime.score("fill", np.array([line]), lengths[[n]], places[[n]])
             assert np.array_equal(alone[0], rows[n])
 
 
@@ -132,4 +132,4 @@ def test_other_networks_refuse_whole_lines(tiny_checkpoint: Path) -> None:
     one = np.array([1])
     for runtime in runtimes(load_checkpoint(tiny_checkpoint)).values():
         with pytest.raises(LacunaError, match="stacked_bidirectional"):
-            runtime.fill_log_probabilities(np.array([[START, BLANK]]), one + 1, one)
+            runtime.score("fill", np.array([[START, BLANK]]), one + 1, one)

@@ -55,7 +55,7 @@ def brute_force(runtime: TableRuntime, text: str, depth: int) -> tuple[dict[str,
 
     def walk(states: Any, spelled: str, prob: float, tokens: int) -> None:
         nonlocal undecided
-        (row,) = np.exp(runtime.next_log_probabilities(states).astype(np.float64))
+        (row,) = np.exp(runtime.score("next", states).astype(np.float64))
         for token in np.flatnonzero(row).tolist():
             now, here = spelled + surfaces[token], prob * float(row[token])
             if not now.startswith(target):
@@ -83,7 +83,7 @@ def brute_force(runtime: TableRuntime, text: str, depth: int) -> tuple[dict[str,
         return suffix[: start + sizes[0] if sizes else None] if body else None
 
     def run(states: Any, *tokens: int) -> Any:
-        return runtime.advance("forward", states, np.array([tokens]), np.array([len(tokens)]))[0]
+        return runtime.run_tower("forward", states, np.array([tokens]), np.array([len(tokens)]))[0]
 
     walk(run(np.zeros((1, 2), dtype=np.float32), START, *left), "", 1.0, depth)
     total = sum(done.values()) + undecided
@@ -204,7 +204,9 @@ def test_long_word_in_a_small_vocabulary_is_spelled_out() -> None:
     order = [tokenizer.surfaces.index(letter) for letter in f" {word} "]
 
     class Speller(TableRuntime):
-        def next_log_probabilities(self, outputs: Any) -> Any:
+        def score(self, head: Any, *inputs: Any) -> Any:
+            del head
+            (outputs,) = inputs
             rows = np.full((len(outputs), tokenizer.size), -np.inf, dtype=np.float32)
             rows[:, order] = np.log(0.1 / len(word))
             for row, output in zip(rows, outputs, strict=True):

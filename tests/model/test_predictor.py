@@ -61,7 +61,7 @@ def test_bad_queries_are_refused_by_name(query: Query, field: str, words: str) -
 )
 def test_limits_are_those_given(query: Query) -> None:
     """A predictor with lower limits refuses what exceeds them."""
-    few = predictor(Limits(text=3, top_k=2, blanks=1, choices=1))
+    few = predictor(Limits(characters=3, top_k=2, blanks=1, choices=1))
     assert answer(few, PredictQuery("a", 2))
     with pytest.raises(QueryError):
         few.start(query)
@@ -110,8 +110,8 @@ def test_a_bug_is_raised_not_returned() -> None:
     """An unnamed error is not mistaken for a bad query."""
 
     class Broken(TableRuntime):
-        def next_log_probabilities(self, outputs: Float32Array) -> Float32Array:
-            raise ZeroDivisionError(len(outputs))
+        def score(self, *_: Any) -> Float32Array:
+            raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         table_predictor(Broken(TOKENIZER)).run([PredictQuery("the ")])

@@ -27,7 +27,7 @@ def test_score_is_the_sum_over_the_tokens_of_the_text(text: str) -> None:
     """The end is not counted; line ends are read and cost nothing; long texts are no exception."""
     expected, read = 0.0, [0, START]
     for token in TOKENIZER.encode(normalise(text)):
-        (row,) = RUNTIME.next_log_probabilities(np.array([read[-2:]], dtype=np.float32))
+        (row,) = RUNTIME.score("next", np.array([read[-2:]], dtype=np.float32))
         expected += 0.0 if token == START else float(row[token])
         read.append(token)
     assert score(text).log_probability == pytest.approx(expected, rel=1e-6)
@@ -43,6 +43,6 @@ def test_bits_are_counted_by_normalised_characters() -> None:
 
 def test_log_probabilities_of_all_tokens_sum_to_one() -> None:
     """A text of one token has the token's share of a normalised distribution."""
-    row = RUNTIME.next_log_probabilities(np.array([[0, START]], dtype=np.float32))[0]
+    row = RUNTIME.score("next", np.array([[0, START]], dtype=np.float32))[0]
     assert score("我").log_probability == pytest.approx(float(row[TOKENIZER.surfaces.index("我")]))
     assert float(np.exp(row).sum()) == pytest.approx(1)
