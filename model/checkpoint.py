@@ -22,7 +22,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -36,15 +36,12 @@ from model.errors import CheckpointError, TokenizerError
 from model.files import replaced_directory
 from model.tokenizer import Tokenizer
 
-FORMAT_VERSION = 2
-CONFIG, TOKENIZER, WORD_END_PROBS, WEIGHTS, CARD, SUMS = (
-    "config.json",
-    "tokenizer.model",
-    "word_end_probs.f16",
-    "weights.safetensors",
-    "MODEL_CARD.md",
-    "SHA256SUMS",
-)
+CONFIG = "config.json"
+TOKENIZER = "tokenizer.model"
+WORD_END_PROBS = "word_end_probs.f16"
+WEIGHTS = "weights.safetensors"
+CARD = "MODEL_CARD.md"
+SUMS = "SHA256SUMS"
 REQUIRED = (CONFIG, TOKENIZER, WORD_END_PROBS, WEIGHTS, CARD)
 # Limits of what the header of weights may say: its bytes (safetensors' own limit) and one size of a tensor.
 MAX_HEADER_BYTES = 100_000_000
@@ -53,27 +50,49 @@ Capability = Literal["predict", "score", "cloze"]
 
 _SUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+# The fields of config.json that a Checkpoint has, too.
+_DESCRIPTION = ("name", "version", "network", "calibration", "languages", "scores", "training")
 _EXPORT_AGAIN = "export the checkpoint again"
 _COPY_AGAIN = "copy the checkpoint again"
 
 
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=STRICT)
+class CheckpointConfig:
+    """The content of ``config.json``.
+
+    Attributes:
+        format_version: rises when an old reader would misread a new checkpoint.
+        name: such as ``default``; 1 to 64 letters, digits, ``.``, ``_`` and ``-``.
+        version: its own version, by the same rule.
+        network: sizes and cell.
+        calibration: temperatures and rescoring weights.
+        languages: codes, such as ``zh``.
+        scores: figures of an evaluation, as ``training evaluate`` names them.
+        training: origin: data hash, git commit, seed, tokens seen, date.
+    """
+
+    format_version: Literal[2] = 2
+    name: Annotated[str, pydantic.Field(pattern=f"^{_NAME}$")]
+    version: Annotated[str, pydantic.Field(pattern=f"^{_NAME}$")]
+    network: NetworkConfig
+    calibration: Calibration
+    languages: tuple[str, ...]
+    scores: dict[str, Any]
+    training: dict[str, Any]
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint that has been verified and read.
+    """A checkpoint that has been verified and read, or an n-gram opened as if it were one.
 
     Attributes:
         directory: its path.
-        name: such as ``default``; 1 to 64 letters, digits, ``.``, ``_`` and ``-``.
-        version: its own version, by the same rule.
+        name, version, calibration, languages, scores, training: see :class:`CheckpointConfig`.
         digest: SHA-256 of SHA256SUMS, hexadecimal: changes when any file does.
         network: sizes, of an n-gram as well.
-        calibration: temperatures and rescoring weights.
         tokenizer: tokens.
-        languages: codes, such as ``zh``.
         word_end_probs: by token, the share of its occurrences in the training text that no letter follows;
             used for tokens that end in a letter.
-        scores: figures of an evaluation, as ``training evaluate`` names them.
-        training: origin: data hash, git commit, seed, tokens seen, date.
         files: the listed files, whose sums were right; no other may be opened.
     """
 
@@ -91,11 +110,11 @@ class Checkpoint:
     files: frozenset[str] = frozenset()
 
     @property
-    def network_config(self) -> NetworkConfig:
-        """Sizes of a network; CheckpointError for an n-gram, which has neither weights nor graphs."""
+    def config(self) -> CheckpointConfig:
+        """The content of config.json; CheckpointError for an n-gram, which has no network."""
         if not isinstance(self.network, NetworkConfig):
             raise CheckpointError(f"{self.directory} holds no network; name the directory of one")
-        return self.network
+        return CheckpointConfig(**{field: getattr(self, field) for field in _DESCRIPTION})
 
     @property
     def capabilities(self) -> tuple[Capability, ...]:
@@ -105,20 +124,6 @@ class Checkpoint:
         """
         stacked = self.network.architecture == "stacked_bidirectional"
         return ("cloze",) if stacked else ("predict", "score", "cloze")
-
-
-@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
-class _Config:
-    """The content of ``config.json``."""
-
-    format_version: Literal[2]
-    name: Annotated[str, pydantic.Field(pattern=f"^{_NAME}$")]
-    version: Annotated[str, pydantic.Field(pattern=f"^{_NAME}$")]
-    network: NetworkConfig
-    calibration: Calibration
-    languages: list[str]
-    scores: dict[str, Any]
-    training: dict[str, Any]
 
 
 def is_checkpoint(directory: Path) -> bool:
@@ -152,17 +157,11 @@ def load_checkpoint(directory: Path) -> Checkpoint:
         )
     return Checkpoint(
         directory=directory,
-        name=config.name,
-        version=config.version,
         digest=digest,
-        network=config.network,
-        calibration=config.calibration,
         tokenizer=tokenizer,
-        languages=tuple(config.languages),
         word_end_probs=_read_word_end_probs(directory / WORD_END_PROBS, tokenizer.size),
-        scores=config.scores,
-        training=config.training,
         files=frozenset(listed),
+        **{field: getattr(config, field) for field in _DESCRIPTION},
     )
 
 
@@ -199,49 +198,26 @@ def count_parameters(directory: Path) -> int:
 
 def write_checkpoint(
     directory: Path,
-    *,
-    name: str,
-    version: str,
-    network: NetworkConfig,
-    calibration: Calibration,
-    languages: tuple[str, ...],
-    scores: Mapping[str, Any],
-    training: Mapping[str, Any],
+    config: CheckpointConfig,
     files: Mapping[str, bytes],
+    *,
     overwrite: bool = False,
 ) -> Checkpoint:
     """Write a checkpoint next to its final name, load it, and rename it into place.
 
     Args:
         directory: final name; missing parents are made.
-        name: see :class:`Checkpoint`, as are *version*, *network*, *calibration*, *languages*, *scores*, *training*.
-        version: its own version.
-        network: sizes and cell.
-        calibration: temperatures and rescoring weights.
-        languages: codes.
-        scores: figures of an evaluation.
-        training: origin.
+        config: what ``config.json`` will hold.
         files: every other file, by its path inside the directory: tokenizer, weights, graphs, model card.
         overwrite: replace an existing checkpoint (:func:`model.files.replaced_directory`); its unlisted
             files are copied.
 
     Raises:
-        CheckpointError: *directory* exists and may not be replaced, or a name or file is invalid.
+        CheckpointError: *directory* exists and may not be replaced, or a file is invalid.
         OSError: the disk is full or read-only; an existing checkpoint is untouched.
     """
-    check_target(directory, name, version, overwrite)
-    config = {
-        "format_version": FORMAT_VERSION,
-        "name": name,
-        "version": version,
-        "network": network.to_dict(),
-        "calibration": calibration.to_dict(),
-        "languages": list(languages),
-        "scores": dict(scores),
-        "training": dict(training),
-    }
-    text = json.dumps(config, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
-    contents = {**files, CONFIG: text.encode()}
+    check_target(directory, config.name, config.version, overwrite)
+    contents = {**files, CONFIG: _to_json(config)}
     sums = [f"{hashlib.sha256(contents[path]).hexdigest()}  {path}\n" for path in sorted(contents)]
     contents[SUMS] = "".join(sums).encode()
     with replaced_directory(directory) as fresh:
@@ -303,18 +279,13 @@ def revise_checkpoint(
     files = {path: (directory / path).read_bytes() for path in old.files - {CONFIG}}
     if card is not None:
         files[CARD] = card.encode()
-    return write_checkpoint(
-        output or directory,
-        name=old.name,
+    config = replace(
+        old.config,
         version=version or old.version,
-        network=old.network_config,
         calibration=calibration or old.calibration,
-        languages=old.languages,
-        scores=old.scores if scores is None else scores,
-        training=old.training,
-        files=files,
-        overwrite=output is None,
+        scores=old.scores if scores is None else dict(scores),
     )
+    return write_checkpoint(output or directory, config, files, overwrite=output is None)
 
 
 def _verify_sums(directory: Path) -> tuple[str, set[str]]:
@@ -357,12 +328,8 @@ def _verify_sums(directory: Path) -> tuple[str, set[str]]:
 def _check_path(directory: Path, path: str) -> None:
     """Refuse names that lead out of the checkpoint; symbolic links are the owner's own decision."""
     pure = PurePosixPath(path)
-    if (
-        pure.is_absolute()
-        or ".." in pure.parts
-        or str(pure) != path
-        or any(character in path for character in "\\\0")
-    ):
+    plain = str(pure) == path and not {"\\", "\0"} & {*path}
+    if not plain or pure.is_absolute() or ".." in pure.parts:
         raise CheckpointError(
             f"{directory / SUMS}: {path!r} is not a plain path inside the checkpoint; {_EXPORT_AGAIN}"
         )
@@ -384,17 +351,21 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
         ) from error
 
 
-def _read_config(path: Path) -> _Config:
+def _to_json(config: CheckpointConfig) -> bytes:
+    """Return the bytes of config.json; ValueError for NaN and infinity."""
+    text = json.dumps(asdict(config), ensure_ascii=False, indent=2, allow_nan=False)
+    return f"{text}\n".encode()
+
+
+def _read_config(path: Path) -> CheckpointConfig:
     with _opened(path) as file:
         data = file.read()
     try:
-        config = parse(_Config, data)
-        values = asdict(config)
-        json.dumps(values, allow_nan=False)
-        if values != json.loads(data):
+        config = parse(CheckpointConfig, data)
+        if json.loads(_to_json(config)) != json.loads(data):
             raise CheckpointError("a field of network or calibration is missing")
     except (CheckpointError, ValueError) as error:  # ValueError: NaN or 1e999
-        remedy = f"{_EXPORT_AGAIN}, or upgrade Lacuna if format_version is above {FORMAT_VERSION}"
+        remedy = f"{_EXPORT_AGAIN}, or upgrade Lacuna if format_version is above 2"
         raise CheckpointError(f"{path}: {error}; {remedy}") from error
     return config
 
@@ -415,11 +386,8 @@ def _copy_unlisted(old: Path, new: Path) -> None:
     sums = (old / SUMS).read_text(encoding="utf-8", errors="replace")
     listed = {match[2] for line in sums.split("\n") if (match := _SUM_LINE.fullmatch(line))}
     for path in old.rglob("*"):
-        name = path.relative_to(old)
-        if (
-            (path.is_symlink() or not path.is_dir())
-            and name.as_posix() not in listed
-            and not (new / name).exists()
-        ):
-            (new / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, new / name, follow_symlinks=False)
+        target = new / path.relative_to(old)
+        folder = path.is_dir() and not path.is_symlink()
+        if not folder and path.relative_to(old).as_posix() not in listed and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, target, follow_symlinks=False)

@@ -53,7 +53,7 @@ def open_onnx_runtime(checkpoint: Checkpoint, threads: int = 1) -> "OnnxRuntime"
             raise CheckpointError(
                 f"{checkpoint.directory}: SHA256SUMS does not list {path}; {_EXPORT_AGAIN}"
             )
-    return OnnxRuntime(checkpoint.directory, checkpoint.network_config, threads)
+    return OnnxRuntime(checkpoint.directory, checkpoint.config.network, threads)
 
 
 class OnnxRuntime:

@@ -159,7 +159,7 @@ def open_runtime(
             raise CheckpointError(
                 f"device {device} needs torch and safetensors: pip install -e '.[gpu]'"
             ) from error
-        runtime = open_torch_runtime(checkpoint.directory, checkpoint.network_config, device)
+        runtime = open_torch_runtime(checkpoint.directory, checkpoint.config.network, device)
     try:
         check_runtime(runtime)
     except Exception as error:  # onnxruntime's errors have no base of their own

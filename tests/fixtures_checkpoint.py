@@ -9,7 +9,7 @@ import numpy as np
 import sentencepiece
 from safetensors.numpy import save
 
-from model.checkpoint import Checkpoint, write_checkpoint
+from model.checkpoint import Checkpoint, CheckpointConfig, write_checkpoint
 from model.config import GAP_CODE_SIZE, GAP_POSITIONS, GATES, Calibration, NetworkConfig
 from model.tokenizer import BLANK, CONTROL_TOKENS, END, END_OF_GAP, START, UNKNOWN, Tokenizer
 from training.onnx_graphs import build_graphs
@@ -112,8 +112,7 @@ def build_tiny_checkpoint(
             f"onnx-fp32/{name}": content
             for name, content in build_graphs(network, weights, "fp32").items()
         }
-    return write_checkpoint(
-        directory,
+    described = CheckpointConfig(
         name="tiny",
         version="1",
         network=network,
@@ -121,5 +120,5 @@ def build_tiny_checkpoint(
         languages=("zh", "en"),
         scores={},
         training={"seed": seed},
-        files=files,
     )
+    return write_checkpoint(directory, described, files)

@@ -339,7 +339,7 @@ def _run_config(
     return RunConfig(
         name=f"{base.name}-adapted",
         data=DataOptions(str(prepared.directory), rows=32, weights=weights),
-        network=base.network_config,
+        network=base.config.network,
         optimizer=OptimizerOptions(schedule="constant", warmup_steps=0),
         seed=options.seed,
         steps=1,

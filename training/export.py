@@ -30,6 +30,7 @@ from model.checkpoint import (
     WEIGHTS,
     WORD_END_PROBS,
     Checkpoint,
+    CheckpointConfig,
     check_target,
     word_end_probs_file,
     write_checkpoint,
@@ -139,18 +140,18 @@ def export(options: ExportOptions) -> Checkpoint:
         files[WORD_END_PROBS] = (base.directory / WORD_END_PROBS).read_bytes()
     calibration = base.calibration if base else Calibration()
     next_temperature = calibration.next_temperature | temperatures
-    values: dict[str, Any] = {
-        "name": name,
-        "version": options.version,
-        "network": sizes,
-        "calibration": replace(calibration, next_temperature=next_temperature),
-        "languages": base.languages if base else _languages(sources),
-        "scores": {},
-        "training": _provenance(stages, prepared, cost, base),
-    }
+    described = CheckpointConfig(
+        name=name,
+        version=options.version,
+        network=sizes,
+        calibration=replace(calibration, next_temperature=next_temperature),
+        languages=tuple(base.languages if base else _languages(sources)),
+        scores={},
+        training=_provenance(stages, prepared, cost, base),
+    )
     parameters = sum(value.size for value in weights.values())
-    files[CARD] = model_card(parameters=parameters, **values).encode()
-    return write_checkpoint(options.output, **values, files=files, overwrite=options.overwrite)
+    files[CARD] = model_card(described, parameters).encode()
+    return write_checkpoint(options.output, described, files, overwrite=options.overwrite)
 
 
 def read_stages(state: Path) -> list[Stage]:

@@ -51,7 +51,7 @@ def test_graphs_that_cannot_be_run_are_named(damaged: Checkpoint) -> None:
     """A graph of another head or of other sizes, a torn one and a missing one are named with the path."""
     onnx_folder = damaged.directory / "onnx"
     gap, next_ = onnx_folder / "gap.onnx", onnx_folder / "next.onnx"
-    larger = dataclasses.replace(damaged.network_config, forward_layers=3)
+    larger = dataclasses.replace(damaged.config.network, forward_layers=3)
     with pytest.raises(CheckpointError, match=r"forward\.onnx has width 96, .* says 144"):
         OnnxRuntime(damaged.directory, larger)
     shutil.copy(next_, gap)

@@ -55,7 +55,7 @@ def checkpoint(
 @functools.cache
 def opened(name: str, directory: Path) -> Runtime:
     """One of RUNTIMES on a checkpoint; opened once."""
-    config = load_checkpoint(directory).network_config
+    config = load_checkpoint(directory).config.network
     if name == "torch":
         return open_torch_runtime(directory, config, "cpu")
     return OnnxRuntime(directory, config, precision="int8" if name == "int8" else "fp32")
@@ -64,7 +64,7 @@ def opened(name: str, directory: Path) -> Runtime:
 def reference(checkpoint: Checkpoint, *, quantised: bool = False) -> ReferenceNetwork:
     """The numpy network with the checkpoint's weights."""
     weights = load_file(checkpoint.directory / "weights.safetensors")
-    return ReferenceNetwork(checkpoint.network_config, weights, quantised=quantised)
+    return ReferenceNetwork(checkpoint.config.network, weights, quantised=quantised)
 
 
 def random_rows(generator: np.random.Generator, *shape: int) -> np.ndarray:
@@ -214,7 +214,7 @@ def test_real_sizes_and_threads_change_no_bit(tmp_path: Path, precision: str) ->
     directory = tmp_path / "wide"
     sizes = build_tiny_checkpoint(
         directory, embedding_size=256, hidden_size=480, gap_hidden_size=384
-    ).network_config
+    ).config.network
     single, double = (OnnxRuntime(directory, sizes, count, precision) for count in (1, 2))  # type: ignore[arg-type]
     generator = np.random.default_rng(3)
     states = random_rows(generator, 33, sizes.state_size("forward"))
@@ -312,7 +312,7 @@ print(sorted({"torch", "onnx", "safetensors"} & sys.modules.keys()))
 @pytest.mark.filterwarnings("ignore:RNN module weights are not part of")
 def test_gpu_agrees_and_is_batch_invariant(checkpoint: Checkpoint) -> None:
     """On a GPU a row is bit for bit the same alone and among 300, and close to the CPU's."""
-    sizes = checkpoint.network_config
+    sizes = checkpoint.config.network
     runtime = open_torch_runtime(checkpoint.directory, sizes, "cuda")
     generator = np.random.default_rng(0)
     states = random_rows(generator, 300, sizes.state_size("forward"))

@@ -16,7 +16,7 @@ from model.torch_runtime import open_torch_runtime
 
 def test_weights_in_half_precision_are_read(tmp_path: Path, tiny_checkpoint: Path) -> None:
     """Float16 weights are computed with in float32, so only their rounding differs."""
-    config = load_checkpoint(tiny_checkpoint).network_config
+    config = load_checkpoint(tiny_checkpoint).config.network
     weights = load_file(tiny_checkpoint / "weights.safetensors")
     halved = {name: value.astype(np.float16) for name, value in weights.items()}
     save_file(halved, tmp_path / "weights.safetensors")
@@ -29,7 +29,7 @@ def test_weights_in_half_precision_are_read(tmp_path: Path, tiny_checkpoint: Pat
 
 def test_weights_that_do_not_fit_are_named(tmp_path: Path, tiny_checkpoint: Path) -> None:
     """Weights of another network, and a file without any, are named with the path."""
-    config = load_checkpoint(tiny_checkpoint).network_config
+    config = load_checkpoint(tiny_checkpoint).config.network
     with pytest.raises(CheckpointError, match=r"weights\.safetensors does not fit"):
         open_torch_runtime(tiny_checkpoint, dataclasses.replace(config, forward_layers=3), "cpu")
     (tmp_path / "weights.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0not json")

@@ -56,16 +56,7 @@ def test_only_stacked_networks_lack_the_cache_lm(copy: Path) -> None:
     sizes = {"backward_layers": 0, "gap_hidden_size": 0}
     stacked = replace(checkpoint.network, architecture="stacked_bidirectional", **sizes)
     for network, counted in ((checkpoint.network, True), (stacked, False)):
-        card = model_card(
-            name="a",
-            version="1",
-            network=network,
-            calibration=checkpoint.calibration,
-            languages=checkpoint.languages,
-            scores={},
-            training={},
-            parameters=1,
-        )
+        card = model_card(replace(checkpoint.config, network=network), 1)
         assert ("`history`" in card) is counted
 
 

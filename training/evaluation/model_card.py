@@ -8,12 +8,12 @@ data come from a file of notes.
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from model.checkpoint import count_parameters, load_checkpoint, revise_checkpoint
-from model.config import Calibration, NetworkConfig
+from model.checkpoint import CheckpointConfig, count_parameters, load_checkpoint, revise_checkpoint
+from model.config import Calibration
 from model.errors import ExportError
 from training.evaluation.report import table
 from training.options import argument, option
@@ -50,15 +50,9 @@ def run(options: CardOptions) -> int:
     checkpoint = load_checkpoint(options.checkpoint)
     scores = read_scores(options.scores) if options.scores else checkpoint.scores
     card = model_card(
-        name=checkpoint.name,
-        version=checkpoint.version,
-        network=checkpoint.network_config,
-        calibration=checkpoint.calibration,
-        languages=checkpoint.languages,
-        scores=scores,
-        training=checkpoint.training,
-        parameters=count_parameters(checkpoint.directory),
-        notes=_read_text(options.notes) if options.notes else "",
+        replace(checkpoint.config, scores=scores),
+        count_parameters(checkpoint.directory),
+        _read_text(options.notes) if options.notes else "",
     )
     revised = revise_checkpoint(options.checkpoint, scores=scores, card=card)
     sys.stdout.write(f"{revised.directory} {revised.digest}\n")
@@ -93,23 +87,15 @@ def read_scores(path: Path) -> dict[str, dict[str, Any]]:
         ) from error
 
 
-def model_card(
-    *,
-    name: str,
-    version: str,
-    network: NetworkConfig,
-    calibration: Calibration,
-    languages: Sequence[str],
-    scores: Mapping[str, Any],
-    training: Mapping[str, Any],
-    parameters: int,
-    notes: str = "",
-) -> str:
+def model_card(config: CheckpointConfig, parameters: int, notes: str = "") -> str:
     """Return the Markdown of a model card.
 
-    The first seven arguments are attributes of :class:`model.checkpoint.Checkpoint`. *parameters*
-    is the count of trained numbers, *notes* is Markdown on data and licences.
+    Args:
+        config: the content of config.json.
+        parameters: count of trained numbers.
+        notes: Markdown on data and licences.
     """
+    network, training = config.network, config.training
     layers = f"forward tower of {network.forward_layers} layer(s)"
     purpose, limits = "Predicts the next word and fills blanks", f"{LIMITS}\n{CACHE_LM}"
     if network.architecture == "two_towers":
@@ -125,11 +111,18 @@ def model_card(
         "Data and licences": _data(training.get("data", []))
         + (notes.strip() or "Licences: see the sources of the data; none were recorded at export."),
         "Scores": "\n\n".join(
-            [_scores(scores), _cost(training.get("quantisation_cost", {})), _fitted(calibration)]
+            [
+                _scores(config.scores),
+                _cost(training.get("quantisation_cost", {})),
+                _fitted(config.calibration),
+            ]
         ),
         "Limits": limits,
     }
-    parts = [f"# {name} {version}", f"{purpose}. Languages: {', '.join(languages)}."]
+    parts = [
+        f"# {config.name} {config.version}",
+        f"{purpose}. Languages: {', '.join(config.languages)}.",
+    ]
     parts += [f"## {title}\n\n{text.strip()}" for title, text in sections.items()]
     return "\n\n".join(parts) + "\n"
 

@@ -58,7 +58,7 @@ def open_system(
     if is_ngram(directory):
         about |= _about_ngram(checkpoint)
         return EvaluatedSystem(checkpoint.name, predictor, about)
-    network, tokens = checkpoint.network_config, checkpoint.training.get("tokens_seen")
+    network, tokens = checkpoint.config.network, checkpoint.training.get("tokens_seen")
     layers = f"{network.forward_layers} forward and {network.backward_layers} backward"
     files = [path for path in directory.rglob("*") if path.is_file()]
     about |= {
