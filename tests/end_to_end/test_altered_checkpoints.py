@@ -1,0 +1,130 @@
+"""Random damage to a checkpoint: it is refused, or answers sanely and never differently under the old digest.
+
+After *sealed* damage the sums are written again, as by an attacker. Each case runs in a separate process with
+limits, because ONNX Runtime reads a damaged graph.
+"""
+
+import hashlib
+import json
+import math
+import random
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model.checkpoint import SUMS
+from model.errors import CheckpointError
+from model.predictor import Predictor, open_model
+from model.queries import ClozeQuery, PredictQuery, ScoreQuery
+from tests.end_to_end.test_any_text import is_sane
+from tests.service.server_process import ROOT
+
+pytestmark = pytest.mark.slow
+SEEDS, SECONDS, ADDRESS_BYTES = 25, 240, 8 << 30
+QUERIES = (
+    PredictQuery("I like to go to the th", 20),
+    ClozeQuery("我的手机坏了,我打算____一部新____。", top_k=3),
+    ScoreQuery("She said that he would like the other theme."),
+)
+Damage = Callable[[bytes, random.Random], bytes]
+
+
+def _flip(content: bytes, luck: random.Random) -> bytes:
+    changed = bytearray(content)
+    for _ in range(luck.choice((1, 1, 8, 64))):
+        changed[luck.randrange(len(changed))] ^= 1 << luck.randrange(8)
+    return bytes(changed)
+
+
+def _cut(content: bytes, luck: random.Random) -> bytes:
+    return content[: luck.choice((0, 1, len(content) // 2, len(content) - 1))]
+
+
+def _lengthen(content: bytes, luck: random.Random) -> bytes:
+    return content + luck.choice((b"\0", b"\n", luck.randbytes(100), content))
+
+
+def _overwrite(content: bytes, luck: random.Random) -> bytes:
+    start, length = luck.randrange(len(content)), luck.choice((16, 4096))
+    filling = luck.choice((b"\0", b"\xff", np.float32(math.nan).tobytes()))
+    return (content[:start] + filling * length + content[start + length * len(filling) :])[
+        : len(content)
+    ]
+
+
+DAMAGES: dict[str, Damage] = {
+    "flip": _flip,
+    "cut": _cut,
+    "lengthen": _lengthen,
+    "overwrite": _overwrite,
+}
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_damage_is_refused_or_harmless(
+    tiny_checkpoint: Path, tmp_path: Path, kind: str, sealed: bool
+) -> None:
+    """No crash, no hang, no insane answer, and no other answer under the old digest."""
+    command = [sys.executable, "-m", "tests.end_to_end.test_altered_checkpoints"]
+    command += [str(tiny_checkpoint), str(tmp_path / "copy"), kind, str(int(sealed))]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    outcomes = json.loads(done.stdout)
+    assert len(outcomes) == SEEDS
+    assert "refused" in outcomes
+    assert sealed or set(outcomes) <= {"refused", "same"}
+
+
+def main(original: Path, copy: Path, kind: str, sealed: bool) -> None:
+    """Damage and try copies, one after the other; print the outcomes as JSON."""
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_BYTES, ADDRESS_BYTES))
+    expected = _ask(original)
+    outcomes = []
+    for seed in range(SEEDS):
+        luck = random.Random(f"{kind} {seed}")
+        shutil.copytree(original, copy)
+        names = [line[66:] for line in (copy / SUMS).read_text("utf-8").splitlines()]
+        served = [name for name in names if not name.startswith("onnx-fp32")]
+        damaged = copy / luck.choice(served if sealed else [*served, SUMS])
+        damaged.write_bytes(DAMAGES[kind](damaged.read_bytes(), luck))
+        if sealed:
+            sums = [hashlib.sha256((copy / name).read_bytes()).hexdigest() for name in names]
+            lines = [f"{total}  {name}\n" for total, name in zip(sums, names, strict=True)]
+            (copy / SUMS).write_text("".join(lines), encoding="utf-8")
+        try:
+            digest, answers = _ask(copy)
+        except CheckpointError:
+            outcomes.append("refused")
+        else:
+            assert all(map(is_sane, answers)), damaged.name
+            same = answers == expected[1]
+            assert same or digest != expected[0], damaged.name
+            outcomes.append("same" if same else "another digest")
+        shutil.rmtree(copy)
+    sys.stdout.write(json.dumps(outcomes))
+
+
+def _ask(directory: Path) -> tuple[str, list[dict[str, Any]]]:
+    """Return digest and answers.
+
+    Raises:
+        CheckpointError: the checkpoint is refused.
+    """
+    checkpoint, runtime = open_model(directory)
+    answers = Predictor(checkpoint, runtime).run(QUERIES)
+    return checkpoint.digest, [asdict(answer) for answer in answers]  # type: ignore[call-overload]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4] == "1")
