@@ -152,8 +152,8 @@ class Engine:
         """Queue one request, and return its job. Call `cancel` to give up waiting.
 
         Args:
-            queries: what is asked. The job's future raises `ItemError` if one cannot be answered.
-            tenant: who asks; tenants share no cache.
+            queries: one per text. The job's future raises `ItemError` if one cannot be answered.
+            tenant: the sender; tenants share no cache.
             seconds: until its deadline.
 
         Raises:

@@ -47,7 +47,7 @@ class Simulation:
     now: float = 0.0
 
     def run(self, until: float) -> "Simulation":
-        """Simulate so many seconds."""
+        """Simulate *until* seconds."""
         dice = random.Random(7)
         mean = sum(cost for _, cost in self.queries) / len(self.queries) / self.rate
         waiting: deque[list[Any]] = deque()

@@ -43,7 +43,7 @@ def of(name: str, more: str = "", token: str = "") -> str:
 
 
 def test_entries_are_read() -> None:
-    """Name, hash, limits and rights of each key are read; limits that are left out are None."""
+    """Name, hash, limits and rights of each key are read; missing limits are None."""
     text = "# people\n" + entry(texts_per_minute=600, characters_per_minute=0, admin="true")
     first, second = parse_keys(text + entry(name='"b.2_-"', sha256=f'"{OTHER.upper()}"'))
     assert first.model_dump() == {
@@ -99,7 +99,7 @@ def test_a_wrong_file_is_an_error_that_shows_no_key(
 
 
 def test_a_file_that_cannot_be_read_is_refused_at_once(tmp_path: Path) -> None:
-    """A missing file, bytes that are not text, a pipe that nobody writes to and a directory are errors."""
+    """A missing file, bytes that are not text, a pipe without a writer and a directory are errors."""
     (tmp_path / "bytes").write_bytes(b"# \xff")
     os.mkfifo(tmp_path / "pipe")
     for name, message in {
@@ -113,7 +113,7 @@ def test_a_file_that_cannot_be_read_is_refused_at_once(tmp_path: Path) -> None:
 
 
 def test_plain_keys_are_named_by_their_positions() -> None:
-    """Keys of the environment get names of their own, no limits and no rights beyond asking."""
+    """Keys of the environment get reserved names, no limits and no rights to administer."""
     first, second = parse_plain_keys([KEY, f"{KEY}2"])
     assert first == Key.model_construct(name="env-1", sha256=SHA256)
     assert second.name == "env-2"
@@ -311,7 +311,7 @@ def test_the_watch_survives_faults_and_shows_a_disk_that_hangs(
 
 @pytest.mark.fault
 def test_a_wrong_file_at_the_start_is_an_error(tmp_path: Path) -> None:
-    """Without usable keys there is no ring, so no service that everybody may use."""
+    """Without usable keys the service does not start, so that it is never open to everybody."""
     with pytest.raises(KeysError):
         Ring(tmp_path, "")
 

@@ -239,7 +239,7 @@ def test_a_request_can_be_cancelled_while_its_texts_are_checked() -> None:
 
 
 def test_nothing_is_accepted_while_loading_or_draining_or_after_the_end() -> None:
-    """A request is refused at once if nobody would answer it."""
+    """A request is refused at once if it would not be answered."""
 
     async def scenario() -> None:
         model = FakeModel()
@@ -274,7 +274,7 @@ def test_stop_finishes_what_was_accepted() -> None:
 
 
 def test_a_failed_load_is_reported() -> None:
-    """What the load raises reaches the event loop, and the engine is not alive."""
+    """An exception of the load reaches the event loop, and the engine is not alive."""
 
     async def scenario() -> None:
         outcomes: list[LoadedModel | Exception] = []
@@ -328,7 +328,7 @@ def test_a_stuck_step_shows_and_is_logged_once(
 def test_an_engine_that_died_leaves_nobody_waiting(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever waits gets an error, nothing is accepted any more, and nobody watches the engine."""
+    """Every wait ends with an error, no request is accepted, and the watch ends."""
     monkeypatch.setattr("service.engine.LOOK_SECONDS", 0.001)
 
     async def scenario(engine: Engine, model: FakeModel) -> None:
@@ -380,7 +380,7 @@ def test_times_add_up() -> None:
 
 
 def test_texts_in_flight_are_finished_by_their_checkpoint() -> None:
-    """A replaced checkpoint finishes what it started; what comes meanwhile waits for the new one."""
+    """A replaced checkpoint finishes its texts; later texts wait for the new one."""
 
     async def scenario(engine: Engine, model: FakeModel) -> None:
         held = engine.submit(queries("hold", "slow"))

@@ -113,7 +113,7 @@ def test_places_of_a_thread_are_formatted_like_those_of_an_exception() -> None:
 
 
 class Blocked(io.StringIO):
-    """Standard error that nobody reads until it is opened."""
+    """Standard error that is not read until it is opened."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class Blocked(io.StringIO):
 
 @pytest.mark.parametrize("opens", [True, False])
 def test_a_blocked_reader_blocks_nobody(monkeypatch: pytest.MonkeyPatch, opens: bool) -> None:
-    """If nobody reads standard error, lines are dropped and counted; the process can still end."""
+    """If standard error is not read, lines are dropped and counted; the process can still end."""
     blocked = Blocked()
     monkeypatch.setattr(sys, "stderr", blocked)
     if not opens:

@@ -78,7 +78,7 @@ def test_service_answers_what_the_predictor_answers(tiny_checkpoint: Path) -> No
 
 
 def test_no_text_is_found_by_another_key(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """What one key's texts and history left in the cache is found by this key alone, even rotated."""
+    """Cached texts and history of a key are found by this key alone, even after it was rotated."""
     file = tmp_path / "keys.toml"
 
     def write(*names: str) -> None:
@@ -128,7 +128,7 @@ def test_description_counts_every_parameter(tiny_checkpoint: Path) -> None:
 
 
 def test_device_is_chosen_without_torch(tmp_path: Path) -> None:
-    """``auto`` means the CPU if there is no driver; a device that is named is taken."""
+    """``auto`` means the CPU on a machine without the driver; a named device is taken."""
     assert choose_device("auto", tmp_path / "no-driver") == "cpu"
     assert choose_device("cpu", tmp_path) == "cpu"
     assert choose_device("cuda", tmp_path / "no-driver") == "cuda"
@@ -169,7 +169,7 @@ def test_a_stacked_network_is_served_for_blanks_alone(tmp_path: Path) -> None:
 
 
 def test_an_ngram_is_served_in_a_checkpoints_place(tiny_ngram: Path) -> None:
-    """What `training ngram` wrote answers every question."""
+    """A model that `training ngram` wrote answers every question."""
 
     async def question(client: httpx.AsyncClient) -> Any:
         bodies = {"/predict": "I like the ", "/cloze": "the ____ on", "/score": "I like the cat"}
@@ -243,7 +243,7 @@ def test_a_reload_changes_what_answers() -> None:
 
 @pytest.mark.fault
 def test_a_refused_checkpoint_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """The answer and the log say what is wrong, the failure is counted, and the one before goes on."""
+    """Answer and log give the reason, the failure is counted, and the old one goes on."""
 
     async def question(client: httpx.AsyncClient) -> None:
         refused = await client.post("/admin/reload")
