@@ -13,22 +13,25 @@ The same command resumes an interrupted adaptation. DIR contains the text: prote
 DIR/checkpoint contains no text.
 """
 
-import random
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from model.checkpoint import Checkpoint, is_checkpoint, load_checkpoint
+from model.config import STRICT
 from model.errors import CorpusError, LacunaError, RunError
 from model.files import replaced_directory
 from model.queries import ClozeQuery, Limits, PredictQuery, Query, Result
 from model.text import language_of
 from training.cached_json import cached_json, require_same_settings, write_json
-from training.config import DataOptions, OptimizerOptions, RunConfig
+from training.config import DataOptions, OptimizerOptions, RunConfig, Size
 from training.data.batches import EpochPlan, heldout_batches
 from training.data.cleaning import clean
 from training.data.prepare import PrepareOptions, prepare
@@ -40,7 +43,6 @@ from training.evaluation.report import table, write_report
 from training.evaluation.systems import QueryRunner, open_system
 from training.evaluation.test_items import choose_items, read_files
 from training.export import ExportOptions, export
-from training.ngram import build
 from training.options import argument, option
 from training.run_state import find_state
 from training.trainer import Trainer, stop_signals
@@ -58,7 +60,7 @@ MIN_GAIN = 0.001
 Entry = dict[str, float]  # figures of the journal, before training or after a pass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class AdaptOptions:
     """Options of the command."""
 
@@ -66,28 +68,20 @@ class AdaptOptions:
     text: tuple[str, ...] = argument("text to learn: files, folders or globs; a line an item")
     output: Path = option("directory for checkpoint, report and state", metavar="DIR")
     replay: tuple[str, ...] = option("general text that is read along", (), metavar="TEXT")
-    replay_share: float = option("of replay in all tokens that are read", 0.3, metavar="SHARE")
+    replay_share: Annotated[float, Field(gt=0, lt=1)] = option(
+        "of replay in all tokens that are read", 0.3, metavar="SHARE"
+    )
     field: str | None = option("member of JSON Lines that holds the text", None, metavar="NAME")
-    passes: int = option("passes over the text, at most", 4, metavar="N")
+    passes: Size = option("passes over the text, at most", 4, metavar="N")
     learning_rate: float = option("of the first pass", 1e-3, metavar="RATE")
     dropout: float = option("while training", 0.1, metavar="SHARE")
     minutes: float = option("of CPU time per thread, at most; 0 for no limit", 0.0)
     threads: int = option("of torch", 1)
     precision: Literal["fp32", "bf16"] = option("while training", "fp32")
     version: str = option("of the new checkpoint (default: the old one and -adapted)", "")
-    ngram: bool = option("report a Kneser-Ney 5-gram of the same text, too", False)
     lines: int = option("lines for each language in the report", 500, metavar="N")
     typing_lines: int = option("lines for each language that the report types", 150, metavar="N")
     seed: int = option("of every random choice", 1)
-
-    def __post_init__(self) -> None:
-        if self.passes < 1:
-            raise RunError(f"--passes is {self.passes}; it must be at least 1")
-        if not 0 < self.replay_share < 1:
-            raise RunError(
-                f"--replay-share is {self.replay_share}; it must be between 0 and 1. For no replay,"
-                " omit --replay"
-            )
 
 
 class WithHistory:
@@ -160,7 +154,7 @@ def adapt(options: AdaptOptions) -> str | None:
         export(ExportOptions(best, checkpoint, base.name, version, prepared=data, base=base))
     report = options.output / "evaluation.md"
     if not report.is_file():
-        _report(options, base, prepared)
+        _report(options, base)
     return f"{_story(journal)}\n{report.read_text(encoding='utf-8')}"
 
 
@@ -183,21 +177,14 @@ def _set_aside(options: AdaptOptions) -> list[Path]:
     if not directory.is_dir():
         lines = _read(options)
         size = min(BLOCK_LINES, max(1, len(lines) // 20))  # neighbours stay together
-        blocks = [lines[start : start + size] for start in range(0, len(lines), size)]
-        wanted = min(SET_ASIDE_SHARE * len(lines), SET_ASIDE_LINES)
-        aside: set[int] = set()
-        for number in random.Random(options.seed).sample(range(len(blocks)), len(blocks)):
-            if sum(len(blocks[chosen]) for chosen in aside) >= wanted:
-                break
-            aside.add(number)
+        every = max(round(1 / SET_ASIDE_SHARE), len(lines) // SET_ASIDE_LINES)
+        parts: dict[str, list[str]] = {"aside": [], "training": []}
+        for start in range(0, len(lines), size):
+            part = "training" if start // size % every else "aside"
+            parts[part] += lines[start : start + size]
         with replaced_directory(directory) as fresh:
-            for part in ("aside", "training"):
-                chosen = [
-                    number
-                    for number in range(len(blocks))
-                    if (number in aside) == (part == "aside")
-                ]
-                _write_lines(fresh / part, [line for number in chosen for line in blocks[number]])
+            for part, chosen in parts.items():
+                _write_lines(fresh / part, chosen)
     return sorted((directory / "training").glob("*.txt"))
 
 
@@ -220,15 +207,14 @@ def _read(options: AdaptOptions) -> list[str]:
 def _write_lines(directory: Path, lines: Sequence[str]) -> None:
     """Write one file for each language that is common enough."""
     languages = [language_of(line) for line in lines]
-    ((common, _), *_) = counts = Counter(languages).most_common()
-    rare = {language for language, count in counts if count < MIN_LANGUAGE_SHARE * len(lines)}
+    counts = Counter(languages)
+    common = counts.most_common(1)[0][0]
+    by_language: dict[str, list[str]] = {}
+    for line, language in zip(lines, languages, strict=True):
+        rare = counts[language] < MIN_LANGUAGE_SHARE * len(lines)
+        by_language.setdefault(common if rare else language, []).append(line)
     directory.mkdir(parents=True)
-    for language in {language for language, _ in counts} - rare:
-        own = [
-            line
-            for line, detected in zip(lines, languages, strict=True)
-            if (common if detected in rare else detected) == language
-        ]
+    for language, own in by_language.items():
         (directory / f"text_{language}.txt").write_text("\n".join(own) + "\n", encoding="utf-8")
 
 
@@ -367,7 +353,7 @@ def _held_out_bits(trainer: Trainer, prepared: Prepared, own: set[str]) -> dict[
     return bits
 
 
-def _report(options: AdaptOptions, base: Checkpoint, prepared: Prepared) -> None:
+def _report(options: AdaptOptions, base: Checkpoint) -> None:
     """Evaluate on the lines set aside, before and after, without and with history."""
     text = options.output / "text"
     training = [path.read_text(encoding="utf-8") for path in sorted((text / "training").iterdir())]
@@ -379,12 +365,6 @@ def _report(options: AdaptOptions, base: Checkpoint, prepared: Prepared) -> None
     for each in (before, adapted):
         predictor = WithHistory(each.predictor, history)
         systems.append(replace(each, name=f"{each.name}, with history", predictor=predictor))
-    if options.ngram:
-        directory = options.output / "5-gram"
-        if not directory.exists():
-            build(prepared.directory, directory, 5)
-        name = "5-gram of the text and the replay"
-        systems.append(replace(open_system(directory), name=name))
     files = read_files([str(text / "aside")])
     items = choose_items(files, base.tokenizer, options.lines, options.typing_lines, options.seed)
     write_report(evaluate(systems, items, options.seed), options.output)

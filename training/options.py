@@ -25,18 +25,12 @@ Options = TypeVar("Options")
 def argument(help_text: str, metavar: str | None = None, default: Any = MISSING) -> Any:
     """Declare a positional argument; without a default it is required."""
     metadata = {"positional": True, "help": help_text, "metavar": metavar}
-    return (
-        field(metadata=metadata)
-        if default is MISSING
-        else field(default=default, metadata=metadata)
-    )
+    return field(default=default, metadata=metadata)
 
 
 def option(help_text: str, default: Any = MISSING, metavar: str | None = None) -> Any:
     """Declare ``--name-of-the-field``; without a default it is required."""
     metadata = {"positional": False, "help": help_text, "metavar": metavar}
-    if default is MISSING:
-        return field(metadata=metadata)
     return field(default=default, metadata=metadata)
 
 

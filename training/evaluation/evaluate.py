@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import ReportError, TokenizerError
+from model.errors import TokenizerError
 from model.text import LANGUAGES, Language
 from model.tokenizer import Tokenizer
 from training.evaluation.metrics import Answers, LineResult, answer_all
@@ -74,13 +74,7 @@ def run(options: EvaluateOptions) -> int:
     check_writable(options.output / REPORT)  # before the work
     items = choose_items(files, tokenizer, options.lines, options.typing_lines, options.seed)
     report = evaluate(systems, items, options.seed)
-    try:
-        markdown = write_report(report, options.output)
-    except OSError as error:
-        raise ReportError(
-            f"{options.output}: {error.strerror}; make room, and evaluate again"
-        ) from error
-    sys.stdout.write(markdown)
+    sys.stdout.write(write_report(report, options.output))
     return 0
 
 
