@@ -214,8 +214,8 @@ def _write_lines(directory: Path, lines: Sequence[str]) -> None:
         rare = counts[language] < MIN_LANGUAGE_SHARE * len(lines)
         by_language.setdefault(common if rare else language, []).append(line)
     directory.mkdir(parents=True)
-    for language, own in by_language.items():
-        (directory / f"text_{language}.txt").write_text("\n".join(own) + "\n", encoding="utf-8")
+    for code, own in by_language.items():
+        (directory / f"text_{code}.txt").write_text("\n".join(own) + "\n", encoding="utf-8")
 
 
 def _prepare(options: AdaptOptions, texts: Sequence[Path]) -> Prepared:
