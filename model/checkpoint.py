@@ -261,7 +261,7 @@ def revise_checkpoint(
     version: str | None = None,
     output: Path | None = None,
 ) -> Checkpoint:
-    """Replace what is measured after training; weights, graphs and tokenizer stay as they are.
+    """Replace the measured parts; weights, graphs and tokenizer stay as they are.
 
     Args:
         directory: a checkpoint, replaced as a whole as by :func:`write_checkpoint`.

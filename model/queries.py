@@ -14,7 +14,7 @@ from model.text import normalise
 
 @dataclass(frozen=True, slots=True)
 class PredictQuery:
-    """Predict what is typed after *text*; empty text is the start of a text.
+    """Predict the continuation of *text*; empty text is the start of a text.
 
     Attributes:
         text: the text so far.

@@ -61,7 +61,7 @@ class Runtime(Protocol):
             lengths: tokens that count in each row, (N,), 0 to T.
 
         Returns:
-            New states (N, S), each after its own row's tokens (a row of length 0 keeps its state), and the
+            New states (N, S), each after its own row's tokens; a row of length 0 keeps its state. And the
             top layer's outputs (N, T, H), unspecified beyond a row's length.
         """
         ...

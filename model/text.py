@@ -1,6 +1,6 @@
 """The normal form of a text, and the kinds of characters and languages. The only definitions of these.
 
-The model reads text in Unicode normalisation form C. Two languages have figures of their own:
+The model reads text in Unicode normalisation form C. Calibration knows two languages:
 ``zh`` for text written without spaces, ``en`` for everything else.
 """
 
@@ -80,7 +80,7 @@ def is_word_character(character: str) -> bool:
     """Return True for a character that continues a word of a script with spaces.
 
     These are letters, digits, marks, apostrophes and the underscore. Chinese characters and kana do not
-    count: each may be a word by itself.
+    count: each may be a whole word.
     """
     if character in "'’_":
         return True

@@ -33,7 +33,7 @@ def open_torch_runtime(
     """Read a checkpoint's weights onto a device.
 
     Raises:
-        CheckpointError: the weights cannot be read or are of another network, or there is no such device.
+        CheckpointError: the weights cannot be read or are of another network, or the device is missing.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise CheckpointError("device cuda: torch finds no GPU; choose cpu")

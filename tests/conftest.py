@@ -12,13 +12,13 @@ from training.ngram import build
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of two small random LSTM towers with int8 and fp32 graphs; read it, never change it."""
+    """A checkpoint of two small random LSTM towers with int8 and fp32 graphs; tests only read it."""
     return build_tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny").directory
 
 
 @pytest.fixture(scope="session")
 def tiny_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The lines of the tiny checkpoint's vocabulary as `prepare` writes them: English of weight 3, Chinese of 1."""
+    """The lines of the tiny tokenizer as `prepare` writes them: English of weight 3, Chinese of 1."""
     directory = tmp_path_factory.mktemp("prepared")
     tokenizer = tiny_tokenizer()
     sources = []
@@ -42,7 +42,7 @@ def tiny_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_ngram(tiny_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A 3-gram of these lines; read it, never change it."""
+    """A 3-gram of these lines; tests only read it."""
     directory = tmp_path_factory.mktemp("ngrams") / "tiny"
     build(tiny_prepared, directory, order=3)
     return directory

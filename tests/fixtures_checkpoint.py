@@ -1,4 +1,4 @@
-"""A tiny checkpoint with random weights: the real format, vocabulary and graphs in a few milliseconds of network."""
+"""A tiny checkpoint with random weights, in the real format with a real tokenizer and graphs."""
 
 import io
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from safetensors.numpy import save
 
 from model.checkpoint import Checkpoint, CheckpointConfig, write_checkpoint
 from model.config import GAP_CODE_SIZE, GAP_POSITIONS, GATES, Calibration, NetworkConfig
+from model.onnx_runtime import GRAPHS, Precision
 from model.tokenizer import BLANK, CONTROL_TOKENS, END, END_OF_GAP, START, UNKNOWN, Tokenizer
 from training.onnx_graphs import build_graphs
 
@@ -29,7 +30,7 @@ LINES = (
 
 
 def tiny_tokenizer(lines: Sequence[str] = LINES, size: int = 400) -> Tokenizer:
-    """Train a vocabulary of at most *size* tokens on a few lines, with the options of ``training prepare``."""
+    """Train a tokenizer of at most *size* tokens on a few lines, with the options of ``training prepare``."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines), model_writer=model, model_type="unigram", vocab_size=size,
@@ -84,34 +85,27 @@ def build_tiny_checkpoint(
     """Write a checkpoint with random weights.
 
     Args:
-        directory: where; must not exist.
+        directory: must not exist.
         seed: of the weights.
-        fp32: write fp32 graphs beside the int8 ones.
-        config: fields of :class:`NetworkConfig` other than the vocabulary's size.
+        fp32: write fp32 graphs next to the int8 ones.
+        config: fields of :class:`NetworkConfig`, except ``vocabulary_size``.
     """
     tokenizer = tiny_tokenizer()
-    sizes = {
-        "embedding_size": 16,
-        "hidden_size": 24,
-        "forward_layers": 2,
-        "backward_layers": 1,
-        "gap_hidden_size": 12,
-    }
+    sizes = {"embedding_size": 16, "hidden_size": 24, "gap_hidden_size": 12}
     if config.get("architecture", "two_towers") != "two_towers":
         sizes |= {"backward_layers": 0, "gap_hidden_size": 0}
     network = NetworkConfig(vocabulary_size=tokenizer.size, **(sizes | config))
     weights = random_weights(network, seed)
-    files = {"tokenizer.model": tokenizer.to_bytes(), "weights.safetensors": save(weights)}
-    files["MODEL_CARD.md"] = b"# A network with random weights\n"
-    files["word_end_probs.f16"] = bytes(2 * tokenizer.size)
-    files |= {
-        f"onnx/{name}": content for name, content in build_graphs(network, weights, "int8").items()
+    files = {
+        "tokenizer.model": tokenizer.to_bytes(),
+        "word_end_probs.f16": bytes(2 * tokenizer.size),
+        "weights.safetensors": save(weights),
+        "MODEL_CARD.md": b"# A network with random weights\n",
     }
-    if fp32:
-        files |= {
-            f"onnx-fp32/{name}": content
-            for name, content in build_graphs(network, weights, "fp32").items()
-        }
+    precisions: tuple[Precision, ...] = ("int8", "fp32") if fp32 else ("int8",)
+    for precision in precisions:
+        graphs = build_graphs(network, weights, precision)
+        files |= {f"{GRAPHS[precision]}/{name}": content for name, content in graphs.items()}
     described = CheckpointConfig(
         name="tiny",
         version="1",

@@ -1,7 +1,7 @@
-"""The networks written a second time, one row and one step at a time in numpy: an oracle that shares no code with them.
+"""The networks a second time, one row and one step at a time in numpy: an oracle without shared code.
 
-In float64 it is what the formulas say. With ``quantised=True`` it follows, in float32, the roundings that the int8
-graphs are meant to make: docs/decisions/0004-int8-per-row.md.
+In float64 it is what the formulas say. With ``quantised=True`` it repeats, in float32, the roundings of the
+int8 graphs: docs/decisions/0004-int8-per-row.md.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from model.config import NetworkConfig
+from model.config import NetworkConfig, Tower
 
 Array = np.ndarray[Any, Any]
 Product = Callable[[Array, Array], Array]
@@ -24,30 +24,26 @@ class ReferenceNetwork:
         self.config = config
         self.dtype: type = np.float32 if quantised else np.float64
         self.product: Product = quantised_product if quantised else lambda x, w: w @ x
-        self.weights = {
-            name: np.asarray(value, dtype=self.dtype) for name, value in weights.items()
-        }
+        self.weights = {name: np.asarray(value, self.dtype) for name, value in weights.items()}
 
     def run_tower(
-        self, tower: str, state: Array, tokens: Sequence[int]
+        self, tower: Tower, state: Array, tokens: Sequence[int]
     ) -> tuple[Array, list[Array]]:
-        """State (S,) after the tokens, and the top layer's h after each."""
-        parts = state.astype(self.dtype).reshape(-1, self.config.hidden_size).copy()
+        """Return the state (S,) after the tokens, and the top layer's h after each."""
+        states = state.astype(self.dtype).reshape(
+            self.config.layers(tower), self.config.state_parts, self.config.hidden_size
+        )
         outputs = []
         for token in tokens:
             x = self.weights["embedding.weight"][token]
-            for layer in range(self.config.layers(tower)):  # type: ignore[arg-type]
-                first = layer * self.config.state_parts
-                new = self._step(
-                    f"{tower}_tower.{layer}", x, parts[first : first + self.config.state_parts]
-                )
-                parts[first : first + self.config.state_parts] = new
-                x = new[0]
+            for layer in range(len(states)):
+                states[layer] = self._step(f"{tower}_tower.{layer}", x, states[layer])
+                x = states[layer][0].copy()
             outputs.append(x)
-        return parts.reshape(-1), outputs
+        return states.reshape(-1), outputs
 
     def fill(self, tokens: Sequence[int], place: int) -> Array:
-        """Log-probabilities (V,) of what stands at *place* of a whole line, by the stacked bidirectional network."""
+        """Return log-probabilities (V,) at *place* of a whole line, of the stacked bidirectional network."""
         rows = [self.weights["embedding.weight"][token] for token in tokens]
         for layer in range(self.config.forward_layers):
             left = self._layer(f"forward_tower.{layer}", rows)
@@ -56,21 +52,16 @@ class ReferenceNetwork:
         return self.next(rows[place])
 
     def _layer(self, name: str, rows: Sequence[Array]) -> list[Array]:
-        parts = np.zeros((self.config.state_parts, self.config.hidden_size), dtype=self.dtype)
+        state = np.zeros((self.config.state_parts, self.config.hidden_size), dtype=self.dtype)
         outputs = []
         for row in rows:
-            parts = np.array(self._step(name, row, parts))
-            outputs.append(parts[0])
+            state = np.array(self._step(name, row, state))
+            outputs.append(state[0])
         return outputs
 
     def _step(self, name: str, x: Array, state: Array) -> list[Array]:
-        from_x = (
-            self.product(x, self.weights[f"{name}.weight_ih"]) + self.weights[f"{name}.bias_ih"]
-        )
-        from_h = (
-            self.product(state[0], self.weights[f"{name}.weight_hh"])
-            + self.weights[f"{name}.bias_hh"]
-        )
+        from_x = self._linear(f"{name}.weight_ih", f"{name}.bias_ih", x)
+        from_h = self._linear(f"{name}.weight_hh", f"{name}.bias_hh", state[0])
         if self.config.cell == "rnn_tanh":
             return [np.tanh(from_x + from_h)]
         if self.config.cell == "gru":
@@ -81,65 +72,51 @@ class ReferenceNetwork:
         c = sigmoid(f) * state[1] + sigmoid(i) * np.tanh(g)
         return [sigmoid(o) * np.tanh(c), c]
 
+    def _linear(self, weight: str, bias: str, x: Array) -> Array:
+        return self.product(x.astype(self.dtype), self.weights[weight]) + self.weights[bias]
+
     def next(self, output: Array) -> Array:
-        """Log-probabilities (V,) of the next token."""
-        return self._directed("next", output)
+        """Return log-probabilities (V,) of the next token."""
+        features = self._linear("next.weight", "next.bias", output)
+        return log_softmax(self._linear("embedding.weight", "output_bias", features), masked=5)
 
     def previous(self, output: Array) -> Array:
-        """Log-probabilities (V,) of the previous token."""
-        return self._directed("previous", output)
-
-    def _feature(self, name: str, output: Array) -> Array:
-        weights = self.weights
-        return (
-            self.product(output.astype(self.dtype), weights[f"{name}.weight"])
-            + weights[f"{name}.bias"]
-        )
-
-    def _directed(self, name: str, output: Array) -> Array:
-        features = self._feature(name, output)
-        logits = (
-            self.product(features, self.weights["embedding.weight"]) + self.weights["output_bias"]
-        )
-        return log_softmax(logits, masked=[0, 1, 2, 3, 4])
+        """Return log-probabilities (V,) of the previous token."""
+        features = self._linear("previous.weight", "previous.bias", output)
+        return log_softmax(self._linear("embedding.weight", "output_bias", features), masked=5)
 
     def gap(self, forward: Array, backward: Array | None, position: int, kind: int) -> Array:
-        """Log-probabilities (V,) of a gap's next token or of its end; no *backward*: right side unknown."""
+        """Return log-probabilities (V,) of a gap's next token or end; *backward* is None if unknown."""
         weights = self.weights
-        f = self._feature("next", forward)
-        g = weights["unknown_right"] if backward is None else self._feature("previous", backward)
-        codes = np.concatenate(
-            [weights["gap.position.weight"][min(position, 7)], weights["gap.kind.weight"][kind]]
-        )
+        f = self._linear("next.weight", "next.bias", forward)
+        g = weights["unknown_right"]
+        if backward is not None:
+            g = self._linear("previous.weight", "previous.bias", backward)
+        positions, kinds = weights["gap.position.weight"], weights["gap.kind.weight"]
+        codes = np.concatenate([positions[min(position, 7)], kinds[kind]])
         size, hidden = len(f), weights["gap.hidden.weight"]
         u = self.product(f, hidden[:, :size]) + self.product(g, hidden[:, size : 2 * size])
-        u += hidden[:, 2 * size :] @ codes + weights["gap.hidden.bias"]
-        value, gate = np.split(u, 2)
-        z = (
-            self.product(value * sigmoid(gate), weights["gap.output.weight"])
-            + weights["gap.output.bias"]
-            + f
-            + g
-        )
-        logits = self.product(z, weights["embedding.weight"]) + weights["gap_bias"]
-        return log_softmax(logits, masked=[0, 1, 2, 3, 4] if position == 0 else [0, 1, 2, 3])
+        value, gate = np.split(u + hidden[:, 2 * size :] @ codes + weights["gap.hidden.bias"], 2)
+        z = self._linear("gap.output.weight", "gap.output.bias", value * sigmoid(gate)) + f + g
+        masked = 5 if position == 0 else 4
+        return log_softmax(self._linear("embedding.weight", "gap_bias", z), masked=masked)
 
 
 def sigmoid(x: Array) -> Array:
-    """The logistic function."""
+    """Return the logistic function of x."""
     return 1 / (1 + np.exp(-x))
 
 
-def log_softmax(logits: Array, masked: Sequence[int]) -> Array:
-    """Logarithm of the softmax over the tokens that are not masked; minus infinity at those that are."""
+def log_softmax(logits: Array, masked: int) -> Array:
+    """Return the logarithm of the softmax; minus infinity at the first *masked* tokens."""
     logits = logits.copy()
-    logits[list(masked)] = -np.inf
+    logits[:masked] = -np.inf
     shifted = logits - logits.max()
     return shifted - np.log(np.exp(shifted).sum())
 
 
 def quantised_product(x: Array, weight: Array) -> Array:
-    """``weight @ x`` with x in 8 bits by its own scale, and each row of the weight by its own."""
+    """Return ``weight @ x`` with x in 8 bits by its own scale, and each row of the weight by its own."""
     row_scale = np.float32(max(np.abs(x).max(), np.float32(1e-30))) / np.float32(127)
     scales = np.maximum(np.abs(weight).max(axis=1), np.float32(1e-35)) / np.float32(127)
     rows = np.rint(x / row_scale).astype(np.int64)

@@ -45,7 +45,7 @@ def names(directory: Path) -> list[str]:
 
 
 def sums_of(directory: Path) -> str:
-    """What SHA256SUMS should hold."""
+    """Return the right content of SHA256SUMS."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     return "".join(
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(directory)}\n"
@@ -313,7 +313,7 @@ def test_links_are_followed_and_strays_ignored(
 
 @pytest.mark.parametrize("name", ["onnx/int8.weights", "onnx/next.onnx"])
 def test_unlisted_graphs_are_not_run(copy: Path, name: str) -> None:
-    """A graph or its weights without a sum could have been altered by anybody."""
+    """A graph or its weights without a sum could have been altered."""
     edit_sums(copy, lambda sums: "".join(s for s in sums.splitlines(True) if name not in s))
     with pytest.raises(CheckpointError, match=f"SHA256SUMS does not list {name}; export"):
         open_runtime(load_checkpoint(copy))
@@ -333,7 +333,7 @@ def test_parameters_are_counted(tiny_checkpoint: Path, tmp_path: Path) -> None:
     + [b'{"a":{"shape":[%s]}}' % size for size in (b"-2", b"1e999", b"true", b'"a"', b"9" * 40)],
 )
 def test_weights_without_a_header_are_named(tmp_path: Path, header: bytes) -> None:
-    """A header without sensible shapes is a CheckpointError with its path, and so is none."""
+    """A missing header and one without sensible shapes are CheckpointErrors with the path."""
     for content in (b"", b"\xff" * 16, len(header).to_bytes(8, "little") + header):
         (tmp_path / "weights.safetensors").write_bytes(content)
         with pytest.raises(CheckpointError, match=r"weights\.safetensors has no header"):

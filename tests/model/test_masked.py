@@ -41,7 +41,7 @@ def stacked(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 def runtimes(checkpoint: Checkpoint) -> dict[str, Runtime]:
     """Open every runtime on a checkpoint."""
-    directory, network = checkpoint.directory, checkpoint.network_config
+    directory, network = checkpoint.directory, checkpoint.config.network
     return {
         "int8": OnnxRuntime(directory, network),
         "fp32": OnnxRuntime(directory, network, precision="fp32"),
@@ -52,12 +52,12 @@ def runtimes(checkpoint: Checkpoint) -> dict[str, Runtime]:
 def oracle(checkpoint: Checkpoint, *, quantised: bool = False) -> ReferenceNetwork:
     """Return the numpy network with the checkpoint's weights."""
     weights = load_file(checkpoint.directory / "weights.safetensors")
-    return ReferenceNetwork(checkpoint.network_config, weights, quantised=quantised)
+    return ReferenceNetwork(checkpoint.config.network, weights, quantised=quantised)
 
 
 def fill(checkpoint: Checkpoint, query: ClozeQuery) -> ClozeResult:
     """Answer one query exactly."""
-    runtime = OnnxRuntime(checkpoint.directory, checkpoint.network_config, precision="fp32")
+    runtime = OnnxRuntime(checkpoint.directory, checkpoint.config.network, precision="fp32")
     result: ClozeResult = answer(Predictor(checkpoint, runtime), query)
     return result
 
