@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from model.queries import PredictQuery
-from service.admission import Admission, TooManyRequests
+from service.admission import Admission
 from service.engine import Engine, ItemError, NotReady
 from service.model_loader import LoadedModel
 from service.settings import Settings
@@ -90,42 +90,6 @@ def test_batch_is_bounded() -> None:
         await asyncio.gather(*(job.future for job in jobs))
 
     assert run(scenario).largest_batch == 4
-
-
-def test_queue_counts_texts_not_requests() -> None:
-    """A request that does not fit into the queue is refused whole, with a time to come back."""
-
-    async def scenario(engine: Engine, model: FakeModel) -> None:
-        held = engine.submit(queries("hold"))
-        await until(model.holding.is_set)
-        waiting = engine.submit(queries("a", "b"))
-        with pytest.raises(
-            TooManyRequests, match="the queue is full: 2 of 3 texts wait"
-        ) as refused:
-            engine.submit(queries("c", "d"))
-        assert 1 <= refused.value.retry_after <= 30
-        fits = engine.submit(queries("e"))
-        model.release.set()
-        await asyncio.gather(held.future, waiting.future, fits.future)
-        assert engine.admission.waiting == 0
-
-    run(scenario, queue_items=3, batch_items=1)
-
-
-def test_a_request_that_would_be_too_late_is_refused_at_once() -> None:
-    """A busy engine refuses a request with too little time; an idle one accepts it."""
-
-    async def scenario(engine: Engine, model: FakeModel) -> None:
-        held = engine.submit(queries("hold"), seconds=1e-6)
-        with pytest.raises(TooManyRequests) as refused:
-            engine.submit(queries("a"), seconds=1e-6)
-        assert refused.value.reason == "deadline"
-        in_time = engine.submit(queries("a"), seconds=1e6)
-        model.release.set()
-        await asyncio.gather(held.future, in_time.future)
-        await engine.submit(queries("a"), seconds=1e-6).future
-
-    run(scenario)
 
 
 def test_work_is_handed_back_however_it_ends() -> None:
