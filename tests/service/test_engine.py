@@ -296,20 +296,20 @@ def test_an_engine_that_died_leaves_nobody_waiting(
     monkeypatch.setattr("service.engine.LOOK_SECONDS", 0.001)
 
     async def scenario(engine: Engine, model: FakeModel) -> None:
-        held = engine.submit(queries("hold", "a", "b", "c", "d"))
-        await until(model.holding.is_set)
+        held, dying = engine.submit(queries("hold")), engine.submit(queries("die"))
+        await until(lambda: model.holding.is_set() and len(engine._waiting) == 1)
         swapped = asyncio.ensure_future(engine.replace(model.load()))
         await asyncio.sleep(0)
-        engine._waiting[0].decoder = model.start(PredictQuery("die"))
-        engine._batch_items = 9
-        for waiting in (held.future, swapped):
+        model.release.set()
+        await held.future
+        for waiting in (dying.future, swapped):
             with pytest.raises(RuntimeError, match="died"):
                 await waiting
         with pytest.raises(NotReady, match="has ended"):
             engine.submit(queries("a"))
         await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
 
-    run(scenario)
+    run(scenario, batch_items=1)
     assert [record.message for record in caplog.records] == ["engine died"]
 
 
