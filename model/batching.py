@@ -1,21 +1,21 @@
 """Decoders, the steps that they request, and the scheduler that batches these steps.
 
-A decoder answers one query. It never calls the network itself, because one call for the rows of many
-queries is far cheaper than many calls. It is a generator that yields steps and receives their results:
+A decoder answers one query. It never calls the network itself, because one call for many queries is
+far cheaper than many calls. It is a generator that yields steps and receives their results:
 
     def probability_of(token, context):
-        (state,) = yield [RunTower("forward", context.initial_state, (START,))]
-        (log_probs,) = yield [Score("next", context.output("forward", state))]
+        (state,) = yield [RunTower("forward", context.initial["forward"], (START,))]
+        (log_probs,) = yield [Score("next", state[context.output["forward"]])]
         return np.exp(log_probs[token])
 
 1. ``Scheduler.step`` starts new decoders. Each runs up to its first ``yield``.
-2. The steps of all live decoders are stacked, and each kind of step becomes one call of the runtime.
-3. A decoder whose steps all have results is resumed with ``send(results)``, one array for each step.
-4. It yields further steps, or returns its answer, which ``step`` hands to the caller.
+2. It stacks the steps of all live decoders, and makes one call of the runtime for each kind.
+3. It resumes a decoder whose steps all have results, with one array for each step.
+4. The decoder yields further steps, or returns its answer, which ``step`` hands to the caller.
 
-A decoder therefore reads like code for a single text and needs no locks, and batching is written once.
-There is no timer: a batch is what waits when ``step`` is called. Decoders come and go between any two
-rounds. A decoder that raises an error, or requests an impossible step, fails alone.
+So a decoder reads like code for a single text and needs no locks, and batching is written once.
+A batch is what waits when ``step`` is called; there are no timers. Decoders come and go between any
+two rounds. A decoder that raises an error, or requests an impossible step, fails alone.
 """
 
 from collections import Counter
@@ -33,7 +33,7 @@ from model.runtime import Float32Array, Head, Int64Array, Runtime
 
 Answer = TypeVar("Answer")
 
-# Tokens of one row in one call. A long text takes several rounds, so that others need not wait for it.
+# Tokens of one row in one call. A long text takes several rounds, so others need not wait for it.
 CHUNK = 64
 # Tokens of one call of a tower, padding included: each takes some 30 kB while it runs.
 TOWER_TOKENS = 512
@@ -41,9 +41,9 @@ TOWER_TOKENS = 512
 
 @dataclass(slots=True, eq=False)
 class RunTower:
-    """Run a tower over *tokens* from *state* (S,). The result is the state after them, (S,).
+    """Run a tower over *tokens* from *state* (S,); the result is the state after them, (S,).
 
-    With *keep_outputs* the result is instead the tower's output after each token, (T, H).
+    With *keep_outputs* the result is the output after each token instead, (T, H).
     """
 
     tower: Tower
@@ -56,24 +56,22 @@ class RunTower:
 class Score:
     """Score all tokens with one head. The result is their log-probabilities, (V,).
 
-    ``next`` scores the token after a forward output, ``previous`` the token before a backward output,
-    and ``gap`` the next token of a gap, from the forward output before it.
+    ``next`` scores the token after a forward output, ``previous`` the token before a backward
+    output, and ``gap`` the next token of a gap, after the forward output before it.
     """
 
     head: Literal["next", "previous", "gap"]
     output: Float32Array  # (H,)
     only: tuple[int, ...] | None = None  # the tokens in the result, in this order; None for all
     # For a gap:
-    right: Float32Array | None = (
-        None  # backward output after all that follows, (H,); None if unknown
-    )
+    right: Float32Array | None = None  # backward output of what follows, (H,); None if unknown
     position: int = 0  # tokens of the gap that precede
     kind: int = 0  # WORD, TOKEN or SPAN of model.config
 
 
 @dataclass(slots=True, eq=False)
 class Fill:
-    """Score the token at index *place* of a whole line that has ``<blank>`` there: log-probabilities (V,).
+    """Score the token at index *place* of a whole line, which has ``<blank>`` there, (V,).
 
     Only a stacked bidirectional network supports this step, and it supports no other.
     """
@@ -125,6 +123,9 @@ class _Row:
     outputs: list[Float32Array] = field(default_factory=list)
 
 
+_NO_ANSWER = object()
+
+
 class Scheduler:
     """Runs many decoders on one runtime. Not thread-safe: one thread owns it.
 
@@ -133,8 +134,8 @@ class Scheduler:
         on_call: receives, for every runtime call, its kind, its rows, and what it adds to `rows`.
 
     Attributes:
-        rows: rows of the network by kind of call: tokens run by ``forward``, ``backward`` and ``fill``,
-            rows scored by ``next``, ``previous`` and ``gap``.
+        rows: by kind of call: tokens run by ``forward``, ``backward`` and ``fill``, rows scored by
+            ``next``, ``previous`` and ``gap``.
     """
 
     def __init__(
@@ -171,10 +172,10 @@ class Scheduler:
         self._live[ticket] = _Live(ticket, decoder)
 
     def cancel(self, ticket: Hashable) -> bool:
-        """Drop a decoder; its steps take part in no further call. Return False if it is not live."""
+        """Drop a decoder; its steps take part in no further call. Return False if it is unknown."""
         if ticket not in self._live:
             return False
-        self._finish(self._live[ticket])
+        self._close(self._live[ticket])
         return True
 
     def step(self) -> list[tuple[Hashable, Any]]:
@@ -204,9 +205,9 @@ class Scheduler:
         return self._finished
 
     def _waiting_rows(self, is_head: bool) -> dict[tuple[_Kind, int], list[_Row]]:
-        """Group the waiting rows of heads or of towers that can share a call.
+        """Group the waiting rows, of heads or of towers, that can share a call.
 
-        The key is the kind of call and, for towers, the number of tokens as an exponent of 2, rounded up.
+        The key is the kind of call and, for towers, log2 of the number of tokens, rounded up.
         """
         groups: dict[tuple[_Kind, int], list[_Row]] = {}
         for live in self._live.values():
@@ -239,19 +240,20 @@ class Scheduler:
                     else:
                         live.results[index] = step.state
         except StopIteration as stop:
-            self._finish(live, stop.value)
+            self._close(live, stop.value)
         except Exception as error:  # any error of a decoder is its own answer
-            self._finish(live, error)
+            self._close(live, error)
 
-    def _finish(self, live: _Live, *answers: Any) -> None:
+    def _close(self, live: _Live, answer: Any = _NO_ANSWER) -> None:
         """Let a decoder clean up; an error in that is of no interest any more."""
         del self._live[live.ticket]
-        self._finished += [(live.ticket, answer) for answer in answers]
+        if answer is not _NO_ANSWER:
+            self._finished.append((live.ticket, answer))
         with suppress(Exception):
             live.decoder.close()
 
     def _check(self, step: Step) -> None:
-        """Check a step by itself, before it shares a call with others.
+        """Check a step before it shares a call with others.
 
         Raises:
             ValueError: an array of the wrong shape, an unknown token, or a place outside the line.
@@ -289,7 +291,7 @@ class Scheduler:
                 network_rows, results = len(rows), self._score(kind, rows)
         except Exception as error:
             if len(rows) == 1:
-                self._finish(rows[0].live, error)
+                self._close(rows[0].live, error)
                 return
             for row in rows:
                 self._run(kind, [row])
@@ -303,7 +305,7 @@ class Scheduler:
                 del row.live.waiting[row.index]
 
     def _run_tower(self, tower: Tower, rows: list[_Row]) -> tuple[int, list[Float32Array | None]]:
-        """Run one chunk of each row; return the number of tokens, and a result for each row that is done."""
+        """Run one chunk of each row; return the number of tokens, and results of rows that end."""
         tokens, lengths = _padded([row.step.tokens[:CHUNK] for row in rows])
         states = np.stack([row.step.state for row in rows])
         new_states, outputs = self.runtime.run_tower(tower, states, tokens, lengths)

@@ -1,7 +1,7 @@
-"""Open a checkpoint and answer queries with it. The service and the offline evaluation both use this.
+"""Open a checkpoint and answer queries with it, for the service and for offline evaluation.
 
-:meth:`Predictor.run` drives a scheduler of its own. A service that batches the queries of many requests
-takes decoders from :meth:`Predictor.start` and runs its own scheduler.
+:meth:`Predictor.run` drives its own scheduler. A service that batches the queries of many requests
+takes decoders from :meth:`Predictor.start` and runs a scheduler itself.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ class Predictor:
         limits: of one query.
         search: limits of the search for next words.
         cache_bytes: limit of the prefix cache; 0 keeps nothing.
-        use_cache_lm: words of the text and its history are more probable (model/decoding/cache_lm.py).
+        use_cache_lm: raise the words of the text and its history (model/decoding/cache_lm.py).
 
     Attributes:
         cache: prefixes of texts; only the thread that runs the decoders may use it.
@@ -104,7 +104,7 @@ class Predictor:
         """Answer queries in batches; each gets the answer that it would get alone.
 
         Returns:
-            One result for each query, in order; a named error in place of one that cannot be answered.
+            One result for each query, in order, or its named error.
 
         Raises:
             Exception: an unnamed error of a decoder or the runtime, which is a bug.

@@ -20,7 +20,7 @@ NORMAL, UNKNOWN_TYPE, CONTROL, BYTE = 1, 2, 3, 6
 def hand_tokenizer(tokens: Sequence[str]) -> Tokenizer:
     """Return a tokenizer of exactly these tokens, after the control and byte tokens.
 
-    All have the same score, so a text is encoded in as few tokens as possible; single characters score lower.
+    A text is encoded in as few tokens as possible; single characters score lower than other tokens.
     """
     model = b""
     for number, name in enumerate(CONTROL_TOKENS):
@@ -37,11 +37,11 @@ def hand_tokenizer(tokens: Sequence[str]) -> Tokenizer:
 
 
 class TableRuntime:
-    """A network whose state is the last two tokens, and whose heads look up scores in random tables.
+    """A network whose state is the last two tokens, and whose heads are random tables.
 
     Args:
         tokenizer: of the tokens that it predicts.
-        support: ids with a probability above 0, in addition to ``<eog>``; None for all learned tokens.
+        support: ids with a probability above 0, besides ``<eog>``; None for all learned tokens.
         seed: of the tables.
         architecture: ``two_towers`` or ``forward``.
         spread: standard deviation of the scores; a small one is close to uniform.
@@ -63,8 +63,8 @@ class TableRuntime:
         self.calls: list[tuple[str, int]] = []
         self._support = np.zeros(size, dtype=np.bool_)
         self._support[range(FIRST_BYTE + 256, size) if support is None else list(support)] = True
-        rows = {"next": size, "next_before": size, "previous": size, "previous_before": size,
-                "left": size, "right": size, "unknown": 1, "position": GAP_POSITIONS, "kind": 3}  # fmt: skip
+        rows = dict.fromkeys(("next", "next_before", "previous", "previous_before"), size)
+        rows |= {"left": size, "right": size, "unknown": 1, "position": GAP_POSITIONS, "kind": 3}
         random = np.random.default_rng(seed)
         self._tables = {
             name: (random.normal(size=(count, size)) * spread).astype(np.float32)
@@ -85,7 +85,7 @@ class TableRuntime:
         return states, outputs
 
     def score(self, head: Head, *inputs: Any) -> Float32Array:
-        """Look up the last two tokens; for a gap, add the scores of both sides, position and kind."""
+        """Look up the last two tokens; for a gap, both sides, position and kind."""
         self.calls.append((head, len(inputs[0])))
         tables = self._tables
         if head != "gap":

@@ -1,1 +1,1 @@
-"""The decoders: what is asked of a network, and in which order, to answer one query. Batching is the scheduler's."""
+"""The decoders: which steps of a network answer a query, and in which order."""

@@ -1,7 +1,7 @@
 """The blanks of a text, and the text around each of them as the network reads it.
 
-A space is the end of the word before it, so the space after a blank belongs to the word that fills the
-blank. Next to Chinese, spaces around a blank are layout and are not read.
+A space is the end of the word before it, so the space after a blank belongs to the word that fills
+the blank. Next to Chinese, spaces around a blank are layout and are not read.
 docs/decisions/0003-space-after-a-blank.md has the table.
 """
 
@@ -55,7 +55,7 @@ class Layout:
     slots: tuple[Slot, ...]
 
     def choices(self, query: ClozeQuery) -> list[dict[str, str]] | None:
-        """Return the choices of each blank, normalised, with each as it was sent; None if it is open."""
+        """Return the choices of each blank: normalised to as sent; None if the blanks are open."""
         return None if query.choices is None else choice_lists(query.choices, len(self.slots))
 
     def result(
@@ -64,7 +64,7 @@ class Layout:
         query: ClozeQuery,
         usage: Usage,
     ) -> ClozeResult:
-        """Fill each blank with the first of its (word, probability); a blank without any stays as it is."""
+        """Fill each blank with the first of its (word, probability); without any it stays."""
         sent = self.choices(query) or [{}] * len(self.slots)
         shown = query.top_k if query.choices is None else None
         filled, position, blanks = "", 0, []

@@ -1,9 +1,10 @@
-"""A cache language model: words of the text so far, and of the writer's history, are likely to return.
+"""A cache language model: words of the text and of its writer's history are likely to return.
 
 It corrects the network's distribution p(v) of the next token by counts of the recent tokens, in two
 steps. Each keeps the sum of the distribution.
 
-- Unigram marginals (Kneser, Peters and Klakow 1997, Language model adaptation using dynamic marginals):
+- Unigram marginals (Kneser, Peters and Klakow 1997, "Language model adaptation using dynamic
+  marginals"):
 
       p_0(v) ∝ p(v) (1 + W s(v) / b(v))^E
 
@@ -104,7 +105,7 @@ class CacheLM:
         return mixed
 
     def _context_probs(self, context: Sequence[int]) -> tuple[float, dict[int, float]]:
-        """Return the share that all contexts leave to p_0, and the probability that they add by token."""
+        """Return the share that the contexts leave to p_0, and what they add to each token."""
         kept, added = 1.0, dict[int, float]()
         places = self._tokens[:0]
         for length, strength in enumerate(STRENGTHS, 1):

@@ -2,19 +2,21 @@
 
 For one blank, with every other blank read as its filling or as ``<blank>``:
 
-1. *Propose* spans by log P_gap(span | left, right) (:mod:`model.decoding.span_search`); of choices, all.
+1. *Propose* spans, or all choices, by log P_gap(span | left, right) (span_search.py).
 2. *Rescore* the best of them with at most 3 tokens of context on either side:
 
-       s = log P_gap + λ1 log P_F(span, right context | left) + λ2 log P_B(left context, span | right)
+       s = log P_gap + λ1 log P_F(span, right context | left)
+                     + λ2 log P_B(left context, span | right)
 
-3. *Calibrate*: the rescored words keep their total probability M, divided by P(word) = M softmax(s / τ);
+3. *Calibrate*: the rescored words keep their total probability M and share it by softmax(s / τ);
    the others keep theirs. The first 16 words sum to F, which becomes F^γ. Of K choices, all are
-   rescored or divided by τ, and P = (1 - ε) softmax + ε / K.
+   divided by τ, and P = (1 - ε) softmax + ε / K.
 
-Several blanks are filled from left to right by a small joint beam. Then one sweep asks for each blank
-again, with all others filled; its candidates are those of the sweep.
+Several blanks are filled from left to right by a small joint beam. Then a sweep ranks the words of
+each blank with all others filled.
 
-A forward-only network has no gap head: its next head proposes, and s = log P_F(span, right context | left).
+A forward-only network has no gap head: its next head proposes, and
+s = log P_F(span, right context | left).
 """
 
 from collections.abc import Sequence
@@ -52,7 +54,7 @@ Float64Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Right:
-    """The right side of a blank: the backward state after it (None if unknown) and its first tokens."""
+    """The right side of a blank: its backward state (None if unknown) and its first tokens."""
 
     state: Float32Array | None
     tokens: tuple[int, ...]
@@ -60,7 +62,7 @@ class _Right:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Joint:
-    """Fillings of the first blanks (None if nothing fits), their log P, and the state before the next."""
+    """Fillings of the first blanks, None if nothing fits, and the state before the next blank."""
 
     fillings: tuple[Span | None, ...]
     log_prob: float
@@ -140,7 +142,7 @@ class _Cloze:
     def sweep(
         self, state: Float32Array, fillings: Sequence[Span | None]
     ) -> Decoder[list[list[tuple[Proposal, float]]]]:
-        """Rank the words of each blank, left to right, with all others filled; the best word stays."""
+        """Rank the words of each blank with all others filled; its best word stays."""
         rights = yield from self._run_rights(fillings)
         rescored = RESCORED if self._two_towers else RESCORED_BLIND
         wanted = max(self._top_k, rescored)
@@ -323,7 +325,7 @@ class _Cloze:
 def _sum_log_probs(
     head: Literal["next", "previous"], chains: Sequence[Sequence[tuple[Float32Array, int]]]
 ) -> Decoder[Float64Array]:
-    """Sum the log-probabilities of the tokens of each chain, each scored after its output, (len(chains),).
+    """Sum the log-probabilities of each chain of (output, next token), (len(chains),).
 
     Tokens after the same output object share one row.
     """

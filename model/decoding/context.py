@@ -1,4 +1,4 @@
-"""What decoders share: a checkpoint, the prefix of a text, and the distribution of the next token."""
+"""Shared by decoders: a checkpoint, the prefix of a text, the distribution of the next token."""
 
 import hashlib
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ from model.runtime import Float32Array, initial_states, output_slice
 from model.text import language_at_end
 from model.tokenizer import START
 
-# A long text is read in stretches of so many characters. The state after each is cached, so that a text
-# which differs only near its end is not read from its start.
+# A long text is read in stretches of so many characters. The state after each is cached, so that a
+# text which differs only near its end is not read from its start.
 STRETCH = 192
 # The allowed next tokens: all, those that continue a word of letters, byte tokens.
 ALL, LETTERS, BYTES = "all", "letters", "bytes"
 # Most probable tokens of a node that are kept, unless more are needed.
 TOP_TOKENS = 32
-# Fewer than a hundred tokens have a higher probability than HIGH_CUTOFF, and most have one above LOW_CUTOFF.
+# Fewer than a hundred tokens exceed HIGH_CUTOFF, and most exceed LOW_CUTOFF.
 HIGH_CUTOFF, LOW_CUTOFF = 0.01, 1e-6
 # Below so many recent tokens the cache language model says too little to pay for its time.
 MIN_RECENT = 24
@@ -50,7 +50,7 @@ class DecoderContext:
         self.cache = cache
         self.use_cache_lm = use_cache_lm
         towers: tuple[Tower, ...] = ("forward", "backward")
-        # By tower: the state before any token, (S,), and the part of a state that the heads score, (H,).
+        # By tower: the state before any token, (S,), and the part of it that heads score, (H,).
         self.initial = {tower: initial_states(network, tower, 1)[0] for tower in towers}
         self.output = {tower: output_slice(network, tower) for tower in towers}
 
@@ -62,10 +62,10 @@ def load_prefix(
 
     Args:
         context: of the checkpoint.
-        text: normalised; it ends at a stable boundary of the whole text, or the rest is encoded apart.
+        text: normalised; it ends at a stable boundary, or what follows is encoded apart.
         tenant: prefixes of other tenants are not used.
-        history: normalised; only the cache language model uses it. Prefixes with another history are
-            not used either, as they have another cache language model.
+        history: normalised, for the cache language model. Prefixes with another history are not
+            used either.
 
     Returns:
         The prefix that is *text*, and how many of its tokens were cached.
@@ -123,9 +123,9 @@ class Edge(NamedTuple):
 
 
 class NextToken:
-    """P(next token) at the nodes of a prefix's tree: the network's, corrected by the cache language model.
+    """P(next token) at the nodes of the tree of *prefix*, with which *text* begins.
 
-    *text* is normalised and begins with *prefix*.
+    It is the network's, at the temperature of its language, corrected by the cache language model.
     """
 
     def __init__(self, context: DecoderContext, prefix: Prefix, text: str) -> None:
@@ -141,7 +141,7 @@ class NextToken:
         self._mixed: dict[PrefixNode, Float32Array] = {}
 
     def run(self, node: PrefixNode, tokens: Sequence[int]) -> Decoder[PrefixNode]:
-        """Run many tokens at once and return the node after them, the root of a tree that is not cached."""
+        """Run many tokens at once; return the node after them, in a tree that is not cached."""
         (state,) = yield [RunTower("forward", node.state, tuple(tokens))]
         self.network_rows += len(tokens)
         self.tree = PrefixTree(PrefixNode(state, tuple(tokens[-CONTEXT:])))
@@ -168,7 +168,7 @@ class NextToken:
         return [edge.node.children[edge.token] for edge in edges]
 
     def _calibrated(self, row: Float32Array, bytes_from_end: int, suffix: str) -> Float32Array:
-        """Return probabilities from log-probabilities (V,), at the temperature of the text before them."""
+        """Return probabilities (V,) at the temperature of the language in which they are."""
         before = self._text
         if bytes_from_end:
             before = before.encode()[:-bytes_from_end].decode(errors="ignore")
@@ -217,7 +217,7 @@ class NextToken:
 def largest(
     values: NDArray[np.floating[Any]], count: int, above: float = -np.inf
 ) -> NDArray[np.int64]:
-    """Return the indices of the *count* largest of *values* (n,) above *above*, largest first, ties by index."""
+    """Return indices of the *count* largest *values* (n,) above *above*, falling, ties by index."""
     chosen = (values > above).nonzero()[0]
     if len(chosen) > 4 * count:  # a partition is faster than to sort them all
         picked = values[chosen]
@@ -226,7 +226,7 @@ def largest(
 
 
 def most_probable(probs: Float32Array, count: int) -> NDArray[np.int64]:
-    """Do the same with probabilities (V,) above 0, faster: often enough tokens exceed a high cutoff."""
+    """Do the same with probabilities (V,) above 0, of which often enough exceed a high cutoff."""
     cutoff = 1.0 / (16 * count)
     while cutoff > LOW_CUTOFF:
         chosen = (probs > cutoff).nonzero()[0]

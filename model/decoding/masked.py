@@ -1,13 +1,13 @@
 """Fill blanks with a stacked bidirectional network: masked tokens, one after the other.
 
-Such a network reads a whole line with ``<blank>`` for each masked token and scores one of them. It has no
-next token and no end of a span, so spans of every length are tried:
+Such a network reads a whole line with ``<blank>`` for each masked token and scores one of them. It
+has no next token and no end of a span, so spans of every length are tried:
 
     P(span of n tokens | line) = P(n) Π P(token k | left, tokens before k, n - k + 1 blanks, right)
 
-P(n) is a constant. Each factor costs a pass over the line (docs/decisions/0008-stacked-bidirectional.md).
-Several blanks are filled from left to right, with those further right as one ``<blank>`` each, and then
-once more with all others filled.
+P(n) is a constant. Each factor costs a pass over the line (docs/decisions/0008). Several blanks are
+filled from left to right, with those further right as one ``<blank>`` each. Then each is filled
+again with all others filled.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from model.decoding.span_search import is_word
 from model.queries import ClozeQuery, ClozeResult, Usage
 from model.tokenizer import BLANK, START
 
-# P(n): roughly the shares of words with n tokens in the training text. Longer choices lose LONGER a token.
+# P(n): roughly the shares of words with n tokens in the training text; then LONGER a token.
 LENGTHS, LONGER = (0.8, 0.15, 0.05), 0.3
 # Spans of each length that go on after their first token.
 WIDTH = 12

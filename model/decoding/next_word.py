@@ -1,21 +1,21 @@
 """Predict the next word: P(word | text), for a text that may stop anywhere, also inside a word.
 
-1. *Heal* (:meth:`TokenIndex.heal`): cut the text where no later character can change its tokens. The
-   rest is the typed prefix q, often an unfinished word, often empty.
+1. *Heal* (:meth:`TokenIndex.heal`): cut the text where no later character can change its tokens.
+   The rest is the typed prefix q, often an unfinished word, often empty.
 2. *Spell*: a spelling s is a sequence of tokens after the cut that spells q or its beginning. Its
-   probability is P(s | left). Follow the spellings that hold a share of Z:
+   probability is P(s | left). Follow the spellings that hold a share of Z = P(q | left), the sum of
 
-       Z = P(q | left) = Σ P(s q | left) + Σ P(s | left) · P(a token that crosses the end of q | left, s)
+       P(s | left)            if s spells q
+       Σ_t P(s, t | left)     if s spells a beginning of q, over tokens t that cross the end of q
 
-   with the first sum over spellings of q, the second over spellings of a beginning of q. These events
-   exclude each other, so their probabilities add up.
-3. *Branch*: take the most probable tokens that cross the end of q or follow it. A word of letters ends
-   before the first other character; anything else (a Chinese word, punctuation) is as long as its token.
-4. *Extend*: after a token that ends in letters, its word ends with the probability that it has in the
-   training text. Run the tower over the token only if the rest of its probability could still change
-   the candidates; then the network's own probability replaces the estimate.
+   These events exclude each other, so their probabilities add up.
+3. *Branch*: take the most probable tokens that cross the end of q or follow it. A word of letters
+   ends before the first other character; anything else (a Chinese word, punctuation) is one token.
+4. *Extend*: after a token that ends in letters, the word ends with the probability that it has in
+   the training text. Run the tower over the token only if the rest of its probability could still
+   change the candidates; then the network's own probability replaces the estimate.
 
-    P(word | text) = P(q word, and the word ends | left) / Z
+    P(word | text) = P(q continues to the word, and the word ends | left) / Z
 
 The candidates are events that exclude each other, so they sum to at most 1.
 """
@@ -44,8 +44,8 @@ from model.queries import Candidate, PredictQuery, PredictResult, Usage
 from model.runtime import Float32Array, Int64Array
 from model.text import is_word_character, normalise
 
-# Tokens between prefix and cut that are run one by one and kept in the tree: most were needed when the
-# text ended there.
+# Tokens between prefix and cut that are run one by one and kept in the tree: most were needed when
+# the text ended there.
 MAX_LEFT = 16
 # Characters of an unfinished word.
 MAX_STEM = 64
@@ -65,8 +65,8 @@ class SearchOptions:
     word_floor: float = 0.02
     word_rows: int = 4
     word_rounds: int = 8
-    # A next token is taken if its probability exceeds this share of the last candidate's; at most so
-    # many, plus 2 for each candidate: with and without a space.
+    # A next token is taken if its probability exceeds this share of the last candidate's; at most
+    # so many, plus 2 for each candidate: with and without a space.
     branch_share: float = 1 / 4
     branches: int = 8
 
@@ -147,7 +147,7 @@ class _Search:
         self._top_k = top_k
         self._options = options
         self._branches = options.branches + 2 * top_k
-        # By appended text: its probability, then typed prefix and probability of its likeliest token.
+        # By appended text: its probability; typed prefix and probability of its likeliest token.
         self._found: dict[str, tuple[float, str, float]] = {}
         self._partial_words: list[PartialWord] = []
         self._last_prob = 0.0  # of the last candidate so far
@@ -155,7 +155,7 @@ class _Search:
         self.cached_tokens = 0  # tokens of the text after its prefix that were in the tree
 
     def spell(self, left: Sequence[int], canonical: Sequence[int]) -> Decoder[None]:
-        """Follow the spellings of q after *left*, and branch from each; *canonical* is the encoding of q."""
+        """Follow the spellings of q after *left*, and branch from each; *canonical* encodes q."""
         options = self._options
         node = yield from self._run_left(left)
         spellings = [self._spelling(0, 1.0, node)]
@@ -226,7 +226,7 @@ class _Search:
     def _paths(
         self, spelling: Spelling, followed: int | None = None
     ) -> list[tuple[float, Spelling, int]]:
-        """List (probability, spelling, token) of the tokens that spell more of q, without *followed*."""
+        """List (probability, spelling, token) of tokens that spell more of q, but *followed*."""
         tokens = self._index.prefixes(self._typed_prefix[spelling.spelled :])
         probs = self._next_token.probs(spelling.node)
         return [
@@ -236,7 +236,7 @@ class _Search:
         ]
 
     def extend(self) -> Decoder[None]:
-        """Extend partial words until none could still change the candidates, or a limit is reached."""
+        """Extend partial words while they could change the candidates, up to a limit."""
         options = self._options
         for _ in range(options.word_rounds):
             floor = max(self._last_prob * options.word_share, options.word_floor)
@@ -278,7 +278,7 @@ class _Search:
     def _branch(
         self, prob: float, node: PrefixNode, allowed: str, suffix: str = "", pending: bytes = b""
     ) -> None:
-        """Take the most probable allowed tokens after a node; they follow *suffix* and *pending*."""
+        """Take the most probable allowed tokens after a node, *suffix* and *pending*."""
         limit = self._branches
         top = self._next_token.top(node, allowed, self._cutoff / prob, limit)
         for token, token_prob in self._above_cutoff(prob, top.tokens[:limit], top.probs[:limit]):
@@ -296,7 +296,7 @@ class _Search:
     def _above_cutoff(
         self, prob: float, tokens: list[int], probs: list[float]
     ) -> Iterator[tuple[int, float]]:
-        """Yield (token, probability), most probable first, while they could change the candidates."""
+        """Yield (token, probability), falling, while they could change the candidates."""
         for count, (token, token_prob) in enumerate(zip(tokens, probs, strict=True)):
             if count == self._top_k:
                 self._update_cutoff()
@@ -307,7 +307,7 @@ class _Search:
 
     def _update_cutoff(self) -> None:
         if len(self._found) >= self._top_k:
-            self._last_prob = sorted([found[0] for found in self._found.values()])[-self._top_k]
+            self._last_prob = sorted(map(itemgetter(0), self._found.values()))[-self._top_k]
             self._cutoff = self._options.branch_share * self._last_prob
 
     def _take(
@@ -334,7 +334,7 @@ class _Search:
         self._found[append] = total + prob, likeliest, highest
 
     def candidates(self, stem: str) -> tuple[Candidate, ...]:
-        """Return the best candidates, most probable first, ties by text; *stem* is the word before them."""
+        """Return the best candidates, falling, ties by text; *stem* is the unfinished word."""
         ranked = sorted(self._found.items(), key=lambda item: (-item[1][0], item[0]))[: self._top_k]
         found, total = [], 0.0
         for append, (prob, typed_prefix, _) in ranked:
@@ -348,10 +348,7 @@ class _Search:
 
 @lru_cache(maxsize=1 << 15)
 def first_word(text: str) -> str | None:
-    """Return *text* up to the end of its first word, with the spaces before it; None if it may continue.
-
-    *text* consists of whole tokens. A word of letters ends before the first other character.
-    """
+    """Return *text*, whole tokens, up to the end of its first word; None if that may continue."""
     start = end = len(text) - len(text.lstrip(" "))
     letters = start < len(text) and is_word_character(text[start])
     for character in text[start:]:
@@ -363,7 +360,7 @@ def first_word(text: str) -> str | None:
 
 @lru_cache(maxsize=1 << 12)
 def _character(data: bytes) -> str | None:
-    """Return the character that *data* spells: empty if incomplete, None if no character begins so."""
+    """Return the character that *data* spells: empty if incomplete, None if there is none."""
     try:
         return codecs.getincrementaldecoder("utf-8")().decode(data)
     except UnicodeDecodeError:

@@ -1,11 +1,11 @@
-"""The forward tower's states after texts that were read before, so that a key press costs only what it adds.
+"""The forward tower's states after earlier texts, so that a key press costs only what it adds.
 
 A *prefix* is the beginning of a text up to a point that no token can cross
-(:meth:`TokenIndex.is_stable_boundary`). The state after it depends on exactly this text, so it serves
-every text that continues it. Each prefix has a *tree* (a trie over tokens) with the few tokens that
-were tried after it while its next word was typed: their states and distributions.
+(:meth:`TokenIndex.is_stable_boundary`). The state after it depends on exactly this text, so it
+serves every text that continues it. Each prefix has a *tree* (a trie) of the tokens that were tried
+after it while its next word was typed, with their states and distributions.
 
-The cache changes no answer: its values are bit for bit those that would be computed. One thread owns it.
+The cache changes no answer: its values are bit for bit those of a computation. One thread owns it.
 """
 
 import sys
@@ -27,7 +27,7 @@ REACH = 256
 OVERHEAD = 800
 # Bytes of a token and its probability in a list: two objects and two references.
 LISTED_TOKEN = 72
-# Share of the bytes for trees. The rest is for states alone, a tenth of the size and useful for longer.
+# Share of the bytes for trees. The rest is for states, a tenth of the size and useful for longer.
 TREES = 0.75
 
 NOT_SCORED: Float32Array = np.zeros(0, dtype=np.float32)
@@ -161,7 +161,7 @@ class PrefixCache:
         return None
 
     def put(self, prefix: Prefix) -> None:
-        """Add *prefix*, or count its tree anew; then drop what exceeds the limit."""
+        """Add *prefix*, or count what its tree has gained; then drop what exceeds the limit."""
         if not self.max_bytes:
             return
         key = prefix.owner, len(prefix.text), prefix.text[-TAIL:]

@@ -1,4 +1,4 @@
-"""Score a text: log P(text) = Σ log P(token | all tokens before it), from the start of a text, without its end."""
+"""Score a text: log P(text) = Σ log P(token | all tokens before it), without its end."""
 
 import numpy as np
 

@@ -4,8 +4,8 @@ A span of n tokens has the probability
 
     P(span | left, right) = Π P(token k | left, tokens before k, right) · P(end | left, span, right)
 
-With two towers the gap head gives all factors; ``<eog>`` is the end. A forward-only network has only its
-next head, which does not see the right side; there a span ends where its word ends.
+With two towers the gap head gives all factors, and ``<eog>`` is the end. A forward-only network has
+only its next head, which does not see the right side; there a span ends where its word ends.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,11 +22,11 @@ from model.tokenizer import END_OF_GAP
 
 # Tokens of the longest span that is searched.
 MAX_SPAN = 6
-# Spans that go on after their first token, for each of the first FEW words wanted. Never fewer than the
-# words wanted, or twice those shown, unless they are too improbable.
+# Spans that go on after their first token, for each of the first FEW words wanted. Never fewer than
+# the words wanted, or twice those shown, unless they are too improbable.
 FIRST_WIDTH, FEW = 3, 8
-# Nats below the best span at which a span is dropped, unless few are left. Two more than in rescoring
-# (cloze.py): the best span has yet to end, which costs something.
+# Nats below the best span at which a span is dropped, unless few are left. Two more than for
+# rescoring in cloze.py: the best span has yet to end, which costs something.
 MAX_GAP = 7.0
 
 
@@ -88,7 +88,7 @@ class SpanHead:
         return Score("gap", output, right=self._right, position=position, kind=self._kind)
 
     def split(self, tokens: tuple[int, ...], scores: Float32Array) -> tuple[float, Float32Array]:
-        """Return log P(the span ends after *tokens*) and log P of each next token, (V,), from scores (V,)."""
+        """Return log P of the end after *tokens* and of each next token, (V,), from scores (V,)."""
         log_probs = self._cache_lm.mix_logs(scores, (*self._before, *tokens)[-CONTEXT:])
         if self._two_towers:
             end = float(log_probs[END_OF_GAP])
@@ -96,7 +96,7 @@ class SpanHead:
             return end, log_probs
         if not tokens:
             return -np.inf, log_probs
-        # A word of letters ends unless a letter follows, or a space, which still belongs to the word.
+        # A word of letters ends unless a letter follows, or a space, which belongs to the word.
         tokenizer = self._context.tokenizer
         letters = bool(tokenizer.ends_letter[tokens[-1]])
         end = float(np.logaddexp.reduce(log_probs[~tokenizer.continues_word])) if letters else 0.0
@@ -125,8 +125,8 @@ def search_words(
         shown: how many of them to find however improbable they are.
 
     Returns:
-        Proposals, most probable first; fewer than *wanted* if the others are too improbable. The search
-        ends when no unfinished span can still be among them.
+        Proposals, most probable first; fewer than *wanted* if the others are too improbable. The
+        search ends when no unfinished span can still be among them.
     """
     found: dict[str, Proposal] = {}
     beam = [Span((), 0.0, (state,))]
@@ -145,7 +145,7 @@ def search_words(
         picks = _best(log_probs, found, wanted, width, 2 * shown)
         if not picks:
             break
-        # Rows are 64 kB each at 16,000 tokens, dozens in each decoder that waits: keep none meanwhile.
+        # Rows are 64 kB each at 16,000 tokens, dozens in each decoder: keep none while it waits.
         del rows, row, following, log_probs
         states = yield [RunTower("forward", beam[n].states[-1], (token,)) for n, token, _ in picks]
         beam = [
@@ -158,7 +158,7 @@ def search_words(
 def _best(
     log_probs: Float32Array, found: dict[str, Proposal], wanted: int, width: int, at_least: int
 ) -> list[tuple[int, int, float]]:
-    """Choose (row, token, log P) among unfinished spans (N, V) that may still be among the words wanted."""
+    """Choose (row, token, log P) of unfinished spans (N, V) that may be among the words wanted."""
     ranked = sorted((each.log_prob for each in found.values()), reverse=True)
     floor = ranked[wanted - 1] if len(ranked) >= wanted else -np.inf
     if len(log_probs) > width:  # so many rows reach a higher value that the rest cannot be chosen

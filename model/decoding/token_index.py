@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from model.tokenizer import START, Tokenizer
 
-# Cached results: of look-ups, and of healing. Only texts of at most MAX_CACHED characters are cached, as
-# words recur. All users of a checkpoint share these caches: whether somebody typed a word before shows in
-# tens of microseconds and in nothing else. All caches together take at most some 50 MB.
+# Cached results: of look-ups, and of healing, for texts of at most MAX_CACHED characters, as words
+# recur. All users of a checkpoint share these caches: if somebody typed a word before shows in tens
+# of microseconds and in nothing else. All caches together take at most some 50 MB.
 LOOKUPS, HEALED_TEXTS, MAX_CACHED = 1 << 14, 1 << 12, 32
 
 
@@ -26,8 +26,8 @@ class TokenIndex:
         spellings: by id, the bytes that a token adds to a text: none for control tokens, a line end
             for ``<s>``.
         longest: bytes of the longest token.
-        starts_letter: (V,) float32, 1 for tokens that continue a word. To multiply a row by a mask is
-            faster than to index it.
+        starts_letter: (V,) float32, 1 for tokens that continue a word: to multiply by a mask is
+            faster than to index.
         is_byte: (V,) float32, 1 for byte tokens.
     """
 
@@ -77,7 +77,7 @@ class TokenIndex:
         return found
 
     def is_stable_boundary(self, text: str, position: int) -> bool:
-        """Return True if no token can cross *position*, whatever follows; 0 < position < len(text)."""
+        """Return True if no token can cross *position*, 0 < position < len(text)."""
         return text[position - 1 : position + 1] not in self._pairs
 
     def last_stable_boundary(self, text: str, start: int = 0) -> int:
@@ -91,8 +91,8 @@ class TokenIndex:
     def encode(self, text: str) -> list[int]:
         """Encode normalised text, each stretch between stable boundaries by itself.
 
-        So the tokens of a stretch depend on nothing else. A single encoding of a long text sums many
-        scores in float32, and rounding would decide between two almost equal encodings.
+        So the tokens of a stretch depend on nothing else. In one encoding of a long text many scores
+        are summed in float32, and rounding decides between almost equal encodings.
         """
         pairs, start = self._pairs, 0
         tokens: list[int] = []
@@ -109,10 +109,10 @@ class TokenIndex:
     def heal(self, text: str) -> tuple[Sequence[int], Sequence[int], bytes]:
         """Cut a text at the last point that nothing typed later can move (token healing).
 
-        A token that crosses the end of *text* may begin before the last token of its encoding, and the
-        text before it is then encoded as if it ended there. So the cut is the last boundary that the
-        encodings of *text* and of all these beginnings share. In Latin text it is at most the start of
-        the unfinished word; after a space it is the end of the text.
+        A token that crosses the end of *text* may begin before the last token of its encoding. The
+        text before it is then encoded as if it ended there. So the cut is the last boundary that
+        the encodings of *text* and of all these beginnings share. In Latin text it is at most the
+        start of the unfinished word; after a space it is the end of the text.
 
         Args:
             text: normalised text.
@@ -129,7 +129,7 @@ class TokenIndex:
             return [], tokens, data
         # No token holds a line end, so nothing before the last one matters.
         tail = data[max(0, len(data) - self.longest) :].rpartition(b"\n")[2]
-        # From here on, positions are bytes from the end: first those at which a crossing token may begin.
+        # Positions are bytes from the end. First those at which a crossing token may begin.
         crossing = [
             len(tail) - start
             for start, byte in enumerate(tail)
@@ -137,7 +137,7 @@ class TokenIndex:
         ]
         if not crossing:
             return tokens, [], b""
-        # Token boundaries, back to well before the first of these. A character spelled in bytes is not cut.
+        # Token boundaries, back to well before the first of these, but none inside a character.
         numbers: dict[int, int] = {}
         position, number = 0, len(tokens)
         reach = crossing[0] + 2 * self.longest

@@ -1,4 +1,4 @@
-"""Exact probabilities of fillings, computed from a table token by token, and shorthands for tests of blanks."""
+"""Exact probabilities of fillings, computed from a table token by token, and shorthands."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +12,8 @@ from model.tokenizer import END, END_OF_GAP, FIRST_BYTE, START
 from tests.fakes import TableRuntime, answer, hand_tokenizer, table_predictor
 
 TOKENS = (
-    "go ", "to ", "the ", "store ", "store", "park ", "park", "new ", "re", "open", "open ", ".", " ", ",",
-    "我", "要去", "云南", "买", "。", "新手机",
+    "go ", "to ", "the ", "store ", "store", "park ", "park", "new ", "re", "open", "open ", ".",
+    " ", ",", "我", "要去", "云南", "买", "。", "新手机",
 )  # fmt: skip
 TOKENIZER = hand_tokenizer(TOKENS)
 EVERYTHING = range(FIRST_BYTE, TOKENIZER.size)

@@ -101,7 +101,7 @@ def test_results_come_in_the_order_of_the_steps() -> None:
 
 
 def test_a_long_text_does_not_hold_a_short_one_up() -> None:
-    """A long RunTower takes part in one chunk a round; a short one is done after the first, in its own call."""
+    """A long RunTower takes one chunk a round; a short one is done after the first."""
     table = TableRuntime(TOKENIZER)
     scheduler = Scheduler(table)
     scheduler.add("long", requesting([RunTower("forward", STATE, (261,) * (2 * CHUNK + 1), True)]))
@@ -114,7 +114,7 @@ def test_a_long_text_does_not_hold_a_short_one_up() -> None:
 
 
 def test_calls_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More rows than fit make more calls, long rows sooner than short ones, and every call is reported."""
+    """More rows than fit make more calls, long rows sooner than short ones; all are reported."""
     monkeypatch.setattr("model.batching.TOWER_TOKENS", 3)
     seen: list[tuple[str, int, int]] = []
     table = TableRuntime(TOKENIZER)

@@ -39,7 +39,7 @@ def test_marginals_follow_their_formula() -> None:
 
 
 def test_contexts_follow_their_formula() -> None:
-    """After 5 came 8 twice and 9 once, after 7 5 always 8: discounted counts, and a shorter context."""
+    """After 5 came 8 twice and 9 once, after 7 5 always 8: discounted counts, shorter contexts."""
     tokens = [7, 5, 8, 1, 7, 5, 8, 1, 6, 5, 9]
     marginals = mixed(tokens, [11])  # 11 never occurred
     one = marginals * (STRENGTHS[0] + 2 * DISCOUNT) / (3 + STRENGTHS[0])
@@ -52,7 +52,7 @@ def test_contexts_follow_their_formula() -> None:
 
 
 def test_control_tokens_separate() -> None:
-    """Tokens on both sides of a line end do not follow each other, and a control token is never raised."""
+    """Tokens on both sides of a line end do not follow each other; no control token is raised."""
     result = mixed([5, 1, 6], [5])
     assert result[1] == 0
     assert np.allclose(result, mixed([5, 1, 6], [11]))
@@ -80,7 +80,8 @@ def test_only_the_latest_tokens_count(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 TOKENIZER = hand_tokenizer(
-    ("the ", "cat ", "dog ", "sat ", "ran ", "on ", "mat ", "Ann ", "the", "cat", "云南", "去", "北京", ",")
+    ("the ", "cat ", "dog ", "sat ", "ran ", "on ", "mat ", "Ann ", "the", "cat", ",",
+     "云南", "去", "北京")
 )  # fmt: skip
 RUNTIME = TableRuntime(TOKENIZER, spread=0.7)
 SENTENCE = "the cat sat on the mat the dog ran on the mat "
@@ -88,7 +89,7 @@ ANN = "Ann sat on the mat\nAnn ran on the mat\n" * 6
 
 
 def test_next_token_is_the_networks_corrected_by_the_text() -> None:
-    """After a space the answers are the corrected distribution; the text up to the last boundary counts."""
+    """After a space the answers are the corrected distribution."""
     text = SENTENCE * 3
     predictor = table_predictor(RUNTIME, search=SearchOptions(0, 64, 8, 0, 0, 64, 8, 0, 64))
     tokens = [START, *TOKENIZER.encode(text)]
@@ -131,7 +132,7 @@ def test_a_history_makes_its_words_more_probable(use_cache_lm: bool) -> None:
 
 
 def test_histories_and_tenants_are_kept_apart() -> None:
-    """A text with another history, or of another tenant, is answered as if nothing had been asked."""
+    """A text with another history, or of another tenant, finds nothing in the cache."""
     shared = table_predictor(RUNTIME)
     for history in (ANN, "", "去云南,去北京\n" * 9):
         query = PredictQuery("the cat ", 20, history)

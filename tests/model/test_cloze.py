@@ -1,4 +1,4 @@
-"""Filling blanks: the decoder against brute force over tiny vocabularies, and the promises of the contract."""
+"""Filling blanks: the decoder against brute force over tiny vocabularies, and its promises."""
 
 from itertools import product
 from typing import Any
@@ -32,7 +32,7 @@ from tests.model.cloze_oracle import (
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize(("text", "right"), [("go to ____ .", ["."]), ("go to ____", None)])
 def test_brute_force_over_all_spans_agrees(text: str, right: list[str] | None, seed: int) -> None:
-    """Every word has the exact probability of the spans that spell it and fit; all spans sum to 1."""
+    """Every word has the exact probability of the spans that spell it and fit; spans sum to 1."""
     support = ids("store", "store ")
     runtime = TableRuntime(TOKENIZER, support, seed=seed)
     left, after = ids("go ", "to "), None if right is None else ids(*right)
@@ -52,7 +52,7 @@ def test_brute_force_over_all_spans_agrees(text: str, right: list[str] | None, s
 
 
 def test_the_most_probable_word_survives_the_beam() -> None:
-    """With more tokens than the beam holds, the first candidate is still the best of all short spans."""
+    """With more tokens than the beam holds, the first word is still the best of all short ones."""
     runtime = TableRuntime(TOKENIZER, seed=4)
     expected: dict[str, float] = {}
     for length in (1, 2):
@@ -66,7 +66,7 @@ def test_the_most_probable_word_survives_the_beam() -> None:
 
 
 def test_rescoring_follows_its_formula(monkeypatch: pytest.MonkeyPatch) -> None:
-    """P(w) = M softmax(s / τ), s = log P_gap + λ1 log P_F(w, right | left) + λ2 log P_B(left, w | right)."""
+    """P = M softmax(s / τ), s = log P_gap + λ1 log P_F + λ2 log P_B."""
     monkeypatch.setattr("model.decoding.cloze.RESCORED", 8)
     calibration = Calibration(
         cloze_temperature={"zh": 1.0, "en": 2.0}, forward_weight=0.7, backward_weight=0.3
@@ -123,7 +123,7 @@ def test_words_that_begin_alike_share_rows() -> None:
 
 @pytest.mark.parametrize("exponent", [0.5, 2.0])
 def test_coverage_is_raised_to_its_exponent(exponent: float) -> None:
-    """The first 16 words sum to F, which becomes F^γ; the others share the rest; few words claim the same."""
+    """The first 16 words sum to F, which becomes F^γ; the others share the rest."""
     raised = Calibration(cloze_coverage_exponent={"zh": 1.0, "en": exponent})
     plain, found = (probs("go to ____.", each, top_k=100) for each in (Calibration(), raised))
     ratios = {word: found[word] / prob for word, prob in plain.items()}
@@ -159,7 +159,7 @@ def test_eight_characters_on_either_side_show_the_language(text: str, language: 
 
 
 def test_choices_are_exact_and_normalised() -> None:
-    """Every choice comes back, most probable first, with its exact share; phrases are scored as spans."""
+    """Every choice comes back, falling, with its exact share; phrases are scored as spans."""
     runtime = TableRuntime(TOKENIZER, seed=6)
     choices = {"park": WORD, "the store": SPAN, "reopen": WORD, "new new park": SPAN}
     expected = {
@@ -186,7 +186,7 @@ def test_spellings_of_a_choice_at_the_end_are_summed() -> None:
 
 
 def test_choices_come_back_as_they_were_sent() -> None:
-    """Spaces and another normal form change no score and are given back; the text gets the clean form."""
+    """Spaces and another normal form change no score; the text gets the clean form."""
     plain = fill("go to the ____.", choices=["café", "park"])
     sent = fill("go to the ____.", choices=["  cafe\u0301 ", "park"])
     renamed = {"café": "  cafe\u0301 ", "park": "park"}
@@ -220,7 +220,7 @@ def test_choices_have_settings_of_their_own(weight: float, setting: Any, change:
 
 
 def test_choices_beyond_those_rescored_have_the_same_temperature() -> None:
-    """With more choices than are rescored, the probabilities of the others are divided by it, too."""
+    """With more choices than are rescored, the scores of the others are divided by it, too."""
     pairs = product(("go ", "to ", "the ", "new ", "re", "open "), TOKENS[:8])
     choices = list(dict.fromkeys("".join(pair).strip() for pair in pairs))
     table = {"support": EVERYTHING, "spread": 0.5}
@@ -273,7 +273,7 @@ def test_blanks_to_the_right_are_read_as_blanks_first() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_several_blanks_are_filled_jointly_and_then_swept(seed: int) -> None:
-    """All pairs compete, with ``<blank>`` for the second; then each blank sees the filling of the other."""
+    """All pairs compete, with ``<blank>`` for the second; then each blank sees the other filled."""
     runtime = TableRuntime(TOKENIZER, seed=seed)
     choices = ["park", "store"], ["store", "park"]
     left, stop = ids("go ", "to "), ids(".")

@@ -64,7 +64,7 @@ def fill(checkpoint: Checkpoint, query: ClozeQuery) -> ClozeResult:
 
 @pytest.mark.parametrize("cell", ["rnn_tanh", "gru", "lstm"])
 def test_runtimes_compute_the_formulas_whatever_the_padding(tmp_path: Path, cell: str) -> None:
-    """Every runtime agrees with the numpy network; a line gives the same bits alone and among longer ones."""
+    """Every runtime agrees with the numpy network; a line gives the same bits alone and padded."""
     checkpoint = build(tmp_path / cell, cell)
     lines = [[START, 300, BLANK, 301, 9], [START, BLANK], [START, 280, 281, BLANK]]
     places = np.array([2, 1, 3])
@@ -82,7 +82,7 @@ def test_runtimes_compute_the_formulas_whatever_the_padding(tmp_path: Path, cell
 
 
 def test_choices_have_the_probability_of_their_tokens(stacked: Checkpoint) -> None:
-    """P = P(n) times the probability of each token while the later ones are blanks; shares sum to 1."""
+    """P = P(n) times the probability of each token while the later ones are blanks."""
     tokenizer, network = stacked.tokenizer, oracle(stacked)
     words = ("买", "昨天", "学校")
     left, right = (tokenizer.encode(part) for part in LINE.split("____"))
@@ -118,7 +118,7 @@ def test_the_search_finds_the_best_single_token(stacked: Checkpoint) -> None:
     ["____", "the ____ cat ____ mat ____", "I ____\nshe ____ he", "我" * 99 + "____" + "他" * 99],
 )
 def test_any_text_with_blanks_is_answered(stacked: Checkpoint, text: str) -> None:
-    """Blanks at either end, on several lines and in long lines are filled, and the text around them stays."""
+    """Blanks at either end, on several lines and in long lines are filled; the text stays."""
     result = fill(stacked, ClozeQuery(text))
     assert len(result.blanks) == text.count("____")
     words = iter([blank.candidates[0].word for blank in result.blanks])

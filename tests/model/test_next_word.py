@@ -1,4 +1,4 @@
-"""Next words: the decoder against brute force over tiny vocabularies, and its promises for any text."""
+"""Next words: the decoder against brute force over tiny vocabularies, and its promises."""
 
 from collections import defaultdict
 from typing import Any
@@ -18,8 +18,8 @@ from model.tokenizer import FIRST_BYTE, START
 from tests.fakes import TableRuntime, answer, hand_tokenizer, table_predictor
 
 TOKENIZER = hand_tokenizer(
-    ("I ", "like ", "the", "the ", "theatre ", "t", "th", "he", "he ", "a", "s ", "re ", "cat", "cat ", ",", ", ", " ",
-     "迟", "迟到", "到", "了", "上学", "。")
+    ("I ", "like ", "the", "the ", "theatre ", "t", "th", "he", "he ", "a", "s ", "re ", "cat",
+     "cat ", ",", ", ", " ", "迟", "迟到", "到", "了", "上学", "。")
 )  # fmt: skip
 EXHAUSTIVE = SearchOptions(
     spelling_share=0, spelling_rows=1000, spelling_rounds=20, branch_share=0, branches=1000,
@@ -72,7 +72,7 @@ def brute_force(runtime: TableRuntime, text: str, depth: int) -> tuple[dict[str,
                 walk(run(states, token), now, here, tokens - 1)
 
     def ended(suffix: str, last: int) -> str | None:
-        """Return the word in *suffix* if it has ended; its last token begins at *last*, before 0 in the text."""
+        """Return the word in *suffix* if it has ended; its last token begins at *last*."""
         body = suffix.lstrip(" ")
         spaces = len(suffix) - len(body)
         if body and is_word_character(body[0]):
@@ -92,18 +92,18 @@ def brute_force(runtime: TableRuntime, text: str, depth: int) -> tuple[dict[str,
 
 @pytest.mark.parametrize(
     "text",
-    ["", "I like the", "I like the ", "I th", "I like t", "迟", "上学迟", "the到", "到the", "the,", "the  ",
-     "I like\nthe", "s"],
+    ["", "I like the", "I like the ", "I th", "I like t", "迟", "上学迟", "the到", "到the", "the,",
+     "the  ", "I like\nthe", "s"],
 )  # fmt: skip
 @pytest.mark.parametrize("seed", [1, 2])
 def test_brute_force_over_all_token_sequences_agrees(text: str, seed: int) -> None:
-    """With wide limits, the decoder gives the exact probability of every word that ends within reach."""
+    """With wide limits, every word that ends within reach has its exact probability."""
     runtime = TableRuntime(TOKENIZER, ids(*SPELLED, "th", "t", "迟到", "迟"), seed=seed)
     expected, undecided = brute_force(runtime, text, depth=4)
     candidates = predict(table_predictor(runtime, search=EXHAUSTIVE), text)
     assert candidates
     for candidate in candidates:
-        # The decoder extends a word by up to four tokens and scores its end; the walk stops one token earlier.
+        # The decoder extends a word by up to four tokens and scores its end; the walk does not.
         low = expected.get(candidate.append, 0.0)
         assert low - 1e-6 <= candidate.probability <= low + undecided + 1e-6, candidate.append
     shown = candidates[-1].probability if len(candidates) == 100 else 0.0
@@ -112,7 +112,7 @@ def test_brute_force_over_all_token_sequences_agrees(text: str, seed: int) -> No
 
 
 def test_default_search_stays_close_to_brute_force() -> None:
-    """With the default limits, the first candidates are the exact ones, with probabilities within 2 %."""
+    """With the default limits, the first candidates are the exact ones within 2 %."""
     runtime = TableRuntime(TOKENIZER, ids(*SPELLED, "th", "t", "theatre "), seed=5)
     expected, _ = brute_force(runtime, "I like the", depth=4)
     best = sorted(expected.items(), key=lambda item: -item[1])[:3]
@@ -134,7 +134,7 @@ def test_default_search_stays_close_to_brute_force() -> None:
     ],
 )
 def test_appended_text_and_whole_word(text: str, words: dict[str, str]) -> None:
-    """A word may be completed, or follow after a space; two spellings of one continuation are one candidate."""
+    """A word may be completed, or follow after a space; its spellings are one candidate."""
     candidates = predict(table_predictor(TableRuntime(TOKENIZER, spread=0.1)), text)
     found = {each.append: each.word for each in candidates}
     assert len(found) == len(candidates)
@@ -167,7 +167,7 @@ def test_temperature_of_the_language_is_applied() -> None:
 
 
 def test_words_end_as_often_as_in_the_training_text() -> None:
-    """With exact word-end probabilities and no extension, the candidates are those of the full search."""
+    """With exact word-end probabilities the candidates are right without extension."""
     # Each token has a quarter, whatever precedes.
     runtime = TableRuntime(TOKENIZER, ids("the", "cat", ",", "到"), spread=0.0)
     full = predict(table_predictor(runtime, search=EXHAUSTIVE), "", 4)
@@ -236,9 +236,9 @@ def test_promises_hold_for_any_text(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "word"),
-    [("atre ", "atre"), ("atre", None), (" cat ", " cat"), ("  ", None), ("", None), (", ", ","), ("到", "到"),
-     ("了。", "了。"), ("cat,", "cat"), ("。a", "。"), (" 到", " 到")],
+    [("atre ", "atre"), ("atre", None), (" cat ", " cat"), ("  ", None), ("", None), (", ", ","),
+     ("到", "到"), ("了。", "了。"), ("cat,", "cat"), ("。a", "。"), (" 到", " 到")],
 )  # fmt: skip
 def test_first_word(text: str, word: str | None) -> None:
-    """A word of letters must be followed by something else; anything else is as long as its token."""
+    """A word of letters must be followed by something else; anything else is one token."""
     assert first_word(text) == word

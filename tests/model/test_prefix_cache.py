@@ -1,4 +1,4 @@
-"""The prefix cache finds earlier texts for their owner only, keeps its limit, and changes no answer."""
+"""The prefix cache: found by their owner only, within its limit, and without effect on answers."""
 
 import sys
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from model.queries import ClozeQuery, PredictQuery, PredictResult
 from tests.fakes import TableRuntime, answer, hand_tokenizer, table_predictor
 
 TOKENIZER = hand_tokenizer(
-    ("I ", "like ", "the", "the ", "theatre ", "t", "th", "he", "he ", "a", "s ", "re ", "cat", "cat ", ",", ", ", " ",
-     "迟", "迟到", "到", "了", "上学", "。")
+    ("I ", "like ", "the", "the ", "theatre ", "t", "th", "he", "he ", "a", "s ", "re ", "cat",
+     "cat ", ",", ", ", " ", "迟", "迟到", "到", "了", "上学", "。")
 )  # fmt: skip
 INDEX = TokenIndex(TOKENIZER)
 
@@ -57,7 +57,7 @@ def predictor(cache_bytes: int = 1 << 22) -> Predictor:
 def type_on(
     asked: Predictor, texts: Sequence[str], tenant: str = ""
 ) -> tuple[list[PredictResult], list[int]]:
-    """Return the answers to texts, one after the other, and the tokens that the tower ran for each."""
+    """Return the answers to texts, in turn, and the tokens that the tower ran for each."""
     answers, tokens = [], []
     for text in texts:
         scheduler = Scheduler(asked.runtime)
@@ -140,7 +140,7 @@ def test_typing_gives_the_answers_of_a_fresh_start(text: str) -> None:
 
 
 def test_a_long_text_costs_no_more_than_a_short_one() -> None:
-    """Typing at the end of thousands of characters runs as few tokens as at the start; so does a new end."""
+    """Typing at the end of a long text runs as few tokens as at its start; so does a new end."""
     asked, long = predictor(), "I like the cat, " * 400
     _, (cold,) = type_on(asked, [long])
     _, typed = type_on(asked, list(accumulate("the cat", initial=long)))

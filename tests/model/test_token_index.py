@@ -1,4 +1,4 @@
-"""Stable boundaries, and the cut of token healing: nothing typed later moves the tokens before either."""
+"""Stable boundaries and token healing: nothing typed later moves the tokens before a cut."""
 
 import pytest
 from hypothesis import given, settings
@@ -18,7 +18,8 @@ FAMILIAR = st.lists(
 
 @pytest.mark.parametrize(
     ("text", "rest"),
-    [("go to the", "the"), ("go to the ", ""), ("", ""), ("我喜欢迟", "迟"), ("the\n", ""), ("we,", ","), ("到€", "")],
+    [("go to the", "the"), ("go to the ", ""), ("", ""), ("我喜欢迟", "迟"), ("the\n", ""),
+     ("we,", ","), ("到€", "")],
 )  # fmt: skip
 def test_the_cut_is_where_a_longer_token_may_begin(text: str, rest: str) -> None:
     """The rest is the unfinished word, or the part of it that a token may still swallow."""
