@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 from model.checkpoint import count_parameters, load_checkpoint
 from model.errors import ExportError
 from training.__main__ import main
-from training.evaluation.model_card import model_card, read_scores
+from training.evaluation.model_card import read_scores
 
 FIGURE = {"values": [0.41, 0.3], "intervals": [[0.4, 0.42], [0.29, 0.31]], "n": 1000}
 REPORT: dict[str, Any] = {"languages": {"en": {"metrics": {"next_top3": FIGURE}}}}
@@ -48,16 +47,6 @@ def test_a_card_names_what_is_missing(copy: Path) -> None:
     card = (copy / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "None yet" in card
     assert "none were recorded" in card
-
-
-def test_only_stacked_networks_lack_the_cache_lm(copy: Path) -> None:
-    """The limits of a card mention counts if the service uses them."""
-    checkpoint = load_checkpoint(copy)
-    sizes = {"backward_layers": 0, "gap_hidden_size": 0}
-    stacked = replace(checkpoint.network, architecture="stacked_bidirectional", **sizes)
-    for network, counted in ((checkpoint.network, True), (stacked, False)):
-        card = model_card(replace(checkpoint.config, network=network), 1)
-        assert ("`history`" in card) is counted
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"languages": {"en": {"metrics": 3}}}'])

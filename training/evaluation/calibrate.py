@@ -34,10 +34,11 @@ from model.files import replaced_directory
 from model.ngram import DESCRIPTION
 from model.predictor import Predictor, is_ngram, open_model
 from model.queries import ClozeQuery, ClozeResult
-from model.runtime import Runtime, initial_states
+from model.runtime import Runtime
 from model.text import LANGUAGES, Language
 from model.tokenizer import START, Tokenizer
 from training.evaluation.metrics import ask
+from training.evaluation.quantisation import tower_outputs
 from training.evaluation.systems import EvaluatedSystem, QueryRunner
 from training.evaluation.test_items import (
     MARKER,
@@ -139,14 +140,10 @@ def fit_calibration(
     lines: int = 1500,
     seed: int = 2,
 ) -> Calibration:
-    """Fit a whole calibration; languages without text keep theirs.
+    """Fit a calibration of a checkpoint; languages without text keep theirs.
 
-    Args:
-        checkpoint: its calibration is the start.
-        runtime: runs its graphs.
-        files: development text; never text on which scores are reported.
-        lines: for each language.
-        seed: of the choice of lines.
+    *files* are development text, never text on which scores are reported. About *lines* lines of
+    each language are used.
     """
     chosen = cloze_questions(files, checkpoint.tokenizer, lines, MIN_LINES, seed)
     questions: dict[str, list[ClozeQuestion]] = {}
@@ -205,11 +202,10 @@ def score_tokens(
     generator = np.random.default_rng(seed)
     for text in tqdm(texts, desc="next temperature", unit=" lines", disable=None):
         tokens = np.array([START, *tokenizer.encode(text)], dtype=np.int64)
-        states, length = initial_states(runtime.sizes, "forward", 1), np.array([len(tokens) - 1])
-        _, outputs = runtime.run_tower("forward", states, tokens[None, :-1], length)
+        (outputs,) = tower_outputs(runtime, "forward", [tokens[:-1]])
         # A line break inside a text is read but never predicted
         positions = generator.permutation(np.flatnonzero(tokens[1:] != START))[:POSITIONS_PER_TEXT]
-        yield runtime.score("next", outputs[0][positions]), tokens[1:][positions]
+        yield runtime.score("next", outputs[positions]), tokens[1:][positions]
 
 
 def fit_cloze_calibration(

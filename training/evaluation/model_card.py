@@ -24,11 +24,8 @@ LIMITS = """\
 - It repeats prejudice and swearing of its text. Do not judge people by its probabilities.
 - Probabilities are calibrated on text like the held-out lines; on other text, trust them less.
 - Only the languages named above were trained; other scripts are read as bytes and predicted badly.
-- The network keeps a text as a state of fixed size, so distant text fades."""
-# Every served network but stacked ones has a cache language model
-CACHE_LM = """\
-- The service counts names and phrases of the text and of its `history` and predicts them again; the
-  counts know no meaning."""
+- The network keeps a text as a state of fixed size, so distant text fades. With a forward tower, the
+  service also counts names and phrases of the text and of its `history`; counts know no meaning."""
 COSTS = {
     "perplexity": "perplexity {:+.3f} %",
     "top3": "top-3 accuracy lost {:+.3f} points",
@@ -96,13 +93,12 @@ def model_card(config: CheckpointConfig, parameters: int, notes: str = "") -> st
         notes: Markdown on data and licences.
     """
     network, training = config.network, config.training
+    purpose = "Predicts the next word and fills blanks"
     layers = f"forward tower of {network.forward_layers} layer(s)"
-    purpose, limits = "Predicts the next word and fills blanks", f"{LIMITS}\n{CACHE_LM}"
     if network.architecture == "two_towers":
         layers += f", backward tower of {network.backward_layers}, gap head"
     if network.architecture == "stacked_bidirectional":
-        layers = f"{network.forward_layers} bidirectional layer(s)"
-        purpose, limits = "Fills blanks", LIMITS
+        purpose, layers = "Fills blanks", f"{network.forward_layers} bidirectional layer(s)"
     sections = {
         "Network": f"{network.cell}, {layers}; hidden {network.hidden_size}, embedding"
         f" {network.embedding_size}, {network.vocabulary_size:,} tokens;"
@@ -117,7 +113,7 @@ def model_card(config: CheckpointConfig, parameters: int, notes: str = "") -> st
                 _fitted(config.calibration),
             ]
         ),
-        "Limits": limits,
+        "Limits": LIMITS,
     }
     parts = [
         f"# {config.name} {config.version}",
@@ -140,27 +136,17 @@ def _training(training: Mapping[str, Any]) -> str:
         header = ("run", "steps", "tokens read", "CPU hours", "hours", "device")
         rows = [[_cell(stage[key]) for key in keys] for stage in stages]
         parts.append(table(rows, header).strip())
-    parts += [
-        f"Weights of sources in {stage['run']}, unlike below: {_weights(stage['weights'])}."
-        for stage in stages
-        if stage["weights"]
-    ]
-    labels = {
-        "date": "Exported",
-        "seed": "Seed",
-        "git_commit": "Program",
-        "data_sha256": "SHA-256 of the prepared data",
+    for stage in stages:
+        weights = ", ".join(f"{name} {weight:g}" for name, weight in stage["weights"].items())
+        parts += [f"Weights of sources in {stage['run']}, unlike below: {weights}."] * bool(weights)
+    facts = {
+        "Exported": training.get("date"),
+        "Seed": training.get("seed"),
+        "Program": training.get("git_commit"),
+        "SHA-256 of the prepared data": training.get("data_sha256"),
     }
-    facts = [
-        f"{label}: {training[key]}."
-        for key, label in labels.items()
-        if training.get(key) not in (None, "")
-    ]
-    return "\n\n".join([*parts, " ".join(facts)])
-
-
-def _weights(weights: Mapping[str, float]) -> str:
-    return ", ".join(f"{source} {weight:g}" for source, weight in weights.items())
+    known = [f"{label}: {fact}." for label, fact in facts.items() if fact not in (None, "")]
+    return "\n\n".join([*parts, " ".join(known)])
 
 
 def _data(data: Sequence[Mapping[str, Any]]) -> str:
