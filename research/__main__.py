@@ -13,6 +13,7 @@ COMMANDS = {
     "sentence-completion": ("research.sentence_completion", "answer MSR Sentence Completion"),
     "contamination": ("research.contamination", "find benchmark questions in training text"),
     "sample-sentences": ("research.sample_sentences", "fill the blanks of sample sentences"),
+    "toy-corpus": ("research.toy_corpus", "write a small corpus from a seeded grammar"),
     "quality-page": ("research.quality_page", "write docs/quality.md"),
     "tutorial-page": ("research.tutorial_page", "write docs/tutorial.md"),
 }

@@ -48,16 +48,12 @@ class KeyboardNetwork(nn.Module):
         nn.init.ones_(self.bias[:cells])  # forget gates start open, as in model/network.py
         self.project = nn.Parameter(torch.empty(e, cells).uniform_(-bound, bound))
 
-    def initial_state(self, tower: Tower, rows: int) -> Tensor:  # noqa: ARG002
+    def initial_state(self, tower: Tower, rows: int) -> Tensor:
         """Return zeros, (rows, e + cells): the projected state, then the cells."""
         return self.output_bias.new_zeros(rows, sum(self.project.shape))
 
     def run_tower(
-        self,
-        tower: Tower,  # noqa: ARG002
-        tokens: Tensor,
-        states: Tensor,
-        dtype: torch.dtype = torch.float32,
+        self, tower: Tower, tokens: Tensor, states: Tensor, dtype: torch.dtype = torch.float32
     ) -> tuple[Tensor, Tensor]:
         """Read tokens (T, B) from *states*; return outputs (T, B, e) and states (B, e + cells)."""
         sequence = locked_dropout(self.embedding(tokens).to(dtype), self.dropout, self.training)

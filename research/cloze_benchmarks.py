@@ -13,7 +13,6 @@ Nothing is trained or fitted on the questions.
 import json
 import math
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from typing import Any
 from model.errors import CorpusError
 from model.queries import ClozeQuery, ClozeResult, Limits, PredictQuery, PredictResult
 from model.text import is_han
-from training.cached_json import write_json
+from training.cached_json import report_json
 from training.evaluation.metrics import ask
 from training.evaluation.systems import EvaluatedSystem, open_system
 from training.evaluation.test_items import MARKER
@@ -53,7 +52,7 @@ class BenchmarkQuestion:
 
     @property
     def answerable(self) -> bool:
-        """True if the answer is among the choices, or if there are none."""
+        """True unless the answer is missing among the choices."""
         return not self.choices or self.answer in self.choices
 
 
@@ -115,12 +114,8 @@ class BenchmarkOptions:
     """Options of the command."""
 
     checkpoint: Path = argument("checkpoint directory, or an n-gram")
+    questions: tuple[str, ...] = argument(f"NAME is one of {', '.join(BENCHMARKS)}", "NAME=FILE")
     output: Path = option("JSON file to write")
-    msr_scc: Path | None = option("questions of MSR Sentence Completion", None)
-    lambada: Path | None = option("questions of LAMBADA", None)
-    cmrc2017: Path | None = option("questions of CMRC 2017", None)
-    cft: Path | None = option("questions of CFT", None)
-    chid: Path | None = option("questions of ChID", None)
     no_cache_lm: bool = option("switch the cache language model off", False)
 
 
@@ -128,15 +123,15 @@ def run(options: BenchmarkOptions) -> int:
     """Answer the questions and write the figures; return 0.
 
     Raises:
-        CorpusError: no file is named, or a file cannot be read or is empty.
+        CorpusError: a name is unknown, or a file cannot be read or is empty.
     """
-    questions = {
-        name: list(read(path))
-        for name, read in BENCHMARKS.items()
-        if (path := getattr(options, name.replace("-", "_"))) is not None
-    }
-    if not questions or not all(questions.values()):
-        raise CorpusError(f"no questions; name a file that has some: --{', --'.join(BENCHMARKS)}")
+    questions = {}
+    for name, path in named_files(options.questions):
+        if name not in BENCHMARKS:
+            raise CorpusError(f"unknown benchmark {name!r}; choose from {', '.join(BENCHMARKS)}")
+        questions[name] = list(BENCHMARKS[name](path))
+        if not questions[name]:
+            raise CorpusError(f"{path}: has no questions")
     check_writable(options.output)
     system = open_system(options.checkpoint, use_cache_lm=not options.no_cache_lm)
     report = {
@@ -145,9 +140,21 @@ def run(options: BenchmarkOptions) -> int:
         "use_cache_lm": not options.no_cache_lm,
         "benchmarks": {name: answer(system, asked) for name, asked in questions.items()},
     }
-    write_json(options.output, report)
-    sys.stdout.write(json.dumps(report, indent=1) + "\n")
+    report_json(options.output, report)
     return 0
+
+
+def named_files(pairs: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    """Split arguments NAME=FILE.
+
+    Raises:
+        CorpusError: an argument without an equals sign.
+    """
+    for pair in pairs:
+        name, separator, path = pair.partition("=")
+        if not separator:
+            raise CorpusError(f"{pair!r} is not NAME=FILE")
+        yield name, Path(path)
 
 
 def answer(system: EvaluatedSystem, questions: Sequence[BenchmarkQuestion]) -> dict[str, Any]:

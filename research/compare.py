@@ -12,12 +12,11 @@ same text once.
 The result of each part is kept in OUTPUT, so that an interrupted comparison continues.
 """
 
-import hashlib
 import statistics
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -57,7 +56,7 @@ from training.trainer import train
 TUNING_SHARE, DECAY_SHARE = 0.1, 0.4
 # Options that are not part of the figures, and those that may differ when a comparison continues.
 UNPUBLISHED = ("prepared", "text", "output", "quick")
-ADDED_LATER = ("seeds", "systems", "orders", "peers")
+ADDED_LATER = ("seeds", "systems", "orders")
 # λ1 of the bundled checkpoint; without a backward tower, rescoring does not depend on it.
 FORWARD_WEIGHT = 0.75
 QUESTION_SEED = 1
@@ -65,17 +64,13 @@ QUESTION_SEED = 1
 
 @dataclass(frozen=True, slots=True)
 class CompareOptions:
-    """Options of the command, and what it holds equal.
+    """Options of the command, and the conditions that are equal for all systems.
 
     Attributes:
         parameters: weights of each network, embedding included.
-        embedding_size: width of the tied embedding.
         rates: learning rates that tuning tries.
-        rows, window_tokens: of a batch.
-        sampled_negatives: of the softmax in training; 0 is the full softmax.
         log_every_steps: how often a run logs its speed; tuning needs one record.
         lines, typing_lines: of each language, for questions and for typing.
-        orders: of n-grams.
     """
 
     prepared: Path = argument("directory written by `python -m training prepare`")
@@ -83,16 +78,11 @@ class CompareOptions:
     output: Path = option("directory for runs and report")
     minutes: float = option("CPU minutes of each run", 10.0)
     seeds: int = option("runs of each network", 3)
-    systems: tuple[str, ...] = option("only these networks, no n-grams", ())
-    peers: bool = option("published networks next to ours of as many weights", False)
+    systems: tuple[str, ...] = option("only these networks or peers, no n-grams", ())
     quick: bool = option("tiny networks, seconds of training, to see that it works", False)
     parameters: int = 3_000_000
     embedding_size: int = 128
     rates: tuple[float, ...] = (1e-3, 2.5e-3, 6e-3)
-    rows: int = 64
-    window_tokens: int = 64
-    sampled_negatives: int = 1000
-    precision: Literal["fp32", "bf16"] = "bf16"
     log_every_steps: int = 20
     lines: int = 500
     typing_lines: int = 60
@@ -104,10 +94,6 @@ QUICK: dict[str, Any] = {
     "embedding_size": 16,
     "minutes": 0.02,
     "rates": (5e-3,),
-    "rows": 8,
-    "window_tokens": 32,
-    "sampled_negatives": 0,
-    "precision": "fp32",
     "log_every_steps": 1,
     "lines": 4,
     "typing_lines": 1,
@@ -124,16 +110,16 @@ def run(options: CompareOptions) -> int:
 
 
 def compare(options: CompareOptions) -> dict[str, Any]:
-    """Train and evaluate what is not in ``options.output`` yet; return and write comparison.json.
+    """Train and evaluate everything that is missing in ``options.output``; write comparison.json.
 
     Raises:
         RunError: an unknown system; no network has so few weights; every learning rate diverged; a
             run was interrupted; the directory has results of other options.
     """
-    known = {spec.name: spec for spec in SYSTEMS}
+    known = {spec.name: spec for spec in (*SYSTEMS, *PEERS)}
     if unknown := set(options.systems) - set(known):
         raise RunError(f"unknown system {min(unknown)!r}; choose from {', '.join(known)}")
-    specs = PEERS if options.peers else [known[name] for name in options.systems or known]
+    specs = [known[name] for name in options.systems] or SYSTEMS
     prepared = open_prepared(options.prepared)
     size = prepared.tokenizer.size
     systems = [
@@ -154,7 +140,7 @@ def compare(options: CompareOptions) -> dict[str, Any]:
         for spec, network in systems:
             trained = _train(spec, network, seed, tried, options)
             runs.append({**trained, "evaluation": _evaluate(trained["name"], network, options)})
-    for order in options.orders if not options.systems and not options.peers else ():
+    for order in () if options.systems else options.orders:
         counted = _count(order, options)
         runs.append({**counted, "evaluation": _evaluate(counted["name"], None, options)})
     figures = {
@@ -172,20 +158,13 @@ def _run_config(
     name: str, network: AnyConfig, rate: float, seed: int, options: CompareOptions
 ) -> RunConfig:
     """Return the run of tuning; training changes its length and its schedule."""
-    data = DataOptions(
-        prepared=str(options.prepared),
-        rows=options.rows,
-        window_tokens=options.window_tokens,
-        carry_share=0.0,
-        gaps_per_token=0.2,
-    )
     return RunConfig(
         name=name,
         seed=seed,
-        precision=options.precision,
-        data=data,
+        precision="bf16",
+        data=DataOptions(prepared=str(options.prepared), carry_share=0.0),
         network=network if isinstance(network, NetworkConfig) else None,
-        loss=LossOptions(options.sampled_negatives, previous_weight=0.3, gap_weight=0.7),
+        loss=LossOptions(sampled_negatives=1000, previous_weight=0.3, gap_weight=0.7),
         optimizer=OptimizerOptions(learning_rate=rate, schedule="constant", warmup_steps=100),
         minutes=options.minutes * TUNING_SHARE,
         log_every_steps=options.log_every_steps,
@@ -283,9 +262,7 @@ def _count(order: int, options: CompareOptions) -> dict[str, Any]:
         build(options.prepared, directory, order)
     description = read_description(directory)
     return {
-        "name": directory.name,
-        "system": directory.name,
-        "title": directory.name,
+        **dict.fromkeys(("name", "system", "title"), directory.name),
         "seed": 0,
         "parameters": sum(description["counts"]),
         "tokens": description["text"]["tokens"],
@@ -294,7 +271,7 @@ def _count(order: int, options: CompareOptions) -> dict[str, Any]:
 
 
 def _evaluate(name: str, sizes: AnyConfig | None, options: CompareOptions) -> dict[str, Any]:
-    """Evaluate a trained network, or an n-gram if *sizes* is None."""
+    """Evaluate a trained network, or an n-gram (without sizes)."""
     directory = options.output / name
 
     def make() -> dict[str, Any]:
@@ -341,15 +318,15 @@ def _open(directory: Path, sizes: AnyConfig | None) -> EvaluatedSystem:
 
 def _open_peer(directory: Path, sizes: PeerConfig) -> EvaluatedSystem:
     """Open a network without graphs; its size counts weights as float16, as checkpoints keep them."""
-    network, state = build_peer(sizes), saved_state(directory)
-    load_weights(state, network)
+    network = build_peer(sizes)
+    load_weights(saved_state(directory), network)
     runtime = ReplayRuntime(network)
     tokenizer = directory / "tokenizer.model"
     checkpoint = Checkpoint(
         directory=directory,
         name=directory.name,
         version="1",
-        digest=hashlib.sha256((state / "weights.safetensors").read_bytes()).hexdigest(),
+        digest=str(directory),  # only tells caches apart
         network=runtime.sizes,
         calibration=Calibration(),
         tokenizer=Tokenizer.load(tokenizer),

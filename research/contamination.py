@@ -6,9 +6,7 @@ count. The blank holds the right answer; wrong choices are left out. A question 
 words cannot be checked and is counted as too short.
 """
 
-import json
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +14,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from model.errors import CorpusError
 from model.text import HAN, normalise
-from research.cloze_benchmarks import BENCHMARKS
-from training.cached_json import write_json
+from research.cloze_benchmarks import BENCHMARKS, named_files
+from training.cached_json import report_json
 from training.data.text_sources import expand_inputs, read_lines
 from training.evaluation.test_items import MARKER
 from training.options import argument, option
@@ -47,18 +44,15 @@ def run(options: ContaminationOptions) -> int:
     Raises:
         CorpusError: an argument is not NAME=FILE, or a file cannot be read.
     """
-    benchmarks: dict[str, list[list[str]]] = {}
-    for pair in options.benchmarks:
-        name, separator, path = pair.partition("=")
-        if not separator:
-            raise CorpusError(f"{pair!r} is not NAME=FILE")
-        benchmarks[name] = [words_of(text) for text in read_texts(name, Path(path))]
+    benchmarks = {
+        name: [words_of(text) for text in read_texts(name, path)]
+        for name, path in named_files(options.benchmarks)
+    }
     check_writable(options.output)
     files = expand_inputs(list(options.training))
     lines = (line for path in files for _, line, _ in read_lines(path, None))
     report = count_seen(benchmarks, tqdm(lines, desc="training text", unit=" lines", disable=None))
-    write_json(options.output, report)
-    sys.stdout.write(json.dumps(report, indent=1) + "\n")
+    report_json(options.output, report)
     return 0
 
 

@@ -70,7 +70,7 @@ PEERS = (
 def sized(
     spec: SystemSpec, vocabulary_size: int, parameters: int, embedding_size: int
 ) -> AnyConfig:
-    """Return the network of a system: of its own width, or with nearly *parameters* weights.
+    """Return the network of a system with its fixed width, or with nearly *parameters* weights.
 
     Raises:
         RunError: the smallest network has more weights.

@@ -63,8 +63,6 @@ def quality_tables(results: Path) -> dict[str, str]:
         "words": words_table(results),
         "clozes": clozes_table(results),
         "completion": completion_table(results),
-        "contamination": contamination_note(results),
-        "sizes": sizes_table(read_figures(results / "sizes.json")),
         "peers": peers_table(read_figures(results / "peers.json")),
         "adaptation": adaptation_table(
             read_figures(results / "adaptation-shop-reviews-480KB.json")
@@ -79,13 +77,6 @@ def _cell(metric: str, value: float) -> str:
     """Return bits and calibration errors with two decimals, shares in percent."""
     plain = metric == "bits_per_character" or metric.endswith("_ece")
     return f"{value:.2f}" if plain else f"{100 * value:.1f} %"
-
-
-def _both(languages: Figures, metric: str) -> str:
-    """Return the figures of both languages in one cell."""
-    values = [languages[code][metric] for code in LANGUAGE_NAMES]
-    found = [value["value"] if isinstance(value, dict) else value for value in values]
-    return " / ".join(_cell(metric, value) for value in found)
 
 
 def held_out_table(report: Figures) -> str:
@@ -147,41 +138,16 @@ def completion_table(results: Path) -> str:
     return table(rows, ["word scored by", "4.7 CPU hours", "0.17 GPU hours"])
 
 
-def contamination_note(results: Path) -> str:
-    """Report how many questions of each benchmark occur in the training text."""
-    found = read_figures(results / "contamination.json")
-    seen = {name: each["seen"] for name, each in found["benchmarks"].items()}
-    counts = ", ".join(f"{name} {count}" for name, count in seen.items() if count)
-    none = ", ".join(name for name, count in seen.items() if not count)
-    return (
-        f"Questions that share {found['run_words']} words in a row with the checkpoint's training"
-        f" text: {counts}; none of {none}."
-    )
-
-
-def sizes_table(found: Figures) -> str:
-    """Return the cost and the quality of checkpoints of three sizes."""
-    rows = []
-    for each in found["checkpoints"]:
-        cells = [
-            each["name"].split()[0],
-            f"{each['weights'] / 1e6:.1f}",
-            f"{each['bytes'] / 1e6:.0f}",
-            f"{each['keystroke_microseconds'] / 1000:.2f}",
-            f"{each['blank_microseconds'] / 1000:.1f}",
-        ]
-        rows.append([*cells, *(_both(each["languages"], metric) for metric in SHORT)])
-    header = ["", "M weights", "MB", "ms per key press", "ms per blank"]
-    return table(rows, [*header, *SHORT.values()])
-
-
 def peers_table(found: Figures) -> str:
     """Return networks of published shapes next to ours of as many weights."""
     rows = []
     for each in found["runs"]:
         languages = each["evaluation"]["languages"]
         cells = [f"{each['parameters'] / 1e6:.1f}", f"{each['tokens'] / 1e6:.1f}"]
-        rows.append([each["title"], *cells, *(_both(languages, metric) for metric in SHORT)])
+        for metric in SHORT:
+            both = (_cell(metric, languages[code][metric]["value"]) for code in LANGUAGE_NAMES)
+            cells.append(" / ".join(both))
+        rows.append([each["title"], *cells])
     return table(rows, ["", "M weights", "M tokens read", *SHORT.values()])
 
 

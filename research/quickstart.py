@@ -37,8 +37,6 @@ QUESTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("/cloze", {"text": "My mother is a ____ and works in the hospital.", "top_k": 3}),
 )
 READY_SECONDS = 60.0
-# Requests to this machine must not go through a proxy that the environment names.
-_CLIENT = httpx.Client(trust_env=False, timeout=30)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     directory.mkdir(parents=True)
     limit = "" if options.seconds is None else f" --minutes {options.seconds / 60:.4f}"
     prepare, train, export = TRAIN_YOUR_OWN
-    for command in ("python -m research.toy_corpus my-text", prepare, train + limit, export):
+    for command in ("python -m research toy-corpus my-text", prepare, train + limit, export):
         _print(f"$ {command}")
         step = subprocess.run(_runnable(command), cwd=directory, env=_environment(), check=False)
         if step.returncode:
@@ -106,7 +104,8 @@ def post(url: str, question: Mapping[str, Any]) -> Any:
     Raises:
         httpx.HTTPStatusError: the answer is not a 2xx.
     """
-    return _CLIENT.post(url, json=question).raise_for_status().json()
+    answer = httpx.post(url, json=question, timeout=30, trust_env=False)  # not through a proxy
+    return answer.raise_for_status().json()
 
 
 def free_port() -> int:
@@ -120,7 +119,7 @@ def _becomes_ready(process: subprocess.Popen[bytes], address: str) -> bool:
     deadline = time.monotonic() + READY_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         with suppress(httpx.TransportError):  # refused before it listens
-            if _CLIENT.get(f"{address}/readyz").is_success:
+            if httpx.get(f"{address}/readyz", trust_env=False).is_success:
                 return True
         time.sleep(0.05)
     return False

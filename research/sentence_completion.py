@@ -10,8 +10,6 @@ challenge's own questions fit nothing.
 """
 
 import itertools
-import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +28,7 @@ from model.predictor import open_model
 from model.runtime import Runtime, initial_states
 from model.tokenizer import END, END_OF_GAP, START, Tokenizer
 from research.cloze_benchmarks import BenchmarkQuestion, msr_scc, wilson_interval
-from training.cached_json import write_json
+from training.cached_json import report_json
 from training.data.shards import Shard, open_prepared
 from training.evaluation.test_items import MARKER, TextFile, cloze_questions
 from training.options import argument, option
@@ -107,8 +105,7 @@ def run(options: CompletionOptions) -> int:
         "weights": weights,
         "methods": methods,
     }
-    write_json(options.output, report)
-    sys.stdout.write(json.dumps(methods, indent=1) + "\n")
+    report_json(options.output, report)
     return 0
 
 
@@ -288,7 +285,5 @@ def measure(
 
 
 def _sum(parts: Float64Array, weights: dict[str, float]) -> Float64Array:
-    return sum(
-        (weight * parts[:, :, PARTS.index(name)] for name, weight in weights.items()),
-        start=np.zeros(parts.shape[:2]),
-    )
+    scores: Float64Array = parts @ np.array([weights.get(name, 0.0) for name in PARTS])
+    return scores

@@ -5,13 +5,15 @@ learn a language from, and the bundled checkpoint has seen none of it. The gramm
 research/sources/toy_corpus.toml.
 """
 
-import argparse
 import random
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from model.errors import CorpusError
+from training.options import argument, option
 
 SOURCE = Path(__file__).parent / "sources" / "toy_corpus.toml"
 # Draws per wanted sentence before the grammar counts as exhausted.
@@ -30,6 +32,21 @@ class Grammar:
 
     free: Row
     scenes: list[tuple[list[str], list[Row]]]
+
+
+@dataclass(frozen=True, slots=True)
+class ToyOptions:
+    """Options of the command."""
+
+    directory: Path = argument("folder for en.txt and zh.txt")
+    lines: int = option("different sentences of each language", 4000)
+    seed: int = option("the same seed writes the same text", 1)
+
+
+def run(options: ToyOptions) -> int:
+    """Write the corpus; return 0."""
+    write_corpus(options.directory, options.lines, options.seed)
+    return 0
 
 
 def read_grammar(language: str) -> Grammar:
@@ -60,14 +77,14 @@ def different_sentences(grammar: Grammar, count: int, seed: int) -> list[str]:
     """Return *count* different sentences in the order in which they are drawn.
 
     Raises:
-        ValueError: the grammar seems to have fewer.
+        CorpusError: the grammar seems to have fewer.
     """
     unique: dict[str, None] = {}
     for draws, sentence in enumerate(sentences(grammar, seed)):
         if len(unique) == count:
             break
         if draws == MAX_DRAWS * count:
-            raise ValueError(
+            raise CorpusError(
                 f"{draws} draws gave only {len(unique)} different sentences of {count}; ask for fewer"
             )
         unique[sentence] = None
@@ -78,7 +95,7 @@ def write_corpus(directory: Path, lines: int, seed: int) -> list[Path]:
     """Write ``en.txt`` and ``zh.txt`` with *lines* different sentences each, one a line.
 
     Raises:
-        ValueError: a grammar has fewer different sentences.
+        CorpusError: a grammar has fewer different sentences.
     """
     directory.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -87,21 +104,3 @@ def write_corpus(directory: Path, lines: int, seed: int) -> list[Path]:
         text = different_sentences(read_grammar(language), lines, seed)
         paths[-1].write_text("".join(f"{line}\n" for line in text), encoding="utf-8")
     return paths
-
-
-def main() -> int:
-    """Run ``python -m research.toy_corpus DIRECTORY [--lines N] [--seed N]``."""
-    parser = argparse.ArgumentParser(prog="python -m research.toy_corpus", description=__doc__)
-    parser.add_argument("directory", type=Path, help="folder for en.txt and zh.txt")
-    parser.add_argument("--lines", type=int, default=4000, help="sentences per language")
-    parser.add_argument("--seed", type=int, default=1, help="the same seed writes the same text")
-    options = parser.parse_args()
-    try:
-        write_corpus(options.directory, options.lines, options.seed)
-    except ValueError as error:
-        parser.error(str(error))
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

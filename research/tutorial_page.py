@@ -117,7 +117,7 @@ def recall_table(figures: Figures) -> str:
     ends = (distances[0], distances[-1])
     rows = []
     for variant in figures["variants"]:
-        shares = [f"{100 * variant['recall'][str(d)][0]:.0f} %" for d in ends]
+        shares = [f"{100 * variant['recall'][str(d)]:.0f} %" for d in ends]
         lives = [f"{variant['half_life'][time]['h']:.1f}" for time in ("before", "after")]
         rows.append([variant["name"], *shares, *lives])
     header = ["", *(f"{d} steps" for d in ends), "half-life before training", "after"]
@@ -145,13 +145,10 @@ def draw_curves(figures: Figures, path: Path) -> None:
     with draw_panels(path, 1, 2, (11, 4.5)) as [panels]:
         for panel, (code, language) in zip(panels, LANGUAGE_NAMES.items(), strict=True):
             key = f"heldout_bits_per_character_{code}"
-            for name, runs in _by_title(figures).items():
-                curves = [run["curve"] for run in runs if key in run.get("curve", [{}])[0]]
-                for number, curve in enumerate(curves):
-                    minutes = [point["cpu_seconds"] / 60 for point in curve]
-                    bits = [point[key] for point in curve]
-                    label = name if number == 0 else None
-                    panel.plot(minutes, bits, "o-", markersize=3, label=label)
+            for run in figures["runs"]:
+                curve = [(p["cpu_seconds"] / 60, p[key]) for p in run.get("curve", ()) if key in p]
+                if curve:
+                    panel.plot(*zip(*curve, strict=True), "o-", markersize=3, label=run["title"])
             panel.set(title=f"{language}, held-out text", xlabel="CPU minutes")
             panel.set_ylabel("bits per character")
             panel.grid(alpha=0.3)
@@ -169,7 +166,7 @@ def draw_gradients(figures: Figures, path: Path) -> None:
                     label, style = (name, "-") if part == "h" else (None, "--")
                     panel.semilogy(back, norms, style, color=color, label=label, linewidth=1.3)
             distances = figures["options"]["distances"]
-            shares = [100 * median for median, _, _ in variant["recall"].values()]
+            shares = [100 * share for share in variant["recall"].values()]
             recall.plot(distances, shares, "o-", color=color, label=name, markersize=4)
         for panel, time in ((before, "before"), (after, "after")):
             panel.set(title=f"gradient, {time} training", xlabel="steps back", ylim=(1e-20, 1e4))

@@ -10,10 +10,8 @@ steps earlier. It shrinks or grows by a constant factor per step (Bengio et al. 
 Each network's results are kept in the output directory; an interrupted command continues.
 """
 
-import json
 import math
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -28,7 +26,7 @@ from tqdm import tqdm
 
 from model.config import Cell
 from model.network import RecurrentLayer, State
-from training.cached_json import cached_json, require_same_settings, write_json
+from training.cached_json import cached_json, report_json, require_same_settings
 from training.options import option
 
 SYMBOLS, DISTRACTORS = 10, 20
@@ -88,11 +86,8 @@ class GradientOptions:
 QUICK: dict[str, Any] = {
     "hidden_size": 16,
     "steps": 20,
-    "rows": 16,
     "distances": (3, 6, 12),
-    "questions": 50,
     "seeds": (1, 2),
-    "gradient_rows": 8,
 }
 
 
@@ -100,7 +95,7 @@ def run(options: GradientOptions) -> int:
     """Measure every variant with every seed and write the summary; return 0."""
     torch.set_num_threads(1)
     figures = measure(replace(options, **QUICK) if options.quick else options)
-    sys.stdout.write(json.dumps(figures, indent=1) + "\n")
+    report_json(options.output / "vanishing_gradients.json", figures)
     return 0
 
 
@@ -128,7 +123,7 @@ class RecallNetwork(nn.Module):
 
 
 def measure(options: GradientOptions) -> dict[str, Any]:
-    """Measure what is not in ``options.output`` yet; return and write ``vanishing_gradients.json``.
+    """Measure everything that is missing in ``options.output``; return the summary.
 
     Raises:
         RunError: the directory has results of other options; further seeds are possible.
@@ -143,9 +138,7 @@ def measure(options: GradientOptions) -> dict[str, Any]:
         make = partial(measure_one, variant, seed, options)
         runs[variant.name].append(cached_json(path, make))
     summary = [summarise(name, each) for name, each in runs.items()]
-    figures = {"options": settings, "variants": summary}
-    write_json(output / "vanishing_gradients.json", figures)
-    return figures
+    return {"options": settings, "variants": summary}
 
 
 def measure_one(variant: Variant, seed: int, options: GradientOptions) -> dict[str, Any]:
@@ -164,14 +157,14 @@ def summarise(name: str, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Reduce the runs of one variant to medians over its seeds.
 
     Returns:
-        ``recall`` by distance as [median, least, greatest]; ``half_life`` and ``gradients`` by time
-        (``before``, ``after``) and part of the state (``h``, ``c``).
+        ``recall`` by distance; ``half_life`` and ``gradients`` by time (``before``, ``after``) and
+        part of the state (``h``, ``c``).
     """
-    recalls = {d: sorted(run["recall"][d] for run in runs) for d in runs[0]["recall"]}
+    recalls = {d: [run["recall"][d] for run in runs] for d in runs[0]["recall"]}
     summary: dict[str, Any] = {
         "name": name,
         "diverged": sum(run["diverged"] for run in runs),
-        "recall": {d: [statistics.median(x), x[0], x[-1]] for d, x in recalls.items()},
+        "recall": {d: statistics.median(shares) for d, shares in recalls.items()},
     }
     half_lives: dict[str, dict[str, float]] = {"before": {}, "after": {}}
     gradients: dict[str, dict[str, list[float]]] = {"before": {}, "after": {}}

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from model.errors import CorpusError
 from training.data.text_sources import read_lines
 
-END_OF_LINE = "<eos>"
 Ids = NDArray[np.int64]
 
 
@@ -48,7 +47,7 @@ def read_word_corpus(train: Path, valid: Path, test: Path) -> WordCorpus:
     Raises:
         CorpusError: a file cannot be read or is empty, or has a word that *train* lacks.
     """
-    ids = {END_OF_LINE: 0}
+    ids = {"<eos>": 0}
     parts = []
     for path in (train, valid, test):
         found: list[int] = []

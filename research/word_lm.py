@@ -21,9 +21,10 @@ from tqdm import tqdm
 
 from model.config import STRICT
 from model.errors import DivergedError, RunError
+from model.network import State
 from research.word_corpus import Ids, WordCorpus, read_word_corpus
 from research.word_network import WordNetwork, WordNetworkOptions
-from research.word_scores import GRIDS, score_continuous, score_dynamic, score_ngram
+from research.word_scores import score_continuous, score_dynamic, score_ngram
 from training.cached_json import cached_json, require_same_settings, write_json
 from training.config import Amount, Count, OptimizerOptions, Size, read_options
 from training.loss import full_cross_entropy
@@ -94,10 +95,7 @@ class WordRun:
         """
         windows = len(corpus.train) // self.rows // self.window_words - 1
         if windows < 1:
-            raise RunError(
-                f"{len(corpus.train)} words are too few for rows = {self.rows} and window_words ="
-                f" {self.window_words}; give fewer"
-            )
+            raise RunError(f"{self.train}: too short for these rows and window_words; give fewer")
         return windows
 
 
@@ -151,7 +149,7 @@ def score(config: WordRun, directory: Path) -> dict[str, Any]:
     network.eval()
     parts = directory / "scores"
     weights = hashlib.sha256((state / "weights.safetensors").read_bytes()).hexdigest()
-    require_same_settings(parts, {"weights": weights, "corpus": corpus.sha256, **GRIDS})
+    require_same_settings(parts, {"weights": weights, "corpus": corpus.sha256})
     scores = {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         **cached_json(parts / "continuous.json", lambda: score_continuous(network, corpus)),
@@ -197,7 +195,6 @@ class WordTrainer:
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self.device = torch.device(config.device)
-        self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         self.corpus = config.read_corpus()
         self.network = WordNetwork(len(self.corpus.words), config.network).to(self.device)
         self.optimizer = make_optimizer(config.optimizer, self.network)
@@ -244,11 +241,9 @@ class WordTrainer:
         return progress.step >= self.steps
 
     def _log(self, log: RunLog, loss: float) -> None:
-        rate = learning_rate(self.config.optimizer, self.progress.step - 1, self.steps)
         values = {
             "tokens": self.progress.tokens,
             "cpu_seconds": round(self.progress.seconds, 1),
-            "learning_rate": rate,
             "loss_next": loss,
             "heldout_perplexity": self.valid_perplexity(),
         }
@@ -264,13 +259,12 @@ class WordTrainer:
         # A resumed run must draw the dropout masks of an uninterrupted one.
         torch.manual_seed(config.seed * 1_000_003 + step)
         self.network.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            outputs, raw, states = self.network(inputs, self.states, self.dtype)
+        outputs, raw, states = self._read(inputs, self.states)
         loss = self._nats(outputs, targets) / targets.numel()
         activation = outputs.float().square().mean() * config.activation_penalty
         slowness = raw.float().diff(dim=0).square().mean() * config.slowness_penalty
         self.optimizer.zero_grad(set_to_none=True)
-        (loss + (activation + slowness)).backward()
+        (loss + (activation + slowness)).backward()  # type: ignore[no-untyped-call]
         limit = config.optimizer.clip_norm or math.inf
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
         if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
@@ -285,6 +279,13 @@ class WordTrainer:
         self.progress.tokens += inputs.numel()
         return loss.item()
 
+    def _read(self, words: Tensor, states: list[State]) -> tuple[Tensor, Tensor, list[State]]:
+        """Run the network in the precision of the run."""
+        dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
+        with torch.autocast(self.device.type, dtype, enabled=dtype == torch.bfloat16):
+            outputs: tuple[Tensor, Tensor, list[State]] = self.network(words, states, dtype)
+        return outputs
+
     def _nats(self, outputs: Tensor, words: Tensor) -> Tensor:
         """Sum nats over a window: outputs (T, B, e), words (T, B) int64."""
         weight, bias = self.network.embedding.weight, self.network.output_bias
@@ -298,9 +299,7 @@ class WordTrainer:
         states = self.network.initial_states(text.shape[1])
         for begin in range(0, len(text) - 1, VALID_WINDOW):
             window = text[begin : begin + VALID_WINDOW + 1]
-            enabled = self.dtype == torch.bfloat16
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
-                outputs, _, states = self.network(window[:-1], states, self.dtype)
+            outputs, _, states = self._read(window[:-1], states)
             nats += self._nats(outputs, window[1:]).item()
         return math.exp(nats / text[1:].numel())
 

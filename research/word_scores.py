@@ -37,22 +37,11 @@ DYNAMIC_RATES = (0.3, 0.6, 1.0)
 DYNAMIC_DECAYS = (5e-3, 1e-2, 2e-2)
 DYNAMIC_WINDOW = 20
 DYNAMIC_FIT_WORDS = 12_000
-# Scores of other grids are other scores.
-GRIDS = {
-    "cache": [CACHE_WORDS, CACHE_FLATNESS, CACHE_SHARES],
-    "dynamic": [DYNAMIC_RATES, DYNAMIC_DECAYS, DYNAMIC_WINDOW, DYNAMIC_FIT_WORDS],
-}
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A text as the network read it.
-
-    Attributes:
-        nats: minus log-probability of each word, (N,).
-        outputs: last outputs before each word, (N, e).
-        words: (N,) int64.
-    """
+    """Nats (N,) of each word of a text (N,), and the network's last outputs before it (N, e)."""
 
     nats: Tensor
     outputs: Tensor

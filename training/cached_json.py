@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,12 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
         raise RunError(
             f"{path}: cannot write: {error}; make room, or name another place"
         ) from error
+
+
+def report_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a JSON file and print it."""
+    write_json(path, values)
+    sys.stdout.write(json.dumps(values, ensure_ascii=False, indent=1) + "\n")
 
 
 def require_same_settings(directory: Path, settings: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from model.errors import CorpusError
 from research.toy_corpus import Grammar, different_sentences, write_corpus
 
 
@@ -40,5 +41,5 @@ def test_a_grammar_with_too_few_sentences_is_refused() -> None:
     """Asking for five of four sentences raises an error and does not search forever."""
     grammar = Grammar({"who": ["anna", "tom"]}, [(["{who} {verb}s."], [{"verb": ["run", "sing"]}])])
     assert len(different_sentences(grammar, 4, 1)) == 4
-    with pytest.raises(ValueError, match="only 4 different sentences of 5"):
+    with pytest.raises(CorpusError, match="only 4 different sentences of 5"):
         different_sentences(grammar, 5, 1)

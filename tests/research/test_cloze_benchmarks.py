@@ -153,7 +153,7 @@ def test_the_commands_write_their_figures(
     tiny_checkpoint: Path, files: dict[str, Path], tmp_path: Path
 ) -> None:
     """Each command writes JSON; a run across the filled blank is seen in the training text."""
-    named = [text for name, path in files.items() for text in (f"--{name}", str(path))]
+    named = [f"{name}={path}" for name, path in files.items()]
     output = ["--output", str(tmp_path / "report.json")]
     assert main(["cloze-benchmarks", str(tiny_checkpoint), *named, *output]) == 0
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
@@ -179,8 +179,8 @@ def test_a_file_of_something_else_is_refused(
     odd, output = tmp_path / "odd.jsonl", tmp_path / "report.json"
     odd.write_text(content, encoding="utf-8")
     command = ["cloze-benchmarks", str(tiny_checkpoint), "--output", str(output)]
-    assert main([*command, "--chid", str(odd)]) == 2
-    assert main(command) == 2
+    assert main([*command, f"chid={odd}"]) == 2
+    assert main([*command, f"unknown={odd}"]) == 2
     assert main(["contamination", str(odd), "--training", str(odd), "--output", str(output)]) == 2
     assert not output.exists()
     if content:

@@ -10,7 +10,7 @@ import pytest
 import research.compare
 from research.__main__ import main
 from research.compare import QUICK, CompareOptions
-from research.networks import PEERS, SYSTEMS, sized
+from research.networks import SYSTEMS, sized
 from research.toy_corpus import write_corpus
 from training.data.prepare import PrepareOptions, prepare
 from training.data.sources import SourceOptions
@@ -68,8 +68,8 @@ def test_chosen_systems_and_peers_are_compared_without_ngrams(
     figures = compared([*command[:-1], "2"], tmp_path / "two", "--systems", "lstm", "gru")
     runs = [(run["system"], run["seed"]) for run in figures["runs"]]
     assert runs == [("lstm", 1), ("gru", 1), ("lstm", 2), ("gru", 2)]
-    figures = compared(command, tmp_path / "peers", "--peers")
-    assert [run["system"] for run in figures["runs"]] == [spec.name for spec in PEERS]
+    figures = compared(command, tmp_path / "peers", "--systems", "keyboard")
+    assert [run["system"] for run in figures["runs"]] == ["keyboard"]
     assert main([*command, "--systems", "abacus", "--output", str(tmp_path / "none")]) == 2
 
 

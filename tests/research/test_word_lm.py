@@ -245,8 +245,6 @@ def test_the_commands_train_score_and_continue(
         monkeypatch.setattr(research.word_lm, name, None)
     assert main([*command, "--scores"]) == 0
     assert (run / "scores.json").read_bytes() == written
-    monkeypatch.setattr(research.word_lm, "GRIDS", {"cache": []})
-    assert main([*command, "--scores"]) == 2
 
 
 def test_an_ngram_comes_near_the_entropy_of_the_language(texts: Path, tmp_path: Path) -> None:
