@@ -38,10 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(given)
     try:
         results = _answer(options.checkpoint, _queries(options))
-    except OSError as error:
-        sys.stderr.write(f"lacuna: {error.filename}: {error.strerror}\n")
-        return 1
-    except (LacunaError, UnicodeDecodeError) as error:
+    except (LacunaError, OSError, UnicodeDecodeError) as error:
         sys.stderr.write(f"lacuna: {error}\n")
         return 1
     show = _to_json if options.json else _to_text

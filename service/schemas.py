@@ -4,6 +4,7 @@ Types are strict (``"5"`` and ``true`` are not 5), and unknown fields are refuse
 ``top_k`` must not silently become 5. The model checks limits (`model.queries.check_query`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -15,13 +16,14 @@ from model.queries import (
     Blank,
     Candidate,
     ClozeQuery,
+    Limits,
     PredictQuery,
     Query,
     ScoreQuery,
     Usage,
 )
 
-T = TypeVar("T")
+R = TypeVar("R", bound="Result")
 
 
 def _text_tag(value: object) -> str | None:
@@ -34,6 +36,10 @@ def _choices_tag(value: object) -> str | None:
     return "nested" if value and all(isinstance(item, list) for item in value) else "flat"
 
 
+def _discriminator(tag: Callable[[object], str | None], message: str) -> Discriminator:
+    return Discriminator(tag, custom_error_type="wrong_type", custom_error_message=message)
+
+
 # Tags of the unions below. pydantic adds them to an error's location.
 UNION_TAGS = frozenset({"one", "many", "flat", "nested"})
 
@@ -42,19 +48,11 @@ Strings = Annotated[list[str], Field(min_length=1, fail_fast=True)]
 StringLists = Annotated[list[Strings], Field(min_length=1, fail_fast=True)]
 Text = Annotated[
     Annotated[str, Tag("one")] | Annotated[Strings, Tag("many")],
-    Discriminator(
-        _text_tag,
-        custom_error_type="text_type",
-        custom_error_message="must be a string or a list of strings",
-    ),
+    _discriminator(_text_tag, "must be a string or a list of strings"),
 ]
 Choices = Annotated[
     Annotated[Strings, Tag("flat")] | Annotated[StringLists, Tag("nested")],
-    Discriminator(
-        _choices_tag,
-        custom_error_type="choices_type",
-        custom_error_message="must be null, a list of strings, or a list of lists of strings",
-    ),
+    _discriminator(_choices_tag, "must be null, a list of strings, or a list of lists of strings"),
 ]
 
 
@@ -163,24 +161,22 @@ class ModelName(BaseModel):
     version: str
 
 
-class Answer(BaseModel, Generic[T]):
+class Answer(BaseModel, Generic[R]):
     """One result for each text, in the order sent."""
 
     model: ModelName
-    results: list[T]
+    results: list[R]
     usage: Usage
 
 
-def _answer_example(used: int, **result: Any) -> ConfigDict:
-    model = {"name": "default", "version": "1"}
-    usage = {"tokens": used, "cached_tokens": 0}
-    return _examples({"model": model, "results": [result], "usage": usage})
-
-
-class Prediction(BaseModel):
-    """The next words of one text, most probable first; read from a `PredictResult`."""
+class Result(BaseModel):
+    """The wire form of one of the model's results, whose attributes it reads."""
 
     model_config = ConfigDict(from_attributes=True)
+
+
+class Prediction(Result):
+    """The next words of one text, most probable first."""
 
     candidates: tuple[Candidate, ...]
 
@@ -188,15 +184,9 @@ class Prediction(BaseModel):
 class PredictAnswer(Answer[Prediction]):
     """One prediction for each text, in the order sent."""
 
-    model_config = _answer_example(
-        9, candidates=[{"word": "theatre", "append": "re", "probability": 0.81}]
-    )
 
-
-class FilledText(BaseModel):
-    """The best joint filling of one text, and each blank by itself; read from a `ClozeResult`."""
-
-    model_config = ConfigDict(from_attributes=True)
+class FilledText(Result):
+    """The best joint filling of one text, and the candidates of each blank."""
 
     filled: str
     blanks: tuple[Blank, ...]
@@ -205,19 +195,11 @@ class FilledText(BaseModel):
 class ClozeAnswer(Answer[FilledText]):
     """One filled text for each text, in the order sent."""
 
-    model_config = _answer_example(
-        13,
-        filled="我的手机坏了,我打算买一部新手机。",
-        blanks=[{"start": 10, "end": 14, "candidates": [{"word": "买", "probability": 0.62}]}],
-    )
 
+class TextScore(Result):
+    """The probability of one text after the start of a text."""
 
-class TextScore(BaseModel):
-    """The probability of one text after the start of a text; read from a `ScoreResult`."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    log_probability: float = Field(le=0, description="nats; the end of the text is not included")
+    log_probability: float = Field(description="nats; the end of the text is not included")
     characters: int
     tokens: int
     bits_per_character: float
@@ -226,43 +208,30 @@ class TextScore(BaseModel):
 class ScoreAnswer(Answer[TextScore]):
     """One score for each text, in the order sent."""
 
-    model_config = _answer_example(
-        4, log_probability=-11.2, characters=12, tokens=4, bits_per_character=1.347
-    )
+
+class ModelIdentity(ModelName):
+    """A checkpoint's name, version and digest."""
+
+    digest: str
 
 
-class RequestLimits(BaseModel):
+@dataclass(frozen=True)
+class RequestLimits(Limits):
     """The largest request that is accepted."""
 
-    body_bytes: int
-    characters: int
-    texts: int
-    top_k: int
-    blanks: int
-    choices: int
-    history: int
+    body_bytes: int = 0
+    texts: int = 0
 
 
-class ModelAnswer(BaseModel):
+class ModelAnswer(ModelIdentity):
     """The checkpoint that answers: what it is, what it can answer, what it scored."""
 
-    name: str
-    version: str
-    digest: str
     architecture: dict[str, Any]
     parameters: int
     languages: list[str]
     capabilities: list[Literal["predict", "cloze", "score"]]
     scores: dict[str, Any]
     limits: RequestLimits
-
-
-class ModelIdentity(BaseModel):
-    """A checkpoint's name, version and digest."""
-
-    name: str
-    version: str
-    digest: str
 
 
 class ReloadAnswer(BaseModel):

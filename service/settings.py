@@ -33,6 +33,7 @@ _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\sA-Z/,]+")
 _HOST = re.compile(
     r"\*|[\w-]+(?:\.[\w-]+)*|[0-9a-f]*:[0-9a-f.]*:[0-9a-f:.]*", re.ASCII | re.IGNORECASE
 )
+Port = Annotated[int, Field(ge=0, le=65535)]
 Names = Annotated[tuple[str, ...], NoDecode]  # comma separated, or a list in a TOML file
 
 
@@ -41,10 +42,7 @@ class SettingsError(Exception):
 
 
 class Options(BaseSettings):
-    """Serve a checkpoint over HTTP.
-
-    Each option can also be a variable (LACUNA_PORT) or a key of a TOML file (port).
-    """
+    """Serve a checkpoint. Each option is also a variable (LACUNA_PORT) and a TOML key (port)."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True
@@ -53,53 +51,31 @@ class Options(BaseSettings):
     config: Path | None = Field(None, description="TOML file with settings")
     checkpoint: Path = Field(DEFAULT_CHECKPOINT, description="checkpoint directory to serve")
     host: str = Field("127.0.0.1", description="address to bind; off loopback, keys are required")
-    port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes a free one and logs it")
+    port: Port = Field(8000, description="TCP port; 0 takes a free one and logs it")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device of the network")
-    threads: int = Field(
-        0, ge=0, le=256, description="threads of one network call; 0 chooses by the CPUs allotted"
-    )
-    keys_file: Path | None = Field(
-        None, description="TOML file of named keys, made by: lacuna keys new"
-    )
+    threads: int = Field(0, ge=0, le=256, description="threads of a network call; 0: by the CPUs")
+    keys_file: Path | None = Field(None, description="TOML file of keys, made by: lacuna keys new")
     allow_anonymous: bool = Field(False, description="serve off loopback without keys")
     texts_per_minute: int = Field(
         0, ge=0, description="texts per minute for a key without its own limit; 0: no limit"
     )
-    characters_per_minute: int = Field(
-        0, ge=0, description="code points per minute for such a key; 0: no limit"
-    )
-    allowed_hosts: Names = Field(
-        (), description="host names that requests may use, comma separated; * for any"
-    )
-    allowed_origins: Names = Field(
-        (), description="origins whose pages may ask (CORS), such as https://example.org"
-    )
-    metrics_port: int | None = Field(
-        None, ge=0, le=65535, description="serve /metrics on this port only, without keys"
-    )
+    characters_per_minute: int = Field(0, ge=0, description="the same, in code points")
+    allowed_hosts: Names = Field((), description="hosts that requests may name; * for any")
+    allowed_origins: Names = Field((), description="origins whose pages may ask (CORS)")
+    metrics_port: Port | None = Field(None, description="serve /metrics here only, without keys")
     deadline_seconds: float = Field(
-        10.0, gt=0, le=3600, description="time for one answer; after it 504, or 429 at once"
+        10, gt=0, le=3600, description="time for an answer; 504 after it, or 429 at once"
     )
     queue_items: int = Field(512, ge=1, description="texts that may wait for the engine")
     batch_items: int = Field(64, ge=1, description="texts that the engine decodes together")
     prefix_cache_mib: int = Field(64, ge=0, description="memory of the prefix cache, in MiB")
-    drain_seconds: float = Field(
-        0.0, ge=0, le=600, description="time to answer 503 between SIGTERM and closing the port"
-    )
-    grace_seconds: int = Field(
-        15, ge=1, le=3600, description="time for requests to finish after the port is closed"
-    )
-    keep_alive_seconds: int = Field(
-        65, ge=1, le=3600, description="time after which an idle connection is closed"
-    )
+    drain_seconds: float = Field(0, ge=0, le=600, description="answer 503 this long after SIGTERM")
+    grace_seconds: int = Field(15, ge=1, le=3600, description="then let requests finish this long")
+    keep_alive_seconds: int = Field(65, ge=1, le=3600, description="idle time of a connection")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info",
-        description="minimum level for request logs; service events are always logged at info "
-        "and above",
+        "info", description="minimum level for request logs; service events are at least at info"
     )
-    stall_seconds: float = Field(
-        30.0, gt=0, description="a network call longer than this makes /livez answer 503"
-    )
+    stall_seconds: float = Field(30, gt=0, description="a longer step makes /livez answer 503")
     max_body_bytes: int = Field(1 << 20, ge=1, description="largest request body")
     max_characters: int = Field(10_000, ge=1, description="longest text, in code points")
     max_texts: int = Field(64, ge=1, description="most texts in one request")
@@ -224,19 +200,15 @@ def _check(settings: Settings) -> None:
             f"host {settings.host} is reachable from other machines, and no API keys are set: "
             "set LACUNA_KEYS or --keys-file, or waive them with --allow-anonymous"
         )
-    for origin in settings.allowed_origins:
-        if not _ORIGIN.fullmatch(origin):
-            raise SettingsError(
-                f"allowed_origins has {origin}, which no browser sends: give scheme and host in "
-                "lower case, a port if it is not the scheme's own, and no path, such as "
-                "https://example.org"
-            )
-    for host in settings.allowed_hosts:
-        if not _HOST.fullmatch(host):
-            raise SettingsError(
-                f"allowed_hosts has {host}, which no request names: give a name or an address "
-                "without scheme, port, pattern or final dot, such as example.org, or * for any"
-            )
+    for name, pattern, remedy in (
+        ("allowed_origins", _ORIGIN, "give scheme, host and port as browsers send them, in lower "
+         "case and without a path, such as https://example.org"),
+        ("allowed_hosts", _HOST, "give a name or an address without scheme, port, pattern or final "
+         "dot, such as example.org"),
+    ):  # fmt: skip
+        for value in getattr(settings, name):
+            if not pattern.fullmatch(value):
+                raise SettingsError(f"{name} has {value}: {remedy}, or * for any")
     if settings.queue_items < settings.max_texts:
         raise SettingsError(
             f"queue_items is {settings.queue_items} and max_texts is {settings.max_texts}: a full "

@@ -1,17 +1,19 @@
-"""A client of a service in this process, without sockets: for tests that need an app and not a server."""
+"""A client of a service in this process, without sockets: for tests that need no server."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol
 
 import httpx
-from starlette.applications import Starlette
 
 from service.app import create_app
+from service.engine import Engine
 from service.model_loader import LoadedModel
 from service.settings import Settings
 from tests.service.fakes_service import FakeModel
+
+Question = Callable[[httpx.AsyncClient], Awaitable[Any]]
 
 
 class Model(Protocol):
@@ -22,7 +24,7 @@ class Model(Protocol):
         ...
 
     def end(self) -> None:
-        """Let go of whatever would keep the app from ending."""
+        """Release whatever would keep the app from ending."""
         ...
 
 
@@ -30,7 +32,7 @@ class Model(Protocol):
 async def running(
     model: Model | None = None, *, wait: bool = True, **settings: Any
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """An app that runs, by default one that has loaded; its ``app`` is the client's attribute of that name."""
+    """Run an app, by default until it has loaded; `app_of` returns it."""
     failures: list[Exception] = []
     model = model or FakeModel()
     app = create_app(Settings(**settings), model.load, failures.append)
@@ -46,18 +48,31 @@ async def running(
                 model.end()
 
 
-def app_of(client: httpx.AsyncClient) -> Starlette:
-    """The app behind a client of `running`."""
-    app: Starlette = client.app  # type: ignore[attr-defined]
-    return app
+@contextmanager
+def synchronous(
+    model: Model | None = None, **settings: Any
+) -> Iterator[Callable[..., httpx.Response]]:
+    """Run an app as a plain function of method, path and options, for tests of many examples."""
+    with asyncio.Runner() as runner:
+        app = running(model, **settings)
+        client = runner.run(app.__aenter__())
+        yield lambda *request, **options: runner.run(client.request(*request, **options))
+        runner.run(app.__aexit__(None, None, None))
 
 
-def ask(
-    question: Callable[[httpx.AsyncClient], Awaitable[Any]],
-    model: Model | None = None,
-    **settings: Any,
-) -> Any:
-    """Run *question* against a fresh app."""
+def app_of(client: httpx.AsyncClient) -> Any:
+    """Return the app behind a client of `running`."""
+    return client.app  # type: ignore[attr-defined]
+
+
+def engine_of(client: httpx.AsyncClient) -> Engine:
+    """Return the engine behind a client of `running`."""
+    engine: Engine = app_of(client).state.lacuna.engine
+    return engine
+
+
+def ask(question: Question, model: Model | None = None, **settings: Any) -> Any:
+    """Run *question* against a new app."""
 
     async def run() -> Any:
         async with running(model, **settings) as client:
@@ -66,13 +81,15 @@ def ask(
     return asyncio.run(run())
 
 
+def get(path: str, headers: Any = None, **settings: Any) -> httpx.Response:
+    """Send one GET to a new app."""
+    response: httpx.Response = ask(lambda client: client.get(path, headers=headers), **settings)
+    return response
+
+
 def post(path: str, body: Any, **settings: Any) -> httpx.Response:
-    """One POST to a fresh app."""
-
-    async def question(client: httpx.AsyncClient) -> httpx.Response:
-        return await client.post(path, json=body)
-
-    response: httpx.Response = ask(question, **settings)
+    """Send one POST to a new app."""
+    response: httpx.Response = ask(lambda client: client.post(path, json=body), **settings)
     return response
 
 

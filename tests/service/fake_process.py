@@ -1,6 +1,7 @@
-"""``python tests/service/fake_process.py OPTIONS``: the service's process with the fake model behind it.
+"""Run the service's process with the fake model: ``python tests/service/fake_process.py OPTIONS``.
 
-SIGUSR1 lets go of the texts that are held. SIGUSR2 sets the clock on the wall a day ahead, and the next one two back.
+SIGUSR1 releases the texts that are held. SIGUSR2 sets the wall clock a day ahead, the next one two
+days back.
 """
 
 import itertools

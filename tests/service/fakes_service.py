@@ -1,8 +1,8 @@
 """A model side that answers at once and does as the text says: for tests of the service alone.
 
-Texts that begin with a word of `FakeScheduler` make trouble: ``poison`` fails its own decoder, ``exhaust`` its own
-memory, ``collapse`` the whole scheduler, ``die`` the engine's thread, ``hold`` is not answered before
-`FakeModel.release` is set, ``slow`` takes 200 rounds, and ``stuck`` holds up the whole scheduler until
+The first word of a text can ask for trouble: ``poison`` and ``exhaust`` fail the decoder of the
+text, ``collapse`` the whole scheduler, ``die`` the engine's thread. ``hold`` waits for
+`FakeModel.release`, ``slow`` takes 200 rounds, and ``stuck`` holds up the scheduler until
 `FakeModel.stuck` is set.
 """
 
@@ -43,14 +43,15 @@ DESCRIPTION = {
 }
 _BLANK = re.compile("_{2,}")
 _SLOW_ROUNDS = 200
+_TROUBLE = {"poison": RuntimeError, "exhaust": MemoryError, "die": SystemExit}
 
 
 class FakeModel:
-    """Predictor and scheduler factory in one; what it was asked to do can be read from it.
+    """Predictor and scheduler factory in one; it counts what it does.
 
     Args:
         limits: as the real predictor's.
-        later: what becomes of every load after the first: ``broken`` is refused and ``hung`` never ends.
+        later: ``broken`` refuses every load after the first, and ``hung`` never ends it.
     """
 
     cache = SimpleNamespace(bytes=0)
@@ -77,12 +78,12 @@ class FakeModel:
         return LoadedModel(cast("Any", self), cast("Any", new_scheduler), description)
 
     def end(self) -> None:
-        """Answer whatever is held."""
+        """Answer what is held."""
         self.release.set()
         self.stuck.set()
 
     def start(self, query: Query, _tenant: str = "", /) -> Generator[None, None, Result]:
-        """A decoder; refuses what the real predictor refuses."""
+        """Return a decoder, or refuse what the real predictor refuses."""
         check_query(query, self.limits)
         if isinstance(query, ClozeQuery):
             blanks = len(_BLANK.findall(query.text))
@@ -96,12 +97,8 @@ class FakeModel:
         return self._decode(query)
 
     def _decode(self, query: Query) -> Generator[None, None, Result]:
-        if query.text.startswith("poison"):
-            raise RuntimeError(query.text)
-        if query.text.startswith("exhaust"):
-            raise MemoryError(query.text)
-        if query.text.startswith("die"):
-            raise SystemExit(query.text)
+        if error := _TROUBLE.get(query.text.partition(" ")[0]):
+            raise error(query.text)
         if query.text.startswith("stuck"):
             self.stuck.wait()
         if query.text.startswith("slow"):
@@ -121,29 +118,24 @@ class FakeScheduler:
         self._model = model
         self._on_call = on_call
         self._live: dict[Any, Generator[None, None, Result]] = {}
-        self._texts: dict[Any, str] = {}
 
     def add(self, ticket: Any, decoder: Any, /) -> None:
-        """Take one in."""
+        """Add a decoder."""
         self._live[ticket] = decoder
-        self._texts[ticket] = ticket.job.queries[ticket.index].text
 
     def cancel(self, ticket: Any, /) -> None:
-        """Forget one."""
-        self._model.cancelled += ticket in self._live
-        self._live.pop(ticket, None)
-        self._texts.pop(ticket, None)
+        """Drop a decoder."""
+        self._model.cancelled += self._live.pop(ticket, None) is not None
 
     def step(self) -> list[tuple[Any, Any]]:
-        """One round."""
+        """Run one round; return what finished."""
         self._model.largest_batch = max(self._model.largest_batch, len(self._live))
         if self._on_call:
             self._on_call("next", len(self._live), len(self._live))
-        collapsing = [text for text in self._texts.values() if text.startswith("collapse")]
-        if collapsing:
-            raise RuntimeError(collapsing[0])
         finished: list[tuple[Any, Any]] = []
         for ticket, decoder in self._live.items():
+            if (text := ticket.job.queries[ticket.index].text).startswith("collapse"):
+                raise RuntimeError(text)
             try:
                 next(decoder)
             except StopIteration as stop:
@@ -151,12 +143,12 @@ class FakeScheduler:
             except Exception as error:  # as the real one does
                 finished.append((ticket, error))
         for ticket, _ in finished:
-            del self._live[ticket], self._texts[ticket]
+            del self._live[ticket]
         return finished
 
 
 def answer(query: Query) -> Result:
-    """What the fake answers: fixed words, probabilities that sum to less than 1."""
+    """Answer with fixed words, whose probabilities sum to less than 1."""
     usage = Usage(len(query.text), min(1, len(query.text)))
     words = [f"word{number}" for number in range(getattr(query, "top_k", 0))]
     probabilities = [0.5 ** (number + 1) for number in range(len(words))]

@@ -65,7 +65,7 @@ def test_score_prints_a_line_per_text(
         (["cloze", "no blank"], "text 1 of 1: /text: has no blank"),
         (["predict", "a", "--top-k", "0"], "from 1 to 100"),
         (["predict", "a", "--checkpoint", "no-such"], "no-such"),
-        (["score", "no-such-file"], "no-such-file: No such file"),
+        (["score", "no-such-file"], "No such file or directory: 'no-such-file'"),
     ],
 )
 def test_what_cannot_be_answered_is_an_error(

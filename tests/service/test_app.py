@@ -1,0 +1,107 @@
+"""Tests of service/app.py: the OpenAPI document, and the app held against it by schemathesis."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import CHECKS, load_all_checks
+
+from service import schemas
+from tests.service.client import get, post, synchronous
+
+_QUESTIONS = {"PredictRequest": "/predict", "ClozeRequest": "/cloze", "ScoreRequest": "/score"}
+_OPERATION_IDS = {
+    "predict", "fillBlanks", "score", "getModel", "reload", "isAlive", "isReady", "getMetrics",
+}  # fmt: skip
+# The document cannot promise that valid data are accepted: a text must have a blank. The other
+# checks are about resources that come and go, and about keys.
+_NOT_CHECKED = {
+    "positive_data_acceptance",
+    "use_after_free",
+    "ensure_resource_availability",
+    "object_level_authorization",
+    "ignored_auth",
+}
+
+
+@pytest.fixture(scope="module")
+def document() -> Any:
+    """The document as the service serves it."""
+    return get("/openapi.json").json()
+
+
+@pytest.fixture(scope="module")
+def send() -> Iterator[Callable[..., httpx.Response]]:
+    """A running app as a function."""
+    with synchronous() as request:
+        yield request
+
+
+def test_operation_ids_are_short(document: Any) -> None:
+    """Generated clients get readable names."""
+    operations = [each for path in document["paths"].values() for each in path.values()]
+    assert {operation["operationId"] for operation in operations} == _OPERATION_IDS
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics"])
+def test_text_routes_declare_text(document: Any, path: str) -> None:
+    """Probes and metrics are plain text, in the document and in the answer."""
+    assert list(document["paths"][path]["get"]["responses"]["200"]["content"]) == ["text/plain"]
+    assert get(path).headers["content-type"].startswith("text/plain")
+
+
+@pytest.mark.parametrize(("name", "path"), _QUESTIONS.items())
+def test_questions_are_documented(document: Any, name: str, path: str) -> None:
+    """Body, answer, and every status that a question may get, errors as problem documents."""
+    operation = document["paths"][path]["post"]
+    reference = f"#/components/schemas/{name}"
+    assert operation["requestBody"]["content"]["application/json"]["schema"]["$ref"] == reference
+    problems = {status: response["content"] for status, response in operation["responses"].items()}
+    assert list(problems.pop("200")) == ["application/json"]
+    statuses = (400, 401, 408, 413, 415, 421, 422, 429, 500, 503, 504)
+    assert set(problems) == set(map(str, statuses))
+    assert all(list(content) == ["application/problem+json"] for content in problems.values())
+
+
+@pytest.mark.parametrize(("name", "path"), _QUESTIONS.items())
+def test_examples_are_answered(name: str, path: str) -> None:
+    """Each example of a request is one that the service answers."""
+    examples: Any = getattr(schemas, name).model_config["json_schema_extra"]
+    for example in examples["examples"]:
+        assert post(path, example).status_code == 200
+
+
+@pytest.mark.parametrize("mode", GenerationMode)
+@pytest.mark.parametrize("path", _QUESTIONS.values())
+def test_questions_keep_to_the_document(
+    document: Any, send: Callable[..., httpx.Response], path: str, mode: GenerationMode
+) -> None:
+    """Generated bodies, valid and not, are answered as the document says, never with a 5xx."""
+    load_all_checks()
+    checks = [check for check in CHECKS.get_all() if check.__name__ not in _NOT_CHECKED]
+    operation = schemathesis.openapi.from_dict(document)[path]["POST"]
+    statuses: set[int] = set()
+
+    @settings(
+        max_examples=30,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def check(case: Any) -> None:
+        made = requests.Request(**case.as_transport_kwargs(base_url="http://localhost")).prepare()
+        response = send(
+            str(made.method), str(made.url), content=made.body, headers=dict(made.headers)
+        )
+        statuses.add(response.status_code)
+        case.validate_response(response, checks=checks)
+
+    check()
+    assert statuses & ({400, 422} if mode is GenerationMode.NEGATIVE else {200, 422})
