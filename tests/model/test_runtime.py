@@ -130,16 +130,6 @@ def test_runtime_computes_the_formulas(
         assert difference(gap[row], expected) < bound
 
 
-def test_masks(tiny_checkpoint: Path) -> None:
-    """Controls are never proposed; the end of a gap only by the gap head, and not in an empty gap."""
-    runtime = opened("int8", tiny_checkpoint)
-    outputs = np.zeros((2, runtime.sizes.hidden_size), dtype=np.float32)
-    positions, kinds = np.array([0, 1]), np.zeros(2, dtype=np.int64)
-    gap = runtime.score("gap", outputs, outputs, kinds == 0, positions, kinds)
-    for row, last in ((runtime.score("next", outputs)[0], 4), (gap[0], 4), (gap[1], 3)):
-        assert np.flatnonzero(np.isneginf(row)).tolist() == list(range(last + 1))
-
-
 @each_runtime
 @property_test
 @given(
