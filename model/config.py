@@ -3,7 +3,6 @@
 Both classes are checked when they are made; :func:`parse` makes one of them from JSON.
 """
 
-from dataclasses import asdict
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -107,10 +106,6 @@ class NetworkConfig:
         """Return the length of one flat float32 state row: ``layers * state_parts * hidden_size``."""
         return self.layers(tower) * self.state_parts * self.hidden_size
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, for JSON."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
 class ForwardSizes:
@@ -119,15 +114,12 @@ class ForwardSizes:
     Attributes:
         vocabulary_size: tokens, control and byte tokens included.
         hidden_size: width of an output, which is also the state.
+        architecture: the one that answers the same questions.
     """
 
     vocabulary_size: int
     hidden_size: int
-
-    @property
-    def architecture(self) -> Architecture:
-        """It answers what a forward tower answers."""
-        return "forward"
+    architecture: Architecture = "forward"
 
     @property
     def state_parts(self) -> int:
@@ -137,10 +129,6 @@ class ForwardSizes:
     def state_size(self, tower: Tower) -> int:
         """Return the length of one flat float32 state row."""
         return self.hidden_size if tower == "forward" else 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, for JSON."""
-        return {"architecture": self.architecture, **asdict(self)}
 
 
 # What a runtime states about its arrays.
@@ -177,10 +165,6 @@ class Calibration:
     choice_uniform_mix: _Shares = _by_language(0.0)
     forward_weight: _Weight = 0.5
     backward_weight: _Weight = 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, for JSON."""
-        return asdict(self)
 
 
 def parse(kind: type[_Parsed], data: str | bytes) -> _Parsed:

@@ -24,15 +24,6 @@ GRAPH_NAMES: dict[Architecture, tuple[str, ...]] = {
     "two_towers": ("forward", "next", "backward", "previous", "gap"),
     "stacked_bidirectional": ("fill",),
 }
-# The inputs of each graph.
-INPUTS = {
-    "forward": ("states", "tokens", "lengths"),
-    "backward": ("states", "tokens", "lengths"),
-    "next": ("outputs",),
-    "previous": ("outputs",),
-    "gap": ("forward", "backward", "right_known", "positions", "kinds"),
-    "fill": ("tokens", "lengths", "places"),
-}
 # Floats that one call of a head returns: 4 MiB. A call first fetches the embedding, which a busy server rarely
 # has in its caches, so few large calls beat many small ones although their rows leave the caches, too.
 HEAD_FLOATS = 1024 * 1024
@@ -83,6 +74,10 @@ class OnnxRuntime:
             name: _open_session(folder / f"{name}.onnx", threads)
             for name in GRAPH_NAMES[sizes.architecture]
         }
+        self._inputs = {
+            name: [each.name for each in session.get_inputs()]
+            for name, session in self._sessions.items()
+        }
         widths = {"forward": sizes.state_size("forward"), "backward": sizes.state_size("backward")}
         for name, session in self._sessions.items():
             found = session.get_outputs()[0].shape[1]
@@ -112,7 +107,7 @@ class OnnxRuntime:
     def _run(self, graph: Tower | Head, *inputs: npt.NDArray[Any]) -> list[Float32Array]:
         if graph not in self._sessions:
             raise unsupported("stacked_bidirectional" if graph == "fill" else "two_towers")
-        named = dict(zip(INPUTS[graph], inputs, strict=True))
+        named = dict(zip(self._inputs[graph], inputs, strict=True))
         results: list[Float32Array] = self._sessions[graph].run(None, named)
         return results
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -107,7 +107,7 @@ def describe(checkpoint: "Checkpoint") -> dict[str, Any]:
         "name": checkpoint.name,
         "version": checkpoint.version,
         "digest": checkpoint.digest,
-        "architecture": checkpoint.network.to_dict(),
+        "architecture": asdict(checkpoint.network),
         "parameters": size_of(checkpoint),
         "languages": list(checkpoint.languages),
         "capabilities": list(checkpoint.capabilities),

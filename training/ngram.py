@@ -10,12 +10,11 @@ is described in model/ngram.py.
 
 import argparse
 import json
-import os
 import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from tqdm import tqdm
 
 from model.config import Calibration
 from model.errors import PreparedDataError
+from model.files import replaced_directory
 from model.ngram import DESCRIPTION, NGRAM_FORMAT_VERSION, size_in_bytes
 from model.tokenizer import END_OF_GAP, NEVER_PREDICTED, START
 from training.data.shards import Prepared, Shard, open_prepared
@@ -96,28 +96,22 @@ def build(prepared: Path, output: Path, order: int, *, weighted: bool = False) -
     never = {*NEVER_PREDICTED, END_OF_GAP}
     predictable = np.array([token not in never for token in range(data.tokenizer.size)])
 
-    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
-    try:
-        result = estimate(_texts(data, repeats), predictable, order, partial)
-        shutil.copyfile(prepared / "tokenizer.model", partial / "tokenizer.model")
+    with replaced_directory(output) as fresh:
+        result = estimate(_texts(data, repeats), predictable, order, fresh)
+        shutil.copyfile(prepared / "tokenizer.model", fresh / "tokenizer.model")
         description = {
             "format_version": NGRAM_FORMAT_VERSION,
             "order": order,
             "smoothing": "interpolated modified Kneser-Ney, no cut-offs",
             **result,
             "text": _text_seen(data, repeats),
-            "calibration": Calibration(forward_weight=1.0).to_dict(),
-            "bytes": size_in_bytes(partial),
+            "calibration": asdict(Calibration(forward_weight=1.0)),
+            "bytes": size_in_bytes(fresh),
             "seconds": round(time.monotonic() - started, 1),
         }
-        (partial / DESCRIPTION).write_text(
+        (fresh / DESCRIPTION).write_text(
             json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8"
         )
-        partial.rename(output)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return description
 
 

@@ -18,7 +18,7 @@ import math
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -124,12 +124,12 @@ def run(options: CalibrateOptions) -> int:
     if is_ngram(source):
         with replaced_directory(output) as fresh:
             shutil.copytree(source, fresh, dirs_exist_ok=True)
-            description = checkpoint.training | {"calibration": calibration.to_dict()}
+            description = checkpoint.training | {"calibration": asdict(calibration)}
             text = json.dumps(description, indent=1, ensure_ascii=False)
             (fresh / DESCRIPTION).write_text(text, encoding="utf-8")
     else:
         revise_checkpoint(source, calibration=calibration, version=options.version, output=output)
-    sys.stdout.write(json.dumps(calibration.to_dict(), indent=1) + "\n")
+    sys.stdout.write(json.dumps(asdict(calibration), indent=1) + "\n")
     return 0
 
 

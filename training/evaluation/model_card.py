@@ -8,7 +8,7 @@ data come from a file of notes.
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +181,7 @@ def _cost(cost: Mapping[str, float]) -> str:
 
 def _fitted(calibration: Calibration) -> str:
     shown = []
-    for field, value in calibration.to_dict().items():
+    for field, value in asdict(calibration).items():
         by_language = value if isinstance(value, dict) else {"": value}
         values = ", ".join(f"{key} {each:.3f}".strip() for key, each in by_language.items())
         shown.append(f"{field.replace('_', ' ')} {values}")

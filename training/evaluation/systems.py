@@ -1,7 +1,7 @@
 """Systems under evaluation: a checkpoint or an n-gram, behind the predictor that serves."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -54,7 +54,7 @@ def open_system(
     checkpoint, runtime = open_model(directory, device, threads)
     predictor = Predictor(checkpoint, runtime, use_cache_lm=use_cache_lm)
     about: dict[str, Any] = {"digest": checkpoint.digest}
-    about["calibration"] = checkpoint.calibration.to_dict()
+    about["calibration"] = asdict(checkpoint.calibration)
     if is_ngram(directory):
         about |= _about_ngram(checkpoint)
         return EvaluatedSystem(checkpoint.name, predictor, about)
