@@ -1,4 +1,4 @@
-"""Teach a checkpoint a text: `python -m training adapt CHECKPOINT TEXT... --replay TEXT... --output DIR`.
+"""Teach a checkpoint a text: `python -m training adapt CHECKPOINT TEXT... --output DIR`.
 
     1  set aside   a tenth of the lines, for the report only; they decide nothing
     2  prepare     the rest and the replay, with the checkpoint's tokenizer; some lines are held out

@@ -40,7 +40,7 @@ def report_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def require_same_settings(directory: Path, settings: dict[str, Any]) -> None:
-    """Record the settings that the results in *directory* depend on, or compare them with the record.
+    """Record the settings that results in *directory* depend on, or compare them with the record.
 
     Raises:
         RunError: the directory holds results of other settings.

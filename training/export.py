@@ -104,7 +104,7 @@ def export(options: ExportOptions) -> Checkpoint:
     """Export a trained state.
 
     Raises:
-        ExportError: held-out text is missing, or the int8 graphs cost too much.
+        ExportError: there is too little held-out text, or the int8 graphs cost too much.
         CheckpointError: the output exists, or the name or version is not valid.
         RunError, PreparedDataError, TokenizerError: the run or its data cannot be read.
     """

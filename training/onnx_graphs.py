@@ -3,7 +3,7 @@
     forward.onnx, backward.onnx    states (N, S), tokens (N, T), lengths (N,)
                                    -> new_states (N, S), outputs (N, T, H)
     next.onnx, previous.onnx       outputs (N, H) -> log_probabilities (N, V)
-    gap.onnx                       forward and backward (N, H), right_known, positions and kinds (N,)
+    gap.onnx                       forward, backward (N, H), right_known, positions, kinds (N,)
                                    -> log_probabilities (N, V)
     fill.onnx                      of a stacked network: tokens (N, T), lengths and places (N,)
                                    -> log_probabilities (N, V)

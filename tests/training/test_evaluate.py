@@ -185,7 +185,7 @@ def test_the_command_compares_a_checkpoint_with_an_ngram(
     """Both run behind the serving predictor; the report has three files."""
     output = tmp_path / "report"
     words = ["evaluate", str(tiny_checkpoint), str(text), "--field", "said", "--lines", "2"]
-    words += ["--typing-lines", "1", "--output", str(output), "--beside", str(tiny_ngram)]
+    words += ["--typing-lines", "1", "--output", str(output), "--against", str(tiny_ngram)]
     assert main(words) == 0
     report = json.loads((output / "evaluation.json").read_text(encoding="utf-8"))
     assert [system["name"] for system in report["contestants"]] == ["tiny 1", "3-gram"]
@@ -215,7 +215,7 @@ def test_wrong_arguments_are_refused_before_the_work(
     other = Path(shutil.copytree(tiny_ngram, tmp_path / "other"))
     smaller = tiny_tokenizer(LINES[:5])
     (other / "tokenizer.model").write_bytes(smaller.to_bytes())
-    assert main([*words, "--output", str(tmp_path / "new"), "--beside", str(other)]) == 2
+    assert main([*words, "--output", str(tmp_path / "new"), "--against", str(other)]) == 2
     error = capsys.readouterr().err
     assert smaller.digest[:12] in error and tiny_tokenizer().digest[:12] in error
     assert not (tmp_path / "new").exists()

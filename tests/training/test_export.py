@@ -82,7 +82,7 @@ def test_weights_are_float16_unless_fp32_is_asked_for(
 def test_the_command_line_exports(
     tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A state directory is exported under the given name; only --overwrite replaces a checkpoint."""
+    """A state directory is exported under a new name; only --overwrite replaces a checkpoint."""
     target = tmp_path / "new"
     options = ["--output", str(target), "--name", "mine", "--version", "1.2"]
     assert main(["export", str(tiny_run / "state"), *options]) == 0

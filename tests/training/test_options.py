@@ -33,7 +33,8 @@ def parse(*words: str) -> Options:
 
 def test_arguments_have_the_types_of_the_fields() -> None:
     """Fields without a declaration keep their default."""
-    words = "in a b --output out --minutes 3 --codes zh en --field f --device cuda --language en --over-write"
+    words = "in a b --output out --minutes 3 --codes zh en --field f --device cuda"
+    words += " --language en --over-write"
     assert parse(*words.split()) == Options(
         Path("in"), ("a", "b"), Path("out"), 3.0, ("zh", "en"), "f", "cuda", "en", over_write=True
     )

@@ -1,7 +1,7 @@
-"""Score a checkpoint on held-out text: `python -m training evaluate CHECKPOINT TEXT... --output DIR`.
+"""Score a checkpoint on text: `python -m training evaluate CHECKPOINT TEXT... --output DIR`.
 
 Queries go to the predictor that serves, so tokenizer, healing, search, rescoring, quantisation and
-calibration are part of the scores. An n-gram or an earlier checkpoint, given by --beside, is asked
+calibration are part of the scores. An n-gram or an earlier checkpoint, given by --against, is asked
 the same questions, and differences get paired intervals.
 
 Writes evaluation.json, evaluation.md and reliability.png (training/evaluation/report.py).
@@ -50,7 +50,7 @@ class EvaluateOptions:
     checkpoint: Path = argument("directory of a checkpoint, or of an n-gram")
     text: tuple[str, ...] = argument("held-out text: files, folders or globs; a line an item")
     output: Path = option("directory for the report", metavar="DIR")
-    beside: Path | None = option("checkpoint or n-gram to compare with", None, metavar="DIR")
+    against: Path | None = option("checkpoint or n-gram to compare with", None, metavar="DIR")
     field: str | None = option("member of JSON Lines that holds the text", None, metavar="NAME")
     language: Language | None = option("of all files (default: by folder, name or script)", None)
     no_cache_lm: bool = option("answer without the cache language model", False)
@@ -67,10 +67,10 @@ def run(options: EvaluateOptions) -> int:
     systems = [
         open_system(options.checkpoint, options.device, options.threads, use_cache_lm=use_cache_lm)
     ]
-    if options.beside is not None:
-        systems.append(open_system(options.beside, use_cache_lm=use_cache_lm))
+    if options.against is not None:
+        systems.append(open_system(options.against, use_cache_lm=use_cache_lm))
     files = read_files(options.text, options.language, options.field)
-    tokenizer = common_tokenizer([options.checkpoint, *filter(None, [options.beside])])
+    tokenizer = common_tokenizer([options.checkpoint, *filter(None, [options.against])])
     check_writable(options.output / REPORT)  # before the work
     items = choose_items(files, tokenizer, options.lines, options.typing_lines, options.seed)
     report = evaluate(systems, items, options.seed)

@@ -24,8 +24,8 @@ LIMITS = """\
 - It repeats prejudice and swearing of its text. Do not judge people by its probabilities.
 - Probabilities are calibrated on text like the held-out lines; on other text, trust them less.
 - Only the languages named above were trained; other scripts are read as bytes and predicted badly.
-- The network keeps a text as a state of fixed size, so distant text fades. With a forward tower, the
-  service also counts names and phrases of the text and of its `history`; counts know no meaning."""
+- The network keeps a text as a state of fixed size, so distant text fades. With a forward tower,
+  the service also counts names and phrases of text and `history`; counts know no meaning."""
 COSTS = {
     "perplexity": "perplexity {:+.3f} %",
     "top3": "top-3 accuracy lost {:+.3f} points",

@@ -178,8 +178,8 @@ def _file_table(files: dict[str, Any], names: Sequence[str]) -> str:
     text = table(rows, ["file", "lines", *HEADLINES.values()])
     if len(names) < 2:
         return text
-    order = " / ".join(names)
-    return f"In each cell: {order}. Cells marked lost, in which {names[0]} is behind: {losses}.\n\n{text}"
+    order = f"In each cell: {' / '.join(names)}."
+    return f"{order} Cells marked lost, in which {names[0]} is behind: {losses}.\n\n{text}"
 
 
 def _with_interval(

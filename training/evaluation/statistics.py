@@ -98,7 +98,7 @@ def calibration_error(
 ) -> float:
     """Return the expected calibration error; NaN if no answer has weight.
 
-    It is the mean of the difference of share right and mean claim over the bins of :func:`reliability`.
+    It is the mean of |share right - mean claim| over the bins of :func:`reliability`.
     """
     if float(weights.sum()) <= 0:
         return float("nan")
@@ -109,7 +109,7 @@ def calibration_error(
 def calibration_floor(
     probabilities: Float64Array, weights: Float64Array, seed: int, bins: int = 15, rounds: int = 100
 ) -> float:
-    """Return the mean calibration error of perfectly calibrated answers with these probabilities."""
+    """Return the mean calibration error of calibrated answers with these probabilities."""
     generator = np.random.default_rng(seed)
     draws = generator.random((rounds, len(probabilities))) < probabilities
     return float(np.mean([calibration_error(probabilities, draw, weights, bins) for draw in draws]))
