@@ -135,8 +135,8 @@ class _Writer(logging.handlers.QueueHandler):
         self._waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
         super().__init__(self._waiting)
         self._dropped = 0
-        self._stderr = _Stderr()
-        self._listener = _Listener(self._waiting, self._stderr)
+        self._stderr = _Stderr(self._waiting)
+        self._listener = logging.handlers.QueueListener(self._waiting, self._stderr)
         self._listener.start()
 
     @property
@@ -157,35 +157,25 @@ class _Writer(logging.handlers.QueueHandler):
 
     def end(self) -> None:
         """Write the lines that wait; give up if standard error is not read."""
-        self._waiting.put(None)
-        self._listener.ended.wait(FLUSH_SECONDS)
-
-
-class _Listener(logging.handlers.QueueListener):
-    """Gathers records: to wake a thread for each costs more than to format it."""
-
-    def __init__(self, waiting: "queue.SimpleQueue[Any]", stderr: logging.Handler) -> None:
-        super().__init__(waiting, stderr)
-        self._waiting = waiting
-        self.ended = threading.Event()
-
-    def dequeue(self, block: bool) -> Any:
-        """Return the next record; None ends the thread."""
-        if self._waiting.empty():
-            time.sleep(GATHER_SECONDS)
-        record = self._waiting.get(block)
-        if record is None:
-            self.ended.set()
-        return record
+        stopping = threading.Thread(target=self._listener.stop, daemon=True)
+        stopping.start()
+        stopping.join(FLUSH_SECONDS)
 
 
 class _Stderr(logging.StreamHandler[TextIO]):
     """Writes one JSON object per line, and counts the lines that cannot be written."""
 
-    def __init__(self) -> None:
+    def __init__(self, waiting: "queue.SimpleQueue[Any]") -> None:
         super().__init__()
         self.setFormatter(JsonFormatter())
+        self._waiting = waiting
         self.failed = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, then let lines gather: to wake a thread for each costs more than to format it."""
+        super().emit(record)
+        if self._waiting.empty():
+            time.sleep(GATHER_SECONDS)
 
     def handleError(self, _record: logging.LogRecord) -> None:  # noqa: N802 - overrides
         """Count a line: the disk is full, or the reader is gone."""
