@@ -5,8 +5,8 @@ is a microsecond on the machine where the constants below were measured. The spe
 in units per busy second, is measured all the time, so only proportions matter
 (docs/decisions/0012-admission.md).
 
-The event loop admits, and the engine's thread reports what has ended. Each number has one writer, so
-no lock is needed.
+The event loop admits, and the engine's thread reports what has ended. Each number has one writer,
+so no lock is needed.
 """
 
 import math
@@ -36,8 +36,8 @@ MAX_PREFIXES = 4_096
 
 # Share of the time to the deadline that admitted work may fill. The rest covers wrong estimates.
 HEADROOM = 0.5
-# First guess of the speed: a quarter of the measured machine's. A guess that is too low is corrected
-# by the first texts; one that is too high admits requests that are then late.
+# First guess of the speed: a quarter of the measured machine's. If it is too low, the first texts
+# correct it; if it is too high, requests are admitted that are then late.
 FIRST_RATE = 250_000.0
 # Busy seconds that the first guess weighs, and busy seconds after which a measurement weighs 1/e.
 FIRST_SECONDS = 0.25
@@ -164,7 +164,7 @@ class Admission:
         return costs
 
     def end(self, cost: int) -> None:
-        """Report that one text was answered, failed or was dropped. Called on the engine's thread."""
+        """Report that one text has ended in any way. Called on the engine's thread."""
         self._ended_items += 1
         self._ended_cost += cost
 

@@ -2,8 +2,8 @@
 
     lacuna keys new NAME --file keys.toml
 
-A key is 32 random bytes, which cannot be guessed, so a plain SHA-256 hides it as well as a slow hash
-would (docs/decisions/0012-admission.md).
+A key is 32 random bytes, which cannot be guessed, so a plain SHA-256 hides it as well as a slow
+hash would (docs/decisions/0012-admission.md).
 """
 
 import argparse
@@ -54,8 +54,8 @@ class Key(BaseModel):
     )
     name: str = Field(
         pattern=r"^(?!env-)[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z",
-        description="1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit, and not "
-        "start with env-",
+        description="1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit, and must "
+        "not start with env-",
     )
     sha256: str = Field(
         pattern=r"^[0-9A-Fa-f]{64}\Z",
@@ -157,7 +157,7 @@ def hash_key(key: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """The sender of a request: the owner of a key, or a client without a name if no keys are set."""
+    """The sender of a request: the owner of a key, or a client without a name if none is set."""
 
     name: str
     allowance: Allowance
@@ -204,7 +204,7 @@ class KeyRing:
     def find(self, token: bytes) -> Client | None:
         """Return the owner of *token*.
 
-        Every key is compared in constant time, so that the time taken tells nothing about any of them.
+        Every key is compared in constant time, so that the time taken reveals nothing about them.
         """
         digest = hash_key(token)
         found = None
@@ -227,7 +227,7 @@ class KeyRing:
             self.refresh()
 
     def refresh(self) -> None:
-        """Read the file again; the old keys stay until its keys can be used. Log each change once."""
+        """Read the file again; the old keys stay until its keys can be used. Log changes once."""
         try:
             keys = read_keys_file(self._path) if self._path else ()
             self._failure = None

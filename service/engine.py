@@ -1,4 +1,4 @@
-"""The thread that owns model, prefix cache and scheduler. It knows queries and results, but no HTTP.
+"""The thread that owns model, prefix cache and scheduler. It knows queries and results, not HTTP.
 
 A batch is whatever waits when the engine is free; no timer collects one. Requests join and leave
 between two steps. The event loop hands jobs over under a lock that is never held during a step. A

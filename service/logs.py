@@ -94,8 +94,8 @@ def logging_to_stderr(level: str = "info") -> Iterator[None]:
     """Log to standard error while inside; lines that still wait are written at the end.
 
     Args:
-        level: the minimum for lines about requests and of libraries: ``debug``, ``info``, ``warning``
-            or ``error``. Events of the service itself are always logged at info and above.
+        level: the minimum for lines about requests and of libraries: ``debug``, ``info``,
+            ``warning`` or ``error``. The service's own events are always logged from info on.
     """
     writer = _Writer()
     root = logging.getLogger()
@@ -172,7 +172,7 @@ class _Stderr(logging.StreamHandler[TextIO]):
         self.failed = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line, then let lines gather: to wake a thread for each costs more than to format it."""
+        """Write a line, then let lines gather: to wake a thread costs more than to format one."""
         super().emit(record)
         if self._waiting.empty():
             time.sleep(GATHER_SECONDS)

@@ -67,7 +67,7 @@ def load(settings: Settings, on_call: Callable[[str, int, int], None]) -> Loaded
         on_call: as `model.batching.Scheduler` takes it.
 
     Raises:
-        model.errors.CheckpointError: it is missing, damaged or too new, or the device cannot run it.
+        model.errors.CheckpointError: it is missing, damaged or too new, or cannot run here.
     """
     from model.batching import Scheduler
     from model.predictor import Predictor
@@ -90,8 +90,8 @@ def load(settings: Settings, on_call: Callable[[str, int, int], None]) -> Loaded
 def freeze_heap() -> None:
     """Free what a checkpoint leaves in cycles, and exempt what remains from garbage collection.
 
-    Answering a request makes no cycles, and looking for some after every 700 new objects would take a
-    tenth of the engine's time.
+    Answering a request makes no cycles, and looking for some after every 700 new objects would take
+    a tenth of the engine's time.
     """
     gc.unfreeze()
     gc.collect()
@@ -118,7 +118,7 @@ def describe(checkpoint: "Checkpoint") -> dict[str, Any]:
 def choose_device(
     wanted: Literal["auto", "cpu", "cuda"], driver: Path = _DRIVER
 ) -> Literal["cpu", "cuda"]:
-    """Return the device for *wanted*; ``auto`` is a GPU if driver, torch and safetensors are there."""
+    """Return the device for *wanted*; ``auto`` is a GPU if driver and torch are installed."""
     if wanted != "auto":
         return wanted
     installed = all(importlib.util.find_spec(name) for name in ("torch", "safetensors"))
@@ -126,14 +126,14 @@ def choose_device(
 
 
 def network_threads(wanted: int) -> int:
-    """Return *wanted* threads for one network step; 0 means one fewer than there are CPUs, up to 4."""
+    """Return the threads of one network step; 0 means one fewer than there are CPUs, up to 4."""
     return wanted or max(1, min(available_cpus() - 1, MAX_THREADS))
 
 
 def available_cpus(
     root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
 ) -> int:
-    """Count the CPUs this process may use: by affinity and by the smallest cgroup v2 quota, at least 1.
+    """Count the CPUs this process may use, by affinity and by the smallest cgroup v2 quota.
 
     Args:
         root: where control groups are mounted; a container sees its own group there.

@@ -1,4 +1,4 @@
-"""A real Prometheus reads a real service and proxy: each query of the dashboard and each rule finds numbers."""
+"""Every query of the dashboard and every rule, on a real Prometheus, service and proxy."""
 
 import json
 import math
@@ -106,7 +106,7 @@ def watched(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def panel_queries(instance: str) -> dict[str, str]:
-    """Return each query of the dashboard as Grafana sends it for one instance, by panel and letter."""
+    """Return each query of the dashboard as Grafana sends it for one instance."""
     return {
         f"{panel['title']} {target['refId']}": target["expr"]
         .replace("$__rate_interval", RATE_INTERVAL)
@@ -117,7 +117,7 @@ def panel_queries(instance: str) -> dict[str, str]:
 
 
 def test_every_panel_and_every_rule_finds_numbers(watched: Watched) -> None:
-    """Each panel shows a number of a service in use, each rule records one, each alert compares one."""
+    """Each panel shows a number, each rule records one, and each alert compares one."""
     expressions = panel_queries(watched.instance)
     expressions |= {rule["record"]: rule["record"] for rule in rules("recording.yml")}
     # The comparison of an alert is empty while nothing is wrong, so look at its left side.

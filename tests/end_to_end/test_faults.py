@@ -128,7 +128,7 @@ def test_a_second_signal_ends_the_process(number: signal.Signals) -> None:
 
 
 def test_refused_bodies_are_freed(tiny_checkpoint: Path) -> None:
-    """A hundred of a mebibyte leave the process as large as it was, before any garbage collection."""
+    """A hundred bodies of a mebibyte leave the process as large as it was."""
     body = b'{"text": "' + b"a" * 2**20
     with serving(REAL, "--checkpoint", str(tiny_checkpoint)) as server:
 

@@ -19,7 +19,7 @@ from service.admission import (
 from service.settings import Settings
 
 LIMITS = Settings().limits
-# Queries with the microseconds that they really take where 1,000,000 are done in a second; the estimates differ.
+# Queries with their true cost in microseconds; the estimates differ.
 KEYSTROKE = (PredictQuery("a" * 30), 1_000)
 COLD = (PredictQuery("b" * 60), 2_500)
 BLANK = (ClozeQuery(f"{'c' * 100} ____"), 18_000)
@@ -29,10 +29,10 @@ MIXES = {"keystrokes": [KEYSTROKE], "blanks": [BLANK], "mixed": [KEYSTROKE, COLD
 
 @dataclass
 class Simulation:
-    """An engine that does *rate* microseconds of work in a second, and is offered *load* times that.
+    """An engine that does *rate* microseconds of work per second, at *load* times its capacity.
 
-    Requests come at random. Admitted ones are answered oldest first, up to 64 at a time, a slice each
-    per round, and dropped at their deadline, as `service.engine` does.
+    Requests come at random. Admitted ones are answered oldest first, up to 64 at a time, a slice
+    each per round, and dropped at their deadline, as `service.engine` does.
     """
 
     queries: list[tuple[Any, int]]
@@ -113,7 +113,7 @@ class Simulation:
 def test_ten_times_the_load_is_answered_at_full_speed_and_in_time(
     mix: str, deadline: float, rate: float
 ) -> None:
-    """At ten times its capacity the engine is useful nine tenths of the time, and 99 % are in time."""
+    """At ten times its capacity the engine is useful 90 % of the time, and 99 % are in time."""
     simulation = Simulation(MIXES[mix], rate, 10.0, deadline).run(until=20.0)
     assert simulation.goodput > 0.9
     assert simulation.late <= 0.01 * len(simulation.seconds)
@@ -236,7 +236,7 @@ def test_more_to_do_is_more_work(less: Any, more: Any) -> None:
 
 
 def test_what_was_typed_before_is_not_work_again() -> None:
-    """A key press after a long text costs little, for the tenant who sent text and history before."""
+    """A key press after a long text costs little, for the tenant who sent text and history."""
     text = "some words " * 400
     first, next_key, stranger = (PredictQuery(text + key, history=text) for key in ("", "a", "b"))
     admission = Admission(512, 64, LIMITS)
@@ -317,7 +317,7 @@ def test_a_list_is_charged_by_its_items() -> None:
 
 
 def test_a_refused_request_is_not_charged() -> None:
-    """A request that is refused again and again succeeds after the time that the first refusal named."""
+    """A request that is refused many times succeeds after the time that the first refusal named."""
     clock = Clock()
     allowance = Allowance((60, 600), clock)
     assert send(allowance, 1, 600) is None

@@ -89,7 +89,7 @@ def test_entries_are_read() -> None:
 def test_a_wrong_file_is_an_error_that_shows_no_key(
     tmp_path: Path, text: str, message: str
 ) -> None:
-    """The error names file, entry, field and remedy, without anything that may be a key or a hash."""
+    """The error names file, entry, field and remedy, without any part of a key or a hash."""
     file = tmp_path / "keys.toml"
     file.write_text(text)
     with pytest.raises(KeysError, match=message) as refused:
@@ -99,7 +99,7 @@ def test_a_wrong_file_is_an_error_that_shows_no_key(
 
 
 def test_a_file_that_cannot_be_read_is_refused_at_once(tmp_path: Path) -> None:
-    """A missing file, bytes that are not text, a pipe without a writer and a directory are errors."""
+    """A missing file, bytes that are not text, a pipe and a directory are errors."""
     (tmp_path / "bytes").write_bytes(b"# \xff")
     os.mkfifo(tmp_path / "pipe")
     for name, message in {
@@ -130,7 +130,7 @@ def test_a_bad_plain_key_is_an_error_that_does_not_show_it(key: str) -> None:
 def test_new_prints_the_key_and_appends_its_entry(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A new file is for its owner only; later entries keep comments, mode, owner and earlier keys."""
+    """A new file is for its owner only; later entries keep comments, mode, owner and keys."""
     file = tmp_path / "keys.toml"
     assert main(["new", "one", "--file", str(file)]) == 0
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -252,7 +252,7 @@ def test_keys_rotate_without_a_restart(tmp_path: Path, caplog: pytest.LogCapture
 def test_a_bad_new_file_leaves_the_old_keys(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, spoilt: str | None
 ) -> None:
-    """An unusable file is logged once, with the reason; the old keys stay until a good one comes."""
+    """An unusable file is logged once, with the reason; the old keys stay meanwhile."""
     ring = Ring(tmp_path, of("a"))
     if spoilt is None or spoilt == "pipe":
         ring.file.unlink()
@@ -276,7 +276,7 @@ def test_a_bad_new_file_leaves_the_old_keys(
 def test_the_watch_survives_faults_and_shows_a_disk_that_hangs(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the file cannot be looked at no key is revoked, and the gauge shows it; then all is as new."""
+    """While the file cannot be read, the gauge shows it; afterwards the new keys are in force."""
     ring = Ring(tmp_path, of("a"))
     ring.file.write_text(of("b"))
     hangs, answers, looked_again = threading.Event(), threading.Event(), threading.Event()
@@ -336,7 +336,7 @@ def test_a_key_keeps_its_allowance_over_a_reload(tmp_path: Path) -> None:
 
 
 def test_limits_are_the_keys_own_or_the_settings(tmp_path: Path) -> None:
-    """Limits that a key does not have are the service's; 0 lifts them; they also hold without keys."""
+    """A key without limits has the service's; 0 lifts them; they also hold without keys."""
     text = of("own", "texts_per_minute = 1\ncharacters_per_minute = 0") + of("none")
     ring = Ring(tmp_path, text, (KEY,), limits=(7, 8)).ring
     clients = [ring.find(token) for token in (b"token of own", b"token of none", KEY.encode())]

@@ -124,7 +124,7 @@ def test_work_is_handed_back_however_it_ends() -> None:
 
 @pytest.mark.parametrize("text", ["poison", "exhaust", "refuse to start"])
 def test_a_failing_text_fails_its_request_alone(text: str) -> None:
-    """A decoder that raises fails its own request; others in the batch and later ones are answered."""
+    """A decoder that raises fails its own request; others in the batch are answered."""
 
     async def scenario(engine: Engine, model: FakeModel) -> None:
         held = engine.submit(queries("hold"))
@@ -153,7 +153,7 @@ def test_a_failing_scheduler_is_replaced() -> None:
 
 
 def test_a_refused_query_is_named_and_nothing_is_decoded() -> None:
-    """All queries of a request are checked before any is decoded; the error says which one is wrong."""
+    """All queries of a request are checked before any is decoded; the error says which is wrong."""
 
     async def scenario(engine: Engine, _: FakeModel) -> None:
         with pytest.raises(ItemError) as refused:

@@ -18,7 +18,7 @@ PATIENCE_SECONDS = 60
 
 
 def test_a_request_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
-    """The line of an answer has its tokens and times, that of a refusal has not; none has a text."""
+    """The line of an answer has tokens and times, that of a refusal has not; none has a text."""
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
     headers = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01", "x-request-id": "id-1"}
 

@@ -1,4 +1,4 @@
-"""Tests of service/model_loader.py: a real checkpoint in the service, and another one in its place."""
+"""Tests of service/model_loader.py, with real checkpoints and with the fake model."""
 
 import asyncio
 import json
