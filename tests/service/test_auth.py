@@ -72,7 +72,7 @@ def test_entries_are_read() -> None:
         (entry(name='"a b"'), "entry 1: name must be"),
         (entry(name='"a\\n"'), "entry 1: name must be"),
         (entry(name=f'"{"a" * 65}"'), "entry 1: name must be"),
-        (entry(name='"env-1"'), "entry 1: name must .* not start with env-"),
+        (entry(name='"env-1"'), "entry 1: name must .* not with env-"),
         (entry(sha256=None), "entry 1: sha256 must be 64 hexadecimal digits"),
         (entry(sha256=f'"{KEY}"'), "the hash of a key and not the key; make one with: lacuna keys"),
         (entry(sha256=7), "entry 1: sha256"),

@@ -313,22 +313,6 @@ def test_an_engine_that_died_leaves_nobody_waiting(
     assert [record.message for record in caplog.records] == ["engine died"]
 
 
-def test_a_stopped_engine_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the stop nothing is left on the event loop, even if the thread is stuck."""
-    monkeypatch.setattr("service.engine.STOP_SECONDS", 0.01)
-
-    async def scenario(engine: Engine, model: FakeModel) -> None:
-        job = engine.submit(queries("stuck"))
-        await until(lambda: not engine.is_alive)
-        await engine.stop()
-        await asyncio.sleep(0)
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-        model.stuck.set()
-        await job.future
-
-    run(scenario, stall_seconds=0.01)
-
-
 def test_times_add_up() -> None:
     """Queue and inference seconds are measured apart and are never negative."""
 

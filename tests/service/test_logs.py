@@ -10,8 +10,7 @@ import threading
 import httpx
 import pytest
 
-from service.logs import MAX_WAITING, format_stack, lines_lost, log_request, logging_to_stderr
-from service.request_context import RequestContext
+from service.logs import MAX_WAITING, format_stack, lines_lost, logging_to_stderr
 from tests.service.client import ask
 
 PATIENCE_SECONDS = 60
@@ -61,20 +60,6 @@ def test_the_level_holds_for_requests_and_libraries(
         assert [entry["level"] for entry in entries if entry["event"] == logger] == at_least
     own = [entry["level"] for entry in entries if entry["event"] == "service.engine"]
     assert own == (names if level == "debug" else names[1:])
-
-
-def test_above_info_a_request_is_not_even_looked_at() -> None:
-    """At level warning nothing of a request's context is read."""
-
-    class Untouchable(RequestContext):
-        def __init__(self) -> None:
-            pass
-
-        def __getattribute__(self, name: str) -> object:
-            raise AssertionError(name)
-
-    with logging_to_stderr("warning"):
-        log_request(Untouchable(), 0.001)
 
 
 def test_neither_message_nor_further_lines_of_an_exception_are_logged(
@@ -169,16 +154,3 @@ def test_lines_after_a_full_disk_are_written(monkeypatch: pytest.MonkeyPatch) ->
     assert "lacuna_log_lines_lost_total 1.0" in metrics.splitlines()
     events = [json.loads(line)["event"] for line in disk.getvalue().splitlines()]
     assert events == ["kept", "ready"]
-
-
-def test_logging_is_restored() -> None:
-    """Outside, handlers and levels are as they were."""
-    loggers = [logging.getLogger(name) for name in ("root", "service", "service.requests")]
-
-    def state() -> list[object]:
-        return [loggers[0].handlers, *(logger.level for logger in loggers)]
-
-    before = state()
-    with logging_to_stderr("error"):
-        assert all(inside != outside for inside, outside in zip(state(), before, strict=True))
-    assert state() == before
