@@ -1,9 +1,9 @@
-"""Any text, sent to a service with a real checkpoint, and any bytes, prepared as a corpus: answered or refused.
+"""Any text, sent to a service with a real checkpoint, is answered or refused by name.
 
-FUZZ_CHECKPOINT and FUZZ_EXAMPLES choose another checkpoint and more examples.
+So are any bytes, prepared as a corpus. FUZZ_CHECKPOINT and FUZZ_EXAMPLES choose another checkpoint
+and more examples.
 """
 
-import asyncio
 import gzip
 import json
 import lzma
@@ -16,22 +16,21 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.model_loader import load
+from service.model_loader import LoadedModel, load
 from service.schemas import ClozeAnswer, PredictAnswer, ScoreAnswer
 from service.settings import Settings
 from tests.fixtures_checkpoint import tiny_tokenizer
-from tests.service.client import running
+from tests.service.client import synchronous
 from training.__main__ import main
 from training.data.shards import open_prepared
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))
 SETTLED = partial(
     settings,
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "40")),
     deadline=None,
     derandomize=True,
     database=None,
@@ -45,10 +44,63 @@ ODD = st.text(
 )
 TEXT = ANY | ODD
 ANSWERS: dict[str, Any] = {"/predict": PredictAnswer, "/cloze": ClozeAnswer, "/score": ScoreAnswer}
+Ask = Callable[..., list[dict[str, Any]]]
+
+
+class _Model:
+    """The checkpoint under test."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self._settings = Settings(threads=1, device="cpu", checkpoint=checkpoint)
+
+    def load(self, on_call: Any) -> LoadedModel:
+        """Load it as the service does."""
+        return load(self._settings, on_call)
+
+    def end(self) -> None:
+        """Release nothing: no text is held."""
+
+
+@pytest.fixture(scope="module")
+def ask(tiny_checkpoint: Path) -> Iterator[Ask]:
+    """A function that returns checked results, or none if the request was rightly refused.
+
+    In the end, both kinds of answers must have come, and no other.
+    """
+    statuses: Counter[int] = Counter()
+    model = _Model(Path(os.environ.get("FUZZ_CHECKPOINT", tiny_checkpoint)))
+    with synchronous(model) as request:
+
+        def send(path: str, body: dict[str, Any], *sent: str) -> list[dict[str, Any]]:
+            headers = {"Content-Type": "application/json"}
+            response = request("POST", path, content=json.dumps(body).encode(), headers=headers)
+            statuses[response.status_code] += 1
+            if any("\ud800" <= character <= "\udfff" for character in joined("".join(sent))):
+                assert response.status_code == 422
+                return []
+            if response.status_code == 422:  # an empty text, choices that are alike
+                assert response.json()["errors"][0]["pointer"].startswith(("/text", "/choices"))
+                assert path != "/predict"
+                return []
+            assert response.status_code == 200, response.text
+            answer = response.json()
+            assert ANSWERS[path].model_validate(answer).model_dump(mode="json") == answer
+            results: list[dict[str, Any]] = answer["results"]
+            assert all(map(is_sane, results))
+            return results
+
+        yield send
+    assert set(statuses) == {200, 422}
+
+
+def joined(text: str) -> str:
+    """Return *text* as JSON carries it: pairs of surrogates become characters."""
+    carried: str = json.loads(json.dumps(text))
+    return carried
 
 
 def is_sane(answer: dict[str, Any]) -> bool:
-    """Return True if probabilities are from 0 to 1 and do not rise, and log-probabilities are finite."""
+    """Return True if probabilities fall from 1 to 0, and log-probabilities are finite."""
     lists = [answer.get("candidates", [])]
     lists += [blank["candidates"] for blank in answer.get("blanks", [])]
     for candidates in lists:
@@ -59,114 +111,43 @@ def is_sane(answer: dict[str, Any]) -> bool:
     return "log_probability" not in answer or -math.inf < answer["log_probability"] <= 0
 
 
-class _Service:
-    """An app with a real checkpoint, on one event loop for all examples."""
-
-    def __init__(self, checkpoint: Path) -> None:
-        self.statuses: Counter[int] = Counter()
-        self._settings = Settings(threads=1, device="cpu", checkpoint=checkpoint)
-        self._loop = asyncio.new_event_loop()
-        self._context = running(self)
-        self._client: httpx.AsyncClient = self._loop.run_until_complete(self._context.__aenter__())
-
-    def load(self, on_call: Any) -> Any:
-        """As `service.app.Load`."""
-        return load(self._settings, on_call)
-
-    def end(self) -> None:
-        """Nothing is held."""
-
-    def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
-        """One request, its text escaped where it is not ASCII."""
-        headers = {"Content-Type": "application/json"}
-        sent = self._client.post(path, content=json.dumps(body).encode(), headers=headers)
-        response = self._loop.run_until_complete(sent)
-        self.statuses[response.status_code] += 1
-        return response
-
-    def close(self) -> None:
-        """End it."""
-        self._loop.run_until_complete(self._context.__aexit__(None, None, None))
-        self._loop.close()
-
-
-@pytest.fixture(scope="module")
-def service(tiny_checkpoint: Path) -> Iterator[_Service]:
-    """See `_Service`; in the end, both kinds of answers must have come, and no other."""
-    asked = _Service(Path(os.environ.get("FUZZ_CHECKPOINT", tiny_checkpoint)))
-    yield asked
-    asked.close()
-    assert set(asked.statuses) == {200, 422}
-
-
-@SETTLED(max_examples=EXAMPLES)
+@SETTLED()
 @given(
     texts=st.lists(TEXT, min_size=1, max_size=3),
     history=st.just("") | TEXT,
     top_k=st.integers(1, 20),
 )
-def test_any_text_is_typed_on(
-    service: _Service, texts: list[str], history: str, top_k: int
-) -> None:
-    """/predict answers whatever is text, and refuses what holds half a character."""
-    results = _ask(
-        service, "/predict", {"text": texts, "history": history, "top_k": top_k}, [*texts, history]
-    )
-    for result in results:
-        assert len(result["candidates"]) <= top_k
-        assert all(
-            candidate["append"].rstrip(" ") == candidate["append"]
-            for candidate in result["candidates"]
-        )
+def test_any_text_is_continued(ask: Ask, texts: list[str], history: str, top_k: int) -> None:
+    """/predict answers every text, and refuses half a character."""
+    body = {"text": texts, "history": history, "top_k": top_k}
+    for result in ask("/predict", body, *(f"{text} " for text in texts), history):
+        appended = [candidate["append"] for candidate in result["candidates"]]
+        assert len(appended) <= top_k
+        assert appended == [each.rstrip(" ") for each in appended]
 
 
-@SETTLED(max_examples=EXAMPLES)
+@SETTLED()
 @given(left=TEXT, right=TEXT, choices=st.none() | st.lists(TEXT, min_size=1, max_size=4))
 def test_any_text_around_a_blank_is_filled(
-    service: _Service, left: str, right: str, choices: list[str] | None
+    ask: Ask, left: str, right: str, choices: list[str] | None
 ) -> None:
-    """/cloze answers whatever is text; what comes back as filled is the text around the blank with something in it."""
+    """/cloze answers every text around a blank, and keeps it."""
     body = {"text": f"{left}[MASK]{right}", "choices": choices}
-    for result in _ask(service, "/cloze", body, [left, right, *(choices or ())]):
-        text = json.loads(json.dumps(body["text"]))
+    sent = (f"{each} " for each in (left, right, *(choices or ())))
+    for result in ask("/cloze", body, *sent):
+        text = joined(f"{left}[MASK]{right}")
         first, last = result["blanks"][0], result["blanks"][-1]
         assert result["filled"].startswith(text[: first["start"]].rstrip(" "))
         assert result["filled"].endswith(text[last["end"] :].lstrip(" "))
-        assert choices is None or {c["word"] for c in first["candidates"]} <= set(
-            json.loads(json.dumps(choices))
-        )
+        offered = choices is None or set(map(joined, choices))
+        assert offered is True or {each["word"] for each in first["candidates"]} <= offered
 
 
-@SETTLED(max_examples=EXAMPLES)
+@SETTLED()
 @given(text=TEXT)
-def test_any_text_has_a_probability(service: _Service, text: str) -> None:
-    """/score answers whatever is text and is not empty."""
-    for result in _ask(service, "/score", {"text": text}, [text]):
-        assert result["characters"] > 0
-
-
-def _ask(
-    service: _Service, path: str, body: dict[str, Any], sent: list[str]
-) -> list[dict[str, Any]]:
-    """The results, checked; none where the request was rightly refused."""
-    response = service.post(path, body)
-    if any(
-        "\ud800" <= character <= "\udfff"
-        for text in sent
-        for character in json.loads(json.dumps(text))
-    ):
-        assert response.status_code == 422
-        return []
-    if response.status_code == 422:  # an empty text, choices that are alike
-        assert response.json()["errors"][0]["pointer"].startswith(("/text", "/choices"))
-        assert path != "/predict"
-        return []
-    assert response.status_code == 200, response.text
-    answer = response.json()
-    assert ANSWERS[path].model_validate(answer).model_dump(mode="json") == answer
-    results: list[dict[str, Any]] = answer["results"]
-    assert all(map(is_sane, results))
-    return results
+def test_any_text_has_a_probability(ask: Ask, text: str) -> None:
+    """/score answers every text that is not empty."""
+    assert all(result["characters"] > 0 for result in ask("/score", {"text": text}, text))
 
 
 # Files that a corpus may be made of.
@@ -179,29 +160,22 @@ MEMBER = st.dictionaries(
 JSON_LINES = st.lists(MEMBER.map(json.dumps) | TEXT, max_size=6).map(
     lambda lines: "\n".join(lines).encode("utf-8", "surrogatepass")
 )
-
 SUFFIXES: dict[str, Callable[[bytes], bytes]] = {
     ".txt": bytes,
     ".jsonl": bytes,
     ".txt.gz": gzip.compress,
     ".jsonl.xz": lzma.compress,
-    ".txt.zst": bytes,  # which it is not
+    ".txt.zst": bytes,  # not what the suffix says
 }
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A vocabulary, so that none has to be trained."""
-    path = tmp_path_factory.mktemp("vocabulary") / "tokenizer.model"
-    path.write_bytes(tiny_tokenizer().to_bytes())
-    return path
-
-
-def test_any_bytes_are_prepared_or_refused_by_name(tokenizer: Path, tmp_path: Path) -> None:
-    """`training prepare` ends with data that can be opened, or with status 2; compressed and torn files too."""
+def test_any_bytes_are_prepared_or_refused_by_name(tmp_path: Path) -> None:
+    """`training prepare` ends with data that can be opened, or with status 2; torn files too."""
     statuses: Counter[int] = Counter()
+    tokenizer = tmp_path / "tokenizer.model"
+    tokenizer.write_bytes(tiny_tokenizer().to_bytes())
 
-    @SETTLED(max_examples=EXAMPLES)
+    @SETTLED()
     @given(content=LINES | JSON_LINES, suffix=st.sampled_from(sorted(SUFFIXES)), cut=st.booleans())
     def check(content: bytes, suffix: str, cut: bool) -> None:
         output = tmp_path / str(statuses.total())
