@@ -11,7 +11,7 @@ _PAGE = Path(__file__).with_name("static") / "docs.html"
 
 
 def docs_page() -> Response:
-    """Return the page, with a policy that runs only what is in it. It can be sent repeatedly."""
+    """Return the page, with a policy that runs only its own script. It can be sent repeatedly."""
     page = _PAGE.read_text("utf-8")
     policy = (
         "default-src 'none'; connect-src 'self'; base-uri 'none'; form-action 'none'; "

@@ -74,7 +74,7 @@ reading = APIRouter()
 
 @asking.post("/predict", operation_id="predict", responses=_ASKING)
 async def predict(body: PredictRequest, request: Request) -> PredictAnswer:
-    """Predict what is typed next: the rest of an unfinished word, or the next word."""
+    """Predict the next word, or the rest of the word that the text stops in."""
     model, results, usage = await _ask(request, body)
     return PredictAnswer(model=model, results=results, usage=usage)
 
@@ -95,13 +95,13 @@ async def score(body: ScoreRequest, request: Request) -> ScoreAnswer:
 
 @reading.post("/admin/reload", operation_id="reload", responses=_RELOADING)
 async def reload(request: Request) -> ReloadAnswer:
-    """Load the checkpoint directory anew and answer with what it holds now."""
+    """Load the configured checkpoint again, and answer with it."""
     return ReloadAnswer(**await AppState.of(request).reloader.reload())
 
 
 @reading.get("/model", operation_id="getModel", responses=_READING)
 async def get_model(request: Request) -> ModelAnswer:
-    """Describe the checkpoint that answers, what it can answer, and the limits on a request."""
+    """Describe the checkpoint that answers, and the limits of a request."""
     state = AppState.of(request)
     if state.engine.loaded is None:
         raise unavailable("the checkpoint is still loading")

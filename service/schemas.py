@@ -89,7 +89,7 @@ class ScoreRequest(Body):
 
 
 class PredictRequest(ScoreRequest):
-    """Ask what is typed next."""
+    """Ask for the next word."""
 
     model_config = _examples({"text": "go to the theat", "top_k": 3}, {"text": ["迟", "I like "]})
 
@@ -109,7 +109,7 @@ class PredictRequest(ScoreRequest):
 
 
 class ClozeRequest(PredictRequest):
-    """Ask what belongs in the blanks."""
+    """Ask for the words in the blanks."""
 
     model_config = _examples(
         {"text": "我的手机坏了,我打算____一部新手机。", "top_k": 3},
@@ -224,7 +224,7 @@ class RequestLimits(Limits):
 
 
 class ModelAnswer(ModelIdentity):
-    """The checkpoint that answers: what it is, what it can answer, what it scored."""
+    """The checkpoint that answers: its sizes, its questions, its scores."""
 
     architecture: dict[str, Any]
     parameters: int

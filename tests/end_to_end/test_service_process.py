@@ -21,6 +21,7 @@ from tests.service.bad_inputs import INPUTS, SECRET, Input
 from tests.service.server_process import (
     FAKE,
     REAL,
+    ROOT,
     Answer,
     ServerProcess,
     exchange,
@@ -91,6 +92,16 @@ def test_bad_input_gets_its_status(bad_answers: dict[str, Answer], item: Input) 
         assert problem["request_id"] == answer.headers["x-request-id"]
         assert SECRET.encode() not in answer.body
         assert problem["detail"]
+
+
+def test_documented_examples_are_real(bad_answers: dict[str, Answer]) -> None:
+    """The examples in docs/http.md have the status and detail of real answers."""
+    document = (ROOT / "docs" / "http.md").read_text("utf-8").partition("| input |")[2]
+    rows = re.findall(r"^\| (.+) \| (\d{3}) \| (.+) \|$", document, re.MULTILINE)
+    assert len(rows) > 10
+    for kind, status, detail in rows:
+        problem = bad_answers[kind].json()
+        assert (problem["status"], problem["detail"]) == (int(status), detail)
 
 
 def test_no_text_is_logged(server: ServerProcess, bad_answers: dict[str, Answer]) -> None:

@@ -1,6 +1,7 @@
-"""The kinds of bad and odd input that the service is held to: what is sent, and the status that must come back.
+"""Bad and odd input, and the status that it must get.
 
-The messages are in ``docs/http.md``, written from real answers; ``tests/end_to_end/test_service_process.py`` compares.
+``tests/end_to_end/test_service_process.py`` sends it to a service, and ``tests/golden`` compares the
+problems with recorded ones.
 """
 
 import json
@@ -26,7 +27,7 @@ class Input:
 
 
 def predict(kind: str, status: int, **values: Any) -> Input:
-    """A JSON body for /predict; *values* beside or over ``text``."""
+    """A JSON body for /predict, with *values* added to ``text``."""
     return _with("/predict", kind, status, {"text": SECRET, **values})
 
 

@@ -17,7 +17,7 @@ Question = Callable[[httpx.AsyncClient], Awaitable[Any]]
 
 
 class Model(Protocol):
-    """What an app loads in a test: the fake model, or a real one."""
+    """A model for an app under test: the fake one, or a real one."""
 
     def load(self, on_call: Any, /) -> LoadedModel:
         """As `service.app.Load`."""

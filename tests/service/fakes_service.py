@@ -47,7 +47,7 @@ _TROUBLE = {"poison": RuntimeError, "exhaust": MemoryError, "die": SystemExit}
 
 
 class FakeModel:
-    """Predictor and scheduler factory in one; it counts what it does.
+    """Predictor and scheduler factory in one, with counters.
 
     Args:
         limits: as the real predictor's.
@@ -78,7 +78,7 @@ class FakeModel:
         return LoadedModel(cast("Any", self), cast("Any", new_scheduler), description)
 
     def end(self) -> None:
-        """Answer what is held."""
+        """Release every text."""
         self.release.set()
         self.stuck.set()
 

@@ -1,4 +1,4 @@
-"""A service in a process of its own, over a real socket: starts it, waits for its log, asks it, stops it."""
+"""Run a service in its own process: start it, wait for its log, ask it, stop it."""
 
 import contextlib
 import http.client
@@ -21,14 +21,14 @@ _PATIENCE = 60
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back."""
+    """An HTTP answer."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
     def json(self) -> Any:
-        """The body, read as JSON."""
+        """Parse the body as JSON."""
         return json.loads(self.body)
 
 
@@ -99,7 +99,7 @@ class ServerProcess:
     def ask(
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
-        """One request on a connection of its own; a *body* that is not bytes is sent as JSON."""
+        """Send one request on a new connection; a *body* that is not bytes is sent as JSON."""
         connection = self.connect()
         try:
             return exchange(connection, method, path, body, headers)
@@ -111,13 +111,13 @@ class ServerProcess:
         self._process.send_signal(number)
 
     def wait(self) -> int:
-        """Wait for its end; its exit status, with `lines` complete."""
+        """Wait for its end, with `lines` complete; return its exit status."""
         status = self._process.wait(_PATIENCE)
         self._reader.join(_PATIENCE)
         return status
 
     def close(self) -> None:
-        """End it, whatever it does."""
+        """Kill it."""
         if self._process.poll() is None:
             self._process.kill()
         self.wait()
@@ -132,7 +132,7 @@ def exchange(
     body: Any = None,
     headers: Mapping[str, str] | None = None,
 ) -> Answer:
-    """One request on an open connection."""
+    """Send one request on an open connection."""
     sent = {"Content-Type": "application/json"} if body is not None else {}
     if body is not None and not isinstance(body, bytes):
         body = json.dumps(body).encode()
@@ -152,7 +152,7 @@ def serving(
     ready: bool = True,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[ServerProcess]:
-    """Run a service while inside; by default one that has loaded."""
+    """Run a service while inside, by default until it has loaded."""
     server = ServerProcess(command, options, environment or {})
     try:
         if ready:
@@ -165,7 +165,7 @@ def serving(
 def run_to_end(
     command: tuple[str, ...], *options: str, environment: Mapping[str, str] | None = None
 ) -> tuple[int, str]:
-    """Run a service that is to refuse to start; exit status and standard error."""
+    """Run a service that must not start; return its exit status and standard error."""
     finished = subprocess.run(
         [sys.executable, *command, *options],
         cwd=ROOT,
@@ -180,6 +180,6 @@ def run_to_end(
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's environment without settings of the service, and with the project importable."""
+    """Return this environment without settings of the service, the project importable."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("LACUNA_")}
     return kept | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}

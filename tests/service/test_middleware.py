@@ -257,7 +257,7 @@ def test_probes_and_documents_are_open() -> None:
 
 
 def test_without_keys_anybody_may_ask() -> None:
-    """The limits are those for anybody; what is not HTTP passes too."""
+    """The limits are the defaults; anything but HTTP passes too."""
     middleware = AuthMiddleware(answer, KeyRing(limits=(5, 0)), "0.0.0.0")
     context = pass_through(middleware)
     assert (context.tenant, context.allowance.limits) == ("", (5, 0))

@@ -40,7 +40,7 @@ def test_any_body_is_a_request_or_a_named_problem(document: Any) -> None:
 @given(st.text(min_size=4), st.sampled_from(["value", "key", "item"]))
 @settings(deadline=None)
 def test_no_problem_holds_a_text(text: str, place: str) -> None:
-    """Wherever a text stands in a wrong body, the problem does not repeat it."""
+    """A text in a wrong body is not repeated, whether it is a value, a name or an item."""
     secret = f"鬼{text}"
     body = {"value": {"top_k": secret}, "key": {secret: 1}, "item": {"text": [1, secret]}}[place]
     with pytest.raises(Problem) as refused:
