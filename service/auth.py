@@ -54,8 +54,8 @@ class Key(BaseModel):
     )
     name: str = Field(
         pattern=r"^(?!env-)[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z",
-        description="1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit, but "
-        "not with env-",
+        description="1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit, "
+        "but not with env-",
     )
     sha256: str = Field(
         pattern=r"^[0-9A-Fa-f]{64}\Z",
