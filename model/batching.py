@@ -349,7 +349,8 @@ class Scheduler:
 
 def _padded(lines: Sequence[tuple[int, ...]]) -> tuple[Int64Array, Int64Array]:
     """Return right-padded tokens (N, T) and the number of tokens of each line, (N,)."""
-    lengths = list(map(len, lines))
-    longest = max(lengths)
-    rows = [line + (0,) * (longest - length) for line, length in zip(lines, lengths, strict=True)]
-    return np.array(rows, dtype=np.int64), np.array(lengths, dtype=np.int64)
+    lengths = np.array(list(map(len, lines)), dtype=np.int64)
+    tokens = np.zeros((len(lines), lengths.max()), dtype=np.int64)
+    for row, line in zip(tokens, lines, strict=True):
+        row[: len(line)] = line
+    return tokens, lengths

@@ -336,14 +336,15 @@ class _Search:
     def candidates(self, stem: str) -> tuple[Candidate, ...]:
         """Return the best candidates, falling, ties by text; *stem* is the unfinished word."""
         ranked = sorted(self._found.items(), key=lambda item: (-item[1][0], item[0]))[: self._top_k]
-        found, total = [], 0.0
+        total, candidates = 0.0, []
+        for _, (prob, _, _) in ranked:
+            total += prob
         for append, (prob, typed_prefix, _) in ranked:
             start = stem if is_word_character(append[0]) else typed_prefix
             word = append.lstrip(" ") if append[0] == " " else start + append
-            found.append((word, append, prob))
-            total += prob
-        total = max(1.0, total)  # float32 rows may sum to a little more than 1
-        return tuple([Candidate(word, append, prob / total) for word, append, prob in found])
+            # Probabilities in float32 may sum to a little more than 1.
+            candidates.append(Candidate(word, append, prob / max(1.0, total)))
+        return tuple(candidates)
 
 
 @lru_cache(maxsize=1 << 15)

@@ -29,6 +29,8 @@ class TokenIndex:
         starts_letter: (V,) float32, 1 for tokens that continue a word: to multiply by a mask is
             faster than to index.
         is_byte: (V,) float32, 1 for byte tokens.
+        extensions: returns the tokens that begin with some bytes and are longer, (n,).
+        prefixes: returns the tokens with which some bytes begin, themselves included.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -51,28 +53,20 @@ class TokenIndex:
             surface[n : n + 2] for surface in tokenizer.surfaces for n in range(len(surface) - 1)
         }
         self._encode_cached = lru_cache(LOOKUPS)(tokenizer.encode)
-        self._extensions_cached = lru_cache(LOOKUPS)(self._find_extensions)
-        self._prefixes_cached = lru_cache(LOOKUPS)(self._find_prefixes)
+        self.extensions = lru_cache(LOOKUPS)(self._extensions)
+        self.prefixes = lru_cache(LOOKUPS)(self._prefixes)
         self._heal_cached = lru_cache(HEALED_TEXTS)(self._heal)
         spellings[START] = b"\n"
         self.spellings = spellings
 
-    def extensions(self, prefix: bytes) -> NDArray[np.int64]:
-        """Return the tokens that begin with *prefix* (not empty) and are longer."""
-        return self._extensions_cached(prefix) if len(prefix) < self.longest else self._tokens[:0]
-
-    def _find_extensions(self, prefix: bytes) -> NDArray[np.int64]:
+    def _extensions(self, prefix: bytes) -> NDArray[np.int64]:
         # 0xFF occurs in no UTF-8, so it sorts after every continuation of the prefix.
         first = bisect_right(self._sorted, prefix)
         return self._tokens[first : bisect_left(self._sorted, prefix + b"\xff", first)]
 
-    def prefixes(self, text: bytes) -> Sequence[int]:
-        """Return the tokens that *text* begins with, itself included."""
-        return self._prefixes_cached(text[: self.longest])
-
-    def _find_prefixes(self, text: bytes) -> Sequence[int]:
+    def _prefixes(self, text: bytes) -> Sequence[int]:
         found: list[int] = []
-        for length in range(1, len(text) + 1):
+        for length in range(1, min(len(text), self.longest) + 1):
             found += self._by_spelling.get(text[:length], ())
         return found
 
@@ -125,7 +119,7 @@ class TokenIndex:
     def _heal(self, text: str) -> tuple[Sequence[int], Sequence[int], bytes]:
         tokens = self._tokenizer.encode(text)
         data = text.encode()
-        if len(self.extensions(data)):
+        if len(data) < self.longest and len(self.extensions(data)):
             return [], tokens, data
         # No token holds a line end, so nothing before the last one matters.
         tail = data[max(0, len(data) - self.longest) :].rpartition(b"\n")[2]
