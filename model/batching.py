@@ -31,10 +31,10 @@ from numpy.typing import NDArray
 from model.config import Tower
 from model.runtime import Float32Array, Head, Int64Array, Runtime
 
-Answer = TypeVar("Answer")
+AnswerT = TypeVar("AnswerT")
 
 # Tokens of one row in one call. A long text takes several rounds, so others need not wait for it.
-CHUNK = 64
+CHUNK_TOKENS = 64
 # Tokens of one call of a tower, padding included: each takes some 30 kB while it runs.
 TOWER_TOKENS = 512
 
@@ -82,12 +82,12 @@ class Fill:
 
 Step = RunTower | Score | Fill
 _Kind = Literal["forward", "backward", "fill", "next", "previous", "gap"]
-Decoder = Generator[Sequence[Step], Sequence[Float32Array], Answer]
+Decoder = Generator[Sequence[Step], Sequence[Float32Array], AnswerT]
 
 
-def gather(decoders: Sequence[Decoder[Answer]]) -> Decoder[list[Answer]]:
+def gather(decoders: Sequence[Decoder[AnswerT]]) -> Decoder[list[AnswerT]]:
     """Run several decoders of one query at the same time and return their answers, in order."""
-    answers: dict[int, Answer] = {}
+    answers: dict[int, AnswerT] = {}
     results: dict[int, Any] = dict.fromkeys(range(len(decoders)))  # None starts a decoder
     while results:
         requested: dict[int, Sequence[Step]] = {}
@@ -217,7 +217,7 @@ class Scheduler:
                 if isinstance(step, Score):
                     key = step.head, 0
                 elif isinstance(step, RunTower):
-                    key = step.tower, (min(len(step.tokens), CHUNK) - 1).bit_length()
+                    key = step.tower, (min(len(step.tokens), CHUNK_TOKENS) - 1).bit_length()
                 else:
                     key = "fill", (len(step.tokens) - 1).bit_length()
                 if isinstance(step, Score) == is_head:
@@ -306,7 +306,7 @@ class Scheduler:
 
     def _run_tower(self, tower: Tower, rows: list[_Row]) -> tuple[int, list[Float32Array | None]]:
         """Run one chunk of each row; return the number of tokens, and results of rows that end."""
-        tokens, lengths = _padded([row.step.tokens[:CHUNK] for row in rows])
+        tokens, lengths = _padded([row.step.tokens[:CHUNK_TOKENS] for row in rows])
         states = np.stack([row.step.state for row in rows])
         new_states, outputs = self.runtime.run_tower(tower, states, tokens, lengths)
         counts: list[int] = lengths.tolist()

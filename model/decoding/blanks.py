@@ -13,7 +13,7 @@ from model.errors import QueryError
 from model.queries import Blank, ClozeQuery, ClozeResult, Filling, Usage, choice_lists
 from model.text import Language, is_east_asian, language_at_end, normalise, normalise_with_offsets
 
-_MARKERS = re.compile(r"[_＿]{2,}|\[MASK\]|<mask>|<blank>|\{blank\}")
+_USUAL_MARKERS = re.compile(r"[_＿]{2,}|\[MASK\]|<mask>|<blank>|\{blank\}")
 # Characters after a blank that show its language.
 _NEAR = 8
 
@@ -90,7 +90,7 @@ def find_blanks(text: str, marker: str | None, limit: int) -> Layout:
         QueryError: there is no blank, or there are too many.
     """
     normalised, offsets = normalise_with_offsets(text)
-    pattern = _MARKERS if marker is None else re.compile(re.escape(normalise(marker)))
+    pattern = _USUAL_MARKERS if marker is None else re.compile(re.escape(normalise(marker)))
     found = [match.span() for match in pattern.finditer(normalised)]
     if not found:
         wanted = "two or more underscores, [MASK], <mask>, <blank> or {blank}"

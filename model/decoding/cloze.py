@@ -25,7 +25,6 @@ from itertools import pairwise
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model.batching import Decoder, RunTower, Score, gather
 from model.config import SPAN, WORD
@@ -34,22 +33,20 @@ from model.decoding.cache_lm import CacheLM
 from model.decoding.context import DecoderContext, load_prefix
 from model.decoding.span_search import Proposal, Span, SpanHead, score_choices, search_words
 from model.queries import ClozeQuery, ClozeResult, Usage
-from model.runtime import Float32Array
+from model.runtime import Float32Array, Float64Array
 from model.text import normalise
 from model.tokenizer import BLANK, END, START
 
 # Proposals that are rescored: of two towers, of a forward-only network, and choices.
 RESCORED, RESCORED_BLIND, RESCORED_CHOICES = 16, 32, 32
 # Nats below the first proposal at which a proposal is not rescored.
-MAX_GAP = 5.0
+RESCORING_MARGIN = 5.0
 # Tokens of context on either side that rescoring scores.
 RESCORING_CONTEXT = 3
 # Joint fillings that are kept from blank to blank; one in texts with more than MANY blanks.
 BEAM, MANY = 4, 8
 # Tokens that the backward tower reads between a blank and the next.
 MAX_RIGHT = 512
-
-Float64Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -227,10 +224,8 @@ class _Cloze:
             log_probs = np.logaddexp(log_probs + np.log1p(-mix), np.log(mix / len(log_probs)))
         elif self._choices is None and covering:
             _raise_coverage(log_probs, covering, calibration.cloze_coverage_exponent[language])
-        probs = np.minimum(
-            np.exp(log_probs), 1.0
-        ).tolist()  # one choice alone may exceed 1 by 7e-16
-        ranked = zip(found, probs, strict=True)
+        probs = np.minimum(np.exp(log_probs), 1.0)  # a lone choice may exceed 1 by 7e-16
+        ranked = zip(found, probs.tolist(), strict=True)
         return sorted(ranked, key=lambda each: (-each[1], each[0].word))
 
     def _head(self, number: int, right: _Right, kind: int) -> SpanHead:
@@ -274,7 +269,7 @@ class _Cloze:
         if forward_weight == 0 and backward_weight == 0:
             return None
         if self._choices is None:
-            lowest = found[0].log_prob - MAX_GAP
+            lowest = found[0].log_prob - RESCORING_MARGIN
             found = [each for each in found[:RESCORED] if each.log_prob > lowest]
         found = found[:RESCORED_CHOICES]
         spans = [each.span for each in found]

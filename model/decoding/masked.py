@@ -23,7 +23,7 @@ from model.queries import ClozeQuery, ClozeResult, Usage
 from model.tokenizer import BLANK, START
 
 # P(n): roughly the shares of words with n tokens in the training text; then LONGER a token.
-LENGTHS, LONGER = (0.8, 0.15, 0.05), 0.3
+LENGTH_PROBS, LONGER = (0.8, 0.15, 0.05), 0.3
 # Spans of each length that go on after their first token.
 WIDTH = 12
 # Tokens of the line on either side of a blank.
@@ -118,10 +118,10 @@ class _Filler:
         tokenizer, takes = self._context.tokenizer, self._slots[number].takes
         width = max(WIDTH, self._top_k)
         found: dict[str, _Word] = {}
-        for length, share in enumerate(LENGTHS, start=1):
+        for length, share in enumerate(LENGTH_PROBS, start=1):
             beam: list[tuple[tuple[int, ...], float]] = [((), float(np.log(share)))]
             for position in range(length):
-                rows = yield [_fill(sides, tokens, length) for tokens, _ in beam]
+                rows = yield [_fill_step(sides, tokens, length) for tokens, _ in beam]
                 log_probs = np.stack(
                     [row + np.float32(before) for row, (_, before) in zip(rows, beam, strict=True)]
                 )
@@ -138,7 +138,7 @@ class _Filler:
             for tokens, log_prob in beam:
                 text = tokenizer.decode(tokens)
                 if is_word(text) and takes(text):
-                    _add(found, text.strip(), log_prob, tokens)
+                    _add_spelling(found, text.strip(), log_prob, tokens)
         return sorted(found.values(), key=lambda each: -each.log_prob)[:width]
 
     def _score(
@@ -150,21 +150,21 @@ class _Filler:
         steps = sorted(
             {(tokens[:k], len(tokens)) for _, tokens in spelled for k in range(len(tokens))}
         )
-        rows = yield [_fill(sides, tokens, length) for tokens, length in steps]
+        rows = yield [_fill_step(sides, tokens, length) for tokens, length in steps]
         scores = dict(zip(steps, rows, strict=True))
         found: dict[str, _Word] = {}
         for word, tokens in spelled:
             length = len(tokens)
-            log_prob = float(np.log(LENGTHS[min(length, len(LENGTHS)) - 1]))
-            log_prob += max(0, length - len(LENGTHS)) * float(np.log(LONGER))
+            log_prob = float(np.log(LENGTH_PROBS[min(length, len(LENGTH_PROBS)) - 1]))
+            log_prob += max(0, length - len(LENGTH_PROBS)) * float(np.log(LONGER))
             log_prob += sum(
                 float(scores[tokens[:k], length][token]) for k, token in enumerate(tokens)
             )
-            _add(found, word, log_prob, tokens)
+            _add_spelling(found, word, log_prob, tokens)
         return list(found.values())
 
 
-def _fill(
+def _fill_step(
     sides: tuple[tuple[int, ...], tuple[int, ...]], tokens: tuple[int, ...], length: int
 ) -> Fill:
     """Request the token after *tokens* in a span of *length*."""
@@ -173,7 +173,9 @@ def _fill(
     return Fill((*left, *tokens, *blanks, *right), len(left) + len(tokens))
 
 
-def _add(found: dict[str, _Word], word: str, log_prob: float, tokens: tuple[int, ...]) -> None:
+def _add_spelling(
+    found: dict[str, _Word], word: str, log_prob: float, tokens: tuple[int, ...]
+) -> None:
     """Add a span to the words found; a word may be spelled in several ways."""
     before = found.get(word)
     if before is not None:

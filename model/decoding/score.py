@@ -9,7 +9,7 @@ from model.text import normalise
 from model.tokenizer import START
 
 # Tokens that are scored in one round: their rows are as wide as the vocabulary.
-ROWS = 64
+SCORED_ROWS = 64
 
 
 def score_text(context: DecoderContext, query: ScoreQuery) -> Decoder[ScoreResult]:
@@ -23,7 +23,9 @@ def score_text(context: DecoderContext, query: ScoreQuery) -> Decoder[ScoreResul
     (outputs,) = yield [step]
     scored = [number for number, token in enumerate(tokens) if token != START]
     total = 0.0
-    for start in range(0, len(scored), ROWS):
-        rows = yield [Score("next", outputs[n], (tokens[n],)) for n in scored[start : start + ROWS]]
+    for start in range(0, len(scored), SCORED_ROWS):
+        rows = yield [
+            Score("next", outputs[n], (tokens[n],)) for n in scored[start : start + SCORED_ROWS]
+        ]
         total += float(np.sum(np.concatenate(rows), dtype=np.float64))
     return ScoreResult(total, len(text), len(tokens), Usage(len(tokens)))

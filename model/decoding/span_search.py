@@ -27,7 +27,7 @@ MAX_SPAN = 6
 FIRST_WIDTH, FEW = 3, 8
 # Nats below the best span at which a span is dropped, unless few are left. Two more than for
 # rescoring in cloze.py: the best span has yet to end, which costs something.
-MAX_GAP = 7.0
+BEAM_MARGIN = 7.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,12 +137,12 @@ def search_words(
             end, following = head.split(span.tokens, row)
             if end > -np.inf:
                 ended = replace(span, log_prob=span.log_prob + end)
-                _add(found, context.tokenizer.decode(span.tokens), ended, takes)
+                _add_span(found, context.tokenizer.decode(span.tokens), ended, takes)
             log_probs[n] = following + np.float32(span.log_prob)
         if position == MAX_SPAN:
             break
         width = max(wanted, 2 * shown, FIRST_WIDTH * min(wanted, FEW)) if position == 0 else wanted
-        picks = _best(log_probs, found, wanted, width, 2 * shown)
+        picks = _continuations(log_probs, found, wanted, width, 2 * shown)
         if not picks:
             break
         # Rows are 64 kB each at 16,000 tokens, dozens in each decoder: keep none while it waits.
@@ -155,7 +155,7 @@ def search_words(
     return sorted(found.values(), key=lambda each: (-each.log_prob, each.word))[:wanted]
 
 
-def _best(
+def _continuations(
     log_probs: Float32Array, found: dict[str, Proposal], wanted: int, width: int, at_least: int
 ) -> list[tuple[int, int, float]]:
     """Choose (row, token, log P) of unfinished spans (N, V) that may be among the words wanted."""
@@ -166,7 +166,7 @@ def _best(
     values = log_probs.ravel()
     chosen = largest(values, width, floor)
     best = max(ranked[0] if ranked else -np.inf, float(log_probs.max()))
-    near = int(np.count_nonzero(values[chosen] > best - MAX_GAP))
+    near = int(np.count_nonzero(values[chosen] > best - BEAM_MARGIN))
     places = [divmod(place, log_probs.shape[1]) for place in chosen[: max(at_least, near)].tolist()]
     return [(n, token, float(log_probs[n, token])) for n, token in places]
 
@@ -216,7 +216,9 @@ def score_choices(
     return proposals
 
 
-def _add(found: dict[str, Proposal], text: str, span: Span, takes: Callable[[str], bool]) -> None:
+def _add_span(
+    found: dict[str, Proposal], text: str, span: Span, takes: Callable[[str], bool]
+) -> None:
     """Add an ended span to the words found, if it is a word and fits the blank."""
     if not is_word(text) or not takes(text):
         return

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.batching import CHUNK, Decoder, RunTower, Scheduler, Score, Step, gather
+from model.batching import CHUNK_TOKENS, Decoder, RunTower, Scheduler, Score, Step, gather
 from model.config import WORD
 from model.predictor import Predictor, open_model
 from model.queries import ClozeQuery, PredictQuery, PredictResult, Query, ScoreQuery, Usage
@@ -104,13 +104,15 @@ def test_a_long_text_does_not_hold_a_short_one_up() -> None:
     """A long RunTower takes one chunk a round; a short one is done after the first."""
     table = TableRuntime(TOKENIZER)
     scheduler = Scheduler(table)
-    scheduler.add("long", requesting([RunTower("forward", STATE, (261,) * (2 * CHUNK + 1), True)]))
+    scheduler.add(
+        "long", requesting([RunTower("forward", STATE, (261,) * (2 * CHUNK_TOKENS + 1), True)])
+    )
     scheduler.add("short", requesting([run(262)]))
     assert [ticket for ticket, _ in scheduler.step()] == ["short"]
     assert table.calls == [("forward", 1), ("forward", 1)]
     ((outputs,),) = finish(scheduler)["long"]
-    assert outputs.shape == (2 * CHUNK + 1, 2)
-    assert scheduler.rows["forward"] == 2 * CHUNK + 2
+    assert outputs.shape == (2 * CHUNK_TOKENS + 1, 2)
+    assert scheduler.rows["forward"] == 2 * CHUNK_TOKENS + 2
 
 
 def test_calls_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:

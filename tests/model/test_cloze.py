@@ -88,9 +88,9 @@ def test_rescoring_follows_its_formula(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_improbable_proposals_are_not_rescored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proposal more than MAX_GAP nats below the first keeps the probability of the gap head."""
+    """A proposal more than RESCORING_MARGIN nats below the first keeps the probability of the gap head."""
     monkeypatch.setattr("model.decoding.cloze.RESCORED", 1000)
-    monkeypatch.setattr("model.decoding.cloze.MAX_GAP", 2.0)
+    monkeypatch.setattr("model.decoding.cloze.RESCORING_MARGIN", 2.0)
     plain, found = (
         probs("go to ____ the .", Calibration(forward_weight=w), table={"seed": 3}, top_k=30)
         for w in (0.0, 1.0)

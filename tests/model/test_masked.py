@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from model.checkpoint import Checkpoint, load_checkpoint
-from model.decoding.masked import LENGTHS
+from model.decoding.masked import LENGTH_PROBS
 from model.errors import LacunaError
 from model.onnx_runtime import OnnxRuntime
 from model.predictor import Predictor
@@ -89,7 +89,7 @@ def test_choices_have_the_probability_of_their_tokens(stacked: Checkpoint) -> No
     scores = []
     for word in words:
         tokens = tokenizer.encode(word)
-        score = np.log(LENGTHS[len(tokens) - 1])
+        score = np.log(LENGTH_PROBS[len(tokens) - 1])
         for k, token in enumerate(tokens):
             line = [START, *left, *tokens[:k], *[BLANK] * (len(tokens) - k), *right]
             score += network.fill(line, 1 + len(left) + k)[token]
@@ -108,7 +108,7 @@ def test_the_search_finds_the_best_single_token(stacked: Checkpoint) -> None:
     chinese = [n for n, surface in enumerate(tokenizer.surfaces) if "一" <= surface[-1:] <= "鿿"]
     answers = fill(stacked, ClozeQuery(LINE, top_k=8)).blanks[0].candidates
     probabilities = [each.probability for each in answers]
-    assert probabilities[0] >= np.exp(max(row[chinese])) * LENGTHS[0] - 1e-4
+    assert probabilities[0] >= np.exp(max(row[chinese])) * LENGTH_PROBS[0] - 1e-4
     assert len(probabilities) == 8 and sum(probabilities) <= 1 + 1e-6
     assert probabilities == sorted(probabilities, reverse=True)
 
