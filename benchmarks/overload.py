@@ -26,9 +26,8 @@ from benchmarks import open_loop, texts
 from benchmarks.machine import provenance
 from benchmarks.processes import Server, alone, pin_client
 from benchmarks.systems import System, lacuna
-from training.cached_json import write_json
+from training.cached_json import check_writable, write_json
 from training.evaluation.report import table
-from training.run_state import check_writable
 
 OVERLOAD = 10
 DEADLINE_SECONDS = 2.0

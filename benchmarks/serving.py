@@ -22,9 +22,8 @@ from benchmarks.machine import provenance
 from benchmarks.processes import Server, ServerError, alone, pin_client
 from benchmarks.systems import CHECKPOINT, FIRST_QUESTION, PEERS, System, lacuna
 from model.checkpoint import load_checkpoint
-from training.cached_json import write_json
+from training.cached_json import check_writable, write_json
 from training.evaluation.report import table
-from training.run_state import check_writable
 
 Record = dict[str, Any]
 # Share of its own saturation at which the latency of a system is measured.

@@ -30,8 +30,7 @@ from benchmarks.processes import HOST, ROOT, exchange, pin_client
 from benchmarks.systems import CHECKPOINT, lacuna
 from model.checkpoint import revise_checkpoint
 from service.auth import hash_key
-from training.cached_json import write_json
-from training.run_state import check_writable
+from training.cached_json import check_writable, write_json
 
 KEY, ADMIN_KEY = "a-key-of-the-soak-0123456789", "an-administrator-of-the-soak-0123"
 CACHE_MIB, CLIENTS, SAMPLES = 8, 4, 300

@@ -26,10 +26,9 @@ from torch import Tensor, nn
 from benchmarks import machine
 from model.config import NetworkConfig
 from model.tokenizer import END_OF_GAP, Tokenizer
-from training.cached_json import write_json
+from training.cached_json import check_writable, write_json
 from training.config import DataOptions, LossOptions, OptimizerOptions, RunConfig
 from training.data.shards import NO_CUT, ShardWriter, write_manifest
-from training.run_state import check_writable
 from training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent

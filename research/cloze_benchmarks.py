@@ -22,12 +22,11 @@ from typing import Any
 from model.errors import CorpusError
 from model.queries import ClozeQuery, ClozeResult, Limits, PredictQuery, PredictResult
 from model.text import is_han
-from training.cached_json import report_json
+from training.cached_json import check_writable, report_json
 from training.evaluation.metrics import ask
 from training.evaluation.systems import EvaluatedSystem, open_system
 from training.evaluation.test_items import MARKER
 from training.options import argument, option
-from training.run_state import check_writable
 
 MAX_CHOICES = Limits().choices
 # Two-sided 95 % quantile of the normal distribution.

@@ -16,11 +16,10 @@ from tqdm import tqdm
 
 from model.text import HAN, normalise
 from research.cloze_benchmarks import BENCHMARKS, named_files
-from training.cached_json import report_json
+from training.cached_json import check_writable, report_json
 from training.data.text_sources import expand_inputs, read_lines
 from training.evaluation.test_items import MARKER
 from training.options import argument, option
-from training.run_state import check_writable
 
 RUN_WORDS = 13
 _WORDS = re.compile(rf"[{HAN}]|[^\W_{HAN}]+")

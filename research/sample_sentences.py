@@ -11,11 +11,10 @@ from typing import Any
 
 from model.queries import ClozeQuery, ClozeResult
 from research.cloze_benchmarks import read_records
-from training.cached_json import write_json
+from training.cached_json import check_writable, write_json
 from training.evaluation.metrics import ask
 from training.evaluation.systems import EvaluatedSystem, open_system
 from training.options import argument, option
-from training.run_state import check_writable
 
 CANDIDATES = 5
 

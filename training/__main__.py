@@ -1,4 +1,4 @@
-"""``python -m training COMMAND``: one module a command, imported only when asked for."""
+"""Run ``python -m training COMMAND``; the module of a command is imported when it is asked for."""
 
 import argparse
 import importlib
@@ -10,25 +10,19 @@ from model.errors import LacunaError
 from training.options import parse_options
 
 COMMANDS = {
-    "prepare": ("training.data.prepare", "text to a vocabulary and shards"),
-    "train": ("training.trainer", "shards to weights"),
-    "evaluate": ("training.evaluation.evaluate", "a checkpoint to scores"),
-    "calibrate": (
-        "training.evaluation.calibrate",
-        "a checkpoint to one with temperatures fitted on development text",
-    ),
-    "export": ("training.export", "weights to a checkpoint that the service serves"),
-    "card": (
-        "training.evaluation.model_card",
-        "scores and notes into a checkpoint and its model card",
-    ),
-    "adapt": ("training.adapt", "a checkpoint to one that knows a text better"),
-    "ngram": ("training.ngram", "shards to a Kneser-Ney n-gram, the baseline"),
+    "prepare": ("training.data.prepare", "text files to prepared data"),
+    "train": ("training.trainer", "prepared data to the weights of a network"),
+    "export": ("training.export", "weights to a checkpoint that can be served"),
+    "calibrate": ("training.evaluation.calibrate", "fit a checkpoint's temperatures and weights"),
+    "evaluate": ("training.evaluation.evaluate", "score checkpoints on held-out text"),
+    "card": ("training.evaluation.model_card", "write scores and notes into a model card"),
+    "adapt": ("training.adapt", "teach a checkpoint a text of your own"),
+    "ngram": ("training.ngram", "prepared data to an n-gram, the baseline"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command of ``python -m training``."""
+    """Run one command of ``python -m training``; return 0, or 2 after an error."""
     return run_command("training", "From text to a checkpoint.", COMMANDS, argv)
 
 
@@ -38,7 +32,7 @@ def run_command(
     commands: Mapping[str, tuple[str, str]],
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Run one command: ``run(options)`` of its module, see training/options.py.
+    """Run one command: the function ``run(options)`` of its module, see training/options.py.
 
     Args:
         package: as in ``python -m PACKAGE``.
@@ -47,26 +41,28 @@ def run_command(
         argv: arguments; by default those of the process.
 
     Returns:
-        0, or 2 with a message on standard error for a named error or one of the operating system.
+        The command's status, or 2 with a message on standard error after a named error or an error of
+        the operating system, such as a full disk.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m {package}", description=description)
-    parser.add_argument(
-        "command", choices=commands, help="; ".join(f"{n}: {h}" for n, (_, h) in commands.items())
-    )
+    listing = "\n".join(f"  {name:<20} {text}" for name, (_, text) in commands.items())
+    parser = _parser(f"python -m {package}", f"{description}\n\ncommands:\n{listing}")
+    parser.add_argument("command", choices=commands, metavar="COMMAND")
     words = sys.argv[1:] if argv is None else list(argv)
     command = parser.parse_args(words[:1]).command
     module = importlib.import_module(commands[command][0])
-    prog = f"python -m {package} {command}"
-    parser = argparse.ArgumentParser(prog=prog, description=module.__doc__)
+    parser = _parser(f"python -m {package} {command}", module.__doc__)
     try:
-        if hasattr(module, "add_arguments"):  # commands without a class of options yet
-            module.add_arguments(parser)
-            return int(module.run(parser.parse_args(words[1:])))
-        options = get_type_hints(module.run)["options"]
-        return int(module.run(parse_options(options, parser, words[1:])))
+        options = parse_options(get_type_hints(module.run)["options"], parser, words[1:])
+        return int(module.run(options))
     except (LacunaError, OSError) as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 2
+
+
+def _parser(prog: str, description: str | None) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 if __name__ == "__main__":

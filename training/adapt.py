@@ -32,8 +32,9 @@ from model.queries import ClozeQuery, Limits, PredictQuery, Query, Result
 from model.text import language_of
 from training.cached_json import cached_json, require_same_settings, write_json
 from training.config import DataOptions, OptimizerOptions, RunConfig, Size
-from training.data.batches import EpochPlan, heldout_batches
+from training.data.batches import heldout_batches
 from training.data.cleaning import clean
+from training.data.epoch import plan_epoch
 from training.data.prepare import PrepareOptions, prepare
 from training.data.shards import Prepared, open_prepared, weigh
 from training.data.sources import BLOCK_LINES, SourceOptions, named_sources
@@ -289,7 +290,7 @@ def _train(
     path, directory = options.output / "adapt.json", options.output / "run"
     journal: list[Entry] = cached_json(path, lambda: {"entries": []})["entries"]
     sources = weigh(prepared.sources, (), config.data.weights)
-    steps = len(EpochPlan(sources, config.data, options.seed, 0))
+    steps = len(plan_epoch(sources, config.data, options.seed, 0))
     with stop_signals() as stopping:
         while not _is_finished(journal, options.passes):
             number = max(1, len(journal))

@@ -1,13 +1,16 @@
 """Keep the results of long work as JSON files, so that an interrupted command continues."""
 
+import errno
 import hashlib
 import json
+import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from model.errors import RunError
+from model.errors import ReportError, RunError
 from model.files import write_atomically
 
 
@@ -37,6 +40,22 @@ def report_json(path: Path, values: dict[str, Any]) -> None:
     """Write a JSON file and print it."""
     write_json(path, values)
     sys.stdout.write(json.dumps(values, ensure_ascii=False, indent=1) + "\n")
+
+
+def check_writable(path: Path) -> None:
+    """Make the folder of a file, and check before long work that the file can be written there.
+
+    Raises:
+        ReportError: it cannot.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    except OSError as error:
+        raise ReportError(f"{path}: {error.strerror}; name a place that can be written") from error
 
 
 def require_same_settings(directory: Path, settings: dict[str, Any]) -> None:

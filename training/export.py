@@ -56,7 +56,7 @@ from training.evaluation.quantisation import (
 from training.onnx_graphs import build_graphs
 from training.options import argument, option
 from training.run_state import StateInfo, describe_base, load_weights, read_state, saved_state
-from training.word_ends import count_word_ends
+from training.word_end_probs import word_end_probs
 
 TEMPERATURE_TOKENS = 6_000  # for each language
 
@@ -134,8 +134,7 @@ def export(options: ExportOptions) -> Checkpoint:
     files[TOKENIZER] = tokenizer.to_bytes()
     files[WEIGHTS] = _weights_file(weights, np.float32 if options.fp32 else np.float16)
     if base is None:
-        word_ends = count_word_ends(replace(prepared, sources=tuple(sources)), tokenizer)
-        files[WORD_END_PROBS] = word_end_probs_file(word_ends)
+        files[WORD_END_PROBS] = word_end_probs_file(word_end_probs(sources, tokenizer))
     else:
         files[WORD_END_PROBS] = (base.directory / WORD_END_PROBS).read_bytes()
     calibration = base.calibration if base else Calibration()

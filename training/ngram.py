@@ -1,22 +1,21 @@
-"""Builds the modified Kneser-Ney baseline from prepared data: `python -m training ngram PREPARED --output DIR`.
+"""``python -m training ngram``: a Kneser-Ney n-gram counted from prepared data, the baseline.
 
-Counting sorts; it holds no dictionary. Orders are built one upon another: a k-gram is (rank of its first k - 1 tokens,
-last token), packed into one uint64, so any order fits a 64-bit sort. The peak is about 70 bytes for each token of text
-(2.3 GB for 33 M tokens), on one core. Nothing is cut off: every n-gram that occurs is kept.
+Counting sorts; it needs no dictionary. Orders are built on each other: a k-gram is (rank of its first
+k - 1 tokens, last token), packed into one uint64. The peak is about 70 bytes for each token of text
+(2.3 GB for 33 M tokens), on one core. Every n-gram that occurs is kept.
 
-Lines begin with <s>, have no end symbol (neither has /score), and no n-gram crosses a line. The format that is written
-is described in model/ngram.py.
+Lines begin with <s>, have no end symbol (as in /score), and no n-gram crosses a line. The format on
+disk is described in model/ngram.py.
 """
 
-import argparse
 import json
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +26,21 @@ from model.errors import PreparedDataError
 from model.files import replaced_directory
 from model.ngram import DESCRIPTION, NGRAM_FORMAT_VERSION, size_in_bytes
 from model.tokenizer import END_OF_GAP, NEVER_PREDICTED, START
-from training.data.shards import Prepared, Shard, open_prepared
+from training.data.shards import Prepared, open_prepared
+from training.options import argument, option
 
-# For texts so small that no discount can be estimated; KenLM's --discount_fallback
+# For texts so small that no discount can be estimated, as KenLM's --discount_fallback.
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
+
+
+@dataclass(frozen=True, slots=True)
+class NgramOptions:
+    """Options of the command."""
+
+    prepared: Path = argument("directory written by `python -m training prepare`")
+    output: Path = option("directory to make; it must not exist", metavar="DIR")
+    order: Literal[2, 3, 4, 5] = option("tokens of the longest n-gram", 5)
+    weighted: bool = option("count a source of weight w round(w) times, at least once", False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,80 +49,81 @@ class Text:
 
     Attributes:
         ids: (tokens,) uint16.
-        offsets: (lines + 1,) int64, where each line begins.
+        offsets: (lines + 1,) int64, the start of each line, and the end of the last.
     """
 
     ids: NDArray[np.uint16]
     offsets: NDArray[np.int64]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``python -m training ngram``."""
-    parser.add_argument(
-        "prepared", type=Path, help="directory written by `python -m training prepare`"
-    )
-    parser.add_argument(
-        "--order", type=int, default=5, choices=(2, 3, 4, 5), help="length of the longest n-gram"
-    )
-    parser.add_argument(
-        "--output", type=Path, required=True, help="directory to write; must not exist"
-    )
-    parser.add_argument(
-        "--weighted",
-        action="store_true",
-        help="count a source of weight w round(w) times (at least once), not once",
-    )
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Build, and report sizes; 0 on success."""
-    description = build(
-        arguments.prepared, arguments.output, arguments.order, weighted=arguments.weighted
-    )
-    counts = " + ".join(f"{count:,}" for count in description["counts"])
+def run(options: NgramOptions) -> int:
+    """Run the command; 0 on success."""
+    found = build(options.prepared, options.output, options.order, weighted=options.weighted)
+    counts = " + ".join(f"{count:,}" for count in found["counts"])
     sys.stdout.write(
-        f"{arguments.output}: {counts} n-grams, {description['bytes']:,} bytes,"
-        f" from {description['text']['tokens']:,} tokens in {description['seconds']:.0f} s\n"
+        f"{options.output}: {counts} n-grams, {found['bytes']:,} bytes,"
+        f" from {found['text']['tokens']:,} tokens in {found['seconds']:.0f} s\n"
     )
     return 0
 
 
 def build(prepared: Path, output: Path, order: int, *, weighted: bool = False) -> dict[str, Any]:
-    """Count the training split of a prepared directory and write the n-gram beside its final name, then rename it.
+    """Count the training split of prepared data and write the n-gram.
 
     Returns:
-        What ``ngram.json`` holds.
+        The content of ``ngram.json``.
 
     Raises:
         PreparedDataError: *prepared* cannot be read or is empty, or *output* exists.
     """
     if output.exists():
-        raise PreparedDataError(f"{output} exists; name a new directory or remove it")
+        raise PreparedDataError(f"{output}: exists; remove it, or name another --output")
     started = time.monotonic()
     data = open_prepared(prepared)
-    repeats = {
-        source.name: max(1, round(source.weight)) if weighted else 1 for source in data.sources
-    }
-    never = {*NEVER_PREDICTED, END_OF_GAP}
-    predictable = np.array([token not in never for token in range(data.tokenizer.size)])
-
-    with replaced_directory(output) as fresh:
-        result = estimate(_texts(data, repeats), predictable, order, fresh)
-        shutil.copyfile(prepared / "tokenizer.model", fresh / "tokenizer.model")
+    repeats = [max(1, round(source.weight)) if weighted else 1 for source in data.sources]
+    texts = [
+        Text(source.ids, source.offsets)
+        for source, times in zip(data.sources, repeats, strict=True)
+        for _ in range(times)
+    ]
+    predictable = np.ones(data.tokenizer.size, dtype=np.bool_)
+    predictable[[*NEVER_PREDICTED, END_OF_GAP]] = False
+    with replaced_directory(output) as work:
+        result = estimate(texts, predictable, order, work)
+        shutil.copyfile(prepared / "tokenizer.model", work / "tokenizer.model")
         description = {
             "format_version": NGRAM_FORMAT_VERSION,
             "order": order,
             "smoothing": "interpolated modified Kneser-Ney, no cut-offs",
             **result,
-            "text": _text_seen(data, repeats),
+            "text": _describe_text(data, repeats),
             "calibration": asdict(Calibration(forward_weight=1.0)),
-            "bytes": size_in_bytes(fresh),
+            "bytes": size_in_bytes(work),
             "seconds": round(time.monotonic() - started, 1),
         }
-        (fresh / DESCRIPTION).write_text(
-            json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8"
-        )
+        content = json.dumps(description, indent=1, ensure_ascii=False)
+        (work / DESCRIPTION).write_text(content, encoding="utf-8")
     return description
+
+
+def _describe_text(data: Prepared, repeats: list[int]) -> dict[str, Any]:
+    """Describe the text: the tokens and lines of each source, and how often it was counted."""
+    sources = [
+        {
+            "name": source.name,
+            "language": source.language,
+            "tokens": len(source.ids),
+            "lines": source.lines,
+            "counted": times,
+        }
+        for source, times in zip(data.sources, repeats, strict=True)
+    ]
+    return {
+        "tokens": sum(s.ids.size * n for s, n in zip(data.sources, repeats, strict=True)),
+        "lines": sum(s.lines * n for s, n in zip(data.sources, repeats, strict=True)),
+        "prepared_sha256": data.sha256,
+        "sources": sources,
+    }
 
 
 def estimate(
@@ -120,12 +131,14 @@ def estimate(
 ) -> dict[str, Any]:
     """Count, discount and write the arrays of model/ngram.py.
 
-    An n-gram's adjusted count a is its number of occurrences at the highest order and where it begins with <s>, else
-    the number of different tokens that precede it. D1, D2, D3+ are estimated for each order.
+    The adjusted count of an n-gram is its number of occurrences at the highest order and if it begins
+    with <s>, else the number of different tokens that precede it. D1, D2, D3+ are estimated for each
+    order.
 
     Args:
         texts: lines of token ids.
-        predictable: (V,) tokens that may be predicted; the uniform distribution below the unigrams covers these.
+        predictable: (V,) tokens that may be predicted, which the uniform distribution below the
+            unigrams covers.
         order: 2 to 5.
         directory: existing directory that receives the arrays.
 
@@ -137,47 +150,41 @@ def estimate(
 
     Chen & Goodman 1999; <s> as in Heafield et al. 2013, Scalable modified Kneser-Ney language model estimation.
     """
-    stream = _stream(texts)
-    if len(stream) == 0:
-        raise PreparedDataError("no text to count; prepare at least one line")
+    stream = _join(texts)
     level = _unigrams(stream, len(predictable))
     ranks = stream.astype(np.uint32)  # of the (k-1)-gram that ends at each position
-    whole = np.ones(len(stream), dtype=bool)  # whether that (k-1)-gram lies within one line
+    inside = np.ones(len(stream), dtype=bool)  # whether that (k-1)-gram lies in one line
     discounts, counts = [], [len(predictable)]
     for k in tqdm(range(2, order + 1), desc="n-grams", unit=" order", disable=None):
-        whole[1:] = whole[:-1] & (stream[1:] != START)
-        whole[0] = False
-        ends = np.flatnonzero(whole).astype(np.uint32)
+        inside[1:] = inside[:-1] & (stream[1:] != START)
+        inside[0] = False
+        ends = np.flatnonzero(inside).astype(np.uint32)
         keys = ranks[ends - np.uint32(1)].astype(np.uint64) << np.uint64(16)
         keys |= stream[ends]
         places = np.argsort(keys)
         keys = keys[places]
         ends = ends[places]
-        del places
+        del places  # the arrays are as long as the text
         first = np.ones(len(keys), dtype=bool)
         first[1:] = keys[1:] != keys[:-1]
         heads = np.flatnonzero(first)
         distinct = keys[heads]
         del keys
-        # Each different k-gram shows its (k-1)-gram suffix one more different left neighbour
+        # Each different k-gram gives its (k-1)-gram suffix one more different left neighbour.
         neighbours = np.bincount(ranks[ends[heads]], minlength=level.size)
-        discounts.append(
-            _write_level(
-                directory, k - 1, level, np.where(level.begins, level.occurrences, neighbours)
-            )
-        )
+        adjusted = np.where(level.begins, level.occurrences, neighbours)
+        discounts.append(_write_level(directory, k - 1, level, adjusted))
         prefixes = (distinct >> np.uint64(16)).astype(np.uint32)
-        parent = level
         level = _Level(
             prefixes=prefixes,
             tokens=(distinct & np.uint64(0xFFFF)).astype(np.uint16),
             occurrences=np.diff(heads, append=len(ends)).astype(np.uint32),
-            begins=parent.begins[prefixes],
-            parents=parent.size,
+            begins=level.begins[prefixes],
+            parents=level.size,
         )
         counts.append(level.size)
         ranks[ends] = np.cumsum(first, dtype=np.uint32) - np.uint32(1)
-        del ends, first, heads, distinct, parent
+        del ends, first, heads, distinct
     discounts.append(_write_level(directory, order, level, level.occurrences))
     _write_unigram(directory, predictable)
     return {"counts": counts, "discounts": discounts}
@@ -191,7 +198,7 @@ class _Level:
         prefixes: (n,) uint32, ranks of their first k - 1 tokens.
         tokens: (n,) uint16, their last tokens.
         occurrences: (n,) uint32.
-        begins: (n,) bool, whether they begin with <s>.
+        begins: (n,) bool, True if they begin with <s>.
         parents: number of (k-1)-grams.
     """
 
@@ -207,7 +214,7 @@ class _Level:
 
 
 def _unigrams(stream: NDArray[np.uint16], size: int) -> _Level:
-    """Every token of the vocabulary, seen or not: a unigram's rank is its id. <s> is only a context, never counted."""
+    """Return every token, seen or not: a unigram's rank is its id. <s> is a context and is not counted."""
     tokens = np.arange(size, dtype=np.uint16)
     occurrences = np.bincount(stream, minlength=size).astype(np.uint32)
     occurrences[START] = 0
@@ -215,12 +222,12 @@ def _unigrams(stream: NDArray[np.uint16], size: int) -> _Level:
 
 
 def _write_level(directory: Path, k: int, level: _Level, adjusted: NDArray[Any]) -> dict[str, Any]:
-    """Discount the k-grams; write them and, as contexts of them, what the (k-1)-grams need."""
+    """Discount the k-grams; write them and what their contexts, the (k-1)-grams, need."""
     discounts, estimated = _discounts(adjusted)
-    # Index 0: a token of the vocabulary that the text lacks
+    # Index 0: a token that does not occur in the text.
     taken = np.array((0.0, *discounts), dtype=np.float32)[np.minimum(adjusted, 3)]
     totals = np.bincount(level.prefixes, weights=adjusted, minlength=level.parents)
-    # A context that nothing follows (always at a line's end) leaves all to the shorter one
+    # A context that nothing follows, as at a line's end, leaves all to the shorter one.
     followed = totals > 0
     backoff = np.ones(level.parents, dtype=np.float32)
     weights = np.bincount(level.prefixes, weights=taken, minlength=level.parents)
@@ -246,9 +253,10 @@ def _write_unigram(directory: Path, predictable: NDArray[np.bool_]) -> None:
 
 
 def _discounts(adjusted: NDArray[Any]) -> tuple[Sequence[float], bool]:
-    """D1, D2, D3+ of one order and whether they could be estimated.
+    """Return D1, D2, D3+ of one order, and True if they could be estimated.
 
-    With n_i n-grams of adjusted count i and Y = n1 / (n1 + 2 n2): D_i = i - (i + 1) Y n_{i+1} / n_i (D3+ from i = 3).
+    With n_i n-grams of adjusted count i and Y = n1 / (n1 + 2 n2), D_i = i - (i + 1) Y n_{i+1} / n_i;
+    D3+ is D_3.
     """
     n = np.bincount(np.minimum(adjusted, 5), minlength=6).astype(float)
     if (n[1:5] == 0).any():
@@ -260,38 +268,9 @@ def _discounts(adjusted: NDArray[Any]) -> tuple[Sequence[float], bool]:
     return discounts, True
 
 
-def _stream(texts: Iterable[Text]) -> NDArray[np.uint16]:
-    """All lines, each behind its <s>."""
+def _join(texts: Iterable[Text]) -> NDArray[np.uint16]:
+    """Join all lines, each after its <s>."""
     parts = [np.insert(text.ids, text.offsets[:-1], START) for text in texts]
-    return (
-        np.concatenate(parts).astype(np.uint16, copy=False)
-        if parts
-        else np.empty(0, dtype=np.uint16)
-    )
-
-
-def _texts(data: Prepared, repeats: dict[str, int]) -> Iterator[Text]:
-    for source in data.sources:
-        for _ in range(repeats[source.name]):
-            yield Text(source.ids, source.offsets)
-
-
-def _text_seen(data: Prepared, repeats: dict[str, int]) -> dict[str, Any]:
-    """What was counted: each source's tokens and lines once, and how many times it was counted."""
-
-    def seen(source: Shard) -> dict[str, Any]:
-        return {
-            "name": source.name,
-            "language": source.language,
-            "tokens": len(source.ids),
-            "lines": source.lines,
-            "counted": repeats[source.name],
-        }
-
-    sources = [seen(source) for source in data.sources]
-    return {
-        "tokens": sum(source["tokens"] * source["counted"] for source in sources),
-        "lines": sum(source["lines"] * source["counted"] for source in sources),
-        "prepared_sha256": data.sha256,
-        "sources": sources,
-    }
+    if not any(map(len, parts)):
+        raise PreparedDataError("no text to count; prepare at least one line")
+    return np.concatenate(parts).astype(np.uint16, copy=False)

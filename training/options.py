@@ -70,7 +70,7 @@ def _argparse_settings(each: Field[Any], hint: Any) -> tuple[list[str], dict[str
     if type(None) in get_args(hint):  # X | None
         hint = get_args(hint)[0]
     if get_origin(hint) is Literal:
-        settings["choices"] = get_args(hint)
+        settings |= {"choices": get_args(hint), "type": type(get_args(hint)[0])}
     elif get_origin(hint) is tuple:
         optional = each.metadata["positional"] and each.default is not MISSING
         settings |= {"type": get_args(hint)[0], "nargs": "*" if optional else "+"}

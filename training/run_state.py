@@ -8,10 +8,7 @@
 This is not the served checkpoint, which ``python -m training export`` makes of it. No pickle.
 """
 
-import errno
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from model.checkpoint import Checkpoint
-from model.errors import ReportError, RunError
+from model.errors import RunError
 from model.files import previous_directory, replaced_directory
 
 
@@ -184,19 +181,3 @@ def load_optimizer(
         return tensors["carried"]
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise RunError(f"{path}: {error!r}") from error
-
-
-def check_writable(path: Path) -> None:
-    """Make the folder of a file that long work will end in, and see now that the file can be written there.
-
-    Raises:
-        ReportError: it cannot.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    except OSError as error:
-        raise ReportError(f"{path}: {error.strerror}; name a place that can be written") from error

@@ -54,7 +54,7 @@ from training.schedule import learning_rate
 class TrainOptions:
     """Options of the command."""
 
-    run_file: Path = argument("TOML run file, such as training/runs/default.toml")
+    run_file: Path = argument("run file, such as training/runs/default.toml", "RUN.toml")
     output: Path | None = option("run directory (default: runs/NAME)", None)
     resume: bool = option("go on from the last saved state", False)
     minutes: float | None = option("limit of CPU minutes per thread, not the run file's", None)

@@ -21,6 +21,7 @@ from tests.training.tiny_config import SIZE, tiny_config
 from training.__main__ import main
 from training.config import LossOptions, OptimizerOptions
 from training.data.batches import BatchStream
+from training.data.epoch import plan_epoch
 from training.data.shards import manifest_digest
 from training.export import ExportOptions, export
 from training.run_log import read_records
@@ -365,7 +366,7 @@ def test_a_stage_can_weigh_sources_anew(prepared: Path, tmp_path: Path) -> None:
     thrice = replace(run, data=replace(run.data, weights={"english": 3.0}))
     trainers = [Trainer(each, tmp_path / str(n)) for n, each in enumerate((run, thrice))]
     assert {s.name: s.weight for s in trainers[1].sources} == {"english": 3.0, "chinese": 1.5}
-    batches = [trainer.batches.batches_in_epoch for trainer in trainers]
+    batches = [len(plan_epoch(each.sources, run.data, run.seed, 0)) for each in trainers]
     assert batches[1] > 1.5 * batches[0]
     with pytest.raises(RunError, match="'latin' is not in"):
         Trainer(replace(run, sources=("latin",)), tmp_path / "unknown")

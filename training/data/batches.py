@@ -1,18 +1,15 @@
-"""Prepared shards to batches, a chain that can be entered at any point: (epoch, index) says all.
+"""Prepared shards to batches, entered at any point: (epoch, index) determines a batch.
 
-1. ``plan_epoch``  which lines, in which order. Lines of consecutive text are in part kept together as *blocks* and
-   read through *windows* whose forward state is carried from one to the next; all other lines stand alone and are
-   bucketed by length.
-2. ``rows``        a window or a line: its tokens, what stands before and after it.
-3. ``assemble``    rows to time-major arrays: inputs and targets of both towers, and the gaps with their index maps.
+1. ``plan_epoch``   the lines of each batch (epoch.py)
+2. ``Row``          a window or a line: its tokens, and the text before and after it
+3. ``assemble``     rows to time-major arrays: inputs and targets of both towers, and the gaps
 
-Every batch draws from its own random generator, seeded by (seed, epoch, index): a resumed run sees what an
-uninterrupted one would have seen, bit for bit. Nothing here knows torch.
+Each batch has its own random generator, seeded by (seed, epoch, index): a resumed run sees what an
+uninterrupted one would have seen, bit for bit. Nothing here needs torch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,16 +17,15 @@ from numpy.typing import NDArray
 from model.errors import PreparedDataError
 from model.tokenizer import BLANK, END, END_OF_GAP, START
 from training.config import DataOptions
+from training.data.epoch import plan_epoch
 from training.data.gaps import Gap, TokenFlags, sample_blank, sample_gaps
 from training.data.shards import Shard
 
 Int = NDArray[np.int64]
 
-BLOCK_LINES = (
-    16  # consecutive lines read with one carried state; short enough that beginnings stay frequent
-)
-MAX_ROWS = 512  # of a batch of very short lines
 NO_TARGET = -1
+HELD_OUT_LINES = 300  # of a language; enough for a curve, and quick to evaluate
+_HELD_OUT_ROWS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +33,13 @@ class Row:
     """One window or line.
 
     Attributes:
-        tokens: (L,) y_1 … y_L; inside a window, ``<s>`` marks the beginnings of further lines.
+        tokens: (L,) y_1 … y_L; in a window, ``<s>`` marks the start of further lines.
         before: the token read before y_1: ``<s>``, or the last token of the window before.
-        after: (K,) what the backward tower reads first, in reading order of the text; ends with ``</s>`` at a real end.
+        after: (K,) the text after the row, which the backward tower reads first; ends in ``</s>`` at the
+            end of a text.
         cuts: 0-based token offsets of cuts, -1 for none.
-        carried: whether the forward state goes on from the row before in the same slot.
-        line_end: whether the row ends where a line ends.
+        carried: True if the forward state goes on from the window before.
+        line_end: True if the row ends where a line ends.
     """
 
     tokens: Int
@@ -55,17 +52,18 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Arrays of one update; time-major; int64 unless said; target -1 carries no loss.
+    """Arrays of one update; time-major, int64 unless noted; targets of -1 have no loss.
 
     Attributes:
         forward_inputs, forward_targets: (T, B).
-        backward_inputs, backward_targets: (Tb, B); already reversed.
-        carried: (B,) bool: rows whose forward state goes on from the batch before of the same stream.
-        stream: whether this is a window batch, whose final forward states are to be kept.
-        gap_row, gap_forward, gap_backward: (M,): the row, and the time steps whose outputs are the gap's sides;
-            ``gap_backward`` is -1 where the right side is unknown.
+        backward_inputs, backward_targets: (Tb, B), reversed already.
+        carried: (B,) bool: rows whose forward state goes on from the stream batch before.
+        stream: True for windows, whose final forward states are kept.
+        gap_row: (M,) row of each gap target.
+        gap_forward, gap_backward: (M,) time steps whose outputs are the sides of the gap;
+            ``gap_backward`` is -1 if the right side is unknown.
         gap_position, gap_kind, gap_target: (M,).
-        tokens: tokens of text in the batch, ``<s>`` between lines left out, for counting.
+        tokens: tokens of text in the batch, without ``<s>`` between lines.
     """
 
     forward_inputs: Int
@@ -83,176 +81,19 @@ class Batch:
     tokens: int
 
 
-# ---------------------------------------------------------------------------------------------------- 1. the plan
-
-
-@dataclass(frozen=True, slots=True)
-class _Lines:
-    """A bucket of single lines: (source index, line index) pairs."""
-
-    lines: tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Windows:
-    """One window of every slot: (source, first line, last line, window number) or None where a slot has run out."""
-
-    slots: tuple[tuple[int, int, int, int] | None, ...]
-
-
-class EpochPlan:
-    """The order of one pass over the sources, each repeated by its weight.
-
-    Args:
-        sources: prepared sources.
-        options: of the batches.
-        seed: of the run.
-        epoch: 0-based.
-
-    A fraction of a weight repeats that share of the lines, drawn anew in each epoch.
-    """
-
-    def __init__(
-        self, sources: Sequence[Shard], options: DataOptions, seed: int, epoch: int
-    ) -> None:
-        rng = np.random.default_rng([seed, epoch])
-        singles: list[tuple[int, int, int]] = []  # (length, source, line)
-        blocks: list[tuple[int, int, int, int]] = []  # (windows, source, first line, last line)
-        for number, source in enumerate(sources):
-            lengths = np.diff(source.offsets)
-            for repeat in range(int(np.ceil(source.weight))):
-                share = min(1.0, source.weight - repeat)
-                for first, last in _spans(lengths, source.consecutive, options, rng):
-                    if share < 1 and rng.random() > share:
-                        continue
-                    length = int(lengths[first:last].sum())
-                    if length == 0:
-                        continue
-                    if last - first == 1 and length <= 2 * options.window_tokens:
-                        singles.append((length, number, first))
-                    else:
-                        total = length + (last - first - 1)
-                        blocks.append((-(-total // options.window_tokens), number, first, last))
-        self._batches: list[_Lines | _Windows] = []
-        line_batches = _bucket(singles, options, rng)
-        window_batches = _slots(blocks, options, rng)
-        # Windows keep their order among themselves; where they fall between line batches is chance.
-        which = rng.permutation(len(line_batches) + len(window_batches)) < len(window_batches)
-        windows, lines = iter(window_batches), iter(line_batches)
-        for is_window in which:
-            self._batches.append(next(windows) if is_window else next(lines))
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __getitem__(self, index: int) -> "_Lines | _Windows":
-        return self._batches[index]
-
-
-def _spans(
-    lengths: Int, consecutive: bool, options: DataOptions, rng: np.random.Generator
-) -> Iterator[tuple[int, int]]:
-    """Cut a source into single lines and blocks [first, last)."""
-    count = len(lengths)
-    if not consecutive:
-        for line in range(count):
-            yield line, line + 1
-        return
-    # A new offset every time, so that blocks do not begin at the same lines in every epoch.
-    edges = [0, *range(int(rng.integers(1, BLOCK_LINES + 1)), count, BLOCK_LINES), count]
-    for first, last in pairwise(edges):
-        if rng.random() < options.carry_share:
-            yield first, last
-        else:
-            for line in range(first, last):
-                yield line, line + 1
-
-
-def _bucket(
-    singles: list[tuple[int, int, int]], options: DataOptions, rng: np.random.Generator
-) -> list[_Lines]:
-    """Lines of like length together, about ``rows * window_tokens`` padded tokens to a batch."""
-    order = rng.permutation(len(singles))
-    # A little noise on the length mixes neighbours in the order without costing padding.
-    keys = np.array([singles[i][0] for i in order], dtype=np.float64)
-    keys *= 1 + 0.1 * rng.random(len(keys))
-    budget = options.rows * options.window_tokens
-    batches: list[_Lines] = []
-    bucket: list[tuple[int, int]] = []
-    longest = 0
-    for i in np.argsort(keys, kind="stable"):
-        length, source, line = singles[order[i]]
-        if bucket and (
-            max(longest, length) * (len(bucket) + 1) > budget or len(bucket) == MAX_ROWS
-        ):
-            batches.append(_Lines(tuple(bucket)))
-            bucket, longest = [], 0
-        bucket.append((source, line))
-        longest = max(longest, length)
-    if bucket:
-        batches.append(_Lines(tuple(bucket)))
-    return [batches[i] for i in rng.permutation(len(batches))]
-
-
-def _slots(
-    blocks: list[tuple[int, int, int, int]], options: DataOptions, rng: np.random.Generator
-) -> list[_Windows]:
-    """Hand blocks to ``rows`` slots, the least loaded first, and read the slots in step."""
-    slots: list[list[tuple[int, int, int, int]]] = [[] for _ in range(options.rows)]
-    loads = np.zeros(options.rows, dtype=np.int64)
-    for i in rng.permutation(len(blocks)):
-        windows, source, first, last = blocks[i]
-        slot = int(np.argmin(loads))
-        slots[slot] += [(source, first, last, n) for n in range(windows)]
-        loads[slot] += windows
-    steps = int(loads.max()) if blocks else 0
-    return [_Windows(tuple(s[t] if t < len(s) else None for s in slots)) for t in range(steps)]
-
-
-# ------------------------------------------------------------------------------------------------------ 2. rows
-
-
-def _line_row(source: Shard, line: int) -> Row:
-    tokens = source.ids[source.offsets[line] : source.offsets[line + 1]].astype(np.int64)
-    first, second = (int(c) for c in source.cuts[line])
-    return Row(tokens, START, np.array([END]), (first, second), carried=False, line_end=True)
-
-
-def _window_row(source: Shard, first: int, last: int, number: int, options: DataOptions) -> Row:
-    """The *number*-th window of a block, its lines joined by ``<s>``."""
-    parts: list[Int] = []
-    for line in range(first, last):
-        if parts:
-            parts.append(np.array([START]))
-        parts.append(source.ids[source.offsets[line] : source.offsets[line + 1]].astype(np.int64))
-    block = np.concatenate(parts)
-    begin = number * options.window_tokens
-    end = min(begin + options.window_tokens, len(block))
-    after = block[end : end + options.lookahead_tokens]
-    if end + options.lookahead_tokens >= len(block):
-        after = np.append(after, END)
-    before = int(block[begin - 1]) if number else START
-    return Row(
-        block[begin:end], before, after, (-1, -1), carried=number > 0, line_end=end == len(block)
-    )
-
-
-# -------------------------------------------------------------------------------------------------- 3. assembly
-
-
 class BatchStream:
     """Batches of a run, from (epoch, index) on, without end.
 
     Args:
         sources: prepared sources, weights included.
-        flags: of the vocabulary.
-        options: of the batches.
-        seed: of the run.
-        epoch: where to begin.
-        index: where to begin within the epoch.
+        flags: flags of the tokens.
+        options: sizes and shares.
+        seed: seed of the run.
+        epoch: epoch of the first batch.
+        index: number of the first batch in it.
 
     Raises:
-        PreparedDataError: at the first batch; there are no lines.
+        PreparedDataError: at the first batch, if there are no lines.
     """
 
     def __init__(
@@ -264,18 +105,9 @@ class BatchStream:
         epoch: int = 0,
         index: int = 0,
     ) -> None:
-        self._sources = sources
-        self._flags = flags
-        self._options = options
-        self._seed = seed
-        self.epoch = epoch
-        self.index = index  # of the next batch
-        self._plan = EpochPlan(sources, options, seed, epoch)
-
-    @property
-    def batches_in_epoch(self) -> int:
-        """Batches in the present epoch."""
-        return len(self._plan)
+        self._sources, self._flags, self._options, self._seed = sources, flags, options, seed
+        self.epoch, self.index = epoch, index  # of the next batch
+        self._plan = plan_epoch(sources, options, seed, epoch)
 
     def __iter__(self) -> "BatchStream":
         return self
@@ -285,31 +117,52 @@ class BatchStream:
         self.index += batches
 
     def __next__(self) -> Batch:
-        if not len(self._plan):
+        if not self._plan:
             raise PreparedDataError(
-                "the sources of the run hold no lines; name others, or prepare more text"
+                "the sources of the run have no lines; name others, or prepare more text"
             )
         while self.index >= len(self._plan):
             self.epoch, self.index = self.epoch + 1, self.index - len(self._plan)
-            self._plan = EpochPlan(self._sources, self._options, self._seed, self.epoch)
-        entry = self._plan[self.index]
+            self._plan = plan_epoch(self._sources, self._options, self._seed, self.epoch)
+        plan = self._plan[self.index]
         rng = np.random.default_rng([self._seed, self.epoch, self.index])
         self.index += 1
-        if isinstance(entry, _Lines):
-            rows = [_line_row(self._sources[s], n) for s, n in entry.lines]
-        else:
-            rows = [
-                _EMPTY_ROW
-                if slot is None
-                else _window_row(self._sources[slot[0]], *slot[1:], self._options)
-                for slot in entry.slots
-            ]
-        return assemble(rows, self._flags, self._options, rng, stream=isinstance(entry, _Windows))
+        rows = []
+        for row in plan.rows:
+            if row is None:
+                rows.append(_EMPTY_ROW)
+            elif plan.stream:
+                rows.append(window_row(self._sources[row[0]], *row[1:], self._options))
+            else:
+                rows.append(_line_row(self._sources[row[0]], row[1]))
+        return assemble(rows, self._flags, self._options, rng, stream=plan.stream)
 
 
-_EMPTY_ROW = Row(
-    np.array([], dtype=np.int64), START, np.array([END]), (-1, -1), carried=False, line_end=False
-)
+_EMPTY_ROW = Row(np.array([], dtype=np.int64), START, np.array([END]), (-1, -1), False, False)
+
+
+def _line_row(source: Shard, line: int) -> Row:
+    first, second = source.cuts[line].tolist()
+    return Row(_tokens(source, line), START, np.array([END]), (first, second), False, True)
+
+
+def window_row(source: Shard, first: int, last: int, number: int, options: DataOptions) -> Row:
+    """Return a window of the lines [first, last), which are joined by ``<s>``."""
+    parts = [_tokens(source, first)]
+    for line in range(first + 1, last):
+        parts += [np.array([START]), _tokens(source, line)]
+    block = np.concatenate(parts)
+    begin = number * options.window_tokens
+    end = min(begin + options.window_tokens, len(block))
+    after = block[end : end + options.lookahead_tokens]
+    if end + options.lookahead_tokens >= len(block):
+        after = np.append(after, END)
+    before = int(block[begin - 1]) if number else START
+    return Row(block[begin:end], before, after, (-1, -1), number > 0, end == len(block))
+
+
+def _tokens(source: Shard, line: int) -> Int:
+    return source.ids[source.offsets[line] : source.offsets[line + 1]].astype(np.int64)
 
 
 def assemble(
@@ -320,115 +173,100 @@ def assemble(
     *,
     stream: bool,
 ) -> Batch:
-    """Lay rows out as arrays, draw gaps and blanks, and map both towers' positions."""
+    """Lay out rows as arrays, draw gaps and blanks, and map the positions of both towers."""
     forward: list[tuple[Int, Int]] = []
     backward: list[tuple[Int, Int]] = []
     gaps: list[tuple[int, int, int, int, int, int]] = []
     tokens = 0
     for number, given in enumerate(rows):
-        row = _without_final_punctuation(given, flags, options, rng)
+        row = _drop_final_punctuation(given, flags, options, rng)
         length = len(row.tokens)
         breaks = row.tokens == START if stream else None
         tokens += length if breaks is None else length - int(breaks.sum())
-        # A window that another follows must end in the state that the next one starts from: no blank, no padding.
+        # A window that another follows must end in the state that the next one starts from.
         ends = row.line_end and (not stream or length < options.window_tokens)
-        blank_f = blank_b = None
+        left_blank = right_blank = None
         if length and ends and rng.random() < options.forward_blank_share:
-            blank_f = sample_blank(row.tokens, flags, rng, breaks)
+            left_blank = sample_blank(row.tokens, flags, rng, breaks)
         if length and rng.random() < options.backward_blank_share:
-            blank_b = sample_blank(row.tokens, flags, rng, breaks)
-        inputs, targets, forward_step = _forward_side(row, blank_f, ends)
-        forward.append((inputs, targets))
-        inputs, targets, backward_step = _backward_side(row, blank_b)
-        backward.append((inputs, targets))
+            right_blank = sample_blank(row.tokens, flags, rng, breaks)
+        *side, forward_steps = _forward_side(row, left_blank, ends)
+        forward.append((side[0], side[1]))
+        *side, backward_steps = _backward_side(row, right_blank)
+        backward.append((side[0], side[1]))
         if not length:
             continue
         for gap in sample_gaps(row.tokens, flags, row.cuts, options.gaps_per_token, rng, breaks):
-            if (
-                _overlaps(gap, blank_f)
-                or _overlaps(gap, blank_b)
-                or (gap.end == length and not ends)
-            ):
+            beyond = gap.end == length and not ends
+            if beyond or _overlaps(gap, left_blank) or _overlaps(gap, right_blank):
                 continue
             known = rng.random() >= options.right_unknown_share
-            right = int(backward_step[gap.end]) if known else -1
+            right = int(backward_steps[gap.end]) if known else -1
             span = row.tokens[gap.start : gap.end].tolist()
             for k, target in enumerate([*span, END_OF_GAP]):
-                gaps.append((number, int(forward_step[gap.start + k]), right, k, gap.kind, target))
+                left = int(forward_steps[gap.start + k])
+                gaps.append((number, left, right, k, gap.kind, target))
     table = np.array(gaps, dtype=np.int64).reshape(-1, 6)
-    forward_inputs, forward_targets = _pad(forward)
-    backward_inputs, backward_targets = _pad(backward)
+    carried = np.array([row.carried for row in rows], dtype=np.bool_)
+    gap_row, gap_forward, gap_backward, gap_position, gap_kind, gap_target = table.T
     return Batch(
-        forward_inputs,
-        forward_targets,
-        backward_inputs,
-        backward_targets,
-        carried=np.array([row.carried for row in rows], dtype=np.bool_),
-        stream=stream,
-        gap_row=table[:, 0],
-        gap_forward=table[:, 1],
-        gap_backward=table[:, 2],
-        gap_position=table[:, 3],
-        gap_kind=table[:, 4],
-        gap_target=table[:, 5],
-        tokens=tokens,
-    )
+        *_pad(forward), *_pad(backward), carried, stream,
+        gap_row, gap_forward, gap_backward, gap_position, gap_kind, gap_target, tokens,
+    )  # fmt: skip
 
 
-def _without_final_punctuation(
+def _drop_final_punctuation(
     row: Row, flags: TokenFlags, options: DataOptions, rng: np.random.Generator
 ) -> Row:
+    """Drop the final mark of a share of the lines, so that text without one is known too."""
     ends_in_mark = (
         row.line_end and len(row.tokens) > 1 and not flags.has_word_character[row.tokens[-1]]
     )
     if not ends_in_mark or rng.random() >= options.punctuation_dropped_share:
         return row
-    return Row(row.tokens[:-1], row.before, row.after, row.cuts, row.carried, row.line_end)
+    return replace(row, tokens=row.tokens[:-1])
 
 
 def _forward_side(row: Row, blank: tuple[int, int] | None, ends: bool) -> tuple[Int, Int, Int]:
-    """Inputs, targets, and the index map: steps[i] is the step after which y_1 … y_i have been read, i = 0 … L.
+    """Return inputs, targets and steps: after step ``steps[i]``, y_1 … y_i have been read, i = 0 … L.
 
-    Where the row does not end (*ends* false), y_L is left for the next window to read.
+    If the row does not end (*ends* is False), the next window reads y_L.
     """
     y, length = row.tokens, len(row.tokens)
-    aims = np.where(y == START, NO_TARGET, y)
+    targets = np.where(y == START, NO_TARGET, y)
     steps = np.arange(length + 1)
     if blank is None:
-        inputs, targets = np.append(row.before, y), np.append(aims, NO_TARGET)
+        inputs, targets = np.append(row.before, y), np.append(targets, NO_TARGET)
     else:
         start, end = blank
         inputs = np.concatenate([[row.before], y[:start], [BLANK], y[end:]])
-        targets = np.concatenate([aims[:start], [NO_TARGET], aims[end:], [NO_TARGET]])
+        targets = np.concatenate([targets[:start], [NO_TARGET], targets[end:], [NO_TARGET]])
         # The blank is read once: positions inside it have no state of their own.
         steps[end:] -= end - start - 1
     return (inputs, targets, steps) if ends or not length else (inputs[:-1], targets[:-1], steps)
 
 
 def _backward_side(row: Row, blank: tuple[int, int] | None) -> tuple[Int, Int, Int]:
-    """The mirror: what follows is read first, then y_L … y_2; steps[j] is the step that has read y_{j+1}, j = 1 … L."""
+    """Return the mirror: the text after the row is read first, then y_L … y_2.
+
+    After step ``steps[j]``, y_{j+1} has been read, j = 1 … L.
+    """
     y, length, ahead = row.tokens, len(row.tokens), len(row.after)
-    # Reading backwards, what is met at a line boundary is the end of the line before: </s>, not <s>.
+    # Read backwards, a line boundary is the end of the line before it: </s>, not <s>.
     mirrored = np.where(y == START, END, y)[::-1]
     after = np.where(row.after == START, END, row.after)[::-1]
-    aims = np.where(y == START, NO_TARGET, y)[::-1]
+    targets = np.where(y == START, NO_TARGET, y)[::-1]
     steps = ahead - 1 + length - np.arange(length + 1)
     silent = np.full(ahead - 1, NO_TARGET)
     if blank is None:
-        inputs, targets = (
-            np.concatenate([after, mirrored]),
-            np.concatenate([silent, aims, [NO_TARGET]]),
-        )
+        inputs = np.concatenate([after, mirrored])
+        targets = np.concatenate([silent, targets, [NO_TARGET]])
     else:
-        start, end = blank
-        inputs = np.concatenate(
-            [after, mirrored[: length - end], [BLANK], mirrored[length - start :]]
-        )
-        targets = np.concatenate(
-            [silent, aims[: length - end], [NO_TARGET], aims[length - start :], [NO_TARGET]]
-        )
-        steps[: start + 1] -= end - start - 1
-    # Nothing stands before y_1 in this row, so the state that has read it serves no gap and predicts nothing.
+        start, end = length - blank[1], length - blank[0]
+        inputs = np.concatenate([after, mirrored[:start], [BLANK], mirrored[end:]])
+        targets = np.concatenate([silent, targets[:start], [NO_TARGET], targets[end:], [NO_TARGET]])
+        steps[: blank[0] + 1] -= end - start - 1
+    # The state that has read y_1 serves no gap and predicts nothing.
     return (inputs[:-1], targets[:-1], steps) if length else (inputs, targets, steps)
 
 
@@ -437,7 +275,7 @@ def _overlaps(gap: Gap, blank: tuple[int, int] | None) -> bool:
 
 
 def _pad(sides: list[tuple[Int, Int]]) -> tuple[Int, Int]:
-    """Right-pad to the longest and turn time-major, (T, B) each. Padding reads ``</s>`` and carries no loss."""
+    """Pad to the longest with ``</s>`` and no target; return time-major arrays, (T, B) each."""
     longest = max(len(inputs) for inputs, _ in sides)
     inputs = np.full((longest, len(sides)), END, dtype=np.int64)
     targets = np.full((longest, len(sides)), NO_TARGET, dtype=np.int64)
@@ -447,21 +285,19 @@ def _pad(sides: list[tuple[Int, Int]]) -> tuple[Int, Int]:
     return inputs, targets
 
 
-HELD_OUT_LINES = 300  # a language; enough for a curve, cheap enough to draw often
-
-
 def heldout_batches(
     sources: Sequence[Shard], flags: TokenFlags, options: DataOptions
 ) -> dict[str, tuple[list[Batch], int]]:
-    """The same few held-out lines a language every time, alone and unmasked, with their characters.
+    """Return the same few held-out lines of each language every time, with their characters.
 
-    Lines are spread evenly over each language's sources; ones beyond four windows are left out.
+    Lines are spread evenly over a language's sources, are read alone and have no blanks. Lines of more
+    than four windows are left out.
     """
     plain = replace(
         options, punctuation_dropped_share=0.0, forward_blank_share=0.0, backward_blank_share=0.0
     )
     chosen: dict[str, tuple[list[Batch], int]] = {}
-    for language in sorted({s.language for s in sources}):
+    for language in sorted({source.language for source in sources}):
         lines = [
             (source, n)
             for source in sources
@@ -471,11 +307,12 @@ def heldout_batches(
         ]
         kept = lines[:: max(1, -(-len(lines) // HELD_OUT_LINES))]
         kept.sort(key=lambda line: int(line[0].table[line[1], 0]))
+        rows = [_line_row(*line) for line in kept]
         rng = np.random.default_rng(0)
-        batches, characters = [], 0
-        for i in range(0, len(kept), 32):
-            rows = [_line_row(source, n) for source, n in kept[i : i + 32]]
-            batches.append(assemble(rows, flags, plain, rng, stream=False))
-            characters += sum(int(flags.characters[row.tokens].sum()) for row in rows)
-        chosen[language] = (batches, characters)
+        batches = [
+            assemble(rows[start : start + _HELD_OUT_ROWS], flags, plain, rng, stream=False)
+            for start in range(0, len(rows), _HELD_OUT_ROWS)
+        ]
+        characters = sum(int(flags.characters[row.tokens].sum()) for row in rows)
+        chosen[language] = batches, characters
     return chosen

@@ -1,7 +1,7 @@
-"""Which gaps a row of text is asked for, and where blanks stand in its contexts. Numpy only; no torch.
+"""Which gaps a row of text is asked for, and which words its contexts read as a blank. Numpy only.
 
-A row is y_1 … y_L (1-based, as in docs/architecture.md). A gap [a, j) asks for y_a … y_{j-1}; its left context is
-the forward tower's state after y_{a-1}, its right context the backward tower's state after y_j.
+A row is y_1 … y_L (1-based, as in docs/architecture.md). A gap [a, j) asks for y_a … y_{j-1}. Its left
+context is the forward tower's state after y_{a-1}, its right context the backward tower's after y_j.
 """
 
 from dataclasses import dataclass
@@ -13,22 +13,20 @@ from model.config import SPAN, TOKEN, WORD
 from model.tokenizer import Tokenizer
 
 MAX_GAP = 8
-WORD_SHARE, TOKEN_SHARE = (
-    0.6,
-    0.2,
-)  # of the draws, see sample_gaps; the rest are spans of 2 to 8 tokens
+# Of the draws; the rest are spans of 2 to 8 tokens.
+WORD_SHARE, TOKEN_SHARE = 0.6, 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class TokenFlags:
-    """What gap sampling knows of each token, (V,) bool each.
+    """Properties of each token, (V,) bool unless noted.
 
     Attributes:
-        ends_letter: its last character continues a word of a spaced script.
-        starts_letter: its first character does, or it is the lone space that ends a word (`Tokenizer.continues_word`).
-        has_word_character: it holds a letter, a digit or a Han character.
-        ends_word: its surface ends with a space.
-        characters: (V,) int64, code points of its surface; a byte token counts 1 where it begins a character.
+        ends_letter: its last character continues a word of a script with spaces.
+        starts_letter: its first character does, or it is the lone space that ends a word.
+        has_word_character: it contains a letter or a digit.
+        ends_word: it ends in a space.
+        characters: int64, code points; a byte token counts 1 if it begins a character.
     """
 
     ends_letter: NDArray[np.bool_]
@@ -39,19 +37,24 @@ class TokenFlags:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "TokenFlags":
-        """Read the flags off a vocabulary."""
-        worded = np.array(
-            [any(c.isalnum() for c in surface) for surface in tokenizer.surfaces], dtype=np.bool_
+        """Return the flags of a tokenizer's tokens."""
+        is_byte = tokenizer.byte_values >= 0
+        surfaces = tokenizer.surfaces
+        has_word = np.array(
+            [any(map(str.isalnum, surface)) for surface in surfaces], dtype=np.bool_
         )
-        worded |= tokenizer.byte_values >= 0
-        lengths = np.array([len(surface) for surface in tokenizer.surfaces], dtype=np.int64)
-        lengths += (tokenizer.byte_values >= 0) & ((tokenizer.byte_values & 0xC0) != 0x80)
+        characters = np.array([len(surface) for surface in surfaces], dtype=np.int64)
+        characters += is_byte & ((tokenizer.byte_values & 0xC0) != 0x80)
         return cls(
-            tokenizer.ends_letter, tokenizer.continues_word, worded, tokenizer.ends_word, lengths
+            ends_letter=tokenizer.ends_letter,
+            starts_letter=tokenizer.continues_word,
+            has_word_character=has_word | is_byte,
+            ends_word=tokenizer.ends_word,
+            characters=characters,
         )
 
     def word_starts(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-        """0-based positions in a row at which a word starts, plus its length at the end: words are [s_n, s_{n+1})."""
+        """Return the 0-based word starts of a row, then its length: words are [s_n, s_{n+1})."""
         joined = self.ends_letter[tokens[:-1]] & self.starts_letter[tokens[1:]]
         inner = np.flatnonzero(~joined) + 1
         return np.concatenate([[0], inner, [len(tokens)]]).astype(np.int64)
@@ -74,21 +77,20 @@ def sample_gaps(
     rng: np.random.Generator,
     breaks: NDArray[np.bool_] | None = None,
 ) -> list[Gap]:
-    """Draw gaps of a row: words, single tokens, spans of 2 to 8 tokens, and those of its cuts.
+    """Draw gaps of a row: words, single tokens, spans of 2 to 8 tokens, and the gaps of its cuts.
 
-    Kinds are drawn 60 : 20 : 20, at a place that is uniform over tokens: a word of three tokens is drawn three times as
-    often as one of one. Draws that give no gap are dropped and not made up for: words that begin with punctuation or
-    exceed 8 tokens, spans at the last token. On 3,000 lines of each source of the bundled recipe that leaves words,
-    tokens and spans 57 : 22 : 21 of 100 in Chinese (9 % of the draws dropped) and 58 : 21 : 21 in English (6 %); gaps
-    of cuts come on top, 2 and 3 for every 100 draws.
+    Kinds are drawn 60 : 20 : 20, at places uniform over tokens, so a word of three tokens is drawn three
+    times as often as one of one. Draws that give no gap are dropped: words that begin with punctuation
+    or exceed 8 tokens, and spans at the last token. On the bundled recipe that leaves 57 : 22 : 21 of 100
+    in Chinese and 58 : 21 : 21 in English.
 
     Args:
         tokens: (L,), the row.
-        flags: of the vocabulary.
+        flags: flags of the tokens.
         cuts: token offsets at which the line was cut before it was encoded; -1 for none.
-        per_token: gaps for each token of the row, at least one gap a row.
-        rng: source of chance.
-        breaks: (L,) bool, tokens that no gap may hold, such as line boundaries inside a window.
+        per_token: gaps for each token of the row; a row has at least one draw.
+        rng: random numbers.
+        breaks: (L,) bool, tokens that no gap may contain, such as line boundaries in a window.
     """
     length = len(tokens)
     count = max(1, round(per_token * length + rng.random() - 0.5))
@@ -109,7 +111,7 @@ def sample_gaps(
             if end - start >= 2:
                 gaps.append(Gap(start, end, SPAN))
     gaps += _gaps_of_cuts(tokens, words, flags, cuts)
-    return [g for g in gaps if breaks is None or not breaks[g.start : g.end].any()]
+    return [gap for gap in gaps if breaks is None or not breaks[gap.start : gap.end].any()]
 
 
 def _gaps_of_cuts(
@@ -134,16 +136,13 @@ def sample_blank(
     rng: np.random.Generator,
     breaks: NDArray[np.bool_] | None = None,
 ) -> tuple[int, int] | None:
-    """A word [start, end), 0-based, for a tower to read as one ``<blank>``; None where the row has none to spare."""
+    """Draw a word [start, end), 0-based, that a tower reads as ``<blank>``; None if none is suitable."""
     if len(tokens) < 4:
         return None
     words = flags.word_starts(tokens)
     n = int(rng.integers(0, len(words) - 1))
     start, end = int(words[n]), int(words[n + 1])
-    if (
-        end - start > MAX_GAP
-        or end - start == len(tokens)
-        or (breaks is not None and breaks[start:end].any())
-    ):
+    crosses = breaks is not None and breaks[start:end].any()
+    if crosses or end - start > MAX_GAP or end - start == len(tokens):
         return None
     return start, end

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from model.errors import TokenizerError
 from model.text import LANGUAGES, Language
 from model.tokenizer import Tokenizer
+from training.cached_json import check_writable
 from training.evaluation.metrics import Answers, LineResult, answer_all
 from training.evaluation.report import REPORT, write_report
 from training.evaluation.statistics import (
@@ -36,7 +37,6 @@ from training.evaluation.statistics import (
 from training.evaluation.systems import CAPABILITIES, EvaluatedSystem, open_system
 from training.evaluation.test_items import Items, TextFile, choose_items, read_files
 from training.options import argument, option
-from training.run_state import check_writable
 
 BOOTSTRAP_ROUNDS = 1000
 # Sorting into bins in every round is slow, and calibration errors need less precision
