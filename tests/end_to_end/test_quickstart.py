@@ -11,6 +11,7 @@ from model.errors import CorpusError
 from research.toy_corpus import Grammar, different_sentences, write_corpus
 
 
+@pytest.mark.slow
 def test_a_corpus_becomes_a_service_that_answers(tmp_path: Path) -> None:
     """After 20 CPU seconds of training the service knows the drinks and the shops of the corpus."""
     command = [sys.executable, "-m", "research.quickstart", "--seconds", "20"]
