@@ -1,6 +1,6 @@
-"""The checkpoint directory: everything that serving a finished network needs. Read and written here.
+"""Read and write the checkpoint directory, which holds everything that serving needs.
 
-    config.json          format version, name, version, network, calibration, languages, scores, training
+    config.json          names, sizes, calibration, languages, scores, origin
     tokenizer.model      SentencePiece model
     word_end_probs.f16   how often a word ends after each token
     weights.safetensors  parameters, float16 or float32
@@ -9,9 +9,9 @@
     MODEL_CARD.md        data, licences, scores, limits
     SHA256SUMS           every file above, in the format of sha256sum
 
-Loading trusts nothing. Every listed file must be there with its sum, and only listed files are read, so a
-stray file does no harm. Nothing is unpickled, and neither torch nor onnx nor safetensors is imported.
-The format in full: docs/checkpoint.md.
+Loading trusts nothing. Every listed file must be there with its sum, and only listed files are
+read, so a stray file does no harm. Nothing is unpickled, and neither torch nor onnx nor safetensors
+is imported. The format in full: docs/checkpoint.md.
 """
 
 import errno
@@ -43,7 +43,7 @@ WEIGHTS = "weights.safetensors"
 CARD = "MODEL_CARD.md"
 SUMS = "SHA256SUMS"
 REQUIRED = (CONFIG, TOKENIZER, WORD_END_PROBS, WEIGHTS, CARD)
-# Limits of what the header of weights may say: its bytes (safetensors' own limit) and one size of a tensor.
+# Limits of the header of weights: its bytes (safetensors' own limit) and one size of a tensor.
 MAX_HEADER_BYTES = 100_000_000
 _MAX_TENSOR_SIZE = 1 << 40
 Capability = Literal["predict", "score", "cloze"]
@@ -91,8 +91,8 @@ class Checkpoint:
         digest: SHA-256 of SHA256SUMS, hexadecimal: changes when any file does.
         network: sizes, of an n-gram as well.
         tokenizer: tokens.
-        word_end_probs: by token, the share of its occurrences in the training text that no letter follows;
-            used for tokens that end in a letter.
+        word_end_probs: by token, the share of its occurrences in the training text that no letter
+            follows; used for tokens that end in a letter.
         files: the listed files, whose sums were right; no other may be opened.
     """
 
@@ -120,7 +120,7 @@ class Checkpoint:
     def capabilities(self) -> tuple[Capability, ...]:
         """Questions that the network can answer.
 
-        A forward tower alone fills blanks by rescoring its own proposals; a stacked network has no next head.
+        A forward tower alone rescores its own proposals; a stacked network has no next head.
         """
         stacked = self.network.architecture == "stacked_bidirectional"
         return ("cloze",) if stacked else ("predict", "score", "cloze")
@@ -138,8 +138,8 @@ def load_checkpoint(directory: Path) -> Checkpoint:
         directory: the checkpoint; it, and any file in it, may be a symbolic link.
 
     Raises:
-        CheckpointError: it is missing, torn, altered, too new, or contradicts itself. The message names the
-            path, the problem and the remedy.
+        CheckpointError: it is missing, torn, altered, too new, or contradicts itself. The message
+            names the path, the problem and the remedy.
     """
     digest, listed = _verify_sums(directory)
     for name in REQUIRED:
@@ -208,9 +208,9 @@ def write_checkpoint(
     Args:
         directory: final name; missing parents are made.
         config: what ``config.json`` will hold.
-        files: every other file, by its path inside the directory: tokenizer, weights, graphs, model card.
-        overwrite: replace an existing checkpoint (:func:`model.files.replaced_directory`); its unlisted
-            files are copied.
+        files: every other file, by its path inside the directory.
+        overwrite: replace an existing checkpoint (:func:`model.files.replaced_directory`); its
+            unlisted files are copied.
 
     Raises:
         CheckpointError: *directory* exists and may not be replaced, or a file is invalid.
@@ -331,7 +331,7 @@ def _check_path(directory: Path, path: str) -> None:
     plain = str(pure) == path and not {"\\", "\0"} & {*path}
     if not plain or pure.is_absolute() or ".." in pure.parts:
         raise CheckpointError(
-            f"{directory / SUMS}: {path!r} is not a plain path inside the checkpoint; {_EXPORT_AGAIN}"
+            f"{directory / SUMS}: {path!r} is not a plain path inside it; {_EXPORT_AGAIN}"
         )
 
 
@@ -382,7 +382,7 @@ def _read_word_end_probs(path: Path, tokens: int) -> tuple[float, ...]:
 
 
 def _copy_unlisted(old: Path, new: Path) -> None:
-    """Copy what the old checkpoint does not list, such as notes or a repository, into the new one."""
+    """Copy unlisted files, such as notes or a repository, into the new checkpoint."""
     sums = (old / SUMS).read_text(encoding="utf-8", errors="replace")
     listed = {match[2] for line in sums.split("\n") if (match := _SUM_LINE.fullmatch(line))}
     for path in old.rglob("*"):

@@ -25,13 +25,13 @@ GATES: dict[Cell, int] = {"rnn_tanh": 1, "gru": 3, "lstm": 4}
 
 # The kinds of gap that the gap head is asked for.
 WORD, TOKEN, SPAN = 0, 1, 2
-# The gap head's position embedding distinguishes this many tokens of a span; later ones share the last.
+# Positions of a span that the gap head distinguishes; later tokens share the last.
 GAP_POSITIONS = 8
 # Width of the gap head's position and kind embeddings.
 GAP_CODE_SIZE = 32
 
-# No fitted temperature, exponent or weight exceeds this, and no temperature or exponent is below its inverse.
-# Beyond these, results become 0, infinity or NaN.
+# No fitted temperature, exponent or weight exceeds this, and no temperature or exponent is below
+# its inverse. Beyond these, results become 0, infinity or NaN.
 MAX_STRETCH = 100.0
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -63,7 +63,8 @@ class NetworkConfig:
     Attributes:
         vocabulary_size: tokens, control and byte tokens included.
         architecture: ``forward`` (one tower), ``two_towers`` (never mixed below the heads) or
-            ``stacked_bidirectional`` (the tutorial's deep bidirectional network, trained with masked tokens).
+            ``stacked_bidirectional`` (the tutorial's deep bidirectional network, trained with
+            masked tokens).
         cell: recurrent cell of every layer.
         embedding_size: width of the tied embedding.
         hidden_size: width of every recurrent layer.
@@ -103,13 +104,13 @@ class NetworkConfig:
         return self.forward_layers if tower == "forward" else self.backward_layers
 
     def state_size(self, tower: Tower) -> int:
-        """Return the length of one flat float32 state row: ``layers * state_parts * hidden_size``."""
+        """Return the length of one flat float32 state row."""
         return self.layers(tower) * self.state_parts * self.hidden_size
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardSizes:
-    """Sizes of a model that reads from left to right and keeps nothing but its last output, such as an n-gram.
+    """Sizes of a model that reads left to right and keeps only its last output: an n-gram.
 
     Attributes:
         vocabulary_size: tokens, control and byte tokens included.
@@ -147,10 +148,12 @@ class Calibration:
     Attributes:
         next_temperature: by language, divides the next head's logits.
         cloze_temperature: by language, the τ of ``P(w) = F softmax(s / τ)``.
-        cloze_coverage_exponent: by language, the γ of ``F ** γ``, F being the probability of all words found for a blank.
-        choice_temperature: by language, the τ of given choices, which also divides their gap log-probabilities.
-        choice_uniform_mix: by language, the share ε of the probability that K given choices get evenly:
-            ``(1 - ε) softmax(s / τ) + ε / K`` (the lapse rate of Wichmann and Hill 2001).
+        cloze_coverage_exponent: by language, the γ of ``F ** γ``, F being the probability of all
+            words found for a blank.
+        choice_temperature: by language, the τ of given choices, which also divides their gap
+            log-probabilities.
+        choice_uniform_mix: by language, the share ε of the probability that K given choices get
+            evenly: ``(1 - ε) softmax(s / τ) + ε / K`` (the lapse rate of Wichmann and Hill 2001).
         forward_weight: λ1, weight of the forward tower's log-probability of word and right context.
         backward_weight: λ2, weight of its mirror with the backward tower.
 
@@ -171,7 +174,7 @@ def parse(kind: type[_Parsed], data: str | bytes) -> _Parsed:
     """Make a class of the JSON text of its fields.
 
     Raises:
-        CheckpointError: a field is missing, unknown, of another type or out of range; the message names it.
+        CheckpointError: a field is missing, unknown or invalid; the message names it.
     """
     try:
         return TypeAdapter(kind).validate_json(data)

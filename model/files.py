@@ -39,12 +39,12 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
 
 @contextmanager
 def replaced_directory(target: Path) -> Iterator[Path]:
-    """Yield an empty directory that takes the place of *target* when the block ends without an error.
+    """Yield an empty directory that replaces *target* when the block ends without an error.
 
-    It lies next to *target* as ``.NAME.new``, is synchronised to disk and then renamed. If the block
-    or a rename fails, it is removed and *target* stays. No system call replaces a directory, so the
-    old one is first renamed to :func:`previous_directory`; a crash between the two renames leaves it
-    there. A symbolic link is followed.
+    It lies next to *target* as ``.NAME.new``, is synchronised to disk and then renamed. If the
+    block or a rename fails, it is removed and *target* stays. No system call replaces a directory,
+    so the old one is first renamed to :func:`previous_directory`; a crash between the two renames
+    leaves it there. A symbolic link is followed.
 
     Args:
         target: the directory to replace or to make; missing parents are made.
@@ -77,7 +77,7 @@ def replaced_directory(target: Path) -> Iterator[Path]:
 
 
 def previous_directory(target: Path) -> Path:
-    """Return the name that :func:`replaced_directory` gives the old directory until the new one is in place."""
+    """Return the name of the old directory until the new one is in place."""
     return target.with_name(f".{target.name}.old")
 
 

@@ -1,12 +1,13 @@
 """The recurrent networks in torch: towers and heads. Not their training, nor decoding.
 
-From top to bottom: one layer, then one class for the three architectures. Shapes use B rows, T steps,
-H hidden units, e embedding width, V tokens. Sequences are time-major, as torch's fused kernels expect.
+From top to bottom: one layer, then one class for the three architectures. Shapes use B rows, T
+steps, H hidden units, e embedding width, V tokens. Sequences are time-major, as torch's fused
+kernels expect.
 
-Two towers: a forward tower reads ``<s> x1 x2 …``, a backward tower ``</s> xT … xj``. They meet only in the
-gap head, so either state is exact after any prefix and can be cached. ``stacked_bidirectional`` is the
-tutorial's deep bidirectional network. Its layers mix both directions, so a position must be masked before it
-can be predicted.
+Two towers: a forward tower reads ``<s> x1 x2 …``, a backward tower ``</s> xT … xj``. They meet only
+in the gap head, so either state is exact after any prefix and can be cached.
+``stacked_bidirectional`` is the tutorial's deep bidirectional network. Its layers mix both
+directions, so a position must be masked before it can be predicted.
 """
 
 import warnings
@@ -21,7 +22,7 @@ from model.tokenizer import END_OF_GAP, NEVER_PREDICTED
 
 State = tuple[Tensor, ...]  # (h, c) for an LSTM, (h,) otherwise; each (B, H)
 
-# cuDNN copies the weights at every call, which costs little next to a window of text. It warns once.
+# cuDNN copies the weights at every call, which costs little next to a window of text.
 warnings.filterwarnings(
     "ignore", message="RNN module weights are not part of single contiguous chunk of memory"
 )
@@ -30,11 +31,11 @@ warnings.filterwarnings(
 class RecurrentLayer(nn.Module):
     """One layer of an Elman RNN, a GRU or an LSTM, over time.
 
-    The raw weights are the parameters, and torch's kernel gets them at every call. So dropping recurrent
-    weights is one dropout before the call; no module can silently keep the old weights.
+    The raw weights are the parameters, and torch's kernel gets them at every call. So dropping
+    recurrent weights is one dropout before the call; no module can silently keep the old weights.
 
-    Elman 1990; Cho et al. 2014, arXiv:1406.1078; Hochreiter and Schmidhuber 1997; weight drop: Merity et al.
-    2017, arXiv:1708.02182.
+    Elman 1990; Cho et al. 2014, arXiv:1406.1078; Hochreiter and Schmidhuber 1997; weight drop:
+    Merity et al. 2017, arXiv:1708.02182.
     """
 
     def __init__(self, cell: Cell, input_size: int, hidden_size: int) -> None:
@@ -98,8 +99,9 @@ def locked_dropout(sequence: Tensor, probability: float, training: bool) -> Tens
 class GapHead(nn.Module):
     """Predicts the tokens of a gap from both sides: a gated MLP over the two towers' features.
 
-    ``z = W2 (u * sigmoid(v)) + b2 + f + g`` with ``u, v = W1 [f; g; position; kind] + b1`` (gated linear
-    unit: Dauphin et al. 2017, arXiv:1612.08083); logits are ``E z + b`` over the tied embedding.
+    ``z = W2 (u * sigmoid(v)) + b2 + f + g`` with ``u, v = W1 [f; g; position; kind] + b1`` (gated
+    linear unit: Dauphin et al. 2017, arXiv:1612.08083); logits are ``E z + b`` over the tied
+    embedding.
     """
 
     def __init__(self, embedding_size: int, hidden_size: int) -> None:
@@ -134,8 +136,8 @@ class Network(nn.Module):
         dropout: locked dropout on embeddings, between layers and on outputs, in training mode.
         weight_drop: share of recurrent weights dropped per call, in training mode.
 
-    Tied input and output embedding: Press and Wolf 2017, arXiv:1608.05859. Two towers joined by an MLP:
-    after context2vec (Melamud et al. 2016).
+    Tied input and output embedding: Press and Wolf 2017, arXiv:1608.05859. Two towers joined by an
+    MLP: after context2vec (Melamud et al. 2016).
     """
 
     def __init__(
@@ -184,7 +186,7 @@ class Network(nn.Module):
             dtype: of the computation; bfloat16 makes training faster on CPUs that have it.
 
         Returns:
-            Outputs of the top layer (T, B, H) in *dtype*, and flat states after the last step (B, S), float32.
+            Outputs of the top layer (T, B, H) in *dtype*, and the last flat states (B, S), float32.
         """
         layers = self.forward_tower if tower == "forward" else self.backward_tower
         sequence = self._embed(tokens, dtype)
@@ -204,8 +206,8 @@ class Network(nn.Module):
     ) -> Tensor:
         """Read whole lines with the stacked bidirectional network.
 
-        Layer 2 sees both neighbours of a position, and so the position itself. Only positions that hold
-        ``<blank>`` may be predicted from these outputs.
+        Layer 2 sees both neighbours of a position, and so the position itself. Only positions that
+        hold ``<blank>`` may be predicted from these outputs.
 
         Args:
             tokens: ids with blanks in place, (T, B), right-padded, int64.
@@ -253,7 +255,7 @@ class Network(nn.Module):
 
         Args:
             forward: outputs of the forward tower after the left side and the span so far, (N, H).
-            backward: outputs of the backward tower after the right side, (N, H); ignored if unknown.
+            backward: outputs of the backward tower after the right side, (N, H).
             right_known: (N,), bool; False replaces the backward feature by a learned vector.
             positions: tokens of the span already read, (N,), int64.
             kinds: (N,), int64.
@@ -265,7 +267,7 @@ class Network(nn.Module):
         return cast(Tensor, self.gap(self.next(forward), right, positions, kinds))
 
     def logits(self, features: Tensor, bias: Tensor) -> Tensor:
-        """Return logits over all tokens, (N, V); :func:`mask_next` or :func:`mask_gap` must follow."""
+        """Return logits over all tokens, (N, V), still to be masked."""
         return F.linear(features, self.embedding.weight, bias)
 
 
@@ -277,7 +279,7 @@ def mask_next(logits: Tensor) -> Tensor:
 
 
 def mask_controls(logits: Tensor) -> Tensor:
-    """Set controls, which are never in a gap, to minus infinity; ``<eog>`` stays. (..., V) to (..., V)."""
+    """Set controls to minus infinity, but not ``<eog>``. (..., V) to (..., V)."""
     masked = logits.clone()
     masked[..., list(NEVER_PREDICTED)] = float("-inf")
     return masked

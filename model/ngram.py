@@ -1,18 +1,19 @@
-"""An interpolated modified Kneser-Ney n-gram over token ids, behind the protocol of model/runtime.py.
+"""An interpolated modified Kneser-Ney n-gram over token ids, behind the Runtime protocol.
 
-It reads what ``python -m training ngram`` wrote (training/ngram.py estimates it) and answers the same calls
-as a recurrent network: its "state" is the last tokens read. So the decoders of the network also run over the
-n-gram, and the two are compared with nothing else changed. It has no backward tower and no gap head.
+It reads what ``python -m training ngram`` wrote (training/ngram.py estimates it) and answers the
+same calls as a recurrent network: its "state" is the last tokens read. So the decoders of the
+network also run over the n-gram, and the two are compared with nothing else changed. It has no
+backward tower and no gap head.
 
 A directory holds a trie in flat, memory-mapped arrays, one level for each order k:
 
-    ngram.json            sizes, discounts, description of the counted text
-    tokenizer.model       SentencePiece model
-    unigram.npy           float32 (V,)    p(w), interpolated with the uniform distribution; 0 if never predicted
-    tokens.K.npy          uint16 (n_K,)   last token of each K-gram, K >= 2, sorted by (rank of its prefix, token)
-    discounted.K.npy      float32 (n_K,)  (a(hw) - D(a(hw))) / sum_v a(hv)
-    children.K.npy        uint32 (n_K+1,) K < order: where the (K+1)-grams that continue each K-gram begin
-    backoff.K.npy         float32 (n_K,)  K < order: gamma(h), the weight of the shorter context
+    ngram.json         sizes, discounts, description of the counted text
+    tokenizer.model    SentencePiece model
+    unigram.npy        float32 (V,), p(w) interpolated with the uniform distribution
+    tokens.K.npy       uint16 (n_K,), last token of each K-gram, K >= 2, sorted by (prefix, token)
+    discounted.K.npy   float32 (n_K,), (a(hw) - D(a(hw))) / sum_v a(hv)
+    children.K.npy     uint32 (n_K + 1,), K < order: first (K+1)-gram that continues each K-gram
+    backoff.K.npy      float32 (n_K,), K < order: gamma(h), the weight of the shorter context
 
 The rank of a K-gram is its position in that order; the rank of a unigram is its token id.
 """
@@ -36,10 +37,11 @@ DESCRIPTION = "ngram.json"
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """The K-grams of one order as contexts: their continuations, and the weight of the shorter context.
+    """The K-grams of one order as contexts, with their continuations.
 
     Attributes:
-        children: (n_K + 1,) uint32, bounds of each context's slice in ``tokens`` and ``discounted``.
+        children: (n_K + 1,) uint32, bounds of each context's slice in ``tokens`` and
+            ``discounted``.
         backoff: (n_K,) float32, gamma(h).
         tokens: (n_{K+1},) uint16, the tokens that follow, ascending within a slice.
         discounted: (n_{K+1},) float32, their discounted relative frequencies.
@@ -82,13 +84,15 @@ class NGramRuntime(WindowRuntime):
     def distribution(self, context: Sequence[int]) -> Float32Array:
         """Return P(next token | context), (V,) float32, which sums to 1.
 
-        From the unigrams upwards, p_k(w | h) = discounted(hw) + gamma(h) p_{k-1}(w | h less its first token).
-        Unseen contexts, and those with a control token inside, leave everything to the shorter ones.
+        From the unigrams upwards, p_k(w | h) = discounted(hw) + gamma(h) p_{k-1}(w | h less its
+        first token). Unseen contexts, and those with a control token inside, leave everything to
+        the shorter ones.
 
         Args:
             context: the last tokens, oldest first; more than ``order - 1`` are ignored.
 
-        Chen & Goodman 1999, An empirical study of smoothing techniques for language modeling, equations 26-28.
+        Chen & Goodman 1999, An empirical study of smoothing techniques for language modeling,
+        equations 26-28.
         """
         probabilities = self._unigram.copy()
         for length in range(1, min(len(context), self.order - 1) + 1):
@@ -169,7 +173,7 @@ def read_description(directory: Path) -> dict[str, Any]:
     version = description.get("format_version") if isinstance(description, dict) else None
     if version != NGRAM_FORMAT_VERSION:
         raise CheckpointError(
-            f"{path}: format_version is {version}, this Lacuna reads {NGRAM_FORMAT_VERSION}; build it again"
+            f"{path}: format_version is {version}, not {NGRAM_FORMAT_VERSION}; build it again"
         )
     return dict(description)
 

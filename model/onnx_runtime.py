@@ -15,7 +15,7 @@ from model.errors import CheckpointError
 from model.runtime import Float32Array, Head, Int64Array, unsupported
 
 Precision = Literal["int8", "fp32"]
-# Folder of each precision's graphs inside a checkpoint, and the file in it that holds the weights of all.
+# Folder of each precision's graphs inside a checkpoint, and the file in it with their weights.
 GRAPHS: dict[Precision, str] = {"int8": "onnx", "fp32": "onnx-fp32"}
 SHARED_WEIGHTS: dict[Precision, str] = {"int8": "int8.weights", "fp32": "fp32.weights"}
 # The graphs of each architecture.
@@ -24,8 +24,9 @@ GRAPH_NAMES: dict[Architecture, tuple[str, ...]] = {
     "two_towers": ("forward", "next", "backward", "previous", "gap"),
     "stacked_bidirectional": ("fill",),
 }
-# Floats that one call of a head returns: 4 MiB. A call first fetches the embedding, which a busy server rarely
-# has in its caches, so few large calls beat many small ones although their rows leave the caches, too.
+# Floats that one call of a head returns: 4 MiB. A call first fetches the embedding, which a busy
+# server rarely has in its caches, so few large calls beat many small ones although their rows leave
+# the caches, too.
 HEAD_FLOATS = 1024 * 1024
 # The CPU's features, on Linux.
 _CPUINFO = Path("/proc/cpuinfo")
@@ -54,7 +55,8 @@ class OnnxRuntime:
         directory: the checkpoint.
         sizes: its network.
         threads: threads that one call may use.
-        precision: which graphs; fp32 ones exist only if the checkpoint was exported with ``--fp32``.
+        precision: which graphs; fp32 ones exist only if the checkpoint was exported with
+            ``--fp32``.
 
     Raises:
         CheckpointError: a graph is missing or cannot be opened.
@@ -84,7 +86,7 @@ class OnnxRuntime:
             expected = widths.get(name, sizes.vocabulary_size)
             if found != expected:
                 raise CheckpointError(
-                    f"{folder / name}.onnx has width {found}, config.json says {expected}; {_EXPORT_AGAIN}"
+                    f"{folder / name}.onnx is {found} wide, not {expected}; {_EXPORT_AGAIN}"
                 )
 
     def run_tower(
@@ -113,7 +115,7 @@ class OnnxRuntime:
 
 
 def products_saturate(cpuinfo: Path = _CPUINFO) -> bool:
-    """Return True if u8 x s8 kernels may add pairs of products in 16 bits here, which makes sums wrong.
+    """Return True if u8 x s8 kernels may add products in 16 bits, which makes sums wrong.
 
     They do on x86 without VNNI. If the CPU's features are unknown, it is assumed.
     """

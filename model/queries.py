@@ -35,7 +35,8 @@ class ClozeQuery:
         text: text with at least one blank (:mod:`model.decoding.blanks`).
         top_k: candidates per blank; ignored if there are *choices*.
         blank: another marker of a blank, literally; None means the usual ones.
-        choices: None for open blanks; strings, offered for every blank; or one list of strings per blank.
+        choices: None for open blanks; strings, offered for every blank; or one list of strings per
+            blank.
         history: earlier text of the same writer, whose words become more probable.
     """
 
@@ -106,7 +107,7 @@ class Filling:
 
 @dataclass(frozen=True, slots=True)
 class Blank:
-    """A blank: its place in the text as sent, in code points, and its fillings, most probable first."""
+    """A blank: its place in the text as sent, in code points, and its fillings, best first."""
 
     start: int
     end: int
@@ -198,7 +199,7 @@ def check_choice_lists(choices: Sequence[str] | Sequence[Sequence[str]], blanks:
 def choice_lists(
     choices: Sequence[str] | Sequence[Sequence[str]], blanks: int
 ) -> list[dict[str, str]]:
-    """Return the choices of each blank: in form C without spaces around them, each with its original."""
+    """Return the choices of each blank: in form C, without outer spaces, each with its original."""
     if isinstance(choices[0], str):
         return [{_clean(choice): choice for choice in cast("Sequence[str]", choices)}] * blanks
     return [{_clean(choice): choice for choice in group} for group in choices]

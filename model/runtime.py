@@ -1,11 +1,11 @@
 """The protocol of everything that computes predictions, and what its implementations share.
 
-Arrays in, arrays out: a runtime knows neither text nor queries nor caches. A row is one text's share of a
-batch. Every call is **batch invariant**: a row's result is bit for bit the same alone or among any others,
-in any order, with any padding.
+Arrays in, arrays out: a runtime knows neither text nor queries nor caches. A row is one text's
+share of a batch. Every call is **batch invariant**: a row's result is bit for bit the same alone or
+among any others, in any order, with any padding.
 
-Implementations: ``model/onnx_runtime.py`` (CPU), ``model/torch_runtime.py`` (CUDA, and the reference that
-the graphs are compared with), ``model/ngram.py``.
+Implementations: ``model/onnx_runtime.py`` (CPU), ``model/torch_runtime.py`` (CUDA, and the
+reference for the graphs), ``model/ngram.py``.
 """
 
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
@@ -61,8 +61,8 @@ class Runtime(Protocol):
             lengths: tokens that count in each row, (N,), 0 to T.
 
         Returns:
-            New states (N, S), each after its own row's tokens; a row of length 0 keeps its state. And the
-            top layer's outputs (N, T, H), unspecified beyond a row's length.
+            New states (N, S), each after its own row's tokens; a row of length 0 keeps its state.
+            And the top layer's outputs (N, T, H), unspecified beyond a row's length.
         """
         ...
 
@@ -73,13 +73,14 @@ class Runtime(Protocol):
 
         - ``next``: the next token, from the forward tower's outputs (N, H).
         - ``previous``: the previous token, from the backward tower's outputs (N, H).
-        - ``gap``: a gap's next token, or ``<eog>`` for its end, from outputs of the forward tower after the
-          left side and the span so far (N, H); outputs of the backward tower after the right side (N, H), any
-          finite values if unknown; bool (N,), False if nothing is known of the right side; int64 (N,),
-          tokens of the span already read; int64 (N,), WORD, TOKEN or SPAN.
-        - ``fill``, of stacked bidirectional networks: the token at a place of a whole line, from int64 lines
-          (N, T), right-padded, with ``<blank>`` at unknown places; int64 (N,), their lengths; int64 (N,), the
-          index of the place in each line.
+        - ``gap``: a gap's next token, or ``<eog>`` for its end, from outputs of the forward tower
+          after the left side and the span so far (N, H); outputs of the backward tower after the
+          right side (N, H), any finite values if unknown; bool (N,), False if nothing is known of
+          the right side; int64 (N,), tokens of the span already read; int64 (N,), WORD, TOKEN or
+          SPAN.
+        - ``fill``, of stacked bidirectional networks: the token at a place of a whole line, from
+          int64 lines (N, T), right-padded, with ``<blank>`` at unknown places; int64 (N,), their
+          lengths; int64 (N,), the index of the place in each line.
         """
         ...
 
@@ -144,8 +145,8 @@ def open_runtime(
         threads: threads that one call may use on a CPU.
 
     Raises:
-        CheckpointError: the graphs are missing, not listed, cannot be opened or fail their check, or torch
-            is not installed.
+        CheckpointError: the graphs are missing, not listed, cannot be opened or fail their check,
+            or torch is not installed.
     """
     runtime: Runtime
     if device == "cpu":
@@ -164,7 +165,7 @@ def open_runtime(
         check_runtime(runtime)
     except Exception as error:  # onnxruntime's errors have no base of their own
         raise CheckpointError(
-            f"{checkpoint.directory}: its network cannot be run: {error}; export the checkpoint again"
+            f"{checkpoint.directory}: its network cannot be run: {error}; export it again"
         ) from error
     return runtime
 

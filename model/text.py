@@ -1,4 +1,4 @@
-"""The normal form of a text, and the kinds of characters and languages. The only definitions of these.
+"""The only definitions of normal form, kinds of characters, and languages.
 
 The model reads text in Unicode normalisation form C. Calibration knows two languages:
 ``zh`` for text written without spaces, ``en`` for everything else.
@@ -18,11 +18,12 @@ HAN_CHARACTER = re.compile(f"[{HAN}]")
 LETTER = re.compile(r"[^\W\d_]")
 # Scripts without spaces, in which a word may begin at any character: Chinese and kana.
 _UNSPACED = re.compile(
-    "[\u2e80-\u312f\u31a0-\u31ef\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U0001b000-\U0001b16f\U00020000-\U000323af]"
+    "[\u2e80-\u312f\u31a0-\u31ef\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f"
+    "\U0001b000-\U0001b16f\U00020000-\U000323af]"
 )
 
-# Most marks on one letter that are normalised. No language uses more (the limit of Unicode's stream-safe
-# format, UAX 15), and the time to put n marks in order grows with n².
+# Most marks on one letter that are normalised. No language uses more (the limit of Unicode's
+# stream-safe format, UAX 15), and the time to put n marks in order grows with n².
 MAX_MARKS = 30
 # Few ranges that hold all marks: quick to search, unlike the set of the marks themselves.
 _MANY_POSSIBLE_MARKS = re.compile(
@@ -79,8 +80,8 @@ def normalise_with_offsets(text: str) -> tuple[str, list[int]]:
 def is_word_character(character: str) -> bool:
     """Return True for a character that continues a word of a script with spaces.
 
-    These are letters, digits, marks, apostrophes and the underscore. Chinese characters and kana do not
-    count: each may be a whole word.
+    These are letters, digits, marks, apostrophes and the underscore. Chinese characters and kana
+    do not count: each may be a whole word.
     """
     if character in "'’_":
         return True
@@ -96,8 +97,8 @@ def is_han(character: str) -> bool:
 def is_east_asian(character: str) -> bool:
     """Return True for a character whose surroundings are written without spaces.
 
-    These are Chinese characters, kana and full-width punctuation, but not Korean letters and not emoji,
-    which are wide too (Unicode UAX 11).
+    These are Chinese characters, kana and full-width punctuation, but not Korean letters and not
+    emoji, which are wide too (Unicode UAX 11).
     """
     wide = unicodedata.east_asian_width(character) in "WF"
     return wide and not is_word_character(character) and unicodedata.category(character) != "So"
@@ -109,7 +110,7 @@ def language_at_end(text: str) -> Language:
 
 
 def language_of(text: str) -> Language:
-    """Return ``zh`` if at least a quarter of the letters of *text* are Chinese characters, else ``en``."""
+    """Return ``zh`` if at least a quarter of the letters are Chinese characters, else ``en``."""
     letters = len(LETTER.findall(text))
     return "zh" if letters and 4 * len(HAN_CHARACTER.findall(text)) >= letters else "en"
 
@@ -121,5 +122,5 @@ def _many_marks() -> re.Pattern[str]:
 
 
 def _may_compose_backwards(character: str) -> bool:
-    """Return True for marks and for the later letters of a Korean syllable, which form C joins to the left."""
+    """Return True for marks and later Korean letters, which form C joins to the left."""
     return unicodedata.category(character)[0] == "M" or "\u1160" <= character <= "\u11ff"

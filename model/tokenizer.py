@@ -1,11 +1,11 @@
 """Text to token ids and back, without loss; trained by ``training/data/prepare.py``.
 
-A token is a SentencePiece unigram unit. A space belongs to the word before it, so a Latin token shows
-if its word ends: ``go to the `` -> ``go▁ to▁ the▁`` but ``go to the`` -> ``go▁ to▁ the``
+A token is a SentencePiece unigram unit. A space belongs to the word before it, so a Latin token
+shows if its word ends: ``go to the `` -> ``go▁ to▁ the▁`` but ``go to the`` -> ``go▁ to▁ the``
 (docs/decisions/0002-tokenizer.md).
 
-The ids, in order: five control tokens that no text produces, 256 byte tokens for characters without a
-token, then the learned tokens.
+The ids, in order: five control tokens that no text produces, 256 byte tokens for characters without
+a token, then the learned tokens.
 """
 
 import hashlib
@@ -40,13 +40,14 @@ class Tokenizer:
         surfaces: (V,) the text of each token; empty for control and byte tokens.
         byte_values: (V,) int16: the byte of a byte token, else -1.
         ends_word: (V,) bool: the surface ends with a space.
-        starts_letter: (V,) bool: the first character is a word character (:func:`is_word_character`); True
-            for bytes.
+        starts_letter: (V,) bool: the first character is a word character
+            (:func:`is_word_character`); True for bytes.
         ends_letter: (V,) bool: the same for the last character.
-        continues_word: (V,) bool: the token belongs to the word before it, if that ends in a word character:
-            it starts with one, or is a lone space, which ends a word that has no token with its space.
-        background: (V,) float32: each learned token's share of the tokenizer's training text, by its unigram
-            score; 0 for control and byte tokens.
+        continues_word: (V,) bool: the token belongs to the word before it, if that ends in a word
+            character: it starts with one, or is a lone space, which ends a word without a token
+            for word and space.
+        background: (V,) float32: each learned token's share of the tokenizer's training text, by
+            its unigram score; 0 for control and byte tokens.
     """
 
     def __init__(self, processor: sentencepiece.SentencePieceProcessor, model_proto: bytes) -> None:
@@ -112,7 +113,7 @@ class Tokenizer:
             return cls(processor, model_proto)
         except (RuntimeError, UnicodeDecodeError) as error:  # the latter: a token that is not UTF-8
             raise TokenizerError(
-                f"{len(model_proto)} bytes that are not a SentencePiece model; prepare the data again"
+                f"{len(model_proto)} bytes are not a SentencePiece model; prepare the data again"
             ) from error
 
     def to_bytes(self) -> bytes:
@@ -164,8 +165,8 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of *ids*: the exact inverse of :meth:`encode`.
 
-        A run of bytes that is not UTF-8 gives U+FFFD; ``<s>`` gives a line end, ``<unk>`` U+FFFD, other
-        control tokens nothing.
+        A run of bytes that is not UTF-8 gives U+FFFD; ``<s>`` gives a line end, ``<unk>`` U+FFFD,
+        other control tokens nothing.
         """
         parts: list[str] = []
         run = bytearray()
@@ -182,5 +183,5 @@ class Tokenizer:
         return "".join(parts)
 
     def joins(self, left: int, right: int) -> bool:
-        """Return True if two neighbouring tokens belong to one word; a space is part of the word before it."""
+        """Return True if two neighbouring tokens belong to one word, which includes its space."""
         return bool(self.ends_letter[left] and self.continues_word[right])

@@ -1,10 +1,10 @@
-"""The runtime on torch: for CUDA, and on a CPU the reference that the ONNX graphs are compared with.
+"""The runtime on torch: for CUDA, and on a CPU the reference for the ONNX graphs.
 
-``model/runtime.py`` imports it only for the device that needs it; serving on a CPU never loads torch.
+It is imported only for a device that needs it; serving on a CPU never loads torch.
 
-The last bits of a matrix product depend on its number of rows, because libraries choose their kernels by
-shape. So every product here has the same shape whatever the batch: rows are taken in blocks of a fixed
-size, the last one padded, and time goes step by step.
+The last bits of a matrix product depend on its number of rows, because libraries choose their
+kernels by shape. So every product here has the same shape whatever the batch: rows are taken in
+blocks of a fixed size, the last one padded, and time goes step by step.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ from model.errors import CheckpointError
 from model.network import Network, mask_gap, mask_next
 from model.runtime import Float32Array, Head, Int64Array, unsupported
 
-# Rows of every product. A GPU takes as long for one row as for hundreds; a CPU pays for every padded row.
+# Rows of every product. A GPU takes as long for one as for hundreds; a CPU pays for padding.
 BLOCK_ROWS = {"cpu": 16, "cuda": 256}
 # Floats that one call of a head returns: 64 MiB.
 HEAD_FLOATS = 16 * 1024 * 1024
@@ -33,11 +33,12 @@ def open_torch_runtime(
     """Read a checkpoint's weights onto a device.
 
     Raises:
-        CheckpointError: the weights cannot be read or are of another network, or the device is missing.
+        CheckpointError: the weights cannot be read or are of another network, or the device is
+            missing.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise CheckpointError("device cuda: torch finds no GPU; choose cpu")
-    # By default cuDNN's recurrent kernels round products to 10 bits (TF32); matrix products are exact.
+    # By default cuDNN's recurrent kernels, unlike matrix products, round to 10 bits (TF32).
     torch.backends.cudnn.allow_tf32 = False
     path = directory / "weights.safetensors"
     network = Network(config)
@@ -82,7 +83,7 @@ class TorchRuntime:
             block = slice(start, min(start + self._block, rows))
             state = self._pad(states[block])
             for step in range(int(lengths[block].max(initial=0))):
-                # Rows that have run out read padding, which may be any id; their step is thrown away.
+                # Rows that have run out read padding; their step is thrown away.
                 output, new = self._network.run_tower(
                     tower, self._pad(tokens[block, step]).unsqueeze(0), state
                 )

@@ -12,13 +12,13 @@ from training.ngram import build
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of two small random LSTM towers with int8 and fp32 graphs; tests only read it."""
+    """A checkpoint of two small random LSTM towers, int8 and fp32; tests only read it."""
     return build_tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny").directory
 
 
 @pytest.fixture(scope="session")
 def tiny_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The lines of the tiny tokenizer as `prepare` writes them: English of weight 3, Chinese of 1."""
+    """The lines of the tiny tokenizer as `prepare` writes them, English with weight 3."""
     directory = tmp_path_factory.mktemp("prepared")
     tokenizer = tiny_tokenizer()
     sources = []

@@ -1,18 +1,17 @@
 """A tiny checkpoint with random weights, in the real format with a real tokenizer and graphs."""
 
-import io
-from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sentencepiece
 from safetensors.numpy import save
 
 from model.checkpoint import Checkpoint, CheckpointConfig, write_checkpoint
 from model.config import GAP_CODE_SIZE, GAP_POSITIONS, GATES, Calibration, NetworkConfig
 from model.onnx_runtime import GRAPHS, Precision
-from model.tokenizer import BLANK, CONTROL_TOKENS, END, END_OF_GAP, START, UNKNOWN, Tokenizer
+from model.tokenizer import Tokenizer
+from training.data.train_tokenizer import train_tokenizer
 from training.onnx_graphs import build_graphs
 
 LINES = (
@@ -29,23 +28,16 @@ LINES = (
 )
 
 
-def tiny_tokenizer(lines: Sequence[str] = LINES, size: int = 400) -> Tokenizer:
-    """Train a tokenizer of at most *size* tokens on a few lines, with the options of ``training prepare``."""
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_writer=model, model_type="unigram", vocab_size=size,
-        hard_vocab_limit=False, byte_fallback=True, normalization_rule_name="identity", add_dummy_prefix=False,
-        remove_extra_whitespaces=False, treat_whitespace_as_suffix=True, character_coverage=1.0,
-        unk_id=UNKNOWN, bos_id=START, eos_id=END, pad_id=-1,
-        control_symbols=[CONTROL_TOKENS[BLANK], CONTROL_TOKENS[END_OF_GAP]], num_threads=1, minloglevel=2,
-    )  # fmt: skip
-    return Tokenizer.from_bytes(model.getvalue())
+@lru_cache
+def tiny_tokenizer(size: int = 364) -> Tokenizer:
+    """Train a tokenizer on a few lines; 364 is the largest *size* that they allow."""
+    return train_tokenizer(LINES, size, threads=1)
 
 
 def random_weights(
     config: NetworkConfig, seed: int = 0, scale: float = 0.5
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """Normal weights for every parameter of a network, float32, by the names of ``weights.safetensors``."""
+    """Random float32 weights of a network by the names of ``weights.safetensors``."""
     generator = np.random.default_rng(seed)
     size, hidden, width = config.embedding_size, config.hidden_size, config.gap_hidden_size
     tokens, gates = config.vocabulary_size, GATES[config.cell] * config.hidden_size
@@ -65,8 +57,10 @@ def random_weights(
         shapes |= {
             "previous.weight": (size, hidden), "previous.bias": (size,),
             "gap_bias": (tokens,), "unknown_right": (size,),
-            "gap.position.weight": (GAP_POSITIONS, GAP_CODE_SIZE), "gap.kind.weight": (3, GAP_CODE_SIZE),
-            "gap.hidden.weight": (2 * width, 2 * size + 2 * GAP_CODE_SIZE), "gap.hidden.bias": (2 * width,),
+            "gap.position.weight": (GAP_POSITIONS, GAP_CODE_SIZE),
+            "gap.kind.weight": (3, GAP_CODE_SIZE),
+            "gap.hidden.weight": (2 * width, 2 * size + 2 * GAP_CODE_SIZE),
+            "gap.hidden.bias": (2 * width,),
             "gap.output.weight": (size, width), "gap.output.bias": (size,),
         }  # fmt: skip
     # Matrices are scaled by their width so that activations stay of order 1 at any size.

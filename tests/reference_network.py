@@ -1,7 +1,7 @@
-"""The networks a second time, one row and one step at a time in numpy: an oracle without shared code.
+"""The networks a second time, one row and one step at a time in numpy, as an oracle.
 
-In float64 it is what the formulas say. With ``quantised=True`` it repeats, in float32, the roundings of the
-int8 graphs: docs/decisions/0004-int8-per-row.md.
+In float64 it is what the formulas say. With ``quantised=True`` it repeats, in float32, the
+roundings of the int8 graphs: docs/decisions/0004-int8-per-row.md.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +43,7 @@ class ReferenceNetwork:
         return states.reshape(-1), outputs
 
     def fill(self, tokens: Sequence[int], place: int) -> Array:
-        """Return log-probabilities (V,) at *place* of a whole line, of the stacked bidirectional network."""
+        """Return log-probabilities (V,) at *place* of a whole line, by a stacked network."""
         rows = [self.weights["embedding.weight"][token] for token in tokens]
         for layer in range(self.config.forward_layers):
             left = self._layer(f"forward_tower.{layer}", rows)
@@ -86,7 +86,7 @@ class ReferenceNetwork:
         return log_softmax(self._linear("embedding.weight", "output_bias", features), masked=5)
 
     def gap(self, forward: Array, backward: Array | None, position: int, kind: int) -> Array:
-        """Return log-probabilities (V,) of a gap's next token or end; *backward* is None if unknown."""
+        """Return log-probabilities (V,) of a gap's next token; *backward* may be unknown."""
         weights = self.weights
         f = self._linear("next.weight", "next.bias", forward)
         g = weights["unknown_right"]
@@ -116,7 +116,7 @@ def log_softmax(logits: Array, masked: int) -> Array:
 
 
 def quantised_product(x: Array, weight: Array) -> Array:
-    """Return ``weight @ x`` with x in 8 bits by its own scale, and each row of the weight by its own."""
+    """Return ``weight @ x`` in 8 bits, with one scale for x and one for each row of the weight."""
     row_scale = np.float32(max(np.abs(x).max(), np.float32(1e-30))) / np.float32(127)
     scales = np.maximum(np.abs(weight).max(axis=1), np.float32(1e-35)) / np.float32(127)
     rows = np.rint(x / row_scale).astype(np.int64)

@@ -1,4 +1,4 @@
-"""A checkpoint is read only if it is complete, unaltered and understood; errors name path and remedy."""
+"""A checkpoint is read only if it is complete and unaltered; errors name path and remedy."""
 
 import dataclasses
 import hashlib
@@ -131,7 +131,7 @@ def test_capabilities_follow_the_architecture(
 )
 @given(data=st.data())
 def test_one_changed_byte_is_refused(copy: Path, data: st.DataObject) -> None:
-    """Flipping any bit of any listed file, or of the sums themselves, makes the checkpoint unreadable."""
+    """Flipping a bit of any file, SHA256SUMS included, makes a checkpoint unreadable."""
     files = sorted(path for path in copy.rglob("*") if path.is_file())
     path = data.draw(st.sampled_from(files))
     content = path.read_bytes()
@@ -187,15 +187,15 @@ def score_too_much(directory: Path) -> None:
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     # files
     "no directory": (shutil.rmtree, "does not exist; name the directory"),
-    "file": (lambda d: (shutil.rmtree(d), d.write_text("")), "is not a directory; name the directory"),
+    "file": (lambda d: (shutil.rmtree(d), d.write_text("")), "is not a directory; name"),
     "no sums": (lambda d: (d / "SHA256SUMS").unlink(), r"SHA256SUMS is missing; copy"),
     "no tokenizer": (lambda d: (d / "tokenizer.model").unlink(), r"r\.model is missing; copy"),
     "no graph": (lambda d: (d / "onnx" / "gap.onnx").unlink(), r"onnx/gap\.onnx is missing; copy"),
     "cut short": (
         lambda d: os.truncate(d / "weights.safetensors", 1000),
-        r"weights\.safetensors \(1000 bytes\) has SHA-256 [0-9a-f]{64}, SHA256SUMS says .* cut short",
+        r"weights\.safetensors \(1000 bytes\) has SHA-256 [0-9a-f]{64}, SHA256SUMS says",
     ),
-    "folder for a file": (lambda d: replace(d / "MODEL_CARD.md", Path.mkdir), r"MODEL_CARD\.md can"),
+    "folder for a file": (lambda d: replace(d / "MODEL_CARD.md", Path.mkdir), r"CARD\.md cannot"),
     "pipe for a file": (lambda d: replace(d / "MODEL_CARD.md", os.mkfifo), "not a regular file"),
     "device for sums": (
         lambda d: replace(d / "SHA256SUMS", lambda path: path.symlink_to("/dev/zero")),
@@ -210,7 +210,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         r"tokenizer\.model has 350 tokens, the network has 364",
     ),
     "no model": (lambda d: put(d, "tokenizer.model", b"no model"), "not a SentencePiece model"),
-    "token not UTF-8": (break_a_token, r"r\.model: \d+ bytes that are not a SentencePiece model"),
+    "token not UTF-8": (break_a_token, r"r\.model: \d+ bytes are not a SentencePiece model"),
     # sums
     "sums cut between lines": (
         lambda d: edit_sums(d, lambda s: s.rsplit("\n", 2)[0] + "\n"),
@@ -218,7 +218,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "sums cut in a line": (lambda d: edit_sums(d, lambda s: s[:40]), "line 1 is not 'sum  path'"),
     "sums empty": (lambda d: edit_sums(d, lambda _: ""), r"does not list config\.json"),
-    "sums not text": (lambda d: (d / "SHA256SUMS").write_bytes(b"\xff"), "not UTF-8 at byte 0; copy"),
+    "sums not text": (lambda d: (d / "SHA256SUMS").write_bytes(b"\xff"), "not UTF-8 at byte 0"),
     "file listed twice": (lambda d: edit_sums(d, lambda s: s * 2), r"lists MODEL_CARD\.md twice"),
     "path to above": (lambda d: list_file(d, "../outside"), r"'\.\./outside' is not a plain path"),
     "path through above": (lambda d: list_file(d, "onnx/../../outside"), "is not a plain path"),
@@ -241,7 +241,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "size unknown": (with_fields("network", width=3), r"network\.width"),
     "unknown cell": (with_fields("network", cell="mamba"), r"network\.cell: .*'rnn_tanh'"),
     "unknown architecture": (with_fields("network", architecture="tree"), "'two_towers'"),
-    "no layers of a tower": (with_fields("network", backward_layers=0), "two_towers needs at least 1"),
+    "no layers of a tower": (with_fields("network", backward_layers=0), "needs at least 1"),
     "temperature of one language": (
         with_fields("calibration", next_temperature={"zh": 1.0}),
         r"calibration\.next_temperature: .* zh, en",
@@ -283,7 +283,7 @@ def test_calibration_out_of_range_is_refused(copy: Path, field: str, value: obje
 def test_links_are_followed_and_strays_ignored(
     copy: Path, tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
-    """Links to the directory or to its files count as the files; unlisted files are never opened."""
+    """Links to the directory and its files are followed; unlisted files are never opened."""
     weights = copy / "weights.safetensors"
     weights.rename(tmp_path / "elsewhere")
     weights.symlink_to(tmp_path / "elsewhere")
@@ -327,7 +327,7 @@ def test_weights_without_a_header_are_named(tmp_path: Path, header: bytes) -> No
 def test_existing_checkpoint_is_replaced_only_on_demand(
     tmp_path: Path, tiny_checkpoint: Path, through_link: bool
 ) -> None:
-    """Without ``overwrite`` nothing is touched; with it the new one takes the place of the old one."""
+    """Without ``overwrite`` nothing is touched; with it the new one replaces the old one."""
     checkpoint = load_checkpoint(tiny_checkpoint)
     first = write_again(checkpoint, tmp_path / "real")
     (tmp_path / "link").symlink_to(tmp_path / "real")
@@ -369,7 +369,7 @@ def test_other_directories_are_not_overwritten(tmp_path: Path, tiny_checkpoint: 
 
 
 def test_revision_changes_what_is_measured(copy: Path, tiny_checkpoint: Path) -> None:
-    """New scores, calibration and card change these and the digest; other files stay, unlisted ones too."""
+    """Scores, calibration, card and digest change; other files stay, unlisted ones too."""
     (copy / ".git").mkdir()
     (copy / ".git" / "HEAD").write_text("ref: main", encoding="utf-8")
     (copy / "onnx" / "notes.txt").write_text("mine", encoding="utf-8")
@@ -388,7 +388,7 @@ def test_revision_changes_what_is_measured(copy: Path, tiny_checkpoint: Path) ->
 
 
 def test_revision_into_a_copy_leaves_the_checkpoint(copy: Path, tmp_path: Path) -> None:
-    """With an output the new calibration goes there, once; both marks of sha256sum are understood."""
+    """An output gets the new calibration, once; both marks of sha256sum are understood."""
     edit_sums(copy, lambda sums: sums.replace("  ", " *"))
     before = load_checkpoint(copy)
     calibration = dataclasses.replace(before.calibration, forward_weight=0.9)

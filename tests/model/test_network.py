@@ -1,4 +1,4 @@
-"""What training needs of a network; tests/model/test_runtime.py compares all outputs with an oracle."""
+"""Layers, dropout, the stacked network; test_runtime.py compares outputs with an oracle."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def seeded() -> None:
 
 @pytest.mark.parametrize("cell", ["rnn_tanh", "gru", "lstm"])
 def test_layer_computes_what_torchs_module_computes(cell: Any) -> None:
-    """With the same weights, a layer and torch's module agree, so the order of the gates is torch's."""
+    """With the same weights, a layer and torch's module agree, so their gates have one order."""
     layer = RecurrentLayer(cell, 5, 7)
     module = {"rnn_tanh": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}[cell](5, 7)
     module.load_state_dict({f"{n}_l0": p for n, p in layer.state_dict().items()})
@@ -29,7 +29,7 @@ def test_layer_computes_what_torchs_module_computes(cell: Any) -> None:
 
 
 def test_weight_drop_applies_in_training_only() -> None:
-    """Two training passes differ, two evaluations agree, and the raw recurrent weight gets gradients."""
+    """Training passes differ, evaluations agree, and the raw recurrent weight gets gradients."""
     layer = RecurrentLayer("lstm", 5, 7)
     inputs, zeros = torch.randn(6, 3, 5), torch.zeros(3, 7)
     one, two = (layer(inputs, (zeros, zeros), weight_drop=0.5)[0] for _ in range(2))
@@ -68,7 +68,8 @@ def test_locked_dropout_drops_the_same_units_at_every_step() -> None:
 def test_stacked_layers_mix_both_sides() -> None:
     """In the stacked network a masked position sees left and right, and padding changes nothing."""
     sizes = {"embedding_size": 8, "hidden_size": 12, "backward_layers": 0, "gap_hidden_size": 0}
-    net = Network(NetworkConfig(30, "stacked_bidirectional", **sizes)).eval()  # type: ignore[arg-type]
+    config = NetworkConfig(30, "stacked_bidirectional", **sizes)  # type: ignore[arg-type]
+    net = Network(config).eval()
     tokens = torch.randint(5, 30, (7, 2))
     tokens[3] = BLANK
     lengths = torch.tensor([7, 5])
@@ -86,7 +87,7 @@ def test_stacked_layers_mix_both_sides() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gpu_computes_in_the_requested_dtype(dtype: torch.dtype) -> None:
-    """The dtype holds under autocast and for states that are slices; results are close to the CPU's."""
+    """The dtype holds under autocast and for sliced states; results are close to the CPU's."""
     layer = RecurrentLayer("lstm", 64, 64)
     inputs, flat = torch.randn(5, 3, 64), torch.randn(3, 128)
     expected, _ = layer(inputs, torch.split(flat, 64, dim=1))

@@ -39,7 +39,7 @@ def random_contexts(rows: int) -> np.ndarray:
 
 
 def test_every_distribution_sums_to_one(ngram: NGramRuntime) -> None:
-    """Probabilities sum to 1 after seen and unseen contexts, and after those with control tokens."""
+    """Probabilities sum to 1 after seen and unseen contexts, and with control tokens in them."""
     contexts = random_contexts(50)
     contexts[0] = 0
     contexts[1] = [0, 0, START]
@@ -115,7 +115,7 @@ def test_size_counts_the_arrays(directory: Path) -> None:
 
 
 def test_a_torn_directory_is_a_named_error(directory: Path, tmp_path: Path) -> None:
-    """A missing description, another version and an array of the wrong length are CheckpointErrors."""
+    """A missing description, another version and a short array are CheckpointErrors."""
     with pytest.raises(CheckpointError, match="not readable"):
         open_ngram(tmp_path)
     (tmp_path / DESCRIPTION).write_text('{"format_version": 99}')

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from model.torch_runtime import open_torch_runtime
 from tests.fixtures_checkpoint import build_tiny_checkpoint
 from tests.reference_network import ReferenceNetwork
 
-# Largest allowed difference of a log-probability or a state; measured, over all cells and up to width 480:
+# Largest allowed difference of a log-probability or a state; measured, up to width 480:
 EXACT = 1e-5  # fp32 runtimes against float64: 2.3e-6
 QUANTISED = 0.1  # int8 graphs against float64, on random weights: 0.037
 SAME_ROUNDING = 0.02  # int8 graphs against the same roundings in numpy: 1e-6, but 0.01 after a tie
@@ -141,7 +142,7 @@ def test_runtime_computes_the_formulas(
 def test_towers_are_batch_invariant(
     checkpoint: Checkpoint, name: str, rows: list[list[int]], extra: int, filler: int, seed: int
 ) -> None:
-    """A row's state and outputs are bit for bit the same alone and in any batch, order and padding."""
+    """A row's state and outputs are bit for bit the same in any batch, order and padding."""
     runtime, generator = opened(name, checkpoint.directory), np.random.default_rng(seed)
     order = generator.permutation(len(rows))
     lengths = np.array([len(row) for row in rows])
@@ -164,7 +165,7 @@ def test_towers_are_batch_invariant(
 def test_heads_are_batch_invariant(
     checkpoint: Checkpoint, name: str, seed: int, count: int, start: int
 ) -> None:
-    """A row's log-probabilities are bit for bit the same in any slice of a batch, from every head."""
+    """A row's log-probabilities of every head are bit for bit the same in any slice of a batch."""
     runtime, generator = opened(name, checkpoint.directory), np.random.default_rng(seed)
     scales = generator.choice(np.float32([0, 0.1, 1, 3]), (2, count, 1))
     forward, backward = random_rows(generator, 2, count, runtime.sizes.hidden_size) * scales
@@ -199,13 +200,13 @@ def test_reading_in_one_call_or_in_several_is_the_same(checkpoint: Checkpoint, n
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp32"])
-def test_real_sizes_and_threads_change_no_bit(tmp_path: Path, precision: str) -> None:
-    """At the widths of the bundled network, a row alone on one thread equals that row among 33 on two."""
+def test_real_sizes_and_threads_change_no_bit(tmp_path: Path, precision: Any) -> None:
+    """At real widths, a row alone on one thread equals that row among 33 on two."""
     directory = tmp_path / "wide"
     sizes = build_tiny_checkpoint(
         directory, embedding_size=256, hidden_size=480, gap_hidden_size=384
     ).config.network
-    single, double = (OnnxRuntime(directory, sizes, count, precision) for count in (1, 2))  # type: ignore[arg-type]
+    single, double = (OnnxRuntime(directory, sizes, count, precision) for count in (1, 2))
     generator = np.random.default_rng(3)
     states = random_rows(generator, 33, sizes.state_size("forward"))
     tokens, lengths = generator.integers(5, 364, (33, 3)), generator.integers(0, 4, 33)
@@ -284,10 +285,11 @@ def test_every_architecture_passes_the_check(tmp_path: Path, architecture: str) 
 
 
 def test_serving_on_a_cpu_loads_no_training_packages(tiny_checkpoint: Path) -> None:
-    """Opening a checkpoint, which runs every graph, imports neither torch nor onnx nor safetensors."""
+    """Opening a checkpoint and running its graphs imports no torch, onnx or safetensors."""
     program = """
 import sys
 from pathlib import Path
+from typing import Any
 from model.predictor import open_model
 open_model(Path(sys.argv[1]))
 print(sorted({"torch", "onnx", "safetensors"} & sys.modules.keys()))

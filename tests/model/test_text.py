@@ -18,7 +18,8 @@ from model.text import (
 )
 
 ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
-# Letters that compose, decompose and reorder: Latin marks, a composition exclusion, jamo, a spacing vowel sign.
+# Letters that compose, decompose and reorder: Latin marks, a composition exclusion, jamo, a spacing
+# vowel sign.
 COMPOSING = st.text(
     alphabet=st.sampled_from(
         "aeÅ \u0301\u0323\u0345\u0958\u1100\u1161\u11a8\uac00\u09c7\u09be\u212b我"
@@ -46,12 +47,12 @@ def test_offsets_point_into_the_original(text: str) -> None:
     ],
 )
 def test_offsets_skip_what_was_composed(text: str, normalised: str, offsets: list[int]) -> None:
-    """A letter and its mark become one character, and the next one keeps its place in the original."""
+    """A letter and its mark become one character; the next keeps its place in the original."""
     assert normalise_with_offsets(text) == (normalised, offsets)
 
 
 def test_letter_with_too_many_marks_is_left_as_it_is() -> None:
-    """30 marks are put in order, 31 are not, and the text around them is; a second call changes nothing."""
+    """30 marks are put in order, 31 are not; a second call changes nothing."""
     ordered = "e\u0301a" + "\u0316\u0301" * 15
     assert normalise(ordered) == unicodedata.normalize("NFC", ordered)
     many = "a" + "\u0301\u0316" * 15 + "\u0301"

@@ -21,7 +21,7 @@ from model.tokenizer import (
     UNKNOWN,
     Tokenizer,
 )
-from tests.fixtures_checkpoint import tiny_tokenizer
+from training.data.train_tokenizer import train_tokenizer
 
 LINES = (
     "I go to the store.",
@@ -35,7 +35,7 @@ LINES = (
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     """A small vocabulary of both languages."""
-    return tiny_tokenizer(LINES * 20, 300)
+    return train_tokenizer(LINES, 300, threads=1)
 
 
 @given(text=st.text(alphabet=st.characters(exclude_categories=["Cs"])))

@@ -24,7 +24,7 @@ from model.queries import (
     ScoreResult,
     Usage,
 )
-from tests.fixtures_checkpoint import LINES, tiny_tokenizer
+from tests.fixtures_checkpoint import tiny_tokenizer
 from training.__main__ import main
 from training.evaluation import evaluate as command
 from training.evaluation.evaluate import evaluate
@@ -213,7 +213,7 @@ def test_wrong_arguments_are_refused_before_the_work(
     assert main([*words, "--output", str(tmp_path / "taken")]) == 2
     assert "taken/evaluation.json: File exists" in capsys.readouterr().err
     other = Path(shutil.copytree(tiny_ngram, tmp_path / "other"))
-    smaller = tiny_tokenizer(LINES[:5])
+    smaller = tiny_tokenizer(size=350)
     (other / "tokenizer.model").write_bytes(smaller.to_bytes())
     assert main([*words, "--output", str(tmp_path / "new"), "--against", str(other)]) == 2
     error = capsys.readouterr().err

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 import training.export
 from model.checkpoint import load_checkpoint
 from model.errors import CheckpointError, ExportError, LacunaError
-from tests.fixtures_checkpoint import LINES, tiny_tokenizer
+from tests.fixtures_checkpoint import tiny_tokenizer
 from training.__main__ import main
 from training.config import RunConfig, options_from_dict
 from training.data.shards import manifest_digest, open_prepared
@@ -166,7 +166,7 @@ def edit_weights(edit: Callable[[dict[str, Any]], None]) -> Callable[[Path], Non
         (edit_weights(lambda weights: weights["gap_bias"].__setitem__(3, 1e6)), "with --fp32"),
         (lambda run: (run / "tokenizer.model").write_bytes(b"not a model"), r"tokenizer\.model"),
         (
-            lambda run: (run / "tokenizer.model").write_bytes(tiny_tokenizer(LINES[:5]).to_bytes()),
+            lambda run: (run / "tokenizer.model").write_bytes(tiny_tokenizer(size=350).to_bytes()),
             "another tokenizer",
         ),
     ],
