@@ -14,7 +14,6 @@ its model card: write it again with `python -m training card`.
 """
 
 import json
-import math
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -52,8 +51,8 @@ from training.options import argument, option
 # Inverse temperatures of the next head, 12 % apart; a parabola refines the best one
 BETAS = np.geomspace(0.25, 2.0, 19)
 # Temperatures τ and exponents γ, about 3 % apart
-TEMPERATURES = tuple(float(value) for value in np.geomspace(0.5, 20.0, 125))
-EXPONENTS = tuple(float(value) for value in np.geomspace(0.25, 4.0, 93))
+TEMPERATURES = np.geomspace(0.5, 20.0, 125)
+EXPONENTS = np.geomspace(0.25, 4.0, 93)
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 # A forward-only network uses λ1 = 1 and no λ2, whatever its calibration says
 FORWARD_ONLY = ((1.0,), (0.0,))
@@ -97,15 +96,14 @@ class FilledBlank:
     probabilities: Float64Array
     right: int | None
 
-    def right_at(self, temperature: float) -> float:
-        """Return the probability of the right candidate at another temperature."""
-        return float(retemper(self.probabilities, temperature)[self.right])
+    def right_probabilities(self) -> Float64Array:
+        """Return the probability of the event at each of TEMPERATURES.
 
-    def loss(self, temperature: float) -> float:
-        """Return the nats of "this candidate", or of "none of the candidates"."""
+        The event is "the right candidate", or "none of the candidates".
+        """
         if self.right is None:
-            return -math.log(max(1 - float(self.probabilities.sum()), MIN_PROBABILITY))
-        return -math.log(max(self.right_at(temperature), MIN_PROBABILITY))
+            return np.full(len(TEMPERATURES), 1 - self.probabilities.sum())
+        return retemper(self.probabilities, TEMPERATURES)[:, self.right]
 
 
 Filled = Mapping[str, Sequence[FilledBlank]]  # by language
@@ -288,12 +286,12 @@ def fit_choices(
     return replace(start, choice_temperature=temperatures, choice_uniform_mix=mixes)
 
 
-def retemper(probabilities: Float64Array, temperature: float) -> Float64Array:
-    """Return F softmax(s / τ) for F softmax(s)."""
-    total = probabilities.sum()
+def retemper(probabilities: Float64Array, temperatures: Float64Array) -> Float64Array:
+    """Return F softmax(s / τ), (T, K), for F softmax(s), (K,), and each τ, (T,)."""
     with np.errstate(divide="ignore"):
-        scores = np.log(probabilities) / temperature
-    return np.asarray(total * np.exp(scores - np.logaddexp.reduce(scores)))
+        scores = np.log(probabilities) / temperatures[:, None]
+    shares = np.exp(scores - np.logaddexp.reduce(scores, axis=1, keepdims=True))
+    return np.asarray(probabilities.sum() * shares)
 
 
 def _fill(predictor: QueryRunner, questions: Questions, candidates: int | None) -> Filled:
@@ -323,8 +321,8 @@ def _best_temperatures(filled: Filled) -> list[tuple[float, float]]:
     """Return the lowest loss and its τ for each language."""
     best = []
     for own in filled.values():
-        losses = [sum(blank.loss(each) for blank in own) for each in TEMPERATURES]
-        best.append(min(zip(losses, TEMPERATURES, strict=True)))
+        losses = _nats(np.array([blank.right_probabilities() for blank in own]))
+        best.append((float(losses.min()), float(TEMPERATURES[losses.argmin()])))
     return best
 
 
@@ -337,20 +335,22 @@ def _best_exponent(filled: Sequence[FilledBlank]) -> float:
         -np.where(found, exponent * logs, np.log(-np.expm1(exponent * logs))).sum()
         for exponent in EXPONENTS
     ]
-    return EXPONENTS[int(np.argmin(losses))]
+    return float(EXPONENTS[np.argmin(losses)])
 
 
 def _best_choice_calibration(filled: Sequence[FilledBlank]) -> tuple[float, float]:
     """Return τ and ε by the likelihood of the right choices: (1 - ε) softmax(s / τ) + ε / K."""
     answered = [blank for blank in filled if blank.right is not None]
-    even = np.array([1 / len(blank.probabilities) for blank in answered])
-    best = (math.inf, 1.0, 0.0)
-    for temperature in TEMPERATURES:
-        own = np.array([blank.right_at(temperature) for blank in answered])
-        for mix in UNIFORM_MIXES:
-            mixed = np.maximum((1 - mix) * own + mix * even, MIN_PROBABILITY)
-            best = min(best, (-float(np.log(mixed).sum()), temperature, mix))
-    return best[1:]
+    even = np.array([[1 / len(blank.probabilities)] for blank in answered])
+    own = np.array([blank.right_probabilities() for blank in answered])
+    losses = np.array([_nats((1 - mix) * own + mix * even) for mix in UNIFORM_MIXES])
+    mix, temperature = np.unravel_index(losses.argmin(), losses.shape)
+    return float(TEMPERATURES[temperature]), UNIFORM_MIXES[mix]
+
+
+def _nats(probabilities: Float64Array) -> Float64Array:
+    """Return minus log-likelihoods (T,) of events with probabilities (events, T)."""
+    return np.asarray(-np.log(np.maximum(probabilities, MIN_PROBABILITY)).sum(axis=0))
 
 
 def _spread(items: Sequence[Item], most: int) -> list[Item]:
