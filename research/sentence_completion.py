@@ -25,16 +25,13 @@ from model.config import SPAN, WORD, Tower
 from model.decoding.blanks import find_blanks
 from model.errors import CorpusError, UnsupportedError
 from model.predictor import open_model
-from model.runtime import Runtime, initial_states
+from model.runtime import Float32Array, Float64Array, Runtime, initial_states
 from model.tokenizer import END, END_OF_GAP, START, Tokenizer
 from research.cloze_benchmarks import BenchmarkQuestion, msr_scc, wilson_interval
 from training.cached_json import check_writable, report_json
 from training.data.shards import Shard, open_prepared
 from training.evaluation.test_items import MARKER, TextFile, cloze_questions
 from training.options import argument, option
-
-Float32Array = NDArray[np.float32]
-Float64Array = NDArray[np.float64]
 
 PARTS = ("left", "right", "gap", "left whole", "right whole")
 METHODS = {

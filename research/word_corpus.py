@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model.errors import CorpusError
+from model.runtime import Int64Array
 from training.data.text_sources import read_lines
-
-Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +26,9 @@ class WordCorpus:
     """
 
     words: tuple[str, ...]
-    train: Ids
-    valid: Ids
-    test: Ids
+    train: Int64Array
+    valid: Int64Array
+    test: Int64Array
 
     @property
     def sha256(self) -> str:

@@ -22,7 +22,8 @@ from tqdm import tqdm
 from model.config import STRICT
 from model.errors import DivergedError, RunError
 from model.network import State
-from research.word_corpus import Ids, WordCorpus, read_word_corpus
+from model.runtime import Int64Array
+from research.word_corpus import WordCorpus, read_word_corpus
 from research.word_network import WordNetwork, WordNetworkOptions
 from research.word_scores import score_continuous, score_dynamic, score_ngram
 from training.cached_json import cached_json, require_same_settings, write_json
@@ -177,7 +178,7 @@ def _check_state(state: Path, config: WordRun, corpus: WordCorpus) -> Progress:
     return info.progress
 
 
-def columns(ids: Ids, rows: int) -> Tensor:
+def columns(ids: Int64Array, rows: int) -> Tensor:
     """Cut a text into *rows* equal parts side by side, (length, rows) int64; drop the rest."""
     length = len(ids) // rows
     return torch.from_numpy(np.ascontiguousarray(ids[: length * rows].reshape(rows, length).T))

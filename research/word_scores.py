@@ -22,8 +22,9 @@ from tqdm import tqdm
 
 from model.errors import CorpusError
 from model.ngram import open_arrays
+from model.runtime import Int64Array
 from model.tokenizer import END_OF_GAP, START
-from research.word_corpus import Ids, WordCorpus
+from research.word_corpus import WordCorpus
 from research.word_network import WordNetwork
 from training.ngram import Text, estimate
 
@@ -104,7 +105,7 @@ def perplexity(nats: Tensor) -> float:
 
 
 @torch.no_grad()
-def read_through(network: WordNetwork, ids: Ids) -> Reading:
+def read_through(network: WordNetwork, ids: Int64Array) -> Reading:
     """Read a text in one row; the state is carried on."""
     words = torch.from_numpy(ids)
     text = torch.cat([torch.zeros(1, dtype=torch.int64), words])
@@ -161,7 +162,7 @@ def cache_probabilities(reading: Reading, words: int, flatness: float) -> Tensor
     return found
 
 
-def fit_dynamic(network: WordNetwork, ids: Ids) -> dict[str, Any]:
+def fit_dynamic(network: WordNetwork, ids: Int64Array) -> dict[str, Any]:
     """Return the settings of dynamic evaluation that are best on the beginning of valid text."""
     best: tuple[float, dict[str, Any]] = (math.inf, {})
     grid = list(itertools.product(DYNAMIC_RATES, DYNAMIC_DECAYS))
@@ -172,7 +173,7 @@ def fit_dynamic(network: WordNetwork, ids: Ids) -> dict[str, Any]:
     return best[1]
 
 
-def dynamic_nats(network: WordNetwork, ids: Ids, rate: float, decay: float) -> Tensor:
+def dynamic_nats(network: WordNetwork, ids: Int64Array, rate: float, decay: float) -> Tensor:
     """Return the nats of each word under a copy of the network that learns from the words so far.
 
     After each window a step, theta' = theta - rate g, and a pull to the start, theta = theta' +

@@ -33,7 +33,7 @@ from model.files import replaced_directory
 from model.ngram import DESCRIPTION
 from model.predictor import Predictor, is_ngram, open_model
 from model.queries import ClozeQuery, ClozeResult
-from model.runtime import Runtime
+from model.runtime import Float64Array, Runtime
 from model.text import LANGUAGES, Language
 from model.tokenizer import START, Tokenizer
 from training.evaluation.metrics import ask
@@ -64,7 +64,6 @@ MAX_WEIGHT_BLANKS = 400
 POSITIONS_PER_TEXT = 8
 MIN_PROBABILITY = 1e-9
 
-Float64Array = NDArray[np.float64]
 PredictorFactory = Callable[[Calibration], QueryRunner]
 Questions = Mapping[str, Sequence[ClozeQuestion]]  # by language
 Item = TypeVar("Item")

@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import TokenizerError
+from model.runtime import Float64Array
 from model.text import LANGUAGES, Language
 from model.tokenizer import Tokenizer
 from training.cached_json import check_writable
 from training.evaluation.metrics import Answers, LineResult, answer_all
 from training.evaluation.report import REPORT, write_report
 from training.evaluation.statistics import (
-    Float64Array,
     calibration_error,
     calibration_floor,
     interval,

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-Float64Array = NDArray[np.float64]
+from model.runtime import Float64Array
+
 INTERVAL_PERCENT = 95.0
 
 
