@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from model.errors import CorpusError
 from model.queries import (
     Blank,
     Candidate,
@@ -33,7 +32,7 @@ CMRC = {"passage": ["小 猴 整天 跳 ，", "XXXXX 每天 起来 。"], "query
 CFT = {"passage": ["小 猴 整天 跳 。"], "query": "谁 在 跳 ？ XXXXX 。", "answer": "猴"}
 RECORDS: dict[str, dict[str, Any]] = {
     "msr-scc": {"question": MSR, "options": ["gods", "moon", "guard"], "answer_word": "guard"},
-    "lambada": {"text": '"Stay," she said. I don\'t care about signs'},
+    "lambada": {"text": '"Stay," she said. "Don\'t'},
     "cmrc2017": CMRC,
     "cft": CFT,
     "chid": CHID,
@@ -52,7 +51,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
 class FirstChoice:
     """Answers with the first choice, or with one fixed word."""
 
-    def __init__(self, word: str = "signs") -> None:
+    def __init__(self, word: str = "Don't") -> None:
         self.word = word
 
     def run(self, queries: Sequence[Query]) -> list[Any]:
@@ -68,7 +67,7 @@ class FirstChoice:
         return ClozeResult("", (Blank(0, 4, fillings),), Usage(1))
 
 
-def system(word: str = "signs") -> EvaluatedSystem:
+def system(word: str = "Don't") -> EvaluatedSystem:
     """Return the fake behind the interface of an evaluated system."""
     return EvaluatedSystem("first", FirstChoice(word), {})
 
@@ -77,45 +76,19 @@ def test_questions_are_read_as_they_are_published(files: dict[str, Path]) -> Non
     """Blanks become the marker, spaces of tokenised text disappear, the choices stay."""
     read = {name: next(iter(BENCHMARKS[name](path))) for name, path in files.items()}
     assert read["msr-scc"].text == "As I descended, my old ally, the ____, came out."
-    assert read["lambada"].text == '"Stay," she said. I don\'t care about '
-    assert (read["lambada"].answer, read["lambada"].choices) == ("signs", ())
+    assert read["lambada"].text == '"Stay," she said. "'
+    assert (read["lambada"].answer, read["lambada"].choices) == ("Don't", ())
     assert read["cmrc2017"].text == "小猴整天跳，____每天起来。"
     assert set(read["cmrc2017"].choices) == {"小", "猴", "整天", "跳", "每天", "起来"}
     assert read["cft"].text == "小猴整天跳。谁在跳？____。"
     assert (read["chid"].text, read["chid"].answer) == ("由____累积而来。", "急功近利")
 
 
-@pytest.mark.parametrize(
-    ("text", "start", "word"),
-    [
-        ('one. "King', 'one. "', "King"),
-        ("be–”\n“Sal", "be–”\n“", "Sal"),
-        ("I don't", "I ", "don't"),
-    ],
-)
-def test_a_mark_before_the_last_word_is_given(
-    tmp_path: Path, text: str, start: str, word: str
-) -> None:
-    """LAMBADA asks for the word; quotation marks and dashes before it belong to the text."""
-    path = tmp_path / "lambada.jsonl"
-    path.write_text(json.dumps({"text": text}), encoding="utf-8")
-    (question,) = BENCHMARKS["lambada"](path)
-    assert (question.text, question.answer) == (start, word)
-
-
 def test_the_first_candidate_counts(files: dict[str, Path]) -> None:
-    """The first choice is right once, and so is the one word that LAMBADA asks for."""
-    right = {name: answer(system(), list(BENCHMARKS[name](files[name]))) for name in files}
-    accuracies = {name: result["accuracy"] for name, result in right.items()}
+    """A question whose answer is not offered counts as wrong, for the system and by chance."""
+    results = {name: answer(system(), list(BENCHMARKS[name](files[name]))) for name in files}
+    accuracies = {name: result["accuracy"] for name, result in results.items()}
     assert accuracies == {"msr-scc": 0, "lambada": 1, "cmrc2017": 1, "cft": 0, "chid": 0}
-    assert wilson_interval(8, 10) == (
-        pytest.approx(0.490, abs=1e-3),
-        pytest.approx(0.943, abs=1e-3),
-    )
-
-
-def test_a_question_without_its_answer_counts_as_wrong() -> None:
-    """One answer of four is not among the choices: neither the system nor chance gets it right."""
     questions = [
         BenchmarkQuestion(f"{MARKER}.", "a", ("a", "b")),
         BenchmarkQuestion(f"{MARKER}.", "z", ("a", "b")),
@@ -125,6 +98,7 @@ def test_a_question_without_its_answer_counts_as_wrong() -> None:
     result = answer(system("is"), questions)
     assert (result["n"], result["answerable"], result["accuracy"]) == (4, 3, 3 / 4)
     assert result["by_chance"] == pytest.approx((1 / 2 + 1 / 4) / 4)
+    assert wilson_interval(8, 10) == pytest.approx((0.490, 0.943), abs=1e-3)
 
 
 def test_a_question_is_seen_if_thirteen_words_recur() -> None:
@@ -139,7 +113,7 @@ def test_a_question_is_seen_if_thirteen_words_recur() -> None:
 
 
 def test_the_rank_is_that_of_the_first_wanted_word() -> None:
-    """One of several wanted words is enough; without one the rank is None."""
+    """One of several wanted words is enough; a miss has no rank."""
     sentences = [
         {"language": "en", "text": "A cup of ____.", "wanted": ["coffee", "tea"]},
         {"language": "en", "text": "A pair of ____.", "wanted": ["shoes"]},
@@ -172,17 +146,12 @@ def test_the_commands_write_their_figures(
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"text": 1}', "[1]"])
-def test_a_file_of_something_else_is_refused(
-    tiny_checkpoint: Path, tmp_path: Path, content: str
-) -> None:
-    """An empty file, no JSON and missing fields are errors, and nothing is written."""
+def test_a_file_of_something_else_is_refused(tmp_path: Path, content: str) -> None:
+    """An empty file, no JSON and missing fields are errors before the checkpoint is read."""
     odd, output = tmp_path / "odd.jsonl", tmp_path / "report.json"
     odd.write_text(content, encoding="utf-8")
-    command = ["cloze-benchmarks", str(tiny_checkpoint), "--output", str(output)]
+    command = ["cloze-benchmarks", "no-checkpoint", "--output", str(output)]
     assert main([*command, f"chid={odd}"]) == 2
     assert main([*command, f"unknown={odd}"]) == 2
     assert main(["contamination", str(odd), "--training", str(odd), "--output", str(output)]) == 2
     assert not output.exists()
-    if content:
-        with pytest.raises(CorpusError, match=":1: not a JSON object with content"):
-            list(BENCHMARKS["chid"](odd))
