@@ -122,9 +122,8 @@ def compare(options: CompareOptions) -> dict[str, Any]:
     specs = [known[name] for name in options.systems] or SYSTEMS
     prepared = open_prepared(options.prepared)
     size = prepared.tokenizer.size
-    systems = [
-        (spec, sized(spec, size, options.parameters, options.embedding_size)) for spec in specs
-    ]
+    sizes = size, options.parameters, options.embedding_size
+    systems = [(spec, sized(spec, *sizes)) for spec in specs]
     published = {key: value for key, value in asdict(options).items() if key not in UNPUBLISHED}
     settings = {key: value for key, value in published.items() if key not in ADDED_LATER}
     settings |= {"text": list(options.text), "prepared_sha256": prepared.sha256}
@@ -279,18 +278,16 @@ def _evaluate(name: str, sizes: AnyConfig | None, options: CompareOptions) -> di
         system = _open(directory, sizes)
         tokenizer = Tokenizer.load(directory / "tokenizer.model")
         files = read_files(options.text)
-        questions = choose_items(
-            files, tokenizer, options.lines, options.typing_lines, QUESTION_SEED
-        )
-        report = evaluate([system], questions, QUESTION_SEED)
-        languages: dict[str, Any] = {}
-        for language, summary in report["languages"].items():
-            found = {name: summary["metrics"].get(name) for name in METRICS}
-            languages[language] = {
+        items = choose_items(files, tokenizer, options.lines, options.typing_lines, QUESTION_SEED)
+        report = evaluate([system], items, QUESTION_SEED)
+        languages = {
+            language: {
                 name: {"value": figure["values"][0], "interval": figure["intervals"][0]}
-                for name, figure in found.items()
-                if figure
+                for name, figure in summary["metrics"].items()
+                if name in METRICS
             }
+            for language, summary in report["languages"].items()
+        }
         return {
             "questions_sha256": report["questions_sha256"],
             "bytes": system.about["bytes"],

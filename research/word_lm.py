@@ -96,7 +96,8 @@ class WordRun:
         """
         windows = len(corpus.train) // self.rows // self.window_words - 1
         if windows < 1:
-            raise RunError(f"{self.train}: too short for these rows and window_words; give fewer")
+            words = len(corpus.train)
+            raise RunError(f"{self.train}: {words} words; give fewer rows or window_words")
         return windows
 
 
