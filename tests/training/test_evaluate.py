@@ -202,9 +202,7 @@ def test_wrong_arguments_are_refused_before_the_work(
     assert main([*words, "--output", str(tmp_path / "taken")]) == 2
     assert "taken/evaluation.json: File exists" in capsys.readouterr().err
     other = Path(shutil.copytree(tiny_ngram, tmp_path / "other"))
-    smaller = tiny_tokenizer(size=350)
-    (other / "tokenizer.model").write_bytes(smaller.to_bytes())
+    (other / "tokenizer.model").write_bytes(tiny_tokenizer(size=350).to_bytes())
     assert main([*words, "--output", str(tmp_path / "new"), "--against", str(other)]) == 2
-    error = capsys.readouterr().err
-    assert smaller.digest[:12] in error and tiny_tokenizer().digest[:12] in error
+    assert "different tokenizers" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()

@@ -63,36 +63,24 @@ class EvaluateOptions:
 
 def run(options: EvaluateOptions) -> int:
     """Evaluate and write the report; 0 on success."""
-    use_cache_lm = not options.no_cache_lm
+    directories = [options.checkpoint, *([options.against] if options.against else [])]
+    settings = options.device, options.threads
     systems = [
-        open_system(options.checkpoint, options.device, options.threads, use_cache_lm=use_cache_lm)
+        open_system(each, *settings, use_cache_lm=not options.no_cache_lm) for each in directories
     ]
-    if options.against is not None:
-        systems.append(open_system(options.against, use_cache_lm=use_cache_lm))
+    tokenizer, *others = (Tokenizer.load(each / "tokenizer.model") for each in directories)
+    if any(other.digest != tokenizer.digest for other in others):
+        raise TokenizerError(
+            f"{options.checkpoint} and {options.against} have different tokenizers, on which"
+            " Chinese items depend: compare systems of the same prepared data, or evaluate each"
+            " alone"
+        )
     files = read_files(options.text, options.language, options.field)
-    tokenizer = common_tokenizer([options.checkpoint, *filter(None, [options.against])])
     check_writable(options.output / REPORT)  # before the work
     items = choose_items(files, tokenizer, options.lines, options.typing_lines, options.seed)
     report = evaluate(systems, items, options.seed)
     sys.stdout.write(write_report(report, options.output))
     return 0
-
-
-def common_tokenizer(directories: Sequence[Path]) -> Tokenizer:
-    """Return the tokenizer that all systems share; with another one, Chinese items would differ.
-
-    Raises:
-        TokenizerError: one cannot be read, or differs from the first.
-    """
-    first, *others = (Tokenizer.load(directory / "tokenizer.model") for directory in directories)
-    for directory, other in zip(directories[1:], others, strict=True):
-        if other.digest != first.digest:
-            raise TokenizerError(
-                f"{directory} has tokenizer {other.digest[:12]}, {directories[0]} has"
-                f" {first.digest[:12]}; Chinese items depend on it: compare systems built from the"
-                " same prepared data, or evaluate each alone"
-            )
-    return first
 
 
 def evaluate(systems: Sequence[EvaluatedSystem], items: Items, seed: int) -> dict[str, Any]:
