@@ -18,8 +18,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TextIO
 
-from service.request_context import RequestContext
-
 # Lines that may wait to be written; about 3 MB.
 MAX_WAITING = 10_000
 # Seconds that the end of the process waits for the lines that are left.
@@ -27,7 +25,7 @@ FLUSH_SECONDS = 2.0
 # Seconds for which lines are gathered before they are written.
 GATHER_SECONDS = 0.02
 # Lines about requests come from this logger. All other lines of the service are about itself.
-_requests = logging.getLogger("service.requests")
+REQUESTS = logging.getLogger("service.requests")
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
@@ -66,29 +64,6 @@ def _places(frames: Iterator[tuple[FrameType, int]]) -> list[str]:
     return [f"{each.f_code.co_filename}:{line} {each.f_code.co_name}" for each, line in frames]
 
 
-def log_request(context: RequestContext, seconds: float) -> None:
-    """Log one request at level info."""
-    if not _requests.isEnabledFor(logging.INFO):
-        return
-    fields = context.identity | {
-        "route": context.route,
-        "status": context.status,
-        "milliseconds": round(1000 * seconds, 3),
-        "items": context.items,
-    }
-    if context.tenant:
-        fields["key"] = context.tenant
-    if context.queue_seconds is not None and context.inference_seconds is not None:
-        fields["queue_milliseconds"] = round(1000 * context.queue_seconds, 3)
-        fields["inference_milliseconds"] = round(1000 * context.inference_seconds, 3)
-    if context.tokens is not None:
-        fields["tokens"], fields["cached_tokens"] = context.tokens, context.cached_tokens
-    # `_requests.info` would look for the calling line, which costs more than all of this.
-    record = logging.LogRecord(_requests.name, logging.INFO, "", 0, "request", None, None)
-    record.fields = fields
-    _requests.handle(record)
-
-
 @contextmanager
 def logging_to_stderr(level: str = "info") -> Iterator[None]:
     """Log to standard error while inside; lines that still wait are written at the end.
@@ -102,7 +77,7 @@ def logging_to_stderr(level: str = "info") -> Iterator[None]:
     handlers, root.handlers = root.handlers, [writer]
     minimum = logging.getLevelNamesMapping()[level.upper()]
     service = logging.getLogger("service")
-    levels = {root: minimum, _requests: minimum, service: min(minimum, logging.INFO)}
+    levels = {root: minimum, REQUESTS: minimum, service: min(minimum, logging.INFO)}
     before = {logger: logger.level for logger in levels}
     for logger, wanted in levels.items():
         logger.setLevel(wanted)

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.admission import TooManyRequests
 from service.auth import Client, KeyRing
 from service.errors import CLIENT_CLOSED, Problem, as_problem, problem_response, unavailable
-from service.logs import format_exception, log_request
+from service.logs import REQUESTS, format_exception
 from service.metrics import Metrics
 from service.request_context import RequestContext
 from service.settings import is_loopback
@@ -79,10 +79,7 @@ class RequestMetricsMiddleware:
             await problem_response(problem, context.request_id)(scope, receive, send_with_headers)
             _forget_frames(error)
         finally:
-            seconds = time.monotonic() - context.began
-            context.status = context.status or CLIENT_CLOSED
-            self._metrics.finished(context, seconds)
-            log_request(context, seconds)
+            self._finish(context)
 
     def _problem(self, error: Exception, context: RequestContext) -> Problem:
         if isinstance(error, TooManyRequests):
@@ -92,6 +89,31 @@ class RequestMetricsMiddleware:
             fields = {**context.identity, "exception": format_exception(error)}
             log.error("failed", extra={"fields": fields})
         return problem
+
+    def _finish(self, context: RequestContext) -> None:
+        """Count a request, and log it at level info."""
+        seconds = time.monotonic() - context.began
+        context.status = context.status or CLIENT_CLOSED
+        self._metrics.finished(context, seconds)
+        if not REQUESTS.isEnabledFor(logging.INFO):
+            return
+        fields = context.identity | {
+            "route": context.route,
+            "status": context.status,
+            "milliseconds": round(1000 * seconds, 3),
+            "items": context.items,
+        }
+        if context.tenant:
+            fields["key"] = context.tenant
+        if context.queue_seconds is not None and context.inference_seconds is not None:
+            fields["queue_milliseconds"] = round(1000 * context.queue_seconds, 3)
+            fields["inference_milliseconds"] = round(1000 * context.inference_seconds, 3)
+        if context.tokens is not None:
+            fields["tokens"], fields["cached_tokens"] = context.tokens, context.cached_tokens
+        # `REQUESTS.info` would look for the calling line, which costs more than all of this.
+        record = logging.LogRecord(REQUESTS.name, logging.INFO, "", 0, "request", None, None)
+        record.fields = fields
+        REQUESTS.handle(record)
 
 
 def _forget_frames(error: BaseException | None) -> None:
@@ -116,7 +138,7 @@ class HostMiddleware:
     def __init__(self, app: ASGIApp, host: str, allowed: Sequence[str]) -> None:
         self._app = app
         self._checks = bool(is_loopback(host) or allowed) and "*" not in allowed
-        self._allowed = frozenset(map(str.lower, allowed))
+        self._known = {"localhost", "127.0.0.1", *map(str.lower, allowed)}
         # A service has few names, and parsing one costs more than keeping it.
         self._is_ours = lru_cache(maxsize=64)(self._parse)
 
@@ -130,7 +152,7 @@ class HostMiddleware:
     def _parse(self, header: bytes) -> bool:
         found = _HOST.fullmatch(header.decode("latin-1").lower())
         name = (found[1] or found[2]) if found else ""
-        return is_loopback(name) or name in self._allowed
+        return name in self._known or is_loopback(name)
 
 
 class AuthMiddleware:
@@ -183,4 +205,8 @@ class AuthMiddleware:
 
 
 def _header(scope: Scope, wanted: bytes) -> bytes:
-    return next((value for name, value in scope["headers"] if name == wanted), b"")
+    for name, value in scope["headers"]:
+        if name == wanted:
+            found: bytes = value
+            return found
+    return b""

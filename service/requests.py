@@ -61,10 +61,9 @@ async def read_body(request: Request, settings: Settings) -> bytes:
     """
     _check_media_type(request)
     limit, seconds = settings.max_body_bytes, settings.deadline_seconds
-    too_large = Problem(413, f"the body is longer than {limit} bytes", headers=_CLOSE)
     declared = request.headers.get("content-length", "")
     if "expect" in request.headers and declared.isdecimal() and int(declared[:20]) > limit:
-        raise too_large  # the client waits to be asked for the body
+        raise _too_large(limit)  # the client waits to be asked for the body
     parts: list[bytes] = []
     received = 0
     try:
@@ -82,8 +81,12 @@ async def read_body(request: Request, settings: Settings) -> bytes:
             408, f"the body did not arrive within {seconds:g} s", headers=_CLOSE
         ) from None
     if received > limit:
-        raise too_large
+        raise _too_large(limit)
     return b"".join(parts)
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(413, f"the body is longer than {limit} bytes", headers=_CLOSE)
 
 
 def _check_media_type(request: Request) -> None:

@@ -176,9 +176,10 @@ async def _ask(request: Request, body: ScoreRequest) -> tuple[ModelName, list[An
         raise unprocessable(FieldError(pointer, error.cause.message)) from error
     finally:  # also after the deadline: long waits matter most
         context.queue_seconds, context.inference_seconds = job.queue_seconds, job.inference_seconds
-    context.tokens = sum(result.usage.tokens for result in results)
-    context.cached_tokens = sum(result.usage.cached_tokens for result in results)
+    context.tokens = context.cached_tokens = 0
     for result in results:
+        context.tokens += result.usage.tokens
+        context.cached_tokens += result.usage.cached_tokens
         if isinstance(result, PredictResult):
             state.metrics.predicted(result.inside_word, result.network_rows)
     model = ModelName.model_validate(job.loaded.description if job.loaded else {})
