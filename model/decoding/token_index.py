@@ -85,8 +85,8 @@ class TokenIndex:
     def encode(self, text: str) -> list[int]:
         """Encode normalised text, each stretch between stable boundaries by itself.
 
-        So the tokens of a stretch depend on nothing else. In the encoding of a long text, many scores
-        are summed in float32, and rounding decides between almost equal encodings.
+        So the tokens of a stretch depend on nothing else. The encoding of a long text sums many
+        scores in float32, and rounding decides between almost equal encodings.
         """
         pairs, start = self._pairs, 0
         tokens: list[int] = []

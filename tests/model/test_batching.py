@@ -94,6 +94,7 @@ def test_results_come_in_the_order_of_the_steps() -> None:
     ((picked, state, outputs, gap, same, nothing),) = finish(scheduler)["one"]
     assert picked.shape == (2,)
     assert state.tolist() == [262, 263]
+    assert state.base is None  # a view would keep the whole batch in memory
     assert outputs.tolist() == [[0, 263], [263, 261]]
     assert gap.shape == (TOKENIZER.size,)
     assert same.tolist() == STATE.tolist()

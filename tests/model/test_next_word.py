@@ -93,12 +93,12 @@ def brute_force(runtime: TableRuntime, text: str, depth: int) -> tuple[dict[str,
 @pytest.mark.parametrize(
     "text",
     ["", "I like the", "I like the ", "I th", "I like t", "迟", "上学迟", "the到", "到the", "the,",
-     "the  ", "I like\nthe", "s"],
+     "the  ", "I like\nthe", "s", "I like theat"],
 )  # fmt: skip
 @pytest.mark.parametrize("seed", [1, 2])
 def test_brute_force_over_all_token_sequences_agrees(text: str, seed: int) -> None:
     """With wide limits, every word that ends within reach has its exact probability."""
-    runtime = TableRuntime(TOKENIZER, ids(*SPELLED, "th", "t", "迟到", "迟"), seed=seed)
+    runtime = TableRuntime(TOKENIZER, ids(*SPELLED, "th", "t", "he", "迟到", "迟"), seed=seed)
     expected, undecided = brute_force(runtime, text, depth=4)
     candidates = predict(table_predictor(runtime, search=EXHAUSTIVE), text)
     assert candidates
