@@ -141,16 +141,13 @@ class Scheduler:
     def __init__(
         self, runtime: Runtime, on_call: Callable[[str, int, int], None] | None = None
     ) -> None:
-        config = runtime.sizes
         self.runtime = runtime
         self.rows: Counter[str] = Counter()
         self._on_call = on_call
         self._live: dict[Hashable, _Live] = {}
         self._finished: list[tuple[Hashable, Any]] = []
-        self._vocabulary_size = config.vocabulary_size
-        self._hidden_size = config.hidden_size
-        towers: tuple[Tower, ...] = ("forward", "backward")
-        self._state_sizes = {tower: config.state_size(tower) for tower in towers}
+        self._vocabulary_size = runtime.sizes.vocabulary_size
+        self._hidden_size = runtime.sizes.hidden_size
 
     @property
     def pending(self) -> int:
@@ -232,7 +229,10 @@ class Scheduler:
                 steps = next(decoder) if results is None else decoder.send(results)
                 live.results = [None] * len(steps)
                 for index, step in enumerate(steps):
-                    self._check(step)
+                    tokens = (step.only or ()) if isinstance(step, Score) else step.tokens
+                    # A GPU ends the process for an index out of range; other faults fail the call.
+                    if tokens and not 0 <= min(tokens) <= max(tokens) < self._vocabulary_size:
+                        raise ValueError(f"a token outside of {self._vocabulary_size}")
                     if not isinstance(step, RunTower) or step.tokens:
                         live.waiting[index] = _Row(live, index, step)
                     elif step.keep_outputs:
@@ -251,30 +251,6 @@ class Scheduler:
             self._finished.append((live.ticket, answer))
         with suppress(Exception):
             live.decoder.close()
-
-    def _check(self, step: Step) -> None:
-        """Check a step before it shares a call with others.
-
-        Raises:
-            ValueError: an array of the wrong shape, an unknown token, or a place outside the line.
-        """
-        arrays: tuple[tuple[Float32Array | None, int], ...] = ()
-        if isinstance(step, Score):
-            arrays = (step.output, self._hidden_size), (step.right, self._hidden_size)
-            tokens = step.only or ()
-        else:
-            tokens = step.tokens
-            if isinstance(step, RunTower):
-                arrays = ((step.state, self._state_sizes[step.tower]),)
-            elif not 0 <= step.place < len(tokens):
-                raise ValueError(f"step has place {step.place} in a line of {len(tokens)} tokens")
-        for array, size in arrays:
-            if array is not None and (array.shape != (size,) or array.dtype != np.float32):
-                raise ValueError(
-                    f"step has an array {array.dtype}{array.shape}; it must be float32({size},)"
-                )
-        if tokens and not 0 <= min(tokens) <= max(tokens) < self._vocabulary_size:
-            raise ValueError(f"step has a token outside the vocabulary of {self._vocabulary_size}")
 
     def _run(self, kind: _Kind, rows: list[_Row]) -> None:
         """Make one call. If it fails, try every row alone, so that only the faulty ones fail."""

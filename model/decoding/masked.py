@@ -30,6 +30,10 @@ WIDTH = 12
 MAX_SIDE = 64
 
 
+# Tokens of the line left and right of a blank.
+Sides = tuple[tuple[int, ...], tuple[int, ...]]
+
+
 @dataclass(frozen=True, slots=True)
 class _Word:
     """A word, log P summed over the spans that spell it, and the most probable span."""
@@ -111,9 +115,7 @@ class _Filler:
             probs = (1 - mix) * probs + mix / len(probs)
         return [(each.word, prob) for each, prob in zip(words, probs.tolist(), strict=True)]
 
-    def _search(
-        self, number: int, sides: tuple[tuple[int, ...], tuple[int, ...]]
-    ) -> Decoder[list[_Word]]:
+    def _search(self, number: int, sides: Sides) -> Decoder[list[_Word]]:
         """Beam search for the most probable words of each length."""
         tokenizer, takes = self._context.tokenizer, self._slots[number].takes
         width = max(WIDTH, self._top_k)
@@ -141,9 +143,7 @@ class _Filler:
                     _add_spelling(found, text.strip(), log_prob, tokens)
         return sorted(found.values(), key=lambda each: -each.log_prob)[:width]
 
-    def _score(
-        self, number: int, sides: tuple[tuple[int, ...], tuple[int, ...]], words: Sequence[str]
-    ) -> Decoder[list[_Word]]:
+    def _score(self, number: int, sides: Sides, words: Sequence[str]) -> Decoder[list[_Word]]:
         """Score every choice by all spans that spell it."""
         encode, spellings = self._context.tokenizer.encode, self._slots[number].spellings
         spelled = [(word, tuple(encode(text))) for word in words for text in spellings(word)]
@@ -164,9 +164,7 @@ class _Filler:
         return list(found.values())
 
 
-def _fill_step(
-    sides: tuple[tuple[int, ...], tuple[int, ...]], tokens: tuple[int, ...], length: int
-) -> Fill:
+def _fill_step(sides: Sides, tokens: tuple[int, ...], length: int) -> Fill:
     """Request the token after *tokens* in a span of *length*."""
     left, right = sides
     blanks = [BLANK] * (length - len(tokens))
