@@ -97,10 +97,7 @@ class PartialWord:
 
 
 def next_words(
-    context: DecoderContext,
-    query: PredictQuery,
-    options: SearchOptions | None = None,
-    tenant: str = "",
+    context: DecoderContext, query: PredictQuery, options: SearchOptions, tenant: str = ""
 ) -> Decoder[PredictResult]:
     """Decode one query, which is checked already."""
     text, history = normalise(query.text), normalise(query.history)
@@ -108,7 +105,7 @@ def next_words(
     prefix, cached_tokens = yield from load_prefix(context, text[:boundary], tenant, history)
     left, canonical, typed_prefix = context.index.heal(text[boundary:])
     next_token, tree = NextToken(context, prefix, text), prefix.tree
-    search = _Search(context, next_token, typed_prefix, query.top_k, options or SearchOptions())
+    search = _Search(context, next_token, typed_prefix, query.top_k, options)
     try:
         yield from search.spell(left, canonical)
         yield from search.extend()
