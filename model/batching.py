@@ -14,8 +14,8 @@ far cheaper than many calls. It is a generator that yields steps and receives th
 4. The decoder yields further steps, or returns its answer, which ``step`` hands to the caller.
 
 So a decoder reads like code for a single text and needs no locks, and batching is written once.
-A batch is what waits when ``step`` is called; there are no timers. Decoders come and go between any
-two rounds. A decoder that raises an error, or requests an impossible step, fails alone.
+A batch is what waits when ``step`` is called, without timers. Decoders come and go between any two
+rounds. A decoder that raises an error, or requests an impossible step, fails alone.
 """
 
 from collections import Counter

@@ -41,7 +41,7 @@ class TableRuntime:
 
     Args:
         tokenizer: of the tokens that it predicts.
-        support: ids with a probability above 0, besides ``<eog>``; None for all learned tokens.
+        support: ids with a probability above 0, apart from ``<eog>``; None for all learned tokens.
         seed: of the tables.
         architecture: ``two_towers`` or ``forward``.
         spread: standard deviation of the scores; a small one is close to uniform.

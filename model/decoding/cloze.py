@@ -340,7 +340,7 @@ def _sum_log_probs(
 
 
 def _raise_coverage(log_probs: Float64Array, count: int, exponent: float) -> None:
-    """Raise the total F of the first *count* words to F^exponent; the others share what is left."""
+    """Raise the total F of the first *count* words to F^exponent; the others share the rest."""
     total = min(1.0, float(np.exp(log_probs[:count]).sum()))
     if 0.0 < total < 1.0:
         raised = total**exponent

@@ -1,4 +1,4 @@
-"""The forward tower's states after earlier texts, so that a key press costs only what it adds.
+"""The forward tower's states after earlier texts, so that a key press costs only its own tokens.
 
 A *prefix* is the beginning of a text up to a point that no token can cross
 (:meth:`TokenIndex.is_stable_boundary`). The state after it depends on exactly this text, so it

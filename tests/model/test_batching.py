@@ -69,7 +69,7 @@ def test_a_state_is_scored_in_the_round_that_computes_it() -> None:
 
 
 def test_a_decoder_that_comes_later_joins_the_next_round() -> None:
-    """Nobody waits for a batch to be full or to end."""
+    """No decoder waits for a batch to be full or to end."""
     table = TableRuntime(TOKENIZER)
     scheduler = Scheduler(table)
     scheduler.add("early", requesting([SCORE], [SCORE]))

@@ -1,4 +1,4 @@
-"""The predictor: what it refuses, and that a refusal does not affect other queries."""
+"""The predictor: refusals, and that they do not affect other queries."""
 
 from typing import Any
 

@@ -24,7 +24,7 @@ def score(text: str) -> ScoreResult:
     "text", ["the cat", "我。", "a", "é", "the cat " * 100, "the\ncat\n", "\n"]
 )
 def test_score_is_the_sum_over_the_tokens_of_the_text(text: str) -> None:
-    """The end is not counted; line ends are read and cost nothing; long texts are no exception."""
+    """The end is not counted; line ends are read and cost nothing, also in long texts."""
     expected, read = 0.0, [0, START]
     for token in TOKENIZER.encode(normalise(text)):
         (row,) = RUNTIME.score("next", np.array([read[-2:]], dtype=np.float32))
