@@ -1,10 +1,9 @@
-"""``python -m benchmarks.training``: our trainer and the usual loop on the same network, and how busy they keep a core.
+"""``python -m benchmarks.training``: tokens a second of our trainer and of the usual loop, on one network.
 
-The network is the bundled checkpoint's forward tower: embedding 256, two LSTM layers of 480, tied softmax over 16,000
-tokens. The usual loop is what tutorials and PyTorch's word-LM example do: one ``nn.LSTM``, batches cut from one stream,
-cross-entropy over the whole vocabulary, SGD with clipped gradients, fp32. Arms take turns, a few seconds each, so that
-what else the machine does hits all alike. ``operations`` counts matrix products only, six a weight and token (two
-forwards, four backwards), against the rate at which the same machine multiplies large square matrices.
+The network is the bundled checkpoint's forward tower: embedding 256, two LSTM layers of 480, tied softmax
+over 16,000 tokens. The usual loop is that of tutorials and of PyTorch's word-LM example: one ``nn.LSTM``,
+batches cut from one stream, cross-entropy over the whole vocabulary, SGD with clipped gradients. The arms
+take turns of a few seconds, because the speed of a shared machine changes.
 """
 
 import argparse
@@ -14,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks import machine
+from benchmarks.machine import cpu
+from benchmarks.processes import ROOT
+from benchmarks.systems import CHECKPOINT
 from model.config import NetworkConfig
 from model.tokenizer import END_OF_GAP, Tokenizer
 from training.cached_json import check_writable, write_json
@@ -31,29 +32,9 @@ from training.config import DataOptions, LossOptions, OptimizerOptions, RunConfi
 from training.data.shards import NO_CUT, ShardWriter, write_manifest
 from training.trainer import Trainer
 
-ROOT = Path(__file__).resolve().parent.parent
-TOKENIZER = ROOT / "model" / "pretrained" / "default" / "tokenizer.model"
-ROWS, WINDOW, LINE = 64, 64, 60
+ROWS, WINDOW, LINE, LINES = 64, 64, 60, 20_000
 NEGATIVES = 1500
-SQUARE = 2048
-LINES = 20_000
-
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """A way to train.
-
-    Attributes:
-        name: in the report.
-        precision: of its matrix products.
-        classes: tokens that its softmax is over.
-        step: trains one batch and returns how many tokens it read.
-    """
-
-    name: str
-    precision: str
-    classes: int
-    step: Callable[[], int]
+Ids = np.ndarray[Any, np.dtype[np.uint16]]
 
 
 class UsualLoop:
@@ -66,17 +47,14 @@ class UsualLoop:
         self._project = nn.Linear(config.hidden_size, config.embedding_size)
         self._bias = nn.Parameter(torch.zeros(config.vocabulary_size))
         modules = (self._embedding, self._lstm, self._project)
-        self._parameters = [
-            self._bias,
-            *(each for module in modules for each in module.parameters()),
-        ]
+        self._parameters = [self._bias, *(each for one in modules for each in one.parameters())]
         self._optimizer = torch.optim.SGD(self._parameters, lr=1.0)
         self._stream = ids[: len(ids) // ROWS * ROWS].view(ROWS, -1).t().contiguous()
         self._place = 0
         self._state: tuple[Tensor, Tensor] | None = None
 
     def step(self) -> int:
-        """One window of 64 rows."""
+        """Train one window of all rows and return its number of tokens."""
         if self._place + WINDOW + 1 > len(self._stream):
             self._place, self._state = 0, None
         inputs = self._stream[self._place : self._place + WINDOW]
@@ -84,12 +62,9 @@ class UsualLoop:
         self._place += WINDOW
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._autocast):
             outputs, state = self._lstm(self._embedding(inputs), self._state)
-            logits = nn.functional.linear(
-                self._project(outputs), self._embedding.weight, self._bias
-            )
-            loss = nn.functional.cross_entropy(
-                logits.view(-1, logits.shape[-1]), targets.reshape(-1)
-            )
+            projected = self._project(outputs)
+            logits = nn.functional.linear(projected, self._embedding.weight, self._bias)
+            loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
         self._state = (state[0].detach(), state[1].detach())
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -99,14 +74,15 @@ class UsualLoop:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and write JSON; 0."""
+    """Measure, print and write JSON; 0."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.training", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--repeats", type=int, default=5, help="turns of every arm (5)")
-    parser.add_argument("--seconds", type=float, default=6.0, help="of a turn (6)")
-    parser.add_argument("--threads", type=int, default=1, help="of torch (1)")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    add = parser.add_argument
+    add("--repeats", type=int, default=5, help="turns of every arm (default: 5)")
+    add("--seconds", type=float, default=6.0, help="of a turn (default: 6)")
+    add("--threads", type=int, default=1, help="of torch (default: 1)")
+    add("--output", type=Path, required=True, metavar="FILE", help="JSON file to write")
     options = parser.parse_args(arguments)
     check_writable(options.output)
     with tempfile.TemporaryDirectory() as directory:
@@ -117,8 +93,35 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def measure(directory: Path, repeats: int, seconds: float, threads: int) -> dict[str, Any]:
-    """All arms in turns; medians over the turns."""
-    tokenizer = Tokenizer.load(TOKENIZER)
+    """Return the tokens a second of each arm: all turns, and the median of ratios to the first arm's."""
+    steps = make_arms(directory, threads)
+    rates: dict[str, list[float]] = {name: [] for name in steps}
+    for step in steps.values():
+        step()  # the first one allocates
+    for _ in range(repeats):
+        for name, step in steps.items():
+            rates[name].append(turn(step, seconds))
+    usual = next(iter(rates.values()))
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "cpu": cpu(),
+        "torch": torch.__version__,
+        "threads": threads,
+        "arms": [
+            {
+                "name": name,
+                "tokens_per_second": statistics.median(turns),
+                "turns": turns,
+                "ratio": statistics.median(a / b for a, b in zip(turns, usual, strict=True)),
+            }
+            for name, turns in rates.items()
+        ],
+    }
+
+
+def make_arms(directory: Path, threads: int) -> dict[str, Callable[[], int]]:
+    """Return each way to train by name: a function that trains one batch and returns its tokens."""
+    tokenizer = Tokenizer.load(ROOT / CHECKPOINT / "tokenizer.model")
     network = NetworkConfig(
         tokenizer.size,
         architecture="forward",
@@ -140,127 +143,49 @@ def measure(directory: Path, repeats: int, seconds: float, threads: int) -> dict
         evaluate_every_steps=0,
     )
 
-    def trainer(name: str, precision: Any, negatives: int) -> Arm:
+    def ours(precision: Any, negatives: int) -> Callable[[], int]:
         run = replace(config, precision=precision, loss=LossOptions(sampled_negatives=negatives))
-        trained = Trainer(run, directory / name)
-        step: Callable[[], int] = lambda: trained.update(next(trained.batches))[1]  # noqa: E731
-        return Arm(name, precision, negatives or tokenizer.size, step)
+        trainer = Trainer(run, directory / f"{precision}-{negatives}")
+        return lambda: trainer.update(next(trainer.batches))[1]
 
     stream = torch.from_numpy(ids.astype(np.int64))
-    arms = [
-        Arm(
-            "usual loop, fp32",
-            "fp32",
-            tokenizer.size,
-            UsualLoop(network, stream, autocast=False).step,
-        ),
-        Arm(
-            "usual loop, bf16",
-            "bf16",
-            tokenizer.size,
-            UsualLoop(network, stream, autocast=True).step,
-        ),
-        trainer("ours, fp32, whole softmax", "fp32", 0),
-        trainer("ours, bf16, whole softmax", "bf16", 0),
-        trainer(f"ours, bf16, {NEGATIVES:,} negatives", "bf16", NEGATIVES),
-    ]
-    rates: dict[str, list[float]] = {arm.name: [] for arm in arms}
-    products: dict[str, list[float]] = {"fp32": [], "bf16": []}
-    for arm in arms:
-        arm.step()  # the first one allocates
-    for _ in range(repeats):
-        for precision in products:
-            products[precision].append(product_rate(precision, seconds / 4))
-        for arm in arms:
-            rates[arm.name].append(turn(arm.step, seconds))
     return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "cpu": machine.cpu(),
-        "torch": torch.__version__,
-        "threads": threads,
-        "repeats": repeats,
-        "seconds": seconds,
-        "products_per_second": {
-            name: statistics.median(values) for name, values in products.items()
-        },
-        "arms": [
-            {
-                "name": arm.name,
-                "tokens_per_second": statistics.median(rates[arm.name]),
-                "turns": rates[arm.name],
-                "ratio": statistics.median(
-                    [
-                        own / usual
-                        for own, usual in zip(rates[arm.name], rates[arms[0].name], strict=True)
-                    ]
-                ),
-                "share": statistics.median(rates[arm.name])
-                * operations(network, arm.classes)
-                / statistics.median(products[arm.precision]),
-            }
-            for arm in arms
-        ],
+        "usual loop, fp32": UsualLoop(network, stream, autocast=False).step,
+        "usual loop, bf16": UsualLoop(network, stream, autocast=True).step,
+        "ours, fp32, whole softmax": ours("fp32", 0),
+        "ours, bf16, whole softmax": ours("bf16", 0),
+        f"ours, bf16, {NEGATIVES:,} negatives": ours("bf16", NEGATIVES),
     }
 
 
-def operations(network: NetworkConfig, classes: int) -> float:
-    """Floating-point operations of matrix products for a token, forwards and backwards, over so many classes."""
-    e, h = network.embedding_size, network.hidden_size
-    layers = 4 * h * (e + h) + (network.forward_layers - 1) * 4 * h * 2 * h
-    return 6.0 * (layers + h * e + e * classes)
-
-
-def product_rate(precision: str, seconds: float) -> float:
-    """Floating-point operations a second of large square matrix products."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    left, right = torch.randn(SQUARE, SQUARE, dtype=dtype), torch.randn(SQUARE, SQUARE, dtype=dtype)
-
-    def product() -> int:
-        torch.mm(left, right)
-        return 2 * SQUARE**3
-
-    return turn(product, seconds)
-
-
 def turn(step: Callable[[], int], seconds: float) -> float:
-    """What *step* returns, added up, for a second; at least one step."""
+    """Return the sum of what *step* returns, by second; at least one step is made."""
     started, done = time.perf_counter(), 0
     while not done or time.perf_counter() - started < seconds:
         done += step()
     return done / (time.perf_counter() - started)
 
 
-def random_ids(size: int) -> np.ndarray[Any, np.dtype[np.uint16]]:
-    """Tokens by Zipf's law, the control tokens left out: speed does not depend on sense."""
+def random_ids(size: int) -> Ids:
+    """Return tokens by Zipf's law, without control tokens; the speed does not depend on their sense."""
     ranks = np.arange(1, size - END_OF_GAP)
     shares = 1.0 / ranks
-    drawn = np.random.default_rng(1).choice(
-        ranks + END_OF_GAP, LINES * LINE, p=shares / shares.sum()
-    )
+    luck = np.random.default_rng(1)
+    drawn = luck.choice(ranks + END_OF_GAP, LINES * LINE, p=shares / shares.sum())
     return drawn.astype(np.uint16)
 
 
-def write_prepared(
-    directory: Path, tokenizer: Tokenizer, ids: np.ndarray[Any, np.dtype[np.uint16]]
-) -> None:
-    """The ids as consecutive lines, as `prepare` would write them."""
+def write_prepared(directory: Path, tokenizer: Tokenizer, ids: Ids) -> None:
+    """Write the ids as consecutive lines, as `prepare` does."""
     directory.mkdir()
+    lines = ids.reshape(-1, LINE)
     entries: dict[str, Any] = {}
-    for split, lines in (
-        ("train", ids.reshape(-1, LINE)),
-        ("heldout", ids[:LINE].reshape(1, LINE)),
-    ):
+    for split, part in (("train", lines), ("heldout", lines[:1])):
         with ShardWriter(directory, "random", split) as writer:  # type: ignore[arg-type]
-            writer.write([(line.tolist(), (NO_CUT, NO_CUT)) for line in lines], lines.size)
+            writer.write([(line.tolist(), (NO_CUT, NO_CUT)) for line in part], part.size)
             entries[split] = {"shards": [writer.close()]}
-    source = {
-        "name": "random",
-        "language": "en",
-        "consecutive": True,
-        "weight": 1.0,
-        "split": entries,
-    }
-    write_manifest(directory, tokenizer, [source])
+    source = {"name": "random", "language": "en", "consecutive": True, "weight": 1.0}
+    write_manifest(directory, tokenizer, [{**source, "split": entries}])
 
 
 if __name__ == "__main__":
