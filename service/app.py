@@ -92,7 +92,8 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
 
 
 def _routes(with_metrics: bool) -> list[APIRoute]:
-    declared = (*routes.asking.routes, *routes.reading.routes)
+    routers = (routes.asking, routes.administration, routes.reading, routes.probing)
+    declared = [route for router in routers for route in router.routes]
     found = [route for route in declared if isinstance(route, APIRoute)]
     return [route for route in found if with_metrics or route.path != "/metrics"]
 

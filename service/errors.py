@@ -14,7 +14,7 @@ from service.engine import NotReady
 from service.schemas import FieldError, ProblemDocument
 
 PROBLEM_TYPE = "application/problem+json"
-_STATUSES = (400, 401, 403, 404, 405, 408, 409, 413, 415, 421, 422, 429, 500, 503, 504)
+_STATUSES = (400, 401, 403, 404, 405, 408, 413, 415, 421, 422, 429, 500, 503, 504)
 # RFC 9110 renamed two titles since Python 3.11.
 TITLES = {status: HTTPStatus(status).phrase for status in _STATUSES} | {
     413: "Content Too Large",

@@ -64,42 +64,43 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-_ASKING = _problems(400, 401, 408, 413, 415, 421, 422, 429, 500, 503, 504)
-_RELOADING = _problems(401, 403, 421, 422, 500, 503)
-_READING = _problems(401, 421, 503)
+asking = APIRouter(
+    route_class=JSONRoute,
+    responses=_problems(400, 401, 408, 413, 415, 421, 422, 429, 500, 503, 504),
+)
+administration = APIRouter(responses=_problems(401, 403, 421, 422, 500, 503))
+reading = APIRouter(responses=_problems(401, 421, 503))
+probing = APIRouter(responses=_problems(401, 503), default_response_class=PlainTextResponse)
 
-asking = APIRouter(route_class=JSONRoute)
-reading = APIRouter()
 
-
-@asking.post("/predict", operation_id="predict", responses=_ASKING)
+@asking.post("/predict", operation_id="predict")
 async def predict(body: PredictRequest, request: Request) -> PredictAnswer:
     """Predict the next word, or the rest of the word that the text stops in."""
     model, results, usage = await _ask(request, body)
     return PredictAnswer(model=model, results=results, usage=usage)
 
 
-@asking.post("/cloze", operation_id="fillBlanks", responses=_ASKING)
+@asking.post("/cloze", operation_id="fillBlanks")
 async def cloze(body: ClozeRequest, request: Request) -> ClozeAnswer:
     """Fill blanks, openly or from given choices."""
     model, results, usage = await _ask(request, body)
     return ClozeAnswer(model=model, results=results, usage=usage)
 
 
-@asking.post("/score", operation_id="score", responses=_ASKING)
+@asking.post("/score", operation_id="score")
 async def score(body: ScoreRequest, request: Request) -> ScoreAnswer:
     """Compute how probable a text is after the start of a text; its end is not included."""
     model, results, usage = await _ask(request, body)
     return ScoreAnswer(model=model, results=results, usage=usage)
 
 
-@reading.post("/admin/reload", operation_id="reload", responses=_RELOADING)
+@administration.post("/admin/reload", operation_id="reload")
 async def reload(request: Request) -> ReloadAnswer:
     """Load the configured checkpoint again, and answer with it."""
     return ReloadAnswer(**await AppState.of(request).reloader.reload())
 
 
-@reading.get("/model", operation_id="getModel", responses=_READING)
+@reading.get("/model", operation_id="getModel")
 async def get_model(request: Request) -> ModelAnswer:
     """Describe the checkpoint that answers, and the limits of a request."""
     state = AppState.of(request)
@@ -112,7 +113,13 @@ async def get_model(request: Request) -> ModelAnswer:
     return ModelAnswer(**state.engine.loaded.description, limits=limits)
 
 
-@reading.get("/livez", operation_id="isAlive", responses=_READING, response_class=PlainTextResponse)
+@reading.get("/docs", include_in_schema=False)
+async def docs(request: Request) -> Response:
+    """Return this contract as a page with a form to try it; it needs no other host."""
+    return AppState.of(request).docs_page
+
+
+@probing.get("/livez", operation_id="isAlive")
 async def livez(request: Request) -> str:
     """Answer 200 while the process can make progress; otherwise it should be restarted."""
     if not AppState.of(request).engine.is_alive:
@@ -120,31 +127,18 @@ async def livez(request: Request) -> str:
     return "ok\n"
 
 
-@reading.get(
-    "/readyz", operation_id="isReady", responses=_READING, response_class=PlainTextResponse
-)
+@probing.get("/readyz", operation_id="isReady")
 async def readyz(request: Request) -> str:
     """Answer 200 while questions are answered; 503 while loading, draining or stuck."""
     AppState.of(request).engine.check_ready()
     return "ready\n"
 
 
-@reading.get(
-    "/metrics",
-    operation_id="getMetrics",
-    responses=_problems(401),
-    response_class=PlainTextResponse,
-)
+@probing.get("/metrics", operation_id="getMetrics")
 async def metrics(request: Request) -> Response:
     """Return the series that Prometheus reads."""
     content = generate_latest(AppState.of(request).metrics.registry)
     return Response(content, media_type=CONTENT_TYPE_LATEST)
-
-
-@reading.get("/docs", include_in_schema=False)
-async def docs(request: Request) -> Response:
-    """Return this contract as a page with a form to try it; it needs no other host."""
-    return AppState.of(request).docs_page
 
 
 async def _ask(request: Request, body: ScoreRequest) -> tuple[ModelName, list[Any], Usage]:

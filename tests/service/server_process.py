@@ -74,22 +74,14 @@ class ServerProcess:
         return found
 
     def _find(self, fields: Mapping[str, object]) -> dict[str, Any] | None:
-        for line in self.lines:
-            if (
-                line.startswith("{")
-                and (entry := json.loads(line))
-                and fields.items() <= entry.items()
-            ):
-                found: dict[str, Any] = entry
-                return found
-        return None
+        entries = (json.loads(line) for line in self.lines if line.startswith("{"))
+        return next((entry for entry in entries if fields.items() <= entry.items()), None)
 
     @property
     def address(self) -> tuple[str, int]:
         """Host and port that it listens on."""
-        host, _, port = (
-            self.logged(event="listening")["address"].removeprefix("http://").rpartition(":")
-        )
+        address = self.logged(event="listening")["address"]
+        host, _, port = address.removeprefix("http://").rpartition(":")
         return host, int(port)
 
     def connect(self) -> http.client.HTTPConnection:
