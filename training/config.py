@@ -18,6 +18,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 Amount = Annotated[float, Field(ge=0)]
 SourceWeight = Annotated[float, Field(gt=0, lt=1000)]
+Device = Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")]
 
 Options = TypeVar("Options")
 
@@ -26,134 +27,75 @@ _FAULTS = {"unexpected_keyword_argument": "unknown field", "missing": "missing"}
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class DataOptions:
-    """The prepared data of a run, and how it is cut into batches.
+    """The prepared data of a run, and how it is cut into batches."""
 
-    Attributes:
-        prepared: directory written by ``python -m training prepare``, relative to the working directory.
-        rows: rows of a window batch, each with its own state.
-        window_tokens: steps of truncated back-propagation. A batch of lines has at most
-            ``rows * window_tokens`` tokens, padding included.
-        lookahead_tokens: tokens after a window that the backward tower reads without loss.
-        carry_share: share of consecutive text that is read as windows with carried state. The rest
-            becomes single lines.
-        gaps_per_token: gaps drawn for each token of text.
-        right_unknown_share: share of gaps whose right side is dropped.
-        punctuation_dropped_share: share of lines that lose their final punctuation.
-        forward_blank_share: share of lines in which the forward tower reads a word as ``<blank>``.
-        backward_blank_share: the same for the backward tower.
-        masked_share: share of tokens masked for the stacked bidirectional network.
-        weights: passes over a source in an epoch, by name, instead of its prepared weight.
-    """
-
-    prepared: str
-    rows: Size = 64
-    window_tokens: Size = 64
-    lookahead_tokens: Size = 32
-    carry_share: Share = 0.5
+    prepared: str  # directory of prepared data, relative to the working directory
+    rows: Size = 64  # rows of a window batch, each with its own state
+    window_tokens: Size = 64  # steps of truncated back-propagation
+    lookahead_tokens: Size = 32  # tokens after a window that the backward tower reads without loss
+    carry_share: Share = 0.5  # of consecutive lines, read as windows with carried state
     gaps_per_token: Amount = 0.2
-    right_unknown_share: Share = 0.1
-    punctuation_dropped_share: Share = 0.1
-    forward_blank_share: Share = 0.05
+    right_unknown_share: Share = 0.1  # of gaps, whose right side is dropped
+    punctuation_dropped_share: Share = 0.1  # of lines, which lose their final punctuation
+    forward_blank_share: Share = 0.05  # of lines, in which the forward tower reads a <blank>
     backward_blank_share: Share = 0.12
-    masked_share: Share = 0.15
-    weights: dict[str, SourceWeight] = Field(default_factory=dict)
+    masked_share: Share = 0.15  # of tokens, for the stacked bidirectional network
+    weights: dict[str, SourceWeight] = Field(default_factory=dict)  # instead of the prepared ones
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class LossOptions:
-    """The loss that is minimised.
+    """The loss that is minimised."""
 
-    Attributes:
-        sampled_negatives: tokens drawn in each step for sampled softmax; 0 is the full softmax.
-        previous_weight: weight of the backward tower's own loss.
-        gap_weight: weight of the gap head's loss.
-    """
-
-    sampled_negatives: Count = 1500
-    previous_weight: Amount = 0.5
-    gap_weight: Amount = 1.0
+    sampled_negatives: Count = 1500  # tokens drawn in each step; 0 is the full softmax
+    previous_weight: Amount = 0.5  # of the backward tower's own loss
+    gap_weight: Amount = 1.0  # of the gap head's loss
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class OptimizerOptions:
     """The optimizer, its learning rate and its limits on gradients.
 
-    Attributes:
-        name: ``adamw`` or ``sgd``.
-        learning_rate: the peak.
-        schedule: ``constant``, ``one_cycle`` (warm up, then cosine to the floor) or ``warmup_stable_decay``.
-        warmup_steps: steps of linear warm-up.
-        decay_steps: last steps, in which ``warmup_stable_decay`` falls linearly to the floor.
-        floor: final learning rate as a share of the peak.
-        clip_norm: gradients are scaled down to this norm; 0 turns it off (Pascanu et al. 2013, arXiv:1211.5063).
-        clip_value: each gradient is cut to [-c, c], as the tutorial describes; 0 turns it off.
-        weight_decay: decoupled in AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101); an L2 penalty in SGD.
-        beta1: AdamW's first moment, or SGD's momentum.
-        beta2: AdamW's second moment.
+    Clipping: Pascanu et al. 2013, arXiv:1211.5063. AdamW: Loshchilov and Hutter 2019, arXiv:1711.05101.
     """
 
     name: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: Amount = 2.5e-3
+    learning_rate: Amount = 2.5e-3  # the peak
     schedule: Literal["constant", "one_cycle", "warmup_stable_decay"] = "warmup_stable_decay"
     warmup_steps: Count = 200
-    decay_steps: Count = 1000
-    floor: Amount = 0.03
-    clip_norm: Amount = 1.0
-    clip_value: Amount = 0.0
-    weight_decay: Amount = 0.01
-    beta1: ShareBelowOne = 0.9
+    decay_steps: Count = 1000  # last steps, in which warmup_stable_decay falls to the floor
+    floor: Amount = 0.03  # final learning rate as a share of the peak
+    clip_norm: Amount = 1.0  # limit of the norm of all gradients; 0 turns it off
+    clip_value: Amount = 0.0  # limit of each gradient, as in the tutorial; 0 turns it off
+    weight_decay: Amount = 0.01  # decoupled in AdamW; an L2 penalty in SGD
+    beta1: ShareBelowOne = 0.9  # AdamW's first moment, or SGD's momentum
     beta2: ShareBelowOne = 0.99
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class RunConfig:
-    """A whole run.
+    """A whole run."""
 
-    Attributes:
-        name: name of the run directory, under ``runs/`` unless ``--output`` names another.
-        data: prepared data and batches.
-        network: sizes; None if the caller gives the trainer a network of its own.
-        loss: losses and their weights.
-        optimizer: optimizer and schedule.
-        seed: seed of weights, batches and negatives.
-        steps: updates in all; 0 if only time ends the run.
-        minutes: process CPU time divided by threads after which the run ends; 0 means no limit.
-        threads: threads of torch.
-        device: ``cpu`` or ``cuda``.
-        precision: ``fp32`` or ``bf16`` in towers and softmax; parameters stay fp32.
-        dropout: locked dropout on embeddings, between layers and on outputs.
-        weight_drop: share of recurrent weights dropped in each step.
-        loader_processes: processes that make batches ahead of a GPU; 0 makes them in the training process.
-            The batches are the same, and the time of these processes does not count as ``minutes``.
-        full_softmax_steps: last steps, trained with the full softmax.
-        log_every_steps: steps between lines in ``metrics.jsonl``.
-        evaluate_every_steps: steps between evaluations on held-out text; 0 evaluates only at the end.
-        save_every_seconds: seconds between saved states.
-        start_from: another run's ``state`` directory, whose weights and moments the run starts with, or a
-            checkpoint, whose weights it starts with; empty for fresh weights.
-        sources: names of the prepared sources to train on; empty for all.
-    """
-
-    name: str
+    name: str  # the run directory, under runs/ unless --output names another
     data: DataOptions
-    network: NetworkConfig | None = None
+    network: NetworkConfig | None = None  # None if the caller gives the trainer its own network
     loss: LossOptions = LossOptions()
     optimizer: OptimizerOptions = OptimizerOptions()
-    seed: Count = 1
-    steps: Count = 0
-    minutes: Amount = 0.0
-    threads: Size = 1
-    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
-    precision: Literal["fp32", "bf16"] = "fp32"
-    dropout: ShareBelowOne = 0.0
-    weight_drop: ShareBelowOne = 0.0
-    loader_processes: Count = 0
-    full_softmax_steps: Count = 0
+    seed: Count = 1  # of weights, batches and negatives
+    steps: Count = 0  # updates in all; 0 if only time ends the run
+    minutes: Amount = 0.0  # limit of process CPU time divided by threads; 0 is none
+    threads: Size = 1  # of torch
+    device: Device = "cpu"
+    precision: Literal["fp32", "bf16"] = "fp32"  # of towers and softmax; parameters stay fp32
+    dropout: ShareBelowOne = 0.0  # locked, on embeddings, between layers and on outputs
+    weight_drop: ShareBelowOne = 0.0  # share of recurrent weights dropped in each step
+    loader_processes: Count = 0  # make batches ahead of a GPU; their time is not in minutes
+    full_softmax_steps: Count = 0  # last steps, trained with the full softmax
     log_every_steps: Size = 20
-    evaluate_every_steps: Count = 500
+    evaluate_every_steps: Count = 500  # on held-out text; 0 evaluates only at the end
     save_every_seconds: Amount = 180.0
-    start_from: str = ""
-    sources: tuple[str, ...] = ()
+    start_from: str = ""  # a run's state directory (weights, moments) or a checkpoint (weights)
+    sources: tuple[str, ...] = ()  # names of prepared sources; empty for all
 
     @model_validator(mode="after")
     def _check_end(self) -> "RunConfig":
@@ -180,8 +122,7 @@ def read_options(kind: type[Options], path: Path) -> Options:
     """Read a TOML file into a dataclass.
 
     Raises:
-        RunError: the file is missing, is not TOML, or has a field that is unknown, missing, of another
-            type or out of range; the message names the field.
+        RunError: the file is missing or not TOML, or :func:`options_from_dict` raises it.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))

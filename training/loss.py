@@ -1,7 +1,6 @@
 """Cross-entropy over tokens, full or sampled, and the losses of a network on one batch."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,17 +20,13 @@ ROWS_AT_ONCE = {"cpu": 256, "cuda": 8192}
 
 
 class LanguageModel(Protocol):
-    """What training needs of a network that reads from left to right; a ``torch.nn.Module``.
+    """The part of a network that training needs if it reads from left to right; a ``torch.nn.Module``.
 
     :class:`model.network.Network` is one; research trains others.
-
-    Attributes:
-        embedding: tied, input and output, (V, e).
-        output_bias: (V,).
     """
 
-    embedding: nn.Embedding
-    output_bias: nn.Parameter
+    embedding: nn.Embedding  # tied, input and output, (V, e)
+    output_bias: nn.Parameter  # (V,)
 
     def initial_state(self, tower: Tower, rows: int) -> Tensor:
         """Return the states before the first token, (rows, S) float32."""
@@ -201,56 +196,11 @@ class _FullCrossEntropy(torch.autograd.Function):
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """The losses of one batch.
+    """The losses of one batch, in nats."""
 
-    Attributes:
-        total: the weighted mean that is minimised, in nats.
-        sums: nats summed over the targets of the next, previous and gap heads.
-        counts: their numbers of targets.
-    """
-
-    total: Tensor
-    sums: tuple[Tensor, Tensor, Tensor]
-    counts: tuple[int, int, int]
-
-
-class _CrossEntropy:
-    """Cross-entropy of one batch: full, or against the negatives that are drawn for it."""
-
-    def __init__(
-        self,
-        network: LanguageModel,
-        dtype: torch.dtype,
-        sampler: NegativeSampler | None,
-        rng: np.random.Generator,
-    ) -> None:
-        self._weight, self._dtype = network.embedding.weight, dtype
-        self._negatives = sampler.draw(rng) if sampler else None
-        self._gap_negatives = sampler.draw(rng, always=(END_OF_GAP,)) if sampler else None
-
-    def tokens(self, features: Tensor, targets: Tensor, bias: Tensor) -> Tensor:
-        """Return the summed nats of the next or previous tokens."""
-        return self._sum(features, targets, bias, mask_next, self._negatives, None)
-
-    def gaps(self, features: Tensor, targets: Tensor, bias: Tensor, positions: Tensor) -> Tensor:
-        """Return the summed nats of gap targets; a gap cannot end at its position 0."""
-        forbidden = positions == 0
-        return self._sum(features, targets, bias, mask_controls, self._gap_negatives, forbidden)
-
-    def _sum(
-        self,
-        features: Tensor,
-        targets: Tensor,
-        bias: Tensor,
-        mask: Callable[[Tensor], Tensor],
-        negatives: tuple[Tensor, Tensor] | None,
-        forbidden: Tensor | None,
-    ) -> Tensor:
-        features = features.to(self._dtype)
-        if negatives is None:
-            return full_cross_entropy(features, targets, self._weight, mask(bias), forbidden)
-        nats = sampled_cross_entropy(features, targets, self._weight, bias, negatives, forbidden)
-        return nats.sum()
+    total: Tensor  # the weighted mean that is minimised
+    sums: tuple[Tensor, Tensor, Tensor]  # over the targets of the next, previous and gap heads
+    counts: tuple[int, int, int]  # of these targets
 
 
 def batch_losses(
@@ -278,78 +228,100 @@ def batch_losses(
     Returns:
         The losses, and the forward states after the batch, (B, S), detached.
     """
-    cross_entropy = _CrossEntropy(network, dtype, sampler, rng)
-    inputs, targets = _place(states, batch.forward_inputs, batch.forward_targets)
-    architecture = network.config.architecture if isinstance(network, Network) else "forward"
-    if isinstance(network, Network) and architecture == "stacked_bidirectional":
+    heads = _Heads(network, batch, states.device, dtype, sampler, rng)
+    towers = network if isinstance(network, Network) else None
+    architecture = towers.config.architecture if towers else "forward"
+    if towers and architecture == "stacked_bidirectional":
         masked = draw_mask(batch, masked_share, rng).to(states.device)
-        return _masked_losses(network, inputs, masked, cross_entropy, dtype), states
+        nats, count = heads.masked(towers, masked), int(masked.sum())
+        zero = nats.new_zeros(())
+        return Losses(nats / count, (zero, zero, nats), (0, 0, count)), states
     with torch.autocast(states.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-        outputs, after = network.run_tower("forward", inputs, states, dtype)
-        is_target = targets >= 0
-        features = network.next_features(outputs[is_target])
-        next_sum = cross_entropy.tokens(features, targets[is_target], network.output_bias)
-        next_count = int(is_target.sum())
-        losses = Losses(
-            next_sum / max(next_count, 1),
-            (next_sum, next_sum.new_zeros(()), next_sum.new_zeros(())),
-            (next_count, 0, 0),
-        )
+        forward, after, next_sum, next_count = heads.next(states)
+        total, zero = next_sum / max(next_count, 1), next_sum.new_zeros(())
+        sums, counts = (next_sum, zero, zero), (next_count, 0, 0)
         # With both weights 0, the backward tower is skipped: the forward tower learns 1.7 times as fast.
         weighted = options.previous_weight + options.gap_weight > 0
-        if isinstance(network, Network) and architecture == "two_towers" and weighted:
-            losses = _add_backward(losses, network, outputs, batch, options, cross_entropy, dtype)
-    return losses, after.detach()
+        if towers and architecture == "two_towers" and weighted:
+            backward, previous_sum, previous_count = heads.previous(towers)
+            gap_sum, gap_count = heads.gaps(towers, forward, backward)
+            if previous_count:
+                total = total + options.previous_weight * previous_sum / previous_count
+                total = total + options.gap_weight * gap_sum / max(gap_count, 1)
+            sums = (next_sum, previous_sum, gap_sum)
+            counts = (next_count, previous_count, gap_count)
+    return Losses(total, sums, counts), after.detach()
 
 
-def _add_backward(
-    losses: Losses,
-    network: Network,
-    forward: Tensor,
-    batch: Batch,
-    options: LossOptions,
-    cross_entropy: _CrossEntropy,
-    dtype: torch.dtype,
-) -> Losses:
-    """Add the losses of the backward tower and the gap head; *forward* are outputs (T, B, H)."""
-    inputs, targets = _place(forward, batch.backward_inputs, batch.backward_targets)
-    states = network.initial_state("backward", inputs.shape[1])
-    backward, _ = network.run_tower("backward", inputs, states, dtype)
-    is_target = targets >= 0
-    features = network.previous_features(backward[is_target])
-    previous_sum = cross_entropy.tokens(features, targets[is_target], network.output_bias)
-    previous_count, gap_count = int(is_target.sum()), len(batch.gap_row)
-    gap_sum = previous_sum.new_zeros(())
-    if gap_count:
-        row, left, right = _place(forward, batch.gap_row, batch.gap_forward, batch.gap_backward)
-        position, kind, target = _place(
-            forward, batch.gap_position, batch.gap_kind, batch.gap_target
-        )
+class _Heads:
+    """The nats of each head on one batch, with the negatives drawn for it."""
+
+    def __init__(
+        self,
+        network: LanguageModel,
+        batch: Batch,
+        device: torch.device,
+        dtype: torch.dtype,
+        sampler: NegativeSampler | None,
+        rng: np.random.Generator,
+    ) -> None:
+        self._network, self._batch, self._device, self._dtype = network, batch, device, dtype
+        self._negatives = sampler.draw(rng) if sampler else None
+        self._gap_negatives = sampler.draw(rng, always=(END_OF_GAP,)) if sampler else None
+
+    def next(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Return outputs (T, B, H) and states of the forward tower, nats and number of targets."""
+        inputs, targets = self._place("forward_inputs", "forward_targets")
+        outputs, after = self._network.run_tower("forward", inputs, states, self._dtype)
+        is_target = targets >= 0
+        features = self._network.next_features(outputs[is_target])
+        return outputs, after, self._tokens(features, targets[is_target]), int(is_target.sum())
+
+    def previous(self, network: Network) -> tuple[Tensor, Tensor, int]:
+        """Return outputs (Tb, B, H) of the backward tower, nats and number of targets."""
+        inputs, targets = self._place("backward_inputs", "backward_targets")
+        states = network.initial_state("backward", inputs.shape[1])
+        outputs, _ = network.run_tower("backward", inputs, states, self._dtype)
+        is_target = targets >= 0
+        features = network.previous_features(outputs[is_target])
+        return outputs, self._tokens(features, targets[is_target]), int(is_target.sum())
+
+    def gaps(self, network: Network, forward: Tensor, backward: Tensor) -> tuple[Tensor, int]:
+        """Return nats and number of gap targets, from the outputs of both towers."""
+        if not len(self._batch.gap_row):
+            return network.gap_bias.new_zeros(()), 0
+        row, left, right = self._place("gap_row", "gap_forward", "gap_backward")
+        position, kind, target = self._place("gap_position", "gap_kind", "gap_target")
         sides = forward[left, row], backward[right.clamp(min=0), row]
-        features = network.gap_features(*sides, right >= 0, position, kind)
-        gap_sum = cross_entropy.gaps(features, target, network.gap_bias, position)
-    total = losses.total
-    if previous_count:
-        total = total + options.previous_weight * previous_sum / previous_count
-        total = total + options.gap_weight * gap_sum / max(gap_count, 1)
-    sums = (losses.sums[0], previous_sum, gap_sum)
-    return Losses(total, sums, (losses.counts[0], previous_count, gap_count))
+        features = network.gap_features(*sides, right >= 0, position, kind).to(self._dtype)
+        weight, bias, negatives = network.embedding.weight, network.gap_bias, self._gap_negatives
+        forbidden = position == 0  # no gap is empty
+        if negatives is None:
+            allowed_bias = mask_controls(bias)
+            nats = full_cross_entropy(features, target, weight, allowed_bias, forbidden)
+        else:
+            nats = sampled_cross_entropy(features, target, weight, bias, negatives, forbidden).sum()
+        return nats, len(target)
 
+    def masked(self, network: Network, masked: Tensor) -> Tensor:
+        """Return the nats of a stacked network on the tokens of *masked*, (T, B) bool."""
+        (inputs,) = self._place("forward_inputs")
+        lengths = (inputs != END).sum(0)
+        outputs = network.run_stacked(inputs.masked_fill(masked, BLANK), lengths, self._dtype)
+        features = network.next_features(outputs[masked].to(network.output_bias.dtype))
+        return self._tokens(features, inputs[masked])
 
-def _masked_losses(
-    network: Network,
-    inputs: Tensor,
-    masked: Tensor,
-    cross_entropy: _CrossEntropy,
-    dtype: torch.dtype,
-) -> Losses:
-    """Return the loss of a stacked network on the tokens of *masked*, (T, B) bool."""
-    lengths = (inputs != END).sum(0)
-    outputs = network.run_stacked(inputs.masked_fill(masked, BLANK), lengths, dtype)
-    features = network.next_features(outputs[masked].to(network.output_bias.dtype))
-    nats = cross_entropy.tokens(features, inputs[masked], network.output_bias)
-    count, zero = int(masked.sum()), nats.new_zeros(())
-    return Losses(nats / count, (zero, zero, nats), (0, 0, count))
+    def _tokens(self, features: Tensor, targets: Tensor) -> Tensor:
+        """Return the nats of next, previous or masked tokens."""
+        features = features.to(self._dtype)
+        weight, bias = self._network.embedding.weight, self._network.output_bias
+        if self._negatives is None:
+            return full_cross_entropy(features, targets, weight, mask_next(bias))
+        return sampled_cross_entropy(features, targets, weight, bias, self._negatives).sum()
+
+    def _place(self, *names: str) -> list[Tensor]:
+        arrays = (getattr(self._batch, name) for name in names)
+        return [torch.from_numpy(array).to(self._device) for array in arrays]
 
 
 def draw_mask(batch: Batch, share: float, rng: np.random.Generator) -> Tensor:
@@ -359,8 +331,3 @@ def draw_mask(batch: Batch, share: float, rng: np.random.Generator) -> Tensor:
     if not masked.any():
         masked.flat[np.flatnonzero(is_text)[:1]] = True
     return torch.from_numpy(masked)
-
-
-def _place(like: Tensor, *arrays: NDArray[np.int64]) -> list[Tensor]:
-    """Copy arrays to the device of a tensor."""
-    return [torch.from_numpy(array).to(like.device) for array in arrays]

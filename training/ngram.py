@@ -40,25 +40,19 @@ class NgramOptions:
     prepared: Path = argument("directory written by `python -m training prepare`")
     output: Path = option("directory to make; it must not exist", metavar="DIR")
     order: Literal[2, 3, 4, 5] = option("tokens of the longest n-gram", 5)
-    weighted: bool = option("count a source of weight w round(w) times, at least once", False)
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Lines of token ids, back to back.
+    """Lines of token ids, back to back."""
 
-    Attributes:
-        ids: (tokens,) uint16.
-        offsets: (lines + 1,) int64, the start of each line, and the end of the last.
-    """
-
-    ids: NDArray[np.uint16]
-    offsets: NDArray[np.int64]
+    ids: NDArray[np.uint16]  # (tokens,)
+    offsets: NDArray[np.int64]  # (lines + 1,) starts of the lines, and the end of the last
 
 
 def run(options: NgramOptions) -> int:
     """Run the command; 0 on success."""
-    found = build(options.prepared, options.output, options.order, weighted=options.weighted)
+    found = build(options.prepared, options.output, options.order)
     counts = " + ".join(f"{count:,}" for count in found["counts"])
     sys.stdout.write(
         f"{options.output}: {counts} n-grams, {found['bytes']:,} bytes,"
@@ -67,11 +61,8 @@ def run(options: NgramOptions) -> int:
     return 0
 
 
-def build(prepared: Path, output: Path, order: int, *, weighted: bool = False) -> dict[str, Any]:
-    """Count the training split of prepared data and write the n-gram.
-
-    Returns:
-        The content of ``ngram.json``.
+def build(prepared: Path, output: Path, order: int) -> dict[str, Any]:
+    """Count the training text of prepared data, write the n-gram and return its ``ngram.json``.
 
     Raises:
         PreparedDataError: *prepared* cannot be read or is empty, or *output* exists.
@@ -80,12 +71,7 @@ def build(prepared: Path, output: Path, order: int, *, weighted: bool = False) -
         raise PreparedDataError(f"{output}: exists; remove it, or name another --output")
     started = time.monotonic()
     data = open_prepared(prepared)
-    repeats = [max(1, round(source.weight)) if weighted else 1 for source in data.sources]
-    texts = [
-        Text(source.ids, source.offsets)
-        for source, times in zip(data.sources, repeats, strict=True)
-        for _ in range(times)
-    ]
+    texts = [Text(source.ids, source.offsets) for source in data.sources]
     predictable = np.ones(data.tokenizer.size, dtype=np.bool_)
     predictable[[*NEVER_PREDICTED, END_OF_GAP]] = False
     with replaced_directory(output) as work:
@@ -96,7 +82,7 @@ def build(prepared: Path, output: Path, order: int, *, weighted: bool = False) -
             "order": order,
             "smoothing": "interpolated modified Kneser-Ney, no cut-offs",
             **result,
-            "text": _describe_text(data, repeats),
+            "text": _describe_text(data),
             "calibration": asdict(Calibration(forward_weight=1.0)),
             "bytes": size_in_bytes(work),
             "seconds": round(time.monotonic() - started, 1),
@@ -106,23 +92,16 @@ def build(prepared: Path, output: Path, order: int, *, weighted: bool = False) -
     return description
 
 
-def _describe_text(data: Prepared, repeats: list[int]) -> dict[str, Any]:
-    """Describe the text: the tokens and lines of each source, and how often it was counted."""
-    sources = [
-        {
-            "name": source.name,
-            "language": source.language,
-            "tokens": len(source.ids),
-            "lines": source.lines,
-            "counted": times,
-        }
-        for source, times in zip(data.sources, repeats, strict=True)
-    ]
+def _describe_text(data: Prepared) -> dict[str, Any]:
+    """Describe the text and its sources by their tokens and lines."""
     return {
-        "tokens": sum(s.ids.size * n for s, n in zip(data.sources, repeats, strict=True)),
-        "lines": sum(s.lines * n for s, n in zip(data.sources, repeats, strict=True)),
+        "tokens": sum(len(source.ids) for source in data.sources),
+        "lines": sum(source.lines for source in data.sources),
         "prepared_sha256": data.sha256,
-        "sources": sources,
+        "sources": [
+            {"name": s.name, "language": s.language, "tokens": len(s.ids), "lines": s.lines}
+            for s in data.sources
+        ],
     }
 
 
@@ -137,13 +116,12 @@ def estimate(
 
     Args:
         texts: lines of token ids.
-        predictable: (V,) tokens that may be predicted, which the uniform distribution below the
-            unigrams covers.
+        predictable: (V,) bool; the uniform distribution below the unigrams covers these tokens.
         order: 2 to 5.
         directory: existing directory that receives the arrays.
 
     Returns:
-        ``{"counts": n-grams of each order, "discounts": [{"D1", "D2", "D3+", "estimated"} of each order]}``.
+        ``{"counts": n-grams of each order, "discounts": [{"D1", "D2", "D3+", "estimated"} of each]}``.
 
     Raises:
         PreparedDataError: the texts are empty.
@@ -192,21 +170,13 @@ def estimate(
 
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """All k-grams of one order, sorted by (prefix, token).
+    """All n k-grams of one order, sorted by (prefix, token)."""
 
-    Attributes:
-        prefixes: (n,) uint32, ranks of their first k - 1 tokens.
-        tokens: (n,) uint16, their last tokens.
-        occurrences: (n,) uint32.
-        begins: (n,) bool, True if they begin with <s>.
-        parents: number of (k-1)-grams.
-    """
-
-    prefixes: NDArray[np.uint32]
-    tokens: NDArray[np.uint16]
-    occurrences: NDArray[np.uint32]
-    begins: NDArray[np.bool_]
-    parents: int
+    prefixes: NDArray[np.uint32]  # (n,) ranks of their first k - 1 tokens
+    tokens: NDArray[np.uint16]  # (n,) their last tokens
+    occurrences: NDArray[np.uint32]  # (n,)
+    begins: NDArray[np.bool_]  # (n,) True if they begin with <s>
+    parents: int  # number of (k-1)-grams
 
     @property
     def size(self) -> int:

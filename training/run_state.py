@@ -25,39 +25,24 @@ from model.files import previous_directory, replaced_directory
 
 @dataclass(slots=True)
 class Progress:
-    """Counters of a run.
+    """Counters of a run so far."""
 
-    Attributes:
-        step: updates done.
-        epoch, index: the next batch.
-        tokens: tokens of text read so far.
-        seconds: process CPU seconds per thread so far.
-        wall_seconds: wall-clock seconds so far.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    index: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
+    step: int = 0  # updates
+    epoch: int = 0  # of the next batch
+    index: int = 0  # of the next batch in its epoch
+    tokens: int = 0  # of text
+    seconds: float = 0.0  # of process CPU time per thread
     wall_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class StateInfo:
-    """The content of ``state.json``.
-
-    Attributes:
-        progress: counters.
-        config: the run file, as JSON has it.
-        data_sha256: SHA-256 of the text that the run reads.
-        base: :func:`describe_base` of the checkpoint that the run began with, or None.
-    """
+    """The content of ``state.json``."""
 
     progress: Progress
-    config: dict[str, Any]
-    data_sha256: str
-    base: dict[str, Any] | None = None
+    config: dict[str, Any]  # the run file
+    data_sha256: str  # of the text that the run reads
+    base: dict[str, Any] | None = None  # describe_base() of the checkpoint that the run began with
 
 
 def save_state(
@@ -67,14 +52,7 @@ def save_state(
     carried: Tensor,
     info: StateInfo,
 ) -> None:
-    """Replace the state in *directory*.
-
-    Args:
-        directory: the state directory.
-        network: its weights are saved.
-        optimizer: its moments are saved.
-        carried: forward states of the rows, (rows, S).
-        info: everything else.
+    """Replace the state in *directory*; *carried* are the forward states of the rows, (rows, S).
 
     Raises:
         RunError: the disk is full or not writable; the state before is kept.

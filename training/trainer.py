@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -78,16 +78,13 @@ def train(
     resume: bool = False,
     network: LanguageModel | None = None,
 ) -> Path:
-    """Train a network until its last step, its time limit, SIGINT or SIGTERM.
+    """Train until the last step, the time limit, SIGINT or SIGTERM; return the state directory.
 
     Args:
         config: the run.
         directory: the run directory, which receives every file.
         resume: go on from the last saved state in *directory*.
-        network: trained in place of the one that *config* describes; a ``torch.nn.Module``.
-
-    Returns:
-        The state directory.
+        network: trained if *config* has no network; a ``torch.nn.Module``.
 
     Raises:
         RunError: no such device, nothing to resume, a run that would be overwritten, a resumed run of
@@ -116,7 +113,10 @@ class Trainer:
         self.config, self.directory = config, directory
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        self.device = _find_device(config.device)
+        self.device = torch.device(config.device)
+        gpus = torch.cuda.device_count()
+        if self.device.type == "cuda" and (self.device.index or 0) >= gpus:
+            raise RunError(f"device is {config.device!r}, but torch finds {gpus} GPUs; choose cpu")
         prepared = open_prepared(Path(config.data.prepared))
         if config.network is not None:
             network = Network(config.network, config.dropout, config.weight_drop)
@@ -183,22 +183,17 @@ class Trainer:
         self.carried = load_optimizer(state, self.optimizer, random_state=True).to(self.device)
 
     def run(self, stopping: list[int]) -> None:
-        """Train until the end or until *stopping* holds a signal, then save."""
-        try:
+        """Train until the end or until *stopping* has a signal, then save."""
+        with closing(self.batches):
             self._run(stopping)
-        finally:
-            if isinstance(self.batches, BatchesAhead):
-                self.batches.close()
 
     def _run(self, stopping: list[int]) -> None:
         config, progress = self.config, self.progress
         cpu_start = time.process_time() / config.threads - progress.seconds
         wall_start = time.monotonic() - progress.wall_seconds
         last_saved, evaluated, means = time.monotonic(), -1, _Means()
-        bar = tqdm(
-            total=config.steps or None, initial=progress.step, unit="step", smoothing=0.05,
-            mininterval=1.0,
-        )  # fmt: skip
+        steps = config.steps or None
+        bar = tqdm(total=steps, initial=progress.step, unit="step", smoothing=0.05, mininterval=1)
         while not stopping and not self._finished():
             means.add(*self.update(next(self.batches)))
             progress.step += 1
@@ -333,13 +328,6 @@ class _Means:
         values = {n: float(m) for n, m, c in zip(names, means, self.counts, strict=True) if c}
         rate = self._tokens / (time.monotonic() - self._since)
         return {**values, "tokens_per_second": rate}
-
-
-def _find_device(name: str) -> torch.device:
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
-        raise RunError(f"device is {name!r}, but torch finds {count} GPUs; choose cpu or another")
-    return device
 
 
 def _check(config: RunConfig, network: LanguageModel, prepared: Prepared) -> None:

@@ -175,21 +175,17 @@ def test_the_description_has_the_counted_text(tiny_prepared: Path, tiny_ngram: P
     seen = description["text"]
     assert seen["prepared_sha256"] == data.sha256
     assert seen["tokens"] == sum(len(source.ids) for source in data.sources)
-    assert [(source["name"], source["lines"], source["counted"]) for source in seen["sources"]] == [
-        ("talk_en", 5, 1),
-        ("talk_zh", 5, 1),
-    ]
+    sources = [(source["name"], source["lines"]) for source in seen["sources"]]
+    assert sources == [("talk_en", 5), ("talk_zh", 5)]
     assert description["bytes"] == size_in_bytes(tiny_ngram)
     with pytest.raises(PreparedDataError, match="exists"):
         build(tiny_prepared, tiny_ngram, 3)
 
 
-def test_the_command_counts_sources_by_weight(tiny_prepared: Path, tmp_path: Path) -> None:
-    """With --weighted a source of weight 3 is counted three times; nothing else is written."""
-    output = tmp_path / "weighted"
+def test_the_command_writes_one_directory(tiny_prepared: Path, tmp_path: Path) -> None:
+    """The command counts the given order and leaves nothing else behind."""
+    output = tmp_path / "bigram"
     command = ["ngram", str(tiny_prepared), "--order", "2", "--output", str(output)]
-    assert main([*command, "--weighted"]) == 0
-    seen = read_description(output)["text"]
-    assert [source["counted"] for source in seen["sources"]] == [3, 1]
-    assert seen["tokens"] == sum(source["tokens"] * source["counted"] for source in seen["sources"])
-    assert [path.name for path in tmp_path.iterdir()] == ["weighted"]
+    assert main(command) == 0
+    assert len(read_description(output)["counts"]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["bigram"]

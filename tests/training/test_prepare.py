@@ -116,7 +116,7 @@ def data(
 
 def test_text_becomes_shards(data: Path, folder: Path) -> None:
     """Each distinct line is in exactly one split, in order, and decodes to itself."""
-    found = open_prepared(data, verify=True)
+    found = open_prepared(data)
     assert [(s.name, s.language, s.consecutive, s.weight) for s in found.sources] == [
         ("english", "en", False, 2.0),
         ("chinese", "zh", True, 1.0),
@@ -133,11 +133,8 @@ def test_text_becomes_shards(data: Path, folder: Path) -> None:
 
 
 def test_the_manifest_counts(data: Path) -> None:
-    """Lines, tokens and characters of the manifest are those of the files; ids are tokens of text."""
+    """The characters of the manifest are those of the text; ids are tokens of text."""
     found = open_prepared(data)
-    totals = found.manifest["totals"]
-    assert totals["train_lines"] == sum(shard.lines for shard in found.sources)
-    assert totals["heldout_tokens"] == sum(len(shard.ids) for shard in found.held_out)
     for shard in (*found.sources, *found.held_out):
         assert shard.characters == sum(len(text) for text in texts(shard, found.tokenizer))
         assert 5 <= int(np.min(shard.ids)) <= int(np.max(shard.ids)) < found.tokenizer.size
@@ -237,8 +234,7 @@ def test_the_tokenizer_sees_both_languages_evenly(
     lines = write_lines(tmp_path / "en.txt", 5000, english)
     files = [tmp_path / "en.txt", Path(sources[1].paths[0])]
     scanned = [
-        scan(source, [(path, "text")], 0.1, 1, lambda size: size)
-        for source, path in zip(sources, files, strict=True)
+        scan(source, [(path, "text")], 0.1, 1) for source, path in zip(sources, files, strict=True)
     ]
     sample = sample_lines(scanned, replace(options, vocabulary_lines=400))
     han = sum(line[0] in HAN for line in sample)
@@ -273,8 +269,7 @@ def test_the_same_seed_gives_the_same_bytes(
     """Prepared twice, every file is the same; another seed cuts and holds out differently."""
     second = prepare(sources, options)
     for path in data.iterdir():
-        if path.name != "manifest.json":  # which has the time that it took
-            assert path.read_bytes() == (second / path.name).read_bytes()
+        assert path.read_bytes() == (second / path.name).read_bytes()
     other = prepare(sources, replace(options, output=second.with_name("other"), seed=2))
     hashes = [open_prepared(each).sha256 for each in (data, second, other)]
     assert hashes[0] == hashes[1] != hashes[2]

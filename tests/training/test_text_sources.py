@@ -159,11 +159,11 @@ def test_json_lines_give_the_named_member(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ('{"body": "secret"}', r"no member 'text' \(an object with 1 other members\).*--field"),
-        ('["secret"]', r"no member 'text' \(list\)"),
-        ('{"text": 5}', r"member 'text' is int, not text.*--field"),
+        ('{"body": "secret"}', r"no text in a member 'text'.*--field"),
+        ('["secret"]', r"no text in a member 'text'"),
+        ('{"text": 5}', r"no text in a member 'text'"),
         ('{"text": "secret', r"not JSON; each line must be one JSON object"),
-        ('{"text": "secret \\ud800"}', r"lone surrogate at 7; repair"),
+        ('{"text": "secret \\ud800"}', r"lone surrogate; repair"),
         ("[" * 100_000, r"not JSON"),
     ],
 )

@@ -30,67 +30,37 @@ _HELD_OUT_ROWS = 32
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One window or line.
+    """One window or line."""
 
-    Attributes:
-        tokens: (L,) y_1 … y_L; in a window, ``<s>`` marks the start of further lines.
-        before: the token read before y_1: ``<s>``, or the last token of the window before.
-        after: (K,) the text after the row, which the backward tower reads first; ends in ``</s>`` at the
-            end of a text.
-        cuts: 0-based token offsets of cuts, -1 for none.
-        carried: True if the forward state goes on from the window before.
-        line_end: True if the row ends where a line ends.
-    """
-
-    tokens: Int
-    before: int
-    after: Int
-    cuts: tuple[int, int]
-    carried: bool
-    line_end: bool
+    tokens: Int  # (L,) y_1 … y_L; in a window, <s> marks the start of further lines
+    before: int  # the token read before y_1: <s>, or the last token of the window before
+    after: Int  # (K,) the text after the row; ends in </s> at the end of a text
+    cuts: tuple[int, int]  # 0-based token offsets, -1 for none
+    carried: bool  # the forward state goes on from the window before
+    line_end: bool  # the row ends where a line ends
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Arrays of one update; time-major, int64 unless noted; targets of -1 have no loss.
+    """Arrays of one update: time-major, B rows, M gap targets. A target of -1 has no loss."""
 
-    Attributes:
-        forward_inputs, forward_targets: (T, B).
-        backward_inputs, backward_targets: (Tb, B), reversed already.
-        carried: (B,) bool: rows whose forward state goes on from the stream batch before.
-        stream: True for windows, whose final forward states are kept.
-        gap_row: (M,) row of each gap target.
-        gap_forward, gap_backward: (M,) time steps whose outputs are the sides of the gap;
-            ``gap_backward`` is -1 if the right side is unknown.
-        gap_position, gap_kind, gap_target: (M,).
-        tokens: tokens of text in the batch, without ``<s>`` between lines.
-    """
-
-    forward_inputs: Int
-    forward_targets: Int
-    backward_inputs: Int
-    backward_targets: Int
-    carried: NDArray[np.bool_]
-    stream: bool
-    gap_row: Int
-    gap_forward: Int
-    gap_backward: Int
-    gap_position: Int
-    gap_kind: Int
-    gap_target: Int
-    tokens: int
+    forward_inputs: Int  # (T, B)
+    forward_targets: Int  # (T, B)
+    backward_inputs: Int  # (Tb, B), reversed already
+    backward_targets: Int  # (Tb, B)
+    carried: NDArray[np.bool_]  # (B,) the forward state goes on from the stream batch before
+    stream: bool  # True for windows, whose final forward states are kept
+    gap_row: Int  # (M,)
+    gap_forward: Int  # (M,) time step whose output is the left side
+    gap_backward: Int  # (M,) the same of the right side; -1 if it is unknown
+    gap_position: Int  # (M,)
+    gap_kind: Int  # (M,)
+    gap_target: Int  # (M,)
+    tokens: int  # of text, without <s> between lines
 
 
 class BatchStream:
     """Batches of a run, from (epoch, index) on, without end.
-
-    Args:
-        sources: prepared sources, weights included.
-        flags: flags of the tokens.
-        options: sizes and shares.
-        seed: seed of the run.
-        epoch: epoch of the first batch.
-        index: number of the first batch in it.
 
     Raises:
         PreparedDataError: at the first batch, if there are no lines.
@@ -111,6 +81,9 @@ class BatchStream:
 
     def __iter__(self) -> "BatchStream":
         return self
+
+    def close(self) -> None:
+        """Do nothing, unlike :class:`training.data.prefetch.BatchesAhead`."""
 
     def skip(self, batches: int) -> None:
         """Leave out the next *batches*."""

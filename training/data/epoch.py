@@ -23,29 +23,18 @@ RowPlan = tuple[int, int, int, int]  # source, first line, line after the last, 
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
-    """The rows of one batch.
+    """The rows of one batch."""
 
-    Attributes:
-        stream: True for windows, whose row n goes on from row n of the stream batch before.
-        rows: windows or single lines; None for a row of windows that has run out.
-    """
-
-    stream: bool
-    rows: tuple[RowPlan | None, ...]
+    stream: bool  # windows, whose row n goes on from row n of the stream batch before
+    rows: tuple[RowPlan | None, ...]  # windows or single lines; None: no windows are left
 
 
 def plan_epoch(
     sources: Sequence[Shard], options: DataOptions, seed: int, epoch: int
 ) -> list[BatchPlan]:
-    """Plan one pass over the sources, each repeated by its weight.
+    """Plan one pass over the sources, each repeated by its weight; *epoch* counts from 0.
 
     A fraction of a weight repeats that share of the lines, drawn anew in each epoch.
-
-    Args:
-        sources: prepared sources.
-        options: sizes and shares.
-        seed: seed of the run.
-        epoch: number of the epoch, from 0.
     """
     rng = np.random.default_rng([seed, epoch])
     singles: list[tuple[int, RowPlan]] = []  # with their tokens

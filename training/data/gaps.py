@@ -19,21 +19,13 @@ WORD_SHARE, TOKEN_SHARE = 0.6, 0.2
 
 @dataclass(frozen=True, slots=True)
 class TokenFlags:
-    """Properties of each token, (V,) bool unless noted.
+    """Properties of each token, (V,) each."""
 
-    Attributes:
-        ends_letter: its last character continues a word of a script with spaces.
-        starts_letter: its first character does, or it is the lone space that ends a word.
-        has_word_character: it contains a letter or a digit.
-        ends_word: it ends in a space.
-        characters: int64, code points; a byte token counts 1 if it begins a character.
-    """
-
-    ends_letter: NDArray[np.bool_]
-    starts_letter: NDArray[np.bool_]
-    has_word_character: NDArray[np.bool_]
-    ends_word: NDArray[np.bool_]
-    characters: NDArray[np.int64]
+    ends_letter: NDArray[np.bool_]  # its last character continues a word of a script with spaces
+    starts_letter: NDArray[np.bool_]  # its first character does, or it is a lone space
+    has_word_character: NDArray[np.bool_]  # it contains a letter or a digit
+    ends_word: NDArray[np.bool_]  # it ends in a space
+    characters: NDArray[np.int64]  # code points; a byte token counts 1 if it begins a character
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "TokenFlags":
@@ -86,9 +78,9 @@ def sample_gaps(
 
     Args:
         tokens: (L,), the row.
-        flags: flags of the tokens.
+        flags: of the tokens.
         cuts: token offsets at which the line was cut before it was encoded; -1 for none.
-        per_token: gaps for each token of the row; a row has at least one draw.
+        per_token: draws for each token of the row; a row has at least one.
         rng: random numbers.
         breaks: (L,) bool, tokens that no gap may contain, such as line boundaries in a window.
     """

@@ -12,15 +12,14 @@ import heapq
 import itertools
 import random
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from tqdm import tqdm
 
 from model.config import STRICT
 from model.errors import CorpusError, TokenizerError
@@ -87,57 +86,44 @@ class PrepareCommand(PrepareOptions):
 
 
 def run(options: PrepareCommand) -> int:
-    """Run the command; 0 on success, 130 if interrupted."""
+    """Run the command; 0 on success."""
     sources = named_sources(options.inputs, options.field, options.language, options.consecutive)
     root = options.root
     if options.sources is not None:
         sources += load_sources(options.sources)
         root = root or options.sources.parent
-    try:
-        directory = prepare(sources, options, root)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; nothing was written\n")
-        return 130
-    sys.stdout.write(f"{directory}\n")
+    sys.stdout.write(f"{prepare(sources, options, root)}\n")
     return 0
 
 
 def prepare(
     sources: Sequence[SourceOptions], options: PrepareOptions, root: Path | None = None
 ) -> Path:
-    """Make a directory of prepared data.
+    """Make a directory of prepared data and return its path.
 
-    Args:
-        sources: the text.
-        options: where to and how.
-        root: folder that relative paths of the sources start from; None for the current directory.
-
-    Returns:
-        ``options.output``.
+    Relative paths of the sources start from *root*, or from the current directory if it is None.
 
     Raises:
         CorpusError: the text cannot be used (with file, line and remedy), or the output exists.
         TokenizerError: this text allows no tokenizer of this size, or the given one cannot be read.
         OSError: the disk is full or not writable; nothing is left behind.
     """
-    started = time.monotonic()
     if options.output.exists():
         raise CorpusError(f"{options.output}: exists; remove it, or name another --output")
     _check_names(sources)
     with replaced_directory(options.output) as work:
         standard_input = work / "stdin"
         files = [_find_files(source, root, standard_input) for source in sources]
-        with _progress("scan", None) as bar:
-            scanned = [
-                scan(source, each, options.held_out_share, options.seed, bar.update)
-                for source, each in zip(sources, files, strict=True)
-            ]
+        scanned = [
+            scan(source, each, options.held_out_share, options.seed)
+            for source, each in zip(sources, files, strict=True)
+        ]
         tokenizer = _tokenizer(scanned, options)
         seen: set[int] = set()
-        with _progress("encode", sum(source.taken_size for source in scanned)) as bar:
-            entries = [_encode(source, options, tokenizer, seen, work, bar) for source in scanned]
+        entries = [_encode(source, options, tokenizer, seen, work) for source in scanned]
         standard_input.unlink(missing_ok=True)
-        write_manifest(work, tokenizer, entries, _details(entries, options, started))
+        settings = {k: v for k, v in asdict(options).items() if not isinstance(v, Path)}
+        write_manifest(work, tokenizer, entries, {"options": settings})
     return options.output
 
 
@@ -191,39 +177,32 @@ def sample_lines(sources: Sequence[Source], options: PrepareOptions) -> list[str
     rng = random.Random(f"{options.seed}:vocabulary")
     room = max(1, options.vocabulary_lines // 2)
     reservoirs: dict[bool, list[tuple[float, str]]] = {True: [], False: []}
-    with _progress("sample", sum(source.taken_size for source in sources)) as bar:
-        for source in sources:
-            exponent = 1 / source.options.weight
-            reservoir = reservoirs[source.language == "zh"]
-            for split, text, size in source.taken_lines():
-                bar.update(size)
-                key = rng.random() ** exponent
-                if split == "heldout" or (len(reservoir) == room and key <= reservoir[0][0]):
-                    continue
-                lines = _clean(text, options, Counter())
-                if not lines:
-                    continue
-                item = (key, lines[rng.randrange(len(lines))])
-                if len(reservoir) < room:
-                    heapq.heappush(reservoir, item)
-                else:
-                    heapq.heapreplace(reservoir, item)
+    for source in sources:
+        exponent = 1 / source.options.weight
+        reservoir = reservoirs[source.language == "zh"]
+        for split, text in source.taken_lines("sample"):
+            key = rng.random() ** exponent
+            if split == "heldout" or (len(reservoir) == room and key <= reservoir[0][0]):
+                continue
+            lines = _clean(text, options, Counter())
+            if not lines:
+                continue
+            item = (key, lines[rng.randrange(len(lines))])
+            if len(reservoir) < room:
+                heapq.heappush(reservoir, item)
+            else:
+                heapq.heapreplace(reservoir, item)
     # Sorted by text, so that SentencePiece sees the same order whatever the heaps' order.
     return sorted(line for reservoir in reservoirs.values() for _, line in reservoir)
 
 
 def _encode(
-    source: Source,
-    options: PrepareOptions,
-    tokenizer: Tokenizer,
-    seen: set[int],
-    work: Path,
-    bar: "tqdm[Any]",
+    source: Source, options: PrepareOptions, tokenizer: Tokenizer, seen: set[int], work: Path
 ) -> dict[str, Any]:
     """Write the shards of a source; return its entry in the manifest."""
     name = source.options.name
     counts: Counter[str] = Counter()
-    lines = _new_lines(source, options, seen, counts, bar)
+    lines = _new_lines(source, options, seen, counts)
     divided = _divide(lines, source, tokenizer, random.Random(f"{options.seed}:{name}"), counts)
     with ShardWriter(work, name, "train") as train, ShardWriter(work, name, "heldout") as held_out:
         writers: dict[Split, ShardWriter] = {"train": train, "heldout": held_out}
@@ -232,7 +211,7 @@ def _encode(
         shards = {split: {"shards": [writers[split].close()]} for split in SPLITS}
     if not train.lines:
         raise CorpusError(
-            f"source {name}: no line of {source.lines} is left for training"
+            f"source {name}: no line of {sum(source.counts)} is left for training"
             f" ({counts['without_letters']} without letters, {counts['duplicates']} duplicates);"
             " remove the source"
         )
@@ -254,15 +233,10 @@ def _clean(text: str, options: PrepareOptions, counts: Counter[str]) -> list[str
 
 
 def _new_lines(
-    source: Source,
-    options: PrepareOptions,
-    seen: set[int],
-    counts: Counter[str],
-    bar: "tqdm[Any]",
+    source: Source, options: PrepareOptions, seen: set[int], counts: Counter[str]
 ) -> Iterator[tuple[Split, str]]:
     """Yield the clean lines that no source has had yet; *seen* receives their hashes."""
-    for split, text, size in source.taken_lines():
-        bar.update(size)
+    for split, text in source.taken_lines("encode"):
         counts["lines"] += 1
         for line in _clean(text, options, counts):
             key = stable_hash(line)
@@ -315,33 +289,3 @@ def _write_batch(
         rows[split].append((tokens, (first, second)))
     for split in SPLITS:
         writers[split].write(rows[split], characters[split])
-
-
-def _details(
-    entries: list[dict[str, Any]], options: PrepareOptions, started: float
-) -> dict[str, Any]:
-    """Return what the manifest reports beside the sources."""
-    totals: Counter[str] = Counter()
-    for entry in entries:
-        for split in SPLITS:
-            for shard in entry["split"][split]["shards"]:
-                for key in ("tokens", "lines", "characters"):
-                    totals[f"{split}_{key}"] += shard[key]
-    return {
-        "totals": dict(totals),
-        "options": {
-            "held_out_share": options.held_out_share,
-            "seed": options.seed,
-            "max_characters": options.max_characters,
-            "sentences": options.sentences,
-            "vocabulary_lines": options.vocabulary_lines,
-            "cut_share": CUT_SHARE,
-            "half_width_share": HALF_WIDTH_SHARE,
-        },
-        "seconds": round(time.monotonic() - started, 1),
-    }
-
-
-def _progress(title: str, size: int | None) -> "tqdm[Any]":
-    """Return a progress bar in bytes; nothing is shown if stderr is not a terminal."""
-    return tqdm(total=size, desc=title, unit="B", unit_scale=True, disable=None)

@@ -37,25 +37,15 @@ _REMEDY = "run: python -m training prepare"
 
 @dataclass(frozen=True)
 class Shard:
-    """One split of one source, read from disk as it is used.
+    """One split of one source, memory-mapped."""
 
-    Attributes:
-        name: name of the source.
-        language: ``zh`` or ``en``.
-        consecutive: True if each line continues the line before it.
-        weight: passes over the source in an epoch.
-        ids: (tokens,) uint16, memory-mapped.
-        table: (lines, 3) uint32, memory-mapped.
-        characters: code points of the text, for bits per character.
-    """
-
-    name: str
-    language: str
-    consecutive: bool
-    weight: float
-    ids: npt.NDArray[np.uint16]
-    table: npt.NDArray[np.uint32]
-    characters: int
+    name: str  # of the source
+    language: str  # zh or en
+    consecutive: bool  # each line continues the line before it
+    weight: float  # passes over the source in an epoch
+    ids: npt.NDArray[np.uint16]  # (tokens,)
+    table: npt.NDArray[np.uint32]  # (lines, 3), see above
+    characters: int  # code points of the text
 
     @property
     def lines(self) -> int:
@@ -77,31 +67,18 @@ class Shard:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A directory of prepared data.
-
-    Attributes:
-        directory: its path.
-        sources: the training text, a shard for each source.
-        held_out: the held-out text of the sources that have some.
-        tokenizer: the tokenizer of the ids.
-        sha256: hash over the hashes of the manifest; it names the data in a checkpoint.
-        manifest: the content of ``manifest.json``.
-    """
+    """A directory of prepared data."""
 
     directory: Path
-    sources: tuple[Shard, ...]
-    held_out: tuple[Shard, ...]
+    sources: tuple[Shard, ...]  # training text
+    held_out: tuple[Shard, ...]  # of the sources that have some
     tokenizer: Tokenizer
-    sha256: str
+    sha256: str  # manifest_digest(), the name of the data in a checkpoint
     manifest: dict[str, Any]
 
 
-def open_prepared(directory: Path, *, verify: bool = False) -> Prepared:
+def open_prepared(directory: Path) -> Prepared:
     """Map a prepared directory and check that the sizes are those of its manifest.
-
-    Args:
-        directory: written by ``python -m training prepare``.
-        verify: also hash every file, which reads all of it.
 
     Raises:
         PreparedDataError: the directory is missing, damaged, altered or of another format.
@@ -120,7 +97,7 @@ def open_prepared(directory: Path, *, verify: bool = False) -> Prepared:
             )
         shards = {
             split: tuple(
-                _map(directory, source, part, verify)
+                _map(directory, source, part)
                 for source in manifest["sources"]
                 for part in source["split"][split]["shards"]
             )
@@ -147,12 +124,8 @@ def write_manifest(
 ) -> None:
     """Write ``tokenizer.model`` and ``manifest.json`` of a directory whose shards are written.
 
-    Args:
-        directory: the directory of the shards.
-        tokenizer: the tokenizer of the ids.
-        sources: name, language, consecutive, weight and ``split`` of each source, where ``split`` is
-            ``{split: {"shards": [ShardWriter.close()]}}`` for both splits.
-        details: further members of the manifest.
+    Each source has name, language, consecutive, weight and ``split``, which is
+    ``{split: {"shards": [ShardWriter.close()]}}`` for both splits. *details* are further members.
     """
     (directory / "tokenizer.model").write_bytes(tokenizer.to_bytes())
     manifest: dict[str, Any] = {
@@ -213,12 +186,7 @@ class ShardWriter:
             file.close()
 
     def write(self, lines: Iterable[tuple[list[int], tuple[int, int]]], characters: int) -> None:
-        """Append lines.
-
-        Args:
-            lines: token ids and the two cuts (``NO_CUT`` for none) of each.
-            characters: code points of the text of all of them.
-        """
+        """Append lines: token ids and the two cuts (``NO_CUT`` for none) of each, *characters* in all."""
         ids: list[int] = []
         table: list[int] = []
         for tokens, cuts in lines:
@@ -248,32 +216,24 @@ class ShardWriter:
         self._hashes[kind].update(data)
 
 
-def _map(directory: Path, source: dict[str, Any], part: dict[str, Any], verify: bool) -> Shard:
-    for key, hash_key, size in (
-        ("file", "sha256", part["tokens"] * _IDS.itemsize),
-        ("lines_file", "lines_sha256", part["lines"] * 3 * _TABLE.itemsize),
-    ):
-        path = directory / part[key]
-        if path.stat().st_size != size:
-            raise PreparedDataError(
-                f"{path}: {path.stat().st_size} bytes, but the manifest has {size}; {_REMEDY}"
-            )
-        if verify:
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != part[hash_key]:
-                    raise PreparedDataError(f"{path}: altered since it was written; {_REMEDY}")
+def _map(directory: Path, source: dict[str, Any], part: dict[str, Any]) -> Shard:
+    ids = _memory_map(directory / part["file"], _IDS, part["tokens"])
+    table = _memory_map(directory / part["lines_file"], _TABLE, 3 * part["lines"])
     return Shard(
         name=source["name"],
         language=source["language"],
         consecutive=source["consecutive"],
         weight=source["weight"],
-        ids=_memory_map(directory / part["file"], _IDS),
-        table=_memory_map(directory / part["lines_file"], _TABLE).reshape(-1, 3),
+        ids=ids,
+        table=table.reshape(-1, 3),
         characters=part["characters"],
     )
 
 
-def _memory_map(path: Path, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    if not path.stat().st_size:  # an empty file cannot be mapped
+def _memory_map(path: Path, dtype: np.dtype[Any], numbers: int) -> npt.NDArray[Any]:
+    size, expected = path.stat().st_size, numbers * dtype.itemsize
+    if size != expected:
+        raise PreparedDataError(f"{path}: {size} bytes, but the manifest has {expected}; {_REMEDY}")
+    if not size:  # an empty file cannot be mapped
         return np.zeros(0, dtype=dtype)
     return np.memmap(path, dtype=dtype, mode="r")

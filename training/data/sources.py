@@ -1,16 +1,17 @@
 """Sources of text: their options, and which blocks of their lines are read and held out."""
 
 import hashlib
-import heapq
+import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import field as attribute
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
+from tqdm import tqdm
 
 from model.config import STRICT
 from model.errors import CorpusError
@@ -33,25 +34,16 @@ def _as_tuple(paths: object) -> object:
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class SourceOptions:
-    """A source of text: files that share a weight and a treatment.
+    """A source of text: files that share a weight and a treatment."""
 
-    Attributes:
-        name: unique name of letters, digits and ``. _ -``; it begins the names of files.
-        paths: files, folders, globs, or ``-`` for standard input.
-        language: ``zh``, ``en``, or ``auto``: detected in the first lines.
-        weight: passes over the source in an epoch, relative to other sources.
-        limit_bytes: bytes to read at most, in blocks spread over the source; None for all.
-        consecutive: True if each line continues the line before it.
-        field: the member of JSON Lines that contains the text.
-    """
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]  # unique
+    # Files, folders, globs, or - for standard input
     paths: Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
-    language: Literal["zh", "en", "auto"] = "auto"
-    weight: SourceWeight = 1.0
-    limit_bytes: Size | None = None
-    consecutive: bool = False
-    field: str | None = None
+    language: Literal["zh", "en", "auto"] = "auto"  # auto: detected in the first lines
+    weight: SourceWeight = 1.0  # passes over the source in an epoch
+    limit_bytes: Size | None = None  # read at most, in blocks spread over the source
+    consecutive: bool = False  # each line continues the line before it
+    field: str | None = None  # the member of JSON Lines that contains the text
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -90,99 +82,86 @@ def named_sources(
 
 @dataclass(slots=True)
 class Source:
-    """A source whose files have been read once.
-
-    Attributes:
-        options: as given.
-        files: path and shown name of each file.
-        size: bytes.
-        lines: raw lines.
-        language: ``zh`` or ``en``.
-        block_lines: lines of a block.
-        share: share of the blocks that is read.
-        held_out: numbers of the blocks that are held out.
-    """
+    """A source whose files have been read once."""
 
     options: SourceOptions
-    files: list[tuple[Path, str]]
-    size: int = 0
-    lines: int = 0
-    language: str = ""
+    files: list[tuple[Path, str]]  # path and shown name
+    size: int = 0  # bytes
+    counts: list[int] = attribute(default_factory=list)  # lines of each file
+    language: str = ""  # zh or en
     block_lines: int = BLOCK_LINES
-    share: float = 1.0
-    held_out: frozenset[int] = attribute(default_factory=frozenset)
+    share: float = 1.0  # of the blocks, which is read
+    held_out: frozenset[int] = frozenset()  # numbers of the blocks that are held out
 
-    @property
-    def taken_size(self) -> int:
-        """Bytes of the blocks that are read."""
-        return round(self.size * self.share)
-
-    def taken_lines(self) -> Iterator[tuple[Split, str, int]]:
-        """Yield every raw line of the blocks that are read, with its split and its size in bytes."""
-        first_block = 0
+    def taken_lines(self, purpose: str) -> Iterator[tuple[Split, str]]:
+        """Yield each raw line of the blocks that are read, with its split; *purpose* is shown."""
+        first_blocks = itertools.accumulate(map(self._blocks, self.counts), initial=0)
         left = self.size if self.options.limit_bytes is None else self.options.limit_bytes
-        for path, name in self.files:
-            number = 0
-            for number, text, size in read_lines(path, self.options.field, name):
-                block = first_block + (number - 1) // self.block_lines
-                if not _is_taken(block, self.share):
-                    continue
-                left -= size
-                if left < 0:
-                    return
-                yield ("heldout" if block in self.held_out else "train"), text, size
-            first_block += -(-number // self.block_lines)
+        with _progress(purpose, self.options, round(self.size * self.share)) as bar:
+            for (path, name), first_block in zip(self.files, first_blocks, strict=False):
+                for number, text, size in read_lines(path, self.options.field, name):
+                    block = first_block + (number - 1) // self.block_lines
+                    if not _is_taken(block, self.share):
+                        continue
+                    left -= size
+                    if left < 0:
+                        return
+                    bar.update(size)
+                    yield ("heldout" if block in self.held_out else "train"), text
+
+    def choose_blocks(self, held_out_share: float, seed: int) -> None:
+        """Choose the blocks to read and, at random by *seed*, those to hold out."""
+        # Small sources get smaller blocks, so that they too have some to hold out.
+        self.block_lines = min(BLOCK_LINES, max(1, sum(self.counts) // 20))
+        if self.options.limit_bytes is not None:
+            self.share = min(1.0, self.options.limit_bytes / self.size)
+        blocks = range(sum(map(self._blocks, self.counts)))
+        taken = [block for block in blocks if _is_taken(block, self.share)]
+        if held_out_share > 0 and len(taken) > 1:
+            number = max(1, round(held_out_share * len(taken)))
+            key = f"{seed}:{self.options.name}"
+            order = sorted(taken, key=lambda block: stable_hash(f"{key}:{block}"))
+            self.held_out = frozenset(order[:number])
+
+    def _blocks(self, lines: int) -> int:
+        return -(-lines // self.block_lines)
 
 
 def scan(
-    options: SourceOptions,
-    files: list[tuple[Path, str]],
-    held_out_share: float,
-    seed: int,
-    progress: Callable[[int], object],
+    options: SourceOptions, files: list[tuple[Path, str]], held_out_share: float, seed: int
 ) -> Source:
     """Read a source once: count, detect its language and choose the blocks to read and to hold out.
 
-    Args:
-        options: the source.
-        files: path and shown name of each file.
-        held_out_share: share of the blocks to hold out; at least one block unless it is 0.
-        seed: seed of that choice.
-        progress: called with the bytes of each line.
+    *files* are paths and the names shown in errors. At least one block is held out unless the share is 0.
 
     Raises:
         CorpusError: the source is empty, or a file cannot be read.
     """
     source = Source(options, files, language=options.language)
-    counts: list[int] = []
     sample: list[str] = []
-    for path, name in files:
-        lines = 0
-        for number, text, size in read_lines(path, options.field, name):
-            lines = number
-            source.size += size
-            progress(size)
-            if len(sample) < _DETECTION_LINES and text.strip():
-                sample.append(text[:200])
-        counts.append(lines)
+    with _progress("scan", options, None) as bar:
+        for path, name in files:
+            lines = 0
+            for number, text, size in read_lines(path, options.field, name):
+                lines = number
+                source.size += size
+                bar.update(size)
+                if len(sample) < _DETECTION_LINES and text.strip():
+                    sample.append(text[:200])
+            source.counts.append(lines)
     if not sample:
         names = ", ".join(name for _, name in files[:3])
         raise CorpusError(f"source {options.name}: empty ({names}); every source needs text")
     if source.language == "auto":
         source.language = language_of("\n".join(sample))
-    source.lines = sum(counts)
-    # Small sources get smaller blocks, so that they too have some to hold out.
-    source.block_lines = min(BLOCK_LINES, max(1, source.lines // 20))
-    if options.limit_bytes is not None:
-        source.share = min(1.0, options.limit_bytes / source.size)
-    blocks = sum(-(-lines // source.block_lines) for lines in counts)
-    taken = [block for block in range(blocks) if _is_taken(block, source.share)]
-    if held_out_share > 0 and len(taken) > 1:
-        number = max(1, round(held_out_share * len(taken)))
-        key = f"{seed}:{options.name}"
-        order = heapq.nsmallest(number, taken, key=lambda block: stable_hash(f"{key}:{block}"))
-        source.held_out = frozenset(order)
+    source.choose_blocks(held_out_share, seed)
     return source
+
+
+def _progress(purpose: str, options: SourceOptions, size: int | None) -> "tqdm[Any]":
+    """Return a progress bar in bytes; nothing is shown if stderr is not a terminal."""
+    title = f"{purpose} {options.name}"
+    return tqdm(total=size, desc=title, unit="B", unit_scale=True, disable=None, leave=False)
 
 
 def _is_taken(block: int, share: float) -> bool:

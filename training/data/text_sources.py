@@ -2,13 +2,15 @@
 
 import glob
 import gzip
+import io
 import json
 import lzma
+import re
 import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import zstandard
 
@@ -21,6 +23,7 @@ JSON_SUFFIXES = (".jsonl", ".ndjson")
 # A longer plain line is read in parts; a longer JSON line is refused.
 MAX_RAW_BYTES = 4 << 20
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _CHUNK = 1 << 16
 # zstd expands 4 bytes into as much as 128 KiB: small chunks keep a hostile file from filling the memory.
 _ZSTD_CHUNK = 1 << 12
@@ -67,7 +70,7 @@ def read_lines(
     Args:
         path: ``.gz``, ``.xz`` and ``.zst`` are decompressed; ``.jsonl`` and ``.ndjson`` are JSON Lines.
         field: the member of each JSON object that contains the text.
-        name: name of the file in errors, whose suffix counts; the path itself unless given.
+        name: the file's name in errors, whose suffix counts, if it is not *path*.
 
     Yields:
         Line number from 1, text without its line end, bytes read for it. A plain line above
@@ -117,23 +120,13 @@ def _json_text(line: str, field: str, place: str) -> str:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise CorpusError(f"{place}: not JSON; each line must be one JSON object") from error
-    if not isinstance(value, dict) or field not in value:
-        is_object = isinstance(value, dict)
-        kind = f"an object with {len(value)} other members" if is_object else type(value).__name__
-        raise CorpusError(
-            f"{place}: no member {field!r} ({kind}); name the member that contains the text with --field"
-        )
-    text = value[field]
+    text = value.get(field) if isinstance(value, dict) else None
     if not isinstance(text, str):
         raise CorpusError(
-            f"{place}: member {field!r} is {type(text).__name__}, not text; choose another --field"
+            f"{place}: no text in a member {field!r}; name the member with the text: --field NAME"
         )
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise CorpusError(
-            f"{place}: member {field!r} has a lone surrogate at {error.start}; repair the file"
-        ) from error
+    if _SURROGATE.search(text):
+        raise CorpusError(f"{place}: member {field!r} has a lone surrogate; repair the file")
     return text
 
 
@@ -166,7 +159,8 @@ def _chunks(path: Path, shown: Path) -> Iterator[bytes]:
         if suffix == ".zst":
             yield from _zstd_chunks(path)
             return
-        with _open(path, suffix) as file:
+        opener: Any = {".gz": gzip.open, ".xz": lzma.open}.get(suffix, io.open)
+        with opener(path, "rb") as file:
             while chunk := file.read(_CHUNK):
                 yield chunk
     except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
@@ -177,14 +171,6 @@ def _chunks(path: Path, shown: Path) -> Iterator[bytes]:
         raise CorpusError(
             f"{shown}: cannot be read: {error.strerror or error}; check path and permissions"
         ) from error
-
-
-def _open(path: Path, suffix: str) -> IO[bytes]:
-    if suffix == ".gz":
-        return cast("IO[bytes]", gzip.open(path, "rb"))
-    if suffix == ".xz":
-        return lzma.open(path, "rb")
-    return path.open("rb")
 
 
 def _zstd_chunks(path: Path) -> Iterator[bytes]:

@@ -75,11 +75,9 @@ def open_system(
 def _about_ngram(checkpoint: Checkpoint) -> dict[str, Any]:
     description = checkpoint.training
     text, count = description["text"], sum(description["counts"])
-    once = all(source["counted"] == 1 for source in text["sources"])
-    times = "each once" if once else "weighted sources more than once"
     return {
         "architecture": f"{checkpoint.name}, {description['smoothing']}, {count:,} n-grams",
         "bytes": size_in_bytes(checkpoint.directory),
-        "saw": f"{text['tokens']:,} tokens, {times}",
+        "saw": f"{text['tokens']:,} tokens, each once",
         "text": text,
     }
