@@ -133,7 +133,7 @@ class _Server(uvicorn.Server):
         self._loop.call_soon_threadsafe(self._loop.call_later, seconds, self._leave)
 
     def _leave(self) -> None:
-        # uvicorn's own handler also raises the signal again after the drain; the status is then not 0.
+        # uvicorn's own handler raises the signal again after the drain: the status is not 0 then.
         self.should_exit = True
 
 

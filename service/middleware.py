@@ -156,7 +156,7 @@ class HostMiddleware:
 
 
 class AuthMiddleware:
-    """Find the client of a request: a bearer key, required except on `OPEN_ROUTES`, or anybody.
+    """Find the client of a request: a bearer key, required except on `OPEN_ROUTES`.
 
     Paths under `ADMIN` need a key with ``admin = true``. Without keys, only programs on this
     machine may use them: the service must be on loopback without allowed hosts, and a request from

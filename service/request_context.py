@@ -1,4 +1,4 @@
-"""The context of one request: identity and measurements, filled in on the way, logged at the end."""
+"""The context of one request: identity and measurements, logged at its end."""
 
 import random
 import re
@@ -39,7 +39,7 @@ class RequestContext:
         began: monotonic seconds.
         status: HTTP status of the answer; 0 until known.
         items: number of texts.
-        tokens, cached_tokens: of an answer; None if there is none.
+        tokens, cached_tokens: of an answer; None without one.
         queue_seconds, inference_seconds: as the engine measured them; None if it was not asked.
     """
 
