@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from model.errors import LacunaError
 from service.app import Load, create_app
+from service.auth import KeysError
 from service.logs import flush, logging_to_stderr
 from service.model_loader import load
 from service.routes import AppState
@@ -69,7 +70,11 @@ def serve(settings: Settings, load_model: Load) -> int:
         server.should_exit = True
 
     with logging_to_stderr(settings.log_level), ExitStack() as stack:
-        app = create_app(settings, load_model, on_failure)
+        try:
+            app = create_app(settings, load_model, on_failure)
+        except KeysError as error:
+            sys.stderr.write(f"lacuna: {error}\n")
+            return 2
         state: AppState = app.state.lacuna
         try:
             with _binding(settings.host, settings.port):

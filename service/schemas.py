@@ -60,6 +60,13 @@ def _examples(*examples: dict[str, Any]) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": list(examples)})
 
 
+def _count_characters(value: object) -> int:
+    """Count the code points of a string, a list of strings, or a list of such lists."""
+    if isinstance(value, list):
+        return sum(map(_count_characters, value))
+    return len(value) if isinstance(value, str) else 0
+
+
 class Body(BaseModel):
     """A request's body: no coercion, no unknown fields, immutable."""
 
@@ -81,7 +88,8 @@ class ScoreRequest(Body):
     @property
     def characters(self) -> int:
         """Code points of texts, history and choices."""
-        return sum(map(len, self.texts))
+        fields = ("text", "history", "choices")
+        return sum(_count_characters(getattr(self, name, None)) for name in fields)
 
     def queries(self) -> list[Query]:
         """One query for each text, in order."""
@@ -97,11 +105,6 @@ class PredictRequest(ScoreRequest):
     history: str = Field(
         "", description="earlier text of the same writer: its words are likelier to come again"
     )
-
-    @property
-    def characters(self) -> int:
-        """Code points of texts, history and choices."""
-        return super().characters + len(self.history)
 
     def queries(self) -> list[Query]:
         """One query for each text, in order."""
@@ -139,12 +142,6 @@ class ClozeRequest(PredictRequest):
                 {"texts": len(text)},
             )
         return choices
-
-    @property
-    def characters(self) -> int:
-        """Code points of texts, history and choices."""
-        lists = [[each] if isinstance(each, str) else each for each in self.choices or ()]
-        return super().characters + sum(len(choice) for each in lists for choice in each)
 
     def queries(self) -> list[Query]:
         """One query for each text, in order."""

@@ -24,7 +24,6 @@ from pydantic_settings import (
 )
 
 from model.queries import Limits
-from service.auth import KeysError, parse_plain_keys, read_keys_file
 
 PREFIX = "LACUNA_"
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parent.parent / "model" / "pretrained" / "default"
@@ -188,12 +187,6 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _check(settings: Settings) -> None:
-    try:
-        parse_plain_keys(key.get_secret_value() for key in settings.keys)
-        if settings.keys_file is not None:
-            read_keys_file(settings.keys_file)
-    except KeysError as error:
-        raise SettingsError(str(error)) from None
     has_keys = settings.keys or settings.keys_file
     if not is_loopback(settings.host) and not has_keys and not settings.allow_anonymous:
         raise SettingsError(
