@@ -1,7 +1,8 @@
 """``python -m benchmarks.overload``: goodput at ten times the load, as a share of the measured peak.
 
-The service and HAProxy share one CPU, the client has another. Each round measures every system one after
-the other, because the speed of a shared machine changes: first the peak, with 64 busy connections, then the
+The service runs on the first CPU, the client on the others, and HAProxy on one or the other: on a machine
+with two CPUs it either shares that of the service or that of the client. Each round measures every system in
+turn, because the speed of a shared machine changes: first the peak, with 64 busy connections, then the
 overload from 640 typists, each with a different source address, who do not wait for answers (an open
 loop). Goodput counts answers within the deadline from the scheduled time, over the last two thirds of the
 overload.
@@ -18,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -47,11 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--old", type=Path, metavar="PATH", help="another checkout, measured without a proxy")
     add("--text", type=Path, metavar="DIR", help="*.txt, a sentence a line (default: toy corpus)")
     add("--rounds", type=int, default=5, help="an odd number; the median counts (default: 5)")
-    add("--seconds", type=float, default=8.0, help="of each peak and overload (default: 8)")
+    add("--seconds", type=float, default=5.0, help="of each peak and overload (default: 5)")
     add("--output", type=Path, required=True, metavar="FILE", help="JSON file to write")
     options = parser.parse_args(arguments)
     check_writable(options.output)
-    systems = [lacuna("behind HAProxy", proxied=True)]
+    systems = [
+        replace(lacuna("HAProxy on the same core"), proxy="server"),
+        replace(lacuna("HAProxy on another core"), proxy="client"),
+    ]
     systems += [lacuna("old", options.old)] if options.old else []
     lines = texts.read_lines(options.text)
     result = {

@@ -46,21 +46,28 @@ class Server:
         log.write_bytes(b"")
 
     def run(
-        self, command: Sequence[str], directory: Path, environment: Mapping[str, str] | None = None
+        self,
+        command: Sequence[str],
+        directory: Path,
+        environment: Mapping[str, str],
+        cores: Sequence[int] | None = None,
     ) -> None:
-        """Start a process of this server; `LACUNA_*` variables of the caller are left out."""
+        """Start a process of this server, on other *cores* if they are given.
+
+        `LACUNA_*` variables of the caller are left out.
+        """
         kept = {name: value for name, value in os.environ.items() if not name.startswith("LACUNA_")}
         with self._log.open("ab") as stream:
             process = psutil.Popen(
                 command,
                 cwd=directory,
-                env=kept | {"PYTHONPATH": str(directory)} | dict(environment or {}),
+                env=kept | {"PYTHONPATH": str(directory)} | dict(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
                 start_new_session=True,
             )
-        process.cpu_affinity(self._cores)  # threads and children inherit it
+        process.cpu_affinity(list(cores or self._cores))  # threads and children inherit it
         self._processes.append(process)
 
     def wait_until_answering(self, path: str, body: Mapping[str, Any] | None = None) -> float:

@@ -5,7 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import psutil
 
 from benchmarks.processes import HOST, ROOT, Server, ServerError, free_port
 
@@ -29,7 +31,7 @@ class System:
         directory: its working directory.
         checkpoint: that it serves; None for the bundled one of its directory.
         python: its interpreter.
-        proxied: if HAProxy is in front of it, on the same CPUs.
+        proxy: place of a HAProxy in front of it: on its CPUs, on those of the client, or none.
     """
 
     name: str
@@ -38,7 +40,7 @@ class System:
     directory: Path = ROOT
     checkpoint: Path | None = None
     python: Path = Path(sys.executable)
-    proxied: bool = False
+    proxy: Literal["server", "client"] | None = None
 
     def start(self, cores: Sequence[int], folder: Path, *options: str) -> Server:
         """Start it on a free port; wait for its first answer with `Server.wait_until_answering`.
@@ -55,19 +57,21 @@ class System:
             raise ServerError(f"{self.name}: {self.python} is missing; run `make bench`")
         port = free_port()
         server = Server(port, cores, folder / f"{self.name}-{port}.log")
-        inner = free_port() if self.proxied else port
+        inner = free_port() if self.proxy else port
         command = [str(self.python), *self.arguments, "--port", str(inner)]
         checkpoint = self.checkpoint or self.directory / CHECKPOINT
         command += ["--checkpoint", str(checkpoint), *options]
         offline = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
         server.run(command, self.directory, offline)
-        if self.proxied:
+        if self.proxy:
             addresses = {
                 "PROXY_ADDRESS": f"{HOST}:{port}",
                 "PROXY_METRICS_ADDRESS": f"{HOST}:{free_port()}",
                 "SERVICE_ADDRESS": f"{HOST}:{inner}",
             }
-            server.run(["haproxy", "-db", "-f", "deploy/haproxy.cfg"], self.directory, addresses)
+            command = ["haproxy", "-db", "-f", "deploy/haproxy.cfg"]
+            others = psutil.Process().cpu_affinity() if self.proxy == "client" else None
+            server.run(command, self.directory, addresses, others)
         return server
 
     @contextmanager
@@ -81,10 +85,10 @@ class System:
             server.stop()
 
 
-def lacuna(name: str = "lacuna", directory: Path = ROOT, proxied: bool = False) -> System:
+def lacuna(name: str = "lacuna", directory: Path = ROOT) -> System:
     """Return the service of the checkout in *directory*, with one engine thread."""
     arguments = ("-m", "service", "--threads", "1")
-    return System(name, ("/predict", "/cloze"), arguments, directory.resolve(), proxied=proxied)
+    return System(name, ("/predict", "/cloze"), arguments, directory.resolve())
 
 
 def peer(name: str, *routes: str, python: Path = PEERS_PYTHON) -> System:

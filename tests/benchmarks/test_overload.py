@@ -31,7 +31,7 @@ def test_goodput_counts_answers_in_time_of_the_last_two_thirds() -> None:
 def test_overload_of_real_processes(tiny_checkpoint: Path) -> None:
     """Behind HAProxy and bare, the excess is refused with 429 and the rest is answered."""
     systems = [
-        replace(lacuna("proxied", proxied=True), checkpoint=tiny_checkpoint),
+        replace(lacuna("proxied"), checkpoint=tiny_checkpoint, proxy="client"),
         replace(lacuna("bare"), checkpoint=tiny_checkpoint),
     ]
     found = measure(systems, read_lines(None), rounds=1, seconds=1.0)
