@@ -69,7 +69,7 @@ def arrivals(rate: float, seconds: float, seed: int) -> list[float]:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return the smallest value that *share* of all values do not exceed; NaN if there are none."""
+    """Return the smallest value that *share* of all values do not exceed; NaN without values."""
     if not values:
         return math.nan
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]

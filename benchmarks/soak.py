@@ -175,24 +175,18 @@ def _ask_until(stop: threading.Event, port: int, lines: Sequence[str], seed: int
     """
     counts: Counter[str] = Counter()
     luck = random.Random(seed)  # noqa: S311 - no secret
-    connection = http.client.HTTPConnection(HOST, port, timeout=60)
-    with contextlib.closing(connection):
-        while not stop.is_set():
-            if luck.random() < _HANG_UP_SHARE:
-                _hang_up(port, luck.choices(lines, k=16), luck)
-                counts["hung_up"] += 1
-                continue
-            method, path, body, key = _request(luck.choice(lines), luck)
-            headers = {"Content-Type": "application/json"}
-            headers |= {"Authorization": f"Bearer {key}"} if key else {}
-            try:
-                connection.request(method, path, body, headers)
-                answer = connection.getresponse()
-                answer.read()
-                counts[str(answer.status)] += 1
-            except (OSError, http.client.HTTPException):
-                connection.close()
-                counts["cut_short" if len(body or b"") > _LONGEST_BODY else "broken"] += 1
+    while not stop.is_set():
+        if luck.random() < _HANG_UP_SHARE:
+            _hang_up(port, luck.choices(lines, k=16), luck)
+            counts["hung_up"] += 1
+            continue
+        method, path, body, key = _request(luck.choice(lines), luck)
+        try:
+            headers = {"Authorization": f"Bearer {key}"} if key else {}
+            status, _ = exchange(port, method, path, body, headers)
+            counts[str(status)] += 1
+        except (OSError, http.client.HTTPException):
+            counts["cut_short" if len(body or b"") > _LONGEST_BODY else "broken"] += 1
     return counts
 
 

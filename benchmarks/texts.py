@@ -34,7 +34,7 @@ def read_lines(folder: Path | None) -> list[str]:
         Chinese and other lines in turn, shuffled, as many of each, 8 to 300 characters long.
 
     Raises:
-        TextError: there are no lines of one of the two kinds.
+        TextError: lines of one of the two kinds are missing.
     """
     if folder is None:
         with tempfile.TemporaryDirectory() as own:
