@@ -344,11 +344,11 @@ def _check(config: RunConfig, network: LanguageModel, prepared: Prepared) -> Non
 
 
 def _count_tokens(sources: list[Shard], size: int) -> NDArray[np.int64]:
-    """Return each token's count plus 1, (size,); 0 for control tokens, which are no negatives."""
+    """Return each token's count plus 1, (size,); 0 for control tokens."""
     counts = np.ones(size, dtype=np.int64)
     for source in sources:
         counts += np.bincount(source.ids, minlength=size)
-    counts[: END_OF_GAP + 1] = 0  # <eog> is added to the gap head's negatives by name
+    counts[: END_OF_GAP + 1] = 0  # never negatives; <eog> is added to the gap head's by name
     return counts
 
 

@@ -29,18 +29,18 @@ SOURCES = [shard(1, 40, consecutive=False, weight=2.5), shard(2, 40, consecutive
 
 
 def line(tokens: np.ndarray) -> Row:
-    """A line that stands alone."""
+    """Return a line without context."""
     return Row(tokens, START, np.array([END]), (-1, -1), carried=False, line_end=True)
 
 
 def epoch(source: Shard, settings: DataOptions) -> list[Batch]:
-    """The batches of one epoch over a source."""
+    """Return the batches of one epoch over a source."""
     batches = len(plan_epoch([source], settings, 1, 0))
     return list(islice(BatchStream([source], flags(), settings, seed=1), batches))
 
 
 def is_read_with_a_blank(tokens: list[int], read: list[int]) -> bool:
-    """Whether *read* is *tokens* with at most one stretch read as one blank."""
+    """Return True if *read* is *tokens* with at most one stretch read as one blank."""
     if BLANK not in read:
         return read == tokens
     before, after = read[: read.index(BLANK)], read[read.index(BLANK) + 1 :]

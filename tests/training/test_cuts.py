@@ -12,7 +12,7 @@ ENGLISH = "I went to the store, alone today"
 
 
 def draw(text: str, tokens: set[str], cuts: int) -> Counter[tuple[int, ...]]:
-    """Draw cuts of a line many times; return those of so many cuts."""
+    """Draw cuts of a line many times; count the draws with this number of cuts."""
     drawn = (choose_cuts(text, tokens, random.Random(seed)) for seed in range(2000))
     return Counter(each for each in drawn if len(each) == cuts)
 

@@ -150,7 +150,7 @@ def test_bigram_worked_by_hand(tmp_path: Path) -> None:
 
 
 def test_no_ngram_crosses_a_line_or_a_source(tmp_path: Path) -> None:
-    """What follows a line's last token is unknown: its distribution there is that of the shorter context."""
+    """No pair has its tokens in two lines or in two sources."""
     texts = [text([5, 6], [7, 8]), text([9, 5])]
     estimate(texts, np.arange(SIZE) >= 5, 3, tmp_path)
     pairs = np.load(tmp_path / "tokens.2.npy").tolist()

@@ -130,11 +130,6 @@ def test_text_becomes_shards(data: Path, folder: Path) -> None:
     kinds = itertools.product(("english", "chinese"), ("train", "heldout"), ("ids", "lines"))
     files = {"manifest.json", "tokenizer.model", *(".".join(kind) for kind in kinds)}
     assert {path.name for path in data.iterdir()} == files
-
-
-def test_the_manifest_counts(data: Path) -> None:
-    """The characters of the manifest are those of the text; ids are tokens of text."""
-    found = open_prepared(data)
     for shard in (*found.sources, *found.held_out):
         assert shard.characters == sum(len(text) for text in texts(shard, found.tokenizer))
         assert 5 <= int(np.min(shard.ids)) <= int(np.max(shard.ids)) < found.tokenizer.size
@@ -381,32 +376,19 @@ def test_unusable_sources_are_refused(
 def test_the_command_prepares_inputs(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each input is a source named after it; the path of the output is printed."""
+    """Each input is a source named after it; --sentences makes a line of each sentence."""
     (tmp_path / "more").mkdir()
-    rows = (json.dumps({"body": chinese(random.Random(n))}) for n in range(300))
+    rows = [chinese(random.Random(n)) + chinese(random.Random(n + 300)) for n in range(300)]
+    rows = [json.dumps({"body": row}) for row in rows]
     (tmp_path / "more" / "zh.jsonl").write_text("\n".join(rows))
     inputs = [str(folder / "en.txt"), str(tmp_path / "more")]
     command = ["prepare", *inputs, "--output", str(tmp_path / "out"), "--vocabulary-size", "350"]
-    assert main([*command, "--field", "body", "--consecutive"]) == 0
+    assert main([*command, "--field", "body", "--consecutive", "--sentences"]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'out'}\n"
-    found = open_prepared(tmp_path / "out").sources
-    assert [(s.name, s.language, s.consecutive) for s in found] == [
-        ("en", "en", True),
-        ("more", "zh", True),
-    ]
-
-
-def test_the_command_cuts_lines_into_sentences(tmp_path: Path) -> None:
-    """With --sentences, every sentence is a line of the prepared data."""
-    rng = random.Random(2)
-    lines = [f"{english(rng)} {english(rng)}" for _ in range(300)]
-    (tmp_path / "text.txt").write_text("\n".join(lines), encoding="utf-8")
-    command = ["prepare", str(tmp_path / "text.txt"), "--output", str(tmp_path / "out")]
-    assert main([*command, "--vocabulary-size", "330", "--sentences"]) == 0
     found = open_prepared(tmp_path / "out")
-    sentences = [text for shard in found.sources for text in texts(shard, found.tokenizer)]
-    assert len(sentences) > len(lines)
-    assert all(text.count(".") == 1 for text in sentences)
+    settings = [(s.name, s.language, s.consecutive) for s in found.sources]
+    assert settings == [("en", "en", True), ("more", "zh", True)]
+    assert found.sources[1].lines > 500
 
 
 def test_the_command_reads_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

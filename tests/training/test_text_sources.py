@@ -6,7 +6,6 @@ import json
 import lzma
 import random
 import sys
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,44 +22,41 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     ".xz": lzma.compress,
     ".zst": zstandard.ZstdCompressor().compress,
 }
-TEXT = "first line\n第二行。\r\n\nlast"
+ARCHIVES = [suffix for suffix in COMPRESS if suffix]
 
 
-def texts(path: Path, field: str | None = None) -> list[str]:
-    """The lines of a file."""
-    return [text for _, text, _ in read_lines(path, field)]
+def lines(path: Path, field: str | None = None) -> list[tuple[int, str]]:
+    """Number and text of each line of a file."""
+    return [(number, text) for number, text, _ in read_lines(path, field)]
 
 
 def test_inputs_may_be_files_folders_and_globs(tmp_path: Path) -> None:
-    """A folder gives its text files by suffix, a glob its matches, a file itself whatever its name; each file once."""
+    """A folder gives its text files by suffix, a glob its matches, a file itself; each file once."""
     for name in ("a.txt", "deep/b.jsonl", "deep/c.txt.gz", "deep/image.png", "other.log"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     found = expand_inputs([".", "other.log", "*.txt", "deep/*.gz"], tmp_path)
-    assert [path.relative_to(tmp_path).as_posix() for path in found] == [
-        "a.txt",
-        "deep/b.jsonl",
-        "deep/c.txt.gz",
-        "other.log",
-    ]
+    names = ["a.txt", "deep/b.jsonl", "deep/c.txt.gz", "other.log"]
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == names
 
 
-@pytest.mark.parametrize("entry", ["nowhere.txt", "*.nothing"])
-def test_missing_inputs_are_named(tmp_path: Path, entry: str) -> None:
-    """What matches nothing is an error with its path."""
-    with pytest.raises(CorpusError, match=r"no such file, folder or match; check the path"):
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("nowhere.txt", "no such file, folder or match; check the path"),
+        ("*.nothing", "no such file, folder or match; check the path"),
+        (".", r"no file below it ends in \.txt or \.jsonl"),
+    ],
+)
+def test_inputs_without_text_are_named(tmp_path: Path, entry: str, message: str) -> None:
+    """An input that matches nothing, or a folder without text, is an error with its path."""
+    (tmp_path / "image.png").write_bytes(b"x")
+    with pytest.raises(CorpusError, match=message):
         expand_inputs([entry], tmp_path)
 
 
-def test_folders_without_text_are_named(tmp_path: Path) -> None:
-    """A folder without any text file is an error that says which names count."""
-    (tmp_path / "image.png").write_bytes(b"x")
-    with pytest.raises(CorpusError, match=r"no file below it ends in \.txt or \.jsonl"):
-        expand_inputs([str(tmp_path)])
-
-
 def test_standard_input_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Standard input is kept in a file, byte for byte."""
+    """Standard input is copied to a file, byte for byte."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("我\n".encode() * 50_000)))
     spool_stdin(tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == "我\n".encode() * 50_000
@@ -68,126 +64,87 @@ def test_standard_input_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("suffix", COMPRESS)
 def test_lines_come_numbered_from_any_compression(tmp_path: Path, suffix: str) -> None:
-    """Every compression gives the same numbered lines, without line ends."""
+    """Every compression gives the same lines, without line ends and byte order mark."""
     path = tmp_path / f"text.txt{suffix}"
-    path.write_bytes(COMPRESS[suffix](TEXT.encode()))
-    lines = list(read_lines(path))
-    assert [(number, text) for number, text, _ in lines] == [
-        (1, "first line"),
-        (2, "第二行。"),
-        (3, ""),
-        (4, "last"),
-    ]
+    path.write_bytes(COMPRESS[suffix]("\ufefffirst line\n第二行。\r\n\nlast".encode()))
+    assert lines(path) == [(1, "first line"), (2, "第二行。"), (3, ""), (4, "last")]
 
 
-@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+@pytest.mark.parametrize("suffix", ARCHIVES)
 def test_archives_of_several_members_are_read_whole(tmp_path: Path, suffix: str) -> None:
     """Concatenated archives, as parallel compressors write them, are read to their end."""
     path = tmp_path / f"text.txt{suffix}"
     path.write_bytes(COMPRESS[suffix](b"one\n" * 9000) + COMPRESS[suffix](b"two\n"))
-    assert Counter(texts(path)) == {"one": 9000, "two": 1}
+    found = [text for _, text in lines(path)]
+    assert (found.count("one"), found[-1]) == (9000, "two")
 
 
-@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
-@pytest.mark.parametrize(
-    "damage", [lambda data: data[:-9], lambda data: b"no archive" + data], ids=["short", "other"]
-)
+@pytest.mark.parametrize("suffix", ARCHIVES)
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"no archive" + data])
 def test_damaged_archives_are_named(
     tmp_path: Path, suffix: str, damage: Callable[[bytes], bytes]
 ) -> None:
-    """A truncated archive, or what is none, is an error that names the file and the remedy."""
+    """A truncated or altered archive is an error with the file and the remedy."""
     path = tmp_path / f"text.txt{suffix}"
     noise = random.Random(1).randbytes(50_000).hex().encode()
     path.write_bytes(damage(COMPRESS[suffix](noise)))
-    with pytest.raises(
-        CorpusError, match=rf"text\.txt{suffix}: damaged or truncated {suffix} archive.*again"
-    ):
-        texts(path)
+    with pytest.raises(CorpusError, match=rf"text\.txt{suffix}: damaged or truncated.*again"):
+        lines(path)
 
 
-def test_text_that_is_not_utf8_is_named_with_its_line(tmp_path: Path) -> None:
-    """Another encoding is an error with file, line and byte, and no text of the file."""
+def test_unreadable_text_is_named(tmp_path: Path) -> None:
+    """Another encoding is an error with file, line and byte but no text; a folder is an error too."""
     path = tmp_path / "gbk.txt"
     path.write_bytes("好\n".encode() + "秘密".encode("gbk"))
-    with pytest.raises(
-        CorpusError, match=r"gbk\.txt:2: not UTF-8 \(byte 0 of the line\); convert it"
-    ) as caught:
-        texts(path)
+    with pytest.raises(CorpusError, match=r"gbk\.txt:2: not UTF-8 \(byte 0 .*convert") as caught:
+        lines(path)
     assert "秘" not in str(caught.value)
-
-
-def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
-    """A byte order mark at the start is dropped."""
-    path = tmp_path / "bom.txt"
-    path.write_bytes("\ufeff一\n二".encode())
-    assert texts(path) == ["一", "二"]
-
-
-def test_unreadable_files_are_named(tmp_path: Path) -> None:
-    """What cannot be read is an error that names it."""
     with pytest.raises(CorpusError, match=r"cannot be read: .*check path and permissions"):
-        texts(tmp_path)
+        lines(tmp_path)
 
 
 def test_endless_lines_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line without end comes in bounded parts that divide no character."""
+    """A line without end comes in bounded parts that divide no character; their sizes add up."""
     monkeypatch.setattr(text_sources, "MAX_RAW_BYTES", 1000)
     monkeypatch.setattr(text_sources, "_CHUNK", 77)
     path = tmp_path / "long.txt"
-    path.write_bytes(("我😀a" * 900 + "\nend").encode())
-    lines = list(read_lines(path))
-    assert "".join(text for number, text, _ in lines if number == 1) == "我😀a" * 900
-    assert max(len(text.encode()) for _, text, _ in lines) <= 1000 + 77
-    assert lines[-1][:2] == (2, "end")
-    assert (
-        sum(size for _, _, size in lines) == path.stat().st_size + 1
-    )  # the last line end is counted though missing
+    path.write_bytes(("我😀a" * 900 + "\nend\n").encode())
+    found = list(read_lines(path))
+    assert "".join(text for number, text, _ in found if number == 1) == "我😀a" * 900
+    assert max(len(text.encode()) for _, text, _ in found) <= 1000 + 77
+    assert found[-1][:2] == (2, "end")
+    assert sum(size for _, _, size in found) == path.stat().st_size
 
 
 def test_json_lines_give_the_named_member(tmp_path: Path) -> None:
-    """The text of the named member is read; blank lines are passed over, line ends inside a text end lines."""
+    """Blank lines are skipped, and line ends inside a text end lines."""
     path = tmp_path / "text.jsonl.gz"
     rows = [json.dumps({"text": "一\ntwo", "id": 1}), "", json.dumps({"text": "😀"})]
     path.write_bytes(gzip.compress("\n".join(rows).encode()))
-    assert [(number, text) for number, text, _ in read_lines(path, "text")] == [
-        (1, "一"),
-        (1, "two"),
-        (3, "😀"),
-    ]
+    assert lines(path, "text") == [(1, "一"), (1, "two"), (3, "😀")]
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
         ('{"body": "secret"}', r"no text in a member 'text'.*--field"),
-        ('["secret"]', r"no text in a member 'text'"),
-        ('{"text": 5}', r"no text in a member 'text'"),
-        ('{"text": "secret', r"not JSON; each line must be one JSON object"),
-        ('{"text": "secret \\ud800"}', r"lone surrogate; repair"),
-        ("[" * 100_000, r"not JSON"),
+        ('["secret"]', "no text in a member 'text'"),
+        ('{"text": 5}', "no text in a member 'text'"),
+        ('{"text": "secret', "not JSON; each line must be one JSON object"),
+        ('{"text": "secret \\ud800"}', "lone surrogate; repair"),
+        ("[" * 90_000, "not JSON"),
+        (json.dumps({"text": "secret" * 20_000}), "a JSON line above 100000 bytes; split"),
     ],
 )
-def test_bad_json_lines_are_named(tmp_path: Path, row: str, message: str) -> None:
-    """What is not an object with text in the member is an error with file, line and remedy, and no text."""
+def test_bad_json_lines_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: str, message: str
+) -> None:
+    """A line without text in the member is an error with file, line and remedy, but no text."""
+    monkeypatch.setattr(text_sources, "MAX_RAW_BYTES", 100_000)
     path = tmp_path / "text.jsonl"
     path.write_text('{"text": "fine"}\n' + row)
     with pytest.raises(CorpusError, match=rf"text\.jsonl:2: .*{message}") as caught:
-        texts(path, "text")
+        lines(path, "text")
     assert "secret" not in str(caught.value)
-
-
-def test_json_lines_need_a_field(tmp_path: Path) -> None:
-    """Without the member's name JSON Lines cannot be read."""
-    path = tmp_path / "text.jsonl"
-    path.write_text("{}")
     with pytest.raises(CorpusError, match=r"add --field NAME"):
-        texts(path)
-
-
-def test_endless_json_lines_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A JSON line above the bound is an error, not memory."""
-    monkeypatch.setattr(text_sources, "MAX_RAW_BYTES", 1000)
-    path = tmp_path / "text.jsonl"
-    path.write_text(json.dumps({"text": "a" * 200_000}))
-    with pytest.raises(CorpusError, match=r"text\.jsonl:1: a JSON line above 1000 bytes; split"):
-        texts(path, "text")
+        lines(path)

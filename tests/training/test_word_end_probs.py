@@ -1,4 +1,4 @@
-"""How often words end, counted in prepared data."""
+"""Probabilities that words end, counted in prepared data."""
 
 import numpy as np
 import pytest

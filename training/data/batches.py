@@ -63,7 +63,7 @@ class BatchStream:
     """Batches of a run, from (epoch, index) on, without end.
 
     Raises:
-        PreparedDataError: at the first batch, if there are no lines.
+        PreparedDataError: at the first batch, if the sources are empty.
     """
 
     def __init__(

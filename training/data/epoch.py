@@ -34,7 +34,7 @@ def plan_epoch(
 ) -> list[BatchPlan]:
     """Plan one pass over the sources, each repeated by its weight; *epoch* counts from 0.
 
-    A fraction of a weight repeats that share of the lines, drawn anew in each epoch.
+    A fraction of a weight repeats that share of the lines, drawn again in each epoch.
     """
     rng = np.random.default_rng([seed, epoch])
     singles: list[tuple[int, RowPlan]] = []  # with their tokens

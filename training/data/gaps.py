@@ -1,4 +1,4 @@
-"""Which gaps a row of text is asked for, and which words its contexts read as a blank. Numpy only.
+"""The gaps that a row of text is asked for, and the words that its contexts read as a blank.
 
 A row is y_1 … y_L (1-based, as in docs/architecture.md). A gap [a, j) asks for y_a … y_{j-1}. Its left
 context is the forward tower's state after y_{a-1}, its right context the backward tower's after y_j.

@@ -101,7 +101,7 @@ def prepare(
 ) -> Path:
     """Make a directory of prepared data and return its path.
 
-    Relative paths of the sources start from *root*, or from the current directory if it is None.
+    Relative paths of the sources start from *root*, by default from the current directory.
 
     Raises:
         CorpusError: the text cannot be used (with file, line and remedy), or the output exists.

@@ -33,7 +33,7 @@ def expand_inputs(inputs: list[str], root: Path | None = None) -> list[Path]:
     """Turn files, folders and globs into files, sorted within each input.
 
     Args:
-        inputs: paths or patterns; a folder stands for every text file below it, by suffix.
+        inputs: paths or patterns; a folder means every text file below it, by suffix.
         root: folder that relative inputs start from; None for the current directory.
 
     Raises:
