@@ -41,8 +41,8 @@ def run_command(
         argv: arguments; by default those of the process.
 
     Returns:
-        The command's status; 2 with a message on standard error after a named error or an error of the
-        operating system, such as a full disk; 130 if interrupted.
+        The command's status; 2 with a message on standard error after a named error or an error of
+        the operating system, such as a full disk; 130 if interrupted.
     """
     listing = "\n".join(f"  {name:<20} {text}" for name, (_, text) in commands.items())
     parser = _parser(f"python -m {package}", f"{description}\n\ncommands:\n{listing}")

@@ -56,7 +56,8 @@ class LossOptions:
 class OptimizerOptions:
     """The optimizer, its learning rate and its limits on gradients.
 
-    Clipping: Pascanu et al. 2013, arXiv:1211.5063. AdamW: Loshchilov and Hutter 2019, arXiv:1711.05101.
+    Pascanu et al. 2013, arXiv:1211.5063 (clipping); Loshchilov and Hutter 2019, arXiv:1711.05101
+    (AdamW).
     """
 
     name: Literal["adamw", "sgd"] = "adamw"
@@ -137,7 +138,8 @@ def options_from_dict(kind: type[Options], values: dict[str, Any], where: str) -
     """Make a dataclass of plain values; *where* begins every message.
 
     Raises:
-        RunError: a field is unknown, missing, of another type or out of range; the message names it.
+        RunError: a field, which the message names, is unknown, missing, of another type or out of
+            range.
     """
     try:
         # Strict JSON, unlike strict Python, accepts lists as tuples and tables as dataclasses.

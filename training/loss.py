@@ -20,9 +20,9 @@ ROWS_AT_ONCE = {"cpu": 256, "cuda": 8192}
 
 
 class LanguageModel(Protocol):
-    """The part of a network that training needs if it reads from left to right; a ``torch.nn.Module``.
+    """The methods that training calls of a network which reads from left to right.
 
-    :class:`model.network.Network` is one; research trains others.
+    :class:`model.network.Network` is one; research trains others. Each is a ``torch.nn.Module``.
     """
 
     embedding: nn.Embedding  # tied, input and output, (V, e)
@@ -48,7 +48,8 @@ class NegativeSampler:
         size: draws per step, with replacement. Duplicates are merged, so fewer tokens come back.
         device: device of the returned tensors.
 
-    Sampled softmax with log-Q correction: Jean et al. 2015, arXiv:1412.2007; Bengio and Senécal 2008.
+    Sampled softmax with log-Q correction: Jean et al. 2015, arXiv:1412.2007; Bengio and Senécal
+    2008.
     """
 
     def __init__(self, counts: NDArray[np.int64], size: int, device: torch.device) -> None:
@@ -126,9 +127,9 @@ def full_cross_entropy(
 ) -> Tensor:
     """Return the cross-entropy over the whole vocabulary, summed over the rows.
 
-    A few rows at a time go from logits to probabilities to gradients while they are in the processor's
-    cache, and nothing of (N, V) is kept in float32. On a CPU this takes some three fifths of the time of
-    torch's ``cross_entropy``.
+    A few rows at a time go from logits to probabilities to gradients while they are in the
+    processor's cache, and nothing of (N, V) is kept in float32. On a CPU this takes some three
+    fifths of the time of torch's ``cross_entropy``.
 
     Args:
         features: (N, e), in the dtype to multiply in.
@@ -240,7 +241,7 @@ def batch_losses(
         forward, after, next_sum, next_count = heads.next(states)
         total, zero = next_sum / max(next_count, 1), next_sum.new_zeros(())
         sums, counts = (next_sum, zero, zero), (next_count, 0, 0)
-        # With both weights 0, the backward tower is skipped: the forward tower learns 1.7 times as fast.
+        # With both weights 0, the backward tower is skipped, and training is 1.7 times as fast.
         weighted = options.previous_weight + options.gap_weight > 0
         if towers and architecture == "two_towers" and weighted:
             backward, previous_sum, previous_count = heads.previous(towers)
@@ -325,7 +326,7 @@ class _Heads:
 
 
 def draw_mask(batch: Batch, share: float, rng: np.random.Generator) -> Tensor:
-    """Choose tokens that a stacked network reads as ``<blank>``: (T, B) bool, at least one, no controls."""
+    """Choose text tokens to read as ``<blank>``, at least one: (T, B) bool."""
     is_text = batch.forward_inputs > END_OF_GAP
     masked = is_text & (rng.random(is_text.shape) < share)
     if not masked.any():

@@ -1,8 +1,8 @@
 """``python -m training ngram``: a Kneser-Ney n-gram counted from prepared data, the baseline.
 
-Counting sorts; it needs no dictionary. Orders are built on each other: a k-gram is (rank of its first
-k - 1 tokens, last token), packed into one uint64. The peak is about 70 bytes for each token of text
-(2.3 GB for 33 M tokens), on one core. Every n-gram that occurs is kept.
+Counting sorts; it needs no dictionary. Orders are built on each other: a k-gram is (rank of its
+first k - 1 tokens, last token), packed into one uint64. The peak is about 70 bytes for each token
+of text (2.3 GB for 33 M tokens), on one core. Every n-gram that occurs is kept.
 
 Lines begin with <s>, have no end symbol (as in /score), and no n-gram crosses a line. The format on
 disk is described in model/ngram.py.
@@ -110,9 +110,9 @@ def estimate(
 ) -> dict[str, Any]:
     """Count, discount and write the arrays of model/ngram.py.
 
-    The adjusted count of an n-gram is its number of occurrences at the highest order and if it begins
-    with <s>, else the number of different tokens that precede it. D1, D2, D3+ are estimated for each
-    order.
+    The adjusted count of an n-gram is its number of occurrences at the highest order and if it
+    begins with <s>, else the number of different tokens that precede it. D1, D2, D3+ are estimated
+    for each order.
 
     Args:
         texts: lines of token ids.
@@ -121,12 +121,13 @@ def estimate(
         directory: existing directory that receives the arrays.
 
     Returns:
-        ``{"counts": n-grams of each order, "discounts": [{"D1", "D2", "D3+", "estimated"} of each]}``.
+        ``{"counts": [...], "discounts": [{"D1", "D2", "D3+", "estimated"}, ...]}``, by order.
 
     Raises:
         PreparedDataError: the texts are empty.
 
-    Chen & Goodman 1999; <s> as in Heafield et al. 2013, Scalable modified Kneser-Ney language model estimation.
+    Chen & Goodman 1999; <s> as in Heafield et al. 2013, Scalable modified Kneser-Ney language model
+    estimation.
     """
     stream = _join(texts)
     level = _unigrams(stream, len(predictable))
@@ -184,7 +185,7 @@ class _Level:
 
 
 def _unigrams(stream: NDArray[np.uint16], size: int) -> _Level:
-    """Return every token, seen or not: a unigram's rank is its id. <s> is a context and is not counted."""
+    """Return all tokens, seen or not, ranked by id; <s> is a context and is not counted."""
     tokens = np.arange(size, dtype=np.uint16)
     occurrences = np.bincount(stream, minlength=size).astype(np.uint32)
     occurrences[START] = 0
@@ -214,7 +215,7 @@ def _write_level(directory: Path, k: int, level: _Level, adjusted: NDArray[Any])
 
 
 def _write_unigram(directory: Path, predictable: NDArray[np.bool_]) -> None:
-    """Interpolate the unigrams with the uniform distribution over the tokens that may be predicted."""
+    """Interpolate the unigrams with the uniform distribution over predictable tokens."""
     discounted, backoff = directory / "discounted.1.npy", directory / "backoff.0.npy"
     unigram = np.load(discounted) + np.load(backoff)[0] / np.float32(predictable.sum())
     np.save(directory / "unigram.npy", np.where(predictable, unigram, 0).astype(np.float32))
@@ -225,8 +226,8 @@ def _write_unigram(directory: Path, predictable: NDArray[np.bool_]) -> None:
 def _discounts(adjusted: NDArray[Any]) -> tuple[Sequence[float], bool]:
     """Return D1, D2, D3+ of one order, and True if they could be estimated.
 
-    With n_i n-grams of adjusted count i and Y = n1 / (n1 + 2 n2), D_i = i - (i + 1) Y n_{i+1} / n_i;
-    D3+ is D_3.
+    D_i = i - (i + 1) Y n_{i+1} / n_i, with n_i n-grams of adjusted count i and
+    Y = n1 / (n1 + 2 n2); D3+ is D_3.
     """
     n = np.bincount(np.minimum(adjusted, 5), minlength=6).astype(float)
     if (n[1:5] == 0).any():

@@ -15,7 +15,8 @@ class RunLog:
 
     Args:
         directory: the run directory.
-        step: the step at which the run starts or resumes; lines of later steps, left by a crash, are dropped.
+        step: the step at which the run starts or resumes; lines of later steps, left by a crash,
+            are dropped.
 
     Raises:
         OSError: the disk is full or not writable; the lines before are kept.

@@ -3,7 +3,7 @@
     state/
       weights.safetensors     the network, fp32
       optimizer.safetensors   moments, carried states, torch's random state
-      state.json              progress, run file, SHA-256 of the data, the checkpoint that the run began with
+      state.json              progress, run file, SHA-256 of the data, the starting checkpoint
 
 This is not the served checkpoint, which ``python -m training export`` makes of it. No pickle.
 """
@@ -69,12 +69,12 @@ def save_state(
             (fresh / "state.json").write_text(json.dumps(asdict(info), indent=1), encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise RunError(
-            f"{directory}: cannot save: {error}; the state before it is kept; free space, then --resume"
+            f"{directory}: cannot save: {error}; the last state is kept; free space, then --resume"
         ) from error
 
 
 def find_state(run: Path) -> Path | None:
-    """Return the state directory of a run directory, or the one before it after a crash, or None."""
+    """Return the state directory of a run; after a crash, the one before it; None without one."""
     for directory in (run / "state", previous_directory(run / "state")):
         if (directory / "state.json").is_file():
             return directory
@@ -107,7 +107,7 @@ def read_state(directory: Path) -> StateInfo:
 
 
 def describe_base(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Describe the checkpoint that a run begins with; another may be at its path when the run ends."""
+    """Describe the checkpoint that a run begins with, as its path may lead to another later."""
     return {
         "name": checkpoint.name,
         "version": checkpoint.version,

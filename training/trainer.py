@@ -87,8 +87,8 @@ def train(
         network: trained if *config* has no network; a ``torch.nn.Module``.
 
     Raises:
-        RunError: no such device, nothing to resume, a run that would be overwritten, a resumed run of
-            other sizes or data, a full disk.
+        RunError: no such device, nothing to resume, a run that would be overwritten, a resumed run
+            of other sizes or data, a full disk.
         DivergedError: the loss or a gradient is not a number; the last saved state is good.
         PreparedDataError: the prepared data are missing or damaged.
         OSError: the run directory is not writable.
@@ -100,7 +100,7 @@ def train(
 
 
 class Trainer:
-    """A run in progress: data, network, optimizer, counters. Arguments and errors: :func:`train`."""
+    """A run in progress. Its arguments and errors are those of :func:`train`."""
 
     def __init__(
         self,
@@ -174,9 +174,9 @@ class Trainer:
                 )
         if info.data_sha256 != self._data_sha256:  # (epoch, index) would name other batches
             raise RunError(
-                f"{state}: was trained on data {info.data_sha256[:12]}, but {self.config.data.prepared}"
-                f" has {self._data_sha256[:12]}; prepare the same data again, or begin a new run with"
-                " start_from"
+                f"{state}: was trained on data {info.data_sha256[:12]}, not on"
+                f" {self._data_sha256[:12]} of {self.config.data.prepared}; prepare the same data"
+                " again, or begin a new run with start_from"
             )
         self.progress, self._base = info.progress, info.base
         load_weights(state, self.network)
@@ -251,11 +251,11 @@ class Trainer:
         first_limit = math.inf if options.clip_value > 0 else limit
         norm = nn.utils.clip_grad_norm_(parameters, first_limit)
         if not (math.isfinite(losses.total.item()) and math.isfinite(norm.item())):
-            fault = f"step {self.progress.step}: loss {losses.total.item()}, gradient norm {norm.item()}"
+            fault = f"loss {losses.total.item()}, gradient norm {norm.item()}"
             remedy = "lower the learning rate or clip harder"
             if (state := find_state(self.directory)) is not None:
                 remedy = f"{state} holds the last good state; {remedy}, then --resume"
-            raise DivergedError(f"{fault}; {remedy}")
+            raise DivergedError(f"step {self.progress.step}: {fault}; {remedy}")
         if options.clip_value > 0:
             nn.utils.clip_grad_value_(parameters, options.clip_value)
             nn.utils.clip_grad_norm_(parameters, limit)

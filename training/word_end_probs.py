@@ -1,8 +1,8 @@
 """The probability that a word ends after each token, counted in the training text.
 
-A Latin token with its space shows that its word ends. One without may continue (`elep`) or come before
-a comma (`theatre`); the network would have to read it to know. The search takes these probabilities
-for granted and so saves most of those readings.
+A Latin token with its space shows that its word ends. One without may continue (`elep`) or come
+before a comma (`theatre`); the network would have to read it to know. The search takes these
+probabilities for granted and so saves most of those readings.
 """
 
 from collections.abc import Sequence

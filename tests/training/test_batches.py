@@ -50,7 +50,7 @@ def is_read_with_a_blank(tokens: list[int], read: list[int]) -> bool:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_every_gap_sees_exactly_its_two_sides(seed: int) -> None:
-    """The left context of a gap is all before it, the right context all after it, and no gap is empty."""
+    """A gap's left context is all before it, its right context all after it; none is empty."""
     rng = np.random.default_rng(seed)
     rows = [line(rng.integers(FIRST, V, n)) for n in rng.integers(1, 24, 6)]
     batch = assemble(rows, flags(), options(punctuation_dropped_share=0.0), rng, stream=False)

@@ -18,7 +18,7 @@ def draw(text: str, tokens: set[str], cuts: int) -> Counter[tuple[int, ...]]:
 
 
 def test_half_width_copies() -> None:
-    """Punctuation of Chinese lines becomes half-width, the full stop sometimes; other lines have no copy."""
+    """Punctuation of Chinese lines becomes half-width, the full stop only sometimes."""
     rng = random.Random(1)
     copies = {half_width("好，你呢？（笑）。", rng) for _ in range(50)}
     assert copies == {"好,你呢?(笑)。", "好,你呢?(笑)."}
@@ -40,7 +40,7 @@ def test_cuts_divide_the_line(text: str, seed: int) -> None:
 
 
 def test_two_cuts_hold_whole_words_and_a_space() -> None:
-    """Between two cuts are one to three words with the space after the last, none before punctuation."""
+    """Between two cuts are one to three words, with the space after the last one."""
     spans = Counter(ENGLISH[start:end] for start, end in draw(ENGLISH, set(), 2).elements())
     assert {"store", "went ", "to the ", "the store", "today"} <= set(spans)
     assert all(span.strip(" ") and not span.startswith(" ") for span in spans)
@@ -59,7 +59,7 @@ def test_chinese_cuts_prefer_tokens() -> None:
 
 
 def test_one_cut_is_at_a_word_start_or_inside_a_word() -> None:
-    """A single cut in English is at any word start, sometimes inside a word, never before a space."""
+    """A single cut is at any word start, sometimes inside a word, never before a space."""
     places = {place[0]: count for place, count in draw(ENGLISH, set(), 1).items()}
     starts = {index for index in range(1, len(ENGLISH)) if ENGLISH[index - 1] == " "}
     assert starts <= set(places)

@@ -68,7 +68,7 @@ def test_drawn_probabilities_are_those_of_the_draw() -> None:
 
 
 def test_the_target_is_never_its_own_negative() -> None:
-    """A target among the negatives is not counted twice: with every token drawn, the loss is the full softmax's."""
+    """With every token drawn as a negative, the loss is that of the full softmax."""
     features, targets, weight, bias = problem()
     ids = torch.arange(END_OF_GAP + 1, V)
     sampled = sampled_cross_entropy(features, targets, weight, bias, (ids, torch.zeros(V)))
@@ -91,7 +91,7 @@ def test_end_of_gap_is_always_contrasted_except_in_an_empty_gap() -> None:
 def test_the_full_cross_entropy_and_its_gradients_are_those_of_the_plain_product(
     dtype: torch.dtype,
 ) -> None:
-    """A few rows at a time, loss and all three gradients are what ``cross_entropy`` gives, a masked <eog> included."""
+    """Loss and gradients are those of torch's ``cross_entropy``, with <eog> masked in some rows."""
     features, targets, weight, bias = problem()
     rows = 600  # more than are computed at once, and no multiple of them
     features, targets = features.repeat(10, 1)[:rows].to(dtype), targets.repeat(10)[:rows]

@@ -1,4 +1,4 @@
-"""Building the modified Kneser-Ney n-gram, checked against the formulas written out with dictionaries."""
+"""The modified Kneser-Ney n-gram, checked against the formulas written with dictionaries."""
 
 import random
 from collections import Counter, defaultdict
@@ -43,7 +43,7 @@ def estimated(
 
 
 class BruteForce:
-    """Interpolated modified Kneser-Ney from the formulas of Chen & Goodman 1999, with dictionaries."""
+    """Interpolated modified Kneser-Ney with dictionaries, from Chen & Goodman 1999."""
 
     def __init__(self, lines: list[list[int]], order: int, size: int = SIZE) -> None:
         self.order, self.uniform = order, 1 / (size - 5)
@@ -135,11 +135,12 @@ def test_discounts_are_estimated(tmp_path: Path) -> None:
 
 
 def test_bigram_worked_by_hand(tmp_path: Path) -> None:
-    """Two lines, a b and a c, with the fallback discounts 0.5, 1, 1.5 and five predictable tokens a-e.
+    """Probabilities of the lines "a b" and "a c" are those by hand, with five predictable tokens.
 
-    Continuation counts: a 1 (after <s>), b 1, c 1, total 3. Unigram: p(b) = (1 - 0.5)/3 + (3 * 0.5)/3 * 1/5 = 4/15.
-    After a: counts b 1, c 1. p(b|a) = (1 - 0.5)/2 + (2 * 0.5)/2 * 4/15 = 1/4 + 2/15 = 23/60.
-    After <s>: a twice. p(a|<s>) = (2 - 1)/2 + 1/2 * 4/15 = 19/30.  d was never seen: p(d) = 1/2 * 1/5 = 1/10.
+    The fallback discounts are 0.5, 1, 1.5. Continuation counts: a 1 (after <s>), b 1, c 1, total 3.
+    p(b) = (1 - 0.5)/3 + (3 * 0.5)/3 * 1/5 = 4/15; never seen: p(d) = 1/2 * 1/5 = 1/10.
+    After a: b 1, c 1, so p(b|a) = (1 - 0.5)/2 + (2 * 0.5)/2 * 4/15 = 1/4 + 2/15 = 23/60.
+    After <s>: a 2, so p(a|<s>) = (2 - 1)/2 + 1/2 * 4/15 = 19/30.
     """
     a, b, c, d = 5, 6, 7, 8
     network = estimated([[a, b], [a, c]], 2, tmp_path, size=10)

@@ -15,7 +15,7 @@ from training.data.prefetch import BatchesAhead
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more processes than cores
 @pytest.mark.parametrize("begin", [0, 5])
 def test_batches_are_the_same_in_the_same_order(begin: int) -> None:
-    """Three processes in turn give what one stream gives, with its place, over the end of an epoch."""
+    """Three processes in turn give what one stream gives, also over the end of an epoch."""
     sources = [shard(1, 40, consecutive=False), shard(2, 40, consecutive=True)]
     stream, other = (BatchStream(sources, flags(), options(), 5, index=begin) for _ in range(2))
     length = len(plan_epoch(sources, options(), 5, 0))

@@ -169,7 +169,7 @@ def test_cuts_are_where_the_text_was_divided(data: Path) -> None:
 def test_half_width_copies_follow_or_replace_a_line(
     data: Path, folder: Path, sources: tuple[SourceOptions, ...], options: PrepareOptions
 ) -> None:
-    """A tenth of Chinese training lines gets a half-width copy, or becomes it if lines are consecutive."""
+    """A tenth of Chinese training lines gets a copy, or becomes it if lines are consecutive."""
     original = set((folder / "zh.txt").read_text().splitlines())
     apart = prepare((replace(sources[1], consecutive=False),), options)
     for found, number, copied in (
@@ -192,7 +192,7 @@ def test_duplicates_are_dropped_across_sources(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A line that any source had before is dropped and counted, up to a number of remembered lines."""
+    """A line that a source had before is dropped and counted, up to a limit of memory."""
     more = write_lines(tmp_path / "more.txt", 100, english, seed=5)
     again = SourceOptions("again", (str(folder / "en.txt"), str(tmp_path / "more.txt")))
     options = replace(options, vocabulary_size=300)
@@ -225,7 +225,7 @@ def test_limits_take_blocks_spread_over_the_source(
 def test_the_tokenizer_sees_both_languages_evenly(
     sources: tuple[SourceOptions, ...], options: PrepareOptions, tmp_path: Path
 ) -> None:
-    """However much English there is, at most half of the sample is English, and none is held out."""
+    """At most half of the sample is English, and none of it is held out."""
     lines = write_lines(tmp_path / "en.txt", 5000, english)
     files = [tmp_path / "en.txt", Path(sources[1].paths[0])]
     scanned = [
@@ -244,7 +244,7 @@ def test_the_tokenizer_sees_both_languages_evenly(
 def test_a_given_tokenizer_is_used(
     sources: tuple[SourceOptions, ...], options: PrepareOptions, tmp_path: Path
 ) -> None:
-    """With --tokenizer none is trained, and the model is copied byte for byte; a damaged one is named."""
+    """A given tokenizer is copied byte for byte; a damaged one is an error with its name."""
     given = tmp_path / "given.model"
     options = replace(options, tokenizer=given)
     for damage in (None, b"", b"nonsense"):
@@ -298,7 +298,7 @@ def test_a_failure_leaves_nothing_behind(
     capsys: pytest.CaptureFixture[str],
     error: BaseException,
 ) -> None:
-    """An interrupt or a full disk ends the command with a status and a message, without an output."""
+    """An interrupt or a full disk ends the command with a message and without an output."""
 
     def refuse(*_: object) -> None:
         raise error
@@ -359,7 +359,7 @@ def test_unusable_text_is_refused(
 def test_unusable_sources_are_refused(
     sources: tuple[SourceOptions, ...], options: PrepareOptions
 ) -> None:
-    """No source, a name used twice, standard input named twice and a source without new lines are errors."""
+    """Missing, repeated and empty sources are errors."""
     options = replace(options, vocabulary_size=300)
     again = replace(sources[0], name="again")
     stdin = [SourceOptions(name, ("-",)) for name in "ab"]

@@ -31,7 +31,7 @@ def lines(path: Path, field: str | None = None) -> list[tuple[int, str]]:
 
 
 def test_inputs_may_be_files_folders_and_globs(tmp_path: Path) -> None:
-    """A folder gives its text files by suffix, a glob its matches, a file itself; each file once."""
+    """A folder gives its text files, a glob its matches, a file itself; each file once."""
     for name in ("a.txt", "deep/b.jsonl", "deep/c.txt.gz", "deep/image.png", "other.log"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
@@ -93,7 +93,7 @@ def test_damaged_archives_are_named(
 
 
 def test_unreadable_text_is_named(tmp_path: Path) -> None:
-    """Another encoding is an error with file, line and byte but no text; a folder is an error too."""
+    """Another encoding is an error with file, line and byte, but no text."""
     path = tmp_path / "gbk.txt"
     path.write_bytes("好\n".encode() + "秘密".encode("gbk"))
     with pytest.raises(CorpusError, match=r"gbk\.txt:2: not UTF-8 \(byte 0 .*convert") as caught:

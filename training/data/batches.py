@@ -201,7 +201,7 @@ def _drop_final_punctuation(
 
 
 def _forward_side(row: Row, blank: tuple[int, int] | None, ends: bool) -> tuple[Int, Int, Int]:
-    """Return inputs, targets and steps: after step ``steps[i]``, y_1 … y_i have been read, i = 0 … L.
+    """Return inputs, targets and steps; after ``steps[i]``, y_1 … y_i are read, i = 0 … L.
 
     If the row does not end (*ends* is False), the next window reads y_L.
     """
@@ -263,8 +263,8 @@ def heldout_batches(
 ) -> dict[str, tuple[list[Batch], int]]:
     """Return the same few held-out lines of each language every time, with their characters.
 
-    Lines are spread evenly over a language's sources, are read alone and have no blanks. Lines of more
-    than four windows are left out.
+    Lines are spread evenly over a language's sources, are read alone and have no blanks. Lines of
+    more than four windows are left out.
     """
     plain = replace(
         options, punctuation_dropped_share=0.0, forward_blank_share=0.0, backward_blank_share=0.0

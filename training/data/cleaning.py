@@ -1,7 +1,7 @@
 """Raw lines to clean lines: normal form, masked contacts, long lines split, sentences.
 
-The normal form of training text is stricter than that of a request: control characters and invisible
-marks go, and spaces are single.
+The normal form of training text is stricter than that of a request: control characters and
+invisible marks go, and spaces are single.
 """
 
 import re
@@ -32,7 +32,8 @@ _PHONE = re.compile(
     r")(?![\d]|[.,]\d)"
 )
 _DIGIT = re.compile(r"\d")
-# The end of a sentence that another follows: not after a title or an initial, nor before a small letter.
+# The end of a sentence that another follows: not after a title or an initial, nor before a small
+# letter.
 _SENTENCE_BREAK = re.compile(
     r"[。！？]+[\"'”’」』）)\]]*\s*"
     r"|(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bRev)(?<!\bHon)(?<!\bCapt)(?<!\bCol)"
@@ -49,14 +50,15 @@ def clean(
     """Make the training lines of one raw line; none if it contains no letter.
 
     The line is brought into normalisation form C. Control characters become spaces, invisible marks
-    are removed, spaces become single. Mail addresses and telephone numbers are masked. A line of more
-    than *max_characters* is split at sentence ends, else at a comma or space, else at the limit.
+    are removed, spaces become single. Mail addresses and telephone numbers are masked. A line of
+    more than *max_characters* is split at sentence ends, else at a comma or space, else at the
+    limit.
 
     Args:
         text: one raw line.
         max_characters: code points of the longest line to return.
-        counts: receives the number of lines under ``control_characters``, ``masked``, ``long_lines``
-            and ``without_letters``.
+        counts: receives the number of lines under ``control_characters``, ``masked``,
+            ``long_lines`` and ``without_letters``.
         split_sentences: also make a line of each sentence.
     """
     plain = _INVISIBLE.sub("", _CONTROL.sub(" ", text))

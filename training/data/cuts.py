@@ -33,8 +33,8 @@ def choose_cuts(text: str, tokens: Container[str], rng: random.Random) -> tuple[
     """Choose where a user's blank or cursor would divide a line.
 
     In 70 % of cases there are two cuts: around a Chinese span of 1 to 4 characters, preferably a
-    token, or around one to three words and the space after them. Else there is one: next to a Chinese
-    character, at the start of a word, or sometimes inside a word.
+    token, or around one to three words and the space after them. Else there is one: next to a
+    Chinese character, at the start of a word, or sometimes inside a word.
 
     Args:
         text: a clean line.
@@ -42,7 +42,8 @@ def choose_cuts(text: str, tokens: Container[str], rng: random.Random) -> tuple[
         rng: random numbers.
 
     Returns:
-        No, one or two code-point positions, ascending. A line of fewer than 4 characters has no cut.
+        No, one or two code-point positions, ascending. A line of fewer than 4 characters has no
+        cut.
     """
     if len(text) < 4:
         return ()
@@ -63,7 +64,7 @@ def _two_cuts(text: str, tokens: Container[str], rng: random.Random) -> tuple[in
 
 
 def _words_around(text: str, position: int, words: int) -> tuple[int, int]:
-    """Return the bounds of the word at *position*, further words after single spaces, and the space after them."""
+    """Return the bounds of *words* words from *position* on, and the space after them."""
     start = position
     while start > 0 and is_word_character(text[start - 1]):
         start -= 1

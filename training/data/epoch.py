@@ -1,7 +1,7 @@
 """The order of the text in an epoch: which lines make up which batch.
 
-Some consecutive lines are read together as *blocks*, through *windows* whose forward state is carried
-from one to the next. All other lines are single, in batches of lines of similar length.
+Some consecutive lines are read together as *blocks*, through *windows* whose forward state is
+carried from one to the next. All other lines are single, in batches of lines of similar length.
 """
 
 from collections.abc import Iterator, Sequence

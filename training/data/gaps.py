@@ -1,7 +1,8 @@
 """The gaps that a row of text is asked for, and the words that its contexts read as a blank.
 
-A row is y_1 … y_L (1-based, as in docs/architecture.md). A gap [a, j) asks for y_a … y_{j-1}. Its left
-context is the forward tower's state after y_{a-1}, its right context the backward tower's after y_j.
+A row is y_1 … y_L (1-based, as in docs/architecture.md). A gap [a, j) asks for y_a … y_{j-1}. Its
+left context is the forward tower's state after y_{a-1}, its right context the backward tower's
+after y_j.
 """
 
 from dataclasses import dataclass
@@ -71,10 +72,10 @@ def sample_gaps(
 ) -> list[Gap]:
     """Draw gaps of a row: words, single tokens, spans of 2 to 8 tokens, and the gaps of its cuts.
 
-    Kinds are drawn 60 : 20 : 20, at places uniform over tokens, so a word of three tokens is drawn three
-    times as often as one of one. Draws that give no gap are dropped: words that begin with punctuation
-    or exceed 8 tokens, and spans at the last token. On the bundled recipe that leaves 57 : 22 : 21 of 100
-    in Chinese and 58 : 21 : 21 in English.
+    Kinds are drawn in shares of 60, 20 and 20 %, at places uniform over tokens, so a word of three
+    tokens is drawn three times as often as one of one. Draws that give no gap are dropped: words
+    that begin with punctuation or exceed 8 tokens, and spans at the last token. In the bundled
+    recipe, of 100 draws 57, 22 and 21 are left in Chinese, and 58, 21 and 21 in English.
 
     Args:
         tokens: (L,), the row.
@@ -128,7 +129,7 @@ def sample_blank(
     rng: np.random.Generator,
     breaks: NDArray[np.bool_] | None = None,
 ) -> tuple[int, int] | None:
-    """Draw a word [start, end), 0-based, that a tower reads as ``<blank>``; None if none is suitable."""
+    """Draw a word [start, end), 0-based, to read as ``<blank>``; None if it is unsuitable."""
     if len(tokens) < 4:
         return None
     words = flags.word_starts(tokens)

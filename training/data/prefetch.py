@@ -1,4 +1,4 @@
-"""Batches made ahead by other processes, so that a GPU need not wait; the same batches in the same order."""
+"""Batches made ahead by other processes, so that a GPU need not wait for them."""
 
 import signal
 from collections.abc import Iterator
@@ -8,8 +8,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from training.data.batches import Batch, BatchStream
 
-# Batches that each process makes ahead. They last while it plans an epoch: some seven seconds for two
-# million lines.
+# Batches that each process makes ahead. They last while it plans an epoch: some seven seconds for
+# two million lines.
 BATCHES_AHEAD = 64
 
 Placed = tuple[Batch, int, int]  # a batch, and epoch and index of the batch after it
@@ -18,7 +18,7 @@ Placed = tuple[Batch, int, int]  # a batch, and epoch and index of the batch aft
 class BatchesAhead:
     """The batches of a stream, made by several processes in turn.
 
-    The processes start with the first batch and end with :meth:`close`; a further batch starts new ones.
+    The processes start with the first batch, and end with :meth:`close` until another is asked for.
 
     Attributes:
         epoch, index: the next batch.
@@ -54,8 +54,8 @@ class BatchesAhead:
             collate_fn=lambda batch: batch,
             prefetch_factor=BATCHES_AHEAD,
             worker_init_fn=_ignore_signals,
-            # A fork keeps the shards mapped and the epoch planned. Torch's threads do not survive it,
-            # but batches are made with numpy alone.
+            # A fork keeps the shards mapped and the epoch planned. Torch's threads do not survive
+            # it, but batches are made with numpy alone.
             multiprocessing_context="fork",
             generator=torch.Generator(),  # else it would draw from the run's own
         )

@@ -4,8 +4,8 @@
     2  sample   draw lines, as many Chinese as others, and train the tokenizer on them
     3  encode   clean, drop duplicates, cut, encode and write each source
 
-No input is ever held in memory whole. Memory is bounded by the tokenizer's sample and by the hashes of
-distinct lines, some 60 bytes each.
+No input is ever held in memory whole. Memory is bounded by the tokenizer's sample and by the hashes
+of distinct lines, some 60 bytes each.
 """
 
 import heapq
@@ -128,7 +128,7 @@ def prepare(
 
 
 def _check_names(sources: Sequence[SourceOptions]) -> None:
-    """Raise CorpusError if there is no source, a name is repeated, or standard input is named twice."""
+    """Raise CorpusError if sources are missing, or a name or standard input is repeated."""
     if not sources:
         raise CorpusError(
             "no input; name files, folders or globs, - for standard input, or --sources FILE.toml"
@@ -170,7 +170,7 @@ def _tokenizer(sources: Sequence[Source], options: PrepareOptions) -> Tokenizer:
 
 
 def sample_lines(sources: Sequence[Source], options: PrepareOptions) -> list[str]:
-    """Draw training lines: at most half Chinese and half not, each source in proportion to its weight.
+    """Draw training lines, at most half of them Chinese, each source in proportion to its weight.
 
     Weighted reservoir sampling with a heap of u^(1/w): Efraimidis & Spirakis 2006.
     """

@@ -3,12 +3,12 @@
     DIRECTORY/
       manifest.json         sources, counts, options, SHA-256 of every file and of everything
       tokenizer.model
-      NAME.train.ids        uint16 little-endian: token ids, lines back to back, without <s> and </s>
-      NAME.train.lines      uint32 little-endian (lines, 3): tokens, first cut, second cut; 0xFFFFFFFF is no cut
+      NAME.train.ids        uint16 little-endian: lines of token ids, without <s> and </s>
+      NAME.train.lines      uint32 little-endian (lines, 3): tokens, first cut, second cut
       NAME.heldout.*        the same for the held-out blocks
 
 A cut is a token offset inside its line: the text was divided there before it was encoded, as in
-serving. A line with two cuts has a gap [first, second).
+serving. A line with two cuts has a gap [first, second). 0xFFFFFFFF means no cut.
 """
 
 import hashlib
@@ -88,7 +88,7 @@ def open_prepared(directory: Path) -> Prepared:
         manifest = json.loads(path.read_bytes())
         if manifest["format_version"] != FORMAT_VERSION:
             raise PreparedDataError(
-                f"{directory}: format version {manifest['format_version']}, not {FORMAT_VERSION}; {_REMEDY}"
+                f"{directory}: format version {manifest['format_version']} is unknown; {_REMEDY}"
             )
         tokenizer = Tokenizer.load(directory / "tokenizer.model")
         if tokenizer.digest != manifest["tokenizer_sha256"]:
@@ -141,7 +141,7 @@ def write_manifest(
 
 
 def manifest_digest(manifest: dict[str, Any]) -> str:
-    """Return the SHA-256 over the tokenizer and each source's settings and file hashes, in order."""
+    """Return the SHA-256 over the tokenizer, and settings and file hashes of each source."""
     digest = hashlib.sha256(manifest["tokenizer_sha256"].encode())
     for source in manifest["sources"]:
         settings = [source["name"], source["language"], source["consecutive"], source["weight"]]
@@ -157,7 +157,7 @@ def manifest_digest(manifest: dict[str, Any]) -> str:
 def weigh(
     sources: Sequence[Shard], names: Container[str], weights: Mapping[str, float]
 ) -> list[Shard]:
-    """Return the sources that a run reads: those in *names*, or all if it is empty, with new *weights*."""
+    """Return the sources in *names*, or all if it is empty, with the run's *weights*."""
     return [
         replace(source, weight=weights.get(source.name, source.weight))
         for source in sources
@@ -186,7 +186,7 @@ class ShardWriter:
             file.close()
 
     def write(self, lines: Iterable[tuple[list[int], tuple[int, int]]], characters: int) -> None:
-        """Append lines: token ids and the two cuts (``NO_CUT`` for none) of each, *characters* in all."""
+        """Append lines, each with token ids and two cuts (``NO_CUT`` for none)."""
         ids: list[int] = []
         table: list[int] = []
         for tokens, cuts in lines:

@@ -52,7 +52,7 @@ class _SourceList:
 
 
 def load_sources(path: Path) -> tuple[SourceOptions, ...]:
-    """Read a TOML file of ``[[source]]`` tables, whose keys are the fields of :class:`SourceOptions`.
+    """Read a TOML file of ``[[source]]`` tables with the fields of :class:`SourceOptions`.
 
     Raises:
         RunError: the file is unreadable or not TOML, or has an unknown key or a value out of range.
@@ -132,7 +132,7 @@ def scan(
 ) -> Source:
     """Read a source once: count, detect its language and choose the blocks to read and to hold out.
 
-    *files* are paths and the names shown in errors. At least one block is held out unless the share is 0.
+    *files* are paths and the names shown in errors. A share above 0 holds out at least one block.
 
     Raises:
         CorpusError: the source is empty, or a file cannot be read.

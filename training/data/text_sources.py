@@ -1,4 +1,4 @@
-"""Text files to raw lines, with bounded memory: files are streamed, and long lines come in parts."""
+"""Text files to raw lines. Memory is bounded: files are streamed, long lines come in parts."""
 
 import glob
 import gzip
@@ -25,7 +25,8 @@ MAX_RAW_BYTES = 4 << 20
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CHUNK = 1 << 16
-# zstd expands 4 bytes into as much as 128 KiB: small chunks keep a hostile file from filling the memory.
+# zstd expands 4 bytes into as much as 128 KiB: small chunks keep a hostile file from filling the
+# memory.
 _ZSTD_CHUNK = 1 << 12
 
 
@@ -49,7 +50,7 @@ def expand_inputs(inputs: list[str], root: Path | None = None) -> list[Path]:
             )
             if not files:
                 raise CorpusError(
-                    f"{path}: no file below it ends in .txt or .jsonl (or these with .gz, .xz, .zst)"
+                    f"{path}: no file below it ends in .txt or .jsonl, or these and .gz, .xz, .zst"
                 )
         elif path.exists():
             files = [path]
@@ -68,14 +69,14 @@ def read_lines(
     """Read the lines of one file, decompressed according to its suffix.
 
     Args:
-        path: ``.gz``, ``.xz`` and ``.zst`` are decompressed; ``.jsonl`` and ``.ndjson`` are JSON Lines.
+        path: ``.gz``, ``.xz``, ``.zst`` are decompressed; ``.jsonl``, ``.ndjson`` are JSON Lines.
         field: the member of each JSON object that contains the text.
         name: the file's name in errors, whose suffix counts, if it is not *path*.
 
     Yields:
         Line number from 1, text without its line end, bytes read for it. A plain line above
-        ``MAX_RAW_BYTES`` comes in parts, and a JSON text with line ends as several, each with the same
-        number.
+        ``MAX_RAW_BYTES`` comes in parts, and a JSON text with line ends as several, each with the
+        same number.
 
     Raises:
         CorpusError: the file is unreadable, truncated, not UTF-8, not JSON, or lacks the field.

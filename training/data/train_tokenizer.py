@@ -19,8 +19,8 @@ def train_tokenizer(lines: Iterable[str], size: int, threads: int = 2) -> Tokeni
         threads: threads of the training; another number may give other tokens.
 
     Raises:
-        TokenizerError: the text allows no tokenizer of this size; the message has the nearest size that
-            it allows.
+        TokenizerError: the text allows no tokenizer of this size; the message has the nearest size
+            that it allows.
     """
     model = io.BytesIO()
     try:
@@ -54,8 +54,8 @@ def _explain(message: str, size: int) -> str:
     """Return SentencePiece's message in the reader's words."""
     if largest := re.search(r"set it to a value <= (\d+)", message):
         return (
-            f"vocabulary size {size} is more than this text allows; the largest possible is {largest[1]}:"
-            f" add text or use --vocabulary-size {largest[1]}"
+            f"vocabulary size {size} is more than this text allows; the largest possible is"
+            f" {largest[1]}: add text or use --vocabulary-size {largest[1]}"
         )
     if least := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return (
