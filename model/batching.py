@@ -18,7 +18,6 @@ A batch is what waits when ``step`` is called, without timers. Decoders come and
 rounds. A decoder that raises an error, or requests an impossible step, fails alone.
 """
 
-from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -123,26 +122,17 @@ class _Row:
     outputs: list[Float32Array] = field(default_factory=list)
 
 
-_NO_ANSWER = object()
-
-
 class Scheduler:
     """Runs many decoders on one runtime. Not thread-safe: one thread owns it.
 
-    Args:
-        runtime: runs the network.
-        on_call: receives, for every runtime call, its kind, its rows, and what it adds to `rows`.
-
-    Attributes:
-        rows: by kind of call: tokens run by ``forward``, ``backward`` and ``fill``, rows scored by
-            ``next``, ``previous`` and ``gap``.
+    For every call of the runtime, *on_call* receives its kind, its rows, and its work: the tokens
+    run by ``forward``, ``backward`` or ``fill``, or the rows scored by another head.
     """
 
     def __init__(
-        self, runtime: Runtime, on_call: Callable[[str, int, int], None] | None = None
+        self, runtime: Runtime, on_call: Callable[[str, int, int], None] = lambda *_: None
     ) -> None:
         self.runtime = runtime
-        self.rows: Counter[str] = Counter()
         self._on_call = on_call
         self._live: dict[Hashable, _Live] = {}
         self._finished: list[tuple[Hashable, Any]] = []
@@ -155,11 +145,9 @@ class Scheduler:
         return len(self._live)
 
     def add(self, ticket: Hashable, decoder: Decoder[Any]) -> None:
-        """Add a decoder; it starts in the next :meth:`step`.
+        """Add a decoder, which :meth:`step` and :meth:`cancel` name by its *ticket*.
 
-        Args:
-            ticket: names it in the results of :meth:`step` and in :meth:`cancel`.
-            decoder: not yet started.
+        It starts in the next :meth:`step`.
 
         Raises:
             ValueError: a live decoder has this ticket.
@@ -170,18 +158,17 @@ class Scheduler:
 
     def cancel(self, ticket: Hashable) -> bool:
         """Drop a decoder; its steps take part in no further call. Return False if it is unknown."""
-        if ticket not in self._live:
-            return False
-        self._close(self._live[ticket])
-        return True
+        live = self._live.pop(ticket, None)
+        with suppress(Exception):  # an error in its clean-up is of no interest any more
+            if live is not None:
+                live.decoder.close()
+        return live is not None
 
     def step(self) -> list[tuple[Hashable, Any]]:
         """Run one round: every waiting step takes part in one call, a long RunTower with one chunk.
 
-        Towers run before heads, so a state and its scores take a single round.
-
-        Returns:
-            (ticket, answer or exception) of each decoder that finished in this round.
+        Towers run before heads, so a state and its scores take a single round. Return (ticket,
+        answer or exception) of each decoder that finished.
         """
         self._finished = []
         for live in list(self._live.values()):
@@ -240,17 +227,13 @@ class Scheduler:
                     else:
                         live.results[index] = step.state
         except StopIteration as stop:
-            self._close(live, stop.value)
+            self._finish(live, stop.value)
         except Exception as error:  # any error of a decoder is its own answer
-            self._close(live, error)
+            self._finish(live, error)
 
-    def _close(self, live: _Live, answer: Any = _NO_ANSWER) -> None:
-        """Let a decoder clean up; an error in that is of no interest any more."""
-        del self._live[live.ticket]
-        if answer is not _NO_ANSWER:
-            self._finished.append((live.ticket, answer))
-        with suppress(Exception):
-            live.decoder.close()
+    def _finish(self, live: _Live, answer: Any) -> None:
+        self._finished.append((live.ticket, answer))
+        self.cancel(live.ticket)
 
     def _run(self, kind: _Kind, rows: list[_Row]) -> None:
         """Make one call. If it fails, try every row alone, so that only the faulty ones fail."""
@@ -260,21 +243,19 @@ class Scheduler:
         results: Sequence[Float32Array | None]
         try:
             if kind == "fill":
-                network_rows, results = self._fill(rows)
+                work, results = self._fill(rows)
             elif kind == "forward" or kind == "backward":
-                network_rows, results = self._run_tower(kind, rows)
+                work, results = self._run_tower(kind, rows)
             else:
-                network_rows, results = len(rows), self._score(kind, rows)
+                work, results = len(rows), self._score(kind, rows)
         except Exception as error:
             if len(rows) == 1:
-                self._close(rows[0].live, error)
+                self._finish(rows[0].live, error)
                 return
             for row in rows:
                 self._run(kind, [row])
             return
-        self.rows[kind] += network_rows
-        if self._on_call is not None:
-            self._on_call(kind, len(rows), network_rows)
+        self._on_call(kind, len(rows), work)
         for row, result in zip(rows, results, strict=True):
             if result is not None and row.live.results is not None:
                 row.live.results[row.index] = result

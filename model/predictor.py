@@ -17,7 +17,7 @@ from model.decoding.blanks import find_blanks
 from model.decoding.cloze import fill_blanks
 from model.decoding.context import DecoderContext
 from model.decoding.masked import fill_masked
-from model.decoding.next_word import SearchOptions, next_words
+from model.decoding.next_word import next_words
 from model.decoding.prefix_cache import PrefixCache
 from model.decoding.score import score_text
 from model.errors import CheckpointError, LacunaError, TokenizerError, UnsupportedError
@@ -46,12 +46,8 @@ class Predictor:
         checkpoint: tokenizer, sizes and calibration.
         runtime: runs its network.
         limits: of one query.
-        search: limits of the search for next words.
         cache_bytes: limit of the prefix cache; 0 keeps nothing.
         use_cache_lm: raise the words of the text and its history (model/decoding/cache_lm.py).
-
-    Attributes:
-        cache: prefixes of texts; only the thread that runs the decoders may use it.
     """
 
     def __init__(
@@ -59,24 +55,19 @@ class Predictor:
         checkpoint: Checkpoint,
         runtime: Runtime,
         limits: Limits | None = None,
-        search: SearchOptions | None = None,
         cache_bytes: int = CACHE_BYTES,
         use_cache_lm: bool = True,
     ) -> None:
         self.checkpoint = checkpoint
         self.runtime = runtime
         self.limits = limits or Limits()
-        self.cache = PrefixCache(cache_bytes)
-        self._search = search or SearchOptions()
+        self.cache = PrefixCache(cache_bytes)  # only for the thread that runs the decoders
         self._context = DecoderContext(checkpoint, self.cache, use_cache_lm)
-        self._capabilities = checkpoint.capabilities
 
     def start(self, query: Query, tenant: str = "") -> Decoder[Result]:
         """Check a query and return its decoder; nothing runs yet.
 
-        Args:
-            query: the question.
-            tenant: no other tenant finds in the cache what this one's texts left there.
+        No other *tenant* finds in the cache what this one's texts left there.
 
         Raises:
             QueryError: the query is invalid; its field is a JSON pointer relative to the query.
@@ -84,13 +75,14 @@ class Predictor:
         """
         check_query(query, self.limits)
         kind = {PredictQuery: "predict", ScoreQuery: "score"}.get(type(query), "cloze")
-        if kind not in self._capabilities:
-            able = ", ".join(self._capabilities) or "no question"
+        capabilities = self.checkpoint.capabilities
+        if kind not in capabilities:
+            able = ", ".join(capabilities) or "no question"
             raise UnsupportedError(
                 "/text", f"this checkpoint can answer {able}, not {kind}; load another one"
             )
         if isinstance(query, PredictQuery):
-            return next_words(self._context, query, self._search, tenant)
+            return next_words(self._context, query, tenant)
         if isinstance(query, ScoreQuery):
             return score_text(self._context, query)
         layout = find_blanks(query.text, query.blank, self.limits.blanks)
@@ -101,10 +93,7 @@ class Predictor:
         return fill_blanks(self._context, query, layout, tenant)
 
     def run(self, queries: Sequence[Query]) -> list[Result | LacunaError]:
-        """Answer queries in batches; each gets the answer that it would get alone.
-
-        Returns:
-            One result for each query, in order, or its named error.
+        """Answer queries in batches; each gets the answer, or named error, that it gets alone.
 
         Raises:
             Exception: an unnamed error of a decoder or the runtime, which is a bug.
@@ -129,12 +118,7 @@ class Predictor:
 def open_model(
     directory: Path, device: Literal["cpu", "cuda"] = "cpu", threads: int = 1
 ) -> tuple[Checkpoint, Runtime]:
-    """Open a checkpoint, or an n-gram as if it were one.
-
-    Args:
-        directory: of either.
-        device: runs a network; an n-gram runs on the CPU.
-        threads: most threads of one call on a CPU.
+    """Open a checkpoint, or an n-gram as if it were one, which runs on the CPU in any case.
 
     Raises:
         CheckpointError: it cannot be read, or the device cannot run it.

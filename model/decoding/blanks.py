@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from model.errors import QueryError
 from model.queries import Blank, ClozeQuery, ClozeResult, Filling, Usage, choice_lists
 from model.text import Language, is_east_asian, language_at_end, normalise, normalise_with_offsets
+from model.tokenizer import START
 
 _USUAL_MARKERS = re.compile(r"[_＿]{2,}|\[MASK\]|<mask>|<blank>|\{blank\}")
 # Characters after a blank that show its language.
@@ -78,13 +79,10 @@ class Layout:
 
 
 def find_blanks(text: str, marker: str | None, limit: int) -> Layout:
-    """Find the blanks of a text.
+    """Find at most *limit* blanks in a text as sent.
 
-    Args:
-        text: as sent.
-        marker: stands for a blank, literally; None for two or more ``_`` or ``＿``, ``[MASK]``,
-            ``<mask>``, ``<blank>`` and ``{blank}``.
-        limit: most blanks.
+    A *marker* stands for a blank, literally; without it, two or more ``_`` or ``＿``, ``[MASK]``,
+    ``<mask>``, ``<blank>`` and ``{blank}`` do.
 
     Raises:
         QueryError: there is no blank, or there are too many.
@@ -121,6 +119,12 @@ def find_blanks(text: str, marker: str | None, limit: int) -> Layout:
         )
         left = after
     return Layout(text, before, tuple(slots))
+
+
+def last_line(tokens: Sequence[int]) -> Sequence[int]:
+    """Return the tokens after the last line end."""
+    ends = [n for n, token in enumerate(tokens) if token == START]
+    return tokens[ends[-1] + 1 :] if ends else tokens
 
 
 def _without_layout(text: str) -> str:

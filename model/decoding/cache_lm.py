@@ -40,11 +40,9 @@ FEW_TOKENS = 400
 
 
 class CacheLM:
-    """Counts of recent tokens.
+    """Counts of recent *tokens* (n,), with control tokens between texts that are apart.
 
-    Args:
-        tokens: in order, with control tokens between texts that do not follow each other, (n,).
-        background: share of each token in the training text, (V,); tokens with 0 are not counted.
+    *background* is the share of each token in the training text, (V,); those of 0 do not count.
     """
 
     def __init__(self, tokens: Int64Array, background: Float32Array) -> None:
@@ -75,12 +73,7 @@ class CacheLM:
         return float(np.log1p(self._raises[places[found]]).sum())
 
     def mix(self, probs: Float32Array, context: Sequence[int]) -> Float32Array:
-        """Return the corrected distribution (V,), a new array.
-
-        Args:
-            probs: probabilities that sum to 1, (V,).
-            context: the last few tokens before the next one.
-        """
+        """Return *probs* (V,), which sum to 1, as corrected after the tokens of *context*."""
         known = probs[self._unique]
         added = known * self._raises
         kept, followers = self._context_probs(context)
@@ -99,9 +92,8 @@ class CacheLM:
         mixed[self._unique] += np.log1p(self._raises)
         if followers:
             tokens = list(followers)
-            mixed[tokens] = np.logaddexp(
-                mixed[tokens], np.log(np.array(list(followers.values()), dtype=np.float32))
-            )
+            added = np.array(list(followers.values()), dtype=np.float32)
+            mixed[tokens] = np.logaddexp(mixed[tokens], np.log(added))
         return mixed
 
     def _context_probs(self, context: Sequence[int]) -> tuple[float, dict[int, float]]:

@@ -19,16 +19,15 @@ A forward-only network has no gap head: its next head proposes, and
 s = log P_F(span, right context | left).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from model.batching import Decoder, RunTower, Score, gather
 from model.config import SPAN, WORD
-from model.decoding.blanks import Layout
+from model.decoding.blanks import Layout, last_line
 from model.decoding.cache_lm import CacheLM
 from model.decoding.context import DecoderContext, load_prefix
 from model.decoding.span_search import Proposal, Span, SpanHead, score_choices, search_words
@@ -49,16 +48,7 @@ BEAM, MANY = 4, 8
 MAX_RIGHT = 512
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Right:
-    """The right side of a blank: its backward state (None if unknown) and its first tokens."""
-
-    state: Float32Array | None
-    tokens: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Joint:
+class _Joint(NamedTuple):
     """Fillings of the first blanks, None if nothing fits, and the state before the next blank."""
 
     fillings: tuple[Span | None, ...]
@@ -85,8 +75,7 @@ def fill_blanks(
 class _Cloze:
     """One text with its blanks. Its parts are encoded apart: no token crosses the edge of a blank.
 
-    Attributes:
-        tokens: number of tokens of the text.
+    The right side of a blank is the backward state after it, (S,), None if nothing is known of it.
     """
 
     def __init__(
@@ -99,7 +88,7 @@ class _Cloze:
         # Tokens before each blank, back to the blank before it, and after the last one.
         self._parts = [encode(layout.before), *(encode(slot.after) for slot in layout.slots)]
         self._lines = [encode(slot.line) for slot in layout.slots]
-        self.tokens = sum(map(len, self._parts))
+        self.tokens = sum(map(len, self._parts))  # of the text
         self._choices = layout.choices(query)
         self._temperature = calibration.cloze_temperature
         if self._choices is not None:
@@ -159,22 +148,21 @@ class _Cloze:
             return RunTower("forward", state, (BLANK, *after))
         return RunTower("forward", span.states[-1], tuple(after))
 
-    def _run_rights(self, fillings: Sequence[Span | None]) -> Decoder[list[_Right]]:
+    def _run_rights(self, fillings: Sequence[Span | None]) -> Decoder[list[Float32Array | None]]:
         """Run the backward tower to each blank on its line, last blank first."""
-        rights: list[_Right] = []
-        for number in reversed(range(len(self._slots))):
-            slot, tokens = self._slots[number], self._lines[number][:MAX_RIGHT]
+        rights: list[Float32Array | None] = []
+        for number, slot in reversed(list(enumerate(self._slots))):
             state = None
             if self._two_towers and slot.known:
                 state, start = self._context.initial["backward"], [END]
                 if not slot.line_ends:  # continue from the right side of the next blank
-                    filling, further = fillings[number + 1], rights[-1].state
+                    filling, further = fillings[number + 1], rights[-1]
                     if further is not None:
                         state, start = further, []
                     start += [BLANK] if filling is None else reversed(filling.tokens)
-                step = RunTower("backward", state, (*start, *reversed(tokens)))
-                (state,) = yield [step]
-            rights.append(_Right(state, tuple(tokens[:RESCORING_CONTEXT]) if slot.known else ()))
+                tokens = reversed(self._lines[number][:MAX_RIGHT])
+                (state,) = yield [RunTower("backward", state, (*start, *tokens))]
+            rights.append(state)
         return rights[::-1]
 
     # ----------------------------------------------------------------------------------- one blank
@@ -183,25 +171,19 @@ class _Cloze:
         self,
         number: int,
         state: Float32Array,
-        right: _Right,
+        right: Float32Array | None,
         wanted: int,
         shown: int,
         covering: int = 0,
     ) -> Decoder[list[tuple[Proposal, float]]]:
-        """Return the words for one blank with their probabilities, most probable first.
+        """Return *wanted* words for a blank after *state*, with probabilities, best first.
 
-        Args:
-            number: of the blank.
-            state: forward state before it, (S,).
-            right: its right side.
-            wanted: words to find.
-            shown: how many of them to find however improbable they are.
-            covering: words whose total probability F becomes F^γ; 0 for none.
+        Improbable words are dropped, but for the first *shown*. The total probability F of the
+        first *covering* words becomes F^γ.
         """
         language, calibration = self._slots[number].language, self._context.calibration
         if self._choices is not None:
-            words = list(self._choices[number])
-            found = yield from self._score_choices(words, number, state, right)
+            found = yield from self._score_choices(self._choices[number], number, state, right)
         else:
             # One side alone says too little to drop improbable words.
             shown = shown if self._two_towers else wanted
@@ -212,8 +194,6 @@ class _Cloze:
         found.sort(key=lambda each: (-each.log_prob, each.word))
         log_probs = np.array([each.log_prob for each in found])
         scores = yield from self._rescore(number, found, right)
-        if scores is None:
-            scores = log_probs
         temperature = self._temperature[language]
         if self._choices is not None:
             log_probs = _log_softmax(log_probs / temperature)
@@ -228,12 +208,11 @@ class _Cloze:
         ranked = zip(found, probs.tolist(), strict=True)
         return sorted(ranked, key=lambda each: (-each[1], each[0].word))
 
-    def _head(self, number: int, right: _Right, kind: int) -> SpanHead:
-        one_word, before = self._choices is None, self._parts[number]
-        return SpanHead(self._context, right.state, kind, one_word, self._cache_lm, before)
+    def _head(self, number: int, right: Float32Array | None, kind: int) -> SpanHead:
+        return SpanHead(self._context, right, kind, self._cache_lm, self._parts[number])
 
     def _score_choices(
-        self, words: Sequence[str], number: int, state: Float32Array, right: _Right
+        self, words: Iterable[str], number: int, state: Float32Array, right: Float32Array | None
     ) -> Decoder[list[Proposal]]:
         """Score each choice as the kind of gap that it is: a word, or a span of several words."""
         tokenizer, slot = self._context.tokenizer, self._slots[number]
@@ -252,91 +231,80 @@ class _Cloze:
         return [proposal for group in found for proposal in group]
 
     def _rescore(
-        self, number: int, found: list[Proposal], right: _Right
-    ) -> Decoder[Float64Array | None]:
-        """Return the scores s of the first few proposals; None if nothing rescores them."""
+        self, number: int, found: list[Proposal], right: Float32Array | None
+    ) -> Decoder[Float64Array]:
+        """Return the scores s of the first proposals; log P_gap of all if nothing rescores them."""
+        scores = np.array([each.log_prob for each in found])
         if not self._two_towers:
-            if not right.tokens:
-                return None
+            if not self._right_context(number):
+                return scores
             spans = [each.span for each in found[:RESCORED_BLIND]]
-            scores = yield from self._forward_log_probs(spans, right)
+            scores = yield from self._forward_log_probs(number, spans)
             scores += [self._cache_lm.log_marginal(span.tokens) for span in spans]
             return scores
-        forward_weight = self._context.calibration.forward_weight
-        backward_weight = self._context.calibration.backward_weight
-        if right.state is None:
-            backward_weight = 0.0
+        calibration = self._context.calibration
+        forward_weight = calibration.forward_weight
+        backward_weight = 0.0 if right is None else calibration.backward_weight
         if forward_weight == 0 and backward_weight == 0:
-            return None
+            return scores
         if self._choices is None:
-            lowest = found[0].log_prob - RESCORING_MARGIN
-            found = [each for each in found[:RESCORED] if each.log_prob > lowest]
-        found = found[:RESCORED_CHOICES]
-        spans = [each.span for each in found]
-        scores = np.array([each.log_prob for each in found])
+            found = found[: min(RESCORED, int((scores > scores[0] - RESCORING_MARGIN).sum()))]
+        spans = [each.span for each in found[:RESCORED_CHOICES]]
+        scores = scores[: len(spans)]
         if forward_weight != 0:
-            scores += forward_weight * (yield from self._forward_log_probs(spans, right))
-        if backward_weight != 0 and right.state is not None:
-            log_probs = yield from self._backward_log_probs(number, spans, right.state)
+            scores += forward_weight * (yield from self._forward_log_probs(number, spans))
+        if backward_weight != 0 and right is not None:
+            log_probs = yield from self._backward_log_probs(number, spans, right)
             scores += backward_weight * log_probs
         return scores
 
-    def _forward_log_probs(self, spans: Sequence[Span], right: _Right) -> Decoder[Float64Array]:
+    def _right_context(self, number: int) -> tuple[int, ...]:
+        return tuple(self._lines[number][:RESCORING_CONTEXT]) if self._slots[number].known else ()
+
+    def _forward_log_probs(self, number: int, spans: Sequence[Span]) -> Decoder[Float64Array]:
         """Return log P_F(span, right context | left) of each span, (len(spans),)."""
-        traces = yield [
-            RunTower("forward", span.states[-1], right.tokens[:-1], True) for span in spans
+        context, output = self._right_context(number), self._context.output["forward"]
+        traces = yield [RunTower("forward", span.states[-1], context[:-1], True) for span in spans]
+        chains = [
+            ((*span.tokens, *context), [*(state[output] for state in span.states), *trace])
+            for span, trace in zip(spans, traces, strict=True)
         ]
-        # Spans with a common beginning share its states, and so its outputs.
-        outputs = {
-            id(state): state[self._context.output["forward"]]
-            for span in spans
-            for state in span.states
-        }
-        chains = []
-        for span, trace in zip(spans, traces, strict=True):
-            before = [*(outputs[id(state)] for state in span.states), *trace]
-            # Without a right context, the output after the span has no token.
-            chains.append(list(zip(before, (*span.tokens, *right.tokens), strict=False)))
         return (yield from _sum_log_probs("next", chains))
 
     def _backward_log_probs(
-        self, number: int, spans: Sequence[Span], state: Float32Array
+        self, number: int, spans: Sequence[Span], right: Float32Array
     ) -> Decoder[Float64Array]:
         """Return log P_B(left context, span | right) of each span, (len(spans),)."""
-        left = self._parts[number]
-        if START in left:
-            left = left[len(left) - left[::-1].index(START) :]
-        context = left[-RESCORING_CONTEXT:]
+        context = last_line(self._parts[number])[-RESCORING_CONTEXT:]
         lines = [(*reversed(span.tokens), *reversed(context)) for span in spans]
-        traces = yield [RunTower("backward", state, line[:-1], True) for line in lines]
-        first = state[self._context.output["backward"]]
-        chains = [
-            list(zip([first, *trace], line, strict=True))
-            for line, trace in zip(lines, traces, strict=True)
-        ]
+        traces = yield [RunTower("backward", right, line[:-1], True) for line in lines]
+        first = right[self._context.output["backward"]]
+        chains = [(line, [first, *trace]) for line, trace in zip(lines, traces, strict=True)]
         return (yield from _sum_log_probs("previous", chains))
 
 
 def _sum_log_probs(
-    head: Literal["next", "previous"], chains: Sequence[Sequence[tuple[Float32Array, int]]]
+    head: Literal["next", "previous"],
+    chains: Sequence[tuple[tuple[int, ...], Sequence[Float32Array]]],
 ) -> Decoder[Float64Array]:
-    """Sum the log-probabilities of each chain of (output, next token), (len(chains),).
+    """Sum the log-probabilities of each chain of tokens and the outputs before them.
 
-    Tokens after the same output object share one row.
+    Chains with a common beginning share its rows.
     """
-    outputs = {id(output): output for chain in chains for output, _ in chain}
-    tokens: dict[int, dict[int, None]] = {key: {} for key in outputs}
-    for chain in chains:
-        for output, token in chain:
-            tokens[id(output)][token] = None
-    rows = yield [Score(head, output, tuple(tokens[key])) for key, output in outputs.items()]
+    outputs: dict[tuple[int, ...], Float32Array] = {}
+    following: dict[tuple[int, ...], dict[int, None]] = {}
+    for tokens, before in chains:
+        # Without a context, the output after the last token has no token.
+        for n, (token, output) in enumerate(zip(tokens, before, strict=False)):
+            outputs[tokens[:n]] = output
+            following.setdefault(tokens[:n], {})[token] = None
+    rows = yield [Score(head, output, tuple(following[key])) for key, output in outputs.items()]
     log_probs = {
-        key: dict(zip(tokens[key], row.tolist(), strict=True))
+        (*key, token): log_prob
         for key, row in zip(outputs, rows, strict=True)
+        for token, log_prob in zip(following[key], row.tolist(), strict=True)
     }
-    return np.array(
-        [sum(log_probs[id(output)][token] for output, token in chain) for chain in chains]
-    )
+    return np.array([sum(log_probs[line[: n + 1]] for n in range(len(line))) for line, _ in chains])
 
 
 def _raise_coverage(log_probs: Float64Array, count: int, exponent: float) -> None:

@@ -58,14 +58,10 @@ class DecoderContext:
 def load_prefix(
     context: DecoderContext, text: str, tenant: str = "", history: str = ""
 ) -> Decoder[tuple[Prefix, int]]:
-    """Run the forward tower over *text*, from the longest prefix that is cached.
+    """Run the forward tower over normalised *text*, from the longest prefix that is cached.
 
-    Args:
-        context: of the checkpoint.
-        text: normalised; it ends at a stable boundary, or what follows is encoded apart.
-        tenant: prefixes of other tenants are not used.
-        history: normalised, for the cache language model. Prefixes with another history are not
-            used either.
+    Prefixes of another *tenant* or *history* are not used. *text* ends at a stable boundary, or
+    what follows is encoded apart.
 
     Returns:
         The prefix that is *text*, and how many of its tokens were cached.

@@ -10,17 +10,18 @@ filled from left to right, with those further right as one ``<blank>`` each. The
 again with all others filled.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from model.batching import Decoder, Fill
-from model.decoding.blanks import Layout
+from model.config import Calibration
+from model.decoding.blanks import Layout, last_line
 from model.decoding.context import DecoderContext, largest
-from model.decoding.span_search import is_word
+from model.decoding.span_search import Proposal, Span, add_span, is_word
 from model.queries import ClozeQuery, ClozeResult, Usage
-from model.tokenizer import BLANK, START
+from model.text import Language
+from model.tokenizer import BLANK, START, Tokenizer
 
 # P(n): roughly the shares of words with n tokens in the training text; then LONGER a token.
 LENGTH_PROBS, LONGER = (0.8, 0.15, 0.05), 0.3
@@ -29,139 +30,87 @@ WIDTH = 12
 # Tokens of the line on either side of a blank.
 MAX_SIDE = 64
 
-
 # Tokens of the line left and right of a blank.
 Sides = tuple[tuple[int, ...], tuple[int, ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Word:
-    """A word, log P summed over the spans that spell it, and the most probable span."""
-
-    word: str
-    log_prob: float
-    tokens: tuple[int, ...]
-
-
 def fill_masked(context: DecoderContext, query: ClozeQuery, layout: Layout) -> Decoder[ClozeResult]:
     """Decode one query that is checked already, with the blanks of *layout*."""
-    filler = _Filler(context, query, layout)
-    count = len(layout.slots)
-    fillings: list[tuple[int, ...] | None] = [None] * count
+    encode, count = context.index.encode, len(layout.slots)
+    parts = [encode(layout.before), *(encode(slot.after) for slot in layout.slots)]
+    lines = [encode(slot.line) for slot in layout.slots]
+    choices = layout.choices(query)
+    fillings: list[tuple[int, ...]] = [(BLANK,)] * count
     ranked: list[list[tuple[str, float]]] = [[] for _ in range(count)]
     for _ in range(2 if count > 1 else 1):
-        for number in range(count):
-            words = yield from filler.rank(number, fillings)
-            fillings[number] = words[0].tokens if words else None
-            ranked[number] = filler.calibrate(number, words)
-    return layout.result(ranked, query, Usage(filler.tokens))
-
-
-class _Filler:
-    """One text with its blanks, encoded part by part."""
-
-    def __init__(self, context: DecoderContext, query: ClozeQuery, layout: Layout) -> None:
-        encode = context.index.encode
-        self._context = context
-        self._slots = layout.slots
-        self._top_k = query.top_k
-        self._parts = [encode(layout.before), *(encode(slot.after) for slot in layout.slots)]
-        self._lines = [encode(slot.line) for slot in layout.slots]
-        self.tokens = sum(map(len, self._parts))
-        self._choices = layout.choices(query)
-
-    def rank(self, number: int, fillings: Sequence[tuple[int, ...] | None]) -> Decoder[list[_Word]]:
-        """Rank the words for one blank, most probable first; of given choices every one.
-
-        *fillings* are the tokens in all blanks; a blank with None is read as ``<blank>``.
-        """
-        left = list(self._parts[0])
-        for earlier in range(number):
-            left += [*(fillings[earlier] or (BLANK,)), *self._parts[earlier + 1]]
-        if START in left:
-            left = left[len(left) - left[::-1].index(START) :]
-        right: list[int] = []
-        for later in range(number, len(self._slots)):
-            right += self._lines[later]
-            if self._slots[later].line_ends:
-                break
-            right += fillings[later + 1] or (BLANK,)
-        sides = (START, *left[-MAX_SIDE:]), tuple(right[:MAX_SIDE])
-        if self._choices is None:
-            words = yield from self._search(number, sides)
-        else:
-            words = yield from self._score(number, sides, list(self._choices[number]))
-        return sorted(words, key=lambda each: (-each.log_prob, each.word))
-
-    def calibrate(self, number: int, words: Sequence[_Word]) -> list[tuple[str, float]]:
-        """Return (word, probability) for one blank, most probable first.
-
-        Found words get M softmax(s / τ), with M their total probability; K choices get
-        (1 - ε) softmax(s / τ) + ε / K.
-        """
-        if not words:
-            return []
-        calibration, language = self._context.calibration, self._slots[number].language
-        log_probs = np.array([each.log_prob for each in words])
-        if self._choices is None:
-            scaled = log_probs / calibration.cloze_temperature[language]
-        else:
-            scaled = log_probs / calibration.choice_temperature[language]
-        probs = np.minimum(np.exp(scaled - np.logaddexp.reduce(scaled)), 1.0)  # or 1 + 2e-16
-        if self._choices is None:
-            probs *= min(1.0, float(np.exp(log_probs).sum()))
-        else:
-            mix = calibration.choice_uniform_mix[language]
-            probs = (1 - mix) * probs + mix / len(probs)
-        return [(each.word, prob) for each, prob in zip(words, probs.tolist(), strict=True)]
-
-    def _search(self, number: int, sides: Sides) -> Decoder[list[_Word]]:
-        """Beam search for the most probable words of each length."""
-        tokenizer, takes = self._context.tokenizer, self._slots[number].takes
-        width = max(WIDTH, self._top_k)
-        found: dict[str, _Word] = {}
-        for length, share in enumerate(LENGTH_PROBS, start=1):
-            beam: list[tuple[tuple[int, ...], float]] = [((), float(np.log(share)))]
-            for position in range(length):
-                rows = yield [_fill_step(sides, tokens, length) for tokens, _ in beam]
-                log_probs = np.stack(
-                    [row + np.float32(before) for row, (_, before) in zip(rows, beam, strict=True)]
-                )
-                longer = []
-                # Tokens that do not continue the word are skipped, so look at more than are kept.
-                for place in largest(log_probs.ravel(), 4 * width).tolist():
-                    row, token = divmod(place, log_probs.shape[1])
-                    tokens = (*beam[row][0], token)
-                    if position == 0 or tokenizer.joins(*tokens[-2:]):
-                        longer.append((tokens, float(log_probs[row, token])))
-                beam = longer[: 4 * width if position + 1 == length else width]
-                if not beam:
+        for number, slot in enumerate(layout.slots):
+            left = list(parts[0])
+            for earlier in range(number):
+                left += [*fillings[earlier], *parts[earlier + 1]]
+            right = list(lines[number])
+            for later in range(number + 1, count):
+                if layout.slots[later - 1].line_ends:
                     break
-            for tokens, log_prob in beam:
-                text = tokenizer.decode(tokens)
-                if is_word(text) and takes(text):
-                    _add_spelling(found, text.strip(), log_prob, tokens)
-        return sorted(found.values(), key=lambda each: -each.log_prob)[:width]
+                right += [*fillings[later], *lines[later]]
+            sides = (START, *last_line(left)[-MAX_SIDE:]), tuple(right[:MAX_SIDE])
+            if choices is None:
+                width = max(WIDTH, query.top_k)
+                found = yield from _search(context.tokenizer, sides, slot.takes, width)
+            else:
+                words = [(word, slot.spellings(word)) for word in choices[number]]
+                found = yield from _score(context.tokenizer, sides, words)
+            found.sort(key=lambda each: (-each.log_prob, each.word))
+            fillings[number] = found[0].span.tokens if found else (BLANK,)
+            is_open = choices is None
+            ranked[number] = _calibrate(found, context.calibration, slot.language, is_open)
+    return layout.result(ranked, query, Usage(sum(map(len, parts))))
 
-    def _score(self, number: int, sides: Sides, words: Sequence[str]) -> Decoder[list[_Word]]:
-        """Score every choice by all spans that spell it."""
-        encode, spellings = self._context.tokenizer.encode, self._slots[number].spellings
-        spelled = [(word, tuple(encode(text))) for word in words for text in spellings(word)]
-        steps = sorted(
-            {(tokens[:k], len(tokens)) for _, tokens in spelled for k in range(len(tokens))}
-        )
-        rows = yield [_fill_step(sides, tokens, length) for tokens, length in steps]
-        scores = dict(zip(steps, rows, strict=True))
-        found: dict[str, _Word] = {}
-        for word, tokens in spelled:
-            length = len(tokens)
-            log_prob = float(np.log(LENGTH_PROBS[min(length, len(LENGTH_PROBS)) - 1]))
-            log_prob += max(0, length - len(LENGTH_PROBS)) * float(np.log(LONGER))
-            log_prob += sum(
-                float(scores[tokens[:k], length][token]) for k, token in enumerate(tokens)
+
+def _search(
+    tokenizer: Tokenizer, sides: Sides, takes: Callable[[str], bool], width: int
+) -> Decoder[list[Proposal]]:
+    """Beam search for the most probable words of each length."""
+    found: dict[str, Proposal] = {}
+    for length, share in enumerate(LENGTH_PROBS, start=1):
+        beam = [Span((), float(np.log(share)), ())]
+        for position in range(length):
+            rows = yield [_fill_step(sides, span.tokens, length) for span in beam]
+            log_probs = np.stack(
+                [row + np.float32(span.log_prob) for row, span in zip(rows, beam, strict=True)]
             )
-            _add_spelling(found, word, log_prob, tokens)
-        return list(found.values())
+            longer = []
+            # Tokens that do not continue the word are skipped, so look at more than are kept.
+            for place in largest(log_probs.ravel(), 4 * width).tolist():
+                row, token = divmod(place, log_probs.shape[1])
+                tokens = (*beam[row].tokens, token)
+                if position == 0 or tokenizer.joins(*tokens[-2:]):
+                    longer.append(Span(tokens, float(log_probs[row, token]), ()))
+            beam = longer[: 4 * width if position + 1 == length else width]
+            if not beam:
+                break
+        for span in beam:
+            text = tokenizer.decode(span.tokens)
+            if is_word(text) and takes(text):
+                add_span(found, text.strip(), span)
+    return sorted(found.values(), key=lambda each: -each.log_prob)[:width]
+
+
+def _score(
+    tokenizer: Tokenizer, sides: Sides, words: Sequence[tuple[str, list[str]]]
+) -> Decoder[list[Proposal]]:
+    """Score every choice by all spans that spell it."""
+    spelled = [(word, tuple(tokenizer.encode(text))) for word, texts in words for text in texts]
+    steps = sorted({(tokens[:k], len(tokens)) for _, tokens in spelled for k in range(len(tokens))})
+    rows = yield [_fill_step(sides, tokens, length) for tokens, length in steps]
+    scores = dict(zip(steps, rows, strict=True))
+    found: dict[str, Proposal] = {}
+    for word, tokens in spelled:
+        length = len(tokens)
+        log_prob = float(np.log(LENGTH_PROBS[min(length, len(LENGTH_PROBS)) - 1]))
+        log_prob += max(0, length - len(LENGTH_PROBS)) * float(np.log(LONGER))
+        log_prob += sum(float(scores[tokens[:k], length][token]) for k, token in enumerate(tokens))
+        add_span(found, word, Span(tokens, log_prob, ()))
+    return list(found.values())
 
 
 def _fill_step(sides: Sides, tokens: tuple[int, ...], length: int) -> Fill:
@@ -171,12 +120,23 @@ def _fill_step(sides: Sides, tokens: tuple[int, ...], length: int) -> Fill:
     return Fill((*left, *tokens, *blanks, *right), len(left) + len(tokens))
 
 
-def _add_spelling(
-    found: dict[str, _Word], word: str, log_prob: float, tokens: tuple[int, ...]
-) -> None:
-    """Add a span to the words found; a word may be spelled in several ways."""
-    before = found.get(word)
-    if before is not None:
-        tokens = tokens if log_prob > before.log_prob else before.tokens
-        log_prob = float(np.logaddexp(before.log_prob, log_prob))
-    found[word] = _Word(word, log_prob, tokens)
+def _calibrate(
+    found: Sequence[Proposal], calibration: Calibration, language: Language, is_open: bool
+) -> list[tuple[str, float]]:
+    """Return (word, probability), most probable first.
+
+    Found words get M softmax(s / τ), with M their total probability; K choices get
+    (1 - ε) softmax(s / τ) + ε / K.
+    """
+    if not found:
+        return []
+    log_probs = np.array([each.log_prob for each in found])
+    temperatures = calibration.cloze_temperature if is_open else calibration.choice_temperature
+    scaled = log_probs / temperatures[language]
+    probs = np.minimum(np.exp(scaled - np.logaddexp.reduce(scaled)), 1.0)  # or 1 + 2e-16
+    if is_open:
+        probs *= min(1.0, float(np.exp(log_probs).sum()))
+    else:
+        mix = calibration.choice_uniform_mix[language]
+        probs = (1 - mix) * probs + mix / len(probs)
+    return [(each.word, prob) for each, prob in zip(found, probs.tolist(), strict=True)]

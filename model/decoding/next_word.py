@@ -51,24 +51,15 @@ MAX_LEFT = 16
 MAX_STEM = 64
 
 
-@dataclass(frozen=True, slots=True)
-class SearchOptions:
-    """Limits of the search. The defaults suit typing; with shares of 0 it is almost exact."""
-
-    # A spelling is followed if its probability exceeds this share of Z so far; so many a round.
-    spelling_share: float = 0.03
-    spelling_rows: int = 16
-    spelling_rounds: int = 6
-    # A partial word is extended if its probability, without the estimate that it has ended, exceeds
-    # word_floor and this share of the last candidate's; so many a round. A round adds one token.
-    word_share: float = 1.0
-    word_floor: float = 0.02
-    word_rows: int = 4
-    word_rounds: int = 8
-    # A next token is taken if its probability exceeds this share of the last candidate's; at most
-    # so many, plus 2 for each candidate: with and without a space.
-    branch_share: float = 1 / 4
-    branches: int = 8
+# Limits of the search, which suit typing. With shares and floors of 0 it is almost exact.
+# A spelling is followed if its probability exceeds this share of Z so far; so many a round.
+SPELLING_SHARE, SPELLING_ROWS, SPELLING_ROUNDS = 0.03, 16, 6
+# A partial word is extended if its probability, without the estimate that it has ended, exceeds
+# WORD_FLOOR and this share of the last candidate's; so many a round. A round adds one token.
+WORD_SHARE, WORD_FLOOR, WORD_ROWS, WORD_ROUNDS = 1.0, 0.02, 4, 8
+# A next token is taken if its probability exceeds this share of the last candidate's; at most so
+# many, plus 2 for each candidate: with and without a space.
+BRANCH_SHARE, BRANCHES = 1 / 4, 8
 
 
 @dataclass(slots=True, eq=False)
@@ -97,7 +88,7 @@ class PartialWord:
 
 
 def next_words(
-    context: DecoderContext, query: PredictQuery, options: SearchOptions, tenant: str = ""
+    context: DecoderContext, query: PredictQuery, tenant: str = ""
 ) -> Decoder[PredictResult]:
     """Decode one query, which is checked already."""
     text, history = normalise(query.text), normalise(query.history)
@@ -105,7 +96,7 @@ def next_words(
     prefix, cached_tokens = yield from load_prefix(context, text[:boundary], tenant, history)
     left, canonical, typed_prefix = context.index.heal(text[boundary:])
     next_token, tree = NextToken(context, prefix, text), prefix.tree
-    search = _Search(context, next_token, typed_prefix, query.top_k, options)
+    search = _Search(context, next_token, typed_prefix, query.top_k)
     try:
         yield from search.spell(left, canonical)
         yield from search.extend()
@@ -134,7 +125,6 @@ class _Search:
         next_token: NextToken,
         typed_prefix: bytes,
         top_k: int,
-        options: SearchOptions,
     ) -> None:
         self._index = context.index
         self._surfaces = context.tokenizer.surfaces
@@ -142,8 +132,7 @@ class _Search:
         self._next_token = next_token
         self._typed_prefix = typed_prefix
         self._top_k = top_k
-        self._options = options
-        self._branches = options.branches + 2 * top_k
+        self._branches = BRANCHES + 2 * top_k
         # By appended text: its probability; typed prefix and probability of its likeliest token.
         self._found: dict[str, tuple[float, str, float]] = {}
         self._partial_words: list[PartialWord] = []
@@ -153,7 +142,6 @@ class _Search:
 
     def spell(self, left: Sequence[int], canonical: Sequence[int]) -> Decoder[None]:
         """Follow the spellings of q after *left*, and branch from each; *canonical* encodes q."""
-        options = self._options
         node = yield from self._run_left(left)
         spellings = [self._spelling(0, 1.0, node)]
         total = spellings[0].total
@@ -169,12 +157,12 @@ class _Search:
         for n, spelling in enumerate(spellings):
             followed = canonical[n] if n + 1 < len(spellings) else None
             paths += self._paths(spelling, followed)
-        for _ in range(options.spelling_rounds):
-            paths = [path for path in paths if path[0] > options.spelling_share * total]
+        for _ in range(SPELLING_ROUNDS):
+            paths = [path for path in paths if path[0] > SPELLING_SHARE * total]
             if not paths:
                 break
             paths.sort(key=itemgetter(0), reverse=True)
-            chosen, paths = paths[: options.spelling_rows], paths[options.spelling_rows :]
+            chosen, paths = paths[:SPELLING_ROWS], paths[SPELLING_ROWS:]
             for spelling in (yield from self._follow(chosen)):
                 spellings.append(spelling)
                 total += spelling.total
@@ -234,11 +222,10 @@ class _Search:
 
     def extend(self) -> Decoder[None]:
         """Extend partial words while they could change the candidates, up to a limit."""
-        options = self._options
-        for _ in range(options.word_rounds):
-            floor = max(self._last_prob * options.word_share, options.word_floor)
+        for _ in range(WORD_ROUNDS):
+            floor = max(self._last_prob * WORD_SHARE, WORD_FLOOR)
             self._partial_words.sort(key=lambda word: word.ended_prob - word.prob)
-            chosen = self._partial_words[: options.word_rows]
+            chosen = self._partial_words[:WORD_ROWS]
             chosen = [word for word in chosen if word.prob - word.ended_prob > floor]
             if not chosen:
                 break
@@ -286,7 +273,7 @@ class _Search:
             character = _character(spelled)
             if character:
                 self._take(token_prob, suffix + character, node, token)
-            elif character is not None and token_prob > self._options.word_floor:
+            elif character is not None and token_prob > WORD_FLOOR:
                 word = PartialWord(token_prob, 0.0, suffix, spelled, node, token, "")
                 self._partial_words.append(word)
 
@@ -305,7 +292,7 @@ class _Search:
     def _update_cutoff(self) -> None:
         if len(self._found) >= self._top_k:
             self._last_prob = sorted(map(itemgetter(0), self._found.values()))[-self._top_k]
-            self._cutoff = self._options.branch_share * self._last_prob
+            self._cutoff = BRANCH_SHARE * self._last_prob
 
     def _take(
         self, prob: float, suffix: str, node: PrefixNode, token: int, typed_prefix: str = ""
@@ -320,7 +307,7 @@ class _Search:
             ended_prob = prob * self._word_end_probs[token]
             if ended_prob > 0:
                 self._accept(suffix, ended_prob, typed_prefix)
-        if prob - ended_prob > self._options.word_floor:
+        if prob - ended_prob > WORD_FLOOR:
             word = PartialWord(prob, ended_prob, suffix, b"", node, token, typed_prefix)
             self._partial_words.append(word)
 
@@ -333,9 +320,8 @@ class _Search:
     def candidates(self, stem: str) -> tuple[Candidate, ...]:
         """Return the best candidates, falling, ties by text; *stem* is the unfinished word."""
         ranked = sorted(self._found.items(), key=lambda item: (-item[1][0], item[0]))[: self._top_k]
-        total, candidates = 0.0, []
-        for _, (prob, _, _) in ranked:
-            total += prob
+        total = sum([prob for _, (prob, _, _) in ranked])
+        candidates = []
         for append, (prob, typed_prefix, _) in ranked:
             start = stem if is_word_character(append[0]) else typed_prefix
             word = append.lstrip(" ") if append[0] == " " else start + append

@@ -48,10 +48,7 @@ class PrefixNode:
     __slots__ = ("children", "context", "next_probs", "state", "top")
 
     def __init__(
-        self,
-        state: Float32Array,
-        context: tuple[int, ...],
-        next_probs: Float32Array = NOT_SCORED,
+        self, state: Float32Array, context: tuple[int, ...], next_probs: Float32Array = NOT_SCORED
     ) -> None:
         self.state = state  # (S,)
         self.context = context  # the last tokens, for the cache language model
@@ -118,10 +115,9 @@ class Prefix:
 
 
 class PrefixCache:
-    """The most recently used prefixes. Trees are dropped first, later the prefixes themselves.
+    """The most recently used prefixes, in *max_bytes*; 0 keeps nothing.
 
-    Args:
-        max_bytes: limit of texts, states and distributions; 0 keeps nothing.
+    Trees are dropped first, later the prefixes themselves.
     """
 
     def __init__(self, max_bytes: int) -> None:

@@ -9,12 +9,12 @@ only its next head, which does not see the right side; there a span ends where i
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from model.batching import Decoder, RunTower, Score
-from model.config import GAP_POSITIONS
+from model.config import GAP_POSITIONS, WORD
 from model.decoding.cache_lm import CONTEXT, CacheLM
 from model.decoding.context import DecoderContext, largest
 from model.runtime import Float32Array
@@ -30,19 +30,15 @@ FIRST_WIDTH, FEW = 3, 8
 BEAM_MARGIN = 7.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Span:
+class Span(NamedTuple):
     """Tokens in a blank."""
 
     tokens: tuple[int, ...]
     log_prob: float  # of the tokens so far, or of the span and its end
-    states: tuple[
-        Float32Array, ...
-    ]  # forward states before each token and after the last, (S,) each
+    states: tuple[Float32Array, ...]  # forward, before each token and after the last, (S,) each
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Proposal:
+class Proposal(NamedTuple):
     """A word for a blank."""
 
     word: str  # without the spaces around it
@@ -57,7 +53,6 @@ class SpanHead:
         context: of the checkpoint.
         right: backward state after the right side, (S,); None if unknown or not used.
         kind: ``WORD`` or ``SPAN`` of :mod:`model.config`.
-        one_word: a span does not go on after the end of a word; for a forward-only network.
         cache_lm: of the text around the blank.
         before: the last tokens on the left.
     """
@@ -67,22 +62,19 @@ class SpanHead:
         context: DecoderContext,
         right: Float32Array | None,
         kind: int,
-        one_word: bool,
         cache_lm: CacheLM,
         before: Sequence[int],
     ) -> None:
         self._context = context
         self._right = None if right is None else right[context.output["backward"]]
         self._kind = kind
-        self._one_word = one_word
         self._cache_lm = cache_lm
         self._before = tuple(before[-CONTEXT:])
-        self._two_towers = context.two_towers
 
     def step(self, state: Float32Array, position: int) -> Score:
         """Request the token at *position* of a span, from the forward state before it, (S,)."""
         output = state[self._context.output["forward"]]
-        if not self._two_towers:
+        if not self._context.two_towers:
             return Score("next", output)
         position = min(position, GAP_POSITIONS - 1)
         return Score("gap", output, right=self._right, position=position, kind=self._kind)
@@ -90,7 +82,7 @@ class SpanHead:
     def split(self, tokens: tuple[int, ...], scores: Float32Array) -> tuple[float, Float32Array]:
         """Return log P of the end after *tokens* and of each next token, (V,), from scores (V,)."""
         log_probs = self._cache_lm.mix_logs(scores, (*self._before, *tokens)[-CONTEXT:])
-        if self._two_towers:
+        if self._context.two_towers:
             end = float(log_probs[END_OF_GAP])
             log_probs[END_OF_GAP] = -np.inf
             return end, log_probs
@@ -100,7 +92,7 @@ class SpanHead:
         tokenizer = self._context.tokenizer
         letters = bool(tokenizer.ends_letter[tokens[-1]])
         end = float(np.logaddexp.reduce(log_probs[~tokenizer.continues_word])) if letters else 0.0
-        if self._one_word:
+        if self._kind == WORD:
             continues = tokenizer.continues_word & letters
             log_probs = np.where(continues, log_probs, np.float32(-np.inf))
         return end, log_probs
@@ -114,19 +106,11 @@ def search_words(
     wanted: int,
     shown: int,
 ) -> Decoder[list[Proposal]]:
-    """Beam search for the most probable words of a blank.
+    """Beam search for the *wanted* most probable words that follow *state* (S,) in a blank.
 
-    Args:
-        context: of the checkpoint.
-        head: scores the spans.
-        state: forward state before the blank, (S,).
-        takes: returns True if a span, with the space that it may end in, fits the blank.
-        wanted: how many words.
-        shown: how many of them to find however improbable they are.
-
-    Returns:
-        Proposals, most probable first; fewer than *wanted* if the others are too improbable. The
-        search ends when no unfinished span can still be among them.
+    *takes* returns True if a span, with the space that it may end in, fits the blank. Improbable
+    words are dropped, but for the first *shown*. The search ends when no unfinished span can still
+    be among the words.
     """
     found: dict[str, Proposal] = {}
     beam = [Span((), 0.0, (state,))]
@@ -136,8 +120,10 @@ def search_words(
         for n, (span, row) in enumerate(zip(beam, rows, strict=True)):
             end, following = head.split(span.tokens, row)
             if end > -np.inf:
-                ended = replace(span, log_prob=span.log_prob + end)
-                _add_span(found, context.tokenizer.decode(span.tokens), ended, takes)
+                ended = span._replace(log_prob=span.log_prob + end)
+                text = context.tokenizer.decode(span.tokens)
+                if is_word(text) and takes(text):
+                    add_span(found, text.strip(), ended)
             log_probs[n] = following + np.float32(span.log_prob)
         if position == MAX_SPAN:
             break
@@ -174,15 +160,9 @@ def _continuations(
 def score_choices(
     head: SpanHead, state: Float32Array, choices: Sequence[tuple[str, Sequence[tuple[int, ...]]]]
 ) -> Decoder[list[Proposal]]:
-    """Score given words exactly. Spans with a common beginning share its states and scores.
+    """Score given words exactly after *state* (S,); each comes with the spans that spell it.
 
-    Args:
-        head: scores the spans.
-        state: forward state before the blank, (S,).
-        choices: each word and the spans that spell it, at least one, none empty.
-
-    Returns:
-        One proposal for each choice, in their order.
+    Spans with a common beginning share its states and scores.
     """
     spans = [tokens for _, spelled in choices for tokens in spelled]
     beginnings: dict[tuple[int, ...], Span] = {(): Span((), 0.0, (state,))}
@@ -196,39 +176,31 @@ def score_choices(
             ended[tokens] = beginnings[tokens].log_prob + end
         longer = [tokens[: position + 1] for tokens in spans if len(tokens) > position]
         level = list(dict.fromkeys(longer))
-        before = [beginnings[tokens[:-1]] for tokens in level]
-        log_probs = [
-            span.log_prob + float(following[span.tokens][tokens[-1]])
-            for span, tokens in zip(before, level, strict=True)
-        ]
+        for tokens in level:
+            span, log_prob = beginnings[tokens[:-1]], float(following[tokens[:-1]][tokens[-1]])
+            beginnings[tokens] = Span(tokens, span.log_prob + log_prob, span.states)
         rows, following = (), {}  # free while the next tokens run
         states = yield [
-            RunTower("forward", span.states[-1], tokens[-1:])
-            for span, tokens in zip(before, level, strict=True)
+            RunTower("forward", beginnings[tokens].states[-1], tokens[-1:]) for tokens in level
         ]
-        for tokens, span, log_prob, after in zip(level, before, log_probs, states, strict=True):
-            beginnings[tokens] = Span(tokens, log_prob, (*span.states, after))
-    proposals = []
+        for tokens, after in zip(level, states, strict=True):
+            span = beginnings[tokens]
+            beginnings[tokens] = span._replace(states=(*span.states, after))
+    found: dict[str, Proposal] = {}
     for word, spelled in choices:
-        own = [replace(beginnings[tokens], log_prob=ended[tokens]) for tokens in spelled]
-        log_prob = float(np.logaddexp.reduce([span.log_prob for span in own]))
-        proposals.append(Proposal(word, log_prob, max(own, key=lambda span: span.log_prob)))
-    return proposals
+        for tokens in spelled:
+            add_span(found, word, beginnings[tokens]._replace(log_prob=ended[tokens]))
+    return list(found.values())
 
 
-def _add_span(
-    found: dict[str, Proposal], text: str, span: Span, takes: Callable[[str], bool]
-) -> None:
-    """Add an ended span to the words found, if it is a word and fits the blank."""
-    if not is_word(text) or not takes(text):
-        return
-    word = text.strip()
+def add_span(found: dict[str, Proposal], word: str, span: Span) -> None:
+    """Add a span to the words found; a word may be spelled in several ways."""
     before = found.get(word)
     if before is None:
         found[word] = Proposal(word, span.log_prob, span)
     else:
         log_prob = float(np.logaddexp(span.log_prob, before.log_prob))
-        likelier = max(span, before.span, key=lambda each: each.log_prob)
+        likelier = max(before.span, span, key=lambda each: each.log_prob)
         found[word] = Proposal(word, log_prob, likelier)
 
 

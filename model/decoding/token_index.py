@@ -7,6 +7,7 @@ tokens that begin with the same bytes are a slice: it does the work of a trie.
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,11 +77,8 @@ class TokenIndex:
 
     def last_stable_boundary(self, text: str, start: int = 0) -> int:
         """Return the last stable boundary inside *text* after *start*; *start* if there is none."""
-        pairs = self._pairs
-        for position in range(len(text) - 1, start, -1):
-            if text[position - 1 : position + 1] not in pairs:
-                return position
-        return start
+        pairs, positions = self._pairs, range(len(text) - 1, start, -1)
+        return next((n for n in positions if text[n - 1 : n + 1] not in pairs), start)
 
     def encode(self, text: str) -> list[int]:
         """Encode normalised text, each stretch between stable boundaries by itself.
@@ -93,10 +91,9 @@ class TokenIndex:
         for position in range(1, len(text) + 1):
             if position == len(text) or text[position - 1 : position + 1] not in pairs:
                 stretch = text[start:position]
-                cached = len(stretch) <= MAX_CACHED
-                tokens += (
-                    self._encode_cached(stretch) if cached else self._tokenizer.encode(stretch)
-                )
+                is_short = len(stretch) <= MAX_CACHED
+                encode = self._encode_cached if is_short else self._tokenizer.encode
+                tokens += encode(stretch)
                 start = position
         return tokens
 
@@ -107,9 +104,6 @@ class TokenIndex:
         text before it is then encoded as if it ended there. So the cut is the last boundary that
         the encodings of *text* and of all these beginnings share. In Latin text it is at most the
         start of the unfinished word; after a space it is the end of the text.
-
-        Args:
-            text: normalised text.
 
         Returns:
             Tokens before the cut, tokens of the rest, and the rest itself.
@@ -142,12 +136,8 @@ class TokenIndex:
         shared = {position for position in numbers if data[-position] & 0xC0 != 0x80}
         first = max(shared)
         for start in crossing:
-            boundaries, position = {first}, first
-            for token in self._tokenizer.encode(
-                data[len(data) - first : len(data) - start].decode()
-            ):
-                position -= len(self.spellings[token])
-                boundaries.add(position)
-            shared &= boundaries
+            beginning = data[len(data) - first : len(data) - start].decode()
+            lengths = [len(self.spellings[token]) for token in self._tokenizer.encode(beginning)]
+            shared &= {first - length for length in accumulate(lengths, initial=0)}
         cut = min(shared)
         return tokens[: numbers[cut]], tokens[numbers[cut] :], data[len(data) - cut :]

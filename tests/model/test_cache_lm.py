@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from model.decoding.cache_lm import DISCOUNT, EXPONENT, STRENGTHS, WEIGHT, CacheLM
-from model.decoding.next_word import SearchOptions
 from model.decoding.token_index import TokenIndex
 from model.queries import ClozeQuery, PredictQuery
 from model.runtime import initial_states
@@ -88,10 +87,11 @@ SENTENCE = "the cat sat on the mat the dog ran on the mat "
 ANN = "Ann sat on the mat\nAnn ran on the mat\n" * 6
 
 
-def test_next_token_is_the_networks_corrected_by_the_text() -> None:
+def test_next_token_is_the_networks_corrected_by_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a space the answers are the corrected distribution."""
+    monkeypatch.setattr("model.decoding.next_word.BRANCH_SHARE", 0)
     text = SENTENCE * 3
-    predictor = table_predictor(RUNTIME, search=SearchOptions(0, 64, 8, 0, 0, 64, 8, 0, 64))
+    predictor = table_predictor(RUNTIME)
     tokens = [START, *TOKENIZER.encode(text)]
     start = initial_states(RUNTIME.sizes, "forward", 1)
     _, outputs = RUNTIME.run_tower("forward", start, np.array([tokens]), np.array([len(tokens)]))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config import Calibration
-from model.decoding.next_word import SearchOptions, first_word
+from model.decoding.next_word import first_word
 from model.decoding.token_index import TokenIndex
 from model.predictor import Predictor
 from model.queries import Candidate, PredictQuery
@@ -21,10 +21,6 @@ TOKENIZER = hand_tokenizer(
     ("I ", "like ", "the", "the ", "theatre ", "t", "th", "he", "he ", "a", "s ", "re ", "cat",
      "cat ", ",", ", ", " ", "迟", "迟到", "到", "了", "上学", "。")
 )  # fmt: skip
-EXHAUSTIVE = SearchOptions(
-    spelling_share=0, spelling_rows=1000, spelling_rounds=20, branch_share=0, branches=1000,
-    word_share=0, word_floor=0, word_rows=400, word_rounds=4,
-)  # fmt: skip
 # Tokens of the small worlds for brute force.
 SPELLED = ("I ", "the", "the ", "s ", "a", ",", " ", "到")
 
@@ -32,6 +28,17 @@ SPELLED = ("I ", "the", "the ", "s ", "a", ",", " ", "到")
 def ids(*tokens: str) -> list[int]:
     """Return ids by surface."""
     return [TOKENIZER.surfaces.index(token) for token in tokens]
+
+
+@pytest.fixture
+def exhaustive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Search almost everything."""
+    limits = {
+        "SPELLING_SHARE": 0, "SPELLING_ROWS": 1000, "SPELLING_ROUNDS": 20, "BRANCH_SHARE": 0,
+        "BRANCHES": 1000, "WORD_SHARE": 0, "WORD_FLOOR": 0, "WORD_ROWS": 400, "WORD_ROUNDS": 4,
+    }  # fmt: skip
+    for name, limit in limits.items():
+        monkeypatch.setattr(f"model.decoding.next_word.{name}", limit)
 
 
 def predict(predictor: Predictor, text: str, top_k: int = 100) -> tuple[Candidate, ...]:
@@ -90,6 +97,7 @@ def brute_force(runtime: TableRuntime, text: str, depth: int) -> tuple[dict[str,
     return {append: prob / total for append, prob in done.items()}, undecided / total
 
 
+@pytest.mark.usefixtures("exhaustive")
 @pytest.mark.parametrize(
     "text",
     ["", "I like the", "I like the ", "I th", "I like t", "迟", "上学迟", "the到", "到the", "the,",
@@ -100,7 +108,7 @@ def test_brute_force_over_all_token_sequences_agrees(text: str, seed: int) -> No
     """With wide limits, every word that ends within reach has its exact probability."""
     runtime = TableRuntime(TOKENIZER, ids(*SPELLED, "th", "t", "he", "迟到", "迟"), seed=seed)
     expected, undecided = brute_force(runtime, text, depth=4)
-    candidates = predict(table_predictor(runtime, search=EXHAUSTIVE), text)
+    candidates = predict(table_predictor(runtime), text)
     assert candidates
     for candidate in candidates:
         # The decoder extends a word by up to four tokens and scores its end; the walk does not.
@@ -141,10 +149,11 @@ def test_appended_text_and_whole_word(text: str, words: dict[str, str]) -> None:
     assert words.items() <= found.items()
 
 
+@pytest.mark.usefixtures("exhaustive")
 def test_a_character_is_spelled_in_bytes_only_as_utf_8() -> None:
     """A character of no token is proposed through its bytes; bytes that spell nothing are not."""
     runtime = TableRuntime(TOKENIZER, [FIRST_BYTE + value for value in "€".encode()])
-    candidates = predict(table_predictor(runtime, search=EXHAUSTIVE), "到")
+    candidates = predict(table_predictor(runtime), "到")
     # Three-byte characters of these bytes; the rest of the probability spells nothing.
     assert {each.append for each in candidates} == {"€", "₂", "⬂", "⬬"}
     assert sum(each.probability for each in candidates) < 1
@@ -166,32 +175,25 @@ def test_temperature_of_the_language_is_applied() -> None:
     assert predict(heated, "上学")[0].probability < predict(plain, "上学")[0].probability
 
 
-def test_words_end_as_often_as_in_the_training_text() -> None:
+def test_words_end_as_often_as_in_the_training_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """With exact word-end probabilities the candidates are right without extension."""
-    # Each token has a quarter, whatever precedes.
+    monkeypatch.setattr("model.decoding.next_word.WORD_ROUNDS", 0)
+    # Each token has a quarter, whatever precedes, so half of the words end after one token.
     runtime = TableRuntime(TOKENIZER, ids("the", "cat", ",", "到"), spread=0.0)
-    full = predict(table_predictor(runtime, search=EXHAUSTIVE), "", 4)
     ends = [0.5 if letter else 1.0 for letter in TOKENIZER.ends_letter]
-    estimate = table_predictor(runtime, word_end_probs=ends, search=SearchOptions(word_rounds=0))
-    quick = {each.append: each.probability for each in predict(estimate, "", 4)}
-    assert quick == pytest.approx({each.append: each.probability for each in full}, rel=1e-3)
+    candidates = predict(table_predictor(runtime, word_end_probs=ends), "", 4)
+    found = {each.append: each.probability for each in candidates}
+    assert found == pytest.approx({",": 1 / 4, "到": 1 / 4, "the": 1 / 8, "cat": 1 / 8})
 
 
+@pytest.mark.usefixtures("exhaustive")
 def test_estimated_end_gives_way_to_the_network() -> None:
     """If the search goes far enough, wrong word-end probabilities change nothing."""
     runtime = TableRuntime(TOKENIZER, ids(*SPELLED, "th", "cat ", "迟到"), seed=4)
     found, expected = (
-        {
-            each.append: each.probability
-            for each in predict(
-                table_predictor(
-                    runtime, word_end_probs=[share] * TOKENIZER.size, search=EXHAUSTIVE
-                ),
-                "I th",
-                5,
-            )
-        }
+        {each.append: each.probability for each in predict(predictor, "I th", 5)}
         for share in (0.9, 0.0)
+        for predictor in [table_predictor(runtime, word_end_probs=[share] * TOKENIZER.size)]
     )
     # The last round of a search is not corrected by another one.
     assert found == pytest.approx(expected, abs=0.02)

@@ -58,14 +58,15 @@ def type_on(
     asked: Predictor, texts: Sequence[str], tenant: str = ""
 ) -> tuple[list[PredictResult], list[int]]:
     """Return the answers to texts, in turn, and the tokens that the tower ran for each."""
-    answers, tokens = [], []
+    answers, tokens, calls = [], [], list[tuple[str, int, int]]()
+    scheduler = Scheduler(asked.runtime, lambda *call: calls.append(call))
     for text in texts:
-        scheduler = Scheduler(asked.runtime)
+        calls.clear()
         scheduler.add(0, asked.start(PredictQuery(text, 5), tenant))
         while scheduler.pending:
             finished = scheduler.step()
         answers.append(finished[0][1])
-        tokens.append(scheduler.rows["forward"])
+        tokens.append(sum(work for kind, _, work in calls if kind == "forward"))
     return answers, tokens
 
 
