@@ -80,6 +80,7 @@ class Fill:
 
 
 Step = RunTower | Score | Fill
+_Results = Sequence[Float32Array | None]  # of the rows of a call; None if a row has tokens left
 _Kind = Literal["forward", "backward", "fill", "next", "previous", "gap"]
 Decoder = Generator[Sequence[Step], Sequence[Float32Array], AnswerT]
 
@@ -108,7 +109,7 @@ class _Live:
 
     ticket: Hashable
     decoder: Decoder[Any]
-    results: list[Any] | None = None  # None: not started
+    results: Any = None  # a list, by index of the step; None: not started
     waiting: dict[int, "_Row"] = field(default_factory=dict)  # by index of the step
 
 
@@ -240,14 +241,11 @@ class Scheduler:
         rows = [row for row in rows if self._live.get(row.live.ticket) is row.live]
         if not rows:
             return
-        results: Sequence[Float32Array | None]
         try:
-            if kind == "fill":
-                work, results = self._fill(rows)
-            elif kind == "forward" or kind == "backward":
+            if kind == "forward" or kind == "backward":
                 work, results = self._run_tower(kind, rows)
             else:
-                work, results = len(rows), self._score(kind, rows)
+                work, results = self._score(kind, rows)
         except Exception as error:
             if len(rows) == 1:
                 self._finish(rows[0].live, error)
@@ -257,11 +255,11 @@ class Scheduler:
             return
         self._on_call(kind, len(rows), work)
         for row, result in zip(rows, results, strict=True):
-            if result is not None and row.live.results is not None:
+            if result is not None:
                 row.live.results[row.index] = result
                 del row.live.waiting[row.index]
 
-    def _run_tower(self, tower: Tower, rows: list[_Row]) -> tuple[int, list[Float32Array | None]]:
+    def _run_tower(self, tower: Tower, rows: list[_Row]) -> tuple[int, _Results]:
         """Run one chunk of each row; return the number of tokens, and results of rows that end."""
         tokens, lengths = _padded([row.step.tokens[:CHUNK_TOKENS] for row in rows])
         states = np.stack([row.step.state for row in rows])
@@ -279,29 +277,27 @@ class Scheduler:
                 results.append(np.concatenate(row.outputs) if step.keep_outputs else new_state)
         return sum(counts), results
 
-    def _score(self, head: Head, rows: list[_Row]) -> list[Float32Array]:
-        outputs = np.stack([row.step.output for row in rows])
-        inputs: list[NDArray[Any]] = []
+    def _score(self, head: Head, rows: list[_Row]) -> tuple[int, _Results]:
+        steps: list[Any] = [row.step for row in rows]
+        inputs: list[NDArray[Any]]
+        if head == "fill":
+            tokens, lengths = _padded([step.tokens for step in steps])
+            inputs = [tokens, lengths, np.array([step.place for step in steps], dtype=np.int64)]
+            return int(lengths.sum()), list(self.runtime.score(head, *inputs))
+        inputs = [np.stack([step.output for step in steps])]
         if head == "gap":
-            steps: list[Score] = [row.step for row in rows]
             unknown = np.zeros(self._hidden_size, dtype=np.float32)
-            inputs = [
+            inputs += [
                 np.stack([unknown if step.right is None else step.right for step in steps]),
                 np.array([step.right is not None for step in steps], dtype=np.bool_),
                 np.array([step.position for step in steps], dtype=np.int64),
                 np.array([step.kind for step in steps], dtype=np.int64),
             ]
-        results = list(self.runtime.score(head, outputs, *inputs))
-        for n, row in enumerate(rows):
-            if row.step.only is not None:
-                results[n] = results[n][list(row.step.only)]
-        return results
-
-    def _fill(self, rows: list[_Row]) -> tuple[int, list[Float32Array]]:
-        tokens, lengths = _padded([row.step.tokens for row in rows])
-        places = np.array([row.step.place for row in rows], dtype=np.int64)
-        log_probs = self.runtime.score("fill", tokens, lengths, places)
-        return int(lengths.sum()), list(log_probs)
+        log_probs = self.runtime.score(head, *inputs)
+        return len(rows), [
+            row if step.only is None else row[list(step.only)]
+            for step, row in zip(steps, log_probs, strict=True)
+        ]
 
 
 def _padded(lines: Sequence[tuple[int, ...]]) -> tuple[Int64Array, Int64Array]:

@@ -20,25 +20,6 @@ EVERYTHING = range(FIRST_BYTE, TOKENIZER.size)
 PLAIN = Calibration(forward_weight=0.0)
 
 
-class Watched(TableRuntime):
-    """A table that remembers what its towers and its next head receive."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.lines: dict[str, list[list[int]]] = {"forward": [], "backward": []}
-        self.scored: list[list[float]] = []
-
-    def run_tower(self, tower: Any, states: Any, tokens: Any, lengths: Any) -> Any:
-        """Run a tower."""
-        self.lines[tower].append(tokens[0, : lengths[0]].tolist())
-        return super().run_tower(tower, states, tokens, lengths)
-
-    def score(self, head: Any, *inputs: Any) -> Any:
-        """Score rows."""
-        self.scored += inputs[0].tolist() if head == "next" else []
-        return super().score(head, *inputs)
-
-
 def ids(*tokens: str) -> list[int]:
     """Return ids by surface."""
     return [TOKENIZER.surfaces.index(token) for token in tokens]
@@ -70,9 +51,9 @@ def probs(*arguments: Any, **options: Any) -> dict[str, float]:
     return probs_of(blank)
 
 
-def approx(values: dict[str, Any], rel: float = 1e-4) -> Any:
+def approx(values: dict[str, Any]) -> Any:
     """Compare dictionaries of probabilities."""
-    return pytest.approx({key: float(value) for key, value in values.items()}, rel=rel)
+    return pytest.approx({key: float(value) for key, value in values.items()}, rel=1e-4)
 
 
 def normalised(values: dict[str, Any]) -> dict[str, float]:

@@ -101,3 +101,13 @@ def test_spans_fit_the_spaces(text: str, word: str, spans: list[str]) -> None:
     assert slot.spellings(word) == spans
     assert all(slot.takes(span) for span in spans)
     assert word in spans or not slot.takes(word)
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [("我要去____ open park open.", "zh"), ("open park open ____我要去", "zh"),
+     ("open park ____ open park open.", "en"), ("我要去,open park ____ open park.", "en")],
+)  # fmt: skip
+def test_eight_characters_on_either_side_show_the_language(text: str, language: str) -> None:
+    """The language is Chinese if Chinese is near the blank, on either side."""
+    assert blanks(text).slots[0].language == language
