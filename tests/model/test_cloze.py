@@ -245,10 +245,10 @@ def test_many_blanks_are_filled() -> None:
 def test_a_blank_that_nothing_fits_stays() -> None:
     """Without a possible word there are no candidates; the blank stays, and is read as one."""
     runtime = TableRuntime(TOKENIZER, ids("store "))
-    result = fill("go ____, ____ the", runtime=runtime)
-    assert result.filled == "go ____, store the"
+    result = fill("go ____, ____ the .", runtime=runtime, top_k=1)
+    assert result.filled == "go ____, store the ."
     left = [*ids("go "), BLANK, *TOKENIZER.encode(", ")]
-    expected = {"store": gap_prob(runtime, left, ids("store "), ids("the "))}
+    expected = {"store": gap_prob(runtime, left, ids("store "), ids("the ", "."))}
     assert [probs_of(blank) for blank in result.blanks] == [{}, approx(expected)]
 
 
