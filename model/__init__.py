@@ -1,1 +1,1 @@
-"""What a prediction is: vocabulary, network, runtimes, decoders, checkpoint. No HTTP, no training loop."""
+"""Predictions: tokenizer, network, runtimes, decoders, checkpoint. No HTTP, no training loop."""

@@ -5,14 +5,7 @@ Both classes are checked when they are made; :func:`parse` makes one of them fro
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from model.errors import CheckpointError
@@ -30,30 +23,19 @@ GAP_POSITIONS = 8
 # Width of the gap head's position and kind embeddings.
 GAP_CODE_SIZE = 32
 
-# No fitted temperature, exponent or weight exceeds this, and no temperature or exponent is below
-# its inverse. Beyond these, results become 0, infinity or NaN.
-MAX_STRETCH = 100.0
-
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 _Size = Annotated[int, Field(ge=1)]
 _SizeOrNone = Annotated[int, Field(ge=0)]
-_Stretch = Annotated[float, Field(ge=1 / MAX_STRETCH, le=MAX_STRETCH)]
+# Beyond these limits of a temperature or exponent, and of a weight, results become infinity or NaN.
+_Stretch = Annotated[float, Field(ge=0.01, le=100)]
+_Weight = Annotated[float, Field(ge=-100, le=100)]
 _Share = Annotated[float, Field(ge=0, lt=1)]
-_Weight = Annotated[float, Field(ge=-MAX_STRETCH, le=MAX_STRETCH)]
+# A value for every language.
+_Language = Annotated[str, Field(pattern=f"^({'|'.join(LANGUAGES)})$")]
+_Stretches = Annotated[dict[_Language, _Stretch], Field(min_length=len(LANGUAGES))]
+_Shares = Annotated[dict[_Language, _Share], Field(min_length=len(LANGUAGES))]
 _Parsed = TypeVar("_Parsed")
-
-
-def _check_languages(values: dict[str, float]) -> dict[str, float]:
-    if values.keys() != set(LANGUAGES):
-        raise ValueError(
-            f"it needs a value for each of {', '.join(LANGUAGES)} and no other language"
-        )
-    return values
-
-
-_Stretches = Annotated[dict[str, _Stretch], AfterValidator(_check_languages)]
-_Shares = Annotated[dict[str, _Share], AfterValidator(_check_languages)]
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -65,12 +47,8 @@ class NetworkConfig:
         architecture: ``forward`` (one tower), ``two_towers`` (never mixed below the heads) or
             ``stacked_bidirectional`` (the tutorial's deep bidirectional network, trained with
             masked tokens).
-        cell: recurrent cell of every layer.
-        embedding_size: width of the tied embedding.
-        hidden_size: width of every recurrent layer.
         forward_layers: layers of the forward tower, or of the stacked bidirectional network.
-        backward_layers: layers of the backward tower; 0 unless there are two towers.
-        gap_hidden_size: width of the gap head's hidden layer; 0 unless there are two towers.
+        backward_layers: 0 unless there are two towers, as is ``gap_hidden_size``.
 
     Raises:
         ValueError: no network can have such sizes.
@@ -87,11 +65,11 @@ class NetworkConfig:
 
     @model_validator(mode="after")
     def _check_towers(self) -> "NetworkConfig":
+        needed = self.architecture == "two_towers"
         for field in ("backward_layers", "gap_hidden_size"):
-            size, two = getattr(self, field), self.architecture == "two_towers"
-            if (size > 0) != two:
-                needed = "at least 1" if two else "0"
-                raise ValueError(f"{field} is {size}; {self.architecture} needs {needed}")
+            if (getattr(self, field) > 0) != needed:
+                least = "at least 1" if needed else "0"
+                raise ValueError(f"{self.architecture} needs {field} {least}")
         return self
 
     @property
@@ -110,34 +88,22 @@ class NetworkConfig:
 
 @dataclass(frozen=True, slots=True)
 class ForwardSizes:
-    """Sizes of a model that reads left to right and keeps only its last output: an n-gram.
-
-    Attributes:
-        vocabulary_size: tokens, control and byte tokens included.
-        hidden_size: width of an output, which is also the state.
-        architecture: the one that answers the same questions.
-    """
+    """Sizes of a model that reads left to right and whose state is its last output: an n-gram."""
 
     vocabulary_size: int
     hidden_size: int
     architecture: Architecture = "forward"
-
-    @property
-    def state_parts(self) -> int:
-        """Vectors in a state."""
-        return 1
+    state_parts: int = 1
 
     def state_size(self, tower: Tower) -> int:
         """Return the length of one flat float32 state row."""
         return self.hidden_size if tower == "forward" else 0
 
 
-# What a runtime states about its arrays.
 Sizes = NetworkConfig | ForwardSizes
 
 
 def _by_language(value: float) -> Any:
-    """Return a field that has this value for every language."""
     return Field(default_factory=lambda: dict.fromkeys(LANGUAGES, value))
 
 
@@ -146,14 +112,13 @@ class Calibration:
     """Temperatures and rescoring weights, fitted on development text after quantisation.
 
     Attributes:
-        next_temperature: by language, divides the next head's logits.
-        cloze_temperature: by language, the τ of ``P(w) = F softmax(s / τ)``.
-        cloze_coverage_exponent: by language, the γ of ``F ** γ``, F being the probability of all
+        next_temperature: divides the next head's logits.
+        cloze_temperature: the τ of ``P(w) = F ** γ softmax(s / τ)``, F being the probability of all
             words found for a blank.
-        choice_temperature: by language, the τ of given choices, which also divides their gap
-            log-probabilities.
-        choice_uniform_mix: by language, the share ε of the probability that K given choices get
-            evenly: ``(1 - ε) softmax(s / τ) + ε / K`` (the lapse rate of Wichmann and Hill 2001).
+        cloze_coverage_exponent: the γ.
+        choice_temperature: the τ of given choices, which also divides their gap log-probabilities.
+        choice_uniform_mix: the share ε of the probability that K given choices get evenly:
+            ``(1 - ε) softmax(s / τ) + ε / K`` (the lapse rate of Wichmann and Hill 2001).
         forward_weight: λ1, weight of the forward tower's log-probability of word and right context.
         backward_weight: λ2, weight of its mirror with the backward tower.
 

@@ -11,12 +11,8 @@ from pathlib import Path
 def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
     """Write a file next to its final name, synchronise it to disk and rename it into place.
 
-    A symbolic link is followed. A file that is replaced passes on its owner and its permissions.
-
-    Args:
-        path: the file; its folder must exist.
-        data: the whole content.
-        mode: permissions of a new file, less the process's umask.
+    A symbolic link is followed. A file that is replaced passes on its owner and its permissions; a
+    new one gets *mode*, less the process's umask. The folder must exist.
 
     Raises:
         OSError: the disk is full or not writable; the old file is untouched.
@@ -44,10 +40,7 @@ def replaced_directory(target: Path) -> Iterator[Path]:
     It lies next to *target* as ``.NAME.new``, is synchronised to disk and then renamed. If the
     block or a rename fails, it is removed and *target* stays. No system call replaces a directory,
     so the old one is first renamed to :func:`previous_directory`; a crash between the two renames
-    leaves it there. A symbolic link is followed.
-
-    Args:
-        target: the directory to replace or to make; missing parents are made.
+    leaves it there. A symbolic link is followed, and missing parents are made.
 
     Raises:
         OSError: the disk is full or not writable; *target* is untouched.

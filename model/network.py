@@ -57,12 +57,9 @@ class RecurrentLayer(nn.Module):
     def forward(
         self, inputs: Tensor, state: State, weight_drop: float = 0.0
     ) -> tuple[Tensor, State]:
-        """Run the layer over a sequence.
+        """Run the layer over a sequence (T, B, input size), in whose dtype it computes.
 
-        Args:
-            inputs: (T, B, input size), in the dtype to compute in.
-            state: each part (B, H), the state before the first step.
-            weight_drop: share of recurrent weights set to 0 for this call, in training mode only.
+        *weight_drop* is the share of recurrent weights set to 0 for this call, in training only.
 
         Returns:
             Outputs (T, B, H) and the state after the last step.
@@ -70,9 +67,8 @@ class RecurrentLayer(nn.Module):
         dtype = inputs.dtype
         recurrent = F.dropout(self.weight_hh, weight_drop, self.training)
         weights = [w.to(dtype) for w in (self.weight_ih, recurrent, self.bias_ih, self.bias_hh)]
-        parts = [
-            part.to(dtype).contiguous().unsqueeze(0) for part in state
-        ]  # cuDNN refuses a slice of flat states
+        # cuDNN refuses a slice of flat states.
+        parts = [part.to(dtype).contiguous().unsqueeze(0) for part in state]
         # Everything has its dtype already; on a GPU autocast would compute in float16.
         with torch.autocast("cuda", enabled=False):
             if self.cell == "lstm":
@@ -112,16 +108,9 @@ class GapHead(nn.Module):
         self.output = nn.Linear(hidden_size, embedding_size)
 
     def forward(self, left: Tensor, right: Tensor, positions: Tensor, kinds: Tensor) -> Tensor:
-        """Combine the sides.
+        """Combine the towers' features (N, e), positions (N,) and kinds (N,) to (N, e).
 
-        Args:
-            left: features of the forward tower, (N, e).
-            right: features of the backward tower, or the learned "unknown" vector, (N, e).
-            positions: tokens of the span already read, (N,), int64; above 7 they count as 7.
-            kinds: WORD, TOKEN or SPAN, (N,), int64.
-
-        Returns:
-            (N, e), to be multiplied by the embedding.
+        *right* may be the learned "unknown" vector; positions above 7 count as 7.
         """
         codes = [self.position(positions.clamp(max=GAP_POSITIONS - 1)), self.kind(kinds)]
         mixed = torch.cat([left, right, *(code.to(left.dtype) for code in codes)], dim=1)
@@ -131,10 +120,8 @@ class GapHead(nn.Module):
 class Network(nn.Module):
     """A recurrent language model of any of the three architectures.
 
-    Args:
-        config: sizes; see :class:`model.config.NetworkConfig`.
-        dropout: locked dropout on embeddings, between layers and on outputs, in training mode.
-        weight_drop: share of recurrent weights dropped per call, in training mode.
+    In training mode *dropout* is a locked dropout on embeddings, between layers and on outputs, and
+    *weight_drop* the share of recurrent weights dropped per call.
 
     Tied input and output embedding: Press and Wolf 2017, arXiv:1608.05859. Two towers joined by an
     MLP: after context2vec (Melamud et al. 2016).
@@ -177,16 +164,12 @@ class Network(nn.Module):
     def run_tower(
         self, tower: Tower, tokens: Tensor, states: Tensor, dtype: torch.dtype = torch.float32
     ) -> tuple[Tensor, Tensor]:
-        """Read a sequence with one tower.
+        """Read tokens (T, B), reversed for the backward tower, from flat states (B, S).
 
-        Args:
-            tower: ``forward`` or ``backward``; the backward tower expects reversed tokens.
-            tokens: ids, (T, B), int64.
-            states: flat states, (B, S), float32, laid out layer by layer, h before c.
-            dtype: of the computation; bfloat16 makes training faster on CPUs that have it.
+        States are float32, laid out layer by layer, h before c.
 
         Returns:
-            Outputs of the top layer (T, B, H) in *dtype*, and the last flat states (B, S), float32.
+            Outputs of the top layer (T, B, H), computed in *dtype*, and the last states (B, S).
         """
         layers = self.forward_tower if tower == "forward" else self.backward_tower
         sequence = self._embed(tokens, dtype)
@@ -204,18 +187,10 @@ class Network(nn.Module):
     def run_stacked(
         self, tokens: Tensor, lengths: Tensor, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """Read whole lines with the stacked bidirectional network.
+        """Read whole right-padded lines (T, B) of *lengths* (B,) with the stacked network.
 
         Layer 2 sees both neighbours of a position, and so the position itself. Only positions that
-        hold ``<blank>`` may be predicted from these outputs.
-
-        Args:
-            tokens: ids with blanks in place, (T, B), right-padded, int64.
-            lengths: real tokens of each row, (B,), int64.
-            dtype: of the computation.
-
-        Returns:
-            (T, B, 2H) in *dtype*; unspecified in the padding.
+        hold ``<blank>`` may be predicted from the outputs, (T, B, 2H) in *dtype*.
         """
         T, B = tokens.shape
         steps = torch.arange(T, device=tokens.device).unsqueeze(1)  # (T, 1)
@@ -239,10 +214,6 @@ class Network(nn.Module):
         """Project forward outputs (N, H) to the embedding's width, (N, e)."""
         return cast(Tensor, self.next(outputs))
 
-    def previous_features(self, outputs: Tensor) -> Tensor:
-        """Project backward outputs (N, H) to the embedding's width, (N, e)."""
-        return cast(Tensor, self.previous(outputs))
-
     def gap_features(
         self,
         forward: Tensor,
@@ -251,17 +222,9 @@ class Network(nn.Module):
         positions: Tensor,
         kinds: Tensor,
     ) -> Tensor:
-        """Return the features of a gap from the two towers' outputs.
+        """Return the features of a gap, (N, e); arguments as for :meth:`model.runtime.Runtime.score`.
 
-        Args:
-            forward: outputs of the forward tower after the left side and the span so far, (N, H).
-            backward: outputs of the backward tower after the right side, (N, H).
-            right_known: (N,), bool; False replaces the backward feature by a learned vector.
-            positions: tokens of the span already read, (N,), int64.
-            kinds: (N,), int64.
-
-        Returns:
-            (N, e).
+        A backward feature that is not known is replaced by a learned vector.
         """
         right = torch.where(right_known.unsqueeze(1), self.previous(backward), self.unknown_right)
         return cast(Tensor, self.gap(self.next(forward), right, positions, kinds))
@@ -273,8 +236,8 @@ class Network(nn.Module):
 
 def mask_next(logits: Tensor) -> Tensor:
     """Set controls and ``<eog>``, which are never next, to minus infinity. (..., V) to (..., V)."""
-    masked = logits.clone()
-    masked[..., [*NEVER_PREDICTED, END_OF_GAP]] = float("-inf")
+    masked = mask_controls(logits)
+    masked[..., END_OF_GAP] = float("-inf")
     return masked
 
 

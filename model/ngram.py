@@ -37,15 +37,7 @@ DESCRIPTION = "ngram.json"
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """The K-grams of one order as contexts, with their continuations.
-
-    Attributes:
-        children: (n_K + 1,) uint32, bounds of each context's slice in ``tokens`` and
-            ``discounted``.
-        backoff: (n_K,) float32, gamma(h).
-        tokens: (n_{K+1},) uint16, the tokens that follow, ascending within a slice.
-        discounted: (n_{K+1},) float32, their discounted relative frequencies.
-    """
+    """The K-grams of one order as contexts, and the (K+1)-grams that continue them."""
 
     children: NDArray[np.uint32]
     backoff: Float32Array
@@ -58,8 +50,6 @@ class NGramRuntime(WindowRuntime):
 
     Attributes:
         sizes: states and outputs hold ``order - 1`` tokens.
-        head_rows: see :class:`model.runtime.Runtime`.
-        order: length of the longest n-gram.
         description: the content of ``ngram.json``.
     """
 
@@ -82,14 +72,11 @@ class NGramRuntime(WindowRuntime):
         return answers
 
     def distribution(self, context: Sequence[int]) -> Float32Array:
-        """Return P(next token | context), (V,) float32, which sums to 1.
+        """Return P(next token | the last tokens of *context*), (V,) float32, which sums to 1.
 
         From the unigrams upwards, p_k(w | h) = discounted(hw) + gamma(h) p_{k-1}(w | h less its
         first token). Unseen contexts, and those with a control token inside, leave everything to
         the shorter ones.
-
-        Args:
-            context: the last tokens, oldest first; more than ``order - 1`` are ignored.
 
         Chen & Goodman 1999, An empirical study of smoothing techniques for language modeling,
         equations 26-28.
@@ -129,11 +116,7 @@ def open_ngram(directory: Path) -> NGramRuntime:
 
 
 def open_arrays(directory: Path, description: dict[str, Any]) -> NGramRuntime:
-    """Open the memory-mapped arrays that a description belongs to.
-
-    Args:
-        directory: holds the arrays.
-        description: with ``order`` and ``counts``, as in ``ngram.json``.
+    """Open the memory-mapped arrays of a description with ``order`` and ``counts``.
 
     Raises:
         CheckpointError: they are missing, torn or of other sizes.
@@ -165,21 +148,18 @@ def read_description(directory: Path) -> dict[str, Any]:
     """
     path = directory / DESCRIPTION
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if description["format_version"] != NGRAM_FORMAT_VERSION:
+            raise ValueError(f"format_version is not {NGRAM_FORMAT_VERSION}")
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path}: not readable ({error!r}); build it with `python -m training ngram`"
         ) from error
-    version = description.get("format_version") if isinstance(description, dict) else None
-    if version != NGRAM_FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path}: format_version is {version}, not {NGRAM_FORMAT_VERSION}; build it again"
-        )
-    return dict(description)
+    return description
 
 
 def size_in_bytes(directory: Path) -> int:
-    """Return the size of the n-gram's arrays on disk, all of which are mapped when it runs."""
+    """Return the size of the n-gram's arrays on disk."""
     return sum(path.stat().st_size for path in directory.glob("*.npy"))
 
 

@@ -22,15 +22,7 @@ from model.decoding.prefix_cache import PrefixCache
 from model.decoding.score import score_text
 from model.errors import CheckpointError, LacunaError, TokenizerError, UnsupportedError
 from model.ngram import DESCRIPTION, open_ngram, read_description
-from model.queries import (
-    Limits,
-    PredictQuery,
-    Query,
-    Result,
-    ScoreQuery,
-    check_choice_lists,
-    check_query,
-)
+from model.queries import Limits, PredictQuery, Query, Result, ScoreQuery, check_query
 from model.runtime import Runtime, open_runtime
 from model.tokenizer import Tokenizer
 
@@ -86,8 +78,7 @@ class Predictor:
         if isinstance(query, ScoreQuery):
             return score_text(self._context, query)
         layout = find_blanks(query.text, query.blank, self.limits.blanks)
-        if query.choices is not None:
-            check_choice_lists(query.choices, len(layout.slots))
+        layout.choices(query)  # refuses lists that do not fit the blanks
         if self.checkpoint.network.architecture == "stacked_bidirectional":
             return fill_masked(self._context, query, layout)
         return fill_blanks(self._context, query, layout, tenant)

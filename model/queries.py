@@ -4,12 +4,15 @@
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 from model.errors import QueryError
 from model.text import normalise
+
+# Strings, offered for every blank, or one list of strings per blank.
+Choices = Sequence[str] | Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +38,14 @@ class ClozeQuery:
         text: text with at least one blank (:mod:`model.decoding.blanks`).
         top_k: candidates per blank; ignored if there are *choices*.
         blank: another marker of a blank, literally; None means the usual ones.
-        choices: None for open blanks; strings, offered for every blank; or one list of strings per
-            blank.
-        history: earlier text of the same writer, whose words become more probable.
+        choices: None for open blanks.
+        history: as for :class:`PredictQuery`.
     """
 
     text: str
     top_k: int = 5
     blank: str | None = None
-    choices: Sequence[str] | Sequence[Sequence[str]] | None = None
+    choices: Choices | None = None
     history: str = ""
 
 
@@ -82,11 +84,9 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class PredictResult:
-    """Candidates, most probable first.
+    """Candidates, most probable first; fewer than ``top_k`` if the others are too improbable.
 
     Attributes:
-        candidates: up to ``top_k``; fewer if the others are too improbable.
-        usage: tokens of the text.
         inside_word: the text ends in a letter, so its last word may be unfinished.
         network_rows: tokens run and distributions scored for this answer.
     """
@@ -143,15 +143,7 @@ Result = PredictResult | ClozeResult | ScoreResult
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one query; the service sets them, offline use keeps the defaults.
-
-    Attributes:
-        characters: code points of a text.
-        top_k: candidates.
-        blanks: blanks in a text.
-        choices: choices of a blank.
-        history: code points of the history.
-    """
+    """Most code points, candidates, blanks and choices of a blank; the service sets them."""
 
     characters: int = 10_000
     top_k: int = 100
@@ -174,69 +166,55 @@ def check_query(query: Query, limits: Limits) -> None:
     _check_text("/history", query.history, limits.history)
     choices = query.choices if isinstance(query, ClozeQuery) else None
     # All choices are returned, whatever top_k says.
-    if choices is None and (type(query.top_k) is not int or not 1 <= query.top_k <= limits.top_k):
+    if choices is None and not 1 <= query.top_k <= limits.top_k:
         raise QueryError("/top_k", f"must be a whole number from 1 to {limits.top_k}")
     if isinstance(query, ClozeQuery) and query.blank is not None:
         _check_text("/blank", query.blank, limits.characters)
         if not query.blank.strip():
             raise QueryError("/blank", "must hold at least one character that is not a space")
     if choices is not None:
-        _check_choices(choices, limits)
+        lists: Mapping[str, Sequence[str]]
+        if all(isinstance(choice, str) for choice in choices):
+            lists = {"/choices": cast("Sequence[str]", choices)}
+        else:
+            lists = {f"/choices/{index}": group for index, group in enumerate(choices)}
+        for field, group in lists.items():
+            _check_choices(field, group, limits)
 
 
-def check_choice_lists(choices: Sequence[str] | Sequence[Sequence[str]], blanks: int) -> None:
-    """Refuse lists of choices that do not fit the text.
+def choice_lists(choices: Choices, blanks: int) -> list[dict[str, str]]:
+    """Return the choices of each blank: in form C, without outer spaces, each with its original.
 
     Raises:
         QueryError: the number of lists is not the number of blanks.
     """
-    if not isinstance(choices[0], str) and len(choices) != blanks:
+    if isinstance(choices[0], str):
+        return [{_clean(choice): choice for choice in cast("Sequence[str]", choices)}] * blanks
+    if len(choices) != blanks:
         raise QueryError(
             "/choices", f"has {len(choices)} lists for {blanks} blanks; give one list per blank"
         )
-
-
-def choice_lists(
-    choices: Sequence[str] | Sequence[Sequence[str]], blanks: int
-) -> list[dict[str, str]]:
-    """Return the choices of each blank: in form C, without outer spaces, each with its original."""
-    if isinstance(choices[0], str):
-        return [{_clean(choice): choice for choice in cast("Sequence[str]", choices)}] * blanks
     return [{_clean(choice): choice for choice in group} for group in choices]
 
 
 def _check_text(field: str, text: str, limit: int) -> None:
     if len(text) > limit:
         raise QueryError(field, f"has {len(text)} code points; send at most {limit}")
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise QueryError(
-                field, f"has a lone surrogate at code point {error.start}; send valid Unicode"
-            ) from None
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise QueryError(
+            field, f"has a lone surrogate at code point {error.start}; send valid Unicode"
+        ) from None
 
 
-def _check_choices(choices: Sequence[str] | Sequence[Sequence[str]], limits: Limits) -> None:
-    if isinstance(choices, str) or not choices:
-        raise QueryError("/choices", "is empty; offer at least 1 choice, or leave the field out")
-    strings = sum(isinstance(choice, str) for choice in choices)
-    if 0 < strings < len(choices):
-        raise QueryError("/choices", "mixes strings and lists; give strings, or one list per blank")
-    if strings:
-        _check_choice_list("/choices", cast("Sequence[str]", choices), limits)
-    else:
-        for index, group in enumerate(choices):
-            _check_choice_list(f"/choices/{index}", group, limits)
-
-
-def _check_choice_list(field: str, group: Sequence[str], limits: Limits) -> None:
-    if not group:
+def _check_choices(field: str, choices: Sequence[str], limits: Limits) -> None:
+    if not choices:
         raise QueryError(field, "is empty; offer at least 1 choice")
-    if len(group) > limits.choices:
-        raise QueryError(field, f"has {len(group)} choices; send at most {limits.choices}")
+    if len(choices) > limits.choices:
+        raise QueryError(field, f"has {len(choices)} choices; send at most {limits.choices}")
     seen: dict[str, int] = {}
-    for index, choice in enumerate(group):
+    for index, choice in enumerate(choices):
         pointer = f"{field}/{index}"
         _check_text(pointer, choice, limits.characters)
         clean = _clean(choice)

@@ -27,14 +27,9 @@ BoolArray = npt.NDArray[np.bool_]
 
 Head = Literal["next", "previous", "gap", "fill"]
 
-# Tokens of every vocabulary, which a new runtime reads in its check.
-_TRIED = (START, FIRST_BYTE, FIRST_BYTE + 255)
-# Largest error of a sum of float32 probabilities.
-_SUM_TOLERANCE = 1e-2
-
 
 class Runtime(Protocol):
-    """A model that can be run; N rows, T steps, and the sizes S (state), H (output) and V (tokens).
+    """A model that can be run; N ≥ 1 rows, T ≥ 1 steps, sizes S (state), H (output), V (tokens).
 
     Calls that a model does not support raise :class:`~model.errors.UnsupportedError`.
 
@@ -46,25 +41,19 @@ class Runtime(Protocol):
 
     @property
     def sizes(self) -> Sizes:
-        """Sizes of its arrays."""
-        ...
+        """Sizes of the model."""
 
     def run_tower(
         self, tower: Tower, states: Float32Array, tokens: Int64Array, lengths: Int64Array
     ) -> tuple[Float32Array, Float32Array]:
-        """Read tokens with one tower.
+        """Read tokens (N, T) from states (N, S).
 
-        Args:
-            tower: which tower.
-            states: flat states before, (N, S).
-            tokens: ids, (N, T), right-padded with any id of the vocabulary.
-            lengths: tokens that count in each row, (N,), 0 to T.
+        *lengths* (N,) are the tokens that count in each row, 0 to T; any ids may pad it.
 
         Returns:
             New states (N, S), each after its own row's tokens; a row of length 0 keeps its state.
             And the top layer's outputs (N, T, H), unspecified beyond a row's length.
         """
-        ...
 
     def score(self, head: Head, *inputs: npt.NDArray[Any]) -> Float32Array:
         """Return the log-probabilities of one head, (N, V); minus infinity for impossible tokens.
@@ -82,7 +71,6 @@ class Runtime(Protocol):
           int64 lines (N, T), right-padded, with ``<blank>`` at unknown places; int64 (N,), their
           lengths; int64 (N,), the index of the place in each line.
         """
-        ...
 
 
 class WindowRuntime:
@@ -94,7 +82,7 @@ class WindowRuntime:
     def run_tower(
         self, tower: Tower, states: Float32Array, tokens: Int64Array, lengths: Int64Array
     ) -> tuple[Float32Array, Float32Array]:
-        """Append tokens to the states; see :meth:`Runtime.run_tower`."""
+        """Append tokens to the states."""
         if tower != "forward":
             raise unsupported("two_towers")
         read = np.concatenate([states, tokens.astype(np.float32)], axis=1)
@@ -102,7 +90,7 @@ class WindowRuntime:
         return windows[np.arange(len(states)), lengths].copy(), windows[:, 1:].copy()
 
     def score(self, head: Head, *inputs: npt.NDArray[Any]) -> Float32Array:
-        """Score the next token; see :meth:`Runtime.score`."""
+        """Score the next token."""
         if head != "next":
             raise unsupported("two_towers")
         return self.score_next(inputs[0].astype(np.int64))
@@ -113,7 +101,7 @@ class WindowRuntime:
 
 
 def unsupported(architecture: Architecture) -> UnsupportedError:
-    """Return the error of a call that only another architecture answers."""
+    """Return the error of a call that only this architecture answers."""
     needed = "two towers" if architecture == "two_towers" else f"the architecture {architecture}"
     return UnsupportedError("/text", f"the loaded model cannot answer this; load one with {needed}")
 
@@ -123,13 +111,8 @@ def initial_states(sizes: Sizes, tower: Tower, rows: int) -> Float32Array:
     return np.zeros((rows, sizes.state_size(tower)), dtype=np.float32)
 
 
-def output_of(sizes: Sizes, tower: Tower, states: Float32Array) -> Float32Array:
-    """Return the top layer's output within flat states: (N, S) to (N, H), or (S,) to (H,)."""
-    return states[..., output_slice(sizes, tower)]
-
-
 def output_slice(sizes: Sizes, tower: Tower) -> slice:
-    """Return where a flat state holds the top layer's output."""
+    """Return the place of the top layer's output (H) in a flat state (S)."""
     start = sizes.state_size(tower) - sizes.state_parts * sizes.hidden_size
     return slice(start, start + sizes.hidden_size)
 
@@ -137,12 +120,9 @@ def output_slice(sizes: Sizes, tower: Tower) -> slice:
 def open_runtime(
     checkpoint: "Checkpoint", device: Literal["cpu", "cuda"] = "cpu", threads: int = 1
 ) -> Runtime:
-    """Open the runtime that suits a device: ONNX Runtime on a CPU, torch elsewhere.
+    """Open the runtime that suits a device: ONNX Runtime on a CPU, torch (extra ``gpu``) elsewhere.
 
-    Args:
-        checkpoint: a loaded checkpoint.
-        device: ``cpu``, or ``cuda`` (needs the ``gpu`` extra).
-        threads: threads that one call may use on a CPU.
+    On a CPU one call uses up to *threads* threads.
 
     Raises:
         CheckpointError: the graphs are missing, not listed, cannot be opened or fail their check,
@@ -179,35 +159,35 @@ def check_runtime(runtime: Runtime) -> None:
         ValueError: a state or a log-probability that no network computes.
     """
     sizes = runtime.sizes
-    lengths = np.array([len(_TRIED), 1], dtype=np.int64)
-    tokens = np.array([_TRIED, _TRIED[::-1]], dtype=np.int64)
+    ids = [START, FIRST_BYTE, FIRST_BYTE + 255]  # in every vocabulary
+    tokens = np.array([ids, ids[::-1]], dtype=np.int64)
+    lengths = np.array([len(ids), 1], dtype=np.int64)
     if sizes.architecture == "stacked_bidirectional":
-        _check_head("fill", runtime.score("fill", tokens, lengths, lengths - 1))
+        _check_head(runtime, "fill", tokens, lengths, lengths - 1)
         return
     tops: dict[Tower, Float32Array] = {}
     for tower in get_args(Tower):
         if sizes.state_size(tower):
             states = initial_states(sizes, tower, len(tokens))
-            states, outputs = runtime.run_tower(tower, states, tokens, lengths)
-            tops[tower] = outputs[np.arange(len(lengths)), lengths - 1]
+            states, _ = runtime.run_tower(tower, states, tokens, lengths)
             if not np.isfinite(states).all():
                 raise ValueError(f"the {tower} tower's states are not finite")
-            if not np.array_equal(output_of(sizes, tower, states), tops[tower]):
-                raise ValueError(f"the {tower} tower's states do not hold its outputs")
-    _check_head("next", runtime.score("next", tops["forward"]))
+            tops[tower] = states[:, output_slice(sizes, tower)]
+    _check_head(runtime, "next", tops["forward"])
     if sizes.architecture == "two_towers":
-        _check_head("previous", runtime.score("previous", tops["backward"]))
-        rows = np.arange((SPAN + 1) * GAP_POSITIONS, dtype=np.int64)
-        kinds, positions = np.divmod(rows, GAP_POSITIONS)
+        _check_head(runtime, "previous", tops["backward"])
+        rows = np.arange(2 * (SPAN + 1) * GAP_POSITIONS, dtype=np.int64)
         left, right = (np.repeat(tops[tower][:1], len(rows), axis=0) for tower in get_args(Tower))
-        for known in (True, False):
-            flags = np.full(len(rows), known)
-            _check_head("gap", runtime.score("gap", left, right, flags, positions, kinds))
+        kinds, positions = np.divmod(rows // 2, GAP_POSITIONS)
+        _check_head(runtime, "gap", left, right, rows % 2 > 0, positions, kinds)
 
 
-def _check_head(head: str, log_probabilities: Float32Array) -> None:
+def _check_head(runtime: Runtime, head: Head, *inputs: npt.NDArray[Any]) -> None:
+    log_probabilities = runtime.score(head, *inputs)
     with np.errstate(invalid="ignore"):
         sums = np.exp(log_probabilities).sum(axis=1)
     finite = np.isfinite(log_probabilities[:, FIRST_BYTE:]).all()
-    if not finite or (abs(sums - 1) >= _SUM_TOLERANCE).any():
+    if log_probabilities.shape[1] != runtime.sizes.vocabulary_size:
+        raise ValueError(f"the {head} head scores another vocabulary")
+    if not finite or (abs(sums - 1) >= 1e-2).any():
         raise ValueError(f"the {head} head's probabilities do not sum to 1")

@@ -29,8 +29,6 @@ MAX_MARKS = 30
 _MANY_POSSIBLE_MARKS = re.compile(
     f"[\u0300-\u309a\ua66f-\uabff\ufb1e-\ufe2f\U000101fd-\U0001ffff]{{{MAX_MARKS + 1}}}"
 )
-# Characters from the end of a text that show its language.
-_END = 8
 
 
 def normalise(text: str) -> str:
@@ -49,12 +47,9 @@ def normalise(text: str) -> str:
 
 
 def normalise_with_offsets(text: str) -> tuple[str, list[int]]:
-    """Normalise a text and map every character to its place in the original.
+    """Return the normalised text, and the place of each of its characters in the original.
 
-    Returns:
-        The normalised text, and ``len(normalised) + 1`` code-point offsets that never decrease:
-        ``offsets[i]`` is where the normalised character ``i`` starts in *text*, and the last one is
-        ``len(text)``.
+    The places never decrease. They are code-point offsets, and one more follows: ``len(text)``.
     """
     whole = normalise(text)
     if whole == text:
@@ -63,25 +58,23 @@ def normalise_with_offsets(text: str) -> tuple[str, list[int]]:
     offsets: list[int] = []
     start = 0
     for end in range(1, len(text) + 1):
-        if end < len(text) and _may_compose_backwards(text[end]):
-            continue
+        next_ = text[end : end + 1]
+        if unicodedata.category(next_ or " ")[0] == "M" or "\u1160" <= next_ <= "\u11ff":
+            continue  # form C joins marks and later Korean letters to the left
         part = normalise(text[start:end])
         parts.append(part)
         offsets.extend(min(start + index, end - 1) for index in range(len(part)))
         start = end
-    if "".join(parts) != whole:
-        # A newer Unicode composes letters that we took for independent: keep order, lose precision.
-        last = max(len(text) - 1, 0)
-        offsets = [min(index, last) for index in range(len(whole))]
+    if "".join(parts) != whole:  # a newer Unicode composes more letters
+        offsets = [min(index, len(text) - 1) for index in range(len(whole))]
     return whole, [*offsets, len(text)]
 
 
 @lru_cache(maxsize=1 << 16)
 def is_word_character(character: str) -> bool:
-    """Return True for a character that continues a word of a script with spaces.
+    """Return True for a letter, digit, mark, apostrophe or underscore of a script with spaces.
 
-    These are letters, digits, marks, apostrophes and the underscore. Chinese characters and kana
-    do not count: each may be a whole word.
+    Chinese characters and kana do not count: each may be a whole word.
     """
     if character in "'’_":
         return True
@@ -95,18 +88,17 @@ def is_han(character: str) -> bool:
 
 @lru_cache(maxsize=1 << 14)
 def is_east_asian(character: str) -> bool:
-    """Return True for a character whose surroundings are written without spaces.
+    """Return True for Chinese characters, kana and full-width punctuation: no spaces around them.
 
-    These are Chinese characters, kana and full-width punctuation, but not Korean letters and not
-    emoji, which are wide too (Unicode UAX 11).
+    Korean letters and emoji are wide, too (Unicode UAX 11), but do not count.
     """
     wide = unicodedata.east_asian_width(character) in "WF"
     return wide and not is_word_character(character) and unicodedata.category(character) != "So"
 
 
 def language_at_end(text: str) -> Language:
-    """Return ``zh`` if one of the last characters of *text* is East Asian, else ``en``."""
-    return "zh" if any(map(is_east_asian, text.rstrip()[-_END:])) else "en"
+    """Return ``zh`` if one of the last eight characters of *text* is East Asian, else ``en``."""
+    return "zh" if any(map(is_east_asian, text.rstrip()[-8:])) else "en"
 
 
 def language_of(text: str) -> Language:
@@ -119,8 +111,3 @@ def language_of(text: str) -> Language:
 def _many_marks() -> re.Pattern[str]:
     marks = "".join(filter(unicodedata.combining, map(chr, range(0x20000))))
     return re.compile(f"[{marks}]{{{MAX_MARKS + 1},}}")
-
-
-def _may_compose_backwards(character: str) -> bool:
-    """Return True for marks and later Korean letters, which form C joins to the left."""
-    return unicodedata.category(character)[0] == "M" or "\u1160" <= character <= "\u11ff"

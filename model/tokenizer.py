@@ -1,4 +1,4 @@
-"""Text to token ids and back, without loss; trained by ``training/data/prepare.py``.
+"""Text to token ids and back, without loss; trained by ``training/data/train_tokenizer.py``.
 
 A token is a SentencePiece unigram unit. A space belongs to the word before it, so a Latin token
 shows if its word ends: ``go to the `` -> ``go▁ to▁ the▁`` but ``go to the`` -> ``go▁ to▁ the``
@@ -28,11 +28,14 @@ SPACE_MARK = "\u2581"
 FIRST_BYTE = len(CONTROL_TOKENS)
 
 # Characters that SentencePiece would lose: a line end (our <s>) and the real U+2581.
-_LOSSY = re.compile(f"[\n{SPACE_MARK}]")
+_LOSSY = re.compile(f"([\n{SPACE_MARK}])")
 
 
 class Tokenizer:
     """Encodes any Unicode text, and decodes it to exactly the same text.
+
+    Args:
+        model_proto: content of a SentencePiece model file.
 
     Attributes:
         size: tokens, control and byte tokens included (V).
@@ -43,19 +46,28 @@ class Tokenizer:
         starts_letter: (V,) bool: the first character is a word character
             (:func:`is_word_character`); True for bytes.
         ends_letter: (V,) bool: the same for the last character.
-        continues_word: (V,) bool: the token belongs to the word before it, if that ends in a word
-            character: it starts with one, or is a lone space, which ends a word without a token
-            for word and space.
+        continues_word: (V,) bool: the token starts with a word character, or is a lone space, which
+            ends a word without a token for word and space.
         background: (V,) float32: each learned token's share of the tokenizer's training text, by
             its unigram score; 0 for control and byte tokens.
+
+    Raises:
+        TokenizerError: not a SentencePiece model, or not one that Lacuna wrote.
     """
 
-    def __init__(self, processor: sentencepiece.SentencePieceProcessor, model_proto: bytes) -> None:
-        self._processor = processor
+    def __init__(self, model_proto: bytes) -> None:
         self._model_proto = model_proto
-        self.size: int = processor.get_piece_size()
+        self._processor = processor = sentencepiece.SentencePieceProcessor()
+        try:
+            # SentencePiece accepts no bytes and then crashes on first use.
+            processor.LoadFromSerializedProto(model_proto or b"empty")
+            self.size: int = processor.get_piece_size()
+            names: list[str] = processor.id_to_piece(list(range(self.size)))
+        except (RuntimeError, UnicodeDecodeError) as error:  # the latter: a token that is not UTF-8
+            raise TokenizerError(
+                f"{len(model_proto)} bytes are not a SentencePiece model; prepare the data again"
+            ) from error
         self.digest = hashlib.sha256(model_proto).hexdigest()
-        names: list[str] = processor.id_to_piece(list(range(self.size)))
         learned = FIRST_BYTE + 256
         if names[:learned] != [*CONTROL_TOKENS, *(f"<0x{value:02X}>" for value in range(256))]:
             raise TokenizerError(
@@ -75,11 +87,10 @@ class Tokenizer:
         scores = np.array(processor.get_score(list(range(learned, self.size))), dtype=np.float64)
         weights = np.append(np.zeros(learned), np.exp(scores - scores.max(initial=0.0)))
         self.background = (weights / max(float(weights.sum()), 1e-30)).astype(np.float32)
-        # What each token adds to decoded text: a byte, or characters.
-        self._additions: list[int | str] = [*self.surfaces]
-        self._additions[FIRST_BYTE:learned] = range(256)
-        self._additions[UNKNOWN] = "\ufffd"
-        self._additions[START] = "\n"
+        self._decoded = [surface.encode() for surface in self.surfaces]
+        self._decoded[FIRST_BYTE:learned] = [bytes([value]) for value in range(256)]
+        self._decoded[UNKNOWN] = "\ufffd".encode()
+        self._decoded[START] = b"\n"
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
@@ -89,7 +100,7 @@ class Tokenizer:
             TokenizerError: the file is missing, unreadable, or not a model that Lacuna wrote.
         """
         try:
-            return cls.from_bytes(path.read_bytes())
+            return cls(path.read_bytes())
         except OSError as error:
             raise TokenizerError(
                 f"{path}: {error.strerror}; name a tokenizer.model file"
@@ -97,69 +108,20 @@ class Tokenizer:
         except TokenizerError as error:
             raise TokenizerError(f"{path}: {error}") from error
 
-    @classmethod
-    def from_bytes(cls, model_proto: bytes) -> "Tokenizer":
-        """Build from the bytes of a model file.
-
-        Raises:
-            TokenizerError: not a SentencePiece model, or not one that Lacuna wrote.
-        """
-        # SentencePiece accepts no bytes and then crashes on first use.
-        if not model_proto:
-            raise TokenizerError("the model is empty; prepare the data again")
-        processor = sentencepiece.SentencePieceProcessor()
-        try:
-            processor.LoadFromSerializedProto(model_proto)
-            return cls(processor, model_proto)
-        except (RuntimeError, UnicodeDecodeError) as error:  # the latter: a token that is not UTF-8
-            raise TokenizerError(
-                f"{len(model_proto)} bytes are not a SentencePiece model; prepare the data again"
-            ) from error
-
     def to_bytes(self) -> bytes:
         """Return the bytes of the model file, as read."""
         return self._model_proto
 
     def encode(self, text: str) -> list[int]:
-        """Encode normalised text; :meth:`decode` gives it back.
-
-        Args:
-            text: text in form C (:func:`model.text.normalise`). A line end becomes ``<s>``.
-
-        Returns:
-            Token ids; empty for empty text.
-
-        Raises:
-            UnicodeEncodeError: a lone surrogate, which is not text.
-        """
+        """Encode text in form C (:func:`model.text.normalise`); a line end becomes ``<s>``."""
         ids: list[int] = []
-        position = 0
-        for match in _LOSSY.finditer(text):
-            ids += self._encode_plain(text[position : match.start()])
-            if match[0] == "\n":
+        for part in _LOSSY.split(text):
+            if part == "\n":
                 ids.append(START)
-            else:
+            elif part == SPACE_MARK:
                 ids += [FIRST_BYTE + byte for byte in SPACE_MARK.encode()]
-            position = match.end()
-        return ids + self._encode_plain(text[position:])
-
-    def encode_many(self, texts: list[str], threads: int = 1) -> list[list[int]]:
-        """Encode texts as :meth:`encode` does, in one call and on several threads."""
-        try:
-            many: list[list[int]] = self._processor.encode(texts, num_threads=threads)
-        except (RuntimeError, TypeError):  # a lone surrogate, which encode() reports
-            return [self.encode(text) for text in texts]
-        for index, text in enumerate(texts):
-            if _LOSSY.search(text) is not None:
-                many[index] = self.encode(text)
-        return many
-
-    def _encode_plain(self, text: str) -> list[int]:
-        try:
-            ids: list[int] = self._processor.encode(text)
-        except RuntimeError:
-            text.encode()  # raises for a lone surrogate
-            raise
+            else:
+                ids += self._processor.encode(part)
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -168,19 +130,7 @@ class Tokenizer:
         A run of bytes that is not UTF-8 gives U+FFFD; ``<s>`` gives a line end, ``<unk>`` U+FFFD,
         other control tokens nothing.
         """
-        parts: list[str] = []
-        run = bytearray()
-        for token in ids:
-            value = self._additions[token]
-            if isinstance(value, int):
-                run.append(value)
-                continue
-            if run:
-                parts.append(run.decode("utf-8", errors="replace"))
-                run.clear()
-            parts.append(value)
-        parts.append(run.decode("utf-8", errors="replace"))
-        return "".join(parts)
+        return b"".join(self._decoded[token] for token in ids).decode(errors="replace")
 
     def joins(self, left: int, right: int) -> bool:
         """Return True if two neighbouring tokens belong to one word, which includes its space."""

@@ -8,7 +8,7 @@ blocks of a fixed size, the last one padded, and time goes step by step.
 """
 
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +23,6 @@ from model.runtime import Float32Array, Head, Int64Array, unsupported
 
 # Rows of every product. A GPU takes as long for one as for hundreds; a CPU pays for padding.
 BLOCK_ROWS = {"cpu": 16, "cuda": 256}
-# Floats that one call of a head returns: 64 MiB.
-HEAD_FLOATS = 16 * 1024 * 1024
 
 
 def open_torch_runtime(
@@ -33,8 +31,7 @@ def open_torch_runtime(
     """Read a checkpoint's weights onto a device.
 
     Raises:
-        CheckpointError: the weights cannot be read or are of another network, or the device is
-            missing.
+        CheckpointError: the weights cannot be read or are of another network, or there is no GPU.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise CheckpointError("device cuda: torch finds no GPU; choose cpu")
@@ -54,10 +51,7 @@ def open_torch_runtime(
 class TorchRuntime:
     """Runs a network in float32; see :class:`model.runtime.Runtime`.
 
-    Args:
-        network: moved to *device* and put into evaluation mode.
-        device: where to run.
-        block_rows: rows of every product; default by device.
+    *network* is moved to *device* and put into evaluation mode.
     """
 
     def __init__(
@@ -66,7 +60,7 @@ class TorchRuntime:
         self.sizes = network.config
         self._network = network.to(device=device, dtype=torch.float32).eval()
         self._device = device
-        self.head_rows = max(1, HEAD_FLOATS // self.sizes.vocabulary_size)
+        self.head_rows = max(1, 16 * 1024 * 1024 // self.sizes.vocabulary_size)  # 64 MiB of results
         self._block = block_rows or BLOCK_ROWS.get(device.type, BLOCK_ROWS["cpu"])
 
     @torch.inference_mode()
@@ -76,20 +70,20 @@ class TorchRuntime:
         """See :meth:`model.runtime.Runtime.run_tower`."""
         if tower == "backward" and self.sizes.architecture != "two_towers":
             raise unsupported("two_towers")
-        rows, steps = tokens.shape
         after = np.empty_like(states)
-        outputs = np.zeros((rows, steps, self.sizes.hidden_size), dtype=np.float32)
-        for start in range(0, rows, self._block):
-            block = slice(start, min(start + self._block, rows))
+        outputs = np.zeros((*tokens.shape, self.sizes.hidden_size), dtype=np.float32)
+        for start in range(0, len(tokens), self._block):
+            block = slice(start, start + self._block)
+            count = len(tokens[block])
             state = self._pad(states[block])
-            for step in range(int(lengths[block].max(initial=0))):
+            for step in range(lengths[block].max()):
                 # Rows that have run out read padding; their step is thrown away.
                 output, new = self._network.run_tower(
                     tower, self._pad(tokens[block, step]).unsqueeze(0), state
                 )
                 state = torch.where(self._pad(lengths[block] > step).unsqueeze(1), new, state)
-                outputs[block, step] = self._unpad(output[0], block)
-            after[block] = self._unpad(state, block)
+                outputs[block, step] = output[0, :count].cpu().numpy()
+            after[block] = state[:count].cpu().numpy()
         return after, outputs
 
     @torch.inference_mode()
@@ -98,18 +92,16 @@ class TorchRuntime:
         needed: Architecture = "stacked_bidirectional" if head == "fill" else "two_towers"
         if head != "next" and self.sizes.architecture != needed:
             raise unsupported(needed)
-        rows = len(inputs[0])
-        result = np.empty((rows, self.sizes.vocabulary_size), dtype=np.float32)
+        blocks = []
         # Lines have different lengths, so each is computed alone.
         size = 1 if head == "fill" else self._block
-        for start in range(0, rows, size):
-            block = slice(start, min(start + size, rows))
-            some = [value[block] for value in inputs]
+        for start in range(0, len(inputs[0]), size):
+            rows = [value[start : start + size] for value in inputs]
             logits = (
-                self._fill(*some) if head == "fill" else self._logits(head, *map(self._pad, some))
+                self._fill(*rows) if head == "fill" else self._logits(head, *map(self._pad, rows))
             )
-            result[block] = self._unpad(logits.log_softmax(dim=1), block)
-        return result
+            blocks.append(logits.log_softmax(dim=1)[: len(rows[0])].cpu().numpy())
+        return np.concatenate(blocks)
 
     def _logits(self, head: Head, outputs: Tensor, *others: Tensor) -> Tensor:
         network = self._network
@@ -129,7 +121,3 @@ class TorchRuntime:
         padded = np.zeros((self._block, *rows.shape[1:]), dtype=rows.dtype)
         padded[: len(rows)] = rows
         return torch.from_numpy(padded).to(self._device)
-
-    @staticmethod
-    def _unpad(rows: Tensor, block: slice) -> Float32Array:
-        return cast("Float32Array", rows[: block.stop - block.start].cpu().numpy())

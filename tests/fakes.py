@@ -33,7 +33,7 @@ def hand_tokenizer(tokens: Sequence[str]) -> Tokenizer:
     trainer = {3: 1, 24: 1, 35: 1, 40: 0, 41: 1, 42: 2, 43: (1 << 64) - 1}
     model += _message(2, b"".join(_number(*each) for each in trainer.items()))
     normalizer = _message(1, b"identity") + _number(3, 0) + _number(4, 0) + _number(5, 1)
-    return Tokenizer.from_bytes(model + _message(3, normalizer))
+    return Tokenizer(model + _message(3, normalizer))
 
 
 class TableRuntime:

@@ -284,7 +284,7 @@ class _Heads:
         states = network.initial_state("backward", inputs.shape[1])
         outputs, _ = network.run_tower("backward", inputs, states, self._dtype)
         is_target = targets >= 0
-        features = network.previous_features(outputs[is_target])
+        features = network.previous(outputs[is_target])
         return outputs, self._tokens(features, targets[is_target]), int(is_target.sum())
 
     def gaps(self, network: Network, forward: Tensor, backward: Tensor) -> tuple[Tensor, int]:

@@ -26,7 +26,7 @@ from model.checkpoint import (
 from model.config import Calibration
 from model.errors import CheckpointError
 from model.runtime import open_runtime
-from tests.fixtures_checkpoint import build_tiny_checkpoint, tiny_tokenizer
+from tests.fixtures_checkpoint import tiny_tokenizer
 
 FILES = ("tokenizer.model", "word_end_probs.f16", "weights.safetensors", "MODEL_CARD.md")
 
@@ -60,14 +60,15 @@ def put(directory: Path, name: str, content: bytes | str) -> None:
     (directory / "SHA256SUMS").write_text(sums_of(directory), encoding="utf-8")
 
 
-def put_config(directory: Path, part: str | None = None, **changes: Any) -> None:
-    """Change fields of config.json, or of one part of it; None removes one."""
-    values = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    place = values[part] if part else values
-    place |= changes
-    for field in [field for field, value in changes.items() if value is None]:
-        del place[field]
-    put(directory, "config.json", json.dumps(values))
+def with_config(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    """Damage: change the fields of config.json."""
+
+    def damage(directory: Path) -> None:
+        values = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        change(values)
+        put(directory, "config.json", json.dumps(values))
+
+    return damage
 
 
 def write_again(
@@ -110,22 +111,6 @@ def test_everything_that_was_written_is_read(tmp_path: Path, tiny_checkpoint: Pa
     assert names(tmp_path / "deep") == ["new"]
 
 
-@pytest.mark.parametrize(
-    ("architecture", "capabilities"),
-    [
-        ("two_towers", ("predict", "score", "cloze")),
-        ("forward", ("predict", "score", "cloze")),
-        ("stacked_bidirectional", ("cloze",)),
-    ],
-)
-def test_capabilities_follow_the_architecture(
-    tmp_path: Path, architecture: str, capabilities: tuple[str, ...]
-) -> None:
-    """Towers answer every question, a stacked network fills blanks."""
-    checkpoint = build_tiny_checkpoint(tmp_path / "new", architecture=architecture, fp32=False)
-    assert checkpoint.capabilities == capabilities
-
-
 @settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -156,20 +141,10 @@ def edit_sums(directory: Path, change: Callable[[str], str]) -> None:
     path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
-def list_file(directory: Path, name: str) -> None:
-    """List an empty file, which lies above the checkpoint."""
-    (directory.parent / "outside").write_bytes(b"")
-    edit_sums(directory, lambda sums: sums + f"{hashlib.sha256(b'').hexdigest()}  {name}\n")
-
-
-def with_config(text: str) -> Callable[[Path], None]:
-    """Damage: another text of config.json."""
-    return lambda directory: put(directory, "config.json", text)
-
-
-def with_fields(part: str | None = None, **changes: Any) -> Callable[[Path], None]:
-    """Damage: other fields of config.json."""
-    return lambda directory: put_config(directory, part, **changes)
+def list_file(name: str) -> Callable[[Path], None]:
+    """Damage: list an empty file."""
+    line = f"{hashlib.sha256(b'').hexdigest()}  {name}\n"
+    return lambda directory: edit_sums(directory, lambda sums: sums + line)
 
 
 def break_a_token(directory: Path) -> None:
@@ -178,18 +153,11 @@ def break_a_token(directory: Path) -> None:
     put(directory, "tokenizer.model", model.replace("我".encode(), b"\xe6\x88a"))
 
 
-def score_too_much(directory: Path) -> None:
-    """Damage: a score that no float can hold."""
-    text = (directory / "config.json").read_text(encoding="utf-8")
-    put(directory, "config.json", text.replace('"scores": {', '"scores": {"a": 1e999'))
-
-
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     # files
     "no directory": (shutil.rmtree, "does not exist; name the directory"),
     "file": (lambda d: (shutil.rmtree(d), d.write_text("")), "is not a directory; name"),
     "no sums": (lambda d: (d / "SHA256SUMS").unlink(), r"SHA256SUMS is missing; copy"),
-    "no tokenizer": (lambda d: (d / "tokenizer.model").unlink(), r"r\.model is missing; copy"),
     "no graph": (lambda d: (d / "onnx" / "gap.onnx").unlink(), r"onnx/gap\.onnx is missing; copy"),
     "cut short": (
         lambda d: os.truncate(d / "weights.safetensors", 1000),
@@ -209,7 +177,6 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda d: put(d, "tokenizer.model", tiny_tokenizer(size=350).to_bytes()),
         r"tokenizer\.model has 350 tokens, the network has 364",
     ),
-    "no model": (lambda d: put(d, "tokenizer.model", b"no model"), "not a SentencePiece model"),
     "token not UTF-8": (break_a_token, r"r\.model: \d+ bytes are not a SentencePiece model"),
     # sums
     "sums cut between lines": (
@@ -218,35 +185,26 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "sums cut in a line": (lambda d: edit_sums(d, lambda s: s[:40]), "line 1 is not 'sum  path'"),
     "sums empty": (lambda d: edit_sums(d, lambda _: ""), r"does not list config\.json"),
-    "sums not text": (lambda d: (d / "SHA256SUMS").write_bytes(b"\xff"), "not UTF-8 at byte 0"),
-    "file listed twice": (lambda d: edit_sums(d, lambda s: s * 2), r"lists MODEL_CARD\.md twice"),
-    "path to above": (lambda d: list_file(d, "../outside"), r"'\.\./outside' is not a plain path"),
-    "path through above": (lambda d: list_file(d, "onnx/../../outside"), "is not a plain path"),
-    "absolute path": (lambda d: list_file(d, "/etc/hostname"), "is not a plain path inside"),
-    "backslashes": (lambda d: list_file(d, "..\\outside"), "is not a plain path inside"),
+    "sums not text": (lambda d: (d / "SHA256SUMS").write_bytes(b"\xff"), "line 1 is not 'sum"),
+    "path to above": (list_file("../outside"), "with a path inside"),
+    "path through above": (list_file("onnx/../../outside"), "with a path inside"),
+    "absolute path": (list_file("/etc/hostname"), "with a path inside"),
+    "backslashes": (list_file("..\\outside"), "with a path inside"),
     # config.json
-    "not JSON": (with_config("{"), r"config\.json: .*Invalid JSON"),
-    "NaN": (with_config('{"format_version": NaN}'), "format_version"),
-    "deep nesting": (with_config("[" * 100_000), "recursion limit"),
-    "newer format": (with_fields(format_version=3), "format_version.* or upgrade Lacuna"),
-    "format of another kind": (with_fields(format_version=True), "format_version"),
-    "field missing": (with_fields(scores=None), "scores: Field required; export"),
-    "field unknown": (with_fields(colour="red"), "colour: Unexpected"),
-    "name with a path": (with_fields(name="a/b"), "name: String should match"),
-    "half a character": (with_fields(scores={"\ud800": 1}), "Invalid JSON"),
-    "score too large": (score_too_much, "Out of range float"),
-    "size as text": (with_fields("network", hidden_size="24"), r"network\.hidden_size: .* integer"),
-    "size of 0": (with_fields("network", hidden_size=0), r"network\.hidden_size: .* equal to 1"),
-    "size missing": (with_fields("network", hidden_size=None), "field of network .* is missing"),
-    "size unknown": (with_fields("network", width=3), r"network\.width"),
-    "unknown cell": (with_fields("network", cell="mamba"), r"network\.cell: .*'rnn_tanh'"),
-    "unknown architecture": (with_fields("network", architecture="tree"), "'two_towers'"),
-    "no layers of a tower": (with_fields("network", backward_layers=0), "needs at least 1"),
-    "temperature of one language": (
-        with_fields("calibration", next_temperature={"zh": 1.0}),
-        r"calibration\.next_temperature: .* zh, en",
+    "not JSON": (lambda d: put(d, "config.json", "{"), r"config\.json: .*Invalid JSON"),
+    "NaN": (lambda d: put(d, "config.json", '{"format_version": NaN}'), "format_version"),
+    "deep nesting": (lambda d: put(d, "config.json", "[" * 100_000), "recursion limit"),
+    "newer format": (
+        with_config(lambda config: config.update(format_version=3)),
+        "format_version.* or upgrade Lacuna",
     ),
-    "layers of no tower": (with_fields("network", architecture="forward"), "forward needs 0"),
+    "field missing": (with_config(lambda config: config.pop("scores")), "scores: Field required"),
+    "field unknown": (with_config(lambda config: config.update(colour="red")), "colour: Unexp"),
+    "name with a path": (with_config(lambda config: config.update(name="a/b")), "name: String"),
+    "size of 0": (
+        with_config(lambda config: config["network"].update(hidden_size=0)),
+        r"network\.hidden_size: .* equal to 1",
+    ),
 }  # fmt: skip
 
 
@@ -258,26 +216,6 @@ def test_damage_is_named(copy: Path, case: str) -> None:
     with pytest.raises(CheckpointError, match=message) as caught:
         load_checkpoint(copy)
     assert str(copy) in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        *(("forward_weight", value) for value in (True, "0.5", 10**400, -1e300, None)),
-        *(("next_temperature", value) for value in (0, 1e-300, 101, True, "1")),
-        *(("cloze_temperature", value) for value in (-1, None)),
-        ("choice_temperature", 0),
-        ("cloze_coverage_exponent", 0),
-        *(("choice_uniform_mix", value) for value in (-0.1, 1.0)),
-    ],
-)
-def test_calibration_out_of_range_is_refused(copy: Path, field: str, value: object) -> None:
-    """A weight, temperature, exponent or share that cannot have been fitted is refused."""
-    put_config(
-        copy, "calibration", **{field: value if "weight" in field else {"zh": value, "en": 1}}
-    )
-    with pytest.raises(CheckpointError, match=rf"config\.json: (calibration\.{field}|a field)"):
-        load_checkpoint(copy)
 
 
 def test_links_are_followed_and_strays_ignored(
@@ -310,13 +248,9 @@ def test_parameters_are_counted(tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert count_parameters(tmp_path) == count_parameters(tiny_checkpoint)
 
 
-@pytest.mark.parametrize(
-    "header",
-    [b"[]", b'{"a":1}']
-    + [b'{"a":{"shape":[%s]}}' % size for size in (b"-2", b"1e999", b"true", b'"a"', b"9" * 40)],
-)
+@pytest.mark.parametrize("header", [b"", b"[]", b'{"a":1}', b'{"a":{"shape":["a"]}}'])
 def test_weights_without_a_header_are_named(tmp_path: Path, header: bytes) -> None:
-    """A missing header and one without sensible shapes are CheckpointErrors with the path."""
+    """A missing header and one without shapes are CheckpointErrors with the path."""
     for content in (b"", b"\xff" * 16, len(header).to_bytes(8, "little") + header):
         (tmp_path / "weights.safetensors").write_bytes(content)
         with pytest.raises(CheckpointError, match=r"weights\.safetensors has no header"):
@@ -334,7 +268,7 @@ def test_existing_checkpoint_is_replaced_only_on_demand(
     target = tmp_path / ("link" if through_link else "real")
     with pytest.raises(CheckpointError, match="exists; choose another name"):
         write_again(checkpoint, target, version="2")
-    with pytest.raises(CheckpointError, match="is not a plain path"):
+    with pytest.raises(CheckpointError, match="with a path inside"):
         write_again(checkpoint, target, files={"../outside": b""}, overwrite=True)
     assert load_checkpoint(target).digest == first.digest
     write_again(checkpoint, target, version="2", overwrite=True)
@@ -343,19 +277,11 @@ def test_existing_checkpoint_is_replaced_only_on_demand(
     assert names(tmp_path) == ["link", "real"]
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"files": {"../outside": b""}}, "is not a plain path"),
-        ({"files": {"tokenizer.model": b"x"}}, "not a SentencePiece model"),
-    ],
-)
-def test_nothing_is_written_that_could_not_be_read(
-    tmp_path: Path, tiny_checkpoint: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_nothing_is_written_that_could_not_be_read(tmp_path: Path, tiny_checkpoint: Path) -> None:
     """A checkpoint is loaded before it gets its name, so an unreadable one never gets it."""
-    with pytest.raises(CheckpointError, match=message):
-        write_again(load_checkpoint(tiny_checkpoint), tmp_path / "new", **changes)
+    files = {"tokenizer.model": b"x"}
+    with pytest.raises(CheckpointError, match="not a SentencePiece model"):
+        write_again(load_checkpoint(tiny_checkpoint), tmp_path / "new", files=files)
     assert names(tmp_path) == []
 
 

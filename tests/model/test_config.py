@@ -1,5 +1,8 @@
 """Sizes and calibrations that cannot be are refused; tests/model/test_checkpoint.py has files."""
 
+import json
+from typing import Any
+
 import pytest
 
 from model.config import Calibration, ForwardSizes, NetworkConfig, parse
@@ -8,12 +11,40 @@ from model.errors import CheckpointError
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("hidden_size", 0), ("backward_layers", 0), ("gap_hidden_size", 0), ("cell", "elman")],
+    [
+        ("hidden_size", 0),
+        ("hidden_size", "24"),
+        ("backward_layers", 0),
+        ("gap_hidden_size", 0),
+        ("cell", "elman"),
+        ("architecture", "tree"),
+        ("width", 3),
+    ],
 )
 def test_impossible_sizes_are_refused(field: str, value: object) -> None:
-    """A size that no network has is a ValueError that names the field."""
-    with pytest.raises(ValueError, match=field):
-        NetworkConfig(**{"vocabulary_size": 300, field: value})  # type: ignore[arg-type]
+    """A size that no network has is an error that names the field."""
+    sizes = {"vocabulary_size": 300, field: value}
+    with pytest.raises(CheckpointError, match=field):
+        parse(NetworkConfig, json.dumps(sizes))
+    with pytest.raises((ValueError, TypeError), match=field):
+        NetworkConfig(**sizes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("forward_weight", value) for value in (True, "0.5", 10**400, -1e300, None)),
+        *(("next_temperature", {"zh": value, "en": 1}) for value in (0, 101, True, "1")),
+        *(("cloze_temperature", value) for value in (1, {"zh": 1}, {"zh": 1, "fr": 1})),
+        ("choice_temperature", {"zh": None, "en": 1}),
+        ("cloze_coverage_exponent", {"zh": 1e-300, "en": 1}),
+        *(("choice_uniform_mix", {"zh": value, "en": 0}) for value in (-0.1, 1.0)),
+    ],
+)
+def test_calibration_out_of_range_is_refused(field: str, value: Any) -> None:
+    """A weight, temperature, exponent or share that cannot have been fitted is refused."""
+    with pytest.raises(CheckpointError, match=field):
+        parse(Calibration, json.dumps({field: value}))
 
 
 def test_states_hold_the_parts_of_every_layer() -> None:
@@ -24,12 +55,3 @@ def test_states_hold_the_parts_of_every_layer() -> None:
     assert (gru.state_size("forward"), gru.state_size("backward")) == (24, 8)
     ngram = ForwardSizes(300, 4)
     assert (ngram.state_size("forward"), ngram.state_size("backward")) == (4, 0)
-
-
-def test_parse_names_the_wrong_field() -> None:
-    """Text that is not JSON, and fields of another kind, are CheckpointErrors with the field."""
-    with pytest.raises(CheckpointError, match="Calibration: Invalid JSON"):
-        parse(Calibration, "{")
-    with pytest.raises(CheckpointError, match="next_temperature"):
-        parse(Calibration, '{"next_temperature": {"zh": true, "en": 1}}')
-    assert parse(Calibration, "{}") == Calibration()

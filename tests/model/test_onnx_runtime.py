@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,7 +11,7 @@ import pytest
 
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.errors import CheckpointError
-from model.onnx_runtime import OnnxRuntime, products_saturate
+from model.onnx_runtime import products_saturate
 from model.runtime import open_runtime
 
 
@@ -51,9 +52,12 @@ def test_graphs_that_cannot_be_run_are_named(damaged: Checkpoint) -> None:
     """A graph of other sizes or another head, a torn one and a missing one are named."""
     onnx_folder = damaged.directory / "onnx"
     gap, next_ = onnx_folder / "gap.onnx", onnx_folder / "next.onnx"
-    larger = dataclasses.replace(damaged.config.network, forward_layers=3)
-    with pytest.raises(CheckpointError, match=r"forward\.onnx is 96 wide, not 144"):
-        OnnxRuntime(damaged.directory, larger)
+    wanted = dataclasses.replace(damaged.config.network, forward_layers=3)
+    with pytest.raises(CheckpointError, match="its network cannot be run: .*invalid dimensions"):
+        open_runtime(dataclasses.replace(damaged, network=wanted))
+    wanted = dataclasses.replace(damaged.config.network, vocabulary_size=365)
+    with pytest.raises(CheckpointError, match="the next head scores another vocabulary"):
+        open_runtime(dataclasses.replace(damaged, network=wanted))
     shutil.copy(next_, gap)
     with pytest.raises(CheckpointError, match=r"its network cannot be run: .*; export"):
         open_runtime(damaged)
@@ -76,11 +80,7 @@ def test_graphs_that_cannot_be_run_are_named(damaged: Checkpoint) -> None:
     ],
 )
 def test_slow_exact_kernels_are_for_processors_without_vnni(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    machine: str,
-    cpuinfo: str | None,
-    saturates: bool,
+    tmp_path: Path, monkeypatch: Any, machine: str, cpuinfo: str | None, saturates: bool
 ) -> None:
     """x86 needs VNNI for exact sums of fast products; an unknown CPU gets the exact kernels."""
     monkeypatch.setattr("platform.machine", lambda: machine)

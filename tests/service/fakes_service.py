@@ -26,8 +26,8 @@ from model.queries import (
     Result,
     ScoreResult,
     Usage,
-    check_choice_lists,
     check_query,
+    choice_lists,
 )
 from service.model_loader import LoadedModel
 
@@ -91,7 +91,7 @@ class FakeModel:
                 raise QueryError(
                     "/text", f"has {blanks} blanks; 1 to {self.limits.blanks} are filled"
                 )
-            check_choice_lists(query.choices or [[]] * blanks, blanks)
+            choice_lists(query.choices or [[]] * blanks, blanks)
         if query.text.startswith("refuse to start"):
             raise RuntimeError(query.text)
         return self._decode(query)

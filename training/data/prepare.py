@@ -275,14 +275,13 @@ def _write_batch(
     batch: list[tuple[Split, list[str]]], tokenizer: Tokenizer, writers: dict[Split, ShardWriter]
 ) -> None:
     """Encode the parts of each line apart, as in serving, and write their tokens and cuts."""
-    encoded = iter(tokenizer.encode_many([part for _, parts in batch for part in parts]))
     rows: dict[Split, list[tuple[list[int], tuple[int, int]]]] = {split: [] for split in SPLITS}
     characters: Counter[Split] = Counter()
     for split, parts in batch:
         tokens: list[int] = []
         ends = []
         for part in parts:
-            tokens += next(encoded)
+            tokens += tokenizer.encode(part)
             ends.append(len(tokens))
             characters[split] += len(part)
         first, second = [*ends[:-1], NO_CUT, NO_CUT][:2]

@@ -47,7 +47,7 @@ def train_tokenizer(lines: Iterable[str], size: int, threads: int = 2) -> Tokeni
         )
     except RuntimeError as error:
         raise TokenizerError(_explain(str(error), size)) from error
-    return Tokenizer.from_bytes(model.getvalue())
+    return Tokenizer(model.getvalue())
 
 
 def _explain(message: str, size: int) -> str:
