@@ -53,7 +53,7 @@ def test_graphs_that_cannot_be_run_are_named(damaged: Checkpoint) -> None:
     onnx_folder = damaged.directory / "onnx"
     gap, next_ = onnx_folder / "gap.onnx", onnx_folder / "next.onnx"
     wanted = dataclasses.replace(damaged.config.network, forward_layers=3)
-    with pytest.raises(CheckpointError, match="its network cannot be run: .*invalid dimensions"):
+    with pytest.raises(CheckpointError, match=r"its network cannot be run: .*invalid dimensions"):
         open_runtime(dataclasses.replace(damaged, network=wanted))
     wanted = dataclasses.replace(damaged.config.network, vocabulary_size=365)
     with pytest.raises(CheckpointError, match="the next head scores another vocabulary"):
