@@ -1,4 +1,8 @@
-"""Random token ids of a made-up vocabulary."""
+"""Random lines of text, and random token ids of a made-up vocabulary."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -6,6 +10,8 @@ from training.config import DataOptions
 from training.data.gaps import TokenFlags
 from training.data.shards import NO_CUT, Shard
 
+WORDS = ("the", "a", "cat", "dog", "house", "river", "walks", "sees", "likes", "near", "old", "new")
+HAN = "我你他们我们老师学生手机昨天今天喜欢批评旅游了的在去说很好，。？！"
 V = 60
 FIRST = 10  # tokens from here on are text; the last ten are punctuation
 
@@ -40,3 +46,23 @@ def options(**changes: object) -> DataOptions:
         "backward_blank_share": 0.5,
     }
     return DataOptions(**values | changes)
+
+
+def english(rng: random.Random) -> str:
+    """A random English sentence."""
+    return " ".join(rng.choices(WORDS, k=rng.randint(4, 12))).capitalize() + "."
+
+
+def chinese(rng: random.Random) -> str:
+    """A random Chinese sentence."""
+    return "".join(rng.choices(HAN, k=rng.randint(6, 20))) + "。"
+
+
+def write_lines(
+    path: Path, count: int, make: Callable[[random.Random], str], seed: int = 0
+) -> list[str]:
+    """Write random lines to a file and return them."""
+    rng = random.Random(seed)
+    lines = [make(rng) for _ in range(count)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return lines

@@ -16,52 +16,13 @@ import pytest
 
 from model.errors import CorpusError, TokenizerError
 from model.tokenizer import Tokenizer
+from tests.training.made_up_text import HAN, WORDS, chinese, english, write_lines
 from training.__main__ import main
 from training.data import prepare as module
 from training.data.prepare import PrepareOptions, prepare, sample_lines
 from training.data.shards import Shard, open_prepared
 from training.data.sources import SourceOptions, scan
 from training.data.train_tokenizer import train_tokenizer
-
-WORDS = [
-    "the",
-    "a",
-    "cat",
-    "dog",
-    "house",
-    "river",
-    "walks",
-    "sees",
-    "likes",
-    "near",
-    "old",
-    "new",
-    "green",
-    "and",
-    "to",
-    "we",
-]
-HAN = "我你他们我们老师学生手机昨天今天喜欢批评旅游了的在去说很好，。？！"
-
-
-def english(rng: random.Random) -> str:
-    """A random English sentence."""
-    return " ".join(rng.choices(WORDS, k=rng.randint(4, 12))).capitalize() + "."
-
-
-def chinese(rng: random.Random) -> str:
-    """A random Chinese sentence."""
-    return "".join(rng.choices(HAN, k=rng.randint(6, 20))) + "。"
-
-
-def write_lines(
-    path: Path, count: int, make: Callable[[random.Random], str], seed: int = 0
-) -> list[str]:
-    """Write random lines to a file and return them."""
-    rng = random.Random(seed)
-    lines = [make(rng) for _ in range(count)]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return lines
 
 
 @pytest.fixture(scope="module")
