@@ -134,22 +134,6 @@ def test_discounts_are_estimated(tmp_path: Path) -> None:
         assert [each["D1"], each["D2"], each["D3+"]] == pytest.approx(wanted)
 
 
-def test_bigram_worked_by_hand(tmp_path: Path) -> None:
-    """Probabilities of the lines "a b" and "a c" are those by hand, with five predictable tokens.
-
-    The fallback discounts are 0.5, 1, 1.5. Continuation counts: a 1 (after <s>), b 1, c 1, total 3.
-    p(b) = (1 - 0.5)/3 + (3 * 0.5)/3 * 1/5 = 4/15; never seen: p(d) = 1/2 * 1/5 = 1/10.
-    After a: b 1, c 1, so p(b|a) = (1 - 0.5)/2 + (2 * 0.5)/2 * 4/15 = 1/4 + 2/15 = 23/60.
-    After <s>: a 2, so p(a|<s>) = (2 - 1)/2 + 1/2 * 4/15 = 19/30.
-    """
-    a, b, c, d = 5, 6, 7, 8
-    network = estimated([[a, b], [a, c]], 2, tmp_path, size=10)
-    assert network.distribution([])[b] == pytest.approx(4 / 15)
-    assert network.distribution([START, a])[b] == pytest.approx(23 / 60)
-    assert network.distribution([START])[a] == pytest.approx(19 / 30)
-    assert network.distribution([d])[d] == pytest.approx(1 / 10)
-
-
 def test_no_ngram_crosses_a_line_or_a_source(tmp_path: Path) -> None:
     """No pair has its tokens in two lines or in two sources."""
     texts = [text([5, 6], [7, 8]), text([9, 5])]
