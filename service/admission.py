@@ -12,7 +12,7 @@ so no lock is needed.
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from model.queries import ClozeQuery, Limits, Query, ScoreQuery
@@ -68,16 +68,12 @@ class Allowance:
 
     Args:
         limits: texts and characters per minute; 0 means no limit.
-        clock: monotonic seconds.
     """
 
-    def __init__(
-        self, limits: tuple[int, int] = (0, 0), clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, limits: tuple[int, int] = (0, 0)) -> None:
         self.limits = limits
-        self.clock = clock
         self._levels = [float(limit) for limit in limits]
-        self._updated = clock()
+        self._updated = time.monotonic()
 
     def charge(self, texts: int, characters: int) -> None:
         """Charge a request, or refuse it and charge nothing.
@@ -89,7 +85,7 @@ class Allowance:
         Raises:
             TooManyRequests: names the limit for which the request has to wait longer.
         """
-        now = self.clock()
+        now = time.monotonic()
         minutes, self._updated = (now - self._updated) / 60, now
         amounts, waits = (texts, characters), [0.0, 0.0]
         for kind, limit in enumerate(self.limits):
@@ -148,15 +144,16 @@ class Admission:
             TooManyRequests: it would have to wait too long; nothing is counted.
         """
         costs = [self._estimate(query, tenant) for query in queries]
-        cost, pending = sum(costs), self.cost
+        cost, wait = sum(costs), self.seconds
         if self.waiting + len(costs) > self._queue_items:
             detail = f"the queue is full: {self.waiting} of {self._queue_items} texts wait"
-            raise TooManyRequests("queue_full", detail, min(MAX_RETRY_SECONDS, self.seconds))
+            raise TooManyRequests("queue_full", detail, min(MAX_RETRY_SECONDS, wait))
         # An idle engine accepts anything: else a wrong guess of the speed would never be corrected.
-        if pending and pending + cost > HEADROOM * seconds * self.rate:
-            adds = f"{self.seconds:.1f} s of work are waiting and it adds {cost / self.rate:.1f} s"
-            detail = f"it would miss its deadline: {adds}"
-            raise TooManyRequests("deadline", detail, min(MAX_RETRY_SECONDS, self.seconds))
+        adds = cost / self.rate
+        if wait and wait + adds > HEADROOM * seconds:
+            work = f"{wait:.1f} s of work are waiting and it adds {adds:.1f} s"
+            detail = f"it would miss its deadline: {work}"
+            raise TooManyRequests("deadline", detail, min(MAX_RETRY_SECONDS, wait))
         self._admitted_items += len(costs)
         self._admitted_cost += cost
         for query in queries:

@@ -11,7 +11,6 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
-from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -52,15 +51,14 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
     Returns:
         The app. Its `AppState` is ``app.state.lacuna``, its keys are ``app.state.keys``.
     """
-    metrics = Metrics(CollectorRegistry())
+    metrics = Metrics()
 
     def on_loaded(outcome: LoadedModel | Exception) -> None:
         if isinstance(outcome, Exception):
             on_failure(outcome)
             return
-        metrics.loaded(outcome.description)
-        fields = {key: outcome.description[key] for key in ("name", "version", "digest")}
-        log.info("ready", extra={"fields": fields})
+        metrics.loaded(outcome.identity)
+        log.info("ready", extra={"fields": outcome.identity})
 
     engine = Engine(
         partial(load, metrics.called),

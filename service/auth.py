@@ -13,7 +13,6 @@ import json
 import logging
 import re
 import secrets
-import stat
 import sys
 import threading
 import time
@@ -21,7 +20,7 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -79,7 +78,9 @@ def read_keys_file(path: Path) -> tuple[Key, ...]:
         KeysError: it cannot be read, is not TOML, or an entry is wrong.
     """
     try:
-        return parse_keys(_read(path))
+        if path.exists() and not path.is_file():  # to read a pipe would wait for its writer
+            raise KeysError("is not a regular file; write the keys to a file and name that")
+        return parse_keys(path.read_text("utf-8"))
     except OSError as error:
         reason = error.strerror or type(error).__name__
     except UnicodeDecodeError as error:
@@ -89,12 +90,6 @@ def read_keys_file(path: Path) -> tuple[Key, ...]:
     raise KeysError(f"keys file {path}: {reason}")
 
 
-def _read(path: Path) -> str:
-    if not stat.S_ISREG(path.stat().st_mode):  # to read a pipe would wait for its writer
-        raise KeysError("is not a regular file; write the keys to a file and name that")
-    return path.read_text("utf-8")
-
-
 def parse_keys(text: str) -> tuple[Key, ...]:
     """Read the keys of a file's *text*.
 
@@ -102,22 +97,16 @@ def parse_keys(text: str) -> tuple[Key, ...]:
         KeysError: it is not TOML, or an entry is wrong.
     """
     try:
-        document = tomllib.loads(text)
+        keys = _KeysFile.model_validate(tomllib.loads(text)).key
+    except ValidationError as error:  # a ValueError too, so it comes first
+        raise KeysError(_explain(error)) from None
     except (ValueError, RecursionError) as error:  # the parser's other words may quote a key
         place = _PLACE.search(str(error))
         raise KeysError(f"not TOML{f' at {place[1]}' if place else ''}; {_MAKE_ONE}") from None
-    keys = _check(document)
     for field in ("name", "sha256"):
         if len({getattr(key, field).lower() for key in keys}) < len(keys):
             raise KeysError(f"two entries have the same {field}; each key needs its own")
-    return keys
-
-
-def _check(document: dict[str, Any]) -> tuple[Key, ...]:
-    try:
-        return tuple(_KeysFile.model_validate(document).key)
-    except ValidationError as error:
-        raise KeysError(_explain(error)) from None
+    return tuple(keys)
 
 
 def _explain(error: ValidationError) -> str:
@@ -215,16 +204,17 @@ class KeyRing:
 
     def watch(self) -> None:
         """Look at the keys file every second until `close`, on a daemon thread: a disk may hang."""
+
+        def look() -> None:
+            while not self._closed.wait(LOOK_SECONDS):
+                self.refresh()
+
         if self._path is not None:
-            threading.Thread(target=self._watch, name="keys", daemon=True).start()
+            threading.Thread(target=look, name="keys", daemon=True).start()
 
     def close(self) -> None:
         """End the watch."""
         self._closed.set()
-
-    def _watch(self) -> None:
-        while not self._closed.wait(LOOK_SECONDS):
-            self.refresh()
 
     def refresh(self) -> None:
         """Read the file again; the old keys stay until its keys can be used. Log changes once."""
@@ -247,14 +237,14 @@ class KeyRing:
         before = {client.name: client.allowance for client in self._clients.values()}
         clients = {}
         for key in (*self._plain, *keys):
-            own = key.texts_per_minute, key.characters_per_minute
-            texts, characters = (
-                default if limit is None else limit
-                for limit, default in zip(own, self._limits, strict=True)
+            texts, characters = key.texts_per_minute, key.characters_per_minute
+            limits = (
+                self._limits[0] if texts is None else texts,
+                self._limits[1] if characters is None else characters,
             )
             allowance = before.get(key.name)
-            if allowance is None or allowance.limits != (texts, characters):
-                allowance = Allowance((texts, characters))
+            if allowance is None or allowance.limits != limits:
+                allowance = Allowance(limits)
             clients[bytes.fromhex(key.sha256)] = Client(key.name, allowance, key.admin)
         self._clients, self._installed = clients, keys
         self.required = bool(clients)
@@ -275,31 +265,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path, key = given.pop("file"), secrets.token_urlsafe(32)
     values = given | {"sha256": hash_key(key.encode()).hex()}
     entry = "[[key]]\n" + "".join(
-        f"{name} = {json.dumps(value)}\n" for name, value in values.items() if value is not None
+        f"{name} = {json.dumps(value, ensure_ascii=False)}\n"
+        for name, value in values.items()
+        if value is not None
     )
     try:
-        _check({"key": [values]})
-        if path is None:
-            sys.stderr.write(entry)
+        if path and path.exists():
+            read_keys_file(path)
+            parse_keys(text := f"{path.read_text('utf-8').rstrip()}\n\n{entry}")
         else:
-            _append(path, entry)
+            parse_keys(text := entry)
+        if path:
+            write_atomically(path, text.encode(), mode=0o600)
+        else:
+            sys.stderr.write(entry)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        sys.stderr.write(f"lacuna: cannot write {path}: {reason}; name a writable folder\n")
+        return 2
     except KeysError as error:
         sys.stderr.write(f"lacuna: {error}\n")
         return 2
     sys.stdout.write(f"{key}\n")
     return 0
-
-
-def _append(path: Path, entry: str) -> None:
-    """Add *entry* to a keys file; a service that reads it sees the old file or the new one."""
-    try:
-        if path.exists():
-            read_keys_file(path)
-            entry = f"{_read(path).rstrip()}\n\n{entry}"
-            parse_keys(entry)
-        write_atomically(path, entry.encode(), mode=0o600)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise KeysError(
-            f"cannot write {path}: {reason}; name a file in a writable folder"
-        ) from None

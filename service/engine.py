@@ -46,24 +46,16 @@ class ItemError(Exception):
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One request inside the engine; await `future` for one result per query.
-
-    Attributes:
-        costs: estimated work of each query.
-        results: by index of the query.
-        abandoned: the results that are still missing are not wanted any more.
-        loaded: the checkpoint that answers, once the queries were checked.
-        submitted, started, finished: monotonic seconds; 0 means not yet.
-    """
+    """One request inside the engine; await `future` for one result per query."""
 
     queries: Sequence[Query]
     tenant: str
-    costs: Sequence[int]
+    costs: Sequence[int]  # estimated work of each query
     future: asyncio.Future[list[Any]]
-    results: dict[int, Any] = field(default_factory=dict)
-    error: Exception | None = None
-    abandoned: bool = False
-    loaded: "LoadedModel | None" = None
+    results: dict[int, Any] = field(default_factory=dict)  # by index of the query
+    abandoned: bool = False  # missing results are not wanted any more
+    loaded: "LoadedModel | None" = None  # the checkpoint that answers
+    # Monotonic seconds; 0 means not yet.
     submitted: float = field(default_factory=time.monotonic)
     started: float = 0.0
     finished: float = 0.0
@@ -101,7 +93,6 @@ class Engine:
     def __init__(
         self,
         load: Callable[[], "LoadedModel"],
-        *,
         admission: Admission,
         batch_items: int,
         stall_seconds: float,
@@ -115,7 +106,7 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         # Shared with the event loop, under the lock.
         self._wake = threading.Condition()
-        self._arrived: deque[Job] = deque()
+        self._arrived: list[Job] = []
         self._replacement: LoadedModel | None = None
         self._stopping = False
         # Written by one thread and read by another, one value at a time.
@@ -130,7 +121,7 @@ class Engine:
         # Used on the engine's thread only.
         self._waiting: deque[Task] = deque()
         self._live: set[Task] = set()
-        self._finished: list[Job] = []
+        self._finished: list[tuple[Job, list[Any] | Exception]] = []
 
     def start(self) -> None:
         """Start the thread. Call it on the event loop that will submit."""
@@ -149,12 +140,9 @@ class Engine:
             self._watching.cancel()
 
     def submit(self, queries: Sequence[Query], tenant: str = "", seconds: float = math.inf) -> Job:
-        """Queue one request, and return its job. Call `cancel` to give up waiting.
+        """Queue one request that has *seconds* until its deadline. `cancel` gives up waiting.
 
-        Args:
-            queries: one per text. The job's future raises `ItemError` if one cannot be answered.
-            tenant: the sender; tenants share no cache.
-            seconds: until its deadline.
+        The job's future raises `ItemError` if a query cannot be answered. Tenants share no cache.
 
         Raises:
             TooManyRequests: the queue is full, or the request would miss its deadline.
@@ -178,7 +166,7 @@ class Engine:
         """Answer with another checkpoint, after the texts that were started with the one before.
 
         Raises:
-            NotReady: as for `submit`.
+            NotReady: as `submit` does.
         """
         self.check_ready()
         self._swapped = self._loop.create_future()
@@ -209,19 +197,13 @@ class Engine:
             raise NotReady(reason)
 
     async def _watch(self) -> None:
-        """Log a step that is stuck, once, and its end: the thread itself cannot."""
-        stuck = None  # when the step that is stuck began
+        """Log once that a step is stuck: the thread itself cannot."""
+        was_alive = True
         while self._thread.is_alive():
             await asyncio.sleep(LOOK_SECONDS)
-            began = stuck or self._round_began
-            fields: dict[str, object] = {"seconds": round(time.monotonic() - began, 1)}
-            if stuck and (self._idle or self._round_began != stuck):
-                stuck = None
-                log.warning("engine goes on", extra={"fields": fields})
-            elif not stuck and self._thread.is_alive() and not self.is_alive:
-                stuck = began
-                fields["places"] = format_stack(self._thread)
-                log.error("engine stuck", extra={"fields": fields})
+            if was_alive and not self.is_alive and self._thread.is_alive():
+                log.error("engine stuck", extra={"fields": {"places": format_stack(self._thread)}})
+            was_alive = self.is_alive
 
     # Run on the engine's thread.
 
@@ -261,7 +243,7 @@ class Engine:
                 self._use(self._replacement)
                 self._replacement = None
             self._idle = False
-            arrived: deque[Job] = deque()
+            arrived: list[Job] = []
             if self._replacement is None:  # else it waits for the texts of the one before
                 arrived, self._arrived = self._arrived, arrived
             stopping = self._stopping
@@ -281,11 +263,11 @@ class Engine:
                 tasks.append(Task(job, len(tasks), decoder))
         except Exception as error:
             self._fail(job, len(tasks), error)
-        if not job.abandoned:
+        if job.abandoned:
+            for cost in job.costs:
+                self.admission.end(cost)
+        else:
             self._waiting.extend(tasks)
-            return
-        for cost in job.costs:
-            self.admission.end(cost)
 
     def _drop_abandoned(self) -> None:
         """Take the texts of cancelled and failed jobs out of scheduler and queue."""
@@ -319,9 +301,10 @@ class Engine:
             if isinstance(result, Exception):
                 self._fail(task.job, task.index, result)
                 continue
-            task.job.results[task.index] = result
-            if len(task.job.results) == len(task.job.queries):
-                self._finish(task.job)
+            job, results = task.job, task.job.results
+            results[task.index] = result
+            if len(results) == len(job.queries):
+                self._finish(job, [results[index] for index in range(len(results))])
         return done
 
     def _end(self, task: Task) -> int:
@@ -337,13 +320,12 @@ class Engine:
         if isinstance(error, QueryError):
             # Without its traceback, which holds this job and would be held by it.
             error = ItemError(index, error.with_traceback(None))
-        job.error = error
         job.abandoned = self._any_abandoned = True
-        self._finish(job)
+        self._finish(job, error)
 
-    def _finish(self, job: Job) -> None:
+    def _finish(self, job: Job, outcome: list[Any] | Exception) -> None:
         job.finished = time.monotonic()
-        self._finished.append(job)
+        self._finished.append((job, outcome))
 
     def _call(self, function: Callable[..., None], *arguments: object) -> None:
         """Call *function* on the event loop."""
@@ -359,15 +341,15 @@ class Engine:
         elif not self._swapped.done():
             self._swapped.set_result(None)
 
-    def _resolve(self, jobs: Sequence[Job]) -> None:
-        for job in jobs:
+    def _resolve(self, finished: Sequence[tuple[Job, list[Any] | Exception]]) -> None:
+        for job, outcome in finished:
             self._jobs.discard(job)
             if job.future.done():
                 continue
-            if job.error is not None:
-                job.future.set_exception(job.error)
+            if isinstance(outcome, Exception):
+                job.future.set_exception(outcome)
             else:
-                job.future.set_result([job.results[index] for index in range(len(job.queries))])
+                job.future.set_result(outcome)
 
     def _fail_all(self) -> None:
         """End every wait, after the thread died."""

@@ -6,12 +6,13 @@ so that a rate is 0, and not absent, before the first request.
 
 import functools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from service.admission import Reason
 from service.errors import CLIENT_CLOSED, TITLES
 from service.logs import lines_lost
 from service.request_context import ROUTES, UNMATCHED, RequestContext
@@ -28,38 +29,28 @@ ROWS = tuple(2**power for power in range(11))
 # Kinds of network call: two towers, three heads, and whole lines of a stacked network.
 CALLS = ("forward", "backward", "next", "previous", "gap", "fill")
 QUESTIONS = ("/predict", "/cloze", "/score")
-# Why a request gets 429 (service.admission).
-REASONS = ("queue_full", "deadline", "rate_requests", "rate_characters")
 
 
 class Metrics:
-    """The series, and a method for each event that changes some of them.
+    """The series of one service, and a method for each event that changes some of them."""
 
-    Args:
-        registry: never the global one, so that two services can run in one process.
-    """
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.registry = registry
+    def __init__(self) -> None:
+        # Not the global one, so that two services can run in one process.
+        self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         registry.register(_LostLines())
         counter = functools.partial(Counter, registry=registry)
-        timer = functools.partial(
-            Histogram, labelnames=["route"], buckets=SECONDS, registry=registry
-        )
+        histogram = functools.partial(Histogram, registry=registry)
         requests = counter("lacuna_requests", "Requests answered.", ["route", "status"])
-        timers = (
-            timer("lacuna_request_seconds", "Time from a request to its answer."),
-            timer("lacuna_queue_seconds", "Time that requests waited for the engine."),
-            timer("lacuna_inference_seconds", "Time that the engine worked on requests."),
-        )
-        calls = Histogram(
-            "lacuna_batch_rows",
-            "Rows of a network call.",
-            ["call"],
-            buckets=ROWS,
-            registry=registry,
-        )
+        timers = [
+            histogram(f"lacuna_{name}_seconds", text, ["route"], buckets=SECONDS)
+            for name, text in (
+                ("request", "Time from a request to its answer."),
+                ("queue", "Time that requests waited for the engine."),
+                ("inference", "Time that the engine worked on requests."),
+            )
+        ]
+        calls = histogram("lacuna_batch_rows", "Rows of a network call.", ["call"], buckets=ROWS)
         rows = counter("lacuna_network_rows", "Tokens read, or rows scored by heads.", ["call"])
         refusals = counter("lacuna_refusals", "Requests answered with 429.", ["reason"])
         tokens = counter("lacuna_prefix_cache_tokens", "Tokens of requests.", ["result"])
@@ -68,20 +59,19 @@ class Metrics:
         reloads = counter("lacuna_reloads", "Checkpoint loads after the start.", ["outcome"])
         self._model = Info("lacuna_model", "The checkpoint that answers.", registry=registry)
         # To find a label set costs more than to count in it.
-        self._requests = functools.cache(lambda route, status: requests.labels(route, status))
+        self._requests = functools.cache(requests.labels)
         self._timers = {route: [each.labels(route) for each in timers] for route in QUESTIONS}
-        self._calls = {call: calls.labels(call) for call in CALLS}
-        self._rows = {call: rows.labels(call) for call in CALLS}
-        self._refusals = {reason: refusals.labels(reason) for reason in REASONS}
+        self._calls = {call: (calls.labels(call), rows.labels(call)) for call in CALLS}
+        self._refusals = {reason: refusals.labels(reason) for reason in get_args(Reason)}
         self._hits, self._misses = tokens.labels("hit"), tokens.labels("miss")
         self._predicted = [
             (texts.labels(stops), text_rows.labels(stops)) for stops in ("elsewhere", "inside_word")
         ]
         self._reloads = [reloads.labels(outcome) for outcome in ("failure", "success")]
-        for route in (*ROUTES, UNMATCHED):
-            statuses = (200, *TITLES, CLIENT_CLOSED) if route in QUESTIONS else (200,)
-            for status in (404,) if route == UNMATCHED else statuses:
+        for route in ROUTES:
+            for status in (200, *TITLES, CLIENT_CLOSED) if route in QUESTIONS else (200,):
                 self._requests(route, status)
+        self._requests(UNMATCHED, 404)
 
     def watch(self, engine: "Engine", keys: "KeyRing") -> None:
         """Read the state of engine and keys whenever Prometheus asks."""
@@ -112,8 +102,8 @@ class Metrics:
             self._hits.inc(context.cached_tokens)
             self._misses.inc(max(0, context.tokens - context.cached_tokens))
 
-    def refused(self, reason: str) -> None:
-        """Count a request that was refused for one of `REASONS`."""
+    def refused(self, reason: Reason) -> None:
+        """Count a request that got 429."""
         self._refusals[reason].inc()
 
     def predicted(self, inside_word: bool, network_rows: int) -> None:
@@ -124,12 +114,13 @@ class Metrics:
 
     def called(self, call: str, rows: int, network_rows: int) -> None:
         """Count one call of the network, the rows that shared it, and the tokens in these."""
-        self._calls[call].observe(rows)
-        self._rows[call].inc(network_rows)
+        calls, all_rows = self._calls[call]
+        calls.observe(rows)
+        all_rows.inc(network_rows)
 
-    def loaded(self, description: dict[str, Any]) -> None:
-        """Show the checkpoint that answers."""
-        self._model.info({key: description[key] for key in ("name", "version", "digest")})
+    def loaded(self, identity: dict[str, str]) -> None:
+        """Show name, version and digest of the checkpoint that answers."""
+        self._model.info(identity)
 
     def reloaded(self, success: bool) -> None:
         """Count a reload."""

@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from model.errors import CheckpointError, LacunaError
 from service.engine import Engine, NotReady
@@ -58,6 +58,11 @@ class LoadedModel:
     new_scheduler: Callable[[], "Scheduler"]
     description: dict[str, Any]
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """Name, version and digest."""
+        return {key: self.description[key] for key in ("name", "version", "digest")}
+
 
 def load(settings: Settings, on_call: Callable[[str, int, int], None]) -> LoadedModel:
     """Load the checkpoint that the settings name and answer one query of each kind.
@@ -70,7 +75,7 @@ def load(settings: Settings, on_call: Callable[[str, int, int], None]) -> Loaded
         model.errors.CheckpointError: it is missing, damaged or too new, or cannot run here.
     """
     from model.batching import Scheduler
-    from model.predictor import Predictor
+    from model.predictor import Predictor, size_of
     from model.queries import ClozeQuery, PredictQuery, ScoreQuery
 
     checkpoint, runtime = _open(settings)
@@ -84,7 +89,17 @@ def load(settings: Settings, on_call: Callable[[str, int, int], None]) -> Loaded
     }
     predictor.run([queries[capability] for capability in checkpoint.capabilities])
     freeze_heap()
-    return LoadedModel(predictor, lambda: Scheduler(runtime, on_call), describe(checkpoint))
+    description = {
+        "name": checkpoint.name,
+        "version": checkpoint.version,
+        "digest": checkpoint.digest,
+        "architecture": asdict(checkpoint.network),
+        "parameters": size_of(checkpoint),
+        "languages": list(checkpoint.languages),
+        "capabilities": list(checkpoint.capabilities),
+        "scores": checkpoint.scores,
+    }
+    return LoadedModel(predictor, lambda: Scheduler(runtime, on_call), description)
 
 
 def freeze_heap() -> None:
@@ -99,73 +114,37 @@ def freeze_heap() -> None:
     gc.set_threshold(COLLECT_AFTER)
 
 
-def describe(checkpoint: "Checkpoint") -> dict[str, Any]:
-    """Return what ``GET /model`` says of a checkpoint, without the limits."""
-    from model.predictor import size_of
-
-    return {
-        "name": checkpoint.name,
-        "version": checkpoint.version,
-        "digest": checkpoint.digest,
-        "architecture": asdict(checkpoint.network),
-        "parameters": size_of(checkpoint),
-        "languages": list(checkpoint.languages),
-        "capabilities": list(checkpoint.capabilities),
-        "scores": checkpoint.scores,
-    }
-
-
-def choose_device(
-    wanted: Literal["auto", "cpu", "cuda"], driver: Path = _DRIVER
-) -> Literal["cpu", "cuda"]:
-    """Return the device for *wanted*; ``auto`` is a GPU if driver and torch are installed."""
-    if wanted != "auto":
-        return wanted
-    installed = all(importlib.util.find_spec(name) for name in ("torch", "safetensors"))
-    return "cuda" if driver.exists() and installed else "cpu"
-
-
-def network_threads(wanted: int) -> int:
-    """Return the threads of one network step; 0 means one fewer than there are CPUs, up to 4."""
-    return wanted or max(1, min(available_cpus() - 1, MAX_THREADS))
-
-
-def available_cpus(
-    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+def network_threads(
+    wanted: int, groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
 ) -> int:
-    """Count the CPUs this process may use, by affinity and by the smallest cgroup v2 quota.
+    """Return the threads of one network step; 0 means one fewer than there are CPUs, up to 4.
 
-    Args:
-        root: where control groups are mounted; a container sees its own group there.
-        own: names the group of this process, in a line ``0::PATH``. The groups above it count too.
+    CPUs count by affinity and by the CPU quota of the process's control group (v2).
     """
-    affinity = getattr(os, "sched_getaffinity", None)
-    cpus = float(len(affinity(0)) if affinity else os.cpu_count() or 1)
-    try:
+    if wanted:
+        return wanted
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no such group, or no quota: `max`
         group = own.read_text("utf-8").rpartition("0::/")[2].strip()
-    except (OSError, UnicodeDecodeError):
-        group = ""
-    for directory in (Path(group), *Path(group).parents):
-        try:
-            quota, period = map(int, (root / directory / "cpu.max").read_text("utf-8").split())
-            cpus = min(cpus, quota / period)
-        except (OSError, ValueError, ZeroDivisionError):  # no such group, or no limit: `max`
-            continue
-    return max(1, int(cpus))
+        quota, period = map(int, (groups / group / "cpu.max").read_text("utf-8").split())
+        cpus = min(cpus, quota // period)
+    return max(1, min(cpus - 1, MAX_THREADS))
 
 
 def _open(settings: Settings) -> tuple["Checkpoint", "Runtime"]:
+    """Open the checkpoint on the device of the settings; ``auto`` is a GPU if one can be used."""
     from model.predictor import open_model
 
     directory = settings.checkpoint.resolve()  # now: a link may point elsewhere later
-    device, threads = choose_device(settings.device), network_threads(settings.threads)
-    try:
-        return open_model(directory, device, threads)
-    except CheckpointError:
-        if settings.device != "auto" or device == "cpu":
-            raise
-        log.warning("the GPU cannot be used; serving on the CPU. --device cuda says why")
-        return open_model(directory, "cpu", threads)
+    threads = network_threads(settings.threads)
+    if settings.device != "auto":
+        return open_model(directory, settings.device, threads)
+    if _DRIVER.exists() and all(map(importlib.util.find_spec, ("torch", "safetensors"))):
+        try:
+            return open_model(directory, "cuda", threads)
+        except CheckpointError:
+            log.warning("the GPU cannot be used; serving on the CPU. --device cuda says why")
+    return open_model(directory, "cpu", threads)
 
 
 class Reloader:
@@ -173,11 +152,6 @@ class Reloader:
 
     The checkpoint is read, verified and warmed up on another thread. The engine changes over only
     when it could answer; if anything is wrong with it, the old one goes on.
-
-    Args:
-        load: loads the checkpoint; called on a thread.
-        engine: answers with it.
-        metrics: count reloads.
     """
 
     def __init__(self, load: Callable[[], LoadedModel], engine: Engine, metrics: Metrics) -> None:
@@ -201,7 +175,7 @@ class Reloader:
             started = time.monotonic()
             try:
                 self._engine.check_ready()
-                before = _names(self._engine.loaded)
+                before = self._engine.loaded.identity if self._engine.loaded else {}
                 after = await self._load_on_thread()
                 await self._engine.replace(after)
             except NotReady as error:
@@ -217,20 +191,21 @@ class Reloader:
                 raise problem from None
             freeze_heap()
             self._metrics.reloaded(success=True)
-            self._metrics.loaded(after.description)
-            log.info("reloaded", extra={"fields": _names(after)})
+            self._metrics.loaded(after.identity)
+            log.info("reloaded", extra={"fields": after.identity})
             seconds = round(time.monotonic() - started, 3)
-            return {"model": _names(after), "previous": before, "seconds": seconds}
+            return {"model": after.identity, "previous": before, "seconds": seconds}
 
     def on_sighup(self) -> None:
         """Reload; the log says how it went. Call it on the event loop."""
-        task = asyncio.ensure_future(self._reload_quietly())
+
+        async def reload() -> None:
+            with suppress(Problem, NotReady):  # it is in the log
+                await self.reload()
+
+        task = asyncio.ensure_future(reload())
         self._tasks.add(task)  # the event loop itself would not keep it from being collected
         task.add_done_callback(self._tasks.discard)
-
-    async def _reload_quietly(self) -> None:
-        with suppress(Problem, NotReady):  # it is in the log
-            await self.reload()
 
     def _load_on_thread(self) -> asyncio.Future[LoadedModel]:
         """Load on a daemon thread: the process can end although a disk hangs."""
@@ -245,7 +220,3 @@ class Reloader:
 
         threading.Thread(target=run, name="loader", daemon=True).start()
         return asyncio.wrap_future(outcome)
-
-
-def _names(loaded: LoadedModel | None) -> dict[str, Any]:
-    return {key: loaded.description[key] for key in ("name", "version", "digest")} if loaded else {}

@@ -115,7 +115,7 @@ def test_any_user_id_may_run_the_image_within_limits(stack: Stack) -> None:
     locks = ("--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges")
     limits = ("--user=54321:54321", "--memory=200m", "--cpus=1")
     ask = "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8000); c.request('GET', '/readyz'); "
-    see = "import os; from service.model_loader import available_cpus; print(os.getuid(), available_cpus())"
+    see = "import os; from service.model_loader import network_threads; print(os.getuid(), network_threads(0))"
 
     def python(code: str) -> str:
         return run("docker", "exec", name, "python", "-c", code).stdout.strip()
@@ -125,10 +125,10 @@ def test_any_user_id_may_run_the_image_within_limits(stack: Stack) -> None:
                       "--env=LACUNA_ALLOW_ANONYMOUS=true", "lacuna:local")  # fmt: skip
         assert started.returncode == 0, started.stderr
         assert eventually(lambda: python(f"{ask} print(c.getresponse().status)") == "200")
-        user, cpus = python(see).split()
+        user, threads = python(see).split()
         assert user == "54321"
         if Path("/sys/fs/cgroup/cgroup.controllers").exists():  # the service reads no older cgroups
-            assert cpus == "1"
+            assert threads == "1"
     finally:
         run("docker", "rm", "--force", name)
 

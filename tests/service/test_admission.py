@@ -3,6 +3,7 @@
 import random
 from collections import deque
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -148,66 +149,66 @@ def test_a_first_guess_that_is_far_off_is_corrected(factor: float) -> None:
     assert simulation.admission.rate == pytest.approx(truth, rel=0.1)
 
 
+def admit(
+    admission: Admission, *queries: Any, tenant: str = "", seconds: float = float("inf")
+) -> list[int]:
+    """Admit one request; return the cost of each query."""
+    return admission.admit(queries, tenant, seconds)
+
+
+def cost_of(query: Any) -> int:
+    """Return the cost of a query that comes alone."""
+    return admit(Admission(512, 64, LIMITS), query)[0]
+
+
 def test_an_idle_engine_takes_anything() -> None:
     """A request that seems to take longer than its deadline is accepted if nothing else waits."""
     admission = Admission(512, 64, LIMITS)
     admission.measure(0, 1_000.0)  # as slow as can be
     large = [ClozeQuery("____ " * 64)] * 64
-    works = admission.admit(large, "", 0.001)
+    costs = admit(admission, *large, seconds=0.001)
     with pytest.raises(TooManyRequests) as refused:
-        admission.admit(large, "", 0.001)
+        admit(admission, *large, seconds=0.001)
     assert refused.value.reason == "deadline"
-    for work in works:
-        admission.end(work)
+    for cost in costs:
+        admission.end(cost)
     assert (admission.waiting, admission.cost) == (0, 0)
-    admission.admit(large, "", 0.001)
+    admit(admission, *large, seconds=0.001)
 
 
 def test_a_refusal_counts_for_nothing_and_says_when_to_come_back() -> None:
     """Retry-After is waiting work by measured speed, in whole seconds from 1 to 30."""
     admission = Admission(10_000, 64, LIMITS)
     admission.measure(10_000_000, 10.0)
-    (work,) = admission.admit([BLANK[0]], "", 1.0)
-    told = []
-    for seconds in (2.5, 100.0):
-        admission.admit([BLANK[0]] * int(seconds * admission.rate / work), "", float("inf"))
+    (cost,) = admit(admission, BLANK[0])
+    for seconds, retry_after in ((2.5, 3), (100.0, 30)):
+        admit(admission, *[BLANK[0]] * int(seconds * admission.rate / cost))
         before = admission.cost
         with pytest.raises(TooManyRequests) as refused:
-            admission.admit([BLANK[0]], "", 1.0)
-        assert admission.cost == before
-        told.append(refused.value.retry_after)
-    assert told == [3, 30]
-    short = Admission(1, 0, LIMITS)
-    short.admit([KEYSTROKE[0]], "", 1.0)
-    with pytest.raises(TooManyRequests) as refused:
-        short.admit([KEYSTROKE[0]], "", 1.0)
-    assert (refused.value.reason, refused.value.retry_after) == ("queue_full", 1)
+            admit(admission, BLANK[0], seconds=1.0)
+        assert (admission.cost, refused.value.retry_after) == (before, retry_after)
+
+
+def test_lists_count_by_their_items() -> None:
+    """Eight texts are eight times the work of one, and eight places in the queue."""
+    admission = Admission(9, 0, LIMITS)
+    (one,) = admit(admission, SCORE[0])
+    assert admit(admission, *[SCORE[0]] * 8) == [one] * 8
+    assert (admission.waiting, admission.cost) == (9, 9 * one)
+    with pytest.raises(TooManyRequests, match="9 of 9 texts wait") as refused:
+        admit(admission, SCORE[0])
+    assert refused.value.reason == "queue_full"
 
 
 def test_work_that_is_being_decoded_counts() -> None:
     """A text that has left the queue still comes before the next one, until it is done."""
     admission = Admission(512, 64, LIMITS)
-    works = admission.admit([BLANK[0]] * 50, "", 10.0)
-    seconds = sum(works) / FIRST_RATE
+    costs = admit(admission, *[BLANK[0]] * 50)
+    seconds = sum(costs) / FIRST_RATE
     assert (admission.waiting, admission.seconds) == (0, seconds)
-    admission.admit([BLANK[0]], "", (seconds + works[0] / FIRST_RATE) / HEADROOM * 1.001)
+    admit(admission, BLANK[0], seconds=(seconds + costs[0] / FIRST_RATE) / HEADROOM * 1.001)
     with pytest.raises(TooManyRequests, match=r"3\.6 s of work are waiting and it adds 0\.1 s"):
-        admission.admit([BLANK[0]], "", seconds / HEADROOM)
-
-
-def work_of(*queries: Any, tenant: str = "") -> list[int]:
-    """Return the cost of each query, admitted one after the other."""
-    admission = Admission(512, 64, LIMITS)
-    return [admission.admit([query], tenant, float("inf"))[0] for query in queries]
-
-
-def test_lists_count_by_their_items() -> None:
-    """Eight texts are eight times the work of one, and eight places in the queue."""
-    admission = Admission(512, 0, LIMITS)
-    admission.admit([SCORE[0]], "", 1.0)
-    one = admission.cost
-    admission.admit([SCORE[0]] * 8, "", 1e9)
-    assert (admission.waiting, admission.cost) == (9, 9 * one)
+        admit(admission, BLANK[0], seconds=seconds / HEADROOM)
 
 
 @pytest.mark.parametrize(
@@ -219,20 +220,20 @@ def test_lists_count_by_their_items() -> None:
         (ClozeQuery("a ____"), ClozeQuery("a ____ b ____")),
         (ClozeQuery("a [MASK]"), ClozeQuery("a [MASK] b [MASK]")),
         (ClozeQuery("a *", blank="*"), ClozeQuery("a * b *", blank="*")),
-        (
-            ClozeQuery("a ____", choices=["x", "y"]),
-            ClozeQuery("a ____", choices=[str(i) for i in range(256)]),
-        ),
+        (ClozeQuery("a ____", choices=["x"]), ClozeQuery("a ____", choices=["x"] * 256)),
         (
             ClozeQuery("a ____", choices=["x"]),
             ClozeQuery("a ____ b ____", choices=[["x"], ["y", "z"]]),
         ),
         (ScoreQuery("a"), ScoreQuery("a" * 1_000)),
+        # A text over a limit is no work, so that a busy engine answers 422 and not 429.
+        (PredictQuery("a" * 10_001), PredictQuery("a")),
+        (ClozeQuery("____ " * 65), ClozeQuery("____")),
     ],
 )
 def test_more_to_do_is_more_work(less: Any, more: Any) -> None:
     """Length, history, blanks and choices each add to the estimate."""
-    assert work_of(less)[0] < work_of(more)[0]
+    assert cost_of(less) < cost_of(more)
 
 
 def test_what_was_typed_before_is_not_work_again() -> None:
@@ -240,22 +241,14 @@ def test_what_was_typed_before_is_not_work_again() -> None:
     text = "some words " * 400
     first, next_key, stranger = (PredictQuery(text + key, history=text) for key in ("", "a", "b"))
     admission = Admission(512, 64, LIMITS)
-    (cold,) = admission.admit([first], "one", 1.0)
-    (typed,) = admission.admit([next_key], "one", 1e9)
-    (unknown,) = admission.admit([stranger], "another", 1e9)
+    (cold,) = admit(admission, first, tenant="one")
+    with pytest.raises(TooManyRequests):
+        admit(admission, stranger, tenant="another", seconds=0.001)
+    # What was refused is not remembered.
+    (unknown,) = admit(admission, stranger, tenant="another")
+    (typed,) = admit(admission, next_key, tenant="one")
     assert typed < cold / 20
     assert unknown > cold * 0.99
-
-
-def test_a_refused_text_is_not_remembered() -> None:
-    """A long text that was refused costs as much the next time."""
-    text = PredictQuery("some words " * 400)
-    admission = Admission(512, 64, LIMITS)
-    (busy,) = admission.admit([BLANK[0]], "", 1.0)
-    with pytest.raises(TooManyRequests):
-        admission.admit([text], "", 0.001)
-    (work,) = admission.admit([text], "", 1e9)
-    assert work == work_of(text)[0] > busy
 
 
 def test_prefixes_are_forgotten_oldest_first() -> None:
@@ -263,101 +256,89 @@ def test_prefixes_are_forgotten_oldest_first() -> None:
     texts = [PredictQuery(f"{number:064d}") for number in range(MAX_PREFIXES + 1)]
     admission = Admission(1 << 20, 64, LIMITS)
     for text in texts[:-1]:
-        admission.admit([text], "", float("inf"))
-    (known,) = admission.admit([texts[0]], "", float("inf"))
-    admission.admit([texts[-1]], "", float("inf"))
-    again, forgotten = (admission.admit([text], "", float("inf"))[0] for text in texts[:2])
+        admit(admission, text)
+    (known,) = admit(admission, texts[0])
+    admit(admission, texts[-1])
+    again, forgotten = (admit(admission, text)[0] for text in texts[:2])
     assert again == known < forgotten
 
 
-def test_what_will_be_refused_is_no_work() -> None:
-    """A text over a limit costs nothing, so that a busy engine answers 422 and not 429."""
-    too_long, too_many = PredictQuery("a" * 10_001), ClozeQuery("____ " * 65)
-    assert work_of(too_long) == [1]
-    assert work_of(too_many)[0] < work_of(BLANK[0])[0]
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The clock of allowances; set its ``now``."""
+    clock = SimpleNamespace(now=1_000.0)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr("service.admission.time", clock)
+    return clock
 
 
-class Clock:
-    """Seconds that a test sets."""
-
-    now = 1_000.0
-
-    def __call__(self) -> float:
-        """As time.monotonic."""
-        return self.now
-
-
-def send(allowance: Allowance, texts: int, characters: int) -> tuple[str, int] | None:
-    """Send a request; return reason and wait of its refusal, or None."""
-    try:
-        allowance.charge(texts, characters)
-    except TooManyRequests as refused:
-        return refused.reason, refused.retry_after
-    return None
-
-
-def test_one_minutes_quota_may_come_at_once() -> None:
-    """A key that was quiet may send a minute's quota at once; after that, quota flows in evenly."""
-    clock = Clock()
-    allowance = Allowance((60, 0), clock)
-    assert [send(allowance, 1, 0) for _ in range(61)] == [None] * 60 + [("rate_requests", 1)]
-    clock.now += 3
-    assert [send(allowance, 1, 0) for _ in range(4)] == [None] * 3 + [("rate_requests", 1)]
-    clock.now += 3_600
-    assert [send(allowance, 1, 0) for _ in range(61)] == [None] * 60 + [("rate_requests", 1)]
-
-
-def test_a_list_is_charged_by_its_items() -> None:
-    """A request with eight texts waits until quota for eight is there."""
-    clock = Clock()
-    allowance = Allowance((12, 0), clock)
-    assert [send(allowance, 8, 0) for _ in range(2)] == [None, ("rate_requests", 20)]
-    clock.now += 20
-    assert send(allowance, 8, 0) is None
-
-
-def test_a_refused_request_is_not_charged() -> None:
-    """A request that is refused many times succeeds after the time that the first refusal named."""
-    clock = Clock()
-    allowance = Allowance((60, 600), clock)
-    assert send(allowance, 1, 600) is None
-    assert [send(allowance, 1, 100) for _ in range(50)] == [("rate_characters", 10)] * 50
-    clock.now += 10
-    assert send(allowance, 1, 100) is None
-    allowance.refund(1, 100)
-    assert send(allowance, 1, 100) is None
-    assert send(allowance, 60, 0) is not None
-    clock.now += 60
-    assert send(allowance, 60, 0) is None
+# Seconds since the step before, texts, characters, and reason and wait of the refusal.
+STEPS: dict[str, tuple[tuple[int, int], list[tuple[int, int, int, Any]]]] = {
+    "a minute's quota at once, then evenly": (
+        (60, 0),
+        [
+            *[(0, 1, 0, None)] * 60,
+            (0, 1, 0, ("rate_requests", 1)),
+            (3, 3, 0, None),
+            (0, 1, 0, ("rate_requests", 1)),
+            (3_600, 60, 0, None),
+            (0, 1, 0, ("rate_requests", 1)),
+        ],
+    ),
+    "each text of a list counts": (
+        (12, 0),
+        [(0, 8, 0, None), (0, 8, 0, ("rate_requests", 20)), (20, 8, 0, None)],
+    ),
+    "a refused request is not charged": (
+        (60, 600),
+        [(0, 1, 600, None), *[(0, 1, 100, ("rate_characters", 10))] * 9, (10, 1, 100, None)],
+    ),
+    "more than a minute's quota is owed": (
+        (0, 100),
+        [
+            (0, 1, 1, None),
+            (0, 1, 250, ("rate_characters", 1)),
+            (1, 1, 250, None),
+            (0, 1, 1, ("rate_characters", 91)),  # 150 owed, and 1
+            (0, 1, 0, ("rate_characters", 90)),
+            (91, 1, 1, None),
+        ],
+    ),
+    "the longer wait is named": (
+        (30, 6_000),
+        [
+            (0, 30, 6_000, None),
+            (0, 2, 3_000, ("rate_characters", 30)),
+            (0, 2, 100, ("rate_requests", 4)),
+        ],
+    ),
+    "zero is no limit": ((0, 0), [(0, 64, 1_000_000, None)] * 9),
+}
 
 
-def test_more_than_one_minutes_quota_is_owed() -> None:
-    """A request over the limit is accepted when the bucket is full, and delays the next ones."""
-    clock = Clock()
-    allowance = Allowance((0, 100), clock)
-    assert send(allowance, 1, 1) is None
-    assert send(allowance, 1, 250) == ("rate_characters", 1)
-    clock.now += 1
-    assert send(allowance, 1, 250) is None
-    assert send(allowance, 1, 1) == ("rate_characters", 91)  # 150 owed, and 1
-    assert send(allowance, 1, 0) == ("rate_characters", 90)
-    clock.now += 91
-    assert send(allowance, 1, 1) is None
+@pytest.mark.parametrize(("limits", "steps"), STEPS.values(), ids=STEPS)
+def test_a_key_may_send_its_quota(
+    clock: Any, limits: tuple[int, int], steps: list[tuple[int, int, int, Any]]
+) -> None:
+    """A quota flows in evenly, up to one minute's, and a full bucket may go into debt."""
+    allowance = Allowance(limits)
+    for seconds, texts, characters, expected in steps:
+        clock.now += seconds
+        refusal = None
+        try:
+            allowance.charge(texts, characters)
+        except TooManyRequests as refused:
+            refusal = refused.reason, refused.retry_after
+        assert refusal == expected
 
 
-def test_the_refusal_names_the_longer_wait() -> None:
-    """If both limits are exceeded, the message gives the one that takes longer."""
-    allowance = Allowance((30, 6_000), Clock())
-    allowance.charge(30, 6_000)
-    with pytest.raises(
-        TooManyRequests, match="limit is 6000 characters per minute; retry after 30 s"
-    ):
-        allowance.charge(2, 3_000)
-    with pytest.raises(TooManyRequests, match="limit is 30 texts per minute; retry after 4 s"):
-        allowance.charge(2, 100)
-
-
-def test_zero_means_no_limit() -> None:
-    """Without limits nothing is refused."""
-    allowance = Allowance((0, 0), Clock())
-    assert [send(allowance, 64, 1_000_000) for _ in range(1_000)] == [None] * 1_000
+@pytest.mark.usefixtures("clock")
+def test_a_refund_gives_back_the_charge() -> None:
+    """A request that the engine refused may come again at once; the message names the limit."""
+    allowance = Allowance((60, 600))
+    for _ in range(9):
+        allowance.charge(60, 600)
+        allowance.refund(60, 600)
+    allowance.charge(60, 600)
+    with pytest.raises(TooManyRequests, match="limit is 600 characters per minute; retry after 10"):
+        allowance.charge(1, 100)

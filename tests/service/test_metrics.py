@@ -1,7 +1,6 @@
 """Tests of service/metrics.py."""
 
 import httpx
-from prometheus_client import CollectorRegistry
 
 from service.metrics import Metrics
 from tests.service.client import ask
@@ -14,7 +13,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 def test_series_exist_before_the_first_request() -> None:
     """Every label set is 0 from the start, so that rates are 0 and not absent."""
-    metrics = Metrics(CollectorRegistry())
+    metrics = Metrics()
     labels = {
         "lacuna_network_rows_total": ("call", "forward backward next previous gap fill"),
         "lacuna_batch_rows_count": ("call", "forward backward next previous gap fill"),

@@ -5,13 +5,12 @@ import gc
 import logging
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
-from prometheus_client import CollectorRegistry
 
-from service.admission import Allowance
 from service.auth import KeyRing, hash_key
 from service.errors import Problem
 from service.metrics import Metrics
@@ -38,10 +37,10 @@ def bearer(name: str) -> str:
     return f"Bearer {name}{'.' * 20}"
 
 
-def stop_clock(allowance: Allowance) -> None:
-    """Let no time pass for an allowance."""
-    now = allowance.clock()
-    allowance.clock = lambda: now
+@pytest.fixture
+def stopped_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no time pass for allowances."""
+    monkeypatch.setattr("service.admission.time", SimpleNamespace(monotonic=lambda: 1_000.0))
 
 
 def pass_through(middleware: Any, path: str = "/model", **headers: str) -> Any:
@@ -121,7 +120,7 @@ def test_unexpected_failure_is_logged_by_type_and_place(caplog: pytest.LogCaptur
     headers = [(b"x-request-id", b"id-7"), (b"traceparent", parent)]
     scope = {"type": "http", "path": "/model", "method": "GET", "headers": headers}
     with caplog.at_level(logging.INFO):
-        middleware = RequestMetricsMiddleware(broken, Metrics(CollectorRegistry()))
+        middleware = RequestMetricsMiddleware(broken, Metrics())
         asyncio.run(middleware(scope, None, send))  # type: ignore[arg-type]
     assert sent[0]["status"] == 500
     assert "鬼".encode() not in sent[1]["body"]
@@ -323,12 +322,11 @@ def test_the_log_names_the_key_and_holds_none(
     assert "key" not in line({})
 
 
+@pytest.mark.usefixtures("stopped_clock")
 def test_a_key_over_its_rate_is_429(keys_file: Path) -> None:
     """A refusal names limit and time, is counted, and charges nothing; other keys go on."""
 
     async def question(client: httpx.AsyncClient) -> tuple[list[httpx.Response], str]:
-        stop_clock(app_of(client).state.keys.find(f"root{'.' * 20}".encode()).allowance)
-
         async def send(name: str, texts: int) -> httpx.Response:
             headers = {"Authorization": bearer(name)}
             return await client.post("/predict", json={"text": ["a"] * texts}, headers=headers)
@@ -344,11 +342,11 @@ def test_a_key_over_its_rate_is_429(keys_file: Path) -> None:
     assert 'lacuna_refusals_total{reason="rate_requests"} 2.0' in metrics
 
 
+@pytest.mark.usefixtures("stopped_clock")
 def test_characters_are_those_of_texts_history_and_choices() -> None:
     """A refused body is not charged for; the characters of a text are."""
 
     async def question(client: httpx.AsyncClient) -> list[int]:
-        stop_clock(app_of(client).state.keys.anonymous.allowance)
         choices = ["c" * 20, "d" * 20]
         bodies: list[tuple[str, Any]] = [
             ("/cloze", {"text": ["a __", "鬼 __"], "history": "b" * 40, "choices": choices}),  # 88

@@ -1,16 +1,15 @@
 """Tests of service/model_loader.py, with real checkpoints and with the fake model."""
 
 import asyncio
-import json
 import logging
 import os
 import signal
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
@@ -20,7 +19,7 @@ from model.predictor import Predictor
 from model.queries import ClozeQuery, PredictQuery, ScoreQuery
 from model.runtime import open_runtime
 from service.auth import hash_key
-from service.model_loader import available_cpus, choose_device, describe, load, network_threads
+from service.model_loader import load, network_threads
 from service.settings import Settings
 from tests.fixtures_checkpoint import build_tiny_checkpoint
 from tests.service.client import app_of, ask, until
@@ -30,23 +29,11 @@ from tests.service.server_process import FAKE, REAL, ServerProcess, serving
 _TEXTS = ["I like to go to the theat", "我____一部新手机。", "", "今天 the ____ cat"]
 
 
-class _Real:
-    """A load function of `tests.service.client` that loads a checkpoint."""
-
-    def __init__(self, **settings: Any) -> None:
-        self._settings = Settings(threads=1, **settings)
-
-    def load(self, on_call: Any) -> Any:
-        """Load it, whatever the app's own settings name."""
-        return load(self._settings, on_call)
-
-    def end(self) -> None:
-        """Nothing is held."""
-
-
-def ask_real(question: Any, checkpoint: Path) -> Any:
-    """Ask a service with a real checkpoint."""
-    return ask(question, _Real(checkpoint=checkpoint))
+def ask_real(question: Any, checkpoint: Path, limits: Any = None, **options: Any) -> Any:
+    """Ask a service with a real checkpoint, loaded with *limits*."""
+    settings = Settings(threads=1, checkpoint=checkpoint, **(limits or {}))
+    model = SimpleNamespace(load=lambda on_call: load(settings, on_call), end=lambda: None)
+    return ask(question, model, **options)
 
 
 def test_service_answers_what_the_predictor_answers(tiny_checkpoint: Path) -> None:
@@ -103,35 +90,29 @@ def test_no_text_is_found_by_another_key(tiny_checkpoint: Path, tmp_path: Path) 
         return [*found, *[await cached(name, "/cloze", blank) for name in ("a", "new")]]
 
     write("a", "b")
-    first, again, stranger, stranger_again, rotated, blank, new_blank = ask(
-        question, _Real(checkpoint=tiny_checkpoint), keys_file=file
+    first, again, stranger, stranger_again, rotated, blank, new_blank = ask_real(
+        question, tiny_checkpoint, keys_file=file
     )
     assert first == stranger == new_blank == 0
     assert again == stranger_again == rotated > 0
     assert blank > 0
 
 
-def test_limits_reach_the_model(tiny_checkpoint: Path) -> None:
-    """A limit on one text is checked by the model with the service's setting."""
-    model = _Real(checkpoint=tiny_checkpoint, max_characters=5)
-    response = ask(lambda client: client.post("/predict", json={"text": "123456"}), model)
-    assert response.status_code == 422
-    assert "at most 5" in response.json()["detail"]
+def test_settings_reach_the_model(tiny_checkpoint: Path) -> None:
+    """A limit on one text is checked by the model with the service's setting.
 
+    GET /model's count is the number of numbers in the weights.
+    """
 
-def test_description_counts_every_parameter(tiny_checkpoint: Path) -> None:
-    """GET /model's count is the number of numbers in the weights, and all of it is JSON."""
-    description = describe(load_checkpoint(tiny_checkpoint))
+    async def question(client: httpx.AsyncClient) -> Any:
+        refused = await client.post("/predict", json={"text": "123456"})
+        return refused, (await client.get("/model")).json()
+
+    refused, model = ask_real(question, tiny_checkpoint, {"max_characters": 5})
+    assert refused.status_code == 422
+    assert "at most 5" in refused.json()["detail"]
     arrays = load_file(tiny_checkpoint / "weights.safetensors").values()
-    assert description["parameters"] == sum(int(np.prod(array.shape)) for array in arrays)
-    assert json.loads(json.dumps(description)) == description
-
-
-def test_device_is_chosen_without_torch(tmp_path: Path) -> None:
-    """``auto`` means the CPU on a machine without the driver; a named device is taken."""
-    assert choose_device("auto", tmp_path / "no-driver") == "cpu"
-    assert choose_device("cpu", tmp_path) == "cpu"
-    assert choose_device("cuda", tmp_path / "no-driver") == "cuda"
+    assert model["parameters"] == sum(array.size for array in arrays)
 
 
 def test_a_missing_bundled_checkpoint_is_an_error_with_its_remedy(
@@ -184,37 +165,34 @@ def test_an_ngram_is_served_in_a_checkpoints_place(tiny_ngram: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "path", "cpus"),
+    ("wanted", "group", "cpus", "quota", "threads"),
     [
-        ({}, "", 64),
-        ({"cpu.max": "max 100000\n"}, "", 64),
-        ({"cpu.max": "9900000 100000\n"}, "", 64),
-        ({"cpu.max": "250000 100000\n"}, "", 2),
-        ({"cpu.max": "50000 100000\n"}, "", 1),
-        ({"cpu.max": "nonsense"}, "", 64),
-        ({"a/b/cpu.max": "200000 100000", "a/cpu.max": "300000 100000"}, "a/b", 2),
-        ({"a/b/cpu.max": "max 100000", "a/cpu.max": "300000 100000"}, "a/b", 3),
-        ({"a/other/cpu.max": "200000 100000"}, "a/b", 64),
-        ({"cpu.max": "200000 100000"}, "of/the/host", 2),
+        (3, "", 64, "50000 100000", 3),
+        (0, "", 64, None, 4),
+        (0, "", 3, None, 2),
+        (0, "", 64, "max 100000", 4),
+        (0, "", 64, "350000 100000", 2),
+        (0, "", 64, "50000 100000", 1),
+        (0, "a/b", 64, "300000 100000", 2),
+        (0, "", 64, "nonsense", 4),
     ],
 )
-def test_cpus_follow_affinity_and_the_smallest_quota(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], path: str, cpus: int
+def test_threads_leave_a_cpu_for_the_event_loop(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: int,
+    group: str,
+    cpus: int,
+    quota: str | None,
+    threads: int,
 ) -> None:
-    """The quotas from the process's group up to the root bound the 64 CPUs of the machine."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(content)
-    (tmp_path / "self").write_text(f"0::/{path}\n")
-    assert available_cpus(tmp_path, tmp_path / "self") == cpus
-    assert available_cpus(tmp_path / "none", tmp_path / "none") == 64
-
-
-def test_threads_leave_a_cpu_for_the_event_loop() -> None:
-    """Unless set, a network step uses at most 4 threads, and one CPU fewer than there are."""
-    assert network_threads(3) == 3
-    assert network_threads(0) == max(1, min(available_cpus() - 1, 4))
+    """Unless set, a step uses at most 4, and one fewer than affinity and quota allow."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)), raising=False)
+    (tmp_path / group).mkdir(parents=True, exist_ok=True)
+    if quota:
+        (tmp_path / group / "cpu.max").write_text(f"{quota}\n")
+    (tmp_path / "self").write_text(f"0::/{group}\n")
+    assert network_threads(wanted, tmp_path, tmp_path / "self") == threads
 
 
 async def metric(client: httpx.AsyncClient, name: str) -> float:
