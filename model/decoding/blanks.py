@@ -60,10 +60,7 @@ class Layout:
         return None if query.choices is None else choice_lists(query.choices, len(self.slots))
 
     def result(
-        self,
-        ranked: Sequence[Sequence[tuple[str, float]]],
-        query: ClozeQuery,
-        usage: Usage,
+        self, ranked: Sequence[Sequence[tuple[str, float]]], query: ClozeQuery, usage: Usage
     ) -> ClozeResult:
         """Fill each blank with the first of its (word, probability); without any it stays."""
         sent = self.choices(query) or [{}] * len(self.slots)

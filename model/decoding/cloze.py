@@ -81,7 +81,7 @@ class _Cloze:
     def __init__(
         self, context: DecoderContext, query: ClozeQuery, layout: Layout, recent: list[int]
     ) -> None:
-        encode, calibration = context.index.encode, context.calibration
+        encode = context.index.encode
         self._context = context
         self._slots = layout.slots
         self._top_k = query.top_k
@@ -90,9 +90,6 @@ class _Cloze:
         self._lines = [encode(slot.line) for slot in layout.slots]
         self.tokens = sum(map(len, self._parts))  # of the text
         self._choices = layout.choices(query)
-        self._temperature = calibration.cloze_temperature
-        if self._choices is not None:
-            self._temperature = calibration.choice_temperature
         # The text right of a blank does not follow the text left of it.
         apart = [token for tokens in self._parts[1:] for token in (START, *tokens)]
         counted = [*recent, *apart] if context.use_cache_lm else []
@@ -181,29 +178,30 @@ class _Cloze:
         Improbable words are dropped, but for the first *shown*. The total probability F of the
         first *covering* words becomes F^γ.
         """
-        language, calibration = self._slots[number].language, self._context.calibration
+        slot, calibration = self._slots[number], self._context.calibration
         if self._choices is not None:
             found = yield from self._score_choices(self._choices[number], number, state, right)
         else:
             # One side alone says too little to drop improbable words.
             shown = shown if self._two_towers else wanted
-            head, takes = self._head(number, right, WORD), self._slots[number].takes
-            found = yield from search_words(self._context, head, state, takes, wanted, shown)
+            head = self._head(number, right, WORD)
+            found = yield from search_words(self._context, head, state, slot.takes, wanted, shown)
         if not found:
             return []
         found.sort(key=lambda each: (-each.log_prob, each.word))
         log_probs = np.array([each.log_prob for each in found])
         scores = yield from self._rescore(number, found, right)
-        temperature = self._temperature[language]
+        temperature = calibration.cloze_temperature[slot.language]
         if self._choices is not None:
+            temperature = calibration.choice_temperature[slot.language]
             log_probs = _log_softmax(log_probs / temperature)
         count = len(scores)
         total = np.logaddexp.reduce(log_probs[:count])
         log_probs[:count] = total + _log_softmax(scores / temperature)
-        if self._choices is not None and (mix := calibration.choice_uniform_mix[language]):
+        if self._choices is not None and (mix := calibration.choice_uniform_mix[slot.language]):
             log_probs = np.logaddexp(log_probs + np.log1p(-mix), np.log(mix / len(log_probs)))
         elif self._choices is None and covering:
-            _raise_coverage(log_probs, covering, calibration.cloze_coverage_exponent[language])
+            _raise_coverage(log_probs, covering, calibration.cloze_coverage_exponent[slot.language])
         probs = np.minimum(np.exp(log_probs), 1.0)  # a lone choice may exceed 1 by 7e-16
         ranked = zip(found, probs.tolist(), strict=True)
         return sorted(ranked, key=lambda each: (-each[1], each[0].word))

@@ -50,7 +50,6 @@ MAX_LEFT = 16
 # Characters of an unfinished word.
 MAX_STEM = 64
 
-
 # Limits of the search, which suit typing. With shares and floors of 0 it is almost exact.
 # A spelling is followed if its probability exceeds this share of Z so far; so many a round.
 SPELLING_SHARE, SPELLING_ROWS, SPELLING_ROUNDS = 0.03, 16, 6
@@ -66,7 +65,7 @@ BRANCH_SHARE, BRANCHES = 1 / 4, 8
 class Spelling:
     """Tokens after the cut that spell q or its beginning."""
 
-    spelled: int  # bytes of q that they spell
+    rest: bytes  # of q, not spelled yet
     prob: float  # P(tokens | left)
     node: PrefixNode  # after the tokens
     crossing: Int64Array | None  # next tokens that cross the end of q, (n,); None if q is spelled
@@ -96,9 +95,9 @@ def next_words(
     prefix, cached_tokens = yield from load_prefix(context, text[:boundary], tenant, history)
     left, canonical, typed_prefix = context.index.heal(text[boundary:])
     next_token, tree = NextToken(context, prefix, text), prefix.tree
-    search = _Search(context, next_token, typed_prefix, query.top_k)
+    search = _Search(context, next_token, query.top_k)
     try:
-        yield from search.spell(left, canonical)
+        yield from search.spell(left, canonical, typed_prefix)
         yield from search.extend()
     finally:  # a cancelled query leaves nodes, too
         if prefix.tree is tree:  # not dropped meanwhile
@@ -119,18 +118,11 @@ def next_words(
 class _Search:
     """The candidates so far, and the partial words that may become candidates."""
 
-    def __init__(
-        self,
-        context: DecoderContext,
-        next_token: NextToken,
-        typed_prefix: bytes,
-        top_k: int,
-    ) -> None:
+    def __init__(self, context: DecoderContext, next_token: NextToken, top_k: int) -> None:
         self._index = context.index
         self._surfaces = context.tokenizer.surfaces
         self._word_end_probs = context.word_end_probs
         self._next_token = next_token
-        self._typed_prefix = typed_prefix
         self._top_k = top_k
         self._branches = BRANCHES + 2 * top_k
         # By appended text: its probability; typed prefix and probability of its likeliest token.
@@ -140,10 +132,12 @@ class _Search:
         self._cutoff = 0.0  # of next tokens
         self.cached_tokens = 0  # tokens of the text after its prefix that were in the tree
 
-    def spell(self, left: Sequence[int], canonical: Sequence[int]) -> Decoder[None]:
+    def spell(
+        self, left: Sequence[int], canonical: Sequence[int], typed_prefix: bytes
+    ) -> Decoder[None]:
         """Follow the spellings of q after *left*, and branch from each; *canonical* encodes q."""
-        node = yield from self._run_left(left)
-        spellings = [self._spelling(0, 1.0, node)]
+        node = yield from self._run_left(left, len(typed_prefix))
+        spellings = [self._spelling(typed_prefix, 1.0, node)]
         total = spellings[0].total
         if not total > 0:  # no token begins with q: follow its own encoding first
             for token in canonical:
@@ -174,9 +168,9 @@ class _Search:
         for spelling in spellings:
             self._branch_from(spelling, spelling.prob / total)
 
-    def _run_left(self, left: Sequence[int]) -> Decoder[PrefixNode]:
+    def _run_left(self, left: Sequence[int], bytes_from_end: int) -> Decoder[PrefixNode]:
         """Run the tokens between prefix and cut and return the node after them, scored."""
-        node, bytes_from_end = self._next_token.tree.root, len(self._typed_prefix)
+        node = self._next_token.tree.root
         if len(left) > MAX_LEFT:  # hundreds of letters without a stable boundary are no word
             node = yield from self._next_token.run(node, left[:-MAX_LEFT])
             left = left[-MAX_LEFT:]
@@ -191,32 +185,33 @@ class _Search:
 
     def _follow(self, paths: Sequence[tuple[float, Spelling, int]]) -> Decoder[list[Spelling]]:
         """Run the last token of each path."""
-        edges = []
-        for _, before, token in paths:
-            spelled = before.spelled + len(self._index.spellings[token])
-            edges.append(Edge(before.node, token, len(self._typed_prefix) - spelled))
-        nodes = yield from self._next_token.expand(edges)
+        rests = [before.rest[len(self._index.spellings[token]) :] for _, before, token in paths]
+        nodes = yield from self._next_token.expand(
+            [
+                Edge(before.node, token, len(rest))
+                for (_, before, token), rest in zip(paths, rests, strict=True)
+            ]
+        )
         return [
-            self._spelling(len(self._typed_prefix) - edge.bytes_from_end, path[0], node)
-            for edge, path, node in zip(edges, paths, nodes, strict=True)
+            self._spelling(rest, prob, node)
+            for (prob, _, _), rest, node in zip(paths, rests, nodes, strict=True)
         ]
 
-    def _spelling(self, spelled: int, prob: float, node: PrefixNode) -> Spelling:
-        if spelled == len(self._typed_prefix):
-            return Spelling(spelled, prob, node, None, NOT_SCORED, prob)
-        crossing = self._index.extensions(self._typed_prefix[spelled:])
+    def _spelling(self, rest: bytes, prob: float, node: PrefixNode) -> Spelling:
+        if not rest:
+            return Spelling(rest, prob, node, None, NOT_SCORED, prob)
+        crossing = self._index.extensions(rest)
         probs = self._next_token.probs(node)[crossing]
-        return Spelling(spelled, prob, node, crossing, probs, prob * float(np.add.reduce(probs)))
+        return Spelling(rest, prob, node, crossing, probs, prob * float(np.add.reduce(probs)))
 
     def _paths(
         self, spelling: Spelling, followed: int | None = None
     ) -> list[tuple[float, Spelling, int]]:
         """List (probability, spelling, token) of tokens that spell more of q, but *followed*."""
-        tokens = self._index.prefixes(self._typed_prefix[spelling.spelled :])
         probs = self._next_token.probs(spelling.node)
         return [
             (spelling.prob * float(probs[token]), spelling, token)
-            for token in tokens
+            for token in self._index.prefixes(spelling.rest)
             if token != followed
         ]
 
@@ -252,12 +247,11 @@ class _Search:
         if spelling.crossing is None:
             self._branch(prob, spelling.node, ALL)
             return
-        rest = self._typed_prefix[spelling.spelled :]
         top = largest(spelling.crossing_probs, self._branches, self._cutoff / prob)
         tokens, probs = spelling.crossing[top].tolist(), spelling.crossing_probs[top].tolist()
         for token, token_prob in self._above_cutoff(prob, tokens, probs):
-            suffix = self._index.spellings[token][len(rest) :].decode()
-            self._take(token_prob, suffix, spelling.node, token, rest.decode())
+            suffix = self._index.spellings[token][len(spelling.rest) :].decode()
+            self._take(token_prob, suffix, spelling.node, token, spelling.rest.decode())
 
     def _branch(
         self, prob: float, node: PrefixNode, allowed: str, suffix: str = "", pending: bytes = b""

@@ -43,39 +43,28 @@ def finish(scheduler: Scheduler) -> dict[Any, Any]:
     return answers
 
 
-def test_steps_of_all_decoders_share_one_call_per_kind() -> None:
-    """Three decoders that run one token and score one row cost one call of each kind."""
+def test_waiting_steps_share_one_call_per_kind() -> None:
+    """A later decoder joins the next round; no decoder waits for a batch to be full or to end."""
     table = TableRuntime(TOKENIZER)
     scheduler = Scheduler(table)
-    for ticket in range(3):
-        scheduler.add(ticket, requesting([run(261), SCORE]))
-    assert sorted(finish(scheduler)) == [0, 1, 2]
-    assert table.calls == [("forward", 3), ("next", 3)]
+    scheduler.add("early", requesting([run(261), SCORE], [SCORE]))
+    assert scheduler.step() == []
+    scheduler.add("late", requesting([run(262), SCORE]))
+    assert {ticket for ticket, _ in scheduler.step()} == {"early", "late"}
+    assert table.calls == [("forward", 1), ("next", 1), ("forward", 1), ("next", 2)]
 
 
 def test_a_state_is_scored_in_the_round_that_computes_it() -> None:
     """A decoder that runs a tower and then scores the state takes one round."""
-    scheduler = Scheduler(TableRuntime(TOKENIZER))
 
-    def decoder() -> Decoder[Float32Array]:
+    def decoder() -> Decoder[tuple[int, ...]]:
         (state,) = yield [run(261)]
         (row,) = yield [Score("next", state)]
-        return row
+        return row.shape
 
+    scheduler = Scheduler(TableRuntime(TOKENIZER))
     scheduler.add("one", decoder())
-    ((ticket, row),) = scheduler.step()
-    assert (ticket, row.shape) == ("one", (TOKENIZER.size,))
-
-
-def test_a_decoder_that_comes_later_joins_the_next_round() -> None:
-    """No decoder waits for a batch to be full or to end."""
-    table = TableRuntime(TOKENIZER)
-    scheduler = Scheduler(table)
-    scheduler.add("early", requesting([SCORE], [SCORE]))
-    assert scheduler.step() == []
-    scheduler.add("late", requesting([SCORE]))
-    assert {ticket for ticket, _ in scheduler.step()} == {"early", "late"}
-    assert table.calls == [("next", 1), ("next", 2)]
+    assert scheduler.step() == [("one", (TOKENIZER.size,))]
 
 
 def test_results_come_in_the_order_of_the_steps() -> None:
@@ -120,9 +109,7 @@ def test_calls_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, int, int]] = []
     table = TableRuntime(TOKENIZER)
     table.head_rows = 2
-    scheduler = Scheduler(
-        table, lambda kind, rows, network_rows: seen.append((kind, rows, network_rows))
-    )
+    scheduler = Scheduler(table, lambda *call: seen.append(call))
     scheduler.add(1, requesting([SCORE] * 5, [run(261)] * 4, [run(261, 262)] * 2))
     finish(scheduler)
     assert seen[:3] == [("next", 2, 2), ("next", 2, 2), ("next", 1, 1)]
@@ -130,28 +117,7 @@ def test_calls_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_failing_decoder_fails_alone() -> None:
-    """If a decoder raises, or requests an impossible step, the others get their answers."""
-
-    def raising() -> Decoder[None]:
-        yield [SCORE]
-        raise ZeroDivisionError
-
-    scheduler = Scheduler(TableRuntime(TOKENIZER))
-    scheduler.add("raises", raising())
-    scheduler.add("shape", requesting([Score("next", np.zeros(3, dtype=np.float32))]))
-    scheduler.add("state", requesting([RunTower("forward", np.zeros(3, dtype=np.float32), (261,))]))
-    scheduler.add("token", requesting([run(TOKENIZER.size)]))
-    scheduler.add("only", requesting([Score("next", STATE, only=(-1,))]))
-    scheduler.add("good", requesting([SCORE], [SCORE]))
-    answers = finish(scheduler)
-    assert isinstance(answers.pop("raises"), ZeroDivisionError)
-    assert len(answers.pop("good")) == 2
-    assert len(answers) == 4
-    assert all(isinstance(each, ValueError | IndexError) for each in answers.values())
-
-
-def test_a_row_that_breaks_a_call_fails_alone() -> None:
-    """If the network fails on one row, only its decoder fails, and its other rows go with it."""
+    """If a decoder raises, or a step is impossible or fails, the others get their answers."""
 
     class Picky(TableRuntime):
         def score(self, head: Any, *inputs: Any) -> Float32Array:
@@ -159,14 +125,31 @@ def test_a_row_that_breaks_a_call_fails_alone() -> None:
                 raise RuntimeError("not a number")
             return super().score(head, *inputs)
 
+    def raising() -> Decoder[None]:
+        yield [SCORE]
+        raise ZeroDivisionError
+
+    long, nan = np.zeros(3, dtype=np.float32), np.full(2, np.nan, dtype=np.float32)
+    failing: dict[type[Exception], list[Decoder[Any]]] = {
+        ZeroDivisionError: [raising()],
+        RuntimeError: [requesting([SCORE, Score("next", nan)], [SCORE])],
+        ValueError: [
+            requesting([Score("next", long)]),
+            requesting([RunTower("forward", long, (261,))]),
+            requesting([run(TOKENIZER.size)]),
+            requesting([Score("next", STATE, only=(-1,))]),
+        ],
+    }
     scheduler = Scheduler(Picky(TOKENIZER))
-    scheduler.add(
-        "bad", requesting([SCORE, Score("next", np.full(2, np.nan, dtype=np.float32))], [SCORE])
-    )
-    scheduler.add("good", requesting([SCORE]))
+    scheduler.add("good", requesting([SCORE], [SCORE]))
+    expected = []
+    for error, decoders in failing.items():
+        for decoder in decoders:
+            scheduler.add(len(expected), decoder)
+            expected.append(error)
     answers = finish(scheduler)
-    assert isinstance(answers["bad"], RuntimeError)
-    assert answers["good"][0][0].shape == (TOKENIZER.size,)
+    assert len(answers.pop("good")) == 2
+    assert [type(answers[number]) for number in range(len(expected))] == expected
 
 
 def test_a_cancelled_decoder_is_closed_and_forgotten() -> None:
@@ -200,14 +183,14 @@ def test_a_ticket_is_used_once_at_a_time() -> None:
         scheduler.add(1, requesting())
 
 
-def count_up(steps: int, fails: bool = False) -> Decoder[float]:
-    """Request one step a round and add up the results."""
+def count_up(steps: int) -> Decoder[float]:
+    """Request one step a round and add up the results; fail at 13."""
     total = 0.0
     for number in range(steps):
         (row,) = yield [run(number)]
         total += float(row[0])
-    if fails:
-        raise ZeroDivisionError
+        if total == 13:
+            raise ZeroDivisionError
     return total
 
 
@@ -225,10 +208,10 @@ def test_gathered_decoders_share_rounds_but_not_results() -> None:
 
 def test_an_error_of_one_gathered_decoder_is_raised() -> None:
     """Gathered decoders belong to one query, so one failure fails all."""
-    joined = gather([count_up(2), count_up(1, fails=True)])
+    joined = gather([count_up(2), count_up(2)])
     next(joined)
     with pytest.raises(ZeroDivisionError):
-        joined.send([STATE, STATE])
+        joined.send([np.array([1]), np.array([13])])
 
 
 QUERIES: tuple[Query, ...] = (

@@ -55,14 +55,14 @@ def predictor(cache_bytes: int = 1 << 22) -> Predictor:
 
 
 def type_on(
-    asked: Predictor, texts: Sequence[str], tenant: str = ""
+    asked: Predictor, texts: Sequence[str], tenant: str = "", history: str = ""
 ) -> tuple[list[PredictResult], list[int]]:
     """Return the answers to texts, in turn, and the tokens that the tower ran for each."""
     answers, tokens, calls = [], [], list[tuple[str, int, int]]()
     scheduler = Scheduler(asked.runtime, lambda *call: calls.append(call))
     for text in texts:
         calls.clear()
-        scheduler.add(0, asked.start(PredictQuery(text, 5), tenant))
+        scheduler.add(0, asked.start(PredictQuery(text, 5, history), tenant))
         while scheduler.pending:
             finished = scheduler.step()
         answers.append(finished[0][1])
@@ -119,21 +119,17 @@ def test_least_recently_used_goes_first_and_trees_before_states() -> None:
     assert find(cache, "text 1") is None
 
 
-def test_nothing_is_kept_without_memory() -> None:
-    """A limit of 0 turns the cache off."""
-    cache = PrefixCache(0)
-    cache.put(prefix("text"))
-    assert (len(cache), cache.bytes) == (0, 0)
-
-
+@pytest.mark.parametrize("history", ["", "the cat迟到\n" * 9])
 @pytest.mark.parametrize(
     "text", ["I like the theatre, the cat", "上学迟到了。the cat上学迟到", "I\nlike\nthe  cat€s"]
 )
-def test_typing_gives_the_answers_of_a_fresh_start(text: str) -> None:
+def test_typing_gives_the_answers_of_a_fresh_start(text: str, history: str) -> None:
     """Every key press gets the bits that it gets without a cache, also after going back."""
     keystrokes = list(accumulate(text))
     keystrokes += keystrokes[::-3] + keystrokes[1::2]
-    warm, small, fresh = (type_on(predictor(limit), keystrokes)[0] for limit in (1 << 20, 3_000, 0))
+    warm, small, fresh = (
+        type_on(predictor(limit), keystrokes, history=history)[0] for limit in (1 << 20, 3_000, 0)
+    )
     assert [each.candidates for each in warm] == [each.candidates for each in fresh]
     assert [each.candidates for each in small] == [each.candidates for each in fresh]
     assert [each.usage.tokens for each in warm] == [each.usage.tokens for each in fresh]
