@@ -5,16 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from model.batching import Scheduler
 from model.checkpoint import Checkpoint
-from model.config import GAP_POSITIONS, Calibration, NetworkConfig, Sizes, Tower
+from model.config import GAP_POSITIONS, Calibration, NetworkConfig, Tower
 from model.predictor import Predictor
 from model.queries import Query
 from model.runtime import BoolArray, Float32Array, Head, Int64Array
 from model.tokenizer import CONTROL_TOKENS, END_OF_GAP, FIRST_BYTE, SPACE_MARK, Tokenizer
-
-NORMAL, UNKNOWN_TYPE, CONTROL, BYTE = 1, 2, 3, 6
 
 
 def hand_tokenizer(tokens: Sequence[str]) -> Tokenizer:
@@ -22,18 +21,19 @@ def hand_tokenizer(tokens: Sequence[str]) -> Tokenizer:
 
     A text is encoded in as few tokens as possible; single characters score lower than other tokens.
     """
-    model = b""
+    model: Any = ModelProto()
+    kinds = model.SentencePiece
     for number, name in enumerate(CONTROL_TOKENS):
-        model += _token(name, 0.0, UNKNOWN_TYPE if number == 0 else CONTROL)
+        model.pieces.add(piece=name, score=0.0, type=kinds.CONTROL if number else kinds.UNKNOWN)
     for value in range(256):
-        model += _token(f"<0x{value:02X}>", 0.0, BYTE)
+        model.pieces.add(piece=f"<0x{value:02X}>", score=0.0, type=kinds.BYTE)
     for token in tokens:
-        model += _token(token.replace(" ", SPACE_MARK), -5.0 - (len(token) == 1), NORMAL)
-    # unigram, whitespace as suffix, byte fallback; ids of <unk>, <s>, </s>, no padding
-    trainer = {3: 1, 24: 1, 35: 1, 40: 0, 41: 1, 42: 2, 43: (1 << 64) - 1}
-    model += _message(2, b"".join(_number(*each) for each in trainer.items()))
-    normalizer = _message(1, b"identity") + _number(3, 0) + _number(4, 0) + _number(5, 1)
-    return Tokenizer(model + _message(3, normalizer))
+        model.pieces.add(piece=token.replace(" ", SPACE_MARK), score=-5.0 - (len(token) == 1))
+    model.trainer_spec.treat_whitespace_as_suffix = model.trainer_spec.byte_fallback = True
+    model.normalizer_spec.name = "identity"
+    model.normalizer_spec.add_dummy_prefix = False
+    model.normalizer_spec.remove_extra_whitespaces = False
+    return Tokenizer(model.SerializeToString())
 
 
 class TableRuntime:
@@ -107,32 +107,24 @@ class TableRuntime:
         return (masked - totals).astype(np.float32)
 
 
-def fake_checkpoint(
-    tokenizer: Tokenizer, network: Sizes, calibration: Calibration | None = None, **values: Any
-) -> Checkpoint:
-    """Return a checkpoint without files."""
-    return Checkpoint(
+def table_predictor(
+    runtime: TableRuntime,
+    calibration: Calibration | None = None,
+    word_end_probs: Sequence[float] = (),
+    **options: Any,
+) -> Predictor:
+    """Return a predictor on a table, without files."""
+    checkpoint = Checkpoint(
         directory=Path("nowhere"),
         name="fake",
         version="0",
         digest="0" * 64,
-        network=network,
+        network=runtime.sizes,
         calibration=calibration or Calibration(),
-        tokenizer=tokenizer,
+        tokenizer=runtime.tokenizer,
         languages=("zh", "en"),
-        **{"word_end_probs": (0.0,) * tokenizer.size, **values},
+        word_end_probs=tuple(word_end_probs) or (0.0,) * runtime.tokenizer.size,
     )
-
-
-def table_predictor(
-    runtime: TableRuntime,
-    calibration: Calibration | None = None,
-    word_end_probs: Sequence[float] | None = None,
-    **options: Any,
-) -> Predictor:
-    """Return a predictor on a table."""
-    values = {} if word_end_probs is None else {"word_end_probs": tuple(word_end_probs)}
-    checkpoint = fake_checkpoint(runtime.tokenizer, runtime.sizes, calibration, **values)
     return Predictor(checkpoint, runtime, **options)
 
 
@@ -145,24 +137,3 @@ def answer(predictor: Predictor, query: Query, tenant: str = "") -> Any:
             if isinstance(result, Exception):
                 raise result
     return result
-
-
-def _number(field: int, value: int) -> bytes:
-    return _varint(field << 3) + _varint(value)
-
-
-def _message(field: int, content: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*encoded, value])
-
-
-def _token(name: str, score: float, kind: int) -> bytes:
-    number = _varint(2 << 3 | 5) + np.float32(score).tobytes()
-    return _message(1, _message(1, name.encode()) + number + _number(3, kind))

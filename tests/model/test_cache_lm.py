@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from model.decoding.cache_lm import DISCOUNT, EXPONENT, STRENGTHS, WEIGHT, CacheLM
-from model.decoding.token_index import TokenIndex
 from model.queries import ClozeQuery, PredictQuery
-from model.runtime import initial_states
 from model.tokenizer import START
 from tests.fakes import TableRuntime, answer, hand_tokenizer, table_predictor
 
@@ -84,19 +82,14 @@ ANN = "Ann sat on the mat\nAnn ran on the mat\n" * 6
 def test_next_token_is_the_networks_corrected_by_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a space the answers are the corrected distribution."""
     monkeypatch.setattr("model.decoding.next_word.BRANCH_SHARE", 0)
-    text = SENTENCE * 3
-    predictor = table_predictor(RUNTIME)
-    tokens = [START, *TOKENIZER.encode(text)]
-    start = initial_states(RUNTIME.sizes, "forward", 1)
-    _, outputs = RUNTIME.run_tower("forward", start, np.array([tokens]), np.array([len(tokens)]))
-    network = np.exp(RUNTIME.score("next", outputs[:, -1]))[0]
-    boundary = TokenIndex(TOKENIZER).last_stable_boundary(text)
-    counted = np.array([START, *TOKENIZER.encode(text[:boundary])])
-    expected = CacheLM(counted, TOKENIZER.background).mix(network, tokens[-3:])
-    candidates = answer(predictor, PredictQuery(text, 20)).candidates
-    found = {each.append: each.probability for each in candidates}
+    tokens = [START, *TOKENIZER.encode(SENTENCE * 3)]
+    (network,) = np.exp(RUNTIME.score("next", np.array([tokens[-2:]], dtype=np.float32)))
+    # The last token is beyond the last stable boundary.
+    expected = CacheLM(np.array(tokens[:-1]), TOKENIZER.background).mix(network, tokens[-3:])
+    candidates = answer(table_predictor(RUNTIME), PredictQuery(SENTENCE * 3, 20)).candidates
+    found = {each.append: each.probability for each in candidates}["云南"]
     token = TOKENIZER.surfaces.index("云南")
-    assert found["云南"] == pytest.approx(float(expected[token]), rel=1e-4)
+    assert found == pytest.approx(float(expected[token]), rel=1e-4)
     assert not np.isclose(expected[token], network[token])
 
 
@@ -104,14 +97,12 @@ def test_next_token_is_the_networks_corrected_by_the_text(monkeypatch: pytest.Mo
 def test_a_history_makes_its_words_more_probable(use_cache_lm: bool) -> None:
     """A name of the history is more probable; without the cache language model nothing changes."""
     predictor = table_predictor(RUNTIME, use_cache_lm=use_cache_lm)
-    without, with_history = (
-        next(
-            each.probability
-            for each in answer(predictor, PredictQuery("the ", 20, history)).candidates
-            if each.word == "Ann"
-        )
-        for history in ("", ANN)
-    )
+
+    def prob(history: str) -> float:
+        candidates = answer(predictor, PredictQuery("the ", 20, history)).candidates
+        return {each.word: float(each.probability) for each in candidates}["Ann"]
+
+    without, with_history = prob(""), prob(ANN)
     assert with_history > 1.2 * without if use_cache_lm else with_history == without
 
 
@@ -120,10 +111,10 @@ def test_histories_and_tenants_are_kept_apart() -> None:
     shared = table_predictor(RUNTIME)
     for history in (ANN, "", "去云南,去北京\n" * 9):
         query = PredictQuery("the cat ", 20, history)
-        fresh = answer(table_predictor(RUNTIME), query)
+        expected = answer(table_predictor(RUNTIME), query).candidates
         for tenant in ("a", "b"):
             first, again = (answer(shared, query, tenant) for _ in range(2))
-            assert first.candidates == again.candidates == fresh.candidates
+            assert first.candidates == again.candidates == expected
             assert first.usage.cached_tokens == 0 < again.usage.cached_tokens
 
 

@@ -43,12 +43,6 @@ def reachable_bytes(cache: PrefixCache) -> int:
     return total
 
 
-def find(cache: PrefixCache, text: str) -> str | None:
-    """Return the text of the longest prefix; every position is a stable boundary."""
-    found = cache.find("", text, lambda text, position: True)  # noqa: ARG005
-    return None if found is None else found.text
-
-
 def predictor(cache_bytes: int = 1 << 22) -> Predictor:
     """Return a predictor on a table."""
     return table_predictor(TableRuntime(TOKENIZER, spread=0.7), cache_bytes=cache_bytes)
@@ -70,22 +64,18 @@ def type_on(
     return answers, tokens
 
 
-def test_the_longest_prefix_is_found() -> None:
-    """Of several prefixes the longest one is found; entries are compared as a whole."""
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("I like the cat", "I like "), ("I", None), ("到x" + "了" * 41, None),
+     ("theatre", None), ("the迟", "the"), ("the", "the")],
+)  # fmt: skip
+def test_the_longest_prefix_at_a_stable_boundary_is_found(text: str, found: str | None) -> None:
+    """Entries are compared as a whole, and none is used that ends inside a token of the text."""
     cache = PrefixCache(1 << 20)
-    for text in ("go ", "go to ", "A" + "x" * 40):
-        cache.put(prefix(text))
-    assert find(cache, "go to the") == "go to "
-    assert find(cache, "gone") is None
-    assert find(cache, "B" + "x" * 41) is None
-
-
-@pytest.mark.parametrize(("text", "found"), [("theatre", False), ("the迟", True), ("the", True)])
-def test_a_prefix_that_a_token_may_cross_is_not_used(text: str, found: bool) -> None:
-    """A prefix that ends inside a token of the longer text is not part of its encoding."""
-    cache = PrefixCache(1 << 20)
-    cache.put(prefix("the"))
-    assert (cache.find("", text, INDEX.is_stable_boundary) is not None) == found
+    for each in ("I ", "I like ", "the", "了" * 42):
+        cache.put(prefix(each))
+    answer = cache.find("", text, INDEX.is_stable_boundary)
+    assert (answer and answer.text) == found
 
 
 def test_tenants_share_nothing() -> None:
@@ -104,19 +94,19 @@ def test_tenants_share_nothing() -> None:
 def test_least_recently_used_goes_first_and_trees_before_states() -> None:
     """Beyond its limit a cache drops old trees, later the prefixes themselves."""
     cache = PrefixCache(40_000)  # 30,000 bytes of trees: seven distributions
-    kept = [prefix(f"text {number}", rows=2) for number in range(5)]
+    kept = [prefix(f"{number}", rows=2) for number in range(5)]
     for each in kept:
         cache.put(each)
         assert cache.bytes <= 40_000
     assert [bool(each.tree.root.children) for each in kept] == [False, False, True, True, True]
     assert len(cache) == 5
     for number in range(100):
-        find(cache, "text 0")
+        cache.find("", "0", INDEX.is_stable_boundary)
         cache.put(prefix(f"more {number}"))
         assert cache.bytes <= 40_000
     assert len(cache) == 10_000 // (400 + OVERHEAD + sys.getsizeof("more 10"))
-    assert find(cache, "text 0") == "text 0"
-    assert find(cache, "text 1") is None
+    assert cache.get("", "0") is kept[0]
+    assert cache.get("", "1") is None
 
 
 @pytest.mark.parametrize("history", ["", "the cat迟到\n" * 9])

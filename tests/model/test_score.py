@@ -39,10 +39,3 @@ def test_bits_are_counted_by_normalised_characters() -> None:
     assert composed == decomposed
     assert (composed.characters, composed.tokens) == (1, 2)
     assert composed.bits_per_character == pytest.approx(-composed.log_probability / math.log(2))
-
-
-def test_log_probabilities_of_all_tokens_sum_to_one() -> None:
-    """A text of one token has the token's share of a normalised distribution."""
-    row = RUNTIME.score("next", np.array([[0, START]], dtype=np.float32))[0]
-    assert score("我").log_probability == pytest.approx(float(row[TOKENIZER.surfaces.index("我")]))
-    assert float(np.exp(row).sum()) == pytest.approx(1)
