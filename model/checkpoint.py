@@ -265,10 +265,7 @@ def revise_checkpoint(
 def _verify_sums(directory: Path) -> tuple[str, set[str]]:
     """Return the digest of SHA256SUMS and the files that it lists, each of which has its sum."""
     if not directory.is_dir():
-        problem = "is not a directory" if directory.exists() else "does not exist"
-        raise CheckpointError(
-            f"{directory} {problem}; name the directory that holds {CONFIG} and {SUMS}"
-        )
+        raise CheckpointError(f"{directory} is no directory; name one with {CONFIG} and {SUMS}")
     with _opened(directory / SUMS) as file:
         data = file.read()
     listed = _parse_sums(directory, data)

@@ -229,10 +229,6 @@ class Network(nn.Module):
         right = torch.where(right_known.unsqueeze(1), self.previous(backward), self.unknown_right)
         return cast(Tensor, self.gap(self.next(forward), right, positions, kinds))
 
-    def logits(self, features: Tensor, bias: Tensor) -> Tensor:
-        """Return logits over all tokens, (N, V), still to be masked."""
-        return F.linear(features, self.embedding.weight, bias)
-
 
 def mask_next(logits: Tensor) -> Tensor:
     """Set controls and ``<eog>``, which are never next, to minus infinity. (..., V) to (..., V)."""
@@ -245,13 +241,6 @@ def mask_controls(logits: Tensor) -> Tensor:
     """Set controls to minus infinity, but not ``<eog>``. (..., V) to (..., V)."""
     masked = logits.clone()
     masked[..., list(NEVER_PREDICTED)] = float("-inf")
-    return masked
-
-
-def mask_gap(logits: Tensor, positions: Tensor) -> Tensor:
-    """Set controls, and ``<eog>`` of an empty span, to minus infinity. (N, V), (N,) to (N, V)."""
-    masked = mask_controls(logits)
-    masked[positions == 0, END_OF_GAP] = float("-inf")
     return masked
 
 

@@ -106,21 +106,13 @@ class NGramRuntime(WindowRuntime):
         return node
 
 
-def open_ngram(directory: Path) -> NGramRuntime:
-    """Open what ``python -m training ngram`` wrote.
+def open_ngram(directory: Path, description: dict[str, Any] | None = None) -> NGramRuntime:
+    """Open memory-mapped arrays, and the description of ``order`` and ``counts`` next to them.
 
     Raises:
         CheckpointError: the directory is missing, torn or of another format version.
     """
-    return open_arrays(directory, read_description(directory))
-
-
-def open_arrays(directory: Path, description: dict[str, Any]) -> NGramRuntime:
-    """Open the memory-mapped arrays of a description with ``order`` and ``counts``.
-
-    Raises:
-        CheckpointError: they are missing, torn or of other sizes.
-    """
+    description = description or read_description(directory)
     try:
         order, counts = int(description["order"]), [int(count) for count in description["counts"]]
         unigram = _read(directory / "unigram.npy", np.float32, counts[0])

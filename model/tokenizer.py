@@ -34,10 +34,8 @@ _LOSSY = re.compile(f"([\n{SPACE_MARK}])")
 class Tokenizer:
     """Encodes any Unicode text, and decodes it to exactly the same text.
 
-    Args:
-        model_proto: content of a SentencePiece model file.
-
     Attributes:
+        model_proto: content of a SentencePiece model file.
         size: tokens, control and byte tokens included (V).
         digest: SHA-256 of the model file, hexadecimal.
         surfaces: (V,) the text of each token; empty for control and byte tokens.
@@ -56,7 +54,7 @@ class Tokenizer:
     """
 
     def __init__(self, model_proto: bytes) -> None:
-        self._model_proto = model_proto
+        self.model_proto = model_proto
         self._processor = processor = sentencepiece.SentencePieceProcessor()
         try:
             # SentencePiece accepts no bytes and then crashes on first use.
@@ -107,10 +105,6 @@ class Tokenizer:
             ) from error
         except TokenizerError as error:
             raise TokenizerError(f"{path}: {error}") from error
-
-    def to_bytes(self) -> bytes:
-        """Return the bytes of the model file, as read."""
-        return self._model_proto
 
     def encode(self, text: str) -> list[int]:
         """Encode text in form C (:func:`model.text.normalise`); a line end becomes ``<s>``."""

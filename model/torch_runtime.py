@@ -15,11 +15,13 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn import functional as F
 
 from model.config import Architecture, NetworkConfig, Tower
 from model.errors import CheckpointError
-from model.network import Network, mask_gap, mask_next
+from model.network import Network, mask_controls
 from model.runtime import Float32Array, Head, Int64Array, unsupported
+from model.tokenizer import END_OF_GAP
 
 # Rows of every product. A GPU takes as long for one as for hundreds; a CPU pays for padding.
 BLOCK_ROWS = {"cpu": 16, "cuda": 256}
@@ -106,10 +108,14 @@ class TorchRuntime:
     def _logits(self, head: Head, outputs: Tensor, *others: Tensor) -> Tensor:
         network = self._network
         if head == "gap":
-            features = network.gap_features(outputs, *others)
-            return mask_gap(network.logits(features, network.gap_bias), positions=others[2])
-        features = (network.previous if head == "previous" else network.next)(outputs)
-        return mask_next(network.logits(features, network.output_bias))
+            features, bias = network.gap_features(outputs, *others), network.gap_bias
+        else:
+            features = (network.previous if head == "previous" else network.next)(outputs)
+            bias = network.output_bias
+        logits = mask_controls(F.linear(features, network.embedding.weight, bias))
+        cannot_end = others[2] == 0 if head == "gap" else slice(None)  # positions of a gap
+        logits[cannot_end, END_OF_GAP] = float("-inf")
+        return logits
 
     def _fill(self, tokens: Int64Array, lengths: Int64Array, places: Int64Array) -> Tensor:
         line = torch.from_numpy(tokens[:, : lengths[0]]).T.to(self._device)

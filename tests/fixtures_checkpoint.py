@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.numpy import save
 
 from model.checkpoint import Checkpoint, CheckpointConfig, write_checkpoint
-from model.config import GAP_CODE_SIZE, GAP_POSITIONS, GATES, Calibration, NetworkConfig
+from model.config import Calibration, NetworkConfig
+from model.network import Network
 from model.onnx_runtime import GRAPHS, Precision
 from model.tokenizer import Tokenizer
 from training.data.train_tokenizer import train_tokenizer
@@ -28,6 +30,11 @@ LINES = (
 )
 
 
+# The golden answers depend on the order in which weights are drawn.
+DRAWN = ("embedding", "output_bias", "next", "forward", "backward", "previous", "gap_bias")
+DRAWN += ("unknown_right", "gap.")
+
+
 @lru_cache
 def tiny_tokenizer(size: int = 364) -> Tokenizer:
     """Train a tokenizer on a few lines; 364 is the largest *size* that they allow."""
@@ -39,51 +46,23 @@ def random_weights(
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Random float32 weights of a network by the names of ``weights.safetensors``."""
     generator = np.random.default_rng(seed)
-    size, hidden, width = config.embedding_size, config.hidden_size, config.gap_hidden_size
-    tokens, gates = config.vocabulary_size, GATES[config.cell] * config.hidden_size
-    stacked = config.architecture == "stacked_bidirectional"
-    deeper = 2 * hidden if stacked else hidden
-    shapes: dict[str, tuple[int, ...]] = {
-        "embedding.weight": (tokens, size), "output_bias": (tokens,),
-        "next.weight": (size, deeper), "next.bias": (size,),
-    }  # fmt: skip
-    for tower in ("forward", "backward"):
-        for layer in range(config.forward_layers if stacked else config.layers(tower)):
-            name = f"{tower}_tower.{layer}"
-            shapes[f"{name}.weight_ih"] = (gates, size if layer == 0 else deeper)
-            shapes[f"{name}.weight_hh"] = (gates, hidden)
-            shapes |= {f"{name}.bias_ih": (gates,), f"{name}.bias_hh": (gates,)}
-    if config.architecture == "two_towers":
-        shapes |= {
-            "previous.weight": (size, hidden), "previous.bias": (size,),
-            "gap_bias": (tokens,), "unknown_right": (size,),
-            "gap.position.weight": (GAP_POSITIONS, GAP_CODE_SIZE),
-            "gap.kind.weight": (3, GAP_CODE_SIZE),
-            "gap.hidden.weight": (2 * width, 2 * size + 2 * GAP_CODE_SIZE),
-            "gap.hidden.bias": (2 * width,),
-            "gap.output.weight": (size, width), "gap.output.bias": (size,),
-        }  # fmt: skip
-    # Matrices are scaled by their width so that activations stay of order 1 at any size.
-    widths = {
-        name: 2 * shape[-1] ** -0.5 if len(shape) == 2 else 1.0 for name, shape in shapes.items()
-    }
-    return {
-        name: (generator.normal(size=shape) * scale * widths[name]).astype(np.float32)
-        for name, shape in shapes.items()
-    }
+    with torch.device("meta"):
+        network = Network(config)
+    shapes = {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
+    weights = {}
+    for prefix in DRAWN:
+        for name in [name for name in shapes if name.startswith(prefix)]:
+            shape = shapes[name]
+            # Matrices are scaled by their width so that activations stay of order 1 at any size.
+            width = 2 * shape[-1] ** -0.5 if len(shape) == 2 else 1.0
+            weights[name] = (generator.normal(size=shape) * scale * width).astype(np.float32)
+    return weights
 
 
 def build_tiny_checkpoint(
     directory: Path, *, seed: int = 0, fp32: bool = True, **config: Any
 ) -> Checkpoint:
-    """Write a checkpoint with random weights.
-
-    Args:
-        directory: must not exist.
-        seed: of the weights.
-        fp32: write fp32 graphs next to the int8 ones.
-        config: fields of :class:`NetworkConfig`, except ``vocabulary_size``.
-    """
+    """Write a checkpoint with random weights; *config* are fields of :class:`NetworkConfig`."""
     tokenizer = tiny_tokenizer()
     sizes = {"embedding_size": 16, "hidden_size": 24, "gap_hidden_size": 12}
     if config.get("architecture", "two_towers") != "two_towers":
@@ -91,7 +70,7 @@ def build_tiny_checkpoint(
     network = NetworkConfig(vocabulary_size=tokenizer.size, **(sizes | config))
     weights = random_weights(network, seed)
     files = {
-        "tokenizer.model": tokenizer.to_bytes(),
+        "tokenizer.model": tokenizer.model_proto,
         "word_end_probs.f16": bytes(2 * tokenizer.size),
         "weights.safetensors": save(weights),
         "MODEL_CARD.md": b"# A network with random weights\n",

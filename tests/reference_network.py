@@ -46,18 +46,16 @@ class ReferenceNetwork:
         """Return log-probabilities (V,) at *place* of a whole line, by a stacked network."""
         rows = [self.weights["embedding.weight"][token] for token in tokens]
         for layer in range(self.config.forward_layers):
-            left = self._layer(f"forward_tower.{layer}", rows)
-            right = self._layer(f"backward_tower.{layer}", rows[::-1])[::-1]
-            rows = [np.concatenate(pair) for pair in zip(left, right, strict=True)]
+            sides = []
+            for name, order in (("forward_tower", rows), ("backward_tower", rows[::-1])):
+                state = np.zeros((self.config.state_parts, self.config.hidden_size), self.dtype)
+                outputs = []
+                for x in order:
+                    state = np.array(self._step(f"{name}.{layer}", x, state))
+                    outputs.append(state[0])
+                sides.append(outputs)
+            rows = [np.concatenate(pair) for pair in zip(sides[0], sides[1][::-1], strict=True)]
         return self.next(rows[place])
-
-    def _layer(self, name: str, rows: Sequence[Array]) -> list[Array]:
-        state = np.zeros((self.config.state_parts, self.config.hidden_size), dtype=self.dtype)
-        outputs = []
-        for row in rows:
-            state = np.array(self._step(name, row, state))
-            outputs.append(state[0])
-        return outputs
 
     def _step(self, name: str, x: Array, state: Array) -> list[Array]:
         from_x = self._linear(f"{name}.weight_ih", f"{name}.bias_ih", x)
@@ -78,12 +76,12 @@ class ReferenceNetwork:
     def next(self, output: Array) -> Array:
         """Return log-probabilities (V,) of the next token."""
         features = self._linear("next.weight", "next.bias", output)
-        return log_softmax(self._linear("embedding.weight", "output_bias", features), masked=5)
+        return self._scores("output_bias", features, masked=5)
 
     def previous(self, output: Array) -> Array:
         """Return log-probabilities (V,) of the previous token."""
         features = self._linear("previous.weight", "previous.bias", output)
-        return log_softmax(self._linear("embedding.weight", "output_bias", features), masked=5)
+        return self._scores("output_bias", features, masked=5)
 
     def gap(self, forward: Array, backward: Array | None, position: int, kind: int) -> Array:
         """Return log-probabilities (V,) of a gap's next token; *backward* may be unknown."""
@@ -98,21 +96,19 @@ class ReferenceNetwork:
         u = self.product(f, hidden[:, :size]) + self.product(g, hidden[:, size : 2 * size])
         value, gate = np.split(u + hidden[:, 2 * size :] @ codes + weights["gap.hidden.bias"], 2)
         z = self._linear("gap.output.weight", "gap.output.bias", value * sigmoid(gate)) + f + g
-        masked = 5 if position == 0 else 4
-        return log_softmax(self._linear("embedding.weight", "gap_bias", z), masked=masked)
+        return self._scores("gap_bias", z, masked=5 if position == 0 else 4)
+
+    def _scores(self, bias: str, features: Array, masked: int) -> Array:
+        """Return the log-softmax of the logits; minus infinity at the first *masked* tokens."""
+        logits = self._linear("embedding.weight", bias, features)
+        logits[:masked] = -np.inf
+        shifted = logits - logits.max()
+        return shifted - np.log(np.exp(shifted).sum())
 
 
 def sigmoid(x: Array) -> Array:
     """Return the logistic function of x."""
     return 1 / (1 + np.exp(-x))
-
-
-def log_softmax(logits: Array, masked: int) -> Array:
-    """Return the logarithm of the softmax; minus infinity at the first *masked* tokens."""
-    logits = logits.copy()
-    logits[:masked] = -np.inf
-    shifted = logits - logits.max()
-    return shifted - np.log(np.exp(shifted).sum())
 
 
 def quantised_product(x: Array, weight: Array) -> Array:

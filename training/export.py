@@ -131,7 +131,7 @@ def export(options: ExportOptions) -> Checkpoint:
     cost, temperatures = _measure(network, sizes, int8, prepared, gate=options.gate)
 
     sources = weigh(prepared.sources, config.sources, config.data.weights)
-    files[TOKENIZER] = tokenizer.to_bytes()
+    files[TOKENIZER] = tokenizer.model_proto
     files[WEIGHTS] = _weights_file(weights, np.float32 if options.fp32 else np.float16)
     if base is None:
         files[WORD_END_PROBS] = word_end_probs_file(word_end_probs(sources, tokenizer))

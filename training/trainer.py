@@ -138,7 +138,7 @@ class Trainer:
         directory.mkdir(parents=True, exist_ok=True)
         settings = json.dumps(config.to_dict(), indent=1)
         write_atomically(directory / "config.json", settings.encode())
-        write_atomically(directory / "tokenizer.model", prepared.tokenizer.to_bytes())
+        write_atomically(directory / "tokenizer.model", prepared.tokenizer.model_proto)
         negatives = config.loss.sampled_negatives
         self.sampler = NegativeSampler(counts, negatives, self.device) if negatives else None
         place = self.progress.epoch, self.progress.index

@@ -173,7 +173,7 @@ def test_any_bytes_are_prepared_or_refused_by_name(tmp_path: Path) -> None:
     """`training prepare` ends with data that can be opened, or with status 2; torn files too."""
     statuses: Counter[int] = Counter()
     tokenizer = tmp_path / "tokenizer.model"
-    tokenizer.write_bytes(tiny_tokenizer().to_bytes())
+    tokenizer.write_bytes(tiny_tokenizer().model_proto)
 
     @SETTLED()
     @given(content=LINES | JSON_LINES, suffix=st.sampled_from(sorted(SUFFIXES)), cut=st.booleans())

@@ -155,8 +155,8 @@ def break_a_token(directory: Path) -> None:
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     # files
-    "no directory": (shutil.rmtree, "does not exist; name the directory"),
-    "file": (lambda d: (shutil.rmtree(d), d.write_text("")), "is not a directory; name"),
+    "no directory": (shutil.rmtree, "is no directory; name one"),
+    "file": (lambda d: (shutil.rmtree(d), d.write_text("")), "is no directory; name one"),
     "no sums": (lambda d: (d / "SHA256SUMS").unlink(), r"SHA256SUMS is missing; copy"),
     "no graph": (lambda d: (d / "onnx" / "gap.onnx").unlink(), r"onnx/gap\.onnx is missing; copy"),
     "cut short": (
@@ -174,7 +174,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         r"word_end_probs\.f16 \(728 bytes\) is not 364 shares from 0 to 1; export",
     ),
     "other tokenizer": (
-        lambda d: put(d, "tokenizer.model", tiny_tokenizer(size=350).to_bytes()),
+        lambda d: put(d, "tokenizer.model", tiny_tokenizer(size=350).model_proto),
         r"tokenizer\.model has 350 tokens, the network has 364",
     ),
     "token not UTF-8": (break_a_token, r"r\.model: \d+ bytes are not a SentencePiece model"),

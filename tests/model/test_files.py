@@ -25,33 +25,39 @@ def replace_directory(target: Path) -> None:
         (fresh / "file").write_bytes(b"new")
 
 
-@pytest.mark.parametrize("replace", [replace_file, replace_directory])
-@pytest.mark.parametrize("through_link", [False, True])
-def test_target_is_made_and_then_replaced(
-    tmp_path: Path, replace: Callable[[Path], None], through_link: bool
-) -> None:
-    """A new target is made, an old one replaced, a link followed, and nothing else is left."""
-    target = tmp_path / "target"
-    if through_link:
-        (tmp_path / "link").symlink_to(target)
-    replace(tmp_path / "link" if through_link else target)
+each_kind = pytest.mark.parametrize("replace", [replace_file, replace_directory])
+
+
+def write_old(target: Path, replace: Callable[[Path], None]) -> Path:
+    """Make a target; return its file, which contains ``old``."""
+    replace(target)
     content = target / "file" if target.is_dir() else target
     content.write_bytes(b"old")
-    replace(tmp_path / "link" if through_link else target)
+    return content
+
+
+@each_kind
+@pytest.mark.parametrize("name", ["target", "link"])
+def test_target_is_made_and_then_replaced(
+    tmp_path: Path, replace: Callable[[Path], None], name: str
+) -> None:
+    """A new target is made, an old one replaced, a link followed, and nothing else is left."""
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    content = write_old(tmp_path / name, replace)
+    replace(tmp_path / name)
     assert content.read_bytes() == b"new"
-    assert names(tmp_path) == (["link", "target"] if through_link else ["target"])
+    assert (tmp_path / "link").is_symlink()
+    assert names(tmp_path) == ["link", "target"]
 
 
-@pytest.mark.parametrize("replace", [replace_file, replace_directory])
+@each_kind
 @pytest.mark.parametrize("call", ["fsync", "rename"])
 def test_failure_leaves_old_target(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replace: Callable[[Path], None], call: str
 ) -> None:
     """When the disk is full or a rename fails, the old target stays and nothing else is left."""
     target = tmp_path / "target"
-    replace(target)
-    content = target / "file" if target.is_dir() else target
-    content.write_bytes(b"old")
+    content = write_old(target, replace)
     rename = Path.rename
 
     def fail(*_: object) -> None:
@@ -77,8 +83,7 @@ def test_failure_leaves_old_target(
 def test_crash_between_renames_leaves_old_directory(tmp_path: Path) -> None:
     """A crash between the two renames is survived by the directory that was set aside."""
     target = tmp_path / "target"
-    replace_directory(target)
-    (target / "file").write_bytes(b"old")
+    write_old(target, replace_directory)
     target.rename(previous_directory(target))
     with pytest.raises(KeyError), replaced_directory(target):
         raise KeyError

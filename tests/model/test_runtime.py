@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -62,12 +61,6 @@ def opened(name: str, directory: Path) -> Runtime:
     return OnnxRuntime(directory, config, precision="int8" if name == "int8" else "fp32")
 
 
-def reference(checkpoint: Checkpoint, *, quantised: bool = False) -> ReferenceNetwork:
-    """The numpy network with the checkpoint's weights."""
-    weights = load_file(checkpoint.directory / "weights.safetensors")
-    return ReferenceNetwork(checkpoint.config.network, weights, quantised=quantised)
-
-
 def random_rows(generator: np.random.Generator, *shape: int) -> np.ndarray:
     """Float32 numbers of states or outputs."""
     return generator.normal(size=shape).astype(np.float32)
@@ -99,7 +92,9 @@ def test_runtime_computes_the_formulas(
     checkpoint: Checkpoint, name: str, quantised: bool, bound: float
 ) -> None:
     """Towers and heads agree with the numpy networks, in float64 and with the same roundings."""
-    runtime, oracle = opened(name, checkpoint.directory), reference(checkpoint, quantised=quantised)
+    weights = load_file(checkpoint.directory / "weights.safetensors")
+    oracle = ReferenceNetwork(checkpoint.config.network, weights, quantised=quantised)
+    runtime = opened(name, checkpoint.directory)
     generator = np.random.default_rng(1)
     rows = [[1, 300, 301, 9, 310], [280, 281], [], [7]]
     lengths = np.array([len(row) for row in rows])
@@ -120,8 +115,7 @@ def test_runtime_computes_the_formulas(
     forward, backward = tops["forward"], tops["backward"]
     known, positions = np.array([True, False, True, True]), np.array([0, 0, 3, 40])
     kinds = np.array([WORD, TOKEN, SPAN, WORD])
-    next_ = runtime.score("next", forward)
-    previous = runtime.score("previous", backward)
+    next_, previous = runtime.score("next", forward), runtime.score("previous", backward)
     gap = runtime.score("gap", forward, backward, known, positions, kinds)
     for row in range(4):
         assert difference(next_[row], oracle.next(forward[row])) < bound
@@ -199,55 +193,28 @@ def test_reading_in_one_call_or_in_several_is_the_same(checkpoint: Checkpoint, n
         assert np.array_equal(rest, outputs[:, cut:])
 
 
-@pytest.mark.parametrize("precision", ["int8", "fp32"])
-def test_real_sizes_and_threads_change_no_bit(tmp_path: Path, precision: Any) -> None:
+def test_real_sizes_and_threads_change_no_bit(tmp_path: Path) -> None:
     """At real widths, a row alone on one thread equals that row among 33 on two."""
-    directory = tmp_path / "wide"
     sizes = build_tiny_checkpoint(
-        directory, embedding_size=256, hidden_size=480, gap_hidden_size=384
+        tmp_path / "wide", embedding_size=256, hidden_size=480, gap_hidden_size=384
     ).config.network
-    single, double = (OnnxRuntime(directory, sizes, count, precision) for count in (1, 2))
+    single, double = (OnnxRuntime(tmp_path / "wide", sizes, threads) for threads in (1, 2))
     generator = np.random.default_rng(3)
     states = random_rows(generator, 33, sizes.state_size("forward"))
     tokens, lengths = generator.integers(5, 364, (33, 3)), generator.integers(0, 4, 33)
-    kinds = np.zeros(33, dtype=np.int64)
     together, _ = double.run_tower("forward", states, tokens, lengths)
     tops = together[:, output_slice(sizes, "forward")]
-    next_ = double.score("next", tops)
-    gap = double.score("gap", tops, tops, lengths > 1, lengths, kinds)
+    gap = (tops, tops, lengths > 1, lengths, lengths % 3)
+    heads: dict[Head, tuple[np.ndarray, ...]] = {"next": (tops,), "gap": gap}
     for row in range(33):
-        one, top, length = slice(row, row + 1), tops[[row]], lengths[[row]]
-        alone, _ = single.run_tower("forward", states[one], tokens[one], length)
+        one = slice(row, row + 1)
+        alone, _ = single.run_tower("forward", states[one], tokens[one], lengths[one])
         assert np.array_equal(alone[0], together[row])
-        assert np.array_equal(single.score("next", top)[0], next_[row])
-        alone = single.score("gap", top, top, length > 1, length, kinds[one])
-        assert np.array_equal(alone[0], gap[row])
-
-
-@pytest.mark.parametrize("cell", CELLS)
-def test_forward_network_answers_only_forward_questions(tmp_path: Path, cell: Cell) -> None:
-    """One tower of one layer predicts as the formulas say, and refuses the other calls."""
-    checkpoint = build_tiny_checkpoint(
-        tmp_path / "forward", architecture="forward", cell=cell, forward_layers=1
-    )
-    oracle, one = reference(checkpoint), np.ones(1, dtype=np.int64)
-    for name in RUNTIMES:
-        runtime = opened(name, checkpoint.directory)
-        start = initial_states(runtime.sizes, "forward", 1)
-        state, outputs = runtime.run_tower("forward", start, np.array([[1, 300]]), np.array([2]))
-        expected, expected_outputs = oracle.run_tower("forward", start[0], [1, 300])
-        assert difference(state[0], expected) < QUANTISED
-        next_ = runtime.score("next", outputs[:, 1])[0]
-        assert difference(next_, oracle.next(expected_outputs[1])) < QUANTISED
-        top = outputs[:, 1]
-        for call in (
-            lambda r=runtime, s=state: r.run_tower("backward", s, one[None], one),
-            lambda r=runtime, t=top: r.score("previous", t),
-            lambda r=runtime, t=top: r.score("gap", t, t, one > 0, one, one),
-            lambda r=runtime: r.score("fill", one[None], one, one - 1),
-        ):
-            with pytest.raises(UnsupportedError, match="load one with"):
-                call()
+    for head, inputs in heads.items():
+        scores = double.score(head, *inputs)
+        for row in range(33):
+            alone = single.score(head, *(value[row : row + 1] for value in inputs))
+            assert np.array_equal(alone[0], scores[row])
 
 
 @each_runtime
@@ -256,10 +223,28 @@ def test_every_cell_passes_the_check(checkpoint: Checkpoint, name: str) -> None:
     check_runtime(opened(name, checkpoint.directory))
 
 
-@pytest.mark.parametrize("architecture", ["forward", "stacked_bidirectional"])
-def test_every_architecture_passes_the_check(tmp_path: Path, architecture: str) -> None:
-    """It also accepts networks without a gap head, and those without towers."""
-    open_runtime(build_tiny_checkpoint(tmp_path / "new", architecture=architecture, fp32=False))
+@pytest.mark.parametrize(
+    ("architecture", "capabilities", "refused"),
+    [
+        ("forward", ("predict", "score", "cloze"), {"previous": 1, "gap": 5, "fill": 3}),
+        ("stacked_bidirectional", ("cloze",), {"previous": 1, "gap": 5}),
+    ],
+)
+def test_networks_answer_only_questions_of_their_architecture(
+    tmp_path: Path, architecture: str, capabilities: tuple[str, ...], refused: dict[Head, int]
+) -> None:
+    """The check accepts one tower and a stacked network; heads that they lack are refused."""
+    checkpoint = build_tiny_checkpoint(tmp_path / "new", architecture=architecture)
+    assert checkpoint.capabilities == capabilities
+    open_runtime(checkpoint)
+    one = np.ones((1, 1), dtype=np.int64)
+    for name in RUNTIMES:
+        runtime = opened(name, checkpoint.directory)
+        with pytest.raises(UnsupportedError, match="load one with"):
+            runtime.run_tower("backward", initial_states(runtime.sizes, "backward", 1), one, one[0])
+        for head, inputs in refused.items():
+            with pytest.raises(UnsupportedError, match="load one with"):
+                runtime.score(head, *[one] * inputs)
 
 
 def test_serving_on_a_cpu_loads_no_training_packages(tiny_checkpoint: Path) -> None:

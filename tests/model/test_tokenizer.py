@@ -111,6 +111,6 @@ def test_unreadable_models_are_named(
     """A damaged, foreign or missing model file is a TokenizerError with its path."""
     path = tmp_path / "tokenizer.model"
     if damage is not None:
-        path.write_bytes(damage(tokenizer.to_bytes()))
+        path.write_bytes(damage(tokenizer.model_proto))
     with pytest.raises(TokenizerError, match=message):
         Tokenizer.load(path)

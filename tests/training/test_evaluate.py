@@ -202,7 +202,7 @@ def test_wrong_arguments_are_refused_before_the_work(
     assert main([*words, "--output", str(tmp_path / "taken")]) == 2
     assert "taken/evaluation.json: File exists" in capsys.readouterr().err
     other = Path(shutil.copytree(tiny_ngram, tmp_path / "other"))
-    (other / "tokenizer.model").write_bytes(tiny_tokenizer(size=350).to_bytes())
+    (other / "tokenizer.model").write_bytes(tiny_tokenizer(size=350).model_proto)
     assert main([*words, "--output", str(tmp_path / "new"), "--against", str(other)]) == 2
     assert "different tokenizers" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()

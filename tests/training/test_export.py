@@ -166,7 +166,7 @@ def edit_weights(edit: Callable[[dict[str, Any]], None]) -> Callable[[Path], Non
         (edit_weights(lambda weights: weights["gap_bias"].__setitem__(3, 1e6)), "with --fp32"),
         (lambda run: (run / "tokenizer.model").write_bytes(b"not a model"), r"tokenizer\.model"),
         (
-            lambda run: (run / "tokenizer.model").write_bytes(tiny_tokenizer(size=350).to_bytes()),
+            lambda run: (run / "tokenizer.model").write_bytes(tiny_tokenizer(size=350).model_proto),
             "another tokenizer",
         ),
     ],

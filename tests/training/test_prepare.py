@@ -213,7 +213,7 @@ def test_a_given_tokenizer_is_used(
             given.write_bytes(damage)
         with pytest.raises(TokenizerError, match=r"given\.model"):
             prepare(sources, options)
-    given.write_bytes(train_tokenizer(["some other text here"] * 20, 272, threads=1).to_bytes())
+    given.write_bytes(train_tokenizer(["some other text here"] * 20, 272, threads=1).model_proto)
     found = open_prepared(prepare(sources, options))
     assert (options.output / "tokenizer.model").read_bytes() == given.read_bytes()
     assert texts(found.held_out[0], found.tokenizer)[0].endswith(".")
@@ -236,7 +236,7 @@ def test_memory_does_not_grow_with_the_input(
 ) -> None:
     """Six times the text needs nearly the same memory: only the hashes of lines grow."""
     monkeypatch.setattr(module, "_BATCH_LINES", 32)
-    (tmp_path / "given.model").write_bytes(train_tokenizer(WORDS * 20, 280, 1).to_bytes())
+    (tmp_path / "given.model").write_bytes(train_tokenizer(WORDS * 20, 280, 1).model_proto)
     options = replace(options, tokenizer=tmp_path / "given.model")
     peaks, padding = [], "and the old river walks from the new house " * 20
     for count in (100, 600):

@@ -127,7 +127,7 @@ def write_manifest(
     Each source has name, language, consecutive, weight and ``split``, which is
     ``{split: {"shards": [ShardWriter.close()]}}`` for both splits. *details* are further members.
     """
-    (directory / "tokenizer.model").write_bytes(tokenizer.to_bytes())
+    (directory / "tokenizer.model").write_bytes(tokenizer.model_proto)
     manifest: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "tokenizer_sha256": tokenizer.digest,
