@@ -23,7 +23,6 @@ from model.errors import CorpusError
 from model.queries import ClozeQuery, ClozeResult, Limits, PredictQuery, PredictResult
 from model.text import is_han
 from training.cached_json import check_writable, report_json
-from training.evaluation.metrics import ask
 from training.evaluation.systems import EvaluatedSystem, open_system
 from training.evaluation.test_items import MARKER
 from training.options import argument, option
@@ -169,13 +168,11 @@ def answer(system: EvaluatedSystem, questions: Sequence[BenchmarkQuestion]) -> d
     cloze = [
         ClozeQuery(q.text, blank=MARKER, choices=list(dict.fromkeys(q.choices))) for q in closed
     ]
-    words = [
-        result.blanks[0].candidates[0].word for result in ask(system, cloze, ClozeResult, "choices")
-    ]
+    words = [result.blanks[0].candidates[0].word for result in system.ask(cloze, ClozeResult)]
     following = [PredictQuery(question.text, 1) for question in open_]
     words += [
         result.candidates[0].word if result.candidates else ""
-        for result in ask(system, following, PredictResult, "next words")
+        for result in system.ask(following, PredictResult)
     ]
     right = sum(w == question.answer for w, question in zip(words, closed + open_, strict=True))
     chances = [1 / len(set(question.choices)) for question in closed if question.answerable]

@@ -12,7 +12,6 @@ from typing import Any
 from model.queries import ClozeQuery, ClozeResult
 from research.cloze_benchmarks import read_records
 from training.cached_json import check_writable, write_json
-from training.evaluation.metrics import ask
 from training.evaluation.systems import EvaluatedSystem, open_system
 from training.options import argument, option
 
@@ -47,7 +46,7 @@ def fill(system: EvaluatedSystem, sentences: list[dict[str, Any]]) -> dict[str, 
     """
     queries = [ClozeQuery(sentence["text"], CANDIDATES) for sentence in sentences]
     filled = []
-    for sentence, result in zip(sentences, ask(system, queries, ClozeResult), strict=True):
+    for sentence, result in zip(sentences, system.ask(queries, ClozeResult), strict=True):
         candidates = result.blanks[0].candidates
         wanted = (n for n, each in enumerate(candidates, 1) if each.word in sentence["wanted"])
         shown = [[each.word, round(each.probability, 4)] for each in candidates]

@@ -10,9 +10,8 @@ challenge's own questions fit nothing.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,16 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from model.checkpoint import Checkpoint
-from model.config import SPAN, WORD, Tower
+from model.config import SPAN, WORD
 from model.decoding.blanks import find_blanks
 from model.errors import CorpusError, UnsupportedError
 from model.predictor import open_model
-from model.runtime import Float32Array, Float64Array, Runtime, initial_states
+from model.runtime import Float32Array, Float64Array, Head, Runtime
 from model.tokenizer import END, END_OF_GAP, START, Tokenizer
 from research.cloze_benchmarks import BenchmarkQuestion, msr_scc, wilson_interval
 from training.cached_json import check_writable, report_json
 from training.data.shards import Shard, open_prepared
+from training.evaluation.quantisation import score_rows, tower_outputs
 from training.evaluation.test_items import MARKER, TextFile, cloze_questions
 from training.options import argument, option
 
@@ -180,13 +180,12 @@ def score_sentences(runtime: Runtime, sentences: Sequence[Sentence]) -> Float64A
     """
     forward_text = [sentence.tokens for sentence in sentences]
     backward_text = [text[::-1] for text in forward_text]
-    forward = _run_tower(runtime, "forward", [(START, *text) for text in forward_text])
-    backward = _run_tower(runtime, "backward", [(END, *text) for text in backward_text])
+    forward = tower_outputs(runtime, "forward", [(START, *text) for text in forward_text])
+    backward = tower_outputs(runtime, "backward", [(END, *text) for text in backward_text])
     left = [len(sentence.left) for sentence in sentences]
     right = [len(sentence.right) for sentence in sentences]
-    size = runtime.head_rows
-    ahead = _chain(partial(runtime.score, "next"), size, forward, forward_text, left)
-    back = _chain(partial(runtime.score, "previous"), size, backward, backward_text, right)
+    ahead = _chain(runtime, "next", forward, forward_text, left)
+    back = _chain(runtime, "previous", backward, backward_text, right)
     gap = _gap(runtime, sentences, forward, backward)
     rows = []
     for sentence, from_left, from_right, inside in zip(sentences, ahead, back, gap, strict=True):
@@ -196,56 +195,43 @@ def score_sentences(runtime: Runtime, sentences: Sequence[Sentence]) -> Float64A
     return np.array(rows)
 
 
-def _run_tower(runtime: Runtime, tower: Tower, rows: Sequence[tuple[int, ...]]) -> Float32Array:
-    """Return the outputs after each token of each row, (rows, longest row, H)."""
-    lengths = np.array([len(row) for row in rows])
-    tokens = np.zeros((len(rows), lengths.max()), dtype=np.int64)
-    for target, row in zip(tokens, rows, strict=True):
-        target[: len(row)] = row
-    states = initial_states(runtime.sizes, tower, len(rows))
-    return runtime.run_tower(tower, states, tokens, lengths)[1]
-
-
 def _chain(
-    head: Callable[[Float32Array], Float32Array],
-    head_rows: int,
-    outputs: Float32Array,
+    runtime: Runtime,
+    head: Head,
+    outputs: Sequence[Float32Array],
     texts: Sequence[tuple[int, ...]],
     known: Sequence[int],
 ) -> list[Float64Array]:
     """Return, for each text, the log-probability of each token after the first *known* ones."""
     spans = list(zip(outputs, texts, known, strict=True))
     rows = np.concatenate([output[start : len(text)] for output, text, start in spans])
-    return _pick(head, head_rows, [rows], [text[start:] for _, text, start in spans])
+    return _pick(runtime, head, [rows], [text[start:] for _, text, start in spans])
 
 
 def _gap(
-    runtime: Runtime, sentences: Sequence[Sentence], forward: Float32Array, backward: Float32Array
+    runtime: Runtime,
+    sentences: Sequence[Sentence],
+    forward: Sequence[Float32Array],
+    backward: Sequence[Float32Array],
 ) -> list[Float64Array]:
     """Return, for each sentence, the gap head's log-probability of each token of the word and <eog>."""
     tokens = [(*sentence.word, END_OF_GAP) for sentence in sentences]
     asked = [
-        (forward[row, len(s.left) + position], backward[row, len(s.right)], True, position, s.kind)
+        (forward[row][len(s.left) + position], backward[row][len(s.right)], True, position, s.kind)
         for row, s in enumerate(sentences)
         for position in range(len(tokens[row]))
     ]
     inputs = [np.array(each) for each in zip(*asked, strict=True)]
-    return _pick(partial(runtime.score, "gap"), runtime.head_rows, inputs, tokens)
+    return _pick(runtime, "gap", inputs, tokens)
 
 
 def _pick(
-    head: Callable[..., Float32Array],
-    head_rows: int,
-    inputs: Sequence[NDArray[Any]],
-    tokens: Sequence[tuple[int, ...]],
+    runtime: Runtime, head: Head, inputs: Sequence[NDArray[Any]], tokens: Sequence[tuple[int, ...]]
 ) -> list[Float64Array]:
-    """Call a head with all rows, a few at a time; return the log-probabilities of the tokens."""
-    flat = [token for each in tokens for token in each]
-    found = []
-    for start in range(0, len(flat), head_rows):
-        rows = slice(start, start + head_rows)
-        log_probs = head(*(each[rows] for each in inputs))
-        found.append(log_probs[np.arange(len(log_probs)), flat[rows]])
+    """Call a head with all rows; return the log-probabilities of the tokens."""
+    flat = np.array([token for each in tokens for token in each])
+    scored = score_rows(runtime, head, flat, *inputs)
+    found = [log_probs[np.arange(len(targets)), targets] for log_probs, targets in scored]
     ends = np.cumsum([len(each) for each in tokens])
     return np.split(np.concatenate(found).astype(np.float64), ends[:-1])
 

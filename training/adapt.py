@@ -19,16 +19,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from model.checkpoint import Checkpoint, is_checkpoint, load_checkpoint
 from model.config import STRICT
-from model.errors import CorpusError, LacunaError, RunError
+from model.errors import CorpusError, RunError
 from model.files import replaced_directory
-from model.queries import ClozeQuery, Limits, PredictQuery, Query, Result
+from model.queries import Limits
 from model.text import language_of
 from training.cached_json import cached_json, require_same_settings, write_json
 from training.config import DataOptions, OptimizerOptions, RunConfig, Size
@@ -37,11 +36,11 @@ from training.data.cleaning import clean
 from training.data.epoch import plan_epoch
 from training.data.prepare import PrepareOptions, prepare
 from training.data.shards import Prepared, open_prepared, weigh
-from training.data.sources import BLOCK_LINES, SourceOptions, named_sources
+from training.data.sources import BLOCK_LINES, named_sources
 from training.data.text_sources import expand_inputs, read_lines
 from training.evaluation.evaluate import evaluate
 from training.evaluation.report import table, write_report
-from training.evaluation.systems import QueryRunner, open_system
+from training.evaluation.systems import open_system
 from training.evaluation.test_items import choose_items, read_files
 from training.export import ExportOptions, export
 from training.options import argument, option
@@ -49,6 +48,9 @@ from training.run_state import find_state
 from training.trainer import Trainer, stop_signals
 
 MAX_CHARACTERS = 500
+DROPOUT = 0.1
+# Replay for each token of the text, so that it is 30 % of what is read
+REPLAY = 0.3 / 0.7
 SET_ASIDE_SHARE = 0.1
 SET_ASIDE_LINES = 2_000
 HELD_OUT_SHARE = 0.05
@@ -69,38 +71,15 @@ class AdaptOptions:
     text: tuple[str, ...] = argument("text to learn: files, folders or globs; a line an item")
     output: Path = option("directory for checkpoint, report and state", metavar="DIR")
     replay: tuple[str, ...] = option("general text that is read along", (), metavar="TEXT")
-    replay_share: Annotated[float, Field(gt=0, lt=1)] = option(
-        "of replay in all tokens that are read", 0.3, metavar="SHARE"
-    )
     field: str | None = option("member of JSON Lines that holds the text", None, metavar="NAME")
     passes: Size = option("passes over the text, at most", 4, metavar="N")
     learning_rate: float = option("of the first pass", 1e-3, metavar="RATE")
-    dropout: float = option("while training", 0.1, metavar="SHARE")
     minutes: float = option("of CPU time per thread, at most; 0 for no limit", 0.0)
     threads: int = option("of torch", 1)
-    precision: Literal["fp32", "bf16"] = option("while training", "fp32")
     version: str = option("of the new checkpoint (default: the old one and -adapted)", "")
     lines: int = option("lines for each language in the report", 500, metavar="N")
     typing_lines: int = option("lines for each language that the report types", 150, metavar="N")
     seed: int = option("of every random choice", 1)
-
-
-class WithHistory:
-    """A predictor that answers every query with the same history."""
-
-    def __init__(self, predictor: QueryRunner, history: str) -> None:
-        self._predictor, self._history = predictor, history
-
-    def run(self, queries: Sequence[Query]) -> Sequence[Result | LacunaError]:
-        """Answer queries in order; a score takes no history."""
-        return self._predictor.run(
-            [
-                replace(query, history=self._history)
-                if isinstance(query, PredictQuery | ClozeQuery)
-                else query
-                for query in queries
-            ]
-        )
 
 
 def run(options: AdaptOptions) -> int:
@@ -151,8 +130,7 @@ def adapt(options: AdaptOptions) -> str | None:
         )
     if not is_checkpoint(checkpoint):
         version = options.version or f"{base.version}-adapted"
-        best, data = options.output / "best", prepared.directory
-        export(ExportOptions(best, checkpoint, base.name, version, prepared=data, base=base))
+        export(ExportOptions(options.output / "best", checkpoint, base.name, version, base=base))
     report = options.output / "evaluation.md"
     if not report.is_file():
         _report(options, base)
@@ -179,13 +157,14 @@ def _set_aside(options: AdaptOptions) -> list[Path]:
         lines = _read(options)
         size = min(BLOCK_LINES, max(1, len(lines) // 20))  # neighbours stay together
         every = max(round(1 / SET_ASIDE_SHARE), len(lines) // SET_ASIDE_LINES)
-        parts: dict[str, list[str]] = {"aside": [], "training": []}
-        for start in range(0, len(lines), size):
-            part = "training" if start // size % every else "aside"
-            parts[part] += lines[start : start + size]
+        texts: dict[str, list[str]] = {}  # by path
+        for number, (line, language) in enumerate(zip(lines, _languages(lines), strict=True)):
+            part = "training" if number // size % every else "aside"
+            texts.setdefault(f"{part}/text_{language}.txt", []).append(line)
         with replaced_directory(directory) as fresh:
-            for part, chosen in parts.items():
-                _write_lines(fresh / part, chosen)
+            for path, chosen in texts.items():
+                (fresh / path).parent.mkdir(exist_ok=True)
+                (fresh / path).write_text("\n".join(chosen) + "\n", encoding="utf-8")
     return sorted((directory / "training").glob("*.txt"))
 
 
@@ -205,31 +184,20 @@ def _read(options: AdaptOptions) -> list[str]:
     return list(lines)
 
 
-def _write_lines(directory: Path, lines: Sequence[str]) -> None:
-    """Write one file for each language that is common enough."""
+def _languages(lines: Sequence[str]) -> list[str]:
+    """Return the language of each line; a rare one counts as the common one."""
     languages = [language_of(line) for line in lines]
-    counts = Counter(languages)
-    common = counts.most_common(1)[0][0]
-    by_language: dict[str, list[str]] = {}
-    for line, language in zip(lines, languages, strict=True):
-        rare = counts[language] < MIN_LANGUAGE_SHARE * len(lines)
-        by_language.setdefault(common if rare else language, []).append(line)
-    directory.mkdir(parents=True)
-    for code, own in by_language.items():
-        (directory / f"text_{code}.txt").write_text("\n".join(own) + "\n", encoding="utf-8")
+    (common, count), *_ = Counter(languages).most_common(1)
+    mixed = len(lines) - count >= MIN_LANGUAGE_SHARE * len(lines)
+    return list(languages) if mixed else [common] * len(lines)
 
 
 def _prepare(options: AdaptOptions, texts: Sequence[Path]) -> Prepared:
     """Prepare the text, and as much replay as all passes read."""
-    own = [
-        SourceOptions(
-            path.stem, (str(path.absolute()),), "zh" if path.stem.endswith("zh") else "en"
-        )
-        for path in texts
-    ]
+    own = named_sources([str(path) for path in texts])
     replay = named_sources(options.replay, options.field)
     size = options.passes * sum(path.stat().st_size for path in texts)
-    limit = int(_replayed(size, options) / max(1, len(replay)))
+    limit = int(REPLAY * size / max(1, len(replay)))
     others = [
         replace(source, name=f"replay-{source.name}", limit_bytes=max(limit, 1000))
         for source in replay
@@ -244,11 +212,6 @@ def _prepare(options: AdaptOptions, texts: Sequence[Path]) -> Prepared:
     if not settings.output.is_dir():  # it is complete, as it is renamed into place
         prepare((*own, *others), settings)
     return open_prepared(settings.output)
-
-
-def _replayed(size: float, options: AdaptOptions) -> float:
-    """Return how much replay goes with this much text."""
-    return size * options.replay_share / (1 - options.replay_share)
 
 
 def _best(journal: Sequence[Entry]) -> int:
@@ -320,7 +283,7 @@ def _run_config(
     """Return the run; the weight of the replay gives it its share of the tokens of a pass."""
     sizes = {source.name: len(source.ids) for source in prepared.sources}
     others = {name: size for name, size in sizes.items() if name not in own}
-    wanted = _replayed(sum(sizes[name] for name in own), options)
+    wanted = REPLAY * sum(sizes[name] for name in own)
     weight = min(1.0, max(1e-3, wanted / max(1, sum(others.values()))))
     weights = dict.fromkeys(sorted(own), 1.0) | dict.fromkeys(others, weight)
     return RunConfig(
@@ -332,8 +295,7 @@ def _run_config(
         steps=1,
         minutes=options.minutes,
         threads=options.threads,
-        precision=options.precision,
-        dropout=options.dropout,
+        dropout=DROPOUT,
         evaluate_every_steps=0,
         start_from=str(options.checkpoint),
     )
@@ -345,12 +307,13 @@ def _held_out_bits(trainer: Trainer, prepared: Prepared, own: set[str]) -> dict[
     for kind in ("own", "replay"):
         shards = [each for each in prepared.held_out if (each.name in own) == (kind == "own")]
         trainer.heldout = heldout_batches(shards, trainer.flags, trainer.config.data)
-        figures, total, characters = trainer.evaluate(), 0.0, 0
-        for language, (_, count) in trainer.heldout.items():
-            total += figures[f"heldout_bits_per_character_{language}"] * count
-            characters += count
-        if characters:
-            bits[kind] = total / characters
+        figures = trainer.evaluate()
+        counts = {language: count for language, (_, count) in trainer.heldout.items()}
+        totals = [
+            figures[f"heldout_bits_per_character_{each}"] * count for each, count in counts.items()
+        ]
+        if totals:
+            bits[kind] = sum(totals) / sum(counts.values())
     return bits
 
 
@@ -359,13 +322,14 @@ def _report(options: AdaptOptions, base: Checkpoint) -> None:
     text = options.output / "text"
     training = [path.read_text(encoding="utf-8") for path in sorted((text / "training").iterdir())]
     history = "\n".join(training)[-Limits().history :]
-    before = replace(open_system(options.checkpoint, threads=options.threads), name="before")
-    checkpoint = options.output / "checkpoint"
-    adapted = replace(open_system(checkpoint, threads=options.threads), name="adapted")
-    systems = [adapted, before]
-    for each in (before, adapted):
-        predictor = WithHistory(each.predictor, history)
-        systems.append(replace(each, name=f"{each.name}, with history", predictor=predictor))
+    directories = {"adapted": options.output / "checkpoint", "before": options.checkpoint}
+    systems = [
+        replace(open_system(directory, threads=options.threads), name=name)
+        for name, directory in directories.items()
+    ]
+    systems += [
+        replace(each, name=f"{each.name}, with history", history=history) for each in systems
+    ]
     files = read_files([str(text / "aside")])
     items = choose_items(files, base.tokenizer, options.lines, options.typing_lines, options.seed)
     write_report(evaluate(systems, items, options.seed), options.output)

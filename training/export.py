@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -20,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors.numpy import save
 
@@ -38,7 +38,8 @@ from model.checkpoint import (
 from model.config import Calibration, NetworkConfig
 from model.errors import ExportError
 from model.network import Network
-from model.onnx_runtime import GRAPHS, OnnxRuntime
+from model.onnx_runtime import GRAPHS, OnnxRuntime, Precision
+from model.runtime import Float32Array
 from model.tokenizer import Tokenizer
 from model.torch_runtime import TorchRuntime
 from training.config import RunConfig, options_from_dict
@@ -50,18 +51,11 @@ from training.evaluation.quantisation import (
     check_cost,
     held_out_lines,
     measure,
-    score_next,
-    take,
 )
 from training.onnx_graphs import build_graphs
 from training.options import argument, option
-from training.run_state import StateInfo, describe_base, load_weights, read_state, saved_state
+from training.run_state import StateInfo, load_weights, read_state, saved_state
 from training.word_end_probs import word_end_probs
-
-TEMPERATURE_TOKENS = 6_000  # for each language
-
-Weights = Mapping[str, npt.NDArray[np.float32]]
-Stage = tuple[RunConfig, StateInfo]  # a run that went into the weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +82,11 @@ class ExportOptions:
 def run(options: ExportOptions) -> int:
     """Run the command; 0 on success."""
     checkpoint = export(options)
-    files = [path for path in checkpoint.directory.rglob("*") if path.is_file()]
-    megabytes = sum(path.stat().st_size for path in files) / 1e6
     cost = checkpoint.training["quantisation_cost"]
     sys.stdout.write(f"{checkpoint.directory}\n")
     sys.stderr.write(
-        f"{checkpoint.name} {checkpoint.version}, {megabytes:.1f} MB, digest"
-        f" {checkpoint.digest[:12]}; int8 costs {100 * cost['perplexity']:.3f} % perplexity,"
-        f" {100 * cost['top3']:.3f} points of top-3\n"
+        f"{checkpoint.name} {checkpoint.version}, digest {checkpoint.digest[:12]}; int8 costs"
+        f" {100 * cost['perplexity']:.3f} % perplexity, {100 * cost['top3']:.3f} points of top-3\n"
     )
     return 0
 
@@ -111,11 +102,11 @@ def export(options: ExportOptions) -> Checkpoint:
     state = options.source
     if not (state / "state.json").is_file():
         state = saved_state(state)
-    stages = read_stages(state)
-    config, sizes = stages[0][0], stages[0][0].network
+    config, _ = _read_run(state)
+    sizes, base = config.network, options.base
     if sizes is None:
         raise ExportError(f"{state}: the run has no [network]; only recurrent networks are served")
-    name, base = options.name or config.name, options.base
+    name = options.name or config.name
     check_target(options.output, name, options.version, options.overwrite)
     prepared = open_prepared(options.prepared or Path(config.data.prepared))
     tokenizer = _tokenizer(state, prepared, sizes)
@@ -123,16 +114,14 @@ def export(options: ExportOptions) -> Checkpoint:
     load_weights(state, network)
     weights = {name: value.numpy() for name, value in network.state_dict().items()}
 
-    int8 = build_graphs(sizes, weights, "int8")
-    files = {f"{GRAPHS['int8']}/{file}": data for file, data in int8.items()}
-    if options.fp32:
-        fp32 = build_graphs(sizes, weights, "fp32")
-        files |= {f"{GRAPHS['fp32']}/{file}": data for file, data in fp32.items()}
-    cost, temperatures = _measure(network, sizes, int8, prepared, gate=options.gate)
-
-    sources = weigh(prepared.sources, config.sources, config.data.weights)
-    files[TOKENIZER] = tokenizer.model_proto
+    files: dict[str, bytes] = {TOKENIZER: tokenizer.model_proto}
+    precisions: tuple[Precision, ...] = ("int8", "fp32") if options.fp32 else ("int8",)
+    for precision in precisions:
+        graphs = build_graphs(sizes, weights, precision)
+        files |= {f"{GRAPHS[precision]}/{file}": data for file, data in graphs.items()}
+    cost, temperatures = _measure(network, sizes, files, prepared, gate=options.gate)
     files[WEIGHTS] = _weights_file(weights, np.float32 if options.fp32 else np.float16)
+    sources = weigh(prepared.sources, config.sources, config.data.weights)
     if base is None:
         files[WORD_END_PROBS] = word_end_probs_file(word_end_probs(sources, tokenizer))
     else:
@@ -144,32 +133,23 @@ def export(options: ExportOptions) -> Checkpoint:
         version=options.version,
         network=sizes,
         calibration=replace(calibration, next_temperature=next_temperature),
-        languages=tuple(base.languages if base else _languages(sources)),
+        languages=base.languages if base else _languages(sources),
         scores={},
-        training=_provenance(stages, prepared, cost, base),
+        training={
+            **_history(state, prepared),
+            "date": datetime.now(UTC).date().isoformat(),
+            "git_commit": _git_commit(),
+            "quantisation_cost": cost,
+        },
     )
     parameters = sum(value.size for value in weights.values())
     files[CARD] = model_card(described, parameters).encode()
     return write_checkpoint(options.output, described, files, overwrite=options.overwrite)
 
 
-def read_stages(state: Path) -> list[Stage]:
-    """Read the run of a state directory, then the runs that it started from, if they still exist.
-
-    Raises:
-        RunError: a state.json is damaged.
-    """
-    stages: list[Stage] = []
-    seen: set[Path] = set()
-    while (state / "state.json").is_file() and state.resolve() not in seen:
-        seen.add(state.resolve())
-        info = read_state(state)
-        config = options_from_dict(RunConfig, info.config, str(state / "state.json"))
-        stages.append((config, info))
-        if not config.start_from:
-            break
-        state = Path(config.start_from)
-    return stages
+def _read_run(state: Path) -> tuple[RunConfig, StateInfo]:
+    info = read_state(state)
+    return options_from_dict(RunConfig, info.config, str(state / "state.json")), info
 
 
 def _tokenizer(state: Path, prepared: Prepared, sizes: NetworkConfig) -> Tokenizer:
@@ -188,7 +168,7 @@ def _tokenizer(state: Path, prepared: Prepared, sizes: NetworkConfig) -> Tokeniz
 def _measure(
     network: Network,
     sizes: NetworkConfig,
-    graphs: Mapping[str, bytes],
+    files: Mapping[str, bytes],
     prepared: Prepared,
     *,
     gate: bool,
@@ -202,21 +182,19 @@ def _measure(
         )
     reference = TorchRuntime(network, torch.device("cpu"), block_rows=LINES_AT_ONCE)
     with tempfile.TemporaryDirectory() as directory:
-        folder = Path(directory) / GRAPHS["int8"]
-        folder.mkdir()
-        for file, data in graphs.items():
-            (folder / file).write_bytes(data)
+        for file, data in files.items():
+            (Path(directory) / file).parent.mkdir(exist_ok=True)
+            (Path(directory) / file).write_bytes(data)
         int8 = OnnxRuntime(Path(directory), sizes)
         cost = check_cost(measure(reference, lines), measure(int8, lines), gate=gate)
         if sizes.architecture == "stacked_bidirectional":
             return cost, {}
         return cost, {
-            language: fit_next_temperature(score_next(int8, take(each, TEMPERATURE_TOKENS)))
-            for language, each in by_language.items()
+            language: fit_next_temperature(int8, each) for language, each in by_language.items()
         }
 
 
-def _weights_file(weights: Weights, dtype: type[np.floating[Any]]) -> bytes:
+def _weights_file(weights: Mapping[str, Float32Array], dtype: type[np.floating[Any]]) -> bytes:
     for name, value in weights.items():
         if np.abs(value).max(initial=0) > np.finfo(dtype).max:
             raise ExportError(f"weights: float16 cannot hold values of {name}; export with --fp32")
@@ -225,56 +203,30 @@ def _weights_file(weights: Weights, dtype: type[np.floating[Any]]) -> bytes:
 
 def _languages(sources: Sequence[Shard]) -> tuple[str, ...]:
     """Return the languages of the training text, most tokens first."""
-    totals: dict[str, float] = {}
+    totals: Counter[str] = Counter()
     for shard in sources:
-        totals[shard.language] = totals.get(shard.language, 0) + shard.weight * len(shard.ids)
-    return tuple(sorted(totals, key=lambda language: -totals[language]))
+        totals[shard.language] += round(shard.weight * len(shard.ids))
+    return tuple(language for language, _ in totals.most_common())
 
 
-def _provenance(
-    stages: Sequence[Stage], prepared: Prepared, cost: Mapping[str, float], base: Checkpoint | None
+def _history(
+    state: Path, prepared: Prepared, after: frozenset[Path] = frozenset()
 ) -> dict[str, Any]:
-    """Return the history of the weights, for config.json and the card."""
-    config, info = stages[0]
-    provenance: dict[str, Any] = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "git_commit": _git_commit(),
-        "data_sha256": info.data_sha256,
-        "tokens_seen": sum(info.progress.tokens for _, info in stages),
-        "seed": config.seed,
-        "quantisation_cost": dict(cost),
-        "stages": [_describe_stage(*stage) for stage in reversed(stages)],
-        "data": [
-            {
-                "source": shard.name,
-                "language": shard.language,
-                "lines": shard.lines,
-                "characters": shard.characters,
-                "tokens": len(shard.ids),
-                "weight": shard.weight,
-            }
-            for shard in prepared.sources
-            if any(not run.sources or shard.name in run.sources for run, _ in stages)
-        ],
-    }
-    start = describe_base(base) if base else stages[-1][1].base
-    if start is None:
-        return provenance
-    # The history of a checkpoint that the first stage began with comes first
-    before = start["training"]
-    again = {source["source"] for source in provenance["data"]}
-    old = [source for source in before.get("data", []) if source["source"] not in again]
-    return provenance | {
-        "adapted_from": {key: start[key] for key in ("name", "version", "digest")},
-        "tokens_seen": before.get("tokens_seen", 0) + provenance["tokens_seen"],
-        "stages": [*before.get("stages", []), *provenance["stages"]],
-        "data": [*old, *provenance["data"]],
-    }
+    """Return the history of the weights, for config.json: that of their start, then this run.
 
-
-def _describe_stage(run: RunConfig, info: StateInfo) -> dict[str, Any]:
+    The start is another run, if it still exists and is not one of the runs *after* this one, or a
+    checkpoint, whose history the state keeps.
+    """
+    run, info = _read_run(state)
+    start, after = Path(run.start_from).resolve(), after | {state.resolve()}
+    before: dict[str, Any] = {}
+    if base := info.base:
+        origin = {key: base[key] for key in ("name", "version", "digest")}
+        before = base["training"] | {"adapted_from": origin}
+    elif run.start_from and start not in after and (start / "state.json").is_file():
+        before = _history(start, prepared, after)
     progress = info.progress
-    return {
+    stage = {
         "run": run.name,
         "steps": progress.step,
         "tokens": progress.tokens,
@@ -283,6 +235,25 @@ def _describe_stage(run: RunConfig, info: StateInfo) -> dict[str, Any]:
         "device": run.device,
         "sources": list(run.sources),
         "weights": dict(run.data.weights),
+    }
+    sources = {
+        shard.name: {
+            "source": shard.name,
+            "language": shard.language,
+            "lines": shard.lines,
+            "characters": shard.characters,
+            "tokens": len(shard.ids),
+            "weight": shard.weight,
+        }
+        for shard in weigh(prepared.sources, run.sources, {})
+    }
+    old = [each for each in before.get("data", []) if each["source"] not in sources]
+    return before | {
+        "data_sha256": info.data_sha256,
+        "seed": run.seed,
+        "tokens_seen": before.get("tokens_seen", 0) + progress.tokens,
+        "stages": [*before.get("stages", []), stage],
+        "data": [*old, *sources.values()],
     }
 
 

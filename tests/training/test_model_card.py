@@ -34,7 +34,7 @@ def test_scores_and_notes_go_into_the_checkpoint(copy: Path, tmp_path: Path) -> 
     assert checkpoint.scores == {"en": {"next_top3": expected}}
     assert checkpoint.digest != before
     card = (copy / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert "| en | next_top3 | 0.41 | 0.4 – 0.42 | 1,000 |" in card
+    assert "| en | next_top3 | 0.41 | 0.4 – 0.42 |" in card
     assert "All text is in the public domain." in card
     assert f"{count_parameters(copy) / 1e6:.2f} million parameters" in card
     assert main(["card", str(copy)]) == 0
@@ -56,5 +56,3 @@ def test_other_files_than_an_evaluation_are_refused(tmp_path: Path, content: str
     path.write_text(content, encoding="utf-8")
     with pytest.raises(ExportError, match=r"other\.json: not an evaluation\.json"):
         read_scores(path)
-    with pytest.raises(ExportError, match="cannot be read"):
-        read_scores(tmp_path / "missing.json")

@@ -1,63 +1,86 @@
-"""Opening systems under evaluation."""
+"""Systems under evaluation: opened, and asked in portions."""
 
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from model.decoding.cloze import RESCORED_BLIND
-from model.errors import CheckpointError
+from model.errors import LacunaError, QueryError
 from model.queries import (
+    Candidate,
     ClozeQuery,
     ClozeResult,
     PredictQuery,
     PredictResult,
+    Query,
+    Result,
     ScoreQuery,
     ScoreResult,
+    Usage,
 )
-from tests.fixtures_checkpoint import build_tiny_checkpoint
-from training.evaluation.systems import open_system
+from training.evaluation import systems
+from training.evaluation.systems import EvaluatedSystem, open_system
+
+
+class Echo:
+    """Appends the text of each query; the text `bad` is not answered."""
+
+    def __init__(self) -> None:
+        self.asked: list[Sequence[Query]] = []
+
+    def run(self, queries: Sequence[Query]) -> list[Result | LacunaError]:
+        """Answer in order."""
+        self.asked.append(queries)
+        return [self._answer(str(query.text)) for query in queries]
+
+    def _answer(self, text: str) -> Result | LacunaError:
+        if text == "bad":
+            return QueryError("/text", "not answered")
+        return PredictResult((Candidate(text, text, 0.1),), Usage(1))
+
+
+def test_queries_are_asked_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers are in the order of the queries; the first error is raised."""
+    monkeypatch.setattr(systems, "QUERIES_AT_ONCE", 2)
+    echo = Echo()
+    system = EvaluatedSystem("echo", echo)
+    results = system.ask([PredictQuery(str(n)) for n in range(5)], PredictResult)
+    assert [len(portion) for portion in echo.asked] == [2, 2, 1]
+    assert [result.candidates[0].append for result in results] == list("01234")
+    with pytest.raises(QueryError, match="not answered"):
+        system.ask([PredictQuery("bad")], PredictResult)
+    with pytest.raises(TypeError, match="PredictResult, not ScoreResult"):
+        system.ask([ScoreQuery("a")], ScoreResult)
+
+
+def test_history_goes_with_queries_that_take_one() -> None:
+    """Scores are asked for as they are."""
+    echo = Echo()
+    queries: list[Query] = [PredictQuery("a"), ClozeQuery("a ____"), ScoreQuery("a")]
+    EvaluatedSystem("echo", echo, history="earlier").ask(queries, PredictResult)
+    expected = [
+        PredictQuery("a", history="earlier"),
+        ClozeQuery("a ____", history="earlier"),
+        ScoreQuery("a"),
+    ]
+    assert echo.asked == [expected]
 
 
 def test_an_ngram_answers_every_question(tiny_ngram: Path) -> None:
     """The decoders of the service run over it."""
     system = open_system(tiny_ngram)
-    queries = [PredictQuery("I like the cat that s"), ClozeQuery("I like the ____ that sat")]
-    predicted, filled, scored = system.predictor.run([*queries, ScoreQuery("I like the cat")])
-    assert isinstance(predicted, PredictResult)
+    (predicted,) = system.ask([PredictQuery("I like the cat that s")], PredictResult)
+    (filled,) = system.ask([ClozeQuery("I like the ____ that sat")], ClozeResult)
+    (scored,) = system.ask([ScoreQuery("I like the cat")], ScoreResult)
     assert predicted.candidates[0].append == "at"
-    assert isinstance(filled, ClozeResult)
     assert filled.blanks[0].candidates[0].word == "cat"
-    assert isinstance(scored, ScoreResult)
     assert 0 < scored.bits_per_character < 8
-    assert system.name == "3-gram"
-    assert system.about["bytes"] > 0
-    assert "tokens, each once" in system.about["saw"]
 
 
-def test_the_size_of_a_checkpoint_is_that_of_its_files(tiny_checkpoint: Path) -> None:
-    """Every file counts; an edition is named."""
+def test_a_report_describes_a_checkpoint(tiny_checkpoint: Path) -> None:
+    """Name, digest and the size of all files."""
     system = open_system(tiny_checkpoint)
     files = [path for path in tiny_checkpoint.rglob("*") if path.is_file()]
-    assert system.about["bytes"] == sum(path.stat().st_size for path in files)
     assert system.name == "tiny 1"
-
-
-def test_a_forward_only_checkpoint_fills_blanks(tmp_path: Path) -> None:
-    """Five candidates are the best of as many as are ranked."""
-    build_tiny_checkpoint(tmp_path / "forward", fp32=False, architecture="forward")
-    system = open_system(tmp_path / "forward")
-    assert system.capabilities == ("predict", "score", "cloze")
-    text = "I like the ____ that sat"
-    few, many = system.predictor.run([ClozeQuery(text, 5), ClozeQuery(text, RESCORED_BLIND)])
-    assert isinstance(few, ClozeResult) and isinstance(many, ClozeResult)
-    assert len(many.blanks[0].candidates) > 5
-    assert few.blanks[0].candidates == many.blanks[0].candidates[:5]
-
-
-def test_an_ngram_without_its_tokenizer_is_a_named_error(tiny_ngram: Path, tmp_path: Path) -> None:
-    """The message contains the remedy."""
-    shutil.copytree(tiny_ngram, tmp_path / "torn")
-    (tmp_path / "torn" / "tokenizer.model").unlink()
-    with pytest.raises(CheckpointError, match="build the n-gram again"):
-        open_system(tmp_path / "torn")
+    assert system.about["bytes"] == sum(path.stat().st_size for path in files)
+    assert len(system.about["digest"]) == 64

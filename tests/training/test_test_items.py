@@ -116,26 +116,22 @@ def test_typed_lines_are_cut() -> None:
     assert [len(line.text) for line in typed_lines([file], 5, 1, seed=1)] == [100]
 
 
-def test_the_language_comes_from_folder_name_or_script(tmp_path: Path) -> None:
-    """A folder wins over the file name, which wins over the script."""
-    texts = {"en/a_zh": "one\n\ntwo", "b_zh": "one", "c": "今天天气很好", "d": "good day"}
-    for name, text in texts.items():
-        path = tmp_path / f"{name}.txt"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(f"{text}\n", encoding="utf-8")
-    files = {file.name: file for file in read_files([str(tmp_path)])}
-    languages = {name: file.language for name, file in files.items()}
-    assert languages == {"a_zh": "en", "b_zh": "zh", "c": "zh", "d": "en"}
-    assert files["a_zh"].lines == ("one", "two")
-    assert {file.language for file in read_files([str(tmp_path)], "zh")} == {"zh"}
+def test_the_script_decides_the_language(tmp_path: Path) -> None:
+    """Names are not looked at; empty lines are left out."""
+    for name, text in {"a_zh": "one\n\ntwo\n", "b_en": "今天天气很好\n"}.items():
+        (tmp_path / f"{name}.txt").write_text(text, encoding="utf-8")
+    first, second = read_files([str(tmp_path)])
+    assert first == TextFile("a_zh", "en", ("one", "two"))
+    assert (second.name, second.language) == ("b_en", "zh")
 
 
 def test_a_line_too_long_for_a_query_is_divided(tmp_path: Path) -> None:
     """Parts end with sentences if there are any; no text is lost."""
     chapter = "It was late. " * 1500
-    (tmp_path / "novel_en.txt").write_text(f"{chapter}\nShort.\n{'x' * 25_000}\n", encoding="utf-8")
+    (tmp_path / "novel.txt").write_text(f"{chapter}\nShort.\n{'x' * 25_000}\n", encoding="utf-8")
     (file,) = read_files([str(tmp_path)])
-    assert [len(line) for line in file.lines] == [9996, 9502, 6, 10_000, 10_000, 5000]
+    assert [len(line) for line in file.lines[2:]] == [6, 10_000, 10_000, 5000]
+    assert all(line.endswith("late.") for line in file.lines[:2])
     assert " ".join(file.lines[:2]) == chapter.strip()
 
 

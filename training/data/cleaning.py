@@ -74,7 +74,7 @@ def clean(
     lines = [masked]
     if len(masked) > max_characters:
         counts["long_lines"] += 1
-        lines = [part for part in _split(masked, max_characters) if LETTER.search(part)]
+        lines = [part for part in split_line(masked, max_characters) if LETTER.search(part)]
     return [part for each in lines for part in sentences(each)] if split_sentences else lines
 
 
@@ -109,7 +109,8 @@ def mask_contacts(text: str) -> str:
     return _PHONE.sub(lambda match: _DIGIT.sub("0", match[0]), text)
 
 
-def _split(text: str, limit: int) -> Iterator[str]:
+def split_line(text: str, limit: int) -> Iterator[str]:
+    """Yield parts of at most *limit* code points, split at sentence ends if there are any."""
     start = 0
     while len(text) - start > limit:
         end = start + limit

@@ -13,17 +13,16 @@ It runs on the graphs that will serve. An n-gram is calibrated by the same comma
 its model card: write it again with `python -m training card`.
 """
 
+import functools
 import json
+import random
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
-from tqdm import tqdm
 
 from model.checkpoint import Checkpoint, revise_checkpoint
 from model.config import Calibration
@@ -33,11 +32,9 @@ from model.files import replaced_directory
 from model.ngram import DESCRIPTION
 from model.predictor import Predictor, is_ngram, open_model
 from model.queries import ClozeQuery, ClozeResult
-from model.runtime import Float64Array, Runtime
-from model.text import LANGUAGES, Language
-from model.tokenizer import START, Tokenizer
-from training.evaluation.metrics import ask
-from training.evaluation.quantisation import tower_outputs
+from model.runtime import Float64Array, Int64Array, Runtime
+from model.text import LANGUAGES
+from training.evaluation.quantisation import score_next, take
 from training.evaluation.systems import EvaluatedSystem, QueryRunner
 from training.evaluation.test_items import (
     MARKER,
@@ -60,13 +57,11 @@ UNIFORM_MIXES = (0.0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.
 MIN_LINES = 10
 # Blanks a language that decide λ1 and λ2; all of them are filled with every pair that is tried
 MAX_WEIGHT_BLANKS = 400
-# Each position costs a softmax per temperature, and tokens of one line are much alike
-POSITIONS_PER_TEXT = 8
+TEMPERATURE_TOKENS = 6_000  # of each language
 MIN_PROBABILITY = 1e-9
 
 PredictorFactory = Callable[[Calibration], QueryRunner]
 Questions = Mapping[str, Sequence[ClozeQuestion]]  # by language
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,33 +73,13 @@ class CalibrateOptions:
     output: Path = option("directory of the calibrated copy; must not exist", metavar="DIR")
     version: str | None = option("of the copy of a checkpoint (default: the old one)", None)
     field: str | None = option("member of JSON Lines that holds the text", None, metavar="NAME")
-    language: Language | None = option("of all files (default: by folder, name or script)", None)
     lines: int = option("lines for each language, at most", 1500, metavar="N")
     seed: int = option("of the choice of lines", 2)
 
 
-@dataclass(frozen=True, slots=True)
-class FilledBlank:
-    """The answer to one blank, at τ = 1 and γ = 1.
-
-    Attributes:
-        probabilities: of the candidates, (K,); they add up to at most 1.
-        right: index of the right candidate; None if it is not among them.
-    """
-
-    probabilities: Float64Array
-    right: int | None
-
-    def right_probabilities(self) -> Float64Array:
-        """Return the probability of the event at each of TEMPERATURES.
-
-        The event is "the right candidate", or "none of the candidates".
-        """
-        if self.right is None:
-            return np.full(len(TEMPERATURES), 1 - self.probabilities.sum())
-        return retemper(self.probabilities, TEMPERATURES)[:, self.right]
-
-
+# The answer to one blank at τ = 1 and γ = 1: probabilities of candidates (K,), which add up to at
+# most 1, and the index of the right one, or None
+FilledBlank = tuple[Float64Array, int | None]
 Filled = Mapping[str, Sequence[FilledBlank]]  # by language
 
 
@@ -116,7 +91,7 @@ def run(options: CalibrateOptions) -> int:
     if options.version is not None and is_ngram(source):
         raise CheckpointError(f"{source} is an n-gram, which has no version; omit --version")
     checkpoint, runtime = open_model(source)
-    files = read_files(options.text, options.language, options.field)
+    files = read_files(options.text, options.field)
     calibration = fit_calibration(checkpoint, runtime, files, options.lines, options.seed)
     if is_ngram(source):
         with replaced_directory(output) as fresh:
@@ -131,11 +106,7 @@ def run(options: CalibrateOptions) -> int:
 
 
 def fit_calibration(
-    checkpoint: Checkpoint,
-    runtime: Runtime,
-    files: Sequence[TextFile],
-    lines: int = 1500,
-    seed: int = 2,
+    checkpoint: Checkpoint, runtime: Runtime, files: Sequence[TextFile], lines: int, seed: int
 ) -> Calibration:
     """Fit a calibration of a checkpoint; languages without text keep theirs.
 
@@ -148,9 +119,10 @@ def fit_calibration(
         questions.setdefault(files[question.file].language, []).append(question)
     temperatures = dict(checkpoint.calibration.next_temperature)
     for language, own in questions.items():
-        texts = [files[question.file].lines[question.line] for question in own]
-        scores = score_tokens(runtime, checkpoint.tokenizer, texts, seed)
-        temperatures[language] = fit_next_temperature(scores)
+        shuffled = random.Random(seed).sample(own, len(own))
+        texts = (files[question.file].lines[question.line] for question in shuffled)
+        tokens = (np.array(checkpoint.tokenizer.encode(text), dtype=np.int64) for text in texts)
+        temperatures[language] = fit_next_temperature(runtime, tokens)
     start = replace(checkpoint.calibration, next_temperature=temperatures)
     if not questions:
         return start
@@ -162,24 +134,25 @@ def fit_calibration(
     candidates = RESCORED if two_towers else RESCORED_BLIND
     grids = (WEIGHTS, WEIGHTS) if two_towers else FORWARD_ONLY
     fitted = fit_cloze_calibration(predictor, questions, start, candidates, grids)
-    return fit_choices(predictor, questions, fitted, lines)
+    return fit_choices(predictor, questions, fitted)
 
 
-def fit_next_temperature(batches: Iterable[tuple[NDArray[np.float32], NDArray[np.int64]]]) -> float:
+def fit_next_temperature(runtime: Runtime, lines: Iterable[Int64Array]) -> float:
     """Fit the temperature of the next head (Guo et al. 2017, arXiv:1706.04599).
 
     Args:
-        batches: log-probabilities (n, V) at temperature 1, and targets (n,) that are possible.
+        runtime: has a forward tower.
+        lines: token ids; TEMPERATURE_TOKENS of them are used.
 
     Returns:
         The T from 0.5 to 4 with the lowest mean of ``-log softmax(log P / T)[target]``.
     """
     totals = np.zeros(len(BETAS))
-    for log_probabilities, targets in batches:
-        own = log_probabilities[np.arange(len(targets)), targets].astype(np.float64)
+    for log_probs, targets in score_next(runtime, take(lines, TEMPERATURE_TOKENS)):
+        own = log_probs[np.arange(len(targets)), targets].astype(np.float64)
         for index, beta in enumerate(BETAS):
             # Log-probabilities are at most 0, so the sum of exponentials needs no shift
-            scaled = np.exp(np.float32(beta) * log_probabilities)
+            scaled = np.exp(np.float32(beta) * log_probs)
             normaliser = np.log(scaled.sum(axis=1, dtype=np.float64))
             totals[index] += (normaliser - beta * own).sum()
     best = int(totals.argmin())
@@ -190,19 +163,6 @@ def fit_next_temperature(batches: Iterable[tuple[NDArray[np.float32], NDArray[np
         if curvature > 0:
             logarithm += 0.5 * np.log(BETAS[1] / BETAS[0]) * (left - right) / curvature
     return float(np.exp(-logarithm))
-
-
-def score_tokens(
-    runtime: Runtime, tokenizer: Tokenizer, texts: Sequence[str], seed: int = 2
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-    """Yield log-probabilities (n, V) at a few positions of each text, and the next tokens (n,)."""
-    generator = np.random.default_rng(seed)
-    for text in tqdm(texts, desc="next temperature", unit=" lines", disable=None):
-        tokens = np.array([START, *tokenizer.encode(text)], dtype=np.int64)
-        (outputs,) = tower_outputs(runtime, "forward", [tokens[:-1]])
-        # A line break inside a text is read but never predicted
-        positions = generator.permutation(np.flatnonzero(tokens[1:] != START))[:POSITIONS_PER_TEXT]
-        yield runtime.score("next", outputs[positions]), tokens[1:][positions]
 
 
 def fit_cloze_calibration(
@@ -227,17 +187,16 @@ def fit_cloze_calibration(
     """
     ones = dict.fromkeys(LANGUAGES, 1.0)
     neutral = replace(start, cloze_temperature=ones, cloze_coverage_exponent=ones)
-    some = {language: _spread(own, MAX_WEIGHT_BLANKS) for language, own in questions.items()}
-    losses: dict[tuple[float, float], float] = {}
+    every = max(1, max(map(len, questions.values())) // MAX_WEIGHT_BLANKS)
+    some = {language: own[::every] for language, own in questions.items()}
 
     def fill(weights: tuple[float, float], questions: Questions) -> Filled:
         tried = replace(neutral, forward_weight=weights[0], backward_weight=weights[1])
         return _fill(predictor(tried), questions, candidates)
 
+    @functools.cache
     def loss(weights: tuple[float, float]) -> float:
-        if weights not in losses:
-            losses[weights] = sum(best for best, _ in _best_temperatures(fill(weights, some)))
-        return losses[weights]
+        return sum(best for best, _ in _best_temperatures(fill(weights, some)))
 
     best = (grids[0][len(grids[0]) // 2], grids[1][0])
     for _ in range(2):
@@ -257,7 +216,7 @@ def fit_cloze_calibration(
 
 
 def fit_choices(
-    predictor: PredictorFactory, questions: Questions, start: Calibration, most: int
+    predictor: PredictorFactory, questions: Questions, start: Calibration
 ) -> Calibration:
     """Fit the temperature and the uniform mix of choices by the likelihood of the right choice.
 
@@ -268,11 +227,9 @@ def fit_choices(
         predictor: makes a predictor with a given calibration.
         questions: one blank each; those without choices are left out.
         start: with fitted λ1 and λ2; languages without choices keep their values.
-        most: questions for each language, spread evenly.
     """
     with_choices = {
-        language: _spread([each for each in own if each.choices], most)
-        for language, own in questions.items()
+        language: [each for each in own if each.choices] for language, own in questions.items()
     }
     neutral = replace(
         start,
@@ -295,7 +252,6 @@ def retemper(probabilities: Float64Array, temperatures: Float64Array) -> Float64
 
 def _fill(predictor: QueryRunner, questions: Questions, candidates: int | None) -> Filled:
     """Fill blanks with words, or with choices if *candidates* is None; omit those without any."""
-    system = EvaluatedSystem("calibration", predictor, {})
     filled: dict[str, list[FilledBlank]] = {}
     for language in sorted(questions):
         queries = [
@@ -304,7 +260,7 @@ def _fill(predictor: QueryRunner, questions: Questions, candidates: int | None) 
             else ClozeQuery(each.text, blank=MARKER, choices=each.choices)
             for each in questions[language]
         ]
-        results = ask(system, queries, ClozeResult, f"cloze {language}")
+        results = EvaluatedSystem(f"blanks, {language}", predictor).ask(queries, ClozeResult)
         filled[language] = []
         for question, result in zip(questions[language], results, strict=True):
             found = result.blanks[0].candidates
@@ -312,7 +268,7 @@ def _fill(predictor: QueryRunner, questions: Questions, candidates: int | None) 
             right = words.index(question.answer) if question.answer in words else None
             if found:
                 probabilities = np.array([filling.probability for filling in found])
-                filled[language].append(FilledBlank(probabilities, right))
+                filled[language].append((probabilities, right))
     return {language: own for language, own in filled.items() if own}
 
 
@@ -320,28 +276,32 @@ def _best_temperatures(filled: Filled) -> list[tuple[float, float]]:
     """Return the lowest loss and its τ for each language."""
     best = []
     for own in filled.values():
-        losses = _nats(np.array([blank.right_probabilities() for blank in own]))
+        losses = _nats(np.array([_right_probabilities(*blank) for blank in own]))
         best.append((float(losses.min()), float(TEMPERATURES[losses.argmin()])))
     return best
 
 
+def _right_probabilities(probabilities: Float64Array, right: int | None) -> Float64Array:
+    """Return P(the right candidate), or P(none of the candidates), at each of TEMPERATURES."""
+    if right is None:
+        return np.full(len(TEMPERATURES), 1 - probabilities.sum())
+    return retemper(probabilities, TEMPERATURES)[:, right]
+
+
 def _best_exponent(filled: Sequence[FilledBlank]) -> float:
     """Return γ by the likelihood of "the answer was found": F^γ, or 1 - F^γ."""
-    found = np.array([blank.right is not None for blank in filled])
-    totals = [blank.probabilities.sum() for blank in filled]
-    logs = np.log(np.clip(totals, MIN_PROBABILITY, 1 - MIN_PROBABILITY))
-    losses = [
-        -np.where(found, exponent * logs, np.log(-np.expm1(exponent * logs))).sum()
-        for exponent in EXPONENTS
-    ]
-    return float(EXPONENTS[np.argmin(losses)])
+    found = np.array([right is not None for _, right in filled])
+    totals = [probabilities.sum() for probabilities, _ in filled]
+    logs = np.log(np.clip(totals, MIN_PROBABILITY, 1 - MIN_PROBABILITY)) * EXPONENTS[:, None]
+    losses = -np.where(found, logs, np.log(-np.expm1(logs))).sum(axis=1)
+    return float(EXPONENTS[losses.argmin()])
 
 
 def _best_choice_calibration(filled: Sequence[FilledBlank]) -> tuple[float, float]:
     """Return τ and ε by the likelihood of the right choices: (1 - ε) softmax(s / τ) + ε / K."""
-    answered = [blank for blank in filled if blank.right is not None]
-    even = np.array([[1 / len(blank.probabilities)] for blank in answered])
-    own = np.array([blank.right_probabilities() for blank in answered])
+    answered = [blank for blank in filled if blank[1] is not None]
+    even = np.array([[1 / len(probabilities)] for probabilities, _ in answered])
+    own = np.array([_right_probabilities(*blank) for blank in answered])
     losses = np.array([_nats((1 - mix) * own + mix * even) for mix in UNIFORM_MIXES])
     mix, temperature = np.unravel_index(losses.argmin(), losses.shape)
     return float(TEMPERATURES[temperature]), UNIFORM_MIXES[mix]
@@ -350,9 +310,3 @@ def _best_choice_calibration(filled: Sequence[FilledBlank]) -> tuple[float, floa
 def _nats(probabilities: Float64Array) -> Float64Array:
     """Return minus log-likelihoods (T,) of events with probabilities (events, T)."""
     return np.asarray(-np.log(np.maximum(probabilities, MIN_PROBABILITY)).sum(axis=0))
-
-
-def _spread(items: Sequence[Item], most: int) -> list[Item]:
-    """Return at most *most* of the items, spread evenly over them."""
-    count = min(most, len(items))
-    return [items[number * len(items) // count] for number in range(count)]

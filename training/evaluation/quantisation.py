@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from model.config import TOKEN, Tower
 from model.errors import ExportError
-from model.runtime import Float32Array, Int64Array, Runtime, initial_states
+from model.runtime import Float32Array, Head, Int64Array, Runtime, initial_states
 from model.tokenizer import BLANK, END, START
 from training.data.shards import Shard
 
@@ -21,7 +22,6 @@ GATE_TOKENS = 20_000
 LINE_TOKENS = 64
 LINES_AT_ONCE = 64
 MASK_EVERY = 8
-ROWS_AT_ONCE = 128  # a head returns 64 KB a row with 16,000 tokens
 
 Lines = dict[str, list[Int64Array]]  # by language, token ids of each line, at most LINE_TOKENS
 Scores = Iterator[tuple[Float32Array, Int64Array]]  # log-probabilities (n, V), and targets (n,)
@@ -72,14 +72,13 @@ def measure(runtime: Runtime, lines: Sequence[Int64Array]) -> Measurement:
     architecture = runtime.sizes.architecture
     score = score_masked if architecture == "stacked_bidirectional" else score_next
     nats, top3, gap_nats = [], [], [np.zeros(0)]
-    for log_probabilities, targets in score(runtime, lines):
-        found = log_probabilities[np.arange(len(targets)), targets]
+    for log_probs, targets in score(runtime, lines):
+        found = log_probs[np.arange(len(targets)), targets]
         nats.append(-found.astype(np.float64))
-        top3.append((log_probabilities > found[:, None]).sum(axis=1) < 3)
+        top3.append((log_probs > found[:, None]).sum(axis=1) < 3)
     if architecture == "two_towers":
-        for log_probabilities, targets in score_gaps(runtime, lines):
-            found = log_probabilities[np.arange(len(targets)), targets]
-            gap_nats.append(-found.astype(np.float64))
+        for log_probs, targets in score_gaps(runtime, lines):
+            gap_nats.append(-log_probs[np.arange(len(targets)), targets].astype(np.float64))
     return Measurement(np.concatenate(nats), np.concatenate(top3), np.concatenate(gap_nats))
 
 
@@ -120,25 +119,19 @@ def check_cost(
 def score_next(runtime: Runtime, lines: Sequence[Int64Array]) -> Scores:
     """Score each token of the lines after those before it."""
     for batch in _batches(lines):
-        left = tower_outputs(runtime, "forward", [np.array([START, *x[:-1]]) for x in batch])
-        outputs, targets = np.concatenate(left), np.concatenate(batch)
-        for rows in _chunks(len(targets)):
-            yield runtime.score("next", outputs[rows]), targets[rows]
+        left = tower_outputs(runtime, "forward", [[START, *x[:-1]] for x in batch])
+        yield from score_rows(runtime, "next", np.concatenate(batch), np.concatenate(left))
 
 
 def score_gaps(runtime: Runtime, lines: Sequence[Int64Array]) -> Scores:
     """Score each token of the lines between its two sides."""
     for batch in _batches(lines):
-        left = tower_outputs(runtime, "forward", [np.array([START, *x[:-1]]) for x in batch])
-        right = tower_outputs(runtime, "backward", [np.array([END, *x[:0:-1]]) for x in batch])
-        forward, targets = np.concatenate(left), np.concatenate(batch)
-        backward = np.concatenate([rows[::-1] for rows in right])
-        for rows in _chunks(len(targets)):
-            zeros = np.zeros(len(targets[rows]), dtype=np.int64)
-            scores = runtime.score(
-                "gap", forward[rows], backward[rows], zeros == 0, zeros, zeros + TOKEN
-            )
-            yield scores, targets[rows]
+        left = tower_outputs(runtime, "forward", [[START, *x[:-1]] for x in batch])
+        right = tower_outputs(runtime, "backward", [[END, *x[:0:-1]] for x in batch])
+        sides = np.concatenate(left), np.concatenate([rows[::-1] for rows in right])
+        zeros = np.zeros(len(sides[0]), dtype=np.int64)
+        places = zeros == 0, zeros, zeros + TOKEN
+        yield from score_rows(runtime, "gap", np.concatenate(batch), *sides, *places)
 
 
 def score_masked(runtime: Runtime, lines: Sequence[Int64Array]) -> Scores:
@@ -147,27 +140,42 @@ def score_masked(runtime: Runtime, lines: Sequence[Int64Array]) -> Scores:
     Each costs a pass over the line.
     """
     for batch in _batches(lines):
-        asked = [(line, place) for line in batch for place in range(0, len(line), MASK_EVERY)]
-        for chunk in _chunks(len(asked)):
-            some = asked[chunk]
-            lengths = np.array([len(line) + 1 for line, _ in some], dtype=np.int64)
-            tokens = np.zeros((len(some), lengths.max()), dtype=np.int64)
-            for row, (line, place) in zip(tokens, some, strict=True):
-                row[: len(line) + 1] = [START, *line]
-                row[place + 1] = BLANK
-            places = np.array([place + 1 for _, place in some], dtype=np.int64)
-            targets = np.array([line[place] for line, place in some], dtype=np.int64)
-            yield runtime.score("fill", tokens, lengths, places), targets
+        masked = [
+            (place, [START, *line[:place], BLANK, *line[place + 1 :]], line[place])
+            for line in batch
+            for place in range(0, len(line), MASK_EVERY)
+        ]
+        places, rows, targets = zip(*masked, strict=True)
+        inputs = *_padded(rows), np.array(places, dtype=np.int64) + 1
+        yield from score_rows(runtime, "fill", np.array(targets, dtype=np.int64), *inputs)
 
 
-def tower_outputs(runtime: Runtime, tower: Tower, rows: Sequence[Int64Array]) -> list[Float32Array]:
-    """Read rows of tokens (T,) from the empty state; return the outputs (T, H) of each row."""
-    lengths = np.array([len(row) for row in rows], dtype=np.int64)
-    tokens = np.zeros((len(rows), lengths.max()), dtype=np.int64)
-    tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = np.concatenate(rows)
+def tower_outputs(
+    runtime: Runtime, tower: Tower, rows: Sequence[Sequence[int]]
+) -> list[Float32Array]:
+    """Read rows of tokens from the empty state; return the outputs (T, H) of each row of T."""
+    tokens, lengths = _padded(rows)
     states = initial_states(runtime.sizes, tower, len(rows))
     _, outputs = runtime.run_tower(tower, states, tokens, lengths)
     return [row[:length] for row, length in zip(outputs, lengths, strict=True)]
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> tuple[Int64Array, Int64Array]:
+    """Return rows of tokens as one array (N, T), and their lengths (N,)."""
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    tokens = np.zeros((len(rows), lengths.max()), dtype=np.int64)
+    for target, row in zip(tokens, rows, strict=True):
+        target[: len(row)] = row
+    return tokens, lengths
+
+
+def score_rows(
+    runtime: Runtime, head: Head, targets: Int64Array, *inputs: npt.NDArray[Any]
+) -> Scores:
+    """Call a head a few rows at a time; inputs (n, …) as in :meth:`Runtime.score`."""
+    for start in range(0, len(targets), runtime.head_rows):
+        rows = slice(start, start + runtime.head_rows)
+        yield runtime.score(head, *(each[rows] for each in inputs)), targets[rows]
 
 
 def _batches(lines: Sequence[Int64Array]) -> Iterator[list[Int64Array]]:
@@ -175,11 +183,6 @@ def _batches(lines: Sequence[Int64Array]) -> Iterator[list[Int64Array]]:
     ordered = sorted(lines, key=len)
     for start in range(0, len(ordered), LINES_AT_ONCE):
         yield ordered[start : start + LINES_AT_ONCE]
-
-
-def _chunks(rows: int) -> Iterator[slice]:
-    for start in range(0, rows, ROWS_AT_ONCE):
-        yield slice(start, start + ROWS_AT_ONCE)
 
 
 def _line(shard: Shard, number: int) -> Int64Array:

@@ -1,19 +1,19 @@
-"""Estimates with bootstrap intervals, and calibration errors.
+"""Ratios, calibration errors, and bootstrap intervals of both.
 
-Most figures are ratios of sums over lines (nats / characters, hits / questions). If lines of a file
-were sampled, the weight of each is lines of the file / lines sampled. The bootstrap draws lines
-with replacement within each file. Systems that answered the same lines share the draws, so their
-differences are paired.
+Ratios are sums over lines (nats / characters, hits / questions). If lines of a file were sampled,
+the weight of each is lines of the file / lines sampled. The bootstrap draws lines with replacement
+within each file. Systems that answered the same lines share the draws, so their differences are
+paired.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model.runtime import Float64Array
 
 INTERVAL_PERCENT = 95.0
+CALIBRATION_BINS = 15
 
 
 def resample(files: Sequence[int], rounds: int, seed: int) -> Float64Array:
@@ -37,65 +37,72 @@ def resample(files: Sequence[int], rounds: int, seed: int) -> Float64Array:
     return counts
 
 
+def bootstrap(
+    statistic: Callable[[Float64Array], float], weights: Float64Array, counts: Float64Array
+) -> tuple[float, Float64Array]:
+    """Return a statistic of weights (n,), and its samples (rounds,) for drawn counts (rounds, n).
+
+    Resampling adds noise, which raises calibration errors: the samples show the spread, and are
+    moved so that their mean is the estimate. Rounds without weight give NaN.
+    """
+    value = statistic(weights)
+    samples = np.array([statistic(weights * drawn) for drawn in counts])
+    return value, samples + value - np.nanmean(samples)
+
+
 def ratio(numerators: Float64Array, denominators: Float64Array, weights: Float64Array) -> float:
-    """Return the weighted ratio of sums over lines; NaN if the denominators are 0."""
+    """Return the weighted ratio of sums; NaN if the denominators are 0."""
     total = float(weights @ denominators)
     return float(weights @ numerators) / total if total > 0 else float("nan")
 
 
-def ratio_samples(
-    numerators: Float64Array,
-    denominators: Float64Array,
-    weights: Float64Array,
-    counts: Float64Array,
-) -> Float64Array:
-    """Return :func:`ratio` of every bootstrap round, (rounds,)."""
-    drawn = counts @ (weights * denominators)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((counts @ (weights * numerators)) / drawn)
-
-
 def interval(samples: Float64Array) -> tuple[float, float]:
-    """Return the central 95 % of the finite samples; NaN without any."""
-    finite = samples[np.isfinite(samples)]
-    if len(finite) == 0:
-        return float("nan"), float("nan")
+    """Return the central 95 % of the samples; rounds with NaN are left out."""
     tail = (100 - INTERVAL_PERCENT) / 2
-    low, high = np.percentile(finite, [tail, 100 - tail])
+    low, high = np.nanpercentile(samples, [tail, 100 - tail])
     return float(low), float(high)
 
 
 def reliability(
-    probabilities: Float64Array, correct: NDArray[np.bool_], weights: Float64Array, bins: int = 15
-) -> tuple[Float64Array, Float64Array, Float64Array]:
+    probabilities: Float64Array,
+    correct: Float64Array,
+    weights: Float64Array,
+    bins: int = CALIBRATION_BINS,
+) -> Float64Array:
     """Compute a reliability diagram with bins of equal weight.
 
     Nguyen & O'Connor 2015, Posterior calibration and exploratory analysis for NLP models.
 
     Args:
         probabilities: claimed for each answer, (answers,).
-        correct: True for right answers, (answers,).
+        correct: 1 for right answers, else 0, (answers,).
         weights: (answers,), not negative, not all 0.
         bins: at most as many as there are answers.
 
     Returns:
-        The mean claim, the share of right answers and the share of the weight, each (bins,),
-        without empty bins.
+        The mean claim, the share of right answers and the share of the weight, (3, bins), without
+        empty bins.
     """
     total = float(weights.sum())
     order = np.argsort(probabilities, kind="stable")
-    sorted_weights = weights[order]
-    middles = np.cumsum(sorted_weights) - sorted_weights / 2
+    weights = weights[order]
+    middles = np.cumsum(weights) - weights / 2
     number = np.minimum((middles * bins / total).astype(np.int64), bins - 1)
-    claimed = np.bincount(number, weights=sorted_weights * probabilities[order], minlength=bins)
-    right = np.bincount(number, weights=sorted_weights * correct[order], minlength=bins)
-    weight = np.bincount(number, weights=sorted_weights, minlength=bins)
-    used = weight > 0
-    return claimed[used] / weight[used], right[used] / weight[used], weight[used] / total
+    sums = np.array(
+        [
+            np.bincount(number, weights=each, minlength=bins)
+            for each in (weights * probabilities[order], weights * correct[order], weights)
+        ]
+    )
+    claimed, right, weight = sums[:, sums[2] > 0]
+    return np.array([claimed / weight, right / weight, weight / total])
 
 
 def calibration_error(
-    probabilities: Float64Array, correct: NDArray[np.bool_], weights: Float64Array, bins: int = 15
+    probabilities: Float64Array,
+    correct: Float64Array,
+    weights: Float64Array,
+    bins: int = CALIBRATION_BINS,
 ) -> float:
     """Return the expected calibration error; NaN if no answer has weight.
 
@@ -105,12 +112,3 @@ def calibration_error(
         return float("nan")
     claimed, right, share = reliability(probabilities, correct, weights, bins)
     return float(share @ np.abs(right - claimed))
-
-
-def calibration_floor(
-    probabilities: Float64Array, weights: Float64Array, seed: int, bins: int = 15, rounds: int = 100
-) -> float:
-    """Return the mean calibration error of calibrated answers with these probabilities."""
-    generator = np.random.default_rng(seed)
-    draws = generator.random((rounds, len(probabilities))) < probabilities
-    return float(np.mean([calibration_error(probabilities, draw, weights, bins) for draw in draws]))

@@ -1,17 +1,30 @@
 """Systems under evaluation: a checkpoint or an n-gram, behind the predictor that serves."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
-from model.checkpoint import Capability, Checkpoint
+from tqdm import tqdm
+
+from model.checkpoint import Capability
 from model.errors import LacunaError
-from model.ngram import size_in_bytes
-from model.predictor import Predictor, is_ngram, open_model
-from model.queries import Query, Result
+from model.predictor import Predictor, open_model
+from model.queries import (
+    ClozeQuery,
+    ClozeResult,
+    PredictQuery,
+    PredictResult,
+    Query,
+    Result,
+    ScoreResult,
+)
 
 CAPABILITIES: tuple[Capability, ...] = ("predict", "score", "cloze")
+# Queries in one call of the predictor, which decides how many it decodes side by side
+QUERIES_AT_ONCE = 256
+
+AnyResult = TypeVar("AnyResult", PredictResult, ClozeResult, ScoreResult)
 
 
 class QueryRunner(Protocol):
@@ -29,14 +42,40 @@ class EvaluatedSystem:
     Attributes:
         name: in the report.
         predictor: answers queries.
-        about: architecture, size and the text that it read, for the report.
+        about: digest, calibration, size in bytes and training, for the report.
         capabilities: questions that it can answer.
+        history: earlier text that goes with every query that takes one.
     """
 
     name: str
     predictor: QueryRunner
-    about: dict[str, Any]
+    about: dict[str, Any] = field(default_factory=dict)
     capabilities: tuple[Capability, ...] = CAPABILITIES
+    history: str = ""
+
+    def ask(self, queries: Sequence[Query], kind: type[AnyResult]) -> list[AnyResult]:
+        """Answer queries in order, all with results of one kind.
+
+        Raises:
+            LacunaError: the first query that was not answered.
+            TypeError: a result is of another kind.
+        """
+        answers: list[AnyResult] = []
+        starts = range(0, len(queries), QUERIES_AT_ONCE)
+        for start in tqdm(starts, desc=self.name, leave=False, disable=None):
+            portion = [self._with_history(q) for q in queries[start : start + QUERIES_AT_ONCE]]
+            for result in self.predictor.run(portion):
+                if isinstance(result, LacunaError):
+                    raise result
+                if not isinstance(result, kind):
+                    raise TypeError(f"{self.name}: {type(result).__name__}, not {kind.__name__}")
+                answers.append(result)
+        return answers
+
+    def _with_history(self, query: Query) -> Query:
+        if self.history and isinstance(query, PredictQuery | ClozeQuery):
+            return replace(query, history=self.history)
+        return query
 
 
 def open_system(
@@ -52,32 +91,12 @@ def open_system(
         CheckpointError: it cannot be read.
     """
     checkpoint, runtime = open_model(directory, device, threads)
-    predictor = Predictor(checkpoint, runtime, use_cache_lm=use_cache_lm)
-    about: dict[str, Any] = {"digest": checkpoint.digest}
-    about["calibration"] = asdict(checkpoint.calibration)
-    if is_ngram(directory):
-        about |= _about_ngram(checkpoint)
-        return EvaluatedSystem(checkpoint.name, predictor, about)
-    network, tokens = checkpoint.config.network, checkpoint.training.get("tokens_seen")
-    layers = f"{network.forward_layers} forward and {network.backward_layers} backward"
-    files = [path for path in directory.rglob("*") if path.is_file()]
-    about |= {
-        "architecture": f"{network.architecture}, {network.cell}, layers {layers}"
-        f" of {network.hidden_size}",
-        "bytes": sum(path.stat().st_size for path in files),
-        "saw": f"{tokens:,} tokens, those seen again included" if isinstance(tokens, int) else "",
-        "text": checkpoint.training,
+    about = {
+        "digest": checkpoint.digest,
+        "calibration": asdict(checkpoint.calibration),
+        "bytes": sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()),
+        "training": checkpoint.training,
     }
+    predictor = Predictor(checkpoint, runtime, use_cache_lm=use_cache_lm)
     name = f"{checkpoint.name} {checkpoint.version}"
     return EvaluatedSystem(name, predictor, about, checkpoint.capabilities)
-
-
-def _about_ngram(checkpoint: Checkpoint) -> dict[str, Any]:
-    description = checkpoint.training
-    text, count = description["text"], sum(description["counts"])
-    return {
-        "architecture": f"{checkpoint.name}, {description['smoothing']}, {count:,} n-grams",
-        "bytes": size_in_bytes(checkpoint.directory),
-        "saw": f"{text['tokens']:,} tokens, each once",
-        "text": text,
-    }

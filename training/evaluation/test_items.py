@@ -8,16 +8,15 @@
 
 import hashlib
 import random
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 
 from model.errors import CorpusError
 from model.text import LANGUAGES, is_han, is_word_character, language_of, normalise
 from model.tokenizer import Tokenizer
+from training.data.cleaning import split_line
 from training.data.text_sources import expand_inputs, read_lines
 
 MARKER = "____"
@@ -32,7 +31,6 @@ MAX_CHARACTERS = 10_000
 # Every file has at least this many lines with items, and typed lines, or all that it has
 MIN_LINES = 20
 MIN_TYPED_LINES = 6
-_SENTENCE_END = re.compile(r"[.!?]\s|[。！？]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +49,20 @@ class TextFile:
 
 
 @dataclass(frozen=True, slots=True)
+class TypedLine:
+    """A line that is typed with suggestions, and the numbers of its file and line."""
+
+    file: int
+    line: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class NextQuestion:
     """A question for the next word.
 
     Attributes:
-        file: number of its file.
-        line: number of its line.
+        file, line: numbers.
         text: the line up to the word; in English it ends with a space.
         continuation: the rest of the line.
         answer: the word (English) or character (Chinese) at the start of the rest.
@@ -74,8 +80,7 @@ class ClozeQuestion:
     """A question for a blank.
 
     Attributes:
-        file: number of its file.
-        line: number of its line.
+        file, line: numbers.
         text: the line with :data:`MARKER` in place of the answer.
         answer: the hidden word.
         choices: the answer and others of similar frequency, shuffled; empty if the file has too
@@ -87,15 +92,6 @@ class ClozeQuestion:
     text: str
     answer: str
     choices: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TypedLine:
-    """A line that is typed with suggestions."""
-
-    file: int
-    line: int
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +122,11 @@ def choose_items(
     )
 
 
-def read_files(
-    inputs: Sequence[str], language: str | None = None, field: str | None = None
-) -> list[TextFile]:
-    """Read held-out files.
+def read_files(inputs: Sequence[str], field: str | None = None) -> list[TextFile]:
+    """Read held-out files; the script of its first lines decides the language of each.
 
     Args:
         inputs: files, folders or globs.
-        language: of all of them; None takes it from a folder ``zh`` or ``en`` above a file, else
-            from a name that ends in ``_zh`` or ``_en``, else from the script.
         field: the member of each object of JSON Lines that holds the text.
 
     Raises:
@@ -143,12 +135,11 @@ def read_files(
     files = []
     for path in expand_inputs(list(inputs)):
         texts = (normalise(text).strip() for _, text, _ in read_lines(path, field))
-        lines = [part for text in texts for part in _parts(text)]
+        lines = tuple(part for text in texts for part in split_line(text, MAX_CHARACTERS))
         if not lines:
             raise CorpusError(f"{path}: no text; name files with one line an item")
-        files.append(
-            TextFile(path.name.split(".")[0], language or _language(path, lines), tuple(lines))
-        )
+        language = language_of("\n".join(lines[:200]))
+        files.append(TextFile(path.name.split(".")[0], language, lines))
     (name, count), *_ = Counter(file.name for file in files).most_common(1)
     if count > 1:
         raise CorpusError(f"{count} files are called {name}; rename them")
@@ -160,10 +151,9 @@ def next_questions(
 ) -> list[NextQuestion]:
     """Return two positions of each of about *total* lines a language, at least *least* a file."""
     questions = []
-    for number, file, quota in _quotas(files, total, least):
-        generator = _generator(seed, file.name, "next")
+    for number, file, quota, generator, order in _draw(files, total, least, f"{seed}/{{}}/next"):
         chosen: list[NextQuestion] = []
-        for index in _shuffled(file.lines, generator):
+        for index in order:
             line = file.lines[index]
             places = _next_places(line, file.language) if quota else []
             quota -= bool(places)
@@ -179,13 +169,12 @@ def cloze_questions(
 ) -> list[ClozeQuestion]:
     """Return one blank in each of about *total* lines a language, at least *least* a file."""
     questions = []
-    for number, file, quota in _quotas(files, total, least):
-        generator = _generator(seed, file.name, "cloze")
+    for number, file, quota, generator, order in _draw(files, total, least, f"{seed}/{{}}/cloze"):
         places = [blank_places(line, file.language, tokenizer) for line in file.lines]
         lines = list(zip(file.lines, places, strict=True))
         words = Counter(line[start:end] for line, spans in lines for start, end in spans)
         chosen: list[ClozeQuestion] = []
-        for index in _shuffled(file.lines, generator):
+        for index in order:
             line, spans = lines[index]
             if not spans or MARKER in line or len(chosen) == quota:
                 continue
@@ -199,14 +188,11 @@ def cloze_questions(
 
 def typed_lines(files: Sequence[TextFile], total: int, least: int, seed: int) -> list[TypedLine]:
     """Return the beginnings of about *total* lines a language, at least *least* a file."""
-    lines = []
-    for number, file, quota in _quotas(files, total, least):
-        order = _shuffled(file.lines, _generator(seed, file.name, "typing"))[:quota]
-        lines += [
-            TypedLine(number, index, file.lines[index][:MAX_TYPED_CHARACTERS])
-            for index in sorted(order)
-        ]
-    return lines
+    return [
+        TypedLine(number, index, file.lines[index][:MAX_TYPED_CHARACTERS])
+        for number, file, quota, _, order in _draw(files, total, least, f"{seed}/{{}}/typing")
+        for index in sorted(order[:quota])
+    ]
 
 
 def blank_places(line: str, language: str, tokenizer: Tokenizer) -> list[tuple[int, int]]:
@@ -233,11 +219,12 @@ def blank_places(line: str, language: str, tokenizer: Tokenizer) -> list[tuple[i
 
 def word_places(line: str) -> list[tuple[int, int]]:
     """Return spans of the words of a spaced script."""
-    places = []
-    for is_word, group in groupby(range(len(line)), lambda index: is_word_character(line[index])):
-        first, *_, last = [*group] * 2
-        if is_word and line[first].isalnum() and line[last].isalnum():
-            places.append((first, last + 1))
+    places, start = [], 0
+    for is_word, group in groupby(line, is_word_character):
+        word = "".join(group)
+        if is_word and word[0].isalnum() and word[-1].isalnum():
+            places.append((start, start + len(word)))
+        start += len(word)
     return places
 
 
@@ -245,18 +232,6 @@ def lines_per_file(sizes: Sequence[int], total: int, least: int) -> list[int]:
     """Divide *total* lines among files by size; each gets at least *least*, or all that it has."""
     everything = sum(sizes)
     return [min(size, max(least, round(total * size / everything))) for size in sizes]
-
-
-def _parts(line: str) -> Iterator[str]:
-    """Divide a line that is too long for a query, at the ends of sentences if there are any."""
-    while len(line) > MAX_CHARACTERS:
-        end = MAX_CHARACTERS
-        for match in _SENTENCE_END.finditer(line, 0, MAX_CHARACTERS):
-            end = match.end()
-        yield line[:end].strip()
-        line = line[end:].strip()
-    if line:
-        yield line
 
 
 def _next_places(line: str, language: str) -> list[tuple[int, int]]:
@@ -281,33 +256,18 @@ def _choices(
     return tuple(choices)
 
 
-def _quotas(
-    files: Sequence[TextFile], total: int, least: int
-) -> Iterator[tuple[int, TextFile, int]]:
-    """Yield (number, file, lines to ask about), by language."""
+def _draw(
+    files: Sequence[TextFile], total: int, least: int, seed: str
+) -> Iterator[tuple[int, TextFile, int, random.Random, list[int]]]:
+    """Yield number, file, quota of lines, random generator and shuffled line numbers, by language.
+
+    The name of the file goes into *seed*, so items of a file do not depend on the other files.
+    """
     for language in LANGUAGES:
         numbers = [number for number, file in enumerate(files) if file.language == language]
         quotas = lines_per_file([len(files[number].lines) for number in numbers], total, least)
         for number, quota in zip(numbers, quotas, strict=True):
-            yield number, files[number], quota
-
-
-def _shuffled(lines: Sequence[str], generator: random.Random) -> list[int]:
-    order = list(range(len(lines)))
-    generator.shuffle(order)
-    return order
-
-
-def _generator(seed: int, file: str, purpose: str) -> random.Random:
-    """Return a generator that depends on the name of a file but not on the other files."""
-    return random.Random(f"{seed}/{file}/{purpose}")
-
-
-def _language(path: Path, lines: Sequence[str]) -> str:
-    for parent in path.parents:
-        if parent.name in LANGUAGES:
-            return parent.name
-    for language in LANGUAGES:
-        if path.name.split(".")[0].endswith(f"_{language}"):
-            return language
-    return language_of("\n".join(lines[:200]))
+            generator = random.Random(seed.format(files[number].name))
+            order = list(range(len(files[number].lines)))
+            generator.shuffle(order)
+            yield number, files[number], quota, generator, order

@@ -17,16 +17,13 @@ MIN_APPENDED = 2
 
 
 def keys_pressed(
-    lines: Sequence[str],
-    predict: Callable[[list[PredictQuery]], list[PredictResult]],
-    report_progress: Callable[[int], object] = lambda _: None,
+    lines: Sequence[str], predict: Callable[[list[PredictQuery]], list[PredictResult]]
 ) -> list[int]:
     """Type all lines side by side, one key at a time.
 
     Args:
         lines: texts to type, from an empty field.
         predict: answers queries, in order.
-        report_progress: called after each round with the number of new characters in all lines.
 
     Returns:
         Keys that each line took; without suggestions that is its length.
@@ -35,13 +32,11 @@ def keys_pressed(
     typed = [0] * len(lines)
     while live := [index for index, line in enumerate(lines) if typed[index] < len(line)]:
         queries = [PredictQuery(lines[index][: typed[index]], SUGGESTIONS) for index in live]
-        before = sum(typed)
         for index, answer in zip(live, predict(queries), strict=True):
             rest = lines[index][typed[index] :]
             appends = [candidate.append for candidate in answer.candidates]
             typed[index] += max((len(each) for each in appends if continues(rest, each)), default=1)
             keys[index] += 1
-        report_progress(sum(typed) - before)
     return keys
 
 
