@@ -1,12 +1,14 @@
 """Questions, answers and limits: plain frozen values, checked before anything is computed.
 
-:func:`check_query` checks every query, so decoders trust their input.
+:func:`check_query` checks every query, so decoders trust their input. Answers are sent to clients
+as they are, but for fields that are marked as internal.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Annotated, cast
+
+from pydantic import Field
 
 from model.errors import QueryError
 from model.text import normalise
@@ -57,6 +59,8 @@ class ScoreQuery:
 
 
 Query = PredictQuery | ClozeQuery | ScoreQuery
+# pydantic writes fields with this mark into no JSON.
+_INTERNAL = Field(exclude=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +96,9 @@ class PredictResult:
     """
 
     candidates: tuple[Candidate, ...]
-    usage: Usage
-    inside_word: bool = False
-    network_rows: int = 0
+    usage: Annotated[Usage, _INTERNAL] = Usage(0)
+    inside_word: Annotated[bool, _INTERNAL] = False
+    network_rows: Annotated[int, _INTERNAL] = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,22 +124,25 @@ class ClozeResult:
 
     filled: str
     blanks: tuple[Blank, ...]
-    usage: Usage
+    usage: Annotated[Usage, _INTERNAL] = Usage(0)
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreResult:
-    """Log-probability of a text in nats, its length in code points (form C) and in tokens."""
+    """The probability of one text after the start of a text; its end is not included.
+
+    Attributes:
+        log_probability: in nats.
+        characters: code points, in form C.
+        bits_per_character: negative log-probability in bits per code point: comparable between
+            tokenizers.
+    """
 
     log_probability: float
     characters: int
     tokens: int
-    usage: Usage
-
-    @property
-    def bits_per_character(self) -> float:
-        """Negative log-probability in bits per code point: comparable between tokenizers."""
-        return -self.log_probability / math.log(2.0) / self.characters
+    bits_per_character: float
+    usage: Annotated[Usage, _INTERNAL] = Usage(0)
 
 
 Result = PredictResult | ClozeResult | ScoreResult

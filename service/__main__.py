@@ -4,14 +4,13 @@ The exit status is 0 after a drain, 1 if the service cannot serve, 2 if a settin
 """
 
 import asyncio
-import ctypes
 import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from types import FrameType
 from typing import NoReturn
@@ -26,15 +25,14 @@ from service.auth import KeysError
 from service.logs import flush, logging_to_stderr
 from service.model_loader import load
 from service.routes import AppState
-from service.settings import DEFAULT_CHECKPOINT, Settings, SettingsError, read_settings
+from service.settings import Settings, SettingsError, read_settings
 
 log = logging.getLogger("service")
 
 # Connections that the system accepts while the event loop is busy.
 _BACKLOG = 2048
-# M_ARENA_MAX in glibc's malloc.h.
-_ARENA_MAX = -8
-_TRAIN = "; train one (README.md, 'Train your own'), or name one with --checkpoint"
+# Seconds that a connection may idle.
+_KEEP_ALIVE_SECONDS = 65
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,10 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         sys.stderr.write(f"lacuna: {error}\n")
         return 2
-    # One heap for all threads: the event loop frees what the engine allocates. With a heap for each
-    # thread, both grow.
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
     return serve(settings, partial(load, settings))
 
 
@@ -70,31 +64,36 @@ def serve(settings: Settings, load_model: Load) -> int:
         server.should_exit = True
 
     with logging_to_stderr(settings.log_level), ExitStack() as stack:
+        host, port = settings.host, settings.port
         try:
             app = create_app(settings, load_model, on_failure)
+            # Bind before uvicorn does: it logs no port number, and clients can wait from now on.
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+            stack.enter_context(listener)
+            if settings.metrics_port is not None:
+                port = settings.metrics_port
+                _serve_metrics(stack, host, port, app.state.lacuna.metrics.registry)
         except KeysError as error:
             sys.stderr.write(f"lacuna: {error}\n")
             return 2
-        state: AppState = app.state.lacuna
-        try:
-            with _binding(settings.host, settings.port):
-                listener = stack.enter_context(_bind(settings.host, settings.port))
-            if settings.metrics_port is not None:
-                _serve_metrics(stack, settings.host, settings.metrics_port, state.metrics.registry)
-        except SettingsError as error:
-            sys.stderr.write(f"lacuna: {error}\n")
+        except OSError as error:
+            reason = error.strerror or error
+            sys.stderr.write(f"lacuna: cannot bind {host} port {port}: {reason}\n")
             return 1
         server = _Server(app, settings)
         for number in (signal.SIGTERM, signal.SIGINT):
             # Before and after uvicorn runs; while it runs, it has its own handlers.
             signal.signal(number, lambda *_: end_at_once(1 if failures else 0))
-        address = _url(settings.host, listener.getsockname()[1])
+        address = _url(host, listener.getsockname()[1])
         log.info("listening", extra={"fields": {"address": address}})
         server.run(sockets=[listener])
-    if failures:
-        reason = _reason(failures[0], settings)
-        sys.stderr.write(f"lacuna: cannot serve {settings.checkpoint}: {reason}\n")
-    return 1 if failures else 0
+    if not failures:
+        return 0
+    kind = "" if isinstance(failures[0], LacunaError) else f"{type(failures[0]).__name__}: "
+    # No request has come yet, so any message may be shown.
+    sys.stderr.write(f"lacuna: cannot serve {settings.checkpoint}: {kind}{failures[0]}\n")
+    return 1
 
 
 class _Server(uvicorn.Server):
@@ -113,16 +112,15 @@ class _Server(uvicorn.Server):
             proxy_headers=False,
             http="httptools",
             ws="none",
-            timeout_keep_alive=settings.keep_alive_seconds,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=settings.grace_seconds,
         )
         super().__init__(config)
         self._state: AppState = app.state.lacuna
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_signal_handler(signal.SIGHUP, self._state.reloader.on_sighup)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, self._state.reloader.on_sighup)
         await super().startup(sockets)
 
     def handle_exit(self, _sig: int, _frame: FrameType | None) -> None:
@@ -131,15 +129,11 @@ class _Server(uvicorn.Server):
             end_at_once(0)
         self._state.engine.draining = True
         seconds = self._state.settings.drain_seconds
-        if not seconds or self._loop is None:
-            self._leave()
-            return
         log.info("draining", extra={"fields": {"seconds": seconds}})
-        self._loop.call_soon_threadsafe(self._loop.call_later, seconds, self._leave)
-
-    def _leave(self) -> None:
-        # uvicorn's own handler raises the signal again after the drain: the status is not 0 then.
-        self.should_exit = True
+        loop = asyncio.get_running_loop()
+        # Not uvicorn's own handler: it raises the signal again, and the status is not 0 then.
+        end = partial(setattr, self, "should_exit", True)
+        loop.call_soon_threadsafe(loop.call_later, seconds, end)
 
 
 def end_at_once(status: int) -> NoReturn:
@@ -151,41 +145,17 @@ def end_at_once(status: int) -> NoReturn:
     os._exit(status)
 
 
-@contextmanager
-def _binding(host: str, port: int) -> Iterator[None]:
-    """Name host and port in the error of a port that cannot be bound."""
-    try:
-        yield
-    except OSError as error:
-        raise SettingsError(f"cannot bind {host} port {port}: {error.strerror or error}") from None
-
-
 def _serve_metrics(stack: ExitStack, host: str, port: int, registry: CollectorRegistry) -> None:
     """Serve *registry* on its own port and threads, without keys, until *stack* ends."""
-    with _binding(host, port):
-        server, _ = start_http_server(port, host, registry)
+    server, _ = start_http_server(port, host, registry)
     stack.callback(server.server_close)
     stack.callback(server.shutdown)
     address = f"{_url(host, server.server_port)}/metrics"
     log.info("metrics", extra={"fields": {"address": address}})
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    """Bind before uvicorn does: it logs no port number, and clients can wait from now on."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=_BACKLOG)
-
-
 def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _reason(error: Exception, settings: Settings) -> str:
-    """Describe a failed load. No request has come yet, so any message may be shown."""
-    if not isinstance(error, LacunaError):
-        return f"{type(error).__name__}: {error}"
-    bundled_missing = settings.checkpoint == DEFAULT_CHECKPOINT and not settings.checkpoint.exists()
-    return f"{error}{_TRAIN if bundled_missing else ''}"
 
 
 if __name__ == "__main__":

@@ -20,11 +20,10 @@ from starlette.responses import Response
 from service import routes
 from service.admission import Admission
 from service.auth import KeyRing
-from service.docs_page import docs_page
 from service.engine import Engine
 from service.errors import PROBLEM_TYPE
 from service.metrics import Metrics
-from service.middleware import AuthMiddleware, HostMiddleware, RequestMetricsMiddleware
+from service.middleware import AuthMiddleware, RequestMetricsMiddleware
 from service.model_loader import LoadedModel, Reloader
 from service.settings import Settings
 
@@ -83,7 +82,7 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
         exception_handlers={HTTPException: _reraise},
         lifespan=_lifespan,
     )
-    app.state.lacuna = routes.AppState(settings, engine, reloader, metrics, docs_page())
+    app.state.lacuna = routes.AppState(settings, engine, reloader, metrics)
     app.state.keys = keys
     app.openapi = lambda: _document(settings.metrics_port is None)  # type: ignore[method-assign]
     return app
@@ -119,11 +118,9 @@ def _document(with_metrics: bool) -> dict[str, Any]:
 
 
 def _middleware(settings: Settings, metrics: Metrics, keys: KeyRing) -> list[Middleware]:
-    host, allowed = settings.host, settings.allowed_hosts
     own = [
         Middleware(RequestMetricsMiddleware, metrics=metrics),
-        Middleware(HostMiddleware, host=host, allowed=allowed),
-        Middleware(AuthMiddleware, keys=keys, host=host, allowed=allowed),
+        Middleware(AuthMiddleware, keys=keys, host=settings.host, allowed=settings.allowed_hosts),
     ]
     if not settings.allowed_origins:
         return own

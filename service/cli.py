@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from model.errors import LacunaError
 from model.queries import (
     ClozeQuery,
@@ -73,12 +75,7 @@ def _answer(directory: Path, queries: Sequence[Query]) -> list[Result]:
 
 
 def _to_json(result: Result) -> str:
-    from service.schemas import FilledText, Prediction, TextScore
-
-    if isinstance(result, PredictResult):
-        return Prediction.model_validate(result).model_dump_json()
-    wire = FilledText if isinstance(result, ClozeResult) else TextScore
-    return wire.model_validate(result).model_dump_json()
+    return TypeAdapter(type(result)).dump_json(result).decode()
 
 
 def _to_text(result: Result) -> str:

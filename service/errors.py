@@ -3,6 +3,7 @@
 Details carry numbers, lengths, fields and paths, never text that the client sent.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
@@ -22,8 +23,8 @@ TITLES = {status: HTTPStatus(status).phrase for status in _STATUSES} | {
 }
 # A client that hung up reads no answer. Logs and metrics count it under nginx's number.
 CLIENT_CLOSED = 499
-# Retry-After, in seconds, while the service loads, drains or is stuck.
-RETRY_SECONDS = 2
+# While the service loads, drains or is stuck.
+_RETRY = {"Retry-After": "2"}
 
 
 class Problem(Exception):  # noqa: N818 - RFC 9457's name for it
@@ -50,12 +51,7 @@ def unprocessable(*errors: FieldError) -> Problem:
     return Problem(422, f"{first.pointer or 'body'}: {first.detail}{more}", errors)
 
 
-def unavailable(detail: str) -> Problem:
-    """Return a 503 with ``Retry-After``."""
-    return Problem(503, detail, headers={"Retry-After": str(RETRY_SECONDS)})
-
-
-def as_problem(error: Exception) -> Problem:
+def as_problem(error: BaseException) -> Problem:
     """Return the answer for an exception. An unknown one is a bug: 500 without details."""
     match error:
         case Problem():
@@ -63,7 +59,9 @@ def as_problem(error: Exception) -> Problem:
         case TooManyRequests():
             return Problem(429, error.detail, headers={"Retry-After": str(error.retry_after)})
         case NotReady():
-            return unavailable(str(error))
+            return Problem(503, str(error), headers=_RETRY)
+        case asyncio.CancelledError():  # the grace period after the drain is over
+            return Problem(503, "the service has shut down; ask another one", headers=_RETRY)
         case HTTPException(status_code=404):
             return Problem(404, "no such path; GET /docs lists them")
         case HTTPException(status_code=405):

@@ -15,11 +15,11 @@ from prometheus_client.registry import Collector
 from service.admission import Reason
 from service.errors import CLIENT_CLOSED, TITLES
 from service.logs import lines_lost
-from service.request_context import ROUTES, UNMATCHED, RequestContext
 
 if TYPE_CHECKING:
     from service.auth import KeyRing
     from service.engine import Engine
+    from service.middleware import RequestContext
 
 # A cached keystroke takes less than a millisecond, a long new text seconds.
 SECONDS = (
@@ -29,6 +29,11 @@ ROWS = tuple(2**power for power in range(11))
 # Kinds of network call: two towers, three heads, and whole lines of a stacked network.
 CALLS = ("forward", "backward", "next", "previous", "gap", "fill")
 QUESTIONS = ("/predict", "/cloze", "/score")
+ROUTES = (
+    *QUESTIONS, "/model", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json",
+    "/admin/reload",
+)  # fmt: skip
+UNMATCHED = "unmatched"
 
 
 class Metrics:
@@ -89,18 +94,18 @@ class Metrics:
         ):
             Gauge(f"lacuna_{name}", text, registry=registry).set_function(value)
 
-    def finished(self, context: RequestContext, seconds: float) -> None:
+    def finished(self, context: "RequestContext", seconds: float) -> None:
         """Count a request and the tokens of its answer."""
         self._requests(context.route, context.status).inc()
         if context.route in QUESTIONS:
             request, queue, inference = self._timers[context.route]
             request.observe(seconds)
-            if context.queue_seconds is not None and context.inference_seconds is not None:
-                queue.observe(context.queue_seconds)
-                inference.observe(context.inference_seconds)
-        if context.tokens is not None and context.cached_tokens is not None:
-            self._hits.inc(context.cached_tokens)
-            self._misses.inc(max(0, context.tokens - context.cached_tokens))
+            if context.timing:
+                queue.observe(context.timing[0])
+                inference.observe(context.timing[1])
+        if usage := context.usage:
+            self._hits.inc(usage.cached_tokens)
+            self._misses.inc(max(0, usage.tokens - usage.cached_tokens))
 
     def refused(self, reason: Reason) -> None:
         """Count a request that got 429."""

@@ -1,24 +1,26 @@
-"""The pure ASGI middleware around every route: request id, metrics, errors; then host and keys.
+"""The pure ASGI middleware around every route: request id, log, metrics and errors; then access.
 
 Starlette's BaseHTTPMiddleware costs more than the rest, and hides that a client hung up.
 """
 
 import asyncio
 import logging
+import random
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.admission import TooManyRequests
+from model.queries import Usage
+from service.admission import Allowance, TooManyRequests
 from service.auth import Client, KeyRing
-from service.errors import CLIENT_CLOSED, Problem, as_problem, problem_response, unavailable
+from service.errors import CLIENT_CLOSED, Problem, as_problem, problem_response
 from service.logs import REQUESTS, format_exception
-from service.metrics import Metrics
-from service.request_context import RequestContext
+from service.metrics import ROUTES, UNMATCHED, Metrics
 from service.settings import is_loopback
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,71 @@ _PROXIED = frozenset(
 )
 # RFC 9110, 7.2: a name or an address, in brackets if it has colons, and perhaps a port.
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\s:\[\]/]+?)\.?)(?::[0-9]*)?")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+# W3C Trace Context, 3.2: version-trace-parent-flags. Version ff and ids of zeros are invalid. Only
+# versions above 00 may go on after the flags.
+_TRACEPARENT = re.compile(
+    rb"(?!ff|00.{53}.)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
+)
+# Ids must differ, but need not be hard to guess; asking the system for each costs more.
+_ids = random.Random()  # noqa: S311
+_NOBODY = Client("", Allowance())
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """One request: its identity, and what is logged and counted at its end.
+
+    Attributes:
+        route: one of `ROUTES` or `UNMATCHED`: a closed set, since it labels metrics.
+        headers: by name, in lower case; of headers with the same name, the last one.
+        request_id: the client's ``X-Request-Id`` if it is well formed, else a new one.
+        trace_id: of the client's ``traceparent``, 32 hexadecimal digits; empty without a valid one.
+        client: the owner of the key. Its name is logged as ``key``.
+        began: monotonic seconds.
+        status: HTTP status of the answer; 0 until known.
+        items: number of texts.
+        usage: of an answer; None without one.
+        timing: seconds in the engine's queue, and of its work; None if it was not asked.
+    """
+
+    route: str
+    headers: dict[bytes, bytes]
+    request_id: str
+    trace_id: str
+    client: Client = _NOBODY
+    began: float = field(default_factory=time.monotonic)
+    status: int = 0
+    items: int = 0
+    usage: Usage | None = None
+    timing: tuple[float, float] | None = None
+
+    @classmethod
+    def begin(cls, scope: Scope) -> "RequestContext":
+        """Make the context of a new request; `of` finds it again."""
+        path, headers = scope["path"], dict(scope["headers"])
+        request_id = headers.get(b"x-request-id", b"")
+        known = _REQUEST_ID.fullmatch(request_id)
+        trace = _TRACEPARENT.fullmatch(headers.get(b"traceparent", b"").strip())
+        scope["lacuna.request"] = context = cls(
+            path if path in ROUTES else UNMATCHED,
+            headers,
+            request_id.decode() if known else f"{_ids.getrandbits(128):032x}",
+            trace[1].decode() if trace else "",
+        )
+        return context
+
+    @classmethod
+    def of(cls, scope: Scope) -> "RequestContext":
+        """Return the context of the request that *scope* belongs to."""
+        context: RequestContext = scope["lacuna.request"]
+        return context
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """The log fields that identify the request, here and in other services."""
+        trace = {"trace_id": self.trace_id} if self.trace_id else {}
+        return {"request_id": self.request_id, **trace}
 
 
 class RequestMetricsMiddleware:
@@ -54,25 +121,20 @@ class RequestMetricsMiddleware:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 context.status = message["status"]
-                headers = [
-                    *message.get("headers", ()),
-                    (b"x-request-id", context.request_id.encode()),
-                ]
-                if timing := context.server_timing:
+                headers = [*message["headers"], (b"x-request-id", context.request_id.encode())]
+                if context.timing:
+                    timing = "queue;dur={:.3f}, inference;dur={:.3f}".format(
+                        *(1000 * seconds for seconds in context.timing)
+                    )
                     headers.append((b"server-timing", timing.encode()))
                 message = {**message, "headers": headers}
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_headers)
-        except asyncio.CancelledError:  # the grace period after the drain is over
-            if context.status:
-                raise
-            problem = unavailable("the service has shut down; ask another one")
-            await problem_response(problem, context.request_id)(scope, receive, send_with_headers)
         except ClientDisconnect as error:
             _forget_frames(error)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             problem = self._problem(error, context)
             if context.status:  # the answer has begun; it cannot become another one
                 raise
@@ -81,7 +143,7 @@ class RequestMetricsMiddleware:
         finally:
             self._finish(context)
 
-    def _problem(self, error: Exception, context: RequestContext) -> Problem:
+    def _problem(self, error: BaseException, context: RequestContext) -> Problem:
         if isinstance(error, TooManyRequests):
             self._metrics.refused(error.reason)
         problem = as_problem(error)
@@ -103,13 +165,15 @@ class RequestMetricsMiddleware:
             "milliseconds": round(1000 * seconds, 3),
             "items": context.items,
         }
-        if context.tenant:
-            fields["key"] = context.tenant
-        if context.queue_seconds is not None and context.inference_seconds is not None:
-            fields["queue_milliseconds"] = round(1000 * context.queue_seconds, 3)
-            fields["inference_milliseconds"] = round(1000 * context.inference_seconds, 3)
-        if context.tokens is not None:
-            fields["tokens"], fields["cached_tokens"] = context.tokens, context.cached_tokens
+        if context.client.name:
+            fields["key"] = context.client.name
+        if context.timing:
+            queue, inference = context.timing
+            fields["queue_milliseconds"] = round(1000 * queue, 3)
+            fields["inference_milliseconds"] = round(1000 * inference, 3)
+        if context.usage:
+            fields["tokens"] = context.usage.tokens
+            fields["cached_tokens"] = context.usage.cached_tokens
         # `REQUESTS.info` would look for the calling line, which costs more than all of this.
         record = logging.LogRecord(REQUESTS.name, logging.INFO, "", 0, "request", None, None)
         record.fields = fields
@@ -126,64 +190,64 @@ def _forget_frames(error: BaseException | None) -> None:
         error = error.__context__
 
 
-class HostMiddleware:
-    """Refuse a request for another host: a page whose name was rebound to this machine.
-
-    Args:
-        host: address that the service is bound to. On loopback, requests must name a loopback
-            host or an allowed one. Elsewhere hosts are checked only if some are allowed.
-        allowed: names without ports; ``*`` for any.
-    """
-
-    def __init__(self, app: ASGIApp, host: str, allowed: Sequence[str]) -> None:
-        self._app = app
-        self._checks = bool(is_loopback(host) or allowed) and "*" not in allowed
-        self._known = {"localhost", "127.0.0.1", *map(str.lower, allowed)}
-        # A service has few names, and parsing one costs more than keeping it.
-        self._is_ours = lru_cache(maxsize=64)(self._parse)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        checked = self._checks and scope["type"] == "http" and scope["path"] not in ANY_HOST
-        if checked and not self._is_ours(_header(scope, b"host")):
-            raise Problem(421, "the Host header names another host; allowed_hosts can allow it")
-        await self._app(scope, receive, send)
-
-    def _parse(self, header: bytes) -> bool:
-        found = _HOST.fullmatch(header.decode("latin-1").lower())
-        name = (found[1] or found[2]) if found else ""
-        return name in self._known or is_loopback(name)
-
-
 class AuthMiddleware:
-    """Find the client of a request: a bearer key, required except on `OPEN_ROUTES`.
+    """Refuse a request for another host, without a key, or without the right to administer.
 
-    Paths under `ADMIN` need a key with ``admin = true``. Without keys, only programs on this
-    machine may use them: the service must be on loopback without allowed hosts, and a request from
-    a page (``Origin``) or through a proxy is refused.
+    - On loopback, requests must name a loopback host or an allowed one: a page could rebind its own
+      name to this machine. Elsewhere, hosts are checked only if some are allowed.
+    - If there are keys, all but `OPEN_ROUTES` need one.
+    - Paths under `ADMIN` need a key with ``admin = true``. Without keys, only programs on this
+      machine may use them: the service must be on loopback without allowed hosts, and a request
+      from a page (``Origin``) or through a proxy is refused.
 
     Args:
         keys: the keys in force.
-        host, allowed: as for `HostMiddleware`.
+        host: address that the service is bound to.
+        allowed: hosts without ports; ``*`` for any.
     """
 
     def __init__(self, app: ASGIApp, keys: KeyRing, host: str, allowed: Sequence[str] = ()) -> None:
         self._app = app
         self._keys = keys
         self._private = is_loopback(host) and not allowed
+        self._checks_host = bool(is_loopback(host) or allowed) and "*" not in allowed
+        self._known = {"localhost", "127.0.0.1", *map(str.lower, allowed)}
+        # A service has few names, and parsing one costs more than keeping it.
+        self._is_ours = lru_cache(maxsize=64)(self._parse)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] == "http" and scope["path"] not in OPEN_ROUTES:
-            client = self._find(scope) if self._keys.required else self._keys.anonymous
-            context = RequestContext.of(scope)
-            context.tenant, context.allowance = client.name, client.allowance
-            if scope["path"].startswith(ADMIN):
-                self._check_admin(scope, client)
+        if scope["type"] == "http":
+            self._check(scope["path"], RequestContext.of(scope))
         await self._app(scope, receive, send)
 
-    def _find(self, scope: Scope) -> Client:
-        scheme, _, token = _header(scope, b"authorization").partition(b" ")
+    def _check(self, path: str, context: RequestContext) -> None:
+        host = context.headers.get(b"host", b"")
+        if self._checks_host and path not in ANY_HOST and not self._is_ours(host):
+            raise Problem(421, "the Host header names another host; allowed_hosts can allow it")
+        if path in OPEN_ROUTES:
+            return
+        required = self._keys.required
+        context.client = self._find(context.headers) if required else self._keys.anonymous
+        if not path.startswith(ADMIN):
+            return
+        if required:
+            if not context.client.admin:
+                raise Problem(403, "send an administrator's key: lacuna keys new NAME --admin")
+        elif not self._private:
+            raise Problem(
+                403, "set a keys file: without keys this needs loopback and no other host"
+            )
+        elif b"origin" in context.headers or _PROXIED & context.headers.keys():
+            raise Problem(403, "set a keys file: without keys no page and no proxy may do this")
+
+    def _parse(self, header: bytes) -> bool:
+        found = _HOST.fullmatch(header.decode("latin-1").lower())
+        name = (found[1] or found[2]) if found else ""
+        return name in self._known or is_loopback(name)
+
+    def _find(self, headers: dict[bytes, bytes]) -> Client:
+        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer":
             challenge = {"WWW-Authenticate": "Bearer"}
             raise Problem(401, "send an API key: Authorization: Bearer KEY", headers=challenge)
@@ -191,22 +255,3 @@ class AuthMiddleware:
             return client
         challenge = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
         raise Problem(401, "this API key is not known", headers=challenge)
-
-    def _check_admin(self, scope: Scope, client: Client) -> None:
-        if self._keys.required:
-            if not client.admin:
-                raise Problem(403, "send an administrator's key: lacuna keys new NAME --admin")
-        elif not self._private:
-            raise Problem(
-                403, "set a keys file: without keys this needs loopback and no other host"
-            )
-        elif _header(scope, b"origin") or any(name in _PROXIED for name, _ in scope["headers"]):
-            raise Problem(403, "set a keys file: without keys no page and no proxy may do this")
-
-
-def _header(scope: Scope, wanted: bytes) -> bytes:
-    for name, value in scope["headers"]:
-        if name == wanted:
-            found: bytes = value
-            return found
-    return b""

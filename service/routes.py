@@ -1,12 +1,15 @@
 """The routes: each takes a checked request, asks the engine and returns the answer."""
 
 import asyncio
+import base64
+import hashlib
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from fastapi import APIRouter
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -14,12 +17,13 @@ from starlette.responses import Response
 from model.queries import PredictResult, Usage
 from service.admission import TooManyRequests
 from service.engine import Engine, ItemError, Job, NotReady
-from service.errors import TITLES, Problem, unavailable, unprocessable
+from service.errors import TITLES, Problem, unprocessable
 from service.metrics import Metrics
+from service.middleware import RequestContext
 from service.model_loader import Reloader
-from service.request_context import RequestContext
 from service.requests import JSONRoute
 from service.schemas import (
+    Answer,
     ClozeAnswer,
     ClozeRequest,
     FieldError,
@@ -29,11 +33,12 @@ from service.schemas import (
     PredictRequest,
     ProblemDocument,
     ReloadAnswer,
-    RequestLimits,
     ScoreAnswer,
     ScoreRequest,
 )
 from service.settings import Settings
+
+A = TypeVar("A", bound=Answer[Any])
 
 # Most answers are ready before a client could hang up, and watching for it costs as much as
 # reading its request.
@@ -48,7 +53,6 @@ class AppState:
     engine: Engine
     reloader: Reloader
     metrics: Metrics
-    docs_page: Response
 
     @classmethod
     def of(cls, request: Request) -> "AppState":
@@ -76,22 +80,19 @@ probing = APIRouter(responses=_problems(401, 503), default_response_class=PlainT
 @asking.post("/predict", operation_id="predict")
 async def predict(body: PredictRequest, request: Request) -> PredictAnswer:
     """Predict the next word, or the rest of the word that the text stops in."""
-    model, results, usage = await _ask(request, body)
-    return PredictAnswer(model=model, results=results, usage=usage)
+    return await _ask(request, body, PredictAnswer)
 
 
 @asking.post("/cloze", operation_id="fillBlanks")
 async def cloze(body: ClozeRequest, request: Request) -> ClozeAnswer:
     """Fill blanks, openly or from given choices."""
-    model, results, usage = await _ask(request, body)
-    return ClozeAnswer(model=model, results=results, usage=usage)
+    return await _ask(request, body, ClozeAnswer)
 
 
 @asking.post("/score", operation_id="score")
 async def score(body: ScoreRequest, request: Request) -> ScoreAnswer:
     """Compute how probable a text is after the start of a text; its end is not included."""
-    model, results, usage = await _ask(request, body)
-    return ScoreAnswer(model=model, results=results, usage=usage)
+    return await _ask(request, body, ScoreAnswer)
 
 
 @administration.post("/admin/reload", operation_id="reload")
@@ -105,25 +106,24 @@ async def get_model(request: Request) -> ModelAnswer:
     """Describe the checkpoint that answers, and the limits of a request."""
     state = AppState.of(request)
     if state.engine.loaded is None:
-        raise unavailable("the checkpoint is still loading")
+        raise NotReady("the checkpoint is still loading")
     settings = state.settings
-    limits = RequestLimits(
-        body_bytes=settings.max_body_bytes, texts=settings.max_texts, **asdict(settings.limits)
-    )
+    sizes = {"body_bytes": settings.max_body_bytes, "texts": settings.max_texts}
+    limits = sizes | asdict(settings.limits)
     return ModelAnswer(**state.engine.loaded.description, limits=limits)
 
 
 @reading.get("/docs", include_in_schema=False)
-async def docs(request: Request) -> Response:
+async def docs() -> Response:
     """Return this contract as a page with a form to try it; it needs no other host."""
-    return AppState.of(request).docs_page
+    return _DOCS_PAGE
 
 
 @probing.get("/livez", operation_id="isAlive")
 async def livez(request: Request) -> str:
     """Answer 200 while the process can make progress; otherwise it should be restarted."""
     if not AppState.of(request).engine.is_alive:
-        raise unavailable("the engine is stuck or has ended; restart the service")
+        raise NotReady("the engine is stuck or has ended; restart the service")
     return "ok\n"
 
 
@@ -141,7 +141,7 @@ async def metrics(request: Request) -> Response:
     return Response(content, media_type=CONTENT_TYPE_LATEST)
 
 
-async def _ask(request: Request, body: ScoreRequest) -> tuple[ModelName, list[Any], Usage]:
+async def _ask(request: Request, body: ScoreRequest, form: type[A]) -> A:
     """Let the engine answer the texts of one request.
 
     Raises:
@@ -155,11 +155,12 @@ async def _ask(request: Request, body: ScoreRequest) -> tuple[ModelName, list[An
     if count > (limit := state.settings.max_texts):
         raise unprocessable(FieldError("/text", f"has {count} texts; at most {limit} are allowed"))
     left = context.began + state.settings.deadline_seconds - time.monotonic()
-    context.allowance.charge(count, body.characters)
+    client = context.client
+    client.allowance.charge(count, body.characters)
     try:
-        job = state.engine.submit(queries, context.tenant, left)
+        job = state.engine.submit(queries, client.name, left)
     except (TooManyRequests, NotReady):
-        context.allowance.refund(count, body.characters)
+        client.allowance.refund(count, body.characters)
         raise
     try:
         results = await _wait(request, state, job, left)
@@ -169,49 +170,59 @@ async def _ask(request: Request, body: ScoreRequest) -> tuple[ModelName, list[An
             pointer = f"/text/{error.item}"
         raise unprocessable(FieldError(pointer, error.cause.message)) from error
     finally:  # also after the deadline: long waits matter most
-        context.queue_seconds, context.inference_seconds = job.queue_seconds, job.inference_seconds
-    context.tokens = context.cached_tokens = 0
+        context.timing = job.queue_seconds, job.inference_seconds
+    tokens = cached_tokens = 0
     for result in results:
-        context.tokens += result.usage.tokens
-        context.cached_tokens += result.usage.cached_tokens
+        tokens += result.usage.tokens
+        cached_tokens += result.usage.cached_tokens
         if isinstance(result, PredictResult):
             state.metrics.predicted(result.inside_word, result.network_rows)
+    context.usage = Usage(tokens, cached_tokens)
     model = ModelName.model_validate(job.loaded.description if job.loaded else {})
-    return model, results, Usage(context.tokens, context.cached_tokens)
+    return form(model=model, results=results, usage=context.usage)
 
 
 async def _wait(request: Request, state: AppState, job: Job, left: float) -> list[Any]:
     """Return the job's results. Drop the job *left* seconds later, or if the client hangs up."""
 
-    def give_up(error: Exception) -> None:
-        if not job.future.done():
-            job.future.set_exception(error)
-
-    def too_late() -> None:
-        seconds = state.settings.deadline_seconds
-        give_up(Problem(504, f"not answered within {seconds:g} s; send less at once, or later"))
-
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        give_up(ClientDisconnect())
+        if not job.future.done():
+            job.future.set_exception(ClientDisconnect())
 
     watchers: list[asyncio.Future[None]] = []
-
-    def start_watching() -> None:
-        watchers.append(asyncio.ensure_future(watch()))
-
-    loop = asyncio.get_running_loop()
-    timers = (
-        loop.call_later(UNWATCHED_SECONDS, start_watching),
-        loop.call_later(left, too_late),
+    timer = asyncio.get_running_loop().call_later(
+        UNWATCHED_SECONDS, lambda: watchers.append(asyncio.ensure_future(watch()))
     )
     try:
-        return await job.future
+        async with asyncio.timeout(left):
+            return await job.future
+    except TimeoutError:
+        seconds = state.settings.deadline_seconds
+        detail = f"not answered within {seconds:g} s; send less at once, or later"
+        raise Problem(504, detail) from None
     finally:
-        for timer in timers:
-            timer.cancel()
+        timer.cancel()
         for watcher in watchers:
             watcher.cancel()
         if not job.finished:
             state.engine.cancel(job)
+
+
+def _docs_page() -> Response:
+    """Return the page, with a policy that runs only its own script and style."""
+    page = (Path(__file__).parent / "static" / "docs.html").read_text("utf-8")
+    policy = (
+        "default-src 'none'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    )
+    for element in ("script", "style"):
+        content = page.partition(f"<{element}>")[2].partition(f"</{element}>")[0]
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        policy += f"; {element}-src 'sha256-{digest}'"
+    headers = {"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"}
+    return HTMLResponse(page, headers=headers)
+
+
+_DOCS_PAGE = _docs_page()

@@ -13,17 +13,18 @@ from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
 from model.queries import (
-    Blank,
-    Candidate,
     ClozeQuery,
-    Limits,
+    ClozeResult,
     PredictQuery,
+    PredictResult,
     Query,
+    Result,
     ScoreQuery,
+    ScoreResult,
     Usage,
 )
 
-R = TypeVar("R", bound="Result")
+R = TypeVar("R", bound=Result)
 
 
 def _text_tag(value: object) -> str | None:
@@ -166,58 +167,22 @@ class Answer(BaseModel, Generic[R]):
     usage: Usage
 
 
-class Result(BaseModel):
-    """The wire form of one of the model's results, whose attributes it reads."""
-
-    model_config = ConfigDict(from_attributes=True)
+class PredictAnswer(Answer[PredictResult]):
+    """The next words of each text."""
 
 
-class Prediction(Result):
-    """The next words of one text, most probable first."""
-
-    candidates: tuple[Candidate, ...]
+class ClozeAnswer(Answer[ClozeResult]):
+    """Each text with its blanks filled, and the candidates of each blank."""
 
 
-class PredictAnswer(Answer[Prediction]):
-    """One prediction for each text, in the order sent."""
-
-
-class FilledText(Result):
-    """The best joint filling of one text, and the candidates of each blank."""
-
-    filled: str
-    blanks: tuple[Blank, ...]
-
-
-class ClozeAnswer(Answer[FilledText]):
-    """One filled text for each text, in the order sent."""
-
-
-class TextScore(Result):
-    """The probability of one text after the start of a text."""
-
-    log_probability: float = Field(description="nats; the end of the text is not included")
-    characters: int
-    tokens: int
-    bits_per_character: float
-
-
-class ScoreAnswer(Answer[TextScore]):
-    """One score for each text, in the order sent."""
+class ScoreAnswer(Answer[ScoreResult]):
+    """The probability of each text."""
 
 
 class ModelIdentity(ModelName):
     """A checkpoint's name, version and digest."""
 
     digest: str
-
-
-@dataclass(frozen=True)
-class RequestLimits(Limits):
-    """The largest request that is accepted."""
-
-    body_bytes: int = 0
-    texts: int = 0
 
 
 class ModelAnswer(ModelIdentity):
@@ -228,7 +193,7 @@ class ModelAnswer(ModelIdentity):
     languages: list[str]
     capabilities: list[Literal["predict", "cloze", "score"]]
     scores: dict[str, Any]
-    limits: RequestLimits
+    limits: dict[str, int] = Field(description="the largest request that is accepted")
 
 
 class ReloadAnswer(BaseModel):

@@ -4,54 +4,64 @@ Strongest first: command line, ``LACUNA_*`` environment, TOML file, default. An 
 error in each source: a misspelt limit must not leave the limit off.
 """
 
+import argparse
 import difflib
 import ipaddress
 import os
-import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import (
-    BaseSettings,
-    CliSettingsSource,
-    EnvSettingsSource,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
 )
 
 from model.queries import Limits
 
 PREFIX = "LACUNA_"
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parent.parent / "model" / "pretrained" / "default"
-_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\sA-Z/,]+")
-# A name or an address; an IPv6 address has at least two colons.
-_HOST = re.compile(
-    r"\*|[\w-]+(?:\.[\w-]+)*|[0-9a-f]*:[0-9a-f.]*:[0-9a-f:.]*", re.ASCII | re.IGNORECASE
-)
+
+
+def _split(value: object) -> object:
+    """Split at commas; a list comes from a TOML file."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
 Port = Annotated[int, Field(ge=0, le=65535)]
-Names = Annotated[tuple[str, ...], NoDecode]  # comma separated, or a list in a TOML file
+# As browsers send it.
+Origin = Annotated[str, StringConstraints(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^\sA-Z/,]+)$")]
+# A name or an address; an IPv6 address has at least two colons.
+Host = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(\*|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|[0-9A-Fa-f]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)$"
+    ),
+]
 
 
 class SettingsError(Exception):
     """A setting is unknown, malformed or unsafe. The message has its source and the remedy."""
 
 
-class Options(BaseSettings):
+class Settings(BaseModel):
     """Serve a checkpoint. Each option is also a variable (LACUNA_PORT) and a TOML key (port)."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     config: Path | None = Field(None, description="TOML file with settings")
     checkpoint: Path = Field(DEFAULT_CHECKPOINT, description="checkpoint directory to serve")
     host: str = Field("127.0.0.1", description="address to bind; off loopback, keys are required")
     port: Port = Field(8000, description="TCP port; 0 takes a free one and logs it")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device of the network")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
     threads: int = Field(0, ge=0, le=256, description="threads of a network call; 0: by the CPUs")
     keys_file: Path | None = Field(None, description="TOML file of keys, made by: lacuna keys new")
     allow_anonymous: bool = Field(False, description="serve off loopback without keys")
@@ -59,8 +69,12 @@ class Options(BaseSettings):
         0, ge=0, description="texts per minute for a key without its own limit; 0: no limit"
     )
     characters_per_minute: int = Field(0, ge=0, description="the same, in code points")
-    allowed_hosts: Names = Field((), description="hosts that requests may name; * for any")
-    allowed_origins: Names = Field((), description="origins whose pages may ask (CORS)")
+    allowed_hosts: Annotated[tuple[Host, ...], BeforeValidator(_split)] = Field(
+        (), description="hosts that requests may name, without ports: example.org, …; * for any"
+    )
+    allowed_origins: Annotated[tuple[Origin, ...], BeforeValidator(_split)] = Field(
+        (), description="origins whose pages may ask (CORS): https://example.org, …; * for any"
+    )
     metrics_port: Port | None = Field(None, description="serve /metrics here only, without keys")
     deadline_seconds: float = Field(
         10, gt=0, le=3600, description="time for an answer; 504 after it, or 429 at once"
@@ -70,9 +84,9 @@ class Options(BaseSettings):
     prefix_cache_mib: int = Field(64, ge=0, description="memory of the prefix cache, in MiB")
     drain_seconds: float = Field(0, ge=0, le=600, description="answer 503 this long after SIGTERM")
     grace_seconds: int = Field(15, ge=1, le=3600, description="then let requests finish this long")
-    keep_alive_seconds: int = Field(65, ge=1, le=3600, description="idle time of a connection")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="minimum level for request logs; service events are at least at info"
+        "info",
+        description="debug, info, warning or error: minimum for request logs; service events are at info",
     )
     stall_seconds: float = Field(30, gt=0, description="a longer step makes /livez answer 503")
     max_body_bytes: int = Field(1 << 20, ge=1, description="largest request body")
@@ -83,18 +97,8 @@ class Options(BaseSettings):
     max_choices: int = Field(256, ge=1, description="most choices for one blank")
     max_history: int = Field(20_000, ge=0, description="longest history, in code points")
 
-    @field_validator("keys", "allowed_hosts", "allowed_origins", mode="before", check_fields=False)
-    @classmethod
-    def _split(cls, value: object) -> object:
-        if isinstance(value, str):
-            return [part.strip() for part in value.split(",") if part.strip()]
-        return value
-
-
-class Settings(Options):
-    """All settings. Keys are not on the command line, where every user of the machine sees them."""
-
-    keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+    # Not on the command line, where every user of the machine would see them.
+    keys: Annotated[tuple[SecretStr, ...], BeforeValidator(_split)] = Field(
         (), description="API keys, comma separated in LACUNA_KEYS"
     )
 
@@ -109,13 +113,6 @@ class Settings(Options):
             history=self.max_history,
         )
 
-    @classmethod
-    def settings_customise_sources(
-        cls, *_: Any, **sources: Any
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Use arguments only: `read_settings` merges the other sources."""
-        return (sources["init_settings"],)
-
 
 def read_settings(arguments: Sequence[str]) -> Settings:
     """Merge command line, environment and TOML file, and check the whole.
@@ -124,16 +121,8 @@ def read_settings(arguments: Sequence[str]) -> Settings:
         SettingsError: unknown, malformed or unsafe settings, or a file that cannot be read.
         SystemExit: ``--help``, or a command line that argparse refuses (status 2).
     """
-    options = CliSettingsSource[Any](
-        Options,
-        cli_prog_name="lacuna serve",
-        cli_parse_args=list(arguments),
-        cli_implicit_flags=True,
-        cli_kebab_case=True,
-        cli_hide_none_type=True,
-    )()
-    variables = EnvSettingsSource(Settings)()
-    _check_variables(os.environ)
+    options = vars(_parser().parse_args(arguments))
+    variables = _read_variables()
     file = options.get("config") or variables.get("config")
     keys = {} if file is None else _read_toml(Path(file))
     sources = {
@@ -150,7 +139,17 @@ def read_settings(arguments: Sequence[str]) -> Settings:
         unknown = first["type"] == "extra_forbidden"
         reason = f"unknown{_nearest(name, Settings.model_fields)}" if unknown else first["msg"]
         raise SettingsError(f"{sources[name]}: {reason}") from None
-    _check(settings)
+    if settings.queue_items < settings.max_texts:
+        raise SettingsError(
+            f"queue_items is {settings.queue_items} and max_texts is {settings.max_texts}: a full "
+            "request could never be accepted; raise queue_items or lower max_texts"
+        )
+    has_keys = settings.keys or settings.keys_file
+    if not is_loopback(settings.host) and not has_keys and not settings.allow_anonymous:
+        raise SettingsError(
+            f"host {settings.host} is reachable from other machines, and no API keys are set: "
+            "set LACUNA_KEYS or --keys-file, or waive them with --allow-anonymous"
+        )
     return settings
 
 
@@ -162,12 +161,35 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _check_variables(environment: Iterable[str]) -> None:
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
-    for variable in sorted(environment):
-        if variable.upper().startswith(PREFIX) and variable not in known:
-            hint = _nearest(variable, known)
-            raise SettingsError(f"environment variable {variable}: unknown{hint}")
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "lacuna serve",
+        description=Settings.__doc__,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    for name, field in Settings.model_fields.items():
+        if name == "keys":
+            continue
+        parser.add_argument(
+            "--" + name.replace("_", "-"),
+            action=argparse.BooleanOptionalAction if field.annotation is bool else "store",
+            help=f"{field.description} (default: {field.default})",
+        )
+    return parser
+
+
+def _read_variables() -> dict[str, str]:
+    """Return the settings in the environment.
+
+    Raises:
+        SettingsError: a variable with our prefix is no setting.
+    """
+    known = {PREFIX + name.upper(): name for name in Settings.model_fields}
+    ours = {name: os.environ[name] for name in os.environ if name.upper().startswith(PREFIX)}
+    for variable in sorted(ours.keys() - known.keys()):
+        raise SettingsError(f"environment variable {variable}: unknown{_nearest(variable, known)}")
+    return {known[variable]: value for variable, value in ours.items()}
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -184,26 +206,3 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     return f"; {hint}lacuna serve --help lists the settings"
-
-
-def _check(settings: Settings) -> None:
-    has_keys = settings.keys or settings.keys_file
-    if not is_loopback(settings.host) and not has_keys and not settings.allow_anonymous:
-        raise SettingsError(
-            f"host {settings.host} is reachable from other machines, and no API keys are set: "
-            "set LACUNA_KEYS or --keys-file, or waive them with --allow-anonymous"
-        )
-    for name, pattern, remedy in (
-        ("allowed_origins", _ORIGIN, "give scheme, host and port as browsers send them, in lower "
-         "case and without a path, such as https://example.org"),
-        ("allowed_hosts", _HOST, "give a name or an address without scheme, port, pattern or final "
-         "dot, such as example.org"),
-    ):  # fmt: skip
-        for value in getattr(settings, name):
-            if not pattern.fullmatch(value):
-                raise SettingsError(f"{name} has {value}: {remedy}, or * for any")
-    if settings.queue_items < settings.max_texts:
-        raise SettingsError(
-            f"queue_items is {settings.queue_items} and max_texts is {settings.max_texts}: a full "
-            "request could never be accepted; raise queue_items or lower max_texts"
-        )

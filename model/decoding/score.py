@@ -1,5 +1,7 @@
 """Score a text: log P(text) = Σ log P(token | all tokens before it), without its end."""
 
+import math
+
 import numpy as np
 
 from model.batching import Decoder, RunTower, Score
@@ -28,4 +30,5 @@ def score_text(context: DecoderContext, query: ScoreQuery) -> Decoder[ScoreResul
             Score("next", outputs[n], (tokens[n],)) for n in scored[start : start + SCORED_ROWS]
         ]
         total += float(np.sum(np.concatenate(rows), dtype=np.float64))
-    return ScoreResult(total, len(text), len(tokens), Usage(len(tokens)))
+    bits = -total / math.log(2.0) / len(text)
+    return ScoreResult(total, len(text), len(tokens), bits, Usage(len(tokens)))

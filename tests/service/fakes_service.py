@@ -6,6 +6,7 @@ text, ``collapse`` the whole scheduler, ``die`` the engine's thread. ``hold`` wa
 `FakeModel.stuck` is set.
 """
 
+import math
 import re
 import threading
 from collections.abc import Generator
@@ -159,4 +160,5 @@ def answer(query: Query) -> Result:
         fillings = tuple(map(Filling, words, probabilities))
         blanks = tuple(Blank(start, end, fillings) for start, end in spans)
         return ClozeResult(_BLANK.sub("word0", query.text), blanks, usage)
-    return ScoreResult(-2.0 * len(query.text), len(query.text), len(query.text), usage)
+    length = len(query.text)
+    return ScoreResult(-2.0 * length, length, length, 2.0 / math.log(2.0), usage)

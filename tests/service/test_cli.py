@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from service.cli import main
-from service.schemas import FilledText, Prediction, TextScore
 from tests.service.server_process import ROOT, clean_environment
 
 
@@ -24,8 +23,8 @@ def test_predict_prints_words(tiny_checkpoint: Path, capsys: pytest.CaptureFixtu
     options = ("--top-k", "3", "--checkpoint", tiny_checkpoint)
     lines = run(capsys, "predict", "I like the ", *options).splitlines()
     printed = run(capsys, "predict", "I like the ", *options, "--json")
-    found = Prediction.model_validate_json(printed).candidates
-    assert lines == [f"{each.probability:.3f}  {each.word}" for each in found]
+    (found,) = json.loads(printed).values()
+    assert lines == [f"{each['probability']:.3f}  {each['word']}" for each in found]
     assert 1 <= len(found) <= 3
 
 
@@ -36,7 +35,7 @@ def test_cloze_prints_the_filled_text(
     options = ("--choices", "cat,mat", "--checkpoint", tiny_checkpoint)
     filled, *blanks = run(capsys, "cloze", "a ____ on a ____", *options).splitlines()
     printed = run(capsys, "cloze", "a ____ on a ____", *options, "--json")
-    assert FilledText.model_validate_json(printed).filled == filled
+    assert json.loads(printed)["filled"] == filled
     assert [sorted(each.split()[::2]) for each in blanks] == [["cat", "mat"]] * 2
 
 
@@ -51,12 +50,12 @@ def test_score_prints_a_line_per_text(
     file.write_text("the cat\n\n今天\n", encoding="utf-8")
     options = ("--json", "--checkpoint", tiny_checkpoint)
     printed = run(capsys, "score", file, *options)
-    scores = [TextScore.model_validate_json(line) for line in printed.splitlines()]
-    assert [score.characters for score in scores] == [7, 2]
+    scores = [json.loads(line) for line in printed.splitlines()]
+    assert [score["characters"] for score in scores] == [7, 2]
     monkeypatch.setattr("sys.stdin", io.StringIO(file.read_text(encoding="utf-8")))
     assert run(capsys, "score", "-", *options) == printed
     readable = run(capsys, "score", file, "--checkpoint", tiny_checkpoint).splitlines()
-    assert readable[0] == f"{scores[0].bits_per_character:.3f} bits per character, 7 characters"
+    assert readable[0] == f"{scores[0]['bits_per_character']:.3f} bits per character, 7 characters"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ import httpx
 import pytest
 from safetensors.numpy import load_file
 
-import service.__main__ as command
 from model.checkpoint import load_checkpoint
 from model.predictor import Predictor
 from model.queries import ClozeQuery, PredictQuery, ScoreQuery
@@ -113,19 +112,6 @@ def test_settings_reach_the_model(tiny_checkpoint: Path) -> None:
     assert "at most 5" in refused.json()["detail"]
     arrays = load_file(tiny_checkpoint / "weights.safetensors").values()
     assert model["parameters"] == sum(array.size for array in arrays)
-
-
-def test_a_missing_bundled_checkpoint_is_an_error_with_its_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The message names the directory, and says how to get a checkpoint."""
-    missing = tmp_path / "default"
-    monkeypatch.setattr(command, "DEFAULT_CHECKPOINT", missing)
-    settings = Settings(checkpoint=missing)
-    with pytest.raises(Exception, match="does not exist") as failed:
-        load(settings, lambda *_: None)
-    reason = command._reason(failed.value, settings)
-    assert all(part in reason for part in (str(missing), "train one", "--checkpoint"))
 
 
 def test_a_stacked_network_is_served_for_blanks_alone(tmp_path: Path) -> None:

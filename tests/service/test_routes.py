@@ -4,6 +4,8 @@ Bad input is in tests/end_to_end/test_service_process.py, on a real server.
 """
 
 import asyncio
+import base64
+import hashlib
 import re
 import threading
 from typing import Any
@@ -88,7 +90,7 @@ def test_model_describes_the_checkpoint_and_the_limits() -> None:
     response = get("/model", max_texts=3)
     answer = ModelAnswer.model_validate(response.json())
     assert answer.model_dump(mode="json") == response.json()
-    assert (answer.limits.texts, answer.limits.characters) == (3, 10_000)
+    assert (answer.limits["texts"], answer.limits["characters"]) == (3, 10_000)
     assert answer.capabilities == ["predict", "cloze", "score"]
     assert "server-timing" not in response.headers
 
@@ -104,6 +106,21 @@ def test_gets_and_heads_are_answered_without_redirects(path: str) -> None:
         return [response.status_code for response in responses]
 
     assert ask(question) == [200, 200, 404]
+
+
+def test_page_runs_only_its_own_script() -> None:
+    """The page names no other host, its policy allows nothing else, and answers stay text."""
+    response = get("/docs")
+    policy, page = response.headers["content-security-policy"], response.text
+    assert re.fullmatch(r"default-src 'none'; .*script-src 'sha256-\S+'; style-src \S+", policy)
+    assert "unsafe" not in policy
+    outside = r"(?:https?:)?//[\w.]+\.\w+|<(?:link|img|iframe|script[^>]+src)"
+    markup = r"innerHTML|insertAdjacentHTML|\son\w+=|style="
+    assert not re.findall(f"{outside}|{markup}", page)
+    for element in ("script", "style"):
+        (content,) = re.findall(rf"<{element}>(.*?)</{element}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{element}-src 'sha256-{digest}'" in policy
 
 
 @pytest.mark.parametrize(

@@ -36,24 +36,17 @@ def test_defaults_are_the_design_limits() -> None:
 def test_command_line_beats_environment_beats_file_beats_default(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each source wins over the weaker ones, setting by setting."""
+    """Each source wins over the weaker ones, setting by setting; a variable can name the file."""
     file.write_text("port = 1\nthreads = 1\nmax_texts = 1\n")
     monkeypatch.setenv("LACUNA_PORT", "2")
     monkeypatch.setenv("LACUNA_THREADS", "2")
-    settings = read_settings(["--config", str(file), "--port", "3"])
+    options = ["--port", "3", "--allow-anonymous"]
+    settings = read_settings([*options, "--config", str(file)])
     assert [settings.port, settings.threads, settings.max_texts] == [3, 2, 1]
+    assert settings.allow_anonymous
     assert settings.max_top_k == 100
-
-
-def test_file_can_be_named_by_a_variable(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """LACUNA_CONFIG names the file; --config is stronger."""
-    file.write_text("port = 1\n")
-    (tmp_path / "other.toml").write_text("port = 2\n")
     monkeypatch.setenv("LACUNA_CONFIG", str(file))
-    assert read_settings([]).port == 1
-    assert read_settings(["--config", str(tmp_path / "other.toml")]).port == 2
+    assert read_settings(options).max_texts == 1
 
 
 def test_every_setting_but_the_keys_is_an_option(capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,14 +59,10 @@ def test_every_setting_but_the_keys_is_an_option(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize("option", ["--prot", "--po", "--keys"])
-def test_unknown_and_shortened_options_end_with_status_2(
-    option: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unknown_and_shortened_options_end_with_status_2(option: str) -> None:
     """The command line is refused by argparse."""
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit, match="2"):
         read_settings([option, "1"])
-    assert ended.value.code == 2
-    assert option in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -94,23 +83,23 @@ def test_wrong_variables_are_errors(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"max_text = 3", r"service\.toml: max_text: unknown; did you mean max_texts\?"),
-        (b"port = ", r"service\.toml: Invalid value"),
-        (b"port = 'x'", r"service\.toml: port: Input should be"),
-        (b"[port]\na = 1", r"service\.toml: port: Input should be"),
-        (b"\xff", r"service\.toml: .*utf-8"),
-        (None, r"service\.toml: No such file"),
+        (b"max_text = 3", "max_text: unknown; did you mean max_texts?"),
+        (b"port = ", "Invalid value"),
+        (b"[port]\na = 1", "port: Input should be"),
+        (b"\xff", "utf-8"),
+        (None, "No such file"),
     ],
 )
 def test_wrong_files_are_errors(file: Path, content: bytes | None, message: str) -> None:
     """A file that is missing, not TOML, not UTF-8, or has unknown keys or wrong types."""
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(SettingsError, match=message):
+    with pytest.raises(SettingsError) as refused:
         read_settings(["--config", str(file)])
+    assert f"service.toml: {message}" in str(refused.value).replace("'utf-8' codec", "utf-8")
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", "127.9"])
 def test_keys_are_required_off_loopback(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An address that others can reach needs keys, unless they are waived by name."""
     with pytest.raises(SettingsError, match="--allow-anonymous"):
@@ -118,14 +107,8 @@ def test_keys_are_required_off_loopback(host: str, monkeypatch: pytest.MonkeyPat
     assert read_settings(["--host", host, "--allow-anonymous"]).host == host
     monkeypatch.setenv("LACUNA_KEYS", KEY)
     assert read_settings(["--host", host]).host == host
-
-
-@pytest.mark.parametrize(
-    ("host", "answer"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("127.9", False)]
-)
-def test_loopback(host: str, answer: bool) -> None:
-    """Only addresses that no other machine can reach are loopback."""
-    assert is_loopback(host) is answer
+    assert not is_loopback(host)
+    assert all(map(is_loopback, ("127.0.0.1", "127.9.9.9", "::1", "localhost")))
 
 
 def test_keys_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,33 +119,32 @@ def test_keys_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert KEY not in repr(settings)
 
 
-def test_lists_are_separated_by_commas_or_are_lists(file: Path) -> None:
-    """Hosts and origins: commas on the command line and in variables, lists in a file."""
-    file.write_text("allowed_hosts = ['a', 'b']\n")
-    origins = "https://a.example, http://localhost:3000"
-    settings = read_settings(["--config", str(file), "--allowed-origins", origins])
-    assert settings.allowed_hosts == ("a", "b")
-    assert settings.allowed_origins == ("https://a.example", "http://localhost:3000")
-
-
 @pytest.mark.parametrize(
-    "origin", ["a.example", "https://a.example/", "https://A.example", "https://a.example/page"]
+    ("name", "good", "wrong"),
+    [
+        (
+            "allowed_origins",
+            ("https://a.example", "http://localhost:3000", "*"),
+            ("a.example", "https://a.example/", "https://A.example", "https://a.example/page"),
+        ),
+        (
+            "allowed_hosts",
+            ("b.Example", "10.0.0.1", "2001:db8::1", "my_service", "*"),
+            ("a.example:8443", "https://a.example", "*.a.example", "a.example.", "[::1]"),
+        ),
+    ],
 )
-def test_an_origin_that_no_browser_sends_is_an_error(origin: str) -> None:
-    """No scheme, capitals, or a path."""
-    with pytest.raises(SettingsError, match="allowed_origins has"):
-        read_settings(["--allowed-origins", origin])
-
-
-@pytest.mark.parametrize(
-    "host", ["a.example:8443", "https://a.example", "*.a.example", "a.example.", "[::1]"]
-)
-def test_a_host_that_no_request_names_is_an_error(host: str) -> None:
-    """Ports, schemes, patterns, a final dot and brackets; names, addresses and * are good."""
-    good = "b.example, 10.0.0.1, 2001:db8::1, my_service, *"
-    assert read_settings(["--allowed-hosts", good]).allowed_hosts[-1] == "*"
-    with pytest.raises(SettingsError, match="allowed_hosts has"):
-        read_settings(["--allowed-hosts", f"{good}, {host}"])
+def test_lists_hold_what_browsers_send(
+    file: Path, name: str, good: tuple[str, ...], wrong: tuple[str, ...]
+) -> None:
+    """Lists have commas on the command line; a value that no request can have is an error."""
+    file.write_text(f"{name} = {list(good)}\n")
+    option = "--" + name.replace("_", "-")
+    for arguments in (["--config", str(file)], [option, ", ".join(good)]):
+        assert getattr(read_settings(arguments), name) == good
+    for value in wrong:
+        with pytest.raises(SettingsError, match=f"{option}: String should match"):
+            read_settings([option, f"{good[0]},{value}"])
 
 
 def test_limits_that_exclude_each_other_are_an_error() -> None:

@@ -56,7 +56,7 @@ class FakePredictor:
     def _answer(self, query: Query) -> Result:
         if isinstance(query, ScoreQuery):
             characters = len(query.text)
-            return ScoreResult(-self.nats * characters, characters, 1, Usage(1))
+            return ScoreResult(-self.nats * characters, characters, 1, self.nats, Usage(1))
         if isinstance(query, PredictQuery):
             line = next(line for line in self.lines if line.startswith(query.text))
             rest = line[len(query.text) :]

@@ -32,7 +32,7 @@ class Scripted:
             PredictResult(self.candidates, Usage(1))
             if isinstance(query, PredictQuery)
             else ScoreResult(
-                -1.0, len(query.text) if isinstance(query, ScoreQuery) else 0, 1, Usage(1)
+                -1.0, len(query.text) if isinstance(query, ScoreQuery) else 0, 1, 1.0, Usage(1)
             )
             for query in queries
         ]
