@@ -104,8 +104,7 @@ def parse(body: bytes, expected: type[B]) -> B:
     except UnicodeDecodeError as error:
         raise Problem(400, f"the body is not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
-        place = f"line {error.lineno} column {error.colno}"
-        raise Problem(400, f"the body is not JSON at {place}: {error.msg}") from None
+        raise Problem(400, f"the body is not JSON: {error}") from None
     except RecursionError:
         raise Problem(400, "the body is nested too deeply") from None
     try:
