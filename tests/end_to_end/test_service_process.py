@@ -162,7 +162,7 @@ def test_bad_checkpoint_ends_the_process(
     assert status == 1
     message = errors.strip().splitlines()[-1]
     assert message.startswith(f"lacuna: cannot serve {directory}: {directory}")
-    assert {"truncated": "cut short or altered", "missing": "does not exist"}[damage] in message
+    assert {"truncated": "cut short or altered", "missing": "is no directory"}[damage] in message
 
 
 def _send(server: ServerProcess, item: Input) -> Answer:
