@@ -2,7 +2,6 @@
 
     LacunaError
     ├── QueryError          a request that cannot be answered: field, reason, remedy
-    │   └── UnsupportedError    the loaded model cannot answer this kind of question
     ├── CheckpointError     a checkpoint directory that is missing, torn, altered or too new
     ├── TokenizerError      a tokenizer that cannot be trained or read
     ├── CorpusError         input text that cannot be used
@@ -32,10 +31,6 @@ class QueryError(LacunaError):
         super().__init__(f"{field}: {message}")
         self.field = field
         self.message = message
-
-
-class UnsupportedError(QueryError):
-    """The loaded model cannot answer this kind of question."""
 
 
 class CheckpointError(LacunaError):

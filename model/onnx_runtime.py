@@ -11,7 +11,7 @@ import onnxruntime
 from model.checkpoint import Checkpoint
 from model.config import Architecture, NetworkConfig, Tower
 from model.errors import CheckpointError
-from model.runtime import Float32Array, Head, Int64Array, unsupported
+from model.runtime import Float32Array, Head, Int64Array
 
 Precision = Literal["int8", "fp32"]
 # Folder of each precision's graphs inside a checkpoint, and the file in it with their weights.
@@ -80,8 +80,6 @@ class OnnxRuntime:
         return log_probabilities
 
     def _run(self, graph: Tower | Head, *inputs: npt.NDArray[Any]) -> list[Float32Array]:
-        if graph not in self._sessions:
-            raise unsupported("stacked_bidirectional" if graph == "fill" else "two_towers")
         session = self._sessions[graph]
         names = [each.name for each in session.get_inputs()]
         results: list[Float32Array] = session.run(None, dict(zip(names, inputs, strict=True)))
@@ -112,8 +110,6 @@ def _share_memory() -> None:
 
 
 def _open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing; {_EXPORT_AGAIN} (fp32 graphs need --fp32)")
     _share_memory()
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.use_env_allocators", "1")
@@ -129,5 +125,5 @@ def _open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no base of their own
         raise CheckpointError(
-            f"{path}: onnxruntime cannot open it: {error}; {_EXPORT_AGAIN}"
+            f"{path}: onnxruntime cannot open it: {error}; {_EXPORT_AGAIN} (fp32 needs --fp32)"
         ) from error

@@ -20,7 +20,7 @@ from model.decoding.masked import fill_masked
 from model.decoding.next_word import next_words
 from model.decoding.prefix_cache import PrefixCache
 from model.decoding.score import score_text
-from model.errors import CheckpointError, LacunaError, TokenizerError, UnsupportedError
+from model.errors import CheckpointError, LacunaError, QueryError, TokenizerError
 from model.ngram import DESCRIPTION, open_ngram, read_description
 from model.queries import Limits, PredictQuery, Query, Result, ScoreQuery, check_query
 from model.runtime import Runtime, open_runtime
@@ -62,15 +62,15 @@ class Predictor:
         No other *tenant* finds in the cache what this one's texts left there.
 
         Raises:
-            QueryError: the query is invalid; its field is a JSON pointer relative to the query.
-            UnsupportedError: the checkpoint cannot answer this kind of question.
+            QueryError: the query is invalid, or not of a kind that the checkpoint can answer; its
+                field is a JSON pointer relative to the query.
         """
         check_query(query, self.limits)
         kind = {PredictQuery: "predict", ScoreQuery: "score"}.get(type(query), "cloze")
         capabilities = self.checkpoint.capabilities
         if kind not in capabilities:
             able = ", ".join(capabilities) or "no question"
-            raise UnsupportedError(
+            raise QueryError(
                 "/text", f"this checkpoint can answer {able}, not {kind}; load another one"
             )
         if isinstance(query, PredictQuery):

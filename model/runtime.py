@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 import numpy as np
 import numpy.typing as npt
 
-from model.config import GAP_POSITIONS, SPAN, Architecture, Sizes, Tower
-from model.errors import CheckpointError, UnsupportedError
+from model.config import GAP_POSITIONS, SPAN, Sizes, Tower
+from model.errors import CheckpointError
 from model.tokenizer import FIRST_BYTE, START
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ Head = Literal["next", "previous", "gap", "fill"]
 class Runtime(Protocol):
     """A model that can be run; N ≥ 1 rows, T ≥ 1 steps, sizes S (state), H (output), V (tokens).
 
-    Calls that a model does not support raise :class:`~model.errors.UnsupportedError`.
+    A caller asks only for the towers and heads of its architecture.
 
     Attributes:
         head_rows: rows of a call of :meth:`score` that suit the device.
@@ -80,30 +80,24 @@ class WindowRuntime:
     """
 
     def run_tower(
-        self, tower: Tower, states: Float32Array, tokens: Int64Array, lengths: Int64Array
+        self,
+        tower: Tower,  # noqa: ARG002 (there is only one)
+        states: Float32Array,
+        tokens: Int64Array,
+        lengths: Int64Array,
     ) -> tuple[Float32Array, Float32Array]:
         """Append tokens to the states."""
-        if tower != "forward":
-            raise unsupported("two_towers")
         read = np.concatenate([states, tokens.astype(np.float32)], axis=1)
         windows = np.lib.stride_tricks.sliding_window_view(read, states.shape[1], axis=1)
         return windows[np.arange(len(states)), lengths].copy(), windows[:, 1:].copy()
 
-    def score(self, head: Head, *inputs: npt.NDArray[Any]) -> Float32Array:
+    def score(self, head: Head, *inputs: npt.NDArray[Any]) -> Float32Array:  # noqa: ARG002
         """Score the next token."""
-        if head != "next":
-            raise unsupported("two_towers")
         return self.score_next(inputs[0].astype(np.int64))
 
     def score_next(self, contexts: Int64Array) -> Float32Array:
         """Return log-probabilities (N, V) of the next token after contexts (N, H)."""
         raise NotImplementedError
-
-
-def unsupported(architecture: Architecture) -> UnsupportedError:
-    """Return the error of a call that only this architecture answers."""
-    needed = "two towers" if architecture == "two_towers" else f"the architecture {architecture}"
-    return UnsupportedError("/text", f"the loaded model cannot answer this; load one with {needed}")
 
 
 def initial_states(sizes: Sizes, tower: Tower, rows: int) -> Float32Array:

@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.config import Architecture, NetworkConfig, Tower
+from model.config import NetworkConfig, Tower
 from model.errors import CheckpointError
 from model.network import Network, mask_controls
-from model.runtime import Float32Array, Head, Int64Array, unsupported
+from model.runtime import Float32Array, Head, Int64Array
 from model.tokenizer import END_OF_GAP
 
 # Rows of every product. A GPU takes as long for one as for hundreds; a CPU pays for padding.
@@ -70,8 +70,6 @@ class TorchRuntime:
         self, tower: Tower, states: Float32Array, tokens: Int64Array, lengths: Int64Array
     ) -> tuple[Float32Array, Float32Array]:
         """See :meth:`model.runtime.Runtime.run_tower`."""
-        if tower == "backward" and self.sizes.architecture != "two_towers":
-            raise unsupported("two_towers")
         after = np.empty_like(states)
         outputs = np.zeros((*tokens.shape, self.sizes.hidden_size), dtype=np.float32)
         for start in range(0, len(tokens), self._block):
@@ -91,9 +89,6 @@ class TorchRuntime:
     @torch.inference_mode()
     def score(self, head: Head, *inputs: npt.NDArray[Any]) -> Float32Array:
         """See :meth:`model.runtime.Runtime.score`."""
-        needed: Architecture = "stacked_bidirectional" if head == "fill" else "two_towers"
-        if head != "next" and self.sizes.architecture != needed:
-            raise unsupported(needed)
         blocks = []
         # Lines have different lengths, so each is computed alone.
         size = 1 if head == "fill" else self._block

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from model.checkpoint import Checkpoint
 from model.config import SPAN, WORD
 from model.decoding.blanks import find_blanks
-from model.errors import CorpusError, UnsupportedError
+from model.errors import CheckpointError, CorpusError
 from model.predictor import open_model
 from model.runtime import Float32Array, Float64Array, Head, Runtime
 from model.tokenizer import END, END_OF_GAP, START, Tokenizer
@@ -82,9 +82,7 @@ def run(options: CompletionOptions) -> int:
     check_writable(options.output)
     checkpoint, runtime = open_model(options.checkpoint)
     if checkpoint.network.architecture != "two_towers":
-        raise UnsupportedError(
-            "/checkpoint", f"{options.checkpoint} has one tower; name a checkpoint with two"
-        )
+        raise CheckpointError(f"{options.checkpoint} has one tower; name a checkpoint with two")
     held_out = held_out_questions(options.prepared, checkpoint.tokenizer)
     fitting = log_probabilities(checkpoint, runtime, held_out, "held-out blanks")
     weights = fit_weights(fitting, _answers(held_out))

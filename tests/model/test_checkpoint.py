@@ -88,11 +88,7 @@ def test_everything_that_was_written_is_read(tmp_path: Path, tiny_checkpoint: Pa
     changes: dict[str, Any] = {
         "name": "second",
         "version": "2024.1",
-        "calibration": Calibration(
-            next_temperature={"zh": 1.25, "en": 0.9},
-            choice_uniform_mix={"zh": 0.0, "en": 0.04},
-            forward_weight=0.75,
-        ),
+        "calibration": Calibration(next_temperature={"zh": 1.25, "en": 0.9}, forward_weight=0.75),
         "languages": ("en",),
         "scores": {"zh": {"bits_per_character": 4.5}},
         "training": {"seed": 7, "data_sha256": "0" * 64},
@@ -156,7 +152,6 @@ def break_a_token(directory: Path) -> None:
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     # files
     "no directory": (shutil.rmtree, "is no directory; name one"),
-    "file": (lambda d: (shutil.rmtree(d), d.write_text("")), "is no directory; name one"),
     "no sums": (lambda d: (d / "SHA256SUMS").unlink(), r"SHA256SUMS is missing; copy"),
     "no graph": (lambda d: (d / "onnx" / "gap.onnx").unlink(), r"onnx/gap\.onnx is missing; copy"),
     "cut short": (
@@ -165,10 +160,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "folder for a file": (lambda d: replace(d / "MODEL_CARD.md", Path.mkdir), r"CARD\.md cannot"),
     "pipe for a file": (lambda d: replace(d / "MODEL_CARD.md", os.mkfifo), "not a regular file"),
-    "device for sums": (
-        lambda d: replace(d / "SHA256SUMS", lambda path: path.symlink_to("/dev/zero")),
-        "SHA256SUMS cannot be read: it is not a regular file",
-    ),
+    "pipe for sums": (lambda d: replace(d / "SHA256SUMS", os.mkfifo), "SUMS cannot be read: it is"),
     "other word ends": (
         lambda d: put(d, "word_end_probs.f16", word_end_probs_file(np.full(364, 2.0))),
         r"word_end_probs\.f16 \(728 bytes\) is not 364 shares from 0 to 1; export",
@@ -257,15 +249,14 @@ def test_weights_without_a_header_are_named(tmp_path: Path, header: bytes) -> No
             count_parameters(tmp_path)
 
 
-@pytest.mark.parametrize("through_link", [False, True])
+@pytest.mark.parametrize("name", ["real", "link"])
 def test_existing_checkpoint_is_replaced_only_on_demand(
-    tmp_path: Path, tiny_checkpoint: Path, through_link: bool
+    tmp_path: Path, tiny_checkpoint: Path, name: str
 ) -> None:
     """Without ``overwrite`` nothing is touched; with it the new one replaces the old one."""
-    checkpoint = load_checkpoint(tiny_checkpoint)
+    checkpoint, target = load_checkpoint(tiny_checkpoint), tmp_path / name
     first = write_again(checkpoint, tmp_path / "real")
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    target = tmp_path / ("link" if through_link else "real")
     with pytest.raises(CheckpointError, match="exists; choose another name"):
         write_again(checkpoint, target, version="2")
     with pytest.raises(CheckpointError, match="with a path inside"):
@@ -278,48 +269,41 @@ def test_existing_checkpoint_is_replaced_only_on_demand(
 
 
 def test_nothing_is_written_that_could_not_be_read(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    """A checkpoint is loaded before it gets its name, so an unreadable one never gets it."""
-    files = {"tokenizer.model": b"x"}
+    """An unreadable checkpoint never gets its name; other directories are never overwritten."""
+    checkpoint = load_checkpoint(tiny_checkpoint)
     with pytest.raises(CheckpointError, match="not a SentencePiece model"):
-        write_again(load_checkpoint(tiny_checkpoint), tmp_path / "new", files=files)
+        write_again(checkpoint, tmp_path / "new", files={"tokenizer.model": b"x"})
     assert names(tmp_path) == []
-
-
-def test_other_directories_are_not_overwritten(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    """A directory of something else is refused, with ``overwrite`` as well."""
-    (tmp_path / "papers").mkdir()
-    (tmp_path / "papers" / "thesis.txt").write_text("years of work", encoding="utf-8")
+    (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
     with pytest.raises(CheckpointError, match="is not a checkpoint, so it is not overwritten"):
-        write_again(load_checkpoint(tiny_checkpoint), tmp_path / "papers", overwrite=True)
-    assert names(tmp_path / "papers") == ["thesis.txt"]
+        write_again(checkpoint, tmp_path, overwrite=True)
+    assert names(tmp_path) == ["thesis.txt"]
 
 
 def test_revision_changes_what_is_measured(copy: Path, tiny_checkpoint: Path) -> None:
     """Scores, calibration, card and digest change; other files stay, unlisted ones too."""
+    others = {"onnx/notes.txt": b"mine", ".git/HEAD": b"ref: main"}
     (copy / ".git").mkdir()
-    (copy / ".git" / "HEAD").write_text("ref: main", encoding="utf-8")
-    (copy / "onnx" / "notes.txt").write_text("mine", encoding="utf-8")
+    for name, content in others.items():
+        (copy / name).write_bytes(content)
     before = load_checkpoint(copy)
     calibration = dataclasses.replace(before.calibration, forward_weight=0.9)
     scores = {"en": {"ece": 0.01}}
     after = revise_checkpoint(copy, calibration=calibration, scores=scores, card="# New")
     assert (after.calibration, after.scores) == (calibration, scores)
-    assert (after.name, after.network) == (before.name, before.network)
     assert after.digest != before.digest
-    expected = {"onnx/notes.txt": b"mine", ".git/HEAD": b"ref: main", "MODEL_CARD.md": b"# New"}
-    for path in tiny_checkpoint.rglob("*"):
-        if path.is_file() and path.name not in ("config.json", "SHA256SUMS", "MODEL_CARD.md"):
-            expected[str(path.relative_to(tiny_checkpoint))] = path.read_bytes()
-    assert {name: (copy / name).read_bytes() for name in expected} == expected
+    for name in before.files - {"config.json", "MODEL_CARD.md"}:
+        others[name] = (tiny_checkpoint / name).read_bytes()
+    assert {name: (copy / name).read_bytes() for name in others} == others
+    assert (copy / "MODEL_CARD.md").read_text() == "# New"
 
 
 def test_revision_into_a_copy_leaves_the_checkpoint(copy: Path, tmp_path: Path) -> None:
-    """An output gets the new calibration, once; both marks of sha256sum are understood."""
+    """An output gets the new version, once; both marks of sha256sum are understood."""
     edit_sums(copy, lambda sums: sums.replace("  ", " *"))
     before = load_checkpoint(copy)
-    calibration = dataclasses.replace(before.calibration, forward_weight=0.9)
-    after = revise_checkpoint(copy, calibration=calibration, output=tmp_path / "new")
-    assert (after.directory, after.calibration) == (tmp_path / "new", calibration)
+    after = revise_checkpoint(copy, version="2", output=tmp_path / "new")
+    assert (after.directory, after.version) == (tmp_path / "new", "2")
     assert load_checkpoint(copy).digest == before.digest
     with pytest.raises(CheckpointError, match="exists"):
-        revise_checkpoint(copy, calibration=calibration, output=tmp_path / "new")
+        revise_checkpoint(copy, version="3", output=tmp_path / "new")

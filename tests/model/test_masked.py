@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from model.checkpoint import Checkpoint, load_checkpoint
+from model.checkpoint import Checkpoint
 from model.decoding.masked import LENGTH_PROBS
-from model.errors import LacunaError
 from model.onnx_runtime import OnnxRuntime
 from model.predictor import Predictor
 from model.queries import ClozeQuery, ClozeResult
@@ -121,11 +120,3 @@ def test_any_text_with_blanks_is_answered(stacked: Checkpoint, text: str) -> Non
     for blank in result.blanks:
         text = text.replace("____", blank.candidates[0].word, 1)
     assert result.filled == text and "____" not in text
-
-
-def test_other_networks_refuse_whole_lines(tiny_checkpoint: Path) -> None:
-    """The refusal of a network with towers names the architecture that is needed."""
-    one = np.array([1])
-    for runtime in runtimes(load_checkpoint(tiny_checkpoint)).values():
-        with pytest.raises(LacunaError, match="stacked_bidirectional"):
-            runtime.score("fill", np.array([[START, BLANK]]), one + 1, one)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.errors import CheckpointError, UnsupportedError
+from model.errors import CheckpointError
 from model.ngram import DESCRIPTION, NGRAM_FORMAT_VERSION, NGramRuntime, open_ngram
 from model.tokenizer import START
 from training.ngram import Text, estimate
@@ -72,16 +72,6 @@ def test_tokens_before_a_control_token_do_not_matter(ngram: NGramRuntime) -> Non
     with_past = ngram.distribution([6, START, 7])
     assert np.array_equal(with_past, ngram.distribution([START, 7]))
     assert not np.array_equal(with_past, ngram.distribution([6, 5, 7]))
-
-
-def test_backward_questions_are_refused(ngram: NGramRuntime) -> None:
-    """The backward tower and the other heads are refused by name."""
-    rows = random_contexts(1)
-    one = np.array([1])
-    with pytest.raises(UnsupportedError, match="two towers"):
-        ngram.run_tower("backward", rows, one[:, None], one)
-    with pytest.raises(UnsupportedError, match="two towers"):
-        ngram.score("gap", rows, rows, one > 0, one, one)
 
 
 def test_a_torn_directory_is_a_named_error(directory: Path, tmp_path: Path) -> None:

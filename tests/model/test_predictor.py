@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from model.errors import QueryError, UnsupportedError
+from model.errors import QueryError
 from model.predictor import Predictor
 from model.queries import ClozeQuery, Limits, PredictQuery, PredictResult, Query, ScoreQuery
 from model.runtime import Float32Array
@@ -90,7 +90,7 @@ def test_many_queries_run_through_a_bounded_number_of_decoders(
 @pytest.mark.parametrize("query", [ScoreQuery("a"), PredictQuery("a")])
 def test_a_stacked_network_fills_blanks_and_nothing_else(query: Query) -> None:
     """The refusal says what the loaded network can answer."""
-    with pytest.raises(UnsupportedError, match="can answer cloze, not"):
+    with pytest.raises(QueryError, match="can answer cloze, not"):
         predictor(architecture="stacked_bidirectional").start(query)
 
 

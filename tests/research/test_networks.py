@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from model.errors import RunError, UnsupportedError
+from model.errors import RunError
 from model.runtime import initial_states
 from model.tokenizer import START
 from research.cifg import KeyboardConfig, KeyboardNetwork
@@ -70,8 +70,6 @@ def test_the_runtime_gives_the_distribution_of_the_network(peer: Peer) -> None:
         known = np.isfinite(row)
         expected = logits[torch.from_numpy(known)].log_softmax(0).numpy()
         assert np.allclose(row[known], expected, atol=1e-4)
-    with pytest.raises(UnsupportedError):
-        runtime.run_tower("backward", states, second, np.array([2, 1]))
 
 
 def test_sizes_are_as_published_and_equal() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from model.errors import UnsupportedError
+from model.errors import QueryError
 from model.queries import ClozeQuery, Query
 from service.schemas import ClozeAnswer, ModelAnswer, PredictAnswer, ProblemDocument, ScoreAnswer
 from tests.service.client import app_of, ask, engine_of, get, post, running, until
@@ -277,7 +277,7 @@ class _FillsNoBlanks(FakeModel):
     def start(self, query: Query, _tenant: str = "", /) -> Any:
         """Refuse as the real predictor does."""
         if isinstance(query, ClozeQuery):
-            raise UnsupportedError("/text", "this network fills no blanks")
+            raise QueryError("/text", "this network fills no blanks")
         return super().start(query)
 
 
