@@ -8,8 +8,7 @@
     ├── PreparedDataError   a prepared data directory that is missing, torn or does not fit
     ├── RunError            a training run that cannot start or continue
     │   └── DivergedError       the loss or a gradient is NaN or infinite
-    ├── ExportError         an export that failed one of its gates
-    └── ReportError         a report that cannot be written
+    └── ExportError         an export that failed one of its gates
 
 Messages carry numbers, lengths, fields and paths, never a user's text.
 """
@@ -59,7 +58,3 @@ class DivergedError(RunError):
 
 class ExportError(LacunaError):
     """An export that failed one of its gates."""
-
-
-class ReportError(LacunaError):
-    """A report that cannot be written."""

@@ -39,7 +39,7 @@ from training.data.shards import Prepared, open_prepared, weigh
 from training.data.sources import BLOCK_LINES, named_sources
 from training.data.text_sources import expand_inputs, read_lines
 from training.evaluation.evaluate import evaluate
-from training.evaluation.report import table, write_report
+from training.evaluation.report import write_report
 from training.evaluation.systems import open_system
 from training.evaluation.test_items import choose_items, read_files
 from training.export import ExportOptions, export
@@ -67,27 +67,24 @@ Entry = dict[str, float]  # figures of the journal, before training or after a p
 class AdaptOptions:
     """Options of the command."""
 
-    checkpoint: Path = argument("directory of the checkpoint to begin with")
+    checkpoint: Path = argument("directory of the checkpoint to start from")
     text: tuple[str, ...] = argument("text to learn: files, folders or globs; a line an item")
     output: Path = option("directory for checkpoint, report and state", metavar="DIR")
-    replay: tuple[str, ...] = option("general text that is read along", (), metavar="TEXT")
-    field: str | None = option("member of JSON Lines that holds the text", None, metavar="NAME")
+    replay: tuple[str, ...] = option("general text to train on as well", (), metavar="TEXT")
+    field: str | None = option("member of JSON Lines that contains the text", None, metavar="NAME")
     passes: Size = option("passes over the text, at most", 4, metavar="N")
-    learning_rate: float = option("of the first pass", 1e-3, metavar="RATE")
-    minutes: float = option("of CPU time per thread, at most; 0 for no limit", 0.0)
-    threads: int = option("of torch", 1)
-    version: str = option("of the new checkpoint (default: the old one and -adapted)", "")
+    learning_rate: float = option("learning rate of the first pass", 1e-3, metavar="RATE")
+    minutes: float = option("limit of CPU minutes per thread; 0 for none", 0.0)
+    threads: int = option("threads of torch", 1)
+    version: str = option("version to write (default: the old one and -adapted)", "")
     lines: int = option("lines for each language in the report", 500, metavar="N")
-    typing_lines: int = option("lines for each language that the report types", 150, metavar="N")
-    seed: int = option("of every random choice", 1)
+    typing_lines: int = option("lines for each language to type in the report", 150, metavar="N")
+    seed: int = option("seed of every random choice", 1)
 
 
 def run(options: AdaptOptions) -> int:
     """Run the command; 0 on success, 130 if interrupted."""
-    try:
-        report = adapt(options)
-    except KeyboardInterrupt:  # outside training
-        report = None
+    report = adapt(options)
     if report is None:
         sys.stderr.write("interrupted; the same command resumes it\n")
         return 130
@@ -134,7 +131,7 @@ def adapt(options: AdaptOptions) -> str | None:
     report = options.output / "evaluation.md"
     if not report.is_file():
         _report(options, base)
-    return f"{_story(journal)}\n{report.read_text(encoding='utf-8')}"
+    return report.read_text(encoding="utf-8")
 
 
 def _settings(options: AdaptOptions, base: Checkpoint) -> dict[str, Any]:
@@ -228,20 +225,6 @@ def _is_finished(journal: Sequence[Entry], passes: int) -> bool:
     return len(before) >= passes or bool(last["out_of_time"]) or not gained
 
 
-def _story(journal: Sequence[Entry]) -> str:
-    """Return a table of the passes."""
-    rows = []
-    for number, entry in enumerate(journal):
-        name = f"{number}{' (kept)' if number == _best(journal) else ''}" if number else "before"
-        replay = f"{entry['replay']:.3f}" if "replay" in entry else "–"
-        counters = f"{entry['learning_rate']:g}", f"{entry['tokens']:,}"
-        rows.append([name, *counters, f"{entry['own']:.3f}", replay])
-    shown = table(rows, ["pass", "learning rate", "tokens read", "the text", "replay"])
-    if "replay" not in journal[0]:
-        shown += "\nWithout --replay, the loss on other text was not measured.\n"
-    return f"# Adaptation\n\nBits per character of held-out lines:\n\n{shown}"
-
-
 def _train(
     options: AdaptOptions, config: RunConfig, prepared: Prepared, own: set[str]
 ) -> list[Entry] | None:
@@ -269,7 +252,9 @@ def _train(
                     return None
                 counters = {"learning_rate": rate, "tokens": trainer.progress.tokens}
                 counters["out_of_time"] = trainer.progress.step < config.steps
-            journal.append(counters | _held_out_bits(trainer, prepared, own))
+            bits = _held_out_bits(trainer, prepared, own)
+            sys.stderr.write(f"held-out bits per character after {len(journal)} passes: {bits}\n")
+            journal.append(counters | bits)
             if _best(journal) == len(journal) - 1 > 0:
                 with replaced_directory(options.output / "best") as fresh:
                     shutil.copytree(directory / "state", fresh, dirs_exist_ok=True)
@@ -309,11 +294,12 @@ def _held_out_bits(trainer: Trainer, prepared: Prepared, own: set[str]) -> dict[
         trainer.heldout = heldout_batches(shards, trainer.flags, trainer.config.data)
         figures = trainer.evaluate()
         counts = {language: count for language, (_, count) in trainer.heldout.items()}
-        totals = [
-            figures[f"heldout_bits_per_character_{each}"] * count for each, count in counts.items()
-        ]
-        if totals:
-            bits[kind] = sum(totals) / sum(counts.values())
+        if counts:
+            weighted = (
+                count * figures[f"heldout_bits_per_character_{language}"]
+                for language, count in counts.items()
+            )
+            bits[kind] = sum(weighted) / sum(counts.values())
     return bits
 
 

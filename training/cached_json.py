@@ -1,16 +1,14 @@
 """Keep the results of long work as JSON files, so that an interrupted command continues."""
 
-import errno
 import hashlib
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from model.errors import ReportError, RunError
+from model.errors import RunError
 from model.files import write_atomically
 
 
@@ -22,40 +20,22 @@ def cached_json(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a JSON file atomically; make its folder if it is missing.
-
-    Raises:
-        RunError: the disk is full or not writable.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, (json.dumps(values, ensure_ascii=False, indent=1) + "\n").encode())
-    except OSError as error:
-        raise RunError(
-            f"{path}: cannot write: {error}; make room, or name another place"
-        ) from error
+    """Write a JSON file atomically; make its folder if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, _to_json(values).encode())
 
 
 def report_json(path: Path, values: dict[str, Any]) -> None:
     """Write a JSON file and print it."""
     write_json(path, values)
-    sys.stdout.write(json.dumps(values, ensure_ascii=False, indent=1) + "\n")
+    sys.stdout.write(_to_json(values))
 
 
 def check_writable(path: Path) -> None:
-    """Make the folder of a file, and check before long work that the file can be written there.
-
-    Raises:
-        ReportError: it cannot.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    except OSError as error:
-        raise ReportError(f"{path}: {error.strerror}; name a place that can be written") from error
+    """Make the folder of a file before long work; OSError if no file can be written there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
 
 
 def require_same_settings(directory: Path, settings: dict[str, Any]) -> None:
@@ -69,3 +49,7 @@ def require_same_settings(directory: Path, settings: dict[str, Any]) -> None:
         raise RunError(
             f"{directory} has results of other text or options; remove it, or name another --output"
         )
+
+
+def _to_json(values: dict[str, Any]) -> str:
+    return json.dumps(values, ensure_ascii=False, indent=1) + "\n"

@@ -70,8 +70,8 @@ class ExportOptions:
 
     source: Path = argument("run directory, or a state directory in one", metavar="RUN")
     output: Path = option("checkpoint directory to write", metavar="DIR")
-    name: str = option("of the checkpoint (default: the run's)", "")
-    version: str = option("of the checkpoint", "1")
+    name: str = option("name of the checkpoint (default: the run's)", "")
+    version: str = option("version of the checkpoint", "1")
     fp32: bool = option("write fp32 graphs and weights, too", False)
     prepared: Path | None = option("prepared data (default: the run's)", None, metavar="DIR")
     overwrite: bool = option("replace an existing checkpoint", False)

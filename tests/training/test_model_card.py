@@ -41,14 +41,6 @@ def test_scores_and_notes_go_into_the_checkpoint(copy: Path, tmp_path: Path) -> 
     assert load_checkpoint(copy).scores == checkpoint.scores
 
 
-def test_a_card_names_what_is_missing(copy: Path) -> None:
-    """Scores and licences may be unknown."""
-    assert main(["card", str(copy)]) == 0
-    card = (copy / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert "None yet" in card
-    assert "none were recorded" in card
-
-
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"languages": {"en": {"metrics": 3}}}'])
 def test_other_files_than_an_evaluation_are_refused(tmp_path: Path, content: str) -> None:
     """The error names the file."""

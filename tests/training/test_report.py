@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from training.evaluation.report import draw_panels, table, write_report
+from training.evaluation.report import table, write_report
 
 POINTS = [[0.1, 0.5, 0.9], [0.12, 0.45, 0.93], [0.3, 0.3, 0.4]]
 
@@ -21,22 +21,18 @@ def figure(first: float, second: float, low: float, high: float, **more: Any) ->
 
 @pytest.fixture
 def report() -> dict[str, Any]:
-    """An evaluation of two systems; one of two files has no blanks."""
+    """An evaluation of two systems."""
     metrics = {
         "bits_per_character": figure(1.5, 1.7, -0.25, -0.15),
         "cloze_top5": figure(0.5, 0.49, -0.01, 0.03),
         "next_ece": figure(0.02, 0.05, -0.04, -0.02, reliability=[POINTS, POINTS]),
-    }
-    by_file = {
-        "talk_en": {"lines": 10, "metrics": metrics},
-        "tale_en": {"lines": 5, "metrics": {"bits_per_character": figure(2.0, 1.9, 0.05, 0.15)}},
     }
     return {
         "seed": 1,
         "date": "2026-01-02",
         "questions_sha256": "0123456789abcdef",
         "contestants": [{"name": "net"}, {"name": "5-gram"}],
-        "languages": {"en": {"files": 2, "lines": 15, "metrics": metrics, "by_file": by_file}},
+        "languages": {"en": {"files": 2, "lines": 15, "metrics": metrics}},
     }
 
 
@@ -47,16 +43,8 @@ def test_a_table_has_a_header_and_a_line_for_each_row() -> None:
     )
 
 
-def test_panels_are_written_as_a_picture(tmp_path: Path) -> None:
-    """The grid has the given rows and columns."""
-    with draw_panels(tmp_path / "a.png", 2, 3, (3, 2)) as grid:
-        assert [len(panels) for panels in grid] == [3, 3]
-        grid[1][2].plot([0, 1])
-    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-
-
 def test_three_files_are_written(report: dict[str, Any], tmp_path: Path) -> None:
-    """The tables have values, intervals and differences, over all files and by file."""
+    """The table has values, intervals and differences."""
     folder = tmp_path / "new" / "folder"
     text = write_report(report, folder)
     assert json.loads((folder / "evaluation.json").read_text(encoding="utf-8")) == report
@@ -64,5 +52,5 @@ def test_three_files_are_written(report: dict[str, Any], tmp_path: Path) -> None
     assert (folder / "reliability.png").stat().st_size > 5000
     bits = "| 1.500 [1.490, 1.510] | 1.700 [1.690, 1.710] | -0.200 [-0.250, -0.150] |"
     blanks = "| 50.0 % [49.0 %, 51.0 %] | 49.0 % [48.0 %, 50.0 %] | 1.0 % [-1.0 %, 3.0 %] |"
-    for row in (bits, blanks, "| tale_en | 5 | 2.000 / 1.900 |  |  |  |  |"):
+    for row in (bits, blanks):
         assert row in text

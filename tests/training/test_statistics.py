@@ -68,16 +68,12 @@ def test_reliability_and_calibration_error_by_hand() -> None:
     assert share == pytest.approx([0.5, 0.5])
     error = calibration_error(PROBABILITIES, CORRECT, np.ones(4), bins=2)
     assert error == pytest.approx((0.35 + 0.25) / 2)
+    weights = np.array([3.0, 1.0, 1.0, 1.0])  # an answer of weight 3 fills a bin alone
+    error = calibration_error(np.array([0.1, 0.5, 0.5, 0.5]), np.array([0, 1.0, 1, 0]), weights, 2)
+    assert error == pytest.approx((0.1 + abs(2 / 3 - 0.5)) / 2)
     weights = np.array([0.0, 0.0, 9.0, 0.0])
     claimed, _, share = reliability(PROBABILITIES, CORRECT, weights, bins=2)
     assert (claimed.tolist(), share.tolist()) == ([0.8], [1.0])
-
-
-def test_calibration_bins_have_equal_weight() -> None:
-    """An answer of weight 3 fills a bin like three answers of weight 1."""
-    probabilities, correct = np.array([0.1, 0.5, 0.5, 0.5]), np.array([0.0, 1.0, 1.0, 0.0])
-    by_weight = calibration_error(probabilities, correct, np.array([3.0, 1, 1, 1]), bins=2)
-    assert by_weight == pytest.approx((0.1 + abs(2 / 3 - 0.5)) / 2)
 
 
 def test_samples_of_a_calibration_error_are_centred() -> None:

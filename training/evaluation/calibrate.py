@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.checkpoint import Checkpoint, revise_checkpoint
 from model.config import Calibration
@@ -71,16 +72,27 @@ class CalibrateOptions:
     checkpoint: Path = argument("directory of a checkpoint, or of an n-gram")
     text: tuple[str, ...] = argument("development text: files, folders or globs; a line an item")
     output: Path = option("directory of the calibrated copy; must not exist", metavar="DIR")
-    version: str | None = option("of the copy of a checkpoint (default: the old one)", None)
-    field: str | None = option("member of JSON Lines that holds the text", None, metavar="NAME")
+    version: str | None = option("version to write (default: the old one)", None)
+    field: str | None = option("member of JSON Lines that contains the text", None, metavar="NAME")
     lines: int = option("lines for each language, at most", 1500, metavar="N")
-    seed: int = option("of the choice of lines", 2)
+    seed: int = option("seed of the choice of lines", 2)
 
 
-# The answer to one blank at τ = 1 and γ = 1: probabilities of candidates (K,), which add up to at
-# most 1, and the index of the right one, or None
-FilledBlank = tuple[Float64Array, int | None]
-Filled = Mapping[str, Sequence[FilledBlank]]  # by language
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """Answers to blanks of one language at τ = 1 and γ = 1, without blanks that got no candidate.
+
+    Attributes:
+        right: P(the right candidate), or P(none of them), at each of TEMPERATURES, (blanks, T).
+        found: if the right word is among the candidates, (blanks,).
+        total: sum of the probabilities of the candidates, (blanks,).
+        even: one by the number of candidates, (blanks,).
+    """
+
+    right: Float64Array
+    found: NDArray[np.bool_]
+    total: Float64Array
+    even: Float64Array
 
 
 def run(options: CalibrateOptions) -> int:
@@ -190,28 +202,28 @@ def fit_cloze_calibration(
     every = max(1, max(map(len, questions.values())) // MAX_WEIGHT_BLANKS)
     some = {language: own[::every] for language, own in questions.items()}
 
-    def fill(weights: tuple[float, float], questions: Questions) -> Filled:
+    def fill(weights: tuple[float, float], questions: Questions) -> dict[str, Filled]:
         tried = replace(neutral, forward_weight=weights[0], backward_weight=weights[1])
         return _fill(predictor(tried), questions, candidates)
 
     @functools.cache
     def loss(weights: tuple[float, float]) -> float:
-        return sum(best for best, _ in _best_temperatures(fill(weights, some)))
+        return sum(float(_nats(own.right).min()) for own in fill(weights, some).values())
 
     best = (grids[0][len(grids[0]) // 2], grids[1][0])
     for _ in range(2):
         best = min(((forward, best[1]) for forward in grids[0]), key=loss)
         best = min(((best[0], backward) for backward in grids[1]), key=loss)
-    filled = fill(best, questions)
-    fitted = zip(filled, _best_temperatures(filled), strict=True)
-    temperatures = {language: temperature for language, (_, temperature) in fitted}
-    exponents = {language: _best_exponent(own) for language, own in filled.items()}
+    temperatures, exponents = dict(start.cloze_temperature), dict(start.cloze_coverage_exponent)
+    for language, own in fill(best, questions).items():
+        temperatures[language] = float(TEMPERATURES[_nats(own.right).argmin()])
+        exponents[language] = _best_exponent(own)
     return replace(
         start,
         forward_weight=best[0],
         backward_weight=best[1],
-        cloze_temperature=start.cloze_temperature | temperatures,
-        cloze_coverage_exponent=start.cloze_coverage_exponent | exponents,
+        cloze_temperature=temperatures,
+        cloze_coverage_exponent=exponents,
     )
 
 
@@ -237,8 +249,12 @@ def fit_choices(
         choice_uniform_mix=dict.fromkeys(LANGUAGES, 0.0),
     )
     temperatures, mixes = dict(start.choice_temperature), dict(start.choice_uniform_mix)
-    for language, filled in _fill(predictor(neutral), with_choices, None).items():
-        temperatures[language], mixes[language] = _best_choice_calibration(filled)
+    for language, own in _fill(predictor(neutral), with_choices, None).items():
+        right, even = own.right[own.found], own.even[own.found, None]
+        losses = np.array([_nats((1 - mix) * right + mix * even) for mix in UNIFORM_MIXES])
+        mix, temperature = np.unravel_index(losses.argmin(), losses.shape)
+        temperatures[language] = float(TEMPERATURES[temperature])
+        mixes[language] = UNIFORM_MIXES[mix]
     return replace(start, choice_temperature=temperatures, choice_uniform_mix=mixes)
 
 
@@ -250,9 +266,11 @@ def retemper(probabilities: Float64Array, temperatures: Float64Array) -> Float64
     return np.asarray(probabilities.sum() * shares)
 
 
-def _fill(predictor: QueryRunner, questions: Questions, candidates: int | None) -> Filled:
-    """Fill blanks with words, or with choices if *candidates* is None; omit those without any."""
-    filled: dict[str, list[FilledBlank]] = {}
+def _fill(
+    predictor: QueryRunner, questions: Questions, candidates: int | None
+) -> dict[str, Filled]:
+    """Fill blanks with words, or with choices if *candidates* is None, by language."""
+    filled = {}
     for language in sorted(questions):
         queries = [
             ClozeQuery(each.text, candidates, blank=MARKER)
@@ -261,50 +279,28 @@ def _fill(predictor: QueryRunner, questions: Questions, candidates: int | None) 
             for each in questions[language]
         ]
         results = EvaluatedSystem(f"blanks, {language}", predictor).ask(queries, ClozeResult)
-        filled[language] = []
+        rows = []
         for question, result in zip(questions[language], results, strict=True):
-            found = result.blanks[0].candidates
-            words = [filling.word for filling in found]
-            right = words.index(question.answer) if question.answer in words else None
+            found = {each.word: each.probability for each in result.blanks[0].candidates}
             if found:
-                probabilities = np.array([filling.probability for filling in found])
-                filled[language].append((probabilities, right))
-    return {language: own for language, own in filled.items() if own}
+                probabilities = np.array(list(found.values()))
+                right = np.full(len(TEMPERATURES), 1 - probabilities.sum())
+                if question.answer in found:
+                    place = list(found).index(question.answer)
+                    right = retemper(probabilities, TEMPERATURES)[:, place]
+                total = probabilities.sum()
+                rows.append((right, question.answer in found, total, 1 / len(found)))
+        if rows:
+            filled[language] = Filled(*map(np.array, zip(*rows, strict=True)))
+    return filled
 
 
-def _best_temperatures(filled: Filled) -> list[tuple[float, float]]:
-    """Return the lowest loss and its τ for each language."""
-    best = []
-    for own in filled.values():
-        losses = _nats(np.array([_right_probabilities(*blank) for blank in own]))
-        best.append((float(losses.min()), float(TEMPERATURES[losses.argmin()])))
-    return best
-
-
-def _right_probabilities(probabilities: Float64Array, right: int | None) -> Float64Array:
-    """Return P(the right candidate), or P(none of the candidates), at each of TEMPERATURES."""
-    if right is None:
-        return np.full(len(TEMPERATURES), 1 - probabilities.sum())
-    return retemper(probabilities, TEMPERATURES)[:, right]
-
-
-def _best_exponent(filled: Sequence[FilledBlank]) -> float:
+def _best_exponent(filled: Filled) -> float:
     """Return γ by the likelihood of "the answer was found": F^γ, or 1 - F^γ."""
-    found = np.array([right is not None for _, right in filled])
-    totals = [probabilities.sum() for probabilities, _ in filled]
-    logs = np.log(np.clip(totals, MIN_PROBABILITY, 1 - MIN_PROBABILITY)) * EXPONENTS[:, None]
-    losses = -np.where(found, logs, np.log(-np.expm1(logs))).sum(axis=1)
+    totals = np.clip(filled.total, MIN_PROBABILITY, 1 - MIN_PROBABILITY)
+    logs = np.log(totals) * EXPONENTS[:, None]
+    losses = -np.where(filled.found, logs, np.log(-np.expm1(logs))).sum(axis=1)
     return float(EXPONENTS[losses.argmin()])
-
-
-def _best_choice_calibration(filled: Sequence[FilledBlank]) -> tuple[float, float]:
-    """Return τ and ε by the likelihood of the right choices: (1 - ε) softmax(s / τ) + ε / K."""
-    answered = [blank for blank in filled if blank[1] is not None]
-    even = np.array([[1 / len(probabilities)] for probabilities, _ in answered])
-    own = np.array([_right_probabilities(*blank) for blank in answered])
-    losses = np.array([_nats((1 - mix) * own + mix * even) for mix in UNIFORM_MIXES])
-    mix, temperature = np.unravel_index(losses.argmin(), losses.shape)
-    return float(TEMPERATURES[temperature]), UNIFORM_MIXES[mix]
 
 
 def _nats(probabilities: Float64Array) -> Float64Array:

@@ -47,12 +47,12 @@ class EvaluateOptions:
     text: tuple[str, ...] = argument("held-out text: files, folders or globs; a line an item")
     output: Path = option("directory for the report", metavar="DIR")
     against: Path | None = option("checkpoint or n-gram to compare with", None, metavar="DIR")
-    field: str | None = option("member of JSON Lines that holds the text", None, metavar="NAME")
+    field: str | None = option("member of JSON Lines that contains the text", None, metavar="NAME")
     lines: int = option("lines for each language with items", 1500, metavar="N")
     typing_lines: int = option("lines for each language to type", 150, metavar="N")
-    seed: int = option("of the choice of lines and of the bootstrap", 1)
-    device: Literal["cpu", "cuda"] = option("that runs the checkpoint", "cpu")
-    threads: int = option("of one call on a CPU", 1)
+    seed: int = option("seed of the choice of lines and of the bootstrap", 1)
+    device: Literal["cpu", "cuda"] = option("device that runs the checkpoint", "cpu")
+    threads: int = option("threads of one call on a CPU", 1)
 
 
 def run(options: EvaluateOptions) -> int:

@@ -1,4 +1,4 @@
-"""Scores and a model card into a checkpoint: ``python -m training card CHECKPOINT``.
+"""Write scores and a model card into a checkpoint: ``python -m training card CHECKPOINT``.
 
 The card says what the weights were trained on and for how long, under which licences, how good they
 are and what they cannot do (Mitchell et al. 2019, arXiv:1810.03993). Licences and remarks on the

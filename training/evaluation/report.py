@@ -33,13 +33,6 @@ DEFINITIONS = {
     "cloze_ece": "Calibration error of blanks.",
     "choice_ece": "Calibration error of choices.",
 }
-HEADLINES = {
-    "bits_per_character": "bits/char",
-    "next_top3": "next top-3",
-    "cloze_top5": "cloze top-5",
-    "choice": "choice",
-    "saved": "saved",
-}
 # Calibration metrics and the titles of their reliability diagrams
 CALIBRATED = {"next_ece": "next", "cloze_ece": "blanks", "choice_ece": "choices"}
 METHOD = """\
@@ -99,7 +92,7 @@ def write_report(report: dict[str, Any], directory: Path) -> str:
 
 
 def evaluation_markdown(report: dict[str, Any]) -> str:
-    """Return for each language a table over all files and one by file."""
+    """Return a table for each language, over all files."""
     names = _names(report)
     questions = report["questions_sha256"][:12]
     origin = f"Seed {report['seed']}, questions {questions}, {report['date']}.\n"
@@ -108,15 +101,6 @@ def evaluation_markdown(report: dict[str, Any]) -> str:
         title = LANGUAGE_NAMES[language]
         parts.append(f"## {title}, files: {summary['files']}, lines: {summary['lines']:,}\n")
         parts.append(_metric_table(summary["metrics"], names, language))
-        parts.append(f"## {title}, file by file\n\nIn each cell: {' / '.join(names)}.\n")
-        rows = []
-        for name, file in summary["by_file"].items():
-            row = [name, f"{file['lines']:,}"]
-            for metric in HEADLINES:
-                values = file["metrics"].get(metric, {"values": ()})["values"]
-                row.append(" / ".join(_cell(metric, value) for value in values))
-            rows.append(row)
-        parts.append(table(rows, ["file", "lines", *HEADLINES.values()]))
     return "\n".join(parts)
 
 
