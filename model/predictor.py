@@ -77,11 +77,10 @@ class Predictor:
             return next_words(self._context, query, tenant)
         if isinstance(query, ScoreQuery):
             return score_text(self._context, query)
-        layout = find_blanks(query.text, query.blank, self.limits.blanks)
-        layout.choices(query)  # refuses lists that do not fit the blanks
+        layout = find_blanks(query, self.limits.blanks)
         if self.checkpoint.network.architecture == "stacked_bidirectional":
-            return fill_masked(self._context, query, layout)
-        return fill_blanks(self._context, query, layout, tenant)
+            return fill_masked(self._context, layout)
+        return fill_blanks(self._context, layout, tenant)
 
     def run(self, queries: Sequence[Query]) -> list[Result | LacunaError]:
         """Answer queries in batches; each gets the answer, or named error, that it gets alone.

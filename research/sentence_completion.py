@@ -24,6 +24,7 @@ from model.config import SPAN, WORD
 from model.decoding.blanks import find_blanks
 from model.errors import CheckpointError, CorpusError
 from model.predictor import open_model
+from model.queries import ClozeQuery
 from model.runtime import Float32Array, Float64Array, Head, Runtime
 from model.tokenizer import END, END_OF_GAP, START, Tokenizer
 from research.cloze_benchmarks import BenchmarkQuestion, msr_scc, wilson_interval
@@ -159,7 +160,7 @@ def log_probabilities(
 
 
 def _sentences(tokenizer: Tokenizer, question: BenchmarkQuestion) -> list[Sentence]:
-    layout = find_blanks(question.text, MARKER, limit=1)
+    layout = find_blanks(ClozeQuery(question.text, blank=MARKER), limit=1)
     slot = layout.slots[0]
     left, right = tuple(tokenizer.encode(layout.before)), tuple(tokenizer.encode(slot.line))
     sentences = []

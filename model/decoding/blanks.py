@@ -49,48 +49,43 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A text with its blanks."""
+    """A query with its blanks."""
 
-    text: str  # as sent
+    query: ClozeQuery
     before: str  # normalised text before the first blank
     slots: tuple[Slot, ...]
+    choices: Sequence[dict[str, str]] | None  # of each blank: normalised to as sent; None if open
 
-    def choices(self, query: ClozeQuery) -> list[dict[str, str]] | None:
-        """Return the choices of each blank: normalised to as sent; None if the blanks are open."""
-        return None if query.choices is None else choice_lists(query.choices, len(self.slots))
-
-    def result(
-        self, ranked: Sequence[Sequence[tuple[str, float]]], query: ClozeQuery, usage: Usage
-    ) -> ClozeResult:
+    def result(self, ranked: Sequence[Sequence[tuple[str, float]]], usage: Usage) -> ClozeResult:
         """Fill each blank with the first of its (word, probability); without any it stays."""
-        sent = self.choices(query) or [{}] * len(self.slots)
-        shown = query.top_k if query.choices is None else None
+        text, shown = self.query.text, self.query.top_k if self.choices is None else None
         filled, position, blanks = "", 0, []
+        sent = self.choices or [{}] * len(self.slots)
         for slot, words, names in zip(self.slots, ranked, sent, strict=True):
-            filled += self.text[position : slot.start]
-            filled += words[0][0] if words else self.text[slot.start : slot.end]
+            filled += text[position : slot.start]
+            filled += words[0][0] if words else text[slot.start : slot.end]
             position = slot.end
             fillings = [Filling(names.get(word, word), prob) for word, prob in words[:shown]]
             blanks.append(Blank(slot.start, slot.end, tuple(fillings)))
-        return ClozeResult(filled + self.text[position:], tuple(blanks), usage)
+        return ClozeResult(filled + text[position:], tuple(blanks), usage)
 
 
-def find_blanks(text: str, marker: str | None, limit: int) -> Layout:
-    """Find at most *limit* blanks in a text as sent.
+def find_blanks(query: ClozeQuery, limit: int) -> Layout:
+    """Find the blanks of a query, at most *limit*.
 
-    A *marker* stands for a blank, literally; without it, two or more ``_`` or ``＿``, ``[MASK]``,
+    Its marker stands for a blank, literally; without one, two or more ``_`` or ``＿``, ``[MASK]``,
     ``<mask>``, ``<blank>`` and ``{blank}`` do.
 
     Raises:
-        QueryError: there is no blank, or there are too many.
+        QueryError: there is no blank, there are too many, or the lists of choices do not fit them.
     """
-    normalised, offsets = normalise_with_offsets(text)
-    pattern = _USUAL_MARKERS if marker is None else re.compile(re.escape(normalise(marker)))
+    normalised, offsets = normalise_with_offsets(query.text)
+    pattern, marks = _USUAL_MARKERS, "two or more underscores, [MASK], <mask>, <blank> or {blank}"
+    if query.blank is not None:
+        pattern, marks = re.compile(re.escape(normalise(query.blank))), "the marker in /blank"
     found = [match.span() for match in pattern.finditer(normalised)]
     if not found:
-        wanted = "two or more underscores, [MASK], <mask>, <blank> or {blank}"
-        wanted = wanted if marker is None else "the marker in /blank"
-        raise QueryError("/text", f"has no blank; mark each one with {wanted}")
+        raise QueryError("/text", f"has no blank; mark each one with {marks}")
     if len(found) > limit:
         raise QueryError(
             "/text", f"has {len(found)} blanks; at most {limit} are filled, split the text"
@@ -115,7 +110,8 @@ def find_blanks(text: str, marker: str | None, limit: int) -> Layout:
             Slot(offsets[start], offsets[end], spaced, known, after, line, line_ends, language)
         )
         left = after
-    return Layout(text, before, tuple(slots))
+    choices = None if query.choices is None else choice_lists(query.choices, len(slots))
+    return Layout(query, before, tuple(slots), choices)
 
 
 def last_line(tokens: Sequence[int]) -> Sequence[int]:

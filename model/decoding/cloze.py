@@ -31,7 +31,7 @@ from model.decoding.blanks import Layout, last_line
 from model.decoding.cache_lm import CacheLM
 from model.decoding.context import DecoderContext, load_prefix
 from model.decoding.span_search import Proposal, Span, SpanHead, score_choices, search_words
-from model.queries import ClozeQuery, ClozeResult, Usage
+from model.queries import ClozeResult, Usage
 from model.runtime import Float32Array, Float64Array
 from model.text import normalise
 from model.tokenizer import BLANK, END, START
@@ -56,20 +56,18 @@ class _Joint(NamedTuple):
     state: Float32Array
 
 
-def fill_blanks(
-    context: DecoderContext, query: ClozeQuery, layout: Layout, tenant: str = ""
-) -> Decoder[ClozeResult]:
-    """Decode one query that is checked already, with the blanks of *layout*."""
-    history = normalise(query.history)
+def fill_blanks(context: DecoderContext, layout: Layout, tenant: str = "") -> Decoder[ClozeResult]:
+    """Decode one query, which is checked already."""
+    history = normalise(layout.query.history)
     prefix, cached_tokens = yield from load_prefix(context, layout.before, tenant, history)
-    cloze = _Cloze(context, query, layout, prefix.recent.tolist())
+    cloze = _Cloze(context, layout, prefix.recent.tolist())
     state = prefix.tree.root.state
     fillings: Sequence[Span | None] = [None]
     if len(layout.slots) > 1:
         fillings = yield from cloze.fill_jointly(state)
     swept = yield from cloze.sweep(state, fillings)
     ranked = [[(proposal.word, prob) for proposal, prob in words] for words in swept]
-    return layout.result(ranked, query, Usage(cloze.tokens, cached_tokens))
+    return layout.result(ranked, Usage(cloze.tokens, cached_tokens))
 
 
 class _Cloze:
@@ -78,18 +76,16 @@ class _Cloze:
     The right side of a blank is the backward state after it, (S,), None if nothing is known of it.
     """
 
-    def __init__(
-        self, context: DecoderContext, query: ClozeQuery, layout: Layout, recent: list[int]
-    ) -> None:
+    def __init__(self, context: DecoderContext, layout: Layout, recent: list[int]) -> None:
         encode = context.index.encode
         self._context = context
         self._slots = layout.slots
-        self._top_k = query.top_k
+        self._top_k = layout.query.top_k
         # Tokens before each blank, back to the blank before it, and after the last one.
         self._parts = [encode(layout.before), *(encode(slot.after) for slot in layout.slots)]
         self._lines = [encode(slot.line) for slot in layout.slots]
         self.tokens = sum(map(len, self._parts))  # of the text
-        self._choices = layout.choices(query)
+        self._choices = layout.choices
         # The text right of a blank does not follow the text left of it.
         apart = [token for tokens in self._parts[1:] for token in (START, *tokens)]
         counted = [*recent, *apart] if context.use_cache_lm else []

@@ -196,15 +196,14 @@ class NextToken:
             cutoff *= 0.999  # rounding must not decide about a token at the cutoff
             index, probs = self._context.index, self.probs(node)
             mask = {LETTERS: index.starts_letter, BYTES: index.is_byte}.get(allowed)
-            total = 1.0 if mask is None else float(np.add.reduce(probs * mask))
+            probs = probs if mask is None else probs * mask
+            total = 1.0 if mask is None else float(np.add.reduce(probs))
             if cutoff < HIGH_CUTOFF:
                 count = max(count, TOP_TOKENS)
-                tokens = most_probable(probs if mask is None else probs * mask, count)
+                tokens = most_probable(probs, count)
                 cutoff = float(probs[tokens[-1]]) if len(tokens) == count else 0.0
             else:  # few tokens exceed it
-                tokens = (probs > cutoff).nonzero()[0]
-                tokens = tokens if mask is None else tokens[mask[tokens] > 0]
-                tokens = tokens[(-probs[tokens]).argsort(kind="stable")]
+                tokens = largest(probs, len(probs), cutoff)
             top = TopTokens(tokens.tolist(), probs[tokens].tolist(), cutoff, total)
             self.tree.set_top(node, allowed, top)
         return top
@@ -225,8 +224,8 @@ def most_probable(probs: Float32Array, count: int) -> NDArray[np.int64]:
     """Do the same with probabilities (V,) above 0, of which often enough exceed a high cutoff."""
     cutoff = 1.0 / (16 * count)
     while cutoff > LOW_CUTOFF:
-        chosen = (probs > cutoff).nonzero()[0]
-        if len(chosen) >= count:
-            return chosen[(-probs[chosen]).argsort(kind="stable")[:count]]
+        tokens = largest(probs, count, cutoff)
+        if len(tokens) == count:
+            return tokens
         cutoff /= 8.0
     return largest(probs, count, 0.0)

@@ -19,7 +19,7 @@ from model.config import Calibration
 from model.decoding.blanks import Layout, last_line
 from model.decoding.context import DecoderContext, largest
 from model.decoding.span_search import Proposal, Span, add_span, is_word
-from model.queries import ClozeQuery, ClozeResult, Usage
+from model.queries import ClozeResult, Usage
 from model.text import Language
 from model.tokenizer import BLANK, START, Tokenizer
 
@@ -34,12 +34,11 @@ MAX_SIDE = 64
 Sides = tuple[tuple[int, ...], tuple[int, ...]]
 
 
-def fill_masked(context: DecoderContext, query: ClozeQuery, layout: Layout) -> Decoder[ClozeResult]:
-    """Decode one query that is checked already, with the blanks of *layout*."""
+def fill_masked(context: DecoderContext, layout: Layout) -> Decoder[ClozeResult]:
+    """Decode one query, which is checked already."""
     encode, count = context.index.encode, len(layout.slots)
     parts = [encode(layout.before), *(encode(slot.after) for slot in layout.slots)]
     lines = [encode(slot.line) for slot in layout.slots]
-    choices = layout.choices(query)
     fillings: list[tuple[int, ...]] = [(BLANK,)] * count
     ranked: list[list[tuple[str, float]]] = [[] for _ in range(count)]
     for _ in range(2 if count > 1 else 1):
@@ -53,17 +52,17 @@ def fill_masked(context: DecoderContext, query: ClozeQuery, layout: Layout) -> D
                     break
                 right += [*fillings[later], *lines[later]]
             sides = (START, *last_line(left)[-MAX_SIDE:]), tuple(right[:MAX_SIDE])
-            if choices is None:
-                width = max(WIDTH, query.top_k)
+            if layout.choices is None:
+                width = max(WIDTH, layout.query.top_k)
                 found = yield from _search(context.tokenizer, sides, slot.takes, width)
             else:
-                words = [(word, slot.spellings(word)) for word in choices[number]]
+                words = [(word, slot.spellings(word)) for word in layout.choices[number]]
                 found = yield from _score(context.tokenizer, sides, words)
             found.sort(key=lambda each: (-each.log_prob, each.word))
             fillings[number] = found[0].span.tokens if found else (BLANK,)
-            is_open = choices is None
+            is_open = layout.choices is None
             ranked[number] = _calibrate(found, context.calibration, slot.language, is_open)
-    return layout.result(ranked, query, Usage(sum(map(len, parts))))
+    return layout.result(ranked, Usage(sum(map(len, parts))))
 
 
 def _search(

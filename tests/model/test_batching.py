@@ -93,9 +93,8 @@ def test_a_long_text_does_not_hold_a_short_one_up() -> None:
     """A long RunTower takes one chunk a round; a short one is done after the first."""
     table = TableRuntime(TOKENIZER)
     scheduler = Scheduler(table)
-    scheduler.add(
-        "long", requesting([RunTower("forward", STATE, (261,) * (2 * CHUNK_TOKENS + 1), True)])
-    )
+    step = RunTower("forward", STATE, (261,) * (2 * CHUNK_TOKENS + 1), keep_outputs=True)
+    scheduler.add("long", requesting([step]))
     scheduler.add("short", requesting([run(262)]))
     assert [ticket for ticket, _ in scheduler.step()] == ["short"]
     assert table.calls == [("forward", 1), ("forward", 1)]
@@ -131,7 +130,7 @@ def test_a_failing_decoder_fails_alone() -> None:
 
     long, nan = np.zeros(3, dtype=np.float32), np.full(2, np.nan, dtype=np.float32)
     failing: dict[type[Exception], list[Decoder[Any]]] = {
-        ZeroDivisionError: [raising()],
+        ZeroDivisionError: [raising(), gather([requesting([SCORE], [SCORE]), raising()])],
         RuntimeError: [requesting([SCORE, Score("next", nan)], [SCORE])],
         ValueError: [
             requesting([Score("next", long)]),
@@ -142,14 +141,13 @@ def test_a_failing_decoder_fails_alone() -> None:
     }
     scheduler = Scheduler(Picky(TOKENIZER))
     scheduler.add("good", requesting([SCORE], [SCORE]))
-    expected = []
     for error, decoders in failing.items():
-        for decoder in decoders:
-            scheduler.add(len(expected), decoder)
-            expected.append(error)
+        for number, decoder in enumerate(decoders):
+            scheduler.add((error, number), decoder)
     answers = finish(scheduler)
     assert len(answers.pop("good")) == 2
-    assert [type(answers[number]) for number in range(len(expected))] == expected
+    assert len(answers) == 7
+    assert all(type(answer) is error for (error, _), answer in answers.items())
 
 
 def test_a_cancelled_decoder_is_closed_and_forgotten() -> None:
@@ -183,35 +181,17 @@ def test_a_ticket_is_used_once_at_a_time() -> None:
         scheduler.add(1, requesting())
 
 
-def count_up(steps: int) -> Decoder[float]:
-    """Request one step a round and add up the results; fail at 13."""
-    total = 0.0
-    for number in range(steps):
-        (row,) = yield [run(number)]
-        total += float(row[0])
-        if total == 13:
-            raise ZeroDivisionError
-    return total
-
-
 def test_gathered_decoders_share_rounds_but_not_results() -> None:
     """Each decoder gets its own results, whatever the lengths; answers come in order."""
-    joined = gather([count_up(2), count_up(0), count_up(3)])
-    steps, rounds = next(joined), []
-    with pytest.raises(StopIteration) as stop:
-        while True:
-            rounds.append(len(steps))
-            steps = joined.send([np.array([10 * n + 1]) for n in range(len(steps))])
-    assert rounds == [2, 2, 1]
-    assert stop.value.value == [2.0, 0.0, 11.0 + 11.0 + 1.0]
-
-
-def test_an_error_of_one_gathered_decoder_is_raised() -> None:
-    """Gathered decoders belong to one query, so one failure fails all."""
-    joined = gather([count_up(2), count_up(2)])
-    next(joined)
-    with pytest.raises(ZeroDivisionError):
-        joined.send([np.array([1]), np.array([13])])
+    table = TableRuntime(TOKENIZER)
+    scheduler = Scheduler(table)
+    lists = [[run(261)], [run(262, 263)]], [], [[run(263)]] * 3
+    scheduler.add("all", gather([requesting(*each) for each in lists]))
+    first, none, last = finish(scheduler)["all"]
+    assert [state.tolist() for (state,) in first] == [[0, 261], [262, 263]]
+    assert none == []
+    assert [state.tolist() for (state,) in last] == [[0, 263]] * 3
+    assert table.calls == [("forward", 2), *[("forward", 1)] * 3]
 
 
 QUERIES: tuple[Query, ...] = (
@@ -241,10 +221,7 @@ def make(request: pytest.FixtureRequest, tiny_checkpoint: Path) -> Callable[[], 
 @pytest.fixture(scope="module")
 def alone(make: Callable[[], Predictor]) -> list[Any]:
     """The answer to each query when it is the only one."""
-    predictor = make()
-    answers = [predictor.run([query])[0] for query in QUERIES]
-    assert not [answer for answer in answers if isinstance(answer, Exception)]
-    return [without_cache(answer) for answer in answers]
+    return [without_cache(answer) for query in QUERIES for answer in make().run([query])]
 
 
 def without_cache(answer: Any) -> Any:

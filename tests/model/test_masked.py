@@ -52,10 +52,10 @@ def oracle(checkpoint: Checkpoint, *, quantised: bool = False) -> ReferenceNetwo
     return ReferenceNetwork(checkpoint.config.network, weights, quantised=quantised)
 
 
-def fill(checkpoint: Checkpoint, query: ClozeQuery) -> ClozeResult:
+def fill(checkpoint: Checkpoint, text: str, **query: Any) -> ClozeResult:
     """Answer one query exactly."""
     runtime = OnnxRuntime(checkpoint.directory, checkpoint.config.network, precision="fp32")
-    result: ClozeResult = answer(Predictor(checkpoint, runtime), query)
+    result: ClozeResult = answer(Predictor(checkpoint, runtime), ClozeQuery(text, **query))
     return result
 
 
@@ -92,7 +92,7 @@ def test_choices_have_the_probability_of_their_tokens(stacked: Checkpoint) -> No
             score += network.fill(line, 1 + len(left) + k)[token]
         scores.append(score)
     expected = np.exp(scores - np.logaddexp.reduce(scores))
-    answers = fill(stacked, ClozeQuery(LINE, choices=words)).blanks[0].candidates
+    answers = fill(stacked, LINE, choices=words).blanks[0].candidates
     found = {each.word: each.probability for each in answers}
     assert [found[word] for word in words] == pytest.approx(expected.tolist(), abs=1e-4)
 
@@ -103,7 +103,7 @@ def test_the_search_finds_the_best_single_token(stacked: Checkpoint) -> None:
     left, right = (tokenizer.encode(part) for part in LINE.split("____"))
     row = oracle(stacked).fill([START, *left, BLANK, *right], 1 + len(left))
     chinese = [n for n, surface in enumerate(tokenizer.surfaces) if "一" <= surface[-1:] <= "鿿"]
-    answers = fill(stacked, ClozeQuery(LINE, top_k=8)).blanks[0].candidates
+    answers = fill(stacked, LINE, top_k=8).blanks[0].candidates
     probabilities = [each.probability for each in answers]
     assert probabilities[0] >= np.exp(max(row[chinese])) * LENGTH_PROBS[0] - 1e-4
     assert len(probabilities) == 8 and sum(probabilities) <= 1 + 1e-6
@@ -116,7 +116,7 @@ def test_the_search_finds_the_best_single_token(stacked: Checkpoint) -> None:
 )
 def test_any_text_with_blanks_is_answered(stacked: Checkpoint, text: str) -> None:
     """Blanks at either end, on several lines and in long lines are filled; the text stays."""
-    result = fill(stacked, ClozeQuery(text))
+    result = fill(stacked, text)
     for blank in result.blanks:
         text = text.replace("____", blank.candidates[0].word, 1)
     assert result.filled == text and "____" not in text
