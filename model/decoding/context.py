@@ -224,8 +224,8 @@ def most_probable(probs: Float32Array, count: int) -> NDArray[np.int64]:
     """Do the same with probabilities (V,) above 0, of which often enough exceed a high cutoff."""
     cutoff = 1.0 / (16 * count)
     while cutoff > LOW_CUTOFF:
-        tokens = largest(probs, count, cutoff)
-        if len(tokens) == count:
-            return tokens
+        chosen = (probs > cutoff).nonzero()[0]
+        if len(chosen) >= count:
+            return chosen[(-probs[chosen]).argsort(kind="stable")[:count]]
         cutoff /= 8.0
     return largest(probs, count, 0.0)
