@@ -52,9 +52,10 @@ class SpanHead:
     Args:
         context: of the checkpoint.
         right: backward state after the right side, (S,); None if unknown or not used.
-        kind: ``WORD`` or ``SPAN`` of :mod:`model.config`.
+        kind: ``WORD`` or ``SPAN`` of :mod:`model.config`; without a gap head, a ``WORD`` does not
+            go on after its end.
         cache_lm: of the text around the blank.
-        before: the last tokens on the left.
+        before: the tokens on the left.
     """
 
     def __init__(

@@ -27,9 +27,8 @@ class TokenIndex:
         spellings: by id, the bytes that a token adds to a text: none for control tokens, a line end
             for ``<s>``.
         longest: bytes of the longest token.
-        starts_letter: (V,) float32, 1 for tokens that continue a word: to multiply by a mask is
-            faster than to index.
-        is_byte: (V,) float32, 1 for byte tokens.
+        starts_letter, is_byte: (V,) float32, 1 for tokens that continue a word and for byte tokens.
+            To multiply by a mask is faster than to index.
         extensions: returns the tokens that begin with some bytes and are longer, (n,).
         prefixes: returns the tokens with which some bytes begin, themselves included.
     """
