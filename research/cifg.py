@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from model.config import Tower
 from model.network import locked_dropout
+from training.loss import LanguageModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class KeyboardConfig:
     hidden_size: int = 670
 
 
-class KeyboardNetwork(nn.Module):
+class KeyboardNetwork(LanguageModel):
     """Embedding, one CIFG layer with a recurrent projection, and the embedding again.
 
     Args:

@@ -182,7 +182,7 @@ def _fit(config: RunConfig, network: AnyConfig, directory: Path) -> list[dict[st
     own = None if isinstance(network, NetworkConfig) else build_peer(network)
     train(config, directory, resume=find_state(directory) is not None, network=own)
     progress = read_state(saved_state(directory)).progress
-    if progress.step < config.steps or progress.seconds < 60 * config.minutes:
+    if progress.step < config.steps or progress.cpu_seconds < 60 * config.minutes:
         raise RunError(f"{directory}: was interrupted; run the command again to continue")
     return read_records(directory / "metrics.jsonl")
 

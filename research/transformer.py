@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.config import Tower
+from training.loss import LanguageModel
 
 HEAD_SIZE = 32
 # Base of the rotary position code.
@@ -61,7 +62,7 @@ class Block(nn.Module):
         return inputs + F.dropout(mixed, dropout, self.training)
 
 
-class Transformer(nn.Module):
+class Transformer(LanguageModel):
     """Blocks between the tied embedding that the recurrent networks have, too.
 
     Args:

@@ -217,7 +217,7 @@ class WordTrainer:
         config, progress = self.config, self.progress
         write_json(self.directory / "config.json", asdict(config))
         log = RunLog(self.directory, progress.step)
-        cpu_start = time.process_time() / config.threads - progress.seconds
+        cpu_start = time.process_time() / config.threads - progress.cpu_seconds
         wall_start = time.monotonic() - progress.wall_seconds
         last_saved = time.monotonic()
         bar = tqdm(total=self.steps, initial=progress.step, unit="step", disable=None)
@@ -226,7 +226,7 @@ class WordTrainer:
             nats.append(self._update())
             progress.step += 1
             progress.epoch, progress.index = divmod(progress.step, self.windows)
-            progress.seconds = time.process_time() / config.threads - cpu_start
+            progress.cpu_seconds = time.process_time() / config.threads - cpu_start
             progress.wall_seconds = time.monotonic() - wall_start
             bar.update()
             if progress.index == 0:
@@ -245,7 +245,7 @@ class WordTrainer:
     def _log(self, log: RunLog, loss: float) -> None:
         values = {
             "tokens": self.progress.tokens,
-            "cpu_seconds": round(self.progress.seconds, 1),
+            "cpu_seconds": round(self.progress.cpu_seconds, 1),
             "loss_next": loss,
             "heldout_perplexity": self.valid_perplexity(),
         }

@@ -235,7 +235,7 @@ def _train(
     """
     path, directory = options.output / "adapt.json", options.output / "run"
     journal: list[Entry] = cached_json(path, lambda: {"entries": []})["entries"]
-    sources = weigh(prepared.sources, (), config.data.weights)
+    sources = weigh(prepared.sources, (), config.data.source_weights)
     steps = len(plan_epoch(sources, config.data, options.seed, 0))
     with stop_signals() as stopping:
         while not _is_finished(journal, options.passes):
@@ -246,7 +246,7 @@ def _train(
             trainer = Trainer(config, directory, resume=find_state(directory) is not None)
             counters = {"learning_rate": 0.0, "tokens": 0}
             if journal:
-                trainer.heldout = {}  # measured below, text and replay apart
+                trainer.held_out = {}  # measured below, text and replay apart
                 trainer.run(stopping)
                 if stopping:
                     return None
@@ -273,7 +273,7 @@ def _run_config(
     weights = dict.fromkeys(sorted(own), 1.0) | dict.fromkeys(others, weight)
     return RunConfig(
         name=f"{base.name}-adapted",
-        data=DataOptions(str(prepared.directory), rows=32, weights=weights),
+        data=DataOptions(str(prepared.directory), rows=32, source_weights=weights),
         network=base.config.network,
         optimizer=OptimizerOptions(schedule="constant", warmup_steps=0),
         seed=options.seed,
@@ -291,9 +291,9 @@ def _held_out_bits(trainer: Trainer, prepared: Prepared, own: set[str]) -> dict[
     bits: dict[str, float] = {}
     for kind in ("own", "replay"):
         shards = [each for each in prepared.held_out if (each.name in own) == (kind == "own")]
-        trainer.heldout = heldout_batches(shards, trainer.flags, trainer.config.data)
+        trainer.held_out = heldout_batches(shards, trainer.flags, trainer.config.data)
         figures = trainer.evaluate()
-        counts = {language: count for language, (_, count) in trainer.heldout.items()}
+        counts = {language: count for language, (_, count) in trainer.held_out.items()}
         if counts:
             weighted = (
                 count * figures[f"heldout_bits_per_character_{language}"]

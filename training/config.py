@@ -2,7 +2,6 @@
 
 import json
 import tomllib
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -37,10 +36,10 @@ class DataOptions:
     gaps_per_token: Amount = 0.2
     right_unknown_share: Share = 0.1  # of gaps, whose right side is dropped
     punctuation_dropped_share: Share = 0.1  # of lines, which lose their final punctuation
-    forward_blank_share: Share = 0.05  # of lines, in which the forward tower reads a <blank>
+    # Of lines, in which a tower reads a <blank>, as in a query with further blanks on that side.
+    forward_blank_share: Share = 0.05
     backward_blank_share: Share = 0.12
-    masked_share: Share = 0.15  # of tokens, for the stacked bidirectional network
-    weights: dict[str, SourceWeight] = Field(default_factory=dict)  # instead of the prepared ones
+    source_weights: dict[str, SourceWeight] = Field(default_factory=dict)  # replace the prepared
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -50,26 +49,21 @@ class LossOptions:
     sampled_negatives: Count = 1500  # tokens drawn in each step; 0 is the full softmax
     previous_weight: Amount = 0.5  # of the backward tower's own loss
     gap_weight: Amount = 1.0  # of the gap head's loss
+    masked_share: Share = 0.15  # of tokens that a stacked bidirectional network predicts
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class OptimizerOptions:
-    """The optimizer, its learning rate and its limits on gradients.
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), its learning rate and clipping."""
 
-    Pascanu et al. 2013, arXiv:1211.5063 (clipping); Loshchilov and Hutter 2019, arXiv:1711.05101
-    (AdamW).
-    """
-
-    name: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Amount = 2.5e-3  # the peak
     schedule: Literal["constant", "one_cycle", "warmup_stable_decay"] = "warmup_stable_decay"
     warmup_steps: Count = 200
     decay_steps: Count = 1000  # last steps, in which warmup_stable_decay falls to the floor
     floor: Amount = 0.03  # final learning rate as a share of the peak
-    clip_norm: Amount = 1.0  # limit of the norm of all gradients; 0 turns it off
-    clip_value: Amount = 0.0  # limit of each gradient, as in the tutorial; 0 turns it off
-    weight_decay: Amount = 0.01  # decoupled in AdamW; an L2 penalty in SGD
-    beta1: ShareBelowOne = 0.9  # AdamW's first moment, or SGD's momentum
+    clip_norm: Amount = 1.0  # of all gradients (Pascanu et al. 2013, arXiv:1211.5063); 0: none
+    weight_decay: Amount = 0.01
+    beta1: ShareBelowOne = 0.9
     beta2: ShareBelowOne = 0.99
 
 
@@ -108,15 +102,6 @@ class RunConfig:
             if self.full_softmax_steps:
                 raise ValueError("full_softmax_steps needs steps above 0, whose last ones they are")
         return self
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, for JSON."""
-        return asdict(self)
-
-
-def load_run(path: Path) -> RunConfig:
-    """Read a run file; errors are those of :func:`read_options`."""
-    return read_options(RunConfig, path)
 
 
 def read_options(kind: type[Options], path: Path) -> Options:

@@ -121,7 +121,7 @@ def export(options: ExportOptions) -> Checkpoint:
         files |= {f"{GRAPHS[precision]}/{file}": data for file, data in graphs.items()}
     cost, temperatures = _measure(network, sizes, files, prepared, gate=options.gate)
     files[WEIGHTS] = _weights_file(weights, np.float32 if options.fp32 else np.float16)
-    sources = weigh(prepared.sources, config.sources, config.data.weights)
+    sources = weigh(prepared.sources, config.sources, config.data.source_weights)
     if base is None:
         files[WORD_END_PROBS] = word_end_probs_file(word_end_probs(sources, tokenizer))
     else:
@@ -230,11 +230,11 @@ def _history(
         "run": run.name,
         "steps": progress.step,
         "tokens": progress.tokens,
-        "cpu_hours": round(progress.seconds * run.threads / 3600, 2),
+        "cpu_hours": round(progress.cpu_seconds * run.threads / 3600, 2),
         "wall_hours": round(progress.wall_seconds / 3600, 2),
         "device": run.device,
         "sources": list(run.sources),
-        "weights": dict(run.data.weights),
+        "weights": dict(run.data.source_weights),
     }
     sources = {
         shard.name: {

@@ -1,8 +1,9 @@
 """Cross-entropy over tokens, full or sampled, and the losses of a network on one batch."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,23 +20,23 @@ from training.data.batches import Batch
 ROWS_AT_ONCE = {"cpu": 256, "cuda": 8192}
 
 
-class LanguageModel(Protocol):
-    """The methods that training calls of a network which reads from left to right.
-
-    :class:`model.network.Network` is one; research trains others. Each is a ``torch.nn.Module``.
-    """
+class LanguageModel(nn.Module, ABC):
+    """A network of research that reads from left to right; Lacuna's own has the same methods."""
 
     embedding: nn.Embedding  # tied, input and output, (V, e)
     output_bias: nn.Parameter  # (V,)
 
+    @abstractmethod
     def initial_state(self, tower: Tower, rows: int) -> Tensor:
         """Return the states before the first token, (rows, S) float32."""
 
+    @abstractmethod
     def run_tower(
         self, tower: Tower, tokens: Tensor, states: Tensor, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         """Read tokens (T, B); return outputs (T, B, H) in *dtype* and the states after them."""
 
+    @abstractmethod
     def next_features(self, outputs: Tensor) -> Tensor:
         """Project outputs (N, H) to the width of the embedding, (N, e)."""
 
@@ -45,11 +46,10 @@ class NegativeSampler:
 
     Args:
         counts: (V,) of each token in the training text; 0 for tokens that never are targets.
-        size: draws per step, with replacement. Duplicates are merged, so fewer tokens come back.
-        device: device of the returned tensors.
+        size: draws per step. Duplicates are merged, so fewer tokens come back.
+        device: of the returned tensors.
 
-    Sampled softmax with log-Q correction: Jean et al. 2015, arXiv:1412.2007; Bengio and Senécal
-    2008.
+    Sampled softmax with log-Q correction: Jean et al. 2015, arXiv:1412.2007.
     """
 
     def __init__(self, counts: NDArray[np.int64], size: int, device: torch.device) -> None:
@@ -65,11 +65,7 @@ class NegativeSampler:
         self._size, self._device = size, device
 
     def draw(self, rng: np.random.Generator, always: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
-        """Draw distinct tokens.
-
-        Args:
-            rng: random numbers.
-            always: tokens to include in any case, with probability 1.
+        """Draw distinct tokens, and those in *always* with probability 1.
 
         Returns:
             Ids (S,), int64, and the log-probability (V,), float32, that each token is drawn.
@@ -125,21 +121,13 @@ def full_cross_entropy(
     bias: Tensor,
     forbidden: Tensor | None = None,
 ) -> Tensor:
-    """Return the cross-entropy over the whole vocabulary, summed over the rows.
+    """Return the cross-entropy over the whole vocabulary, summed over the rows, a float32 scalar.
 
-    A few rows at a time go from logits to probabilities to gradients while they are in the
-    processor's cache, and nothing of (N, V) is kept in float32. On a CPU this takes some three
-    fifths of the time of torch's ``cross_entropy``.
+    A few rows at a time go from logits to gradients while they are in the processor's cache, and
+    nothing of (N, V) is kept in float32. On a CPU this takes three fifths of the time of torch's.
 
-    Args:
-        features: (N, e), in the dtype to multiply in.
-        targets: (N,), int64.
-        weight: the tied embedding, (V, e).
-        bias: (V,); minus infinity for tokens that are never predicted.
-        forbidden: (N,) bool: rows in which ``<eog>`` is not predicted.
-
-    Returns:
-        Nats, a float32 scalar.
+    The arguments are those of :func:`sampled_cross_entropy`; *bias* is minus infinity for tokens
+    that are never predicted.
     """
     gradients = torch.is_grad_enabled()
     total: Tensor = _FullCrossEntropy.apply(features, targets, weight, bias, forbidden, gradients)  # type: ignore[no-untyped-call]
@@ -183,16 +171,8 @@ class _FullCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *scales: Tensor) -> tuple[Tensor | None, ...]:
-        grad_features, grad_weight, grad_bias = ctx.saved_tensors
-        scale = scales[0]
-        return (
-            grad_features * scale,
-            None,
-            grad_weight.float() * scale,
-            grad_bias * scale,
-            None,
-            None,
-        )
+        features, weight, bias = (gradient * scales[0] for gradient in ctx.saved_tensors)
+        return features, None, weight.float(), bias, None, None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,26 +185,24 @@ class Losses:
 
 
 def batch_losses(
-    network: LanguageModel,
+    network: Network | LanguageModel,
     batch: Batch,
     states: Tensor,
     options: LossOptions,
     dtype: torch.dtype,
     sampler: NegativeSampler | None,
     rng: np.random.Generator,
-    masked_share: float = 0.15,
 ) -> tuple[Losses, Tensor]:
     """Run both towers and all heads over a batch.
 
     Args:
         network: of any architecture. A stacked one predicts masked tokens, which count as gaps.
-        batch: arrays.
+        batch: its arrays.
         states: forward states to start from, (B, S), float32.
-        options: weights of the losses.
+        options: weights of the losses, and the share of masked tokens.
         dtype: of towers and products; losses are float32.
         sampler: None for the full softmax.
         rng: random numbers for the negatives, and for the masks of a stacked network.
-        masked_share: share of tokens that a stacked network reads as ``<blank>`` and predicts.
 
     Returns:
         The losses, and the forward states after the batch, (B, S), detached.
@@ -233,8 +211,7 @@ def batch_losses(
     towers = network if isinstance(network, Network) else None
     architecture = towers.config.architecture if towers else "forward"
     if towers and architecture == "stacked_bidirectional":
-        masked = draw_mask(batch, masked_share, rng).to(states.device)
-        nats, count = heads.masked(towers, masked), int(masked.sum())
+        nats, count = heads.masked(towers, options.masked_share, rng)
         zero = nats.new_zeros(())
         return Losses(nats / count, (zero, zero, nats), (0, 0, count)), states
     with torch.autocast(states.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
@@ -259,7 +236,7 @@ class _Heads:
 
     def __init__(
         self,
-        network: LanguageModel,
+        network: Network | LanguageModel,
         batch: Batch,
         device: torch.device,
         dtype: torch.dtype,
@@ -272,7 +249,7 @@ class _Heads:
 
     def next(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
         """Return outputs (T, B, H) and states of the forward tower, nats and number of targets."""
-        inputs, targets = self._place("forward_inputs", "forward_targets")
+        inputs, targets = self._to_device("forward_inputs", "forward_targets")
         outputs, after = self._network.run_tower("forward", inputs, states, self._dtype)
         is_target = targets >= 0
         features = self._network.next_features(outputs[is_target])
@@ -280,7 +257,7 @@ class _Heads:
 
     def previous(self, network: Network) -> tuple[Tensor, Tensor, int]:
         """Return outputs (Tb, B, H) of the backward tower, nats and number of targets."""
-        inputs, targets = self._place("backward_inputs", "backward_targets")
+        inputs, targets = self._to_device("backward_inputs", "backward_targets")
         states = network.initial_state("backward", inputs.shape[1])
         outputs, _ = network.run_tower("backward", inputs, states, self._dtype)
         is_target = targets >= 0
@@ -291,26 +268,32 @@ class _Heads:
         """Return nats and number of gap targets, from the outputs of both towers."""
         if not len(self._batch.gap_row):
             return network.gap_bias.new_zeros(()), 0
-        row, left, right = self._place("gap_row", "gap_forward", "gap_backward")
-        position, kind, target = self._place("gap_position", "gap_kind", "gap_target")
+        row, left, right = self._to_device("gap_row", "gap_forward", "gap_backward")
+        position, kind, target = self._to_device("gap_position", "gap_kind", "gap_target")
         sides = forward[left, row], backward[right.clamp(min=0), row]
         features = network.gap_features(*sides, right >= 0, position, kind).to(self._dtype)
         weight, bias, negatives = network.embedding.weight, network.gap_bias, self._gap_negatives
-        forbidden = position == 0  # no gap is empty
+        empty = position == 0  # no gap ends before its first token
         if negatives is None:
-            allowed_bias = mask_controls(bias)
-            nats = full_cross_entropy(features, target, weight, allowed_bias, forbidden)
+            nats = full_cross_entropy(features, target, weight, mask_controls(bias), empty)
         else:
-            nats = sampled_cross_entropy(features, target, weight, bias, negatives, forbidden).sum()
+            nats = sampled_cross_entropy(features, target, weight, bias, negatives, empty).sum()
         return nats, len(target)
 
-    def masked(self, network: Network, masked: Tensor) -> Tensor:
-        """Return the nats of a stacked network on the tokens of *masked*, (T, B) bool."""
-        (inputs,) = self._place("forward_inputs")
+    def masked(
+        self, network: Network, share: float, rng: np.random.Generator
+    ) -> tuple[Tensor, int]:
+        """Return nats and number of the tokens that a stacked network reads as ``<blank>``."""
+        is_text = self._batch.forward_inputs > END_OF_GAP
+        chosen = is_text & (rng.random(is_text.shape) < share)
+        if not chosen.any():
+            chosen.flat[np.flatnonzero(is_text)[:1]] = True
+        masked = torch.from_numpy(chosen).to(self._device)
+        (inputs,) = self._to_device("forward_inputs")
         lengths = (inputs != END).sum(0)
         outputs = network.run_stacked(inputs.masked_fill(masked, BLANK), lengths, self._dtype)
         features = network.next_features(outputs[masked].to(network.output_bias.dtype))
-        return self._tokens(features, inputs[masked])
+        return self._tokens(features, inputs[masked]), int(chosen.sum())
 
     def _tokens(self, features: Tensor, targets: Tensor) -> Tensor:
         """Return the nats of next, previous or masked tokens."""
@@ -320,15 +303,6 @@ class _Heads:
             return full_cross_entropy(features, targets, weight, mask_next(bias))
         return sampled_cross_entropy(features, targets, weight, bias, self._negatives).sum()
 
-    def _place(self, *names: str) -> list[Tensor]:
+    def _to_device(self, *names: str) -> list[Tensor]:
         arrays = (getattr(self._batch, name) for name in names)
         return [torch.from_numpy(array).to(self._device) for array in arrays]
-
-
-def draw_mask(batch: Batch, share: float, rng: np.random.Generator) -> Tensor:
-    """Choose text tokens to read as ``<blank>``, at least one: (T, B) bool."""
-    is_text = batch.forward_inputs > END_OF_GAP
-    masked = is_text & (rng.random(is_text.shape) < share)
-    if not masked.any():
-        masked.flat[np.flatnonzero(is_text)[:1]] = True
-    return torch.from_numpy(masked)

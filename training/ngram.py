@@ -12,7 +12,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,7 @@ from model.tokenizer import END_OF_GAP, NEVER_PREDICTED, START
 from training.data.shards import Prepared, open_prepared
 from training.options import argument, option
 
+DISCOUNTS = ("D1", "D2", "D3+")
 # For texts so small that no discount can be estimated, as KenLM's --discount_fallback.
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 
@@ -93,7 +94,6 @@ def build(prepared: Path, output: Path, order: int) -> dict[str, Any]:
 
 
 def _describe_text(data: Prepared) -> dict[str, Any]:
-    """Describe the text and its sources by their tokens and lines."""
     return {
         "tokens": sum(len(source.ids) for source in data.sources),
         "lines": sum(source.lines for source in data.sources),
@@ -108,11 +108,12 @@ def _describe_text(data: Prepared) -> dict[str, Any]:
 def estimate(
     texts: Iterable[Text], predictable: NDArray[np.bool_], order: int, directory: Path
 ) -> dict[str, Any]:
-    """Count, discount and write the arrays of model/ngram.py.
+    """Count, discount and write the arrays of model/ngram.py; return counts and discounts by order.
 
     The adjusted count of an n-gram is its number of occurrences at the highest order and if it
     begins with <s>, else the number of different tokens that precede it. D1, D2, D3+ are estimated
-    for each order.
+    for each order. Chen & Goodman 1999; <s> as in Heafield et al. 2013, Scalable modified
+    Kneser-Ney language model estimation.
 
     Args:
         texts: lines of token ids.
@@ -120,52 +121,22 @@ def estimate(
         order: 2 to 5.
         directory: existing directory that receives the arrays.
 
-    Returns:
-        ``{"counts": [...], "discounts": [{"D1", "D2", "D3+", "estimated"}, ...]}``, by order.
-
     Raises:
         PreparedDataError: the texts are empty.
-
-    Chen & Goodman 1999; <s> as in Heafield et al. 2013, Scalable modified Kneser-Ney language model
-    estimation.
     """
     stream = _join(texts)
     level = _unigrams(stream, len(predictable))
     ranks = stream.astype(np.uint32)  # of the (k-1)-gram that ends at each position
-    inside = np.ones(len(stream), dtype=bool)  # whether that (k-1)-gram lies in one line
-    discounts, counts = [], [len(predictable)]
+    inside = np.ones(len(stream), dtype=np.bool_)  # True if that (k-1)-gram lies in one line
+    discounts, counts = [], [level.size]
     for k in tqdm(range(2, order + 1), desc="n-grams", unit=" order", disable=None):
         inside[1:] = inside[:-1] & (stream[1:] != START)
         inside[0] = False
-        ends = np.flatnonzero(inside).astype(np.uint32)
-        keys = ranks[ends - np.uint32(1)].astype(np.uint64) << np.uint64(16)
-        keys |= stream[ends]
-        places = np.argsort(keys)
-        keys = keys[places]
-        ends = ends[places]
-        del places  # the arrays are as long as the text
-        first = np.ones(len(keys), dtype=bool)
-        first[1:] = keys[1:] != keys[:-1]
-        heads = np.flatnonzero(first)
-        distinct = keys[heads]
-        del keys
-        # Each different k-gram gives its (k-1)-gram suffix one more different left neighbour.
-        neighbours = np.bincount(ranks[ends[heads]], minlength=level.size)
-        adjusted = np.where(level.begins, level.occurrences, neighbours)
-        discounts.append(_write_level(directory, k - 1, level, adjusted))
-        prefixes = (distinct >> np.uint64(16)).astype(np.uint32)
-        level = _Level(
-            prefixes=prefixes,
-            tokens=(distinct & np.uint64(0xFFFF)).astype(np.uint16),
-            occurrences=np.diff(heads, append=len(ends)).astype(np.uint32),
-            begins=level.begins[prefixes],
-            parents=level.size,
-        )
+        longer, adjusted = _extend(level, stream, ranks, inside)
+        discounts.append(_write_level(directory, k - 1, level, adjusted, predictable))
+        level = longer
         counts.append(level.size)
-        ranks[ends] = np.cumsum(first, dtype=np.uint32) - np.uint32(1)
-        del ends, first, heads, distinct
-    discounts.append(_write_level(directory, order, level, level.occurrences))
-    _write_unigram(directory, predictable)
+    discounts.append(_write_level(directory, order, level, level.occurrences, predictable))
     return {"counts": counts, "discounts": discounts}
 
 
@@ -192,11 +163,48 @@ def _unigrams(stream: NDArray[np.uint16], size: int) -> _Level:
     return _Level(np.zeros(size, dtype=np.uint32), tokens, occurrences, tokens == START, 1)
 
 
-def _write_level(directory: Path, k: int, level: _Level, adjusted: NDArray[Any]) -> dict[str, Any]:
+def _extend(
+    level: _Level, stream: NDArray[np.uint16], ranks: NDArray[np.uint32], inside: NDArray[np.bool_]
+) -> tuple[_Level, NDArray[Any]]:
+    """Return the k-grams and the adjusted counts of the (k-1)-grams; *ranks* become k-grams'."""
+    ends = np.flatnonzero(inside).astype(np.uint32)
+    keys = ranks[ends - np.uint32(1)].astype(np.uint64) << np.uint64(16)
+    keys |= stream[ends]
+    by_key = np.argsort(keys)
+    keys, ends = keys[by_key], ends[by_key]
+    del by_key  # the arrays are as long as the text
+    first = np.ones(len(keys), dtype=np.bool_)
+    first[1:] = keys[1:] != keys[:-1]
+    heads = np.flatnonzero(first)
+    distinct = keys[heads]
+    del keys
+    # Each different k-gram gives its (k-1)-gram suffix one more different left neighbour.
+    neighbours = np.bincount(ranks[ends[heads]], minlength=level.size)
+    adjusted = np.where(level.begins, level.occurrences, neighbours)
+    ranks[ends] = np.cumsum(first, dtype=np.uint32) - np.uint32(1)
+    prefixes = (distinct >> np.uint64(16)).astype(np.uint32)
+    longer = _Level(
+        prefixes=prefixes,
+        tokens=(distinct & np.uint64(0xFFFF)).astype(np.uint16),
+        occurrences=np.diff(heads, append=len(ends)).astype(np.uint32),
+        begins=level.begins[prefixes],
+        parents=level.size,
+    )
+    return longer, adjusted
+
+
+def _write_level(
+    directory: Path,
+    k: int,
+    level: _Level,
+    adjusted: NDArray[Any],
+    predictable: NDArray[np.bool_],
+) -> dict[str, Any]:
     """Discount the k-grams; write them and what their contexts, the (k-1)-grams, need."""
-    discounts, estimated = _discounts(adjusted)
+    discounts = _discounts(adjusted)
     # Index 0: a token that does not occur in the text.
-    taken = np.array((0.0, *discounts), dtype=np.float32)[np.minimum(adjusted, 3)]
+    by_count = np.array([0.0, *(discounts[name] for name in DISCOUNTS)], dtype=np.float32)
+    taken = by_count[np.minimum(adjusted, 3)]
     totals = np.bincount(level.prefixes, weights=adjusted, minlength=level.parents)
     # A context that nothing follows, as at a line's end, leaves all to the shorter one.
     followed = totals > 0
@@ -204,39 +212,32 @@ def _write_level(directory: Path, k: int, level: _Level, adjusted: NDArray[Any])
     weights = np.bincount(level.prefixes, weights=taken, minlength=level.parents)
     backoff[followed] = weights[followed] / totals[followed]
     discounted = ((adjusted - taken) / totals[level.prefixes]).astype(np.float32)
+    if k == 1:  # interpolated with the uniform distribution over predictable tokens
+        unigram = np.where(predictable, discounted + backoff[0] / np.float32(predictable.sum()), 0)
+        np.save(directory / "unigram.npy", unigram.astype(np.float32))
+        return discounts
+    children = np.zeros(level.parents + 1, dtype=np.uint32)
+    np.cumsum(np.bincount(level.prefixes, minlength=level.parents), out=children[1:])
     np.save(directory / f"discounted.{k}.npy", discounted)
-    if k > 1:
-        children = np.zeros(level.parents + 1, dtype=np.uint32)
-        np.cumsum(np.bincount(level.prefixes, minlength=level.parents), out=children[1:])
-        np.save(directory / f"tokens.{k}.npy", level.tokens)
-        np.save(directory / f"children.{k - 1}.npy", children)
+    np.save(directory / f"tokens.{k}.npy", level.tokens)
+    np.save(directory / f"children.{k - 1}.npy", children)
     np.save(directory / f"backoff.{k - 1}.npy", backoff)
-    return {"D1": discounts[0], "D2": discounts[1], "D3+": discounts[2], "estimated": estimated}
+    return discounts
 
 
-def _write_unigram(directory: Path, predictable: NDArray[np.bool_]) -> None:
-    """Interpolate the unigrams with the uniform distribution over predictable tokens."""
-    discounted, backoff = directory / "discounted.1.npy", directory / "backoff.0.npy"
-    unigram = np.load(discounted) + np.load(backoff)[0] / np.float32(predictable.sum())
-    np.save(directory / "unigram.npy", np.where(predictable, unigram, 0).astype(np.float32))
-    discounted.unlink()
-    backoff.unlink()
-
-
-def _discounts(adjusted: NDArray[Any]) -> tuple[Sequence[float], bool]:
-    """Return D1, D2, D3+ of one order, and True if they could be estimated.
+def _discounts(adjusted: NDArray[Any]) -> dict[str, Any]:
+    """Estimate the discounts of one order from the counts of counts.
 
     D_i = i - (i + 1) Y n_{i+1} / n_i, with n_i n-grams of adjusted count i and
     Y = n1 / (n1 + 2 n2); D3+ is D_3.
     """
     n = np.bincount(np.minimum(adjusted, 5), minlength=6).astype(float)
-    if (n[1:5] == 0).any():
-        return FALLBACK_DISCOUNTS, False
-    y = n[1] / (n[1] + 2 * n[2])
-    discounts = [float(i - (i + 1) * y * n[i + 1] / n[i]) for i in (1, 2, 3)]
-    if any(not 0 < discount <= i for i, discount in enumerate(discounts, start=1)):
-        return FALLBACK_DISCOUNTS, False
-    return discounts, True
+    if n[1:5].all():
+        y = n[1] / (n[1] + 2 * n[2])
+        discounts = [float(i - (i + 1) * y * n[i + 1] / n[i]) for i in (1, 2, 3)]
+        if all(0 < discount <= i for i, discount in enumerate(discounts, start=1)):
+            return {**dict(zip(DISCOUNTS, discounts, strict=True)), "estimated": True}
+    return {**dict(zip(DISCOUNTS, FALLBACK_DISCOUNTS, strict=True)), "estimated": False}
 
 
 def _join(texts: Iterable[Text]) -> NDArray[np.uint16]:

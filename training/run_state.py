@@ -31,7 +31,7 @@ class Progress:
     epoch: int = 0  # of the next batch
     index: int = 0  # of the next batch in its epoch
     tokens: int = 0  # of text
-    seconds: float = 0.0  # of process CPU time per thread
+    cpu_seconds: float = 0.0  # process CPU time divided by threads
     wall_seconds: float = 0.0
 
 
@@ -49,15 +49,15 @@ def save_state(
     directory: Path,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    carried: Tensor,
+    carried_states: Tensor,
     info: StateInfo,
 ) -> None:
-    """Replace the state in *directory*; *carried* are the forward states of the rows, (rows, S).
+    """Replace the state in *directory*; *carried_states* are (rows, S).
 
     Raises:
         RunError: the disk is full or not writable; the state before is kept.
     """
-    tensors = {"carried": carried.contiguous(), "random_state": torch.get_rng_state()}
+    tensors = {"carried_states": carried_states.contiguous(), "random_state": torch.get_rng_state()}
     for number, moments in optimizer.state_dict()["state"].items():
         for name, value in moments.items():
             tensors[f"moments.{number}.{name}"] = torch.as_tensor(value).contiguous()
@@ -138,7 +138,7 @@ def load_optimizer(
         The carried forward states, (rows, S).
 
     Raises:
-        RunError: the file is missing or damaged, or belongs to another kind of optimizer.
+        RunError: the file is missing or damaged, or belongs to other parameters.
     """
     path = directory / "optimizer.safetensors"
     try:
@@ -148,14 +148,9 @@ def load_optimizer(
             if key.startswith("moments."):
                 _, number, name = key.split(".", 2)
                 state.setdefault(int(number), {})[name] = tensor
-        adam = isinstance(optimizer, torch.optim.AdamW)
-        if any(("exp_avg" in moments) != adam for moments in state.values()):
-            raise RunError(
-                f"{path}: holds the moments of another optimizer; name that one in the run file"
-            )
         optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
         if random_state:
             torch.set_rng_state(tensors["random_state"])
-        return tensors["carried"]
+        return tensors["carried_states"]
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise RunError(f"{path}: {error!r}") from error

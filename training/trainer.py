@@ -12,10 +12,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ from model.errors import DivergedError, RunError
 from model.files import write_atomically
 from model.network import Network
 from model.tokenizer import END_OF_GAP
-from training.config import OptimizerOptions, RunConfig, load_run, options_from_dict
+from training.config import OptimizerOptions, RunConfig, options_from_dict, read_options
 from training.data.batches import Batch, BatchStream, heldout_batches
 from training.data.gaps import TokenFlags
 from training.data.prefetch import BatchesAhead
@@ -54,17 +53,17 @@ from training.schedule import learning_rate
 class TrainOptions:
     """Options of the command."""
 
-    run_file: Path = argument("run file, such as training/runs/default.toml", "RUN.toml")
-    output: Path | None = option("run directory (default: runs/NAME)", None)
-    resume: bool = option("go on from the last saved state", False)
-    minutes: float | None = option("limit of CPU minutes per thread, not the run file's", None)
+    run_file: Path = argument("run file; begin with training/runs/small.toml", "RUN.toml")
+    output: Path | None = option("run directory (default: runs/ and the run's name)", None)
+    resume: bool = option("continue from the last saved state", False)
+    minutes: float | None = option("CPU minutes per thread; replaces the run file's", None)
 
 
 def run(options: TrainOptions) -> int:
     """Run the command; 0 on success."""
-    config = load_run(options.run_file)
+    config = read_options(RunConfig, options.run_file)
     if options.minutes is not None:
-        values = config.to_dict() | {"minutes": options.minutes}
+        values = asdict(config) | {"minutes": options.minutes}
         config = options_from_dict(RunConfig, values, "--minutes")
     state = train(config, options.output or Path("runs") / config.name, resume=options.resume)
     sys.stderr.write(f"saved: {state}\n")
@@ -83,8 +82,8 @@ def train(
     Args:
         config: the run.
         directory: the run directory, which receives every file.
-        resume: go on from the last saved state in *directory*.
-        network: trained if *config* has no network; a ``torch.nn.Module``.
+        resume: continue from the last saved state in *directory*.
+        network: the network to train if *config* has none.
 
     Raises:
         RunError: no such device, nothing to resume, a run that would be overwritten, a resumed run
@@ -118,46 +117,47 @@ class Trainer:
         if self.device.type == "cuda" and (self.device.index or 0) >= gpus:
             raise RunError(f"device is {config.device!r}, but torch finds {gpus} GPUs; choose cpu")
         prepared = open_prepared(Path(config.data.prepared))
+        chosen: Network | LanguageModel | None = network
         if config.network is not None:
-            network = Network(config.network, config.dropout, config.weight_drop)
-        if network is None:
+            chosen = Network(config.network, config.dropout, config.weight_drop)
+        if chosen is None:
             raise RunError("there is no [network]; write its sizes into the run file")
-        self.network = cast(nn.Module, network).to(self.device)
-        self._model = cast(LanguageModel, self.network)  # the same, as losses see it
-        _check(config, self._model, prepared)
-        self.sources = weigh(prepared.sources, config.sources, config.data.weights)
+        self.network = chosen.to(self.device)
+        _check(config, self.network, prepared)
+        self.sources = weigh(prepared.sources, config.sources, config.data.source_weights)
         self.flags = TokenFlags.of(prepared.tokenizer)
         counts = _count_tokens(self.sources, prepared.tokenizer.size)
-        _set_biases(self._model, counts)
+        _set_biases(self.network, counts)
         self.optimizer = make_optimizer(config.optimizer, self.network)
-        self.carried = self._model.initial_state("forward", config.data.rows)
+        self.carried_states = self.network.initial_state("forward", config.data.rows)
         self.progress = Progress()
         self._data_sha256 = prepared.sha256
         self._base: dict[str, Any] | None = None  # the checkpoint that the run began with
         self._load(resume)
         directory.mkdir(parents=True, exist_ok=True)
-        settings = json.dumps(config.to_dict(), indent=1)
+        settings = json.dumps(asdict(config), indent=1)
         write_atomically(directory / "config.json", settings.encode())
         write_atomically(directory / "tokenizer.model", prepared.tokenizer.model_proto)
         negatives = config.loss.sampled_negatives
         self.sampler = NegativeSampler(counts, negatives, self.device) if negatives else None
-        place = self.progress.epoch, self.progress.index
-        stream = BatchStream(self.sources, self.flags, config.data, config.seed, *place)
-        ahead = config.loader_processes
-        self.batches = BatchesAhead(stream, ahead) if ahead else stream
-        self.heldout = heldout_batches(prepared.held_out, self.flags, config.data)
+        begin = self.progress.epoch, self.progress.index
+        stream = BatchStream(self.sources, self.flags, config.data, config.seed, *begin)
+        processes = config.loader_processes
+        self.batches = BatchesAhead(stream, processes) if processes else stream
+        self.held_out = heldout_batches(prepared.held_out, self.flags, config.data)
         self.log = RunLog(directory, self.progress.step)
 
     def _load(self, resume: bool) -> None:
         """Start from a saved state, from another run or checkpoint, or fresh."""
-        start = Path(self.config.start_from)
         if resume:
             self._resume(saved_state(self.directory))
-        elif find_state(self.directory) is not None:
+            return
+        if find_state(self.directory) is not None:
             raise RunError(
                 f"{self.directory}: contains a run already; give --resume, or another --output"
             )
-        elif self.config.start_from:
+        if self.config.start_from:
+            start = Path(self.config.start_from)
             load_weights(start, self.network)
             if is_checkpoint(start):
                 self._base = describe_base(load_checkpoint(start))
@@ -180,52 +180,51 @@ class Trainer:
             )
         self.progress, self._base = info.progress, info.base
         load_weights(state, self.network)
-        self.carried = load_optimizer(state, self.optimizer, random_state=True).to(self.device)
+        carried_states = load_optimizer(state, self.optimizer, random_state=True)
+        self.carried_states = carried_states.to(self.device)
 
     def run(self, stopping: list[int]) -> None:
         """Train until the end or until *stopping* has a signal, then save."""
-        with closing(self.batches):
-            self._run(stopping)
-
-    def _run(self, stopping: list[int]) -> None:
         config, progress = self.config, self.progress
-        cpu_start = time.process_time() / config.threads - progress.seconds
+        cpu_start = time.process_time() / config.threads - progress.cpu_seconds
         wall_start = time.monotonic() - progress.wall_seconds
-        last_saved, evaluated, means = time.monotonic(), -1, _Means()
+        last_saved, means = time.monotonic(), _Means()
         steps = config.steps or None
         bar = tqdm(total=steps, initial=progress.step, unit="step", smoothing=0.05, mininterval=1)
-        while not stopping and not self._finished():
-            means.add(*self.update(next(self.batches)))
-            progress.step += 1
-            progress.epoch, progress.index = self.batches.epoch, self.batches.index
-            progress.seconds = time.process_time() / config.threads - cpu_start
-            progress.wall_seconds = time.monotonic() - wall_start
-            bar.update()
-            if progress.step % config.log_every_steps == 0:
-                values, means = means.figures(), _Means()
-                loss = values["loss_next"] if "loss_next" in values else values["loss_gap"]
-                bar.set_postfix_str(f"loss {loss:.3f}, {values['tokens_per_second']:.0f} tokens/s")
-                self._write(values)
-            due = config.evaluate_every_steps and progress.step % config.evaluate_every_steps == 0
-            if due and not stopping and not self._finished():
-                self._write(self.evaluate())
-                evaluated = progress.step
-            if time.monotonic() - last_saved > config.save_every_seconds:
-                self.save()
-                last_saved = time.monotonic()
-        bar.close()
-        self.save()  # first: who sent the signal may not wait for the last figures
-        if evaluated != progress.step:  # a signal may come during the evaluation of the last step
+        with closing(self.batches), closing(self.log):
+            while not stopping and not self._finished():
+                means.add(*self.update(next(self.batches)))
+                progress.step += 1
+                progress.epoch, progress.index = self.batches.epoch, self.batches.index
+                progress.cpu_seconds = time.process_time() / config.threads - cpu_start
+                progress.wall_seconds = time.monotonic() - wall_start
+                bar.update()
+                if progress.step % config.log_every_steps == 0:
+                    values, means = means.figures(), _Means()
+                    loss, rate = next(iter(values.values())), values["tokens_per_second"]
+                    bar.set_postfix_str(f"loss {loss:.3f}, {rate:.0f} tokens/s")
+                    self._write(values)
+                every = config.evaluate_every_steps
+                if every and progress.step % every == 0 and not stopping and not self._finished():
+                    self._write(self.evaluate())
+                if time.monotonic() - last_saved > config.save_every_seconds:
+                    self.save()
+                    last_saved = time.monotonic()
+            bar.close()
+            self.save()  # first: who sent the signal may not wait for the last figures
             self._write(self.evaluate())
-        self.log.close()
 
     def _finished(self) -> bool:
         config, progress = self.config, self.progress
         out_of_steps = config.steps > 0 and progress.step >= config.steps
-        return out_of_steps or (config.minutes > 0 and progress.seconds >= 60 * config.minutes)
+        return out_of_steps or (config.minutes > 0 and progress.cpu_seconds >= 60 * config.minutes)
 
     def update(self, batch: Batch) -> tuple[Losses, int]:
-        """Make one step of the optimizer; return its losses and the tokens of the batch."""
+        """Make one step of the optimizer; return its losses and the tokens of the batch.
+
+        Raises:
+            DivergedError: the loss or a gradient is not finite.
+        """
         config, step = self.config, self.progress.step
         full = config.full_softmax_steps > 0 and step >= config.steps - config.full_softmax_steps
         # Negatives have a stream of random numbers of their own, apart from that of batches.
@@ -234,31 +233,20 @@ class Trainer:
         losses, after = self._losses(batch, None if full else self.sampler, rng)
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()  # type: ignore[no-untyped-call]
-        self._clip_gradients(losses)
+        limit = config.optimizer.clip_norm or math.inf
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit).item()
+        if not (math.isfinite(losses.total.item()) and math.isfinite(norm)):
+            raise DivergedError(
+                f"step {step}: loss {losses.total.item()}, gradient norm {norm}; the last saved"
+                " state is kept; lower the learning rate or clip_norm, then --resume"
+            )
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config.optimizer, step, config.steps)
         self.optimizer.step()
         if batch.stream:
-            self.carried = after
+            self.carried_states = after
         self.progress.tokens += batch.tokens
         return losses, batch.tokens
-
-    def _clip_gradients(self, losses: Losses) -> None:
-        """Limit the gradients; raise DivergedError if the loss or a gradient is not finite."""
-        parameters, options = list(self.network.parameters()), self.config.optimizer
-        limit = options.clip_norm or math.inf
-        # Clipping by value would make an infinite gradient finite, so the norm is taken before it.
-        first_limit = math.inf if options.clip_value > 0 else limit
-        norm = nn.utils.clip_grad_norm_(parameters, first_limit)
-        if not (math.isfinite(losses.total.item()) and math.isfinite(norm.item())):
-            fault = f"loss {losses.total.item()}, gradient norm {norm.item()}"
-            remedy = "lower the learning rate or clip harder"
-            if (state := find_state(self.directory)) is not None:
-                remedy = f"{state} holds the last good state; {remedy}, then --resume"
-            raise DivergedError(f"step {self.progress.step}: {fault}; {remedy}")
-        if options.clip_value > 0:
-            nn.utils.clip_grad_value_(parameters, options.clip_value)
-            nn.utils.clip_grad_norm_(parameters, limit)
 
     def _losses(
         self, batch: Batch, sampler: NegativeSampler | None, rng: np.random.Generator
@@ -266,11 +254,11 @@ class Trainer:
         config = self.config
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         if batch.stream:
-            states = self.carried * torch.from_numpy(batch.carried).to(self.device).unsqueeze(1)
+            carried = torch.from_numpy(batch.carried).to(self.device).unsqueeze(1)
+            states = self.carried_states * carried
         else:
-            states = self._model.initial_state("forward", batch.forward_inputs.shape[1])
-        share = config.data.masked_share
-        return batch_losses(self._model, batch, states, config.loss, dtype, sampler, rng, share)
+            states = self.network.initial_state("forward", batch.forward_inputs.shape[1])
+        return batch_losses(self.network, batch, states, config.loss, dtype, sampler, rng)
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -281,29 +269,29 @@ class Trainer:
         self.network.eval()
         figures: dict[str, float] = {}
         rng = np.random.default_rng(0)
-        for language, (batches, characters) in self.heldout.items():
+        for language, (batches, characters) in self.held_out.items():
             means = _Means()
             for batch in batches:
                 means.add(self._losses(batch, None, rng)[0], batch.tokens)
-            nats, counts = means.sums, means.counts
-            if counts[0]:
-                bits = float(nats[0] / math.log(2) / characters)
+            (next_nats, _, gap_nats), (next_count, _, gap_count) = means.sums, means.counts
+            if next_count:
+                bits = float(next_nats / math.log(2) / characters)
                 figures[f"heldout_bits_per_character_{language}"] = bits
-            if counts[2]:
-                figures[f"heldout_gap_nats_{language}"] = float(nats[2] / counts[2])
+            if gap_count:
+                figures[f"heldout_gap_nats_{language}"] = float(gap_nats / gap_count)
         return figures
 
     def save(self) -> None:
-        """Write the state that ``--resume`` goes on from."""
-        settings = self.config.to_dict()
-        info = StateInfo(self.progress, settings, self._data_sha256, self._base)
-        save_state(self.directory / "state", self.network, self.optimizer, self.carried, info)
+        """Write the state that ``--resume`` continues from."""
+        info = StateInfo(self.progress, asdict(self.config), self._data_sha256, self._base)
+        state = self.directory / "state"
+        save_state(state, self.network, self.optimizer, self.carried_states, info)
 
     def _write(self, values: dict[str, Any]) -> None:
         progress = self.progress
         counters = {
             "tokens": progress.tokens,
-            "cpu_seconds": round(progress.seconds, 1),
+            "cpu_seconds": round(progress.cpu_seconds, 1),
             "learning_rate": learning_rate(self.config.optimizer, progress.step, self.config.steps),
         }
         self.log.write(progress.step, {**counters, **values})
@@ -330,7 +318,7 @@ class _Means:
         return {**values, "tokens_per_second": rate}
 
 
-def _check(config: RunConfig, network: LanguageModel, prepared: Prepared) -> None:
+def _check(config: RunConfig, network: Network | LanguageModel, prepared: Prepared) -> None:
     """Raise RunError if network and data do not fit, or a named source is unknown."""
     if (size := len(network.output_bias)) != prepared.tokenizer.size:
         raise RunError(
@@ -338,9 +326,8 @@ def _check(config: RunConfig, network: LanguageModel, prepared: Prepared) -> Non
             " tokens; write that into the run file"
         )
     known = {source.name for source in prepared.sources}
-    for field, names in (("sources", config.sources), ("[data.weights]", config.data.weights)):
-        if unknown := sorted(set(names) - known):
-            raise RunError(f"{field}: {unknown[0]!r} is not in {config.data.prepared}")
+    if unknown := sorted({*config.sources, *config.data.source_weights} - known):
+        raise RunError(f"source {unknown[0]!r} is not in {config.data.prepared}")
 
 
 def _count_tokens(sources: list[Shard], size: int) -> NDArray[np.int64]:
@@ -352,7 +339,7 @@ def _count_tokens(sources: list[Shard], size: int) -> NDArray[np.int64]:
     return counts
 
 
-def _set_biases(network: LanguageModel, counts: NDArray[np.int64]) -> None:
+def _set_biases(network: Network | LanguageModel, counts: NDArray[np.int64]) -> None:
     """Set output biases to the tokens' log-frequencies, which need not be learned then."""
     biases = torch.from_numpy(np.log(np.maximum(counts, 1) / counts.sum()).astype(np.float32))
     with torch.no_grad():
@@ -362,24 +349,21 @@ def _set_biases(network: LanguageModel, counts: NDArray[np.int64]) -> None:
             network.gap_bias[END_OF_GAP] = math.log(0.3)
 
 
-def make_optimizer(options: OptimizerOptions, network: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(options: OptimizerOptions, network: nn.Module) -> torch.optim.AdamW:
     """Return the optimizer of a run, over all parameters of *network*."""
-    parameters, rate, decay = network.parameters(), options.learning_rate, options.weight_decay
-    if options.name == "sgd":
-        return torch.optim.SGD(parameters, rate, momentum=options.beta1, weight_decay=decay)
+    rate, decay = options.learning_rate, options.weight_decay
     betas = (options.beta1, options.beta2)
-    return torch.optim.AdamW(parameters, rate, betas=betas, weight_decay=decay, fused=True)
+    return torch.optim.AdamW(network.parameters(), rate, betas, weight_decay=decay, fused=True)
 
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
     """Yield a list that SIGINT and SIGTERM are appended to; restore the old handlers at the end."""
     received: list[int] = []
-
-    def note(number: int, _: FrameType | None) -> None:
-        received.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield received
     finally:

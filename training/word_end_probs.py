@@ -13,38 +13,27 @@ import numpy.typing as npt
 from model.tokenizer import Tokenizer
 from training.data.shards import Shard
 
-# Tokens counted at once: a few copies of 8 bytes each.
-CHUNK = 1 << 20
 # A token's counts are smoothed with so many occurrences of the average token that ends in a letter.
 PRIOR = 2.0
 
 
 def word_end_probs(sources: Sequence[Shard], tokenizer: Tokenizer) -> npt.NDArray[np.float32]:
-    """Return the share of each token's occurrences that no letter follows.
+    """Return the share of each token's occurrences that no letter follows, (V,), from 0 to 1.
 
-    Args:
-        sources: training text, each source counted by its weight.
-        tokenizer: the tokenizer of the ids.
-
-    Returns:
-        (V,) float32, from 0 to 1.
+    Each source is counted by its weight.
     """
-    seen = np.zeros(tokenizer.size)
-    ended = np.zeros(tokenizer.size)
+    seen, ended = np.zeros(tokenizer.size), np.zeros(tokenizer.size)
     for shard in sources:
-        last = np.zeros(len(shard.ids) + 1, dtype=np.bool_)
-        last[shard.offsets[1:] - 1] = True
+        if not shard.lines:
+            continue
+        ends = ~tokenizer.starts_letter[np.append(shard.ids[1:], 0)]
+        ends[shard.offsets[1:] - 1] = True
+        counted = np.ones(len(ends), dtype=np.bool_)
         # Text was divided at a cut before it was encoded: the token before a cut shows nothing.
         cuts = (shard.offsets[:-1, None] + shard.cuts)[shard.cuts > 0]
-        for start in range(0, len(shard.ids), CHUNK):
-            tokens = shard.ids[start : start + CHUNK].astype(np.int64)
-            stop = start + len(tokens)
-            following = np.append(shard.ids[start + 1 : stop + 1], 0)[: len(tokens)]
-            counted = np.ones(len(tokens), dtype=np.bool_)
-            counted[cuts[(cuts > start) & (cuts <= stop)] - 1 - start] = False
-            ends = counted & (last[start:stop] | ~tokenizer.starts_letter[following])
-            seen += shard.weight * np.bincount(tokens[counted], minlength=tokenizer.size)
-            ended += shard.weight * np.bincount(tokens[ends], minlength=tokenizer.size)
+        counted[cuts - 1] = False
+        seen += shard.weight * np.bincount(shard.ids[counted], minlength=tokenizer.size)
+        ended += shard.weight * np.bincount(shard.ids[counted & ends], minlength=tokenizer.size)
     letters = tokenizer.ends_letter
     average = ended[letters].sum() / max(1.0, seen[letters].sum())
     return np.asarray((ended + PRIOR * average) / (seen + PRIOR), dtype=np.float32)

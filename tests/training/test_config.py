@@ -1,11 +1,12 @@
 """Run files."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from model.errors import RunError
-from training.config import RunConfig, load_run, options_from_dict
+from training.config import RunConfig, options_from_dict, read_options
 
 ROOT = Path(__file__).parents[2]
 GOOD = """
@@ -35,8 +36,16 @@ vocabulary_size = 300
         ("steps = 1", "steps = 1\n[optimizer]\nbeta2 = 3.0", "optimizer.beta2: .*got 3"),
         ('prepared = "x"', "", "data.prepared: missing"),
         ("[network]", "carry_share = 1.5\n[network]", "data.carry_share: .*got 1.5"),
-        ("[network]", "weights = {novels = 0}\n[network]", "data.weights.novels: .*got 0"),
-        ("[network]", "weights = {novels = 'x'}\n[network]", "data.weights.novels: .*got 'x'"),
+        (
+            "[network]",
+            "source_weights = {novels = 0}\n[network]",
+            "data.source_weights.novels: .*got 0",
+        ),
+        (
+            "[network]",
+            "source_weights = {novels = 'x'}\n[network]",
+            "data.source_weights.novels: .*got 'x'",
+        ),
         ("= 300", "= 300\ncell = 'lstmm'", "network.cell: .*got 'lstmm'"),
         ("= 300", "= 300\nhidden_size = 0", "hidden_size"),
         ("= 300", "= ", "not TOML"),
@@ -47,24 +56,24 @@ def test_faults_are_named(tmp_path: Path, old: str, new: str, message: str) -> N
     path = tmp_path / "run.toml"
     path.write_text(GOOD.replace(old, new), encoding="utf-8")
     with pytest.raises(RunError, match=rf"run\.toml: .*{message}"):
-        load_run(path)
+        read_options(RunConfig, path)
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
     """A run file that does not exist is an error with its path."""
     with pytest.raises(RunError, match=r"nowhere\.toml: cannot be read"):
-        load_run(tmp_path / "nowhere.toml")
+        read_options(RunConfig, tmp_path / "nowhere.toml")
 
 
 def test_configuration_survives_json() -> None:
     """A configuration equals the one that its plain values describe."""
-    config = load_run(ROOT / "training/runs/default-both-4.toml")
-    assert config.data.weights
-    assert options_from_dict(RunConfig, config.to_dict(), "state.json") == config
+    config = read_options(RunConfig, ROOT / "training/runs/default-both-4.toml")
+    assert config.data.source_weights
+    assert options_from_dict(RunConfig, asdict(config), "state.json") == config
 
 
 def test_committed_run_files_are_valid() -> None:
     """Every run file in training/runs can be read, and has a network."""
     files = sorted((ROOT / "training/runs").glob("*.toml"))
     assert len(files) >= 4
-    assert all(load_run(path).network for path in files)
+    assert all(read_options(RunConfig, path).network for path in files)

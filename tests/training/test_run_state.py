@@ -2,7 +2,6 @@
 
 import errno
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -26,11 +25,11 @@ from training.trainer import make_optimizer
 INFO = StateInfo(Progress(step=3, epoch=1, index=2), {"name": "tiny"}, "abc", {"digest": "def"})
 
 
-def trained(name: Any = "adamw", width: int = 2) -> tuple[nn.Module, torch.optim.Optimizer, Tensor]:
+def trained(width: int = 2) -> tuple[nn.Module, torch.optim.Optimizer, Tensor]:
     """A layer after one step of an optimizer, the optimizer, and carried states."""
     torch.manual_seed(1)
     network = nn.Linear(3, width)
-    optimizer = make_optimizer(OptimizerOptions(name=name, schedule="constant"), network)
+    optimizer = make_optimizer(OptimizerOptions(schedule="constant"), network)
     network(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     return network, optimizer, torch.randn(4, 5)
@@ -99,11 +98,3 @@ def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
     save_state(tmp_path / "state", *trained(width=7), INFO)
     with pytest.raises(RunError, match="size mismatch"):
         load_weights(tmp_path / "state", trained()[0])
-
-
-@pytest.mark.parametrize(("first", "second"), [("adamw", "sgd"), ("sgd", "adamw")])
-def test_moments_of_another_optimizer_are_refused(tmp_path: Path, first: str, second: str) -> None:
-    """The moments of AdamW do not fit SGD, and the other way round."""
-    save_state(tmp_path / "state", *trained(first), INFO)
-    with pytest.raises(RunError, match="another optimizer"):
-        load_optimizer(tmp_path / "state", trained(second)[1], random_state=False)

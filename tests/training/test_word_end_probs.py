@@ -37,12 +37,3 @@ def test_the_token_before_a_cut_is_not_counted() -> None:
     """Text encoded apart on both sides of a cut does not show how a word continues."""
     found = probs([THE, RE, COMMA], weight=1e6, cut=1)
     assert found[THE] == pytest.approx(1.0, abs=0.01)  # the prior alone, which RE makes
-
-
-@pytest.mark.parametrize("chunk", [1, 2, 4])
-def test_counting_in_chunks_changes_nothing(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    """The end of a chunk of memory is not the end of a line."""
-    lines = [THE, ATRE, THE, COMMA, RE, THE], [THE, RE, THE]
-    whole = probs(*lines, cut=2)
-    monkeypatch.setattr("training.word_end_probs.CHUNK", chunk)
-    assert (probs(*lines, cut=2) == whole).all()
