@@ -131,7 +131,11 @@ def load_checkpoint(directory: Path) -> Checkpoint:
     for name in REQUIRED:
         if name not in listed:
             raise CheckpointError(f"{directory / SUMS} does not list {name}; {_EXPORT_AGAIN}")
-    config = _read_config(directory / CONFIG)
+    try:
+        config = parse(CheckpointConfig, (directory / CONFIG).read_bytes())
+    except CheckpointError as error:
+        remedy = f"{_EXPORT_AGAIN}, or upgrade Lacuna if format_version is above 2"
+        raise CheckpointError(f"{directory / CONFIG}: {error}; {remedy}") from error
     try:
         tokenizer = Tokenizer.load(directory / TOKENIZER)
     except TokenizerError as error:
@@ -141,11 +145,18 @@ def load_checkpoint(directory: Path) -> Checkpoint:
             f"{directory / TOKENIZER} has {tokenizer.size} tokens, the network has"
             f" {config.network.vocabulary_size}; {_EXPORT_AGAIN}"
         )
+    data = (directory / WORD_END_PROBS).read_bytes()
+    shares = np.frombuffer(data, dtype="<f2") if len(data) == 2 * tokenizer.size else None
+    if shares is None or not bool(((shares >= 0) & (shares <= 1)).all()):
+        raise CheckpointError(
+            f"{directory / WORD_END_PROBS} ({len(data)} bytes) is not {tokenizer.size} shares from"
+            f" 0 to 1; {_EXPORT_AGAIN}"
+        )
     return Checkpoint(
         directory=directory,
         digest=digest,
         tokenizer=tokenizer,
-        word_end_probs=_read_word_end_probs(directory / WORD_END_PROBS, tokenizer.size),
+        word_end_probs=tuple(shares.astype(np.float64).tolist()),
         files=frozenset(listed),
         **{field: getattr(config, field) for field in _DESCRIPTION},
     )
@@ -178,11 +189,7 @@ def count_parameters(directory: Path) -> int:
 
 
 def write_checkpoint(
-    directory: Path,
-    config: CheckpointConfig,
-    files: Mapping[str, bytes],
-    *,
-    overwrite: bool = False,
+    directory: Path, config: CheckpointConfig, files: Mapping[str, bytes], overwrite: bool = False
 ) -> Checkpoint:
     """Write a checkpoint next to its final name, load it, and rename it into place.
 
@@ -221,13 +228,9 @@ def check_target(directory: Path, name: str, version: str, overwrite: bool) -> N
         raise CheckpointError(
             "name, version: use 1 to 64 letters, digits, '.', '_' or '-', a letter or digit first"
         )
-    if directory.exists() and not overwrite:
+    if directory.exists() and not (overwrite and is_checkpoint(directory)):
         raise CheckpointError(
-            f"{directory} exists; choose another name or allow it to be overwritten (--overwrite)"
-        )
-    if directory.exists() and not is_checkpoint(directory):
-        raise CheckpointError(
-            f"{directory} is not a checkpoint, so it is not overwritten; choose another name"
+            f"{directory} exists; choose another name, or overwrite a checkpoint with --overwrite"
         )
 
 
@@ -309,25 +312,6 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
         raise CheckpointError(
             f"{path} cannot be read: {error.strerror}; check its kind and permissions"
         ) from error
-
-
-def _read_config(path: Path) -> CheckpointConfig:
-    try:
-        return parse(CheckpointConfig, path.read_bytes())
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"{path}: {error}; {_EXPORT_AGAIN}, or upgrade Lacuna if format_version is above 2"
-        ) from error
-
-
-def _read_word_end_probs(path: Path, tokens: int) -> tuple[float, ...]:
-    data = path.read_bytes()
-    shares = np.frombuffer(data, dtype="<f2") if len(data) == 2 * tokens else None
-    if shares is None or not bool(((shares >= 0) & (shares <= 1)).all()):
-        raise CheckpointError(
-            f"{path} ({len(data)} bytes) is not {tokens} shares from 0 to 1; {_EXPORT_AGAIN}"
-        )
-    return tuple(shares.astype(np.float64).tolist())
 
 
 def _copy_others(old: Path, new: Path, replaced: Set[str]) -> None:

@@ -74,7 +74,7 @@ class NetworkConfig:
 
     @property
     def state_parts(self) -> int:
-        """Vectors that one layer carries from step to step: an LSTM's h and c, else h."""
+        """Vectors of a layer's state: an LSTM's h and c, else h."""
         return 2 if self.cell == "lstm" else 1
 
     def layers(self, tower: Tower) -> int:

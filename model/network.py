@@ -215,18 +215,13 @@ class Network(nn.Module):
         return cast(Tensor, self.next(outputs))
 
     def gap_features(
-        self,
-        forward: Tensor,
-        backward: Tensor,
-        right_known: Tensor,
-        positions: Tensor,
-        kinds: Tensor,
+        self, forward: Tensor, backward: Tensor, known: Tensor, positions: Tensor, kinds: Tensor
     ) -> Tensor:
-        """Return the features of a gap, (N, e); arguments as for :meth:`model.runtime.Runtime.score`.
+        """Return features (N, e) of the inputs of :meth:`model.runtime.Runtime.score`.
 
-        A backward feature that is not known is replaced by a learned vector.
+        A learned vector replaces backward features that are not known.
         """
-        right = torch.where(right_known.unsqueeze(1), self.previous(backward), self.unknown_right)
+        right = torch.where(known.unsqueeze(1), self.previous(backward), self.unknown_right)
         return cast(Tensor, self.gap(self.next(forward), right, positions, kinds))
 
 

@@ -1,31 +1,16 @@
-"""Layers, dropout, the stacked network; test_runtime.py compares outputs with an oracle."""
-
-from typing import Any
+"""Dropout and padding in training; test_runtime.py compares outputs with an oracle."""
 
 import pytest
 import torch
 
 from model.config import NetworkConfig
 from model.network import Network, RecurrentLayer, locked_dropout
-from model.tokenizer import BLANK
 
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Weights and inputs are the same in every run."""
     torch.manual_seed(0)
-
-
-@pytest.mark.parametrize("cell", ["rnn_tanh", "gru", "lstm"])
-def test_layer_computes_what_torchs_module_computes(cell: Any) -> None:
-    """With the same weights, a layer and torch's module agree, so their gates have one order."""
-    layer = RecurrentLayer(cell, 5, 7)
-    module = {"rnn_tanh": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}[cell](5, 7)
-    module.load_state_dict({f"{n}_l0": p for n, p in layer.state_dict().items()})
-    inputs, zeros = torch.randn(6, 3, 5), torch.zeros(3, 7)
-    outputs, state = layer(inputs, (zeros, zeros) if cell == "lstm" else (zeros,))
-    assert torch.allclose(outputs, module(inputs)[0], atol=1e-6)
-    assert torch.equal(state[0], outputs[-1])
 
 
 def test_weight_drop_applies_in_training_only() -> None:
@@ -62,23 +47,15 @@ def test_locked_dropout_drops_the_same_units_at_every_step() -> None:
     assert torch.equal(locked_dropout(ones, 0.3, training=False), ones)
 
 
-def test_stacked_layers_mix_both_sides() -> None:
-    """In the stacked network a masked position sees left and right, and padding changes nothing."""
-    sizes = {"embedding_size": 8, "hidden_size": 12, "backward_layers": 0, "gap_hidden_size": 0}
-    config = NetworkConfig(30, "stacked_bidirectional", **sizes)  # type: ignore[arg-type]
-    net = Network(config).eval()
-    tokens = torch.randint(5, 30, (7, 2))
-    tokens[3] = BLANK
-    lengths = torch.tensor([7, 5])
-    before = net.run_stacked(tokens, lengths)
-    assert before.shape == (7, 2, 24)
-    for place in (0, 6):
-        changed = tokens.clone()
-        changed[place, 0] = 7 if int(tokens[place, 0]) != 7 else 8
-        assert not torch.allclose(net.run_stacked(changed, lengths)[3, 0], before[3, 0])
-    padded = tokens.clone()
-    padded[5:, 1] = 9
-    assert torch.equal(net.run_stacked(padded, lengths)[:5, 1], before[:5, 1])
+def test_stacked_network_reads_each_row_within_its_length() -> None:
+    """A row in a padded batch has the outputs that it has alone, without padding."""
+    config = NetworkConfig(30, "stacked_bidirectional", "lstm", 8, 12, 2, 0, 0)
+    network = Network(config).eval()
+    tokens, lengths = torch.randint(5, 30, (7, 2)), torch.tensor([7, 5])
+    together = network.run_stacked(tokens, lengths)
+    for row, length in enumerate(lengths):
+        alone = network.run_stacked(tokens[:length, [row]], lengths[[row]])
+        assert torch.allclose(together[:length, row], alone[:, 0], atol=1e-6)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
