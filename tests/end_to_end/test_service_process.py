@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from service.auth import main as make_keys
-from service.schemas import ClozeAnswer, ModelAnswer, PredictAnswer, ScoreAnswer
 from tests.service.bad_inputs import INPUTS, SECRET, Input
 from tests.service.server_process import (
     FAKE,
@@ -104,35 +103,17 @@ def test_documented_examples_are_real(bad_answers: dict[str, Answer]) -> None:
         assert (problem["status"], problem["detail"]) == (int(status), detail)
 
 
-def test_no_text_is_logged(server: ServerProcess, bad_answers: dict[str, Answer]) -> None:
-    """The log has a line for each of these requests and not one character of a text."""
+@pytest.mark.usefixtures("bad_answers")
+def test_no_text_is_logged_or_measured(server: ServerProcess) -> None:
+    """After these requests neither log nor metrics know a character of a text, or another route."""
     server.logged(request_id=server.ask("GET", "/livez").headers["x-request-id"])
     log = "".join(server.lines)
-    assert log.count('"request_id"') > len(bad_answers)
+    assert log.count('"request_id"') > len(INPUTS)
     assert not [text for text in (SECRET, SECRET[-1], "手机") if text in log]
-
-
-@pytest.mark.usefixtures("bad_answers")
-def test_no_text_is_measured(server: ServerProcess) -> None:
-    """After these requests the metrics know no text, and no route but those of the contract."""
     metrics = server.ask("GET", "/metrics").body.decode()
-    routes = set(re.findall(r'lacuna_requests_total\{route="([^"]*)"', metrics))
-    assert "unmatched" in routes
+    assert 'route="unmatched"' in metrics
     assert not [text for text in (SECRET[:4], "aaa", "passwd") if text in metrics]
     assert 'lacuna_requests_total{route="/predict",status="500"} 0.0' in metrics
-
-
-@pytest.mark.parametrize(("path", "body"), _GOOD)
-def test_real_answers_have_the_documented_form(
-    server: ServerProcess, path: str, body: dict[str, Any]
-) -> None:
-    """Answers hold the fields of the documented types, all of them and no other."""
-    documented = {"/predict": PredictAnswer, "/cloze": ClozeAnswer, "/score": ScoreAnswer}[path]
-    answer = server.ask("POST", path, body).json()
-    assert documented.model_validate(answer).model_dump(mode="json") == answer
-    model = server.ask("GET", "/model").json()
-    assert ModelAnswer.model_validate(model).model_dump(mode="json") == model
-    assert {key: model[key] for key in ("name", "version")} == answer["model"]
 
 
 def test_another_process_answers_alike_without_torch(
@@ -148,21 +129,17 @@ def test_another_process_answers_alike_without_torch(
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("damage", ["truncated", "missing"])
-def test_bad_checkpoint_ends_the_process(
-    tiny_checkpoint: Path, tmp_path: Path, damage: str
-) -> None:
+def test_bad_checkpoint_ends_the_process(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """The process ends with status 1 and a message that names path and remedy."""
     directory = tmp_path / "tiny"
-    if damage == "truncated":
-        shutil.copytree(tiny_checkpoint, directory)
-        weights = directory / "weights.safetensors"
-        weights.write_bytes(weights.read_bytes()[:-100])
+    shutil.copytree(tiny_checkpoint, directory)
+    weights = directory / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
     status, errors = run_to_end(REAL, "--port", "0", "--checkpoint", str(directory))
     assert status == 1
     message = errors.strip().splitlines()[-1]
     assert message.startswith(f"lacuna: cannot serve {directory}: {directory}")
-    assert {"truncated": "cut short or altered", "missing": "is no directory"}[damage] in message
+    assert "cut short or altered" in message
 
 
 def _send(server: ServerProcess, item: Input) -> Answer:
@@ -184,52 +161,32 @@ def _send(server: ServerProcess, item: Input) -> Answer:
 def test_sigterm_drains() -> None:
     """The request in flight is finished, new ones get 503 with Retry-After, and the status is 0.
 
-    At level error, the log still has the events of the service, and no request.
+    An idle connection does not hold it up. At level error, the log still has the events of the
+    service, and no request.
     """
-    with serving(FAKE, "--drain-seconds", "1", "--log-level", "error") as server:
-        server.send_signal(signal.SIGHUP)
-        server.logged(event="reloaded")
-        held: list[Answer] = []
-        thread = threading.Thread(
-            target=lambda: held.append(server.ask("POST", "/predict", _HOLD, _json()))
-        )
-        thread.start()
-        _wait_for_batch(server)
-        server.send_signal(signal.SIGTERM)
-        server.logged(event="draining")
-        refused = server.ask("POST", "/predict", {"text": "a"})
-        assert (refused.status, refused.headers["retry-after"]) == (503, "2")
-        assert "shutting down" in refused.json()["detail"]
-        assert [server.ask("GET", path).status for path in ("/readyz", "/livez")] == [503, 200]
-        server.send_signal(signal.SIGUSR1)
-        thread.join()
-        assert held[0].status == 200
+    options = "--drain-seconds", "1", "--log-level", "error"
+    with serving(FAKE, *options) as server, contextlib.closing(server.connect()) as idle:
+        assert exchange(idle, "POST", "/predict", {"text": "a"}).status == 200
+        with _holding(server) as held:
+            server.send_signal(signal.SIGTERM)
+            server.logged(event="draining")
+            refused = server.ask("POST", "/predict", {"text": "a"})
+            assert (refused.status, refused.headers["retry-after"]) == (503, "2")
+            assert "shutting down" in refused.json()["detail"]
+            assert [server.ask("GET", path).status for path in ("/readyz", "/livez")] == [503, 200]
+            server.send_signal(signal.SIGUSR1)
+            assert held.getresponse().status == 200
         assert server.wait() == 0
     events = [json.loads(line)["event"] for line in server.lines]
-    assert events == ["listening", "ready", "reloaded", "draining"]
-
-
-def test_sigint_closes_idle_connections() -> None:
-    """A kept-alive connection that idles does not hold up the end of the process."""
-    with serving(FAKE) as server, contextlib.closing(server.connect()) as connection:
-        assert exchange(connection, "POST", "/predict", {"text": "a"}).status == 200
-        server.send_signal(signal.SIGINT)
-        assert server.wait() == 0
-        with pytest.raises((http.client.HTTPException, OSError)):
-            exchange(connection, "POST", "/predict", {"text": "a"})
+    assert events == ["listening", "ready", "draining"]
 
 
 def test_second_signal_ends_the_process_at_once() -> None:
     """It waits neither for the drain nor for requests in flight; the status is 0."""
-    with (
-        serving(FAKE, "--drain-seconds", "600") as server,
-        contextlib.closing(server.connect()) as held,
-    ):
-        held.request("POST", "/predict", _HOLD, _json())
-        _wait_for_batch(server)
-        server.send_signal(signal.SIGTERM)
+    with serving(FAKE, "--drain-seconds", "600") as server, _holding(server):
+        server.send_signal(signal.SIGINT)
         server.logged(event="draining")
-        server.send_signal(signal.SIGTERM)
+        server.send_signal(signal.SIGINT)
         assert server.wait() == 0
         server.logged(event="stopped without waiting for requests")
 
@@ -237,12 +194,7 @@ def test_second_signal_ends_the_process_at_once() -> None:
 @pytest.mark.fault
 def test_requests_are_not_waited_for_beyond_the_grace_period() -> None:
     """A request that is still in flight after the grace period gets 503."""
-    with (
-        serving(FAKE, "--grace-seconds", "1") as server,
-        contextlib.closing(server.connect()) as held,
-    ):
-        held.request("POST", "/predict", _HOLD, _json())
-        _wait_for_batch(server)
+    with serving(FAKE, "--grace-seconds", "1") as server, _holding(server) as held:
         server.send_signal(signal.SIGTERM)
         response = held.getresponse()
         assert (response.status, response.headers["retry-after"]) == (503, "2")
@@ -251,10 +203,7 @@ def test_requests_are_not_waited_for_beyond_the_grace_period() -> None:
 
 
 def test_keys_rotate_without_a_restart(tmp_path: Path) -> None:
-    """Off loopback, keys of the file and of the environment open; the file is watched.
-
-    Probes and the page need no key. A file that is wrong changes only the log and a metric.
-    """
+    """Off loopback the keys file is watched; a wrong file changes only the log and a metric."""
     file = tmp_path / "keys.toml"
 
     def new(name: str) -> dict[str, str]:
@@ -273,11 +222,7 @@ def test_keys_rotate_without_a_restart(tmp_path: Path) -> None:
     first = new("keyboard-1")
     options = ("--host", "0.0.0.0", "--keys-file", str(file))
     with serving(FAKE, *options, environment={"LACUNA_KEYS": f"{_KEY},{_KEY}-2"}) as server:
-        keys = (first, _bearer(_KEY), _bearer(f"{_KEY}-2"), _bearer(f"{_KEY}-3"), {})
-        assert statuses(*keys) == [200, 200, 200, 401, 401]
-        open_paths, others = ("/livez", "/readyz", "/docs"), ("/model", "/metrics", "/nothing")
-        assert [server.ask("GET", path).status for path in open_paths] == [200] * 3
-        assert [server.ask("GET", path).status for path in others] == [401] * 3
+        assert statuses(first, _bearer(_KEY), _bearer(f"{_KEY}-2"), {}) == [200, 200, 200, 401]
         second = new("keyboard-2")
         server.logged(event="keys reloaded", keys=2)
         assert statuses(first, second) == [200, 200]
@@ -290,9 +235,6 @@ def test_keys_rotate_without_a_restart(tmp_path: Path) -> None:
         replace(good[good.rindex("[[key]]") :])
         server.logged(event="keys reloaded", keys=1)
         assert statuses(first, second) == [401, 200]
-        metrics = server.ask("GET", "/metrics", headers=second).body.decode()
-        assert "lacuna_keys_current 1.0" in metrics
-        assert "keyboard" not in metrics
         server.logged(route="/predict", status=200, key="keyboard-2")
         secrets = [key["Authorization"].split()[1] for key in (first, second, _bearer(_KEY))]
         assert not [secret for secret in secrets if secret in "".join(server.lines)]
@@ -349,12 +291,16 @@ def _bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def _json() -> dict[str, str]:
-    return {"Content-Type": "application/json"}
+@contextlib.contextmanager
+def _holding(server: ServerProcess) -> Iterator[http.client.HTTPConnection]:
+    """Have a request in the network; the connection is that of its answer."""
+    with contextlib.closing(server.connect()) as held:
+        held.request("POST", "/predict", _HOLD, {"Content-Type": "application/json"})
+        _wait_for_batch(server)
+        yield held
 
 
 def _wait_for_batch(server: ServerProcess) -> None:
-    """Ask /metrics until the network was called."""
-    called = re.compile(r"^lacuna_batch_rows_count\{.*\} [1-9]", re.MULTILINE)
-    while not called.search(server.ask("GET", "/metrics").body.decode()):
+    """Ask /metrics until the engine has work."""
+    while "lacuna_queue_work_seconds 0.0\n" in server.ask("GET", "/metrics").body.decode():
         pass
