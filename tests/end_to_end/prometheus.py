@@ -1,4 +1,4 @@
-"""Requests to a Prometheus, and waiting for its next scrape."""
+"""What Prometheus and Grafana read, requests to a Prometheus, and waiting for its next scrape."""
 
 import json
 import time
@@ -6,31 +6,47 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import yaml
+
+from tests.service.server_process import ROOT
+
+DEPLOY = ROOT / "deploy"
 PATIENCE_SECONDS = 90
 
 
-def get(address: str, path: str, **parameters: str) -> Any:
-    """Return the ``data`` of an answer of Prometheus' API.
+def read_yaml(path: Path) -> Any:
+    """Return the one document of a YAML file."""
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
-    Raises:
-        AssertionError: Prometheus refuses the question.
-        OSError: it does not answer, for example while it starts.
-    """
-    question = urllib.parse.urlencode(parameters)
-    try:
-        with urllib.request.urlopen(f"{address}/api/v1/{path}?{question}", timeout=10) as answer:
-            return json.load(answer)["data"]
-    except urllib.error.HTTPError as error:
-        assert error.code >= 500, f"{parameters}: {error.read().decode()}"
-        raise
+
+def dashboard() -> Any:
+    """Return the dashboard that Grafana shows."""
+    return json.loads((DEPLOY / "grafana" / "lacuna.json").read_text(encoding="utf-8"))
+
+
+def rules(name: str) -> list[dict[str, Any]]:
+    """Return the rules of a rule file."""
+    return [rule for group in read_yaml(DEPLOY / name)["groups"] for rule in group["rules"]]
 
 
 def query(address: str, expression: str) -> list[dict[str, Any]]:
-    """Return the samples of an instant query."""
-    result: list[dict[str, Any]] = get(address, "query", query=expression)["result"]
-    return result
+    """Return the samples of an instant query.
+
+    Raises:
+        AssertionError: Prometheus refuses the expression.
+        OSError: it does not answer, for example while it starts.
+    """
+    question = urllib.parse.urlencode({"query": expression})
+    try:
+        with urllib.request.urlopen(f"{address}/api/v1/query?{question}", timeout=10) as answer:
+            result: list[dict[str, Any]] = json.load(answer)["data"]["result"]
+            return result
+    except urllib.error.HTTPError as error:
+        assert error.code >= 500, f"{expression}: {error.read().decode()}"
+        raise
 
 
 def eventually(condition: Callable[[], bool]) -> bool:
