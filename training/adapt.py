@@ -244,17 +244,16 @@ def _train(
             optimizer = replace(config.optimizer, learning_rate=rate, warmup_steps=min(20, steps))
             config = replace(config, steps=number * steps, optimizer=optimizer)
             trainer = Trainer(config, directory, resume=find_state(directory) is not None)
-            counters = {"learning_rate": 0.0, "tokens": 0}
+            out_of_time = False
             if journal:
                 trainer.held_out = {}  # measured below, text and replay apart
                 trainer.run(stopping)
                 if stopping:
                     return None
-                counters = {"learning_rate": rate, "tokens": trainer.progress.tokens}
-                counters["out_of_time"] = trainer.progress.step < config.steps
+                out_of_time = trainer.progress.step < config.steps
             bits = _held_out_bits(trainer, prepared, own)
             sys.stderr.write(f"held-out bits per character after {len(journal)} passes: {bits}\n")
-            journal.append(counters | bits)
+            journal.append({**bits, "out_of_time": out_of_time})
             if _best(journal) == len(journal) - 1 > 0:
                 with replaced_directory(options.output / "best") as fresh:
                     shutil.copytree(directory / "state", fresh, dirs_exist_ok=True)

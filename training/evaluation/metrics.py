@@ -4,7 +4,7 @@ The definition of each metric is in DEFINITIONS in training/evaluation/report.py
 """
 
 import math
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from model.queries import (
@@ -15,13 +15,17 @@ from model.queries import (
     ScoreQuery,
     ScoreResult,
 )
+from model.text import is_word_character
 from training.evaluation.systems import CAPABILITIES, EvaluatedSystem
 from training.evaluation.test_items import MARKER, Items
-from training.evaluation.typing import keys_pressed
 
 # Candidates asked for; Chinese ones are added up by first character
 NEXT_CANDIDATES = {"en": 10, "zh": 20}
 CLOZE_CANDIDATES = 5
+# Shown while a line is typed
+SUGGESTIONS = 3
+# Accepting costs a key, so one appended character saves nothing
+MIN_APPENDED = 2
 
 
 @dataclass(slots=True)
@@ -146,3 +150,33 @@ def _typing(system: EvaluatedSystem, items: Items) -> list[LineResult]:
         LineResult(line.file, {"saved": [(float(len(line.text) - pressed), float(len(line.text)))]})
         for line, pressed in zip(items.typed, keys, strict=True)
     ]
+
+
+def keys_pressed(
+    lines: Sequence[str], predict: Callable[[list[PredictQuery]], list[PredictResult]]
+) -> list[int]:
+    """Return the keys that each line takes, typed from an empty field with suggestions.
+
+    After every key three candidates are shown. If one of them continues the text rightly, it is
+    accepted with one key; else the next character is typed with one key. A candidate is right if
+    the line goes on with it and, in a spaced script, a word ends there. The longest right one is
+    accepted, if it saves a key. The space after a word costs a key unless the candidate has it.
+    """
+    keys = [0] * len(lines)
+    typed = [0] * len(lines)
+    while live := [index for index, line in enumerate(lines) if typed[index] < len(line)]:
+        queries = [PredictQuery(lines[index][: typed[index]], SUGGESTIONS) for index in live]
+        for index, answer in zip(live, predict(queries), strict=True):
+            rest = lines[index][typed[index] :]
+            appends = [candidate.append for candidate in answer.candidates]
+            typed[index] += max((len(each) for each in appends if continues(rest, each)), default=1)
+            keys[index] += 1
+    return keys
+
+
+def continues(rest: str, append: str) -> bool:
+    """Return True if *append* is right and saves a key when *rest* is still to be typed."""
+    if len(append) < MIN_APPENDED or not rest.startswith(append):
+        return False
+    after = rest[len(append) : len(append) + 1]
+    return not (after and is_word_character(append[-1]) and is_word_character(after))
