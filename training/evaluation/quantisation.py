@@ -1,7 +1,6 @@
 """The cost of int8: two runtimes score the same held-out lines, and a gate compares them."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ import numpy.typing as npt
 
 from model.config import TOKEN, Tower
 from model.errors import ExportError
-from model.runtime import Float32Array, Head, Int64Array, Runtime, initial_states
+from model.runtime import Float32Array, Float64Array, Head, Int64Array, Runtime, initial_states
 from model.tokenizer import BLANK, END, START
 from training.data.shards import Shard
 
@@ -24,22 +23,9 @@ LINES_AT_ONCE = 64
 MASK_EVERY = 8
 
 Lines = dict[str, list[Int64Array]]  # by language, token ids of each line, at most LINE_TOKENS
+# By cost, a number for each token, in the same order for every runtime
+Measurement = dict[str, Float64Array]
 Scores = Iterator[tuple[Float32Array, Int64Array]]  # log-probabilities (n, V), and targets (n,)
-
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """Scores of held-out lines; the same rows in the same order for every runtime.
-
-    Attributes:
-        nats: minus log-probability of each token after those before it, float64.
-        top3: True if it is among the three most probable tokens.
-        gap_nats: minus log-probability of each token between its two sides; empty for one tower.
-    """
-
-    nats: npt.NDArray[np.float64]
-    top3: npt.NDArray[np.bool_]
-    gap_nats: npt.NDArray[np.float64]
 
 
 def held_out_lines(held_out: Sequence[Shard]) -> Lines:
@@ -68,18 +54,25 @@ def take(lines: Iterable[Int64Array], tokens: int) -> list[Int64Array]:
 
 
 def measure(runtime: Runtime, lines: Sequence[Int64Array]) -> Measurement:
-    """Score every token of the lines; of a stacked network a few under masks."""
+    """Score every token of the lines; of a stacked network a few under masks.
+
+    Returns:
+        ``perplexity``: minus log-probability of each token after those before it. ``top3``: 1 if it
+        is not among the three most probable tokens. For two towers, ``gap_perplexity``: minus
+        log-probability of each token between its two sides.
+    """
     architecture = runtime.sizes.architecture
     score = score_masked if architecture == "stacked_bidirectional" else score_next
-    nats, top3, gap_nats = [], [], [np.zeros(0)]
+    nats, misses = [], []
     for log_probs, targets in score(runtime, lines):
         found = log_probs[np.arange(len(targets)), targets]
         nats.append(-found.astype(np.float64))
-        top3.append((log_probs > found[:, None]).sum(axis=1) < 3)
+        misses.append((log_probs > found[:, None]).sum(axis=1) >= 3)
+    measured = {"perplexity": np.concatenate(nats), "top3": np.concatenate(misses) * 1.0}
     if architecture == "two_towers":
-        for log_probs, targets in score_gaps(runtime, lines):
-            gap_nats.append(-log_probs[np.arange(len(targets)), targets].astype(np.float64))
-    return Measurement(np.concatenate(nats), np.concatenate(top3), np.concatenate(gap_nats))
+        gap_nats = [-rows[np.arange(len(own)), own] for rows, own in score_gaps(runtime, lines)]
+        measured["gap_perplexity"] = np.concatenate(gap_nats).astype(np.float64)
+    return measured
 
 
 def check_cost(
@@ -94,15 +87,9 @@ def check_cost(
     Raises:
         ExportError: with *gate*, a cost is above its limit and chance does not explain it.
     """
-    differences = {
-        "perplexity": quantised.nats - reference.nats,
-        "top3": reference.top3.astype(np.float64) - quantised.top3,
-        "gap_perplexity": quantised.gap_nats - reference.gap_nats,
-    }
-    cost = {"tokens": float(len(reference.nats))}
-    for name, difference in differences.items():
-        if not len(difference):
-            continue
+    cost = {"tokens": float(len(reference["perplexity"]))}
+    for name in reference:
+        difference = quantised[name] - reference[name]
         mean, error = difference.mean(), difference.std() / len(difference) ** 0.5
         cost[name] = float(mean if name == "top3" else np.expm1(mean))
         limit = TOP3_LIMIT if name == "top3" else PERPLEXITY_LIMIT
