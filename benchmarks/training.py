@@ -183,7 +183,7 @@ def write_prepared(directory: Path, tokenizer: Tokenizer, ids: Ids) -> None:
     for split, part in (("train", lines), ("heldout", lines[:1])):
         with ShardWriter(directory, "random", split) as writer:  # type: ignore[arg-type]
             writer.write([(line.tolist(), (NO_CUT, NO_CUT)) for line in part], part.size)
-            entries[split] = {"shards": [writer.close()]}
+            entries[split] = writer.entry()
     source = {"name": "random", "language": "en", "consecutive": True, "weight": 1.0}
     write_manifest(directory, tokenizer, [{**source, "split": entries}])
 

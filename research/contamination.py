@@ -48,7 +48,7 @@ def run(options: ContaminationOptions) -> int:
         for name, path in named_files(options.benchmarks)
     }
     check_writable(options.output)
-    files = expand_inputs(list(options.training))
+    files = expand_inputs(options.training)
     lines = (line for path in files for _, line, _ in read_lines(path, None))
     report = count_seen(benchmarks, tqdm(lines, desc="training text", unit=" lines", disable=None))
     report_json(options.output, report)

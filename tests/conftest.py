@@ -25,10 +25,10 @@ def tiny_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for language, weight, lines in (("en", 3.0, LINES[:5]), ("zh", 1.0, LINES[5:])):
         entries: dict[str, Any] = {}
         for split, part in (("train", lines), ("heldout", lines[:1])):
-            with ShardWriter(directory, language, split) as writer:  # type: ignore[arg-type]
+            with ShardWriter(directory, f"talk_{language}", split) as writer:  # type: ignore[arg-type]
                 encoded = [(tokenizer.encode(line), (NO_CUT, NO_CUT)) for line in part]
                 writer.write(encoded, sum(map(len, part)))
-                entries[split] = {"shards": [writer.close()]}
+                entries[split] = writer.entry()
         settings = {
             "name": f"talk_{language}",
             "language": language,

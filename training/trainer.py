@@ -31,7 +31,7 @@ from training.config import OptimizerOptions, RunConfig, options_from_dict, read
 from training.data.batches import Batch, BatchStream, heldout_batches
 from training.data.gaps import TokenFlags
 from training.data.prefetch import BatchesAhead
-from training.data.shards import Prepared, Shard, open_prepared, weigh
+from training.data.shards import Prepared, Shard, open_prepared, select_sources
 from training.loss import LanguageModel, Losses, NegativeSampler, batch_losses
 from training.options import argument, option
 from training.run_log import RunLog
@@ -124,7 +124,7 @@ class Trainer:
             raise RunError("there is no [network]; write its sizes into the run file")
         self.network = chosen.to(self.device)
         _check(config, self.network, prepared)
-        self.sources = weigh(prepared.sources, config.sources, config.data.source_weights)
+        self.sources = select_sources(prepared.sources, config.sources, config.data.source_weights)
         self.flags = TokenFlags.of(prepared.tokenizer)
         counts = _count_tokens(self.sources, prepared.tokenizer.size)
         _set_biases(self.network, counts)

@@ -22,7 +22,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     root = tmp_path_factory.mktemp("compare")
     sources, texts = [], []
     for path, language in zip(write_corpus(root / "text", 300, 1), ("en", "zh"), strict=True):
-        sources.append(SourceOptions(language, (str(path),), language))
+        sources.append(SourceOptions(language, str(path), language))
         texts.append(root / f"talk_{language}.txt")
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         texts[-1].write_text("".join(lines[:40]), encoding="utf-8")

@@ -22,8 +22,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     english, chinese = write_corpus(root / "text", 300, 1)
     sources = (
-        SourceOptions("english", (str(english),), "en", consecutive=True),
-        SourceOptions("chinese", (str(chinese),), "zh", weight=1.5),
+        SourceOptions("english", str(english), "en", consecutive=True),
+        SourceOptions("chinese", str(chinese), "zh", weight=1.5),
     )
     return prepare(
         sources,

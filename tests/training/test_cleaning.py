@@ -1,7 +1,5 @@
 """Raw lines to clean lines."""
 
-from collections import Counter
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +21,7 @@ def test_lines_are_cut_into_sentences(line: str, expected: list[str]) -> None:
     """Sentences end at their marks, not after titles, initials or inside speech."""
     assert sentences(line) == expected
     if len(expected) > 1:
-        assert clean(line, 500, Counter(), split_sentences=True) == expected
+        assert clean(line, 500, split_sentences=True) == expected
 
 
 @given(st.text(alphabet="aB我.!?。“” 1"))
@@ -44,24 +42,13 @@ def test_sentences_lose_only_spaces(line: str) -> None:
 )
 def test_lines_are_cleaned(raw: str, expected: str) -> None:
     """Spaces are single, letters composed, control characters spaces, invisible marks gone."""
-    assert clean(raw, 100, Counter()) == [expected]
+    assert clean(raw, 100) == [expected]
 
 
 @pytest.mark.parametrize("raw", ["", "   ", "12:30", "——！？", "\x00\x01", "_____"])
 def test_lines_without_letters_are_dropped(raw: str) -> None:
-    """A line without a letter is dropped and counted."""
-    counts: Counter[str] = Counter()
-    assert clean(raw, 100, counts) == []
-    assert counts["without_letters"] == 1
-
-
-def test_changes_are_counted() -> None:
-    """Masked lines, control characters and long lines are counted once for each line."""
-    counts: Counter[str] = Counter()
-    clean("a\x00b\x00", 100, counts)
-    clean("call 555-1234 or mail me@example.org", 100, counts)
-    clean("word " * 100, 100, counts)
-    assert counts == {"control_characters": 1, "masked": 1, "long_lines": 1}
+    """A line without a letter is dropped."""
+    assert clean(raw, 100) == []
 
 
 @given(
@@ -70,9 +57,9 @@ def test_changes_are_counted() -> None:
 )
 def test_split_lines_lose_only_spaces(text: str, limit: int) -> None:
     """Parts of a long line are within the limit, and together have its letters in order."""
-    parts = clean(text, limit, Counter())
+    parts = clean(text, limit)
     assert all(0 < len(part) <= limit and part == part.strip() for part in parts)
-    whole = "".join(clean(text, 10_000, Counter()))
+    whole = "".join(clean(text, 10_000))
     assert list(filter(str.isalpha, "".join(parts))) == list(filter(str.isalpha, whole))
 
 
@@ -95,7 +82,7 @@ def test_split_lines_lose_only_spaces(text: str, limit: int) -> None:
 )
 def test_long_lines_are_split(line: str, limit: int, parts: list[str]) -> None:
     """A sentence end with its closing quote divides, else a space or comma, else the limit."""
-    assert clean(line, limit, Counter()) == parts
+    assert clean(line, limit) == parts
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,9 @@ def test_data_without_held_out_text_are_refused(
     bare = shutil.copytree(tiny_prepared, tmp_path / "bare")
     manifest = json.loads((bare / "manifest.json").read_text(encoding="utf-8"))
     for source in manifest["sources"]:
-        source["split"]["heldout"]["shards"] = []
+        source["split"]["heldout"] |= {"lines": 0, "tokens": 0}
+        for kind in ("ids", "lines"):
+            (bare / f"{source['name']}.heldout.{kind}").write_bytes(b"")
     manifest["sha256"] = manifest_digest(manifest)
     (bare / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     with pytest.raises(ExportError, match="no held-out text; prepare with --held-out-share"):

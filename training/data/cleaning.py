@@ -5,7 +5,6 @@ invisible marks go, and spaces are single.
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterator
 
 from model.text import LETTER, normalise
@@ -44,37 +43,21 @@ _SENTENCE_END = re.compile(r"(?:[。！？…；]|[.!?;](?=[\"'”’)\]]*\s))[\
 _SOFT_BREAK = re.compile(r"[，、：,:]\s*|\s+")
 
 
-def clean(
-    text: str, max_characters: int, counts: Counter[str], *, split_sentences: bool = False
-) -> list[str]:
+def clean(text: str, max_characters: int, *, split_sentences: bool = False) -> list[str]:
     """Make the training lines of one raw line; none if it contains no letter.
 
     The line is brought into normalisation form C. Control characters become spaces, invisible marks
     are removed, spaces become single. Mail addresses and telephone numbers are masked. A line of
-    more than *max_characters* is split at sentence ends, else at a comma or space, else at the
-    limit.
-
-    Args:
-        text: one raw line.
-        max_characters: code points of the longest line to return.
-        counts: receives the number of lines under ``control_characters``, ``masked``,
-            ``long_lines`` and ``without_letters``.
-        split_sentences: also make a line of each sentence.
+    more than *max_characters* code points is split at sentence ends, else at a comma or space, else
+    at the limit. With *split_sentences*, each sentence is a line.
     """
     plain = _INVISIBLE.sub("", _CONTROL.sub(" ", text))
-    if plain != text:
-        counts["control_characters"] += 1
     line = normalise(_SPACES.sub(" ", plain).strip())
     if not LETTER.search(line):
-        counts["without_letters"] += 1
         return []
-    masked = mask_contacts(line)
-    if masked != line:
-        counts["masked"] += 1
-    lines = [masked]
-    if len(masked) > max_characters:
-        counts["long_lines"] += 1
-        lines = [part for part in split_line(masked, max_characters) if LETTER.search(part)]
+    lines = [mask_contacts(line)]
+    if len(lines[0]) > max_characters:
+        lines = [part for part in split_line(lines[0], max_characters) if LETTER.search(part)]
     return [part for each in lines for part in sentences(each)] if split_sentences else lines
 
 

@@ -1,6 +1,7 @@
 """``python -m training prepare``: text files to a directory of prepared data.
 
-    1  scan     count lines and blocks, detect languages, choose blocks to read and to hold out
+    1  scan     count lines, detect languages, choose blocks of 50 neighbouring lines to read and
+                to hold out
     2  sample   draw lines, as many Chinese as others, and train the tokenizer on them
     3  encode   clean, drop duplicates, cut, encode and write each source
 
@@ -20,6 +21,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from tqdm import tqdm
 
 from model.config import STRICT
 from model.errors import CorpusError, TokenizerError
@@ -37,7 +39,6 @@ from training.data.sources import (
     scan,
     stable_hash,
 )
-from training.data.text_sources import STDIN, expand_inputs, spool_stdin
 from training.data.train_tokenizer import train_tokenizer
 from training.options import argument, option
 
@@ -75,33 +76,26 @@ class PrepareOptions:
 class PrepareCommand(PrepareOptions):
     """Options of the command: those of :func:`prepare`, and the sources."""
 
-    inputs: tuple[str, ...] = argument("file, folder, glob, or - for standard input", "INPUT", ())
+    inputs: tuple[str, ...] = argument("file, folder or glob", "INPUT", ())
     sources: Path | None = option("sources with weights and limits", None, "FILE.toml")
     root: Path | None = option(
         "folder that paths in --sources start from (default: the folder of the file)", None, "DIR"
     )
     field: str | None = option("member of JSON Lines that contains the text", None, "NAME")
     language: Literal["zh", "en", "auto"] = option("language of the inputs", "auto")
-    consecutive: bool = option("each line of the inputs continues the line before it", False)
 
 
 def run(options: PrepareCommand) -> int:
     """Run the command; 0 on success."""
-    sources = named_sources(options.inputs, options.field, options.language, options.consecutive)
-    root = options.root
+    sources = named_sources(options.inputs, options.field, options.language)
     if options.sources is not None:
-        sources += load_sources(options.sources)
-        root = root or options.sources.parent
-    sys.stdout.write(f"{prepare(sources, options, root)}\n")
+        sources += load_sources(options.sources, options.root)
+    sys.stdout.write(f"{prepare(sources, options)}\n")
     return 0
 
 
-def prepare(
-    sources: Sequence[SourceOptions], options: PrepareOptions, root: Path | None = None
-) -> Path:
+def prepare(sources: Sequence[SourceOptions], options: PrepareOptions) -> Path:
     """Make a directory of prepared data and return its path.
-
-    Relative paths of the sources start from *root*, by default from the current directory.
 
     Raises:
         CorpusError: the text cannot be used (with file, line and remedy), or the output exists.
@@ -110,48 +104,25 @@ def prepare(
     """
     if options.output.exists():
         raise CorpusError(f"{options.output}: exists; remove it, or name another --output")
-    _check_names(sources)
-    with replaced_directory(options.output) as work:
-        standard_input = work / "stdin"
-        files = [_find_files(source, root, standard_input) for source in sources]
-        scanned = [
-            scan(source, each, options.held_out_share, options.seed)
-            for source, each in zip(sources, files, strict=True)
-        ]
-        tokenizer = _tokenizer(scanned, options)
-        seen: set[int] = set()
-        entries = [_encode(source, options, tokenizer, seen, work) for source in scanned]
-        standard_input.unlink(missing_ok=True)
-        settings = {k: v for k, v in asdict(options).items() if not isinstance(v, Path)}
-        write_manifest(work, tokenizer, entries, {"options": settings})
-    return options.output
-
-
-def _check_names(sources: Sequence[SourceOptions]) -> None:
-    """Raise CorpusError if sources are missing, or a name or standard input is repeated."""
     if not sources:
-        raise CorpusError(
-            "no input; name files, folders or globs, - for standard input, or --sources FILE.toml"
-        )
+        raise CorpusError("no input; name files, folders or globs, or --sources FILE.toml")
     name, times = Counter(source.name for source in sources).most_common(1)[0]
     if times > 1:
         raise CorpusError(f"source name {name} is used {times} times; names must be unique")
-    if sum(source.paths.count(STDIN) for source in sources) > 1:
-        raise CorpusError(f"{STDIN} is named twice; standard input can be read only once")
-
-
-def _find_files(
-    source: SourceOptions, root: Path | None, standard_input: Path
-) -> list[tuple[Path, str]]:
-    """Return path and shown name of a source's files; copy standard input to a file."""
-    files: list[tuple[Path, str]] = []
-    for entry in source.paths:
-        if entry == STDIN:
-            spool_stdin(standard_input)
-            files.append((standard_input, "stdin.jsonl" if source.field else "stdin"))
-        else:
-            files.extend((path, str(path)) for path in expand_inputs([entry], root))
-    return files
+    with replaced_directory(options.output) as work:
+        scanned = [
+            scan(source, options.held_out_share, options.seed)
+            for source in tqdm(sources, "scan", disable=None)
+        ]
+        tokenizer = _tokenizer(scanned, options)
+        seen: set[int] = set()
+        entries = [
+            _encode(source, options, tokenizer, seen, work)
+            for source in tqdm(scanned, "encode", disable=None)
+        ]
+        settings = {k: v for k, v in asdict(options).items() if not isinstance(v, Path)}
+        write_manifest(work, tokenizer, entries, {"options": settings})
+    return options.output
 
 
 def _tokenizer(sources: Sequence[Source], options: PrepareOptions) -> Tokenizer:
@@ -177,21 +148,19 @@ def sample_lines(sources: Sequence[Source], options: PrepareOptions) -> list[str
     rng = random.Random(f"{options.seed}:vocabulary")
     room = max(1, options.vocabulary_lines // 2)
     reservoirs: dict[bool, list[tuple[float, str]]] = {True: [], False: []}
-    for source in sources:
+    for source in tqdm(sources, "sample", disable=None):
         exponent = 1 / source.options.weight
         reservoir = reservoirs[source.language == "zh"]
-        for split, text in source.taken_lines("sample"):
+        for split, text in source.taken_lines():
             key = rng.random() ** exponent
             if split == "heldout" or (len(reservoir) == room and key <= reservoir[0][0]):
                 continue
-            lines = _clean(text, options, Counter())
+            lines = clean(text, options.max_characters, split_sentences=options.sentences)
             if not lines:
                 continue
-            item = (key, lines[rng.randrange(len(lines))])
-            if len(reservoir) < room:
-                heapq.heappush(reservoir, item)
-            else:
-                heapq.heapreplace(reservoir, item)
+            heapq.heappush(reservoir, (key, lines[rng.randrange(len(lines))]))
+            if len(reservoir) > room:
+                heapq.heappop(reservoir)
     # Sorted by text, so that SentencePiece sees the same order whatever the heaps' order.
     return sorted(line for reservoir in reservoirs.values() for _, line in reservoir)
 
@@ -203,15 +172,15 @@ def _encode(
     name = source.options.name
     counts: Counter[str] = Counter()
     lines = _new_lines(source, options, seen, counts)
-    divided = _divide(lines, source, tokenizer, random.Random(f"{options.seed}:{name}"), counts)
+    divided = _divide(lines, source, tokenizer, random.Random(f"{options.seed}:{name}"))
     with ShardWriter(work, name, "train") as train, ShardWriter(work, name, "heldout") as held_out:
         writers: dict[Split, ShardWriter] = {"train": train, "heldout": held_out}
         while batch := list(itertools.islice(divided, _BATCH_LINES)):
             _write_batch(batch, tokenizer, writers)
-        shards = {split: {"shards": [writers[split].close()]} for split in SPLITS}
+        entries = {split: writer.entry() for split, writer in writers.items()}
     if not train.lines:
         raise CorpusError(
-            f"source {name}: no line of {sum(source.counts)} is left for training"
+            f"source {name}: no line of {counts['lines']} is left for training"
             f" ({counts['without_letters']} without letters, {counts['duplicates']} duplicates);"
             " remove the source"
         )
@@ -220,25 +189,23 @@ def _encode(
         "language": source.language,
         "consecutive": source.options.consecutive,
         "weight": source.options.weight,
-        "files": [Path(shown).name for _, shown in source.files],
+        "files": [path.name for path in source.line_counts],
         "bytes": source.size,
         "block_lines": source.block_lines,
         "counts": dict(counts),
-        "split": shards,
+        "split": entries,
     }
-
-
-def _clean(text: str, options: PrepareOptions, counts: Counter[str]) -> list[str]:
-    return clean(text, options.max_characters, counts, split_sentences=options.sentences)
 
 
 def _new_lines(
     source: Source, options: PrepareOptions, seen: set[int], counts: Counter[str]
 ) -> Iterator[tuple[Split, str]]:
     """Yield the clean lines that no source has had yet; *seen* receives their hashes."""
-    for split, text in source.taken_lines("encode"):
+    for split, text in source.taken_lines():
+        lines = clean(text, options.max_characters, split_sentences=options.sentences)
         counts["lines"] += 1
-        for line in _clean(text, options, counts):
+        counts["without_letters"] += not lines
+        for line in lines:
             key = stable_hash(line)
             if key in seen:
                 counts["duplicates"] += 1
@@ -249,11 +216,7 @@ def _new_lines(
 
 
 def _divide(
-    lines: Iterator[tuple[Split, str]],
-    source: Source,
-    tokenizer: Tokenizer,
-    rng: random.Random,
-    counts: Counter[str],
+    lines: Iterator[tuple[Split, str]], source: Source, tokenizer: Tokenizer, rng: random.Random
 ) -> Iterator[tuple[Split, list[str]]]:
     """Yield the parts of each line, divided at its cuts, and of the half-width copies of some."""
     surfaces = frozenset(surface for surface in tokenizer.surfaces if surface)
@@ -262,8 +225,7 @@ def _divide(
         if split == "train" and rng.random() < HALF_WIDTH_SHARE:
             changed = half_width(line, rng)
             if changed is not None:
-                counts["half_width"] += 1
-                # Where lines continue each other, the copy takes the place of the line.
+                # If lines continue each other, the copy takes the place of the line.
                 copies = [changed] if source.options.consecutive else [line, changed]
         for text in copies:
             cuts = choose_cuts(text, surfaces, rng) if rng.random() < CUT_SHARE else ()

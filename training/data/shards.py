@@ -17,7 +17,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ import numpy.typing as npt
 from model.errors import PreparedDataError, TokenizerError
 from model.tokenizer import Tokenizer
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 NO_CUT = 0xFFFFFFFF
 Split = Literal["train", "heldout"]
 SPLITS: tuple[Split, ...] = ("train", "heldout")
@@ -70,7 +70,7 @@ class Prepared:
     """A directory of prepared data."""
 
     directory: Path
-    sources: tuple[Shard, ...]  # training text
+    sources: tuple[Shard, ...]  # training text, one shard of each source
     held_out: tuple[Shard, ...]  # of the sources that have some
     tokenizer: Tokenizer
     sha256: str  # manifest_digest(), the name of the data in a checkpoint
@@ -95,14 +95,10 @@ def open_prepared(directory: Path) -> Prepared:
             raise PreparedDataError(
                 f"{directory / 'tokenizer.model'}: not the tokenizer of the manifest; {_REMEDY}"
             )
-        shards = {
-            split: tuple(
-                _map(directory, source, part)
-                for source in manifest["sources"]
-                for part in source["split"][split]["shards"]
-            )
+        train, held_out = (
+            tuple(_map(directory, source, split) for source in manifest["sources"])
             for split in SPLITS
-        }
+        )
         if manifest["sha256"] != manifest_digest(manifest):
             raise PreparedDataError(f"{path}: altered since it was written; {_REMEDY}")
     except OSError as error:
@@ -112,8 +108,86 @@ def open_prepared(directory: Path) -> Prepared:
         raise PreparedDataError(f"{path}: not a manifest ({error!r}); {_REMEDY}") from error
     except TokenizerError as error:
         raise PreparedDataError(f"{error}; {_REMEDY}") from error
-    held_out = tuple(shard for shard in shards["heldout"] if shard.lines)
-    return Prepared(directory, shards["train"], held_out, tokenizer, manifest["sha256"], manifest)
+    held_out = tuple(shard for shard in held_out if shard.lines)
+    return Prepared(directory, train, held_out, tokenizer, manifest["sha256"], manifest)
+
+
+def _map(directory: Path, source: dict[str, Any], split: Split) -> Shard:
+    entry = source["split"][split]
+    stem = f"{source['name']}.{split}"
+    ids = _memory_map(directory / f"{stem}.ids", _IDS, entry["tokens"])
+    table = _memory_map(directory / f"{stem}.lines", _TABLE, 3 * entry["lines"])
+    return Shard(
+        name=source["name"],
+        language=source["language"],
+        consecutive=source["consecutive"],
+        weight=source["weight"],
+        ids=ids,
+        table=table.reshape(-1, 3),
+        characters=entry["characters"],
+    )
+
+
+def _memory_map(path: Path, dtype: np.dtype[Any], numbers: int) -> npt.NDArray[Any]:
+    size, expected = path.stat().st_size, numbers * dtype.itemsize
+    if size != expected:
+        raise PreparedDataError(f"{path}: {size} bytes, but the manifest has {expected}; {_REMEDY}")
+    if not size:  # an empty file cannot be mapped
+        return np.zeros(0, dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode="r")
+
+
+def select_sources(
+    sources: Sequence[Shard], names: Container[str], weights: Mapping[str, float]
+) -> list[Shard]:
+    """Return the sources in *names*, or all if it is empty, with the run's *weights*."""
+    return [
+        replace(source, weight=weights.get(source.name, source.weight))
+        for source in sources
+        if not names or source.name in names
+    ]
+
+
+class ShardWriter:
+    """Writes one split of one source. Use it as a context manager."""
+
+    def __init__(self, directory: Path, name: str, split: Split) -> None:
+        self._ids = (directory / f"{name}.{split}.ids").open("wb+")
+        self._table = (directory / f"{name}.{split}.lines").open("wb+")
+        self.lines = 0
+        self.characters = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ids.close()
+        self._table.close()
+
+    def write(self, lines: Iterable[tuple[list[int], tuple[int, int]]], characters: int) -> None:
+        """Append lines, each with token ids and two cuts (``NO_CUT`` for none)."""
+        ids: list[int] = []
+        table: list[tuple[int, int, int]] = []
+        for tokens, cuts in lines:
+            ids += tokens
+            table.append((len(tokens), *cuts))
+        self._ids.write(np.array(ids, dtype=_IDS).tobytes())
+        self._table.write(np.array(table, dtype=_TABLE).tobytes())
+        self.lines += len(table)
+        self.characters += characters
+
+    def entry(self) -> dict[str, Any]:
+        """Return what :func:`write_manifest` needs to know of the split, once it is written."""
+        tokens = self._ids.tell() // _IDS.itemsize
+        self._ids.seek(0)
+        self._table.seek(0)
+        return {
+            "sha256": hashlib.file_digest(self._ids, "sha256").hexdigest(),
+            "lines_sha256": hashlib.file_digest(self._table, "sha256").hexdigest(),
+            "tokens": tokens,
+            "lines": self.lines,
+            "characters": self.characters,
+        }
 
 
 def write_manifest(
@@ -125,7 +199,7 @@ def write_manifest(
     """Write ``tokenizer.model`` and ``manifest.json`` of a directory whose shards are written.
 
     Each source has name, language, consecutive, weight and ``split``, which is
-    ``{split: {"shards": [ShardWriter.close()]}}`` for both splits. *details* are further members.
+    ``{split: ShardWriter.entry()}`` for both splits. *details* are further members.
     """
     (directory / "tokenizer.model").write_bytes(tokenizer.model_proto)
     manifest: dict[str, Any] = {
@@ -145,95 +219,7 @@ def manifest_digest(manifest: dict[str, Any]) -> str:
     digest = hashlib.sha256(manifest["tokenizer_sha256"].encode())
     for source in manifest["sources"]:
         settings = [source["name"], source["language"], source["consecutive"], source["weight"]]
-        hashes = [
-            (part["sha256"], part["lines_sha256"])
-            for split in SPLITS
-            for part in source["split"][split]["shards"]
-        ]
+        entries = [source["split"][split] for split in SPLITS]
+        hashes = [[entry["sha256"], entry["lines_sha256"]] for entry in entries]
         digest.update(json.dumps([settings, hashes]).encode())
     return digest.hexdigest()
-
-
-def weigh(
-    sources: Sequence[Shard], names: Container[str], weights: Mapping[str, float]
-) -> list[Shard]:
-    """Return the sources in *names*, or all if it is empty, with the run's *weights*."""
-    return [
-        replace(source, weight=weights.get(source.name, source.weight))
-        for source in sources
-        if not names or source.name in names
-    ]
-
-
-class ShardWriter:
-    """Writes one split of one source. Use it as a context manager."""
-
-    def __init__(self, directory: Path, name: str, split: Split) -> None:
-        self._name = f"{name}.{split}"
-        self._files: dict[str, BinaryIO] = {
-            kind: (directory / f"{self._name}.{kind}").open("wb") for kind in ("ids", "lines")
-        }
-        self._hashes = {kind: hashlib.sha256() for kind in self._files}
-        self.lines = 0
-        self.tokens = 0
-        self.characters = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for file in self._files.values():
-            file.close()
-
-    def write(self, lines: Iterable[tuple[list[int], tuple[int, int]]], characters: int) -> None:
-        """Append lines, each with token ids and two cuts (``NO_CUT`` for none)."""
-        ids: list[int] = []
-        table: list[int] = []
-        for tokens, cuts in lines:
-            ids.extend(tokens)
-            table.extend((len(tokens), *cuts))
-        self._append("ids", np.array(ids, dtype=_IDS).tobytes())
-        self._append("lines", np.array(table, dtype=_TABLE).tobytes())
-        self.lines += len(table) // 3
-        self.tokens += len(ids)
-        self.characters += characters
-
-    def close(self) -> dict[str, Any]:
-        """Close the files and return their entry in the manifest."""
-        self.__exit__()
-        return {
-            "file": f"{self._name}.ids",
-            "sha256": self._hashes["ids"].hexdigest(),
-            "lines_file": f"{self._name}.lines",
-            "lines_sha256": self._hashes["lines"].hexdigest(),
-            "tokens": self.tokens,
-            "lines": self.lines,
-            "characters": self.characters,
-        }
-
-    def _append(self, kind: str, data: bytes) -> None:
-        self._files[kind].write(data)
-        self._hashes[kind].update(data)
-
-
-def _map(directory: Path, source: dict[str, Any], part: dict[str, Any]) -> Shard:
-    ids = _memory_map(directory / part["file"], _IDS, part["tokens"])
-    table = _memory_map(directory / part["lines_file"], _TABLE, 3 * part["lines"])
-    return Shard(
-        name=source["name"],
-        language=source["language"],
-        consecutive=source["consecutive"],
-        weight=source["weight"],
-        ids=ids,
-        table=table.reshape(-1, 3),
-        characters=part["characters"],
-    )
-
-
-def _memory_map(path: Path, dtype: np.dtype[Any], numbers: int) -> npt.NDArray[Any]:
-    size, expected = path.stat().st_size, numbers * dtype.itemsize
-    if size != expected:
-        raise PreparedDataError(f"{path}: {size} bytes, but the manifest has {expected}; {_REMEDY}")
-    if not size:  # an empty file cannot be mapped
-        return np.zeros(0, dtype=dtype)
-    return np.memmap(path, dtype=dtype, mode="r")

@@ -6,9 +6,8 @@ import io
 import json
 import lzma
 import re
-import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,7 @@ import zstandard
 
 from model.errors import CorpusError
 
-STDIN = "-"
 COMPRESSIONS = (".gz", ".xz", ".zst")
-TEXT_SUFFIXES = (".txt", ".text")
-JSON_SUFFIXES = (".jsonl", ".ndjson")
 # A longer plain line is read in parts; a longer JSON line is refused.
 MAX_RAW_BYTES = 4 << 20
 
@@ -30,48 +26,38 @@ _CHUNK = 1 << 16
 _ZSTD_CHUNK = 1 << 12
 
 
-def expand_inputs(inputs: list[str], root: Path | None = None) -> list[Path]:
+def expand_inputs(inputs: Iterable[str]) -> list[Path]:
     """Turn files, folders and globs into files, sorted within each input.
 
-    Args:
-        inputs: paths or patterns; a folder means every text file below it, by suffix.
-        root: folder that relative inputs start from; None for the current directory.
+    A folder means every ``.txt`` and ``.jsonl`` file below it, also compressed.
 
     Raises:
         CorpusError: an input matches nothing, or a folder contains no text.
     """
     found: list[Path] = []
     for entry in inputs:
-        path = (root or Path()) / entry
+        path = Path(entry)
         if path.is_dir():
-            texts = (*TEXT_SUFFIXES, *JSON_SUFFIXES)
             files = sorted(
-                file for file in path.rglob("*") if file.is_file() and _kind(file) in texts
+                file for file in path.rglob("*") if file.is_file() and _kind(file) is not None
             )
-            if not files:
-                raise CorpusError(
-                    f"{path}: no file below it ends in .txt or .jsonl, or these and .gz, .xz, .zst"
-                )
-        elif path.exists():
-            files = [path]
+            fault = "no file below it ends in .txt or .jsonl, or these and .gz, .xz, .zst"
         else:
-            names = glob.glob(str(path), recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
-            files = sorted(filter(Path.is_file, map(Path, names)))
-            if not files:
-                raise CorpusError(f"{path}: no such file, folder or match; check the path")
+            names = [entry] if path.exists() else glob.glob(entry, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
+            files = sorted(filter(Path.exists, map(Path, names)))
+            fault = "no such file, folder or match; check the path"
+        if not files:
+            raise CorpusError(f"{path}: {fault}")
         found.extend(files)
     return list(dict.fromkeys(found))
 
 
-def read_lines(
-    path: Path, field: str | None = None, name: str | None = None
-) -> Iterator[tuple[int, str, int]]:
+def read_lines(path: Path, field: str | None = None) -> Iterator[tuple[int, str, int]]:
     """Read the lines of one file, decompressed according to its suffix.
 
     Args:
-        path: ``.gz``, ``.xz``, ``.zst`` are decompressed; ``.jsonl``, ``.ndjson`` are JSON Lines.
+        path: ``.gz``, ``.xz``, ``.zst`` are decompressed; ``.jsonl`` is JSON Lines.
         field: the member of each JSON object that contains the text.
-        name: the file's name in errors, whose suffix counts, if it is not *path*.
 
     Yields:
         Line number from 1, text without its line end, bytes read for it. A plain line above
@@ -81,16 +67,15 @@ def read_lines(
     Raises:
         CorpusError: the file is unreadable, truncated, not UTF-8, not JSON, or lacks the field.
     """
-    shown = Path(name or path)
-    is_json = _kind(shown) in JSON_SUFFIXES
+    is_json = _kind(path) == ".jsonl"
     if is_json and field is None:
-        raise CorpusError(f"{shown}: JSON Lines need the member with the text; add --field NAME")
-    for number, raw, complete in _raw_lines(path, shown):
+        raise CorpusError(f"{path}: JSON Lines need the member with the text; add --field NAME")
+    for number, raw, complete in _raw_lines(path):
         try:
             text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             raise CorpusError(
-                f"{shown}:{number}: not UTF-8 (byte {error.start} of the line); convert it, for"
+                f"{path}:{number}: not UTF-8 (byte {error.start} of the line); convert it, for"
                 " instance with iconv"
             ) from error
         size = len(raw) + complete
@@ -99,20 +84,13 @@ def read_lines(
             continue
         if not complete or len(raw) > MAX_RAW_BYTES:
             raise CorpusError(
-                f"{shown}:{number}: a JSON line above {MAX_RAW_BYTES} bytes; split its text"
+                f"{path}:{number}: a JSON line above {MAX_RAW_BYTES} bytes; split its text"
             )
         if not text.strip():
             continue
-        for part in _json_text(text, field or "", f"{shown}:{number}").split("\n"):
+        for part in _json_text(text, field or "", f"{path}:{number}").split("\n"):
             yield number, part, size
             size = 0
-
-
-def spool_stdin(target: Path) -> None:
-    """Copy standard input to a file, since ``prepare`` reads its text three times."""
-    with target.open("wb") as file:
-        while chunk := sys.stdin.buffer.read(_CHUNK):
-            file.write(chunk)
 
 
 def _json_text(line: str, field: str, place: str) -> str:
@@ -131,31 +109,28 @@ def _json_text(line: str, field: str, place: str) -> str:
     return text
 
 
-def _raw_lines(path: Path, shown: Path) -> Iterator[tuple[int, bytes, bool]]:
+def _raw_lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
     """Yield number and bytes of each line, and False if more of the line follows."""
     number = 1
-    pending = bytearray()
-    for chunk in _chunks(path, shown):
-        *lines, rest = chunk.split(b"\n")
+    pending = b""
+    for chunk in _chunks(path):
+        *lines, pending = (pending + chunk).split(b"\n")
         for line in lines:
-            pending += line
-            yield number, bytes(pending).removesuffix(b"\r"), True
+            yield number, line.removesuffix(b"\r"), True
             number += 1
-            pending.clear()
-        pending += rest
         if len(pending) > MAX_RAW_BYTES:
             # Never divide a character: keep what follows the last byte that starts one.
             end = len(pending) - 1
             while end > len(pending) - 4 and pending[end] & 0xC0 == 0x80:
                 end -= 1
-            yield number, bytes(pending[:end]), False
-            del pending[:end]
+            yield number, pending[:end], False
+            pending = pending[end:]
     if pending:
-        yield number, bytes(pending).removesuffix(b"\r"), True
+        yield number, pending.removesuffix(b"\r"), True
 
 
-def _chunks(path: Path, shown: Path) -> Iterator[bytes]:
-    suffix = shown.suffix.lower()
+def _chunks(path: Path) -> Iterator[bytes]:
+    suffix = path.suffix.lower()
     try:
         if suffix == ".zst":
             yield from _zstd_chunks(path)
@@ -166,11 +141,11 @@ def _chunks(path: Path, shown: Path) -> Iterator[bytes]:
                 yield chunk
     except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
         raise CorpusError(
-            f"{shown}: damaged or truncated {suffix} archive ({error}); fetch or compress it again"
+            f"{path}: damaged or truncated {suffix} archive ({error}); fetch or compress it again"
         ) from error
     except OSError as error:
         raise CorpusError(
-            f"{shown}: cannot be read: {error.strerror or error}; check path and permissions"
+            f"{path}: cannot be read: {error.strerror or error}; check path and permissions"
         ) from error
 
 
@@ -190,9 +165,9 @@ def _zstd_chunks(path: Path) -> Iterator[bytes]:
         raise EOFError("the last frame is not complete")
 
 
-def _kind(path: Path) -> str:
-    """Return the suffix of a file's name before any compression's."""
+def _kind(path: Path) -> str | None:
+    """Return ``.txt`` or ``.jsonl``, the suffix before any compression's; None for another."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
-    return suffixes[-1] if suffixes else ""
+    return suffixes[-1] if suffixes and suffixes[-1] in (".txt", ".jsonl") else None

@@ -1,7 +1,6 @@
-"""Trains the tokenizer with SentencePiece."""
+"""Train the tokenizer with SentencePiece."""
 
 import io
-import re
 from collections.abc import Iterable
 
 import sentencepiece
@@ -19,8 +18,7 @@ def train_tokenizer(lines: Iterable[str], size: int, threads: int = 2) -> Tokeni
         threads: threads of the training; another number may give other tokens.
 
     Raises:
-        TokenizerError: the text allows no tokenizer of this size; the message has the nearest size
-            that it allows.
+        TokenizerError: the text allows no tokenizer of this size.
     """
     model = io.BytesIO()
     try:
@@ -46,20 +44,7 @@ def train_tokenizer(lines: Iterable[str], size: int, threads: int = 2) -> Tokeni
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise TokenizerError(_explain(str(error), size)) from error
+        # Its message, such as "set it to a value <= 412", follows its place in the library's source.
+        fault = str(error).splitlines()[0].rpartition("] ")[2]
+        raise TokenizerError(f"no tokenizer of --vocabulary-size {size}: {fault}") from error
     return Tokenizer(model.getvalue())
-
-
-def _explain(message: str, size: int) -> str:
-    """Return SentencePiece's message in the reader's words."""
-    if largest := re.search(r"set it to a value <= (\d+)", message):
-        return (
-            f"vocabulary size {size} is more than this text allows; the largest possible is"
-            f" {largest[1]}: add text or use --vocabulary-size {largest[1]}"
-        )
-    if least := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
-        return (
-            f"vocabulary size {size} has no room for the characters of this text;"
-            f" use --vocabulary-size {least[1]} or more"
-        )
-    return f"training the tokenizer failed: {message.splitlines()[0]}; add text"

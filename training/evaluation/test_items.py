@@ -133,7 +133,7 @@ def read_files(inputs: Sequence[str], field: str | None = None) -> list[TextFile
         CorpusError: there is nothing to read, or two files have the same name.
     """
     files = []
-    for path in expand_inputs(list(inputs)):
+    for path in expand_inputs(inputs):
         texts = (normalise(text).strip() for _, text, _ in read_lines(path, field))
         lines = tuple(part for text in texts for part in split_line(text, MAX_CHARACTERS))
         if not lines:
