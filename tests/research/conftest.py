@@ -4,6 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.training.conftest import few_bootstrap_rounds
+
+__all__ = ["few_bootstrap_rounds"]
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test in this folder as slow."""

@@ -1,5 +1,6 @@
 """Fixtures of training tests."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,17 @@ from training.config import DataOptions, OptimizerOptions, RunConfig
 from training.data.prepare import PrepareOptions, prepare
 from training.data.shards import open_prepared
 from training.data.sources import SourceOptions
+from training.evaluation import evaluate
 from training.export import ExportOptions, export
 from training.trainer import train
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_bootstrap_rounds() -> Iterator[None]:
+    """Use few rounds: no test of training or research needs precise intervals."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "BOOTSTRAP_ROUNDS", 40)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -87,12 +87,6 @@ def items() -> Items:
     return choose_items(FILES, tiny_tokenizer(), lines=100, typing_lines=100, seed=1)
 
 
-@pytest.fixture(autouse=True)
-def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use few bootstrap rounds: precision is not tested here."""
-    monkeypatch.setattr(command, "BOOTSTRAP_ROUNDS", 40)
-
-
 def metrics(report: dict[str, Any], language: str) -> dict[str, Any]:
     """Return the figures of a language over all files."""
     return dict(report["languages"][language]["metrics"])
