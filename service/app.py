@@ -78,10 +78,26 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        middleware=_middleware(settings, metrics, keys),
+        middleware=[
+            Middleware(RequestMetricsMiddleware, metrics=metrics),
+            Middleware(
+                AuthMiddleware, keys=keys, host=settings.host, allowed=settings.allowed_hosts
+            ),
+        ],
         exception_handlers={HTTPException: _reraise},
         lifespan=_lifespan,
     )
+    if settings.allowed_origins:
+        # Outermost, so that pages can read errors too. It answers preflights.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=(
+                "Authorization", "Content-Type", "Traceparent", "Tracestate", "X-Request-Id",
+            ),
+            expose_headers=("Retry-After", "Server-Timing", "X-Request-Id"),
+        )  # fmt: skip
     app.state.lacuna = routes.AppState(settings, engine, reloader, metrics)
     app.state.keys = keys
     app.openapi = lambda: _document(settings.metrics_port is None)  # type: ignore[method-assign]
@@ -115,26 +131,6 @@ def _document(with_metrics: bool) -> dict[str, Any]:
                     response["content"] = {PROBLEM_TYPE: response["content"].popitem()[1]}
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     return {**document, "security": [{}, {"key": []}]}
-
-
-def _middleware(settings: Settings, metrics: Metrics, keys: KeyRing) -> list[Middleware]:
-    own = [
-        Middleware(RequestMetricsMiddleware, metrics=metrics),
-        Middleware(AuthMiddleware, keys=keys, host=settings.host, allowed=settings.allowed_hosts),
-    ]
-    if not settings.allowed_origins:
-        return own
-    # Outermost, so that pages can read errors too. It answers preflights.
-    cors = Middleware(
-        CORSMiddleware,
-        allow_origins=settings.allowed_origins,
-        allow_methods=("GET", "POST"),
-        allow_headers=(
-            "Authorization", "Content-Type", "Traceparent", "Tracestate", "X-Request-Id",
-        ),
-        expose_headers=("Retry-After", "Server-Timing", "X-Request-Id"),
-    )  # fmt: skip
-    return [cors, *own]
 
 
 @asynccontextmanager

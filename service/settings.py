@@ -5,13 +5,12 @@ error in each source: a misspelt limit must not leave the limit off.
 """
 
 import argparse
-import difflib
 import ipaddress
 import os
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     BaseModel,
@@ -122,12 +121,19 @@ def read_settings(arguments: Sequence[str]) -> Settings:
         SystemExit: ``--help``, or a command line that argparse refuses (status 2).
     """
     options = vars(_parser().parse_args(arguments))
-    variables = _read_variables()
+    variables = {
+        name.upper().removeprefix(PREFIX).lower(): value
+        for name, value in os.environ.items()
+        if name.upper().startswith(PREFIX)
+    }
     file = options.get("config") or variables.get("config")
-    keys = {} if file is None else _read_toml(Path(file))
+    try:
+        keys = tomllib.loads(Path(file).read_text("utf-8")) if file else {}
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"settings file {file}: {error}") from None
     sources = {
         **{name: f"settings file {file}: {name}" for name in keys},
-        **{name: PREFIX + name.upper() for name in variables},
+        **{name: f"environment variable {PREFIX}{name.upper()}" for name in variables},
         **{name: "--" + name.replace("_", "-") for name in options},
     }
     try:
@@ -136,16 +142,16 @@ def read_settings(arguments: Sequence[str]) -> Settings:
         # Without the value, which may be a key.
         first = error.errors(include_input=False, include_url=False)[0]
         name = str(first["loc"][0])
-        unknown = first["type"] == "extra_forbidden"
-        reason = f"unknown{_nearest(name, Settings.model_fields)}" if unknown else first["msg"]
+        unknown = "is no setting; lacuna serve --help lists them"
+        reason = unknown if first["type"] == "extra_forbidden" else first["msg"]
         raise SettingsError(f"{sources[name]}: {reason}") from None
     if settings.queue_items < settings.max_texts:
         raise SettingsError(
             f"queue_items is {settings.queue_items} and max_texts is {settings.max_texts}: a full "
             "request could never be accepted; raise queue_items or lower max_texts"
         )
-    has_keys = settings.keys or settings.keys_file
-    if not is_loopback(settings.host) and not has_keys and not settings.allow_anonymous:
+    guarded = settings.keys or settings.keys_file or settings.allow_anonymous
+    if not guarded and not is_loopback(settings.host):
         raise SettingsError(
             f"host {settings.host} is reachable from other machines, and no API keys are set: "
             "set LACUNA_KEYS or --keys-file, or waive them with --allow-anonymous"
@@ -177,32 +183,3 @@ def _parser() -> argparse.ArgumentParser:
             help=f"{field.description} (default: {field.default})",
         )
     return parser
-
-
-def _read_variables() -> dict[str, str]:
-    """Return the settings in the environment.
-
-    Raises:
-        SettingsError: a variable with our prefix is no setting.
-    """
-    known = {PREFIX + name.upper(): name for name in Settings.model_fields}
-    ours = {name: os.environ[name] for name in os.environ if name.upper().startswith(PREFIX)}
-    for variable in sorted(ours.keys() - known.keys()):
-        raise SettingsError(f"environment variable {variable}: unknown{_nearest(variable, known)}")
-    return {known[variable]: value for variable, value in ours.items()}
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-    except ValueError as error:
-        reason = str(error)
-    raise SettingsError(f"settings file {path}: {reason}")
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"; {hint}lacuna serve --help lists the settings"

@@ -67,13 +67,13 @@ def test_unknown_and_shortened_options_end_with_status_2(option: str) -> None:
 
 @pytest.mark.parametrize(
     ("variable", "message"),
-    [("LACUNA_PROT", "LACUNA_PROT: unknown; did you mean LACUNA_PORT?"),
-     ("lacuna_port", "lacuna_port: unknown"), ("LACUNA_THREADS", "LACUNA_THREADS: Input should be")],
+    [("LACUNA_PROT", "LACUNA_PROT: is no setting"), ("lacuna_port", "LACUNA_PORT: Input should be"),
+     ("LACUNA_THREADS", "LACUNA_THREADS: Input should be")],
 )  # fmt: skip
 def test_wrong_variables_are_errors(
     monkeypatch: pytest.MonkeyPatch, variable: str, message: str
 ) -> None:
-    """An unknown variable, a known one in lower case, and one of the wrong type."""
+    """An unknown variable, and known ones of the wrong type, in any case."""
     monkeypatch.setenv(variable, "many")
     with pytest.raises(SettingsError) as refused:
         read_settings([])
@@ -83,11 +83,11 @@ def test_wrong_variables_are_errors(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"max_text = 3", "max_text: unknown; did you mean max_texts?"),
+        (b"max_text = 3", "max_text: is no setting"),
         (b"port = ", "Invalid value"),
         (b"[port]\na = 1", "port: Input should be"),
-        (b"\xff", "utf-8"),
-        (None, "No such file"),
+        (b"\xff", "'utf-8' codec"),
+        (None, "[Errno 2] No such file"),
     ],
 )
 def test_wrong_files_are_errors(file: Path, content: bytes | None, message: str) -> None:
@@ -96,7 +96,7 @@ def test_wrong_files_are_errors(file: Path, content: bytes | None, message: str)
         file.write_bytes(content)
     with pytest.raises(SettingsError) as refused:
         read_settings(["--config", str(file)])
-    assert f"service.toml: {message}" in str(refused.value).replace("'utf-8' codec", "utf-8")
+    assert f"service.toml: {message}" in str(refused.value)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", "127.9"])
