@@ -57,10 +57,10 @@ async def read_body(request: Request, settings: Settings) -> bytes:
     """
     _check_media_type(request)
     limit, seconds = settings.max_body_bytes, settings.deadline_seconds
-    too_large = Problem(413, f"the body is longer than {limit} bytes", headers=_CLOSE)
+    too_large = f"the body is longer than {limit} bytes"
     declared = request.headers.get("content-length", "")
     if "expect" in request.headers and declared.isdecimal() and int(declared[:20]) > limit:
-        raise too_large  # the client waits to be asked for the body
+        raise Problem(413, too_large, headers=_CLOSE)  # the client waits to be asked for the body
     body = bytearray()
     received = 0
     try:
@@ -74,7 +74,7 @@ async def read_body(request: Request, settings: Settings) -> bytes:
         late = f"the body did not arrive within {seconds:g} s"
         raise Problem(408, late, headers=_CLOSE) from None
     if received > limit:
-        raise too_large
+        raise Problem(413, too_large, headers=_CLOSE)
     return bytes(body)
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from service.errors import Problem
 from service.requests import MAX_ERRORS, parse
-from service.schemas import ClozeRequest, PredictRequest, ScoreRequest
-from tests.service.client import ask, post
+from service.schemas import ClozeRequest, PredictRequest
+from tests.service.client import ask
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -56,11 +56,6 @@ def test_all_wrong_fields_are_named_at_once() -> None:
     assert refused.value.detail.endswith("(and 2 more)")
 
 
-def test_surrogate_pair_is_a_character() -> None:
-    """An escaped pair of surrogates is one character."""
-    assert parse(b'{"text": "\\ud83d\\ude00"}', ScoreRequest).texts == ["\U0001f600"]
-
-
 @pytest.mark.parametrize(
     "content_type",
     ["application/json", "Application/JSON", "application/json;charset=UTF-8",
@@ -79,11 +74,3 @@ def test_media_type_and_length_are_checked(content_type: str) -> None:
         ]
 
     assert ask(question, max_body_bytes=len(body)) == [200, 413]
-
-
-def test_limits_are_settable() -> None:
-    """A smaller limit on texts is enforced and named."""
-    answer = post("/predict", {"text": ["a", "b", "c"]}, max_texts=2)
-    assert answer.status_code == 422
-    errors = [{"pointer": "/text", "detail": "has 3 texts; at most 2 are allowed"}]
-    assert answer.json()["errors"] == errors

@@ -13,10 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from model.errors import QueryError
-from model.queries import ClozeQuery, Query
 from service.schemas import ClozeAnswer, ModelAnswer, PredictAnswer, ProblemDocument, ScoreAnswer
-from tests.service.client import app_of, ask, engine_of, get, post, running, until
+from tests.service.client import ask, engine_of, get, post, running, until
 from tests.service.fakes_service import FakeModel
 
 _BODIES = {"/predict": {"text": "a"}, "/cloze": {"text": "a ____"}, "/score": {"text": "a"}}
@@ -43,19 +41,6 @@ def test_results_and_usage_are_those_of_all_texts() -> None:
     assert answer["usage"] == {"tokens": 6, "cached_tokens": 3}
 
 
-@pytest.mark.parametrize(("asked", "count"), [({}, 5), ({"top_k": 100}, 100)])
-def test_top_k_is_5_unless_asked(asked: dict[str, int], count: int) -> None:
-    """Five candidates by default, else as many as asked for."""
-    answer = post("/predict", {"text": "a", **asked}).json()
-    assert len(answer["results"][0]["candidates"]) == count
-
-
-def test_blanks_are_counted_in_code_points_of_the_text_as_sent() -> None:
-    """Characters of several bytes or UTF-16 units count once."""
-    (blank,) = post("/cloze", {"text": "😀é ____"}).json()["results"][0]["blanks"]
-    assert (blank["start"], blank["end"]) == (3, 7)
-
-
 @pytest.mark.parametrize(
     ("body", "pointer"),
     [
@@ -74,15 +59,6 @@ def test_one_wrong_text_refuses_the_whole_request(body: Any, pointer: str) -> No
     assert (problem.type, problem.title) == ("about:blank", "Unprocessable Content")
     assert [error.pointer for error in problem.errors or ()] == [pointer]
     assert model.largest_batch == 0
-
-
-def test_question_that_the_network_cannot_answer_is_422() -> None:
-    """A checkpoint that cannot answer a kind of question refuses it with the reason."""
-    body = {"text": ["a ____"]}
-    response = ask(lambda client: client.post("/cloze", json=body), _FillsNoBlanks())
-    assert response.status_code == 422
-    errors = [{"pointer": "/text/0", "detail": "this network fills no blanks"}]
-    assert response.json()["errors"] == errors
 
 
 def test_model_describes_the_checkpoint_and_the_limits() -> None:
@@ -189,31 +165,6 @@ def test_full_queue_is_429_with_retry_after() -> None:
     assert (held.status_code, waiting.status_code) == (200, 200)
 
 
-def test_a_request_that_would_be_too_late_is_429_and_counted() -> None:
-    """A request is refused if more work waits than fits its deadline."""
-
-    async def question(client: httpx.AsyncClient) -> tuple[list[httpx.Response], str]:
-        admission: Any = engine_of(client).admission
-        held = asyncio.ensure_future(client.post("/cloze", json={"text": ["hold ____"] * 9}))
-        await until(lambda: model.holding.is_set() and admission.waiting == 8)
-        admission.measure = lambda *_: None  # this test sets the speed
-        admission.rate = admission.cost / 5.5
-        small = await client.post("/predict", json={"text": "a"})
-        admission.rate = admission.cost / 4.5
-        large = await client.post("/cloze", json={"text": ["____"] * 9})
-        metrics = (await client.get("/metrics")).text
-        model.release.set()
-        assert (await held).status_code == 200
-        return [small, large], metrics
-
-    model = FakeModel()
-    responses, metrics = ask(question, model, batch_items=1)
-    assert [response.status_code for response in responses] == [429, 429]
-    assert all(int(response.headers["retry-after"]) in (5, 6) for response in responses)
-    assert 'lacuna_refusals_total{reason="deadline"} 2.0' in metrics
-    assert re.search(r"^lacuna_queue_work_seconds [45]\.", metrics, re.MULTILINE)
-
-
 def test_loading_is_503_until_loaded() -> None:
     """While the checkpoint loads, the process lives, is not ready, and says when to retry."""
 
@@ -235,25 +186,6 @@ def test_loading_is_503_until_loaded() -> None:
     assert others == [200, 200]
 
 
-def test_draining_is_503_for_new_requests_and_finishes_old_ones() -> None:
-    """The request in flight is answered; the process is alive and not ready."""
-
-    async def question(client: httpx.AsyncClient) -> list[httpx.Response]:
-        held = asyncio.ensure_future(client.post("/predict", json={"text": "hold"}))
-        await until(model.holding.is_set)
-        app_of(client).state.lacuna.engine.draining = True
-        refused = [await client.post("/predict", json={"text": "a"}), await client.get("/readyz")]
-        alive = await client.get("/livez")
-        model.release.set()
-        return [*refused, alive, await held]
-
-    model = FakeModel()
-    responses = ask(question, model)
-    assert [response.status_code for response in responses] == [503, 503, 200, 200]
-    assert responses[0].headers["retry-after"] == "2"
-    assert "shutting down" in responses[0].json()["detail"]
-
-
 def test_stuck_engine_is_neither_live_nor_ready() -> None:
     """While a step takes longer than allowed, both probes answer 503; after it, 200."""
 
@@ -269,16 +201,6 @@ def test_stuck_engine_is_neither_live_nor_ready() -> None:
 
     model = FakeModel()
     assert ask(question, model, stall_seconds=0.01) == [503, 503, 200, 200]
-
-
-class _FillsNoBlanks(FakeModel):
-    """A model with a network for next words only."""
-
-    def start(self, query: Query, _tenant: str = "", /) -> Any:
-        """Refuse as the real predictor does."""
-        if isinstance(query, ClozeQuery):
-            raise QueryError("/text", "this network fills no blanks")
-        return super().start(query)
 
 
 class _LoadsOnRelease(FakeModel):
