@@ -51,6 +51,7 @@ class Predictor:
         use_cache_lm: bool = True,
     ) -> None:
         self.checkpoint = checkpoint
+        self._capabilities = checkpoint.capabilities
         self.runtime = runtime
         self.limits = limits or Limits()
         self.cache = PrefixCache(cache_bytes)  # only for the thread that runs the decoders
@@ -67,9 +68,8 @@ class Predictor:
         """
         check_query(query, self.limits)
         kind = {PredictQuery: "predict", ScoreQuery: "score"}.get(type(query), "cloze")
-        capabilities = self.checkpoint.capabilities
-        if kind not in capabilities:
-            able = ", ".join(capabilities) or "no question"
+        if kind not in self._capabilities:
+            able = ", ".join(self._capabilities) or "no question"
             raise QueryError(
                 "/text", f"this checkpoint can answer {able}, not {kind}; load another one"
             )
