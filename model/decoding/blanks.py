@@ -73,8 +73,8 @@ class Layout:
 def find_blanks(query: ClozeQuery, limit: int) -> Layout:
     """Find the blanks of a query, at most *limit*.
 
-    Its marker stands for a blank, literally; without one, two or more ``_`` or ``＿``, ``[MASK]``,
-    ``<mask>``, ``<blank>`` and ``{blank}`` do.
+    Its marker is a blank, literally; without one, two or more ``_`` or ``＿``, ``[MASK]``,
+    ``<mask>``, ``<blank>`` and ``{blank}`` are.
 
     Raises:
         QueryError: there is no blank, there are too many, or the lists of choices do not fit them.

@@ -11,6 +11,7 @@ The cache changes no answer: its values are bit for bit those of a computation. 
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -42,19 +43,15 @@ class TopTokens(NamedTuple):
     total: float  # probability of all allowed tokens
 
 
+@dataclass(slots=True, eq=False)
 class PrefixNode:
     """The forward tower after some tokens. Only :class:`PrefixTree` changes a node."""
 
-    __slots__ = ("children", "context", "next_probs", "state", "top")
-
-    def __init__(
-        self, state: Float32Array, context: tuple[int, ...], next_probs: Float32Array = NOT_SCORED
-    ) -> None:
-        self.state = state  # (S,)
-        self.context = context  # the last tokens, for the cache language model
-        self.next_probs = next_probs  # of the network, calibrated, (V,), or NOT_SCORED
-        self.top: dict[str, TopTokens] = {}  # by name of the allowed tokens
-        self.children: dict[int, PrefixNode] = {}  # by the next token
+    state: Float32Array  # (S,)
+    context: tuple[int, ...]  # the last tokens, for the cache language model
+    next_probs: Float32Array = field(default_factory=lambda: NOT_SCORED)  # (V,), calibrated
+    top: dict[str, TopTokens] = field(default_factory=dict)  # by name of the allowed tokens
+    children: dict[int, "PrefixNode"] = field(default_factory=dict)  # by the next token
 
 
 class PrefixTree:
