@@ -35,7 +35,7 @@ from training.data.batches import heldout_batches
 from training.data.cleaning import clean
 from training.data.epoch import plan_epoch
 from training.data.prepare import PrepareOptions, prepare
-from training.data.shards import Prepared, open_prepared, select_sources
+from training.data.shards import Prepared, open_prepared, weigh_sources
 from training.data.sources import BLOCK_LINES, named_sources
 from training.data.text_sources import expand_inputs, read_lines
 from training.evaluation.evaluate import evaluate
@@ -234,7 +234,7 @@ def _train(
     """
     path, directory = options.output / "adapt.json", options.output / "run"
     journal: list[Entry] = cached_json(path, lambda: {"entries": []})["entries"]
-    sources = select_sources(prepared.sources, (), config.data.source_weights)
+    sources = weigh_sources(prepared.sources, config.data.source_weights)
     steps = len(plan_epoch(sources, config.data, options.seed, 0))
     with stop_signals() as stopping:
         while not _is_finished(journal, options.passes):

@@ -90,7 +90,6 @@ class RunConfig:
     evaluate_every_steps: Count = 500  # on held-out text; 0 evaluates only at the end
     save_every_seconds: Amount = 180.0
     start_from: str = ""  # a run's state directory (weights, moments) or a checkpoint (weights)
-    sources: tuple[str, ...] = ()  # names of prepared sources; empty for all
 
     @model_validator(mode="after")
     def _check_end(self) -> "RunConfig":

@@ -43,7 +43,7 @@ from model.runtime import Float32Array
 from model.tokenizer import Tokenizer
 from model.torch_runtime import TorchRuntime
 from training.config import RunConfig, options_from_dict
-from training.data.shards import Prepared, Shard, open_prepared, select_sources
+from training.data.shards import Prepared, Shard, open_prepared, weigh_sources
 from training.evaluation.calibrate import fit_next_temperature
 from training.evaluation.model_card import model_card
 from training.evaluation.quantisation import (
@@ -121,7 +121,7 @@ def export(options: ExportOptions) -> Checkpoint:
         files |= {f"{GRAPHS[precision]}/{file}": data for file, data in graphs.items()}
     cost, temperatures = _measure(network, sizes, files, prepared, gate=options.gate)
     files[WEIGHTS] = _weights_file(weights, np.float32 if options.fp32 else np.float16)
-    sources = select_sources(prepared.sources, config.sources, config.data.source_weights)
+    sources = weigh_sources(prepared.sources, config.data.source_weights)
     if base is None:
         files[WORD_END_PROBS] = word_end_probs_file(word_end_probs(sources, tokenizer))
     else:
@@ -233,7 +233,6 @@ def _history(
         "cpu_hours": round(progress.cpu_seconds * run.threads / 3600, 2),
         "wall_hours": round(progress.wall_seconds / 3600, 2),
         "device": run.device,
-        "sources": list(run.sources),
         "weights": dict(run.data.source_weights),
     }
     sources = {
@@ -245,7 +244,7 @@ def _history(
             "tokens": len(shard.ids),
             "weight": shard.weight,
         }
-        for shard in select_sources(prepared.sources, run.sources, {})
+        for shard in prepared.sources
     }
     old = [each for each in before.get("data", []) if each["source"] not in sources]
     return before | {

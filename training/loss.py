@@ -180,8 +180,8 @@ class Losses:
     """The losses of one batch, in nats."""
 
     total: Tensor  # the weighted mean that is minimised
-    sums: tuple[Tensor, Tensor, Tensor]  # over the targets of the next, previous and gap heads
-    counts: tuple[int, int, int]  # of these targets
+    # Sum over the targets, and their number, of the heads "next", "previous" and "gap".
+    by_head: dict[str, tuple[Tensor, int]]
 
 
 def batch_losses(
@@ -212,12 +212,11 @@ def batch_losses(
     architecture = towers.config.architecture if towers else "forward"
     if towers and architecture == "stacked_bidirectional":
         nats, count = heads.masked(towers, options.masked_share, rng)
-        zero = nats.new_zeros(())
-        return Losses(nats / count, (zero, zero, nats), (0, 0, count)), states
+        return Losses(nats / count, {"gap": (nats, count)}), states
     with torch.autocast(states.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
         forward, after, next_sum, next_count = heads.next(states)
-        total, zero = next_sum / max(next_count, 1), next_sum.new_zeros(())
-        sums, counts = (next_sum, zero, zero), (next_count, 0, 0)
+        total = next_sum / max(next_count, 1)
+        by_head = {"next": (next_sum, next_count)}
         # With both weights 0, the backward tower is skipped, and training is 1.7 times as fast.
         weighted = options.previous_weight + options.gap_weight > 0
         if towers and architecture == "two_towers" and weighted:
@@ -226,9 +225,9 @@ def batch_losses(
             if previous_count:
                 total = total + options.previous_weight * previous_sum / previous_count
                 total = total + options.gap_weight * gap_sum / max(gap_count, 1)
-            sums = (next_sum, previous_sum, gap_sum)
-            counts = (next_count, previous_count, gap_count)
-    return Losses(total, sums, counts), after.detach()
+            by_head["previous"] = previous_sum, previous_count
+            by_head["gap"] = gap_sum, gap_count
+    return Losses(total, by_head), after.detach()
 
 
 class _Heads:

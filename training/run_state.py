@@ -18,7 +18,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from model.checkpoint import Checkpoint
 from model.errors import RunError
 from model.files import previous_directory, replaced_directory
 
@@ -42,7 +41,7 @@ class StateInfo:
     progress: Progress
     config: dict[str, Any]  # the run file
     data_sha256: str  # of the text that the run reads
-    base: dict[str, Any] | None = None  # describe_base() of the checkpoint that the run began with
+    base: dict[str, Any] | None = None  # the checkpoint that the run began with: its path may go
 
 
 def save_state(
@@ -104,16 +103,6 @@ def read_state(directory: Path) -> StateInfo:
         return StateInfo(**values | {"progress": Progress(**values["progress"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: cannot be read: {error!r}; begin the run again") from error
-
-
-def describe_base(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Describe the checkpoint that a run begins with, as its path may lead to another later."""
-    return {
-        "name": checkpoint.name,
-        "version": checkpoint.version,
-        "digest": checkpoint.digest,
-        "training": checkpoint.training,
-    }
 
 
 def load_weights(directory: Path, network: nn.Module) -> None:

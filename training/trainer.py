@@ -5,11 +5,11 @@ enters it detached (Williams and Peng 1990). A run in fp32 on a CPU that is inte
 ends in the same weights, bit for bit.
 """
 
-import json
 import math
 import signal
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -31,14 +31,13 @@ from training.config import OptimizerOptions, RunConfig, options_from_dict, read
 from training.data.batches import Batch, BatchStream, heldout_batches
 from training.data.gaps import TokenFlags
 from training.data.prefetch import BatchesAhead
-from training.data.shards import Prepared, Shard, open_prepared, select_sources
+from training.data.shards import Prepared, Shard, open_prepared, weigh_sources
 from training.loss import LanguageModel, Losses, NegativeSampler, batch_losses
 from training.options import argument, option
 from training.run_log import RunLog
 from training.run_state import (
     Progress,
     StateInfo,
-    describe_base,
     find_state,
     load_optimizer,
     load_weights,
@@ -124,7 +123,7 @@ class Trainer:
             raise RunError("there is no [network]; write its sizes into the run file")
         self.network = chosen.to(self.device)
         _check(config, self.network, prepared)
-        self.sources = select_sources(prepared.sources, config.sources, config.data.source_weights)
+        self.sources = weigh_sources(prepared.sources, config.data.source_weights)
         self.flags = TokenFlags.of(prepared.tokenizer)
         counts = _count_tokens(self.sources, prepared.tokenizer.size)
         _set_biases(self.network, counts)
@@ -132,11 +131,9 @@ class Trainer:
         self.carried_states = self.network.initial_state("forward", config.data.rows)
         self.progress = Progress()
         self._data_sha256 = prepared.sha256
-        self._base: dict[str, Any] | None = None  # the checkpoint that the run began with
+        self._base: dict[str, Any] | None = None
         self._load(resume)
         directory.mkdir(parents=True, exist_ok=True)
-        settings = json.dumps(asdict(config), indent=1)
-        write_atomically(directory / "config.json", settings.encode())
         write_atomically(directory / "tokenizer.model", prepared.tokenizer.model_proto)
         negatives = config.loss.sampled_negatives
         self.sampler = NegativeSampler(counts, negatives, self.device) if negatives else None
@@ -160,14 +157,16 @@ class Trainer:
             start = Path(self.config.start_from)
             load_weights(start, self.network)
             if is_checkpoint(start):
-                self._base = describe_base(load_checkpoint(start))
+                checkpoint = load_checkpoint(start)
+                names = ("name", "version", "digest", "training")
+                self._base = {name: getattr(checkpoint, name) for name in names}
             else:
                 load_optimizer(start, self.optimizer, random_state=False)
 
     def _resume(self, state: Path) -> None:
         info = read_state(state)
         before = options_from_dict(RunConfig, info.config, str(state / "state.json"))
-        for name in ("network", "data", "seed", "precision", "sources"):
+        for name in ("network", "data", "seed", "precision"):
             if getattr(before, name) != getattr(self.config, name):
                 raise RunError(
                     f"{state}: was trained with another [{name}]; resume with its own run file"
@@ -273,12 +272,11 @@ class Trainer:
             means = _Means()
             for batch in batches:
                 means.add(self._losses(batch, None, rng)[0], batch.tokens)
-            (next_nats, _, gap_nats), (next_count, _, gap_count) = means.sums, means.counts
-            if next_count:
-                bits = float(next_nats / math.log(2) / characters)
+            if means.counts["next"]:
+                bits = means.nats["next"] / math.log(2) / characters
                 figures[f"heldout_bits_per_character_{language}"] = bits
-            if gap_count:
-                figures[f"heldout_gap_nats_{language}"] = float(gap_nats / gap_count)
+            if means.counts["gap"]:
+                figures[f"heldout_gap_nats_{language}"] = means.nats["gap"] / means.counts["gap"]
         return figures
 
     def save(self) -> None:
@@ -298,24 +296,22 @@ class Trainer:
 
 
 class _Means:
-    """Sums and counts of the three losses since the last line of the log."""
+    """Nats and targets of each head since the last line of the log."""
 
     def __init__(self) -> None:
-        self.sums, self.counts, self._tokens = np.zeros(3), np.zeros(3), 0
-        self._since = time.monotonic()
+        self.nats, self.counts = defaultdict[str, float](float), defaultdict[str, int](int)
+        self._tokens, self._since = 0, time.monotonic()
 
     def add(self, losses: Losses, tokens: int) -> None:
-        self.sums += [each.item() for each in losses.sums]
-        self.counts += losses.counts
+        for head, (nats, count) in losses.by_head.items():
+            self.nats[head] += nats.item()
+            self.counts[head] += count
         self._tokens += tokens
 
     def figures(self) -> dict[str, float]:
         """Return the mean of each loss that has targets, and the speed."""
-        means = self.sums / np.maximum(self.counts, 1)
-        names = ("loss_next", "loss_previous", "loss_gap")
-        values = {n: float(m) for n, m, c in zip(names, means, self.counts, strict=True) if c}
-        rate = self._tokens / (time.monotonic() - self._since)
-        return {**values, "tokens_per_second": rate}
+        values = {f"loss_{head}": self.nats[head] / n for head, n in self.counts.items() if n}
+        return {**values, "tokens_per_second": self._tokens / (time.monotonic() - self._since)}
 
 
 def _check(config: RunConfig, network: Network | LanguageModel, prepared: Prepared) -> None:
@@ -326,7 +322,7 @@ def _check(config: RunConfig, network: Network | LanguageModel, prepared: Prepar
             " tokens; write that into the run file"
         )
     known = {source.name for source in prepared.sources}
-    if unknown := sorted({*config.sources, *config.data.source_weights} - known):
+    if unknown := sorted(config.data.source_weights.keys() - known):
         raise RunError(f"source {unknown[0]!r} is not in {config.data.prepared}")
 
 

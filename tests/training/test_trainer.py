@@ -292,7 +292,7 @@ def test_a_stage_can_weigh_sources_anew(prepared: Path, tmp_path: Path) -> None:
     batches = [len(plan_epoch(each.sources, run.data, run.seed, 0)) for each in trainers]
     assert batches[1] > 1.5 * batches[0]
     with pytest.raises(RunError, match="'latin' is not in"):
-        Trainer(replace(run, sources=("latin",)), tmp_path / "unknown")
+        Trainer(replace(run, data=replace(run.data, source_weights={"latin": 1.0})), tmp_path / "x")
 
 
 def test_the_command_trains_within_its_minutes(prepared: Path, tmp_path: Path) -> None:

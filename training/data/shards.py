@@ -13,7 +13,7 @@ serving. A line with two cuts has a gap [first, second). 0xFFFFFFFF means no cut
 
 import hashlib
 import json
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -137,15 +137,9 @@ def _memory_map(path: Path, dtype: np.dtype[Any], numbers: int) -> npt.NDArray[A
     return np.memmap(path, dtype=dtype, mode="r")
 
 
-def select_sources(
-    sources: Sequence[Shard], names: Container[str], weights: Mapping[str, float]
-) -> list[Shard]:
-    """Return the sources in *names*, or all if it is empty, with the run's *weights*."""
-    return [
-        replace(source, weight=weights.get(source.name, source.weight))
-        for source in sources
-        if not names or source.name in names
-    ]
+def weigh_sources(sources: Sequence[Shard], weights: Mapping[str, float]) -> list[Shard]:
+    """Return the sources with the *weights* of a run, by name, in place of the prepared ones."""
+    return [replace(each, weight=weights.get(each.name, each.weight)) for each in sources]
 
 
 class ShardWriter:
