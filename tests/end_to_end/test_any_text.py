@@ -20,11 +20,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.model_loader import LoadedModel, load
-from service.schemas import ClozeAnswer, PredictAnswer, ScoreAnswer
-from service.settings import Settings
 from tests.fixtures_checkpoint import tiny_tokenizer
-from tests.service.client import synchronous
+from tests.service.client import real_model, synchronous
 from training.__main__ import main
 from training.data.shards import open_prepared
 
@@ -43,22 +40,7 @@ ODD = st.text(
     max_size=40,
 )
 TEXT = ANY | ODD
-ANSWERS: dict[str, Any] = {"/predict": PredictAnswer, "/cloze": ClozeAnswer, "/score": ScoreAnswer}
 Ask = Callable[..., list[dict[str, Any]]]
-
-
-class _Model:
-    """The checkpoint under test."""
-
-    def __init__(self, checkpoint: Path) -> None:
-        self._settings = Settings(threads=1, device="cpu", checkpoint=checkpoint)
-
-    def load(self, on_call: Any) -> LoadedModel:
-        """Load it as the service does."""
-        return load(self._settings, on_call)
-
-    def end(self) -> None:
-        """Release nothing: no text is held."""
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +50,8 @@ def ask(tiny_checkpoint: Path) -> Iterator[Ask]:
     In the end, both kinds of answers must have come, and no other.
     """
     statuses: Counter[int] = Counter()
-    model = _Model(Path(os.environ.get("FUZZ_CHECKPOINT", tiny_checkpoint)))
-    with synchronous(model) as request:
+    checkpoint = Path(os.environ.get("FUZZ_CHECKPOINT", tiny_checkpoint))
+    with synchronous(real_model(checkpoint)) as request:
 
         def send(path: str, body: dict[str, Any], *sent: str) -> list[dict[str, Any]]:
             headers = {"Content-Type": "application/json"}
@@ -83,9 +65,7 @@ def ask(tiny_checkpoint: Path) -> Iterator[Ask]:
                 assert path != "/predict"
                 return []
             assert response.status_code == 200, response.text
-            answer = response.json()
-            assert ANSWERS[path].model_validate(answer).model_dump(mode="json") == answer
-            results: list[dict[str, Any]] = answer["results"]
+            results: list[dict[str, Any]] = response.json()["results"]
             assert all(map(is_sane, results))
             return results
 

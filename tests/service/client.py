@@ -3,13 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import httpx
 
 from service.app import create_app
 from service.engine import Engine
-from service.model_loader import LoadedModel
+from service.model_loader import LoadedModel, load
 from service.settings import Settings
 from tests.service.fakes_service import FakeModel
 
@@ -58,6 +60,12 @@ def synchronous(
         client = runner.run(app.__aenter__())
         yield lambda *request, **options: runner.run(client.request(*request, **options))
         runner.run(app.__aexit__(None, None, None))
+
+
+def real_model(checkpoint: Path, **settings: Any) -> Any:
+    """Return a `Model` that loads *checkpoint* as the service does with these settings."""
+    given = Settings(threads=1, device="cpu", checkpoint=checkpoint, **settings)
+    return SimpleNamespace(load=lambda on_call: load(given, on_call), end=lambda: None)
 
 
 def app_of(client: httpx.AsyncClient) -> Any:

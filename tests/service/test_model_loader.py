@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -18,21 +17,18 @@ from model.predictor import Predictor
 from model.queries import ClozeQuery, PredictQuery, ScoreQuery
 from model.runtime import open_runtime
 from service.auth import hash_key
-from service.model_loader import load, network_threads
-from service.settings import Settings
+from service.model_loader import network_threads
 from tests.fixtures_checkpoint import build_tiny_checkpoint
-from tests.service.client import app_of, ask, until
+from tests.service.client import app_of, ask, real_model, until
 from tests.service.fakes_service import FakeModel
-from tests.service.server_process import FAKE, REAL, ServerProcess, serving
+from tests.service.server_process import REAL, serving
 
 _TEXTS = ["I like to go to the theat", "我____一部新手机。", "", "今天 the ____ cat"]
 
 
-def ask_real(question: Any, checkpoint: Path, limits: Any = None, **options: Any) -> Any:
-    """Ask a service with a real checkpoint, loaded with *limits*."""
-    settings = Settings(threads=1, checkpoint=checkpoint, **(limits or {}))
-    model = SimpleNamespace(load=lambda on_call: load(settings, on_call), end=lambda: None)
-    return ask(question, model, **options)
+def ask_real(question: Any, checkpoint: Path, **settings: Any) -> Any:
+    """Ask a service with a real checkpoint."""
+    return ask(question, real_model(checkpoint, **settings))
 
 
 def test_service_answers_what_the_predictor_answers(tiny_checkpoint: Path) -> None:
@@ -89,8 +85,8 @@ def test_no_text_is_found_by_another_key(tiny_checkpoint: Path, tmp_path: Path) 
         return [*found, *[await cached(name, "/cloze", blank) for name in ("a", "new")]]
 
     write("a", "b")
-    first, again, stranger, stranger_again, rotated, blank, new_blank = ask_real(
-        question, tiny_checkpoint, keys_file=file
+    first, again, stranger, stranger_again, rotated, blank, new_blank = ask(
+        question, real_model(tiny_checkpoint), keys_file=file
     )
     assert first == stranger == new_blank == 0
     assert again == stranger_again == rotated > 0
@@ -107,7 +103,7 @@ def test_settings_reach_the_model(tiny_checkpoint: Path) -> None:
         refused = await client.post("/predict", json={"text": "123456"})
         return refused, (await client.get("/model")).json()
 
-    refused, model = ask_real(question, tiny_checkpoint, {"max_characters": 5})
+    refused, model = ask_real(question, tiny_checkpoint, max_characters=5)
     assert refused.status_code == 422
     assert "at most 5" in refused.json()["detail"]
     arrays = load_file(tiny_checkpoint / "weights.safetensors").values()
@@ -316,22 +312,23 @@ def test_a_reload_too_early_or_too_late_is_no_failure(
 
 def test_requests_flow_through_many_reloads() -> None:
     """Two clients ask without pause while the checkpoint changes ten times: no request fails."""
-    with serving(FAKE) as server:
-        stop = threading.Event()
+
+    async def question(client: httpx.AsyncClient) -> list[int]:
         statuses: list[int] = []
-        clients = [threading.Thread(target=_ask_on, args=(server, stop, statuses)) for _ in "ab"]
-        for client in clients:
-            client.start()
+        reloads = 0
+
+        async def ask_on() -> None:
+            while reloads < 10:
+                answer = await client.post("/predict", json={"text": ["slow", "我喜欢"]})
+                statuses.append(answer.status_code)
+
+        clients = [asyncio.ensure_future(ask_on()) for _ in range(2)]
         for _ in range(10):
-            answer = server.ask("POST", "/admin/reload")
-            assert answer.status == 200, answer.body
-        stop.set()
-        for client in clients:
-            client.join()
+            assert (await client.post("/admin/reload")).status_code == 200
+            reloads += 1
+        await asyncio.gather(*clients)
+        return statuses
+
+    statuses = ask(question)
     assert len(statuses) >= 10
     assert set(statuses) == {200}
-
-
-def _ask_on(server: ServerProcess, stop: threading.Event, statuses: list[int]) -> None:
-    while not stop.is_set():
-        statuses.append(server.ask("POST", "/predict", {"text": ["slow", "我喜欢"]}).status)
