@@ -3,14 +3,13 @@
 import io
 import json
 import logging
-import re
 import sys
 import threading
 
 import httpx
 import pytest
 
-from service.logs import MAX_WAITING, format_stack, lines_lost, logging_to_stderr
+from service.logs import MAX_WAITING, lines_lost, logging_to_stderr
 from tests.service.client import ask
 
 PATIENCE_SECONDS = 60
@@ -76,25 +75,6 @@ def test_neither_message_nor_further_lines_of_an_exception_are_logged(
     assert (entry["event"], entry["exception"]["type"]) == ("never retrieved", "ValueError")
     assert "test_logs.py" in entry["exception"]["places"][0]
     assert "鬼" not in line
-
-
-def test_places_of_a_thread_are_formatted_like_those_of_an_exception() -> None:
-    """File, line and function, the outermost first; none for a thread that does not run."""
-    entered, left = threading.Event(), threading.Event()
-
-    def stay_here() -> None:
-        entered.set()
-        left.wait()
-
-    thread = threading.Thread(target=stay_here)
-    assert format_stack(thread) == []
-    thread.start()
-    assert entered.wait(PATIENCE_SECONDS)
-    places = format_stack(thread)
-    left.set()
-    thread.join()
-    assert places[0].endswith(" _bootstrap")
-    assert any(re.fullmatch(rf"{re.escape(__file__)}:\d+ stay_here", place) for place in places)
 
 
 class Blocked(io.StringIO):

@@ -14,20 +14,18 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 def test_series_exist_before_the_first_request() -> None:
     """Every label set is 0 from the start, so that rates are 0 and not absent."""
     metrics = Metrics()
-    labels = {
-        "lacuna_network_rows_total": ("call", "forward backward next previous gap fill"),
-        "lacuna_batch_rows_count": ("call", "forward backward next previous gap fill"),
-        "lacuna_prefix_cache_tokens_total": ("result", "hit miss"),
-        "lacuna_refusals_total": ("reason", "queue_full deadline rate_requests rate_characters"),
-        "lacuna_reloads_total": ("outcome", "success failure"),
-        "lacuna_predicted_texts_total": ("stops", "elsewhere inside_word"),
-        "lacuna_request_seconds_count": ("route", "/predict /cloze /score"),
-        "lacuna_queue_seconds_count": ("route", "/predict /cloze /score"),
-    }
-    for name, (label, values) in labels.items():
-        assert [value(metrics, name, **{label: each}) for each in values.split()] == [0] * len(
-            values.split()
-        )
+    calls, routes = "forward backward next previous gap fill", "/predict /cloze /score"
+    for name, label, values in (
+        ("lacuna_network_rows_total", "call", calls),
+        ("lacuna_batch_rows_count", "call", calls),
+        ("lacuna_prefix_cache_tokens_total", "result", "hit miss"),
+        ("lacuna_refusals_total", "reason", "queue_full deadline rate_requests rate_characters"),
+        ("lacuna_reloads_total", "outcome", "success failure"),
+        ("lacuna_predicted_texts_total", "stops", "elsewhere inside_word"),
+        ("lacuna_request_seconds_count", "route", routes),
+        ("lacuna_queue_seconds_count", "route", routes),
+    ):
+        assert {value(metrics, name, **{label: each}) for each in values.split()} == {0}
     for status in ("200", "400", "401", "413", "415", "422", "429", "499", "500", "503", "504"):
         assert value(metrics, "lacuna_requests_total", route="/predict", status=status) == 0
     for bound in ("0.00025", "10.0"):  # a cached keystroke, and the default deadline
