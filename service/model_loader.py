@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from model.batching import Scheduler
     from model.checkpoint import Checkpoint
     from model.predictor import Predictor
-    from model.queries import Query
     from model.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -82,12 +81,8 @@ def load(settings: Settings, on_call: Callable[[str, int, int], None]) -> Loaded
     predictor = Predictor(
         checkpoint, runtime, settings.limits, cache_bytes=settings.prefix_cache_mib << 20
     )
-    queries: dict[str, Query] = {
-        "predict": PredictQuery(_WARM_UP),
-        "cloze": ClozeQuery(_WARM_UP),
-        "score": ScoreQuery(_WARM_UP),
-    }
-    predictor.run([queries[capability] for capability in checkpoint.capabilities])
+    kinds = {"predict": PredictQuery, "cloze": ClozeQuery, "score": ScoreQuery}
+    predictor.run([kinds[capability](_WARM_UP) for capability in checkpoint.capabilities])
     freeze_heap()
     description = {
         "name": checkpoint.name,
@@ -165,7 +160,7 @@ class Reloader:
         """Answer with what the checkpoint directory holds now. Waits for a reload that is running.
 
         Returns:
-            The model that answers now, the one before, and how long it took.
+            The model that answers now, the one before, and the seconds it took.
 
         Raises:
             Problem: 422 if the checkpoint is refused, 500 if loading failed for another reason.
