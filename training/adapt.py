@@ -31,7 +31,7 @@ from model.queries import Limits
 from model.text import language_of
 from training.cached_json import cached_json, require_same_settings, write_json
 from training.config import DataOptions, OptimizerOptions, RunConfig, Size
-from training.data.batches import heldout_batches
+from training.data.batches import held_out_batches
 from training.data.cleaning import clean
 from training.data.epoch import plan_epoch
 from training.data.prepare import PrepareOptions, prepare
@@ -289,7 +289,7 @@ def _held_out_bits(trainer: Trainer, prepared: Prepared, own: set[str]) -> dict[
     bits: dict[str, float] = {}
     for kind in ("own", "replay"):
         shards = [each for each in prepared.held_out if (each.name in own) == (kind == "own")]
-        trainer.held_out = heldout_batches(shards, trainer.flags, trainer.config.data)
+        trainer.held_out = held_out_batches(shards, trainer.flags, trainer.config.data)
         figures = trainer.evaluate()
         counts = {language: count for language, (_, count) in trainer.held_out.items()}
         if counts:

@@ -28,9 +28,8 @@ from model.files import write_atomically
 from model.network import Network
 from model.tokenizer import END_OF_GAP
 from training.config import OptimizerOptions, RunConfig, options_from_dict, read_options
-from training.data.batches import Batch, BatchStream, heldout_batches
+from training.data.batches import Batch, BatchStream, held_out_batches
 from training.data.gaps import TokenFlags
-from training.data.prefetch import BatchesAhead
 from training.data.shards import Prepared, Shard, open_prepared, weigh_sources
 from training.loss import LanguageModel, Losses, NegativeSampler, batch_losses
 from training.options import argument, option
@@ -138,10 +137,10 @@ class Trainer:
         negatives = config.loss.sampled_negatives
         self.sampler = NegativeSampler(counts, negatives, self.device) if negatives else None
         begin = self.progress.epoch, self.progress.index
-        stream = BatchStream(self.sources, self.flags, config.data, config.seed, *begin)
-        processes = config.loader_processes
-        self.batches = BatchesAhead(stream, processes) if processes else stream
-        self.held_out = heldout_batches(prepared.held_out, self.flags, config.data)
+        self.batches = BatchStream(
+            self.sources, self.flags, config.data, config.seed, *begin, config.loader_processes
+        )
+        self.held_out = held_out_batches(prepared.held_out, self.flags, config.data)
         self.log = RunLog(directory, self.progress.step)
 
     def _load(self, resume: bool) -> None:
@@ -242,7 +241,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config.optimizer, step, config.steps)
         self.optimizer.step()
-        if batch.stream:
+        if batch.windows:
             self.carried_states = after
         self.progress.tokens += batch.tokens
         return losses, batch.tokens
@@ -252,8 +251,8 @@ class Trainer:
     ) -> tuple[Losses, Tensor]:
         config = self.config
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-        if batch.stream:
-            carried = torch.from_numpy(batch.carried).to(self.device).unsqueeze(1)
+        if batch.windows:
+            carried = torch.from_numpy(batch.continues).to(self.device).unsqueeze(1)
             states = self.carried_states * carried
         else:
             states = self.network.initial_state("forward", batch.forward_inputs.shape[1])

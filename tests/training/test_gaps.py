@@ -15,7 +15,7 @@ def test_flags_are_those_of_the_surfaces() -> None:
     """Letters, marks, spaces and characters are read off the tokens."""
     tokenizer = hand_tokenizer(("the", "the ", ",", "到", "12"))
     found = TokenFlags.of(tokenizer)
-    expected = {  # ends_letter, starts_letter, has_word_character, ends_word, characters
+    expected = {  # ends_letter, continues_word, has_word_character, ends_word, characters
         "the": (True, True, True, False, 3),
         "the ": (False, True, True, True, 4),
         ",": (False, False, False, False, 1),

@@ -1,32 +1,44 @@
 """The order of the text in an epoch: which lines make up which batch.
 
-Some consecutive lines are read together as *blocks*, through *windows* whose forward state is
-carried from one to the next. All other lines are single, in batches of lines of similar length.
+Some consecutive lines are read together as *passages*, through *windows* whose forward state goes
+from one to the next. All other lines are single, in batches of lines of similar length.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from training.config import DataOptions
 from training.data.shards import Shard
 
-# Consecutive lines that are read with one carried state; few, so that beginnings stay frequent.
-WINDOW_LINES = 16
+# Lines of a passage; few, so that beginnings stay frequent.
+PASSAGE_LINES = 16
 MAX_ROWS = 512  # of a batch of very short lines
 
-RowPlan = tuple[int, int, int, int]  # source, first line, line after the last, number of the window
+
+class RowPlan(NamedTuple):
+    """One row of a batch: a window of the passage of the lines [first, last), or a single line."""
+
+    source: int
+    first: int
+    last: int
+    window: int  # its number in the passage; 0 for a line
 
 
-@dataclass(frozen=True, slots=True)
-class BatchPlan:
+class BatchPlan(NamedTuple):
     """The rows of one batch."""
 
-    stream: bool  # windows, whose row n goes on from row n of the stream batch before
-    rows: tuple[RowPlan | None, ...]  # windows or single lines; None: no windows are left
+    windows: bool  # row n goes on from row n of the batch of windows before
+    rows: tuple[RowPlan | None, ...]  # None: no windows are left
+
+
+class _Passage(NamedTuple):
+    source: int
+    first: int
+    last: int
+    tokens: int
 
 
 def plan_epoch(
@@ -37,8 +49,8 @@ def plan_epoch(
     A fraction of a weight repeats that share of the lines, drawn again in each epoch.
     """
     rng = np.random.default_rng([seed, epoch])
-    singles: list[tuple[int, RowPlan]] = []  # with their tokens
-    blocks: list[tuple[int, int, int, int]] = []  # windows, source, first line, line after the last
+    lines: list[_Passage] = []
+    passages: list[_Passage] = []
     for number, source in enumerate(sources):
         lengths = np.diff(source.offsets)
         for repeat in range(int(np.ceil(source.weight))):
@@ -49,27 +61,26 @@ def plan_epoch(
                 tokens = int(lengths[first:last].sum())
                 if tokens == 0:
                     continue
-                if last - first == 1 and tokens <= 2 * options.window_tokens:
-                    singles.append((tokens, (number, first, last, 0)))
-                else:
-                    tokens += last - first - 1  # <s> between lines
-                    blocks.append((-(-tokens // options.window_tokens), number, first, last))
-    lines = iter(line_batches := _batch_lines(singles, options, rng))
-    windows = iter(window_batches := _batch_windows(blocks, options, rng))
+                tokens += last - first - 1  # <s> between lines
+                is_line = last - first == 1 and tokens <= 2 * options.window_tokens
+                (lines if is_line else passages).append(_Passage(number, first, last, tokens))
+    line_batches = _batch_lines(lines, options, rng)
+    window_batches = _batch_windows(passages, options, rng)
     # Windows keep their order; they fall between batches of lines by chance.
     order = rng.permutation(len(line_batches) + len(window_batches)) < len(window_batches)
-    return [next(windows) if stream else next(lines) for stream in order]
+    line_iterator, window_iterator = iter(line_batches), iter(window_batches)
+    return [next(window_iterator if windows else line_iterator) for windows in order]
 
 
 def _spans(
     lines: int, consecutive: bool, options: DataOptions, rng: np.random.Generator
 ) -> Iterator[tuple[int, int]]:
-    """Divide a source into single lines and blocks [first, last)."""
+    """Divide a source into single lines and passages [first, last)."""
     if not consecutive:
         yield from pairwise(range(lines + 1))
         return
-    # A new offset every time, so that blocks do not begin at the same lines in every epoch.
-    edges = [0, *range(int(rng.integers(1, WINDOW_LINES + 1)), lines, WINDOW_LINES), lines]
+    # A new offset every time, so that passages do not begin at the same lines in every epoch.
+    edges = [0, *range(int(rng.integers(1, PASSAGE_LINES + 1)), lines, PASSAGE_LINES), lines]
     for first, last in pairwise(edges):
         if rng.random() < options.carry_share:
             yield first, last
@@ -78,42 +89,38 @@ def _spans(
 
 
 def _batch_lines(
-    singles: list[tuple[int, RowPlan]], options: DataOptions, rng: np.random.Generator
+    lines: list[_Passage], options: DataOptions, rng: np.random.Generator
 ) -> list[BatchPlan]:
     """Batch lines of similar length, with about ``rows * window_tokens`` tokens and padding."""
-    order = rng.permutation(len(singles))
+    order = rng.permutation(len(lines))
     # A little noise on the length mixes neighbours in the order at no cost in padding.
-    keys = np.array([singles[n][0] for n in order], dtype=np.float64)
+    keys = np.array([lines[n].tokens for n in order], dtype=np.float64)
     keys *= 1 + 0.1 * rng.random(len(keys))
     budget = options.rows * options.window_tokens
-    batches: list[BatchPlan] = []
-    rows: list[RowPlan] = []
+    batches: list[list[RowPlan]] = []
     longest = 0
-    for n in np.argsort(keys, kind="stable"):
-        tokens, row = singles[order[n]]
-        full = max(longest, tokens) * (len(rows) + 1) > budget or len(rows) == MAX_ROWS
-        if rows and full:
-            batches.append(BatchPlan(False, tuple(rows)))
-            rows, longest = [], 0
-        rows.append(row)
+    for n in order[np.argsort(keys, kind="stable")]:
+        source, first, last, tokens = lines[n]
         longest = max(longest, tokens)
-    if rows:
-        batches.append(BatchPlan(False, tuple(rows)))
-    return [batches[n] for n in rng.permutation(len(batches))]
+        rows = len(batches[-1]) if batches else MAX_ROWS
+        if rows == MAX_ROWS or longest * (rows + 1) > budget:
+            batches.append([])
+            longest = tokens
+        batches[-1].append(RowPlan(source, first, last, 0))
+    return [BatchPlan(False, tuple(batches[n])) for n in rng.permutation(len(batches))]
 
 
 def _batch_windows(
-    blocks: list[tuple[int, int, int, int]], options: DataOptions, rng: np.random.Generator
+    passages: list[_Passage], options: DataOptions, rng: np.random.Generator
 ) -> list[BatchPlan]:
-    """Hand blocks to ``rows`` rows, the least loaded first, and read the rows in step."""
+    """Hand passages to ``rows`` rows, the least loaded first, and read the rows in step."""
     rows: list[list[RowPlan]] = [[] for _ in range(options.rows)]
-    loads: NDArray[np.int64] = np.zeros(options.rows, dtype=np.int64)
-    for n in rng.permutation(len(blocks)):
-        windows, source, first, last = blocks[n]
-        row = int(np.argmin(loads))
-        rows[row] += [(source, first, last, number) for number in range(windows)]
-        loads[row] += windows
+    for n in rng.permutation(len(passages)):
+        source, first, last, tokens = passages[n]
+        windows = -(-tokens // options.window_tokens)
+        shortest = min(rows, key=len)
+        shortest += [RowPlan(source, first, last, number) for number in range(windows)]
     return [
         BatchPlan(True, tuple(row[step] if step < len(row) else None for row in rows))
-        for step in range(int(loads.max()))
+        for step in range(max(map(len, rows)))
     ]

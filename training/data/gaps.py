@@ -1,11 +1,11 @@
 """The gaps that a row of text is asked for, and the words that its contexts read as a blank.
 
-A row is y_1 … y_L (1-based, as in docs/architecture.md). A gap [a, j) asks for y_a … y_{j-1}. Its
-left context is the forward tower's state after y_{a-1}, its right context the backward tower's
-after y_j.
+All positions count from 0. A gap [start, end) of a row y asks for y[start:end]. Its left context is
+the forward tower's state after y[start - 1], its right context the backward tower's after y[end].
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ class TokenFlags:
     """Properties of each token, (V,) each."""
 
     ends_letter: NDArray[np.bool_]  # its last character continues a word of a script with spaces
-    starts_letter: NDArray[np.bool_]  # its first character does, or it is a lone space
+    continues_word: NDArray[np.bool_]  # its first character does, or it is a lone space
     has_word_character: NDArray[np.bool_]  # it contains a letter or a digit
     ends_word: NDArray[np.bool_]  # it ends in a space
     characters: NDArray[np.int64]  # code points; a byte token counts 1 if it begins a character
@@ -40,22 +40,24 @@ class TokenFlags:
         characters += is_byte & ((tokenizer.byte_values & 0xC0) != 0x80)
         return cls(
             ends_letter=tokenizer.ends_letter,
-            starts_letter=tokenizer.continues_word,
+            continues_word=tokenizer.continues_word,
             has_word_character=has_word | is_byte,
             ends_word=tokenizer.ends_word,
             characters=characters,
         )
 
     def word_starts(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the 0-based word starts of a row, then its length: words are [s_n, s_{n+1})."""
-        joined = self.ends_letter[tokens[:-1]] & self.starts_letter[tokens[1:]]
+        """Return the word starts of a row, then its length: words are [s[n], s[n + 1]).
+
+        Words are those of :meth:`Tokenizer.joins`, here for all neighbours of the row at once.
+        """
+        joined = self.ends_letter[tokens[:-1]] & self.continues_word[tokens[1:]]
         inner = np.flatnonzero(~joined) + 1
         return np.concatenate([[0], inner, [len(tokens)]]).astype(np.int64)
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """Tokens [start, end) of a row, 0-based, and the kind asked for."""
+class Gap(NamedTuple):
+    """Tokens [start, end) of a row, and the kind asked for."""
 
     start: int
     end: int
@@ -77,13 +79,9 @@ def sample_gaps(
     that begin with punctuation or exceed 8 tokens, and spans at the last token. In the bundled
     recipe, of 100 draws 57, 22 and 21 are left in Chinese, and 58, 21 and 21 in English.
 
-    Args:
-        tokens: (L,), the row.
-        flags: of the tokens.
-        cuts: token offsets at which the line was cut before it was encoded; -1 for none.
-        per_token: draws for each token of the row; a row has at least one.
-        rng: random numbers.
-        breaks: (L,) bool, tokens that no gap may contain, such as line boundaries in a window.
+    The row is *tokens*, (L,). *cuts* are token offsets at which the line was cut before it was
+    encoded, -1 for none. *per_token* is the number of draws for each token; a row has at least one
+    draw. *breaks*, (L,) bool, are tokens that no gap may contain, such as line boundaries.
     """
     length = len(tokens)
     count = max(1, round(per_token * length + rng.random() - 0.5))
@@ -129,7 +127,7 @@ def sample_blank(
     rng: np.random.Generator,
     breaks: NDArray[np.bool_] | None = None,
 ) -> tuple[int, int] | None:
-    """Draw a word [start, end), 0-based, to read as ``<blank>``; None if it is unsuitable."""
+    """Draw a word [start, end) to read as ``<blank>``; None if it is unsuitable."""
     if len(tokens) < 4:
         return None
     words = flags.word_starts(tokens)
