@@ -16,13 +16,12 @@ from safetensors.torch import load_file
 
 from model.config import NetworkConfig
 from model.errors import DivergedError, ExportError, RunError
+from research.cifg import KeyboardConfig, KeyboardNetwork
 from tests.training.tiny_config import SIZE, tiny_config
 from training.__main__ import main
 from training.config import LossOptions, OptimizerOptions
-from training.data.epoch import plan_epoch
 from training.data.shards import manifest_digest
 from training.export import ExportOptions, export
-from training.loss import LanguageModel
 from training.run_log import read_records
 from training.run_state import read_state
 from training.trainer import Trainer, train
@@ -58,6 +57,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(prepared: Path, tmp_path: 
     assert_same_tensors(tmp_path / "parts", tmp_path / "whole")
     records = read_records(tmp_path / "parts" / "metrics.jsonl")
     assert [r["step"] for r in records if "loss_next" in r] == [2, 4, 6, 8, 10, 12]
+    assert [r["step"] for r in records if "heldout_gap_nats_en" in r] == [5, 6, 12]
 
 
 @pytest.mark.parametrize(
@@ -96,41 +96,14 @@ def test_the_loss_falls(
     assert all(after[name] < limit * before[name] for name in after), (before, after)
 
 
-class MeanNetwork(LanguageModel):
-    """A network that is not Lacuna's: the mean of the embeddings so far predicts the next token."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = torch.nn.Embedding(SIZE, 8)
-        self.output_bias = torch.nn.Parameter(torch.zeros(SIZE))
-
-    def initial_state(self, tower: str, rows: int) -> torch.Tensor:  # noqa: ARG002
-        """Return states of no width."""
-        return self.output_bias.new_zeros(rows, 0)
-
-    def run_tower(
-        self,
-        tower: str,  # noqa: ARG002
-        tokens: torch.Tensor,
-        states: torch.Tensor,
-        dtype: torch.dtype,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the mean of the embeddings so far, (T, B, 8)."""
-        sums = self.embedding(tokens).cumsum(0)
-        return (sums / torch.arange(1, len(tokens) + 1).view(-1, 1, 1)).to(dtype), states
-
-    def next_features(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Return the means as they are."""
-        return outputs
-
-
 def test_a_network_of_the_callers_own_is_trained(prepared: Path, tmp_path: Path) -> None:
     """Any network that reads from left to right can be trained and resumed; export refuses it."""
-    run, network = tiny_config(prepared, network=None), MeanNetwork()
+    run = tiny_config(prepared, network=None)
+    network, other = (KeyboardNetwork(KeyboardConfig(SIZE, 8, 12)) for _ in range(2))
     with pytest.raises(RunError, match=r"no \[network\]"):
         train(run, tmp_path / "run")
     train(run, tmp_path / "run", network=network)
-    resumed = Trainer(run, tmp_path / "run", resume=True, network=MeanNetwork())
+    resumed = Trainer(run, tmp_path / "run", resume=True, network=other)
     assert torch.equal(resumed.network.embedding.weight, network.embedding.weight)
     assert resumed.evaluate().keys() >= {"heldout_bits_per_character_en"}
     with pytest.raises(ExportError, match="only recurrent networks"):
@@ -258,41 +231,35 @@ def test_a_run_is_not_resumed_on_other_data(prepared: Path, tmp_path: Path) -> N
     Trainer(replace(run, start_from=str(tmp_path / "run" / "state")), tmp_path / "second")
 
 
-def test_start_from_takes_weights_and_moments(prepared: Path, tmp_path: Path) -> None:
-    """A second stage begins with the first one's weights and moments, and counts its own steps."""
+def test_a_stage_starts_from_another_and_can_teach_the_forward_tower_alone(
+    prepared: Path, tmp_path: Path
+) -> None:
+    """Weights and moments are the first stage's; with weights 0, other losses change nothing."""
     state = train(tiny_config(prepared, steps=4), tmp_path / "first")
-    second = Trainer(tiny_config(prepared, start_from=str(state)), tmp_path / "second")
-    first = load_file(state / "weights.safetensors")
-    assert all(torch.equal(p, first[n]) for n, p in second.network.state_dict().items())
-    assert second.progress.step == 0
-    assert all(float(each["step"]) == 4 for each in second.optimizer.state.values())
-
-
-def test_a_stage_can_teach_the_forward_tower_alone(prepared: Path, tmp_path: Path) -> None:
-    """With the other weights at 0, the backward tower and the gap head stay as they are."""
-    state = train(tiny_config(prepared, steps=2), tmp_path / "first")
     alone = LossOptions(sampled_negatives=40, previous_weight=0.0, gap_weight=0.0)
     changes = {"steps": 3, "loss": alone, "start_from": str(state), "full_softmax_steps": 0}
-    train(tiny_config(prepared, **changes), tmp_path / "second")
+    second = Trainer(tiny_config(prepared, **changes), tmp_path / "second")
     before = load_file(state / "weights.safetensors")
-    after = load_file(tmp_path / "second" / "state" / "weights.safetensors")
-    for name in before:
+    assert all(torch.equal(p, before[n]) for n, p in second.network.state_dict().items())
+    assert second.progress.step == 0
+    assert all(float(each["step"]) == 4 for each in second.optimizer.state.values())
+    second.run([])
+    for name, after in second.network.state_dict().items():
         rests = name.startswith(("backward_tower", "previous", "gap", "unknown_right"))
-        assert torch.equal(before[name], after[name]) == rests, name
+        assert torch.equal(before[name], after) == rests, name
     records = read_records(tmp_path / "second" / "metrics.jsonl")
     assert not [r for r in records if "loss_gap" in r or "heldout_gap_nats_en" in r]
 
 
 def test_a_stage_can_weigh_sources_anew(prepared: Path, tmp_path: Path) -> None:
     """The run's own weight of a source replaces the prepared one; unknown sources are refused."""
-    run = tiny_config(prepared)
-    thrice = replace(run, data=replace(run.data, source_weights={"english": 3.0}))
-    trainers = [Trainer(each, tmp_path / str(n)) for n, each in enumerate((run, thrice))]
-    assert {s.name: s.weight for s in trainers[1].sources} == {"english": 3.0, "chinese": 1.5}
-    batches = [len(plan_epoch(each.sources, run.data, run.seed, 0)) for each in trainers]
-    assert batches[1] > 1.5 * batches[0]
+    data = tiny_config(prepared).data
+    thrice = tiny_config(prepared, data=replace(data, source_weights={"english": 3.0}))
+    sources = Trainer(thrice, tmp_path / "thrice").sources
+    assert {each.name: each.weight for each in sources} == {"english": 3.0, "chinese": 1.5}
+    unknown = tiny_config(prepared, data=replace(data, source_weights={"latin": 1.0}))
     with pytest.raises(RunError, match="'latin' is not in"):
-        Trainer(replace(run, data=replace(run.data, source_weights={"latin": 1.0})), tmp_path / "x")
+        Trainer(unknown, tmp_path / "unknown")
 
 
 def test_the_command_trains_within_its_minutes(prepared: Path, tmp_path: Path) -> None:
