@@ -10,7 +10,6 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -212,8 +211,6 @@ class AuthMiddleware:
         self._private = is_loopback(host) and not allowed
         self._checks_host = bool(is_loopback(host) or allowed) and "*" not in allowed
         self._known = {"localhost", "127.0.0.1", *map(str.lower, allowed)}
-        # A service has few names, and parsing one costs more than keeping it.
-        self._is_ours = lru_cache(maxsize=64)(self._parse)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -241,7 +238,7 @@ class AuthMiddleware:
         elif b"origin" in context.headers or _PROXIED & context.headers.keys():
             raise Problem(403, "set a keys file: without keys no page and no proxy may do this")
 
-    def _parse(self, header: bytes) -> bool:
+    def _is_ours(self, header: bytes) -> bool:
         found = _HOST.fullmatch(header.decode("latin-1").lower())
         name = (found[1] or found[2]) if found else ""
         return name in self._known or is_loopback(name)

@@ -17,16 +17,15 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.errors import Problem, unprocessable
-from service.schemas import UNION_TAGS, Body, FieldError
+from service.schemas import UNION_TAGS, FieldError, ScoreRequest
 from service.settings import Settings
 
-B = TypeVar("B", bound=Body)
+B = TypeVar("B", bound=ScoreRequest)
 
 # Errors that one answer lists. Listing 100,000 would take 0.4 s on the event loop.
 MAX_ERRORS = 16
 # An unknown field with such a name is named in the answer. Any other name may be a user's text.
 _FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,31}")
-_CLOSE = {"Connection": "close"}
 _MESSAGES = {
     "string_type": "must be a string",
     "string_unicode": "has a lone surrogate; send valid Unicode",
@@ -57,10 +56,6 @@ async def read_body(request: Request, settings: Settings) -> bytes:
     """
     _check_media_type(request)
     limit, seconds = settings.max_body_bytes, settings.deadline_seconds
-    too_large = f"the body is longer than {limit} bytes"
-    declared = request.headers.get("content-length", "")
-    if "expect" in request.headers and declared.isdecimal() and int(declared[:20]) > limit:
-        raise Problem(413, too_large, headers=_CLOSE)  # the client waits to be asked for the body
     body = bytearray()
     received = 0
     try:
@@ -72,9 +67,9 @@ async def read_body(request: Request, settings: Settings) -> bytes:
                 # Else read on: a client may lose an answer that arrives while it still sends.
     except TimeoutError:
         late = f"the body did not arrive within {seconds:g} s"
-        raise Problem(408, late, headers=_CLOSE) from None
+        raise Problem(408, late, headers={"Connection": "close"}) from None
     if received > limit:
-        raise Problem(413, too_large, headers=_CLOSE)
+        raise Problem(413, f"the body is longer than {limit} bytes")
     return bytes(body)
 
 
@@ -134,7 +129,7 @@ class JSONRoute(APIRoute):
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
-        self._expected: type[Body] = endpoint.__annotations__["body"]
+        self._expected: type[ScoreRequest] = endpoint.__annotations__["body"]
         self.app = self._answer
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -150,7 +150,7 @@ async def _ask(request: Request, body: ScoreRequest, form: type[A]) -> A:
         ClientDisconnect: the client hung up.
     """
     state, context = AppState.of(request), RequestContext.of(request.scope)
-    queries = body.queries()
+    queries = [body.query(text) for text in body.texts]
     context.items = count = len(queries)
     if count > (limit := state.settings.max_texts):
         raise unprocessable(FieldError("/text", f"has {count} texts; at most {limit} are allowed"))

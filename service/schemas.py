@@ -57,8 +57,15 @@ Choices = Annotated[
 ]
 
 
-def _examples(*examples: dict[str, Any]) -> ConfigDict:
-    return ConfigDict(json_schema_extra={"examples": list(examples)})
+def _config(*examples: dict[str, Any]) -> ConfigDict:
+    """Return the configuration of a body: no coercion, no unknown fields, immutable."""
+    return ConfigDict(
+        strict=True,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        json_schema_extra={"examples": list(examples)},
+    )
 
 
 def _count_characters(value: object) -> int:
@@ -68,16 +75,10 @@ def _count_characters(value: object) -> int:
     return len(value) if isinstance(value, str) else 0
 
 
-class Body(BaseModel):
-    """A request's body: no coercion, no unknown fields, immutable."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-class ScoreRequest(Body):
+class ScoreRequest(BaseModel):
     """Ask how probable one or several texts are."""
 
-    model_config = _examples({"text": "How are you?"}, {"text": ["你好吗", "吗你好"]})
+    model_config = _config({"text": "How are you?"}, {"text": ["你好吗", "吗你好"]})
 
     text: Text = Field(description="one text or several")
 
@@ -92,30 +93,30 @@ class ScoreRequest(Body):
         fields = ("text", "history", "choices")
         return sum(_count_characters(getattr(self, name, None)) for name in fields)
 
-    def queries(self) -> list[Query]:
-        """One query for each text, in order."""
-        return [ScoreQuery(text) for text in self.texts]
+    def query(self, text: str) -> Query:
+        """Return the question about one of the texts."""
+        return ScoreQuery(text)
 
 
 class PredictRequest(ScoreRequest):
     """Ask for the next word."""
 
-    model_config = _examples({"text": "go to the theat", "top_k": 3}, {"text": ["迟", "I like "]})
+    model_config = _config({"text": "go to the theat", "top_k": 3}, {"text": ["迟", "I like "]})
 
     top_k: int = Field(5, ge=1, description="candidates to return, most probable first")
     history: str = Field(
         "", description="earlier text of the same writer: its words are likelier to come again"
     )
 
-    def queries(self) -> list[Query]:
-        """One query for each text, in order."""
-        return [PredictQuery(text, self.top_k, self.history) for text in self.texts]
+    def query(self, text: str) -> Query:
+        """Return the question about one of the texts."""
+        return PredictQuery(text, self.top_k, self.history)
 
 
 class ClozeRequest(PredictRequest):
     """Ask for the words in the blanks."""
 
-    model_config = _examples(
+    model_config = _config(
         {"text": "我的手机坏了,我打算____一部新手机。", "top_k": 3},
         {"text": "I have ____ apples.", "choices": ["a", "two", "green"]},
     )
@@ -144,12 +145,9 @@ class ClozeRequest(PredictRequest):
             )
         return choices
 
-    def queries(self) -> list[Query]:
-        """One query for each text, in order."""
-        return [
-            ClozeQuery(text, self.top_k, self.blank, self.choices, self.history)
-            for text in self.texts
-        ]
+    def query(self, text: str) -> Query:
+        """Return the question about one of the texts."""
+        return ClozeQuery(text, self.top_k, self.blank, self.choices, self.history)
 
 
 class ModelName(BaseModel):

@@ -5,36 +5,30 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any
 
 import httpx
 
 from service.app import create_app
 from service.engine import Engine
-from service.model_loader import LoadedModel, load
+from service.model_loader import load
 from service.settings import Settings
 from tests.service.fakes_service import FakeModel
 
 Question = Callable[[httpx.AsyncClient], Awaitable[Any]]
 
 
-class Model(Protocol):
-    """A model for an app under test: the fake one, or a real one."""
-
-    def load(self, on_call: Any, /) -> LoadedModel:
-        """As `service.app.Load`."""
-        ...
-
-    def end(self) -> None:
-        """Release whatever would keep the app from ending."""
-        ...
-
-
 @asynccontextmanager
 async def running(
-    model: Model | None = None, *, wait: bool = True, **settings: Any
+    model: Any = None, *, wait: bool = True, **settings: Any
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """Run an app, by default until it has loaded; `app_of` returns it."""
+    """Run an app, by default until it has loaded; `app_of` returns it.
+
+    Args:
+        model: has `load`, as `service.app.Load`, and `end`, which releases texts that are held.
+        wait: until it has loaded.
+        settings: of `Settings`.
+    """
     failures: list[Exception] = []
     model = model or FakeModel()
     app = create_app(Settings(**settings), model.load, failures.append)
@@ -51,9 +45,7 @@ async def running(
 
 
 @contextmanager
-def synchronous(
-    model: Model | None = None, **settings: Any
-) -> Iterator[Callable[..., httpx.Response]]:
+def synchronous(model: Any = None, **settings: Any) -> Iterator[Callable[..., httpx.Response]]:
     """Run an app as a plain function of method, path and options, for tests of many examples."""
     with asyncio.Runner() as runner:
         app = running(model, **settings)
@@ -63,7 +55,7 @@ def synchronous(
 
 
 def real_model(checkpoint: Path, **settings: Any) -> Any:
-    """Return a `Model` that loads *checkpoint* as the service does with these settings."""
+    """Return a model that loads *checkpoint* as the service does with these settings."""
     given = Settings(threads=1, device="cpu", checkpoint=checkpoint, **settings)
     return SimpleNamespace(load=lambda on_call: load(given, on_call), end=lambda: None)
 
@@ -79,7 +71,7 @@ def engine_of(client: httpx.AsyncClient) -> Engine:
     return engine
 
 
-def ask(question: Question, model: Model | None = None, **settings: Any) -> Any:
+def ask(question: Question, model: Any = None, **settings: Any) -> Any:
     """Run *question* against a new app."""
 
     async def run() -> Any:

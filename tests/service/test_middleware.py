@@ -211,12 +211,6 @@ def test_a_key_is_demanded_before_anything_is_read(sent: Any, known: bool) -> No
     assert known or response.headers["www-authenticate"].startswith("Bearer")
 
 
-def test_probes_and_documents_are_open() -> None:
-    """Probes carry no keys and a browser cannot; metrics need one."""
-    paths = ("/livez", "/readyz", "/docs", "/openapi.json", "/metrics")
-    assert [get(path, keys=KEYS).status_code for path in paths] == [200, 200, 200, 200, 401]
-
-
 def test_a_client_has_a_name_and_an_allowance(keys_file: Path) -> None:
     """Those of the key; without keys, no name and the default limits."""
     keys = KeyRing(path=keys_file)
@@ -257,25 +251,6 @@ def test_without_keys_only_programs_of_this_machine_administer(
     assert (pass_through(path="/admin/reload", **options) == 403) is refused
 
 
-def test_the_log_names_the_key_and_holds_none(
-    keys_file: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A request's line has the key's name as `key`; without keys it has no such field."""
-
-    def line(headers: dict[str, str], **settings: Any) -> Any:
-        caplog.clear()
-        with caplog.at_level(logging.INFO):
-            get("/model", headers, **settings)
-        (found,) = [record for record in caplog.records if record.name == "service.requests"]
-        return found.__dict__["fields"]
-
-    named = line({"Authorization": bearer("user")}, keys_file=keys_file)
-    assert named["key"] == "user"
-    assert "." * 20 not in str(named)
-    assert "key" not in line({})
-
-
-@pytest.mark.usefixtures("stopped_clock")
 def test_a_key_over_its_rate_is_429(keys_file: Path) -> None:
     """A refusal names limit and time, is counted, and charges nothing; other keys go on."""
 
