@@ -161,10 +161,6 @@ class KeyRing:
         path: the keys file.
         limits: texts and characters per minute of keys whose entries set no limits.
 
-    Attributes:
-        anonymous: the client if no keys are set.
-        required: true if a key must be sent.
-
     Raises:
         KeysError: a key or the file cannot be used.
     """
@@ -175,7 +171,7 @@ class KeyRing:
         self._plain = parse_plain_keys(plain)
         self._path = path
         self._limits = limits
-        self.anonymous = Client("", Allowance(limits))
+        self.anonymous = Client("", Allowance(limits))  # the client if no keys are set
         # Replaced as a whole: the event loop reads it while another thread looks at the file.
         self._clients: dict[bytes, Client] = {}
         self._installed: tuple[Key, ...] = ()

@@ -1,4 +1,4 @@
-"""What Prometheus and Grafana read, requests to a Prometheus, and waiting for its next scrape."""
+"""Files of Prometheus and Grafana, queries to a Prometheus, and waiting for its next scrape."""
 
 import json
 import time

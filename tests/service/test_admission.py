@@ -49,8 +49,8 @@ def simulate(
 ) -> Outcome:
     """Simulate an engine that does *rate* microseconds of work per second, at *load* times that.
 
-    Requests come at random, are answered oldest first, and dropped at their deadline. Admission is
-    told that they have *patience* seconds, by default the deadline.
+    Requests come at random, are answered oldest first, and dropped at their deadline. Admission
+    counts with *patience* seconds, by default the deadline.
     """
     outcome = Outcome(Admission(512, 64, LIMITS))
     dice = random.Random(7)

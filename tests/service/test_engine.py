@@ -149,7 +149,7 @@ async def test_work_is_handed_back_however_it_ends(engine: Engine, model: FakeMo
 
 
 async def test_nothing_is_accepted_while_loading_or_draining_or_after_the_end() -> None:
-    """A request is refused at once if it would not be answered; what was accepted is answered."""
+    """A request is refused if it would not be answered; accepted ones are answered."""
     model = FakeModel()
     admission = Admission(100, 2, Settings().limits)
     engine = Engine(
