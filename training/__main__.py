@@ -32,17 +32,17 @@ def run_command(
     commands: Mapping[str, tuple[str, str]],
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Run one command: the function ``run(options)`` of its module, see training/options.py.
+    """Run one command of ``python -m PACKAGE``: ``run(options)`` of its module.
 
     Args:
-        package: as in ``python -m PACKAGE``.
-        description: of the package, for ``--help``.
+        package: name of the package.
+        description: text of ``--help``.
         commands: module and help of each command.
         argv: arguments; by default those of the process.
 
     Returns:
-        The command's status; 2 with a message on standard error after a named error or an error of
-        the operating system, such as a full disk; 130 if interrupted.
+        The command's status; 2 after a named error or one of the operating system; 130 if
+        interrupted.
     """
     listing = "\n".join(f"  {name:<20} {text}" for name, (_, text) in commands.items())
     parser = _parser(f"python -m {package}", f"{description}\n\ncommands:\n{listing}")

@@ -36,7 +36,7 @@ class DataOptions:
     gaps_per_token: Amount = 0.2
     right_unknown_share: Share = 0.1  # of gaps, whose right side is dropped
     punctuation_dropped_share: Share = 0.1  # of lines, which lose their final punctuation
-    # Of lines, in which a tower reads a <blank>, as in a query with further blanks on that side.
+    # Of lines, in which a tower reads a <blank>, as in a text with several blanks.
     forward_blank_share: Share = 0.05
     backward_blank_share: Share = 0.12
     source_weights: dict[str, SourceWeight] = Field(default_factory=dict)  # replace the prepared
@@ -79,7 +79,7 @@ class RunConfig:
     seed: Count = 1  # of weights, batches and negatives
     steps: Count = 0  # updates in all; 0 if only time ends the run
     minutes: Amount = 0.0  # limit of process CPU time divided by threads; 0 is none
-    threads: Size = 1  # of torch
+    threads: Size = 1  # that torch uses
     device: Device = "cpu"
     precision: Literal["fp32", "bf16"] = "fp32"  # of towers and softmax; parameters stay fp32
     dropout: ShareBelowOne = 0.0  # locked, on embeddings, between layers and on outputs

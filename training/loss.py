@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -214,13 +215,15 @@ def batch_losses(
         nats, count = heads.masked(towers, options.masked_share, rng)
         return Losses(nats / count, {"gap": (nats, count)}), states
     with torch.autocast(states.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-        forward, after, next_sum, next_count = heads.next(states)
+        project = network.next_features
+        forward, after, next_sum, next_count = heads.tower("forward", states, project)
         total = next_sum / max(next_count, 1)
         by_head = {"next": (next_sum, next_count)}
         # With both weights 0, the backward tower is skipped, and training is 1.7 times as fast.
         weighted = options.previous_weight + options.gap_weight > 0
         if towers and architecture == "two_towers" and weighted:
-            backward, previous_sum, previous_count = heads.previous(towers)
+            initial, project = towers.initial_state("backward", len(states)), towers.previous
+            backward, _, previous_sum, previous_count = heads.tower("backward", initial, project)
             gap_sum, gap_count = heads.gaps(towers, forward, backward)
             if previous_count:
                 total = total + options.previous_weight * previous_sum / previous_count
@@ -246,22 +249,15 @@ class _Heads:
         self._negatives = sampler.draw(rng) if sampler else None
         self._gap_negatives = sampler.draw(rng, always=(END_OF_GAP,)) if sampler else None
 
-    def next(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
-        """Return outputs (T, B, H) and states of the forward tower, nats and number of targets."""
-        inputs, targets = self._to_device("forward_inputs", "forward_targets")
-        outputs, after = self._network.run_tower("forward", inputs, states, self._dtype)
+    def tower(
+        self, tower: Tower, states: Tensor, project: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Return outputs (T, B, H), states after them, nats, and number of targets of a tower."""
+        inputs, targets = self._to_device(f"{tower}_inputs", f"{tower}_targets")
+        outputs, after = self._network.run_tower(tower, inputs, states, self._dtype)
         is_target = targets >= 0
-        features = self._network.next_features(outputs[is_target])
-        return outputs, after, self._tokens(features, targets[is_target]), int(is_target.sum())
-
-    def previous(self, network: Network) -> tuple[Tensor, Tensor, int]:
-        """Return outputs (Tb, B, H) of the backward tower, nats and number of targets."""
-        inputs, targets = self._to_device("backward_inputs", "backward_targets")
-        states = network.initial_state("backward", inputs.shape[1])
-        outputs, _ = network.run_tower("backward", inputs, states, self._dtype)
-        is_target = targets >= 0
-        features = network.previous(outputs[is_target])
-        return outputs, self._tokens(features, targets[is_target]), int(is_target.sum())
+        nats = self._tokens(project(outputs[is_target]), targets[is_target])
+        return outputs, after, nats, int(is_target.sum())
 
     def gaps(self, network: Network, forward: Tensor, backward: Tensor) -> tuple[Tensor, int]:
         """Return nats and number of gap targets, from the outputs of both towers."""

@@ -24,17 +24,15 @@ class RunLog:
 
     def __init__(self, directory: Path, step: int) -> None:
         self._path = directory / "metrics.jsonl"
-        self._records = [record for record in read_records(self._path) if record["step"] <= step]
-        lines = "".join(json.dumps(record) + "\n" for record in self._records)
+        records = [record for record in read_records(self._path) if record["step"] <= step]
+        lines = "".join(json.dumps(record) + "\n" for record in records)
         write_atomically(self._path, lines.encode())
         self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Append the figures of one step."""
-        record = {"step": step, **values}
-        self._records.append(record)
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
             if isinstance(value, (int, float)):
                 self._board.add_scalar(name, value, step)
@@ -42,7 +40,7 @@ class RunLog:
     def close(self) -> None:
         """Draw the curves and close the files."""
         self._board.close()
-        draw(self._records, self._path.with_name("loss.png"))
+        draw(read_records(self._path), self._path.with_name("loss.png"))
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

@@ -6,16 +6,11 @@ from training.config import OptimizerOptions
 
 
 def learning_rate(options: OptimizerOptions, step: int, steps: int) -> float:
-    """Return the learning rate of one update.
+    """Return the learning rate of update *step*, from 0, of *steps* in the whole run.
 
     ``one_cycle`` is a linear warm-up and a cosine to the floor (Smith 2018, arXiv:1803.09820,
     without its momentum). ``warmup_stable_decay`` stays at the peak and falls linearly over the
     last ``decay_steps`` (Hu et al. 2024, arXiv:2404.06395).
-
-    Args:
-        options: peak, warm-up, schedule and floor.
-        step: number of the update, from 0.
-        steps: updates of the whole run; unused by ``constant``.
     """
     peak, floor = options.learning_rate, options.floor
     if step < options.warmup_steps:
