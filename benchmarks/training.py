@@ -29,7 +29,7 @@ from model.config import NetworkConfig
 from model.tokenizer import END_OF_GAP, Tokenizer
 from training.cached_json import check_writable, write_json
 from training.config import DataOptions, LossOptions, OptimizerOptions, RunConfig
-from training.data.shards import NO_CUT, ShardWriter, write_manifest
+from training.data.shards import ShardWriter, write_manifest
 from training.trainer import Trainer
 
 ROWS, WINDOW, LINE, LINES = 64, 64, 60, 20_000
@@ -182,7 +182,8 @@ def write_prepared(directory: Path, tokenizer: Tokenizer, ids: Ids) -> None:
     entries: dict[str, Any] = {}
     for split, part in (("train", lines), ("heldout", lines[:1])):
         with ShardWriter(directory, "random", split) as writer:  # type: ignore[arg-type]
-            writer.write([(line.tolist(), (NO_CUT, NO_CUT)) for line in part], part.size)
+            for line in part:
+                writer.write(line.tolist(), len(line))
             entries[split] = writer.entry()
     source = {"name": "random", "language": "en", "consecutive": True, "weight": 1.0}
     write_manifest(directory, tokenizer, [{**source, "split": entries}])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.fixtures_checkpoint import LINES, build_tiny_checkpoint, tiny_tokenizer
-from training.data.shards import NO_CUT, ShardWriter, write_manifest
+from training.data.shards import ShardWriter, write_manifest
 from training.ngram import build
 
 
@@ -26,8 +26,8 @@ def tiny_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         entries: dict[str, Any] = {}
         for split, part in (("train", lines), ("heldout", lines[:1])):
             with ShardWriter(directory, f"talk_{language}", split) as writer:  # type: ignore[arg-type]
-                encoded = [(tokenizer.encode(line), (NO_CUT, NO_CUT)) for line in part]
-                writer.write(encoded, sum(map(len, part)))
+                for line in part:
+                    writer.write(tokenizer.encode(line), len(line))
                 entries[split] = writer.entry()
         settings = {
             "name": f"talk_{language}",

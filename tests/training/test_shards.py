@@ -9,9 +9,13 @@ import pytest
 
 from model.errors import PreparedDataError
 from tests.fixtures_checkpoint import tiny_tokenizer
-from training.data.shards import NO_CUT, ShardWriter, manifest_digest, open_prepared, write_manifest
+from training.data.shards import ShardWriter, manifest_digest, open_prepared, write_manifest
 
-LINES = [([5, 6, 7], (NO_CUT, NO_CUT)), ([8, 65_535], (1, NO_CUT)), ([9, 10, 11, 12], (1, 3))]
+LINES: list[tuple[list[int], int, tuple[int, ...]]] = [
+    ([5, 6, 7], 7, ()),
+    ([8, 65_535], 15, (1,)),
+    ([9, 10, 11, 12], 5, (1, 3)),
+]
 
 
 @pytest.fixture
@@ -20,8 +24,8 @@ def prepared(tmp_path: Path) -> Path:
     entries: dict[str, Any] = {}
     for split, lines in (("train", LINES), ("heldout", LINES[:1])):
         with ShardWriter(tmp_path, "text", split) as writer:  # type: ignore[arg-type]
-            writer.write(lines[:1], 7)
-            writer.write(lines[1:], 20)
+            for line in lines:
+                writer.write(*line)
             entries[split] = writer.entry()
     source = {"name": "text", "language": "en", "consecutive": True, "weight": 3.0}
     write_manifest(tmp_path, tiny_tokenizer(), [{**source, "split": entries}])
@@ -36,7 +40,7 @@ def test_what_is_written_is_read_back(prepared: Path) -> None:
     assert (shard.weight, shard.lines, shard.characters) == (3.0, 3, 27)
     assert shard.offsets.tolist() == [0, 3, 5, 9]
     assert shard.cuts.tolist() == [[-1, -1], [1, -1], [1, 3]]
-    for index, (tokens, _) in enumerate(LINES):
+    for index, (tokens, *_) in enumerate(LINES):
         assert shard.ids[shard.offsets[index] : shard.offsets[index + 1]].tolist() == tokens
     assert [held.ids.tolist() for held in data.held_out] == [[5, 6, 7]]
     assert isinstance(shard.ids, np.memmap)

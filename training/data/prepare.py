@@ -30,7 +30,7 @@ from model.tokenizer import CONTROL_TOKENS, Tokenizer
 from training.config import Count
 from training.data.cleaning import clean
 from training.data.cuts import choose_cuts, half_width
-from training.data.shards import NO_CUT, SPLITS, ShardWriter, Split, write_manifest
+from training.data.shards import ShardWriter, Split, write_manifest
 from training.data.sources import (
     Source,
     SourceOptions,
@@ -47,8 +47,6 @@ REMEMBERED_LINES = 20_000_000
 CUT_SHARE = 0.25
 HALF_WIDTH_SHARE = 0.10
 MAX_VOCABULARY_SIZE = 65_536  # ids are uint16
-
-_BATCH_LINES = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
@@ -172,12 +170,21 @@ def _encode(
     name = source.options.name
     counts: Counter[str] = Counter()
     lines = _new_lines(source, options, seen, counts)
-    divided = _divide(lines, source, tokenizer, random.Random(f"{options.seed}:{name}"))
+    surfaces = frozenset(surface for surface in tokenizer.surfaces if surface)
+    rng = random.Random(f"{options.seed}:{name}")
     with ShardWriter(work, name, "train") as train, ShardWriter(work, name, "heldout") as held_out:
-        writers: dict[Split, ShardWriter] = {"train": train, "heldout": held_out}
-        while batch := list(itertools.islice(divided, _BATCH_LINES)):
-            _write_batch(batch, tokenizer, writers)
-        entries = {split: writer.entry() for split, writer in writers.items()}
+        for split, line in lines:
+            writer = train if split == "train" else held_out
+            for text in _copies(source, split, line, rng):
+                cuts = choose_cuts(text, surfaces, rng) if rng.random() < CUT_SHARE else ()
+                tokens: list[int] = []
+                ends = []
+                # Each part is encoded apart, as in serving.
+                for start, end in itertools.pairwise([0, *cuts, len(text)]):
+                    tokens += tokenizer.encode(text[start:end])
+                    ends.append(len(tokens))
+                writer.write(tokens, len(text), ends[:-1])
+        entries = {"train": train.entry(), "heldout": held_out.entry()}
     if not train.lines:
         raise CorpusError(
             f"source {name}: no line of {counts['lines']} is left for training"
@@ -215,38 +222,11 @@ def _new_lines(
             yield split, line
 
 
-def _divide(
-    lines: Iterator[tuple[Split, str]], source: Source, tokenizer: Tokenizer, rng: random.Random
-) -> Iterator[tuple[Split, list[str]]]:
-    """Yield the parts of each line, divided at its cuts, and of the half-width copies of some."""
-    surfaces = frozenset(surface for surface in tokenizer.surfaces if surface)
-    for split, line in lines:
-        copies = [line]
-        if split == "train" and rng.random() < HALF_WIDTH_SHARE:
-            changed = half_width(line, rng)
-            if changed is not None:
-                # If lines continue each other, the copy takes the place of the line.
-                copies = [changed] if source.options.consecutive else [line, changed]
-        for text in copies:
-            cuts = choose_cuts(text, surfaces, rng) if rng.random() < CUT_SHARE else ()
-            edges = itertools.pairwise([0, *cuts, len(text)])
-            yield split, [text[start:end] for start, end in edges]
-
-
-def _write_batch(
-    batch: list[tuple[Split, list[str]]], tokenizer: Tokenizer, writers: dict[Split, ShardWriter]
-) -> None:
-    """Encode the parts of each line apart, as in serving, and write their tokens and cuts."""
-    rows: dict[Split, list[tuple[list[int], tuple[int, int]]]] = {split: [] for split in SPLITS}
-    characters: Counter[Split] = Counter()
-    for split, parts in batch:
-        tokens: list[int] = []
-        ends = []
-        for part in parts:
-            tokens += tokenizer.encode(part)
-            ends.append(len(tokens))
-            characters[split] += len(part)
-        first, second = [*ends[:-1], NO_CUT, NO_CUT][:2]
-        rows[split].append((tokens, (first, second)))
-    for split in SPLITS:
-        writers[split].write(rows[split], characters[split])
+def _copies(source: Source, split: Split, line: str, rng: random.Random) -> list[str]:
+    """Return the line, for some training lines with or as a half-width copy."""
+    if split == "train" and rng.random() < HALF_WIDTH_SHARE:
+        changed = half_width(line, rng)
+        if changed is not None:
+            # If lines continue each other, the copy takes the place of the line.
+            return [changed] if source.options.consecutive else [line, changed]
+    return [line]

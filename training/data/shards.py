@@ -13,7 +13,7 @@ serving. A line with two cuts has a gap [first, second). 0xFFFFFFFF means no cut
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -74,7 +74,6 @@ class Prepared:
     held_out: tuple[Shard, ...]  # of the sources that have some
     tokenizer: Tokenizer
     sha256: str  # manifest_digest(), the name of the data in a checkpoint
-    manifest: dict[str, Any]
 
 
 def open_prepared(directory: Path) -> Prepared:
@@ -109,7 +108,7 @@ def open_prepared(directory: Path) -> Prepared:
     except TokenizerError as error:
         raise PreparedDataError(f"{error}; {_REMEDY}") from error
     held_out = tuple(shard for shard in held_out if shard.lines)
-    return Prepared(directory, train, held_out, tokenizer, manifest["sha256"], manifest)
+    return Prepared(directory, train, held_out, tokenizer, manifest["sha256"])
 
 
 def _map(directory: Path, source: dict[str, Any], split: Split) -> Shard:
@@ -158,16 +157,12 @@ class ShardWriter:
         self._ids.close()
         self._table.close()
 
-    def write(self, lines: Iterable[tuple[list[int], tuple[int, int]]], characters: int) -> None:
-        """Append lines, each with token ids and two cuts (``NO_CUT`` for none)."""
-        ids: list[int] = []
-        table: list[tuple[int, int, int]] = []
-        for tokens, cuts in lines:
-            ids += tokens
-            table.append((len(tokens), *cuts))
-        self._ids.write(np.array(ids, dtype=_IDS).tobytes())
-        self._table.write(np.array(table, dtype=_TABLE).tobytes())
-        self.lines += len(table)
+    def write(self, tokens: list[int], characters: int, cuts: Sequence[int] = ()) -> None:
+        """Append a line of this many *characters*, with up to two cuts."""
+        first, second = [*cuts, NO_CUT, NO_CUT][:2]
+        self._ids.write(np.array(tokens, dtype=_IDS).tobytes())
+        self._table.write(np.array([len(tokens), first, second], dtype=_TABLE).tobytes())
+        self.lines += 1
         self.characters += characters
 
     def entry(self) -> dict[str, Any]:
