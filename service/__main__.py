@@ -31,7 +31,7 @@ log = logging.getLogger("service")
 
 # Connections that the system accepts while the event loop is busy.
 _BACKLOG = 2048
-# Seconds that a connection may idle.
+# Seconds that a connection may idle: longer than HAProxy keeps it (deploy/haproxy.cfg).
 _KEEP_ALIVE_SECONDS = 65
 
 

@@ -12,7 +12,6 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
@@ -36,6 +35,8 @@ _DESCRIPTION = (
     "Predicts the next word of a partial sentence and fills blanks, in Chinese and English. "
     "Errors are problem documents (RFC 9457) and never hold text that was sent."
 )
+# Headers that pages of other origins may send.
+_SENT_HEADERS = ("Authorization", "Content-Type", "Traceparent", "Tracestate", "X-Request-Id")
 
 
 def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception], None]) -> FastAPI:
@@ -78,26 +79,21 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        middleware=[
-            Middleware(RequestMetricsMiddleware, metrics=metrics),
-            Middleware(
-                AuthMiddleware, keys=keys, host=settings.host, allowed=settings.allowed_hosts
-            ),
-        ],
         exception_handlers={HTTPException: _reraise},
         lifespan=_lifespan,
     )
+    # The last one is the outermost. CORS answers preflights, and lets pages read errors too.
+    host, allowed = settings.host, settings.allowed_hosts
+    app.add_middleware(AuthMiddleware, keys=keys, host=host, allowed=allowed)
+    app.add_middleware(RequestMetricsMiddleware, metrics=metrics)
     if settings.allowed_origins:
-        # Outermost, so that pages can read errors too. It answers preflights.
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.allowed_origins,
             allow_methods=("GET", "POST"),
-            allow_headers=(
-                "Authorization", "Content-Type", "Traceparent", "Tracestate", "X-Request-Id",
-            ),
+            allow_headers=_SENT_HEADERS,
             expose_headers=("Retry-After", "Server-Timing", "X-Request-Id"),
-        )  # fmt: skip
+        )
     app.state.lacuna = routes.AppState(settings, engine, reloader, metrics)
     app.state.keys = keys
     app.openapi = lambda: _document(settings.metrics_port is None)  # type: ignore[method-assign]

@@ -49,7 +49,7 @@ _NOBODY = Client("", Allowance())
 
 @dataclass(slots=True)
 class RequestContext:
-    """One request: its identity, and what is logged and counted at its end.
+    """One request: its identity, and the figures that are logged and counted at its end.
 
     Attributes:
         route: one of `ROUTES` or `UNMATCHED`: a closed set, since it labels metrics.
