@@ -39,7 +39,7 @@ class Predictor:
         runtime: runs its network.
         limits: of one query.
         cache_bytes: limit of the prefix cache; 0 keeps nothing.
-        use_cache_lm: raise the words of the text and its history (model/decoding/cache_lm.py).
+        use_cache_lm: make words of the text and its history more probable (cache_lm.py).
     """
 
     def __init__(

@@ -60,8 +60,8 @@ def load_prefix(
 ) -> Decoder[tuple[Prefix, int]]:
     """Run the forward tower over normalised *text*, from the longest prefix that is cached.
 
-    Prefixes of another *tenant* or *history* are not used. *text* ends at a stable boundary, or
-    what follows is encoded apart.
+    Prefixes of another *tenant* or *history* are not used. The caller encodes what follows *text*
+    separately.
 
     Returns:
         The prefix that is *text*, and how many of its tokens were cached.
@@ -221,7 +221,7 @@ def largest(
 
 
 def most_probable(probs: Float32Array, count: int) -> NDArray[np.int64]:
-    """Do the same with probabilities (V,) above 0, of which often enough exceed a high cutoff."""
+    """Return what `largest` does for probabilities (V,) above 0, faster: try high cutoffs first."""
     cutoff = 1.0 / (16 * count)
     while cutoff > LOW_CUTOFF:
         chosen = (probs > cutoff).nonzero()[0]

@@ -46,7 +46,7 @@ from model.text import is_word_character, normalise
 
 # Tokens between prefix and cut that are run one by one and kept in the tree: most were needed when
 # the text ended there.
-MAX_LEFT = 16
+MAX_BETWEEN = 16
 # Characters of an unfinished word.
 MAX_STEM = 64
 
@@ -83,7 +83,7 @@ class PartialWord:
     pending: bytes  # of an incomplete character after them
     node: PrefixNode  # before the last token
     token: int  # the last token, not run yet
-    typed_prefix: str  # characters at the end of the text that belong to the first token
+    covered: str  # characters at the end of the text that belong to the first token
 
 
 def next_words(
@@ -93,11 +93,12 @@ def next_words(
     text, history = normalise(query.text), normalise(query.history)
     boundary = context.index.last_stable_boundary(text)
     prefix, cached_tokens = yield from load_prefix(context, text[:boundary], tenant, history)
-    left, canonical, typed_prefix = context.index.heal(text[boundary:])
+    # tokens between prefix and cut; q as tokens and as bytes
+    between, canonical, typed_prefix = context.index.heal(text[boundary:])
     next_token, tree = NextToken(context, prefix, text), prefix.tree
     search = _Search(context, next_token, query.top_k)
     try:
-        yield from search.spell(left, canonical, typed_prefix)
+        yield from search.spell(between, canonical, typed_prefix)
         yield from search.extend()
     finally:  # a cancelled query leaves nodes, too
         if prefix.tree is tree:  # not dropped meanwhile
@@ -106,7 +107,7 @@ def next_words(
     while start > 0 and len(text) - start < MAX_STEM and is_word_character(text[start - 1]):
         start -= 1
     stem = text[start:]
-    tokens = prefix.tokens + len(left) + len(canonical)
+    tokens = prefix.tokens + len(between) + len(canonical)
     return PredictResult(
         search.candidates(stem),
         Usage(tokens, cached_tokens + search.cached_tokens),
@@ -133,10 +134,10 @@ class _Search:
         self.cached_tokens = 0  # tokens of the text after its prefix that were in the tree
 
     def spell(
-        self, left: Sequence[int], canonical: Sequence[int], typed_prefix: bytes
+        self, between: Sequence[int], canonical: Sequence[int], typed_prefix: bytes
     ) -> Decoder[None]:
-        """Follow the spellings of q after *left*, and branch from each; *canonical* encodes q."""
-        node = yield from self._run_left(left, len(typed_prefix))
+        """Follow the spellings of q after *between*, and branch from each; *canonical* encodes q."""
+        node = yield from self._run_between(between, len(typed_prefix))
         spellings = [self._spelling(typed_prefix, 1.0, node)]
         total = spellings[0].total
         if not total > 0:  # no token begins with q: follow its own encoding first
@@ -168,16 +169,16 @@ class _Search:
         for spelling in spellings:
             self._branch_from(spelling, spelling.prob / total)
 
-    def _run_left(self, left: Sequence[int], bytes_from_end: int) -> Decoder[PrefixNode]:
+    def _run_between(self, between: Sequence[int], bytes_from_end: int) -> Decoder[PrefixNode]:
         """Run the tokens between prefix and cut and return the node after them, scored."""
         node = self._next_token.tree.root
-        if len(left) > MAX_LEFT:  # hundreds of letters without a stable boundary are no word
-            node = yield from self._next_token.run(node, left[:-MAX_LEFT])
-            left = left[-MAX_LEFT:]
-        elif not left:
+        if len(between) > MAX_BETWEEN:  # hundreds of letters without a stable boundary are no word
+            node = yield from self._next_token.run(node, between[:-MAX_BETWEEN])
+            between = between[-MAX_BETWEEN:]
+        elif not between:
             yield from self._next_token.score(node, bytes_from_end)
-        bytes_from_end += sum([len(self._index.spellings[token]) for token in left])
-        for token in left:
+        bytes_from_end += sum([len(self._index.spellings[token]) for token in between])
+        for token in between:
             bytes_from_end -= len(self._index.spellings[token])
             self.cached_tokens += token in node.children
             (node,) = yield from self._next_token.expand([Edge(node, token, bytes_from_end)])
@@ -237,7 +238,7 @@ class _Search:
                     cutoff = self._cutoff / word.prob
                     top = self._next_token.top(node, LETTERS, cutoff, self._branches)
                     ended_prob = word.prob * (1.0 - min(1.0, top.total))
-                    self._accept(word.suffix, ended_prob - word.ended_prob, word.typed_prefix)
+                    self._accept(word.suffix, ended_prob - word.ended_prob, word.covered)
                 self._branch(word.prob, node, allowed, word.suffix, word.pending)
 
     def _branch_from(self, spelling: Spelling, prob: float) -> None:
@@ -289,26 +290,26 @@ class _Search:
             self._cutoff = BRANCH_SHARE * self._last_prob
 
     def _take(
-        self, prob: float, suffix: str, node: PrefixNode, token: int, typed_prefix: str = ""
+        self, prob: float, suffix: str, node: PrefixNode, token: int, covered: str = ""
     ) -> None:
         """Add characters after the text to the candidates, or to the partial words."""
         append = first_word(suffix)
         if append is not None:
-            self._accept(append, prob, typed_prefix)
+            self._accept(append, prob, covered)
             return
         ended_prob = 0.0
         if suffix and suffix[-1] != " ":
             ended_prob = prob * self._word_end_probs[token]
             if ended_prob > 0:
-                self._accept(suffix, ended_prob, typed_prefix)
+                self._accept(suffix, ended_prob, covered)
         if prob - ended_prob > WORD_FLOOR:
-            word = PartialWord(prob, ended_prob, suffix, b"", node, token, typed_prefix)
+            word = PartialWord(prob, ended_prob, suffix, b"", node, token, covered)
             self._partial_words.append(word)
 
-    def _accept(self, append: str, prob: float, typed_prefix: str) -> None:
-        total, likeliest, highest = self._found.get(append, (0.0, typed_prefix, prob))
+    def _accept(self, append: str, prob: float, covered: str) -> None:
+        total, likeliest, highest = self._found.get(append, (0.0, covered, prob))
         if prob > highest:
-            likeliest, highest = typed_prefix, prob
+            likeliest, highest = covered, prob
         self._found[append] = total + prob, likeliest, highest
 
     def candidates(self, stem: str) -> tuple[Candidate, ...]:
@@ -316,8 +317,8 @@ class _Search:
         ranked = sorted(self._found.items(), key=lambda item: (-item[1][0], item[0]))[: self._top_k]
         total = sum([prob for _, (prob, _, _) in ranked])
         candidates = []
-        for append, (prob, typed_prefix, _) in ranked:
-            start = stem if is_word_character(append[0]) else typed_prefix
+        for append, (prob, covered, _) in ranked:
+            start = stem if is_word_character(append[0]) else covered
             word = append.lstrip(" ") if append[0] == " " else start + append
             # Probabilities in float32 may sum to a little more than 1.
             candidates.append(Candidate(word, append, prob / max(1.0, total)))
