@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from model.config import SPAN, TOKEN, WORD
+from model.tokenizer import START
 from tests.fakes import hand_tokenizer
 from tests.training.made_up_text import FIRST, V, flags
 from training.data.gaps import TokenFlags, sample_blank, sample_gaps
@@ -66,10 +67,11 @@ def test_no_gap_and_no_blank_crosses_a_break() -> None:
     rng = np.random.default_rng(1)
     tokens = rng.integers(FIRST, V, 40)
     breaks = np.arange(40) % 7 == 3
-    gaps = sample_gaps(tokens, flags(), (-1, -1), 50.0, rng, breaks)
+    tokens[breaks] = START
+    gaps = sample_gaps(tokens, flags(), (-1, -1), 50.0, rng)
     assert len(gaps) > 100
     assert not any(breaks[gap.start : gap.end].any() for gap in gaps)
-    blanks = [sample_blank(tokens, flags(), rng, breaks) for _ in range(200)]
+    blanks = [sample_blank(tokens, flags(), rng) for _ in range(200)]
     assert not any(breaks[blank[0] : blank[1]].any() for blank in blanks if blank)
     assert sample_blank(tokens[:3], flags(), rng) is None
     assert sample_blank(np.full(9, FIRST + 1), flags(), rng) is None

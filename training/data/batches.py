@@ -240,20 +240,19 @@ def assemble(
     for number, given in enumerate(rows):
         row = _drop_final_punctuation(given, flags, options, rng)
         length = len(row.tokens)
-        breaks = row.tokens == START if windows else None
-        tokens += length if breaks is None else length - int(breaks.sum())
+        tokens += int((row.tokens != START).sum())
         # A window that another follows must end in the state that the next one starts from.
         ends = row.line_end and (not windows or length < options.window_tokens)
         left_blank = right_blank = None
         if length and ends and rng.random() < options.forward_blank_share:
-            left_blank = sample_blank(row.tokens, flags, rng, breaks)
+            left_blank = sample_blank(row.tokens, flags, rng)
         if length and rng.random() < options.backward_blank_share:
-            right_blank = sample_blank(row.tokens, flags, rng, breaks)
+            right_blank = sample_blank(row.tokens, flags, rng)
         forward.append(_forward_side(row, left_blank, ends))
         backward.append(_backward_side(row, right_blank))
         if not length:
             continue
-        for gap in sample_gaps(row.tokens, flags, row.cuts, options.gaps_per_token, rng, breaks):
+        for gap in sample_gaps(row.tokens, flags, row.cuts, options.gaps_per_token, rng):
             outside = gap.end == length and not ends
             if outside or _overlaps(gap, left_blank) or _overlaps(gap, right_blank):
                 continue

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.config import SPAN, TOKEN, WORD
-from model.tokenizer import Tokenizer
+from model.tokenizer import START, Tokenizer
 
 MAX_GAP = 8
 # Of the draws; the rest are spans of 2 to 8 tokens.
@@ -70,18 +70,17 @@ def sample_gaps(
     cuts: tuple[int, int],
     per_token: float,
     rng: np.random.Generator,
-    breaks: NDArray[np.bool_] | None = None,
 ) -> list[Gap]:
     """Draw gaps of a row: words, single tokens, spans of 2 to 8 tokens, and the gaps of its cuts.
 
-    Kinds are drawn in shares of 60, 20 and 20 %, at places uniform over tokens, so a word of three
+    Kinds are drawn in shares of 60, 20 and 20 %, at places uniform over tokens. A word of three
     tokens is drawn three times as often as one of one. Draws that give no gap are dropped: words
     that begin with punctuation or exceed 8 tokens, and spans at the last token. In the bundled
     recipe, of 100 draws 57, 22 and 21 are left in Chinese, and 58, 21 and 21 in English.
 
     The row is *tokens*, (L,). *cuts* are token offsets at which the line was cut before it was
     encoded, -1 for none. *per_token* is the number of draws for each token; a row has at least one
-    draw. *breaks*, (L,) bool, are tokens that no gap may contain, such as line boundaries.
+    draw. No gap contains an ``<s>``, the line boundary of a window.
     """
     length = len(tokens)
     count = max(1, round(per_token * length + rng.random() - 0.5))
@@ -102,7 +101,7 @@ def sample_gaps(
             if end - start >= 2:
                 gaps.append(Gap(start, end, SPAN))
     gaps += _gaps_of_cuts(tokens, words, flags, cuts)
-    return [gap for gap in gaps if breaks is None or not breaks[gap.start : gap.end].any()]
+    return [gap for gap in gaps if not (tokens[gap.start : gap.end] == START).any()]
 
 
 def _gaps_of_cuts(
@@ -122,10 +121,7 @@ def _gaps_of_cuts(
 
 
 def sample_blank(
-    tokens: NDArray[np.int64],
-    flags: TokenFlags,
-    rng: np.random.Generator,
-    breaks: NDArray[np.bool_] | None = None,
+    tokens: NDArray[np.int64], flags: TokenFlags, rng: np.random.Generator
 ) -> tuple[int, int] | None:
     """Draw a word [start, end) to read as ``<blank>``; None if it is unsuitable."""
     if len(tokens) < 4:
@@ -133,7 +129,7 @@ def sample_blank(
     words = flags.word_starts(tokens)
     n = int(rng.integers(0, len(words) - 1))
     start, end = int(words[n]), int(words[n + 1])
-    crosses = breaks is not None and breaks[start:end].any()
+    crosses = (tokens[start:end] == START).any()
     if crosses or end - start > MAX_GAP or end - start == len(tokens):
         return None
     return start, end
