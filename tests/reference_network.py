@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import load_file
 
+from model.checkpoint import Checkpoint
 from model.config import NetworkConfig, Tower
 
 Array = np.ndarray[Any, Any]
@@ -104,6 +106,12 @@ class ReferenceNetwork:
         logits[:masked] = -np.inf
         shifted = logits - logits.max()
         return shifted - np.log(np.exp(shifted).sum())
+
+
+def open_reference(checkpoint: Checkpoint, *, quantised: bool = False) -> ReferenceNetwork:
+    """Read the weights of a checkpoint."""
+    weights = load_file(checkpoint.directory / "weights.safetensors")
+    return ReferenceNetwork(checkpoint.config.network, weights, quantised=quantised)
 
 
 def sigmoid(x: Array) -> Array:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from model.config import Calibration, ForwardSizes, NetworkConfig, parse
+from model.config import Calibration, NetworkConfig, parse
 from model.errors import CheckpointError
 
 
@@ -45,13 +45,3 @@ def test_calibration_out_of_range_is_refused(field: str, value: Any) -> None:
     """A weight, temperature, exponent or share that cannot have been fitted is refused."""
     with pytest.raises(CheckpointError, match=field):
         parse(Calibration, json.dumps({field: value}))
-
-
-def test_states_hold_the_parts_of_every_layer() -> None:
-    """An LSTM keeps h and c of each layer, a GRU only h; an n-gram's state is its output."""
-    lstm = NetworkConfig(300, hidden_size=8, forward_layers=3)
-    gru = NetworkConfig(300, cell="gru", hidden_size=8, forward_layers=3)
-    assert (lstm.state_size("forward"), lstm.state_size("backward")) == (48, 16)
-    assert (gru.state_size("forward"), gru.state_size("backward")) == (24, 8)
-    ngram = ForwardSizes(300, 4)
-    assert (ngram.state_size("forward"), ngram.state_size("backward")) == (4, 0)

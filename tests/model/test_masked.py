@@ -1,55 +1,29 @@
-"""Blanks filled by the stacked bidirectional network: its runtimes and its decoder."""
+"""Blanks filled by the stacked bidirectional network: its decoder."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from model.checkpoint import Checkpoint
 from model.decoding.masked import LENGTH_PROBS
 from model.onnx_runtime import OnnxRuntime
 from model.predictor import Predictor
 from model.queries import ClozeQuery, ClozeResult
-from model.runtime import Runtime
 from model.tokenizer import BLANK, START
-from model.torch_runtime import open_torch_runtime
 from tests.fakes import answer
 from tests.fixtures_checkpoint import build_tiny_checkpoint
-from tests.reference_network import ReferenceNetwork
+from tests.reference_network import open_reference
 
-EXACT = 1e-5  # fp32 runtimes against float64
-SAME_ROUNDING = 0.02  # int8 graphs against the same roundings in numpy
 LINE = "我的手机坏了,我打算____一部新手机。"
-
-
-def build(directory: Path, cell: Any) -> Checkpoint:
-    """Write a network of three layers that mix both directions, as in the tutorial."""
-    sizes: Any = {"embedding_size": 13, "hidden_size": 19, "forward_layers": 3, "cell": cell}
-    return build_tiny_checkpoint(directory, architecture="stacked_bidirectional", **sizes)
 
 
 @pytest.fixture(scope="module")
 def stacked(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """Such a network of GRUs."""
-    return build(tmp_path_factory.mktemp("stacked") / "gru", "gru")
-
-
-def runtimes(checkpoint: Checkpoint) -> dict[str, Runtime]:
-    """Open every runtime on a checkpoint."""
-    directory, network = checkpoint.directory, checkpoint.config.network
-    return {
-        "int8": OnnxRuntime(directory, network),
-        "fp32": OnnxRuntime(directory, network, precision="fp32"),
-        "torch": open_torch_runtime(directory, network, "cpu"),
-    }
-
-
-def oracle(checkpoint: Checkpoint, *, quantised: bool = False) -> ReferenceNetwork:
-    """Return the numpy network with the checkpoint's weights."""
-    weights = load_file(checkpoint.directory / "weights.safetensors")
-    return ReferenceNetwork(checkpoint.config.network, weights, quantised=quantised)
+    """A network of three layers of GRUs."""
+    sizes: Any = {"hidden_size": 19, "forward_layers": 3, "cell": "gru"}
+    directory = tmp_path_factory.mktemp("stacked") / "gru"
+    return build_tiny_checkpoint(directory, architecture="stacked_bidirectional", **sizes)
 
 
 def fill(checkpoint: Checkpoint, text: str, **query: Any) -> ClozeResult:
@@ -59,28 +33,9 @@ def fill(checkpoint: Checkpoint, text: str, **query: Any) -> ClozeResult:
     return result
 
 
-@pytest.mark.parametrize("cell", ["rnn_tanh", "gru", "lstm"])
-def test_runtimes_compute_the_formulas_whatever_the_padding(tmp_path: Path, cell: str) -> None:
-    """Every runtime agrees with the numpy network; a line gives the same bits alone and padded."""
-    checkpoint = build(tmp_path / cell, cell)
-    lines = [[START, 300, BLANK, 301, 9], [START, BLANK], [START, 280, 281, BLANK]]
-    places = np.array([2, 1, 3])
-    lengths = np.array([len(line) for line in lines])
-    padded = np.array([line + [7] * (5 - len(line)) for line in lines])
-    for name, runtime in runtimes(checkpoint).items():
-        rows = runtime.score("fill", padded, lengths, places)
-        reference = oracle(checkpoint, quantised=name == "int8")
-        for n, line in enumerate(lines):
-            expected = reference.fill(line, int(places[n]))
-            tolerance = SAME_ROUNDING if name == "int8" else EXACT
-            np.testing.assert_allclose(rows[n], expected, rtol=0, atol=tolerance)
-            alone = runtime.score("fill", np.array([line]), lengths[[n]], places[[n]])
-            assert np.array_equal(alone[0], rows[n])
-
-
 def test_choices_have_the_probability_of_their_tokens(stacked: Checkpoint) -> None:
     """P = P(n) times the probability of each token while the later ones are blanks."""
-    tokenizer, network = stacked.tokenizer, oracle(stacked)
+    tokenizer, network = stacked.tokenizer, open_reference(stacked)
     words = ("买", "昨天", "学校")
     left, right = (tokenizer.encode(part) for part in LINE.split("____"))
     scores = []
@@ -101,7 +56,7 @@ def test_the_search_finds_the_best_single_token(stacked: Checkpoint) -> None:
     """The first word is at least as probable as the best one of one token; probabilities fall."""
     tokenizer = stacked.tokenizer
     left, right = (tokenizer.encode(part) for part in LINE.split("____"))
-    row = oracle(stacked).fill([START, *left, BLANK, *right], 1 + len(left))
+    row = open_reference(stacked).fill([START, *left, BLANK, *right], 1 + len(left))
     chinese = [n for n, surface in enumerate(tokenizer.surfaces) if "一" <= surface[-1:] <= "鿿"]
     answers = fill(stacked, LINE, top_k=8).blanks[0].candidates
     probabilities = [each.probability for each in answers]

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config import Calibration
-from model.decoding.next_word import first_word
 from model.decoding.token_index import TokenIndex
 from model.predictor import Predictor
 from model.queries import Candidate, PredictQuery
@@ -124,33 +123,6 @@ def test_brute_force_over_all_token_sequences_agrees(text: str, seed: int) -> No
         assert expected[append] <= shown + 1e-4, append
 
 
-def test_default_search_stays_close_to_brute_force() -> None:
-    """With the default limits, the first candidates are the exact ones within 2 %."""
-    runtime = TableRuntime(TOKENIZER, ids(*SPELLED, "th", "t", "theatre "), seed=5)
-    exact, _ = brute_force(runtime, "I like the", depth=4)
-    best = sorted(exact.items(), key=lambda item: -item[1])[:3]
-    found = probs(table_predictor(runtime), "I like the", 3)
-    assert found == pytest.approx(dict(best), rel=0.02)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("I like the", {"atre": "theatre", "re": "there", " cat": "cat", " theatre": "theatre"}),
-        ("I like the ", {"theatre": "theatre", "cat": "cat"}),
-        ("I like theat", {"re": "theatre"}),
-        ("上学迟", {"到": "迟到"}),
-        ("the cat", {",": ","}),
-    ],
-)
-def test_appended_text_and_whole_word(text: str, words: dict[str, str]) -> None:
-    """A word may be completed, or follow after a space; its spellings are one candidate."""
-    candidates = predict(table_predictor(TableRuntime(TOKENIZER, spread=0.1)), text)
-    found = {each.append: each.word for each in candidates}
-    assert len(found) == len(candidates)
-    assert words.items() <= found.items()
-
-
 @pytest.mark.usefixtures("exhaustive")
 def test_a_character_is_spelled_in_bytes_only_as_utf_8() -> None:
     """A character of no token is proposed through its bytes; bytes that spell nothing are not."""
@@ -233,13 +205,3 @@ def test_promises_hold_for_any_text(text: str) -> None:
     for each in candidates:
         assert each.append and not each.append.endswith(" ") and each.probability > 0
         assert (normalise(text) + each.append).endswith(each.word)
-
-
-@pytest.mark.parametrize(
-    ("text", "word"),
-    [("atre ", "atre"), ("atre", None), (" cat ", " cat"), ("  ", None), ("", None), (", ", ","),
-     ("到", "到"), ("了。", "了。"), ("cat,", "cat"), ("。a", "。"), (" 到", " 到")],
-)  # fmt: skip
-def test_first_word(text: str, word: str | None) -> None:
-    """A word of letters must be followed by something else; anything else is one token."""
-    assert first_word(text) == word

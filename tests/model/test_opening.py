@@ -1,4 +1,4 @@
-"""ONNX graphs that cannot be run are refused when they are opened."""
+"""Graphs and weights that cannot be run are refused when they are opened."""
 
 import dataclasses
 import shutil
@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.errors import CheckpointError
 from model.onnx_runtime import products_saturate
 from model.runtime import open_runtime
+from model.torch_runtime import open_torch_runtime
 
 
 @pytest.fixture
@@ -87,3 +89,20 @@ def test_slow_exact_kernels_are_for_processors_without_vnni(
     if cpuinfo is not None:
         (tmp_path / "cpuinfo").write_text(cpuinfo, encoding="utf-8")
     assert products_saturate(tmp_path / "cpuinfo") is saturates
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """Weights of another network, and a file without any, are named with the path."""
+    config = load_checkpoint(tiny_checkpoint).config.network
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors does not fit"):
+        open_torch_runtime(tiny_checkpoint, dataclasses.replace(config, forward_layers=3), "cpu")
+    (tmp_path / "weights.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0not json")
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors does not fit"):
+        open_torch_runtime(tmp_path, config, "cpu")
+
+
+def test_missing_gpu_is_named(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Device cuda without a GPU is a CheckpointError with the remedy."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(CheckpointError, match="choose cpu"):
+        open_runtime(load_checkpoint(tiny_checkpoint), device="cuda")
