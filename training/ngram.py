@@ -26,7 +26,7 @@ from model.errors import PreparedDataError
 from model.files import replaced_directory
 from model.ngram import DESCRIPTION, NGRAM_FORMAT_VERSION, size_in_bytes
 from model.tokenizer import END_OF_GAP, NEVER_PREDICTED, START
-from training.data.shards import Prepared, open_prepared
+from training.data.shards import open_prepared
 from training.options import argument, option
 
 DISCOUNTS = ("D1", "D2", "D3+")
@@ -83,7 +83,10 @@ def build(prepared: Path, output: Path, order: int) -> dict[str, Any]:
             "order": order,
             "smoothing": "interpolated modified Kneser-Ney, no cut-offs",
             **result,
-            "text": _describe_text(data),
+            "text": {
+                "tokens": sum(len(source.ids) for source in data.sources),
+                "prepared_sha256": data.sha256,
+            },
             "calibration": asdict(Calibration(forward_weight=1.0)),
             "bytes": size_in_bytes(work),
             "seconds": round(time.monotonic() - started, 1),
@@ -91,18 +94,6 @@ def build(prepared: Path, output: Path, order: int) -> dict[str, Any]:
         content = json.dumps(description, indent=1, ensure_ascii=False)
         (work / DESCRIPTION).write_text(content, encoding="utf-8")
     return description
-
-
-def _describe_text(data: Prepared) -> dict[str, Any]:
-    return {
-        "tokens": sum(len(source.ids) for source in data.sources),
-        "lines": sum(source.lines for source in data.sources),
-        "prepared_sha256": data.sha256,
-        "sources": [
-            {"name": s.name, "language": s.language, "tokens": len(s.ids), "lines": s.lines}
-            for s in data.sources
-        ],
-    }
 
 
 def estimate(

@@ -152,23 +152,16 @@ def test_empty_text_is_refused(tmp_path: Path) -> None:
         estimate([], np.arange(SIZE) >= 5, 3, tmp_path)
 
 
-def test_the_description_has_the_counted_text(tiny_prepared: Path, tiny_ngram: Path) -> None:
-    """It has tokens and lines of each source, the data's hash, and the bytes on disk."""
-    data, description = open_prepared(tiny_prepared), read_description(tiny_ngram)
-    seen = description["text"]
-    assert seen["prepared_sha256"] == data.sha256
-    assert seen["tokens"] == sum(len(source.ids) for source in data.sources)
-    sources = [(source["name"], source["lines"]) for source in seen["sources"]]
-    assert sources == [("talk_en", 5), ("talk_zh", 5)]
-    assert description["bytes"] == size_in_bytes(tiny_ngram)
-    with pytest.raises(PreparedDataError, match="exists"):
-        build(tiny_prepared, tiny_ngram, 3)
-
-
 def test_the_command_writes_one_directory(tiny_prepared: Path, tmp_path: Path) -> None:
-    """The command counts the given order and leaves nothing else behind."""
-    output = tmp_path / "bigram"
+    """The command describes order, text and bytes, leaves nothing else and overwrites nothing."""
+    output, data = tmp_path / "bigram", open_prepared(tiny_prepared)
     command = ["ngram", str(tiny_prepared), "--order", "2", "--output", str(output)]
     assert main(command) == 0
-    assert len(read_description(output)["counts"]) == 2
+    description = read_description(output)
+    tokens = sum(len(source.ids) for source in data.sources)
+    assert description["text"] == {"tokens": tokens, "prepared_sha256": data.sha256}
+    assert description["bytes"] == size_in_bytes(output)
+    assert len(description["counts"]) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["bigram"]
+    with pytest.raises(PreparedDataError, match="exists"):
+        build(tiny_prepared, output, 2)
