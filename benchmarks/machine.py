@@ -17,7 +17,9 @@ _PACKAGES = ("fastapi", "numpy", "onnxruntime", "pydantic", "starlette", "uvicor
 
 
 def provenance(directory: Path = ROOT) -> dict[str, Any]:
-    """Return date, CPU, cores, memory, versions and the commit of *directory*, without names of hosts or users."""
+    """Return date, CPU, cores, memory, versions and the commit of *directory*, without names of
+    hosts or users.
+    """
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     commit = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
     return {

@@ -26,8 +26,10 @@ class Outcome:
     """The results of a schedule.
 
     Attributes:
-        latencies: by request, seconds from the scheduled time to the last byte of a 200, else infinite.
-        waits: by request, seconds from the scheduled time until it was sent; infinite if it never was.
+        latencies: by request, seconds from the scheduled time to the last byte of a 200, else
+        infinite.
+        waits: by request, seconds from the scheduled time until it was sent; infinite if it never
+        was.
         statuses: how often each came; 0 is a connection that broke.
         seconds: from the first scheduled time to the end.
     """
@@ -98,7 +100,8 @@ def run(
         times: seconds from the start, ascending.
         connections: of each user, opened beforehand, each with at most one request on its way.
         users: each has a different source address.
-        give_up_seconds: a request that could not be sent for so long is dropped, because its user has gone.
+        give_up_seconds: a request that could not be sent for so long is dropped, because its user
+        has gone.
     """
     client = _Client(port, connections, users)
     waiting: list[deque[int]] = [deque() for _ in range(users)]
@@ -153,7 +156,7 @@ class _Client:
         ]
 
     def receive(self) -> list[tuple[int, int]]:
-        """Return the index and status of each request that was answered, or whose connection broke."""
+        """Return index and status of each request that was answered or whose connection broke."""
         ended = []
         for descriptor, _ in self._poll.poll(0):
             connection = self._open[descriptor]

@@ -1,11 +1,15 @@
-"""``python -m benchmarks.overload``: goodput at ten times the load, as a share of the measured peak.
+"""``python -m benchmarks.overload``: goodput at ten times the load, as a share of the measured
+peak.
 
-The service runs on the first CPU, the client on the others, and HAProxy on one or the other: on a machine
-with two CPUs it either shares that of the service or that of the client. Each round measures every system in
-turn, because the speed of a shared machine changes: first the peak, with 64 busy connections, then the
-overload from 640 typists, each with a different source address, who do not wait for answers (an open
-loop). Goodput counts answers within the deadline from the scheduled time, over the last two thirds of the
-overload.
+The service runs on the first CPU, the client on the others, and HAProxy on one or the other: on a
+machine
+with two CPUs it either shares that of the service or that of the client. Each round measures every
+system in
+turn, because the speed of a shared machine changes: first the peak, with 64 busy connections, then
+the
+overload from 640 typists, each with a different source address, who do not wait for answers (an
+open loop). Goodput counts answers within the deadline from the scheduled time, over the last two
+thirds of the overload.
 
 ``--old PATH`` also measures the service of another checkout, without a proxy, in the same rounds.
 """
@@ -116,7 +120,9 @@ def _overload(
 
 
 def _peak(server: Server, route: str, stream: Iterator[str], seconds: float) -> float:
-    """Return the answers a second with all connections busy; a short try tells how many texts it takes."""
+    """Return the answers a second with all connections busy; a short try tells how many texts it
+    takes.
+    """
     count = _PROBES
     for _ in range(2):
         requests = [texts.post(route, text) for text in islice(stream, count)]

@@ -25,7 +25,9 @@ _POLL_SECONDS = 0.005
 
 
 class ServerError(Exception):
-    """A server ended, did not answer in time, or answered with an error; the message has the end of its log."""
+    """A server ended, did not answer in time, or answered with an error; the message has the end of
+    its log.
+    """
 
 
 class Server:

@@ -1,7 +1,10 @@
-"""``python -m benchmarks.serving``: Lacuna and its peers under the same load, on the same CPU, in one run.
+"""``python -m benchmarks.serving``: Lacuna and its peers under the same load, on the same CPU, in
+one run.
 
-Within a repeat each workload meets every system before the next workload begins, because the speed of a
-shared machine changes. All servers live for the whole run, and all but the measured one are paused. The
+Within a repeat each workload meets every system before the next workload begins, because the speed
+of a
+shared machine changes. All servers live for the whole run, and all but the measured one are paused.
+The
 client runs on other CPUs. ``--old PATH`` compares key presses with the service of another checkout.
 """
 
@@ -30,10 +33,12 @@ Record = dict[str, Any]
 LOAD = 0.5
 # A key press that is answered within 20 ms feels instant (Hard et al. 2018, arXiv:1811.03604).
 GOOD_SECONDS = 0.020
-# Characters before the first timed key press, number of those key presses, and who can be asked so much.
+# Characters before the first timed key press, number of those key presses, and who can be asked so
+# much.
 LENGTHS, PRESSES, WITH_LENGTHS = (10, 5000), 40, ("lacuna", "old", "reference", "naive")
 COLD_TOKENS, CLOZE_TOKENS, LIST_TEXTS = 20, 50, 16
-# Requests a second for which there are fresh texts, by workload: more than any system but the reference
+# Requests a second for which there are fresh texts, by workload: more than any system but the
+# reference
 # answers. When they are used up, the measurement ends earlier.
 WORKLOADS = {
     "key presses": ("/predict", 3000),
@@ -115,7 +120,8 @@ def measure(
 def request_streams(lines: Sequence[str]) -> dict[str, Iterator[str | list[str]]]:
     """Return the endless texts of each workload.
 
-    Key presses: 64 typists in turn. Cold texts: 20 tokens, which no cache helps. Blanks: 50 tokens with
+    Key presses: 64 typists in turn. Cold texts: 20 tokens, which no cache helps. Blanks: 50 tokens
+    with
     one word left out. Lists: 16 cold texts in one request.
     """
     tokenizer = load_checkpoint(lacuna().directory / CHECKPOINT).tokenizer

@@ -1,7 +1,10 @@
-"""``python -m benchmarks.soak``: every route, bad input, clients that hang up, reloads, for a long time.
+"""``python -m benchmarks.soak``: every route, bad input, clients that hang up, reloads, for a long
+time.
 
-The service must answer no 5xx, break no connection, leak no descriptor, and keep its memory flat. Its
-prefix cache is small, so that it is full soon. A reload collects garbage, which hides leaks by request;
+The service must answer no 5xx, break no connection, leak no descriptor, and keep its memory flat.
+Its
+prefix cache is small, so that it is full soon. A reload collects garbage, which hides leaks by
+request;
 ``--no-reloads`` finds those sooner.
 """
 
@@ -110,7 +113,8 @@ def run(
         reloads: change between the two editions some fifty times.
 
     Returns:
-        ``counts`` of statuses and of connections (`_ask_until`), ``reloads`` by status, and memory (`growth`).
+        ``counts`` of statuses and of connections (`_ask_until`), ``reloads`` by status, and memory
+        (`growth`).
 
     Raises:
         ServerError: the server ended early.
@@ -170,8 +174,10 @@ def _ask_until(stop: threading.Event, port: int, lines: Sequence[str], seed: int
     """Send one request after the other, and do what a client should not.
 
     Returns:
-        How often each status came. ``hung_up``: connections that the client closed. ``cut_short``: those that the
-        service closed before the end of a too long body, which is right. ``broken``: all other failures.
+        How often each status came. ``hung_up``: connections that the client closed. ``cut_short``:
+        those that the
+        service closed before the end of a too long body, which is right. ``broken``: all other
+        failures.
     """
     counts: Counter[str] = Counter()
     luck = random.Random(seed)  # noqa: S311 - no secret

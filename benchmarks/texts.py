@@ -1,6 +1,7 @@
 """Request texts for measurements, from a folder of text or from the project's own toy corpus.
 
-All systems get the same texts in the same order. Streams are endless, and later measurements continue
+All systems get the same texts in the same order. Streams are endless, and later measurements
+continue
 them, so that no answer comes from a cache that an earlier measurement filled.
 """
 

@@ -1,9 +1,11 @@
-"""``python -m benchmarks.training``: tokens a second of our trainer and of the usual loop, on one network.
+"""``python -m benchmarks.training``: tokens a second of our trainer and of the usual loop, on one
+network.
 
-The network is the bundled checkpoint's forward tower: embedding 256, two LSTM layers of 480, tied softmax
-over 16,000 tokens. The usual loop is that of tutorials and of PyTorch's word-LM example: one ``nn.LSTM``,
-batches cut from one stream, cross-entropy over the whole vocabulary, SGD with clipped gradients. The arms
-take turns of a few seconds, because the speed of a shared machine changes.
+The network is the bundled checkpoint's forward tower: embedding 256, two LSTM layers of 480, tied
+softmax over 16,000 tokens. The usual loop is that of tutorials and of PyTorch's word-LM example:
+one ``nn.LSTM``, batches cut from one stream, cross-entropy over the whole vocabulary, SGD with
+clipped gradients. The arms take turns of a few seconds, because the speed of a shared machine
+changes.
 """
 
 import argparse
@@ -93,7 +95,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def measure(directory: Path, repeats: int, seconds: float, threads: int) -> dict[str, Any]:
-    """Return the tokens a second of each arm: all turns, and the median of ratios to the first arm's."""
+    """Return the tokens a second of each arm: all turns, and the median of ratios to the first
+    arm's.
+    """
     steps = make_arms(directory, threads)
     rates: dict[str, list[float]] = {name: [] for name in steps}
     for step in steps.values():
@@ -167,7 +171,9 @@ def turn(step: Callable[[], int], seconds: float) -> float:
 
 
 def random_ids(size: int) -> Ids:
-    """Return tokens by Zipf's law, without control tokens; the speed does not depend on their sense."""
+    """Return tokens by Zipf's law, without control tokens; the speed does not depend on their
+    sense.
+    """
     ranks = np.arange(1, size - END_OF_GAP)
     shares = 1.0 / ranks
     luck = np.random.default_rng(1)

@@ -78,6 +78,8 @@ class KeyboardNetwork(LanguageModel):
 
 
 def _coupled(weights: Tensor) -> Tensor:
-    """Return the four gates of an LSTM: the input gate is sigmoid(-x) if the forget gate is sigmoid(x)."""
+    """Return the four gates of an LSTM: the input gate is sigmoid(-x) if the forget gate is
+    sigmoid(x).
+    """
     forget, candidate, output = weights.chunk(3)
     return torch.cat([-forget, forget, candidate, output])

@@ -55,14 +55,15 @@ class BenchmarkQuestion:
 
 
 def msr_scc(path: Path) -> Iterator[BenchmarkQuestion]:
-    """Read JSON Lines with ``question`` (underscores for the blank), ``options``, ``answer_word``."""
+    """Read JSON Lines: ``question`` (its blank is underscores), ``options``, ``answer_word``."""
     for record in read_records(path, "question", "options", "answer_word"):
         text = _SPACE_BEFORE.sub(r"\1", re.sub("_{2,}", MARKER, record["question"]))
         yield BenchmarkQuestion(text, record["answer_word"], tuple(record["options"]))
 
 
 def lambada(path: Path) -> Iterator[BenchmarkQuestion]:
-    """Read JSON Lines with ``text``; the last word is the answer, a quotation mark before it is not.
+    """Read JSON Lines with ``text``; the last word is the answer, a quotation mark before it is
+    not.
 
     Raises:
         CorpusError: a text does not end in a word.
@@ -76,7 +77,8 @@ def lambada(path: Path) -> Iterator[BenchmarkQuestion]:
 
 
 def passage_cloze(path: Path) -> Iterator[BenchmarkQuestion]:
-    """Read JSON Lines of CMRC 2017 or CFT: ``passage`` (tokenised sentences), ``query``, ``answer``.
+    """Read JSON Lines of CMRC 2017 or CFT: ``passage`` (tokenised sentences), ``query``,
+    ``answer``.
 
     XXXXX marks the blank, in the passage or in the query.
     """
@@ -91,7 +93,9 @@ def passage_cloze(path: Path) -> Iterator[BenchmarkQuestion]:
 
 
 def chid(path: Path) -> Iterator[BenchmarkQuestion]:
-    """Read JSON Lines with ``content`` (#idiom# for the blank), ``candidates`` and index ``answer``."""
+    """Read JSON Lines with ``content`` (#idiom# for the blank), ``candidates`` and index
+    ``answer``.
+    """
     for record in read_records(path, "content", "candidates", "answer"):
         text = record["content"].replace("#idiom#", MARKER, 1)
         choices = tuple(record["candidates"])

@@ -314,7 +314,7 @@ def _open(directory: Path, sizes: AnyConfig | None) -> EvaluatedSystem:
 
 
 def _open_peer(directory: Path, sizes: PeerConfig) -> EvaluatedSystem:
-    """Open a network without graphs; its size counts weights as float16, as checkpoints keep them."""
+    """Open a network without graphs; its size counts weights as float16, as in checkpoints."""
     network = build_peer(sizes)
     load_weights(saved_state(directory), network)
     runtime = ReplayRuntime(network)

@@ -213,7 +213,9 @@ def _gap(
     forward: Sequence[Float32Array],
     backward: Sequence[Float32Array],
 ) -> list[Float64Array]:
-    """Return, for each sentence, the gap head's log-probability of each token of the word and <eog>."""
+    """Return, for each sentence, the gap head's log-probability of each token of the word and
+    <eog>.
+    """
     tokens = [(*sentence.word, END_OF_GAP) for sentence in sentences]
     asked = [
         (forward[row][len(s.left) + position], backward[row][len(s.right)], True, position, s.kind)

@@ -27,7 +27,8 @@ class Grammar:
 
     Attributes:
         free: values of the slots that fit every sentence.
-        scenes: templates and the rows that fill their slots; a slot of a row has one or more values.
+        scenes: templates and the rows that fill their slots; a slot of a row has one or more
+        values.
     """
 
     free: Row
@@ -63,7 +64,7 @@ def _rows(scene: dict[str, Any]) -> list[Row]:
 
 
 def sentences(grammar: Grammar, seed: int) -> Iterator[str]:
-    """Yield sentences without end; every scene is equally likely, and so is every row of a scene."""
+    """Yield sentences without end; every scene is equally likely, and so are its rows."""
     rng = random.Random(seed)
     while True:
         templates, rows = rng.choice(grammar.scenes)
@@ -85,7 +86,7 @@ def different_sentences(grammar: Grammar, count: int, seed: int) -> list[str]:
             break
         if draws == MAX_DRAWS * count:
             raise CorpusError(
-                f"{draws} draws gave only {len(unique)} different sentences of {count}; ask for fewer"
+                f"{draws} draws gave only {len(unique)} different sentences of {count}; use fewer"
             )
         unique[sentence] = None
     return list(unique)

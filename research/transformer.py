@@ -49,7 +49,7 @@ class Block(nn.Module):
         self.mlp_out = nn.Linear(4 * width, width)
 
     def forward(self, inputs: Tensor, rotation: tuple[Tensor, Tensor], dropout: float) -> Tensor:
-        """Map (B, T, width) to the same; *rotation* has cosine and sine, (T, HEAD_SIZE / 2) each."""
+        """Map (B, T, width) to the same; *rotation* is cosine and sine, (T, HEAD_SIZE / 2)."""
         B, T, width = inputs.shape
         parts = self.attention_in(self.attention_norm(inputs))
         parts = parts.view(B, T, 3, width // HEAD_SIZE, HEAD_SIZE)
@@ -112,7 +112,7 @@ def _rotation(positions: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _rotate(vectors: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate pairs of a head's two halves by the angle of their position, (B, heads, T, HEAD_SIZE)."""
+    """Rotate pairs of a head's halves by the angle of their position, (B, heads, T, HEAD_SIZE)."""
     cosine, sine = (part.to(vectors.dtype) for part in rotation)
     first, second = vectors.chunk(2, dim=-1)
     return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)

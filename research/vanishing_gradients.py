@@ -3,9 +3,10 @@
 The task is recall: a row begins with one of ten symbols, then come distractors, then a question
 mark that asks for the symbol. Networks of one layer are trained on distances from 5 to 200 and
 asked at a few of them; 10 % are right by chance. Before and after training, the norm of
-dL_t/dh_{t-k} is measured for k = 1 to 200: the part of the error at the end that reaches the state k
-steps earlier. It shrinks or grows by a constant factor per step (Bengio et al. 1994; Pascanu et al.
-2013, arXiv:1211.5063); an open forget gate passes it on unchanged (Hochreiter and Schmidhuber 1997).
+dL_t/dh_{t-k} is measured for k = 1 to 200: the part of the error at the end that reaches the state
+k steps earlier. It shrinks or grows by a constant factor per step (Bengio et al. 1994; Pascanu et
+al. 2013, arXiv:1211.5063); an open forget gate passes it on unchanged (Hochreiter and Schmidhuber
+1997).
 
 Each network's results are kept in the output directory; an interrupted command continues.
 """
@@ -190,7 +191,7 @@ def half_life(norms: Sequence[float]) -> float:
 
 
 def recall_batch(rng: np.random.Generator, rows: int, distance: int) -> tuple[Tensor, Tensor]:
-    """Draw tokens (distance + 1, rows), symbol first and question mark last, and symbols (rows,)."""
+    """Draw tokens (distance + 1, rows), symbol first, question mark last, and symbols (rows,)."""
     symbols = rng.integers(SYMBOLS, size=rows)
     tokens = rng.integers(SYMBOLS, SYMBOLS + DISTRACTORS, size=(distance + 1, rows))
     tokens[0], tokens[-1] = symbols, QUESTION
@@ -200,7 +201,7 @@ def recall_batch(rng: np.random.Generator, rows: int, distance: int) -> tuple[Te
 def train_recall(
     network: RecallNetwork, clip: Clip, rng: np.random.Generator, options: GradientOptions
 ) -> bool:
-    """Train in place; return False if loss or gradient stopped being finite, which ends training."""
+    """Train in place; return False if loss or gradient stopped being finite."""
     optimizer = torch.optim.Adam(network.parameters(), options.learning_rate)
     least, greatest = min(options.distances), max(options.distances)
     for _ in range(options.steps):

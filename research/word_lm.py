@@ -1,6 +1,7 @@
 """Train a word language model of Penn Treebank or WikiText-2 from a TOML run file, or score it.
 
-Training continues with ``--resume``. ``--scores`` writes every perplexity of research/word_scores.py
+Training continues with ``--resume``. ``--scores`` writes every perplexity of
+research/word_scores.py
 to ``scores.json`` in the run directory; run again, it continues with the part it had reached.
 """
 
@@ -61,7 +62,8 @@ class WordRun:
         train, valid, test: files of words separated by spaces; may be compressed.
         rows: parts of the training text that are read side by side, each with its own state.
         window_words: steps of truncated back-propagation; the optimizer's steps are windows.
-        activation_penalty: AR, times the mean square of the dropped last outputs (arXiv:1708.02182).
+        activation_penalty: AR, times the mean square of the dropped last outputs
+            (arXiv:1708.02182).
         slowness_penalty: TAR, times the mean square of the difference of neighbouring raw outputs.
         evaluate_every_epochs: epochs between perplexities of valid text in the log.
     """
@@ -271,7 +273,7 @@ class WordTrainer:
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
         if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
             raise DivergedError(
-                f"step {step}: loss {loss.item()}, gradient norm {norm.item()}; start a new run with"
+                f"step {step}: loss {loss.item()}, gradient norm {norm.item()}; start again with"
                 " a lower learning rate and another --output"
             )
         for group in self.optimizer.param_groups:

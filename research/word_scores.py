@@ -50,7 +50,9 @@ class Reading:
 
 
 def score_continuous(network: WordNetwork, corpus: WordCorpus) -> dict[str, Any]:
-    """Return the perplexities over continuous text, static and with the cache that valid text chose."""
+    """Return the perplexities over continuous text, static and with the cache that valid text
+    chose.
+    """
     valid, test = read_through(network, corpus.valid), read_through(network, corpus.test)
     cache = fit_cache(valid)
     return {
@@ -71,7 +73,8 @@ def score_dynamic(network: WordNetwork, corpus: WordCorpus) -> dict[str, float]:
 
 
 def score_ngram(corpus: WordCorpus, order: int) -> dict[str, Any]:
-    """Return the perplexities of a modified Kneser-Ney n-gram of the training text, reset at each line.
+    """Return the perplexities of a modified Kneser-Ney n-gram of the training text, reset at each
+    line.
 
     Raises:
         CorpusError: more words than 16-bit ids.

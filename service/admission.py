@@ -144,7 +144,7 @@ class Admission:
             TooManyRequests: it would have to wait too long; nothing is counted.
         """
         costs = [self._estimate(query, tenant) for query in queries]
-        cost, wait = sum(costs), self.seconds
+        cost, wait = sum(costs), self.wait_seconds
         if self.waiting + len(costs) > self._queue_items:
             detail = f"the queue is full: {self.waiting} of {self._queue_items} texts wait"
             raise TooManyRequests("queue_full", detail, min(MAX_RETRY_SECONDS, wait))
@@ -183,8 +183,8 @@ class Admission:
         return self._admitted_cost - self._ended_cost
 
     @property
-    def seconds(self) -> float:
-        """Seconds that this work will take."""
+    def wait_seconds(self) -> float:
+        """Estimated seconds until all admitted work has ended."""
         return self.cost / self.rate
 
     def _estimate(self, query: Query, tenant: str) -> int:

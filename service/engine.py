@@ -73,7 +73,7 @@ class Job:
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """One text of a job, and the scheduler's ticket for it."""
+    """One text of a job. The scheduler names its decoder by the task itself."""
 
     job: Job
     index: int

@@ -83,7 +83,7 @@ class Metrics:
         admission, registry = engine.admission, self.registry
         for name, text, value in (
             ("queue_depth", "Texts that wait for the engine.", lambda: admission.waiting),
-            ("queue_work_seconds", "Estimated work in the engine.", lambda: admission.seconds),
+            ("queue_work_seconds", "Estimated work in the engine.", lambda: admission.wait_seconds),
             (
                 "prefix_cache_bytes",
                 "Size of the prefix cache.",

@@ -130,7 +130,7 @@ class JSONRoute(APIRoute):
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
         self._expected: type[ScoreRequest] = endpoint.__annotations__["body"]
-        self.app = self._answer
+        self.app = self._answer  # Starlette calls it instead of FastAPI's handler
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)

@@ -85,7 +85,7 @@ class Settings(BaseModel):
     grace_seconds: int = Field(15, ge=1, le=3600, description="then let requests finish this long")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info",
-        description="debug, info, warning or error: minimum for request logs; service events are at info",
+        description="minimum for request logs: debug, info, warning or error",
     )
     stall_seconds: float = Field(30, gt=0, description="a longer step makes /livez answer 503")
     max_body_bytes: int = Field(1 << 20, ge=1, description="largest request body")

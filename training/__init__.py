@@ -1,1 +1,3 @@
-"""Offline: text to vocabulary, shards, checkpoint and scores. `python -m training --help` lists the commands."""
+"""Offline: text to vocabulary, shards, checkpoint and scores. `python -m training --help` lists the
+commands.
+"""

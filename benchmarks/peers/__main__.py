@@ -1,6 +1,7 @@
 """Run one peer: reference, naive, naive-int8, litserve or fill-mask.
 
-All but the reference need the packages of ``benchmarks/.venv``. Routes compute on the event loop: on one
+All but the reference need the packages of ``benchmarks/.venv``. Routes compute on the event loop:
+on one
 core a thread pool would only add switches.
 """
 
@@ -19,7 +20,9 @@ _BERT_VOCABULARY, _CONTROLS = 21_128, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MAS
 
 
 def reference(_checkpoint: Path) -> FastAPI:
-    """Return an app that always gives the same answer: the cost of FastAPI, pydantic and uvicorn alone."""
+    """Return an app that always gives the same answer: the cost of FastAPI, pydantic and uvicorn
+    alone.
+    """
     app = FastAPI()
     candidates = [
         Candidate(word=word, append=word, probability=0.3872094541788101 / rank)
@@ -62,8 +65,10 @@ def naive(checkpoint: Path, int8: bool = False) -> FastAPI:
 def fill_mask(_checkpoint: Path) -> FastAPI:
     """Return transformers' fill-mask pipeline with a network of BERT-base-chinese's size.
 
-    Its weights are random, which does not change its speed. A Chinese character is one token, as in the
-    original. Any other word is one unknown token where the original often has several, so this peer is
+    Its weights are random, which does not change its speed. A Chinese character is one token, as in
+    the
+    original. Any other word is one unknown token where the original often has several, so this peer
+    is
     faster than the original.
     """
     import torch

@@ -9,7 +9,8 @@ import torch
 from benchmarks.peers.schemas import Answer, Candidate, Prediction, Request, answer
 from benchmarks.peers.torch_predictor import TorchPredictor
 
-# With a timeout of 0, its default, the worker polls an empty queue without a pause and takes the core
+# With a timeout of 0, its default, the worker polls an empty queue without a pause and takes the
+# core
 # that it shares with the HTTP process.
 MAX_BATCH, BATCH_SECONDS = 32, 0.005
 Encoded = tuple[list[list[int]], int]  # of one request: tokens of each text, top_k
@@ -19,7 +20,9 @@ Found = tuple[
 
 
 class LacunaAPI(litserve.LitAPI):  # type: ignore[misc, unused-ignore]  # not installed everywhere
-    """Predicts the next token of every text of every request in a batch, by one call of the network."""
+    """Predicts the next token of every text of every request in a batch, by one call of the
+    network.
+    """
 
     def __init__(self, checkpoint: Path) -> None:
         super().__init__(max_batch_size=MAX_BATCH, batch_timeout=BATCH_SECONDS)

@@ -1,4 +1,5 @@
-"""The same checkpoint in torch, as a competent user would write it: one ``nn.LSTM`` call, the head at the last token.
+"""The same checkpoint in torch, as a competent user would write it: one ``nn.LSTM`` call, the head
+at the last token.
 
 It answers with the most probable next *tokens*. It completes no unfinished word, joins no tokens to
 words, keeps no states and calibrates nothing; all of that would cost more.
@@ -20,7 +21,9 @@ _NEVER = -1e4
 
 
 class ForwardNetwork(nn.Module):
-    """Embedding, LSTM, projection, and a head that shares the embedding; sizes are those of the weights."""
+    """Embedding, LSTM, projection, and a head that shares the embedding; sizes are those of the
+    weights.
+    """
 
     def __init__(self, weights: dict[str, Tensor]) -> None:
         super().__init__()

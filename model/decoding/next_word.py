@@ -136,7 +136,7 @@ class _Search:
     def spell(
         self, between: Sequence[int], canonical: Sequence[int], typed_prefix: bytes
     ) -> Decoder[None]:
-        """Follow the spellings of q after *between*, and branch from each; *canonical* encodes q."""
+        """Follow spellings of q after *between*, and branch from each; *canonical* encodes q."""
         node = yield from self._run_between(between, len(typed_prefix))
         spellings = [self._spelling(typed_prefix, 1.0, node)]
         total = spellings[0].total

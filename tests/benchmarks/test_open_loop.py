@@ -20,7 +20,7 @@ REQUEST = post("/predict", "text")
 
 @contextmanager
 def answering(*answers: bytes) -> Iterator[int]:
-    """Serve one connection after the other: each answer follows a request; an empty one hangs up."""
+    """Serve connections in turn: each answer follows a request; an empty one hangs up."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:

@@ -1,4 +1,6 @@
-"""The comparison of systems: real processes in turns, tables, and a peer that computes the same network."""
+"""The comparison of systems: real processes in turns, tables, and a peer that computes the same
+network.
+"""
 
 import math
 from dataclasses import replace
@@ -59,7 +61,9 @@ def test_a_system_that_cannot_run_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # of torch's int8
 def test_the_torch_peer_computes_the_same_network(tiny_checkpoint: Path) -> None:
-    """Its probabilities are those of the product's fp32 graphs, alone and in a batch; int8 answers too."""
+    """Its probabilities are those of the product's fp32 graphs, alone and in a batch; int8 answers
+    too.
+    """
     checkpoint = load_checkpoint(tiny_checkpoint)
     predictor = TorchPredictor(tiny_checkpoint)
     tokens = np.array([predictor.encode("我们去书店买")], dtype=np.int64)

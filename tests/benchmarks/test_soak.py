@@ -18,7 +18,9 @@ def test_a_short_soak_of_a_real_process(tiny_checkpoint: Path, tmp_path: Path) -
 
 
 def test_memory_that_grows_is_not_flat() -> None:
-    """A cache that fills at first does not leak; memory that grows on does. The slope ignores the peaks of reloads."""
+    """A cache that fills at first does not leak; memory that grows on does. The slope ignores the
+    peaks of reloads.
+    """
     filling = [(float(second), min(200.0, 100.0 + second)) for second in range(600)]
     level = {"resident_mib": {"first": 200.0, "last": 200.0}, "mib_per_hour": 0.0, "flat": True}
     assert growth(filling) == level

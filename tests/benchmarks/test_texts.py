@@ -42,7 +42,9 @@ def test_typists_press_keys_in_turn(lines: list[str]) -> None:
 
 
 def test_texts_are_fresh_for_long(lines: list[str], tiny_checkpoint: Path) -> None:
-    """Lines come again only when all were used, in another order of words; stretches begin anywhere."""
+    """Lines come again only when all were used, in another order of words; stretches begin
+    anywhere.
+    """
     two = ["the cat sat", "天地玄黄"]
     blanked = list(islice(lines_with_blank(two), 4))
     assert blanked == [f"the {BLANK} sat", f"天地{BLANK}", f"cat {BLANK} the", f"玄黄{BLANK}"]

@@ -1,6 +1,8 @@
-"""Random damage to a checkpoint: it is refused, or answers sanely and never differently under the old digest.
+"""Random damage to a checkpoint: it is refused, or answers sanely and never differently under the
+old digest.
 
-After *sealed* damage the sums are written again, as by an attacker. Each case runs in a separate process with
+After *sealed* damage the sums are written again, as by an attacker. Each case runs in a separate
+process with
 limits, because ONNX Runtime reads a damaged graph.
 """
 

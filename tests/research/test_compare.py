@@ -43,7 +43,7 @@ def test_every_system_of_the_tutorial_is_trained_and_asked(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """All answer the same questions, stacked networks only blanks; a second call repeats nothing."""
+    """All answer the same questions, stacked ones only blanks; a second call repeats nothing."""
     figures = compared(command, tmp_path)
     runs = {run["system"]: run for run in figures["runs"]}
     assert list(runs) == [*(spec.name for spec in SYSTEMS), "2-gram", "3-gram"]

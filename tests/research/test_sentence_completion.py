@@ -1,4 +1,4 @@
-"""Sentence completion: each part against the chain rule and against the service, then the report."""
+"""Sentence completion: each part against the chain rule and the service, then the report."""
 
 import dataclasses
 import json

@@ -153,7 +153,7 @@ def test_dropout_is_off_when_scoring_and_on_when_training() -> None:
 def test_the_continuous_perplexity_is_that_of_one_pass(
     network: WordNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Windows change nothing: each word is predicted once from all before it, the first from <eos>."""
+    """Windows change nothing: each word is predicted once from all before it, starting at <eos>."""
     monkeypatch.setattr("research.word_scores.WINDOW", 4)
     reading = read_through(network, IDS)
     words = torch.from_numpy(np.append(0, IDS)).unsqueeze(1)
@@ -185,7 +185,9 @@ def test_the_cache_is_a_softmax_over_earlier_places(
 def test_dynamic_evaluation_learns_from_the_past_only(
     network: WordNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rate 0 is static; otherwise the first window is, a repeated text gets cheaper, the network stays."""
+    """Rate 0 is static; otherwise the first window is, a repeated text gets cheaper, the network
+    stays.
+    """
     monkeypatch.setattr("research.word_scores.DYNAMIC_WINDOW", 4)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     text = np.tile(IDS, 10)

@@ -1,6 +1,7 @@
 """Bad and odd input, and the status that it must get.
 
-``tests/end_to_end/test_service_process.py`` sends it to a service, and ``tests/golden`` compares the
+``tests/end_to_end/test_service_process.py`` sends it to a service, and ``tests/golden`` compares
+the
 problems with recorded ones.
 """
 

@@ -170,7 +170,7 @@ def test_work_that_is_being_decoded_counts() -> None:
     admission = Admission(512, 64, LIMITS)
     costs = admit(admission, *[BLANK[0]] * 50)
     seconds = sum(costs) / FIRST_RATE
-    assert (admission.waiting, admission.seconds) == (0, seconds)
+    assert (admission.waiting, admission.wait_seconds) == (0, seconds)
     admit(admission, BLANK[0], seconds=(seconds + costs[0] / FIRST_RATE) / HEADROOM * 1.001)
     with pytest.raises(TooManyRequests, match=r"3\.6 s of work are waiting and it adds 0\.1 s"):
         admit(admission, BLANK[0], seconds=seconds / HEADROOM)

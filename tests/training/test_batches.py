@@ -99,7 +99,7 @@ def test_targets_follow_inputs(seed: int) -> None:
 
 
 def test_windows_read_a_passage_once() -> None:
-    """The windows of a passage, end to end, are its lines joined by <s>, each token counted once."""
+    """The windows of a passage, joined, are its lines joined by <s>, each token counted once."""
     source = shard(3, 12, consecutive=True)
     batches = epoch(source, replace(PLAIN, carry_share=1.0, rows=1))
     passages: list[list[int]] = []

@@ -56,7 +56,7 @@ def test_inputs_without_text_are_named(tmp_path: Path, entry: str, message: str)
 
 @pytest.mark.parametrize("suffix", COMPRESS)
 def test_lines_come_numbered_from_any_compression(tmp_path: Path, suffix: str) -> None:
-    """Every compression, in one member or two, gives lines without line ends and byte order mark."""
+    """Every compression, in one member or two, gives lines without line ends and BOM."""
     path = tmp_path / f"text.txt{suffix}"
     first = COMPRESS[suffix]("\ufefffirst line\n第二行。\r\n\n".encode())
     path.write_bytes(first + COMPRESS[suffix](b"one\n" * 9000 + b"last"))

@@ -1,7 +1,8 @@
 """The order of the text in an epoch: which lines make up which batch.
 
-Some consecutive lines are read together as *passages*, through *windows* whose forward state goes
-from one to the next. All other lines are single, in batches of lines of similar length.
+Some consecutive lines, and every line longer than two windows, are read as *passages*, through
+*windows* whose forward state goes from one to the next. All other lines are single, in batches of
+lines of similar length.
 """
 
 from collections.abc import Iterator, Sequence

@@ -2,7 +2,7 @@
 
     1  scan     count lines, detect languages, choose blocks of 50 neighbouring lines to read and
                 to hold out
-    2  sample   draw lines, as many Chinese as others, and train the tokenizer on them
+    2  sample   draw lines, at most half of them Chinese and half others, and train the tokenizer
     3  encode   clean, drop duplicates, cut, encode and write each source
 
 No input is ever held in memory whole. Memory is bounded by the tokenizer's sample and by the hashes

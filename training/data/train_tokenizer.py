@@ -44,7 +44,8 @@ def train_tokenizer(lines: Iterable[str], size: int, threads: int = 2) -> Tokeni
             minloglevel=2,
         )
     except RuntimeError as error:
-        # Its message, such as "set it to a value <= 412", follows its place in the library's source.
+        # Its message, such as "set it to a value <= 412", follows its place in the library's
+        # source.
         fault = str(error).splitlines()[0].rpartition("] ")[2]
         raise TokenizerError(f"no tokenizer of --vocabulary-size {size}: {fault}") from error
     return Tokenizer(model.getvalue())

@@ -102,11 +102,14 @@ def model_card(config: CheckpointConfig, parameters: int, notes: str = "") -> st
         for language, figures in config.scores.items()
         for metric, figure in figures.items()
     ]
+    shape = (
+        f"{network.architecture}, {network.cell}: {network.forward_layers} layers forward and"
+        f" {network.backward_layers} backward, hidden {network.hidden_size}, embedding"
+        f" {network.embedding_size}; {network.vocabulary_size:,} tokens;"
+        f" {parameters / 1e6:.2f} million parameters. Languages: {', '.join(config.languages)}."
+    )
     sections = {
-        "Network": f"{network.architecture}, {network.cell}, {network.forward_layers} layers forward"
-        f" and {network.backward_layers} backward, hidden {network.hidden_size}, embedding"
-        f" {network.embedding_size}; {network.vocabulary_size:,} tokens; {parameters / 1e6:.2f} million"
-        f" parameters. Languages: {', '.join(config.languages)}.",
+        "Network": shape,
         "Training": f"{_table(training.get('stages', []), STAGES)}\nHistory: {origin}.",
         "Data and licences": f"{_table(training.get('data', []), SOURCES)}\n{notes or NO_NOTES}",
         "Scores": table(scores, ("language", "figure", "value", "95 % interval"))
