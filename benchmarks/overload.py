@@ -1,15 +1,11 @@
-"""``python -m benchmarks.overload``: goodput at ten times the load, as a share of the measured
-peak.
+"""``python -m benchmarks.overload``: goodput at ten times the load, as a share of the peak.
 
 The service runs on the first CPU, the client on the others, and HAProxy on one or the other: on a
-machine
-with two CPUs it either shares that of the service or that of the client. Each round measures every
-system in
-turn, because the speed of a shared machine changes: first the peak, with 64 busy connections, then
-the
-overload from 640 typists, each with a different source address, who do not wait for answers (an
-open loop). Goodput counts answers within the deadline from the scheduled time, over the last two
-thirds of the overload.
+machine with two CPUs it either shares that of the service or that of the client. Each round
+measures every system in turn, because the speed of a shared machine changes: first the peak, with
+64 busy connections, then the overload from 640 typists, each with a different source address, who
+do not wait for answers (an open loop). Goodput counts answers within the deadline from the
+scheduled time, over the last two thirds of the overload.
 
 ``--old PATH`` also measures the service of another checkout, without a proxy, in the same rounds.
 """

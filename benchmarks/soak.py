@@ -175,9 +175,8 @@ def _ask_until(stop: threading.Event, port: int, lines: Sequence[str], seed: int
 
     Returns:
         How often each status came. ``hung_up``: connections that the client closed. ``cut_short``:
-        those that the
-        service closed before the end of a too long body, which is right. ``broken``: all other
-        failures.
+        those that the service closed before the end of a too long body, which is right. ``broken``:
+        all other failures.
     """
     counts: Counter[str] = Counter()
     luck = random.Random(seed)  # noqa: S311 - no secret

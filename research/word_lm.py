@@ -1,8 +1,8 @@
 """Train a word language model of Penn Treebank or WikiText-2 from a TOML run file, or score it.
 
 Training continues with ``--resume``. ``--scores`` writes every perplexity of
-research/word_scores.py
-to ``scores.json`` in the run directory; run again, it continues with the part it had reached.
+research/word_scores.py to ``scores.json`` in the run directory; run again, it continues with the
+part it had reached.
 """
 
 import hashlib

@@ -66,10 +66,8 @@ def fill_mask(_checkpoint: Path) -> FastAPI:
     """Return transformers' fill-mask pipeline with a network of BERT-base-chinese's size.
 
     Its weights are random, which does not change its speed. A Chinese character is one token, as in
-    the
-    original. Any other word is one unknown token where the original often has several, so this peer
-    is
-    faster than the original.
+    the original. Any other word is one unknown token where the original often has several, so this
+    peer is faster than the original.
     """
     import torch
     from transformers import BertConfig, BertForMaskedLM, BertTokenizer, pipeline
