@@ -36,6 +36,12 @@ def hand_tokenizer(tokens: Sequence[str]) -> Tokenizer:
     return Tokenizer(model.SerializeToString())
 
 
+TYPING = hand_tokenizer(
+    ("I ", "like ", "the", "the ", "theatre ", "t", "th", "he", "he ", "a", "s ", "re ", "cat",
+     "cat ", ",", ", ", " ", "迟", "迟到", "到", "了", "上学", "。")
+)  # fmt: skip
+
+
 class TableRuntime:
     """A network whose state is the last two tokens, and whose heads are random tables.
 

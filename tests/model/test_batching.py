@@ -44,27 +44,19 @@ def finish(scheduler: Scheduler) -> dict[Any, Any]:
 
 
 def test_waiting_steps_share_one_call_per_kind() -> None:
-    """A later decoder joins the next round; no decoder waits for a batch to be full or to end."""
+    """A later decoder joins the next round, in which its new state is also scored."""
+
+    def late() -> Decoder[None]:
+        (state,) = yield [run(262)]
+        yield [Score("next", state)]
+
     table = TableRuntime(TOKENIZER)
     scheduler = Scheduler(table)
     scheduler.add("early", requesting([run(261), SCORE], [SCORE]))
     assert scheduler.step() == []
-    scheduler.add("late", requesting([run(262), SCORE]))
+    scheduler.add("late", late())
     assert {ticket for ticket, _ in scheduler.step()} == {"early", "late"}
     assert table.calls == [("forward", 1), ("next", 1), ("forward", 1), ("next", 2)]
-
-
-def test_a_state_is_scored_in_the_round_that_computes_it() -> None:
-    """A decoder that runs a tower and then scores the state takes one round."""
-
-    def decoder() -> Decoder[tuple[int, ...]]:
-        (state,) = yield [run(261)]
-        (row,) = yield [Score("next", state)]
-        return row.shape
-
-    scheduler = Scheduler(TableRuntime(TOKENIZER))
-    scheduler.add("one", decoder())
-    assert scheduler.step() == [("one", (TOKENIZER.size,))]
 
 
 def test_results_come_in_the_order_of_the_steps() -> None:
@@ -151,7 +143,7 @@ def test_a_failing_decoder_fails_alone() -> None:
 
 
 def test_a_cancelled_decoder_is_closed_and_forgotten() -> None:
-    """Cancelling runs the decoder's clean-up, saves its rows, and leaves the others alone."""
+    """Cancelling runs its clean-up and saves its rows; a live ticket is not given again."""
     closed = []
 
     def watched() -> Decoder[None]:
@@ -166,19 +158,13 @@ def test_a_cancelled_decoder_is_closed_and_forgotten() -> None:
     scheduler.add("watched", watched())
     scheduler.add("other", requesting([SCORE], [SCORE]))
     scheduler.step()
+    with pytest.raises(ValueError, match="ticket"):
+        scheduler.add("other", requesting())
     assert scheduler.cancel("watched") and closed == [True]
     assert not scheduler.cancel("watched")
     assert [ticket for ticket, _ in scheduler.step()] == ["other"]
     assert table.calls == [("next", 2), ("next", 1)]
     assert scheduler.pending == 0
-
-
-def test_a_ticket_is_used_once_at_a_time() -> None:
-    """Two live decoders cannot share a ticket."""
-    scheduler = Scheduler(TableRuntime(TOKENIZER))
-    scheduler.add(1, requesting([SCORE]))
-    with pytest.raises(ValueError, match="ticket"):
-        scheduler.add(1, requesting())
 
 
 def test_gathered_decoders_share_rounds_but_not_results() -> None:

@@ -39,11 +39,6 @@ def copy(tmp_path: Path, tiny_checkpoint: Path) -> Path:
     return directory
 
 
-def names(directory: Path) -> list[str]:
-    """Names of the entries of a directory."""
-    return sorted(path.name for path in directory.iterdir())
-
-
 def sums_of(directory: Path) -> str:
     """Return the right content of SHA256SUMS."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
@@ -60,13 +55,12 @@ def put(directory: Path, name: str, content: bytes | str) -> None:
     (directory / "SHA256SUMS").write_text(sums_of(directory), encoding="utf-8")
 
 
-def with_config(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
-    """Damage: change the fields of config.json."""
+def with_config(**changes: Any) -> Callable[[Path], None]:
+    """Damage: change fields of config.json."""
 
     def damage(directory: Path) -> None:
         values = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        change(values)
-        put(directory, "config.json", json.dumps(values))
+        put(directory, "config.json", json.dumps(values | changes))
 
     return damage
 
@@ -104,7 +98,7 @@ def test_everything_that_was_written_is_read(tmp_path: Path, tiny_checkpoint: Pa
     sums = (directory / "SHA256SUMS").read_bytes()
     assert sums.decode() == sums_of(directory)
     assert read.digest == written.digest == hashlib.sha256(sums).hexdigest()
-    assert names(tmp_path / "deep") == ["new"]
+    assert list(directory.parent.iterdir()) == [directory]
 
 
 @settings(
@@ -175,7 +169,6 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda d: edit_sums(d, lambda s: s.rsplit("\n", 2)[0] + "\n"),
         r"does not list word_end_probs\.f16; export",
     ),
-    "sums empty": (lambda d: edit_sums(d, lambda _: ""), r"does not list config\.json"),
     "sums not text": (lambda d: (d / "SHA256SUMS").write_bytes(b"\xff"), "line 1 is not 'sum"),
     "path to above": (list_file("../outside"), "with a path inside"),
     "absolute path": (list_file("/etc/hostname"), "with a path inside"),
@@ -183,17 +176,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "not JSON": (lambda d: put(d, "config.json", "{"), r"config\.json: .*Invalid JSON"),
     "NaN": (lambda d: put(d, "config.json", '{"format_version": NaN}'), "format_version"),
     "deep nesting": (lambda d: put(d, "config.json", "[" * 100_000), "recursion limit"),
-    "newer format": (
-        with_config(lambda config: config.update(format_version=3)),
-        "format_version.* or upgrade Lacuna",
-    ),
-    "field missing": (with_config(lambda config: config.pop("scores")), "scores: Field required"),
-    "field unknown": (with_config(lambda config: config.update(colour="red")), "colour: Unexp"),
-    "name with a path": (with_config(lambda config: config.update(name="a/b")), "name: String"),
-    "size of 0": (
-        with_config(lambda config: config["network"].update(hidden_size=0)),
-        r"network\.hidden_size: .* equal to 1",
-    ),
+    "newer format": (with_config(format_version=3), "format_version.* or upgrade Lacuna"),
+    "field unknown": (with_config(colour="red"), "colour: Unexp"),
+    "name with a path": (with_config(name="a/b"), "name: String"),
+    "no size": (with_config(network={}), r"network\.vocabulary_size"),
 }  # fmt: skip
 
 
@@ -246,23 +232,20 @@ def test_weights_without_a_header_are_named(tmp_path: Path, header: bytes) -> No
             count_parameters(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["real", "link"])
 def test_existing_checkpoint_is_replaced_only_on_demand(
-    tmp_path: Path, tiny_checkpoint: Path, name: str
+    tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
     """Without ``overwrite`` nothing is touched; with it the new one replaces the old one."""
-    checkpoint, target = load_checkpoint(tiny_checkpoint), tmp_path / name
-    first = write_again(checkpoint, tmp_path / "real")
-    (tmp_path / "link").symlink_to(tmp_path / "real")
+    checkpoint, target = load_checkpoint(tiny_checkpoint), tmp_path / "target"
+    first = write_again(checkpoint, target)
     with pytest.raises(CheckpointError, match="exists; choose another name"):
         write_again(checkpoint, target, version="2")
     with pytest.raises(CheckpointError, match="with a path inside"):
         write_again(checkpoint, target, files={"../outside": b""}, overwrite=True)
     assert load_checkpoint(target).digest == first.digest
     write_again(checkpoint, target, version="2", overwrite=True)
-    assert load_checkpoint(tmp_path / "real").version == "2"
-    assert (tmp_path / "link").is_symlink()
-    assert names(tmp_path) == ["link", "real"]
+    assert load_checkpoint(target).version == "2"
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_nothing_is_written_that_could_not_be_read(tmp_path: Path, tiny_checkpoint: Path) -> None:
@@ -270,37 +253,32 @@ def test_nothing_is_written_that_could_not_be_read(tmp_path: Path, tiny_checkpoi
     checkpoint = load_checkpoint(tiny_checkpoint)
     with pytest.raises(CheckpointError, match="not a SentencePiece model"):
         write_again(checkpoint, tmp_path / "new", files={"tokenizer.model": b"x"})
-    assert names(tmp_path) == []
+    assert not any(tmp_path.iterdir())
     (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
     with pytest.raises(CheckpointError, match="exists; choose another name"):
         write_again(checkpoint, tmp_path, overwrite=True)
-    assert names(tmp_path) == ["thesis.txt"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "thesis.txt"]
 
 
-def test_revision_changes_what_is_measured(copy: Path, tiny_checkpoint: Path) -> None:
-    """Scores, calibration, card and digest change; other files stay, unlisted ones too."""
+def test_revision_changes_what_is_measured(
+    copy: Path, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    """Other files stay, unlisted ones too; an output gets the new version, once."""
+    edit_sums(copy, lambda sums: sums.replace("  ", " *"))  # the other mark of sha256sum
+    before = load_checkpoint(copy)
+    after = revise_checkpoint(copy, version="2", output=tmp_path / "new")
+    assert (after.directory, after.version) == (tmp_path / "new", "2")
+    assert load_checkpoint(copy).digest == before.digest != after.digest
+    with pytest.raises(CheckpointError, match="exists"):
+        revise_checkpoint(copy, version="3", output=tmp_path / "new")
     others = {"onnx/notes.txt": b"mine", ".git/HEAD": b"ref: main"}
     (copy / ".git").mkdir()
     for name, content in others.items():
         (copy / name).write_bytes(content)
-    before = load_checkpoint(copy)
-    calibration = dataclasses.replace(before.calibration, forward_weight=0.9)
-    scores = {"en": {"ece": 0.01}}
-    after = revise_checkpoint(copy, calibration=calibration, scores=scores, card="# New")
-    assert (after.calibration, after.scores) == (calibration, scores)
-    assert after.digest != before.digest
     for name in before.files - {"config.json", "MODEL_CARD.md"}:
         others[name] = (tiny_checkpoint / name).read_bytes()
+    calibration, scores = Calibration(forward_weight=0.9), {"en": {"ece": 0.01}}
+    after = revise_checkpoint(copy, calibration=calibration, scores=scores, card="# New")
+    assert (after.calibration, after.scores) == (calibration, scores)
     assert {name: (copy / name).read_bytes() for name in others} == others
     assert (copy / "MODEL_CARD.md").read_text() == "# New"
-
-
-def test_revision_into_a_copy_leaves_the_checkpoint(copy: Path, tmp_path: Path) -> None:
-    """An output gets the new version, once; both marks of sha256sum are understood."""
-    edit_sums(copy, lambda sums: sums.replace("  ", " *"))
-    before = load_checkpoint(copy)
-    after = revise_checkpoint(copy, version="2", output=tmp_path / "new")
-    assert (after.directory, after.version) == (tmp_path / "new", "2")
-    assert load_checkpoint(copy).digest == before.digest
-    with pytest.raises(CheckpointError, match="exists"):
-        revise_checkpoint(copy, version="3", output=tmp_path / "new")

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from model.config import NetworkConfig
-from model.network import Network, RecurrentLayer, locked_dropout
+from model.network import RecurrentLayer, locked_dropout
 
 
 @pytest.fixture(autouse=True)
@@ -45,17 +44,6 @@ def test_locked_dropout_drops_the_same_units_at_every_step() -> None:
     assert abs(float(dropped.mean()) - 1) < 0.02
     ones = torch.ones(2, 2, 2)
     assert torch.equal(locked_dropout(ones, 0.3, training=False), ones)
-
-
-def test_stacked_network_reads_each_row_within_its_length() -> None:
-    """A row in a padded batch has the outputs that it has alone, without padding."""
-    config = NetworkConfig(30, "stacked_bidirectional", "lstm", 8, 12, 2, 0, 0)
-    network = Network(config).eval()
-    tokens, lengths = torch.randint(5, 30, (7, 2)), torch.tensor([7, 5])
-    together = network.run_stacked(tokens, lengths)
-    for row, length in enumerate(lengths):
-        alone = network.run_stacked(tokens[:length, [row]], lengths[[row]])
-        assert torch.allclose(together[:length, row], alone[:, 0], atol=1e-6)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

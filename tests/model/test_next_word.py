@@ -14,12 +14,9 @@ from model.predictor import Predictor
 from model.queries import Candidate, PredictQuery
 from model.text import is_word_character, normalise
 from model.tokenizer import FIRST_BYTE, START
-from tests.fakes import TableRuntime, answer, hand_tokenizer, table_predictor
+from tests.fakes import TYPING as TOKENIZER
+from tests.fakes import TableRuntime, answer, table_predictor
 
-TOKENIZER = hand_tokenizer(
-    ("I ", "like ", "the", "the ", "theatre ", "t", "th", "he", "he ", "a", "s ", "re ", "cat",
-     "cat ", ",", ", ", " ", "迟", "迟到", "到", "了", "上学", "。")
-)  # fmt: skip
 # Tokens of the small worlds for brute force.
 SPELLED = ("I ", "the", "the ", "s ", "a", ",", " ", "到")
 
@@ -168,28 +165,6 @@ def test_estimated_end_gives_way_to_the_network() -> None:
     )
     # The last round of a search is not corrected by another one.
     assert found == pytest.approx(expected, abs=0.02)
-
-
-def test_long_word_in_a_small_vocabulary_is_spelled_out() -> None:
-    """A word of eight tokens is found if each of them is almost certain."""
-    word = "triangle"
-    tokenizer = hand_tokenizer((*word, " "))
-    order = [tokenizer.surfaces.index(letter) for letter in f" {word} "]
-
-    class Speller(TableRuntime):
-        def score(self, head: Any, *inputs: Any) -> Any:
-            del head
-            (outputs,) = inputs
-            rows = np.full((len(outputs), tokenizer.size), -np.inf, dtype=np.float32)
-            rows[:, order] = np.log(0.1 / len(word))
-            for row, output in zip(rows, outputs, strict=True):
-                place = order.index(int(output[1])) if output[1] in order else 0
-                row[order[place + 1]] = np.log(0.9)
-            return rows
-
-    (best, *_) = predict(table_predictor(Speller(tokenizer)), "", 5)
-    assert best.append == word
-    assert best.probability == pytest.approx(0.9**9, rel=0.02)
 
 
 @given(st.text(max_size=30) | st.text(alphabet="the ,a迟到了\n€_'", max_size=20))

@@ -12,12 +12,9 @@ from model.decoding.prefix_cache import OVERHEAD, Prefix, PrefixCache, PrefixNod
 from model.decoding.token_index import TokenIndex
 from model.predictor import Predictor
 from model.queries import ClozeQuery, PredictQuery, PredictResult
-from tests.fakes import TableRuntime, answer, hand_tokenizer, table_predictor
+from tests.fakes import TYPING as TOKENIZER
+from tests.fakes import TableRuntime, answer, table_predictor
 
-TOKENIZER = hand_tokenizer(
-    ("I ", "like ", "the", "the ", "theatre ", "t", "th", "he", "he ", "a", "s ", "re ", "cat",
-     "cat ", ",", ", ", " ", "迟", "迟到", "到", "了", "上学", "。")
-)  # fmt: skip
 INDEX = TokenIndex(TOKENIZER)
 
 

@@ -10,18 +10,13 @@ from hypothesis import strategies as st
 from model.errors import TokenizerError
 from model.text import normalise
 from model.tokenizer import BLANK, END, END_OF_GAP, FIRST_BYTE, START, UNKNOWN, Tokenizer
-from training.data.train_tokenizer import train_tokenizer
-
-LINES = (
-    "I go to the store.", "They like the theatre, don't they?", "go to the", "我喜欢旅游。",
-    "老师批评了我,我很难过。",
-)  # fmt: skip
+from tests.fixtures_checkpoint import tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     """A small vocabulary of both languages."""
-    return train_tokenizer(LINES, 300, threads=1)
+    return tiny_tokenizer()
 
 
 @given(text=st.text(alphabet=st.characters(exclude_categories=["Cs"])))

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.conftest import few_bootstrap_rounds
+from tests.training.conftest import few_bootstrap_rounds, prepared
 
-__all__ = ["few_bootstrap_rounds"]
+__all__ = ["few_bootstrap_rounds", "prepared"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

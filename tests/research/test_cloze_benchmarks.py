@@ -20,12 +20,11 @@ from model.queries import (
 )
 from research.__main__ import main
 from research.cloze_benchmarks import BENCHMARKS, BenchmarkQuestion, answer, wilson_interval
-from research.contamination import count_seen, words_of
+from research.contamination import count_seen, read_texts, words_of
 from research.sample_sentences import fill, summary
 from training.evaluation.systems import EvaluatedSystem
 from training.evaluation.test_items import MARKER
 
-SENTENCES = Path(__file__).parents[2] / "research" / "sources" / "sample_sentences.jsonl"
 MSR = "As I descended , my old ally , the _____ , came out ."
 CHID = {"content": "由#idiom#累积而来。", "candidates": ["谨小慎微", "急功近利"], "answer": 1}
 CMRC = {"passage": ["小 猴 整天 跳 ，", "XXXXX 每天 起来 。"], "query": "", "answer": "小"}
@@ -82,6 +81,8 @@ def test_questions_are_read_as_they_are_published(files: dict[str, Path]) -> Non
     assert set(read["cmrc2017"].choices) == {"小", "猴", "整天", "跳", "每天", "起来"}
     assert read["cft"].text == "小猴整天跳。谁在跳？____。"
     assert (read["chid"].text, read["chid"].answer) == ("由____累积而来。", "急功近利")
+    assert list(read_texts("chid", files["chid"])) == ["由急功近利累积而来。"]
+    assert list(read_texts("lambada", files["lambada"])) == [RECORDS["lambada"]["text"]]
 
 
 def test_the_first_candidate_counts(files: dict[str, Path]) -> None:
@@ -123,26 +124,15 @@ def test_the_rank_is_that_of_the_first_wanted_word() -> None:
     assert "first in 0 and among the first 5 in 1 of 2" in summary(report)
 
 
-def test_the_commands_write_their_figures(
+def test_the_command_writes_its_figures(
     tiny_checkpoint: Path, files: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Each command writes JSON; a run across the filled blank is seen in the training text."""
+    """The figures of all benchmarks are written as JSON."""
     named = [f"{name}={path}" for name, path in files.items()]
     output = ["--output", str(tmp_path / "report.json")]
     assert main(["cloze-benchmarks", str(tiny_checkpoint), *named, *output]) == 0
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert set(report["benchmarks"]) == set(RECORDS)
-    assert main(["sample-sentences", str(tiny_checkpoint), str(SENTENCES), *output]) == 0
-    assert len(json.loads((tmp_path / "report.json").read_text())["sentences"]) == 60
-    text = f"He came down: {MSR.replace('_____', 'guard')} He saw all of it at once."
-    (tmp_path / "train.txt").write_text(text, encoding="utf-8")
-    longer = {**RECORDS["msr-scc"], "question": f"He came down: {MSR} He saw all of it"}
-    files["msr-scc"].write_text(json.dumps(longer), encoding="utf-8")
-    asked = [f"msr-scc={files['msr-scc']}", f"lines={tmp_path / 'train.txt'}"]
-    training = ["--training", str(tmp_path / "train.txt")]
-    assert main(["contamination", *asked, *training, *output]) == 0
-    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    assert [each["seen"] for each in report["benchmarks"].values()] == [1, 1]
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"text": 1}', "[1]"])

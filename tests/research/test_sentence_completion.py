@@ -18,9 +18,7 @@ from research.sentence_completion import (
     METHODS,
     PARTS,
     Sentence,
-    fit_weights,
     log_probabilities,
-    measure,
     read_questions,
     score_sentences,
 )
@@ -62,20 +60,6 @@ def test_the_gap_heads_part_is_what_the_service_uses(tiny_checkpoint: Path) -> N
     expected = np.exp(gap - np.logaddexp.reduce(gap))
     found = [probabilities[choice] for choice in QUESTION.choices]
     assert found == pytest.approx(expected.tolist(), rel=1e-3)
-
-
-def test_weights_make_the_right_choices_probable() -> None:
-    """The direction that knows the answer gets the greatest weight."""
-    rng = np.random.default_rng(1)
-    answers = rng.integers(3, size=200).tolist()
-    parts = rng.normal(size=(200, 3, len(PARTS)))
-    parts[np.arange(200), answers, PARTS.index("left whole")] += 4
-    parts[np.arange(200), answers, PARTS.index("gap")] -= 1
-    weights = fit_weights(parts, answers)
-    assert weights["left whole"] > 1 > weights["right whole"]
-    accuracies = {name: each["accuracy"] for name, each in measure(parts, answers, weights).items()}
-    assert min(accuracies["left to right, whole sentence"], accuracies[FITTED]) > 0.8
-    assert accuracies["gap head"] < 0.2
 
 
 def test_the_command_writes_a_report(

@@ -13,14 +13,11 @@ import research.vanishing_gradients
 from research.__main__ import main
 from research.vanishing_gradients import (
     VARIANTS,
-    GradientOptions,
     RecallNetwork,
     Variant,
     gradient_norms,
     half_life,
-    recall,
     recall_batch,
-    train_recall,
 )
 
 
@@ -39,18 +36,6 @@ def test_gradients_are_those_of_the_loss_by_the_earlier_state(cell: str) -> None
         grads = torch.autograd.grad(F.cross_entropy(network.guess(outputs[-1]), symbols), start)
         for part, grad in zip("hc", grads, strict=False):
             assert norms[part][k - 1] == pytest.approx(grad.norm().item(), rel=1e-4)
-
-
-def test_an_lstm_learns_to_recall() -> None:
-    """In a few hundred updates it answers short distances far better than chance."""
-    torch.manual_seed(1)
-    options = GradientOptions(
-        Path(), hidden_size=48, steps=250, rows=32, learning_rate=5e-3, distances=(2, 6)
-    )
-    network = RecallNetwork(Variant("LSTM", "lstm"), options.hidden_size)
-    assert recall(network, 4, 300) < 0.3
-    assert train_recall(network, "norm", np.random.default_rng(1), options)
-    assert recall(network, 4, 300) > 0.9
 
 
 def test_half_life_is_that_of_an_exponential() -> None:
