@@ -2,10 +2,9 @@
 one run.
 
 Within a repeat each workload meets every system before the next workload begins, because the speed
-of a
-shared machine changes. All servers live for the whole run, and all but the measured one are paused.
-The
-client runs on other CPUs. ``--old PATH`` compares key presses with the service of another checkout.
+of a shared machine changes. All servers live for the whole run, and all but the measured one are
+paused. The client runs on other CPUs. ``--old PATH`` compares key presses with the service of
+another checkout.
 """
 
 import argparse
@@ -33,13 +32,12 @@ Record = dict[str, Any]
 LOAD = 0.5
 # A key press that is answered within 20 ms feels instant (Hard et al. 2018, arXiv:1811.03604).
 GOOD_SECONDS = 0.020
-# Characters before the first timed key press, number of those key presses, and who can be asked so
-# much.
+# Characters before the first timed key press, number of those key presses, and systems that can
+# be asked so much.
 LENGTHS, PRESSES, WITH_LENGTHS = (10, 5000), 40, ("lacuna", "old", "reference", "naive")
 COLD_TOKENS, CLOZE_TOKENS, LIST_TEXTS = 20, 50, 16
 # Requests a second for which there are fresh texts, by workload: more than any system but the
-# reference
-# answers. When they are used up, the measurement ends earlier.
+# reference answers. When they are used up, the measurement ends earlier.
 WORKLOADS = {
     "key presses": ("/predict", 3000),
     "cold texts": ("/predict", 3000),

@@ -2,10 +2,8 @@
 time.
 
 The service must answer no 5xx, break no connection, leak no descriptor, and keep its memory flat.
-Its
-prefix cache is small, so that it is full soon. A reload collects garbage, which hides leaks by
-request;
-``--no-reloads`` finds those sooner.
+Its prefix cache is small, so that it is full soon. A reload collects garbage, which hides leaks by
+request; ``--no-reloads`` finds those sooner.
 """
 
 import argparse

@@ -1,8 +1,7 @@
 """Run one peer: reference, naive, naive-int8, litserve or fill-mask.
 
 All but the reference need the packages of ``benchmarks/.venv``. Routes compute on the event loop:
-on one
-core a thread pool would only add switches.
+on one core a thread pool would only add switches.
 """
 
 import argparse

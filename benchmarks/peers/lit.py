@@ -10,8 +10,7 @@ from benchmarks.peers.schemas import Answer, Candidate, Prediction, Request, ans
 from benchmarks.peers.torch_predictor import TorchPredictor
 
 # With a timeout of 0, its default, the worker polls an empty queue without a pause and takes the
-# core
-# that it shares with the HTTP process.
+# core that it shares with the HTTP process.
 MAX_BATCH, BATCH_SECONDS = 32, 0.005
 Encoded = tuple[list[list[int]], int]  # of one request: tokens of each text, top_k
 Found = tuple[
