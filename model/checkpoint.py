@@ -50,48 +50,36 @@ _SUM_LINE = re.compile(r"([0-9a-f]{64}) [ *]((?:[\w-][\w.-]*/)*[\w-][\w.-]*)", r
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 # The fields of config.json that a Checkpoint has, too.
 _DESCRIPTION = ("name", "version", "network", "calibration", "languages", "scores", "training")
-_EXPORT_AGAIN = "export the checkpoint again"
+EXPORT_AGAIN = "export the checkpoint again"
 _COPY_AGAIN = "copy the checkpoint again"
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=STRICT)
 class CheckpointConfig:
-    """The content of ``config.json``.
+    """The content of ``config.json``."""
 
-    Attributes:
-        format_version: rises when an old reader would misread a new checkpoint.
-        name: 1 to 64 letters, digits, ``.``, ``_`` and ``-``, as *version*.
-        languages: codes, such as ``zh``.
-        scores: figures of an evaluation, as ``training evaluate`` names them.
-        training: origin: data hash, git commit, seed, tokens seen, date.
-    """
-
-    format_version: Literal[2] = 2
+    format_version: Literal[2] = 2  # rises when an old reader would misread a new checkpoint
     name: Annotated[str, pydantic.Field(pattern=f"^{_NAME}$")]
     version: Annotated[str, pydantic.Field(pattern=f"^{_NAME}$")]
     network: NetworkConfig
     calibration: Calibration
-    languages: tuple[str, ...]
-    scores: dict[str, Any]
-    training: dict[str, Any]
+    languages: tuple[str, ...]  # codes, such as zh
+    scores: dict[str, Any]  # figures of an evaluation, as `training evaluate` names them
+    training: dict[str, Any]  # origin: data hash, git commit, seed, tokens seen, date
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A checkpoint that has been verified and read, or an n-gram opened as if it were one.
 
-    Attributes:
-        name, version, calibration, languages, scores, training: see :class:`CheckpointConfig`.
-        digest: SHA-256 of SHA256SUMS, hexadecimal: changes when any file does.
-        word_end_probs: by token, the share of its occurrences in the training text that no letter
-            follows; used for tokens that end in a letter.
-        files: the listed files, whose sums were right; no other may be opened.
+    *word_end_probs* is, by token, the share of its occurrences in the training text that no letter
+    follows; it is used for tokens that end in a letter. Other fields: :class:`CheckpointConfig`.
     """
 
     directory: Path
     name: str
     version: str
-    digest: str
+    digest: str  # SHA-256 of SHA256SUMS, hexadecimal: changes when any file does
     network: Sizes
     calibration: Calibration
     tokenizer: Tokenizer
@@ -99,7 +87,7 @@ class Checkpoint:
     word_end_probs: tuple[float, ...]
     scores: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
-    files: frozenset[str] = frozenset()
+    files: frozenset[str] = frozenset()  # listed and with the right sums; no other may be opened
 
     @property
     def config(self) -> CheckpointConfig:
@@ -130,27 +118,27 @@ def load_checkpoint(directory: Path) -> Checkpoint:
     digest, listed = _verify_sums(directory)
     for name in REQUIRED:
         if name not in listed:
-            raise CheckpointError(f"{directory / SUMS} does not list {name}; {_EXPORT_AGAIN}")
+            raise CheckpointError(f"{directory / SUMS} does not list {name}; {EXPORT_AGAIN}")
     try:
         config = parse(CheckpointConfig, (directory / CONFIG).read_bytes())
     except CheckpointError as error:
-        remedy = f"{_EXPORT_AGAIN}, or upgrade Lacuna if format_version is above 2"
+        remedy = f"{EXPORT_AGAIN}, or upgrade Lacuna if format_version is above 2"
         raise CheckpointError(f"{directory / CONFIG}: {error}; {remedy}") from error
     try:
         tokenizer = Tokenizer.load(directory / TOKENIZER)
     except TokenizerError as error:
-        raise CheckpointError(f"{error}; {_EXPORT_AGAIN}") from error
+        raise CheckpointError(f"{error}; {EXPORT_AGAIN}") from error
     if tokenizer.size != config.network.vocabulary_size:
         raise CheckpointError(
             f"{directory / TOKENIZER} has {tokenizer.size} tokens, the network has"
-            f" {config.network.vocabulary_size}; {_EXPORT_AGAIN}"
+            f" {config.network.vocabulary_size}; {EXPORT_AGAIN}"
         )
     data = (directory / WORD_END_PROBS).read_bytes()
     shares = np.frombuffer(data, dtype="<f2") if len(data) == 2 * tokenizer.size else None
     if shares is None or not bool(((shares >= 0) & (shares <= 1)).all()):
         raise CheckpointError(
             f"{directory / WORD_END_PROBS} ({len(data)} bytes) is not {tokenizer.size} shares from"
-            f" 0 to 1; {_EXPORT_AGAIN}"
+            f" 0 to 1; {EXPORT_AGAIN}"
         )
     return Checkpoint(
         directory=directory,
@@ -184,7 +172,7 @@ def count_parameters(directory: Path) -> int:
         return sum(math.prod(tensor["shape"]) for tensor in tensors.values())
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{path} has no header of safetensors: {error!r}; {_EXPORT_AGAIN}"
+            f"{path} has no header of safetensors: {error!r}; {EXPORT_AGAIN}"
         ) from error
 
 

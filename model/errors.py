@@ -21,9 +21,8 @@ class LacunaError(Exception):
 class QueryError(LacunaError):
     """A request that cannot be answered.
 
-    Args:
-        field: JSON pointer of the wrong field, such as ``/text/3``.
-        message: the problem and the remedy, without the user's text.
+    *field* is the JSON pointer of the wrong field, such as ``/text/3``. *message* has the problem
+    and the remedy, without the user's text.
     """
 
     def __init__(self, field: str, message: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy.typing as npt
 import onnxruntime
 
-from model.checkpoint import Checkpoint
+from model.checkpoint import EXPORT_AGAIN, Checkpoint
 from model.config import Architecture, NetworkConfig, Tower
 from model.errors import CheckpointError
 from model.runtime import Float32Array, Head, Int64Array
@@ -23,7 +23,6 @@ GRAPH_NAMES: dict[Architecture, tuple[str, ...]] = {
     "two_towers": ("forward", "next", "backward", "previous", "gap"),
     "stacked_bidirectional": ("fill",),
 }
-_EXPORT_AGAIN = "export the checkpoint again"
 
 
 def open_onnx_runtime(checkpoint: Checkpoint, threads: int = 1) -> "OnnxRuntime":
@@ -36,7 +35,7 @@ def open_onnx_runtime(checkpoint: Checkpoint, threads: int = 1) -> "OnnxRuntime"
     for name in (*names, SHARED_WEIGHTS["int8"]):
         if (path := f"{GRAPHS['int8']}/{name}") not in checkpoint.files:
             raise CheckpointError(
-                f"{checkpoint.directory}: SHA256SUMS does not list {path}; {_EXPORT_AGAIN}"
+                f"{checkpoint.directory}: SHA256SUMS does not list {path}; {EXPORT_AGAIN}"
             )
     return OnnxRuntime(checkpoint.directory, checkpoint.config.network, threads)
 
@@ -125,5 +124,5 @@ def _open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no base of their own
         raise CheckpointError(
-            f"{path}: onnxruntime cannot open it: {error}; {_EXPORT_AGAIN} (fp32 needs --fp32)"
+            f"{path}: onnxruntime cannot open it: {error}; {EXPORT_AGAIN} (fp32 needs --fp32)"
         ) from error

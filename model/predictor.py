@@ -34,12 +34,8 @@ CACHE_BYTES = 64 * 1024 * 1024
 class Predictor:
     """Answers queries with one checkpoint on one runtime.
 
-    Args:
-        checkpoint: tokenizer, sizes and calibration.
-        runtime: runs its network.
-        limits: of one query.
-        cache_bytes: limit of the prefix cache; 0 keeps nothing.
-        use_cache_lm: make words of the text and its history more probable (cache_lm.py).
+    A prefix cache of 0 *cache_bytes* keeps nothing. *use_cache_lm* makes words of the text and its
+    history more probable (cache_lm.py).
     """
 
     def __init__(

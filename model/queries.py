@@ -4,7 +4,7 @@
 as they are, but for fields that are marked as internal.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, cast
 
@@ -19,12 +19,9 @@ Choices = Sequence[str] | Sequence[Sequence[str]]
 
 @dataclass(frozen=True, slots=True)
 class PredictQuery:
-    """Predict the continuation of *text*; empty text is the start of a text.
+    """Predict the continuation of *text*, by *top_k* candidates; empty text starts a text.
 
-    Attributes:
-        text: the text so far.
-        top_k: candidates to return.
-        history: earlier text of the same writer, whose words become more probable.
+    Words of *history*, which is earlier text of the same writer, become more probable.
     """
 
     text: str
@@ -34,14 +31,10 @@ class PredictQuery:
 
 @dataclass(frozen=True, slots=True)
 class ClozeQuery:
-    """Fill the blanks of *text*.
+    """Fill the blanks of *text*: *top_k* candidates for each, or all *choices* if there are any.
 
-    Attributes:
-        text: text with at least one blank (:mod:`model.decoding.blanks`).
-        top_k: candidates per blank; ignored if there are *choices*.
-        blank: another marker of a blank, literally; None means the usual ones.
-        choices: None for open blanks.
-        history: as for :class:`PredictQuery`.
+    *blank* is a marker of a blank, literally; None means the usual ones
+    (:mod:`model.decoding.blanks`). *history* is as for :class:`PredictQuery`.
     """
 
     text: str
@@ -180,13 +173,11 @@ def check_query(query: Query, limits: Limits) -> None:
         if not query.blank.strip():
             raise QueryError("/blank", "must hold at least one character that is not a space")
     if choices is not None:
-        lists: Mapping[str, Sequence[str]]
         if all(isinstance(choice, str) for choice in choices):
-            lists = {"/choices": cast("Sequence[str]", choices)}
-        else:
-            lists = {f"/choices/{index}": group for index, group in enumerate(choices)}
-        for field, group in lists.items():
-            _check_choices(field, group, limits)
+            _check_choices("/choices", cast("Sequence[str]", choices), limits)
+            return
+        for index, group in enumerate(choices):
+            _check_choices(f"/choices/{index}", group, limits)
 
 
 def choice_lists(choices: Choices, blanks: int) -> list[dict[str, str]]:

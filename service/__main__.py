@@ -36,11 +36,7 @@ _KEEP_ALIVE_SECONDS = 65
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until a signal.
-
-    Returns:
-        Exit status.
-    """
+    """Serve until a signal; return the exit status."""
     # A SIGHUP before the checkpoint is loaded must not end the process.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -52,11 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def serve(settings: Settings, load_model: Load) -> int:
-    """Serve what *load_model* loads, with *settings*, until a signal or a failure.
-
-    Returns:
-        Exit status.
-    """
+    """Serve what *load_model* loads until a signal or a failure; return the exit status."""
     failures: list[Exception] = []
 
     def on_failure(error: Exception) -> None:

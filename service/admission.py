@@ -66,8 +66,7 @@ class Allowance:
     A full bucket may go into debt, so a request larger than one minute's quota succeeds once and is
     then paid back.
 
-    Args:
-        limits: texts and characters per minute; 0 means no limit.
+    *limits* are texts and characters per minute; 0 means no limit.
     """
 
     def __init__(self, limits: tuple[int, int] = (0, 0)) -> None:
@@ -78,9 +77,7 @@ class Allowance:
     def charge(self, texts: int, characters: int) -> None:
         """Charge a request, or refuse it and charge nothing.
 
-        Args:
-            texts: each text of a list is counted.
-            characters: code points of texts, history and choices.
+        *characters* are the code points of texts, history and choices.
 
         Raises:
             TooManyRequests: names the limit for which the request has to wait longer.
@@ -110,13 +107,9 @@ class Allowance:
 class Admission:
     """Counts the work that was admitted and has not ended, and measures the engine's speed.
 
-    Args:
-        queue_items: texts that may wait for the engine, whatever their cost: a bound on memory.
-        batch_items: texts that the engine decodes at the same time.
-        limits: of one request. A text over a limit costs nothing: the engine refuses it at once.
-
-    Attributes:
-        rate: cost that the engine finishes in a busy second.
+    At most *queue_items* texts wait for the engine, whatever their cost: a bound on memory. It
+    decodes *batch_items* at the same time. A text over one of the *limits* costs nothing: the
+    engine refuses it at once.
     """
 
     def __init__(self, queue_items: int, batch_items: int, limits: Limits) -> None:
@@ -132,7 +125,7 @@ class Admission:
         self._ended_cost = 0
         self._done = FIRST_RATE * FIRST_SECONDS
         self._busy = FIRST_SECONDS
-        self.rate = FIRST_RATE
+        self.rate = FIRST_RATE  # cost that the engine finishes in a busy second
 
     def admit(self, queries: Sequence[Query], tenant: str, seconds: float) -> list[int]:
         """Admit one request that has *seconds* until its deadline. Called on the event loop.

@@ -40,16 +40,11 @@ _SENT_HEADERS = ("Authorization", "Content-Type", "Traceparent", "Tracestate", "
 
 
 def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception], None]) -> FastAPI:
-    """Build the service.
+    """Build the service: its `AppState` is ``app.state.lacuna``, its keys are ``app.state.keys``.
 
-    Args:
-        settings: checked settings.
-        load: called on the engine's thread once the app runs; until it returns, the app answers
-            503. A reload calls it again, on another thread.
-        on_failure: called on the event loop with what the first *load* raised.
-
-    Returns:
-        The app. Its `AppState` is ``app.state.lacuna``, its keys are ``app.state.keys``.
+    *load* is called on the engine's thread once the app runs; until it returns, the app answers
+    503. A reload calls it again, on another thread. If the first call raises an error, *on_failure*
+    gets it on the event loop.
     """
     metrics = Metrics()
 

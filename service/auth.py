@@ -154,12 +154,9 @@ class Client:
 
 
 class KeyRing:
-    """The keys of the settings and of the keys file, which is watched for changes.
+    """The *plain* keys of the settings, and those of the file at *path*, watched for changes.
 
-    Args:
-        plain: keys of the settings.
-        path: the keys file.
-        limits: texts and characters per minute of keys whose entries set no limits.
+    *limits* are texts and characters per minute, for keys whose entries set none.
 
     Raises:
         KeysError: a key or the file cannot be used.

@@ -22,11 +22,7 @@ from service.settings import DEFAULT_CHECKPOINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Returns:
-        Exit status: 0, or 1 if a text, file or checkpoint cannot be used. argparse exits with 2.
-    """
+    """Run one command; return 0, or 1 if a text, file or checkpoint cannot be used."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["serve"]:
         from service.__main__ import end_at_once

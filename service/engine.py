@@ -81,13 +81,10 @@ class Task:
 
 
 class Engine:
-    """Answers queries on its own thread.
+    """Answers queries on its own thread, *batch_items* texts at the same time.
 
-    Args:
-        load: returns the first checkpoint; called on the engine's thread.
-        batch_items: texts that are decoded at the same time.
-        stall_seconds: a step that takes longer counts as stuck.
-        on_loaded: called on the event loop with what *load* returned or raised.
+    *load* returns the first checkpoint, on the engine's thread. *on_loaded* gets what it returned
+    or raised, on the event loop. A step that takes longer than *stall_seconds* counts as stuck.
     """
 
     def __init__(

@@ -68,9 +68,8 @@ def _places(frames: Iterator[tuple[FrameType, int]]) -> list[str]:
 def logging_to_stderr(level: str = "info") -> Iterator[None]:
     """Log to standard error while inside; lines that still wait are written at the end.
 
-    Args:
-        level: the minimum for lines about requests and of libraries: ``debug``, ``info``,
-            ``warning`` or ``error``. The service's own events are always logged from info on.
+    *level* is the minimum for lines about requests and of libraries: ``debug``, ``info``,
+    ``warning`` or ``error``. The service's own events are always logged from info on.
     """
     writer = _Writer()
     root = logging.getLogger()

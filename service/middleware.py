@@ -49,30 +49,18 @@ _NOBODY = Client("", Allowance())
 
 @dataclass(slots=True)
 class RequestContext:
-    """One request: its identity, and the figures that are logged and counted at its end.
+    """One request: its identity, and the figures that are logged and counted at its end."""
 
-    Attributes:
-        route: one of `ROUTES` or `UNMATCHED`: a closed set, since it labels metrics.
-        headers: by name, in lower case; of headers with the same name, the last one.
-        request_id: the client's ``X-Request-Id`` if it is well formed, else a new one.
-        trace_id: of the client's ``traceparent``, 32 hexadecimal digits; empty without a valid one.
-        client: the owner of the key. Its name is logged as ``key``.
-        began: monotonic seconds.
-        status: HTTP status of the answer; 0 until known.
-        items: number of texts.
-        usage: of an answer; None without one.
-        timing: seconds in the engine's queue, and of its work; None if it was not asked.
-    """
-
-    route: str
-    headers: dict[bytes, bytes]
-    request_id: str
-    trace_id: str
-    client: Client = _NOBODY
-    began: float = field(default_factory=time.monotonic)
-    status: int = 0
-    items: int = 0
-    usage: Usage | None = None
+    route: str  # one of `ROUTES` or `UNMATCHED`: a closed set, since it labels metrics
+    headers: dict[bytes, bytes]  # by name in lower case; the last one of each name
+    request_id: str  # the client's X-Request-Id if it is well formed, else a new one
+    trace_id: str  # of the client's traceparent, 32 hexadecimal digits; empty without a valid one
+    client: Client = _NOBODY  # the owner of the key
+    began: float = field(default_factory=time.monotonic)  # seconds
+    status: int = 0  # HTTP status of the answer; 0 until known
+    items: int = 0  # number of texts
+    usage: Usage | None = None  # of an answer; None without one
+    # Seconds in the engine's queue, and of its work; None if it was not asked.
     timing: tuple[float, float] | None = None
 
     @classmethod
@@ -199,10 +187,7 @@ class AuthMiddleware:
       machine may use them: the service must be on loopback without allowed hosts, and a request
       from a page (``Origin``) or through a proxy is refused.
 
-    Args:
-        keys: the keys in force.
-        host: address that the service is bound to.
-        allowed: hosts without ports; ``*`` for any.
+    *host* is the address that the service is bound to, *allowed* hosts have no ports (``*``: any).
     """
 
     def __init__(self, app: ASGIApp, keys: KeyRing, host: str, allowed: Sequence[str] = ()) -> None:

@@ -45,17 +45,11 @@ _WARM_UP = "I have ____ it."
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A checkpoint that is ready to answer.
-
-    Attributes:
-        predictor: checks queries and makes decoders.
-        new_scheduler: makes what runs the decoders.
-        description: what ``GET /model`` says of it, without the limits.
-    """
+    """A checkpoint that is ready to answer."""
 
     predictor: "Predictor"
     new_scheduler: Callable[[], "Scheduler"]
-    description: dict[str, Any]
+    description: dict[str, Any]  # the answer of GET /model, without the limits
 
     @property
     def identity(self) -> dict[str, str]:
@@ -66,9 +60,7 @@ class LoadedModel:
 def load(settings: Settings, on_call: Callable[[str, int, int], None]) -> LoadedModel:
     """Load the checkpoint that the settings name and answer one query of each kind.
 
-    Args:
-        settings: checkpoint, device, threads and limits.
-        on_call: as `model.batching.Scheduler` takes it.
+    *on_call* is passed on to `model.batching.Scheduler`.
 
     Raises:
         model.errors.CheckpointError: it is missing, damaged or too new, or cannot run here.

@@ -47,15 +47,11 @@ class Proposal(NamedTuple):
 
 
 class SpanHead:
-    """The factors of a span's probability.
+    """The factors of a span's probability, after the tokens *before*.
 
-    Args:
-        context: of the checkpoint.
-        right: backward state after the right side, (S,); None if unknown or not used.
-        kind: ``WORD`` or ``SPAN`` of :mod:`model.config`; without a gap head, a ``WORD`` does not
-            go on after its end.
-        cache_lm: of the text around the blank.
-        before: the tokens on the left.
+    *right* is the backward state after the right side, (S,); None if unknown or not used. *kind* is
+    ``WORD`` or ``SPAN`` of :mod:`model.config`; without a gap head, a ``WORD`` does not go on after
+    its end.
     """
 
     def __init__(
