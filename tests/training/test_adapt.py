@@ -29,16 +29,10 @@ def diary(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def replay(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """General text."""
-    path = tmp_path_factory.mktemp("replay") / "general.txt"
-    path.write_text("\n".join(LINES * 3), encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="session")
-def words(exported: Path, diary: Path, replay: Path) -> list[str]:
-    """The command without its output directory."""
+def words(exported: Path, diary: Path) -> list[str]:
+    """The command with general text to replay, without its output directory."""
+    replay = diary.with_name("general.txt")
+    replay.write_text("\n".join(LINES * 3), encoding="utf-8")
     words = ["adapt", str(exported), str(diary), "--replay", str(replay), *FEW]
     return [*words, "--passes", "2"]
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -103,36 +103,27 @@ def test_a_total_that_is_claimed_too_low_is_raised() -> None:
     assert fitted.cloze_coverage_exponent == {"zh": 0.7, "en": expected}
 
 
-def test_the_temperature_of_choices_is_found() -> None:
-    """Claims sharper by 1.5 get τ of about 1.5; a language without choices keeps its values."""
+@pytest.mark.parametrize(("lapses", "mix", "within"), [(False, 0.0, 0.01), (True, 0.1, 0.051)])
+def test_choices_get_a_temperature_and_a_uniform_mix(
+    lapses: bool, mix: float, within: float
+) -> None:
+    """Claims sharper by 1.5 get τ of about 1.5, and answers drawn evenly get their share."""
     start = Calibration(
         choice_temperature={"zh": 3.0, "en": 1.0}, forward_weight=1.0, backward_weight=0.5
     )
 
     def predictor(calibration: Calibration) -> FakePredictor:
         assert calibration.choice_temperature == ONES
-        return FakePredictor(calibration, 5, 1.5)
-
-    questions = {"en": blanks(700, CHOICES), "zh": blanks(50)}
-    fitted = fit_choices(predictor, questions, start)
-    assert fitted.choice_temperature == {"en": pytest.approx(1.5, rel=0.15), "zh": 3.0}
-    assert fitted.choice_uniform_mix == {"zh": 0.0, "en": pytest.approx(0, abs=0.01)}
-    kept = {"choice_temperature": start.choice_temperature}
-    assert replace(fitted, choice_uniform_mix=start.choice_uniform_mix, **kept) == start
-
-
-def test_answers_that_no_score_predicts_get_a_uniform_mix() -> None:
-    """If one answer in ten is drawn evenly, the mix is about a tenth and τ stays right."""
-
-    def predictor(calibration: Calibration) -> FakePredictor:
         fake = FakePredictor(calibration, 5, 1.5)
-        fake.lapse = lambda number: number % 10 == 0
+        fake.lapse = lambda number: lapses and number % 10 == 0
         return fake
 
-    start = Calibration(forward_weight=1.0, backward_weight=0.5)
-    fitted = fit_choices(predictor, {"en": blanks(1000, CHOICES)}, start)
-    assert fitted.choice_uniform_mix["en"] == pytest.approx(0.1, abs=0.051)
-    assert fitted.choice_temperature["en"] == pytest.approx(1.5, rel=0.2)
+    questions = {"en": blanks(1000, CHOICES), "zh": blanks(50)}
+    fitted = fit_choices(predictor, questions, start)
+    temperature = {"en": pytest.approx(1.5, rel=0.2), "zh": 3.0}
+    uniform_mix = {"zh": 0.0, "en": pytest.approx(mix, abs=within)}
+    changes = {"choice_temperature": temperature, "choice_uniform_mix": uniform_mix}
+    assert asdict(fitted) == asdict(start) | changes
 
 
 def sharpened(factor: float) -> Iterator[tuple[Float32Array, Int64Array]]:

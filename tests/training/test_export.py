@@ -1,7 +1,6 @@
 """Export: a trained state to a checkpoint that serves, or a named error and no output."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -147,9 +146,6 @@ def edit_weights(edit: Callable[[dict[str, Any]], None]) -> Callable[[Path], Non
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda run: shutil.rmtree(run / "state"), "no saved state"),
-        (lambda run: os.truncate(run / "state" / "weights.safetensors", 500), r"weights\.safet"),
-        (edit_weights(lambda weights: weights.pop("next.weight")), r"next\.weight"),
         (edit_weights(lambda weights: weights.update(extra=np.zeros(3))), "extra"),
         # A masked token: harmless in fp32, infinite in float16
         (edit_weights(lambda weights: weights["gap_bias"].__setitem__(3, 1e6)), "with --fp32"),

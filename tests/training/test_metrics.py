@@ -49,32 +49,32 @@ def test_next_words_are_compared(
     assert line.pairs.get("next_ece", []) == [pytest.approx(pair) for pair in claimed]
 
 
-def suggest(*appends: str) -> PredictResult:
-    """Return candidates that append these."""
-    return PredictResult(tuple(Candidate(append, append, 0.1) for append in appends), Usage(0))
-
-
-def test_without_suggestions_every_character_costs_a_key() -> None:
-    """The worst case is the length of each line."""
-    keys = keys_pressed(["abc", "", "我们"], lambda queries: [suggest() for _ in queries])
-    assert keys == [3, 0, 2]
-
-
-def test_a_right_suggestion_costs_one_key() -> None:
-    """Keys for `hello world`: h, e, accept, space, accept."""
-    known = {"he": "llo", "hello ": "world"}
+@pytest.mark.parametrize(
+    ("line", "known", "keys"),
+    [
+        ("abc", {}, 3),
+        ("", {}, 0),
+        ("我们", {}, 2),
+        ("hello world", {"he": ["llo"], "hello ": ["world"]}, 5),
+        ("天气很好", {"": ["天气", "天气很好"]}, 1),
+    ],
+)
+def test_a_right_suggestion_costs_one_key(
+    line: str, known: dict[str, list[str]], keys: int
+) -> None:
+    """A typed character costs a key, and so does the longest right suggestion of any rank."""
 
     def predict(queries: list[PredictQuery]) -> list[PredictResult]:
         assert all(query.top_k == 3 for query in queries)
-        return [suggest("xy", known.get(query.text, "xy")) for query in queries]
+        return [
+            PredictResult(
+                tuple(Candidate(append, append, 0.1) for append in known.get(query.text, ["xy"])),
+                Usage(0),
+            )
+            for query in queries
+        ]
 
-    assert keys_pressed(["hello world"], predict) == [5]
-
-
-def test_the_longest_right_suggestion_is_taken() -> None:
-    """Rank does not matter."""
-    answers = [suggest("天气", "天气很好")]
-    assert keys_pressed(["天气很好"], lambda _: answers) == [1]
+    assert keys_pressed([line], predict) == [keys]
 
 
 @pytest.mark.parametrize(

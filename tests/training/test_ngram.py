@@ -35,8 +35,10 @@ def text(*lines: list[int]) -> Text:
 def estimated(
     lines: list[list[int]], order: int, directory: Path, size: int = SIZE
 ) -> NGramRuntime:
-    """Estimate an n-gram and open it."""
-    figures = estimate([text(*lines)], np.arange(size) >= 5, order, directory)
+    """Estimate an n-gram from lines of two sources and open it."""
+    figures = estimate(
+        [text(*lines[::2]), text(*lines[1::2])], np.arange(size) >= 5, order, directory
+    )
     description = {"format_version": NGRAM_FORMAT_VERSION, "order": order, **figures}
     (directory / DESCRIPTION).write_text(json.dumps(description))
     return open_ngram(directory)
@@ -121,29 +123,6 @@ def test_probabilities_equal_the_formulas(
         np.testing.assert_allclose(
             found.distribution(context)[5:], wanted, rtol=2e-5, err_msg=str(context)
         )
-
-
-def test_discounts_are_estimated(tmp_path: Path) -> None:
-    """On enough text the discounts come from the counts of counts and are not the fallback."""
-    corpus = random_lines(8, 160, 90)
-    found = estimated(corpus, 3, tmp_path, 90).description["discounts"]
-    assert all(each["estimated"] for each in found)
-    for each, wanted in zip(found, BruteForce(corpus, 3, 90).discount.values(), strict=True):
-        assert [each["D1"], each["D2"], each["D3+"]] == pytest.approx(wanted)
-
-
-def test_no_ngram_crosses_a_line_or_a_source(tmp_path: Path) -> None:
-    """No pair has its tokens in two lines or in two sources."""
-    texts = [text([5, 6], [7, 8]), text([9, 5])]
-    estimate(texts, np.arange(SIZE) >= 5, 3, tmp_path)
-    pairs = np.load(tmp_path / "tokens.2.npy").tolist()
-    children = np.load(tmp_path / "children.1.npy")
-    found = {
-        (left, right)
-        for left in range(SIZE)
-        for right in pairs[children[left] : children[left + 1]]
-    }
-    assert found == {(START, 5), (5, 6), (START, 7), (7, 8), (START, 9), (9, 5)}
 
 
 def test_empty_text_is_refused(tmp_path: Path) -> None:

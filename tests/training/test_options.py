@@ -14,10 +14,10 @@ from training.options import argument, option, parse_options
 class Options:
     """One field of each kind."""
 
-    source: Path = argument("folder to read", metavar="FOLDER")
+    source: Path = argument("folder to read")
     text: tuple[str, ...] = argument("files to read")
     output: Path = option("file to write")
-    minutes: float = option("of CPU time", 2.5, metavar="N")
+    minutes: float = option("of CPU time", 2.5)
     codes: tuple[str, ...] = option("languages", ())
     field: str | None = option("member of JSON Lines", None)
     device: Literal["cpu", "cuda"] = option("for the network", "cpu")
@@ -47,13 +47,3 @@ def test_a_wrong_command_line_is_refused(words: str, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit, match="2"):
         parse(*words.split())
     assert "usage" in capsys.readouterr().err
-
-
-def test_help_names_metavars_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:
-    """Defaults that say something are part of the help."""
-    with pytest.raises(SystemExit, match="0"):
-        parse("--help")
-    text = " ".join(capsys.readouterr().out.split())
-    assert "FOLDER folder to read" in text
-    assert "--minutes N of CPU time (default: 2.5)" in text
-    assert "languages (default" not in text

@@ -110,15 +110,6 @@ def test_a_network_of_the_callers_own_is_trained(prepared: Path, tmp_path: Path)
         export(ExportOptions(tmp_path / "run", tmp_path / "checkpoint"))
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more processes than cores
-def test_batches_made_ahead_change_nothing(prepared: Path, tmp_path: Path) -> None:
-    """With processes that make batches ahead, a run ends in the same weights."""
-    for processes in (0, 2):
-        run = tiny_config(prepared, steps=7, loader_processes=processes)
-        train(run, tmp_path / str(processes))
-    assert_same_tensors(tmp_path / "0", tmp_path / "2")
-
-
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("processes", [0, 2])
 def test_signal_saves_and_stops(
@@ -161,14 +152,13 @@ def test_the_state_is_saved_before_the_last_evaluation(prepared: Path, tmp_path:
     assert read_state(tmp_path / "run" / "state").progress.step == 2
 
 
-@pytest.mark.parametrize("device", ["cuda", "cuda:3"])
 def test_missing_devices_are_named(
-    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A GPU that torch does not find is a RunError, and nothing is written."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(RunError, match=f"device is '{device}'.*choose cpu"):
-        Trainer(tiny_config(prepared, device=device), tmp_path / "run")
+    with pytest.raises(RunError, match="device is 'cuda:3'.*choose cpu"):
+        Trainer(tiny_config(prepared, device="cuda:3"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
