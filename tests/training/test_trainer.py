@@ -157,7 +157,7 @@ def test_missing_devices_are_named(
 ) -> None:
     """A GPU that torch does not find is a RunError, and nothing is written."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(RunError, match="device is 'cuda:3'.*choose cpu"):
+    with pytest.raises(RunError, match=r"device is 'cuda:3'.*choose cpu"):
         Trainer(tiny_config(prepared, device="cuda:3"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
