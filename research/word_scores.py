@@ -26,7 +26,7 @@ from model.runtime import Int64Array
 from model.tokenizer import END_OF_GAP, START
 from research.word_corpus import WordCorpus
 from research.word_network import WordNetwork
-from training.ngram import Text, estimate
+from training.ngram import estimate
 
 WINDOW = 256
 # Grids of the neural cache: places kept, flatness of the match, share of the cache.
@@ -89,7 +89,7 @@ def score_ngram(corpus: WordCorpus, order: int) -> dict[str, Any]:
     offsets = np.append(0, np.flatnonzero(corpus.train == 0) + 1)
     scores: dict[str, Any] = {"order": order}
     with tempfile.TemporaryDirectory() as directory:
-        text = Text((corpus.train + first).astype(np.uint16), offsets)
+        text = (corpus.train + first).astype(np.uint16), offsets
         counted = estimate([text], predictable, order, Path(directory))
         ngram = open_ngram(Path(directory), {"order": order, **counted})
         scores["ngrams"] = sum(counted["counts"])

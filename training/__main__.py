@@ -34,11 +34,7 @@ def run_command(
 ) -> int:
     """Run one command of ``python -m PACKAGE``: ``run(options)`` of its module.
 
-    Args:
-        package: name of the package.
-        description: text of ``--help``.
-        commands: module and help of each command.
-        argv: arguments; by default those of the process.
+    *commands* maps names to modules and their help. *argv* is by default that of the process.
 
     Returns:
         The command's status; 2 after a named error or one of the operating system; 130 if

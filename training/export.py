@@ -46,12 +46,7 @@ from training.config import RunConfig, options_from_dict
 from training.data.shards import Prepared, Shard, open_prepared, weigh_sources
 from training.evaluation.calibrate import fit_next_temperature
 from training.evaluation.model_card import model_card
-from training.evaluation.quantisation import (
-    LINES_AT_ONCE,
-    check_cost,
-    held_out_lines,
-    measure,
-)
+from training.evaluation.quantisation import LINES_AT_ONCE, check_cost, held_out_lines, measure
 from training.onnx_graphs import build_graphs
 from training.options import argument, option
 from training.run_state import StateInfo, load_weights, read_state, saved_state
@@ -60,13 +55,7 @@ from training.word_end_probs import word_end_probs
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """Options of the command; the last two are for callers.
-
-    Attributes:
-        gate: refuse if int8 costs too much. Comparisons measure the int8 graphs anyway.
-        base: the checkpoint that an adaptation started from. Its languages, word-end probabilities
-            and temperatures that are not fitted here stay: a small text says little about them.
-    """
+    """Options of the command; the last two are for callers."""
 
     source: Path = argument("run directory, or a state directory in one", metavar="RUN")
     output: Path = option("checkpoint directory to write", metavar="DIR")
@@ -75,7 +64,9 @@ class ExportOptions:
     fp32: bool = option("write fp32 graphs and weights, too", False)
     prepared: Path | None = option("prepared data (default: the run's)", None, metavar="DIR")
     overwrite: bool = option("replace an existing checkpoint", False)
-    gate: bool = True
+    gate: bool = True  # refuse if int8 costs too much; comparisons measure the graphs anyway
+    # The checkpoint that an adaptation started from. Its languages, word-end probabilities and
+    # temperatures that are not fitted here stay: a small text says little about them.
     base: Checkpoint | None = None
 
 

@@ -45,10 +45,8 @@ class LanguageModel(nn.Module, ABC):
 class NegativeSampler:
     """Draws the tokens that targets are contrasted with, by frequency.
 
-    Args:
-        counts: (V,) of each token in the training text; 0 for tokens that never are targets.
-        size: draws per step. Duplicates are merged, so fewer tokens come back.
-        device: of the returned tensors.
+    *counts* are (V,) of each token in the training text; 0 for tokens that never are targets. There
+    are *size* draws per step. Duplicates are merged, so fewer tokens come back.
 
     Sampled softmax with log-Q correction: Jean et al. 2015, arXiv:1412.2007.
     """
@@ -91,16 +89,9 @@ def sampled_cross_entropy(
 ) -> Tensor:
     """Return the cross-entropy against shared negatives: a training signal, not a perplexity.
 
-    Args:
-        features: (N, e), in the dtype to multiply in.
-        targets: (N,), int64.
-        weight: the tied embedding, (V, e).
-        bias: (V,).
-        negatives: of :meth:`NegativeSampler.draw`.
-        forbidden: (N,) bool: rows in which ``<eog>`` does not count among the negatives.
-
-    Returns:
-        (N,) float32.
+    *features* are (N, e), in the dtype to multiply in; *targets* (N,) int64; *weight* is the tied
+    embedding, (V, e), and *bias* (V,). *negatives* are of :meth:`NegativeSampler.draw`. In rows of
+    *forbidden*, (N,) bool, ``<eog>`` does not count among them. The result is (N,) float32.
     """
     ids, log_drawn = negatives
     # One gather serves targets and negatives, so the embedding's gradient is scattered once.
@@ -194,16 +185,10 @@ def batch_losses(
     sampler: NegativeSampler | None,
     rng: np.random.Generator,
 ) -> tuple[Losses, Tensor]:
-    """Run both towers and all heads over a batch.
+    """Run both towers and all heads over a batch, from forward *states*, (B, S) float32.
 
-    Args:
-        network: of any architecture. A stacked one predicts masked tokens, which count as gaps.
-        batch: its arrays.
-        states: forward states to start from, (B, S), float32.
-        options: weights of the losses, and the share of masked tokens.
-        dtype: of towers and products; losses are float32.
-        sampler: None for the full softmax.
-        rng: random numbers for the negatives, and for the masks of a stacked network.
+    A stacked network predicts masked tokens, which count as gaps. Towers and products have *dtype*,
+    losses are float32. Without *sampler* the softmax is full. *rng* draws negatives and masks.
 
     Returns:
         The losses, and the forward states after the batch, (B, S), detached.

@@ -30,6 +30,8 @@ from training.data.shards import open_prepared
 from training.options import argument, option
 
 DISCOUNTS = ("D1", "D2", "D3+")
+# Token ids of lines, back to back (tokens,), and their starts and the last end (lines + 1,)
+Text = tuple[NDArray[np.uint16], NDArray[np.int64]]
 # For texts so small that no discount can be estimated, as KenLM's --discount_fallback.
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 
@@ -41,14 +43,6 @@ class NgramOptions:
     prepared: Path = argument("directory written by `python -m training prepare`")
     output: Path = option("directory to make; it must not exist", metavar="DIR")
     order: Literal[2, 3, 4, 5] = option("tokens of the longest n-gram", 5)
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """Lines of token ids, back to back."""
-
-    ids: NDArray[np.uint16]  # (tokens,)
-    offsets: NDArray[np.int64]  # (lines + 1,) starts of the lines, and the end of the last
 
 
 def run(options: NgramOptions) -> int:
@@ -72,7 +66,7 @@ def build(prepared: Path, output: Path, order: int) -> dict[str, Any]:
         raise PreparedDataError(f"{output}: exists; remove it, or name another --output")
     started = time.monotonic()
     data = open_prepared(prepared)
-    texts = [Text(source.ids, source.offsets) for source in data.sources]
+    texts = [(source.ids, source.offsets) for source in data.sources]
     predictable = np.ones(data.tokenizer.size, dtype=np.bool_)
     predictable[[*NEVER_PREDICTED, END_OF_GAP]] = False
     with replaced_directory(output) as work:
@@ -106,11 +100,7 @@ def estimate(
     for each order. Chen & Goodman 1999; <s> as in Heafield et al. 2013, Scalable modified
     Kneser-Ney language model estimation.
 
-    Args:
-        texts: lines of token ids.
-        predictable: (V,) bool; the uniform distribution below the unigrams covers these tokens.
-        order: 2 to 5.
-        directory: existing directory that receives the arrays.
+    The uniform distribution below the unigrams covers the *predictable* tokens, (V,).
 
     Raises:
         PreparedDataError: the texts are empty.
@@ -233,7 +223,7 @@ def _discounts(adjusted: NDArray[Any]) -> dict[str, Any]:
 
 def _join(texts: Iterable[Text]) -> NDArray[np.uint16]:
     """Join all lines, each after its <s>."""
-    parts = [np.insert(text.ids, text.offsets[:-1], START) for text in texts]
+    parts = [np.insert(ids, offsets[:-1], START) for ids, offsets in texts]
     if not any(map(len, parts)):
         raise PreparedDataError("no text to count; prepare at least one line")
     return np.concatenate(parts).astype(np.uint16, copy=False)

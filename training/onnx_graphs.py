@@ -33,10 +33,7 @@ def build_graphs(
 ) -> dict[str, bytes]:
     """Build every graph that the network has the parts for.
 
-    Args:
-        network: sizes and cell.
-        weights: float parameters by name, in torch's layout, as in ``weights.safetensors``.
-        precision: ``int8`` (quantised per row) or ``fp32``.
+    *weights* are float parameters by name, in torch's layout, as in ``weights.safetensors``.
 
     Returns:
         Contents by file name: the graphs, and the file of weights that they share.

@@ -13,10 +13,7 @@ from training.evaluation.report import draw_panels
 class RunLog:
     """Writes the figures of a run, one JSON object a line, and to TensorBoard.
 
-    Args:
-        directory: the run directory.
-        step: the step at which the run starts or resumes; lines of later steps, left by a crash,
-            are dropped.
+    Lines after *step*, at which the run starts or resumes, are dropped: a crash left them.
 
     Raises:
         OSError: the disk is full or not writable; the lines before are kept.

@@ -77,11 +77,8 @@ def train(
 ) -> Path:
     """Train until the last step, the time limit, SIGINT or SIGTERM; return the state directory.
 
-    Args:
-        config: the run.
-        directory: the run directory, which receives every file.
-        resume: continue from the last saved state in *directory*.
-        network: the network to train if *config* has none.
+    The run directory *directory* receives every file. *resume* continues from the last state saved
+    there. *network* is trained if *config* has none.
 
     Raises:
         RunError: no such device, nothing to resume, a run that would be overwritten, a resumed run

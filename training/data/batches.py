@@ -67,13 +67,13 @@ class Batch:
     backward_targets: Int  # (Tb, B)
     continues: NDArray[np.bool_]  # (B,) the state goes on from the batch of windows before
     windows: bool  # rows are windows, whose final forward states are kept
+    tokens: int  # of text, without <s> between lines
     gap_row: Int  # (M,)
     gap_forward: Int  # (M,) time step whose output is the left side
     gap_backward: Int  # (M,) the same of the right side; -1 if it is unknown
     gap_position: Int  # (M,) number of the target in its gap
     gap_kind: Int  # (M,)
     gap_target: Int  # (M,)
-    tokens: int  # of text, without <s> between lines
 
 
 class _Side(NamedTuple):
@@ -82,15 +82,6 @@ class _Side(NamedTuple):
     inputs: Int
     targets: Int
     steps: Int
-
-
-class _GapTarget(NamedTuple):
-    row: int
-    forward: int
-    backward: int
-    position: int
-    kind: int
-    target: int
 
 
 _Position = tuple[int, int, BatchPlan]  # epoch, index in it, and the batch planned there
@@ -235,7 +226,7 @@ def assemble(
     """Lay out rows as arrays, draw gaps and blanks, and map the positions of both towers."""
     forward: list[_Side] = []
     backward: list[_Side] = []
-    gaps: list[_GapTarget] = []
+    gaps: list[tuple[int, ...]] = []  # the gap_* of a batch, for each target
     tokens = 0
     for number, given in enumerate(rows):
         row = _drop_final_punctuation(given, flags, options, rng)
@@ -261,14 +252,10 @@ def assemble(
             span = row.tokens[gap.start : gap.end].tolist()
             for k, target in enumerate([*span, END_OF_GAP]):
                 left = int(forward[-1].steps[gap.start + k])
-                gaps.append(_GapTarget(number, left, right, k, gap.kind, target))
+                gaps.append((number, left, right, k, gap.kind, target))
     table = np.array(gaps, dtype=np.int64).reshape(-1, 6)
-    gap_row, gap_forward, gap_backward, gap_position, gap_kind, gap_target = table.T
     continues = np.array([row.continues for row in rows], dtype=np.bool_)
-    return Batch(
-        *_pad(forward), *_pad(backward), continues, windows,
-        gap_row, gap_forward, gap_backward, gap_position, gap_kind, gap_target, tokens,
-    )  # fmt: skip
+    return Batch(*_pad(forward), *_pad(backward), continues, windows, tokens, *table.T)
 
 
 def _drop_final_punctuation(

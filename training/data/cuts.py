@@ -32,14 +32,9 @@ def half_width(text: str, rng: random.Random) -> str | None:
 def choose_cuts(text: str, tokens: Container[str], rng: random.Random) -> tuple[int, ...]:
     """Choose where a user's blank or cursor would divide a line.
 
-    In 70 % of cases there are two cuts: around a Chinese span of 1 to 4 characters, preferably a
-    token, or around one to three words and the space after them. Else there is one: next to a
-    Chinese character, at the start of a word, or sometimes inside a word.
-
-    Args:
-        text: a clean line.
-        tokens: the surfaces of the tokenizer.
-        rng: random numbers.
+    In 70 % of cases there are two cuts: around a Chinese span of 1 to 4 characters, preferably one
+    of the surfaces in *tokens*, or around one to three words and the space after them. Else there
+    is one: next to a Chinese character, at the start of a word, or sometimes inside a word.
 
     Returns:
         No, one or two code-point positions, ascending. A line of fewer than 4 characters has no

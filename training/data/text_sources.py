@@ -55,9 +55,7 @@ def expand_inputs(inputs: Iterable[str]) -> list[Path]:
 def read_lines(path: Path, field: str | None = None) -> Iterator[tuple[int, str, int]]:
     """Read the lines of one file, decompressed according to its suffix.
 
-    Args:
-        path: ``.gz``, ``.xz``, ``.zst`` are decompressed; ``.jsonl`` is JSON Lines.
-        field: the member of each JSON object that contains the text.
+    In JSON Lines (``.jsonl``), *field* is the member of each object that contains the text.
 
     Yields:
         Line number from 1, text without its line end, bytes read for it. A plain line above

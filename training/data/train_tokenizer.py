@@ -10,12 +10,9 @@ from model.tokenizer import CONTROL_TOKENS, SPACE_MARK, Tokenizer
 
 
 def train_tokenizer(lines: Iterable[str], size: int, threads: int = 2) -> Tokenizer:
-    """Train a unigram tokenizer.
+    """Train a unigram tokenizer of *size* tokens, control and byte tokens included.
 
-    Args:
-        lines: clean text; U+2581 is read as a space.
-        size: tokens, control and byte tokens included.
-        threads: threads of the training; another number may give other tokens.
+    In *lines*, U+2581 is read as a space. Another number of *threads* may give other tokens.
 
     Raises:
         TokenizerError: the text allows no tokenizer of this size.

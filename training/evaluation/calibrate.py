@@ -80,19 +80,12 @@ class CalibrateOptions:
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """Answers to blanks of one language at τ = 1 and γ = 1, without blanks that got no candidate.
+    """Answers to blanks of one language at τ = 1 and γ = 1; blanks without candidates are not in."""
 
-    Attributes:
-        right: P(the right candidate), or P(none of them), at each of TEMPERATURES, (blanks, T).
-        found: if the right word is among the candidates, (blanks,).
-        total: sum of the probabilities of the candidates, (blanks,).
-        even: one by the number of candidates, (blanks,).
-    """
-
-    right: Float64Array
-    found: NDArray[np.bool_]
-    total: Float64Array
-    even: Float64Array
+    right: Float64Array  # (blanks, T): P(the right candidate), or P(none), at each of TEMPERATURES
+    found: NDArray[np.bool_]  # (blanks,): the right word is among the candidates
+    total: Float64Array  # (blanks,): sum of the probabilities of the candidates
+    even: Float64Array  # (blanks,): one by the number of candidates
 
 
 def run(options: CalibrateOptions) -> int:
@@ -152,9 +145,7 @@ def fit_calibration(
 def fit_next_temperature(runtime: Runtime, lines: Iterable[Int64Array]) -> float:
     """Fit the temperature of the next head (Guo et al. 2017, arXiv:1706.04599).
 
-    Args:
-        runtime: has a forward tower.
-        lines: token ids; TEMPERATURE_TOKENS of them are used.
+    Of the *lines* of token ids, TEMPERATURE_TOKENS tokens are used.
 
     Returns:
         The T from 0.5 to 4 with the lowest mean of ``-log softmax(log P / T)[target]``.
@@ -190,12 +181,8 @@ def fit_cloze_calibration(
     ``MAX_WEIGHT_BLANKS`` blanks a language. Then all blanks decide τ and γ; γ by the likelihood of
     "found or not", because the shares among the candidates do not depend on it.
 
-    Args:
-        predictor: makes a predictor with a given calibration.
-        questions: one blank each.
-        start: everything that is not fitted here is kept from it.
-        candidates: how many are asked for: all that are rescored, and so move with τ.
-        grids: values of λ1 and of λ2 to try.
+    *candidates* are asked for: all that are rescored, and so move with τ. *grids* are the values of
+    λ1 and of λ2 to try. Everything that is not fitted here is kept from *start*.
     """
     ones = dict.fromkeys(LANGUAGES, 1.0)
     neutral = replace(start, cloze_temperature=ones, cloze_coverage_exponent=ones)
@@ -235,10 +222,7 @@ def fit_choices(
     A temperature alone would make all claims too low, to pay for few right answers with very low
     scores; the uniform mix pays for those.
 
-    Args:
-        predictor: makes a predictor with a given calibration.
-        questions: one blank each; those without choices are left out.
-        start: with fitted λ1 and λ2; languages without choices keep their values.
+    *start* has fitted λ1 and λ2; languages without choices keep its values.
     """
     with_choices = {
         language: [each for each in own if each.choices] for language, own in questions.items()

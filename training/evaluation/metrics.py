@@ -30,15 +30,11 @@ MIN_APPENDED = 2
 
 @dataclass(slots=True)
 class LineResult:
-    """The contribution of one line.
+    """The contribution of one line."""
 
-    Attributes:
-        file: number of its file.
-        pairs: by metric, a numerator and a denominator for each item. Of a calibration error
-            (``_ece``): the probability that the first candidate claims, and 1 if it is right.
-    """
-
-    file: int
+    file: int  # its number
+    # By metric, a numerator and a denominator for each item. Of a calibration error (``_ece``): the
+    # probability that the first candidate claims, and 1 if it is right.
     pairs: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
     def add(self, metric: str, first: float, second: float = 1.0) -> None:

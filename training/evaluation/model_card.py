@@ -84,13 +84,7 @@ def read_scores(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def model_card(config: CheckpointConfig, parameters: int, notes: str = "") -> str:
-    """Return the Markdown of a model card.
-
-    Args:
-        config: the content of config.json.
-        parameters: count of trained numbers.
-        notes: Markdown on data and licences.
-    """
+    """Return the Markdown of a model card; *notes* are Markdown on data and licences."""
     network, training = config.network, config.training
     origin = (
         f"exported {training.get('date')} by the program of commit {training.get('git_commit')}"

@@ -59,11 +59,7 @@ def draw_panels(
 ) -> Iterator[list[list["Axes"]]]:
     """Yield a grid of empty panels, and write it as a PNG when the block ends.
 
-    Args:
-        path: the file to write.
-        rows: rows of panels.
-        columns: panels in a row.
-        size: width and height of the picture, in inches.
+    *size* is width and height of the picture, in inches.
     """
     from matplotlib.figure import Figure  # slow to import, and most callers only need tables
 
@@ -73,15 +69,7 @@ def draw_panels(
 
 
 def write_report(report: dict[str, Any], directory: Path) -> str:
-    """Write the three files of an evaluation.
-
-    Args:
-        report: the return value of :func:`training.evaluation.evaluate.evaluate`.
-        directory: created if needed; files of the same names are replaced.
-
-    Returns:
-        The Markdown.
-    """
+    """Write the three files of an evaluation, in place of older ones; return the Markdown."""
     directory.mkdir(parents=True, exist_ok=True)
     content = json.dumps(report, ensure_ascii=False, indent=1, allow_nan=False)
     (directory / REPORT).write_text(content + "\n", encoding="utf-8")

@@ -17,12 +17,7 @@ CALIBRATION_BINS = 15
 
 
 def resample(files: Sequence[int], rounds: int, seed: int) -> Float64Array:
-    """Draw lines with replacement within each file.
-
-    Args:
-        files: file number of each line, (lines,).
-        rounds: bootstrap rounds.
-        seed: of the draws.
+    """Draw lines with replacement within each file; *files* has the file number of each line.
 
     Returns:
         How often each line was drawn, (rounds, lines).
@@ -73,11 +68,8 @@ def reliability(
 
     Nguyen & O'Connor 2015, Posterior calibration and exploratory analysis for NLP models.
 
-    Args:
-        probabilities: claimed for each answer, (answers,).
-        correct: 1 for right answers, else 0, (answers,).
-        weights: (answers,), not negative, not all 0.
-        bins: at most as many as there are answers.
+    The arrays are (answers,): claimed probabilities, 1 for right answers and else 0, and weights,
+    not negative and not all 0. There are at least as many answers as *bins*.
 
     Returns:
         The mean claim, the share of right answers and the share of the weight, (3, bins), without

@@ -37,21 +37,13 @@ class QueryRunner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedSystem:
-    """A system under evaluation.
+    """A system under evaluation."""
 
-    Attributes:
-        name: in the report.
-        predictor: answers queries.
-        about: digest, calibration, size in bytes and training, for the report.
-        capabilities: questions that it can answer.
-        history: earlier text that goes with every query that takes one.
-    """
-
-    name: str
+    name: str  # in the report
     predictor: QueryRunner
-    about: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)  # for the report
     capabilities: tuple[Capability, ...] = CAPABILITIES
-    history: str = ""
+    history: str = ""  # earlier text that goes with every query that takes one
 
     def ask(self, queries: Sequence[Query], kind: type[AnyResult]) -> list[AnyResult]:
         """Answer queries in order, all with results of one kind.

@@ -35,17 +35,11 @@ MIN_TYPED_LINES = 6
 
 @dataclass(frozen=True, slots=True)
 class TextFile:
-    """A held-out file.
+    """A held-out file; lines that are too long for a query are divided."""
 
-    Attributes:
-        name: unique among the files.
-        language: ``zh`` or ``en``.
-        lines: normalised, without empty ones; lines that are too long for a query are divided.
-    """
-
-    name: str
-    language: str
-    lines: tuple[str, ...]
+    name: str  # unique among the files
+    language: str  # zh or en
+    lines: tuple[str, ...]  # normalised, without empty ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,38 +53,24 @@ class TypedLine:
 
 @dataclass(frozen=True, slots=True)
 class NextQuestion:
-    """A question for the next word.
-
-    Attributes:
-        file, line: numbers.
-        text: the line up to the word; in English it ends with a space.
-        continuation: the rest of the line.
-        answer: the word (English) or character (Chinese) at the start of the rest.
-    """
+    """A question for the next word, with the numbers of its file and line."""
 
     file: int
     line: int
-    text: str
-    continuation: str
-    answer: str
+    text: str  # the line up to the word; in English it ends with a space
+    continuation: str  # the rest of the line
+    answer: str  # the word (English) or character (Chinese) at the start of the rest
 
 
 @dataclass(frozen=True, slots=True)
 class ClozeQuestion:
-    """A question for a blank.
-
-    Attributes:
-        file, line: numbers.
-        text: the line with :data:`MARKER` in place of the answer.
-        answer: the hidden word.
-        choices: the answer and others of similar frequency, shuffled; empty if the file has too
-            few words.
-    """
+    """A question for a blank, with the numbers of its file and line."""
 
     file: int
     line: int
-    text: str
-    answer: str
+    text: str  # the line with MARKER in place of the answer
+    answer: str  # the hidden word
+    # The answer and others of similar frequency, shuffled; empty if the file has too few words
     choices: tuple[str, ...]
 
 
@@ -124,10 +104,6 @@ def choose_items(
 
 def read_files(inputs: Sequence[str], field: str | None = None) -> list[TextFile]:
     """Read held-out files; the script of its first lines decides the language of each.
-
-    Args:
-        inputs: files, folders or globs.
-        field: the member of each object of JSON Lines that holds the text.
 
     Raises:
         CorpusError: there is nothing to read, or two files have the same name.
