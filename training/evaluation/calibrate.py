@@ -80,7 +80,7 @@ class CalibrateOptions:
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """Answers to blanks of one language at τ = 1 and γ = 1; blanks without candidates are not in."""
+    """Answers to blanks of one language at τ = 1, γ = 1; blanks without candidates are not in."""
 
     right: Float64Array  # (blanks, T): P(the right candidate), or P(none), at each of TEMPERATURES
     found: NDArray[np.bool_]  # (blanks,): the right word is among the candidates
