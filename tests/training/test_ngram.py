@@ -29,7 +29,7 @@ Gram = tuple[int, ...]
 def text(*lines: list[int]) -> Text:
     """Lines of token ids as shards have them."""
     ids = np.array([token for line in lines for token in line], dtype=np.uint16)
-    return Text(ids, np.cumsum([0, *map(len, lines)]))
+    return ids, np.cumsum([0, *map(len, lines)])
 
 
 def estimated(
