@@ -157,13 +157,11 @@ class Scheduler:
             raise ValueError("this ticket belongs to a live decoder")
         self._live[ticket] = _Live(ticket, decoder)
 
-    def cancel(self, ticket: Hashable) -> bool:
-        """Drop a decoder; its steps take part in no further call. Return False if it is unknown."""
-        live = self._live.pop(ticket, None)
-        with suppress(Exception):  # an error in its clean-up is of no interest any more
-            if live is not None:
-                live.decoder.close()
-        return live is not None
+    def cancel(self, ticket: Hashable) -> None:
+        """Drop a decoder, if it is live; its steps take part in no further call."""
+        if ticket in self._live:
+            with suppress(Exception):  # an error in its clean-up is of no interest any more
+                self._live.pop(ticket).decoder.close()
 
     def step(self) -> list[tuple[Hashable, Any]]:
         """Run one round: every waiting step takes part in one call, a long RunTower with one chunk.

@@ -42,24 +42,19 @@ _Parsed = TypeVar("_Parsed")
 class NetworkConfig:
     """Sizes of a network; enough to rebuild it without its weights.
 
-    Attributes:
-        vocabulary_size: tokens, control and byte tokens included.
-        architecture: ``forward`` (one tower), ``two_towers`` (never mixed below the heads) or
-            ``stacked_bidirectional`` (the tutorial's deep bidirectional network, trained with
-            masked tokens).
-        forward_layers: layers of the forward tower, or of the stacked bidirectional network.
-        backward_layers: 0 unless there are two towers, as is ``gap_hidden_size``.
-
     Raises:
         ValueError: no network can have such sizes.
     """
 
-    vocabulary_size: _Size
+    vocabulary_size: _Size  # tokens, control and byte tokens included
+    # One tower; two, never mixed below the heads; or the tutorial's deep bidirectional network,
+    # trained with masked tokens.
     architecture: Architecture = "two_towers"
     cell: Cell = "lstm"
     embedding_size: _Size = 256
     hidden_size: _Size = 480
-    forward_layers: _Size = 2
+    forward_layers: _Size = 2  # or those of the stacked bidirectional network
+    # Both are 0 unless there are two towers.
     backward_layers: _SizeOrNone = 1
     gap_hidden_size: _SizeOrNone = 384
 

@@ -60,9 +60,7 @@ class RecurrentLayer(nn.Module):
         """Run the layer over a sequence (T, B, input size), in whose dtype it computes.
 
         *weight_drop* is the share of recurrent weights set to 0 for this call, in training only.
-
-        Returns:
-            Outputs (T, B, H) and the state after the last step.
+        Return outputs (T, B, H) and the state after the last step.
         """
         dtype = inputs.dtype
         recurrent = F.dropout(self.weight_hh, weight_drop, self.training)
@@ -166,10 +164,8 @@ class Network(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Read tokens (T, B), reversed for the backward tower, from flat states (B, S).
 
-        States are float32, laid out layer by layer, h before c.
-
-        Returns:
-            Outputs of the top layer (T, B, H), computed in *dtype*, and the last states (B, S).
+        States are float32, laid out layer by layer, h before c. Return outputs of the top layer
+        (T, B, H), computed in *dtype*, and the last states (B, S).
         """
         layers = self.forward_tower if tower == "forward" else self.backward_tower
         sequence = self._embed(tokens, dtype)

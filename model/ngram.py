@@ -48,9 +48,7 @@ class Level:
 class NGramRuntime(WindowRuntime):
     """A modified Kneser-Ney n-gram; every row is computed alone, so no answer depends on its batch.
 
-    Attributes:
-        sizes: states and outputs hold ``order - 1`` tokens.
-        description: the content of ``ngram.json``.
+    States and outputs hold ``order - 1`` tokens; *description* is the content of ``ngram.json``.
     """
 
     def __init__(

@@ -32,12 +32,9 @@ class Runtime(Protocol):
     """A model that can be run; N ≥ 1 rows, T ≥ 1 steps, sizes S (state), H (output), V (tokens).
 
     A caller asks only for the towers and heads of its architecture.
-
-    Attributes:
-        head_rows: rows of a call of :meth:`score` that suit the device.
     """
 
-    head_rows: int
+    head_rows: int  # rows of a call of score that suit the device
 
     @property
     def sizes(self) -> Sizes:
@@ -48,11 +45,9 @@ class Runtime(Protocol):
     ) -> tuple[Float32Array, Float32Array]:
         """Read tokens (N, T) from states (N, S).
 
-        *lengths* (N,) are the tokens that count in each row, 0 to T; any ids may pad it.
-
-        Returns:
-            New states (N, S), each after its own row's tokens; a row of length 0 keeps its state.
-            And the top layer's outputs (N, T, H), unspecified beyond a row's length.
+        *lengths* (N,) are the tokens that count in each row, 0 to T; any ids may pad it. Return new
+        states (N, S), each after its own row's tokens (a row of length 0 keeps its state), and the
+        top layer's outputs (N, T, H), unspecified beyond a row's length.
         """
 
     def score(self, head: Head, *inputs: npt.NDArray[Any]) -> Float32Array:

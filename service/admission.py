@@ -130,8 +130,7 @@ class Admission:
     def admit(self, queries: Sequence[Query], tenant: str, seconds: float) -> list[int]:
         """Admit one request that has *seconds* until its deadline. Called on the event loop.
 
-        Returns:
-            The cost of each query; hand each to `end` when the query has ended.
+        Return the cost of each query; hand each to `end` when the query has ended.
 
         Raises:
             TooManyRequests: it would have to wait too long; nothing is counted.

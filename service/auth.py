@@ -33,6 +33,9 @@ MIN_KEY_LENGTH = 16  # of keys in LACUNA_KEYS; 16 characters of token_urlsafe ha
 LOOK_SECONDS = 1.0  # between two looks at the keys file
 MAX_LOOK_SECONDS = 10.0  # after which a file that could not be looked at counts as not in force
 _MAKE_ONE = "make one with: lacuna keys new NAME"
+_STRICT = ConfigDict(
+    extra="forbid", frozen=True, strict=True, regex_engine="python-re", hide_input_in_errors=True
+)
 _PLACE = re.compile(r"\(at (line \d+, column \d+|end of document)\)$")
 _LIMIT = Field(ge=0, description="a whole number; 0 means no limit; the default is the service's")
 
@@ -44,13 +47,7 @@ class KeysError(Exception):
 class Key(BaseModel):
     """One key, without the key itself. The descriptions say what a field must be."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        regex_engine="python-re",
-        hide_input_in_errors=True,
-    )
+    model_config = _STRICT
     name: str = Field(
         pattern=r"^(?!env-)[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z",
         description="1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit, "
@@ -67,7 +64,7 @@ class Key(BaseModel):
 
 
 class _KeysFile(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+    model_config = _STRICT
     key: list[Key] = Field(min_length=1)
 
 

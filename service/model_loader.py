@@ -151,8 +151,7 @@ class Reloader:
     async def reload(self) -> dict[str, Any]:
         """Answer with what the checkpoint directory holds now. Waits for a reload that is running.
 
-        Returns:
-            The model that answers now, the one before, and the seconds it took.
+        Return the fields of `service.schemas.ReloadAnswer`.
 
         Raises:
             Problem: 422 if the checkpoint is refused, 500 if loading failed for another reason.

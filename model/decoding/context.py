@@ -58,13 +58,10 @@ class DecoderContext:
 def load_prefix(
     context: DecoderContext, text: str, tenant: str = "", history: str = ""
 ) -> Decoder[tuple[Prefix, int]]:
-    """Run the forward tower over normalised *text*, from the longest prefix that is cached.
+    """Return the prefix that is normalised *text*, and how many of its tokens were cached.
 
-    Prefixes of another *tenant* or *history* are not used. The caller encodes what follows *text*
-    separately.
-
-    Returns:
-        The prefix that is *text*, and how many of its tokens were cached.
+    The forward tower runs on from the longest prefix that is cached for the same *tenant* and
+    *history*. The caller encodes what follows *text* separately.
     """
     index, cache = context.index, context.cache
     owner = f"{tenant}\0{hashlib.sha256(history.encode()).hexdigest()}" if history else tenant

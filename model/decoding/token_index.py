@@ -21,17 +21,7 @@ LOOKUPS, HEALED_TEXTS, MAX_CACHED = 1 << 14, 1 << 12, 32
 
 
 class TokenIndex:
-    """The tokens of a vocabulary by their spelling; built once per vocabulary.
-
-    Attributes:
-        spellings: by id, the bytes that a token adds to a text: none for control tokens, a line end
-            for ``<s>``.
-        longest: bytes of the longest token.
-        starts_letter, is_byte: (V,) float32, 1 for tokens that continue a word and for byte tokens.
-            To multiply by a mask is faster than to index.
-        extensions: returns the tokens that begin with some bytes and are longer, (n,).
-        prefixes: returns the tokens with which some bytes begin, themselves included.
-    """
+    """The tokens of a vocabulary by their spelling; built once per vocabulary."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         spellings = [surface.encode() for surface in tokenizer.surfaces]
@@ -45,7 +35,8 @@ class TokenIndex:
         self._by_spelling: dict[bytes, list[int]] = {}
         for token in tokens:
             self._by_spelling.setdefault(spellings[token], []).append(token)
-        self.longest = max(map(len, self._sorted))
+        self.longest = max(map(len, self._sorted))  # bytes of the longest token
+        # (V,) float32 masks: to multiply by one is faster than to index.
         self.starts_letter = tokenizer.starts_letter.astype(np.float32)
         self.is_byte = (tokenizer.byte_values >= 0).astype(np.float32)
         # Neighbours inside a token. Between two other characters every encoding has a boundary.
@@ -53,10 +44,13 @@ class TokenIndex:
             surface[n : n + 2] for surface in tokenizer.surfaces for n in range(len(surface) - 1)
         }
         self._encode_cached = lru_cache(LOOKUPS)(tokenizer.encode)
+        # Tokens that begin with some bytes and are longer, (n,).
         self.extensions = lru_cache(LOOKUPS)(self._extensions)
+        # Tokens with which some bytes begin, themselves included.
         self.prefixes = lru_cache(LOOKUPS)(self._prefixes)
         self._heal_cached = lru_cache(HEALED_TEXTS)(self._heal)
         spellings[START] = b"\n"
+        # By id, the bytes that a token adds to a text; none for other control tokens.
         self.spellings = spellings
 
     def _extensions(self, prefix: bytes) -> NDArray[np.int64]:
@@ -97,15 +91,13 @@ class TokenIndex:
         return tokens
 
     def heal(self, text: str) -> tuple[Sequence[int], Sequence[int], bytes]:
-        """Cut a text at the last point that nothing typed later can move (token healing).
+        """Return tokens before the cut, tokens of the rest, and the rest itself (token healing).
 
+        The cut is the last point of the text that nothing typed later can move.
         A token that crosses the end of *text* may begin before the last token of its encoding. The
         text before it is then encoded as if it ended there. So the cut is the last boundary that
         the encodings of *text* and of all these beginnings share. In Latin text it is at most the
         start of the unfinished word; after a space it is the end of the text.
-
-        Returns:
-            Tokens before the cut, tokens of the rest, and the rest itself.
         """
         return self._heal_cached(text) if len(text) <= MAX_CACHED else self._heal(text)
 
