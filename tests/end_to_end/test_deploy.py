@@ -1,5 +1,6 @@
 """The files of the deployment agree with the service and with each other."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -17,6 +18,9 @@ from tests.service.server_process import REAL, ROOT, serving
 ADDED = {"instance", "job"}
 # Series of the proxy that a rule or a panel reads; test_proxy.py finds them in a real HAProxy.
 OF_PROXY = ("haproxy_frontend_requests_denied_total", "haproxy_frontend_http_requests_total")
+needs_promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool is not installed"
+)
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +116,11 @@ def test_prometheus_scrapes_service_and_proxy(services: dict[str, Any]) -> None:
     assert {f"/etc/prometheus/{name}" for name in names} <= mounts
 
 
+def panel_queries() -> list[str]:
+    """Return each query of the dashboard."""
+    return [target["expr"] for panel in dashboard()["panels"] for target in panel["targets"]]
+
+
 def names_in(expression: str) -> set[str]:
     """Return the series that an expression reads."""
     without_labels = re.sub(r'"[^"]*"', "", expression)
@@ -130,9 +139,7 @@ def test_rules_and_dashboard_read_only_existing_series(exported: dict[str, set[s
     for rule in rules("recording.yml"):
         known[rule["record"]] = set.union(*labels_by(rule["expr"]))
     expressions = [rule["expr"] for rule in rules("recording.yml") + rules("alerts.yml")]
-    expressions += [
-        target["expr"] for panel in dashboard()["panels"] for target in panel["targets"]
-    ]
+    expressions += panel_queries()
     for expression in expressions:
         names = names_in(expression)
         assert names, expression
@@ -174,7 +181,7 @@ def test_grafana_finds_its_files(services: dict[str, Any]) -> None:
         assert part["datasource"] == {"type": source["type"], "uid": source["uid"]}
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+@needs_promtool
 @pytest.mark.parametrize("command", ["check config prometheus.yml", "test rules alerts.test.yml"])
 def test_promtool_accepts(command: str) -> None:
     """Prometheus' own checker accepts the configuration and sees each alert fire and stay quiet."""
@@ -182,3 +189,13 @@ def test_promtool_accepts(command: str) -> None:
         ["promtool", *command.split()], cwd=DEPLOY, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+@needs_promtool
+def test_promtool_accepts_every_panel(tmp_path: Path) -> None:
+    """Prometheus' own checker parses each query of the dashboard as if it were a rule."""
+    queries = [expression.replace("$__rate_interval", "20s") for expression in panel_queries()]
+    panels = [{"record": f"panel_{number}", "expr": each} for number, each in enumerate(queries)]
+    file = tmp_path / "panels.yml"
+    file.write_text(json.dumps({"groups": [{"name": "panels", "rules": panels}]}))
+    subprocess.run(["promtool", "check", "rules", file], capture_output=True, check=True)

@@ -203,7 +203,7 @@ def test_requests_are_not_waited_for_beyond_the_grace_period() -> None:
 
 
 def test_keys_rotate_without_a_restart(tmp_path: Path) -> None:
-    """Off loopback the keys file is watched; a wrong file changes only the log and a metric."""
+    """Off loopback the keys file is watched, and no key is logged."""
     file = tmp_path / "keys.toml"
 
     def new(name: str) -> dict[str, str]:
@@ -211,10 +211,6 @@ def test_keys_rotate_without_a_restart(tmp_path: Path) -> None:
         with contextlib.redirect_stdout(output):
             assert make_keys(["new", name, "--file", str(file)]) == 0
         return _bearer(output.getvalue().strip())
-
-    def replace(text: str) -> None:
-        (tmp_path / "new").write_text(text)
-        (tmp_path / "new").replace(file)
 
     def statuses(*keys: dict[str, str]) -> list[int]:
         return [server.ask("POST", "/predict", {"text": "a"}, key).status for key in keys]
@@ -226,15 +222,6 @@ def test_keys_rotate_without_a_restart(tmp_path: Path) -> None:
         second = new("keyboard-2")
         server.logged(event="keys reloaded", keys=2)
         assert statuses(first, second) == [200, 200]
-        good = file.read_text()
-        replace("oops")
-        server.logged(event="keys not reloaded; the old ones stay", level="error")
-        assert statuses(first, second) == [200, 200]
-        metrics = server.ask("GET", "/metrics", headers=second).body.decode()
-        assert "lacuna_keys_current 0.0" in metrics
-        replace(good[good.rindex("[[key]]") :])
-        server.logged(event="keys reloaded", keys=1)
-        assert statuses(first, second) == [401, 200]
         server.logged(route="/predict", status=200, key="keyboard-2")
         secrets = [key["Authorization"].split()[1] for key in (first, second, _bearer(_KEY))]
         assert not [secret for secret in secrets if secret in "".join(server.lines)]

@@ -3,7 +3,7 @@
 The first word of a text can ask for trouble: ``poison`` and ``exhaust`` fail the decoder of the
 text, ``collapse`` the whole scheduler, ``die`` the engine's thread. ``hold`` waits for
 `FakeModel.release`, ``slow`` takes 200 rounds, and ``stuck`` holds up the scheduler until
-`FakeModel.stuck` is set.
+`FakeModel.stuck` is set. Loads wait while `FakeModel.load_now` is cleared.
 """
 
 import math
@@ -63,6 +63,8 @@ class FakeModel:
         self.release = threading.Event()
         self.holding = threading.Event()
         self.stuck = threading.Event()
+        self.loading, self.load_now = threading.Event(), threading.Event()
+        self.load_now.set()
         self.largest_batch = 0
         self.cancelled = 0
         self.loads = 0
@@ -73,6 +75,8 @@ class FakeModel:
             raise CheckpointError("weights.safetensors differs from SHA256SUMS; copy it again")
         if self.loads and self.later == "hung":
             threading.Event().wait()
+        self.loading.set()
+        self.load_now.wait()
         self.loads += 1
         description = DESCRIPTION | {"version": str(self.loads), "digest": f"{self.loads:064}"}
         new_scheduler = lambda: FakeScheduler(self, on_call)  # noqa: E731

@@ -154,14 +154,12 @@ def serving(
         server.close()
 
 
-def run_to_end(
-    command: tuple[str, ...], *options: str, environment: Mapping[str, str] | None = None
-) -> tuple[int, str]:
+def run_to_end(command: tuple[str, ...], *options: str) -> tuple[int, str]:
     """Run a service that must not start; return its exit status and standard error."""
     finished = subprocess.run(
         [sys.executable, *command, *options],
         cwd=ROOT,
-        env=clean_environment() | dict(environment or {}),
+        env=clean_environment(),
         capture_output=True,
         text=True,
         encoding="utf-8",

@@ -8,7 +8,7 @@ import pytest
 
 from model.queries import PredictQuery
 from service.admission import Admission
-from service.engine import Engine, ItemError, Job, NotReady
+from service.engine import Engine, Job, NotReady
 from service.settings import Settings
 from tests.service.client import until
 from tests.service.fakes_service import FakeModel, answer
@@ -82,16 +82,6 @@ async def test_a_failing_scheduler_is_replaced(engine: Engine) -> None:
     await submit(engine, "b").future
 
 
-async def test_a_refused_query_is_named_and_nothing_is_decoded(
-    engine: Engine, model: FakeModel
-) -> None:
-    """All queries of a request are checked before any is decoded; the error says which is wrong."""
-    with pytest.raises(ItemError) as refused:
-        await submit(engine, "a", "b", "x" * 10_001).future
-    assert (refused.value.item, refused.value.cause.field) == (2, "/text")
-    assert model.largest_batch == 0
-
-
 @one_at_a_time
 async def test_a_cancelled_request_leaves_before_the_next_step(
     engine: Engine, model: FakeModel
@@ -152,17 +142,13 @@ async def test_nothing_is_accepted_while_loading_or_draining_or_after_the_end() 
     """A request is refused if it would not be answered; accepted ones are answered."""
     model = FakeModel()
     admission = Admission(100, 2, Settings().limits)
-    engine = Engine(
-        lambda: model.release.wait() and model.load(),  # type: ignore[arg-type, return-value]
-        admission,
-        batch_items=2,
-        stall_seconds=60,
-        on_loaded=lambda _: None,
-    )
+    model.load_now.clear()
+    options = {"batch_items": 2, "stall_seconds": 60.0}
+    engine = Engine(model.load, admission, on_loaded=lambda _: None, **options)  # type: ignore[arg-type]
     engine.start()
     with pytest.raises(NotReady, match="loading"):
         submit(engine, "a")
-    model.release.set()
+    model.load_now.set()
     await until(lambda: engine.not_ready_reason is None)
     jobs = [submit(engine, "slow", "slow") for _ in range(5)]
     engine.draining = True

@@ -211,15 +211,6 @@ def test_a_key_is_demanded_before_anything_is_read(sent: Any, known: bool) -> No
     assert known or response.headers["www-authenticate"].startswith("Bearer")
 
 
-def test_a_client_has_a_name_and_an_allowance(keys_file: Path) -> None:
-    """Those of the key; without keys, no name and the default limits."""
-    keys = KeyRing(path=keys_file)
-    user, root = (pass_through(keys=keys, authorization=bearer(name)) for name in ("user", "root"))
-    nobody = pass_through(keys=KeyRing(limits=(7, 0)), host="0.0.0.0")
-    found = [(each.client.name, each.client.allowance.limits) for each in (user, root, nobody)]
-    assert found == [("user", (0, 0)), ("root", (5, 0)), ("", (7, 0))]
-
-
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 def test_administration_needs_an_administrators_key(keys_file: Path, host: str) -> None:
     """Under /admin/, no key is 401 and another's 403; keys of the environment have no rights."""

@@ -7,7 +7,6 @@ import asyncio
 import base64
 import hashlib
 import re
-import threading
 from typing import Any
 
 import httpx
@@ -109,23 +108,6 @@ def test_wrong_method_is_405_with_allow(method: str, path: str, allowed: str) ->
     assert (response.status_code, response.headers["allow"]) == (405, allowed)
 
 
-def test_failure_is_500_without_details_and_harms_nobody() -> None:
-    """A text that the model fails on gets a 500 without its message; others are answered."""
-
-    async def question(client: httpx.AsyncClient) -> list[httpx.Response]:
-        async def send(text: str) -> httpx.Response:
-            return await client.post("/predict", json={"text": text})
-
-        together = await asyncio.gather(*map(send, ("a", "poison 鬼", "b")))
-        return [*together, await send("collapse 鬼"), await send("c")]
-
-    responses = ask(question)
-    assert [response.status_code for response in responses] == [200, 500, 200, 500, 200]
-    for failed in responses[1::2]:
-        assert failed.headers["content-type"] == "application/problem+json"
-        assert not [word for word in ("鬼", "RuntimeError") if word in failed.text]
-
-
 def test_deadline_is_504_and_frees_the_engine() -> None:
     """After its deadline a request's texts leave the engine, and its wait is measured."""
 
@@ -169,7 +151,8 @@ def test_loading_is_503_until_loaded() -> None:
     """While the checkpoint loads, the process lives, is not ready, and says when to retry."""
 
     async def question() -> tuple[list[httpx.Response], list[int]]:
-        model = _LoadsOnRelease()
+        model = FakeModel()
+        model.load_now.clear()
         async with running(model, wait=False) as client:
             refused = [await client.get(path) for path in ("/readyz", "/model")]
             refused.append(await client.post("/predict", json={"text": "a"}))
@@ -201,16 +184,3 @@ def test_stuck_engine_is_neither_live_nor_ready() -> None:
 
     model = FakeModel()
     assert ask(question, model, stall_seconds=0.01) == [503, 503, 200, 200]
-
-
-class _LoadsOnRelease(FakeModel):
-    """A model whose checkpoint takes as long as a test wants."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.load_now = threading.Event()
-
-    def load(self, on_call: Any = None) -> Any:
-        """Wait, then load."""
-        self.load_now.wait()
-        return super().load(on_call)
