@@ -1,9 +1,7 @@
-"""Random damage to a checkpoint: it is refused, or answers sanely and never differently under the
-old digest.
+"""Random damage to a checkpoint whose sums are written again, as by an attacker.
 
-After *sealed* damage the sums are written again, as by an attacker. Each case runs in a separate
-process with
-limits, because ONNX Runtime reads a damaged graph.
+Each case runs in a separate process with limits, because ONNX Runtime reads a damaged graph.
+Damage that the sums show: tests/model/test_checkpoint.py.
 """
 
 import hashlib
@@ -46,14 +44,6 @@ def _flip(content: bytes, luck: random.Random) -> bytes:
     return bytes(changed)
 
 
-def _cut(content: bytes, luck: random.Random) -> bytes:
-    return content[: luck.choice((0, 1, len(content) // 2, len(content) - 1))]
-
-
-def _lengthen(content: bytes, luck: random.Random) -> bytes:
-    return content + luck.choice((b"\0", b"\n", luck.randbytes(100), content))
-
-
 def _overwrite(content: bytes, luck: random.Random) -> bytes:
     start, length = luck.randrange(len(content)), luck.choice((16, 4096))
     filling = luck.choice((b"\0", b"\xff", np.float32(math.nan).tobytes()))
@@ -62,22 +52,14 @@ def _overwrite(content: bytes, luck: random.Random) -> bytes:
     ]
 
 
-DAMAGES: dict[str, Damage] = {
-    "flip": _flip,
-    "cut": _cut,
-    "lengthen": _lengthen,
-    "overwrite": _overwrite,
-}
+DAMAGES: dict[str, Damage] = {"flip": _flip, "overwrite": _overwrite}
 
 
-@pytest.mark.parametrize("sealed", [False, True])
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_damage_is_refused_or_harmless(
-    tiny_checkpoint: Path, tmp_path: Path, kind: str, sealed: bool
-) -> None:
+def test_damage_is_refused_or_harmless(tiny_checkpoint: Path, tmp_path: Path, kind: str) -> None:
     """No crash, no hang, no insane answer, and no other answer under the old digest."""
     command = [sys.executable, "-m", "tests.end_to_end.test_altered_checkpoints"]
-    command += [str(tiny_checkpoint), str(tmp_path / "copy"), kind, str(int(sealed))]
+    command += [str(tiny_checkpoint), str(tmp_path / "copy"), kind]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False
     )
@@ -85,10 +67,9 @@ def test_damage_is_refused_or_harmless(
     outcomes = json.loads(done.stdout)
     assert len(outcomes) == SEEDS
     assert "refused" in outcomes
-    assert sealed or set(outcomes) <= {"refused", "same"}
 
 
-def main(original: Path, copy: Path, kind: str, sealed: bool) -> None:
+def main(original: Path, copy: Path, kind: str) -> None:
     """Damage and try copies, one after the other; print the outcomes as JSON."""
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_BYTES, ADDRESS_BYTES))
     expected = _ask(original)
@@ -98,12 +79,11 @@ def main(original: Path, copy: Path, kind: str, sealed: bool) -> None:
         shutil.copytree(original, copy)
         names = [line[66:] for line in (copy / SUMS).read_text("utf-8").splitlines()]
         served = [name for name in names if not name.startswith("onnx-fp32")]
-        damaged = copy / luck.choice(served if sealed else [*served, SUMS])
+        damaged = copy / luck.choice(served)
         damaged.write_bytes(DAMAGES[kind](damaged.read_bytes(), luck))
-        if sealed:
-            sums = [hashlib.sha256((copy / name).read_bytes()).hexdigest() for name in names]
-            lines = [f"{total}  {name}\n" for total, name in zip(sums, names, strict=True)]
-            (copy / SUMS).write_text("".join(lines), encoding="utf-8")
+        sums = [hashlib.sha256((copy / name).read_bytes()).hexdigest() for name in names]
+        lines = [f"{total}  {name}\n" for total, name in zip(sums, names, strict=True)]
+        (copy / SUMS).write_text("".join(lines), encoding="utf-8")
         try:
             digest, answers = _ask(copy)
         except CheckpointError:
@@ -129,4 +109,4 @@ def _ask(directory: Path) -> tuple[str, list[dict[str, Any]]]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4] == "1")
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

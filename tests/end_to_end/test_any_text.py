@@ -1,12 +1,9 @@
 """Any text, sent to a service with a real checkpoint, is answered or refused by name.
 
-So are any bytes, prepared as a corpus. FUZZ_CHECKPOINT and FUZZ_EXAMPLES choose another checkpoint
-and more examples.
+FUZZ_CHECKPOINT and FUZZ_EXAMPLES choose another checkpoint and more examples.
 """
 
-import gzip
 import json
-import lzma
 import math
 import os
 from collections import Counter
@@ -20,10 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.fixtures_checkpoint import tiny_tokenizer
 from tests.service.client import real_model, synchronous
-from training.__main__ import main
-from training.data.shards import open_prepared
 
 SETTLED = partial(
     settings,
@@ -128,44 +122,3 @@ def test_any_text_around_a_blank_is_filled(
 def test_any_text_has_a_probability(ask: Ask, text: str) -> None:
     """/score answers every text that is not empty."""
     assert all(result["characters"] > 0 for result in ask("/score", {"text": text}, text))
-
-
-# Files that a corpus may be made of.
-
-LINE = st.binary(max_size=40) | TEXT.map(lambda text: text.encode("utf-8", "surrogatepass"))
-LINES = st.lists(LINE, max_size=12).map(b"\n".join)
-MEMBER = st.dictionaries(
-    st.sampled_from(["text", "other"]), TEXT | st.none() | st.integers(), max_size=2
-)
-JSON_LINES = st.lists(MEMBER.map(json.dumps) | TEXT, max_size=6).map(
-    lambda lines: "\n".join(lines).encode("utf-8", "surrogatepass")
-)
-SUFFIXES: dict[str, Callable[[bytes], bytes]] = {
-    ".txt": bytes,
-    ".jsonl": bytes,
-    ".txt.gz": gzip.compress,
-    ".jsonl.xz": lzma.compress,
-    ".txt.zst": bytes,  # not what the suffix says
-}
-
-
-def test_any_bytes_are_prepared_or_refused_by_name(tmp_path: Path) -> None:
-    """`training prepare` ends with data that can be opened, or with status 2; torn files too."""
-    statuses: Counter[int] = Counter()
-    tokenizer = tmp_path / "tokenizer.model"
-    tokenizer.write_bytes(tiny_tokenizer().model_proto)
-
-    @SETTLED()
-    @given(content=LINES | JSON_LINES, suffix=st.sampled_from(sorted(SUFFIXES)), cut=st.booleans())
-    def check(content: bytes, suffix: str, cut: bool) -> None:
-        output = tmp_path / str(statuses.total())
-        content = SUFFIXES[suffix](content)
-        path = tmp_path / f"any{suffix}"
-        path.write_bytes(content[: len(content) // 2] if cut else content)
-        options = ["--tokenizer", str(tokenizer), "--output", str(output), "--field", "text"]
-        status = main(["prepare", str(path), *options])
-        statuses[status] += 1
-        assert status == 2 or open_prepared(output).sources
-
-    check()
-    assert set(statuses) == {0, 2}

@@ -63,15 +63,6 @@ def test_compose_locks_down_every_container(services: dict[str, Any]) -> None:
     assert [port.rpartition(":")[2] for port in services["haproxy"]["ports"]] == ["8000"]
 
 
-def test_compose_starts_containers_in_order(services: dict[str, Any]) -> None:
-    """Proxy and Prometheus start when the service is healthy; others need a profile."""
-    default = {name for name, service in services.items() if "profiles" not in service}
-    assert default == {"haproxy", "service", "prometheus"}
-    for name in ("haproxy", "prometheus"):
-        assert services[name]["depends_on"]["service"] == {"condition": "service_healthy"}
-    assert "HEALTHCHECK" in (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
-
-
 def test_compose_sets_only_settings_of_the_service(
     services: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import http.client
-import io
 import json
 import re
 import shutil
@@ -15,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from service.auth import main as make_keys
 from tests.service.bad_inputs import INPUTS, SECRET, Input
+from tests.service.client import key_entry
 from tests.service.server_process import (
     FAKE,
     REAL,
@@ -38,6 +37,17 @@ _GOOD: list[tuple[str, dict[str, Any]]] = [
     ("/cloze", {"text": "我____一部新手机。", "choices": ["买", "卖"]}),
     ("/score", {"text": ["今天", "the cat"]}),
 ]
+
+# A process that does not end when its server has ended.
+_LINGERS = """
+import sys, threading
+from service.__main__ import serve
+from service.settings import read_settings
+from tests.service.fakes_service import FakeModel
+serve(read_settings(sys.argv[1:]), FakeModel().load)
+sys.stderr.write('{"event": "lingers"}\\n')
+threading.Event().wait()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -206,24 +216,23 @@ def test_keys_rotate_without_a_restart(tmp_path: Path) -> None:
     """Off loopback the keys file is watched, and no key is logged."""
     file = tmp_path / "keys.toml"
 
-    def new(name: str) -> dict[str, str]:
-        output = io.StringIO()
-        with contextlib.redirect_stdout(output):
-            assert make_keys(["new", name, "--file", str(file)]) == 0
-        return _bearer(output.getvalue().strip())
-
     def statuses(*keys: dict[str, str]) -> list[int]:
         return [server.ask("POST", "/predict", {"text": "a"}, key).status for key in keys]
 
-    first = new("keyboard-1")
+    first, second = (_bearer(f"token of keyboard-{number}") for number in (1, 2))
+    file.write_text(key_entry("keyboard-1"))
     options = ("--host", "0.0.0.0", "--keys-file", str(file))
     with serving(FAKE, *options, environment={"LACUNA_KEYS": f"{_KEY},{_KEY}-2"}) as server:
         assert statuses(first, _bearer(_KEY), _bearer(f"{_KEY}-2"), {}) == [200, 200, 200, 401]
-        second = new("keyboard-2")
-        server.logged(event="keys reloaded", keys=2)
-        assert statuses(first, second) == [200, 200]
+        new_file = tmp_path / "new"
+        new_file.write_text(key_entry("keyboard-2"))
+        new_file.replace(file)
+        server.logged(event="keys reloaded", keys=1)
+        assert statuses(first, second) == [401, 200]
         server.logged(route="/predict", status=200, key="keyboard-2")
-        secrets = [key["Authorization"].split()[1] for key in (first, second, _bearer(_KEY))]
+        secrets = [
+            key["Authorization"].removeprefix("Bearer ") for key in (first, second, _bearer(_KEY))
+        ]
         assert not [secret for secret in secrets if secret in "".join(server.lines)]
 
 
@@ -263,6 +272,46 @@ def test_bad_connections_harm_nobody() -> None:
             _wait_for_batch(server)
         server.logged(status=499, route="/predict")
         assert server.ask("POST", "/predict", {"text": "a"}).status == 200
+
+
+@pytest.mark.fault
+def test_an_engine_that_dies_leaves_nobody_waiting() -> None:
+    """Waiting requests get 500, later ones 503; probes ask for a restart, which SIGTERM begins."""
+    with serving(FAKE, "--deadline-seconds", "600") as server:
+        with _holding(server) as held:
+            assert server.ask("POST", "/predict", {"text": "die with my secret"}).status == 500
+            assert held.getresponse().status == 500
+        later = server.ask("POST", "/predict", {"text": "a"})
+        assert (later.status, later.headers["retry-after"]) == (503, "2")
+        probes = ("GET", "/livez"), ("GET", "/readyz"), ("POST", "/admin/reload")
+        assert [server.ask(*probe).status for probe in probes] == [503, 503, 503]
+        assert "lacuna_ready 0.0" in server.ask("GET", "/metrics").body.decode()
+        entry = server.logged(event="engine died", level="critical")
+        assert entry["exception"]["type"] == "SystemExit"
+        assert not any("secret" in line for line in server.lines)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
+
+
+@pytest.mark.fault
+def test_a_disk_that_hangs_does_not_delay_the_end() -> None:
+    """Requests are answered during a reload that never ends, and one signal ends the process."""
+    options = ("--checkpoint", "hung", "--grace-seconds", "1")
+    with serving(FAKE, *options) as server, contextlib.closing(server.connect()) as loading:
+        loading.request("POST", "/admin/reload")
+        assert server.ask("POST", "/predict", {"text": "a"}).status == 200
+        server.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
+
+
+@pytest.mark.fault
+def test_a_second_signal_ends_a_process_that_lingers() -> None:
+    """It ends with status 0, whatever the process still waits for."""
+    with serving(("-c", _LINGERS)) as server:
+        server.send_signal(signal.SIGTERM)
+        server.logged(event="lingers")
+        server.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
 
 
 def _raw(server: ServerProcess, sent: bytes) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from service.app import create_app
+from service.auth import hash_key
 from service.engine import Engine
 from service.model_loader import load
 from service.settings import Settings
@@ -91,6 +92,12 @@ def post(path: str, body: Any, **settings: Any) -> httpx.Response:
     """Send one POST to a new app."""
     response: httpx.Response = ask(lambda client: client.post(path, json=body), **settings)
     return response
+
+
+def key_entry(name: str, more: str = "", token: str = "") -> str:
+    """Return an entry of a keys file for the key *token*, by default ``token of NAME``."""
+    digest = hash_key((token or f"token of {name}").encode()).hex()
+    return f'[[key]]\nname = "{name}"\nsha256 = "{digest}"\n{more}\n'
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -21,6 +21,7 @@ from service.auth import (
     parse_plain_keys,
     read_keys_file,
 )
+from tests.service.client import key_entry
 
 KEY = "0123456789abcdef"
 SHA256 = hashlib.sha256(KEY.encode()).hexdigest()
@@ -34,12 +35,6 @@ def entry(**values: object) -> str:
     return "[[key]]\n" + "".join(
         f"{name} = {value}\n" for name, value in merged.items() if value is not None
     )
-
-
-def of(name: str, more: str = "", token: str = "") -> str:
-    """Return an entry for the key *token*, by default ``token of NAME``."""
-    digest = hash_key((token or f"token of {name}").encode()).hex()
-    return f'[[key]]\nname = "{name}"\nsha256 = "{digest}"\n{more}\n'
 
 
 def test_entries_are_read() -> None:
@@ -200,7 +195,7 @@ class Ring(KeyRing):
 
 def test_keys_of_settings_and_file_count(tmp_path: Path) -> None:
     """Both are known by their names; no other token is."""
-    ring = Ring(tmp_path, of("a") + of("root", "admin = true"), (KEY,))
+    ring = Ring(tmp_path, key_entry("a") + key_entry("root", "admin = true"), (KEY,))
     assert ring.names("token of a", "token of root", KEY) == ["a", "root", "env-1"]
     assert ring.names("", "a", "token of b", KEY[:-1]) == [None] * 4
     clients = [ring.find(token) for token in (b"token of a", b"token of root", KEY.encode())]
@@ -211,7 +206,7 @@ def test_every_key_is_compared_in_constant_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All keys are compared by hmac.compare_digest, whichever fits, as digests of one length."""
-    ring = Ring(tmp_path, of("a") + of("b") + of("c"))
+    ring = Ring(tmp_path, key_entry("a") + key_entry("b") + key_entry("c"))
     compared: list[tuple[int, int]] = []
     original = hmac.compare_digest
 
@@ -228,22 +223,22 @@ def test_every_key_is_compared_in_constant_time(
 
 def test_keys_rotate_without_a_restart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """After a change of the file new keys are known and removed ones are not; one line says so."""
-    ring = Ring(tmp_path, of("a") + of("b"), (KEY,))
+    ring = Ring(tmp_path, key_entry("a") + key_entry("b"), (KEY,))
     with caplog.at_level(logging.INFO):
         for _ in range(2):
-            ring.change(of("b") + of("c"))
+            ring.change(key_entry("b") + key_entry("c"))
     tokens = "token of a", "token of b", "token of c", KEY
     assert ring.names(*tokens) == [None, "b", "c", "env-1"]
     assert [line.message for line in caplog.records] == ["keys reloaded"]
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("spoilt", ["", "no TOML", of("a") + of("a"), None])
+@pytest.mark.parametrize("spoilt", ["", "no TOML", key_entry("a") + key_entry("a"), None])
 def test_a_bad_new_file_leaves_the_old_keys(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, spoilt: str | None
 ) -> None:
     """An unusable file is logged once, with the reason; the old keys stay meanwhile."""
-    ring = Ring(tmp_path, of("a"))
+    ring = Ring(tmp_path, key_entry("a"))
     if spoilt is None:
         ring.file.unlink()
     else:
@@ -254,7 +249,7 @@ def test_a_bad_new_file_leaves_the_old_keys(
     assert line.levelno == logging.ERROR
     assert str(ring.file) in line.__dict__["fields"]["reason"]
     assert (ring.names("token of a"), ring.required, ring.is_current) == (["a"], True, False)
-    ring.change(of("b"))
+    ring.change(key_entry("b"))
     assert ring.names("token of a", "token of b") == [None, "b"]
     assert ring.is_current
 
@@ -264,8 +259,8 @@ def test_the_watch_survives_faults_and_shows_a_disk_that_hangs(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the file cannot be read, the gauge shows it; afterwards the new keys are in force."""
-    ring = Ring(tmp_path, of("a"))
-    ring.file.write_text(of("b"))
+    ring = Ring(tmp_path, key_entry("a"))
+    ring.file.write_text(key_entry("b"))
     hangs, answers, looked_again = threading.Event(), threading.Event(), threading.Event()
     looks: list[Path] = []
 
@@ -304,20 +299,20 @@ def test_a_key_keeps_its_allowance_over_a_reload(tmp_path: Path) -> None:
         return client and client.allowance
 
     limit = "texts_per_minute = 5"
-    ring = Ring(tmp_path, of("a", limit) + of("b"))
+    ring = Ring(tmp_path, key_entry("a", limit) + key_entry("b"))
     first = allowance()
-    ring.change(of("a", limit) + of("c"))
+    ring.change(key_entry("a", limit) + key_entry("c"))
     assert allowance() is first
-    ring.change(of("a", limit, token="rotated"))
+    ring.change(key_entry("a", limit, token="rotated"))
     assert allowance() is None
     assert allowance(b"rotated") is first
-    ring.change(of("a", "texts_per_minute = 6", token="rotated"))
+    ring.change(key_entry("a", "texts_per_minute = 6", token="rotated"))
     assert allowance(b"rotated").limits == (6, 0)
 
 
 def test_limits_are_the_keys_own_or_the_settings(tmp_path: Path) -> None:
     """A key without limits has the service's; 0 lifts them; they also hold without keys."""
-    text = of("own", "texts_per_minute = 1\ncharacters_per_minute = 0") + of("none")
+    text = key_entry("own", "texts_per_minute = 1\ncharacters_per_minute = 0") + key_entry("none")
     ring = Ring(tmp_path, text, (KEY,), limits=(7, 8))
     clients = [ring.find(token) for token in (b"token of own", b"token of none", KEY.encode())]
     assert [client and client.allowance.limits for client in clients] == [(1, 0), (7, 8), (7, 8)]

@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from service.auth import KeyRing, hash_key
+from service.auth import KeyRing
 from service.errors import Problem
 from service.metrics import ROUTES
 from service.middleware import AuthMiddleware, RequestContext
-from tests.service.client import ask, get
+from tests.service.client import ask, get, key_entry
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
@@ -24,17 +24,16 @@ KEYS = ("first-key-0123456789", "second-key-0123456789")
 
 @pytest.fixture
 def keys_file(tmp_path: Path) -> Path:
-    """The keys ``user....................`` and ``root....................``, an administrator."""
+    """The keys of a user and of an administrator who may send 5 texts per minute."""
     file = tmp_path / "keys.toml"
-    hashes = {name: hash_key(f"{name}{'.' * 20}".encode()).hex() for name in ("user", "root")}
-    entries = [f'[[key]]\nname = "{name}"\nsha256 = "{hashes[name]}"\n' for name in hashes]
-    file.write_text("".join(entries) + "admin = true\ntexts_per_minute = 5\n")
+    root = key_entry("root", "admin = true\ntexts_per_minute = 5")
+    file.write_text(key_entry("user") + root)
     return file
 
 
 def bearer(name: str) -> str:
     """Return the header of a key of `keys_file`."""
-    return f"Bearer {name}{'.' * 20}"
+    return f"Bearer token of {name}"
 
 
 @pytest.fixture
@@ -160,9 +159,8 @@ def test_routes_are_a_closed_set() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["localhost", "LocalHost:8000", "localhost.", "127.0.0.1", "127.9.9.9:8000", "[::1]",
-     "[::1]:8000"],
-)  # fmt: skip
+    ["localhost", "LocalHost:8000", "localhost.", "127.0.0.1", "127.9.9.9:8000", "[::1]:8000"],
+)
 def test_loopback_answers_to_its_own_names(name: str) -> None:
     """Bound to loopback, a request may name any loopback host, with or without a port."""
     assert pass_through(name=name) != 421

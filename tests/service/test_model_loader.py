@@ -15,10 +15,9 @@ from model.checkpoint import load_checkpoint
 from model.predictor import Predictor
 from model.queries import ClozeQuery, PredictQuery, ScoreQuery
 from model.runtime import open_runtime
-from service.auth import hash_key
 from service.model_loader import network_threads
 from tests.fixtures_checkpoint import build_tiny_checkpoint
-from tests.service.client import app_of, ask, real_model, until
+from tests.service.client import app_of, ask, key_entry, real_model, until
 from tests.service.fakes_service import FakeModel
 from tests.service.server_process import REAL, serving
 
@@ -62,28 +61,22 @@ def test_no_text_is_found_by_another_key(tiny_checkpoint: Path, tmp_path: Path) 
     """Cached texts and history of a key are found by this key alone, even after it was rotated."""
     file = tmp_path / "keys.toml"
 
-    def write(*names: str) -> None:
-        hashes = {name: hash_key(f"key of {name}".encode()).hex() for name in names}
-        file.write_text(
-            "".join(f'[[key]]\nname = "{name}"\nsha256 = "{hashes[name]}"\n' for name in names)
-        )
-
     async def question(client: httpx.AsyncClient) -> list[int]:
         async def cached(name: str, path: str, text: str) -> int:
             body = {"text": text, "history": "the cat store"}
-            headers = {"Authorization": f"Bearer key of {name}"}
+            headers = {"Authorization": f"Bearer token of {name}"}
             answer = await client.post(path, json=body, headers=headers)
             found: int = answer.json()["usage"]["cached_tokens"]
             return found
 
         typed, blank = "I like the cat and the ", "I like the cat and the ____ on"
         found = [await cached(name, "/predict", typed) for name in "aabb"]
-        write("new", "a")
+        file.write_text(key_entry("new") + key_entry("a"))
         app_of(client).state.keys.refresh()
         found.append(await cached("a", "/predict", typed))
         return [*found, *[await cached(name, "/cloze", blank) for name in ("a", "new")]]
 
-    write("a", "b")
+    file.write_text(key_entry("a") + key_entry("b"))
     first, again, stranger, stranger_again, rotated, blank, new_blank = ask(
         question, real_model(tiny_checkpoint), keys_file=file
     )
