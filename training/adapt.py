@@ -60,7 +60,7 @@ MIN_LANGUAGE_SHARE = 0.05
 # A pass that lowers the bits of held-out text by a smaller share is the last one
 MIN_GAIN = 0.001
 
-Entry = dict[str, float]  # figures of the journal, before training or after a pass
+Entry = dict[str, float]  # held-out bits in the journal, before training or after a pass
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -144,11 +144,7 @@ def _settings(options: AdaptOptions, base: Checkpoint) -> dict[str, Any]:
 
 
 def _set_aside(options: AdaptOptions) -> list[Path]:
-    """Write the text, without duplicates, to ``text/aside`` and ``text/training``, by language.
-
-    Returns:
-        The files for training.
-    """
+    """Write the text to ``text/aside`` and ``text/training``; return the files for training."""
     directory = options.output / "text"
     if not directory.is_dir():
         lines = _read(options)
@@ -227,11 +223,7 @@ def _is_finished(journal: Sequence[Entry], passes: int) -> bool:
 def _train(
     options: AdaptOptions, config: RunConfig, prepared: Prepared, own: set[str]
 ) -> list[Entry] | None:
-    """Make passes until one is the last; ``best`` is the state of the best one.
-
-    Returns:
-        The journal: held-out bits before training and after each pass; None if a signal came.
-    """
+    """Make passes and keep the best state; return the journal, or None if a signal came."""
     path, directory = options.output / "adapt.json", options.output / "run"
     journal: list[Entry] = cached_json(path, lambda: {"entries": []})["entries"]
     sources = weigh_sources(prepared.sources, config.data.source_weights)

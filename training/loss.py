@@ -66,8 +66,7 @@ class NegativeSampler:
     def draw(self, rng: np.random.Generator, always: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
         """Draw distinct tokens, and those in *always* with probability 1.
 
-        Returns:
-            Ids (S,), int64, and the log-probability (V,), float32, that each token is drawn.
+        Return ids (S,), int64, and the log-probability (V,), float32, that each token is drawn.
         """
         drawn = np.searchsorted(self._cumulative, rng.random(self._size))
         drawn = np.minimum(drawn, len(self._cumulative) - 1)
@@ -189,9 +188,7 @@ def batch_losses(
 
     A stacked network predicts masked tokens, which count as gaps. Towers and products have *dtype*,
     losses are float32. Without *sampler* the softmax is full. *rng* draws negatives and masks.
-
-    Returns:
-        The losses, and the forward states after the batch, (B, S), detached.
+    Return the losses, and the forward states after the batch, (B, S), detached.
     """
     heads = _Heads(network, batch, states.device, dtype, sampler, rng)
     towers = network if isinstance(network, Network) else None

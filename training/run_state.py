@@ -121,10 +121,9 @@ def load_weights(directory: Path, network: nn.Module) -> None:
 def load_optimizer(
     directory: Path, optimizer: torch.optim.Optimizer, *, random_state: bool
 ) -> Tensor:
-    """Load the moments of a state directory into *optimizer*, and torch's random state if asked.
+    """Load moments into *optimizer*, and torch's random state if asked.
 
-    Returns:
-        The carried forward states, (rows, S).
+    Return the carried forward states, (rows, S).
 
     Raises:
         RunError: the file is missing or damaged, or belongs to other parameters.

@@ -145,10 +145,8 @@ def fit_calibration(
 def fit_next_temperature(runtime: Runtime, lines: Iterable[Int64Array]) -> float:
     """Fit the temperature of the next head (Guo et al. 2017, arXiv:1706.04599).
 
-    Of the *lines* of token ids, TEMPERATURE_TOKENS tokens are used.
-
-    Returns:
-        The T from 0.5 to 4 with the lowest mean of ``-log softmax(log P / T)[target]``.
+    Return the T from 0.5 to 4 with the lowest mean of ``-log softmax(log P / T)[target]``, over the
+    first TEMPERATURE_TOKENS of the lines of token ids.
     """
     totals = np.zeros(len(BETAS))
     for log_probs, targets in score_next(runtime, take(lines, TEMPERATURE_TOKENS)):

@@ -70,10 +70,7 @@ def run(options: EvaluateOptions) -> int:
 
 
 def evaluate(systems: Sequence[EvaluatedSystem], items: Items, seed: int) -> dict[str, Any]:
-    """Put all items to all systems and sum up.
-
-    Returns:
-        The content of evaluation.json.
+    """Put all items to all systems; return the content of evaluation.json.
 
     Raises:
         LacunaError: a system did not answer; leaving items out would favour it.

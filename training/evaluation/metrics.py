@@ -57,10 +57,7 @@ Answers = dict[str, list[LineResult]]
 def answer_all(
     system: EvaluatedSystem, items: Items, capabilities: Container[str] = CAPABILITIES
 ) -> Answers:
-    """Put all items that need some of the capabilities to one system.
-
-    Returns:
-        Results by part, in an order that depends on the items only.
+    """Put all items that need some of the capabilities to one system; return results by part.
 
     Raises:
         LacunaError: an item was not answered; leaving it out would favour the system.

@@ -56,10 +56,7 @@ def run(options: CardOptions) -> int:
 
 
 def read_scores(path: Path) -> dict[str, dict[str, Any]]:
-    """Read the figures of the first system of an evaluation.
-
-    Returns:
-        By language and metric: ``value``, ``interval`` (95 %, two numbers) and ``n``.
+    """Read ``value``, ``interval`` (95 %) and ``n`` of the first system, by language and metric.
 
     Raises:
         ExportError: the file is not an evaluation.json.

@@ -17,10 +17,9 @@ CALIBRATION_BINS = 15
 
 
 def resample(files: Sequence[int], rounds: int, seed: int) -> Float64Array:
-    """Draw lines with replacement within each file; *files* has the file number of each line.
+    """Draw lines with replacement within each file; return how often each was, (rounds, lines).
 
-    Returns:
-        How often each line was drawn, (rounds, lines).
+    *files* has the file number of each line.
     """
     generator = np.random.default_rng(seed)
     file_of = np.asarray(files)
