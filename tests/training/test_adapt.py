@@ -130,7 +130,7 @@ def test_without_a_gain_there_is_no_checkpoint(exported: Path, diary: Path, tmp_
 
 
 def test_too_little_text_is_a_named_error(exported: Path, tmp_path: Path) -> None:
-    """The message contains the remedy but no text."""
+    """The message has the remedy and no text."""
     path = tmp_path / "notes.txt"
     path.write_text("\n".join(f"secret {number}" for number in range(99)), encoding="utf-8")
     with pytest.raises(CorpusError, match=r"99 different lines.*`history`") as caught:

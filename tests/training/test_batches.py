@@ -183,7 +183,7 @@ def test_some_lines_lose_their_final_mark() -> None:
     assert 0.15 < 2 - batch.tokens / 400 < 0.35
 
 
-@pytest.mark.parametrize("lines", [7, 300, 301, 599, 600, 1000])
+@pytest.mark.parametrize("lines", [7, 300, 301, 600, 1000])
 def test_held_out_lines_are_spread_to_the_end(lines: int) -> None:
     """At most 300 lines at equal distances, from the first to within a distance of the last."""
     ids = (np.arange(lines) + FIRST).astype(np.uint16)  # a line is its number

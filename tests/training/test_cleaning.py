@@ -24,12 +24,6 @@ def test_lines_are_cut_into_sentences(line: str, expected: list[str]) -> None:
         assert clean(line, 500, split_sentences=True) == expected
 
 
-@given(st.text(alphabet="aB我.!?。“” 1"))
-def test_sentences_lose_only_spaces(line: str) -> None:
-    """Whatever the text, its sentences have every other character once, in order."""
-    assert "".join("".join(sentences(line)).split()) == "".join(line.split())
-
-
 @pytest.mark.parametrize(
     ("raw", "expected"),
     [
@@ -54,10 +48,11 @@ def test_lines_without_letters_are_dropped(raw: str) -> None:
 @given(
     text=st.text(alphabet=st.sampled_from('ab我们 。.!,，"”'), max_size=400),
     limit=st.integers(16, 60),
+    split=st.booleans(),
 )
-def test_split_lines_lose_only_spaces(text: str, limit: int) -> None:
+def test_split_lines_lose_only_spaces(text: str, limit: int, split: bool) -> None:
     """Parts of a long line are within the limit, and together have its letters in order."""
-    parts = clean(text, limit)
+    parts = clean(text, limit, split_sentences=split)
     assert all(0 < len(part) <= limit and part == part.strip() for part in parts)
     whole = "".join(clean(text, 10_000))
     assert list(filter(str.isalpha, "".join(parts))) == list(filter(str.isalpha, whole))

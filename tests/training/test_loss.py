@@ -53,6 +53,18 @@ def test_gradients_agree_with_the_full_softmax_on_average() -> None:
     assert float(F.cosine_similarity(total, expected, dim=0)) > 0.95
 
 
+def test_drawn_probabilities_are_those_of_the_draw() -> None:
+    """The log-probability that a token is drawn is how often it is drawn."""
+    sampler = NegativeSampler(counts(), 60, CPU)
+    rng = np.random.default_rng(1)
+    seen = np.zeros(V)
+    for _ in range(3000):
+        seen[sampler.draw(rng)[0].numpy()] += 1
+    expected = sampler.draw(rng)[1].exp().numpy()
+    assert np.abs(seen / 3000 - expected)[END_OF_GAP + 1 :].max() < 0.04
+    assert seen[: END_OF_GAP + 1].sum() == 0
+
+
 def test_the_target_is_never_its_own_negative() -> None:
     """With every token drawn as a negative, the loss is that of the full softmax."""
     features, targets, weight, bias = problem()

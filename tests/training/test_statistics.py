@@ -39,12 +39,12 @@ def test_resampling_stays_within_files() -> None:
 def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
     """Of 95 % intervals of a share, 88 % to 99 % contain the true share."""
     generator, ones, covered = np.random.default_rng(3), np.ones(150), 0
-    for trial in range(200):
+    for trial in range(100):
         hits = (generator.random(150) < 0.3).astype(float)
         drawn = resample([0] * 150, 200, trial)
         low, high = interval(bootstrap(partial(ratio, hits, ones), ones, drawn)[1])
         covered += low <= 0.3 <= high
-    assert 0.88 <= covered / 200 <= 0.99
+    assert 0.88 <= covered / 100 <= 0.99
 
 
 def test_pairing_narrows_the_interval_of_a_difference() -> None:

@@ -9,7 +9,6 @@ from model.errors import LacunaError, QueryError
 from model.queries import (
     Candidate,
     ClozeQuery,
-    ClozeResult,
     PredictQuery,
     PredictResult,
     Query,
@@ -64,17 +63,6 @@ def test_history_goes_with_queries_that_take_one() -> None:
         ScoreQuery("a"),
     ]
     assert echo.asked == [expected]
-
-
-def test_an_ngram_answers_every_question(tiny_ngram: Path) -> None:
-    """The decoders of the service run over it."""
-    system = open_system(tiny_ngram)
-    (predicted,) = system.ask([PredictQuery("I like the cat that s")], PredictResult)
-    (filled,) = system.ask([ClozeQuery("I like the ____ that sat")], ClozeResult)
-    (scored,) = system.ask([ScoreQuery("I like the cat")], ScoreResult)
-    assert predicted.candidates[0].append == "at"
-    assert filled.blanks[0].candidates[0].word == "cat"
-    assert 0 < scored.bits_per_character < 8
 
 
 def test_a_report_describes_a_checkpoint(tiny_checkpoint: Path) -> None:

@@ -114,7 +114,6 @@ def test_json_lines_give_the_named_member(tmp_path: Path) -> None:
     ("row", "message"),
     [
         ('{"body": "secret"}', r"no text in a member 'text'.*--field"),
-        ('["secret"]', "no text in a member 'text'"),
         ('{"text": 5}', "no text in a member 'text'"),
         ('{"text": "secret', "not JSON; each line must be one JSON object"),
         ('{"text": "secret \\ud800"}', "lone surrogate; repair"),
