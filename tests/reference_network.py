@@ -57,7 +57,7 @@ class ReferenceNetwork:
                     outputs.append(state[0])
                 sides.append(outputs)
             rows = [np.concatenate(pair) for pair in zip(sides[0], sides[1][::-1], strict=True)]
-        return self.next(rows[place])
+        return self.score("next", rows[place])
 
     def _step(self, name: str, x: Array, state: Array) -> list[Array]:
         from_x = self._linear(f"{name}.weight_ih", f"{name}.bias_ih", x)
@@ -75,14 +75,9 @@ class ReferenceNetwork:
     def _linear(self, weight: str, bias: str, x: Array) -> Array:
         return self.product(x.astype(self.dtype), self.weights[weight]) + self.weights[bias]
 
-    def next(self, output: Array) -> Array:
-        """Return log-probabilities (V,) of the next token."""
-        features = self._linear("next.weight", "next.bias", output)
-        return self._scores("output_bias", features, masked=5)
-
-    def previous(self, output: Array) -> Array:
-        """Return log-probabilities (V,) of the previous token."""
-        features = self._linear("previous.weight", "previous.bias", output)
+    def score(self, head: str, output: Array) -> Array:
+        """Return log-probabilities (V,) of the next or the previous token."""
+        features = self._linear(f"{head}.weight", f"{head}.bias", output)
         return self._scores("output_bias", features, masked=5)
 
     def gap(self, forward: Array, backward: Array | None, position: int, kind: int) -> Array:

@@ -138,14 +138,13 @@ def test_every_direct_dependency_has_a_reason() -> None:
 def test_the_module_map_names_every_module() -> None:
     """The map in docs/architecture.md names each module of the product, and no other."""
     text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
-    mapped, folder = set(), ""
-    for line in text.split("```")[1].splitlines():
-        if match := re.match(r"([\w/]+/)(?:\s|$)", line):
-            folder = match[1]
-        elif line:
-            names = re.match(r"  (\w+(?:  \w+)*)", line)
-            assert names, line
-            mapped |= {f"{folder}{name}.py" for name in names[1].split()}
+    blocks = re.findall(r"^([\w/]+/).*\n((?:  .+\n)+)", text.split("```")[1], re.MULTILINE)
+    mapped = {
+        f"{folder}{name}.py"
+        for folder, lines in blocks
+        for names in re.findall(r"^  (\w+(?:  \w+)*)", lines, re.MULTILINE)
+        for name in names.split()
+    }
     paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     present = {path.relative_to(ROOT).as_posix() for path in paths if path.stem != "__init__"}
     assert mapped == present

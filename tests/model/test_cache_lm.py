@@ -93,19 +93,6 @@ def test_next_token_is_the_networks_corrected_by_the_text(monkeypatch: pytest.Mo
     assert not np.isclose(expected[token], network[token])
 
 
-@pytest.mark.parametrize("use_cache_lm", [True, False])
-def test_a_history_makes_its_words_more_probable(use_cache_lm: bool) -> None:
-    """A name of the history is more probable; without the cache language model nothing changes."""
-    predictor = table_predictor(RUNTIME, use_cache_lm=use_cache_lm)
-
-    def prob(history: str) -> float:
-        candidates = answer(predictor, PredictQuery("the ", 20, history)).candidates
-        return {each.word: float(each.probability) for each in candidates}["Ann"]
-
-    without, with_history = prob(""), prob(ANN)
-    assert with_history > 1.2 * without if use_cache_lm else with_history == without
-
-
 def test_histories_and_tenants_are_kept_apart() -> None:
     """A text with another history, or of another tenant, finds nothing in the cache."""
     shared = table_predictor(RUNTIME)

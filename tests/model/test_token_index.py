@@ -16,22 +16,22 @@ FAMILIAR = st.lists(
 ).map("".join)
 
 
+WORDS = ("the", "the ", "go ", "to ", "迟", "迟到", ",", ", ", "我", "喜欢", "we")
+
+
 @pytest.mark.parametrize(
-    ("text", "rest"),
-    [("go to the", "the"), ("go to the ", ""), ("", ""), ("我喜欢迟", "迟"), ("the\n", ""),
-     ("we,", ","), ("到€", "")],
-)  # fmt: skip
-def test_the_cut_is_where_a_longer_token_may_begin(text: str, rest: str) -> None:
+    ("tokens", "text", "rest"),
+    [
+        *((WORDS, text, "") for text in ("go to the ", "", "the\n", "到€")),
+        *((WORDS, *pair) for pair in (("go to the", "the"), ("我喜欢迟", "迟"), ("we,", ","))),
+        (("ab", "cd", "a", "bc", "b", "de"), "abcd", "abcd"),  # "de" changes what precedes it
+    ],
+)
+def test_the_cut_is_where_a_longer_token_may_begin(
+    tokens: tuple[str, ...], text: str, rest: str
+) -> None:
     """The rest is the unfinished word, or the part of it that a token may still swallow."""
-    tokens = ("the", "the ", "go ", "to ", "迟", "迟到", ",", ", ", "我", "喜欢", "we")
     assert TokenIndex(hand_tokenizer(tokens)).heal(text)[2].decode() == rest
-
-
-def test_the_cut_is_before_tokens_that_a_longer_one_changes() -> None:
-    """A token that begins at the last letter changes the encoding of the letters before it."""
-    tokenizer = hand_tokenizer(("ab", "cd", "a", "bc", "b", "de"))
-    left, middle, rest = TokenIndex(tokenizer).heal("abcd")
-    assert (left, tokenizer.decode(middle), rest) == ([], "abcd", b"abcd")
 
 
 @given(st.text(max_size=40) | FAMILIAR, FAMILIAR)

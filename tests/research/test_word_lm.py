@@ -91,11 +91,8 @@ def test_lines_end_in_a_word_of_their_own(texts: Path) -> None:
 
 def test_a_resumed_run_equals_an_uninterrupted_one(texts: Path, tmp_path: Path) -> None:
     """A stop in the middle of an epoch changes no weight; other options or texts are refused."""
-    run, whole, parts = (
-        read_options(WordRun, texts / "run.toml"),
-        tmp_path / "whole",
-        tmp_path / "parts",
-    )
+    run = read_options(WordRun, texts / "run.toml")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
     WordTrainer(run, whole).run([])
     trainer = WordTrainer(run, parts)
     stopping: list[int] = []
