@@ -35,10 +35,8 @@ def run_command(
     """Run one command of ``python -m PACKAGE``: ``run(options)`` of its module.
 
     *commands* maps names to modules and their help. *argv* is by default that of the process.
-
-    Returns:
-        The command's status; 2 after a named error or one of the operating system; 130 if
-        interrupted.
+    Return the command's status; 2 after a named error or one of the operating system; 130 if
+    interrupted.
     """
     listing = "\n".join(f"  {name:<20} {text}" for name, (_, text) in commands.items())
     parser = _parser(f"python -m {package}", f"{description}\n\ncommands:\n{listing}")

@@ -93,10 +93,9 @@ def run(options: AdaptOptions) -> int:
 
 
 def adapt(options: AdaptOptions) -> str | None:
-    """Write an adapted checkpoint to ``options.output / "checkpoint"``.
+    """Write an adapted checkpoint to ``options.output / "checkpoint"``; return the report.
 
-    Returns:
-        The report, Markdown; None if a signal ended training, which the same call resumes.
+    Return None if a signal ended training, which the same call resumes.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.

@@ -31,12 +31,10 @@ GATE_ORDER = {"rnn_tanh": [0], "gru": [0, 1, 2], "lstm": [0, 1, 3, 2]}
 def build_graphs(
     network: NetworkConfig, weights: Mapping[str, Array], precision: Precision
 ) -> dict[str, bytes]:
-    """Build every graph that the network has the parts for.
+    """Build each graph that the network has the parts for, and the weights file that they share.
 
-    *weights* are float parameters by name, in torch's layout, as in ``weights.safetensors``.
-
-    Returns:
-        Contents by file name: the graphs, and the file of weights that they share.
+    *weights* are float parameters by name, in torch's layout, as in ``weights.safetensors``. Return
+    contents by file name.
 
     Raises:
         ExportError: a parameter is missing, has another shape or is not finite.

@@ -54,28 +54,27 @@ def _argparse_settings(each: Field[Any], hint: Any) -> tuple[list[str], dict[str
     """Return the positional and keyword arguments of ``add_argument`` for one field."""
     settings: dict[str, Any] = {"help": each.metadata["help"]}
     names = [each.name]
-    if not each.metadata["positional"]:
+    positional, optional = each.metadata["positional"], each.default is not MISSING
+    if not positional:
         names = [f"--{each.name.replace('_', '-')}"]
-        settings |= {"required": each.default is MISSING}
-        if each.default is not MISSING:
-            settings["default"] = each.default
-            if each.default not in (None, False, "", ()):
-                settings["help"] += f" (default: {each.default})"
+        settings["required"] = not optional
+    if optional:
+        settings["default"] = each.default
+        if each.default not in (None, False, "", ()):
+            settings["help"] += f" (default: {each.default})"
     if hint is bool:
         return names, settings | {"action": "store_true"}
     if each.metadata["metavar"]:
         settings["metavar"] = each.metadata["metavar"]
-    elif each.metadata["positional"]:
+    elif positional:
         settings["metavar"] = each.name.upper()
     if type(None) in get_args(hint):  # X | None
         hint = get_args(hint)[0]
     if get_origin(hint) is Literal:
         settings |= {"choices": get_args(hint), "type": type(get_args(hint)[0])}
     elif get_origin(hint) is tuple:
-        optional = each.metadata["positional"] and each.default is not MISSING
-        settings |= {"type": get_args(hint)[0], "nargs": "*" if optional else "+"}
-        if optional:
-            settings["default"] = each.default
+        nargs = "*" if positional and optional else "+"
+        settings |= {"type": get_args(hint)[0], "nargs": nargs}
     else:
         settings["type"] = hint
     return names, settings

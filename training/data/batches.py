@@ -93,9 +93,6 @@ class BatchStream:
     With *processes* above 0, that many make batches ahead, from the first one on until
     :meth:`close`.
 
-    Attributes:
-        epoch, index: the next batch.
-
     Raises:
         PreparedDataError: at the first batch, if the sources are empty.
     """
@@ -110,7 +107,7 @@ class BatchStream:
         index: int = 0,
         processes: int = 0,
     ) -> None:
-        self.epoch, self.index = epoch, index
+        self.epoch, self.index = epoch, index  # of the next batch
         self._maker = _BatchMaker(sources, flags, options, seed)
         self._processes = processes
         self._batches: Iterator[tuple[Batch, int, int]] | None = None

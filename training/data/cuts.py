@@ -35,10 +35,7 @@ def choose_cuts(text: str, tokens: Container[str], rng: random.Random) -> tuple[
     In 70 % of cases there are two cuts: around a Chinese span of 1 to 4 characters, preferably one
     of the surfaces in *tokens*, or around one to three words and the space after them. Else there
     is one: next to a Chinese character, at the start of a word, or sometimes inside a word.
-
-    Returns:
-        No, one or two code-point positions, ascending. A line of fewer than 4 characters has no
-        cut.
+    Return code-point positions, ascending. A line of fewer than 4 characters has no cut.
     """
     if len(text) < 4:
         return ()

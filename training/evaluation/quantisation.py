@@ -80,9 +80,8 @@ def check_cost(
 ) -> dict[str, float]:
     """Return the cost of quantisation on the same text.
 
-    Returns:
-        ``tokens`` measured; the relative rise of ``perplexity`` and, for two towers, of
-        ``gap_perplexity``; and the loss of ``top3``, as a share of tokens.
+    It has the ``tokens`` measured; the relative rise of ``perplexity`` and, for two towers, of
+    ``gap_perplexity``; and the loss of ``top3``, as a share of tokens.
 
     Raises:
         ExportError: with *gate*, a cost is above its limit and chance does not explain it.

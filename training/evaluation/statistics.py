@@ -69,10 +69,8 @@ def reliability(
 
     The arrays are (answers,): claimed probabilities, 1 for right answers and else 0, and weights,
     not negative and not all 0. There are at least as many answers as *bins*.
-
-    Returns:
-        The mean claim, the share of right answers and the share of the weight, (3, bins), without
-        empty bins.
+    Return the mean claim, the share of right answers and the share of the weight, (3, bins),
+    without empty bins.
     """
     total = float(weights.sum())
     order = np.argsort(probabilities, kind="stable")
