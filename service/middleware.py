@@ -110,9 +110,8 @@ class RequestMetricsMiddleware:
                 context.status = message["status"]
                 headers = [*message["headers"], (b"x-request-id", context.request_id.encode())]
                 if context.timing:
-                    timing = "queue;dur={:.3f}, inference;dur={:.3f}".format(
-                        *(1000 * seconds for seconds in context.timing)
-                    )
+                    queue, inference = context.timing
+                    timing = f"queue;dur={1000 * queue:.3f}, inference;dur={1000 * inference:.3f}"
                     headers.append((b"server-timing", timing.encode()))
                 message = {**message, "headers": headers}
             await send(message)

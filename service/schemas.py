@@ -90,8 +90,8 @@ class ScoreRequest(BaseModel):
     @property
     def characters(self) -> int:
         """Code points of texts, history and choices."""
-        fields = ("text", "history", "choices")
-        return sum(_count_characters(getattr(self, name, None)) for name in fields)
+        history, choices = getattr(self, "history", ""), getattr(self, "choices", None)
+        return _count_characters([self.text, history, choices])
 
     def query(self, text: str) -> Query:
         """Return the question about one of the texts."""

@@ -70,8 +70,10 @@ class TokenIndex:
 
     def last_stable_boundary(self, text: str, start: int = 0) -> int:
         """Return the last stable boundary inside *text* after *start*; *start* if there is none."""
-        pairs, positions = self._pairs, range(len(text) - 1, start, -1)
-        return next((n for n in positions if text[n - 1 : n + 1] not in pairs), start)
+        for position in range(len(text) - 1, start, -1):
+            if text[position - 1 : position + 1] not in self._pairs:
+                return position
+        return start
 
     def encode(self, text: str) -> list[int]:
         """Encode normalised text, each stretch between stable boundaries by itself.
