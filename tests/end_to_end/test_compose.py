@@ -78,7 +78,7 @@ def test_the_service_answers_and_prometheus_counts_it(stack: Stack) -> None:
 
 
 def test_any_user_id_may_run_the_image_within_limits(stack: Stack) -> None:
-    """The image serves under an unknown user id, locked down, and sees its CPU limit."""
+    """The image serves under an unknown user id, locked down."""
     del stack  # has built the image
     name = f"{PROJECT}-anyone"
     locks = ("--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges")
@@ -86,10 +86,6 @@ def test_any_user_id_may_run_the_image_within_limits(stack: Stack) -> None:
     ask = (
         "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8000); "
         "c.request('GET', '/readyz'); print(c.getresponse().status)"
-    )
-    see = (
-        "import os; from service.model_loader import network_threads; "
-        "print(os.getuid(), network_threads(0))"
     )
 
     def python(code: str) -> str:
@@ -100,10 +96,7 @@ def test_any_user_id_may_run_the_image_within_limits(stack: Stack) -> None:
                       "--env=LACUNA_ALLOW_ANONYMOUS=true", "lacuna:local")  # fmt: skip
         assert started.returncode == 0, started.stderr
         assert eventually(lambda: python(ask) == "200")
-        user, threads = python(see).split()
-        assert user == "54321"
-        if Path("/sys/fs/cgroup/cgroup.controllers").exists():  # the service reads no older cgroups
-            assert threads == "1"
+        assert python("import os; print(os.getuid())") == "54321"
     finally:
         run("docker", "rm", "--force", name)
 

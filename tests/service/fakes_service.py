@@ -52,7 +52,7 @@ class FakeModel:
 
     Args:
         limits: as the real predictor's.
-        later: ``broken`` refuses every load after the first, and ``hung`` never ends it.
+        later: ``broken`` and ``exhausted`` fail each load after the first; ``hung`` never ends.
     """
 
     cache = SimpleNamespace(bytes=0)
@@ -73,6 +73,8 @@ class FakeModel:
         """Load the fake checkpoint, a new version each time: for `create_app`."""
         if self.loads and self.later == "broken":
             raise CheckpointError("weights.safetensors differs from SHA256SUMS; copy it again")
+        if self.loads and self.later == "exhausted":
+            raise OSError(24, "Too many open files")
         if self.loads and self.later == "hung":
             threading.Event().wait()
         self.loading.set()

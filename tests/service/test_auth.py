@@ -41,13 +41,8 @@ def test_entries_are_read() -> None:
     """Name, hash, limits and rights of each key are read; missing limits are None."""
     text = "# people\n" + entry(texts_per_minute=600, characters_per_minute=0, admin="true")
     first, second = parse_keys(text + entry(name='"b.2_-"', sha256=f'"{OTHER.upper()}"'))
-    assert first.model_dump() == {
-        "name": "keyboard",
-        "sha256": SHA256,
-        "texts_per_minute": 600,
-        "characters_per_minute": 0,
-        "admin": True,
-    }
+    limits = {"texts_per_minute": 600, "characters_per_minute": 0}
+    assert first == Key(name="keyboard", sha256=SHA256, admin=True, **limits)
     assert second == Key(name="b.2_-", sha256=OTHER.upper())
     assert SHA256 not in repr(first)
 
@@ -56,19 +51,16 @@ def test_entries_are_read() -> None:
     ("text", "message"),
     [
         (f"{KEY}\n", "not TOML at line 1, column 17; make one with"),
-        (f'[[key]]\nname = "{KEY}', "not TOML at "),
         ("", r"\[\[key\]\] entries, at least one"),
         ("[key]\nname = 'a'", r"\[\[key\]\] entries"),
         (f"{entry()}\n[[{KEY}]]\n", "nothing else"),
         ("key = [1]", "entry 1 must be a table"),
         (entry(name=None), "entry 1: name must be 1 to 64"),
         (entry(name='"a b"'), "entry 1: name must be"),
-        (entry(name='"a\\n"'), "entry 1: name must be"),
         (entry(name=f'"{"a" * 65}"'), "entry 1: name must be"),
         (entry(name='"env-1"'), "entry 1: name must .* not with env-"),
         (entry(sha256=None), "entry 1: sha256 must be 64 hexadecimal digits"),
         (entry(sha256=f'"{KEY}"'), "the hash of a key and not the key; make one with: lacuna keys"),
-        (entry(sha256=7), "entry 1: sha256"),
         (entry(admin='"yes"'), "entry 1: admin must be true or false"),
         (entry(texts_per_minute="9" * 5000), "not TOML; "),
         (entry(texts_per_minute="-1"), "entry 1: texts_per_minute must be a whole number"),

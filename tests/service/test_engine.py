@@ -138,18 +138,8 @@ async def test_work_is_handed_back_however_it_ends(engine: Engine, model: FakeMo
     assert engine.admission.waiting == 0
 
 
-async def test_nothing_is_accepted_while_loading_or_draining_or_after_the_end() -> None:
+async def test_nothing_is_accepted_while_draining_or_after_the_end(engine: Engine) -> None:
     """A request is refused if it would not be answered; accepted ones are answered."""
-    model = FakeModel()
-    admission = Admission(100, 2, Settings().limits)
-    model.load_now.clear()
-    options = {"batch_items": 2, "stall_seconds": 60.0}
-    engine = Engine(model.load, admission, on_loaded=lambda _: None, **options)  # type: ignore[arg-type]
-    engine.start()
-    with pytest.raises(NotReady, match="loading"):
-        submit(engine, "a")
-    model.load_now.set()
-    await until(lambda: engine.not_ready_reason is None)
     jobs = [submit(engine, "slow", "slow") for _ in range(5)]
     engine.draining = True
     with pytest.raises(NotReady, match="shutting down"):
