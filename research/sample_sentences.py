@@ -62,7 +62,7 @@ def summary(report: dict[str, Any]) -> str:
         ranks = [each["rank"] for each in report["sentences"] if each["language"] == language]
         found = sum(rank is not None for rank in ranks)
         lines.append(
-            f"{language}: a wanted word is first in {ranks.count(1)}, among the first {CANDIDATES}"
-            f" in {found} of {len(ranks)} sentences.\n"
+            f"{language}: a wanted word is first in {ranks.count(1)} and among the first"
+            f" {CANDIDATES} in {found} of {len(ranks)} sentences.\n"
         )
     return "".join(lines)
