@@ -12,7 +12,7 @@ from model.checkpoint import load_checkpoint
 from model.config import Calibration
 from model.errors import LacunaError
 from model.ngram import open_ngram
-from model.queries import Blank, ClozeQuery, ClozeResult, Filling, Query, Result, Usage
+from model.queries import Blank, ClozeResult, Filling, Query, Result, Usage
 from model.runtime import Float32Array, Int64Array
 from training.__main__ import main
 from training.evaluation import calibrate as command
@@ -33,12 +33,6 @@ def blanks(count: int, choices: tuple[str, ...] = ()) -> list[ClozeQuestion]:
     return [ClozeQuestion(0, number, f"{number} ____", "right", choices) for number in range(count)]
 
 
-def number_of(query: Query) -> int:
-    """Return the number of such a question."""
-    assert isinstance(query, ClozeQuery)
-    return int(query.text.split()[0])
-
-
 class FakePredictor:
     """Draws the right one of K candidates from a softmax of scores, and claims a sharper one.
 
@@ -55,7 +49,7 @@ class FakePredictor:
 
     def run(self, queries: Sequence[Query]) -> list[Result | LacunaError]:
         """Answer each query by its own seed."""
-        return [self._answer(number_of(query)) for query in queries]
+        return [self._answer(int(str(query.text).split()[0])) for query in queries]
 
     def _answer(self, number: int) -> ClozeResult:
         generator, count = np.random.default_rng(number), self.candidates

@@ -14,10 +14,12 @@ from safetensors.numpy import load_file, save_file
 import training.export
 from model.checkpoint import load_checkpoint
 from model.errors import CheckpointError, ExportError, LacunaError
-from tests.fixtures_checkpoint import tiny_tokenizer
+from tests.fixtures_checkpoint import LINES, tiny_tokenizer
 from training.__main__ import main
 from training.config import RunConfig, options_from_dict
-from training.data.shards import manifest_digest, open_prepared
+from training.data.prepare import PrepareOptions, prepare
+from training.data.shards import open_prepared
+from training.data.sources import SourceOptions
 from training.export import ExportOptions, export
 from training.run_state import read_state
 from training.trainer import train
@@ -131,24 +133,23 @@ def test_a_run_that_began_with_a_checkpoint_continues_its_history(
     assert sorted(entry["source"] for entry in history["data"]) == ["talk_en", "talk_zh"]
 
 
-def edit_weights(edit: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
-    """Return a function that changes the weights of a run."""
-
-    def damage(run: Path) -> None:
-        path = run / "state" / "weights.safetensors"
-        weights = load_file(path)
-        edit(weights)
-        save_file(weights, path)
-
-    return damage
+def edit_weights(run: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    """Change the weights of a run."""
+    path = run / "state" / "weights.safetensors"
+    weights = load_file(path)
+    edit(weights)
+    save_file(weights, path)
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (edit_weights(lambda weights: weights.update(extra=np.zeros(3))), "extra"),
+        (lambda run: edit_weights(run, lambda values: values.update(extra=np.zeros(3))), "extra"),
         # A masked token: harmless in fp32, infinite in float16
-        (edit_weights(lambda weights: weights["gap_bias"].__setitem__(3, 1e6)), "with --fp32"),
+        (
+            lambda run: edit_weights(run, lambda values: values["gap_bias"].__setitem__(3, 1e6)),
+            "with --fp32",
+        ),
         (lambda run: (run / "tokenizer.model").write_bytes(b"not a model"), r"tokenizer\.model"),
         (
             lambda run: (run / "tokenizer.model").write_bytes(tiny_tokenizer(size=350).model_proto),
@@ -170,14 +171,12 @@ def test_data_without_held_out_text_are_refused(
     tiny_run: Path, tiny_prepared: Path, tmp_path: Path
 ) -> None:
     """The gate needs text; the error names the remedy."""
-    bare = shutil.copytree(tiny_prepared, tmp_path / "bare")
-    manifest = json.loads((bare / "manifest.json").read_text(encoding="utf-8"))
-    for source in manifest["sources"]:
-        source["split"]["heldout"] |= {"lines": 0, "tokens": 0}
-        for kind in ("ids", "lines"):
-            (bare / f"{source['name']}.heldout.{kind}").write_bytes(b"")
-    manifest["sha256"] = manifest_digest(manifest)
-    (bare / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    (tmp_path / "talk.txt").write_text("\n".join(LINES), encoding="utf-8")
+    source = SourceOptions("talk", str(tmp_path / "talk.txt"))
+    tokenizer = tiny_prepared / "tokenizer.model"
+    output = tmp_path / "bare"
+    options = PrepareOptions(output=output, tokenizer=tokenizer, held_out_share=0.0, threads=1)
+    bare = prepare((source,), options)
     with pytest.raises(ExportError, match="no held-out text; prepare with --held-out-share"):
         export(ExportOptions(tiny_run, tmp_path / "new", prepared=bare))
 

@@ -42,11 +42,16 @@ def sources(folder: Path) -> tuple[SourceOptions, SourceOptions]:
     )
 
 
+def small_options(folder: Path) -> PrepareOptions:
+    """A small tokenizer, and much held-out text."""
+    output = folder / "out"
+    return PrepareOptions(output=output, vocabulary_size=400, held_out_share=0.1, threads=1)
+
+
 @pytest.fixture
 def options(tmp_path: Path) -> PrepareOptions:
-    """A small tokenizer, and much held-out text."""
-    output = tmp_path / "out"
-    return PrepareOptions(output=output, vocabulary_size=400, held_out_share=0.1, threads=1)
+    """The same, for one test."""
+    return small_options(tmp_path)
 
 
 def parts(shard: Shard, tokenizer: Tokenizer) -> list[list[str]]:
@@ -75,9 +80,7 @@ def data(
     sources: tuple[SourceOptions, SourceOptions], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """Both sources, prepared; read it, never change it."""
-    output = tmp_path_factory.mktemp("prepared") / "out"
-    settings = PrepareOptions(output=output, vocabulary_size=400, held_out_share=0.1, threads=1)
-    return prepare(sources, settings)
+    return prepare(sources, small_options(tmp_path_factory.mktemp("prepared")))
 
 
 def test_text_becomes_shards(data: Path, folder: Path) -> None:
