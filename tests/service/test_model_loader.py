@@ -11,17 +11,13 @@ import httpx
 import pytest
 from safetensors.numpy import load_file
 
-from model.checkpoint import load_checkpoint
-from model.predictor import Predictor
-from model.queries import ClozeQuery, PredictQuery, ScoreQuery
-from model.runtime import open_runtime
 from service.model_loader import network_threads
 from tests.fixtures_checkpoint import build_tiny_checkpoint
 from tests.service.client import app_of, ask, key_entry, real_model, until
 from tests.service.fakes_service import FakeModel
 from tests.service.server_process import REAL, serving
 
-_TEXTS = ["I like to go to the theat", "我____一部新手机。", "", "今天 the ____ cat"]
+_BLANK_CALLS = ("forward", "backward", "gap")
 
 
 def ask_real(question: Any, checkpoint: Path, **settings: Any) -> Any:
@@ -29,32 +25,15 @@ def ask_real(question: Any, checkpoint: Path, **settings: Any) -> Any:
     return ask(question, real_model(checkpoint, **settings))
 
 
-def test_service_answers_what_the_predictor_answers(tiny_checkpoint: Path) -> None:
-    """HTTP, engine and scheduler change no number of `Predictor.run`; network calls are counted."""
-    checkpoint = load_checkpoint(tiny_checkpoint)
-    predictor = Predictor(checkpoint, open_runtime(checkpoint))
-    blanks = [text for text in _TEXTS if "____" in text]
+def test_network_calls_are_counted(tiny_checkpoint: Path) -> None:
+    """A blank needs calls in both directions and calls that join them."""
 
-    async def question(client: httpx.AsyncClient) -> list[Any]:
-        bodies = [("/predict", _TEXTS), ("/cloze", blanks), ("/score", blanks)]
-        answers = [await client.post(path, json={"text": texts}) for path, texts in bodies]
-        metrics = (await client.get("/metrics")).text
-        for call in ("forward", "backward", "gap"):
-            assert f'lacuna_network_rows_total{{call="{call}"}} 0.0' not in metrics
-        return [answer.json()["results"] for answer in answers]
+    async def question(client: httpx.AsyncClient) -> list[float]:
+        await client.post("/cloze", json={"text": "the ____ cat"})
+        names = [f'lacuna_network_rows_total{{call="{call}"' for call in _BLANK_CALLS]
+        return [await metric(client, name) for name in names]
 
-    predicted, filled, scored = ask_real(question, tiny_checkpoint)
-    expected: list[Any] = predictor.run([PredictQuery(text) for text in _TEXTS])
-    assert [
-        [(each["word"], each["append"], each["probability"]) for each in result["candidates"]]
-        for result in predicted
-    ] == [[(c.word, c.append, c.probability) for c in result.candidates] for result in expected]
-    expected = predictor.run([ClozeQuery(text) for text in blanks])
-    assert [result["filled"] for result in filled] == [result.filled for result in expected]
-    expected = predictor.run([ScoreQuery(text) for text in blanks])
-    assert [each["log_probability"] for each in scored] == [
-        each.log_probability for each in expected
-    ]
+    assert min(ask_real(question, tiny_checkpoint)) > 0
 
 
 def test_no_text_is_found_by_another_key(tiny_checkpoint: Path, tmp_path: Path) -> None:
