@@ -24,6 +24,7 @@ from service.errors import PROBLEM_TYPE
 from service.metrics import Metrics
 from service.middleware import AuthMiddleware, RequestMetricsMiddleware
 from service.model_loader import LoadedModel, Reloader
+from service.requests import JSONRoutesMiddleware
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
     )
     # The last one is the outermost. CORS answers preflights, and lets pages read errors too.
     host, allowed = settings.host, settings.allowed_hosts
+    app.add_middleware(JSONRoutesMiddleware, routes=app.routes)
     app.add_middleware(AuthMiddleware, keys=keys, host=host, allowed=allowed)
     app.add_middleware(RequestMetricsMiddleware, metrics=metrics)
     if settings.allowed_origins:

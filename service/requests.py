@@ -14,7 +14,8 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import Problem, unprocessable
 from service.schemas import UNION_TAGS, FieldError, ScoreRequest
@@ -130,11 +131,27 @@ class JSONRoute(APIRoute):
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
         self._expected: type[ScoreRequest] = endpoint.__annotations__["body"]
-        self.app = self._answer  # Starlette calls it instead of FastAPI's handler
+        self.app = self.answer  # Starlette calls it instead of FastAPI's handler
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request (ASGI)."""
         request = Request(scope, receive, send)
         content = await read_body(request, scope["app"].state.lacuna.settings)
         answer: BaseModel = await self.endpoint(parse(content, self._expected), request)
         response = Response(answer.model_dump_json(), media_type="application/json")
         await response(scope, receive, send)
+
+
+class JSONRoutesMiddleware:
+    """Send questions to their `JSONRoute` past FastAPI's layers and router, a tenth of the cost."""
+
+    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]) -> None:
+        self._app = app
+        self._answers = {r.path: r.answer for r in routes if isinstance(r, JSONRoute)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        app = self._app
+        if scope["type"] == "http" and scope["method"] == "POST":
+            app = self._answers.get(scope["path"], app)
+        await app(scope, receive, send)
