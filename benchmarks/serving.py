@@ -1,5 +1,4 @@
-"""``python -m benchmarks.serving``: Lacuna and its peers under the same load, on the same CPU, in
-one run.
+"""``python -m benchmarks.serving``: Lacuna and its peers under the same load, in one run.
 
 Within a repeat each workload meets every system before the next workload begins, because the speed
 of a shared machine changes. All servers live for the whole run, and all but the measured one are

@@ -1,5 +1,4 @@
-"""``python -m benchmarks.soak``: every route, bad input, clients that hang up, reloads, for a long
-time.
+"""``python -m benchmarks.soak``: every route, bad input, lost clients and reloads, for long.
 
 The service must answer no 5xx, break no connection, leak no descriptor, and keep its memory flat.
 Its prefix cache is small, so that it is full soon. A reload collects garbage, which hides leaks by

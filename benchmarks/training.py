@@ -1,5 +1,4 @@
-"""``python -m benchmarks.training``: tokens a second of our trainer and of the usual loop, on one
-network.
+"""``python -m benchmarks.training``: tokens a second of our trainer and of the usual loop.
 
 The network is the bundled checkpoint's forward tower: embedding 256, two LSTM layers of 480, tied
 softmax over 16,000 tokens. The usual loop is that of tutorials and of PyTorch's word-LM example:

@@ -232,9 +232,8 @@ class Engine:
         """Wait for work and take what arrived; False if the engine is to stop and has none left."""
         with self._wake:
             self._idle = not (self._waiting or self._live)
-            self._wake.wait_for(
-                lambda: not self._idle or self._arrived or self._replacement or self._stopping
-            )
+            while self._idle and not (self._arrived or self._replacement or self._stopping):
+                self._wake.wait()
             self._round_began = time.monotonic()
             if self._idle and self._replacement is not None:
                 self._use(self._replacement)
