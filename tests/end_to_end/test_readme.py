@@ -85,7 +85,7 @@ def test_the_bundled_checkpoint_learns_a_text(tmp_path: Path) -> None:
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert answer.returncode == 0, answer.stderr[-2000:]
-    assert answer.stdout.startswith("# Adaptation")
+    assert answer.stdout.startswith("# Evaluation: adapted")
     adapted = load_checkpoint(tmp_path / "runs" / "adapted" / "checkpoint")
     assert adapted.version.endswith("-adapted")
 
