@@ -20,6 +20,7 @@ from onnx import helper
 
 from model.config import GAP_CODE_SIZE, GAP_POSITIONS, GATES, SPAN, NetworkConfig, Tower
 from model.onnx_runtime import SHARED_WEIGHTS, Precision
+from model.runtime import Float32Array
 from model.tokenizer import END_OF_GAP, NEVER_PREDICTED
 from training.onnx_builder import BOOL, FLOAT, INT64, Array, Graph, Rows, Shape, Store, value_info
 
@@ -116,8 +117,9 @@ def _gap(store: Store) -> Any:
     hidden = store.parameter("gap.hidden.weight", 2 * width, 2 * size + 2 * code)
     # The shares of position and kind in the hidden layer are tables, exact in float32
     of_sides, of_codes = hidden[:, : 2 * size], hidden[:, 2 * size :]
-    position = store.parameter("gap.position.weight", GAP_POSITIONS, code) @ of_codes[:, :code].T
-    kind = store.parameter("gap.kind.weight", SPAN + 1, code) @ of_codes[:, code:].T
+    positions_of, kinds_of = of_codes[:, :code].T, of_codes[:, code:].T
+    position = _product(store.parameter("gap.position.weight", GAP_POSITIONS, code), positions_of)
+    kind = _product(store.parameter("gap.kind.weight", SPAN + 1, code), kinds_of)
     kind = kind + store.parameter("gap.hidden.bias", 2 * width)
 
     left = _feature(graph, "next", "forward", network.hidden_size)
@@ -152,6 +154,11 @@ def _gap(store: Store) -> Any:
     inputs: dict[str, Shape] = {"forward": side, "backward": side, "right_known": (BOOL, "N")}
     inputs |= {"positions": (INT64, "N"), "kinds": (INT64, "N")}
     return _scores(graph, inputs, query, graph.op("Where", first, *biases))
+
+
+def _product(left: Float32Array, right: Float32Array) -> Float32Array:
+    """Multiply in float64: rounded to float32, the result is the same on every CPU."""
+    return (left.astype(np.float64) @ right.astype(np.float64)).astype(np.float32)
 
 
 def _layer(
