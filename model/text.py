@@ -23,7 +23,9 @@ _UNSPACED = re.compile(
 )
 
 # Most marks on one letter that are normalised. No language uses more (the limit of Unicode's
-# stream-safe format, UAX 15), and the time to put n marks in order grows with n².
+# stream-safe format, UAX 15), and the time to put n marks in order grows with n². A mark is a
+# character whose decomposition begins with a combining class: U+0F73 has none, but stands for two
+# marks.
 MAX_MARKS = 30
 # Few ranges that hold all marks: quick to search, unlike the set of the marks themselves.
 _MANY_POSSIBLE_MARKS = re.compile(
@@ -109,5 +111,6 @@ def language_of(text: str) -> Language:
 
 @lru_cache(maxsize=1)
 def _many_marks() -> re.Pattern[str]:
-    marks = "".join(filter(unicodedata.combining, map(chr, range(0x20000))))
+    decomposed = ((c, unicodedata.normalize("NFD", c)) for c in map(chr, range(0x20000)))
+    marks = "".join(c for c, parts in decomposed if unicodedata.combining(parts[0]))
     return re.compile(f"[{marks}]{{{MAX_MARKS + 1},}}")

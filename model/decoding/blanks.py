@@ -80,11 +80,13 @@ def find_blanks(query: ClozeQuery, limit: int) -> Layout:
         QueryError: there is no blank, there are too many, or the lists of choices do not fit them.
     """
     normalised, offsets = normalise_with_offsets(query.text)
-    pattern, marks = _USUAL_MARKERS, "two or more underscores, [MASK], <mask>, <blank> or {blank}"
-    if query.blank is not None:
-        pattern, marks = re.compile(re.escape(normalise(query.blank))), "the marker in /blank"
-    found = [match.span() for match in pattern.finditer(normalised)]
+    if query.blank is None:
+        found = [match.span() for match in _USUAL_MARKERS.finditer(normalised)]
+    else:
+        found = _places(normalise(query.blank), normalised)
     if not found:
+        usual = "two or more underscores, [MASK], <mask>, <blank> or {blank}"
+        marks = usual if query.blank is None else "the marker in /blank"
         raise QueryError("/text", f"has no blank; mark each one with {marks}")
     if len(found) > limit:
         raise QueryError(
@@ -118,6 +120,16 @@ def last_line(tokens: Sequence[int]) -> Sequence[int]:
     """Return the tokens after the last line end."""
     ends = [n for n, token in enumerate(tokens) if token == START]
     return tokens[ends[-1] + 1 :] if ends else tokens
+
+
+def _places(marker: str, text: str) -> list[tuple[int, int]]:
+    """Find *marker*, literally; a compiled pattern would stay in the cache of :mod:`re`."""
+    found, start = [], text.find(marker)
+    while start >= 0:
+        end = start + len(marker)
+        found.append((start, end))
+        start = text.find(marker, end)
+    return found
 
 
 def _without_layout(text: str) -> str:

@@ -1,12 +1,15 @@
 """Normal form, character classes and languages."""
 
 import unicodedata
+from itertools import groupby
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from model.text import (
+    MAX_MARKS,
     is_east_asian,
     is_han,
     is_word_character,
@@ -62,12 +65,48 @@ def test_letter_with_too_many_marks_is_left_as_it_is() -> None:
     assert normalise_with_offsets(endless) == (endless, [*range(10_002)])
 
 
-def test_every_mark_counts_towards_the_limit() -> None:
-    """31 copies of any character with a combining class are left as they are."""
-    characters = [c for c in map(chr, range(0x110000)) if unicodedata.combining(c)]
-    assert len(characters) > 800
+# The longest run of marks that 30 characters can decompose into, after a letter with 3 of its own.
+LONGEST_RUN = 2 * MAX_MARKS + 3
+
+
+def test_normal_form_sorts_no_long_run_of_any_character(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is repeated, alone or among others, a bounded number of marks is sorted at once."""
+    every = [chr(code) for code in range(0x110000)]
+    combining = set(filter(unicodedata.combining, every))
+
+    def longest_run(text: str) -> int:
+        runs = groupby(unicodedata.normalize("NFD", text), combining.__contains__)
+        return max((len(list(run)) for is_mark, run in runs if is_mark), default=0)
+
+    parts: list[str] = []
+
+    class Recorder:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(unicodedata, name)
+
+        def normalize(self, form: Literal["NFC"], text: str) -> str:
+            parts.append(text)
+            return unicodedata.normalize(form, text)
+
+    # A character that is its own decomposition and has no combining class ends every run.
+    characters = [
+        character
+        for character in every
+        if character in combining or unicodedata.normalize("NFD", character) != character
+    ]
+    assert len(characters) > 13_000
+    normalise("")
+    monkeypatch.setattr("model.text.unicodedata", Recorder())
+    mixed = ("{0}" * 70 + "e" + "{0}\u0316" * 35, "{0}e\u0301" + "{0}" * 15)
     for character in characters:
-        assert normalise("e" + character * 31) == "e" + character * 31, hex(ord(character))
+        for form in mixed:
+            text = form.format(character)
+            parts.clear()
+            normalised = normalise(text)
+            assert max(map(longest_run, parts)) <= LONGEST_RUN, hex(ord(character))
+            assert normalise(normalised) == normalised, hex(ord(character))
+            if longest_run(text) <= MAX_MARKS:
+                assert normalised == unicodedata.normalize("NFC", text), hex(ord(character))
 
 
 @pytest.mark.parametrize(
