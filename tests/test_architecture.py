@@ -83,6 +83,14 @@ def test_serving_on_a_cpu_loads_no_training_library(tiny_checkpoint: Path) -> No
     assert not modules & libraries
 
 
+def test_onnx_runtime_reports_to_nobody(tmp_path: Path) -> None:
+    """ONNX Runtime makes none of the files that it makes in order to report its use."""
+    command = [sys.executable, "-c", "import model.onnx_runtime"]
+    environment = {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}  # no CI: it would report nothing
+    subprocess.run(command, env=environment, check=True)
+    assert not list(tmp_path.iterdir())
+
+
 def names_of(lines: list[str]) -> set[str]:
     """Return the canonical names of required packages."""
     return {canonicalize_name(Requirement(line).name) for line in lines}
