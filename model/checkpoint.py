@@ -10,20 +10,18 @@
     SHA256SUMS           every file above, in the format of sha256sum
 
 Loading trusts nothing. Every listed file must be there with its sum, and only listed files are
-read, so a stray file does no harm. Nothing is unpickled, and neither torch nor onnx nor safetensors
-is imported. The format in full: docs/checkpoint.md.
+read, so a stray file does no harm (model/listed_files.py). Nothing is unpickled, and neither torch
+nor safetensors is imported. The format in full: docs/checkpoint.md.
 """
 
-import errno
 import hashlib
 import json
 import math
+import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Set
-from contextlib import contextmanager
+from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass, field, replace
-from io import BufferedReader
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -34,6 +32,13 @@ import pydantic
 from model.config import STRICT, Calibration, NetworkConfig, Sizes, parse
 from model.errors import CheckpointError, TokenizerError
 from model.files import replaced_directory
+from model.listed_files import (
+    SUMS,
+    open_listed,
+    parse_sums,
+    read_listed_files,
+    sums_file,
+)
 from model.tokenizer import Tokenizer
 
 CONFIG = "config.json"
@@ -41,17 +46,15 @@ TOKENIZER = "tokenizer.model"
 WORD_END_PROBS = "word_end_probs.f16"
 WEIGHTS = "weights.safetensors"
 CARD = "MODEL_CARD.md"
-SUMS = "SHA256SUMS"
 REQUIRED = (CONFIG, TOKENIZER, WORD_END_PROBS, WEIGHTS, CARD)
 Capability = Literal["predict", "score", "cloze"]
 
-# No part of a path starts with a dot, so none leads out of the checkpoint.
-_SUM_LINE = re.compile(r"([0-9a-f]{64}) [ *]((?:[\w-][\w.-]*/)*[\w-][\w.-]*)", re.ASCII)
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 # The fields of config.json that a Checkpoint has, too.
 _DESCRIPTION = ("name", "version", "network", "calibration", "languages", "scores", "training")
 EXPORT_AGAIN = "export the checkpoint again"
-_COPY_AGAIN = "copy the checkpoint again"
+_MAX_HEADER_BYTES = 1 << 20
+_ITEM_BYTES = {"F16": 2, "F32": 4}
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -66,6 +69,18 @@ class CheckpointConfig:
     languages: tuple[str, ...]  # codes, such as zh
     scores: dict[str, Any]  # figures of an evaluation, as `training evaluate` names them
     training: dict[str, Any]  # origin: data hash, git commit, seed, tokens seen, date
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
+class StoredTensor:
+    """A tensor in the header of ``weights.safetensors``."""
+
+    dtype: Literal["F16", "F32"]
+    shape: Annotated[
+        tuple[Annotated[int, pydantic.Field(ge=0, le=1 << 32)], ...],
+        pydantic.Field(max_length=8),
+    ]
+    data_offsets: tuple[int, int]  # first byte and end, from the end of the header
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +102,7 @@ class Checkpoint:
     word_end_probs: tuple[float, ...]
     scores: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
-    files: frozenset[str] = frozenset()  # listed and with the right sums; no other may be opened
+    sums: Mapping[str, str] = field(default_factory=dict)  # of the listed files, each verified
 
     @property
     def config(self) -> CheckpointConfig:
@@ -115,25 +130,25 @@ def load_checkpoint(directory: Path) -> Checkpoint:
         CheckpointError: it is missing, torn, altered, too new, or contradicts itself. The message
             names the path, the problem and the remedy.
     """
-    digest, listed = _verify_sums(directory)
+    listed = read_listed_files(directory, keep=(CONFIG, TOKENIZER, WORD_END_PROBS))
     for name in REQUIRED:
-        if name not in listed:
+        if name not in listed.sums:
             raise CheckpointError(f"{directory / SUMS} does not list {name}; {EXPORT_AGAIN}")
     try:
-        config = parse(CheckpointConfig, (directory / CONFIG).read_bytes())
+        config = parse(CheckpointConfig, listed.contents[CONFIG])
     except CheckpointError as error:
         remedy = f"{EXPORT_AGAIN}, or upgrade Lacuna if format_version is above 2"
         raise CheckpointError(f"{directory / CONFIG}: {error}; {remedy}") from error
     try:
-        tokenizer = Tokenizer.load(directory / TOKENIZER)
+        tokenizer = Tokenizer(listed.contents[TOKENIZER])
     except TokenizerError as error:
-        raise CheckpointError(f"{error}; {EXPORT_AGAIN}") from error
+        raise CheckpointError(f"{directory / TOKENIZER}: {error}; {EXPORT_AGAIN}") from error
     if tokenizer.size != config.network.vocabulary_size:
         raise CheckpointError(
             f"{directory / TOKENIZER} has {tokenizer.size} tokens, the network has"
             f" {config.network.vocabulary_size}; {EXPORT_AGAIN}"
         )
-    data = (directory / WORD_END_PROBS).read_bytes()
+    data = listed.contents[WORD_END_PROBS]
     shares = np.frombuffer(data, dtype="<f2") if len(data) == 2 * tokenizer.size else None
     if shares is None or not bool(((shares >= 0) & (shares <= 1)).all()):
         raise CheckpointError(
@@ -142,10 +157,10 @@ def load_checkpoint(directory: Path) -> Checkpoint:
         )
     return Checkpoint(
         directory=directory,
-        digest=digest,
+        digest=listed.digest,
         tokenizer=tokenizer,
         word_end_probs=tuple(shares.astype(np.float64).tolist()),
-        files=frozenset(listed),
+        sums=listed.sums,
         **{field: getattr(config, field) for field in _DESCRIPTION},
     )
 
@@ -155,25 +170,44 @@ def word_end_probs_file(word_end_probs: npt.NDArray[np.float32]) -> bytes:
     return word_end_probs.astype("<f2").tobytes()
 
 
+def read_header(directory: Path) -> dict[str, StoredTensor]:
+    """Return the tensors of a checkpoint's weights by name.
+
+    The file begins with the length of its header in 8 bytes, and the header, which is JSON.
+
+    Raises:
+        CheckpointError: the weights cannot be read, or are not a safetensors file of such tensors.
+    """
+    path = directory / WEIGHTS
+    with open_listed(directory, WEIGHTS) as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(length) if length <= _MAX_HEADER_BYTES else b""
+        size = os.fstat(file.fileno()).st_size - 8 - length
+    try:
+        entries = parse(dict[str, StoredTensor | dict[str, str]], header)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{path} has no header of safetensors: {error}; {EXPORT_AGAIN}"
+        ) from error
+    entries.pop("__metadata__", None)
+    tensors = {name: each for name, each in entries.items() if isinstance(each, StoredTensor)}
+    for name, tensor in tensors.items():
+        start, end = tensor.data_offsets
+        stored = math.prod(tensor.shape) * _ITEM_BYTES[tensor.dtype]
+        if not 0 <= start <= end <= size or end - start != stored:
+            raise CheckpointError(
+                f"{path} has no header of safetensors: sizes of {name}; {EXPORT_AGAIN}"
+            )
+    return tensors
+
+
 def count_parameters(directory: Path) -> int:
     """Count the trained numbers of a checkpoint by the header of its weights.
 
-    The header is its length in 8 bytes, then JSON with the shape of every tensor.
-
     Raises:
-        CheckpointError: the weights cannot be read, or are not a safetensors file.
+        CheckpointError: as :func:`read_header`.
     """
-    path = directory / WEIGHTS
-    try:
-        with _opened(path) as file:
-            size = int.from_bytes(file.read(8), "little")
-            tensors = json.loads(file.read(min(size, 100_000_000)))  # safetensors' own limit
-        tensors.pop("__metadata__", None)
-        return sum(math.prod(tensor["shape"]) for tensor in tensors.values())
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} has no header of safetensors: {error!r}; {EXPORT_AGAIN}"
-        ) from error
+    return sum(math.prod(tensor.shape) for tensor in read_header(directory).values())
 
 
 def write_checkpoint(
@@ -192,16 +226,16 @@ def write_checkpoint(
     check_target(directory, config.name, config.version, overwrite)
     config_json = json.dumps(asdict(config), ensure_ascii=False, indent=2, allow_nan=False)
     contents = {**files, CONFIG: f"{config_json}\n".encode()}
-    sums = [f"{hashlib.sha256(contents[path]).hexdigest()}  {path}\n" for path in sorted(contents)]
-    contents[SUMS] = "".join(sums).encode()
-    _parse_sums(directory, contents[SUMS])  # refuses paths that lead out of it
+    sums = {path: hashlib.sha256(content).hexdigest() for path, content in contents.items()}
+    contents[SUMS] = sums_file(sums)
+    parse_sums(directory, contents[SUMS])  # refuses paths that lead out of it
     with replaced_directory(directory) as fresh:
         for path, content in contents.items():
             (fresh / path).parent.mkdir(parents=True, exist_ok=True)
             (fresh / path).write_bytes(content)
         load_checkpoint(fresh)
         if directory.exists():
-            replaced = contents.keys() | _parse_sums(directory, (directory / SUMS).read_bytes())
+            replaced = contents.keys() | parse_sums(directory, (directory / SUMS).read_bytes())
             _copy_others(directory, fresh, replaced)
     return load_checkpoint(directory)
 
@@ -241,7 +275,7 @@ def revise_checkpoint(
         OSError: the disk is full or read-only; the checkpoint is untouched.
     """
     old = load_checkpoint(directory)
-    files = {path: (directory / path).read_bytes() for path in old.files - {CONFIG}}
+    files = {path: (directory / path).read_bytes() for path in old.sums.keys() - {CONFIG}}
     if card is not None:
         files[CARD] = card.encode()
     config = replace(
@@ -251,55 +285,6 @@ def revise_checkpoint(
         scores=old.scores if scores is None else dict(scores),
     )
     return write_checkpoint(output or directory, config, files, overwrite=output is None)
-
-
-def _verify_sums(directory: Path) -> tuple[str, set[str]]:
-    """Return the digest of SHA256SUMS and the files that it lists, each of which has its sum."""
-    if not directory.is_dir():
-        raise CheckpointError(f"{directory} is no directory; name one with {CONFIG} and {SUMS}")
-    with _opened(directory / SUMS) as file:
-        data = file.read()
-    listed = _parse_sums(directory, data)
-    for name, expected in listed.items():
-        with _opened(directory / name) as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-            size = file.tell()
-        if found != expected:
-            raise CheckpointError(
-                f"{directory / name} ({size} bytes) has SHA-256 {found}, {SUMS} says {expected};"
-                f" it was cut short or altered: {_COPY_AGAIN}"
-            )
-    return hashlib.sha256(data).hexdigest(), {*listed}
-
-
-def _parse_sums(directory: Path, data: bytes) -> dict[str, str]:
-    """Return the sum of each listed file."""
-    sums = {}
-    for number, line in enumerate(data.decode(errors="replace").splitlines(), start=1):
-        match = _SUM_LINE.fullmatch(line)
-        if match is None:
-            raise CheckpointError(
-                f"{directory / SUMS} line {number} is not 'sum  path' with a path inside the"
-                f" checkpoint; {_COPY_AGAIN}"
-            )
-        sums[match[2]] = match[1]
-    return sums
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BufferedReader]:
-    """Open a regular file to read; errors name it. A pipe or a device could be read for ever."""
-    try:
-        if path.exists() and not path.is_file():
-            raise OSError(errno.EINVAL, "it is not a regular file")
-        with path.open("rb") as file:
-            yield file
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing; {_COPY_AGAIN}") from error
-    except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {error.strerror}; check its kind and permissions"
-        ) from error
 
 
 def _copy_others(old: Path, new: Path, replaced: Set[str]) -> None:

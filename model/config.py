@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from model.errors import CheckpointError
 from model.text import LANGUAGES
+from model.tokenizer import MAX_TOKENS
 
 Cell = Literal["rnn_tanh", "gru", "lstm"]
 Architecture = Literal["forward", "two_towers", "stacked_bidirectional"]
@@ -25,8 +26,11 @@ GAP_CODE_SIZE = 32
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
-_Size = Annotated[int, Field(ge=1)]
-_SizeOrNone = Annotated[int, Field(ge=0)]
+# Limits far above any network of this kind, so that a file cannot ask for any amount of memory.
+_Size = Annotated[int, Field(ge=1, le=8192)]
+_SizeOrNone = Annotated[int, Field(ge=0, le=8192)]
+_Layers = Annotated[int, Field(ge=1, le=16)]
+_LayersOrNone = Annotated[int, Field(ge=0, le=16)]
 # Beyond these limits of a temperature or exponent, and of a weight, results become infinity or NaN.
 _Stretch = Annotated[float, Field(ge=0.01, le=100)]
 _Weight = Annotated[float, Field(ge=-100, le=100)]
@@ -46,16 +50,17 @@ class NetworkConfig:
         ValueError: no network can have such sizes.
     """
 
-    vocabulary_size: _Size  # tokens, control and byte tokens included
+    # Tokens, control and byte tokens included
+    vocabulary_size: Annotated[int, Field(ge=1, le=MAX_TOKENS)]
     # One tower; two, never mixed below the heads; or the tutorial's deep bidirectional network,
     # trained with masked tokens.
     architecture: Architecture = "two_towers"
     cell: Cell = "lstm"
     embedding_size: _Size = 256
     hidden_size: _Size = 480
-    forward_layers: _Size = 2  # or those of the stacked bidirectional network
+    forward_layers: _Layers = 2  # or those of the stacked bidirectional network
     # Both are 0 unless there are two towers.
-    backward_layers: _SizeOrNone = 1
+    backward_layers: _LayersOrNone = 1
     gap_hidden_size: _SizeOrNone = 384
 
     @model_validator(mode="after")

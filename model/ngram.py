@@ -14,25 +14,47 @@ A directory holds a trie in flat, memory-mapped arrays, one level for each order
     discounted.K.npy   float32 (n_K,), (a(hw) - D(a(hw))) / sum_v a(hv)
     children.K.npy     uint32 (n_K + 1,), K < order: first (K+1)-gram that continues each K-gram
     backoff.K.npy      float32 (n_K,), K < order: gamma(h), the weight of the shorter context
+    SHA256SUMS         every file above, in the format of sha256sum
 
 The rank of a K-gram is its position in that order; the rank of a unigram is its token id.
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import pydantic
 from numpy.typing import NDArray
 
-from model.config import ForwardSizes
-from model.errors import CheckpointError
+from model.checkpoint import CONFIG, TOKENIZER, Checkpoint
+from model.config import STRICT, Calibration, ForwardSizes, parse
+from model.errors import CheckpointError, LacunaError
+from model.listed_files import SUMS, open_listed, read_listed_files, read_sums
 from model.runtime import Float32Array, Int64Array, WindowRuntime
+from model.tokenizer import Tokenizer
 
-NGRAM_FORMAT_VERSION = 1
 DESCRIPTION = "ngram.json"
+BUILD_AGAIN = "build it again with `python -m training ngram`"
+
+
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=STRICT)
+class NGramConfig:
+    """The content of ``ngram.json``."""
+
+    format_version: Literal[1] = 1
+    order: Annotated[int, pydantic.Field(ge=2, le=5)]
+    smoothing: str
+    counts: Annotated[
+        tuple[Annotated[int, pydantic.Field(ge=1)], ...],
+        pydantic.Field(min_length=2, max_length=5),
+    ]  # n-grams by order
+    discounts: list[dict[str, Any]]  # by order
+    text: dict[str, Any]  # tokens, prepared_sha256
+    calibration: Calibration
+    bytes: int  # of the arrays
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +70,11 @@ class Level:
 class NGramRuntime(WindowRuntime):
     """A modified Kneser-Ney n-gram; every row is computed alone, so no answer depends on its batch.
 
-    States and outputs hold ``order - 1`` tokens; *description* is the content of ``ngram.json``.
+    States and outputs hold ``order - 1`` tokens.
     """
 
-    def __init__(
-        self, unigram: Float32Array, levels: Sequence[Level], description: dict[str, Any]
-    ) -> None:
+    def __init__(self, unigram: Float32Array, levels: Sequence[Level]) -> None:
         self.order = len(levels) + 1
-        self.description = description
         self.head_rows = 64
         self.sizes = ForwardSizes(len(unigram), self.order - 1)
         self._unigram = unigram
@@ -91,6 +110,24 @@ class NGramRuntime(WindowRuntime):
                 probabilities[level.tokens[begin:end]] += level.discounted[begin:end]
         return probabilities
 
+    def check(self) -> None:
+        """Check the trie: every place that it names exists, every weight is between 0 and 1.
+
+        Raises:
+            ValueError: it is not one that ``python -m training ngram`` writes.
+        """
+        shares = [self._unigram]
+        for level in self._levels:
+            children, tokens = level.children, level.tokens
+            shares += [level.backoff, level.discounted]
+            if children[0] or children[-1] != len(tokens) or (children[1:] < children[:-1]).any():
+                raise ValueError("children are not in order")
+            if tokens.max() >= len(self._unigram):
+                raise ValueError("a token is not in the vocabulary")
+        # NaN is neither
+        if not all(share.min() >= 0 and share.max() <= 1 for share in shares):
+            raise ValueError("a weight is not between 0 and 1")
+
     def _find(self, tokens: Sequence[int]) -> int | None:
         """Return the rank of an n-gram among those of its order, or None if it is unseen."""
         node = tokens[0]
@@ -104,60 +141,95 @@ class NGramRuntime(WindowRuntime):
         return node
 
 
-def open_ngram(directory: Path, description: dict[str, Any] | None = None) -> NGramRuntime:
-    """Open memory-mapped arrays, and the description of ``order`` and ``counts`` next to them.
+def open_ngram(directory: Path) -> tuple[Checkpoint, NGramRuntime]:
+    """Verify and open an n-gram, as if it were a checkpoint.
 
     Raises:
-        CheckpointError: the directory is missing, torn or of another format version.
+        CheckpointError: the directory is missing, torn, altered or of another format version.
     """
-    description = description or read_description(directory)
+    listed = read_listed_files(directory, keep=(DESCRIPTION, TOKENIZER))
     try:
-        order, counts = int(description["order"]), [int(count) for count in description["counts"]]
-        unigram = _read(directory / "unigram.npy", np.float32, counts[0])
-        levels = [
-            Level(
-                children=_read(directory / f"children.{k}.npy", np.uint32, counts[k - 1] + 1),
-                backoff=_read(directory / f"backoff.{k}.npy", np.float32, counts[k - 1]),
-                tokens=_read(directory / f"tokens.{k + 1}.npy", np.uint16, counts[k]),
-                discounted=_read(directory / f"discounted.{k + 1}.npy", np.float32, counts[k]),
+        config = parse(NGramConfig, listed.contents[DESCRIPTION])
+        for name in (TOKENIZER, *array_types(config.order)):
+            if name not in listed.sums:
+                raise CheckpointError(f"{SUMS} does not list {name}")
+        ngram = map_arrays(directory, config.counts[: config.order])
+        tokenizer = Tokenizer(listed.contents[TOKENIZER])
+        if tokenizer.size != ngram.sizes.vocabulary_size:
+            raise CheckpointError(
+                f"{TOKENIZER} has {tokenizer.size} tokens, not {config.counts[0]}"
             )
-            for k in range(1, order)
-        ]
-    except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
-        raise CheckpointError(
-            f"{directory}: the n-gram cannot be read ({error!r}); build it again"
-        ) from error
-    return NGramRuntime(unigram, levels, description)
+        ngram.check()
+    except (LacunaError, ValueError) as error:
+        raise CheckpointError(f"{directory}: {error}; {BUILD_AGAIN}") from error
+    checkpoint = Checkpoint(
+        directory=directory,
+        name=f"{ngram.order}-gram",
+        version="1",
+        digest=listed.digest,
+        network=ngram.sizes,
+        calibration=config.calibration,
+        tokenizer=tokenizer,
+        languages=("zh", "en"),
+        word_end_probs=(0.0,) * tokenizer.size,
+        training=asdict(config),
+        sums=listed.sums,
+    )
+    return checkpoint, ngram
 
 
-def read_description(directory: Path) -> dict[str, Any]:
-    """Return the content of ``ngram.json``.
+def is_ngram(directory: Path) -> bool:
+    """Return True if SHA256SUMS lists the description of an n-gram, and no checkpoint's.
 
     Raises:
-        CheckpointError: it is missing, not JSON or of another format version.
+        CheckpointError: there is no SHA256SUMS that lists files.
     """
-    path = directory / DESCRIPTION
-    try:
-        description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if description["format_version"] != NGRAM_FORMAT_VERSION:
-            raise ValueError(f"format_version is not {NGRAM_FORMAT_VERSION}")
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: not readable ({error!r}); build it with `python -m training ngram`"
-        ) from error
-    return description
+    if (directory / DESCRIPTION).exists() and not (directory / SUMS).exists():
+        raise CheckpointError(f"{directory} has an n-gram without {SUMS}; {BUILD_AGAIN}")
+    _, sums = read_sums(directory)
+    return DESCRIPTION in sums and CONFIG not in sums
 
 
-def size_in_bytes(directory: Path) -> int:
-    """Return the size of the n-gram's arrays on disk."""
-    return sum(path.stat().st_size for path in directory.glob("*.npy"))
+def array_types(order: int) -> dict[str, type[np.generic]]:
+    """Return the arrays of an n-gram and what they hold, by file name."""
+    types: dict[str, type[np.generic]] = {"unigram.npy": np.float32}
+    for k in range(1, order):
+        types |= {f"children.{k}.npy": np.uint32, f"backoff.{k}.npy": np.float32}
+        types |= {f"tokens.{k + 1}.npy": np.uint16, f"discounted.{k + 1}.npy": np.float32}
+    return types
 
 
-def _read(path: Path, dtype: type[np.generic], length: int) -> NDArray[Any]:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if array.dtype != dtype or array.shape != (length,):
-        raise ValueError(
-            f"{path.name} holds {array.dtype} {array.shape}, expected {np.dtype(dtype)} ({length},)"
+def map_arrays(directory: Path, counts: Sequence[int]) -> NGramRuntime:
+    """Map the arrays of an n-gram with these *counts*, by order.
+
+    Raises:
+        CheckpointError: an array is missing or has another type or size.
+    """
+    arrays = {}
+    for name, kind in array_types(len(counts)).items():
+        field, _, order = name.removesuffix(".npy").partition(".")
+        length = counts[int(order or 1) - 1] + (field == "children")
+        arrays[name] = _map(directory, name, kind, length)
+    levels = [
+        Level(
+            *(arrays[f"{field}.{k}.npy"] for field in ("children", "backoff")),
+            *(arrays[f"{field}.{k + 1}.npy"] for field in ("tokens", "discounted")),
         )
+        for k in range(1, len(counts))
+    ]
+    return NGramRuntime(arrays["unigram.npy"], levels)
+
+
+def _map(directory: Path, name: str, kind: type[np.generic], length: int) -> NDArray[Any]:
+    with open_listed(directory, name) as file:
+        try:
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError("another version of the npy format")
+            shape, _, stored = np.lib.format.read_array_header_1_0(file)
+            if stored != kind or shape != (length,):
+                raise ValueError(f"holds {stored} {shape}, not {np.dtype(kind)} ({length},)")
+            array = np.memmap(file, stored, "r", file.tell(), shape)
+        except ValueError as error:
+            raise CheckpointError(f"{directory / name}: {error}; {BUILD_AGAIN}") from error
     # A plain array: each slice of an np.memmap costs several microseconds more.
     return np.asarray(array)

@@ -1,52 +1,61 @@
-"""The runtime on ONNX Runtime, for CPUs: int8 graphs for serving, fp32 ones for comparisons."""
+"""The runtime on ONNX Runtime, for CPUs: int8 graphs for serving, fp32 ones for comparisons.
 
+A checkpoint's graphs are never read. The sizes of its network decide them (model/onnx_graphs.py),
+so they are built again, and a checkpoint whose files differ from them is refused.
+"""
+
+import hashlib
+import os
 import platform
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy.typing as npt
 import onnxruntime
 
 from model.checkpoint import EXPORT_AGAIN, Checkpoint
-from model.config import Architecture, NetworkConfig, Tower
+from model.config import NetworkConfig, Tower
 from model.errors import CheckpointError
+from model.listed_files import open_listed
+from model.onnx_builder import SHARED_WEIGHTS, Precision
+from model.onnx_graphs import expected_graphs
 from model.runtime import Float32Array, Head, Int64Array
 
-Precision = Literal["int8", "fp32"]
-# Folder of each precision's graphs inside a checkpoint, and the file in it with their weights.
+# Folder of each precision's graphs inside a checkpoint.
 GRAPHS: dict[Precision, str] = {"int8": "onnx", "fp32": "onnx-fp32"}
-SHARED_WEIGHTS: dict[Precision, str] = {"int8": "int8.weights", "fp32": "fp32.weights"}
-# The graphs of each architecture.
-GRAPH_NAMES: dict[Architecture, tuple[str, ...]] = {
-    "forward": ("forward", "next"),
-    "two_towers": ("forward", "next", "backward", "previous", "gap"),
-    "stacked_bidirectional": ("fill",),
-}
 
 
 def open_onnx_runtime(checkpoint: Checkpoint, threads: int = 1) -> "OnnxRuntime":
     """Open the int8 graphs of a checkpoint.
 
     Raises:
-        CheckpointError: a graph or its weights are missing, not listed, or cannot be opened.
+        CheckpointError: a graph or the weights are not listed, or do not fit the configuration.
     """
-    names = [f"{name}.onnx" for name in GRAPH_NAMES[checkpoint.network.architecture]]
-    for name in (*names, SHARED_WEIGHTS["int8"]):
-        if (path := f"{GRAPHS['int8']}/{name}") not in checkpoint.files:
+    network = checkpoint.config.network
+    graphs, _ = expected_graphs(network, "int8")
+    sums = {f"{name}.onnx": hashlib.sha256(graph).hexdigest() for name, graph in graphs.items()}
+    for name in (*sums, SHARED_WEIGHTS["int8"]):
+        path = f"{GRAPHS['int8']}/{name}"
+        if path not in checkpoint.sums:
             raise CheckpointError(
                 f"{checkpoint.directory}: SHA256SUMS does not list {path}; {EXPORT_AGAIN}"
             )
-    return OnnxRuntime(checkpoint.directory, checkpoint.config.network, threads)
+        if checkpoint.sums[path] != sums.get(name, checkpoint.sums[path]):
+            raise CheckpointError(
+                f"{checkpoint.directory / path} is not the graph of the network in config.json;"
+                f" {EXPORT_AGAIN}"
+            )
+    return OnnxRuntime(checkpoint.directory, network, threads)
 
 
 class OnnxRuntime:
-    """Runs a checkpoint's graphs on a CPU; see :class:`model.runtime.Runtime`.
+    """Runs a network's graphs on a CPU; see :class:`model.runtime.Runtime`.
 
-    The fp32 graphs exist only if the checkpoint was exported with ``--fp32``.
+    The weights of fp32 exist only if the checkpoint was exported with ``--fp32``.
 
     Raises:
-        CheckpointError: a graph is missing or cannot be opened.
+        CheckpointError: the weights are missing or belong to another network.
     """
 
     def __init__(
@@ -60,11 +69,32 @@ class OnnxRuntime:
         # A call first fetches the embedding, which a busy server rarely has in its caches. So few
         # large calls, which return 4 MiB, beat many small ones.
         self.head_rows = max(1, 1024 * 1024 // sizes.vocabulary_size)
-        folder = directory / GRAPHS[precision]
-        self._sessions = {
-            name: _open_session(folder / f"{name}.onnx", threads)
-            for name in GRAPH_NAMES[sizes.architecture]
-        }
+        graphs, expected = expected_graphs(sizes, precision)
+        weights = f"{GRAPHS[precision]}/{SHARED_WEIGHTS[precision]}"
+        with open_listed(directory, weights) as file:
+            size = os.fstat(file.fileno()).st_size
+        if size != expected:
+            raise CheckpointError(
+                f"{directory / weights} has {size} bytes, the network in config.json needs"
+                f" {expected}; {EXPORT_AGAIN}"
+            )
+        options = _session_options(threads)
+        # The weights are mapped: a copy would cost as much memory again.
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path",
+            os.path.realpath(directory / GRAPHS[precision]),
+        )
+        try:
+            self._sessions = {
+                name: onnxruntime.InferenceSession(
+                    graph, options, providers=["CPUExecutionProvider"]
+                )
+                for name, graph in graphs.items()
+            }
+        except Exception as error:  # onnxruntime's errors have no base of their own
+            raise CheckpointError(
+                f"{directory / weights}: onnxruntime cannot open it: {error}; {EXPORT_AGAIN}"
+            ) from error
 
     def run_tower(
         self, tower: Tower, states: Float32Array, tokens: Int64Array, lengths: Int64Array
@@ -108,7 +138,7 @@ def _share_memory() -> None:
     onnxruntime.create_and_register_allocator(memory, None)
 
 
-def _open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+def _session_options(threads: int) -> onnxruntime.SessionOptions:
     _share_memory()
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.use_env_allocators", "1")
@@ -120,9 +150,4 @@ def _open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if products_saturate():  # u8 x u8 kernels are exact, at half the speed
         options.add_session_config_entry("session.x64quantprecision", "1")
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no base of their own
-        raise CheckpointError(
-            f"{path}: onnxruntime cannot open it: {error}; {EXPORT_AGAIN} (fp32 needs --fp32)"
-        ) from error
+    return options

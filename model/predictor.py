@@ -4,15 +4,13 @@
 takes decoders from :meth:`Predictor.start` and runs a scheduler itself.
 """
 
-import hashlib
-import json
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from model.batching import Decoder, Scheduler
 from model.checkpoint import Checkpoint, count_parameters, load_checkpoint
-from model.config import Calibration, parse
+from model.config import NetworkConfig
 from model.decoding.blanks import find_blanks
 from model.decoding.cloze import fill_blanks
 from model.decoding.context import DecoderContext
@@ -20,11 +18,10 @@ from model.decoding.masked import fill_masked
 from model.decoding.next_word import next_words
 from model.decoding.prefix_cache import PrefixCache
 from model.decoding.score import score_text
-from model.errors import CheckpointError, LacunaError, QueryError, TokenizerError
-from model.ngram import DESCRIPTION, open_ngram, read_description
+from model.errors import LacunaError, QueryError
+from model.ngram import is_ngram, open_ngram
 from model.queries import Limits, PredictQuery, Query, Result, ScoreQuery, check_query
 from model.runtime import Runtime, open_runtime
-from model.tokenizer import Tokenizer
 
 # Decoders that Predictor.run runs at the same time: enough to fill batches, few enough for memory.
 MAX_LIVE = 64
@@ -109,32 +106,10 @@ def open_model(
     Raises:
         CheckpointError: it cannot be read, or the device cannot run it.
     """
-    if not is_ngram(directory):
-        checkpoint = load_checkpoint(directory)
-        return checkpoint, open_runtime(checkpoint, device, threads)
-    ngram = open_ngram(directory)
-    try:
-        tokenizer = Tokenizer.load(directory / "tokenizer.model")
-    except TokenizerError as error:
-        raise CheckpointError(f"{error}; build the n-gram again") from error
-    checkpoint = Checkpoint(
-        directory=directory,
-        name=f"{ngram.order}-gram",
-        version="1",
-        digest=hashlib.sha256((directory / DESCRIPTION).read_bytes()).hexdigest(),
-        network=ngram.sizes,
-        calibration=parse(Calibration, json.dumps(ngram.description["calibration"])),
-        tokenizer=tokenizer,
-        languages=("zh", "en"),
-        word_end_probs=(0.0,) * tokenizer.size,
-        training=ngram.description,
-    )
-    return checkpoint, ngram
-
-
-def is_ngram(directory: Path) -> bool:
-    """Return True for the output of ``python -m training ngram``."""
-    return (directory / DESCRIPTION).exists()
+    if is_ngram(directory):
+        return open_ngram(directory)
+    checkpoint = load_checkpoint(directory)
+    return checkpoint, open_runtime(checkpoint, device, threads)
 
 
 def size_of(checkpoint: Checkpoint) -> int:
@@ -143,6 +118,6 @@ def size_of(checkpoint: Checkpoint) -> int:
     Raises:
         CheckpointError: the files that hold it cannot be read.
     """
-    if is_ngram(checkpoint.directory):
-        return sum(map(int, read_description(checkpoint.directory)["counts"]))
-    return count_parameters(checkpoint.directory)
+    if isinstance(checkpoint.network, NetworkConfig):
+        return count_parameters(checkpoint.directory)
+    return sum(checkpoint.training["counts"])

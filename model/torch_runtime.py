@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.checkpoint import EXPORT_AGAIN, WEIGHTS, read_header
 from model.config import NetworkConfig, Tower
 from model.errors import CheckpointError
 from model.network import Network, mask_controls
@@ -39,13 +40,20 @@ def open_torch_runtime(
         raise CheckpointError("device cuda: torch finds no GPU; choose cpu")
     # By default cuDNN's recurrent kernels, unlike matrix products, round to 10 bits (TF32).
     torch.backends.cudnn.allow_tf32 = False
-    path = directory / "weights.safetensors"
+    path = directory / WEIGHTS
+    with torch.device("meta"):  # without memory, of which a false size could ask for any amount
+        needed = {name: tuple(each.shape) for name, each in Network(config).state_dict().items()}
+    if needed != {name: tensor.shape for name, tensor in read_header(directory).items()}:
+        raise CheckpointError(
+            f"{path} does not fit config.json: its tensors have other names or sizes;"
+            f" {EXPORT_AGAIN}"
+        )
     network = Network(config)
     try:
         network.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
     except Exception as error:  # safetensors' own error, RuntimeError from torch, OSError
         raise CheckpointError(
-            f"{path} does not fit config.json: {error}; export the checkpoint again"
+            f"{path} does not fit config.json: {error}; {EXPORT_AGAIN}"
         ) from error
     return TorchRuntime(network, torch.device(device))
 

@@ -23,7 +23,7 @@ import torch
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import Calibration, NetworkConfig
 from model.errors import DivergedError, RunError
-from model.ngram import read_description
+from model.ngram import open_ngram
 from model.predictor import Predictor
 from model.runtime import open_runtime
 from model.tokenizer import Tokenizer
@@ -259,7 +259,7 @@ def _count(order: int, options: CompareOptions) -> dict[str, Any]:
     directory = options.output / f"{order}-gram"
     if not directory.exists():
         build(options.prepared, directory, order)
-    description = read_description(directory)
+    description = open_ngram(directory)[0].training
     return {
         **dict.fromkeys(("name", "system", "title"), directory.name),
         "seed": 0,

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from model.errors import CorpusError
-from model.ngram import open_ngram
+from model.ngram import map_arrays
 from model.runtime import Int64Array
 from model.tokenizer import END_OF_GAP, START
 from research.word_corpus import WordCorpus
@@ -91,7 +91,7 @@ def score_ngram(corpus: WordCorpus, order: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         text = (corpus.train + first).astype(np.uint16), offsets
         counted = estimate([text], predictable, order, Path(directory))
-        ngram = open_ngram(Path(directory), {"order": order, **counted})
+        ngram = map_arrays(Path(directory), counted["counts"])
         scores["ngrams"] = sum(counted["counts"])
         for name, ids in (("valid", corpus.valid + first), ("test", corpus.test + first)):
             nats, context = np.empty(len(ids)), [START]

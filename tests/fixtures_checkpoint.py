@@ -1,5 +1,6 @@
 """A tiny checkpoint with random weights, in the real format with a real tokenizer and graphs."""
 
+import hashlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ from safetensors.numpy import save
 from model.checkpoint import Checkpoint, CheckpointConfig, write_checkpoint
 from model.config import Calibration, NetworkConfig
 from model.network import Network
+from model.onnx_graphs import build_graphs
 from model.onnx_runtime import GRAPHS, Precision
 from model.tokenizer import Tokenizer
 from training.data.train_tokenizer import train_tokenizer
-from training.onnx_graphs import build_graphs
 
 LINES = (
     "I like the cat that sat on the mat.",
@@ -89,3 +90,19 @@ def build_tiny_checkpoint(
         training={"seed": seed},
     )
     return write_checkpoint(directory, described, files)
+
+
+def sums_of(directory: Path) -> str:
+    """Return the right content of SHA256SUMS."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return "".join(
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(directory)}\n"
+        for path in files
+        if path.name != "SHA256SUMS"
+    )
+
+
+def put(directory: Path, name: str, content: bytes | str) -> None:
+    """Change a file and its sum, as someone does who alters a checkpoint on purpose."""
+    (directory / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    (directory / "SHA256SUMS").write_text(sums_of(directory), encoding="utf-8")

@@ -1,7 +1,7 @@
 """Export a trained state as a checkpoint: `python -m training export RUN --output DIR`.
 
     1  read       the runs behind the weights, the weights, the prepared data
-    2  build      int8 graphs, and fp32 ones on request (training/onnx_graphs.py)
+    2  build      int8 graphs, and fp32 ones on request (model/onnx_graphs.py)
     3  gate       int8 against torch in fp32 on held-out text; a high cost ends the export
     4  calibrate  the temperature of the next head for each language, on the int8 graphs
     5  write      the checkpoint directory, with word-end probabilities and a model card
@@ -38,7 +38,9 @@ from model.checkpoint import (
 from model.config import Calibration, NetworkConfig
 from model.errors import ExportError
 from model.network import Network
-from model.onnx_runtime import GRAPHS, OnnxRuntime, Precision
+from model.onnx_builder import Precision
+from model.onnx_graphs import build_graphs
+from model.onnx_runtime import GRAPHS, OnnxRuntime
 from model.runtime import Float32Array
 from model.tokenizer import Tokenizer
 from model.torch_runtime import TorchRuntime
@@ -47,7 +49,6 @@ from training.data.shards import Prepared, Shard, open_prepared, weigh_sources
 from training.evaluation.calibrate import fit_next_temperature
 from training.evaluation.model_card import model_card
 from training.evaluation.quantisation import LINES_AT_ONCE, check_cost, held_out_lines, measure
-from training.onnx_graphs import build_graphs
 from training.options import argument, option
 from training.run_state import StateInfo, load_weights, read_state, saved_state
 from training.word_end_probs import word_end_probs

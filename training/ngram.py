@@ -21,10 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from model.checkpoint import TOKENIZER
 from model.config import Calibration
 from model.errors import PreparedDataError
 from model.files import replaced_directory
-from model.ngram import DESCRIPTION, NGRAM_FORMAT_VERSION, size_in_bytes
+from model.listed_files import write_sums
+from model.ngram import DESCRIPTION, NGramConfig, array_types
 from model.tokenizer import END_OF_GAP, NEVER_PREDICTED, START
 from training.data.shards import open_prepared
 from training.options import argument, option
@@ -48,16 +50,16 @@ class NgramOptions:
 def run(options: NgramOptions) -> int:
     """Run the command; 0 on success."""
     found = build(options.prepared, options.output, options.order)
-    counts = " + ".join(f"{count:,}" for count in found["counts"])
+    counts = " + ".join(f"{count:,}" for count in found.counts)
     sys.stdout.write(
-        f"{options.output}: {counts} n-grams, {found['bytes']:,} bytes,"
-        f" from {found['text']['tokens']:,} tokens in {found['seconds']:.0f} s\n"
+        f"{options.output}: {counts} n-grams, {found.bytes:,} bytes,"
+        f" from {found.text['tokens']:,} tokens in {found.seconds:.0f} s\n"
     )
     return 0
 
 
-def build(prepared: Path, output: Path, order: int) -> dict[str, Any]:
-    """Count the training text of prepared data, write the n-gram and return its ``ngram.json``.
+def build(prepared: Path, output: Path, order: int) -> NGramConfig:
+    """Count the training text of prepared data, write the n-gram and return its description.
 
     Raises:
         PreparedDataError: *prepared* cannot be read or is empty, or *output* exists.
@@ -71,23 +73,28 @@ def build(prepared: Path, output: Path, order: int) -> dict[str, Any]:
     predictable[[*NEVER_PREDICTED, END_OF_GAP]] = False
     with replaced_directory(output) as work:
         result = estimate(texts, predictable, order, work)
-        shutil.copyfile(prepared / "tokenizer.model", work / "tokenizer.model")
-        description = {
-            "format_version": NGRAM_FORMAT_VERSION,
-            "order": order,
-            "smoothing": "interpolated modified Kneser-Ney, no cut-offs",
+        shutil.copyfile(prepared / TOKENIZER, work / TOKENIZER)
+        config = NGramConfig(
+            order=order,
+            smoothing="interpolated modified Kneser-Ney, no cut-offs",
             **result,
-            "text": {
+            text={
                 "tokens": sum(len(source.ids) for source in data.sources),
                 "prepared_sha256": data.sha256,
             },
-            "calibration": asdict(Calibration(forward_weight=1.0)),
-            "bytes": size_in_bytes(work),
-            "seconds": round(time.monotonic() - started, 1),
-        }
-        content = json.dumps(description, indent=1, ensure_ascii=False)
-        (work / DESCRIPTION).write_text(content, encoding="utf-8")
-    return description
+            calibration=Calibration(forward_weight=1.0),
+            bytes=sum((work / name).stat().st_size for name in array_types(order)),
+            seconds=round(time.monotonic() - started, 1),
+        )
+        write_description(work, config)
+    return config
+
+
+def write_description(directory: Path, config: NGramConfig) -> None:
+    """Write ``ngram.json`` and the sums of all files."""
+    content = json.dumps(asdict(config), indent=1, ensure_ascii=False)
+    (directory / DESCRIPTION).write_text(content, encoding="utf-8")
+    write_sums(directory, (DESCRIPTION, TOKENIZER, *array_types(config.order)))
 
 
 def estimate(
@@ -118,7 +125,7 @@ def estimate(
         level = longer
         counts.append(level.size)
     discounts.append(_write_level(directory, order, level, level.occurrences, predictable))
-    return {"counts": counts, "discounts": discounts}
+    return {"counts": tuple(counts), "discounts": discounts}
 
 
 @dataclass(frozen=True, slots=True)

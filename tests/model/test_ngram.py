@@ -1,14 +1,21 @@
 """Looking up an n-gram through the runtime's calls."""
 
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from model.checkpoint import load_checkpoint
 from model.errors import CheckpointError
 from model.ngram import DESCRIPTION, NGramRuntime, open_ngram
+from model.onnx_runtime import OnnxRuntime
+from model.predictor import open_model
 from model.tokenizer import START
-from tests.fixtures_checkpoint import tiny_tokenizer
+from tests.fixtures_checkpoint import put, sums_of, tiny_tokenizer
 
 # Contexts of tokens that occur, of <s>, of <blank>, of none, and at random.
 CONTEXTS = np.random.default_rng(2).integers(261, 364, (24, 2)).astype(np.float32)
@@ -18,7 +25,7 @@ CONTEXTS[:5] = [[0, 0], [0, START], [3, 270], [363, 363], [START, tiny_tokenizer
 @pytest.fixture(scope="module")
 def ngram(tiny_ngram: Path) -> NGramRuntime:
     """A 3-gram of a few lines."""
-    return open_ngram(tiny_ngram)
+    return open_ngram(tiny_ngram)[1]
 
 
 def test_every_distribution_sums_to_one_in_any_batch(ngram: NGramRuntime) -> None:
@@ -48,15 +55,89 @@ def test_tokens_before_a_control_token_do_not_matter(ngram: NGramRuntime) -> Non
     assert not np.array_equal(with_past, ngram.distribution([300, 301]))
 
 
-def test_a_torn_directory_is_a_named_error(tiny_ngram: Path, tmp_path: Path) -> None:
-    """A missing description, another version and a short array are CheckpointErrors."""
-    with pytest.raises(CheckpointError, match="not readable"):
-        open_ngram(tmp_path)
-    (tmp_path / DESCRIPTION).write_text('{"format_version": 99}')
-    with pytest.raises(CheckpointError, match="format_version is not 1"):
-        open_ngram(tmp_path)
-    for path in tiny_ngram.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    np.save(tmp_path / "tokens.2.npy", np.zeros(2, dtype=np.uint16))
-    with pytest.raises(CheckpointError, match=r"tokens\.2"):
-        open_ngram(tmp_path)
+@pytest.fixture
+def copy(tiny_ngram: Path, tmp_path: Path) -> Path:
+    """A copy of the 3-gram that a test may damage."""
+    return shutil.copytree(tiny_ngram, tmp_path / "copy")
+
+
+def put_array(name: str, **changes: Any) -> Callable[[Path], None]:
+    """Damage: change items of an array, by place, and its sum."""
+
+    def damage(directory: Path) -> None:
+        array = np.load(directory / name)
+        for place, value in changes.items():
+            array[int(place.removeprefix("at"))] = value
+        np.save(directory / name, array)
+        put(directory, name, (directory / name).read_bytes())
+
+    return damage
+
+
+def put_description(**changes: Any) -> Callable[[Path], None]:
+    """Damage: change fields of ngram.json, and its sum."""
+
+    def damage(directory: Path) -> None:
+        values = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))
+        put(directory, DESCRIPTION, json.dumps(values | changes))
+
+    return damage
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no sums": (lambda d: (d / "SHA256SUMS").unlink(), "without SHA256SUMS; build it again"),
+    "an array without its sum": (lambda d: np.save(d / "tokens.2.npy", np.zeros(2)), "the sum in"),
+    "an array of another type": (
+        lambda d: put(d, "unigram.npy", (d / "tokens.2.npy").read_bytes()),
+        r"unigram\.npy: holds uint16",
+    ),
+    "no array": (lambda d: put(d, "unigram.npy", b"no array"), "magic string"),
+    "pickled objects": (
+        lambda d: (
+            np.save(d / "unigram.npy", np.array([{}] * 364), allow_pickle=True),
+            put(d, "unigram.npy", (d / "unigram.npy").read_bytes()),
+        ),
+        "holds object",
+    ),
+    "an unlisted array": (
+        lambda d: (d / "SHA256SUMS").write_text(
+            "".join(s for s in sums_of(d).splitlines(True) if "unigram" not in s)
+        ),
+        r"does not list unigram\.npy",
+    ),
+    "children out of order": (put_array("children.1.npy", at5=9999), "children are not in order"),
+    "a last child beyond the end": (put_array("children.2.npy", at0=1), "children are not"),
+    "an unknown token": (put_array("tokens.3.npy", at0=364), "not in the vocabulary"),
+    "NaN": (put_array("backoff.1.npy", at300=np.nan), "not between 0 and 1"),
+    "a negative weight": (put_array("discounted.3.npy", at0=-0.5), "not between 0 and 1"),
+    "another format": (put_description(format_version=99), "format_version"),
+    "no such order": (put_description(order=100_000), "order: Input should be less"),
+    "counts of another text": (put_description(counts=[364, 5, 5]), r"children\.1\.npy|tokens"),
+    "counts beyond any file": (put_description(counts=[1 << 60] * 3), r"unigram\.npy: holds"),
+    "another tokenizer": (
+        lambda d: put(d, "tokenizer.model", tiny_tokenizer(size=350).model_proto),
+        "has 350 tokens",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGES)
+def test_a_torn_or_altered_directory_is_a_named_error(copy: Path, case: str) -> None:
+    """Whatever is missing or altered, with sums or without, is a CheckpointError with the path."""
+    damage, message = DAMAGES[case]
+    damage(copy)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        open_model(copy)
+    assert str(copy) in str(caught.value)
+
+
+def test_a_stray_description_makes_no_ngram(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """A checkpoint stays one, and stays verified, whatever unlisted file is next to it."""
+    stray = shutil.copytree(tiny_checkpoint, tmp_path / "stray")
+    (stray / DESCRIPTION).write_text("{}", encoding="utf-8")
+    checkpoint, runtime = open_model(stray)
+    assert checkpoint.digest == load_checkpoint(tiny_checkpoint).digest
+    assert isinstance(runtime, OnnxRuntime)
+    (stray / "weights.safetensors").write_bytes(b"altered")
+    with pytest.raises(CheckpointError, match="the sum in SHA256SUMS"):
+        open_model(stray)

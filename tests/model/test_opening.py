@@ -10,18 +10,20 @@ import onnx
 import pytest
 import torch
 
-from model.checkpoint import Checkpoint, load_checkpoint
+from model.checkpoint import load_checkpoint
+from model.config import NetworkConfig
 from model.errors import CheckpointError
+from model.onnx_graphs import expected_graphs
 from model.onnx_runtime import products_saturate
 from model.runtime import open_runtime
 from model.torch_runtime import open_torch_runtime
+from tests.fixtures_checkpoint import put
 
 
 @pytest.fixture
-def damaged(tmp_path: Path, tiny_checkpoint: Path) -> Checkpoint:
-    """A checkpoint whose graphs a test may damage; its sums were checked before."""
-    shutil.copytree(tiny_checkpoint / "onnx", tmp_path / "onnx")
-    return dataclasses.replace(load_checkpoint(tiny_checkpoint), directory=tmp_path)
+def copy(tmp_path: Path, tiny_checkpoint: Path) -> Path:
+    """A copy of the tiny checkpoint that a test may damage."""
+    return shutil.copytree(tiny_checkpoint, tmp_path / "copy")
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])
@@ -30,45 +32,43 @@ def damaged(tmp_path: Path, tiny_checkpoint: Path) -> Checkpoint:
     [
         ("forward", "forward_tower.0.weight_hh.scale"),
         ("backward", "backward_tower.0.weight_hh.scale"),
-        ("next", "number.1e-30"),
-        ("previous", "number.1e-30"),
-        ("gap", "number.1e-30"),
+        ("next", "output_bias"),
+        ("gap", "gap_bias"),
     ],
 )
-def test_nan_and_infinity_are_refused(
-    damaged: Checkpoint, name: str, tensor: str, number: float
-) -> None:
-    """One NaN or infinity in a graph is a CheckpointError, although every sum is right."""
-    path = damaged.directory / "onnx" / f"{name}.onnx"
-    graph = onnx.load(path, load_external_data=False)
+def test_nan_and_infinity_are_refused(copy: Path, name: str, tensor: str, number: float) -> None:
+    """One NaN or infinity in the weights is a CheckpointError, although every sum is right."""
+    graph = onnx.load(copy / "onnx" / f"{name}.onnx", load_external_data=False)
     (found,) = [stored for stored in graph.graph.initializer if stored.name == tensor]
-    values = np.frombuffer(found.raw_data, dtype="<f4").copy()
-    values[-1] = number
-    found.raw_data = values.tobytes()
-    path.write_bytes(graph.SerializeToString())
+    place = {entry.key: entry.value for entry in found.external_data}
+    weights = bytearray((copy / "onnx" / place["location"]).read_bytes())
+    end = int(place["offset"]) + int(place["length"])
+    weights[end - 4 : end] = np.float32(number).tobytes()
+    put(copy, f"onnx/{place['location']}", bytes(weights))
     with pytest.raises(CheckpointError, match=r"its network cannot be run: the .* (head|tower)"):
-        open_runtime(damaged)
+        open_runtime(load_checkpoint(copy))
 
 
-def test_graphs_that_cannot_be_run_are_named(damaged: Checkpoint) -> None:
-    """A graph of other sizes or another head, a torn one and a missing one are named."""
-    onnx_folder = damaged.directory / "onnx"
-    gap, next_ = onnx_folder / "gap.onnx", onnx_folder / "next.onnx"
-    wanted = dataclasses.replace(damaged.config.network, forward_layers=3)
-    with pytest.raises(CheckpointError, match=r"its network cannot be run: .*invalid dimensions"):
-        open_runtime(dataclasses.replace(damaged, network=wanted))
-    wanted = dataclasses.replace(damaged.config.network, vocabulary_size=365)
-    with pytest.raises(CheckpointError, match="the next head scores another vocabulary"):
-        open_runtime(dataclasses.replace(damaged, network=wanted))
-    shutil.copy(next_, gap)
-    with pytest.raises(CheckpointError, match=r"its network cannot be run: .*; export"):
-        open_runtime(damaged)
-    next_.write_bytes(next_.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match=r"next\.onnx: onnxruntime cannot open it"):
-        open_runtime(damaged)
-    next_.unlink()
-    with pytest.raises(CheckpointError, match=r"next\.onnx: onnxruntime cannot open it"):
-        open_runtime(damaged)
+def test_weights_of_another_size_are_named(copy: Path) -> None:
+    """Weights that are cut or that another network needs are refused before they are mapped."""
+    checkpoint = load_checkpoint(copy)
+    wanted = dataclasses.replace(checkpoint.config.network, forward_layers=3)
+    with pytest.raises(CheckpointError, match=r"onnx/forward\.onnx is not the graph of"):
+        open_runtime(dataclasses.replace(checkpoint, network=wanted))
+    put(copy, "onnx/int8.weights", (copy / "onnx" / "int8.weights").read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=r"onnx/int8\.weights has .* bytes, the network"):
+        open_runtime(load_checkpoint(copy))
+    (copy / "onnx" / "int8.weights").unlink()
+    with pytest.raises(CheckpointError, match=r"onnx/int8\.weights is missing"):
+        open_runtime(checkpoint)
+
+
+@pytest.mark.parametrize("field", ["vocabulary_size", "hidden_size", "forward_layers"])
+def test_no_network_has_sizes_without_end(field: str) -> None:
+    """A configuration cannot ask for any amount of memory."""
+    with pytest.raises(ValueError, match=f"{field}\n.*less than or equal"):
+        NetworkConfig(**{"vocabulary_size": 300, field: 1 << 40})
+    assert expected_graphs(NetworkConfig(1 << 16, hidden_size=8192, forward_layers=16), "int8")
 
 
 @pytest.mark.parametrize(
@@ -91,14 +91,14 @@ def test_slow_exact_kernels_are_for_processors_without_vnni(
     assert products_saturate(tmp_path / "cpuinfo") is saturates
 
 
-def test_weights_that_do_not_fit_are_named(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_weights_that_do_not_fit_are_named(copy: Path) -> None:
     """Weights of another network, and a file without any, are named with the path."""
-    config = load_checkpoint(tiny_checkpoint).config.network
+    config = load_checkpoint(copy).config.network
     with pytest.raises(CheckpointError, match=r"weights\.safetensors does not fit"):
-        open_torch_runtime(tiny_checkpoint, dataclasses.replace(config, forward_layers=3), "cpu")
-    (tmp_path / "weights.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0not json")
-    with pytest.raises(CheckpointError, match=r"weights\.safetensors does not fit"):
-        open_torch_runtime(tmp_path, config, "cpu")
+        open_torch_runtime(copy, dataclasses.replace(config, forward_layers=3), "cpu")
+    (copy / "weights.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0not json")
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors has no header"):
+        open_torch_runtime(copy, config, "cpu")
 
 
 def test_missing_gpu_is_named(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """Fitting temperatures and rescoring weights."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -164,7 +163,7 @@ def test_the_command_writes_a_calibrated_checkpoint(
     before, after = load_checkpoint(tiny_checkpoint), load_checkpoint(output)
     assert (before.version, after.version) == ("1", "1.1")
     assert after.calibration != before.calibration
-    assert (after.network, after.files) == (before.network, before.files)
+    assert (after.network, after.sums.keys()) == (before.network, before.sums.keys())
     assert main(words) == 2
 
 
@@ -177,7 +176,7 @@ def test_an_ngram_is_calibrated_too(
     assert main([*words, "--version", "2"]) == 2
     assert "no version" in capsys.readouterr().err
     assert main(words) == 0
-    before, after = open_ngram(tiny_ngram), open_ngram(output)
-    assert np.array_equal(before.distribution([1, 300]), after.distribution([1, 300]))
-    assert before.description["calibration"] != after.description["calibration"]
-    assert json.loads((output / "ngram.json").read_text())["calibration"]["forward_weight"] == 1.0
+    (before, ngram), (after, copy) = open_ngram(tiny_ngram), open_ngram(output)
+    assert np.array_equal(ngram.distribution([1, 300]), copy.distribution([1, 300]))
+    assert before.calibration != after.calibration
+    assert after.calibration.forward_weight == 1.0

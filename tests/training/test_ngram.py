@@ -1,6 +1,5 @@
 """The modified Kneser-Ney n-gram, checked against the formulas written with dictionaries."""
 
-import json
 import random
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -9,14 +8,7 @@ import numpy as np
 import pytest
 
 from model.errors import PreparedDataError
-from model.ngram import (
-    DESCRIPTION,
-    NGRAM_FORMAT_VERSION,
-    NGramRuntime,
-    open_ngram,
-    read_description,
-    size_in_bytes,
-)
+from model.ngram import NGramRuntime, map_arrays, open_ngram
 from model.tokenizer import START
 from training.__main__ import main
 from training.data.shards import open_prepared
@@ -39,9 +31,7 @@ def estimated(
     figures = estimate(
         [text(*lines[::2]), text(*lines[1::2])], np.arange(size) >= 5, order, directory
     )
-    description = {"format_version": NGRAM_FORMAT_VERSION, "order": order, **figures}
-    (directory / DESCRIPTION).write_text(json.dumps(description))
-    return open_ngram(directory)
+    return map_arrays(directory, figures["counts"])
 
 
 class BruteForce:
@@ -136,10 +126,10 @@ def test_the_command_writes_one_directory(tiny_prepared: Path, tmp_path: Path) -
     output, data = tmp_path / "bigram", open_prepared(tiny_prepared)
     command = ["ngram", str(tiny_prepared), "--order", "2", "--output", str(output)]
     assert main(command) == 0
-    description = read_description(output)
+    description = open_ngram(output)[0].training
     tokens = sum(len(source.ids) for source in data.sources)
     assert description["text"] == {"tokens": tokens, "prepared_sha256": data.sha256}
-    assert description["bytes"] == size_in_bytes(output)
+    assert description["bytes"] == sum(path.stat().st_size for path in output.glob("*.npy"))
     assert len(description["counts"]) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["bigram"]
     assert main(command) == 2

@@ -30,8 +30,8 @@ from model.config import Calibration
 from model.decoding.cloze import RESCORED, RESCORED_BLIND
 from model.errors import CheckpointError
 from model.files import replaced_directory
-from model.ngram import DESCRIPTION
-from model.predictor import Predictor, is_ngram, open_model
+from model.ngram import NGramConfig, is_ngram
+from model.predictor import Predictor, open_model
 from model.queries import ClozeQuery, ClozeResult
 from model.runtime import Float64Array, Int64Array, Runtime
 from model.text import LANGUAGES
@@ -44,6 +44,7 @@ from training.evaluation.test_items import (
     cloze_questions,
     read_files,
 )
+from training.ngram import write_description
 from training.options import argument, option
 
 # Inverse temperatures of the next head, 12 % apart; a parabola refines the best one
@@ -101,9 +102,8 @@ def run(options: CalibrateOptions) -> int:
     if is_ngram(source):
         with replaced_directory(output) as fresh:
             shutil.copytree(source, fresh, dirs_exist_ok=True)
-            description = checkpoint.training | {"calibration": asdict(calibration)}
-            text = json.dumps(description, indent=1, ensure_ascii=False)
-            (fresh / DESCRIPTION).write_text(text, encoding="utf-8")
+            config = NGramConfig(**{**checkpoint.training, "calibration": calibration})
+            write_description(fresh, config)
     else:
         revise_checkpoint(source, calibration=calibration, version=options.version, output=output)
     sys.stdout.write(json.dumps(asdict(calibration), indent=1) + "\n")

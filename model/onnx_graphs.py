@@ -9,30 +9,55 @@
                                    -> log_probabilities (N, V)
 
 Tokens that are never predicted have log-probability minus infinity. In int8, products are quantised
-per row (training/onnx_builder.py); gates, biases and states stay float32.
+per row (model/onnx_builder.py); gates, biases and states stay float32.
 """
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 import numpy as np
-from onnx import helper
 
-from model.config import GAP_CODE_SIZE, GAP_POSITIONS, GATES, SPAN, NetworkConfig, Tower
-from model.onnx_runtime import SHARED_WEIGHTS, Precision
+from model.config import (
+    GAP_CODE_SIZE,
+    GAP_POSITIONS,
+    GATES,
+    SPAN,
+    Architecture,
+    NetworkConfig,
+    Tower,
+)
+from model.onnx_builder import (
+    BOOL,
+    FLOAT,
+    INT64,
+    SHARED_WEIGHTS,
+    Array,
+    Graph,
+    Precision,
+    Rows,
+    Shape,
+    Store,
+)
 from model.runtime import Float32Array
 from model.tokenizer import END_OF_GAP, NEVER_PREDICTED
-from training.onnx_builder import BOOL, FLOAT, INT64, Array, Graph, Rows, Shape, Store, value_info
 
 LINES: dict[str, Shape] = {"tokens": (INT64, "N", "T"), "lengths": (INT64, "N")}
 # Gates in the graphs, as indices into torch's; of an LSTM's i, f, g, o the three sigmoids together
 GATE_ORDER = {"rnn_tanh": [0], "gru": [0, 1, 2], "lstm": [0, 1, 3, 2]}
 
 
+# The graphs of each architecture.
+GRAPH_NAMES: dict[Architecture, tuple[str, ...]] = {
+    "forward": ("forward", "next"),
+    "two_towers": ("forward", "next", "backward", "previous", "gap"),
+    "stacked_bidirectional": ("fill",),
+}
+
+
 def build_graphs(
     network: NetworkConfig, weights: Mapping[str, Array], precision: Precision
 ) -> dict[str, bytes]:
-    """Build each graph that the network has the parts for, and the weights file that they share.
+    """Build each graph that the network has, and the weights file that they share.
 
     *weights* are float parameters by name, in torch's layout, as in ``weights.safetensors``. Return
     contents by file name.
@@ -41,21 +66,29 @@ def build_graphs(
         ExportError: a parameter is missing, has another shape or is not finite.
     """
     store = Store(network, weights, precision)
-    if network.architecture == "stacked_bidirectional":
-        models = {"fill.onnx": _fill(store)}
-    else:
-        models = {"forward.onnx": _tower(store, "forward"), "next.onnx": _head(store, "next")}
-    if network.architecture == "two_towers":
-        models |= {
-            "backward.onnx": _tower(store, "backward"),
-            "previous.onnx": _head(store, "previous"),
-            "gap.onnx": _gap(store),
-        }
-    files = {name: model.SerializeToString(deterministic=True) for name, model in models.items()}
-    return files | {SHARED_WEIGHTS[precision]: bytes(store.data)}
+    graphs = {f"{name}.onnx": graph for name, graph in _build(store).items()}
+    return graphs | {SHARED_WEIGHTS[precision]: bytes(store.data)}
 
 
-def _tower(store: Store, tower: Tower) -> Any:
+def expected_graphs(network: NetworkConfig, precision: Precision) -> tuple[dict[str, bytes], int]:
+    """Return the graphs by name, and the bytes of the weights file, of a network of these sizes."""
+    store = Store(network, None, precision)
+    return _build(store), store.size
+
+
+def _build(store: Store) -> dict[str, bytes]:
+    builders: dict[str, Callable[[], bytes]] = {
+        "forward": lambda: _tower(store, "forward"),
+        "next": lambda: _head(store, "next"),
+        "backward": lambda: _tower(store, "backward"),
+        "previous": lambda: _head(store, "previous"),
+        "gap": lambda: _gap(store),
+        "fill": lambda: _fill(store),
+    }
+    return {name: builders[name]() for name in GRAPH_NAMES[store.network.architecture]}
+
+
+def _tower(store: Store, tower: Tower) -> bytes:
     """Advance rows of one tower by their tokens; a row without tokens left keeps its state."""
     network = store.network
     layers, parts = network.layers(tower), network.state_parts
@@ -77,7 +110,7 @@ def _tower(store: Store, tower: Tower) -> Any:
     )
 
 
-def _fill(store: Store) -> Any:
+def _fill(store: Store) -> bytes:
     """Read whole lines in both directions, layer upon layer; score one place of each line."""
     network = store.network
     hidden, width = network.hidden_size, network.embedding_size
@@ -102,14 +135,14 @@ def _fill(store: Store) -> Any:
     return _scores(graph, {**LINES, "places": (INT64, "N")}, features, _token_biases(graph))
 
 
-def _head(store: Store, name: Literal["next", "previous"]) -> Any:
+def _head(store: Store, name: Literal["next", "previous"]) -> bytes:
     """Score the token that follows, or precedes, what a tower has read."""
     graph, width = Graph(store), store.network.hidden_size
     features = _feature(graph, name, "outputs", width)
     return _scores(graph, {"outputs": (FLOAT, "N", width)}, features, _token_biases(graph))
 
 
-def _gap(store: Store) -> Any:
+def _gap(store: Store) -> bytes:
     """Score a gap's next token, or its end, from both sides, the position in it and its kind."""
     network = store.network
     size, width, code = network.embedding_size, network.gap_hidden_size, GAP_CODE_SIZE
@@ -171,10 +204,12 @@ def _layer(
     store, network = graph.store, graph.store.network
     hidden, gates = network.hidden_size, GATES[network.cell] * network.hidden_size
     order = np.arange(gates).reshape(-1, hidden)[GATE_ORDER[network.cell]].ravel()
-    bias = store.parameter(f"{name}.bias_ih", gates)[order]
-    recurrent_bias = store.parameter(f"{name}.bias_hh", gates)[order]
+    bias = store.parameter(f"{name}.bias_ih", gates, order=order)
+    recurrent_bias = store.parameter(f"{name}.bias_hh", gates, order=order)
     matrix, recurrent = (
-        store.matrix(f"{name}.{each}", store.parameter(f"{name}.{each}", gates, columns)[order])
+        store.matrix(
+            f"{name}.{each}", store.parameter(f"{name}.{each}", gates, columns, order=order)
+        )
         for each, columns in (("weight_ih", width), ("weight_hh", hidden))
     )
     if network.cell != "gru":  # a GRU multiplies its recurrent bias by the reset gate
@@ -193,12 +228,11 @@ def _layer(
     steps = zip(_step(body, now, product, before), before, strict=True)
     after = [body.op("Where", live, new, old) for new, old in steps]
     after.append(body.op("Identity", after[0]))
-    arguments = [value_info(each, (FLOAT, "N", hidden)) for each in before]
-    arguments += [value_info(now, (FLOAT, "N", gates)), value_info(live, (BOOL, "N", 1))]
-    results = [value_info(each, (FLOAT, "N", hidden)) for each in after]
+    row: Shape = (FLOAT, "N", hidden)
+    arguments = dict.fromkeys(before, row) | {now: (FLOAT, "N", gates), live: (BOOL, "N", 1)}
     *states, outputs = graph.ops(
         "Scan", len(state) + 1, *state, inputs, unread,
-        body=helper.make_graph(body.nodes, "step", arguments, results),
+        body=body.graph("step", arguments, dict.fromkeys(after, row)),
         num_scan_inputs=2, scan_input_axes=[1, 1], scan_output_axes=[1],
     )  # fmt: skip
     return states, _mirror(graph, outputs) if mirrored else outputs
@@ -258,7 +292,7 @@ def _token_biases(graph: Graph) -> str:
     return graph.tensor("output_bias", bias)
 
 
-def _scores(graph: Graph, inputs: Mapping[str, Shape], features: str, biases: str) -> Any:
+def _scores(graph: Graph, inputs: Mapping[str, Shape], features: str, biases: str) -> bytes:
     """Finish a head: features (N, e) times the tied embedding, plus biases, normalised."""
     logits = graph.op("Add", graph.product(features, graph.store.embedding()), biases)
     scores = graph.op("LogSoftmax", logits, axis=-1)

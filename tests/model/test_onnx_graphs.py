@@ -9,10 +9,10 @@ import pytest
 
 from model.config import NetworkConfig
 from model.errors import ExportError
+from model.onnx_graphs import Precision, build_graphs
 from model.onnx_runtime import OnnxRuntime
 from model.runtime import initial_states
 from tests.fixtures_checkpoint import random_weights
-from training.onnx_graphs import Precision, build_graphs
 
 SMALL = NetworkConfig(300, embedding_size=16, hidden_size=24, gap_hidden_size=12)
 GRAPHS = ("forward.onnx", "backward.onnx", "next.onnx", "previous.onnx", "gap.onnx")
