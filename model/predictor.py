@@ -50,10 +50,10 @@ class Predictor:
         self.cache = PrefixCache(cache_bytes)  # only for the thread that runs the decoders
         self._context = DecoderContext(checkpoint, self.cache, use_cache_lm)
 
-    def start(self, query: Query, tenant: str = "") -> Decoder[Result]:
+    def start(self, query: Query, cache_salt: str = "") -> Decoder[Result]:
         """Check a query and return its decoder; nothing runs yet.
 
-        No other *tenant* finds in the cache what this one's texts left there.
+        Only queries with the same *cache_salt* find in the cache what this one left there.
 
         Raises:
             QueryError: the query is invalid, or not of a kind that the checkpoint can answer; its
@@ -67,13 +67,13 @@ class Predictor:
                 "/text", f"this checkpoint can answer {able}, not {kind}; load another one"
             )
         if isinstance(query, PredictQuery):
-            return next_words(self._context, query, tenant)
+            return next_words(self._context, query, cache_salt)
         if isinstance(query, ScoreQuery):
             return score_text(self._context, query)
         layout = find_blanks(query, self.limits.blanks)
         if self.checkpoint.network.architecture == "stacked_bidirectional":
             return fill_masked(self._context, layout)
-        return fill_blanks(self._context, layout, tenant)
+        return fill_blanks(self._context, layout, cache_salt)
 
     def run(self, queries: Sequence[Query]) -> list[Result | LacunaError]:
         """Answer queries in batches; each gets the answer, or named error, that it gets alone.

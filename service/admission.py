@@ -127,7 +127,7 @@ class Admission:
         self._busy = FIRST_SECONDS
         self.rate = FIRST_RATE  # cost that the engine finishes in a busy second
 
-    def admit(self, queries: Sequence[Query], tenant: str, seconds: float) -> list[int]:
+    def admit(self, queries: Sequence[Query], cache_salt: str, seconds: float) -> list[int]:
         """Admit one request that has *seconds* until its deadline. Called on the event loop.
 
         Return the cost of each query; hand each to `end` when the query has ended.
@@ -135,7 +135,7 @@ class Admission:
         Raises:
             TooManyRequests: it would have to wait too long; nothing is counted.
         """
-        costs = [self._estimate(query, tenant) for query in queries]
+        costs = [self._estimate(query, cache_salt) for query in queries]
         cost, wait = sum(costs), self.wait_seconds
         if self.waiting + len(costs) > self._queue_items:
             detail = f"the queue is full: {self.waiting} of {self._queue_items} texts wait"
@@ -149,7 +149,7 @@ class Admission:
         self._admitted_items += len(costs)
         self._admitted_cost += cost
         for query in queries:
-            self._remember(query, tenant)
+            self._remember(query, cache_salt)
         return costs
 
     def end(self, cost: int) -> None:
@@ -179,7 +179,7 @@ class Admission:
         """Estimated seconds until all admitted work has ended."""
         return self.cost / self.rate
 
-    def _estimate(self, query: Query, tenant: str) -> int:
+    def _estimate(self, query: Query, cache_salt: str) -> int:
         length = len(query.text)
         if length > self._limits.characters:
             return 1
@@ -190,8 +190,9 @@ class Admission:
         if isinstance(query, ClozeQuery):
             cost = self._estimate_blanks(query) + CLOZE_CHARACTER * length
         else:
-            cost = PREDICT + PREDICT_CHARACTER * (length - self._cached_length(query.text, tenant))
-        if query.history and hash((tenant, query.history)) not in self._prefixes:
+            cached = self._cached_length(query.text, cache_salt)
+            cost = PREDICT + PREDICT_CHARACTER * (length - cached)
+        if query.history and hash((cache_salt, query.history)) not in self._prefixes:
             cost += len(query.history) // HISTORY_CHARACTERS_PER_MICROSECOND
         return cost
 
@@ -208,20 +209,20 @@ class Admission:
         cost = CHOSEN_BLANK * blanks + CHOICE * choices
         return cost if blanks == 1 else 2 * cost
 
-    def _cached_length(self, text: str, tenant: str) -> int:
-        """Return how many code points at the start of *text* this tenant has sent before."""
+    def _cached_length(self, text: str, cache_salt: str) -> int:
+        """Return how many code points at the start of *text* have come before with this salt."""
         end = len(text) // BLOCK * BLOCK
         for length in (end, end - BLOCK):
-            if length > 0 and hash((tenant, text[:length])) in self._prefixes:
+            if length > 0 and hash((cache_salt, text[:length])) in self._prefixes:
                 return length
         return 0
 
-    def _remember(self, query: Query, tenant: str) -> None:
+    def _remember(self, query: Query, cache_salt: str) -> None:
         if isinstance(query, ScoreQuery):
             return
         for prefix in (query.text[: len(query.text) // BLOCK * BLOCK], query.history):
             if prefix:
-                key = hash((tenant, prefix))
+                key = hash((cache_salt, prefix))
                 self._prefixes.pop(key, None)  # the newest is last
                 self._prefixes[key] = None
                 if len(self._prefixes) > MAX_PREFIXES:

@@ -149,6 +149,12 @@ class Client:
     allowance: Allowance
     admin: bool = False
 
+    def cache_salt(self, user: str | None) -> str:
+        """Return a salt of cached texts: of the key's users, each has another one."""
+        # A hash, so that the name of a user stays nowhere. Names of keys have no NUL, and the word
+        # keeps this apart from a salt that the model extends by the hash of a history.
+        return f"{self.name}\0user {hash_key(user.encode()).hex()}" if user else self.name
+
 
 class KeyRing:
     """The *plain* keys of the settings, and those of the file at *path*, watched for changes.

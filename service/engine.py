@@ -50,6 +50,7 @@ class Job:
 
     queries: Sequence[Query]
     tenant: str
+    cache_salt: str
     costs: Sequence[int]  # estimated work of each query
     future: asyncio.Future[list[Any]]
     results: dict[int, Any] = field(default_factory=dict)  # by index of the query
@@ -136,18 +137,25 @@ class Engine:
             await asyncio.to_thread(self._thread.join, STOP_SECONDS)
             self._watching.cancel()
 
-    def submit(self, queries: Sequence[Query], tenant: str = "", seconds: float = math.inf) -> Job:
+    def submit(
+        self,
+        queries: Sequence[Query],
+        tenant: str = "",
+        seconds: float = math.inf,
+        cache_salt: str = "",
+    ) -> Job:
         """Queue one request that has *seconds* until its deadline. `cancel` gives up waiting.
 
-        The job's future raises `ItemError` if a query cannot be answered. Tenants share no cache.
+        The job's future raises `ItemError` if a query cannot be answered. *tenant* pays
+        for it. Only requests with the same *cache_salt* share cached texts.
 
         Raises:
             TooManyRequests: the queue is full, or the request would miss its deadline.
             NotReady: the engine is loading, draining, stuck or has ended.
         """
         self.check_ready()
-        costs = self.admission.admit(queries, tenant, seconds)
-        job = Job(queries, tenant, costs, self._loop.create_future())
+        costs = self.admission.admit(queries, cache_salt, seconds)
+        job = Job(queries, tenant, cache_salt, costs, self._loop.create_future())
         self._jobs.add(job)
         with self._wake:
             self._arrived.append(job)
@@ -255,7 +263,7 @@ class Engine:
             for query in job.queries:
                 if job.abandoned:  # while the texts before this one were checked
                     break
-                decoder = self._model.predictor.start(query, job.tenant)
+                decoder = self._model.predictor.start(query, job.cache_salt)
                 tasks.append(Task(job, len(tasks), decoder))
         except Exception as error:
             self._fail(job, len(tasks), error)

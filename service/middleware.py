@@ -5,6 +5,7 @@ Starlette's BaseHTTPMiddleware costs more than the rest, and hides that a client
 
 import asyncio
 import logging
+import math
 import random
 import re
 import time
@@ -29,6 +30,7 @@ OPEN_ROUTES = frozenset({"/livez", "/readyz", "/docs", "/openapi.json"})
 # Probes and scrapes use the address of a container, which has no name.
 ANY_HOST = frozenset({"/livez", "/readyz", "/metrics"})
 ADMIN = "/admin/"
+COARSE_MS = 10  # step of Server-Timing without keys
 # Headers of proxies. With one of them, the sender is not on this machine.
 _PROXIED = frozenset(
     {b"forwarded", b"via", b"x-real-ip"}
@@ -110,9 +112,7 @@ class RequestMetricsMiddleware:
                 context.status = message["status"]
                 headers = [*message["headers"], (b"x-request-id", context.request_id.encode())]
                 if context.timing:
-                    queue, inference = context.timing
-                    timing = f"queue;dur={1000 * queue:.3f}, inference;dur={1000 * inference:.3f}"
-                    headers.append((b"server-timing", timing.encode()))
+                    headers.append((b"server-timing", _server_timing(context).encode()))
                 message = {**message, "headers": headers}
             await send(message)
 
@@ -164,6 +164,14 @@ class RequestMetricsMiddleware:
         record = logging.LogRecord(REQUESTS.name, logging.INFO, "", 0, "request", None, None)
         record.fields = fields
         REQUESTS.handle(record)
+
+
+def _server_timing(context: RequestContext) -> str:
+    """Return milliseconds, rounded up to tens without keys: shorter times tell what is cached."""
+    queue, inference = (1000 * seconds for seconds in context.timing or ())
+    if not context.client.name:
+        queue, inference = (COARSE_MS * math.ceil(ms / COARSE_MS) for ms in (queue, inference))
+    return f"queue;dur={queue:.3f}, inference;dur={inference:.3f}"
 
 
 def _forget_frames(error: BaseException | None) -> None:

@@ -37,6 +37,7 @@ _MESSAGES = {
     "model_type": "must be a JSON object",
     "too_short": "is empty; it must hold at least one",
     "string_too_short": "is empty; it must hold at least one",
+    "string_too_long": "is too long; send at most 128 characters",
 }
 
 

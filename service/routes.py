@@ -158,7 +158,7 @@ async def _ask(request: Request, body: ScoreRequest, form: type[A]) -> A:
     client = context.client
     client.allowance.charge(count, body.characters)
     try:
-        job = state.engine.submit(queries, client.name, left)
+        job = state.engine.submit(queries, client.name, left, client.cache_salt(body.user))
     except (TooManyRequests, NotReady):
         client.allowance.refund(count, body.characters)
         raise
@@ -178,8 +178,10 @@ async def _ask(request: Request, body: ScoreRequest, form: type[A]) -> A:
         if isinstance(result, PredictResult):
             state.metrics.predicted(result.inside_word, result.network_rows)
     context.usage = Usage(tokens, cached_tokens)
+    # All clients without a key share cached texts: the count would tell what others typed.
+    usage = context.usage if client.name else Usage(tokens)
     model = ModelName.model_validate(job.loaded.description if job.loaded else {})
-    return form(model=model, results=results, usage=context.usage)
+    return form(model=model, results=results, usage=usage)
 
 
 async def _wait(request: Request, state: AppState, job: Job, left: float) -> list[Any]:

@@ -81,6 +81,12 @@ class ScoreRequest(BaseModel):
     model_config = _config({"text": "How are you?"}, {"text": ["你好吗", "吗你好"]})
 
     text: Text = Field(description="one text or several")
+    user: str | None = Field(
+        None,
+        min_length=1,
+        max_length=128,
+        description="any name of the writer: cached texts are kept apart for each; never logged",
+    )
 
     @property
     def texts(self) -> list[str]:

@@ -134,10 +134,10 @@ def table_predictor(
     return Predictor(checkpoint, runtime, **options)
 
 
-def answer(predictor: Predictor, query: Query, tenant: str = "") -> Any:
+def answer(predictor: Predictor, query: Query, cache_salt: str = "") -> Any:
     """Return the answer to one query."""
     scheduler = Scheduler(predictor.runtime)
-    scheduler.add(0, predictor.start(query, tenant))
+    scheduler.add(0, predictor.start(query, cache_salt))
     while scheduler.pending:
         for _, result in scheduler.step():
             if isinstance(result, Exception):

@@ -56,10 +56,12 @@ class _Joint(NamedTuple):
     state: Float32Array
 
 
-def fill_blanks(context: DecoderContext, layout: Layout, tenant: str = "") -> Decoder[ClozeResult]:
+def fill_blanks(
+    context: DecoderContext, layout: Layout, cache_salt: str = ""
+) -> Decoder[ClozeResult]:
     """Decode one query, which is checked already."""
     history = normalise(layout.query.history)
-    prefix, cached_tokens = yield from load_prefix(context, layout.before, tenant, history)
+    prefix, cached_tokens = yield from load_prefix(context, layout.before, cache_salt, history)
     cloze = _Cloze(context, layout, prefix.recent.tolist())
     state = prefix.tree.root.state
     fillings: Sequence[Span | None] = [None]

@@ -56,15 +56,17 @@ class DecoderContext:
 
 
 def load_prefix(
-    context: DecoderContext, text: str, tenant: str = "", history: str = ""
+    context: DecoderContext, text: str, cache_salt: str = "", history: str = ""
 ) -> Decoder[tuple[Prefix, int]]:
     """Return the prefix that is normalised *text*, and how many of its tokens were cached.
 
-    The forward tower runs on from the longest prefix that is cached for the same *tenant* and
-    *history*. The caller encodes what follows *text* separately.
+    The forward tower runs on from the longest prefix that is cached for the same *cache_salt*
+    and *history*. The caller encodes what follows *text* separately.
     """
     index, cache = context.index, context.cache
-    owner = f"{tenant}\0{hashlib.sha256(history.encode()).hexdigest()}" if history else tenant
+    owner = cache_salt
+    if history:
+        owner += f"\0{hashlib.sha256(history.encode()).hexdigest()}"
     prefix = cache.find(owner, text, index.is_stable_boundary)
     cached_tokens = 0 if prefix is None else prefix.tokens
     prefix = prefix or cache.get(owner, "")

@@ -87,12 +87,12 @@ class PartialWord:
 
 
 def next_words(
-    context: DecoderContext, query: PredictQuery, tenant: str = ""
+    context: DecoderContext, query: PredictQuery, cache_salt: str = ""
 ) -> Decoder[PredictResult]:
     """Decode one query, which is checked already."""
     text, history = normalise(query.text), normalise(query.history)
     boundary = context.index.last_stable_boundary(text)
-    prefix, cached_tokens = yield from load_prefix(context, text[:boundary], tenant, history)
+    prefix, cached_tokens = yield from load_prefix(context, text[:boundary], cache_salt, history)
     # tokens between prefix and cut; q as tokens and as bytes
     between, canonical, typed_prefix = context.index.heal(text[boundary:])
     next_token, tree = NextToken(context, prefix, text), prefix.tree

@@ -36,6 +36,8 @@ HERE = Path(__file__).parent
 MODE = os.environ.get("GOLDEN", "compare")  # or "exact" or "write"; set by record.py
 NAMES = {"tokens": "tokens", "cached_tokens": "cached_tokens"}  # name then -> neutral name
 PROBABILITY, LOGIT, LOSS = 1e-6, 1e-5, 1e-4  # relative tolerances
+KEY = "golden-key-0123456789"  # without a key, answers do not count cached tokens
+BEARER = {"Authorization": f"Bearer {KEY}"}
 RUN = """
 name = "golden"
 seed = 7
@@ -54,7 +56,8 @@ network = {vocabulary_size = %d, embedding_size = 16, hidden_size = 24, gap_hidd
 @pytest.fixture(scope="module")
 def server() -> Iterator[ServerProcess]:
     """A service with the bundled checkpoint, which nobody has asked anything."""
-    with serving(REAL, "--threads", "1", "--deadline-seconds", "60") as running:
+    options, environment = ("--threads", "1", "--deadline-seconds", "60"), {"LACUNA_KEYS": KEY}
+    with serving(REAL, *options, environment=environment) as running:
         yield running
 
 
@@ -75,7 +78,7 @@ def test_requests_get_the_golden_answers(server: ServerProcess) -> None:
     lines = (HERE / "requests.jsonl").read_text(encoding="utf-8").splitlines()
     found, connection = {}, server.connect()
     for number, request in enumerate(map(json.loads, lines), 1):
-        answer = exchange(connection, "POST", request["path"], request["body"])
+        answer = exchange(connection, "POST", request["path"], request["body"], BEARER)
         body = neutral(answer.json())
         body.pop("model", None)
         found[f"line {number}"] = {"status": answer.status, **body}
@@ -133,7 +136,8 @@ def send(server: ServerProcess, item: Input) -> dict[str, Any]:
     connection = server.connect()
     parts = [item.body[start : start + 65536] for start in range(0, len(item.body), 65536)]
     body: Any = iter(parts) if item.chunked else item.body
-    connection.request(item.method, item.path, body, item.headers, encode_chunked=item.chunked)
+    headers = item.headers | BEARER
+    connection.request(item.method, item.path, body, headers, encode_chunked=item.chunked)
     response = connection.getresponse()
     problem = json.loads(response.read())
     connection.close()

@@ -93,14 +93,14 @@ def test_next_token_is_the_networks_corrected_by_the_text(monkeypatch: pytest.Mo
     assert not np.isclose(expected[token], network[token])
 
 
-def test_histories_and_tenants_are_kept_apart() -> None:
-    """A text with another history, or of another tenant, finds nothing in the cache."""
+def test_histories_and_salts_are_kept_apart() -> None:
+    """A text with another history, or with another salt, finds nothing in the cache."""
     shared = table_predictor(RUNTIME)
     for history in (ANN, "", "去云南,去北京\n" * 9):
         query = PredictQuery("the cat ", 20, history)
         expected = answer(table_predictor(RUNTIME), query).candidates
-        for tenant in ("a", "b"):
-            first, again = (answer(shared, query, tenant) for _ in range(2))
+        for salt in ("a", "b"):
+            first, again = (answer(shared, query, salt) for _ in range(2))
             assert first.candidates == again.candidates == expected
             assert first.usage.cached_tokens == 0 < again.usage.cached_tokens == again.usage.tokens
 

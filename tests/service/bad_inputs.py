@@ -114,6 +114,12 @@ INPUTS = (
     raw("a lone surrogate", 422, '{"text": "a\\ud800b"}'),
     raw("a lone surrogate among the texts", 422, '{"text": ["a", "\\udc00"]}'),
     raw("surrogates in the wrong order", 422, '{"text": "\\ude00\\ud83d"}'),
+    # 422: user
+    predict("a user who is a number", 422, user=5),
+    predict("an empty user", 422, user=""),
+    predict("a user of 129 characters", 422, user=SECRET[:1] * 129),
+    predict("a user with a lone surrogate", 422, user=f"{SECRET}\ud800"),
+    _with("/score", "a list of users", 422, {"text": SECRET, "user": [SECRET]}),
     # 422: top_k
     predict("top_k is a string", 422, top_k="5"),
     predict("top_k is true", 422, top_k=True),
@@ -155,6 +161,7 @@ INPUTS = (
     _with("/score", "top_k for /score", 422, {"text": SECRET, "top_k": 5}),
     _with("/score", "nothing to score", 422, {"text": ""}),
     # Odd, and answered
+    cloze("a user whose name is a text", 200, user=SECRET),
     predict("an empty text", 200, text=""),
     predict("spaces only", 200, text="   "),
     predict("a NUL, escaped", 200, text="a\x00b"),

@@ -89,7 +89,7 @@ class FakeModel:
         self.release.set()
         self.stuck.set()
 
-    def start(self, query: Query, _tenant: str = "", /) -> Generator[None, None, Result]:
+    def start(self, query: Query, _cache_salt: str = "", /) -> Generator[None, None, Result]:
         """Return a decoder, or refuse what the real predictor refuses."""
         check_query(query, self.limits)
         if isinstance(query, ClozeQuery):

@@ -108,10 +108,10 @@ def test_a_first_guess_that_is_far_off_is_corrected(factor: float) -> None:
 
 
 def admit(
-    admission: Admission, *queries: Any, tenant: str = "", seconds: float = float("inf")
+    admission: Admission, *queries: Any, salt: str = "", seconds: float = float("inf")
 ) -> list[int]:
     """Admit one request; return the cost of each query."""
-    return admission.admit(queries, tenant, seconds)
+    return admission.admit(queries, salt, seconds)
 
 
 def cost_of(query: Any) -> int:
@@ -195,16 +195,16 @@ def test_more_to_do_is_more_work(less: Any, more: Any) -> None:
 
 
 def test_what_was_typed_before_is_not_work_again() -> None:
-    """A key press after a long text costs little, for the tenant who sent text and history."""
+    """A key press after a long text costs little if text and history came with the same salt."""
     text = "some words " * 400
     first, next_key, stranger = (PredictQuery(text + key, history=text) for key in ("", "a", "b"))
     admission = Admission(512, 64, LIMITS)
-    (cold,) = admit(admission, first, tenant="one")
+    (cold,) = admit(admission, first, salt="one")
     with pytest.raises(TooManyRequests):
-        admit(admission, stranger, tenant="another", seconds=0.001)
+        admit(admission, stranger, salt="another", seconds=0.001)
     # What was refused is not remembered.
-    (unknown,) = admit(admission, stranger, tenant="another")
-    (typed,) = admit(admission, next_key, tenant="one")
+    (unknown,) = admit(admission, stranger, salt="another")
+    (typed,) = admit(admission, next_key, salt="one")
     assert typed < cold / 20
     assert unknown > cold * 0.99
 

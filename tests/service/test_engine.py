@@ -103,10 +103,10 @@ async def test_a_request_can_be_cancelled_while_its_texts_are_checked(
     started: list[str] = []
     start = model.start
 
-    def counted(query: Any, tenant: str = "", /) -> Any:
+    def counted(query: Any, cache_salt: str = "", /) -> Any:
         started.append(query.text)
         engine.cancel(job)
-        return start(query, tenant)
+        return start(query, cache_salt)
 
     held = await hold(engine, model)
     model.start = counted  # type: ignore[method-assign]

@@ -13,13 +13,18 @@ import httpx
 import pytest
 
 from service.schemas import ModelAnswer, ProblemDocument
-from tests.service.client import ask, engine_of, get, post, running, until
+from tests.service.client import ask, engine_of, get, running, until
 from tests.service.fakes_service import FakeModel
+
+KEY = "key-0123456789abcdef"
 
 
 def test_results_and_usage_are_those_of_all_texts() -> None:
     """Results come in the order sent; usage is the sum; a header has the times."""
-    response = post("/score", {"text": ["aaa", "a", "aa"]})
+    question = lambda client: client.post(  # noqa: E731
+        "/score", json={"text": ["aaa", "a", "aa"]}, headers={"Authorization": f"Bearer {KEY}"}
+    )
+    response = ask(question, keys=[KEY])
     answer = response.json()
     assert [result["characters"] for result in answer["results"]] == [3, 1, 2]
     assert answer["usage"] == {"tokens": 6, "cached_tokens": 3}
