@@ -49,15 +49,15 @@ def read_listed_files(directory: Path, keep: Collection[str]) -> ListedFiles:
         CheckpointError: a file is missing, too large, altered or not a regular one, or leads out.
     """
     digest, sums = read_sums(directory)
+    if sum(size_of_file(directory, name) for name in sums) > MAX_TOTAL_BYTES:
+        raise CheckpointError(
+            f"{directory / SUMS} lists more than {MAX_TOTAL_BYTES} bytes; {COPY_AGAIN}"
+        )
     contents: dict[str, bytes] = {}
-    total = 0
     for name, expected in sums.items():
+        found, parts = hashlib.sha256(), []
         with open_listed(directory, name) as file:
             left = os.fstat(file.fileno()).st_size
-            total += left
-            if total > MAX_TOTAL_BYTES:
-                raise CheckpointError(f"{directory} has more than {MAX_TOTAL_BYTES} bytes of files")
-            found, parts = hashlib.sha256(), []
             while left > 0 and (part := file.read(min(left, _BLOCK))):
                 found.update(part)
                 left -= len(part)
@@ -73,13 +73,19 @@ def read_listed_files(directory: Path, keep: Collection[str]) -> ListedFiles:
     return ListedFiles(digest, sums, contents)
 
 
+def size_of_file(directory: Path, name: str) -> int:
+    """Return the bytes of a file of a directory; :func:`open_listed` has the errors."""
+    with open_listed(directory, name) as file:
+        return os.fstat(file.fileno()).st_size
+
+
 def read_sums(directory: Path) -> tuple[str, dict[str, str]]:
     """Return the SHA-256 of SHA256SUMS and the sum of each file that it lists, not yet checked.
 
     Raises:
         CheckpointError: it cannot be read, or lists no files as sha256sum does.
     """
-    if not directory.is_dir():
+    if not os.path.isdir(directory):  # noqa: PTH112 - it raises nothing
         raise CheckpointError(f"{directory} is no directory; name one with {SUMS}")
     with open_listed(directory, SUMS) as file:
         data = file.read(_MAX_OTHER_BYTES)

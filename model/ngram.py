@@ -19,6 +19,7 @@ A directory holds a trie in flat, memory-mapped arrays, one level for each order
 The rank of a K-gram is its position in that order; the rank of a unigram is its token id.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -184,7 +185,7 @@ def is_ngram(directory: Path) -> bool:
     Raises:
         CheckpointError: there is no SHA256SUMS that lists files.
     """
-    if (directory / DESCRIPTION).exists() and not (directory / SUMS).exists():
+    if os.access(directory / DESCRIPTION, os.F_OK) and not os.access(directory / SUMS, os.F_OK):
         raise CheckpointError(f"{directory} has an n-gram without {SUMS}; {BUILD_AGAIN}")
     _, sums = read_sums(directory)
     return DESCRIPTION in sums and CONFIG not in sums

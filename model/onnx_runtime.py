@@ -17,7 +17,7 @@ import onnxruntime
 from model.checkpoint import EXPORT_AGAIN, Checkpoint
 from model.config import NetworkConfig, Tower
 from model.errors import CheckpointError
-from model.listed_files import open_listed
+from model.listed_files import size_of_file
 from model.onnx_builder import SHARED_WEIGHTS, Precision
 from model.onnx_graphs import expected_graphs
 from model.runtime import Float32Array, Head, Int64Array
@@ -71,8 +71,7 @@ class OnnxRuntime:
         self.head_rows = max(1, 1024 * 1024 // sizes.vocabulary_size)
         graphs, expected = expected_graphs(sizes, precision)
         weights = f"{GRAPHS[precision]}/{SHARED_WEIGHTS[precision]}"
-        with open_listed(directory, weights) as file:
-            size = os.fstat(file.fileno()).st_size
+        size = size_of_file(directory, weights)
         if size != expected:
             raise CheckpointError(
                 f"{directory / weights} has {size} bytes, the network in config.json needs"

@@ -63,7 +63,7 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
         stall_seconds=settings.stall_seconds,
         on_loaded=on_loaded,
     )
-    reloader = Reloader(partial(load, metrics.called), engine, metrics)
+    reloader = Reloader(partial(load, metrics.called), engine, metrics, settings.load_seconds)
     keys = KeyRing(
         [key.get_secret_value() for key in settings.keys],
         settings.keys_file,

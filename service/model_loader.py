@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,7 +123,7 @@ def _open(settings: Settings) -> tuple["Checkpoint", "Runtime"]:
     """Open the checkpoint on the device of the settings; ``auto`` is a GPU if one can be used."""
     from model.predictor import open_model
 
-    directory = settings.checkpoint.resolve()  # now: a link may point elsewhere later
+    directory = Path(os.path.realpath(settings.checkpoint))  # now: a link may change later
     threads = network_threads(settings.threads)
     if settings.device != "auto":
         return open_model(directory, settings.device, threads)
@@ -138,11 +139,20 @@ class Reloader:
     """Loads the configured checkpoint again and swaps it in, one change at a time.
 
     The checkpoint is read, verified and warmed up on another thread. The engine changes over only
-    when it could answer; if anything is wrong with it, the old one goes on.
+    when it could answer; if anything is wrong with it, or it takes longer than *load_seconds*, the
+    old one goes on.
     """
 
-    def __init__(self, load: Callable[[], LoadedModel], engine: Engine, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        load: Callable[[], LoadedModel],
+        engine: Engine,
+        metrics: Metrics,
+        load_seconds: float,
+    ) -> None:
         self._load = load
+        self._load_seconds = load_seconds
+        self._loading = False
         self._engine = engine
         self._metrics = metrics
         self._lock = asyncio.Lock()
@@ -155,12 +165,14 @@ class Reloader:
 
         Raises:
             Problem: 422 if the checkpoint is refused, 500 if loading failed for another reason.
-            NotReady: the engine cannot take a checkpoint now.
+            NotReady: the engine cannot take a checkpoint now, or an earlier load still runs.
         """
         async with self._lock:
             started = time.monotonic()
             try:
                 self._engine.check_ready()
+                if self._loading:
+                    raise NotReady("an earlier checkpoint is still being loaded; reload later")
                 before = self._engine.loaded.identity if self._engine.loaded else {}
                 after = await self._load_on_thread()
                 await self._engine.replace(after)
@@ -172,7 +184,9 @@ class Reloader:
                 problem = Problem(500, "the checkpoint could not be loaded; the log says where")
                 fields: dict[str, object] = {"exception": format_exception(error)}
                 if isinstance(error, LacunaError):  # about the operator's files, not a user's text
-                    problem, fields = Problem(422, str(error)), {"reason": str(error)}
+                    # A path need not be UTF-8.
+                    reason = str(error).encode(errors="backslashreplace").decode()
+                    problem, fields = Problem(422, reason), {"reason": reason}
                 log.error("reload failed", extra={"fields": fields})
                 raise problem from None
             freeze_heap()
@@ -193,16 +207,32 @@ class Reloader:
         self._tasks.add(task)  # the event loop itself would not keep it from being collected
         task.add_done_callback(self._tasks.discard)
 
-    def _load_on_thread(self) -> asyncio.Future[LoadedModel]:
-        """Load on a daemon thread: the process can end although a disk hangs."""
+    async def _load_on_thread(self) -> LoadedModel:
+        """Load on a daemon thread: the process can end although a disk hangs.
+
+        Raises:
+            CheckpointError: it takes too long; the thread goes on, and its result is dropped.
+        """
         outcome: Future[LoadedModel] = Future()
         outcome.set_running_or_notify_cancel()
 
         def run() -> None:
+            finish: Callable[[], None]
             try:
-                outcome.set_result(self._load())
+                finish = partial(outcome.set_result, self._load())
             except BaseException as error:
-                outcome.set_exception(error)
+                finish = partial(outcome.set_exception, error)
+            self._loading = False  # before a reload that waits for this one looks
+            finish()
 
+        self._loading = True
         threading.Thread(target=run, name="loader", daemon=True).start()
-        return asyncio.wrap_future(outcome)
+        loaded = asyncio.wrap_future(outcome)
+        await asyncio.wait({loaded}, timeout=self._load_seconds)
+        if not loaded.done():
+            loaded.cancel()
+            raise CheckpointError(
+                f"the checkpoint was not loaded within {self._load_seconds:g} s; check its size and"
+                " its disk, or raise load_seconds"
+            )
+        return loaded.result()

@@ -237,6 +237,28 @@ def test_one_change_at_a_time() -> None:
 
 
 @pytest.mark.fault
+def test_a_load_without_end_is_given_up() -> None:
+    """The old checkpoint goes on, and no load starts while an earlier one still runs."""
+    model = FakeModel()
+
+    async def question(client: httpx.AsyncClient) -> None:
+        model.load_now.clear()
+        refused = await client.post("/admin/reload")
+        assert refused.status_code == 422
+        assert "was not loaded within 0.05 s" in refused.json()["detail"]
+        assert (await client.post("/admin/reload")).status_code == 503
+        assert (await client.post("/predict", json={"text": "a"})).json()["model"]["version"] == "1"
+        assert await metric(client, 'lacuna_reloads_total{outcome="failure"}') == 1
+        model.load_now.set()
+        while (await client.post("/admin/reload")).status_code == 503:
+            await asyncio.sleep(0.001)
+        assert await metric(client, 'lacuna_reloads_total{outcome="success"}') == 1
+        assert (await client.get("/model")).json()["version"] == "3"
+
+    ask(question, model, load_seconds=0.05)
+
+
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("state", "value", "reason"),
     [("draining", True, "shutting down"), ("loaded", None, "still loading")],
