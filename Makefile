@@ -3,7 +3,8 @@ PYTHON ?= python3
 PIP_ARGS ?=
 BENCH_ARGS ?=
 BIN := .venv/bin
-.PHONY: setup serve test test-all lint check newcomer bench drills constraints lock clean
+LOCK := uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 -c constraints.txt
+.PHONY: setup serve test test-all lint check newcomer bench drills constraints lock sbom clean
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -61,10 +62,16 @@ constraints: .venv/.dev
 	{ sed '/^[^#]/d' constraints.txt; $(BIN)/python -m pip freeze --disable-pip-version-check --exclude-editable | sed 's/+.*//'; } > constraints.new
 	mv constraints.new constraints.txt
 
-# The packages of the service image, with the hashes of their files, at the versions of constraints.txt.
+# The packages of both images, with the hashes of their files, at the versions of constraints.txt. uv keeps the hashes that a
+# lock has for a version. If torch changes, add the hash of its CPU build, which is on another index, by hand.
 lock: .venv/.dev
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \
-		-c constraints.txt pyproject.toml -o deploy/requirements.lock
+	$(BIN)/$(LOCK) pyproject.toml -o deploy/requirements.lock
+	$(BIN)/$(LOCK) --extra train pyproject.toml -o deploy/requirements-training.lock
+
+# A bill of materials of the service image. The tool runs in an environment of its own, which uv keeps in its cache.
+sbom: .venv/.dev
+	$(BIN)/uv tool run --quiet --from cyclonedx-bom==7.5.0 --with cyclonedx-python-lib==11.12.0 cyclonedx-py requirements \
+		--pyproject pyproject.toml --output-reproducible --output-file deploy/sbom.cdx.json deploy/requirements.lock
 
 clean:
 	rm -rf .venv benchmarks/.venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

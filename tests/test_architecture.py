@@ -1,5 +1,6 @@
 """Imports, packages loaded by serving, pinned versions, and the map of modules."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -18,6 +19,8 @@ PACKAGES = ("model", "service", "training")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 PIN = r"^([A-Za-z0-9._-]+)==([0-9A-Za-z.]+)"
+# Of a lock: a pin, for which systems, and hashes.
+ENTRY = PIN + r"(?: ; [^\\\n]+)?(?: \\\n    --hash=sha256:[0-9a-f]{64})+\n"
 
 
 def lint_imports(directory: Path) -> str:
@@ -104,6 +107,12 @@ def pins() -> dict[str, str]:
     return {canonicalize_name(name): version for name, version in pin.findall(text)}
 
 
+def locked(text: str) -> dict[str, str]:
+    """Return the versions in the text of a lock."""
+    entries = re.findall(ENTRY, text, flags=re.MULTILINE)
+    return {canonicalize_name(name): version for name, version in entries}
+
+
 def closure(lines: list[str]) -> set[str]:
     """Return the names of what an install brings, as far as it is installed here."""
     reached, waiting = set[tuple[str, str]](), [Requirement(line) for line in lines]
@@ -131,17 +140,43 @@ def test_every_dependency_is_pinned_with_those_it_pulls_in() -> None:
     assert set(pins()) <= reached, "in constraints.txt, though nothing needs it"
 
 
-def test_the_lock_of_the_image_is_what_serving_needs_at_its_pins() -> None:
-    """The lock has the packages of serving at pinned versions, with hashes, and no index."""
-    text = (ROOT / "deploy" / "requirements.lock").read_text(encoding="utf-8")
-    entry = PIN + r"(?: ; [^\\\n]+)?(?: \\\n    --hash=sha256:[0-9a-f]{64})+\n"
-    found = dict(re.findall(entry, text, flags=re.MULTILINE))
-    needed = closure(PROJECT["dependencies"])
-    windows = {"colorama", "pywin32"}
-    locked = {canonicalize_name(name): found[name] for name in found.keys() - windows}
+@pytest.mark.parametrize(
+    ("lock", "extras"), [("requirements.lock", ()), ("requirements-training.lock", ("train",))]
+)
+def test_each_lock_has_the_packages_of_its_image_at_their_pins(
+    lock: str, extras: tuple[str, ...]
+) -> None:
+    """A lock has pinned versions and hashes of all packages of an image, and nothing else."""
+    text = (ROOT / "deploy" / lock).read_text(encoding="utf-8")
+    found = locked(text)
+    assert re.sub(ENTRY, "", text, flags=re.MULTILINE) == ""
+    needed = closure(sum((EXTRAS[extra] for extra in extras), PROJECT["dependencies"]))
     expected = {name: version for name, version in pins().items() if name in needed}
-    assert locked == expected, "run `make lock`"
-    assert re.sub(entry, "", text, flags=re.MULTILINE) == ""
+    # Libraries that torch pins itself, tools of any environment, and packages of another system.
+    other = {name for name in found if name.startswith(("nvidia-", "cuda-"))} if extras else set()
+    other |= {"colorama", "pywin32"} | ({"triton", "setuptools"} if extras else set())
+    kept = {name: version for name, version in found.items() if name not in other}
+    assert kept == expected, "run `make lock`"
+
+
+def test_the_bill_of_materials_lists_the_lock() -> None:
+    """The SBOM has no time or serial number, and the packages, versions and hashes of the lock."""
+    bill = json.loads((ROOT / "deploy" / "sbom.cdx.json").read_text(encoding="utf-8"))
+    lock = (ROOT / "deploy" / "requirements.lock").read_text(encoding="utf-8")
+    assert bill["bomFormat"] == "CycloneDX"
+    assert "serialNumber" not in bill and "timestamp" not in bill["metadata"]
+    listed = {part["name"]: part["version"] for part in bill["components"]}
+    assert len(listed) == len(bill["components"])
+    assert listed == locked(lock), "run `make sbom`"
+    hashes = {
+        digest["content"]
+        for part in bill["components"]
+        for reference in part["externalReferences"]
+        for digest in reference["hashes"]
+    }
+    assert hashes == set(re.findall(r"sha256:([0-9a-f]{64})", lock))
+    product = bill["metadata"]["component"]
+    assert (product["name"], product["version"]) == (PROJECT["name"], PROJECT["version"])
 
 
 def test_every_direct_dependency_has_a_reason() -> None:

@@ -4,14 +4,16 @@ import json
 import re
 import shutil
 import subprocess
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from research.quickstart import free_port
 from service.settings import Settings, read_settings
-from tests.end_to_end.prometheus import DEPLOY, dashboard, read_yaml, rules
+from tests.end_to_end.prometheus import DEPLOY, dashboard, eventually, read_yaml, rules
 from tests.service.server_process import REAL, ROOT, serving
 
 # Prometheus adds these to every series.
@@ -42,8 +44,13 @@ def exported(tiny_checkpoint: Path) -> dict[str, set[str]]:
     return series
 
 
+def as_compose_does(value: str) -> str:
+    """Replace variables by their defaults."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
+
+
 def test_compose_locks_down_every_container(services: dict[str, Any]) -> None:
-    """Each container has a read-only root, no capabilities and no way to new privileges.
+    """Each container has a read-only root, no capabilities, no way to new privileges, few threads.
 
     Keys are waived, so ports are on loopback only, and none is the service's.
     """
@@ -52,6 +59,7 @@ def test_compose_locks_down_every_container(services: dict[str, Any]) -> None:
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["pids_limit"] > 0, name
         assert "privileged" not in service, name
         ports = service.get("ports", [])
         assert all(port.startswith("127.0.0.1:") for port in ports), name
@@ -71,24 +79,40 @@ def test_compose_sets_only_settings_of_the_service(
     image = dict(re.findall(r"(LACUNA_\w+)=(\S+)", dockerfile))
     for variable, value in (image | services["service"]["environment"]).items():
         assert variable.removeprefix("LACUNA_").lower() in Settings.model_fields
-        monkeypatch.setenv(variable, re.sub(r"\$\{\w+:-(\w*)\}", r"\1", value))  # as compose does
+        monkeypatch.setenv(variable, as_compose_does(value))
     settings = read_settings([])
     assert (settings.host, settings.port, settings.allow_anonymous) == ("0.0.0.0", 8000, True)
 
 
 def test_images_hold_only_what_they_need() -> None:
-    """Both run as a numeric user; the service's has no training code and hashed packages only."""
-    for name, packages in (
-        ("Dockerfile", {"model/", "service/"}),
-        ("Dockerfile.training", {"model/", "training/"}),
+    """Each runs as a numeric user, has its own code only, and packages of its lock with hashes."""
+    for name, lock, packages in (
+        ("Dockerfile", "requirements.lock", {"model/", "service/"}),
+        ("Dockerfile.training", "requirements-training.lock", {"model/", "training/"}),
     ):
         text = (DEPLOY / name).read_text(encoding="utf-8")
         final = text[text.rindex("\nFROM ") :]
         assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", final, re.MULTILINE), name
         assert set(re.findall(r"^COPY (?!--from)(\S+)", final, re.MULTILINE)) == packages
-    dockerfile = (DEPLOY / "Dockerfile").read_text("utf-8")
-    assert "--require-hashes --only-binary :all: -r requirements.lock" in dockerfile
-    assert "!deploy/requirements.lock" in (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+        assert set(re.findall(r"^COPY (deploy/\S+)", text, re.MULTILINE)) == {f"deploy/{lock}"}
+        (options,) = re.findall(r"pip install .* (--require-hashes .*\S+\.lock)", text)
+        assert options == f"--require-hashes --only-binary :all: -r {lock}"
+    ignored = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+    assert "!deploy/requirements*.lock" in ignored
+
+
+def test_every_image_may_be_pinned(services: dict[str, Any]) -> None:
+    """Each image is a variable, so that it can be a digest; its default names a version."""
+    for name, service in services.items():
+        if "build" not in service:
+            pattern = rf"\$\{{{name.upper()}_IMAGE:-[\w/]+:v?\d[\w.]+\}}"
+            assert re.fullmatch(pattern, service["image"]), name
+            continue
+        dockerfile = (ROOT / service["build"]["dockerfile"]).read_text(encoding="utf-8")
+        (default,) = re.findall(r"^ARG BASE_IMAGE=(\S+:\d\S+)$", dockerfile, re.MULTILINE)
+        # docker-compose 1.29 passes a variable that is not set as an empty one.
+        assert f"BASE_IMAGE=${{BASE_IMAGE:-{default}}}" in service["build"]["args"], name
+        assert set(re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)) == {"$BASE_IMAGE"}
 
 
 def test_prometheus_scrapes_service_and_proxy(services: dict[str, Any]) -> None:
@@ -105,6 +129,57 @@ def test_prometheus_scrapes_service_and_proxy(services: dict[str, Any]) -> None:
     mounts = {mount.split(":")[1] for mount in services["prometheus"]["volumes"]}
     names = ("prometheus.yml", *config["rule_files"])
     assert {f"/etc/prometheus/{name}" for name in names} <= mounts
+
+
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
+def test_only_pages_of_prometheus_may_read_its_answers(
+    services: dict[str, Any], tmp_path: Path
+) -> None:
+    """With the options of docker-compose.yml, Prometheus admits no page of another origin."""
+    options = [option for option in services["prometheus"]["command"] if "--web." in option]
+    port = free_port()
+    (tmp_path / "empty.yml").touch()
+    command = [
+        "prometheus",
+        f"--config.file={tmp_path}/empty.yml",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    command += [f"--storage.tsdb.path={tmp_path}", *(as_compose_does(each) for each in options)]
+
+    def admits(origin: str) -> bool:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/api/v1/labels", headers={"Origin": origin}
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.headers["Access-Control-Allow-Origin"] is not None
+
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        try:
+            assert eventually(lambda: admits("http://localhost:9090"))
+            assert admits("http://127.0.0.1:9090")
+            for other in (
+                "https://example.org",
+                "http://localhost:8000",
+                "http://localhost:9090.org",
+            ):
+                assert not admits(other), other
+        finally:
+            process.kill()
+
+
+@pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed"
+)
+def test_systemd_accepts_and_confines_the_unit(tmp_path: Path) -> None:
+    """Every line of the unit is known to systemd, which rates its exposure below 2 of 10."""
+    unit = tmp_path / "lacuna.service"
+    text = (DEPLOY / "lacuna.service").read_text(encoding="utf-8")
+    unit.write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/sh", text, flags=re.MULTILINE))
+    for command in (["verify"], ["security", "--offline=true", "--threshold=20"]):
+        result = subprocess.run(
+            ["systemd-analyze", *command, unit], capture_output=True, text=True, check=False
+        )
+        assert (result.returncode, result.stderr) == (0, ""), result.stdout
 
 
 def panel_queries() -> list[str]:
