@@ -33,6 +33,7 @@ from model.config import STRICT, Calibration, NetworkConfig, Sizes, parse
 from model.errors import CheckpointError, TokenizerError
 from model.files import replaced_directory
 from model.listed_files import (
+    MAX_TOTAL_BYTES,
     SUMS,
     open_listed,
     parse_sums,
@@ -123,14 +124,14 @@ def is_checkpoint(directory: Path) -> bool:
     return all((directory / name).is_file() for name in (CONFIG, SUMS))
 
 
-def load_checkpoint(directory: Path) -> Checkpoint:
+def load_checkpoint(directory: Path, max_bytes: int = MAX_TOTAL_BYTES) -> Checkpoint:
     """Verify and read a checkpoint; it, and any file in it, may be a symbolic link.
 
     Raises:
         CheckpointError: it is missing, torn, altered, too new, or contradicts itself. The message
             names the path, the problem and the remedy.
     """
-    listed = read_listed_files(directory, keep=(CONFIG, TOKENIZER, WORD_END_PROBS))
+    listed = read_listed_files(directory, (CONFIG, TOKENIZER, WORD_END_PROBS), max_bytes)
     for name in REQUIRED:
         if name not in listed.sums:
             raise CheckpointError(f"{directory / SUMS} does not list {name}; {EXPORT_AGAIN}")

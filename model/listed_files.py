@@ -42,16 +42,20 @@ class ListedFiles:
     contents: Mapping[str, bytes]
 
 
-def read_listed_files(directory: Path, keep: Collection[str]) -> ListedFiles:
+def read_listed_files(
+    directory: Path, keep: Collection[str], max_bytes: int = MAX_TOTAL_BYTES
+) -> ListedFiles:
     """Verify every listed file; return the contents of those to *keep*, which are small.
 
     Raises:
-        CheckpointError: a file is missing, too large, altered or not a regular one, or leads out.
+        CheckpointError: a file is missing, too large, altered or not a regular one, or leads out,
+            or all of them have more than *max_bytes*.
     """
     digest, sums = read_sums(directory)
-    if sum(size_of_file(directory, name) for name in sums) > MAX_TOTAL_BYTES:
+    if sum(size_of_file(directory, name) for name in sums) > max_bytes:
         raise CheckpointError(
-            f"{directory / SUMS} lists more than {MAX_TOTAL_BYTES} bytes; {COPY_AGAIN}"
+            f"{directory / SUMS} lists more than {max_bytes} bytes of files; choose a smaller"
+            " checkpoint or a higher limit"
         )
     contents: dict[str, bytes] = {}
     for name, expected in sums.items():

@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 from model.checkpoint import CONFIG, TOKENIZER, Checkpoint
 from model.config import STRICT, Calibration, ForwardSizes, parse
 from model.errors import CheckpointError, LacunaError
-from model.listed_files import SUMS, open_listed, read_listed_files, read_sums
-from model.runtime import Float32Array, Int64Array, WindowRuntime
+from model.listed_files import MAX_TOTAL_BYTES, SUMS, open_listed, read_listed_files, read_sums
+from model.runtime import Float32Array, Int64Array, WindowRuntime, check_runtime
 from model.tokenizer import Tokenizer
 
 DESCRIPTION = "ngram.json"
@@ -142,13 +142,15 @@ class NGramRuntime(WindowRuntime):
         return node
 
 
-def open_ngram(directory: Path) -> tuple[Checkpoint, NGramRuntime]:
+def open_ngram(
+    directory: Path, max_bytes: int = MAX_TOTAL_BYTES
+) -> tuple[Checkpoint, NGramRuntime]:
     """Verify and open an n-gram, as if it were a checkpoint.
 
     Raises:
         CheckpointError: the directory is missing, torn, altered or of another format version.
     """
-    listed = read_listed_files(directory, keep=(DESCRIPTION, TOKENIZER))
+    listed = read_listed_files(directory, (DESCRIPTION, TOKENIZER), max_bytes)
     try:
         config = parse(NGramConfig, listed.contents[DESCRIPTION])
         for name in (TOKENIZER, *array_types(config.order)):
@@ -161,6 +163,7 @@ def open_ngram(directory: Path) -> tuple[Checkpoint, NGramRuntime]:
                 f"{TOKENIZER} has {tokenizer.size} tokens, not {config.counts[0]}"
             )
         ngram.check()
+        check_runtime(ngram)
     except (LacunaError, ValueError) as error:
         raise CheckpointError(f"{directory}: {error}; {BUILD_AGAIN}") from error
     checkpoint = Checkpoint(

@@ -19,6 +19,7 @@ from model.decoding.next_word import next_words
 from model.decoding.prefix_cache import PrefixCache
 from model.decoding.score import score_text
 from model.errors import LacunaError, QueryError
+from model.listed_files import MAX_TOTAL_BYTES
 from model.ngram import is_ngram, open_ngram
 from model.queries import Limits, PredictQuery, Query, Result, ScoreQuery, check_query
 from model.runtime import Runtime, open_runtime
@@ -99,16 +100,19 @@ class Predictor:
 
 
 def open_model(
-    directory: Path, device: Literal["cpu", "cuda"] = "cpu", threads: int = 1
+    directory: Path,
+    device: Literal["cpu", "cuda"] = "cpu",
+    threads: int = 1,
+    max_bytes: int = MAX_TOTAL_BYTES,
 ) -> tuple[Checkpoint, Runtime]:
     """Open a checkpoint, or an n-gram as if it were one, which runs on the CPU in any case.
 
     Raises:
-        CheckpointError: it cannot be read, or the device cannot run it.
+        CheckpointError: it cannot be read, has more than *max_bytes*, or the device cannot run it.
     """
     if is_ngram(directory):
-        return open_ngram(directory)
-    checkpoint = load_checkpoint(directory)
+        return open_ngram(directory, max_bytes)
+    checkpoint = load_checkpoint(directory, max_bytes)
     return checkpoint, open_runtime(checkpoint, device, threads)
 
 

@@ -26,6 +26,7 @@ NEVER_PREDICTED = (UNKNOWN, START, END, BLANK)
 # SentencePiece writes a space as this character, so the real character is spelled in bytes.
 SPACE_MARK = "\u2581"
 FIRST_BYTE = len(CONTROL_TOKENS)
+MAX_TOKEN_LENGTH = 64  # training makes at most 16
 MAX_TOKENS = 1 << 16  # prepared data have ids of 16 bits
 
 # Characters that SentencePiece would lose: a line end (our <s>) and the real U+2581.
@@ -64,6 +65,8 @@ class Tokenizer:
             if self.size > MAX_TOKENS:
                 raise TokenizerError(f"it has {self.size} tokens; {MAX_TOKENS} may be")
             names: list[str] = processor.id_to_piece(list(range(self.size)))
+            if (longest := max(map(len, names))) > MAX_TOKEN_LENGTH:
+                raise TokenizerError(f"a token has {longest} characters; {MAX_TOKEN_LENGTH} may be")
         except (RuntimeError, UnicodeDecodeError) as error:  # the latter: a token that is not UTF-8
             raise TokenizerError(
                 f"{len(model_proto)} bytes are not a SentencePiece model; prepare the data again"
@@ -86,8 +89,6 @@ class Tokenizer:
         self.starts_letter, self.ends_letter = (is_byte | np.array(flags) for flags in letters)
         self.continues_word = self.starts_letter | np.array([s == " " for s in self.surfaces])
         scores = np.array(processor.get_score(list(range(learned, self.size))), dtype=np.float64)
-        if not np.isfinite(scores).all():
-            raise TokenizerError("a token has no finite score; prepare the data again")
         weights = np.append(np.zeros(learned), np.exp(scores - scores.max(initial=0.0)))
         self.background = (weights / max(float(weights.sum()), 1e-30)).astype(np.float32)
         self._decoded = [surface.encode() for surface in self.surfaces]

@@ -125,14 +125,15 @@ def _open(settings: Settings) -> tuple["Checkpoint", "Runtime"]:
 
     directory = Path(os.path.realpath(settings.checkpoint))  # now: a link may change later
     threads = network_threads(settings.threads)
+    max_bytes = settings.max_checkpoint_mib << 20
     if settings.device != "auto":
-        return open_model(directory, settings.device, threads)
+        return open_model(directory, settings.device, threads, max_bytes)
     if _DRIVER.exists() and all(map(importlib.util.find_spec, ("torch", "safetensors"))):
         try:
-            return open_model(directory, "cuda", threads)
+            return open_model(directory, "cuda", threads, max_bytes)
         except CheckpointError:
             log.warning("the GPU cannot be used; serving on the CPU. --device cuda says why")
-    return open_model(directory, "cpu", threads)
+    return open_model(directory, "cpu", threads, max_bytes)
 
 
 class Reloader:

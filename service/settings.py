@@ -88,6 +88,7 @@ class Settings(BaseModel):
         description="minimum for request logs: debug, info, warning or error",
     )
     stall_seconds: float = Field(30, gt=0, description="a longer step makes /livez answer 503")
+    max_checkpoint_mib: int = Field(256, ge=1, description="largest checkpoint, all files in MiB")
     load_seconds: float = Field(300, gt=0, description="time for a reload; then the old one stays")
     max_body_bytes: int = Field(1 << 20, ge=1, description="largest request body")
     max_characters: int = Field(10_000, ge=1, description="longest text, in code points")

@@ -109,6 +109,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a last child beyond the end": (put_array("children.2.npy", at0=1), "children are not"),
     "an unknown token": (put_array("tokens.3.npy", at0=364), "not in the vocabulary"),
     "NaN": (put_array("backoff.1.npy", at300=np.nan), "not between 0 and 1"),
+    "no distribution": (put_array("unigram.npy", at300=1.0), "do not sum to 1"),
     "a negative weight": (put_array("discounted.3.npy", at0=-0.5), "not between 0 and 1"),
     "another format": (put_description(format_version=99), "format_version"),
     "no such order": (put_description(order=100_000), "order: Input should be less"),

@@ -1,11 +1,14 @@
 """Text to tokens and back."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sentencepiece import sentencepiece_model_pb2
 
 from model.errors import TokenizerError
 from model.text import normalise
@@ -79,9 +82,34 @@ def test_joined_tokens_make_words(tokenizer: Tokenizer, text: str, words: list[s
     assert [tokenizer.decode(run) for run in runs] == words
 
 
+def with_token(**changes: Any) -> Callable[[bytes], bytes]:
+    """Damage: change the last token."""
+
+    def damage(content: bytes) -> bytes:
+        model = sentencepiece_model_pb2.ModelProto.FromString(content)
+        for field, value in changes.items():
+            setattr(model.pieces[-1], field, value)
+        changed: bytes = model.SerializeToString()
+        return changed
+
+    return damage
+
+
+def with_tokens(content: bytes) -> bytes:
+    """Damage: add more tokens than ids have bits for."""
+    model = sentencepiece_model_pb2.ModelProto.FromString(content)
+    for number in range(1 << 16):
+        model.pieces.add(piece=f"{number} ", score=-9.0)
+    changed: bytes = model.SerializeToString()
+    return changed
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (with_token(piece="x" * 1000), "a token has 1000 characters; 64 may be"),
+        (with_token(score=math.nan), r"\d+ bytes are not"),
+        (with_tokens, "it has 65900 tokens; 65536 may be"),
         (lambda _: b"", r"tokenizer\.model: .*prepare"),
         (lambda _: b"not a model", r"tokenizer\.model: .*prepare"),
         (lambda model: model.replace("我".encode(), b"\xe6\x88a"), r"r\.model: \d+ bytes are not"),

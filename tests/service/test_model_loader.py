@@ -11,7 +11,9 @@ import httpx
 import pytest
 from safetensors.numpy import load_file
 
-from service.model_loader import network_threads
+from model.errors import CheckpointError
+from service.model_loader import load, network_threads
+from service.settings import Settings
 from tests.fixtures_checkpoint import build_tiny_checkpoint
 from tests.service.client import app_of, ask, key_entry, real_model, until
 from tests.service.fakes_service import FakeModel
@@ -79,6 +81,15 @@ def test_settings_reach_the_model(tiny_checkpoint: Path) -> None:
     assert "at most 5" in refused.json()["detail"]
     arrays = load_file(tiny_checkpoint / "weights.safetensors").values()
     assert model["parameters"] == sum(array.size for array in arrays)
+
+
+def test_a_checkpoint_larger_than_the_memory_for_it_is_refused(tmp_path: Path) -> None:
+    """All listed files count, before any of them is read."""
+    directory = build_tiny_checkpoint(tmp_path / "tiny", fp32=False).directory
+    os.truncate(directory / "onnx" / "int8.weights", 2 << 20)
+    settings = Settings(device="cpu", checkpoint=directory, max_checkpoint_mib=2)
+    with pytest.raises(CheckpointError, match="more than 2097152 bytes of files; choose a smaller"):
+        load(settings, lambda *_: None)
 
 
 def test_a_stacked_network_is_served_for_blanks_alone(tmp_path: Path) -> None:
