@@ -13,16 +13,17 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import uvicorn
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry, start_http_server
 
 from model.errors import LacunaError
 from service.app import Load, create_app
 from service.auth import KeysError
+from service.connections import BUFFER_BYTES, Connections
 from service.logs import flush, logging_to_stderr
+from service.middleware import METRICS
 from service.model_loader import load
 from service.routes import AppState
 from service.settings import Settings, SettingsError, read_settings
@@ -58,14 +59,14 @@ def serve(settings: Settings, load_model: Load) -> int:
     with logging_to_stderr(settings.log_level), ExitStack() as stack:
         host, port = settings.host, settings.port
         try:
-            app = create_app(settings, load_model, on_failure)
             # Bind before uvicorn does: it logs no port number, and clients can wait from now on.
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
-            stack.enter_context(listener)
+            listeners = [stack.enter_context(_listen(host, port))]
             if settings.metrics_port is not None:
                 port = settings.metrics_port
-                _serve_metrics(stack, host, port, app.state.lacuna.metrics.registry)
+                listeners.append(stack.enter_context(_listen(host, port)))
+                found = listeners[1].getsockname()[1]
+                settings = settings.model_copy(update={"metrics_port": found})
+            app = create_app(settings, load_model, on_failure)
         except KeysError as error:
             sys.stderr.write(f"lacuna: {error}\n")
             return 2
@@ -77,9 +78,11 @@ def serve(settings: Settings, load_model: Load) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             # Before and after uvicorn runs; while it runs, it has its own handlers.
             signal.signal(number, lambda *_: end_at_once(1 if failures else 0))
-        address = _url(host, listener.getsockname()[1])
-        log.info("listening", extra={"fields": {"address": address}})
-        server.run(sockets=[listener])
+        addresses = [_url(host, each.getsockname()[1]) for each in listeners]
+        log.info("listening", extra={"fields": {"address": addresses[0]}})
+        for address in addresses[1:]:
+            log.info("metrics", extra={"fields": {"address": address + METRICS}})
+        server.run(sockets=listeners)
     if not failures:
         return 0
     kind = "" if isinstance(failures[0], LacunaError) else f"{type(failures[0]).__name__}: "
@@ -95,6 +98,9 @@ class _Server(uvicorn.Server):
     """
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
+        self._state: AppState = app.state.lacuna
+        connections = Connections(settings.max_connections, self._state.metrics.ended)
+        self._sweep = connections.sweep
         config = uvicorn.Config(
             app,
             access_log=False,
@@ -102,18 +108,24 @@ class _Server(uvicorn.Server):
             log_config=None,
             server_header=False,
             proxy_headers=False,
-            http="httptools",
+            http=cast("type[asyncio.Protocol]", connections.accept),
+            # asyncio's own loop accepts the whole backlog before it shows the first connection.
+            loop="uvloop",
             ws="none",
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=settings.grace_seconds,
         )
         super().__init__(config)
-        self._state: AppState = app.state.lacuna
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self._state.reloader.on_sighup)
         await super().startup(sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:  # every second
+            self._sweep()
+        return await super().on_tick(counter)
 
     def handle_exit(self, _sig: int, _frame: FrameType | None) -> None:
         if self._state.engine.draining:
@@ -137,13 +149,12 @@ def end_at_once(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _serve_metrics(stack: ExitStack, host: str, port: int, registry: CollectorRegistry) -> None:
-    """Serve *registry* on its own port and threads, without keys, until *stack* ends."""
-    server, _ = start_http_server(port, host, registry)
-    stack.callback(server.server_close)
-    stack.callback(server.shutdown)
-    address = f"{_url(host, server.server_port)}/metrics"
-    log.info("metrics", extra={"fields": {"address": address}})
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):  # each connection inherits them
+        listener.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
+    return listener
 
 
 def _url(host: str, port: int) -> str:

@@ -47,7 +47,7 @@ MAX_RETRY_SECONDS = 30
 # One pattern per marker: each then searches for its first characters, 40 times faster than one
 # alternation over a long text.
 _MARKERS = tuple(map(re.compile, ("__+", "＿＿+", r"\[MASK\]", "<mask>", "<blank>", r"\{blank\}")))
-Reason = Literal["queue_full", "deadline", "rate_requests", "rate_characters"]
+Reason = Literal["queue_full", "deadline", "rate_requests", "rate_characters", "bodies"]
 
 
 class TooManyRequests(Exception):  # noqa: N818 - a state, not a fault

@@ -24,7 +24,7 @@ from service.errors import PROBLEM_TYPE
 from service.metrics import Metrics
 from service.middleware import AuthMiddleware, RequestMetricsMiddleware
 from service.model_loader import LoadedModel, Reloader
-from service.requests import JSONRoutesMiddleware
+from service.requests import BodyReader, JSONRoutesMiddleware
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
     )
     metrics.watch(engine, keys)
     app = FastAPI(
-        routes=[_with_head(route) for route in _routes(settings.metrics_port is None)],
+        routes=[_with_head(route) for route in _routes()],
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -79,9 +79,14 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
         lifespan=_lifespan,
     )
     # The last one is the outermost. CORS answers preflights, and lets pages read errors too.
-    host, allowed = settings.host, settings.allowed_hosts
     app.add_middleware(JSONRoutesMiddleware, routes=app.routes)
-    app.add_middleware(AuthMiddleware, keys=keys, host=host, allowed=allowed)
+    app.add_middleware(
+        AuthMiddleware,
+        keys=keys,
+        host=settings.host,
+        allowed=settings.allowed_hosts,
+        metrics_port=settings.metrics_port,
+    )
     app.add_middleware(RequestMetricsMiddleware, metrics=metrics)
     if settings.allowed_origins:
         app.add_middleware(
@@ -91,13 +96,13 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
             allow_headers=_SENT_HEADERS,
             expose_headers=("Retry-After", "Server-Timing", "X-Request-Id"),
         )
-    app.state.lacuna = routes.AppState(settings, engine, reloader, metrics)
+    app.state.lacuna = routes.AppState(settings, engine, reloader, metrics, BodyReader(settings))
     app.state.keys = keys
     app.openapi = lambda: _document(settings.metrics_port is None)  # type: ignore[method-assign]
     return app
 
 
-def _routes(with_metrics: bool) -> list[APIRoute]:
+def _routes(with_metrics: bool = True) -> list[APIRoute]:
     routers = (routes.asking, routes.administration, routes.reading, routes.probing)
     declared = [route for router in routers for route in router.routes]
     found = [route for route in declared if isinstance(route, APIRoute)]

@@ -13,6 +13,7 @@ from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from service.admission import Reason
+from service.connections import Reason as EndReason
 from service.errors import CLIENT_CLOSED, TITLES
 from service.logs import lines_lost
 
@@ -61,6 +62,7 @@ class Metrics:
         tokens = counter("lacuna_prefix_cache_tokens", "Tokens of requests.", ["result"])
         texts = counter("lacuna_predicted_texts", "Texts of /predict.", ["stops"])
         text_rows = counter("lacuna_predicted_rows", "Network rows of these texts.", ["stops"])
+        ended = counter("lacuna_connections_ended", "Connections ended at once.", ["reason"])
         reloads = counter("lacuna_reloads", "Checkpoint loads after the start.", ["outcome"])
         self._model = Info("lacuna_model", "The checkpoint that answers.", registry=registry)
         # To find a label set costs more than to count in it.
@@ -68,6 +70,7 @@ class Metrics:
         self._timers = {route: [each.labels(route) for each in timers] for route in QUESTIONS}
         self._calls = {call: (calls.labels(call), rows.labels(call)) for call in CALLS}
         self._refusals = {reason: refusals.labels(reason) for reason in get_args(Reason)}
+        self._ended = {reason: ended.labels(reason) for reason in get_args(EndReason)}
         self._hits, self._misses = tokens.labels("hit"), tokens.labels("miss")
         self._predicted = [
             (texts.labels(stops), text_rows.labels(stops)) for stops in ("elsewhere", "inside_word")
@@ -110,6 +113,10 @@ class Metrics:
     def refused(self, reason: Reason) -> None:
         """Count a request that got 429."""
         self._refusals[reason].inc()
+
+    def ended(self, reason: EndReason) -> None:
+        """Count a connection that a client lost."""
+        self._ended[reason].inc()
 
     def predicted(self, inside_word: bool, network_rows: int) -> None:
         """Count one text of /predict, and the rows that the network computed for it."""

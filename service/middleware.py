@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -31,6 +32,7 @@ OPEN_ROUTES = frozenset({"/livez", "/readyz", "/docs", "/openapi.json"})
 ANY_HOST = frozenset({"/livez", "/readyz", "/metrics"})
 ADMIN = "/admin/"
 COARSE_MS = 10  # step of Server-Timing without keys
+METRICS = "/metrics"
 # Headers of proxies. With one of them, the sender is not on this machine.
 _PROXIED = frozenset(
     {b"forwarded", b"via", b"x-real-ip"}
@@ -193,12 +195,23 @@ class AuthMiddleware:
     - Paths under `ADMIN` need a key with ``admin = true``. Without keys, only programs on this
       machine may use them: the service must be on loopback without allowed hosts, and a request
       from a page (``Origin``) or through a proxy is refused.
+    - A *metrics_port* answers `METRICS` and nothing else, without keys; the other port has no such
+      path then.
 
     *host* is the address that the service is bound to, *allowed* hosts have no ports (``*``: any).
     """
 
-    def __init__(self, app: ASGIApp, keys: KeyRing, host: str, allowed: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: KeyRing,
+        host: str,
+        allowed: Sequence[str] = (),
+        metrics_port: int | None = None,
+    ) -> None:
         self._app = app
+        self._metrics_port = metrics_port
+        self._open = OPEN_ROUTES if metrics_port is None else OPEN_ROUTES | {METRICS}
         self._keys = keys
         self._private = is_loopback(host) and not allowed
         self._checks_host = bool(is_loopback(host) or allowed) and "*" not in allowed
@@ -207,14 +220,17 @@ class AuthMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["type"] == "http":
-            self._check(scope["path"], RequestContext.of(scope))
+            path, port = scope["path"], self._metrics_port
+            if port is not None and (path == METRICS) != (scope["server"][1] == port):
+                raise HTTPException(404)
+            self._check(path, RequestContext.of(scope))
         await self._app(scope, receive, send)
 
     def _check(self, path: str, context: RequestContext) -> None:
         host = context.headers.get(b"host", b"")
         if self._checks_host and path not in ANY_HOST and not self._is_ours(host):
             raise Problem(421, "the Host header names another host; allowed_hosts can allow it")
-        if path in OPEN_ROUTES:
+        if path in self._open:
             return
         required = self._keys.required
         context.client = self._find(context.headers) if required else self._keys.anonymous

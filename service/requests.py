@@ -1,4 +1,4 @@
-"""Read a request's body: size (413), media type (415), JSON (400) and fields (422).
+"""Read a request's body: size (413, 429), media type (415), JSON (400) and fields (422).
 
 The model checks each text later (`model.queries.check_query`).
 """
@@ -12,17 +12,21 @@ from typing import Any, TypeVar
 
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.admission import TooManyRequests
 from service.errors import Problem, unprocessable
 from service.schemas import UNION_TAGS, FieldError, ScoreRequest
 from service.settings import Settings
 
 B = TypeVar("B", bound=ScoreRequest)
 
+# Every body may have so many bytes while it arrives. All bodies together may have so many more.
+FREE_BODY_BYTES = 16 << 10
+MAX_ARRIVING_BYTES = 64 << 20
 # Errors that one answer lists. Listing 100,000 would take 0.4 s on the event loop.
 MAX_ERRORS = 16
 # An unknown field with such a name is named in the answer. Any other name may be a user's text.
@@ -49,30 +53,60 @@ def _parse_int(digits: str) -> int | float:
 _decode = json.JSONDecoder(parse_int=_parse_int).decode
 
 
-async def read_body(request: Request, settings: Settings) -> bytes:
-    """Read a body of JSON, counting its bytes as they arrive: Content-Length may be wrong.
+class BodyReader:
+    """Reads the bodies of one service, and bounds the memory of those that are arriving.
 
-    Raises:
-        Problem: 408, 413 or 415.
-        starlette.requests.ClientDisconnect: the client hung up while sending.
+    Decoding needs no bound: the event loop decodes one body at a time, and drops it.
     """
-    _check_media_type(request)
-    limit, seconds = settings.max_body_bytes, settings.deadline_seconds
-    body = bytearray()
-    received = 0
-    try:
-        async with asyncio.timeout(seconds):
-            async for part in request.stream():
-                received += len(part)
-                if received <= limit:
-                    body += part
-                # Else read on: a client may lose an answer that arrives while it still sends.
-    except TimeoutError:
-        late = f"the body did not arrive within {seconds:g} s"
-        raise Problem(408, late, headers={"Connection": "close"}) from None
-    if received > limit:
-        raise Problem(413, f"the body is longer than {limit} bytes")
-    return bytes(body)
+
+    def __init__(self, settings: Settings) -> None:
+        self._limit, self._seconds = settings.max_body_bytes, settings.deadline_seconds
+        self._arriving = 0  # bytes, without the first `FREE_BODY_BYTES` of each body
+
+    async def read(self, request: Request) -> bytearray:
+        """Read a body of JSON, counting its bytes as they arrive: Content-Length may be wrong.
+
+        Raises:
+            Problem: 408, 413 or 415.
+            TooManyRequests: other bodies need the memory.
+            starlette.requests.ClientDisconnect: the client hung up while sending.
+        """
+        _check_media_type(request)
+        body = bytearray()
+        received = counted = 0
+        refusal: Problem | TooManyRequests | None = None
+        is_complete = False
+        try:
+            async with asyncio.timeout(self._seconds):
+                while not is_complete:
+                    message = await request.receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientDisconnect
+                    is_complete = not message.get("more_body", False)
+                    body += message.get("body", b"")
+                    received += len(message.pop("body", b""))  # do not keep it while waiting
+                    adds = max(0, len(body) - FREE_BODY_BYTES) - counted
+                    if received > self._limit:
+                        refusal = Problem(413, f"the body is longer than {self._limit} bytes")
+                    elif self._arriving + adds > MAX_ARRIVING_BYTES:
+                        detail = (
+                            f"bodies of {self._arriving} bytes are arriving; send a shorter one"
+                        )
+                        refusal = TooManyRequests("bodies", detail, self._seconds)
+                    if refusal:
+                        # Read on: a client may lose an answer that arrives while it still sends.
+                        body.clear()
+                        adds = -counted
+                    counted += adds
+                    self._arriving += adds
+        except TimeoutError:
+            late = f"the body did not arrive within {self._seconds:g} s"
+            raise Problem(408, late, headers={"Connection": "close"}) from None
+        finally:
+            self._arriving -= counted
+        if refusal:
+            raise refusal
+        return body
 
 
 def _check_media_type(request: Request) -> None:
@@ -86,7 +120,7 @@ def _check_media_type(request: Request) -> None:
         raise Problem(415, "compressed bodies are not read; send the body as it is")
 
 
-def parse(body: bytes, expected: type[B]) -> B:
+def parse(body: bytes | bytearray, expected: type[B]) -> B:
     """Turn *body* into the *expected* request.
 
     Raises:
@@ -137,8 +171,11 @@ class JSONRoute(APIRoute):
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI)."""
         request = Request(scope, receive, send)
-        content = await read_body(request, scope["app"].state.lacuna.settings)
-        answer: BaseModel = await self.endpoint(parse(content, self._expected), request)
+        bodies: BodyReader = scope["app"].state.lacuna.bodies
+        # In one line: a variable would keep the body while the engine works.
+        answer: BaseModel = await self.endpoint(
+            parse(await bodies.read(request), self._expected), request
+        )
         response = Response(answer.model_dump_json(), media_type="application/json")
         await response(scope, receive, send)
 

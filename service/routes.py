@@ -21,7 +21,7 @@ from service.errors import TITLES, Problem, unprocessable
 from service.metrics import Metrics
 from service.middleware import RequestContext
 from service.model_loader import Reloader
-from service.requests import JSONRoute
+from service.requests import BodyReader, JSONRoute
 from service.schemas import (
     Answer,
     ClozeAnswer,
@@ -53,6 +53,7 @@ class AppState:
     engine: Engine
     reloader: Reloader
     metrics: Metrics
+    bodies: BodyReader
 
     @classmethod
     def of(cls, request: Request) -> "AppState":

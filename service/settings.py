@@ -75,6 +75,9 @@ class Settings(BaseModel):
         (), description="origins whose pages may ask (CORS): https://example.org, …; * for any"
     )
     metrics_port: Port | None = Field(None, description="serve /metrics here only, without keys")
+    max_connections: int = Field(
+        1024, ge=1, description="open connections; fewer if the system allows fewer descriptors"
+    )
     deadline_seconds: float = Field(
         10, gt=0, le=3600, description="time for an answer; 504 after it, or 429 at once"
     )

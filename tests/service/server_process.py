@@ -80,9 +80,23 @@ class ServerProcess:
     @property
     def address(self) -> tuple[str, int]:
         """Host and port that it listens on."""
-        address = self.logged(event="listening")["address"]
+        return self._address("listening")
+
+    @property
+    def metrics_address(self) -> tuple[str, int]:
+        """Host and port of its metrics, if they have their own."""
+        return self._address("metrics")
+
+    def _address(self, event: str) -> tuple[str, int]:
+        address = self.logged(event=event)["address"].removesuffix("/metrics")
         host, _, port = address.removeprefix("http://").rpartition(":")
         return host, int(port)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Largest resident set so far."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
     def connect(self) -> http.client.HTTPConnection:
         """A new connection."""
