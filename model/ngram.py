@@ -22,6 +22,7 @@ The rank of a K-gram is its position in that order; the rank of a unigram is its
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -152,11 +153,13 @@ def open_ngram(
     """
     listed = read_listed_files(directory, (DESCRIPTION, TOKENIZER), max_bytes)
     try:
-        config = parse(NGramConfig, listed.contents[DESCRIPTION])
+        config = parse(NGramConfig, listed.contents.get(DESCRIPTION, b""))
         for name in (TOKENIZER, *array_types(config.order)):
             if name not in listed.sums:
                 raise CheckpointError(f"{SUMS} does not list {name}")
-        ngram = map_arrays(directory, config.counts[: config.order])
+        if len(config.counts) != config.order:
+            raise CheckpointError(f"{DESCRIPTION}: counts are of another order")
+        ngram = map_arrays(directory, config.counts)
         tokenizer = Tokenizer(listed.contents[TOKENIZER])
         if tokenizer.size != ngram.sizes.vocabulary_size:
             raise CheckpointError(
@@ -225,15 +228,17 @@ def map_arrays(directory: Path, counts: Sequence[int]) -> NGramRuntime:
 
 
 def _map(directory: Path, name: str, kind: type[np.generic], length: int) -> NDArray[Any]:
+    """Map an array. Its header is compared, not parsed: numpy would evaluate it as Python."""
+    kind_of, header = np.dtype(kind), BytesIO()
+    described = {"descr": kind_of.str, "fortran_order": False, "shape": (length,)}
+    np.lib.format.write_array_header_1_0(header, described)
+    start = header.tell()
     with open_listed(directory, name) as file:
-        try:
-            if np.lib.format.read_magic(file) != (1, 0):
-                raise ValueError("another version of the npy format")
-            shape, _, stored = np.lib.format.read_array_header_1_0(file)
-            if stored != kind or shape != (length,):
-                raise ValueError(f"holds {stored} {shape}, not {np.dtype(kind)} ({length},)")
-            array = np.memmap(file, stored, "r", file.tell(), shape)
-        except ValueError as error:
-            raise CheckpointError(f"{directory / name}: {error}; {BUILD_AGAIN}") from error
+        size = os.fstat(file.fileno()).st_size
+        if file.read(start) != header.getvalue() or size != start + length * kind_of.itemsize:
+            raise CheckpointError(
+                f"{directory / name} is no array of {length} {kind_of}; {BUILD_AGAIN}"
+            )
+        array = np.memmap(file, kind_of, "r", start, (length,))
     # A plain array: each slice of an np.memmap costs several microseconds more.
     return np.asarray(array)

@@ -1,7 +1,7 @@
-"""Random damage to a checkpoint whose sums are written again, as by an attacker.
+"""Random damage to a checkpoint or n-gram whose sums are written again, as by an attacker.
 
-Each case runs in a separate process with limits, because ONNX Runtime reads a damaged graph.
-Damage that the sums show: tests/model/test_checkpoint.py.
+Each case runs in a separate process with limits. Damage that the sums show:
+tests/model/test_checkpoint.py. Damage on purpose: tests/end_to_end/test_hostile_checkpoints.py.
 """
 
 import hashlib
@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.checkpoint import SUMS
 from model.errors import CheckpointError
+from model.listed_files import SUMS
 from model.predictor import Predictor, open_model
 from model.queries import ClozeQuery, PredictQuery, ScoreQuery
 from tests.end_to_end.test_any_text import is_sane
@@ -55,11 +55,14 @@ def _overwrite(content: bytes, luck: random.Random) -> bytes:
 DAMAGES: dict[str, Damage] = {"flip": _flip, "overwrite": _overwrite}
 
 
+@pytest.mark.parametrize("original", ["tiny_checkpoint", "tiny_ngram"])
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_damage_is_refused_or_harmless(tiny_checkpoint: Path, tmp_path: Path, kind: str) -> None:
+def test_damage_is_refused_or_harmless(
+    request: pytest.FixtureRequest, tmp_path: Path, original: str, kind: str
+) -> None:
     """No crash, no hang, no insane answer, and no other answer under the old digest."""
     command = [sys.executable, "-m", "tests.end_to_end.test_altered_checkpoints"]
-    command += [str(tiny_checkpoint), str(tmp_path / "copy"), kind]
+    command += [str(request.getfixturevalue(original)), str(tmp_path / "copy"), kind]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False
     )

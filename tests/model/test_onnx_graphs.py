@@ -1,15 +1,15 @@
 """Graphs as files. Their results are tested in tests/model, against torch and numpy."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
 import pytest
 
-from model.config import NetworkConfig
+from model.config import Architecture, Cell, NetworkConfig
 from model.errors import ExportError
-from model.onnx_graphs import Precision, build_graphs
+from model.onnx_graphs import Precision, build_graphs, expected_graphs
 from model.onnx_runtime import OnnxRuntime
 from model.runtime import initial_states
 from tests.fixtures_checkpoint import random_weights
@@ -44,6 +44,23 @@ def test_graphs_are_valid_and_share_one_file(tmp_path: Path, precision: Precisio
         if entry.key == "offset"
     }
     assert len(offsets) == 1
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp32"])
+@pytest.mark.parametrize("cell", get_args(Cell))
+@pytest.mark.parametrize("architecture", get_args(Architecture))
+def test_graphs_depend_on_sizes_alone(
+    architecture: Architecture, cell: Cell, precision: Precision
+) -> None:
+    """The graphs of a network are known without its weights, and so is their size."""
+    towers = {} if architecture == "two_towers" else {"backward_layers": 0, "gap_hidden_size": 0}
+    sizes: dict[str, Any] = {"embedding_size": 16, "hidden_size": 24, "gap_hidden_size": 12}
+    config = NetworkConfig(300, architecture, cell, **(sizes | towers))
+    files = build_graphs(config, random_weights(config), precision)
+    weights = files.pop(f"{precision}.weights")
+    graphs, size = expected_graphs(config, precision)
+    assert {f"{name}.onnx": graph for name, graph in graphs.items()} == files
+    assert size == len(weights)
 
 
 def test_rows_and_weights_of_zeros_are_zeros(tmp_path: Path) -> None:
