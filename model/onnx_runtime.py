@@ -22,6 +22,7 @@ from model.onnx_builder import SHARED_WEIGHTS, Precision
 from model.onnx_graphs import expected_graphs
 from model.runtime import Float32Array, Head, Int64Array
 
+FATAL = 4  # level of log lines of ONNX Runtime
 # Folder of each precision's graphs inside a checkpoint.
 GRAPHS: dict[Precision, str] = {"int8": "onnx", "fp32": "onnx-fp32"}
 
@@ -130,7 +131,11 @@ def products_saturate(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 @lru_cache(maxsize=1)
 def _share_memory() -> None:
-    """Let all graphs of the process compute in the same memory, as only one runs at a time."""
+    """Let all graphs of the process compute in the same memory, as only one runs at a time.
+
+    ONNX Runtime writes no lines from now on.
+    """
+    onnxruntime.set_default_logger_severity(FATAL)
     memory = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
@@ -144,7 +149,7 @@ def _session_options(threads: int) -> onnxruntime.SessionOptions:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3  # errors only; they are raised as well
+    options.log_severity_level = FATAL  # errors are raised, and their lines hold token ids
     # Threads that spin between two calls take the core from the event loop and from neighbours.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if products_saturate():  # u8 x u8 kernels are exact, at half the speed

@@ -77,7 +77,8 @@ def problem_response(problem: Problem, request_id: str) -> Response:
     document = ProblemDocument(
         title=TITLES[problem.status],
         status=problem.status,
-        detail=problem.detail,
+        # A path that is not UTF-8 holds surrogates, which JSON cannot.
+        detail=problem.detail.encode("utf-8", "backslashreplace").decode(),
         request_id=request_id,
         errors=list(problem.errors) or None,
     )

@@ -2,13 +2,15 @@
 
 A thread writes the lines from a bounded queue, so that a slow reader of standard error costs lines
 and never blocks the event loop. Lost lines are counted. An exception is logged by type and places,
-because its message might hold a text.
+because its message might hold a text. What libraries would write to standard error is logged too.
 """
 
 import json
 import logging
 import logging.handlers
+import os
 import queue
+import re
 import sys
 import threading
 import time
@@ -26,7 +28,12 @@ FLUSH_SECONDS = 2.0
 GATHER_SECONDS = 0.02
 # Lines about requests come from this logger. All other lines of the service are about itself.
 REQUESTS = logging.getLogger("service.requests")
+# Of a line that a library writes, so many characters are logged.
+MAX_FOREIGN = 1000
+log = logging.getLogger(__name__)
 _encode = json.JSONEncoder(ensure_ascii=False).encode
+_SURROGATE = re.compile("[\ud800-\udfff]")  # from a path that is not UTF-8
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class JsonFormatter(logging.Formatter):
@@ -45,7 +52,12 @@ class JsonFormatter(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         if record.exc_info and record.exc_info[1] is not None:
             line["exception"] = format_exception(record.exc_info[1])
-        return _encode(line)
+        text = _encode(line)
+        return text if text.isascii() else _SURROGATE.sub(_escape, text)
+
+
+def _escape(surrogate: re.Match[str]) -> str:
+    return f"\\\\u{ord(surrogate[0]):04x}"
 
 
 def format_exception(error: BaseException) -> dict[str, object]:
@@ -80,28 +92,76 @@ def logging_to_stderr(level: str = "info") -> Iterator[None]:
     service = logging.getLogger("service")
     levels = {root: minimum, REQUESTS: minimum, service: min(minimum, logging.INFO)}
     before = {logger: logger.level for logger in levels}
+    hooks = threading.excepthook, sys.unraisablehook
+    threading.excepthook = sys.unraisablehook = _log_uncaught
+    logging.captureWarnings(True)
     for logger, wanted in levels.items():
         logger.setLevel(wanted)
     try:
         yield
     finally:
+        logging.captureWarnings(False)
+        threading.excepthook, sys.unraisablehook = hooks
         root.handlers = handlers
         for logger, wanted in before.items():
             logger.setLevel(wanted)
         writer.end()
 
 
+@contextmanager
+def foreign_lines_logged() -> Iterator[None]:
+    """Log each line that native libraries write to standard error while inside.
+
+    They write to file descriptor 2, past Python. Outside `logging_to_stderr` nothing changes.
+    """
+    writers = _writers()
+    if not writers:
+        yield
+        return
+    reading, writing = os.pipe()
+    stderr = os.dup(2)
+    reader = threading.Thread(target=_log_lines, args=(reading,), name="foreign", daemon=True)
+    with os.fdopen(stderr, "w", encoding="utf-8", errors="backslashreplace") as stream:
+        streams = [writer.write_to(stream) for writer in writers]
+        os.dup2(writing, 2)
+        os.close(writing)
+        reader.start()
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            reader.join(FLUSH_SECONDS)
+            for writer, before in zip(writers, streams, strict=True):
+                writer.write_to(before)
+
+
 def flush() -> None:
     """Write the lines that wait, before the process ends without leaving `logging_to_stderr`."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, _Writer):
-            handler.end()
+    for writer in _writers():
+        writer.end()
 
 
 def lines_lost() -> int:
     """Return how many lines were lost since `logging_to_stderr` began."""
-    handlers = logging.getLogger().handlers
-    return sum(handler.lost for handler in handlers if isinstance(handler, _Writer))
+    return sum(writer.lost for writer in _writers())
+
+
+def _log_lines(descriptor: int) -> None:
+    with os.fdopen(descriptor, encoding="utf-8", errors="backslashreplace") as lines:
+        for line in lines:
+            if text := _COLOUR.sub("", line).strip():
+                log.warning("library", extra={"fields": {"line": text[:MAX_FOREIGN]}})
+
+
+def _log_uncaught(failure: Any) -> None:
+    """Log an exception that a thread or a destructor did not catch, without its message."""
+    error = failure.exc_value
+    fields = {"exception": format_exception(error)} if error else {}
+    log.error("uncaught", extra={"fields": fields})
+
+
+def _writers() -> "list[_Writer]":
+    return [each for each in logging.getLogger().handlers if isinstance(each, _Writer)]
 
 
 class _Writer(logging.handlers.QueueHandler):
@@ -130,6 +190,10 @@ class _Writer(logging.handlers.QueueHandler):
             self._waiting.put(record)
         else:
             self._dropped += 1
+
+    def write_to(self, stream: TextIO) -> TextIO:
+        """Write to *stream* from now on, and return the stream before."""
+        return self._stderr.setStream(stream) or stream
 
     def end(self) -> None:
         """Write the lines that wait; give up if standard error is not read."""

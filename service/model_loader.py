@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from model.errors import CheckpointError, LacunaError
 from service.engine import Engine, NotReady
 from service.errors import Problem
-from service.logs import format_exception
+from service.logs import foreign_lines_logged, format_exception
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -66,6 +66,11 @@ def load(settings: Settings, on_call: Callable[[str, int, int], None]) -> Loaded
     Raises:
         model.errors.CheckpointError: it is missing, damaged or too new, or cannot run here.
     """
+    with foreign_lines_logged():
+        return _load(settings, on_call)
+
+
+def _load(settings: Settings, on_call: Callable[[str, int, int], None]) -> LoadedModel:
     from model.batching import Scheduler
     from model.predictor import Predictor, size_of
     from model.queries import ClozeQuery, PredictQuery, ScoreQuery

@@ -212,6 +212,19 @@ def test_reading_in_one_call_or_in_several_is_the_same(checkpoint: Checkpoint, n
         assert np.array_equal(rest, outputs[:, cut:])
 
 
+def test_a_failing_graph_raises_and_writes_nothing(
+    checkpoint: Checkpoint, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A token that does not exist is an error; ONNX Runtime adds no line of its own."""
+    runtime, states = (
+        opened("int8", checkpoint.directory),
+        initial_states(checkpoint.network, "forward", 1),
+    )
+    with pytest.raises(Exception, match="10000"):
+        runtime.run_tower("forward", states, np.array([[10_000]]), np.array([1]))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_real_sizes_and_threads_change_no_bit(tmp_path: Path) -> None:
     """At real widths, a row alone on one thread equals that row among 33 on two."""
     sizes = build_tiny_checkpoint(

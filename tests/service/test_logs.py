@@ -3,16 +3,32 @@
 import io
 import json
 import logging
+import shutil
 import sys
 import threading
+import warnings
+from pathlib import Path
 
 import httpx
 import pytest
 
+from model.listed_files import read_sums, write_sums
 from service.logs import MAX_WAITING, lines_lost, logging_to_stderr
 from tests.service.client import ask
+from tests.service.server_process import REAL, run_to_end, serving
 
 PATIENCE_SECONDS = 60
+# Starts the service on a machine that ONNX Runtime complains of when it is imported.
+_UNUSUAL_MACHINE = """
+import os, runpy, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "onnxruntime":
+            os.write(2, b"\\x1b[0;93mcpuid_info warning: Unknown CPU vendor. \\xff\\x1b[m\\n")
+sys.meta_path.insert(0, Finder())
+sys.argv[0] = "service"
+runpy.run_module("service", run_name="__main__")
+"""
 
 
 def test_a_request_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,3 +148,56 @@ def test_lines_after_a_full_disk_are_written(monkeypatch: pytest.MonkeyPatch) ->
     assert "lacuna_log_lines_lost_total 1.0" in metrics.splitlines()
     events = [json.loads(line)["event"] for line in disk.getvalue().splitlines()]
     assert events == ["kept", "ready"]
+
+
+def test_lines_of_libraries_are_json_too(tiny_checkpoint: Path) -> None:
+    """A warning that ONNX Runtime writes past Python becomes the field of a line."""
+    options = "--checkpoint", str(tiny_checkpoint), "--threads", "1"
+    with serving(("-c", _UNUSUAL_MACHINE), *options) as server:
+        line = server.logged(event="library", level="warning")["line"]
+        assert line == "cpuid_info warning: Unknown CPU vendor. \\xff"
+        assert server.ask("POST", "/predict", {"text": "a"}).status == 200
+        server.logged(route="/predict")
+    assert all(json.loads(line) for line in server.lines)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("name", ["tokenizer.model", "onnx/forward.onnx", "onnx/int8.weights"])
+def test_a_damaged_checkpoint_with_right_sums_adds_one_line(
+    tiny_checkpoint: Path, tmp_path: Path, name: str
+) -> None:
+    """The log stays JSON; the last line names path and remedy for the operator."""
+    directory = tmp_path / "tiny"
+    shutil.copytree(tiny_checkpoint, directory)
+    content = (directory / name).read_bytes()
+    (directory / name).write_bytes(content[: len(content) // 2])
+    write_sums(directory, read_sums(directory)[1])
+    status, errors = run_to_end(REAL, "--port", "0", "--checkpoint", str(directory))
+    *log, last = errors.splitlines()
+    assert (status, all(json.loads(line) for line in log)) == (1, True)
+    assert last.startswith(f"lacuna: cannot serve {directory}: {directory / name}")
+
+
+def test_what_nobody_catches_is_a_line_without_a_message(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Exceptions of threads and destructors and warnings are JSON, the first two by type."""
+
+    class Broken:
+        def __del__(self) -> None:
+            raise KeyError("鬼")
+
+    with logging_to_stderr():
+        thread = threading.Thread(target=lambda: [][len("鬼")])
+        thread.start()
+        thread.join()
+        Broken()
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("old", DeprecationWarning, stacklevel=1)
+    lines = capsys.readouterr().err
+    entries = [json.loads(line) for line in lines.splitlines()]
+    assert [entry["event"] for entry in entries[:2]] == ["uncaught"] * 2
+    assert [each["exception"]["type"] for each in entries[:2]] == ["IndexError", "KeyError"]
+    assert entries[2]["event"].endswith("DeprecationWarning: old")
+    assert "鬼" not in lines
