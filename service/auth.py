@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model.files import write_atomically
 from service.admission import Allowance
+from service.guarded_file import GuardedFileError, read_guarded_file
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class Key(BaseModel):
     texts_per_minute: Annotated[int | None, _LIMIT] = None
     characters_per_minute: Annotated[int | None, _LIMIT] = None
     admin: bool = Field(False, description="true or false")
+    metrics: bool = Field(False, description="true or false")
 
 
 class _KeysFile(BaseModel):
@@ -72,19 +74,12 @@ def read_keys_file(path: Path) -> tuple[Key, ...]:
     """Read the keys of a file.
 
     Raises:
-        KeysError: it cannot be read, is not TOML, or an entry is wrong.
+        KeysError: it cannot be read, others may write it, is not TOML, or an entry is wrong.
     """
     try:
-        if path.exists() and not path.is_file():  # to read a pipe would wait for its writer
-            raise KeysError("is not a regular file; write the keys to a file and name that")
-        return parse_keys(path.read_text("utf-8"))
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-    except UnicodeDecodeError as error:
-        reason = f"not UTF-8 at byte {error.start}"
-    except KeysError as error:
-        reason = str(error)
-    raise KeysError(f"keys file {path}: {reason}")
+        return parse_keys(read_guarded_file(path))
+    except (GuardedFileError, KeysError) as error:
+        raise KeysError(f"keys file {path}: {error}") from None
 
 
 def parse_keys(text: str) -> tuple[Key, ...]:
@@ -148,6 +143,7 @@ class Client:
     name: str
     allowance: Allowance
     admin: bool = False
+    metrics: bool = False
 
     def cache_salt(self, user: str | None) -> str:
         """Return a salt of cached texts: of the key's users, each has another one."""
@@ -241,7 +237,7 @@ class KeyRing:
             allowance = before.get(key.name)
             if allowance is None or allowance.limits != limits:
                 allowance = Allowance(limits)
-            clients[bytes.fromhex(key.sha256)] = Client(key.name, allowance, key.admin)
+            clients[bytes.fromhex(key.sha256)] = Client(key.name, allowance, key.admin, key.metrics)
         self._clients, self._installed = clients, keys
         self.required = bool(clients)
 
@@ -254,6 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     new.add_argument("name", metavar="NAME", help="who uses it")
     new.add_argument("--admin", action="store_true", help="it may also administer the service")
+    new.add_argument("--metrics", action="store_true", help="it may also read /metrics")
     for option in ("--texts-per-minute", "--characters-per-minute"):
         new.add_argument(option, type=int, metavar="N", help=_LIMIT.description)
     new.add_argument("--file", type=Path, help="append the entry here (default: standard error)")
@@ -268,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if path and path.exists():
             read_keys_file(path)
-            parse_keys(text := f"{path.read_text('utf-8').rstrip()}\n\n{entry}")
+            parse_keys(text := f"{read_guarded_file(path).rstrip()}\n\n{entry}")
         else:
             parse_keys(text := entry)
         if path:
@@ -279,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reason = error.strerror or type(error).__name__
         sys.stderr.write(f"lacuna: cannot write {path}: {reason}; name a writable folder\n")
         return 2
-    except KeysError as error:
+    except (GuardedFileError, KeysError) as error:
         sys.stderr.write(f"lacuna: {error}\n")
         return 2
     sys.stdout.write(f"{key}\n")

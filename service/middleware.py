@@ -22,21 +22,23 @@ from service.auth import Client, KeyRing
 from service.errors import CLIENT_CLOSED, Problem, as_problem, problem_response
 from service.logs import REQUESTS, format_exception
 from service.metrics import ROUTES, UNMATCHED, Metrics
-from service.settings import is_loopback
+from service.settings import is_address, is_loopback
 
 log = logging.getLogger(__name__)
 
 # Probes carry no keys, and a browser can send none with a page.
 OPEN_ROUTES = frozenset({"/livez", "/readyz", "/docs", "/openapi.json"})
-# Probes and scrapes use the address of a container, which has no name.
-ANY_HOST = frozenset({"/livez", "/readyz", "/metrics"})
-ADMIN = "/admin/"
-COARSE_MS = 10  # step of Server-Timing without keys
+# Probes use the address of a container, which has no name.
+ANY_HOST = frozenset({"/livez", "/readyz"})
 METRICS = "/metrics"
-# Headers of proxies. With one of them, the sender is not on this machine.
-_PROXIED = frozenset(
-    {b"forwarded", b"via", b"x-real-ip"}
-    | {b"x-forwarded-" + each for each in (b"for", b"host", b"proto")}
+ADMIN = "/admin/"
+# Of two, a proxy could check one and the service the other.
+_SENT_ONCE = (b"host", b"authorization", b"content-type", b"content-encoding")
+COARSE_MS = 10  # step of Server-Timing without keys
+_NOT_ADMIN = "send an administrator's key: lacuna keys new NAME --admin"
+_NO_ADMIN = (
+    "set keys_file and send an administrator's key: lacuna keys new NAME --admin; "
+    "whoever may signal the process can reload with SIGHUP"
 )
 # RFC 9110, 7.2: a name or an address, in brackets if it has colons, and perhaps a port.
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\s:\[\]/]+?)\.?)(?::[0-9]*)?")
@@ -168,6 +170,13 @@ class RequestMetricsMiddleware:
         REQUESTS.handle(record)
 
 
+def _refuse_repeated(headers: Sequence[tuple[bytes, bytes]]) -> None:
+    names = [name for name, _ in headers]
+    for name in _SENT_ONCE:
+        if (count := names.count(name)) > 1:
+            raise Problem(400, f"the header {name.decode()} came {count} times; send it once")
+
+
 def _server_timing(context: RequestContext) -> str:
     """Return milliseconds, rounded up to tens without keys: shorter times tell what is cached."""
     queue, inference = (1000 * seconds for seconds in context.timing or ())
@@ -187,14 +196,13 @@ def _forget_frames(error: BaseException | None) -> None:
 
 
 class AuthMiddleware:
-    """Refuse a request for another host, without a key, or without the right to administer.
+    """Refuse a request for another host, without a key, or without a right.
 
     - On loopback, requests must name a loopback host or an allowed one: a page could rebind its own
-      name to this machine. Elsewhere, hosts are checked only if some are allowed.
-    - If there are keys, all but `OPEN_ROUTES` need one.
-    - Paths under `ADMIN` need a key with ``admin = true``. Without keys, only programs on this
-      machine may use them: the service must be on loopback without allowed hosts, and a request
-      from a page (``Origin``) or through a proxy is refused.
+      name to this machine. Elsewhere, hosts are checked only if some are allowed. For `METRICS`,
+      any address will do: Prometheus scrapes addresses, and a page has a name.
+    - If there are keys, all but `OPEN_ROUTES` need one, and `METRICS` one with the right to it.
+    - Paths under `ADMIN` need a key with ``admin = true``, always.
     - A *metrics_port* answers `METRICS` and nothing else, without keys; the other port has no such
       path then.
 
@@ -213,43 +221,38 @@ class AuthMiddleware:
         self._metrics_port = metrics_port
         self._open = OPEN_ROUTES if metrics_port is None else OPEN_ROUTES | {METRICS}
         self._keys = keys
-        self._private = is_loopback(host) and not allowed
         self._checks_host = bool(is_loopback(host) or allowed) and "*" not in allowed
         self._known = {"localhost", "127.0.0.1", *map(str.lower, allowed)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["type"] == "http":
+            context = RequestContext.of(scope)
+            if len(context.headers) != len(scope["headers"]):
+                _refuse_repeated(scope["headers"])
             path, port = scope["path"], self._metrics_port
             if port is not None and (path == METRICS) != (scope["server"][1] == port):
                 raise HTTPException(404)
-            self._check(path, RequestContext.of(scope))
+            self._check(path, context)
         await self._app(scope, receive, send)
 
     def _check(self, path: str, context: RequestContext) -> None:
         host = context.headers.get(b"host", b"")
-        if self._checks_host and path not in ANY_HOST and not self._is_ours(host):
+        if self._checks_host and path not in ANY_HOST and not self._is_ours(host, path == METRICS):
             raise Problem(421, "the Host header names another host; allowed_hosts can allow it")
         if path in self._open:
             return
         required = self._keys.required
         context.client = self._find(context.headers) if required else self._keys.anonymous
-        if not path.startswith(ADMIN):
-            return
-        if required:
-            if not context.client.admin:
-                raise Problem(403, "send an administrator's key: lacuna keys new NAME --admin")
-        elif not self._private:
-            raise Problem(
-                403, "set a keys file: without keys this needs loopback and no other host"
-            )
-        elif b"origin" in context.headers or _PROXIED & context.headers.keys():
-            raise Problem(403, "set a keys file: without keys no page and no proxy may do this")
+        if path.startswith(ADMIN) and not context.client.admin:
+            raise Problem(403, _NOT_ADMIN if required else _NO_ADMIN)
+        if required and path == METRICS and not (context.client.metrics or context.client.admin):
+            raise Problem(403, "send a key that may read metrics: lacuna keys new NAME --metrics")
 
-    def _is_ours(self, header: bytes) -> bool:
+    def _is_ours(self, header: bytes, any_address: bool) -> bool:
         found = _HOST.fullmatch(header.decode("latin-1").lower())
         name = (found[1] or found[2]) if found else ""
-        return name in self._known or is_loopback(name)
+        return name in self._known or is_loopback(name) or (any_address and is_address(name))
 
     def _find(self, headers: dict[bytes, bytes]) -> Client:
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")

@@ -73,9 +73,9 @@ asking = APIRouter(
     route_class=JSONRoute,
     responses=_problems(400, 401, 408, 413, 415, 421, 422, 429, 500, 503, 504),
 )
-administration = APIRouter(responses=_problems(401, 403, 421, 422, 500, 503))
-reading = APIRouter(responses=_problems(401, 421, 503))
-probing = APIRouter(responses=_problems(401, 503), default_response_class=PlainTextResponse)
+administration = APIRouter(responses=_problems(400, 401, 403, 421, 422, 500, 503))
+reading = APIRouter(responses=_problems(400, 401, 421, 503))
+probing = APIRouter(responses=_problems(400, 503), default_response_class=PlainTextResponse)
 
 
 @asking.post("/predict", operation_id="predict")
@@ -135,7 +135,7 @@ async def readyz(request: Request) -> str:
     return "ready\n"
 
 
-@probing.get("/metrics", operation_id="getMetrics")
+@probing.get("/metrics", operation_id="getMetrics", responses=_problems(401, 403, 421))
 async def metrics(request: Request) -> Response:
     """Return the series that Prometheus reads."""
     content = generate_latest(AppState.of(request).metrics.registry)

@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from model.queries import Limits
+from service.guarded_file import GuardedFileError, read_guarded_file
 
 PREFIX = "LACUNA_"
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parent.parent / "model" / "pretrained" / "default"
@@ -133,8 +134,8 @@ def read_settings(arguments: Sequence[str]) -> Settings:
     }
     file = options.get("config") or variables.get("config")
     try:
-        keys = tomllib.loads(Path(file).read_text("utf-8")) if file else {}
-    except (OSError, ValueError) as error:
+        keys = tomllib.loads(read_guarded_file(Path(file))) if file else {}
+    except (GuardedFileError, ValueError, RecursionError) as error:
         raise SettingsError(f"settings file {file}: {error}") from None
     sources = {
         **{name: f"settings file {file}: {name}" for name in keys},
@@ -166,10 +167,16 @@ def read_settings(arguments: Sequence[str]) -> Settings:
 
 def is_loopback(host: str) -> bool:
     """Return whether only this machine reaches *host*. No name but ``localhost`` is trusted."""
+    return ipaddress.ip_address(host).is_loopback if is_address(host) else host == "localhost"
+
+
+def is_address(host: str) -> bool:
+    """Return whether *host* is an IP address."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        ipaddress.ip_address(host)
     except ValueError:
-        return host == "localhost"
+        return False
+    return True
 
 
 def _parser() -> argparse.ArgumentParser:

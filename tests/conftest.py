@@ -1,5 +1,6 @@
 """Fixtures that tests of several packages share."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 from tests.fixtures_checkpoint import LINES, build_tiny_checkpoint, tiny_tokenizer
 from training.data.shards import ShardWriter, write_manifest
 from training.ngram import build
+
+os.umask(0o022)  # files of keys and settings that a group may write to are refused
 
 
 @pytest.fixture(scope="session")

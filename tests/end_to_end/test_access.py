@@ -2,6 +2,8 @@
 
 import json
 import re
+import signal
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,16 +14,26 @@ from tests.service.client import key_entry
 from tests.service.server_process import REAL, ServerProcess, serving
 
 _TYPED = "I like the cat and 4711 "
+_NAMES = ("one", "root", "scraper", "nobody")
 
 
 @pytest.fixture(scope="module")
-def keyed(
-    tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ServerProcess]:
-    """A service with the keys `one` and `other`."""
-    file = tmp_path_factory.mktemp("keys") / "keys.toml"
-    file.write_text(key_entry("one") + key_entry("other"))
-    options = "--checkpoint", str(tiny_checkpoint), "--threads", "1", "--keys-file", str(file)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of keys and checkpoint of the service `keyed`."""
+    return tmp_path_factory.mktemp("keys")
+
+
+@pytest.fixture(scope="module")
+def keyed(tiny_checkpoint: Path, folder: Path) -> Iterator[ServerProcess]:
+    """A service with the keys `one` and `other`, of which none has a right, `root` and `scraper`.
+
+    Its checkpoint is the link `current`.
+    """
+    file, link = folder / "keys.toml", folder / "current"
+    rights = key_entry("root", "admin = true") + key_entry("scraper", "metrics = true")
+    file.write_text(key_entry("one") + key_entry("other") + rights)
+    link.symlink_to(tiny_checkpoint)
+    options = "--checkpoint", str(link), "--threads", "1", "--keys-file", str(file)
     with serving(REAL, *options) as running:
         yield running
 
@@ -64,8 +76,8 @@ def test_users_of_a_key_do_not_find_each_others_texts(
         ("other", ann),
     ):
         assert (cached(key, **more), cached(key, **more) > 0) == (0, True)
-    metrics = keyed.ask("GET", "/metrics", headers=_bearer("one")).body.decode()
-    keyed.logged(route="/metrics")
+    metrics = keyed.ask("GET", "/metrics", headers=_bearer("scraper")).body.decode()
+    keyed.logged(route="/metrics", status=200)
     assert "ann" not in metrics + "".join(keyed.lines)
 
 
@@ -107,3 +119,68 @@ def test_a_user_is_a_short_string(
     assert "鬼" not in refused.body.decode() + "".join(keyless.lines)
     good = keyless.ask("POST", path, {"text": "a ____", "user": "鬼" * 128})
     assert good.status == 200
+
+
+def _status(server: ServerProcess, *lines: str) -> int:
+    """Return the status of a request with exactly these lines."""
+    with socket.create_connection(server.address) as connection:
+        connection.sendall("\r\n".join([*lines, "Connection: close", "", ""]).encode())
+        return int(b"".join(iter(lambda: connection.recv(65536), b"")).split(b" ")[1])
+
+
+def test_metrics_need_their_own_right(keyed: ServerProcess) -> None:
+    """A tenant's key gets 403; keys with `metrics` or `admin` are answered, at any address."""
+    asked = {name: keyed.ask("GET", "/metrics", headers=_bearer(name)) for name in _NAMES}
+    assert {name: answer.status for name, answer in asked.items()} == {
+        "one": 403, "root": 200, "scraper": 200, "nobody": 401,
+    }  # fmt: skip
+    assert "--metrics" in asked["one"].json()["detail"]
+    key = "Authorization: Bearer token of scraper"
+    for host, status in (("10.0.0.7:8000", 200), ("[fd00::7]", 200), ("rebound.example", 421)):
+        assert _status(keyed, "GET /metrics HTTP/1.1", f"Host: {host}", key) == status
+
+
+def test_administration_needs_an_administrators_key(
+    keyed: ServerProcess, keyless: ServerProcess
+) -> None:
+    """Without keys nobody may reload over HTTP, and the refusal names keys and SIGHUP."""
+    statuses = [keyed.ask("POST", "/admin/reload", headers=_bearer(name)).status for name in _NAMES]
+    assert statuses == [403, 200, 403, 401]
+    refused = keyless.ask("POST", "/admin/reload")
+    assert refused.status == 403
+    assert re.search("keys_file.*--admin.*SIGHUP", refused.json()["detail"])
+    keyless.send_signal(signal.SIGHUP)
+    keyless.logged(event="reloaded")
+
+
+@pytest.mark.parametrize("values", [("localhost", "localhost"), ("localhost", "other")])
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [("Host", 400), ("Authorization", 400), ("Content-Type", 400), ("Content-Encoding", 400),
+     ("X-Forwarded-For", 200)],
+)  # fmt: skip
+def test_a_header_that_decides_comes_once(
+    keyless: ServerProcess, name: str, status: int, values: tuple[str, str]
+) -> None:
+    """A proxy and the service could each believe another one of two. Others may come again."""
+    host = [] if name == "Host" else ["Host: localhost"]
+    sent = [f"{name}: {value}" for value in values]
+    assert _status(keyless, "GET /model HTTP/1.1", *host, *sent) == status
+
+
+def test_a_path_that_is_not_utf8_is_escaped(
+    keyed: ServerProcess, folder: Path, tiny_checkpoint: Path
+) -> None:
+    """A reload of it is refused as any other, in an answer and a log line of valid Unicode."""
+    link = folder / "current"
+    link.unlink()
+    link.symlink_to("/nowhere/鬼\udcff")
+    try:
+        refused = keyed.ask("POST", "/admin/reload", headers=_bearer("root"))
+        assert refused.status == 422
+        assert "/nowhere/鬼\\udcff" in refused.json()["detail"]
+        reason = keyed.logged(event="reload failed")["reason"]
+        assert reason == refused.json()["detail"]
+    finally:
+        link.unlink()
+        link.symlink_to(tiny_checkpoint)

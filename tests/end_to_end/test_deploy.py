@@ -82,6 +82,8 @@ def test_compose_sets_only_settings_of_the_service(
         monkeypatch.setenv(variable, as_compose_does(value))
     settings = read_settings([])
     assert (settings.host, settings.port, settings.allow_anonymous) == ("0.0.0.0", 8000, True)
+    targets = re.findall('"(.+):8000"', (DEPLOY / "prometheus.yml").read_text(encoding="utf-8"))
+    assert settings.allowed_hosts == (*targets,)  # Prometheus is answered by this name
 
 
 def test_images_hold_only_what_they_need() -> None:

@@ -26,6 +26,7 @@ from model.checkpoint import load_checkpoint
 from model.errors import CheckpointError
 from model.predictor import open_model, size_of
 from tests.fixtures_checkpoint import put, sums_of
+from tests.service.client import key_entry
 from tests.service.server_process import REAL, ROOT, serving
 
 # For all cases together. Python and ONNX Runtime alone take a second and 1 GiB of addresses.
@@ -343,24 +344,27 @@ def test_a_hostile_directory_leaves_the_service_alone(
     current.symlink_to(tiny_checkpoint)
     cases = ("link to a device", "pipe", "sparse weights", "loop", "40,000 dimensions")
     question = {"text": "I like the", "top_k": 3}
-    with serving(REAL, "--checkpoint", str(current), "--threads", "1") as server:
-        before = server.ask("POST", "/predict", question).json()["results"]
+    keys, admin = tmp_path / "keys.toml", {"Authorization": "Bearer token of root"}
+    keys.write_text(key_entry("root", "admin = true"))
+    options = "--checkpoint", str(current), "--threads", "1", "--keys-file", str(keys)
+    with serving(REAL, *options) as server:
+        before = server.ask("POST", "/predict", question, admin).json()["results"]
         for case in cases:
             harmful = folder / case.replace(" ", "-")
             source = hostile / f"{list(CASES).index(case)}"
             harmful.symlink_to(source)
             current.unlink()
             current.symlink_to(harmful)
-            refused = server.ask("POST", "/admin/reload")
+            refused = server.ask("POST", "/admin/reload", headers=admin)
             assert refused.status == 422, refused.body
             assert re.search(CASES[case][1], refused.json()["detail"])
             assert server.ask("GET", "/livez").status == 200
-            assert server.ask("POST", "/predict", question).json()["results"] == before
-        metrics = server.ask("GET", "/metrics").body.decode()
+            assert server.ask("POST", "/predict", question, admin).json()["results"] == before
+        metrics = server.ask("GET", "/metrics", headers=admin).body.decode()
         assert f'lacuna_reloads_total{{outcome="failure"}} {len(cases)}.0' in metrics
         current.unlink()
         current.symlink_to(folder / "missing")
-        refused = server.ask("POST", "/admin/reload")
+        refused = server.ask("POST", "/admin/reload", headers=admin)
         assert (refused.status, "is no directory" in refused.json()["detail"]) == (422, True)
 
 

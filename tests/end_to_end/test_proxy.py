@@ -96,7 +96,7 @@ def assert_problem(answer: Answer, status: int) -> None:
 
 
 def test_answers_pass_through(tmp_path: Path) -> None:
-    """Bodies are answered as by the service, but an anonymous client may not administer."""
+    """Bodies are answered as by the service, but a client without a key may not administer."""
     with proxied(tmp_path) as both:
         answer = both.ask("/predict", "the cat")
         assert answer.status == 200

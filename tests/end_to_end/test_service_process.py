@@ -283,8 +283,9 @@ def test_an_engine_that_dies_leaves_nobody_waiting() -> None:
             assert held.getresponse().status == 500
         later = server.ask("POST", "/predict", {"text": "a"})
         assert (later.status, later.headers["retry-after"]) == (503, "2")
-        probes = ("GET", "/livez"), ("GET", "/readyz"), ("POST", "/admin/reload")
-        assert [server.ask(*probe).status for probe in probes] == [503, 503, 503]
+        assert [server.ask("GET", path).status for path in ("/livez", "/readyz")] == [503, 503]
+        server.send_signal(signal.SIGHUP)
+        assert "stuck or has ended" in server.logged(event="reload refused")["reason"]
         assert "lacuna_ready 0.0" in server.ask("GET", "/metrics").body.decode()
         entry = server.logged(event="engine died", level="critical")
         assert entry["exception"]["type"] == "SystemExit"
@@ -297,8 +298,8 @@ def test_an_engine_that_dies_leaves_nobody_waiting() -> None:
 def test_a_disk_that_hangs_does_not_delay_the_end() -> None:
     """Requests are answered during a reload that never ends, and one signal ends the process."""
     options = ("--checkpoint", "hung", "--grace-seconds", "1")
-    with serving(FAKE, *options) as server, contextlib.closing(server.connect()) as loading:
-        loading.request("POST", "/admin/reload")
+    with serving(FAKE, *options) as server:
+        server.send_signal(signal.SIGHUP)
         assert server.ask("POST", "/predict", {"text": "a"}).status == 200
         server.send_signal(signal.SIGTERM)
         assert server.wait() == 0

@@ -83,17 +83,54 @@ def test_a_wrong_file_is_an_error_that_shows_no_key(
 
 
 def test_a_file_that_cannot_be_read_is_refused_at_once(tmp_path: Path) -> None:
-    """A missing file, bytes that are not text, a pipe and a directory are errors."""
+    """A missing file, bytes that are not text, a pipe, a directory, a long file are errors."""
     (tmp_path / "bytes").write_bytes(b"# \xff")
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "long").write_text("#" * (1 << 20) + "\n")
     for name, message in {
         "missing": "No such file",
         "bytes": "not UTF-8 at byte 2",
         "pipe": "not a regular file",
         ".": "not a regular file",
+        "long": "has more than 1048576 bytes",
     }.items():
         with pytest.raises(KeysError, match=message):
             read_keys_file(tmp_path / name)
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+def test_a_file_that_others_may_write_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], mode: int
+) -> None:
+    """At the start, for `lacuna keys new`, and later, when the old keys stay; chmod is named."""
+    ring = Ring(tmp_path, key_entry("a"))
+    ring.file.chmod(mode)
+    ring.change(key_entry("b"))
+    remedy = f"others may write to it; run: chmod go-w {ring.file}"
+    assert remedy in caplog.records[-1].__dict__["fields"]["reason"]
+    assert (ring.names("token of a", "token of b"), ring.is_current) == (["a", None], False)
+    with pytest.raises(KeysError, match="chmod go-w"):
+        read_keys_file(ring.file)
+    assert main(["new", "c", "--file", str(ring.file)]) == 2
+    assert remedy in capsys.readouterr().err
+    ring.file.chmod(0o644)
+    ring.refresh()
+    assert (ring.names("token of a", "token of b"), ring.is_current) == ([None, "b"], True)
+
+
+def test_a_file_that_others_may_replace_is_refused(tmp_path: Path) -> None:
+    """Others may not write to its folder, nor to that of a link to it, unless it is sticky."""
+    folder = tmp_path / "open"
+    folder.mkdir()
+    (tmp_path / "keys.toml").write_text(key_entry("a"))
+    (folder / "link").symlink_to(tmp_path / "keys.toml")
+    for mode, refused in ((0o757, True), (0o1777, False), (0o775, False)):
+        folder.chmod(mode)
+        if refused:
+            with pytest.raises(KeysError, match=f"others may replace it; run: chmod o-w {folder}"):
+                read_keys_file(folder / "link")
+        else:
+            assert read_keys_file(folder / "link")
 
 
 @pytest.mark.parametrize("key", ["hunter2", "not printable \x01 at all", "schlüssel-schlüssel"])

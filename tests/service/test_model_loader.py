@@ -22,6 +22,17 @@ from tests.service.server_process import REAL, serving
 _BLANK_CALLS = ("forward", "backward", "gap")
 
 
+def ask_as_admin(question: Any, folder: Path, model: Any = None, **settings: Any) -> Any:
+    """Ask a service whose keys file in *folder* has one key, an administrator's."""
+    (folder / "keys.toml").write_text(key_entry("root", "admin = true"))
+
+    async def ask_with_key(client: httpx.AsyncClient) -> Any:
+        client.headers["Authorization"] = "Bearer token of root"
+        return await question(client)
+
+    return ask(ask_with_key, model, keys_file=folder / "keys.toml", **settings)
+
+
 def ask_real(question: Any, checkpoint: Path, **settings: Any) -> Any:
     """Ask a service with a real checkpoint."""
     return ask(question, real_model(checkpoint, **settings))
@@ -165,7 +176,7 @@ async def metric(client: httpx.AsyncClient, name: str) -> float:
     return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
 
-def test_a_reload_changes_what_answers() -> None:
+def test_a_reload_changes_what_answers(tmp_path: Path) -> None:
     """The answer names both checkpoints; /model, /metrics and later answers name the new one."""
 
     async def question(client: httpx.AsyncClient) -> None:
@@ -180,7 +191,7 @@ def test_a_reload_changes_what_answers() -> None:
         assert await metric(client, 'lacuna_reloads_total{outcome="success"}') == 1
         assert await metric(client, f'lacuna_model_info{{digest="{digest}"') == 1
 
-    ask(question)
+    ask_as_admin(question, tmp_path)
 
 
 @pytest.mark.fault
@@ -189,7 +200,12 @@ def test_a_reload_changes_what_answers() -> None:
     [("broken", 422, "reason", "weights.safetensors"), ("exhausted", 500, "exception", "OSError")],
 )
 def test_a_failed_reload_changes_nothing(
-    caplog: pytest.LogCaptureFixture, later: str, status: int, field: str, logged: str
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    later: str,
+    status: int,
+    field: str,
+    logged: str,
 ) -> None:
     """The log has the checkpoint's fault, or type and places; the old model goes on."""
 
@@ -200,7 +216,7 @@ def test_a_failed_reload_changes_nothing(
         assert (await client.post("/predict", json={"text": "a"})).json()["model"]["version"] == "1"
         assert await metric(client, 'lacuna_reloads_total{outcome="failure"}') == 1
 
-    ask(question, FakeModel(later=later))
+    ask_as_admin(question, tmp_path, FakeModel(later=later))
     (line,) = (record for record in caplog.records if record.message == "reload failed")
     assert logged in str(line.__dict__["fields"][field])
 
@@ -225,7 +241,7 @@ def test_sighup_follows_a_link_that_was_pointed_elsewhere(tmp_path: Path) -> Non
         assert server.ask("GET", "/model").json()["digest"] == other.digest
 
 
-def test_one_change_at_a_time() -> None:
+def test_one_change_at_a_time(tmp_path: Path) -> None:
     """During a reload requests are answered, and other reloads and SIGHUPs wait for their turn."""
     model = FakeModel()
 
@@ -243,12 +259,12 @@ def test_one_change_at_a_time() -> None:
         while await metric(client, 'lacuna_reloads_total{outcome="success"}') < 3:
             await asyncio.sleep(0)
 
-    ask(question, model)
+    ask_as_admin(question, tmp_path, model)
     assert model.loads == 4
 
 
 @pytest.mark.fault
-def test_a_load_without_end_is_given_up() -> None:
+def test_a_load_without_end_is_given_up(tmp_path: Path) -> None:
     """The old checkpoint goes on, and no load starts while an earlier one still runs."""
     model = FakeModel()
 
@@ -266,7 +282,7 @@ def test_a_load_without_end_is_given_up() -> None:
         assert await metric(client, 'lacuna_reloads_total{outcome="success"}') == 1
         assert (await client.get("/model")).json()["version"] == "3"
 
-    ask(question, model, load_seconds=0.05)
+    ask_as_admin(question, tmp_path, model, load_seconds=0.05)
 
 
 @pytest.mark.fault
@@ -275,7 +291,7 @@ def test_a_load_without_end_is_given_up() -> None:
     [("draining", True, "shutting down"), ("loaded", None, "still loading")],
 )
 def test_a_reload_too_early_or_too_late_is_no_failure(
-    caplog: pytest.LogCaptureFixture, state: str, value: object, reason: str
+    caplog: pytest.LogCaptureFixture, tmp_path: Path, state: str, value: object, reason: str
 ) -> None:
     """It is 503 and one warning, and counts as no failure of a checkpoint."""
 
@@ -284,7 +300,7 @@ def test_a_reload_too_early_or_too_late_is_no_failure(
         assert (await client.post("/admin/reload")).status_code == 503
         assert await metric(client, 'lacuna_reloads_total{outcome="failure"}') == 0
 
-    ask(question)
+    ask_as_admin(question, tmp_path)
     (line,) = (record for record in caplog.records if record.message == "reload refused")
     assert line.levelno == logging.WARNING
     assert reason in line.__dict__["fields"]["reason"]

@@ -86,8 +86,10 @@ def test_wrong_variables_are_errors(
         (b"max_text = 3", "max_text: is no setting"),
         (b"port = ", "Invalid value"),
         (b"[port]\na = 1", "port: Input should be"),
-        (b"\xff", "'utf-8' codec"),
-        (None, "[Errno 2] No such file"),
+        (b"\xff", "not UTF-8 at byte 0"),
+        (b"a = " + b"[" * 100_000, "maximum recursion depth"),
+        (b"#" * (1 << 20) + b"\n", "has more than 1048576 bytes"),
+        (None, "No such file"),
     ],
 )
 def test_wrong_files_are_errors(file: Path, content: bytes | None, message: str) -> None:
@@ -97,6 +99,19 @@ def test_wrong_files_are_errors(file: Path, content: bytes | None, message: str)
     with pytest.raises(SettingsError) as refused:
         read_settings(["--config", str(file)])
     assert f"service.toml: {message}" in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["writable", "pipe"])
+def test_a_file_that_may_be_anyones_is_refused(file: Path, kind: str) -> None:
+    """Others may not write to it, since it may hold keys; a pipe is not waited for."""
+    if kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.write_text("port = 1\n")
+        file.chmod(0o664)
+    message = {"pipe": "not a regular file", "writable": f"chmod go-w {file}"}[kind]
+    with pytest.raises(SettingsError, match=message):
+        read_settings(["--config", str(file)])
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", "127.9"])
