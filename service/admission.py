@@ -1,53 +1,40 @@
-"""Admission: the quota of a key, and the work that the engine can do in time.
+"""Admission: the rate of a key, and the work that the engine can do in time.
 
-The cost of a query is estimated from its kind and its lengths before anything is decoded. Its unit
-is a microsecond on the machine where the constants below were measured. The speed of this machine,
-in units per busy second, is measured all the time, so only proportions matter
-(docs/decisions/0012-admission.md).
+Work is estimated before anything is decoded (estimate.py). The speed of this machine, in estimated
+work per busy second, is measured all the time, so only proportions matter
+(docs/decisions/0012-admission.md). Every tenant, the owner of a key, has a share of the engine and
+of the places to wait, and is refused for its own work only.
 
 The event loop admits, and the engine's thread reports what has ended. Each number has one writer,
 so no lock is needed.
 """
 
 import math
-import re
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from model.queries import ClozeQuery, Limits, Query, ScoreQuery
-
-# Microseconds of one core, many texts side by side.
-PREDICT = 1_000
-PREDICT_CHARACTER = 18
-SCORE = 500
-SCORE_CHARACTER = 30
-CLOZE_CHARACTER = 25
-OPEN_BLANK = 15_000
-# Several blanks are each filled for several fillings of the others, and then once more.
-JOINT_BLANK = 36_000
-CHOSEN_BLANK = 4_500
-CHOICE = 260
-HISTORY_CHARACTERS_PER_MICROSECOND = 2
-# A text that shares whole blocks of this many code points with an earlier one is probably cached.
-BLOCK = 64
-# Prefixes and histories that are remembered, as hashes: about as many as the prefix cache holds.
-MAX_PREFIXES = 4_096
+from service.estimate import Estimator, Work
 
 # Share of the time to the deadline that admitted work may fill. The rest covers wrong estimates.
 HEADROOM = 0.5
-# First guess of the speed: a quarter of the measured machine's. If it is too low, the first texts
-# correct it; if it is too high, requests are admitted that are then late.
+# First guess of the speed, in estimated microseconds per second: a quarter of the reference
+# machine's. If it is too low, the first texts correct it; if it is too high, requests are admitted
+# that are then late.
 FIRST_RATE = 250_000.0
 # Busy seconds that the first guess weighs, and busy seconds after which a measurement weighs 1/e.
 FIRST_SECONDS = 0.25
 MEMORY_SECONDS = 5.0
 MAX_RETRY_SECONDS = 30
+# Bytes of all texts, histories and choices in the engine, as Python strings.
+MAX_BYTES = 32 << 20
+# One of several tenants may hold so much of what is free.
+SHARE = 0.5
 
-# One pattern per marker: each then searches for its first characters, 40 times faster than one
-# alternation over a long text.
-_MARKERS = tuple(map(re.compile, ("__+", "＿＿+", r"\[MASK\]", "<mask>", "<blank>", r"\{blank\}")))
-Reason = Literal["queue_full", "deadline", "rate_requests", "rate_characters", "bodies"]
+Reason = Literal["queue_full", "deadline", "rate_requests", "rate_work", "bodies"]
 
 
 class TooManyRequests(Exception):  # noqa: N818 - a state, not a fault
@@ -66,7 +53,7 @@ class Allowance:
     A full bucket may go into debt, so a request larger than one minute's quota succeeds once and is
     then paid back.
 
-    *limits* are texts and characters per minute; 0 means no limit.
+    *limits* are texts and seconds of estimated work per minute; 0 means no limit.
     """
 
     def __init__(self, limits: tuple[int, int] = (0, 0)) -> None:
@@ -74,17 +61,15 @@ class Allowance:
         self._levels = [float(limit) for limit in limits]
         self._updated = time.monotonic()
 
-    def charge(self, texts: int, characters: int) -> None:
+    def charge(self, texts: int, work_seconds: float) -> None:
         """Charge a request, or refuse it and charge nothing.
-
-        *characters* are the code points of texts, history and choices.
 
         Raises:
             TooManyRequests: names the limit for which the request has to wait longer.
         """
         now = time.monotonic()
         minutes, self._updated = (now - self._updated) / 60, now
-        amounts, waits = (texts, characters), [0.0, 0.0]
+        amounts, waits = (texts, work_seconds), [0.0, 0.0]
         for kind, limit in enumerate(self.limits):
             if limit:
                 level = min(float(limit), self._levels[kind] + minutes * limit)
@@ -92,138 +77,174 @@ class Allowance:
                 waits[kind] = max(0.0, (min(amounts[kind], limit) - level) * 60 / limit)
         if any(waits):
             kind = waits.index(max(waits))
-            reason: Reason = ("rate_requests", "rate_characters")[kind]
-            detail = f"the limit is {self.limits[kind]} {('texts', 'characters')[kind]} per minute"
+            reason: Reason = ("rate_requests", "rate_work")[kind]
+            unit = ("texts", "seconds of work")[kind]
+            detail = f"the limit is {self.limits[kind]} {unit} per minute"
             raise TooManyRequests(reason, detail, max(waits))
         self._levels[0] -= texts
-        self._levels[1] -= characters
+        self._levels[1] -= work_seconds
 
-    def refund(self, texts: int, characters: int) -> None:
+    def refund(self, texts: int, work_seconds: float) -> None:
         """Give back what `charge` took, for a request that the engine refused."""
         self._levels[0] += texts
-        self._levels[1] += characters
+        self._levels[1] += work_seconds
+
+
+@dataclass(slots=True, eq=False)
+class Share:
+    """The texts, their work and their bytes that were admitted, and those that have ended."""
+
+    # Written on the event loop.
+    admitted_items: int = 0
+    admitted_cost: int = 0
+    admitted_bytes: int = 0
+    # Written on the engine's thread.
+    ended_items: int = 0
+    ended_cost: int = 0
+    ended_bytes: int = 0
+
+    @property
+    def items(self) -> int:
+        """Number of texts that wait or are being decoded."""
+        return self.admitted_items - self.ended_items
+
+    @property
+    def cost(self) -> int:
+        """Estimated work of these texts, in microseconds of the reference machine."""
+        return self.admitted_cost - self.ended_cost
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of these texts, with their histories and choices."""
+        return self.admitted_bytes - self.ended_bytes
 
 
 class Admission:
     """Counts the work that was admitted and has not ended, and measures the engine's speed.
 
     At most *queue_items* texts wait for the engine, whatever their cost: a bound on memory. It
-    decodes *batch_items* at the same time. A text over one of the *limits* costs nothing: the
-    engine refuses it at once.
+    decodes *batch_items* at the same time. If *is_shared* returns True there are several tenants.
+    Then each may hold half as many places, and bytes, as are free, so that there are always some
+    for another one (dynamic thresholds: Choudhury and Hahne 1998).
     """
 
-    def __init__(self, queue_items: int, batch_items: int, limits: Limits) -> None:
-        self._queue_items = queue_items
+    def __init__(
+        self,
+        queue_items: int,
+        batch_items: int,
+        limits: Limits,
+        is_shared: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._places = queue_items + batch_items
         self._batch_items = batch_items
-        self._limits = limits
-        # Written on the event loop.
-        self._admitted_items = 0
-        self._admitted_cost = 0
-        self._prefixes: dict[int, None] = {}
+        self._estimator = Estimator(limits)
+        self.is_shared = is_shared
+        self._all = Share()
+        self._shares: dict[str, Share] = {}  # by tenant; kept, since there are only as many as keys
         # Written on the engine's thread.
-        self._ended_items = 0
-        self._ended_cost = 0
+        self.active_tenants = 0  # with texts in the engine
         self._done = FIRST_RATE * FIRST_SECONDS
         self._busy = FIRST_SECONDS
-        self.rate = FIRST_RATE  # cost that the engine finishes in a busy second
+        self._measured = -math.inf  # monotonic seconds
+        self.rate = FIRST_RATE  # estimated microseconds that the engine finishes in a busy second
 
-    def admit(self, queries: Sequence[Query], cache_salt: str, seconds: float) -> list[int]:
+    def estimate(self, queries: Sequence[Query], cache_salt: str = "") -> list[Work]:
+        """Estimate the work of each text of a request. Called on the event loop."""
+        return self._estimator.estimate(queries, cache_salt)
+
+    def admit(
+        self,
+        queries: Sequence[Query],
+        works: Sequence[Work],
+        tenant: str,
+        seconds: float,
+        cache_salt: str = "",
+    ) -> int:
         """Admit one request that has *seconds* until its deadline. Called on the event loop.
 
-        Return the cost of each query; hand each to `end` when the query has ended.
+        Return the bytes that each text counts for; hand them to `end` when the text has ended.
 
         Raises:
             TooManyRequests: it would have to wait too long; nothing is counted.
         """
-        costs = [self._estimate(query, cache_salt) for query in queries]
-        cost, wait = sum(costs), self.wait_seconds
-        if self.waiting + len(costs) > self._queue_items:
-            detail = f"the queue is full: {self.waiting} of {self._queue_items} texts wait"
-            raise TooManyRequests("queue_full", detail, min(MAX_RETRY_SECONDS, wait))
-        # An idle engine accepts anything: else a wrong guess of the speed would never be corrected.
-        adds = cost / self.rate
+        own = self._shares.get(tenant) or self._shares.setdefault(tenant, Share())
+        items, size = len(works), size_of(queries)
+        cost = sum([work.total for work in works])
+        # Everybody with texts in the engine gets the same share of its time.
+        rate = self.rate / max(1, self.active_tenants + (own.items == 0))
+        wait, adds = own.cost / rate, cost / rate
+        retry = min(MAX_RETRY_SECONDS, wait)
+        self._check_places(own, items, size, retry)
         if wait and wait + adds > HEADROOM * seconds:
             work = f"{wait:.1f} s of work are waiting and it adds {adds:.1f} s"
-            detail = f"it would miss its deadline: {work}"
-            raise TooManyRequests("deadline", detail, min(MAX_RETRY_SECONDS, wait))
-        self._admitted_items += len(costs)
-        self._admitted_cost += cost
-        for query in queries:
-            self._remember(query, cache_salt)
-        return costs
+            raise TooManyRequests("deadline", f"it would miss its deadline: {work}", retry)
+        # An old measurement may be wrong: one request in a while may try.
+        known = time.monotonic() < self._measured + MAX_RETRY_SECONDS
+        if adds > seconds and known:
+            detail = f"it would take {adds:.1f} s and miss its deadline; send less at once"
+            raise TooManyRequests("deadline", detail, MAX_RETRY_SECONDS)
+        for share in (own, self._all):
+            share.admitted_items += items
+            share.admitted_cost += cost
+            share.admitted_bytes += items * (size // items)
+        self._estimator.remember(queries, cache_salt)
+        return size // items
 
-    def end(self, cost: int) -> None:
+    def _check_places(self, own: Share, items: int, size: int, retry: float) -> None:
+        """Refuse a request for which no places, or too few bytes, are left."""
+        taken = self._all
+        shared = self.is_shared()
+        if taken.items + items > self._places:
+            places = self._places - self._batch_items
+            detail = f"the queue is full: {self.waiting} of {places} texts wait"
+        elif shared and own.items and own.items + items > SHARE * (self._places - taken.items):
+            detail = f"the queue is full: {own.items} texts of this key are in it"
+        elif taken.items and taken.bytes + size > MAX_BYTES:
+            detail = f"the queue is full: its texts have {taken.bytes} of {MAX_BYTES} bytes"
+        elif shared and own.items and own.bytes + size > SHARE * (MAX_BYTES - taken.bytes):
+            detail = f"the queue is full: its texts of this key have {own.bytes} bytes"
+        else:
+            return
+        raise TooManyRequests("queue_full", detail, retry)
+
+    def end(self, tenant: str, cost: int, size: int) -> None:
         """Report that one text has ended in any way. Called on the engine's thread."""
-        self._ended_items += 1
-        self._ended_cost += cost
+        for share in (self._shares[tenant], self._all):
+            share.ended_items += 1
+            share.ended_cost += cost
+            share.ended_bytes += size
 
     def measure(self, cost: int, seconds: float) -> None:
-        """Report the cost finished in the last busy *seconds*. Called on the engine's thread."""
+        """Report finished texts and the busy *seconds* they took. Called on the engine's thread."""
         kept = math.exp(-seconds / MEMORY_SECONDS)
         self._done = self._done * kept + cost
         self._busy = self._busy * kept + seconds
         self.rate = max(1.0, self._done / self._busy)
+        self._measured = time.monotonic()
 
     @property
     def waiting(self) -> int:
         """Number of texts beyond those that the engine decodes at the same time."""
-        return max(0, self._admitted_items - self._ended_items - self._batch_items)
+        return max(0, self._all.items - self._batch_items)
 
     @property
     def cost(self) -> int:
-        """Cost of all texts that wait or are being decoded."""
-        return self._admitted_cost - self._ended_cost
+        """Estimated work of all texts that wait or are being decoded."""
+        return self._all.cost
 
     @property
     def wait_seconds(self) -> float:
         """Estimated seconds until all admitted work has ended."""
         return self.cost / self.rate
 
-    def _estimate(self, query: Query, cache_salt: str) -> int:
-        length = len(query.text)
-        if length > self._limits.characters:
-            return 1
-        if isinstance(query, ScoreQuery):
-            return SCORE + SCORE_CHARACTER * length
-        if len(query.history) > self._limits.history:
-            return 1
-        if isinstance(query, ClozeQuery):
-            cost = self._estimate_blanks(query) + CLOZE_CHARACTER * length
-        else:
-            cached = self._cached_length(query.text, cache_salt)
-            cost = PREDICT + PREDICT_CHARACTER * (length - cached)
-        if query.history and hash((cache_salt, query.history)) not in self._prefixes:
-            cost += len(query.history) // HISTORY_CHARACTERS_PER_MICROSECOND
-        return cost
 
-    def _estimate_blanks(self, query: ClozeQuery) -> int:
-        text, marker = query.text, query.blank
-        found = text.count(marker) if marker else sum(len(each.findall(text)) for each in _MARKERS)
-        blanks = max(1, found)
-        if blanks > self._limits.blanks:
-            return 1
-        if not query.choices:
-            return OPEN_BLANK if blanks == 1 else JOINT_BLANK * blanks
-        shared = isinstance(query.choices[0], str)
-        choices = blanks * len(query.choices) if shared else sum(map(len, query.choices))
-        cost = CHOSEN_BLANK * blanks + CHOICE * choices
-        return cost if blanks == 1 else 2 * cost
-
-    def _cached_length(self, text: str, cache_salt: str) -> int:
-        """Return how many code points at the start of *text* have come before with this salt."""
-        end = len(text) // BLOCK * BLOCK
-        for length in (end, end - BLOCK):
-            if length > 0 and hash((cache_salt, text[:length])) in self._prefixes:
-                return length
-        return 0
-
-    def _remember(self, query: Query, cache_salt: str) -> None:
-        if isinstance(query, ScoreQuery):
-            return
-        for prefix in (query.text[: len(query.text) // BLOCK * BLOCK], query.history):
-            if prefix:
-                key = hash((cache_salt, prefix))
-                self._prefixes.pop(key, None)  # the newest is last
-                self._prefixes[key] = None
-                if len(self._prefixes) > MAX_PREFIXES:
-                    del self._prefixes[next(iter(self._prefixes))]
+def size_of(queries: Sequence[Query]) -> int:
+    """Return the bytes of the strings of one request, whose queries share all but their texts."""
+    first = queries[0]
+    strings = [query.text for query in queries]
+    if not isinstance(first, ScoreQuery):
+        strings.append(first.history)
+    if isinstance(first, ClozeQuery) and first.choices is not None:
+        for choice in first.choices:
+            strings += [choice] if isinstance(choice, str) else choice
+    return sum(map(sys.getsizeof, strings))

@@ -56,19 +56,21 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
         metrics.loaded(outcome.identity)
         log.info("ready", extra={"fields": outcome.identity})
 
+    keys = KeyRing(
+        [key.get_secret_value() for key in settings.keys],
+        settings.keys_file,
+        (settings.texts_per_minute, settings.work_seconds_per_minute),
+    )
     engine = Engine(
         partial(load, metrics.called),
-        admission=Admission(settings.queue_items, settings.batch_items, settings.limits),
+        admission=Admission(
+            settings.queue_items, settings.batch_items, settings.limits, lambda: keys.is_shared
+        ),
         batch_items=settings.batch_items,
         stall_seconds=settings.stall_seconds,
         on_loaded=on_loaded,
     )
     reloader = Reloader(partial(load, metrics.called), engine, metrics, settings.load_seconds)
-    keys = KeyRing(
-        [key.get_secret_value() for key in settings.keys],
-        settings.keys_file,
-        (settings.texts_per_minute, settings.characters_per_minute),
-    )
     metrics.watch(engine, keys)
     app = FastAPI(
         routes=[_with_head(route) for route in _routes()],

@@ -60,7 +60,7 @@ class Key(BaseModel):
         repr=False,
     )
     texts_per_minute: Annotated[int | None, _LIMIT] = None
-    characters_per_minute: Annotated[int | None, _LIMIT] = None
+    work_seconds_per_minute: Annotated[int | None, _LIMIT] = None
     admin: bool = Field(False, description="true or false")
     metrics: bool = Field(False, description="true or false")
 
@@ -155,7 +155,7 @@ class Client:
 class KeyRing:
     """The *plain* keys of the settings, and those of the file at *path*, watched for changes.
 
-    *limits* are texts and characters per minute, for keys whose entries set none.
+    *limits* are texts and seconds of estimated work per minute, for keys whose entries set none.
 
     Raises:
         KeysError: a key or the file cannot be used.
@@ -229,10 +229,10 @@ class KeyRing:
         before = {client.name: client.allowance for client in self._clients.values()}
         clients = {}
         for key in (*self._plain, *keys):
-            texts, characters = key.texts_per_minute, key.characters_per_minute
+            texts, work = key.texts_per_minute, key.work_seconds_per_minute
             limits = (
                 self._limits[0] if texts is None else texts,
-                self._limits[1] if characters is None else characters,
+                self._limits[1] if work is None else work,
             )
             allowance = before.get(key.name)
             if allowance is None or allowance.limits != limits:
@@ -240,6 +240,7 @@ class KeyRing:
             clients[bytes.fromhex(key.sha256)] = Client(key.name, allowance, key.admin, key.metrics)
         self._clients, self._installed = clients, keys
         self.required = bool(clients)
+        self.is_shared = len(clients) > 1  # by several tenants
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -251,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     new.add_argument("name", metavar="NAME", help="who uses it")
     new.add_argument("--admin", action="store_true", help="it may also administer the service")
     new.add_argument("--metrics", action="store_true", help="it may also read /metrics")
-    for option in ("--texts-per-minute", "--characters-per-minute"):
+    for option in ("--texts-per-minute", "--work-seconds-per-minute"):
         new.add_argument(option, type=int, metavar="N", help=_LIMIT.description)
     new.add_argument("--file", type=Path, help="append the entry here (default: standard error)")
     given = vars(parser.parse_args(arguments))

@@ -10,19 +10,18 @@ import logging
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from model.errors import QueryError
 from model.queries import Query
 from service.admission import Admission
+from service.estimate import Work
+from service.jobs import Job, Lines, Task
 from service.logs import format_exception, format_stack
 
 if TYPE_CHECKING:
-    from model.batching import Decoder
     from service.model_loader import LoadedModel
 
 log = logging.getLogger(__name__)
@@ -44,43 +43,6 @@ class ItemError(Exception):
         self.cause = cause
 
 
-@dataclass(slots=True, eq=False)
-class Job:
-    """One request inside the engine; await `future` for one result per query."""
-
-    queries: Sequence[Query]
-    tenant: str
-    cache_salt: str
-    costs: Sequence[int]  # estimated work of each query
-    future: asyncio.Future[list[Any]]
-    results: dict[int, Any] = field(default_factory=dict)  # by index of the query
-    abandoned: bool = False  # missing results are not wanted any more
-    loaded: "LoadedModel | None" = None  # the checkpoint that answers
-    # Monotonic seconds; 0 means not yet.
-    submitted: float = field(default_factory=time.monotonic)
-    started: float = 0.0
-    finished: float = 0.0
-
-    @property
-    def queue_seconds(self) -> float:
-        """Seconds from submission until the first text was started, or until now."""
-        return (self.started or self.finished or time.monotonic()) - self.submitted
-
-    @property
-    def inference_seconds(self) -> float:
-        """Seconds from then until the last result, or until now."""
-        return (self.finished or time.monotonic()) - self.started if self.started else 0.0
-
-
-@dataclass(slots=True, eq=False)
-class Task:
-    """One text of a job. The scheduler names its decoder by the task itself."""
-
-    job: Job
-    index: int
-    decoder: "Decoder[Any]"
-
-
 class Engine:
     """Answers queries on its own thread, *batch_items* texts at the same time.
 
@@ -98,7 +60,7 @@ class Engine:
     ) -> None:
         self._load = load
         self.admission = admission
-        self._batch_items = batch_items
+        self._lines = Lines(batch_items, admission.is_shared)  # used on the engine's thread only
         self._stall_seconds = stall_seconds
         self._on_loaded = on_loaded
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -117,8 +79,6 @@ class Engine:
         self._jobs: set[Job] = set()  # neither answered nor cancelled
         self._swapped: asyncio.Future[None] | None = None
         # Used on the engine's thread only.
-        self._waiting: deque[Task] = deque()
-        self._live: set[Task] = set()
         self._finished: list[tuple[Job, list[Any] | Exception]] = []
 
     def start(self) -> None:
@@ -140,22 +100,24 @@ class Engine:
     def submit(
         self,
         queries: Sequence[Query],
+        works: Sequence[Work],
         tenant: str = "",
         seconds: float = math.inf,
         cache_salt: str = "",
     ) -> Job:
         """Queue one request that has *seconds* until its deadline. `cancel` gives up waiting.
 
-        The job's future raises `ItemError` if a query cannot be answered. *tenant* pays
-        for it. Only requests with the same *cache_salt* share cached texts.
+        *works* are of `Admission.estimate`. *tenant* takes turns with others, and waits for its own
+        work only. Only requests with the same *cache_salt* share cached texts. The job's future
+        raises `ItemError` if a query cannot be answered.
 
         Raises:
             TooManyRequests: the queue is full, or the request would miss its deadline.
             NotReady: the engine is loading, draining, stuck or has ended.
         """
         self.check_ready()
-        costs = self.admission.admit(queries, cache_salt, seconds)
-        job = Job(queries, tenant, cache_salt, costs, self._loop.create_future())
+        text_bytes = self.admission.admit(queries, works, tenant, seconds, cache_salt)
+        job = Job(queries, works, tenant, cache_salt, text_bytes, self._loop.create_future())
         self._jobs.add(job)
         with self._wake:
             self._arrived.append(job)
@@ -222,8 +184,9 @@ class Engine:
             while self._receive():
                 self._drop_abandoned()
                 self._start_waiting()
-                done = self._step() if self._live else 0
-                self.admission.measure(done, time.monotonic() - self._round_began)
+                if self._lines.live:
+                    self._step()
+                self.admission.active_tenants = self._lines.tenants
                 if self._finished:  # one wake-up of the event loop, however many
                     finished, self._finished = self._finished, []
                     self._call(self._resolve, finished)
@@ -239,7 +202,7 @@ class Engine:
     def _receive(self) -> bool:
         """Wait for work and take what arrived; False if the engine is to stop and has none left."""
         with self._wake:
-            self._idle = not (self._waiting or self._live)
+            self._idle = not self._lines.tenants
             while self._idle and not (self._arrived or self._replacement or self._stopping):
                 self._wake.wait()
             self._round_began = time.monotonic()
@@ -253,70 +216,77 @@ class Engine:
             stopping = self._stopping
         for job in arrived:
             self._prepare(job)
-        return bool(arrived or self._waiting or self._live or not stopping)
+        return bool(arrived or self._lines.tenants or not stopping)
 
     def _prepare(self, job: Job) -> None:
         """Check all queries of a job before any is decoded: all or nothing."""
         job.loaded = self._model
         tasks: list[Task] = []
+        predictor: Any = self._model.predictor
+        peak_bytes = getattr(predictor, "peak_bytes", lambda _: 0)
         try:
             for query in job.queries:
                 if job.abandoned:  # while the texts before this one were checked
                     break
-                decoder = self._model.predictor.start(query, job.cache_salt)
-                tasks.append(Task(job, len(tasks), decoder))
+                decoder = predictor.start(query, job.cache_salt)
+                work = job.works[len(tasks)]
+                tasks.append(Task(job, len(tasks), decoder, work, peak_bytes(query)))
         except Exception as error:
             self._fail(job, len(tasks), error)
         if job.abandoned:
-            for cost in job.costs:
-                self.admission.end(cost)
+            for work in job.works:
+                self.admission.end(job.tenant, work.total, job.text_bytes)
         else:
-            self._waiting.extend(tasks)
+            self._lines.add(tasks)
 
     def _drop_abandoned(self) -> None:
         """Take the texts of cancelled and failed jobs out of scheduler and queue."""
         if not self._any_abandoned:
             return
         self._any_abandoned = False  # first: a job that is cancelled from now on counts next time
-        dropped = {task for task in (*self._waiting, *self._live) if task.job.abandoned}
-        for task in dropped:
-            self._scheduler.cancel(task)
-            self._end(task)
-        self._waiting = deque(task for task in self._waiting if task not in dropped)
+        for task in self._lines.drop_abandoned():
+            if task in self._lines.live:
+                self._scheduler.cancel(task)
+                seconds = self._end(task)
+                if seconds > task.work.total / self.admission.rate:  # else nothing is known
+                    self.admission.measure(task.work.total, seconds)
+            else:
+                self.admission.end(task.job.tenant, task.work.total, task.job.text_bytes)
 
     def _start_waiting(self) -> None:
-        """Start waiting texts, oldest first, up to the size of the batch."""
-        while self._waiting and len(self._live) < self._batch_items:
-            task = self._waiting.popleft()
+        """Start waiting texts while there is room."""
+        while self._lines.waiting and (task := self._lines.start_next()):
             task.job.started = task.job.started or time.monotonic()
-            self._live.add(task)
             self._scheduler.add(task, task.decoder)
 
-    def _step(self) -> int:
-        """Run one round; return the cost of the texts that it answered."""
+    def _step(self) -> None:
+        """Run one round, and measure its speed."""
         try:
             finished: Sequence[tuple[Any, Any]] = self._scheduler.step()
         except Exception as error:  # the scheduler itself failed: its texts are lost
-            finished = [(task, error) for task in self._live]
+            finished = [(task, error) for task in self._lines.live]
             self._scheduler = self._model.new_scheduler()
-        done = 0
+        self._lines.worked(time.monotonic() - self._round_began)
+        done, seconds = 0, 0.0
         for task, result in finished:
-            done += self._end(task)
+            took = self._end(task)
             if isinstance(result, Exception):
                 self._fail(task.job, task.index, result)
                 continue
+            done += task.work.total
+            seconds += took
             job, results = task.job, task.job.results
             results[task.index] = result
             if len(results) == len(job.queries):
                 self._finish(job, [results[index] for index in range(len(results))])
-        return done
+        if done:
+            self.admission.measure(done, seconds)
 
-    def _end(self, task: Task) -> int:
-        """Report that a text left the engine; return its cost."""
-        self._live.discard(task)
-        cost = task.job.costs[task.index]
-        self.admission.end(cost)
-        return cost
+    def _end(self, task: Task) -> float:
+        """Report that a live text left the engine; return the busy seconds that it took."""
+        seconds = self._lines.end(task)
+        self.admission.end(task.job.tenant, task.work.total, task.job.text_bytes)
+        return seconds
 
     def _fail(self, job: Job, index: int, error: Exception) -> None:
         if job.abandoned:

@@ -16,8 +16,9 @@ from starlette.responses import Response
 
 from model.queries import PredictResult, Usage
 from service.admission import TooManyRequests
-from service.engine import Engine, ItemError, Job, NotReady
+from service.engine import Engine, ItemError, NotReady
 from service.errors import TITLES, Problem, unprocessable
+from service.jobs import Job
 from service.metrics import Metrics
 from service.middleware import RequestContext
 from service.model_loader import Reloader
@@ -151,17 +152,24 @@ async def _ask(request: Request, body: ScoreRequest, form: type[A]) -> A:
         ClientDisconnect: the client hung up.
     """
     state, context = AppState.of(request), RequestContext.of(request.scope)
+    settings, engine, client = state.settings, state.engine, context.client
+    context.items = count = len(body.texts)
+    if excess := body.excess(settings):
+        raise unprocessable(excess)
     queries = [body.query(text) for text in body.texts]
-    context.items = count = len(queries)
-    if count > (limit := state.settings.max_texts):
-        raise unprocessable(FieldError("/text", f"has {count} texts; at most {limit} are allowed"))
-    left = context.began + state.settings.deadline_seconds - time.monotonic()
-    client = context.client
-    client.allowance.charge(count, body.characters)
+    cache_salt = client.cache_salt(body.user)
+    works = engine.admission.estimate(queries, cache_salt)
+    work_seconds = sum([work.total for work in works]) / 1e6
+    if work_seconds > settings.max_work_seconds:
+        least = f"is about {work_seconds:.1f} s of work; at most {settings.max_work_seconds:g} s"
+        remedy = "are allowed: send fewer texts, blanks or choices, shorter ones, or a lower top_k"
+        raise unprocessable(FieldError("", f"{least} {remedy}"))
+    left = context.began + settings.deadline_seconds - time.monotonic()
+    client.allowance.charge(count, work_seconds)
     try:
-        job = state.engine.submit(queries, client.name, left, client.cache_salt(body.user))
+        job = engine.submit(queries, works, client.name, left, cache_salt)
     except (TooManyRequests, NotReady):
-        client.allowance.refund(count, body.characters)
+        client.allowance.refund(count, work_seconds)
         raise
     try:
         results = await _wait(request, state, job, left)

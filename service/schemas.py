@@ -23,6 +23,7 @@ from model.queries import (
     ScoreResult,
     Usage,
 )
+from service.settings import Settings
 
 R = TypeVar("R", bound=Result)
 
@@ -68,13 +69,6 @@ def _config(*examples: dict[str, Any]) -> ConfigDict:
     )
 
 
-def _count_characters(value: object) -> int:
-    """Count the code points of a string, a list of strings, or a list of such lists."""
-    if isinstance(value, list):
-        return sum(map(_count_characters, value))
-    return len(value) if isinstance(value, str) else 0
-
-
 class ScoreRequest(BaseModel):
     """Ask how probable one or several texts are."""
 
@@ -93,11 +87,12 @@ class ScoreRequest(BaseModel):
         """The texts as a list, even if only one was sent."""
         return [self.text] if isinstance(self.text, str) else self.text
 
-    @property
-    def characters(self) -> int:
-        """Code points of texts, history and choices."""
-        history, choices = getattr(self, "history", ""), getattr(self, "choices", None)
-        return _count_characters([self.text, history, choices])
+    def excess(self, settings: Settings) -> "FieldError | None":
+        """Return the error of a list that is too long: count before anything reads its items."""
+        count, limit = len(self.texts), settings.max_texts
+        if count <= limit:
+            return None
+        return FieldError("/text", f"has {count} texts; at most {limit} are allowed")
 
     def query(self, text: str) -> Query:
         """Return the question about one of the texts."""
@@ -150,6 +145,24 @@ class ClozeRequest(PredictRequest):
                 {"texts": len(text)},
             )
         return choices
+
+    def excess(self, settings: Settings) -> "FieldError | None":
+        """Return the error of a list that is too long: count before anything reads its items."""
+        choices = self.choices or []
+        if choices and isinstance(choices[0], list):
+            if len(choices) > settings.max_blanks:
+                detail = (
+                    f"has {len(choices)} lists; at most {settings.max_blanks} blanks are filled"
+                )
+                return FieldError("/choices", detail)
+            lists = {f"/choices/{index}": each for index, each in enumerate(choices)}
+        else:
+            lists = {"/choices": choices}
+        for pointer, each in lists.items():
+            if len(each) > settings.max_choices:
+                detail = f"has {len(each)} choices; send at most {settings.max_choices}"
+                return FieldError(pointer, detail)
+        return super().excess(settings)
 
     def query(self, text: str) -> Query:
         """Return the question about one of the texts."""

@@ -68,7 +68,9 @@ class Settings(BaseModel):
     texts_per_minute: int = Field(
         0, ge=0, description="texts per minute for a key without its own limit; 0: no limit"
     )
-    characters_per_minute: int = Field(0, ge=0, description="the same, in code points")
+    work_seconds_per_minute: int = Field(
+        0, ge=0, description="the same, in estimated seconds of one core of the reference machine"
+    )
     allowed_hosts: Annotated[tuple[Host, ...], BeforeValidator(_split)] = Field(
         (), description="hosts that requests may name, without ports: example.org, …; * for any"
     )
@@ -97,6 +99,9 @@ class Settings(BaseModel):
     max_body_bytes: int = Field(1 << 20, ge=1, description="largest request body")
     max_characters: int = Field(10_000, ge=1, description="longest text, in code points")
     max_texts: int = Field(64, ge=1, description="most texts in one request")
+    max_work_seconds: float = Field(
+        4, gt=0, description="most estimated work of one request, in such seconds"
+    )
     max_top_k: int = Field(100, ge=1, description="largest top_k")
     max_blanks: int = Field(64, ge=1, description="most blanks in one text")
     max_choices: int = Field(256, ge=1, description="most choices for one blank")

@@ -103,6 +103,11 @@ class FakeModel:
             raise RuntimeError(query.text)
         return self._decode(query)
 
+    def peak_bytes(self, query: Query, /) -> int:
+        """Return a bound of the bytes of a decoder: of ``hold N MiB``, N MiB."""
+        held = re.match("hold ([0-9]+) MiB", query.text)
+        return int(held[1]) << 20 if held else 0
+
     def _decode(self, query: Query) -> Generator[None, None, Result]:
         if error := _TROUBLE.get(query.text.partition(" ")[0]):
             raise error(query.text)

@@ -1,6 +1,7 @@
 """Tests of service/admission.py, on a simulated engine and clock."""
 
 import random
+import sys
 from collections import deque
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -12,11 +13,13 @@ from model.queries import ClozeQuery, PredictQuery, ScoreQuery
 from service.admission import (
     FIRST_RATE,
     HEADROOM,
-    MAX_PREFIXES,
+    MAX_BYTES,
+    MAX_RETRY_SECONDS,
     Admission,
     Allowance,
     TooManyRequests,
 )
+from service.estimate import Work
 from service.settings import Settings
 
 LIMITS = Settings().limits
@@ -60,15 +63,15 @@ def simulate(
         while arrival <= now:
             query, cost = dice.choice(queries)
             try:
-                (estimate,) = outcome.admission.admit([query], "", deadline)
-                waiting.append((arrival, estimate, cost))
+                (work,) = admit(outcome.admission, query, seconds=deadline)
+                waiting.append((arrival, work.total, cost))
             except TooManyRequests:
                 outcome.refused += 1
             arrival += dice.expovariate(load / mean)
         if not waiting:
             continue
         arrived, estimate, cost = waiting.popleft()
-        outcome.admission.end(estimate)
+        outcome.admission.end("", estimate, 0)
         if now - arrived < deadline:
             now += cost / rate
             outcome.admission.measure(estimate, cost / rate)
@@ -108,43 +111,48 @@ def test_a_first_guess_that_is_far_off_is_corrected(factor: float) -> None:
 
 
 def admit(
-    admission: Admission, *queries: Any, salt: str = "", seconds: float = float("inf")
-) -> list[int]:
-    """Admit one request; return the cost of each query."""
-    return admission.admit(queries, salt, seconds)
+    admission: Admission, *queries: Any, tenant: str = "", seconds: float = float("inf")
+) -> list[Work]:
+    """Admit one request; return the work of each text."""
+    works = admission.estimate(queries)
+    admission.admit(queries, works, tenant, seconds)
+    return works
 
 
-def cost_of(query: Any) -> int:
-    """Return the cost of a query that comes alone."""
-    return admit(Admission(512, 64, LIMITS), query)[0]
-
-
-def test_an_idle_engine_takes_anything() -> None:
-    """A request that seems to take longer than its deadline is accepted if nothing else waits."""
-    admission = Admission(512, 64, LIMITS)
-    admission.measure(0, 1_000.0)  # as slow as can be
-    large = [ClozeQuery("____ " * 64)] * 64
-    costs = admit(admission, *large, seconds=0.001)
+def refuse(admission: Admission, *queries: Any, **options: Any) -> TooManyRequests:
+    """Return the refusal of a request."""
+    before = admission.waiting, admission.cost
     with pytest.raises(TooManyRequests) as refused:
-        admit(admission, *large, seconds=0.001)
-    assert refused.value.reason == "deadline"
-    for cost in costs:
-        admission.end(cost)
-    assert (admission.waiting, admission.cost) == (0, 0)
-    admit(admission, *large, seconds=0.001)
+        admit(admission, *queries, **options)
+    assert (admission.waiting, admission.cost) == before
+    return refused.value
 
 
-def test_a_refusal_counts_for_nothing_and_says_when_to_come_back() -> None:
+def test_a_request_that_takes_longer_than_its_deadline_is_refused(clock: Any) -> None:
+    """Even an idle engine refuses it, unless nothing was measured lately: that may be wrong."""
+    admission = Admission(512, 64, LIMITS)
+    large = [ClozeQuery("____ " * 64)] * 8
+
+    def admit_large() -> None:
+        for work in admit(admission, *large, seconds=10.0):
+            admission.end("", work.total, 0)
+
+    admit_large()  # while the speed is a guess
+    admission.measure(1_000_000, 5.0)
+    refused = refuse(admission, *large, seconds=10.0)
+    assert (refused.reason, refused.retry_after) == ("deadline", MAX_RETRY_SECONDS)
+    clock.now += MAX_RETRY_SECONDS
+    admit_large()
+
+
+def test_a_refusal_says_when_to_come_back() -> None:
     """Retry-After is waiting work by measured speed, in whole seconds from 1 to 30."""
     admission = Admission(10_000, 64, LIMITS)
     admission.measure(10_000_000, 10.0)
-    (cost,) = admit(admission, BLANK[0])
+    (work,) = admit(admission, BLANK[0])
     for seconds, retry_after in ((2.5, 3), (100.0, 30)):
-        admit(admission, *[BLANK[0]] * int(seconds * admission.rate / cost))
-        before = admission.cost
-        with pytest.raises(TooManyRequests) as refused:
-            admit(admission, BLANK[0], seconds=1.0)
-        assert (admission.cost, refused.value.retry_after) == (before, retry_after)
+        admit(admission, *[BLANK[0]] * int(seconds * admission.rate / work.total))
+        assert refuse(admission, BLANK[0], seconds=1.0).retry_after == retry_after
 
 
 def test_lists_count_by_their_items() -> None:
@@ -152,73 +160,102 @@ def test_lists_count_by_their_items() -> None:
     admission = Admission(9, 0, LIMITS)
     (one,) = admit(admission, SCORE[0])
     assert admit(admission, *[SCORE[0]] * 8) == [one] * 8
-    assert (admission.waiting, admission.cost) == (9, 9 * one)
-    with pytest.raises(TooManyRequests, match="9 of 9 texts wait") as refused:
-        admit(admission, SCORE[0])
-    assert refused.value.reason == "queue_full"
+    assert (admission.waiting, admission.cost) == (9, 9 * one.total)
+    refused = refuse(admission, SCORE[0])
+    assert refused.reason == "queue_full"
+    assert "9 of 9 texts wait" in refused.detail
 
 
 def test_work_that_is_being_decoded_counts() -> None:
     """A text that has left the queue still comes before the next one, until it is done."""
     admission = Admission(512, 64, LIMITS)
-    costs = admit(admission, *[BLANK[0]] * 50)
-    seconds = sum(costs) / FIRST_RATE
+    works = admit(admission, *[BLANK[0]] * 50)
+    seconds, adds = (sum(work.total for work in part) / FIRST_RATE for part in (works, works[:1]))
     assert (admission.waiting, admission.wait_seconds) == (0, seconds)
-    admit(admission, BLANK[0], seconds=(seconds + costs[0] / FIRST_RATE) / HEADROOM * 1.001)
-    with pytest.raises(TooManyRequests, match=r"3\.6 s of work are waiting and it adds 0\.1 s"):
-        admit(admission, BLANK[0], seconds=seconds / HEADROOM)
+    admit(admission, BLANK[0], seconds=(seconds + adds) / HEADROOM * 1.001)
+    refused = refuse(admission, BLANK[0], seconds=seconds / HEADROOM)
+    assert f"{seconds + adds:.1f} s of work are waiting and it adds {adds:.1f} s" in refused.detail
 
 
-@pytest.mark.parametrize(
-    ("less", "more"),
-    [
-        (PredictQuery("a" * 10), PredictQuery("a" * 1_000)),
-        (PredictQuery("a"), PredictQuery("a", history="b" * 10_000)),
-        (PredictQuery("a ____"), ClozeQuery("a ____")),
-        (ClozeQuery("a ____"), ClozeQuery("a ____ b ____")),
-        (ClozeQuery("a [MASK]"), ClozeQuery("a [MASK] b [MASK]")),
-        (ClozeQuery("a *", blank="*"), ClozeQuery("a * b *", blank="*")),
-        (ClozeQuery("a ____", choices=["x"]), ClozeQuery("a ____", choices=["x"] * 256)),
-        (
-            ClozeQuery("a ____", choices=["x"]),
-            ClozeQuery("a ____ b ____", choices=[["x"], ["y", "z"]]),
-        ),
-        (ScoreQuery("a"), ScoreQuery("a" * 1_000)),
-        # A text over a limit is no work, so that a busy engine answers 422 and not 429.
-        (PredictQuery("a" * 10_001), PredictQuery("a")),
-        (ClozeQuery("____ " * 65), ClozeQuery("____")),
-    ],
-)
-def test_more_to_do_is_more_work(less: Any, more: Any) -> None:
-    """Length, history, blanks and choices each add to the estimate."""
-    assert cost_of(less) < cost_of(more)
+@pytest.mark.parametrize("letter", ["a", "é", "鬼", "😀"])
+@pytest.mark.parametrize("kind", ["texts", "history", "choices"])
+def test_the_bytes_of_all_that_waits_are_bounded(kind: str, letter: str) -> None:
+    """Texts, histories and choices count by their size in memory."""
+    long = letter * 4_000
+    queries: list[Any] = {
+        "texts": [PredictQuery(long)] * 10,
+        "history": [PredictQuery("a", history=long * 10)] * 2,
+        "choices": [ClozeQuery("__", choices=[long] * 10)] * 2,
+    }[kind]
+    admission, admitted = Admission(100_000, 64, LIMITS), 0
+    works = [Work(1, 1)] * len(queries)
+    while True:
+        try:
+            admission.admit(queries, works, "", 10.0)
+            admitted += 1
+        except TooManyRequests as refused:
+            assert refused.reason == "queue_full"
+            break
+    assert admitted * sys.getsizeof(long * 10) == pytest.approx(MAX_BYTES, rel=0.03)
 
 
-def test_what_was_typed_before_is_not_work_again() -> None:
-    """A key press after a long text costs little if text and history came with the same salt."""
-    text = "some words " * 400
-    first, next_key, stranger = (PredictQuery(text + key, history=text) for key in ("", "a", "b"))
+def test_an_idle_engine_takes_a_large_request() -> None:
+    """A request with more bytes than may wait is accepted when nothing else is there."""
+    large = [ScoreQuery("a" * 2 * MAX_BYTES)]
     admission = Admission(512, 64, LIMITS)
-    (cold,) = admit(admission, first, salt="one")
-    with pytest.raises(TooManyRequests):
-        admit(admission, stranger, salt="another", seconds=0.001)
-    # What was refused is not remembered.
-    (unknown,) = admit(admission, stranger, salt="another")
-    (typed,) = admit(admission, next_key, salt="one")
-    assert typed < cold / 20
-    assert unknown > cold * 0.99
+    admit(admission, *large)
+    assert refuse(admission, KEYSTROKE[0]).reason == "queue_full"
 
 
-def test_prefixes_are_forgotten_oldest_first() -> None:
-    """The number of remembered prefixes is bounded; one that comes again stays."""
-    texts = [PredictQuery(f"{number:064d}") for number in range(MAX_PREFIXES + 1)]
-    admission = Admission(1 << 20, 64, LIMITS)
-    for text in texts[:-1]:
-        admit(admission, text)
-    (known,) = admit(admission, texts[0])
-    admit(admission, texts[-1])
-    again, forgotten = (admit(admission, text)[0] for text in texts[:2])
-    assert again == known < forgotten
+# Several tenants.
+
+
+def shared(queue_items: int = 512) -> Admission:
+    """Return the admission of a service with several keys, at the speed of the reference."""
+    admission = Admission(queue_items, 64, LIMITS, lambda: True)
+    admission.measure(1_000_000_000, 1_000.0)
+    return admission
+
+
+def fill(admission: Admission, tenant: str, *queries: Any) -> TooManyRequests:
+    """Send requests until one is refused."""
+    while True:
+        try:
+            admit(admission, *queries, tenant=tenant, seconds=10.0)
+        except TooManyRequests as refused:
+            return refused
+
+
+@pytest.mark.parametrize("hogs", [1, 2, 5])
+@pytest.mark.parametrize("query", [KEYSTROKE[0], BLANK[0], PredictQuery("x", history="y" * 20_000)])
+def test_others_always_find_room(hogs: int, query: Any) -> None:
+    """However much some tenants send, another one's list is accepted and waits for no time."""
+    admission = shared()
+    for number in range(hogs):
+        fill(admission, f"hog {number}", *[query] * 8)
+        admission.active_tenants += 1
+    admit(admission, *[KEYSTROKE[0]] * 64, tenant="other", seconds=2.0)
+
+
+def test_a_tenant_alone_has_everything() -> None:
+    """With one key, or none, all places and all time may be one tenant's."""
+    alone, admission = Admission(512, 64, LIMITS), shared()
+    assert "512 of 512 texts wait" in fill(alone, "one", KEYSTROKE[0]).detail
+    fill(admission, "one", KEYSTROKE[0])
+    assert admission.waiting == (512 + 64) // 3 - 64
+
+
+def test_a_tenant_waits_for_its_own_work_only() -> None:
+    """Others' work slows a tenant down as its own share shrinks, and adds nothing to its wait."""
+    admission = shared(100_000)
+    refused = fill(admission, "hog", BLANK[0])
+    assert (refused.reason, refused.retry_after) == ("deadline", 5)
+    waiting = admission.cost
+    admission.active_tenants = 2
+    refused = fill(admission, "other", BLANK[0])
+    assert refused.retry_after == 5
+    assert admission.cost == pytest.approx(1.5 * waiting, rel=0.01)
+    assert refuse(admission, BLANK[0], tenant="hog", seconds=10.0).retry_after == 10
 
 
 @pytest.fixture
@@ -230,7 +267,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
     return clock
 
 
-# Seconds since the step before, texts, characters, and reason and wait of the refusal.
+# Seconds since the step before, texts, seconds of work, and reason and wait of the refusal.
 STEPS: dict[str, tuple[tuple[int, int], list[tuple[int, int, int, Any]]]] = {
     "a minute's quota at once, then evenly": (
         (60, 0),
@@ -249,16 +286,16 @@ STEPS: dict[str, tuple[tuple[int, int], list[tuple[int, int, int, Any]]]] = {
     ),
     "a refused request is not charged": (
         (60, 600),
-        [(0, 1, 600, None), *[(0, 1, 100, ("rate_characters", 10))] * 9, (10, 1, 100, None)],
+        [(0, 1, 600, None), *[(0, 1, 100, ("rate_work", 10))] * 9, (10, 1, 100, None)],
     ),
     "more than a minute's quota is owed": (
         (0, 100),
         [
             (0, 1, 1, None),
-            (0, 1, 250, ("rate_characters", 1)),
+            (0, 1, 250, ("rate_work", 1)),
             (1, 1, 250, None),
-            (0, 1, 1, ("rate_characters", 91)),  # 150 owed, and 1
-            (0, 1, 0, ("rate_characters", 90)),
+            (0, 1, 1, ("rate_work", 91)),  # 150 owed, and 1
+            (0, 1, 0, ("rate_work", 90)),
             (91, 1, 1, None),
         ],
     ),
@@ -266,7 +303,7 @@ STEPS: dict[str, tuple[tuple[int, int], list[tuple[int, int, int, Any]]]] = {
         (30, 6_000),
         [
             (0, 30, 6_000, None),
-            (0, 2, 3_000, ("rate_characters", 30)),
+            (0, 2, 3_000, ("rate_work", 30)),
             (0, 2, 100, ("rate_requests", 4)),
         ],
     ),
@@ -280,11 +317,11 @@ def test_a_key_may_send_its_quota(
 ) -> None:
     """A quota flows in evenly, up to one minute's, and a full bucket may go into debt."""
     allowance = Allowance(limits)
-    for seconds, texts, characters, expected in steps:
+    for seconds, texts, work_seconds, expected in steps:
         clock.now += seconds
         refusal = None
         try:
-            allowance.charge(texts, characters)
+            allowance.charge(texts, work_seconds)
         except TooManyRequests as refused:
             refusal = refused.reason, refused.retry_after
         assert refusal == expected
@@ -298,5 +335,7 @@ def test_a_refund_gives_back_the_charge() -> None:
         allowance.charge(60, 600)
         allowance.refund(60, 600)
     allowance.charge(60, 600)
-    with pytest.raises(TooManyRequests, match="limit is 600 characters per minute; retry after 10"):
+    with pytest.raises(
+        TooManyRequests, match="limit is 600 seconds of work per minute; retry after 10"
+    ):
         allowance.charge(1, 100)

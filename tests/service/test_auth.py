@@ -39,9 +39,9 @@ def entry(**values: object) -> str:
 
 def test_entries_are_read() -> None:
     """Name, hash, limits and rights of each key are read; missing limits are None."""
-    text = "# people\n" + entry(texts_per_minute=600, characters_per_minute=0, admin="true")
+    text = "# people\n" + entry(texts_per_minute=600, work_seconds_per_minute=0, admin="true")
     first, second = parse_keys(text + entry(name='"b.2_-"', sha256=f'"{OTHER.upper()}"'))
-    limits = {"texts_per_minute": 600, "characters_per_minute": 0}
+    limits = {"texts_per_minute": 600, "work_seconds_per_minute": 0}
     assert first == Key(name="keyboard", sha256=SHA256, admin=True, **limits)
     assert second == Key(name="b.2_-", sha256=OTHER.upper())
     assert SHA256 not in repr(first)
@@ -64,7 +64,7 @@ def test_entries_are_read() -> None:
         (entry(admin='"yes"'), "entry 1: admin must be true or false"),
         (entry(texts_per_minute="9" * 5000), "not TOML; "),
         (entry(texts_per_minute="-1"), "entry 1: texts_per_minute must be a whole number"),
-        (entry(characters_per_minute="1.5"), "entry 1: characters_per_minute must be"),
+        (entry(work_seconds_per_minute="1.5"), "entry 1: work_seconds_per_minute must be"),
         (entry() + entry(name='"b"', **{KEY: 1}), "entry 2 must be a table .* no fields but name"),
         (entry() + entry(sha256=f'"{OTHER}"'), "two entries have the same name"),
         (entry() + entry(name='"b"'), "two entries have the same sha256"),
@@ -153,14 +153,17 @@ def test_new_prints_the_key_and_appends_its_entry(
     if os.geteuid() == 0:
         os.chown(file, 65534, 65534)
     owner = file.stat().st_uid, file.stat().st_gid
-    limits = ["--characters-per-minute", "0", "--admin"]
+    limits = ["--work-seconds-per-minute", "0", "--admin"]
     assert main(["new", "two", *limits, "--file", str(file)]) == 0
     first, second = capsys.readouterr().out.split()
     assert len(first) == len(second) == 43
     assert read_keys_file(file) == (
         Key(name="one", sha256=hash_key(first.encode()).hex()),
         Key(
-            name="two", sha256=hash_key(second.encode()).hex(), characters_per_minute=0, admin=True
+            name="two",
+            sha256=hash_key(second.encode()).hex(),
+            work_seconds_per_minute=0,
+            admin=True,
         ),
     )
     assert file.read_text().startswith("# people\n")
@@ -224,7 +227,7 @@ class Ring(KeyRing):
 
 def test_keys_of_settings_and_file_count(tmp_path: Path) -> None:
     """Each has its name, rights and limits, or the service's limits; no other token is known."""
-    text = key_entry("a", "texts_per_minute = 1\ncharacters_per_minute = 0")
+    text = key_entry("a", "texts_per_minute = 1\nwork_seconds_per_minute = 0")
     ring = Ring(tmp_path, text + key_entry("root", "admin = true"), (KEY,), limits=(7, 8))
     assert ring.names("", "a", "token of b", KEY[:-1]) == [None] * 4
     clients = [ring.find(token) for token in (b"token of a", b"token of root", KEY.encode())]

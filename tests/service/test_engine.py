@@ -8,7 +8,8 @@ import pytest
 
 from model.queries import PredictQuery
 from service.admission import Admission
-from service.engine import Engine, Job, NotReady
+from service.engine import Engine, NotReady
+from service.jobs import Job
 from service.settings import Settings
 from tests.service.client import until
 from tests.service.fakes_service import FakeModel, answer
@@ -42,9 +43,10 @@ async def engine(model: FakeModel, request: pytest.FixtureRequest) -> AsyncItera
     await engine.stop()
 
 
-def submit(engine: Engine, *texts: str) -> Job:
+def submit(engine: Engine, *texts: str, tenant: str = "") -> Job:
     """Submit one request."""
-    return engine.submit([PredictQuery(text) for text in texts])
+    queries = [PredictQuery(text) for text in texts]
+    return engine.submit(queries, engine.admission.estimate(queries), tenant)
 
 
 async def hold(engine: Engine, model: FakeModel) -> Job:

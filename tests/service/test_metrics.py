@@ -19,7 +19,7 @@ def test_series_exist_before_the_first_request() -> None:
         ("lacuna_network_rows_total", "call", calls),
         ("lacuna_batch_rows_count", "call", calls),
         ("lacuna_prefix_cache_tokens_total", "result", "hit miss"),
-        ("lacuna_refusals_total", "reason", "queue_full deadline rate_requests rate_characters"),
+        ("lacuna_refusals_total", "reason", "queue_full deadline rate_requests rate_work"),
         ("lacuna_reloads_total", "outcome", "success failure"),
         ("lacuna_predicted_texts_total", "stops", "elsewhere inside_word"),
         ("lacuna_request_seconds_count", "route", routes),

@@ -1,0 +1,184 @@
+"""Estimate the work of a query before anything is decoded, from all that its sender can vary.
+
+The unit is a microsecond of one core of the reference machine, with many texts side by side
+(docs/decisions/0012-admission.md). No query is to cost more than twice its estimate.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+from model.queries import Choices, ClozeQuery, Limits, PredictQuery, Query, ScoreQuery
+from model.text import normalise
+
+# Microseconds.
+PREDICT, CANDIDATE = 1_000, 12
+SCORE = 300
+TOKEN, SCORED_TOKEN = 25, 57
+# A blank is searched for so many words, however few are wanted.
+BLANK_WORD, MIN_WORDS = 800, 16
+CHOSEN_BLANK, CHOICE, CHOICE_TOKEN = 1_500, 150, 100
+# Several blanks are first filled from left to right, with so many fillings of those before, or with
+# one in texts of many blanks.
+JOINT, JOINTS, MANY = 4_000, 4, 8
+# So many tokens behind a single blank are read.
+MAX_RIGHT = 512
+# Code points of a history in a microsecond: in ASCII, in other characters, and of a known one.
+ASCII_HISTORY, HISTORY, KNOWN_HISTORY = 2, 1, 64
+# Of a text, one round reads at most so many tokens, or does so much of the search for a word.
+ROUND_TOKENS, ROUND_WORD = 64, 250
+
+# A text that shares whole blocks of this many code points with an earlier one is probably cached.
+BLOCK = 64
+# Beginnings and histories that are remembered, as hashes: about as many as the prefix cache holds.
+MAX_KNOWN = 4_096
+
+# Half a token for each of these, 5/4 for each of the commonest 3,755 Chinese characters (the first
+# level of GB 2312), one for each other ASCII character, and one for each byte of all the rest.
+_NOT_LATIN = re.compile("[^a-z ]+")
+_HAN = "".join(
+    bytes((row, cell)).decode("gb2312", "ignore")
+    for row in range(0xB0, 0xD8)
+    for cell in range(0xA1, 0xFF)
+)
+_RARE = re.compile(f"[^ -~\n，。、“”？！：；{_HAN}]+")
+# One pattern per marker: each then searches for its first characters, 40 times faster than one
+# alternation over a long text.
+_MARKERS = tuple(map(re.compile, ("[_＿]{2,}", r"\[MASK\]", "<mask>", "<blank>", r"\{blank\}")))
+
+
+class Work(NamedTuple):
+    """The estimated work of one text, in microseconds."""
+
+    total: int
+    in_round: int  # the most that one round of the engine does of it
+
+
+_REFUSED = Work(1, 1)  # over a limit: next to no work, so that a busy engine answers 422, not 429
+
+
+class Estimator:
+    """Estimates queries, and remembers which beginnings and histories are probably cached.
+
+    A text over one of the *limits* is next to no work: the engine refuses it at once.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._known: dict[int, None] = {}
+
+    def estimate(self, queries: Sequence[Query], cache_salt: str) -> list[Work]:
+        """Estimate the texts of one request, which differ in nothing else."""
+        first, limits = queries[0], self._limits
+        once, lists = 0, list[int]()
+        if not isinstance(first, ScoreQuery):
+            once = self._history(first.history, cache_salt)
+            refused = len(first.history) > limits.history
+            if isinstance(first, ClozeQuery) and first.choices is not None:
+                lists = _choices(first.choices, limits)
+                refused |= not lists
+            else:  # with choices, top_k is ignored
+                refused |= first.top_k > limits.top_k
+            if refused:
+                return [_REFUSED] * len(queries)
+        works = []
+        for query in queries:
+            if len(query.text) > limits.characters:
+                works.append(_REFUSED)
+            elif isinstance(query, PredictQuery):
+                works.append(self._predict(query, once, cache_salt))
+            elif isinstance(query, ClozeQuery):
+                works.append(_cloze(query, once, lists, limits))
+            else:
+                tokens = SCORED_TOKEN * count_tokens(query.text)
+                works.append(_work(SCORE, tokens, SCORED_TOKEN * ROUND_TOKENS))
+        return works
+
+    def remember(self, queries: Sequence[Query], cache_salt: str) -> None:
+        """Remember beginnings and history of a request that was admitted."""
+        first = queries[0]
+        if isinstance(first, ScoreQuery):
+            return
+        beginnings = [query.text[: len(query.text) // BLOCK * BLOCK] for query in queries]
+        for beginning in (*beginnings, first.history):
+            if beginning:
+                key = hash((cache_salt, beginning))
+                self._known.pop(key, None)  # the newest is last
+                self._known[key] = None
+                if len(self._known) > MAX_KNOWN:
+                    del self._known[next(iter(self._known))]
+
+    def _history(self, history: str, cache_salt: str) -> int:
+        """Estimate what each text pays for the history: all of it until an earlier request did."""
+        if not history:
+            return 0
+        if hash((cache_salt, history)) in self._known:
+            return len(history) // KNOWN_HISTORY
+        return len(history) // (ASCII_HISTORY if history.isascii() else HISTORY)
+
+    def _predict(self, query: PredictQuery, once: int, cache_salt: str) -> Work:
+        text = query.text
+        end = len(text) // BLOCK * BLOCK
+        for length in (end, end - BLOCK):
+            if length > 0 and hash((cache_salt, text[:length])) in self._known:
+                text = text[length:]
+                break
+        fixed = PREDICT + CANDIDATE * query.top_k + once
+        return _work(fixed, TOKEN * count_tokens(text), TOKEN * ROUND_TOKENS)
+
+
+def count_tokens(text: str) -> int:
+    """Estimate the tokens of *text*, in any form; there are at most 2.5 times as many."""
+    other = sum(map(len, _NOT_LATIN.findall(text)))
+    if text.isascii():
+        return (len(text) + other) >> 1
+    text = normalise(text)  # which may be longer
+    rare = "".join(_RARE.findall(text))
+    latin = len(text) - other if other < len(text) else 0
+    return (latin >> 1) + (other - len(rare)) * 5 // 4 + len(rare.encode(errors="replace"))
+
+
+def _work(fixed: int, tokens: int, in_round: int) -> Work:
+    return Work(fixed + tokens, fixed + min(tokens, in_round))
+
+
+def _cloze(query: ClozeQuery, once: int, lists: Sequence[int], limits: Limits) -> Work:
+    """Estimate a text with blanks; *lists* has the work of each list of choices, if there are."""
+    text = normalise(query.text)
+    if query.blank is None:
+        starts = [match.start() for each in _MARKERS for match in each.finditer(text)]
+        first, count = min(starts, default=0), len(starts)
+    else:
+        marker = normalise(query.blank)
+        first, count = text.find(marker), text.count(marker)
+    if not 1 <= count <= limits.blanks:
+        return _REFUSED
+    joints, readings = 0, 1
+    if count > 1:
+        joints, readings = (1 + JOINTS * (count - 1), JOINTS + 2) if count <= MANY else (count, 3)
+    after = count_tokens(text[first:])
+    tokens = count_tokens(text[:first]) + readings * (
+        min(after, MAX_RIGHT) if count == 1 else after
+    )
+    if lists:
+        each = sum(lists) // len(lists)
+        search = (joints + count) * each
+        in_round = max(lists) // 2 * (JOINTS if 1 < count <= MANY else 1)
+    else:
+        words = max(MIN_WORDS, query.top_k)
+        search = joints * JOINT + count * BLANK_WORD * words
+        in_round = ROUND_WORD * words
+    return Work(once + TOKEN * tokens + search, once + TOKEN * ROUND_TOKENS + min(search, in_round))
+
+
+def _choices(choices: Choices, limits: Limits) -> list[int]:
+    """Estimate to score each list of choices once; nothing if there are too many."""
+    lists = cast("Sequence[Sequence[str]]", [choices] if isinstance(choices[0], str) else choices)
+    if len(lists) > limits.blanks or max(map(len, lists)) > limits.choices:
+        return []
+    return [CHOSEN_BLANK + CHOICE * len(each) + sum(map(_choice, each)) for each in lists]
+
+
+def _choice(choice: str) -> int:
+    tokens = count_tokens(choice)
+    return CHOICE_TOKEN * tokens + tokens * tokens // 10

@@ -1,0 +1,110 @@
+"""Tests of service/estimate.py: all that a sender can vary counts."""
+
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from model.queries import ClozeQuery, PredictQuery, ScoreQuery
+from model.text import normalise
+from model.tokenizer import Tokenizer
+from service.estimate import MAX_KNOWN, Estimator, Work, count_tokens
+from service.settings import DEFAULT_CHECKPOINT, Settings
+
+LIMITS = Settings().limits
+TOKENIZER = Tokenizer.load(DEFAULT_CHECKPOINT / "tokenizer.model")
+
+
+def work_of(query: Any) -> Work:
+    """Return the work of a query that comes alone."""
+    (work,) = Estimator(LIMITS).estimate([query], "")
+    return work
+
+
+@pytest.mark.parametrize(
+    ("less", "more"),
+    [
+        (PredictQuery("a" * 10), PredictQuery("a" * 1_000)),
+        (PredictQuery("a" * 100), PredictQuery("A" * 100)),
+        (PredictQuery("我" * 100), PredictQuery("鬱" * 100)),
+        (PredictQuery("鬼" * 100), PredictQuery("😀" * 100)),
+        (PredictQuery("\U0001d157" * 100), PredictQuery("\U0001d160" * 100)),  # becomes three
+        (PredictQuery("a", top_k=5), PredictQuery("a", top_k=100)),
+        (PredictQuery("a"), PredictQuery("a", history="b" * 10_000)),
+        (PredictQuery("a ____"), ClozeQuery("a ____")),
+        (ClozeQuery("a ____"), ClozeQuery("a ____", top_k=100)),
+        (ClozeQuery("a ____"), ClozeQuery("a ____ b ____")),
+        (ClozeQuery("a __ b"), ClozeQuery("a _＿ b ＿_")),
+        (ClozeQuery("a [MASK]"), ClozeQuery("a [MASK] b [MAS\u212a]")),  # the sign of the Kelvin
+        (ClozeQuery("a *", blank="*"), ClozeQuery("a * b *", blank="*")),
+        (ClozeQuery("a é", blank="é"), ClozeQuery("a é b e\u0301", blank="e\u0301")),
+        (ClozeQuery("a __ b __ c" + "d" * 999), ClozeQuery("a __ b " + "d" * 999 + "__ c __ e")),
+        (ClozeQuery("d" * 999 + " __ b __"), ClozeQuery("__ b " + "d" * 999 + " __")),
+        (ClozeQuery("a ____", choices=["x"]), ClozeQuery("a ____", choices=["x"] * 256)),
+        (ClozeQuery("a ____", choices=["x"]), ClozeQuery("a ____", choices=["x" * 100])),
+        (
+            ClozeQuery("a ____", choices=["x"]),
+            ClozeQuery("a ____ b ____", choices=[["x"], ["y", "z"]]),
+        ),
+        (ScoreQuery("a"), ScoreQuery("a" * 1_000)),
+        # A text over a limit is no work, so that a busy engine answers 422 and not 429.
+        (PredictQuery("a" * 10_001), PredictQuery("a")),
+        (PredictQuery("a", top_k=101), PredictQuery("a")),
+        (PredictQuery("a", history="a" * 20_001), PredictQuery("a")),
+        (ClozeQuery("____ " * 65), ClozeQuery("____")),
+        (ClozeQuery("____", choices=["x"] * 257), ClozeQuery("____", choices=["x"])),
+        (ClozeQuery("no blank"), ClozeQuery("____")),
+        (ClozeQuery("____", choices=["x"]), ClozeQuery("____", top_k=101, choices=["x", "y"])),
+    ],
+)
+def test_more_to_do_is_more_work(less: Any, more: Any) -> None:
+    """Bytes, lengths, numbers and the width of a search each add to the estimate."""
+    assert work_of(less).total < work_of(more).total
+
+
+def test_what_was_typed_before_is_not_work_again() -> None:
+    """A key press after a long text costs little if text and history came with the same salt."""
+    text = "some words " * 400
+    first, next_key, stranger = ([PredictQuery(text + key, history=text)] for key in ("", "a", "b"))
+    estimator = Estimator(LIMITS)
+    (cold,) = estimator.estimate(first, "one")
+    estimator.remember(first, "one")
+    (unknown,) = estimator.estimate(stranger, "another")
+    (typed,) = estimator.estimate(next_key, "one")
+    assert typed.total < cold.total / 20
+    assert unknown.total > cold.total * 0.99
+
+
+def test_each_text_pays_for_a_new_history() -> None:
+    """Texts that come together all read the history; those of later requests find it."""
+    queries = [PredictQuery("a", history="b" * 20_000)] * 2
+    estimator = Estimator(LIMITS)
+    first, second = estimator.estimate(queries, "")
+    estimator.remember(queries, "")
+    later = estimator.estimate(queries, "")[0]
+    assert first == second
+    assert second.total > later.total + 5_000
+
+
+def test_beginnings_are_forgotten_oldest_first() -> None:
+    """The number of remembered beginnings is bounded; one that comes again stays."""
+    texts = [PredictQuery(f"{number:064d}") for number in range(MAX_KNOWN + 1)]
+    estimator = Estimator(LIMITS)
+    estimator.remember(texts[:-1], "")
+    (known,) = estimator.estimate(texts[:1], "")
+    estimator.remember(texts[:1], "")
+    estimator.remember(texts[-1:], "")
+    again, forgotten = estimator.estimate(texts[:2], "")
+    assert again == known
+    assert known.total < forgotten.total
+
+
+@given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=8), st.integers(1, 50))
+@example("\U0001d160", 99)
+@example("xqzjkv", 99)
+@example("一", 99)
+def test_tokens_are_not_many_more_than_estimated(part: str, times: int) -> None:
+    """Whatever the characters, the tokens are at most two and a half times the estimate."""
+    text = part * times
+    assert len(TOKENIZER.encode(normalise(text))) <= 2.5 * count_tokens(text) + 4
