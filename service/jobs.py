@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 # Bytes that live texts may keep between two steps.
 LIVE_BYTES = 128 << 20
 # Microseconds that a round of several tenants should take.
-ROUND_WORK = 90_000
-# A tenant may hold so many times what it leaves free.
-SHARE = 2
+ROUND_WORK = 120_000
 
 
 @dataclass(slots=True, eq=False)
@@ -77,8 +75,8 @@ class Lines:
     """The texts of each tenant that wait or are live; tenants take turns.
 
     At most *batch_items* texts are live, with `LIVE_BYTES` in all. If *is_shared* returns True,
-    each tenant may hold twice of what it leaves free of that, and of `ROUND_WORK`, so that the next
-    text of another tenant starts at once and does not wait for long rounds.
+    each tenant may hold as much of that, and of `ROUND_WORK`, as is free. So the next text of
+    another tenant starts at once, and does not wait for long rounds.
     """
 
     def __init__(self, batch_items: int, is_shared: Callable[[], bool]) -> None:
@@ -127,9 +125,9 @@ class Lines:
             return True
         free_work = ROUND_WORK - self._round_work
         return (
-            line.live < SHARE * free
-            and line.live_bytes + task.peak_bytes <= SHARE * free_bytes
-            and line.round_work + task.work.in_round <= SHARE * free_work
+            line.live < free
+            and line.live_bytes + task.peak_bytes <= free_bytes
+            and line.round_work + task.work.in_round <= free_work
         )
 
     def _count(self, line: _Line, task: Task, sign: int) -> None:

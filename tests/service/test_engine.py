@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from model.queries import PredictQuery
+from model.queries import ClozeQuery, PredictQuery
 from service.admission import Admission
 from service.engine import Engine, NotReady
-from service.jobs import Job
+from service.jobs import LIVE_BYTES, Job
 from service.settings import Settings
 from tests.service.client import until
 from tests.service.fakes_service import FakeModel, answer
@@ -34,7 +34,8 @@ def model() -> FakeModel:
 async def engine(model: FakeModel, request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
     """An engine that has loaded, with the parameter's options."""
     options = {"batch_items": 4, "stall_seconds": 60.0} | getattr(request, "param", {})
-    admission = Admission(100, options["batch_items"], Settings().limits)
+    shared = options.pop("shared", False)
+    admission = Admission(1_000, options["batch_items"], Settings().limits, lambda: shared)
     engine = Engine(model.load, admission, on_loaded=lambda _: None, **options)
     engine.start()
     await until(lambda: engine.loaded is not None)
@@ -226,3 +227,57 @@ async def test_texts_in_flight_are_finished_by_their_checkpoint(
     await asyncio.gather(held.future, swapped, later.future)
     jobs = [job.loaded.description["version"] for job in (held, later) if job.loaded]
     assert jobs == ["1", "2"]
+
+
+shared_by_keys = pytest.mark.parametrize("engine", [{"shared": True}], indirect=True)
+
+
+@shared_by_keys
+async def test_tenants_take_turns(engine: Engine, model: FakeModel) -> None:
+    """A tenant's next text starts before the rest of another's, who cannot take all places."""
+    held = [submit(engine, *["hold"] * 9, tenant=tenant) for tenant in ("one", "two")]
+    await until(model.holding.is_set)
+    await submit(engine, "a", tenant="three").future
+    assert not any(job.future.done() for job in held)
+    model.release.set()
+    await asyncio.gather(*(job.future for job in held))
+    assert model.largest_batch == 4
+
+
+async def test_a_tenant_alone_may_take_all_places(engine: Engine, model: FakeModel) -> None:
+    """Without others, the batch is full."""
+    held = submit(engine, *["hold"] * 9)
+    await until(lambda: model.largest_batch == 4)
+    model.release.set()
+    await held.future
+
+
+@pytest.mark.parametrize("engine", [{"batch_items": 64}], indirect=True)
+async def test_the_bytes_of_live_texts_are_bounded(engine: Engine, model: FakeModel) -> None:
+    """Texts wait while those before them keep many bytes; one that keeps more runs alone."""
+    for size, together in ((LIVE_BYTES >> 20) // 4, 4), (2 * LIVE_BYTES >> 20, 1):
+        model.largest_batch = 0
+        model.release.clear()
+        model.holding.clear()
+        job = submit(engine, *[f"hold {size} MiB"] * 9)
+        await until(model.holding.is_set)
+        model.release.set()
+        await job.future
+        assert model.largest_batch == together
+
+
+@pytest.mark.parametrize("engine", [{"batch_items": 64}], indirect=True)
+async def test_work_that_was_cut_short_does_not_count_as_slow(
+    engine: Engine, model: FakeModel
+) -> None:
+    """A client that hangs up just before its answer leaves the measured speed as it was."""
+    await submit(engine, *["a"] * 64).future
+    rate = engine.admission.rate
+    queries = [ClozeQuery("hold ____" + " ____" * 60, top_k=100)] * 64
+    for _ in range(3):
+        model.holding.clear()
+        job = engine.submit(queries, engine.admission.estimate(queries))
+        await until(model.holding.is_set)
+        engine.cancel(job)
+        await until(lambda: engine.admission.cost == 0)
+    assert engine.admission.rate == rate

@@ -267,21 +267,19 @@ def test_a_key_over_its_rate_is_429(keys_file: Path) -> None:
 
 
 @pytest.mark.usefixtures("stopped_clock")
-def test_characters_are_those_of_texts_history_and_choices() -> None:
-    """A refused body is not charged for; the characters of a text are."""
+def test_a_rate_counts_estimated_work() -> None:
+    """Costly questions use up a rate in seconds of work; refused bodies are not charged."""
 
     async def question(client: httpx.AsyncClient) -> list[int]:
-        choices = ["c" * 20, "d" * 20]
         bodies: list[tuple[str, Any]] = [
-            ("/cloze", {"text": ["a __", "鬼 __"], "history": "b" * 40, "choices": choices}),  # 88
             ("/predict", {"text": 5}),
-            ("/predict", {"text": "e" * 13}),
-            ("/score", {"text": "f" * 12}),
-            ("/score", {"text": "f"}),
+            ("/cloze", {"text": "____ " * 20, "top_k": 100}),
+            ("/score", {"text": "e" * 9}),
         ]
         return [(await client.post(path, json=body)).status_code for path, body in bodies]
 
-    assert ask(question, characters_per_minute=100) == [200, 422, 429, 200, 429]
+    assert ask(question, work_seconds_per_minute=1) == [422, 200, 429]
+    assert ask(question, work_seconds_per_minute=10) == [422, 200, 200]
 
 
 # Pages.

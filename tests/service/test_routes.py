@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from service.schemas import ModelAnswer, ProblemDocument
-from tests.service.client import ask, engine_of, get, running, until
+from tests.service.client import ask, engine_of, get, post, running, until
 from tests.service.fakes_service import FakeModel
 
 KEY = "key-0123456789abcdef"
@@ -50,6 +50,53 @@ def test_one_wrong_text_refuses_the_whole_request(body: Any, pointer: str) -> No
     assert (problem.type, problem.title) == ("about:blank", "Unprocessable Content")
     assert [error.pointer for error in problem.errors or ()] == [pointer]
     assert model.largest_batch == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "pointer"),
+    [
+        ("/predict", {"text": [""] * 340_000}, "/text"),
+        ("/score", {"text": ["a"] * 65}, "/text"),
+        ("/cloze", {"text": "__", "choices": ["b"] * 250_000}, "/choices"),
+        ("/cloze", {"text": ["__"] * 65, "choices": ["b"]}, "/text"),
+        ("/cloze", {"text": "__", "choices": [["b"]] * 65}, "/choices"),
+        ("/cloze", {"text": "__", "choices": [["b"], ["b"] * 257]}, "/choices/1"),
+    ],
+)
+def test_a_list_that_is_too_long_is_refused_by_its_length(
+    path: str, body: Any, pointer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is made of its items, on the event loop or by the engine."""
+    monkeypatch.setattr("service.schemas.ScoreRequest.query", None)
+    monkeypatch.setattr("service.schemas.PredictRequest.query", None)
+    monkeypatch.setattr("service.schemas.ClozeRequest.query", None)
+    response = post(path, body)
+    assert response.status_code == 422
+    assert [error["pointer"] for error in response.json()["errors"]] == [pointer]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/predict", {"text": ["😀" * 1_000] * 64}),
+        ("/predict", {"text": ["a"] * 64, "history": "鬼" * 20_000, "top_k": 100}),
+        ("/score", {"text": ["a" * 5_000] * 32}),
+        ("/cloze", {"text": "__ " * 64, "top_k": 100}),
+        ("/cloze", {"text": ["__ __ __"] * 64}),
+        ("/cloze", {"text": "__" + "a" * 9_000 + "__", "choices": ["b" * 999, "c" * 999]}),
+    ],
+)
+def test_the_work_of_one_request_is_bounded(path: str, body: Any) -> None:
+    """Texts, blanks, choices, lengths and breadth have one bound; less of the same is answered."""
+
+    async def question(client: httpx.AsyncClient) -> list[httpx.Response]:
+        less = {"text": body["text"][0] if isinstance(body["text"], list) else "__ a"}
+        return [await client.post(path, json=each) for each in (body, body | less)]
+
+    refused, answered = ask(question, max_work_seconds=1)
+    assert (refused.status_code, answered.status_code) == (422, 200)
+    detail = refused.json()["detail"]
+    assert re.fullmatch(r"body: is about \d+\.\d s of work; at most 1 s are allowed: .+", detail)
 
 
 def test_model_describes_the_checkpoint_and_the_limits() -> None:
