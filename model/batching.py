@@ -42,7 +42,7 @@ TOWER_TOKENS = 512
 class RunTower:
     """Run a tower over *tokens* from *state* (S,); the result is the state after them, (S,).
 
-    With *keep_outputs* the result is the output after each token instead, (T, H).
+    With *keep_outputs* the result is a pair: the output after each token, (T, H), and that state.
     """
 
     tower: Tower
@@ -57,11 +57,14 @@ class Score:
 
     ``next`` scores the token after a forward output, ``previous`` the token before a backward
     output, and ``gap`` the next token of a gap, after the forward output before it.
+
+    With *reduce* the result is what that function makes of the row at once, and not None: many rows
+    that wait are large.
     """
 
     head: Literal["next", "previous", "gap"]
     output: Float32Array  # (H,)
-    only: tuple[int, ...] | None = None  # the tokens in the result, in this order; None for all
+    reduce: Callable[[Float32Array], Any] | None = None
     # For a gap:
     right: Float32Array | None = None  # backward output of what follows, (H,); None if unknown
     position: int = 0  # tokens of the gap that precede
@@ -72,17 +75,19 @@ class Score:
 class Fill:
     """Score the token at index *place* of a whole line, which has ``<blank>`` there, (V,).
 
-    Only a stacked bidirectional network supports this step, and it supports no other.
+    Only a stacked bidirectional network supports this step, and it supports no other. *reduce* is
+    as for :class:`Score`.
     """
 
     tokens: tuple[int, ...]
     place: int
+    reduce: Callable[[Float32Array], Any] | None = None
 
 
 Step = RunTower | Score | Fill
-_Results = Sequence[Float32Array | None]  # of the rows of a call; None if a row has tokens left
+_Results = Sequence[Any]  # of the rows of a call; None if a row has tokens left
 _Kind = Literal["forward", "backward", "fill", "next", "previous", "gap"]
-Decoder = Generator[Sequence[Step], Sequence[Float32Array], AnswerT]
+Decoder = Generator[Sequence[Step], Sequence[Any], AnswerT]
 
 
 def gather(decoders: Sequence[Decoder[AnswerT]]) -> Decoder[list[AnswerT]]:
@@ -91,15 +96,17 @@ def gather(decoders: Sequence[Decoder[AnswerT]]) -> Decoder[list[AnswerT]]:
     results: dict[int, Any] = dict.fromkeys(range(len(decoders)))  # None starts a decoder
     while results:
         requested: dict[int, Sequence[Step]] = {}
-        for index, result in results.items():
-            try:
-                requested[index] = decoders[index].send(result)
+        for index in list(results):
+            try:  # arrays that were received are free while the next steps run
+                requested[index] = decoders[index].send(results.pop(index))
             except StopIteration as stop:
                 answers[index] = stop.value
         if not requested:
             break
-        flat = iter((yield [step for steps in requested.values() for step in steps]))
+        received = yield [step for steps in requested.values() for step in steps]
+        flat = iter(received)
         results = {index: list(islice(flat, len(steps))) for index, steps in requested.items()}
+        del received, flat
     return [answers[index] for index in range(len(decoders))]
 
 
@@ -215,14 +222,15 @@ class Scheduler:
                 steps = next(decoder) if results is None else decoder.send(results)
                 live.results = [None] * len(steps)
                 for index, step in enumerate(steps):
-                    tokens = (step.only or ()) if isinstance(step, Score) else step.tokens
+                    tokens = () if isinstance(step, Score) else step.tokens
                     # A GPU ends the process for an index out of range; other faults fail the call.
                     if tokens and not 0 <= min(tokens) <= max(tokens) < self._vocabulary_size:
                         raise ValueError(f"a token outside of {self._vocabulary_size}")
                     if not isinstance(step, RunTower) or step.tokens:
                         live.waiting[index] = _Row(live, index, step)
                     elif step.keep_outputs:
-                        live.results[index] = np.zeros((0, self._hidden_size), dtype=np.float32)
+                        outputs = np.zeros((0, self._hidden_size), dtype=np.float32)
+                        live.results[index] = outputs, step.state
                     else:
                         live.results[index] = step.state
         except StopIteration as stop:
@@ -263,7 +271,7 @@ class Scheduler:
         states = np.stack([row.step.state for row in rows])
         new_states, outputs = self.runtime.run_tower(tower, states, tokens, lengths)
         counts: list[int] = lengths.tolist()
-        results: list[Float32Array | None] = []
+        results: list[Any] = []
         for row, state, output, length in zip(rows, new_states, outputs, counts, strict=True):
             step, new_state = row.step, state.copy()  # a view would keep the batch alive
             if step.keep_outputs:
@@ -272,7 +280,8 @@ class Scheduler:
                 row.step = RunTower(tower, new_state, step.tokens[length:], step.keep_outputs)
                 results.append(None)
             else:
-                results.append(np.concatenate(row.outputs) if step.keep_outputs else new_state)
+                kept = step.keep_outputs
+                results.append((np.concatenate(row.outputs), new_state) if kept else new_state)
         return sum(counts), results
 
     def _score(self, head: Head, rows: list[_Row]) -> tuple[int, _Results]:
@@ -281,7 +290,7 @@ class Scheduler:
         if head == "fill":
             tokens, lengths = _padded([step.tokens for step in steps])
             inputs = [tokens, lengths, np.array([step.place for step in steps], dtype=np.int64)]
-            return int(lengths.sum()), list(self.runtime.score(head, *inputs))
+            return int(lengths.sum()), _reduced(steps, self.runtime.score(head, *inputs))
         inputs = [np.stack([step.output for step in steps])]
         if head == "gap":
             unknown = np.zeros(self._hidden_size, dtype=np.float32)
@@ -291,11 +300,13 @@ class Scheduler:
                 np.array([step.position for step in steps], dtype=np.int64),
                 np.array([step.kind for step in steps], dtype=np.int64),
             ]
-        log_probs = self.runtime.score(head, *inputs)
-        return len(rows), [
-            row if step.only is None else row[list(step.only)]
-            for step, row in zip(steps, log_probs, strict=True)
-        ]
+        return len(rows), _reduced(steps, self.runtime.score(head, *inputs))
+
+
+def _reduced(steps: Sequence[Any], log_probs: Float32Array) -> list[Any]:
+    """Return the result of each step from its log-probabilities, (N, V)."""
+    rows = zip(steps, log_probs, strict=True)
+    return [row if step.reduce is None else step.reduce(row) for step, row in rows]
 
 
 def _padded(lines: Sequence[tuple[int, ...]]) -> tuple[Int64Array, Int64Array]:

@@ -1,10 +1,10 @@
 """Open a checkpoint and answer queries with it, for the service and for offline evaluation.
 
 :meth:`Predictor.run` drives its own scheduler. A service that batches the queries of many requests
-takes decoders from :meth:`Predictor.start` and runs a scheduler itself.
+takes decoders from :meth:`Predictor.start_all` and runs a scheduler itself.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from model.checkpoint import Checkpoint, count_parameters, load_checkpoint
 from model.config import NetworkConfig
 from model.decoding.blanks import find_blanks
 from model.decoding.cloze import fill_blanks
-from model.decoding.context import DecoderContext
+from model.decoding.context import DecoderContext, History
 from model.decoding.masked import fill_masked
 from model.decoding.next_word import next_words
 from model.decoding.prefix_cache import PrefixCache
@@ -21,7 +21,7 @@ from model.decoding.score import score_text
 from model.errors import LacunaError, QueryError
 from model.listed_files import MAX_TOTAL_BYTES
 from model.ngram import is_ngram, open_ngram
-from model.queries import Limits, PredictQuery, Query, Result, ScoreQuery, check_query
+from model.queries import Limits, PredictQuery, Query, RequestCheck, Result, ScoreQuery
 from model.runtime import Runtime, open_runtime
 
 # Decoders that Predictor.run runs at the same time: enough to fill batches, few enough for memory.
@@ -52,29 +52,41 @@ class Predictor:
         self._context = DecoderContext(checkpoint, self.cache, use_cache_lm)
 
     def start(self, query: Query, cache_salt: str = "") -> Decoder[Result]:
-        """Check a query and return its decoder; nothing runs yet.
+        """Check one query and return its decoder; see :meth:`start_all`."""
+        return next(self.start_all([query], cache_salt))
 
-        Only queries with the same *cache_salt* find in the cache what this one left there.
+    def start_all(self, queries: Iterable[Query], cache_salt: str = "") -> Iterator[Decoder[Result]]:
+        """Check the queries of a request and yield their decoders; nothing runs yet.
+
+        A history or choices that they share, as the same object, are read once. Only queries with the same
+        *cache_salt* find in the cache what these left there.
 
         Raises:
             QueryError: the query is invalid, or not of a kind that the checkpoint can answer; its
                 field is a JSON pointer relative to the query.
         """
-        check_query(query, self.limits)
-        kind = {PredictQuery: "predict", ScoreQuery: "score"}.get(type(query), "cloze")
-        if kind not in self._capabilities:
-            able = ", ".join(self._capabilities) or "no question"
-            raise QueryError(
-                "/text", f"this checkpoint can answer {able}, not {kind}; load another one"
-            )
-        if isinstance(query, PredictQuery):
-            return next_words(self._context, query, cache_salt)
-        if isinstance(query, ScoreQuery):
-            return score_text(self._context, query)
-        layout = find_blanks(query, self.limits.blanks)
-        if self.checkpoint.network.architecture == "stacked_bidirectional":
-            return fill_masked(self._context, layout)
-        return fill_blanks(self._context, layout, cache_salt)
+        check, history, sent = RequestCheck(self.limits), History("", cache_salt), ""
+        for query in queries:
+            choices = check.check(query)
+            kind = {PredictQuery: "predict", ScoreQuery: "score"}.get(type(query), "cloze")
+            if kind not in self._capabilities:
+                able = ", ".join(self._capabilities) or "no question"
+                raise QueryError(
+                    "/text", f"this checkpoint can answer {able}, not {kind}; load another one"
+                )
+            if isinstance(query, ScoreQuery):
+                yield score_text(self._context, query)
+                continue
+            if query.history is not sent:
+                history, sent = History(query.history, cache_salt), query.history
+            if isinstance(query, PredictQuery):
+                yield next_words(self._context, query, history)
+                continue
+            layout = find_blanks(query, self.limits.blanks, choices)
+            if self.checkpoint.network.architecture == "stacked_bidirectional":
+                yield fill_masked(self._context, layout)
+            else:
+                yield fill_blanks(self._context, layout, history)
 
     def run(self, queries: Sequence[Query]) -> list[Result | LacunaError]:
         """Answer queries in batches; each gets the answer, or named error, that it gets alone.

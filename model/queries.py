@@ -1,6 +1,6 @@
 """Questions, answers and limits: plain frozen values, checked before anything is computed.
 
-:func:`check_query` checks every query, so decoders trust their input. Answers are sent to clients
+:class:`RequestCheck` checks every query, so decoders trust their input. Answers are sent to clients
 as they are, but for fields that are marked as internal.
 """
 
@@ -143,56 +143,77 @@ Result = PredictResult | ClozeResult | ScoreResult
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Most code points, candidates, blanks and choices of a blank; the service sets them."""
+    """Most code points, candidates, blanks and choices of a blank; the service sets them.
+
+    ``choice_characters`` are the code points of all choices of a blank.
+    """
 
     characters: int = 10_000
     top_k: int = 100
     blanks: int = 64
     choices: int = 256
+    choice_characters: int = 4_096
     history: int = 20_000
 
 
-def check_query(query: Query, limits: Limits) -> None:
-    """Refuse a query that no checkpoint can answer.
+class RequestCheck:
+    """Checks the queries of one request. What they share, as the same object, is read once."""
 
-    Raises:
-        QueryError: its field is a JSON pointer relative to the query (``/text``, ``/choices/0/2``).
-    """
-    _check_text("/text", query.text, limits.characters)
-    if isinstance(query, ScoreQuery):
-        if not query.text:
-            raise QueryError("/text", "is empty; send at least 1 character to score")
-        return
-    _check_text("/history", query.history, limits.history)
-    choices = query.choices if isinstance(query, ClozeQuery) else None
-    # All choices are returned, whatever top_k says.
-    if choices is None and not 1 <= query.top_k <= limits.top_k:
-        raise QueryError("/top_k", f"must be a whole number from 1 to {limits.top_k}")
-    if isinstance(query, ClozeQuery) and query.blank is not None:
-        _check_text("/blank", query.blank, limits.characters)
-        if not query.blank.strip():
-            raise QueryError("/blank", "must hold at least one character that is not a space")
-    if choices is not None:
-        if all(isinstance(choice, str) for choice in choices):
-            _check_choices("/choices", cast("Sequence[str]", choices), limits)
-            return
-        for index, group in enumerate(choices):
-            _check_choices(f"/choices/{index}", group, limits)
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._history: str | None = None
+        self._choices: Choices | None = None
+        self._lists: list[dict[str, str]] = []
+
+    def check(self, query: Query) -> list[dict[str, str]] | None:
+        """Refuse a query that no checkpoint can answer; return its lists of choices, if any.
+
+        Each choice is in form C, without outer spaces, and comes with its original.
+
+        Raises:
+            QueryError: its field is a JSON pointer relative to the query (``/text``,
+                ``/choices/0/2``).
+        """
+        limits = self._limits
+        _check_text("/text", query.text, limits.characters)
+        if isinstance(query, ScoreQuery):
+            if not query.text:
+                raise QueryError("/text", "is empty; send at least 1 character to score")
+            return None
+        if query.history is not self._history:
+            _check_text("/history", query.history, limits.history)
+            self._history = query.history
+        choices = query.choices if isinstance(query, ClozeQuery) else None
+        # All choices are returned, whatever top_k says.
+        if choices is None and not 1 <= query.top_k <= limits.top_k:
+            raise QueryError("/top_k", f"must be a whole number from 1 to {limits.top_k}")
+        if isinstance(query, ClozeQuery) and query.blank is not None:
+            _check_text("/blank", query.blank, limits.characters)
+            if not query.blank.strip():
+                raise QueryError("/blank", "must hold at least one character that is not a space")
+        if choices is None:
+            return None
+        if choices is not self._choices:
+            self._lists = _read_choices(choices, limits)
+            self._choices = choices
+        return self._lists
 
 
-def choice_lists(choices: Choices, blanks: int) -> list[dict[str, str]]:
-    """Return the choices of each blank: in form C, without outer spaces, each with its original.
+def fit_choices(
+    query: ClozeQuery, lists: list[dict[str, str]], blanks: int
+) -> list[dict[str, str]]:
+    """Return the choices of each blank, from the *lists* of :meth:`RequestCheck.check`.
 
     Raises:
         QueryError: the number of lists is not the number of blanks.
     """
-    if isinstance(choices[0], str):
-        return [{_clean(choice): choice for choice in cast("Sequence[str]", choices)}] * blanks
-    if len(choices) != blanks:
+    if query.choices is not None and isinstance(query.choices[0], str):
+        return lists * blanks
+    if len(lists) != blanks:
         raise QueryError(
-            "/choices", f"has {len(choices)} lists for {blanks} blanks; give one list per blank"
+            "/choices", f"has {len(lists)} lists for {blanks} blanks; give one list per blank"
         )
-    return [{_clean(choice): choice for choice in group} for group in choices]
+    return lists
 
 
 def _check_text(field: str, text: str, limit: int) -> None:
@@ -206,24 +227,33 @@ def _check_text(field: str, text: str, limit: int) -> None:
         ) from None
 
 
-def _check_choices(field: str, choices: Sequence[str], limits: Limits) -> None:
+def _read_choices(choices: Choices, limits: Limits) -> list[dict[str, str]]:
+    """Check the lists of choices; return each choice, in form C, with its original."""
+    if all(isinstance(choice, str) for choice in choices):
+        return [_read_list("/choices", cast("Sequence[str]", choices), limits)]
+    return [_read_list(f"/choices/{n}", group, limits) for n, group in enumerate(choices)]
+
+
+def _read_list(field: str, choices: Sequence[str], limits: Limits) -> dict[str, str]:
     if not choices:
         raise QueryError(field, "is empty; offer at least 1 choice")
     if len(choices) > limits.choices:
         raise QueryError(field, f"has {len(choices)} choices; send at most {limits.choices}")
-    seen: dict[str, int] = {}
+    if (characters := sum(map(len, choices))) > (limit := limits.choice_characters):
+        raise QueryError(
+            field, f"has {characters} code points in all; send at most {limit} for a blank"
+        )
+    found: dict[str, str] = {}
     for index, choice in enumerate(choices):
         pointer = f"{field}/{index}"
         _check_text(pointer, choice, limits.characters)
-        clean = _clean(choice)
+        clean = normalise(choice).strip()
         if not clean:
             raise QueryError(pointer, "is empty or only spaces; send at least 1 character")
         if "\n" in clean:
             raise QueryError(pointer, "has a line break; send a choice of one line")
-        if clean in seen:
-            raise QueryError(pointer, f"repeats choice {seen[clean]}; send each choice once")
-        seen[clean] = index
-
-
-def _clean(choice: str) -> str:
-    return normalise(choice).strip()
+        if clean in found:
+            repeated = list(found).index(clean)
+            raise QueryError(pointer, f"repeats choice {repeated}; send each choice once")
+        found[clean] = choice
+    return found

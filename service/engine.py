@@ -222,15 +222,14 @@ class Engine:
         """Check all queries of a job before any is decoded: all or nothing."""
         job.loaded = self._model
         tasks: list[Task] = []
-        predictor: Any = self._model.predictor
-        peak_bytes = getattr(predictor, "peak_bytes", lambda _: 0)
+        predictor = self._model.predictor
         try:
-            for query in job.queries:
-                if job.abandoned:  # while the texts before this one were checked
+            for decoder in predictor.start_all(job.queries, job.cache_salt):
+                number = len(tasks)
+                peak_bytes = predictor.peak_bytes(job.queries[number])
+                tasks.append(Task(job, number, decoder, job.works[number], peak_bytes))
+                if job.abandoned:  # while its text was checked
                     break
-                decoder = predictor.start(query, job.cache_salt)
-                work = job.works[len(tasks)]
-                tasks.append(Task(job, len(tasks), decoder, work, peak_bytes(query)))
         except Exception as error:
             self._fail(job, len(tasks), error)
         if job.abandoned:

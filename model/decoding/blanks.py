@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model.errors import QueryError
-from model.queries import Blank, ClozeQuery, ClozeResult, Filling, Usage, choice_lists
+from model.queries import Blank, ClozeQuery, ClozeResult, Filling, Usage, fit_choices
 from model.text import Language, is_east_asian, language_at_end, normalise, normalise_with_offsets
 from model.tokenizer import START
 
@@ -70,8 +70,10 @@ class Layout:
         return ClozeResult(filled + text[position:], tuple(blanks), usage)
 
 
-def find_blanks(query: ClozeQuery, limit: int) -> Layout:
-    """Find the blanks of a query, at most *limit*.
+def find_blanks(
+    query: ClozeQuery, limit: int, choices: list[dict[str, str]] | None = None
+) -> Layout:
+    """Find the blanks of a query, at most *limit*, with lists of choices that are checked.
 
     Its marker is a blank, literally; without one, two or more ``_`` or ``＿``, ``[MASK]``,
     ``<mask>``, ``<blank>`` and ``{blank}`` are.
@@ -112,7 +114,8 @@ def find_blanks(query: ClozeQuery, limit: int) -> Layout:
             Slot(offsets[start], offsets[end], spaced, known, after, line, line_ends, language)
         )
         left = after
-    choices = None if query.choices is None else choice_lists(query.choices, len(slots))
+    if choices is not None:
+        choices = fit_choices(query, choices, len(slots))
     return Layout(query, before, tuple(slots), choices)
 
 

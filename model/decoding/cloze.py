@@ -20,20 +20,27 @@ s = log P_F(span, right context | left).
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import pairwise, starmap
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from model.batching import Decoder, RunTower, Score, gather
-from model.config import SPAN, WORD
+from model.config import SPAN, WORD, Tower
 from model.decoding.blanks import Layout, last_line
 from model.decoding.cache_lm import CacheLM
-from model.decoding.context import DecoderContext, load_prefix
-from model.decoding.span_search import Proposal, Span, SpanHead, score_choices, search_words
+from model.decoding.context import DecoderContext, History, load_prefix
+from model.decoding.span_search import (
+    Line,
+    Proposal,
+    Span,
+    SpanHead,
+    score_choices,
+    score_lines,
+    search_words,
+)
 from model.queries import ClozeResult, Usage
 from model.runtime import Float32Array, Float64Array
-from model.text import normalise
 from model.tokenizer import BLANK, END, START
 
 # Proposals that are rescored: of two towers, of a forward-only network, and choices.
@@ -56,19 +63,15 @@ class _Joint(NamedTuple):
     state: Float32Array
 
 
-def fill_blanks(
-    context: DecoderContext, layout: Layout, cache_salt: str = ""
-) -> Decoder[ClozeResult]:
+def fill_blanks(context: DecoderContext, layout: Layout, history: History) -> Decoder[ClozeResult]:
     """Decode one query, which is checked already."""
-    history = normalise(layout.query.history)
-    prefix, cached_tokens = yield from load_prefix(context, layout.before, cache_salt, history)
+    prefix, cached_tokens = yield from load_prefix(context, layout.before, history)
     cloze = _Cloze(context, layout, prefix.recent.tolist())
     state = prefix.tree.root.state
     fillings: Sequence[Span | None] = [None]
     if len(layout.slots) > 1:
         fillings = yield from cloze.fill_jointly(state)
-    swept = yield from cloze.sweep(state, fillings)
-    ranked = [[(proposal.word, prob) for proposal, prob in words] for words in swept]
+    ranked = yield from cloze.sweep(state, fillings)
     return layout.result(ranked, Usage(cloze.tokens, cached_tokens))
 
 
@@ -122,15 +125,15 @@ class _Cloze:
 
     def sweep(
         self, state: Float32Array, fillings: Sequence[Span | None]
-    ) -> Decoder[list[list[tuple[Proposal, float]]]]:
+    ) -> Decoder[list[list[tuple[str, float]]]]:
         """Rank the words of each blank with all others filled; its best word stays."""
         rights = yield from self._run_rights(fillings)
         rescored = RESCORED if self._two_towers else RESCORED_BLIND
         wanted = max(self._top_k, rescored)
-        answers = []
+        answers: list[list[tuple[str, float]]] = []
         for number, right in enumerate(rights):
             ranked = yield from self._rank(number, state, right, wanted, self._top_k, rescored)
-            answers.append(ranked)
+            answers.append([(proposal.word, prob) for proposal, prob in ranked])
             if number + 1 < len(rights):
                 step = self._run_after(number, state, ranked[0][0].span if ranked else None)
                 (state,) = yield [step]
@@ -139,9 +142,8 @@ class _Cloze:
     def _run_after(self, number: int, state: Float32Array, span: Span | None) -> RunTower:
         """Run on to the next blank, after *span*, or after ``<blank>`` if nothing fits."""
         after = self._parts[number + 1]
-        if span is None:
-            return RunTower("forward", state, (BLANK, *after))
-        return RunTower("forward", span.states[-1], tuple(after))
+        filling = (BLANK,) if span is None else span.tokens
+        return RunTower("forward", state, (*filling, *after))
 
     def _run_rights(self, fillings: Sequence[Span | None]) -> Decoder[list[Float32Array | None]]:
         """Run the backward tower to each blank on its line, last blank first."""
@@ -188,7 +190,7 @@ class _Cloze:
             return []
         found.sort(key=lambda each: (-each.log_prob, each.word))
         log_probs = np.array([each.log_prob for each in found])
-        scores = yield from self._rescore(number, found, right)
+        scores = yield from self._rescore(number, found, state, right)
         temperature = calibration.cloze_temperature[slot.language]
         if self._choices is not None:
             temperature = calibration.choice_temperature[slot.language]
@@ -211,23 +213,27 @@ class _Cloze:
         self, words: Iterable[str], number: int, state: Float32Array, right: Float32Array | None
     ) -> Decoder[list[Proposal]]:
         """Score each choice as the kind of gap that it is: a word, or a span of several words."""
-        tokenizer, slot = self._context.tokenizer, self._slots[number]
+        context, slot = self._context, self._slots[number]
         groups: dict[int, list[tuple[str, list[tuple[int, ...]]]]] = {}
         for word in words:
-            spelled = [tuple(tokenizer.encode(text)) for text in slot.spellings(word)]
+            spelled = [tuple(context.index.encode_whole(text)) for text in slot.spellings(word)]
             pairs = [pair for tokens in spelled for pair in pairwise(tokens)]
-            kind = WORD if all(tokenizer.joins(*pair) for pair in pairs) else SPAN
+            kind = WORD if all(starmap(context.tokenizer.joins, pairs)) else SPAN
             groups.setdefault(kind, []).append((word, spelled))
         found = yield from gather(
             [
-                score_choices(self._head(number, right, kind), state, choices)
+                score_choices(context, self._head(number, right, kind), state, choices)
                 for kind, choices in groups.items()
             ]
         )
         return [proposal for group in found for proposal in group]
 
     def _rescore(
-        self, number: int, found: list[Proposal], right: Float32Array | None
+        self,
+        number: int,
+        found: list[Proposal],
+        state: Float32Array,
+        right: Float32Array | None,
     ) -> Decoder[Float64Array]:
         """Return the scores s of the first proposals; log P_gap of all if nothing rescores them."""
         scores = np.array([each.log_prob for each in found])
@@ -235,7 +241,7 @@ class _Cloze:
             if not self._right_context(number):
                 return scores
             spans = [each.span for each in found[:RESCORED_BLIND]]
-            scores = yield from self._forward_log_probs(number, spans)
+            scores = yield from self._forward_log_probs(number, spans, state)
             scores += [self._cache_lm.log_marginal(span.tokens) for span in spans]
             return scores
         calibration = self._context.calibration
@@ -248,7 +254,7 @@ class _Cloze:
         spans = [each.span for each in found[:RESCORED_CHOICES]]
         scores = scores[: len(spans)]
         if forward_weight != 0:
-            scores += forward_weight * (yield from self._forward_log_probs(number, spans))
+            scores += forward_weight * (yield from self._forward_log_probs(number, spans, state))
         if backward_weight != 0 and right is not None:
             log_probs = yield from self._backward_log_probs(number, spans, right)
             scores += backward_weight * log_probs
@@ -257,15 +263,13 @@ class _Cloze:
     def _right_context(self, number: int) -> tuple[int, ...]:
         return tuple(self._lines[number][:RESCORING_CONTEXT]) if self._slots[number].known else ()
 
-    def _forward_log_probs(self, number: int, spans: Sequence[Span]) -> Decoder[Float64Array]:
+    def _forward_log_probs(
+        self, number: int, spans: Sequence[Span], state: Float32Array
+    ) -> Decoder[Float64Array]:
         """Return log P_F(span, right context | left) of each span, (len(spans),)."""
-        context, output = self._right_context(number), self._context.output["forward"]
-        traces = yield [RunTower("forward", span.states[-1], context[:-1], True) for span in spans]
-        chains = [
-            ((*span.tokens, *context), [*(state[output] for state in span.states), *trace])
-            for span, trace in zip(spans, traces, strict=True)
-        ]
-        return (yield from _sum_log_probs("next", chains))
+        context = self._right_context(number)
+        lines = [(*span.tokens, *context) for span in spans]
+        return (yield from self._log_probs("forward", "next", state, lines))
 
     def _backward_log_probs(
         self, number: int, spans: Sequence[Span], right: Float32Array
@@ -273,34 +277,22 @@ class _Cloze:
         """Return log P_B(left context, span | right) of each span, (len(spans),)."""
         context = last_line(self._parts[number])[-RESCORING_CONTEXT:]
         lines = [(*reversed(span.tokens), *reversed(context)) for span in spans]
-        traces = yield [RunTower("backward", right, line[:-1], True) for line in lines]
-        first = right[self._context.output["backward"]]
-        chains = [(line, [first, *trace]) for line, trace in zip(lines, traces, strict=True)]
-        return (yield from _sum_log_probs("previous", chains))
+        return (yield from self._log_probs("backward", "previous", right, lines))
 
+    def _log_probs(
+        self,
+        tower: Tower,
+        head: Literal["next", "previous"],
+        state: Float32Array,
+        lines: Sequence[Line],
+    ) -> Decoder[Float64Array]:
+        """Return log P of each line after *state*, (len(lines),)."""
 
-def _sum_log_probs(
-    head: Literal["next", "previous"],
-    chains: Sequence[tuple[tuple[int, ...], Sequence[Float32Array]]],
-) -> Decoder[Float64Array]:
-    """Sum the log-probabilities of each chain of tokens and the outputs before them.
+        def step(output: Float32Array, _line: Line, _place: int, following: list[int]) -> Score:
+            return Score(head, output, lambda row: (0.0, row[following].tolist()))
 
-    Chains with a common beginning share its rows.
-    """
-    outputs: dict[tuple[int, ...], Float32Array] = {}
-    following: dict[tuple[int, ...], dict[int, None]] = {}
-    for tokens, before in chains:
-        # Without a context, the output after the last token has no token.
-        for n, (token, output) in enumerate(zip(tokens, before, strict=False)):
-            outputs[tokens[:n]] = output
-            following.setdefault(tokens[:n], {})[token] = None
-    rows = yield [Score(head, output, tuple(following[key])) for key, output in outputs.items()]
-    log_probs = {
-        (*key, token): log_prob
-        for key, row in zip(outputs, rows, strict=True)
-        for token, log_prob in zip(following[key], row.tolist(), strict=True)
-    }
-    return np.array([sum(log_probs[line[: n + 1]] for n in range(len(line))) for line, _ in chains])
+        log_probs = yield from score_lines(self._context, tower, state, lines, step)
+        return np.array([log_probs[line] for line in lines])
 
 
 def _raise_coverage(log_probs: Float64Array, count: int, exponent: float) -> None:

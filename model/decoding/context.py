@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from model.batching import Decoder, RunTower, Score
 from model.checkpoint import Checkpoint
 from model.config import Tower
-from model.decoding.cache_lm import CONTEXT, CacheLM
+from model.decoding.cache_lm import CONTEXT, MAX_TOKENS, CacheLM
 from model.decoding.prefix_cache import (
     NOT_SCORED,
     Prefix,
@@ -21,7 +21,7 @@ from model.decoding.prefix_cache import (
 )
 from model.decoding.token_index import TokenIndex
 from model.runtime import Float32Array, initial_states, output_slice
-from model.text import language_at_end
+from model.text import language_at_end, normalise
 from model.tokenizer import START
 
 # A long text is read in stretches of so many characters. The state after each is cached, so that a
@@ -55,26 +55,43 @@ class DecoderContext:
         self.output = {tower: output_slice(network, tower) for tower in towers}
 
 
+class History:
+    """Earlier text of the writer, read once for all texts of a request.
+
+    Attributes:
+        owner: texts with the same history and *cache_salt* share cached prefixes.
+    """
+
+    def __init__(self, text: str = "", cache_salt: str = "") -> None:
+        self._text = normalise(text)
+        self._tokens: NDArray[np.uint16] | None = None
+        digest = hashlib.sha256(self._text.encode()).hexdigest() if text else ""
+        self.owner = f"{cache_salt}\0{digest}" if text else cache_salt
+
+    def tokens(self, index: TokenIndex) -> NDArray[np.uint16]:
+        """Return its last tokens and the start of a text, (n,)."""
+        if self._tokens is None:
+            tokens = [*index.encode(self._text), START][-MAX_TOKENS:]
+            self._tokens = np.array(tokens, dtype=np.uint16)
+        return self._tokens
+
+
 def load_prefix(
-    context: DecoderContext, text: str, cache_salt: str = "", history: str = ""
+    context: DecoderContext, text: str, history: History
 ) -> Decoder[tuple[Prefix, int]]:
     """Return the prefix that is normalised *text*, and how many of its tokens were cached.
 
-    The forward tower runs on from the longest prefix that is cached for the same *cache_salt*
-    and *history*. The caller encodes what follows *text* separately.
+    The forward tower runs on from the longest prefix that is cached for the same owner of
+    *history*. The caller encodes what follows *text* separately.
     """
-    index, cache = context.index, context.cache
-    owner = cache_salt
-    if history:
-        owner += f"\0{hashlib.sha256(history.encode()).hexdigest()}"
+    index, cache, owner = context.index, context.cache, history.owner
     prefix = cache.find(owner, text, index.is_stable_boundary)
     cached_tokens = 0 if prefix is None else prefix.tokens
     prefix = prefix or cache.get(owner, "")
     if prefix is None:
         (state,) = yield [RunTower("forward", context.initial["forward"], (START,))]
-        recent = np.array([*index.encode(history), START] if history else [START], dtype=np.uint16)
-        prefix = Prefix(owner, "", 0, PrefixNode(state, (START,)), recent)
-        cache.put(prefix)
+        root, recent = PrefixNode(state, (START,)), history.tokens(index)
+        prefix = cache.add(Prefix(owner, "", 0, root, recent))
     while len(prefix.text) < len(text):
         start, end = len(prefix.text), len(text)
         if end > start + STRETCH:
@@ -100,8 +117,7 @@ def load_prefix(
             (state,) = yield [RunTower("forward", state, rest)]
             probs = NOT_SCORED
         root = PrefixNode(state, tuple(recent[-CONTEXT:].tolist()), probs)
-        prefix = Prefix(owner, text[:end], prefix.tokens + len(tokens), root, recent)
-        cache.put(prefix)
+        prefix = cache.add(Prefix(owner, text[:end], prefix.tokens + len(tokens), root, recent))
     return prefix, cached_tokens
 
 

@@ -10,7 +10,9 @@ filled from left to right, with those further right as one ``<blank>`` each. The
 again with all others filled.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby, islice
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +20,9 @@ from model.batching import Decoder, Fill
 from model.config import Calibration
 from model.decoding.blanks import Layout, last_line
 from model.decoding.context import DecoderContext, largest
-from model.decoding.span_search import Proposal, Span, add_span, is_word
+from model.decoding.span_search import Line, Proposal, Span, add_span, is_word
 from model.queries import ClozeResult, Usage
+from model.runtime import Float32Array
 from model.text import Language
 from model.tokenizer import BLANK, START, Tokenizer
 
@@ -27,8 +30,10 @@ from model.tokenizer import BLANK, START, Tokenizer
 LENGTH_PROBS, LONGER = (0.8, 0.15, 0.05), 0.3
 # Spans of each length that go on after their first token.
 WIDTH = 12
-# Tokens of the line on either side of a blank.
-MAX_SIDE = 64
+# Tokens of the line on either side of a blank; and of a place in it, with those of a choice.
+MAX_SIDE, MAX_REACH = 64, 128
+# Lines that wait at the same time.
+FILL_ROWS = 64
 
 # Tokens of the line left and right of a blank.
 Sides = tuple[tuple[int, ...], tuple[int, ...]]
@@ -57,7 +62,7 @@ def fill_masked(context: DecoderContext, layout: Layout) -> Decoder[ClozeResult]
                 found = yield from _search(context.tokenizer, sides, slot.takes, width)
             else:
                 words = [(word, slot.spellings(word)) for word in layout.choices[number]]
-                found = yield from _score(context.tokenizer, sides, words)
+                found = yield from _score(context.index.encode_whole, sides, words)
             found.sort(key=lambda each: (-each.log_prob, each.word))
             fillings[number] = found[0].span.tokens if found else (BLANK,)
             is_open = layout.choices is None
@@ -71,7 +76,7 @@ def _search(
     """Beam search for the most probable words of each length."""
     found: dict[str, Proposal] = {}
     for length, share in enumerate(LENGTH_PROBS, start=1):
-        beam = [Span((), float(np.log(share)), ())]
+        beam = [Span((), float(np.log(share)))]
         for position in range(length):
             rows = yield [_fill_step(sides, span.tokens, length) for span in beam]
             log_probs = np.stack(
@@ -83,7 +88,8 @@ def _search(
                 row, token = divmod(place, log_probs.shape[1])
                 tokens = (*beam[row].tokens, token)
                 if position == 0 or tokenizer.joins(*tokens[-2:]):
-                    longer.append(Span(tokens, float(log_probs[row, token]), ()))
+                    longer.append(Span(tokens, float(log_probs[row, token])))
+            del rows, log_probs  # they are 64 kB for each span
             beam = longer[: 4 * width if position + 1 == length else width]
             if not beam:
                 break
@@ -95,28 +101,59 @@ def _search(
 
 
 def _score(
-    tokenizer: Tokenizer, sides: Sides, words: Sequence[tuple[str, list[str]]]
+    encode: Callable[[str], list[int]], sides: Sides, words: Sequence[tuple[str, list[str]]]
 ) -> Decoder[list[Proposal]]:
     """Score every choice by all spans that spell it."""
-    spelled = [(word, tuple(tokenizer.encode(text))) for word, texts in words for text in texts]
-    steps = sorted({(tokens[:k], len(tokens)) for _, tokens in spelled for k in range(len(tokens))})
-    rows = yield [_fill_step(sides, tokens, length) for tokens, length in steps]
-    scores = dict(zip(steps, rows, strict=True))
+    spelled = [(word, tuple(encode(text))) for word, texts in words for text in texts]
+    sums = dict.fromkeys((tokens for _, tokens in spelled), 0.0)
+    places = _places(sums)
+    while batch := list(islice(places, FILL_ROWS)):
+        steps = []
+        for place, groups in batch:
+            line = next(iter(groups.values()))[0]
+            steps.append(_fill_step(sides, line[:place], len(line), _picker(list(groups))))
+        for (_, groups), log_probs in zip(batch, (yield steps), strict=True):
+            for group, log_prob in zip(groups.values(), log_probs, strict=True):
+                for line in group:
+                    sums[line] += log_prob
     found: dict[str, Proposal] = {}
     for word, tokens in spelled:
         length = len(tokens)
         log_prob = float(np.log(LENGTH_PROBS[min(length, len(LENGTH_PROBS)) - 1]))
         log_prob += max(0, length - len(LENGTH_PROBS)) * float(np.log(LONGER))
-        log_prob += sum(float(scores[tokens[:k], length][token]) for k, token in enumerate(tokens))
-        add_span(found, word, Span(tokens, log_prob, ()))
+        add_span(found, word, Span(tokens, log_prob + sums[tokens]))
     return list(found.values())
 
 
-def _fill_step(sides: Sides, tokens: tuple[int, ...], length: int) -> Fill:
+def _places(spans: Iterable[Line]) -> Iterator[tuple[int, dict[int, list[Line]]]]:
+    """Yield each place of each span, spans by their token there, if all else they read is equal."""
+    for length, same_length in groupby(sorted(spans, key=lambda line: (len(line), line)), len):
+        groups = [list(same_length)]
+        for place in range(length):
+            longer: list[list[Line]] = []
+            for group in groups:
+                by_token: dict[int, list[Line]] = {}
+                for line in group:
+                    by_token.setdefault(line[place], []).append(line)
+                yield place, by_token
+                longer += by_token.values()
+            groups = longer
+
+
+def _picker(tokens: list[int]) -> Callable[[Float32Array], list[float]]:
+    return lambda row: row[tokens].tolist()
+
+
+def _fill_step(
+    sides: Sides,
+    tokens: Line,
+    length: int,
+    reduce: Callable[[Float32Array], Any] | None = None,
+) -> Fill:
     """Request the token after *tokens* in a span of *length*."""
-    left, right = sides
-    blanks = [BLANK] * (length - len(tokens))
-    return Fill((*left, *tokens, *blanks, *right), len(left) + len(tokens))
+    left = (*sides[0], *tokens)[-MAX_REACH:]
+    right = (*[BLANK] * min(MAX_REACH, length - len(tokens)), *sides[1])[:MAX_REACH]
+    return Fill((*left, *right), len(left), reduce)
 
 
 def _calibrate(

@@ -35,6 +35,7 @@ from model.decoding.context import (
     LETTERS,
     DecoderContext,
     Edge,
+    History,
     NextToken,
     largest,
     load_prefix,
@@ -87,12 +88,12 @@ class PartialWord:
 
 
 def next_words(
-    context: DecoderContext, query: PredictQuery, cache_salt: str = ""
+    context: DecoderContext, query: PredictQuery, history: History
 ) -> Decoder[PredictResult]:
     """Decode one query, which is checked already."""
-    text, history = normalise(query.text), normalise(query.history)
+    text = normalise(query.text)
     boundary = context.index.last_stable_boundary(text)
-    prefix, cached_tokens = yield from load_prefix(context, text[:boundary], cache_salt, history)
+    prefix, cached_tokens = yield from load_prefix(context, text[:boundary], history)
     # tokens between prefix and cut; q as tokens and as bytes
     between, canonical, typed_prefix = context.index.heal(text[boundary:])
     next_token, tree = NextToken(context, prefix, text), prefix.tree

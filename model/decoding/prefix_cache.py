@@ -106,7 +106,8 @@ class Prefix:
         self.text = text  # normalised
         self.tokens = tokens  # their number
         self.tree = PrefixTree(root)
-        self.recent = recent[-MAX_TOKENS:]  # the last tokens, with those of the history, (n,)
+        # The last tokens, with those of the history, (n,). A view would keep all of them.
+        self.recent = recent if len(recent) <= MAX_TOKENS else recent[-MAX_TOKENS:].copy()
         self.bytes = root.state.nbytes + self.recent.nbytes + sys.getsizeof(text) + OVERHEAD
         self.counted_bytes = 0  # of the tree, by the cache
 
@@ -152,6 +153,13 @@ class PrefixCache:
                 self._prefixes.move_to_end(key)
                 return prefix
         return None
+
+    def add(self, prefix: Prefix) -> Prefix:
+        """Return the prefix of the same text that another decoder added meanwhile, or add this."""
+        added = self.get(prefix.owner, prefix.text)
+        if added is None:
+            self.put(prefix)
+        return added or prefix
 
     def put(self, prefix: Prefix) -> None:
         """Add *prefix*, or count what its tree has gained; then drop what exceeds the limit."""

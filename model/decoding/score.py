@@ -1,17 +1,16 @@
 """Score a text: log P(text) = Σ log P(token | all tokens before it), without its end."""
 
 import math
+from array import array
+from operator import itemgetter
 
 import numpy as np
 
-from model.batching import Decoder, RunTower, Score
+from model.batching import CHUNK_TOKENS, Decoder, RunTower, Score
 from model.decoding.context import DecoderContext
 from model.queries import ScoreQuery, ScoreResult, Usage
 from model.text import normalise
 from model.tokenizer import START
-
-# Tokens that are scored in one round: their rows are as wide as the vocabulary.
-SCORED_ROWS = 64
 
 
 def score_text(context: DecoderContext, query: ScoreQuery) -> Decoder[ScoreResult]:
@@ -21,14 +20,16 @@ def score_text(context: DecoderContext, query: ScoreQuery) -> Decoder[ScoreResul
     """
     text = normalise(query.text)
     tokens = context.tokenizer.encode(text)
-    step = RunTower("forward", context.initial["forward"], (START, *tokens[:-1]), keep_outputs=True)
-    (outputs,) = yield [step]
-    scored = [number for number, token in enumerate(tokens) if token != START]
+    state, before, log_probs = context.initial["forward"], START, array("f")
+    for start in range(0, len(tokens), CHUNK_TOKENS):
+        chunk = tokens[start : start + CHUNK_TOKENS]
+        step = RunTower("forward", state, (before, *chunk[:-1]), keep_outputs=True)
+        ((outputs, state),) = yield [step]
+        scored = [n for n, token in enumerate(chunk) if token != START]
+        log_probs.extend((yield [Score("next", outputs[n], itemgetter(chunk[n])) for n in scored]))
+        before = chunk[-1]
     total = 0.0
-    for start in range(0, len(scored), SCORED_ROWS):
-        rows = yield [
-            Score("next", outputs[n], (tokens[n],)) for n in scored[start : start + SCORED_ROWS]
-        ]
-        total += float(np.sum(np.concatenate(rows), dtype=np.float64))
+    for start in range(0, len(log_probs), CHUNK_TOKENS):  # the order of sums decides last digits
+        total += float(np.sum(log_probs[start : start + CHUNK_TOKENS], dtype=np.float64))
     bits = -total / math.log(2.0) / len(text)
     return ScoreResult(total, len(text), len(tokens), bits, Usage(len(tokens)))

@@ -9,12 +9,13 @@ only its next head, which does not see the right side; there a span ends where i
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from model.batching import Decoder, RunTower, Score
-from model.config import GAP_POSITIONS, WORD
+from model.config import GAP_POSITIONS, WORD, Tower
 from model.decoding.cache_lm import CONTEXT, CacheLM
 from model.decoding.context import DecoderContext, largest
 from model.runtime import Float32Array
@@ -28,6 +29,16 @@ FIRST_WIDTH, FEW = 3, 8
 # Nats below the best span at which a span is dropped, unless few are left. Two more than for
 # rescoring in cloze.py: the best span has yet to end, which costs something.
 BEAM_MARGIN = 7.0
+# Given lines that are scored at the same time, and tokens of them that are run in one round: a
+# decoder keeps no more states and outputs, whatever it is asked.
+GIVEN_ROWS = 64
+
+
+# Tokens that are scored after a state.
+Line = tuple[int, ...]
+# Requests log P of a line's end, and of each of some next tokens, after its first tokens: from the
+# output there (H,), the line, the number of its first tokens, and the next tokens.
+LineStep = Callable[[Float32Array, Line, int, list[int]], Score]
 
 
 class Span(NamedTuple):
@@ -35,7 +46,6 @@ class Span(NamedTuple):
 
     tokens: tuple[int, ...]
     log_prob: float  # of the tokens so far, or of the span and its end
-    states: tuple[Float32Array, ...]  # forward, before each token and after the last, (S,) each
 
 
 class Proposal(NamedTuple):
@@ -68,16 +78,23 @@ class SpanHead:
         self._cache_lm = cache_lm
         self._before = tuple(before[-CONTEXT:])
 
-    def step(self, state: Float32Array, position: int) -> Score:
-        """Request the token at *position* of a span, from the forward state before it, (S,)."""
-        output = state[self._context.output["forward"]]
+    def step(
+        self,
+        output: Float32Array,
+        position: int,
+        reduce: Callable[[Float32Array], Any] | None = None,
+    ) -> Score:
+        """Request the token at *position* of a span, from the forward output before it, (H,)."""
         if not self._context.two_towers:
-            return Score("next", output)
+            return Score("next", output, reduce)
         position = min(position, GAP_POSITIONS - 1)
-        return Score("gap", output, right=self._right, position=position, kind=self._kind)
+        return Score("gap", output, reduce, self._right, position, self._kind)
 
     def split(self, tokens: tuple[int, ...], scores: Float32Array) -> tuple[float, Float32Array]:
-        """Return log P of the end after *tokens* and of each next token, (V,), from scores (V,)."""
+        """Return log P of the end after *tokens* and of each next token, (V,), from scores (V,).
+
+        *tokens* may be the last ``CONTEXT`` of the span.
+        """
         log_probs = self._cache_lm.mix_logs(scores, (*self._before, *tokens)[-CONTEXT:])
         if self._context.two_towers:
             end = float(log_probs[END_OF_GAP])
@@ -109,10 +126,12 @@ def search_words(
     words are dropped, but for the first *shown*. The search ends when no unfinished span can still
     be among the words.
     """
+    output = context.output["forward"]
     found: dict[str, Proposal] = {}
-    beam = [Span((), 0.0, (state,))]
+    beam: list[Span] = [Span((), 0.0)]
+    states: Sequence[Float32Array] = [state]
     for position in range(MAX_SPAN + 1):
-        rows = yield [head.step(span.states[-1], position) for span in beam]
+        rows = yield [head.step(state[output], position) for state in states]
         log_probs = np.empty((len(beam), context.tokenizer.size), dtype=np.float32)
         for n, (span, row) in enumerate(zip(beam, rows, strict=True)):
             end, following = head.split(span.tokens, row)
@@ -130,11 +149,8 @@ def search_words(
             break
         # Rows are 64 kB each at 16,000 tokens, dozens in each decoder: keep none while it waits.
         del rows, row, following, log_probs
-        states = yield [RunTower("forward", beam[n].states[-1], (token,)) for n, token, _ in picks]
-        beam = [
-            Span((*beam[n].tokens, token), log_prob, (*beam[n].states, after))
-            for (n, token, log_prob), after in zip(picks, states, strict=True)
-        ]
+        states = yield [RunTower("forward", states[n], (token,)) for n, token, _ in picks]
+        beam = [Span((*beam[n].tokens, token), log_prob) for n, token, log_prob in picks]
     return sorted(found.values(), key=lambda each: (-each.log_prob, each.word))[:wanted]
 
 
@@ -155,39 +171,128 @@ def _continuations(
 
 
 def score_choices(
-    head: SpanHead, state: Float32Array, choices: Sequence[tuple[str, Sequence[tuple[int, ...]]]]
+    context: DecoderContext,
+    head: SpanHead,
+    state: Float32Array,
+    choices: Sequence[tuple[str, Sequence[tuple[int, ...]]]],
 ) -> Decoder[list[Proposal]]:
-    """Score given words exactly after *state* (S,); each comes with the spans that spell it.
+    """Score given words exactly after *state* (S,); each comes with the spans that spell it."""
 
-    Spans with a common beginning share its states and scores.
-    """
+    def step(output: Float32Array, line: Line, place: int, following: list[int]) -> Score:
+        recent = line[max(0, place - CONTEXT) : place]
+
+        def split(row: Float32Array) -> tuple[float, list[float]]:
+            end, log_probs = head.split(recent, row)
+            return end, log_probs[following].tolist()
+
+        return head.step(output, place, split)
+
     spans = [tokens for _, spelled in choices for tokens in spelled]
-    beginnings: dict[tuple[int, ...], Span] = {(): Span((), 0.0, (state,))}
-    ended: dict[tuple[int, ...], float] = {}
-    level: list[tuple[int, ...]] = [()]
-    for position in range(max(map(len, spans)) + 1):
-        rows = yield [head.step(beginnings[tokens].states[-1], position) for tokens in level]
-        following: dict[tuple[int, ...], Float32Array] = {}
-        for tokens, row in zip(level, rows, strict=True):
-            end, following[tokens] = head.split(tokens, row)
-            ended[tokens] = beginnings[tokens].log_prob + end
-        longer = [tokens[: position + 1] for tokens in spans if len(tokens) > position]
-        level = list(dict.fromkeys(longer))
-        for tokens in level:
-            span, log_prob = beginnings[tokens[:-1]], float(following[tokens[:-1]][tokens[-1]])
-            beginnings[tokens] = Span(tokens, span.log_prob + log_prob, span.states)
-        rows, following = (), {}  # free while the next tokens run
-        states = yield [
-            RunTower("forward", beginnings[tokens].states[-1], tokens[-1:]) for tokens in level
-        ]
-        for tokens, after in zip(level, states, strict=True):
-            span = beginnings[tokens]
-            beginnings[tokens] = span._replace(states=(*span.states, after))
+    log_probs = yield from score_lines(context, "forward", state, spans, step, ends=True)
     found: dict[str, Proposal] = {}
     for word, spelled in choices:
         for tokens in spelled:
-            add_span(found, word, beginnings[tokens]._replace(log_prob=ended[tokens]))
+            add_span(found, word, Span(tokens, log_probs[tokens]))
     return list(found.values())
+
+
+def score_lines(
+    context: DecoderContext,
+    tower: Tower,
+    state: Float32Array,
+    lines: Sequence[Line],
+    step: LineStep,
+    ends: bool = False,
+) -> Decoder[dict[Line, float]]:
+    """Return log P of each line after *state* (S,), with *ends* that of its end included.
+
+    Lines with a common beginning share its states and scores. However many and long they are,
+    ``GIVEN_ROWS`` of them and of their tokens are in memory.
+    """
+    found: dict[Line, float] = {}
+    ordered = sorted(set(lines))
+    for start in range(0, len(ordered), GIVEN_ROWS):
+        branches = [_Branch(state, 0.0, 0, ordered[start : start + GIVEN_ROWS])]
+        while branches:
+            branches = yield from _grow(branches, context.output[tower], tower, step, ends, found)
+    return found
+
+
+class _Branch(NamedTuple):
+    """Lines with a common beginning of *place* tokens."""
+
+    state: Float32Array  # after the beginning, (S,)
+    log_prob: float  # of the beginning
+    place: int
+    lines: list[Line]
+
+
+class _Run(NamedTuple):
+    """Tokens from *start* to *stop* that lines of one branch share."""
+
+    state: Float32Array  # before the tokens, (S,)
+    start: int
+    stop: int
+    lines: list[Line]
+    is_end: bool  # of a line whose end is not wanted, so neither is the state after it
+
+
+def _grow(
+    branches: list[_Branch],
+    output: slice,
+    tower: Tower,
+    step: LineStep,
+    ends: bool,
+    found: dict[Line, float],
+) -> Decoder[list[_Branch]]:
+    """Run on from the end of each branch to where its lines differ or end."""
+    parts = [_by_token(branch) for branch in branches]
+    most = max(1, GIVEN_ROWS // max(1, sum(map(len, parts))))
+    runs: list[_Run] = []
+    for branch, by_token in zip(branches, parts, strict=True):
+        for lines in by_token.values():
+            first, last, stop = lines[0], lines[-1], branch.place + 1
+            while stop < min(len(first), branch.place + most) and first[stop] == last[stop]:
+                stop += 1
+            is_end = not ends and len(lines) == 1 and stop == len(first)
+            runs.append(_Run(branch.state, branch.place, stop, lines, is_end))
+    traces = yield [
+        RunTower(tower, run.state, run.lines[0][run.start : run.stop - run.is_end], True)
+        for run in runs
+    ]
+    steps = [
+        step(branch.state[output], branch.lines[0], branch.place, list(by_token))
+        for branch, by_token in zip(branches, parts, strict=True)
+    ]
+    for run, (outputs, _) in zip(runs, traces, strict=True):
+        line = run.lines[0]
+        for place, before in zip(range(run.start + 1, run.stop), outputs, strict=False):
+            steps.append(step(before, line, place, [line[place]]))
+    rows = iter((yield steps))
+    log_probs: list[float] = []  # of each run, its first token included
+    for branch in branches:
+        end, following = next(rows)
+        log_probs += [branch.log_prob + log_prob for log_prob in following]
+        if len(branch.lines[0]) == branch.place:  # in order, so it is the first
+            found[branch.lines[0]] = branch.log_prob + (end if ends else 0.0)
+    longer: list[_Branch] = []
+    for run, (_, state), log_prob in zip(runs, traces, log_probs, strict=True):
+        for _, (following,) in islice(rows, run.stop - run.start - 1):
+            log_prob += following
+        if run.is_end:
+            found[run.lines[0]] = log_prob
+        else:
+            longer.append(_Branch(state, log_prob, run.stop, run.lines))
+    return longer
+
+
+def _by_token(branch: _Branch) -> dict[int, list[Line]]:
+    """Return the lines that go on after their common beginning, by their next token."""
+    by_token: dict[int, list[Line]] = {}
+    for line in branch.lines:
+        if len(line) > branch.place:
+            by_token.setdefault(line[branch.place], []).append(line)
+    return by_token
 
 
 def add_span(found: dict[str, Proposal], word: str, span: Span) -> None:

@@ -85,12 +85,13 @@ class TokenIndex:
         tokens: list[int] = []
         for position in range(1, len(text) + 1):
             if position == len(text) or text[position - 1 : position + 1] not in pairs:
-                stretch = text[start:position]
-                is_short = len(stretch) <= MAX_CACHED
-                encode = self._encode_cached if is_short else self._tokenizer.encode
-                tokens += encode(stretch)
+                tokens += self.encode_whole(text[start:position])
                 start = position
         return tokens
+
+    def encode_whole(self, text: str) -> list[int]:
+        """Encode normalised text at once. The list is shared: do not change it."""
+        return (self._encode_cached if len(text) <= MAX_CACHED else self._tokenizer.encode)(text)
 
     def heal(self, text: str) -> tuple[Sequence[int], Sequence[int], bytes]:
         """Return tokens before the cut, tokens of the rest, and the rest itself (token healing).

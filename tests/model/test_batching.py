@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def test_waiting_steps_share_one_call_per_kind() -> None:
 def test_results_come_in_the_order_of_the_steps() -> None:
     """Result n answers step n, whatever the kinds and lengths."""
     steps: list[Step] = [
-        Score("next", STATE, only=(261, 262)),
+        Score("next", STATE, reduce=itemgetter([261, 262])),
         run(261, 262, 263),
         RunTower("backward", STATE, (263, 261), keep_outputs=True),
         Score("gap", STATE, kind=WORD),
@@ -71,14 +72,16 @@ def test_results_come_in_the_order_of_the_steps() -> None:
     ]
     scheduler = Scheduler(TableRuntime(TOKENIZER))
     scheduler.add("one", requesting(steps))
-    ((picked, state, outputs, gap, same, nothing),) = finish(scheduler)["one"]
+    ((picked, state, (outputs, end), gap, same, (nothing, unmoved)),) = finish(scheduler)["one"]
     assert picked.shape == (2,)
     assert state.tolist() == [262, 263]
     assert state.base is None  # a view would keep the whole batch in memory
     assert outputs.tolist() == [[0, 263], [263, 261]]
+    assert end.tolist() == [263, 261]
     assert gap.shape == (TOKENIZER.size,)
     assert same.tolist() == STATE.tolist()
     assert nothing.shape == (0, 2)
+    assert unmoved.tolist() == STATE.tolist()
 
 
 def test_a_long_text_does_not_hold_a_short_one_up() -> None:
@@ -90,7 +93,7 @@ def test_a_long_text_does_not_hold_a_short_one_up() -> None:
     scheduler.add("short", requesting([run(262)]))
     assert [ticket for ticket, _ in scheduler.step()] == ["short"]
     assert table.calls == [("forward", 1), ("forward", 1)]
-    ((outputs,),) = finish(scheduler)["long"]
+    (((outputs, _),),) = finish(scheduler)["long"]
     assert outputs.shape == (2 * CHUNK_TOKENS + 1, 2)
 
 
@@ -123,12 +126,12 @@ def test_a_failing_decoder_fails_alone() -> None:
     long, nan = np.zeros(3, dtype=np.float32), np.full(2, np.nan, dtype=np.float32)
     failing: dict[type[Exception], list[Decoder[Any]]] = {
         ZeroDivisionError: [raising(), gather([requesting([SCORE], [SCORE]), raising()])],
+        IndexError: [requesting([Score("next", STATE, reduce=itemgetter(TOKENIZER.size))])],
         RuntimeError: [requesting([SCORE, Score("next", nan)], [SCORE])],
         ValueError: [
             requesting([Score("next", long)]),
             requesting([RunTower("forward", long, (261,))]),
             requesting([run(TOKENIZER.size)]),
-            requesting([Score("next", STATE, only=(-1,))]),
         ],
     }
     scheduler = Scheduler(Picky(TOKENIZER))

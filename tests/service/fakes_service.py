@@ -9,7 +9,7 @@ text, ``collapse`` the whole scheduler, ``die`` the engine's thread. ``hold`` wa
 import math
 import re
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -24,11 +24,11 @@ from model.queries import (
     PredictQuery,
     PredictResult,
     Query,
+    RequestCheck,
     Result,
     ScoreResult,
     Usage,
-    check_query,
-    choice_lists,
+    fit_choices,
 )
 from service.model_loader import LoadedModel
 
@@ -89,19 +89,24 @@ class FakeModel:
         self.release.set()
         self.stuck.set()
 
-    def start(self, query: Query, _cache_salt: str = "", /) -> Generator[None, None, Result]:
-        """Return a decoder, or refuse what the real predictor refuses."""
-        check_query(query, self.limits)
-        if isinstance(query, ClozeQuery):
-            blanks = len(_BLANK.findall(query.text))
-            if not 1 <= blanks <= self.limits.blanks:
-                raise QueryError(
-                    "/text", f"has {blanks} blanks; 1 to {self.limits.blanks} are filled"
-                )
-            choice_lists(query.choices or [[]] * blanks, blanks)
-        if query.text.startswith("refuse to start"):
-            raise RuntimeError(query.text)
-        return self._decode(query)
+    def start_all(
+        self, queries: Iterable[Query], _cache_salt: str = "", /
+    ) -> Iterator[Generator[None, None, Result]]:
+        """Yield decoders, or refuse what the real predictor refuses."""
+        check = RequestCheck(self.limits)
+        for query in queries:
+            choices = check.check(query)
+            if isinstance(query, ClozeQuery):
+                blanks = len(_BLANK.findall(query.text))
+                if not 1 <= blanks <= self.limits.blanks:
+                    raise QueryError(
+                        "/text", f"has {blanks} blanks; 1 to {self.limits.blanks} are filled"
+                    )
+                if choices is not None:
+                    fit_choices(query, choices, blanks)
+            if query.text.startswith("refuse to start"):
+                raise RuntimeError(query.text)
+            yield self._decode(query)
 
     def peak_bytes(self, query: Query, /) -> int:
         """Return a bound of the bytes of a decoder: of ``hold N MiB``, N MiB."""

@@ -104,15 +104,16 @@ async def test_a_request_can_be_cancelled_while_its_texts_are_checked(
 ) -> None:
     """A deadline that passes while many texts are checked ends the checking."""
     started: list[str] = []
-    start = model.start
+    start_all = model.start_all
 
-    def counted(query: Any, cache_salt: str = "", /) -> Any:
-        started.append(query.text)
-        engine.cancel(job)
-        return start(query, cache_salt)
+    def counted(queries: Any, cache_salt: str = "", /) -> Any:
+        for query, decoder in zip(queries, start_all(queries, cache_salt), strict=True):
+            started.append(query.text)
+            engine.cancel(job)
+            yield decoder
 
     held = await hold(engine, model)
-    model.start = counted  # type: ignore[method-assign]
+    model.start_all = counted  # type: ignore[method-assign]
     job = submit(engine, "a", "b", "c")
     model.release.set()
     await held.future
