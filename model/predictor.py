@@ -16,6 +16,7 @@ from model.decoding.cloze import fill_blanks
 from model.decoding.context import DecoderContext, History
 from model.decoding.masked import fill_masked
 from model.decoding.next_word import next_words
+from model.decoding.peak_bytes import PeakBytes
 from model.decoding.prefix_cache import PrefixCache
 from model.decoding.score import score_text
 from model.errors import LacunaError, QueryError
@@ -50,6 +51,7 @@ class Predictor:
         self.limits = limits or Limits()
         self.cache = PrefixCache(cache_bytes)  # only for the thread that runs the decoders
         self._context = DecoderContext(checkpoint, self.cache, use_cache_lm)
+        self._peak_bytes = PeakBytes(runtime.sizes, self.limits)
 
     def start(self, query: Query, cache_salt: str = "") -> Decoder[Result]:
         """Check one query and return its decoder; see :meth:`start_all`."""
@@ -58,8 +60,8 @@ class Predictor:
     def start_all(self, queries: Iterable[Query], cache_salt: str = "") -> Iterator[Decoder[Result]]:
         """Check the queries of a request and yield their decoders; nothing runs yet.
 
-        A history or choices that they share, as the same object, are read once. Only queries with the same
-        *cache_salt* find in the cache what these left there.
+        A history or choices that they share, as the same object, are read once. Only queries with
+        the same *cache_salt* find in the cache what these left there.
 
         Raises:
             QueryError: the query is invalid, or not of a kind that the checkpoint can answer; its
@@ -87,6 +89,13 @@ class Predictor:
                 yield fill_masked(self._context, layout)
             else:
                 yield fill_blanks(self._context, layout, history)
+
+    def peak_bytes(self, query: Query) -> int:
+        """Return an upper bound of what the decoder of a query keeps between two steps, in bytes.
+
+        It takes some microseconds, and the query need not be checked.
+        """
+        return self._peak_bytes.of(query)
 
     def run(self, queries: Sequence[Query]) -> list[Result | LacunaError]:
         """Answer queries in batches; each gets the answer, or named error, that it gets alone.

@@ -105,6 +105,9 @@ class Settings(BaseModel):
     max_top_k: int = Field(100, ge=1, description="largest top_k")
     max_blanks: int = Field(64, ge=1, description="most blanks in one text")
     max_choices: int = Field(256, ge=1, description="most choices for one blank")
+    max_choice_characters: int = Field(
+        4_096, ge=1, description="most code points of all choices for one blank"
+    )
     max_history: int = Field(20_000, ge=0, description="longest history, in code points")
 
     # Not on the command line, where every user of the machine would see them.
@@ -120,6 +123,7 @@ class Settings(BaseModel):
             top_k=self.max_top_k,
             blanks=self.max_blanks,
             choices=self.max_choices,
+            choice_characters=self.max_choice_characters,
             history=self.max_history,
         )
 

@@ -19,7 +19,7 @@ A forward-only network has no gap head: its next head proposes, and
 s = log P_F(span, right context | left).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise, starmap
 from typing import Literal, NamedTuple
 
@@ -91,6 +91,9 @@ class _Cloze:
         self._lines = [encode(slot.line) for slot in layout.slots]
         self.tokens = sum(map(len, self._parts))  # of the text
         self._choices = layout.choices
+        # The spans that spell the choices of the last list, so that all blanks share them.
+        self._last_choices: dict[str, str] | None = None
+        self._spelled: dict[str, Line] = {}
         # The text right of a blank does not follow the text left of it.
         apart = [token for tokens in self._parts[1:] for token in (START, *tokens)]
         counted = [*recent, *apart] if context.use_cache_lm else []
@@ -210,13 +213,15 @@ class _Cloze:
         return SpanHead(self._context, right, kind, self._cache_lm, self._parts[number])
 
     def _score_choices(
-        self, words: Iterable[str], number: int, state: Float32Array, right: Float32Array | None
+        self, words: dict[str, str], number: int, state: Float32Array, right: Float32Array | None
     ) -> Decoder[list[Proposal]]:
         """Score each choice as the kind of gap that it is: a word, or a span of several words."""
         context, slot = self._context, self._slots[number]
+        if words is not self._last_choices:
+            self._last_choices, self._spelled = words, {}
         groups: dict[int, list[tuple[str, list[tuple[int, ...]]]]] = {}
         for word in words:
-            spelled = [tuple(context.index.encode_whole(text)) for text in slot.spellings(word)]
+            spelled = [self._spell(text) for text in slot.spellings(word)]
             pairs = [pair for tokens in spelled for pair in pairwise(tokens)]
             kind = WORD if all(starmap(context.tokenizer.joins, pairs)) else SPAN
             groups.setdefault(kind, []).append((word, spelled))
@@ -227,6 +232,11 @@ class _Cloze:
             ]
         )
         return [proposal for group in found for proposal in group]
+
+    def _spell(self, text: str) -> Line:
+        if text not in self._spelled:
+            self._spelled[text] = tuple(self._context.index.encode_whole(text))
+        return self._spelled[text]
 
     def _rescore(
         self,

@@ -31,6 +31,8 @@ STRETCH = 192
 ALL, LETTERS, BYTES = "all", "letters", "bytes"
 # Most probable tokens of a node that are kept, unless more are needed.
 TOP_TOKENS = 32
+# Distributions that are kept with the correction of the cache language model: a round's.
+MAX_MIXED = 16
 # Fewer than a hundred tokens exceed HIGH_CUTOFF, and most exceed LOW_CUTOFF.
 HIGH_CUTOFF, LOW_CUTOFF = 0.01, 1e-6
 # Below so many recent tokens the cache language model says too little to pay for its time.
@@ -144,6 +146,7 @@ class NextToken:
         self._text = text
         self.tree = prefix.tree
         self.network_rows = 0  # tokens run and distributions scored
+        self.nodes = 0  # looked at, in the tree or not: so the cache changes no answer
         enough = len(prefix.recent) > MIN_RECENT
         if self.tree.cache_lm is None and context.use_cache_lm and enough:
             recent = prefix.recent.astype(np.int64)
@@ -160,6 +163,7 @@ class NextToken:
 
     def score(self, node: PrefixNode, bytes_from_end: int) -> Decoder[None]:
         """Score a node that was run but not scored."""
+        self.nodes += 1
         if node.next_probs is NOT_SCORED:
             self.network_rows += 1
             (row,) = yield [Score("next", node.state[self._context.output["forward"]])]
@@ -167,6 +171,7 @@ class NextToken:
 
     def expand(self, edges: Sequence[Edge]) -> Decoder[list[PrefixNode]]:
         """Return the node after each edge, from the tree or from the network, scored."""
+        self.nodes += len(edges)
         missing = [edge for edge in edges if edge.token not in edge.node.children]
         if missing:
             self.network_rows += 2 * len(missing)
@@ -198,6 +203,8 @@ class NextToken:
         if self._cache_lm is None:
             return node.next_probs
         if node not in self._mixed:
+            if len(self._mixed) == MAX_MIXED:
+                self._mixed.clear()
             self._mixed[node] = self._cache_lm.mix(node.next_probs, node.context)
         return self._mixed[node]
 

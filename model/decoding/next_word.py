@@ -57,6 +57,9 @@ SPELLING_SHARE, SPELLING_ROWS, SPELLING_ROUNDS = 0.03, 16, 6
 # A partial word is extended if its probability, without the estimate that it has ended, exceeds
 # WORD_FLOOR and this share of the last candidate's; so many a round. A round adds one token.
 WORD_SHARE, WORD_FLOOR, WORD_ROWS, WORD_ROUNDS = 1.0, 0.02, 4, 8
+# Nodes that one query may look at, which bounds its memory: each holds a distribution. Ordinary
+# text takes up to 25; one letter again and again, which has many spellings, would take 130.
+MAX_NODES = 32
 # A next token is taken if its probability exceeds this share of the last candidate's; at most so
 # many, plus 2 for each candidate: with and without a space.
 BRANCH_SHARE, BRANCHES = 1 / 4, 8
@@ -142,8 +145,13 @@ class _Search:
         spellings = [self._spelling(typed_prefix, 1.0, node)]
         total = spellings[0].total
         if not total > 0:  # no token begins with q: follow its own encoding first
-            for token in canonical:
+            for n, token in enumerate(canonical):
                 last = spellings[-1]
+                if not self._room:  # take the rest of the encoding for certain
+                    node = yield from self._next_token.run(last.node, canonical[n:])
+                    yield from self._next_token.score(node, 0)
+                    self._branch(1.0, node, ALL)
+                    return
                 self.cached_tokens += token in last.node.children
                 path = last.prob * float(self._next_token.probs(last.node)[token]), last, token
                 spellings += yield from self._follow([path])
@@ -155,10 +163,11 @@ class _Search:
             paths += self._paths(spelling, followed)
         for _ in range(SPELLING_ROUNDS):
             paths = [path for path in paths if path[0] > SPELLING_SHARE * total]
-            if not paths:
+            rows = min(SPELLING_ROWS, self._room)
+            if not (paths and rows):
                 break
             paths.sort(key=itemgetter(0), reverse=True)
-            chosen, paths = paths[:SPELLING_ROWS], paths[SPELLING_ROWS:]
+            chosen, paths = paths[:rows], paths[rows:]
             for spelling in (yield from self._follow(chosen)):
                 spellings.append(spelling)
                 total += spelling.total
@@ -169,6 +178,10 @@ class _Search:
         spellings.sort(key=attrgetter("prob"), reverse=True)
         for spelling in spellings:
             self._branch_from(spelling, spelling.prob / total)
+
+    @property
+    def _room(self) -> int:
+        return max(0, MAX_NODES - self._next_token.nodes)
 
     def _run_between(self, between: Sequence[int], bytes_from_end: int) -> Decoder[PrefixNode]:
         """Run the tokens between prefix and cut and return the node after them, scored."""
@@ -222,7 +235,7 @@ class _Search:
         for _ in range(WORD_ROUNDS):
             floor = max(self._last_prob * WORD_SHARE, WORD_FLOOR)
             self._partial_words.sort(key=lambda word: word.ended_prob - word.prob)
-            chosen = self._partial_words[:WORD_ROWS]
+            chosen = self._partial_words[: min(WORD_ROWS, self._room)]
             chosen = [word for word in chosen if word.prob - word.ended_prob > floor]
             if not chosen:
                 break

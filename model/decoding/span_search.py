@@ -31,7 +31,7 @@ FIRST_WIDTH, FEW = 3, 8
 BEAM_MARGIN = 7.0
 # Given lines that are scored at the same time, and tokens of them that are run in one round: a
 # decoder keeps no more states and outputs, whatever it is asked.
-GIVEN_ROWS = 64
+GIVEN_ROWS = 32
 
 
 # Tokens that are scored after a state.

@@ -32,6 +32,7 @@ def exhaustive(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = {
         "SPELLING_SHARE": 0, "SPELLING_ROWS": 1000, "SPELLING_ROUNDS": 20, "BRANCH_SHARE": 0,
         "BRANCHES": 1000, "WORD_SHARE": 0, "WORD_FLOOR": 0, "WORD_ROWS": 400, "WORD_ROUNDS": 4,
+        "MAX_NODES": 100_000,
     }  # fmt: skip
     for name, limit in limits.items():
         monkeypatch.setattr(f"model.decoding.next_word.{name}", limit)

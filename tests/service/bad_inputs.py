@@ -155,6 +155,7 @@ INPUTS = (
     predict("a history that is a list", 422, history=[SECRET]),
     predict("a history with a lone surrogate", 422, history="a\ud800"),
     cloze("257 choices", 422, choices=[f"a{number}" for number in range(257)]),
+    cloze("choices of 4,097 code points", 422, choices=["a" * 4_000, "b" * 97]),
     cloze("two lists of choices for one blank", 422, choices=[["a"], ["b"]]),
     cloze("a list of choices a blank, for two texts", 422, text=["a __", "b __"], choices=[["a"]]),
     _with("/predict", "choices for /predict", 422, {"text": SECRET, "choices": ["a"]}),

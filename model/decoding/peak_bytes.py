@@ -1,0 +1,101 @@
+"""An upper bound of the memory that a decoder keeps while its steps wait, from lengths alone.
+
+States, outputs and distributions count exactly; tokens and other objects by their largest size. The
+rows of the call that is running are not included: its decoders drop them at once.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+from model.batching import CHUNK_TOKENS
+from model.config import Sizes
+from model.decoding.blanks import count_blanks
+from model.decoding.cache_lm import MAX_TOKENS
+from model.decoding.cloze import BEAM, MANY, RESCORED, RESCORED_BLIND
+from model.decoding.context import MAX_MIXED
+from model.decoding.masked import FILL_ROWS, MAX_REACH, WIDTH
+from model.decoding.next_word import MAX_NODES
+from model.decoding.span_search import FEW, FIRST_WIDTH, GIVEN_ROWS, MAX_SPAN
+from model.queries import ClozeQuery, Limits, PredictQuery, Query
+
+# Objects of any decoder, with its counts of recent tokens, and of a candidate, span or choice.
+DECODER, COUNTS, OBJECT = 16_000, 30 * MAX_TOKENS, 600
+# A code point and its tokens, in ASCII and in any text. A learned token takes 36 bytes, a byte
+# token 9, and the normal form of one character has at most 12 bytes of UTF-8.
+ASCII_CHARACTER, CHARACTER = 45, 125
+# A word for a blank in an answer.
+FILLING = 150
+
+
+class PeakBytes:
+    """Computes the bounds for networks of some *sizes*, for queries within *limits*."""
+
+    def __init__(self, sizes: Sizes, limits: Limits) -> None:
+        self._limits = limits
+        self._architecture = sizes.architecture
+        self._row = 4 * sizes.vocabulary_size
+        self._output = 4 * sizes.hidden_size
+        self._state = 4 * sizes.state_size("forward")
+        self._backward = 4 * sizes.state_size("backward")
+        self._predict = (MAX_NODES + 2) * (self._state + self._row) + MAX_MIXED * self._row
+        self._score = CHUNK_TOKENS * (self._output + OBJECT) + 4 * self._state
+
+    def of(self, query: Query) -> int:
+        """Return the bound for one query, in bytes."""
+        text = query.text
+        fixed = DECODER + min(_size([text]), CHARACTER * self._limits.characters)
+        if isinstance(query, PredictQuery):
+            candidates = 10 * OBJECT * min(query.top_k, self._limits.top_k)
+            return fixed + COUNTS + self._predict + candidates
+        if isinstance(query, ClozeQuery):
+            return 2 * fixed + COUNTS + self._cloze(query)
+        return fixed + self._score
+
+    def _cloze(self, query: ClozeQuery) -> int:
+        blanks = min(count_blanks(query), self._limits.blanks)
+        joint = BEAM if 1 < blanks <= MANY else 1
+        if query.choices is None:
+            shown = min(query.top_k, self._limits.top_k)
+            work = self._open(shown, blanks > 1, joint)
+        else:
+            shared = isinstance(query.choices[0], str)
+            lists = cast("Sequence[Sequence[str]]", [query.choices] if shared else query.choices)
+            shown = min(self._limits.choices, max(map(len, lists)))
+            characters = min(max(map(_size, lists)), CHARACTER * self._limits.choice_characters)
+            work = self._given(shown, characters) * joint
+            work += 0 if shared else sum(map(_size, lists))  # what fills each blank
+        return blanks * (FILLING * shown + self._backward + OBJECT) + work
+
+    def _open(self, shown: int, several: bool, joint: int) -> int:
+        if self._architecture == "stacked_bidirectional":
+            return 12 * max(WIDTH, shown) * OBJECT + max(WIDTH, shown) * 16 * MAX_REACH
+        two_towers = self._architecture == "two_towers"
+        wanted = max(shown, RESCORED if two_towers else RESCORED_BLIND)
+        work, _ = self._search(wanted, shown if two_towers else wanted)
+        if several:  # the rows of one filling may wait for those of another
+            searched, rows = self._search(BEAM, BEAM)
+            work = max(work, joint * (searched + rows * self._row))
+        return work
+
+    def _search(self, wanted: int, shown: int) -> tuple[int, int]:
+        """Return the bytes of a search for words, and the most rows that it requests at once."""
+        rows = max(wanted, 2 * shown, FIRST_WIDTH * min(wanted, FEW))
+        spans = 2 * rows * self._state + (rows + MAX_SPAN * wanted) * OBJECT
+        return max(spans, self._lines(rows)), rows
+
+    def _lines(self, lines: int) -> int:
+        """Return the bytes that scoring given lines takes."""
+        rows = min(GIVEN_ROWS, lines)
+        return 2 * rows * self._state + GIVEN_ROWS * (self._output + 2 * OBJECT)
+
+    def _given(self, choices: int, characters: int) -> int:
+        """Return the bytes of choices with some bytes of text in all, each spelled in two ways."""
+        objects = 2 * (choices * OBJECT + characters)
+        if self._architecture == "stacked_bidirectional":
+            return objects + FILL_ROWS * 32 * MAX_REACH
+        return objects + 2 * self._lines(2 * choices)
+
+
+def _size(texts: Sequence[str]) -> int:
+    """Return an upper bound of the bytes of texts and their tokens."""
+    return sum(len(text) * (ASCII_CHARACTER if text.isascii() else CHARACTER) for text in texts)
