@@ -57,7 +57,9 @@ class Predictor:
         """Check one query and return its decoder; see :meth:`start_all`."""
         return next(self.start_all([query], cache_salt))
 
-    def start_all(self, queries: Iterable[Query], cache_salt: str = "") -> Iterator[Decoder[Result]]:
+    def start_all(
+        self, queries: Iterable[Query], cache_salt: str = ""
+    ) -> Iterator[Decoder[Result]]:
         """Check the queries of a request and yield their decoders; nothing runs yet.
 
         A history or choices that they share, as the same object, are read once. Only queries with
