@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Literal
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 Reason = Literal["malformed", "room", "slow", "unread"]
 
@@ -49,7 +49,7 @@ class Connections:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft != resource.RLIM_INFINITY:
             limit = max(1, min(limit, soft - RESERVED_DESCRIPTORS))
-        self.limit = limit
+        self._limit = limit
         self._on_ended = on_ended
         self._open: OrderedDict[Connection, None] = OrderedDict()
 
@@ -60,7 +60,7 @@ class Connections:
     def add(self, connection: "Connection") -> None:
         """Add a connection; if there are too many, end the oldest one that can be spared."""
         self._open[connection] = None
-        if len(self._open) > self.limit:  # the new one can be spared, so there is one
+        if len(self._open) > self._limit:  # the new one can be spared, so there is one
             self.end(next(each for each in self._open if not each.is_being_answered), "room")
 
     def move_to_end(self, connection: "Connection") -> None:
@@ -101,6 +101,7 @@ class Connection(HttpToolsProtocol):
     def __init__(self, connections: Connections, **given: Any) -> None:
         super().__init__(**given)
         self._all = connections
+        self._running: RequestResponseCycle | None = None  # the last one begun; `cycle` may wait
         self._unfinished = 0  # bytes read since the last complete head, part of a body or request
         self._began = 0.0  # when the first of them came
         self._idle_since = self._taken_at = time.monotonic()
@@ -112,18 +113,23 @@ class Connection(HttpToolsProtocol):
         self._all.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Leave its place to others."""
+        """Leave the place to others, and drop the work."""
         self._all.remove(self)
+        if running := self._running:  # uvicorn reports the end only to its last request
+            running.disconnected = not running.response_complete
+            running.message_event.set()
         super().connection_lost(exc)
 
     @property
     def _is_busy(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+        return self._running is not None and not self._running.response_complete
 
     @property
     def is_being_answered(self) -> bool:
         """Whether a complete request waits for the service, not for its client."""
-        return self._is_busy and not self.cycle.more_body and not self.flow.write_paused
+        running = self._running
+        waits = running and not running.response_complete and not running.more_body
+        return bool(waits) and not self.flow.write_paused
 
     @property
     def _pipeline_is_full(self) -> bool:
@@ -172,10 +178,14 @@ class Connection(HttpToolsProtocol):
         self._unfinished = 0
         super().on_message_complete()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
     def on_response_complete(self) -> None:
         """Drop the body, which uvicorn keeps until the next request, and go on."""
-        if not self.pipeline:  # else the cycle is that of a request which still waits
-            self.cycle.body = bytearray()
+        if self._running:
+            self._running.body = bytearray()
         self._idle_since = time.monotonic()
         self._all.move_to_end(self)
         super().on_response_complete()

@@ -49,6 +49,8 @@ class FakeTransport(asyncio.Transport):
         """End it."""
         self.closing = True
 
+    close = abort
+
 
 class Server:
     """Connections without a network; `ended` has the reasons."""
@@ -58,7 +60,11 @@ class Server:
         self.ended: list[str] = []
         self.connections = Connections(8, self.ended.append)
 
-    async def _answer(self, _scope: Any, _receive: Any, send: Any) -> None:
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/wait":
+            while (message := await receive())["type"] != "http.disconnect":
+                pass
+            self.ended.append(message["type"])
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
@@ -154,3 +160,13 @@ def test_requests_that_wait_are_few_and_small(
     connection.data_received((b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * fields + b"\r\n") * requests)
     assert transport.closing is ends
     server.run()
+
+
+def test_all_requests_of_a_connection_end_with_it(server: Server) -> None:
+    """A request hears of the end of its connection even if others wait behind it."""
+    connection, _ = server.connect()
+    connection.data_received(b"GET /wait HTTP/1.1\r\n\r\n" * 2)
+    server.run()
+    connection.connection_lost(None)
+    server.run()
+    assert server.ended == ["http.disconnect"]
