@@ -36,6 +36,9 @@ ADMIN = "/admin/"
 _SENT_ONCE = (b"host", b"authorization", b"content-type", b"content-encoding")
 COARSE_MS = 10  # step of Server-Timing without keys
 _NOT_ADMIN = "send an administrator's key: lacuna keys new NAME --admin"
+_NO_METRICS = (
+    "send a key that may read metrics (lacuna keys new NAME --metrics), or set metrics_port"
+)
 _NO_ADMIN = (
     "set keys_file and send an administrator's key: lacuna keys new NAME --admin; "
     "whoever may signal the process can reload with SIGHUP"
@@ -201,8 +204,9 @@ class AuthMiddleware:
     - On loopback, requests must name a loopback host or an allowed one: a page could rebind its own
       name to this machine. Elsewhere, hosts are checked only if some are allowed. For `METRICS`,
       any address will do: Prometheus scrapes addresses, and a page has a name.
-    - If there are keys, all but `OPEN_ROUTES` need one, and `METRICS` one with the right to it.
-    - Paths under `ADMIN` need a key with ``admin = true``, always.
+    - If there are keys, all but `OPEN_ROUTES` need one.
+    - `METRICS` and paths under `ADMIN` need a key with the right to them, always: counts of cached
+      tokens would show, as those in answers would, what others typed.
     - A *metrics_port* answers `METRICS` and nothing else, without keys; the other port has no such
       path then.
 
@@ -246,8 +250,8 @@ class AuthMiddleware:
         context.client = self._find(context.headers) if required else self._keys.anonymous
         if path.startswith(ADMIN) and not context.client.admin:
             raise Problem(403, _NOT_ADMIN if required else _NO_ADMIN)
-        if required and path == METRICS and not (context.client.metrics or context.client.admin):
-            raise Problem(403, "send a key that may read metrics: lacuna keys new NAME --metrics")
+        if path == METRICS and not (context.client.metrics or context.client.admin):
+            raise Problem(403, _NO_METRICS)
 
     def _is_ours(self, header: bytes, any_address: bool) -> bool:
         found = _HOST.fullmatch(header.decode("latin-1").lower())

@@ -11,7 +11,7 @@ from itertools import count
 
 import pytest
 
-from tests.service.server_process import FAKE, ServerProcess, exchange, serving
+from tests.service.server_process import FAKE, METRICS_PORT, ServerProcess, exchange, serving
 
 pytestmark = pytest.mark.fault
 PATIENCE_SECONDS = 60
@@ -179,7 +179,7 @@ def test_connections_do_not_use_up_descriptors(kind: str) -> None:
         "answered": get("/livez"),
     }[kind]
     with (
-        serving(hasty(descriptors=112), "--log-level", "error") as server,
+        serving(hasty(descriptors=112), *METRICS_PORT, "--log-level", "error") as server,
         contextlib.ExitStack() as stack,
     ):
         for number in range(300):
@@ -188,7 +188,7 @@ def test_connections_do_not_use_up_descriptors(kind: str) -> None:
                 client.sendall(sent)
             if number % 50 == 49:
                 assert server.ask("GET", "/livez").status == 200
-        metrics = server.ask("GET", "/metrics").body.decode()
+        metrics = server.metrics()
         assert gauge(metrics, "process_open_fds") < 112
         assert gauge(metrics, 'lacuna_connections_ended_total{reason="room"}') > 200
 
@@ -201,7 +201,7 @@ def test_newcomers_are_refused_if_all_others_wait_for_the_service() -> None:
         held = [stack.enter_context(contextlib.closing(server.connect())) for _ in range(4)]
         for each in held[:3]:
             each.request("POST", "/predict", *question)
-        while "lacuna_queue_depth 2.0" not in exchange(held[3], "GET", "/metrics").body.decode():
+        while "lacuna_queue_depth 2.0" not in server.metrics():
             pass
         held[3].request("POST", "/predict", *question)
         with pytest.raises(ConnectionError):

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from research.quickstart import free_port
 from service.settings import Settings, read_settings
 from tests.end_to_end.prometheus import DEPLOY, dashboard, eventually, read_yaml, rules
-from tests.service.server_process import REAL, ROOT, serving
+from tests.service.server_process import METRICS_PORT, REAL, ROOT, serving
 
 # Prometheus adds these to every series.
 ADDED = {"instance", "job"}
@@ -35,8 +35,9 @@ def services() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def exported(tiny_checkpoint: Path) -> dict[str, set[str]]:
     """Label names by series name, as a real service exports them before its first question."""
-    with serving(REAL, "--checkpoint", str(tiny_checkpoint), "--threads", "1") as server:
-        text = server.ask("GET", "/metrics").body.decode()
+    options = "--checkpoint", str(tiny_checkpoint), "--threads", "1", *METRICS_PORT
+    with serving(REAL, *options) as server:
+        text = server.metrics()
     series: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -82,8 +83,7 @@ def test_compose_sets_only_settings_of_the_service(
         monkeypatch.setenv(variable, as_compose_does(value))
     settings = read_settings([])
     assert (settings.host, settings.port, settings.allow_anonymous) == ("0.0.0.0", 8000, True)
-    targets = re.findall('"(.+):8000"', (DEPLOY / "prometheus.yml").read_text(encoding="utf-8"))
-    assert settings.allowed_hosts == (*targets,)  # Prometheus is answered by this name
+    assert settings.allowed_hosts == ("service",)  # the name that Prometheus uses
 
 
 def test_images_hold_only_what_they_need() -> None:
@@ -125,7 +125,7 @@ def test_prometheus_scrapes_service_and_proxy(services: dict[str, Any]) -> None:
     }
     metrics_port = services["haproxy"]["environment"]["PROXY_METRICS_ADDRESS"].rpartition(":")[2]
     assert targets == {
-        "lacuna": [services["haproxy"]["environment"]["SERVICE_ADDRESS"]],
+        "lacuna": [f"service:{services['service']['environment']['LACUNA_METRICS_PORT']}"],
         "haproxy": [f"haproxy:{metrics_port}"],
     }
     mounts = {mount.split(":")[1] for mount in services["prometheus"]["volumes"]}

@@ -50,7 +50,7 @@ class Proxied:
 
     def seen(self) -> int:
         """Return the number of questions that have reached the service."""
-        metrics = self.server.ask("GET", "/metrics").body.decode()
+        metrics = self.server.metrics()
         series = r'lacuna_requests_total{route="/predict",status="\d+"} (\S+)'
         return sum(int(float(count)) for count in re.findall(series, metrics))
 

@@ -18,6 +18,7 @@ from tests.service.bad_inputs import INPUTS, SECRET, Input
 from tests.service.client import key_entry
 from tests.service.server_process import (
     FAKE,
+    METRICS_PORT,
     REAL,
     ROOT,
     Answer,
@@ -55,7 +56,7 @@ def server(tiny_checkpoint: Path) -> Iterator[ServerProcess]:
     """A service with the tiny checkpoint, started by its own command."""
     # The deadline is long: a busy machine would rightly refuse the largest good requests.
     options = ("--checkpoint", str(tiny_checkpoint), "--threads", "1", "--deadline-seconds", "60")
-    with serving(REAL, *options) as running:
+    with serving(REAL, *options, *METRICS_PORT) as running:
         yield running
 
 
@@ -120,7 +121,7 @@ def test_no_text_is_logged_or_measured(server: ServerProcess) -> None:
     log = "".join(server.lines)
     assert log.count('"request_id"') > len(INPUTS)
     assert not [text for text in (SECRET, SECRET[-1], "手机") if text in log]
-    metrics = server.ask("GET", "/metrics").body.decode()
+    metrics = server.metrics()
     assert 'route="unmatched"' in metrics
     assert not [text for text in (SECRET[:4], "aaa", "passwd") if text in metrics]
     assert 'lacuna_requests_total{route="/predict",status="500"} 0.0' in metrics
@@ -188,7 +189,7 @@ def test_sigterm_drains() -> None:
             assert held.getresponse().status == 200
         assert server.wait() == 0
     events = [json.loads(line)["event"] for line in server.lines]
-    assert events == ["listening", "ready", "draining"]
+    assert events == ["listening", "metrics", "ready", "draining"]
 
 
 def test_second_signal_ends_the_process_at_once() -> None:
@@ -238,16 +239,12 @@ def test_keys_rotate_without_a_restart(tmp_path: Path) -> None:
 
 def test_metrics_can_have_their_own_port() -> None:
     """It needs no keys; the main port has no /metrics then. A port in use is an error."""
-    with serving(FAKE, "--metrics-port", "0", environment={"LACUNA_KEYS": _KEY}) as server:
+    with serving(FAKE, environment={"LACUNA_KEYS": _KEY}) as server:
         assert server.ask("POST", "/predict", {"text": "a"}, _bearer(_KEY)).status == 200
         assert server.ask("GET", "/metrics", headers=_bearer(_KEY)).status == 404
         assert "/metrics" not in server.ask("GET", "/openapi.json").json()["paths"]
-        address = server.logged(event="metrics")["address"]
-        host, port = address.removeprefix("http://").removesuffix("/metrics").split(":")
-        with contextlib.closing(http.client.HTTPConnection(host, int(port), timeout=60)) as scraper:
-            metrics = exchange(scraper, "GET", "/metrics").body.decode()
-        assert 'lacuna_requests_total{route="/predict",status="200"} 1.0' in metrics
-        used = {"--port": server.address[1], "--metrics-port": int(port)}
+        assert 'lacuna_requests_total{route="/predict",status="200"} 1.0' in server.metrics()
+        used = {"--port": server.address[1], "--metrics-port": server.metrics_address[1]}
         for option, number in used.items():
             status, errors = run_to_end(FAKE, "--port", "0", option, str(number))
             assert status == 1
@@ -286,7 +283,7 @@ def test_an_engine_that_dies_leaves_nobody_waiting() -> None:
         assert [server.ask("GET", path).status for path in ("/livez", "/readyz")] == [503, 503]
         server.send_signal(signal.SIGHUP)
         assert "stuck or has ended" in server.logged(event="reload refused")["reason"]
-        assert "lacuna_ready 0.0" in server.ask("GET", "/metrics").body.decode()
+        assert "lacuna_ready 0.0" in server.metrics()
         entry = server.logged(event="engine died", level="critical")
         assert entry["exception"]["type"] == "SystemExit"
         assert not any("secret" in line for line in server.lines)
@@ -336,6 +333,6 @@ def _holding(server: ServerProcess) -> Iterator[http.client.HTTPConnection]:
 
 
 def _wait_for_batch(server: ServerProcess) -> None:
-    """Ask /metrics until the engine has work."""
-    while "lacuna_queue_work_seconds 0.0\n" in server.ask("GET", "/metrics").body.decode():
+    """Read the metrics until the engine has work."""
+    while "lacuna_queue_work_seconds 0.0\n" in server.metrics():
         pass

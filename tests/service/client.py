@@ -16,6 +16,9 @@ from service.model_loader import load
 from service.settings import Settings
 from tests.service.fakes_service import FakeModel
 
+# A setting, and the address of the metrics with it. Without keys, they are nowhere else.
+METRICS_PORT = 9
+METRICS = f"http://localhost:{METRICS_PORT}/metrics"
 Question = Callable[[httpx.AsyncClient], Awaitable[Any]]
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 REAL = ("-m", "service")
-FAKE = (str(ROOT / "tests" / "service" / "fake_process.py"),)
+METRICS_PORT = ("--metrics-port", "0")
+FAKE = (str(ROOT / "tests" / "service" / "fake_process.py"), *METRICS_PORT)
 _PATIENCE = 60
 
 
@@ -86,6 +87,12 @@ class ServerProcess:
     def metrics_address(self) -> tuple[str, int]:
         """Host and port of its metrics, if they have their own."""
         return self._address("metrics")
+
+    def metrics(self) -> str:
+        """Return what Prometheus would read from that port."""
+        connection = http.client.HTTPConnection(*self.metrics_address, timeout=_PATIENCE)
+        with contextlib.closing(connection):
+            return exchange(connection, "GET", "/metrics").body.decode()
 
     def _address(self, event: str) -> tuple[str, int]:
         address = self.logged(event=event)["address"].removesuffix("/metrics")

@@ -12,7 +12,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
 from service import schemas
-from tests.service.client import get, post, synchronous
+from tests.service.client import METRICS, METRICS_PORT, get, post, synchronous
 
 _QUESTIONS = {"PredictRequest": "/predict", "ClozeRequest": "/cloze", "ScoreRequest": "/score"}
 _OPERATION_IDS = {
@@ -48,11 +48,15 @@ def test_operation_ids_are_short(document: Any) -> None:
     assert {operation["operationId"] for operation in operations} == _OPERATION_IDS
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics"])
-def test_text_routes_declare_text(document: Any, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "address"),
+    [("/livez", "/livez"), ("/readyz", "/readyz"), ("/metrics", METRICS)],
+)
+def test_text_routes_declare_text(document: Any, path: str, address: str) -> None:
     """Probes and metrics are plain text, in the document and in the answer."""
     assert list(document["paths"][path]["get"]["responses"]["200"]["content"]) == ["text/plain"]
-    assert get(path).headers["content-type"].startswith("text/plain")
+    answer = get(address, metrics_port=METRICS_PORT)
+    assert answer.headers["content-type"].startswith("text/plain")
 
 
 @pytest.mark.parametrize(("name", "path"), _QUESTIONS.items())

@@ -14,7 +14,7 @@ import pytest
 
 from model.listed_files import read_sums, write_sums
 from service.logs import MAX_WAITING, lines_lost, logging_to_stderr
-from tests.service.client import ask
+from tests.service.client import METRICS, METRICS_PORT, ask
 from tests.service.server_process import REAL, run_to_end, serving
 
 PATIENCE_SECONDS = 60
@@ -144,7 +144,7 @@ def test_lines_after_a_full_disk_are_written(monkeypatch: pytest.MonkeyPatch) ->
         logging.getLogger("service").error("kept")
         while not lines_lost():
             pass
-        metrics = ask(lambda client: client.get("/metrics")).text
+        metrics = ask(lambda client: client.get(METRICS), metrics_port=METRICS_PORT).text
     assert "lacuna_log_lines_lost_total 1.0" in metrics.splitlines()
     events = [json.loads(line)["event"] for line in disk.getvalue().splitlines()]
     assert events == ["kept", "ready"]

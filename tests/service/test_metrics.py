@@ -3,7 +3,7 @@
 import httpx
 
 from service.metrics import Metrics
-from tests.service.client import ask
+from tests.service.client import METRICS, METRICS_PORT, ask
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
@@ -40,9 +40,9 @@ def test_what_a_service_does_is_counted() -> None:
         await client.post("/predict", json={"text": ["abc", "d"]})
         await client.post("/predict", json={"text": 1})
         await client.get("/some/鬼")
-        return (await client.get("/metrics")).text
+        return (await client.get(METRICS)).text
 
-    metrics = ask(question)
+    metrics = ask(question, metrics_port=METRICS_PORT)
     for line in (
         'lacuna_requests_total{route="/predict",status="200"} 1.0',
         'lacuna_requests_total{route="/predict",status="422"} 1.0',

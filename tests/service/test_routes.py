@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from service.schemas import ModelAnswer, ProblemDocument
-from tests.service.client import ask, engine_of, get, post, running, until
+from tests.service.client import METRICS, METRICS_PORT, ask, engine_of, get, post, running, until
 from tests.service.fakes_service import FakeModel
 
 KEY = "key-0123456789abcdef"
@@ -109,9 +109,7 @@ def test_model_describes_the_checkpoint_and_the_limits() -> None:
     assert "server-timing" not in response.headers
 
 
-@pytest.mark.parametrize(
-    "path", ["/model", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json"]
-)
+@pytest.mark.parametrize("path", ["/model", "/livez", "/readyz", METRICS, "/docs", "/openapi.json"])
 def test_gets_and_heads_are_answered_without_redirects(path: str) -> None:
     """A GET route answers HEAD too. With a slash behind it, it is 404 and no redirect."""
 
@@ -119,7 +117,7 @@ def test_gets_and_heads_are_answered_without_redirects(path: str) -> None:
         responses = [await client.get(path), await client.head(path), await client.get(f"{path}/")]
         return [response.status_code for response in responses]
 
-    assert ask(question) == [200, 200, 404]
+    assert ask(question, metrics_port=METRICS_PORT) == [200, 200, 404]
 
 
 def test_page_runs_only_its_own_script() -> None:
@@ -153,12 +151,12 @@ def test_deadline_is_504_and_frees_the_engine() -> None:
     async def question(client: httpx.AsyncClient) -> httpx.Response:
         response = await client.post("/predict", json={"text": ["hold", "hold"]})
         await until(lambda: model.cancelled == 1 and engine_of(client).admission.waiting == 0)
-        metrics = await client.get("/metrics")
+        metrics = await client.get(METRICS)
         assert 'lacuna_queue_seconds_count{route="/predict"} 1.0' in metrics.text.splitlines()
         return response
 
     model = FakeModel()
-    response = ask(question, model, deadline_seconds=0.05, batch_items=1)
+    response = ask(question, model, deadline_seconds=0.05, batch_items=1, metrics_port=METRICS_PORT)
     assert response.status_code == 504
     assert response.json()["detail"] == "not answered within 0.05 s; send less at once, or later"
     timing = response.headers["server-timing"]
