@@ -1,5 +1,6 @@
 """The scheduler: many decoders, few calls, and no decoder that affects another."""
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from operator import itemgetter
@@ -95,6 +96,26 @@ def test_a_long_text_does_not_hold_a_short_one_up() -> None:
     assert table.calls == [("forward", 1), ("forward", 1)]
     (((outputs, _),),) = finish(scheduler)["long"]
     assert outputs.shape == (2 * CHUNK_TOKENS + 1, 2)
+
+
+def test_results_of_gathered_decoders_are_free_while_the_next_steps_run() -> None:
+    """Rows are large: none is kept when its decoder has taken from it what it needs."""
+    rows: list[weakref.ref[Float32Array]] = []
+
+    def reading() -> Decoder[float]:
+        (row,) = yield [SCORE]
+        rows.append(weakref.ref(row))
+        best = float(row.max())
+        del row
+        yield [run(261)]
+        return best
+
+    scheduler = Scheduler(TableRuntime(TOKENIZER))
+    scheduler.add("both", gather([reading(), gather([reading()])]))
+    assert scheduler.step() == []
+    assert len(rows) == 2
+    assert [row() for row in rows] == [None, None]
+    assert len(finish(scheduler)["both"]) == 2
 
 
 def test_calls_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from model.batching import Scheduler
+from model.decoding.token_index import TokenIndex
 from model.errors import QueryError
 from model.predictor import Predictor
 from model.queries import (
@@ -56,6 +58,7 @@ def predictor(limits: Limits | None = None, **table: Any) -> Predictor:
         (ClozeQuery("____", choices=[["a"], ["b", "\udc00"]]), "/choices/1/1", "surrogate"),
         (ClozeQuery("____", choices=[["a"], ["b"]]), "/choices", "2 lists for 1 blanks"),
         (ClozeQuery("____", choices=[str(n) for n in range(257)]), "/choices", "257 choices"),
+        (ClozeQuery("____", choices=["a" * 4_000, "b" * 97]), "/choices", "4097 code points"),
     ],
 )
 def test_bad_queries_are_refused_by_name(query: Query, field: str, words: str) -> None:
@@ -136,3 +139,42 @@ def test_score_is_the_sum_over_the_tokens_of_the_text(text: str) -> None:
     assert found.log_probability == pytest.approx(expected, rel=1e-6)
     assert (found.characters, found.tokens) == (len(text), len(read) - 2)
     assert found.bits_per_character == pytest.approx(-expected / math.log(2) / len(text))
+
+
+def test_texts_of_a_request_share_what_is_read_of_history_and_choices(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A history is normalised and encoded once, a choice normalised once, for all texts."""
+    encoded: list[str] = []
+    normalised: list[str] = []
+    encode = TokenIndex.encode
+
+    def counted(index: TokenIndex, text: str) -> list[int]:
+        encoded.append(text)
+        return encode(index, text)
+
+    def noted(text: str) -> str:
+        normalised.append(text)
+        return normalise(text)
+
+    monkeypatch.setattr(TokenIndex, "encode", counted)
+    for module in ("queries", "decoding.context"):
+        monkeypatch.setattr(f"model.{module}.normalise", noted)
+    history, choices = "the cat, the theatre " * 50, ["cat", "theatre", "上学"]
+    asked = predictor()
+    queries: list[Query] = [PredictQuery(f"{n} the", history=history) for n in range(8)]
+    queries += [ClozeQuery(f"{n} __", choices=choices, history=history) for n in range(8)]
+    scheduler = Scheduler(asked.runtime)
+    for number, decoder in enumerate(asked.start_all(queries)):
+        scheduler.add(number, decoder)
+    answers: dict[Any, Any] = {}
+    while scheduler.pending:
+        answers |= dict(scheduler.step())
+    assert encoded.count(history) == 1
+    assert sorted(filter(None, normalised)) == sorted([history, *choices])
+    for number, query in enumerate(queries):
+        alone, shared = answer(predictor(), query), answers[number]
+        if isinstance(query, ClozeQuery):
+            assert alone.blanks == shared.blanks
+        else:
+            assert alone.candidates == shared.candidates
