@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from model.queries import ClozeQuery, Limits, Query, ScoreQuery
-from service.estimate import Estimator, Work
+from model.queries import ClozeQuery, Query, ScoreQuery
+from service.estimate import Work
 
 # Share of the time to the deadline that admitted work may fill. The rest covers wrong estimates.
 HEADROOM = 0.5
@@ -132,12 +132,10 @@ class Admission:
         self,
         queue_items: int,
         batch_items: int,
-        limits: Limits,
         is_shared: Callable[[], bool] = lambda: False,
     ) -> None:
         self._places = queue_items + batch_items
         self._batch_items = batch_items
-        self._estimator = Estimator(limits)
         self.is_shared = is_shared
         self._all = Share()
         self._shares: dict[str, Share] = {}  # by tenant; kept, since there are only as many as keys
@@ -148,19 +146,16 @@ class Admission:
         self._measured = -math.inf  # monotonic seconds
         self.rate = FIRST_RATE  # estimated microseconds that the engine finishes in a busy second
 
-    def estimate(self, queries: Sequence[Query], cache_salt: str = "") -> list[Work]:
-        """Estimate the work of each text of a request. Called on the event loop."""
-        return self._estimator.estimate(queries, cache_salt)
-
     def admit(
         self,
         queries: Sequence[Query],
         works: Sequence[Work],
         tenant: str,
         seconds: float,
-        cache_salt: str = "",
     ) -> int:
         """Admit one request that has *seconds* until its deadline. Called on the event loop.
+
+        *works* are the estimates of its texts.
 
         Return the bytes that each text counts for; hand them to `end` when the text has ended.
 
@@ -187,7 +182,6 @@ class Admission:
             share.admitted_items += items
             share.admitted_cost += cost
             share.admitted_bytes += items * (size // items)
-        self._estimator.remember(queries, cache_salt)
         return size // items
 
     def _check_places(self, own: Share, items: int, size: int, retry: float) -> None:

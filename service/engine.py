@@ -107,7 +107,7 @@ class Engine:
     ) -> Job:
         """Queue one request that has *seconds* until its deadline. `cancel` gives up waiting.
 
-        *works* are of `Admission.estimate`. *tenant* takes turns with others, and waits for its own
+        *works* are their estimates. *tenant* takes turns with others, and waits for its own
         work only. Only requests with the same *cache_salt* share cached texts. The job's future
         raises `ItemError` if a query cannot be answered.
 
@@ -116,7 +116,7 @@ class Engine:
             NotReady: the engine is loading, draining, stuck or has ended.
         """
         self.check_ready()
-        text_bytes = self.admission.admit(queries, works, tenant, seconds, cache_salt)
+        text_bytes = self.admission.admit(queries, works, tenant, seconds)
         job = Job(queries, works, tenant, cache_salt, text_bytes, self._loop.create_future())
         self._jobs.add(job)
         with self._wake:

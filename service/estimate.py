@@ -14,10 +14,10 @@ from model.text import normalise
 # Microseconds.
 PREDICT, CANDIDATE = 1_000, 12
 SCORE = 300
-TOKEN, SCORED_TOKEN = 25, 57
+TOKEN, SCORED_TOKEN = 30, 57
 # A blank is searched for so many words, however few are wanted.
 BLANK_WORD, MIN_WORDS = 800, 16
-CHOSEN_BLANK, CHOICE, CHOICE_TOKEN = 1_500, 150, 100
+CHOSEN_BLANK, CHOICE, CHOICE_TOKEN = 2_500, 150, 120
 # Several blanks are first filled from left to right, with so many fillings of those before, or with
 # one in texts of many blanks.
 JOINT, JOINTS, MANY = 4_000, 4, 8
@@ -25,13 +25,16 @@ JOINT, JOINTS, MANY = 4_000, 4, 8
 MAX_RIGHT = 512
 # Code points of a history in a microsecond: in ASCII, in other characters, and of a known one.
 ASCII_HISTORY, HISTORY, KNOWN_HISTORY = 2, 1, 64
-# Of a text, one round reads at most so many tokens, or does so much of the search for a word.
-ROUND_TOKENS, ROUND_WORD = 64, 250
+# Of a text, one round reads so many tokens at most; or it searches for so many words, or scores so
+# many choices, each for so long.
+ROUND_TOKENS, ROUND_WORDS, ROUND_WORD = 64, 32, 250
 
 # A text that shares whole blocks of this many code points with an earlier one is probably cached.
 BLOCK = 64
-# Beginnings and histories that are remembered, as hashes: about as many as the prefix cache holds.
+# Beginnings and histories that are remembered, as hashes.
 MAX_KNOWN = 4_096
+# The prefix cache keeps a state for each such stretch of a text, in this share of its bytes.
+STRETCH, STRETCH_BYTES, STATES = 192, 14_000, 0.25
 
 # Half a token for each of these, 5/4 for each of the commonest 3,755 Chinese characters (the first
 # level of GB 2312), one for each other ASCII character, and one for each byte of all the rest.
@@ -60,12 +63,15 @@ _REFUSED = Work(1, 1)  # over a limit: next to no work, so that a busy engine an
 class Estimator:
     """Estimates queries, and remembers which beginnings and histories are probably cached.
 
+    The prefix cache has *cache_bytes*, and drops what was not used for longest, whoever sent it.
     A text over one of the *limits* is next to no work: the engine refuses it at once.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, cache_bytes: int) -> None:
         self._limits = limits
-        self._known: dict[int, None] = {}
+        self._cache_bytes = cache_bytes * STATES
+        self._written = 0  # bytes that the cache took, from the start
+        self._known: dict[int, int] = {}  # by hash: `_written` when it came last
 
     def estimate(self, queries: Sequence[Query], cache_salt: str) -> list[Work]:
         """Estimate the texts of one request, which differ in nothing else."""
@@ -95,47 +101,59 @@ class Estimator:
         return works
 
     def remember(self, queries: Sequence[Query], cache_salt: str) -> None:
-        """Remember beginnings and history of a request that was admitted."""
+        """Remember beginnings and history of a request that was answered."""
         first = queries[0]
         if isinstance(first, ScoreQuery):
             return
-        beginnings = [query.text[: len(query.text) // BLOCK * BLOCK] for query in queries]
-        for beginning in (*beginnings, first.history):
-            if beginning:
-                key = hash((cache_salt, beginning))
-                self._known.pop(key, None)  # the newest is last
-                self._known[key] = None
-                if len(self._known) > MAX_KNOWN:
-                    del self._known[next(iter(self._known))]
+        for query in queries:
+            text = query.text
+            beginning = text[: len(text) // BLOCK * BLOCK]
+            new = len(text) - self._known_length(text, cache_salt)
+            self._written += (new // STRETCH + 1) * STRETCH_BYTES
+            for known in (beginning, first.history):
+                if known:
+                    key = hash((cache_salt, known))
+                    self._known.pop(key, None)  # the newest is last
+                    self._known[key] = self._written
+        while len(self._known) > MAX_KNOWN:
+            del self._known[next(iter(self._known))]
+
+    def _is_known(self, text: str, cache_salt: str) -> bool:
+        """Return True if the cache cannot have dropped *text* for others since it came."""
+        key = hash((cache_salt, text))
+        return self._written - self._known.get(key, -self._cache_bytes) < self._cache_bytes
+
+    def _known_length(self, text: str, cache_salt: str) -> int:
+        """Return how many code points at the start of *text* are probably cached."""
+        end = len(text) // BLOCK * BLOCK
+        for length in (end, end - BLOCK):
+            if length > 0 and self._is_known(text[:length], cache_salt):
+                return length
+        return 0
 
     def _history(self, history: str, cache_salt: str) -> int:
         """Estimate what each text pays for the history: all of it until an earlier request did."""
         if not history:
             return 0
-        if hash((cache_salt, history)) in self._known:
+        if self._is_known(history, cache_salt):
             return len(history) // KNOWN_HISTORY
         return len(history) // (ASCII_HISTORY if history.isascii() else HISTORY)
 
     def _predict(self, query: PredictQuery, once: int, cache_salt: str) -> Work:
-        text = query.text
-        end = len(text) // BLOCK * BLOCK
-        for length in (end, end - BLOCK):
-            if length > 0 and hash((cache_salt, text[:length])) in self._known:
-                text = text[length:]
-                break
+        new = query.text[self._known_length(query.text, cache_salt) :]
         fixed = PREDICT + CANDIDATE * query.top_k + once
-        return _work(fixed, TOKEN * count_tokens(text), TOKEN * ROUND_TOKENS)
+        return _work(fixed, TOKEN * count_tokens(new), TOKEN * ROUND_TOKENS)
 
 
 def count_tokens(text: str) -> int:
     """Estimate the tokens of *text*, in any form; there are at most 2.5 times as many."""
-    other = sum(map(len, _NOT_LATIN.findall(text)))
     if text.isascii():
-        return (len(text) + other) >> 1
+        return (len(text) + sum(map(len, _NOT_LATIN.findall(text)))) >> 1
     text = normalise(text)  # which may be longer
+    other = sum(map(len, _NOT_LATIN.findall(text)))
     rare = "".join(_RARE.findall(text))
-    latin = len(text) - other if other < len(text) else 0
-    return (latin >> 1) + (other - len(rare)) * 5 // 4 + len(rare.encode(errors="replace"))
+    common = other - len(rare)
+    return (len(text) - other >> 1) + common * 5 // 4 + len(rare.encode(errors="replace"))
 
 
 def _work(fixed: int, tokens: int, in_round: int) -> Work:
@@ -153,22 +171,23 @@ def _cloze(query: ClozeQuery, once: int, lists: Sequence[int], limits: Limits) -
         first, count = text.find(marker), text.count(marker)
     if not 1 <= count <= limits.blanks:
         return _REFUSED
-    joints, readings = 0, 1
-    if count > 1:
-        joints, readings = (1 + JOINTS * (count - 1), JOINTS + 2) if count <= MANY else (count, 3)
+    joints, readings, width = 0, 1, 1
+    if 1 < count <= MANY:
+        joints, readings, width = 1 + JOINTS * (count - 1), JOINTS + 2, JOINTS
+    elif count > 1:
+        joints, readings = count, 3
     after = count_tokens(text[first:])
     tokens = count_tokens(text[:first]) + readings * (
         min(after, MAX_RIGHT) if count == 1 else after
     )
-    if lists:
-        each = sum(lists) // len(lists)
-        search = (joints + count) * each
-        in_round = max(lists) // 2 * (JOINTS if 1 < count <= MANY else 1)
-    else:
-        words = max(MIN_WORDS, query.top_k)
-        search = joints * JOINT + count * BLANK_WORD * words
-        in_round = ROUND_WORD * words
-    return Work(once + TOKEN * tokens + search, once + TOKEN * ROUND_TOKENS + min(search, in_round))
+    words = width * ROUND_WORDS if lists else max(width * MIN_WORDS, query.top_k)
+    search = (
+        (joints + count) * sum(lists) // len(lists)
+        if lists
+        else joints * JOINT + count * BLANK_WORD * max(MIN_WORDS, query.top_k)
+    )
+    in_round = once + min(TOKEN * tokens, width * TOKEN * ROUND_TOKENS)
+    return Work(once + TOKEN * tokens + search, in_round + min(search, ROUND_WORD * words))
 
 
 def _choices(choices: Choices, limits: Limits) -> list[int]:

@@ -18,6 +18,7 @@ from model.queries import PredictResult, Usage
 from service.admission import TooManyRequests
 from service.engine import Engine, ItemError, NotReady
 from service.errors import TITLES, Problem, unprocessable
+from service.estimate import Estimator
 from service.jobs import Job
 from service.metrics import Metrics
 from service.middleware import RequestContext
@@ -52,6 +53,7 @@ class AppState:
 
     settings: Settings
     engine: Engine
+    estimator: Estimator
     reloader: Reloader
     metrics: Metrics
     bodies: BodyReader
@@ -158,7 +160,7 @@ async def _ask(request: Request, body: ScoreRequest, form: type[A]) -> A:
         raise unprocessable(excess)
     queries = [body.query(text) for text in body.texts]
     cache_salt = client.cache_salt(body.user)
-    works = engine.admission.estimate(queries, cache_salt)
+    works = state.estimator.estimate(queries, cache_salt)
     work_seconds = sum([work.total for work in works]) / 1e6
     if work_seconds > settings.max_work_seconds:
         least = f"is about {work_seconds:.1f} s of work; at most {settings.max_work_seconds:g} s"
@@ -180,6 +182,7 @@ async def _ask(request: Request, body: ScoreRequest, form: type[A]) -> A:
         raise unprocessable(FieldError(pointer, error.cause.message)) from error
     finally:  # also after the deadline: long waits matter most
         context.timing = job.queue_seconds, job.inference_seconds
+    state.estimator.remember(queries, cache_salt)
     tokens = cached_tokens = 0
     for result in results:
         tokens += result.usage.tokens

@@ -19,7 +19,7 @@ from service.admission import (
     Allowance,
     TooManyRequests,
 )
-from service.estimate import Work
+from service.estimate import Estimator, Work
 from service.settings import Settings
 
 LIMITS = Settings().limits
@@ -53,7 +53,7 @@ def simulate(
 
     Requests come at random, are answered oldest first, and dropped at their deadline.
     """
-    outcome = Outcome(Admission(512, 64, LIMITS))
+    outcome = Outcome(Admission(512, 64))
     dice = random.Random(7)
     mean = sum(cost for _, cost in queries) / len(queries) / rate
     waiting: deque[tuple[float, int, int]] = deque()
@@ -114,7 +114,7 @@ def admit(
     admission: Admission, *queries: Any, tenant: str = "", seconds: float = float("inf")
 ) -> list[Work]:
     """Admit one request; return the work of each text."""
-    works = admission.estimate(queries)
+    works = Estimator(LIMITS, 0).estimate(queries, "")
     admission.admit(queries, works, tenant, seconds)
     return works
 
@@ -130,7 +130,7 @@ def refuse(admission: Admission, *queries: Any, **options: Any) -> TooManyReques
 
 def test_a_request_that_takes_longer_than_its_deadline_is_refused(clock: Any) -> None:
     """Even an idle engine refuses it, unless nothing was measured lately: that may be wrong."""
-    admission = Admission(512, 64, LIMITS)
+    admission = Admission(512, 64)
     large = [ClozeQuery("____ " * 64)] * 8
 
     def admit_large() -> None:
@@ -147,7 +147,7 @@ def test_a_request_that_takes_longer_than_its_deadline_is_refused(clock: Any) ->
 
 def test_a_refusal_says_when_to_come_back() -> None:
     """Retry-After is waiting work by measured speed, in whole seconds from 1 to 30."""
-    admission = Admission(10_000, 64, LIMITS)
+    admission = Admission(10_000, 64)
     admission.measure(10_000_000, 10.0)
     (work,) = admit(admission, BLANK[0])
     for seconds, retry_after in ((2.5, 3), (100.0, 30)):
@@ -157,7 +157,7 @@ def test_a_refusal_says_when_to_come_back() -> None:
 
 def test_lists_count_by_their_items() -> None:
     """Eight texts are eight times the work of one, and eight places in the queue."""
-    admission = Admission(9, 0, LIMITS)
+    admission = Admission(9, 0)
     (one,) = admit(admission, SCORE[0])
     assert admit(admission, *[SCORE[0]] * 8) == [one] * 8
     assert (admission.waiting, admission.cost) == (9, 9 * one.total)
@@ -168,7 +168,7 @@ def test_lists_count_by_their_items() -> None:
 
 def test_work_that_is_being_decoded_counts() -> None:
     """A text that has left the queue still comes before the next one, until it is done."""
-    admission = Admission(512, 64, LIMITS)
+    admission = Admission(512, 64)
     works = admit(admission, *[BLANK[0]] * 50)
     seconds, adds = (sum(work.total for work in part) / FIRST_RATE for part in (works, works[:1]))
     assert (admission.waiting, admission.wait_seconds) == (0, seconds)
@@ -187,7 +187,7 @@ def test_the_bytes_of_all_that_waits_are_bounded(kind: str, letter: str) -> None
         "history": [PredictQuery("a", history=long * 10)] * 2,
         "choices": [ClozeQuery("__", choices=[long] * 10)] * 2,
     }[kind]
-    admission, admitted = Admission(100_000, 64, LIMITS), 0
+    admission, admitted = Admission(100_000, 64), 0
     works = [Work(1, 1)] * len(queries)
     while True:
         try:
@@ -202,7 +202,7 @@ def test_the_bytes_of_all_that_waits_are_bounded(kind: str, letter: str) -> None
 def test_an_idle_engine_takes_a_large_request() -> None:
     """A request with more bytes than may wait is accepted when nothing else is there."""
     large = [ScoreQuery("a" * 2 * MAX_BYTES)]
-    admission = Admission(512, 64, LIMITS)
+    admission = Admission(512, 64)
     admit(admission, *large)
     assert refuse(admission, KEYSTROKE[0]).reason == "queue_full"
 
@@ -212,7 +212,7 @@ def test_an_idle_engine_takes_a_large_request() -> None:
 
 def shared(queue_items: int = 512) -> Admission:
     """Return the admission of a service with several keys, at the speed of the reference."""
-    admission = Admission(queue_items, 64, LIMITS, lambda: True)
+    admission = Admission(queue_items, 64, lambda: True)
     admission.measure(1_000_000_000, 1_000.0)
     return admission
 
@@ -239,7 +239,7 @@ def test_others_always_find_room(hogs: int, query: Any) -> None:
 
 def test_a_tenant_alone_has_everything() -> None:
     """With one key, or none, all places and all time may be one tenant's."""
-    alone, admission = Admission(512, 64, LIMITS), shared()
+    alone, admission = Admission(512, 64), shared()
     assert "512 of 512 texts wait" in fill(alone, "one", KEYSTROKE[0]).detail
     fill(admission, "one", KEYSTROKE[0])
     assert admission.waiting == (512 + 64) // 3 - 64

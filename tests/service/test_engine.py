@@ -9,10 +9,13 @@ import pytest
 from model.queries import ClozeQuery, PredictQuery
 from service.admission import Admission
 from service.engine import Engine, NotReady
+from service.estimate import Estimator
 from service.jobs import LIVE_BYTES, Job
 from service.settings import Settings
 from tests.service.client import until
 from tests.service.fakes_service import FakeModel, answer
+
+ESTIMATOR = Estimator(Settings().limits, cache_bytes=0)
 
 pytestmark = pytest.mark.anyio
 one_at_a_time = pytest.mark.parametrize("engine", [{"batch_items": 1}], indirect=True)
@@ -35,7 +38,7 @@ async def engine(model: FakeModel, request: pytest.FixtureRequest) -> AsyncItera
     """An engine that has loaded, with the parameter's options."""
     options = {"batch_items": 4, "stall_seconds": 60.0} | getattr(request, "param", {})
     shared = options.pop("shared", False)
-    admission = Admission(1_000, options["batch_items"], Settings().limits, lambda: shared)
+    admission = Admission(1_000, options["batch_items"], lambda: shared)
     engine = Engine(model.load, admission, on_loaded=lambda _: None, **options)
     engine.start()
     await until(lambda: engine.loaded is not None)
@@ -47,7 +50,7 @@ async def engine(model: FakeModel, request: pytest.FixtureRequest) -> AsyncItera
 def submit(engine: Engine, *texts: str, tenant: str = "") -> Job:
     """Submit one request."""
     queries = [PredictQuery(text) for text in texts]
-    return engine.submit(queries, engine.admission.estimate(queries), tenant)
+    return engine.submit(queries, ESTIMATOR.estimate(queries, ""), tenant)
 
 
 async def hold(engine: Engine, model: FakeModel) -> Job:
@@ -277,7 +280,7 @@ async def test_work_that_was_cut_short_does_not_count_as_slow(
     queries = [ClozeQuery("hold ____" + " ____" * 60, top_k=100)] * 64
     for _ in range(3):
         model.holding.clear()
-        job = engine.submit(queries, engine.admission.estimate(queries))
+        job = engine.submit(queries, ESTIMATOR.estimate(queries, ""))
         await until(model.holding.is_set)
         engine.cancel(job)
         await until(lambda: engine.admission.cost == 0)

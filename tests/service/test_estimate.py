@@ -13,12 +13,13 @@ from service.estimate import MAX_KNOWN, Estimator, Work, count_tokens
 from service.settings import DEFAULT_CHECKPOINT, Settings
 
 LIMITS = Settings().limits
+CACHE_BYTES = Settings().prefix_cache_mib << 20
 TOKENIZER = Tokenizer.load(DEFAULT_CHECKPOINT / "tokenizer.model")
 
 
 def work_of(query: Any) -> Work:
     """Return the work of a query that comes alone."""
-    (work,) = Estimator(LIMITS).estimate([query], "")
+    (work,) = Estimator(LIMITS, CACHE_BYTES).estimate([query], "")
     return work
 
 
@@ -67,7 +68,7 @@ def test_what_was_typed_before_is_not_work_again() -> None:
     """A key press after a long text costs little if text and history came with the same salt."""
     text = "some words " * 400
     first, next_key, stranger = ([PredictQuery(text + key, history=text)] for key in ("", "a", "b"))
-    estimator = Estimator(LIMITS)
+    estimator = Estimator(LIMITS, CACHE_BYTES)
     (cold,) = estimator.estimate(first, "one")
     estimator.remember(first, "one")
     (unknown,) = estimator.estimate(stranger, "another")
@@ -79,7 +80,7 @@ def test_what_was_typed_before_is_not_work_again() -> None:
 def test_each_text_pays_for_a_new_history() -> None:
     """Texts that come together all read the history; those of later requests find it."""
     queries = [PredictQuery("a", history="b" * 20_000)] * 2
-    estimator = Estimator(LIMITS)
+    estimator = Estimator(LIMITS, CACHE_BYTES)
     first, second = estimator.estimate(queries, "")
     estimator.remember(queries, "")
     later = estimator.estimate(queries, "")[0]
@@ -87,17 +88,29 @@ def test_each_text_pays_for_a_new_history() -> None:
     assert second.total > later.total + 5_000
 
 
-def test_beginnings_are_forgotten_oldest_first() -> None:
-    """The number of remembered beginnings is bounded; one that comes again stays."""
-    texts = [PredictQuery(f"{number:064d}") for number in range(MAX_KNOWN + 1)]
-    estimator = Estimator(LIMITS)
-    estimator.remember(texts[:-1], "")
-    (known,) = estimator.estimate(texts[:1], "")
-    estimator.remember(texts[:1], "")
-    estimator.remember(texts[-1:], "")
-    again, forgotten = estimator.estimate(texts[:2], "")
-    assert again == known
-    assert known.total < forgotten.total
+@pytest.mark.parametrize("others", [["x" * 64], ["x" * 9_000], ["x"]])
+def test_what_the_cache_may_have_dropped_is_work_again(others: list[str]) -> None:
+    """Many texts, long or short, take the place of the oldest; one that comes again stays."""
+    first, second = ([PredictQuery(letter * 64)] for letter in "ab")
+    estimator = Estimator(LIMITS, CACHE_BYTES)
+    cold, _ = (estimator.estimate(text, "")[0] for text in (first, second))
+    for text in (first, second):
+        estimator.remember(text, "")
+    known = estimator.estimate(first, "")[0]
+    assert known.total < cold.total
+    for number in range(MAX_KNOWN):
+        estimator.remember(first, "")
+        estimator.remember([PredictQuery(str(number) + text) for text in others], "")
+    assert estimator.estimate(first, "") == [known]
+    assert estimator.estimate(second, "") == [cold]
+
+
+def test_without_a_cache_nothing_is_known() -> None:
+    """If the service keeps no prefixes, every key press costs the whole text."""
+    estimator, query = Estimator(LIMITS, 0), [PredictQuery("a" * 640)]
+    cold = estimator.estimate(query, "")
+    estimator.remember(query, "")
+    assert estimator.estimate(query, "") == cold
 
 
 @given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=8), st.integers(1, 50))
