@@ -195,6 +195,8 @@ def _choices(choices: Choices, limits: Limits) -> list[int]:
     lists = cast("Sequence[Sequence[str]]", [choices] if isinstance(choices[0], str) else choices)
     if len(lists) > limits.blanks or max(map(len, lists)) > limits.choices:
         return []
+    if max(sum(map(len, each)) for each in lists) > limits.choice_characters:
+        return []
     return [CHOSEN_BLANK + CHOICE * len(each) + sum(map(_choice, each)) for each in lists]
 
 

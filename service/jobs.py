@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from model.batching import Decoder
     from service.model_loader import LoadedModel
 
-# Bytes that live texts may keep between two steps.
-LIVE_BYTES = 128 << 20
+# Bytes that live texts may keep between two steps: enough for 64 texts of /predict.
+LIVE_BYTES = 224 << 20
 # Microseconds that a round of several tenants should take.
 ROUND_WORK = 120_000
 
