@@ -1,7 +1,7 @@
 """Estimate the work of a query before anything is decoded, from all that its sender can vary.
 
 The unit is a microsecond of one core of the reference machine, with many texts side by side
-(docs/decisions/0012-admission.md). No query is to cost more than twice its estimate.
+(docs/decisions/0012-admission.md). A query should cost at most twice its estimate.
 """
 
 import re
@@ -36,8 +36,9 @@ MAX_KNOWN = 4_096
 # The prefix cache keeps a state for each such stretch of a text, in this share of its bytes.
 STRETCH, STRETCH_BYTES, STATES = 192, 14_000, 0.25
 
-# Half a token for each of these, 5/4 for each of the commonest 3,755 Chinese characters (the first
-# level of GB 2312), one for each other ASCII character, and one for each byte of all the rest.
+# Half a token for each small letter or space, a whole one for each other ASCII character and for
+# each of the commonest 3,755 Chinese ones (the first level of GB 2312), one for each byte of all
+# the rest.
 _NOT_LATIN = re.compile("[^a-z ]+")
 _HAN = "".join(
     bytes((row, cell)).decode("gb2312", "ignore")
@@ -146,14 +147,13 @@ class Estimator:
 
 
 def count_tokens(text: str) -> int:
-    """Estimate the tokens of *text*, in any form; there are at most 2.5 times as many."""
+    """Estimate the tokens of *text*, in any form; there are at most three times as many."""
     if text.isascii():
         return (len(text) + sum(map(len, _NOT_LATIN.findall(text)))) >> 1
     text = normalise(text)  # which may be longer
     other = sum(map(len, _NOT_LATIN.findall(text)))
     rare = "".join(_RARE.findall(text))
-    common = other - len(rare)
-    return (len(text) - other >> 1) + common * 5 // 4 + len(rare.encode(errors="replace"))
+    return (len(text) + other >> 1) - len(rare) + len(rare.encode(errors="replace"))
 
 
 def _work(fixed: int, tokens: int, in_round: int) -> Work:
@@ -197,9 +197,7 @@ def _choices(choices: Choices, limits: Limits) -> list[int]:
         return []
     if max(sum(map(len, each)) for each in lists) > limits.choice_characters:
         return []
-    return [CHOSEN_BLANK + CHOICE * len(each) + sum(map(_choice, each)) for each in lists]
-
-
-def _choice(choice: str) -> int:
-    tokens = count_tokens(choice)
-    return CHOICE_TOKEN * tokens + tokens * tokens // 10
+    return [
+        CHOSEN_BLANK + CHOICE * len(each) + CHOICE_TOKEN * sum(map(count_tokens, each))
+        for each in lists
+    ]

@@ -118,6 +118,6 @@ def test_without_a_cache_nothing_is_known() -> None:
 @example("xqzjkv", 99)
 @example("一", 99)
 def test_tokens_are_not_many_more_than_estimated(part: str, times: int) -> None:
-    """Whatever the characters, the tokens are at most two and a half times the estimate."""
+    """Whatever the characters, the tokens are at most three times the estimate."""
     text = part * times
-    assert len(TOKENIZER.encode(normalise(text))) <= 2.5 * count_tokens(text) + 4
+    assert len(TOKENIZER.encode(normalise(text))) <= 3 * count_tokens(text) + 4
