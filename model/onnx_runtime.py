@@ -82,7 +82,7 @@ class OnnxRuntime:
         # The weights are mapped: a copy would cost as much memory again.
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path",
-            os.path.realpath(directory / GRAPHS[precision]),
+            os.fsencode(os.path.realpath(directory / GRAPHS[precision])),  # perhaps no UTF-8
         )
         try:
             self._sessions = {

@@ -112,10 +112,10 @@ def logging_to_stderr(level: str = "info") -> Iterator[None]:
 def foreign_lines_logged() -> Iterator[None]:
     """Log each line that native libraries write to standard error while inside.
 
-    They write to file descriptor 2, past Python. Outside `logging_to_stderr` nothing changes.
+    They write to file descriptor 2, past Python. Outside `logging_to_stderr`, nothing changes.
     """
     writers = _writers()
-    if not writers:
+    if not writers or sys.stderr is None:  # its descriptor may be another file by now
         yield
         return
     reading, writing = os.pipe()

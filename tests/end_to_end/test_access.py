@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import socket
 from collections.abc import Iterator, Mapping
@@ -173,19 +174,18 @@ def test_a_header_that_decides_comes_once(
     assert _status(keyless, "GET /model HTTP/1.1", *host, *sent) == status
 
 
-def test_a_path_that_is_not_utf8_is_escaped(
+def test_a_path_that_is_not_utf8_is_as_good_as_any(
     keyed: ServerProcess, folder: Path, tiny_checkpoint: Path
 ) -> None:
-    """A reload of it is refused as any other, in an answer and a log line of valid Unicode."""
-    link = folder / "current"
-    link.unlink()
-    link.symlink_to("/nowhere/鬼\udcff")
-    try:
-        refused = keyed.ask("POST", "/admin/reload", headers=_bearer("root"))
-        assert refused.status == 422
-        assert "/nowhere/鬼\\udcff" in refused.json()["detail"]
-        reason = keyed.logged(event="reload failed")["reason"]
-        assert reason == refused.json()["detail"]
-    finally:
+    """Its checkpoint is loaded; a refusal escapes it, in an answer and a line of valid Unicode."""
+    link, odd, missing = (folder / name for name in ("current", "caf\udce9", "鬼\udcff"))
+    shutil.copytree(tiny_checkpoint, odd)
+    answers = []
+    for target in (odd, missing, tiny_checkpoint):
         link.unlink()
-        link.symlink_to(tiny_checkpoint)
+        link.symlink_to(target)
+        answers.append(keyed.ask("POST", "/admin/reload", headers=_bearer("root")))
+    assert [answer.status for answer in answers] == [200, 422, 200]
+    detail = answers[1].json()["detail"]
+    assert f"{folder}/鬼\\udcff" in detail
+    assert keyed.logged(event="reload failed")["reason"] == detail

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import shutil
 import sys
 import threading
@@ -13,7 +14,7 @@ import httpx
 import pytest
 
 from model.listed_files import read_sums, write_sums
-from service.logs import MAX_WAITING, lines_lost, logging_to_stderr
+from service.logs import MAX_WAITING, foreign_lines_logged, lines_lost, logging_to_stderr
 from tests.service.client import METRICS, METRICS_PORT, ask
 from tests.service.server_process import REAL, run_to_end, serving
 
@@ -159,6 +160,14 @@ def test_lines_of_libraries_are_json_too(tiny_checkpoint: Path) -> None:
         assert server.ask("POST", "/predict", {"text": "a"}).status == 200
         server.logged(route="/predict")
     assert all(json.loads(line) for line in server.lines)
+
+
+def test_without_standard_error_no_file_is_redirected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it is closed, descriptor 2 may belong to a connection."""
+    monkeypatch.setattr(sys, "stderr", None)
+    before = os.fstat(2)
+    with logging_to_stderr(), foreign_lines_logged():
+        assert os.path.samestat(os.fstat(2), before)
 
 
 @pytest.mark.fault
