@@ -5,7 +5,7 @@ The unit is a microsecond of one core of the reference machine, with many texts 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, cast
 
 from model.queries import Choices, ClozeQuery, Limits, PredictQuery, Query, ScoreQuery
@@ -36,16 +36,8 @@ MAX_KNOWN = 4_096
 # The prefix cache keeps a state for each such stretch of a text, in this share of its bytes.
 STRETCH, STRETCH_BYTES, STATES = 192, 14_000, 0.25
 
-# Half a token for each small letter or space, a whole one for each other ASCII character and for
-# each of the commonest 3,755 Chinese ones (the first level of GB 2312), one for each byte of all
-# the rest.
 _NOT_LATIN = re.compile("[^a-z ]+")
-_HAN = "".join(
-    bytes((row, cell)).decode("gb2312", "ignore")
-    for row in range(0xB0, 0xD8)
-    for cell in range(0xA1, 0xFF)
-)
-_RARE = re.compile(f"[^ -~\n，。、“”？！：；{_HAN}]+")
+NOT_ASCII = re.compile("[^\0-\x7f]+")
 # One pattern per marker: each then searches for its first characters, 40 times faster than one
 # alternation over a long text.
 _MARKERS = tuple(map(re.compile, ("[_＿]{2,}", r"\[MASK\]", "<mask>", "<blank>", r"\{blank\}")))
@@ -74,15 +66,23 @@ class Estimator:
         self._written = 0  # bytes that the cache took, from the start
         self._known: dict[int, int] = {}  # by hash: `_written` when it came last
 
-    def estimate(self, queries: Sequence[Query], cache_salt: str) -> list[Work]:
-        """Estimate the texts of one request, which differ in nothing else."""
+    def estimate(
+        self, queries: Sequence[Query], cache_salt: str = "", rare: re.Pattern[str] = NOT_ASCII
+    ) -> list[Work]:
+        """Estimate the texts of one request, which differ in nothing else.
+
+        *rare* is of `rare_characters`.
+        """
         first, limits = queries[0], self._limits
-        once, lists = 0, list[int]()
+        once, lists, marker = 0, list[int](), ""
         if not isinstance(first, ScoreQuery):
             once = self._history(first.history, cache_salt)
             refused = len(first.history) > limits.history
+            if isinstance(first, ClozeQuery) and first.blank is not None:
+                refused |= len(first.blank) > limits.characters
+                marker = first.blank if refused else normalise(first.blank)
             if isinstance(first, ClozeQuery) and first.choices is not None:
-                lists = _choices(first.choices, limits)
+                lists = _choices(first.choices, limits, rare)
                 refused |= not lists
             else:  # with choices, top_k is ignored
                 refused |= first.top_k > limits.top_k
@@ -93,12 +93,12 @@ class Estimator:
             if len(query.text) > limits.characters:
                 works.append(_REFUSED)
             elif isinstance(query, PredictQuery):
-                works.append(self._predict(query, once, cache_salt))
+                works.append(self._predict(query, once, cache_salt, rare))
             elif isinstance(query, ClozeQuery):
-                works.append(_cloze(query, once, lists, limits))
+                works.append(_cloze(query, marker, once, lists, limits, rare))
             else:
-                tokens = SCORED_TOKEN * count_tokens(query.text)
-                works.append(_work(SCORE, tokens, SCORED_TOKEN * ROUND_TOKENS))
+                tokens = SCORED_TOKEN * count_tokens(query.text, rare)
+                works.append(_work(SCORE, tokens, 2 * SCORED_TOKEN * ROUND_TOKENS))
         return works
 
     def remember(self, queries: Sequence[Query], cache_salt: str) -> None:
@@ -140,34 +140,55 @@ class Estimator:
             return len(history) // KNOWN_HISTORY
         return len(history) // (ASCII_HISTORY if history.isascii() else HISTORY)
 
-    def _predict(self, query: PredictQuery, once: int, cache_salt: str) -> Work:
+    def _predict(
+        self, query: PredictQuery, once: int, cache_salt: str, rare: re.Pattern[str]
+    ) -> Work:
         new = query.text[self._known_length(query.text, cache_salt) :]
         fixed = PREDICT + CANDIDATE * query.top_k + once
-        return _work(fixed, TOKEN * count_tokens(new), TOKEN * ROUND_TOKENS)
+        return _work(fixed, TOKEN * count_tokens(new, rare), TOKEN * ROUND_TOKENS)
 
 
-def count_tokens(text: str) -> int:
-    """Estimate the tokens of *text*, in any form; there are at most three times as many."""
-    if text.isascii():
-        return (len(text) + sum(map(len, _NOT_LATIN.findall(text)))) >> 1
-    text = normalise(text)  # which may be longer
-    other = sum(map(len, _NOT_LATIN.findall(text)))
-    rare = "".join(_RARE.findall(text))
-    return (len(text) + other >> 1) - len(rare) + len(rare.encode(errors="replace"))
+def rare_characters(surfaces: Iterable[str]) -> re.Pattern[str]:
+    """Return a pattern of characters that are no token of a vocabulary, given its *surfaces*."""
+    known = "".join(each for each in surfaces if len(each) == 1 and not each.isascii())
+    return re.compile(f"[^\0-\x7f{re.escape(known)}]+")
+
+
+def count_tokens(text: str, rare: re.Pattern[str] = NOT_ASCII) -> int:
+    """Estimate the tokens of *text*, in any form; there are at most twice as many.
+
+    They are half a token for a small letter or space, one for another character, and one for each
+    byte of those that are *rare*.
+    """
+    text = text if text.isascii() else normalise(text)  # which may be longer
+    tokens = (len(text) + sum(map(len, _NOT_LATIN.findall(text)))) >> 1
+    if not text.isascii():
+        spelled = "".join(rare.findall(text))
+        tokens += len(spelled.encode(errors="replace")) - len(spelled)
+    return tokens
 
 
 def _work(fixed: int, tokens: int, in_round: int) -> Work:
     return Work(fixed + tokens, fixed + min(tokens, in_round))
 
 
-def _cloze(query: ClozeQuery, once: int, lists: Sequence[int], limits: Limits) -> Work:
-    """Estimate a text with blanks; *lists* has the work of each list of choices, if there are."""
+def _cloze(
+    query: ClozeQuery,
+    marker: str,
+    once: int,
+    lists: Sequence[int],
+    limits: Limits,
+    rare: re.Pattern[str],
+) -> Work:
+    """Estimate a text with blanks; *lists* has the work of each list of choices, if there are.
+
+    The normalised *marker* is empty for the usual ones.
+    """
     text = normalise(query.text)
-    if query.blank is None:
+    if not marker:
         starts = [match.start() for each in _MARKERS for match in each.finditer(text)]
         first, count = min(starts, default=0), len(starts)
     else:
-        marker = normalise(query.blank)
         first, count = text.find(marker), text.count(marker)
     if not 1 <= count <= limits.blanks:
         return _REFUSED
@@ -176,8 +197,8 @@ def _cloze(query: ClozeQuery, once: int, lists: Sequence[int], limits: Limits) -
         joints, readings, width = 1 + JOINTS * (count - 1), JOINTS + 2, JOINTS
     elif count > 1:
         joints, readings = count, 3
-    after = count_tokens(text[first:])
-    tokens = count_tokens(text[:first]) + readings * (
+    after = count_tokens(text[first:], rare)
+    tokens = count_tokens(text[:first], rare) + readings * (
         min(after, MAX_RIGHT) if count == 1 else after
     )
     words = width * ROUND_WORDS if lists else max(width * MIN_WORDS, query.top_k)
@@ -190,7 +211,7 @@ def _cloze(query: ClozeQuery, once: int, lists: Sequence[int], limits: Limits) -
     return Work(once + TOKEN * tokens + search, in_round + min(search, ROUND_WORD * words))
 
 
-def _choices(choices: Choices, limits: Limits) -> list[int]:
+def _choices(choices: Choices, limits: Limits, rare: re.Pattern[str]) -> list[int]:
     """Estimate to score each list of choices once; nothing if there are too many."""
     lists = cast("Sequence[Sequence[str]]", [choices] if isinstance(choices[0], str) else choices)
     if len(lists) > limits.blanks or max(map(len, lists)) > limits.choices:
@@ -198,6 +219,8 @@ def _choices(choices: Choices, limits: Limits) -> list[int]:
     if max(sum(map(len, each)) for each in lists) > limits.choice_characters:
         return []
     return [
-        CHOSEN_BLANK + CHOICE * len(each) + CHOICE_TOKEN * sum(map(count_tokens, each))
+        CHOSEN_BLANK
+        + CHOICE * len(each)
+        + CHOICE_TOKEN * sum(count_tokens(choice, rare) for choice in each)
         for each in lists
     ]

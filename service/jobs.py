@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 LIVE_BYTES = 224 << 20
 # Microseconds that a round of several tenants should take.
 ROUND_WORK = 120_000
+# One of several tenants may hold so many times as many texts and bytes as are free.
+SHARE = 3
 
 
 @dataclass(slots=True, eq=False)
@@ -75,8 +77,8 @@ class Lines:
     """The texts of each tenant that wait or are live; tenants take turns.
 
     At most *batch_items* texts are live, with `LIVE_BYTES` in all. If *is_shared* returns True,
-    each tenant may hold as much of that, and of `ROUND_WORK`, as is free. So the next text of
-    another tenant starts at once, and does not wait for long rounds.
+    each tenant may hold three times as much of that as is free, and as much of `ROUND_WORK` as is
+    free. So the next text of another tenant starts at once, and does not wait for long rounds.
     """
 
     def __init__(self, batch_items: int, is_shared: Callable[[], bool]) -> None:
@@ -125,8 +127,8 @@ class Lines:
             return True
         free_work = ROUND_WORK - self._round_work
         return (
-            line.live < free
-            and line.live_bytes + task.peak_bytes <= free_bytes
+            line.live < SHARE * free
+            and line.live_bytes + task.peak_bytes <= SHARE * free_bytes
             and line.round_work + task.work.in_round <= free_work
         )
 

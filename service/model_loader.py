@@ -9,6 +9,7 @@ import gc
 import importlib.util
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from model.errors import CheckpointError, LacunaError
 from service.engine import Engine, NotReady
 from service.errors import Problem
+from service.estimate import NOT_ASCII, rare_characters
 from service.logs import foreign_lines_logged, format_exception
 from service.metrics import Metrics
 from service.settings import Settings
@@ -51,6 +53,7 @@ class LoadedModel:
     predictor: "Predictor"
     new_scheduler: Callable[[], "Scheduler"]
     description: dict[str, Any]  # the answer of GET /model, without the limits
+    rare: re.Pattern[str] = NOT_ASCII  # of `rare_characters`
 
     @property
     def identity(self) -> dict[str, str]:
@@ -92,7 +95,8 @@ def _load(settings: Settings, on_call: Callable[[str, int, int], None]) -> Loade
         "capabilities": list(checkpoint.capabilities),
         "scores": checkpoint.scores,
     }
-    return LoadedModel(predictor, lambda: Scheduler(runtime, on_call), description)
+    rare = rare_characters(checkpoint.tokenizer.surfaces)
+    return LoadedModel(predictor, lambda: Scheduler(runtime, on_call), description, rare)
 
 
 def freeze_heap() -> None:

@@ -160,7 +160,9 @@ async def _ask(request: Request, body: ScoreRequest, form: type[A]) -> A:
         raise unprocessable(excess)
     queries = [body.query(text) for text in body.texts]
     cache_salt = client.cache_salt(body.user)
-    works = state.estimator.estimate(queries, cache_salt)
+    if engine.loaded is None:
+        raise NotReady("the checkpoint is still loading")
+    works = state.estimator.estimate(queries, cache_salt, engine.loaded.rare)
     work_seconds = sum([work.total for work in works]) / 1e6
     if work_seconds > settings.max_work_seconds:
         least = f"is about {work_seconds:.1f} s of work; at most {settings.max_work_seconds:g} s"
