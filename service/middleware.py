@@ -204,9 +204,9 @@ class AuthMiddleware:
     - On loopback, requests must name a loopback host or an allowed one: a page could rebind its own
       name to this machine. Elsewhere, hosts are checked only if some are allowed. For `METRICS`,
       any address will do: Prometheus scrapes addresses, and a page has a name.
-    - If there are keys, all but `OPEN_ROUTES` need one.
-    - `METRICS` and paths under `ADMIN` need a key with the right to them, always: counts of cached
-      tokens would show, as those in answers would, what others typed.
+    - If there are keys, all but `OPEN_ROUTES` need one, and `METRICS` one with the right to it:
+      counts of cached tokens can show what others typed.
+    - Paths under `ADMIN` need a key with ``admin = true``, always.
     - A *metrics_port* answers `METRICS` and nothing else, without keys; the other port has no such
       path then.
 
@@ -250,7 +250,7 @@ class AuthMiddleware:
         context.client = self._find(context.headers) if required else self._keys.anonymous
         if path.startswith(ADMIN) and not context.client.admin:
             raise Problem(403, _NOT_ADMIN if required else _NO_ADMIN)
-        if path == METRICS and not (context.client.metrics or context.client.admin):
+        if required and path == METRICS and not (context.client.metrics or context.client.admin):
             raise Problem(403, _NO_METRICS)
 
     def _is_ours(self, header: bytes, any_address: bool) -> bool:
