@@ -120,14 +120,14 @@ class Lines:
     def _has_room(self, line: _Line, task: Task, shared: bool) -> bool:
         if not self.live:
             return True
-        free, free_bytes = self._batch_items - len(self.live), LIVE_BYTES - self._live_bytes
-        if free < 1 or free_bytes < task.peak_bytes:
+        # What would be free after it.
+        free = self._batch_items - len(self.live) - 1
+        free_bytes = LIVE_BYTES - self._live_bytes - task.peak_bytes
+        free_work = ROUND_WORK - self._round_work - task.work.in_round
+        if free < 0 or free_bytes < 0:
             return False
-        if not shared or not line.live:
-            return True
-        free_work = ROUND_WORK - self._round_work
-        return (
-            line.live < SHARE * free
+        return not (shared and line.live) or (
+            line.live + 1 <= SHARE * free
             and line.live_bytes + task.peak_bytes <= SHARE * free_bytes
             and line.round_work + task.work.in_round <= free_work
         )

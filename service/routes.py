@@ -112,8 +112,11 @@ async def get_model(request: Request) -> ModelAnswer:
     if state.engine.loaded is None:
         raise NotReady("the checkpoint is still loading")
     settings = state.settings
-    sizes = {"body_bytes": settings.max_body_bytes, "texts": settings.max_texts}
-    limits = sizes | asdict(settings.limits)
+    limits = asdict(settings.limits) | {
+        "body_bytes": settings.max_body_bytes,
+        "texts": settings.max_texts,
+        "work_seconds": settings.max_work_seconds,
+    }
     return ModelAnswer(**state.engine.loaded.description, limits=limits)
 
 

@@ -210,7 +210,7 @@ class ModelAnswer(ModelIdentity):
     languages: list[str]
     capabilities: list[Literal["predict", "cloze", "score"]]
     scores: dict[str, Any]
-    limits: dict[str, int] = Field(description="the largest request that is accepted")
+    limits: dict[str, int | float] = Field(description="the largest request that is accepted")
 
 
 class ReloadAnswer(BaseModel):

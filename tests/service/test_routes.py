@@ -104,7 +104,8 @@ def test_model_describes_the_checkpoint_and_the_limits() -> None:
     response = get("/model", max_texts=3)
     answer = ModelAnswer.model_validate(response.json())
     assert answer.model_dump(mode="json") == response.json()
-    assert (answer.limits["texts"], answer.limits["characters"]) == (3, 10_000)
+    limits = [answer.limits[name] for name in ("texts", "characters", "work_seconds")]
+    assert limits == [3, 10_000, 4]
     assert answer.capabilities == ["predict", "cloze", "score"]
     assert "server-timing" not in response.headers
 
