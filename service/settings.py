@@ -69,7 +69,7 @@ class Settings(BaseModel):
         0, ge=0, description="texts per minute for a key without its own limit; 0: no limit"
     )
     work_seconds_per_minute: int = Field(
-        0, ge=0, description="the same, in estimated seconds of one core of the reference machine"
+        0, ge=0, description="the same for its work, in estimated seconds of one reference core"
     )
     allowed_hosts: Annotated[tuple[Host, ...], BeforeValidator(_split)] = Field(
         (), description="hosts that requests may name, without ports: example.org, …; * for any"
@@ -100,7 +100,7 @@ class Settings(BaseModel):
     max_characters: int = Field(10_000, ge=1, description="longest text, in code points")
     max_texts: int = Field(64, ge=1, description="most texts in one request")
     max_work_seconds: float = Field(
-        4, gt=0, description="most estimated work of one request, in such seconds"
+        4, gt=0, description="most estimated work of one request, in seconds of a reference core"
     )
     max_top_k: int = Field(100, ge=1, description="largest top_k")
     max_blanks: int = Field(64, ge=1, description="most blanks in one text")
@@ -198,9 +198,10 @@ def _parser() -> argparse.ArgumentParser:
     for name, field in Settings.model_fields.items():
         if name == "keys":
             continue
+        default = "none" if field.default in (None, ()) else field.default
         parser.add_argument(
             "--" + name.replace("_", "-"),
             action=argparse.BooleanOptionalAction if field.annotation is bool else "store",
-            help=f"{field.description} (default: {field.default})",
+            help=f"{field.description} (default: {default})",
         )
     return parser
