@@ -24,7 +24,7 @@ JOINT, JOINTS, MANY = 4_000, 4, 8
 # So many tokens behind a single blank are read.
 MAX_RIGHT = 512
 # Code points of a history in a microsecond: in ASCII, in other characters, and of a known one.
-ASCII_HISTORY, HISTORY, KNOWN_HISTORY = 2, 1, 64
+ASCII_HISTORY, HISTORY, KNOWN_HISTORY = 4, 1, 64
 # Of a text, one round reads so many tokens at most; or it searches for so many words, or scores so
 # many choices, each for so long.
 ROUND_TOKENS, ROUND_WORDS, ROUND_WORD = 64, 32, 250
