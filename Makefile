@@ -4,7 +4,7 @@ PIP_ARGS ?=
 BENCH_ARGS ?=
 BIN := .venv/bin
 LOCK := uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 -c constraints.txt
-.PHONY: setup serve test test-all lint check newcomer bench drills constraints lock sbom clean
+.PHONY: setup serve test test-all lint check newcomer bench drills attack constraints lock sbom clean
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -56,6 +56,11 @@ bench: .venv/.dev benchmarks/.venv/.peers
 drills: .venv/.dev
 	$(BIN)/python -m benchmarks.overload --output docs/results/overload.json $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.soak --output docs/results/soak.json
+
+# Attacks on the service and on HAProxy in front of it (a quarter of an hour), then the costliest requests.
+attack: .venv/.dev
+	$(BIN)/python -m benchmarks.attack --proxy --output docs/results/attack.json
+	$(BIN)/python -m benchmarks.worst_case --output docs/results/worst_case.json
 
 # Pin what is installed now, every transitive package included; the comment above the pins stays.
 constraints: .venv/.dev

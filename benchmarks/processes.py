@@ -41,6 +41,7 @@ class Server:
 
     def __init__(self, port: int, cores: Sequence[int], log: Path) -> None:
         self.port = port
+        self.inner_port = port  # of the service itself, if a proxy listens on `port`
         self._cores = list(cores)
         self._log = log
         self._processes: list[psutil.Popen] = []
@@ -107,10 +108,15 @@ class Server:
             ServerError: the status is not 200.
         """
         content = None if body is None else json.dumps(body).encode()
-        status, received = exchange(self.port, "GET" if body is None else "POST", path, content)
+        status, received, _ = exchange(self.port, "GET" if body is None else "POST", path, content)
         if status != 200:
             raise ServerError(f"{path}: status {status}: {received[:500]!r}")
         return received
+
+    @property
+    def first(self) -> psutil.Popen:
+        """The process that was started first: the service itself."""
+        return self._processes[0]
 
     def cpu_seconds(self) -> float:
         """Return the CPU time of all processes so far, user and system."""
@@ -146,7 +152,7 @@ class Server:
         _, alive = psutil.wait_procs(members, STOP_SECONDS)
         for process in alive:
             process.kill()
-        return int(self._processes[0].wait())
+        return int(self.first.wait())
 
     def _members(self) -> list[psutil.Process]:
         found = []
@@ -175,18 +181,20 @@ def exchange(
     path: str,
     content: bytes | None,
     headers: Mapping[str, str] | None = None,
-) -> tuple[int, bytes]:
-    """Send one request on a new connection; return status and body.
+    timeout: float = 60,
+) -> tuple[int, bytes, dict[str, str]]:
+    """Send one request on a new connection; return status, body and headers (in lower case).
 
     Raises:
         OSError, http.client.HTTPException: nothing listens, or it hung up.
     """
-    connection = http.client.HTTPConnection(HOST, port, timeout=60)
+    connection = http.client.HTTPConnection(HOST, port, timeout=timeout)
     try:
         sent = {"Content-Type": "application/json"} | dict(headers or {})
         connection.request(method, path, content, sent)
         answer = connection.getresponse()
-        return answer.status, answer.read()
+        found = {name.lower(): value for name, value in answer.getheaders()}
+        return answer.status, answer.read(), found
     finally:
         connection.close()
 

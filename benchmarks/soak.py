@@ -185,7 +185,7 @@ def _ask_until(stop: threading.Event, port: int, lines: Sequence[str], seed: int
         method, path, body, key = _request(luck.choice(lines), luck)
         try:
             headers = {"Authorization": f"Bearer {key}"} if key else {}
-            status, _ = exchange(port, method, path, body, headers)
+            status, _, _ = exchange(port, method, path, body, headers)
             counts[str(status)] += 1
         except (OSError, http.client.HTTPException):
             counts["cut_short" if len(body or b"") > _LONGEST_BODY else "broken"] += 1
@@ -234,7 +234,7 @@ def _reload_until(
         following = current.with_name("following")
         following.symlink_to(target)
         following.replace(current)
-        status, _ = exchange(port, "POST", "/admin/reload", None, headers)
+        status, _, _ = exchange(port, "POST", "/admin/reload", None, headers)
         statuses[str(status)] += 1
     return statuses
 

@@ -31,6 +31,7 @@ class System:
         directory: its working directory.
         checkpoint: that it serves; None for the bundled one of its directory.
         python: its interpreter.
+        prefix: command that runs the command after it, such as one that sets a limit.
         proxy: place of a HAProxy in front of it: on its CPUs, on those of the client, or none.
     """
 
@@ -40,6 +41,7 @@ class System:
     directory: Path = ROOT
     checkpoint: Path | None = None
     python: Path = Path(sys.executable)
+    prefix: tuple[str, ...] = ()
     proxy: Literal["server", "client"] | None = None
 
     def start(self, cores: Sequence[int], folder: Path, *options: str) -> Server:
@@ -57,8 +59,8 @@ class System:
             raise ServerError(f"{self.name}: {self.python} is missing; run `make bench`")
         port = free_port()
         server = Server(port, cores, folder / f"{self.name}-{port}.log")
-        inner = free_port() if self.proxy else port
-        command = [str(self.python), *self.arguments, "--port", str(inner)]
+        server.inner_port = inner = free_port() if self.proxy else port
+        command = [*self.prefix, str(self.python), *self.arguments, "--port", str(inner)]
         checkpoint = self.checkpoint or self.directory / CHECKPOINT
         command += ["--checkpoint", str(checkpoint), *options]
         offline = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
