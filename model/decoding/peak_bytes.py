@@ -58,7 +58,7 @@ class PeakBytes:
             shown = min(query.top_k, self._limits.top_k)
             work = self._open(shown, blanks > 1, joint)
         else:
-            shared = isinstance(query.choices[0], str)
+            shared = not query.choices or isinstance(query.choices[0], str)
             lists = cast("Sequence[Sequence[str]]", [query.choices] if shared else query.choices)
             shown = min(self._limits.choices, max(map(len, lists)))
             characters = min(max(map(_size, lists)), CHARACTER * self._limits.choice_characters)

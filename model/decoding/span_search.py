@@ -252,7 +252,8 @@ def _grow(
     for branch, by_token in zip(branches, parts, strict=True):
         for lines in by_token.values():
             first, last, stop = lines[0], lines[-1], branch.place + 1
-            while stop < min(len(first), branch.place + most) and first[stop] == last[stop]:
+            limit = min(len(first), branch.place + most)
+            while stop < limit and first[stop] == last[stop]:
                 stop += 1
             is_end = not ends and len(lines) == 1 and stop == len(first)
             runs.append(_Run(branch.state, branch.place, stop, lines, is_end))
