@@ -15,7 +15,7 @@ from model.decoding.cloze import BEAM, MANY, RESCORED, RESCORED_BLIND
 from model.decoding.context import MAX_MIXED
 from model.decoding.masked import FILL_ROWS, MAX_REACH, WIDTH
 from model.decoding.next_word import MAX_NODES
-from model.decoding.span_search import FEW, FIRST_WIDTH, GIVEN_ROWS, MAX_SPAN
+from model.decoding.span_search import FEW, FIRST_WIDTH, GIVEN_LINES, GIVEN_TOKENS, MAX_SPAN
 from model.queries import ClozeQuery, Limits, PredictQuery, Query
 
 # Objects of any decoder, with its counts of recent tokens, and of a candidate, span or choice.
@@ -85,8 +85,8 @@ class PeakBytes:
 
     def _lines(self, lines: int) -> int:
         """Return the bytes that scoring given lines takes."""
-        rows = min(GIVEN_ROWS, lines)
-        return 2 * rows * self._state + GIVEN_ROWS * (self._output + 2 * OBJECT)
+        rows = min(GIVEN_LINES, lines)
+        return 2 * rows * self._state + GIVEN_TOKENS * (self._output + 2 * OBJECT)
 
     def _given(self, choices: int, characters: int) -> int:
         """Return the bytes of choices with some bytes of text in all, each spelled in two ways."""

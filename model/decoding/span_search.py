@@ -31,7 +31,7 @@ FIRST_WIDTH, FEW = 3, 8
 BEAM_MARGIN = 7.0
 # Given lines that are scored at the same time, and tokens of them that are run in one round: a
 # decoder keeps no more states and outputs, whatever it is asked.
-GIVEN_ROWS = 32
+GIVEN_LINES, GIVEN_TOKENS = 32, 64
 
 
 # Tokens that are scored after a state.
@@ -206,13 +206,12 @@ def score_lines(
 ) -> Decoder[dict[Line, float]]:
     """Return log P of each line after *state* (S,), with *ends* that of its end included.
 
-    Lines with a common beginning share its states and scores. However many and long they are,
-    ``GIVEN_ROWS`` of them and of their tokens are in memory.
+    Lines with a common beginning share its states and scores.
     """
     found: dict[Line, float] = {}
     ordered = sorted(set(lines))
-    for start in range(0, len(ordered), GIVEN_ROWS):
-        branches = [_Branch(state, 0.0, 0, ordered[start : start + GIVEN_ROWS])]
+    for start in range(0, len(ordered), GIVEN_LINES):
+        branches = [_Branch(state, 0.0, 0, ordered[start : start + GIVEN_LINES])]
         while branches:
             branches = yield from _grow(branches, context.output[tower], tower, step, ends, found)
     return found
@@ -247,7 +246,7 @@ def _grow(
 ) -> Decoder[list[_Branch]]:
     """Run on from the end of each branch to where its lines differ or end."""
     parts = [_by_token(branch) for branch in branches]
-    most = max(1, GIVEN_ROWS // max(1, sum(map(len, parts))))
+    most = max(1, GIVEN_TOKENS // max(1, sum(map(len, parts))))
     runs: list[_Run] = []
     for branch, by_token in zip(branches, parts, strict=True):
         for lines in by_token.values():

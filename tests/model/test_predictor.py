@@ -62,7 +62,7 @@ def predictor(limits: Limits | None = None, **table: Any) -> Predictor:
     ],
 )
 def test_bad_queries_are_refused_by_name(query: Query, field: str, words: str) -> None:
-    """The error names the field and the fault before anything runs; its memory is bounded anyway."""
+    """The error names the field and the fault before anything runs; memory is bounded anyway."""
     assert predictor().peak_bytes(query) > 0
     with pytest.raises(QueryError) as caught:
         predictor().start(query)

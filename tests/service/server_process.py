@@ -100,6 +100,12 @@ class ServerProcess:
         return host, int(port)
 
     @property
+    def cpu_seconds(self) -> float:
+        """Processor time so far."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    @property
     def peak_bytes(self) -> int:
         """Largest resident set so far."""
         status = Path(f"/proc/{self._process.pid}/status").read_text()
