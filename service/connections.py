@@ -22,6 +22,8 @@ Reason = Literal["malformed", "room", "slow", "unread"]
 MAX_PIPELINE = 16
 # Header fields, which cost five times their bytes, of a request or of those that wait together.
 MAX_FIELDS = 128
+# Bytes of the bodies of requests that wait. uvicorn goes on reading after each answer.
+MAX_WAITING_BYTES = 16 << 10
 # Bytes of a head, or of trailers, beyond the read in which they begin.
 MAX_HEAD_BYTES = 32 << 10
 # Seconds in which a head must be complete.
@@ -34,6 +36,8 @@ MAX_UNREAD_BYTES = 64 << 20
 BUFFER_BYTES = 64 << 10
 # Descriptors for all else: files of the checkpoint and of keys, listeners, the event loop.
 RESERVED_DESCRIPTORS = 64
+# Headers of requests that have a body.
+_OF_BODIES = frozenset({b"content-length", b"transfer-encoding"})
 # For SO_LINGER: close at once, with a reset.
 _NO_LINGER = struct.pack("ii", 1, 0)
 
@@ -166,12 +170,20 @@ class Connection(HttpToolsProtocol):
         # An exception stops the parser, and `data_received` calls `send_400_response`.
         if len(self.headers) > MAX_FIELDS or (self.pipeline and self._pipeline_is_full):
             raise ValueError("too many fields, or too many requests wait")
+        # To change protocols, httptools skips the body and then reads it as the next request.
+        upgrades = self.parser.should_upgrade()
+        if upgrades and _OF_BODIES.intersection(name for name, _ in self.headers):
+            raise ValueError("a request to change protocols has a body")
         super().on_headers_complete()
+        self.cycle.keep_alive &= not upgrades
+        self.headers = []  # of the request: trailers, which are no headers, come later
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of a body."""
+        """Take a part of a body, unless too much waits."""
         self._unfinished = 0
         super().on_body(body)
+        if self.pipeline and sum(len(each.body) for each, _ in self.pipeline) > MAX_WAITING_BYTES:
+            raise ValueError("too long bodies wait")
 
     def on_message_complete(self) -> None:
         """Note that a request has arrived."""

@@ -73,6 +73,7 @@ class Server:
         config = uvicorn.Config(
             self._answer,
             interface="asgi3",
+            ws="none",
             log_config=None,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         )
@@ -170,3 +171,47 @@ def test_all_requests_of_a_connection_end_with_it(server: Server) -> None:
     connection.connection_lost(None)
     server.run()
     assert server.ended == ["http.disconnect"]
+
+
+@pytest.mark.parametrize(("size", "ends"), [(16 << 10, False), (9_000, True)])
+def test_bodies_of_requests_that_wait_are_short(server: Server, size: int, ends: bool) -> None:
+    """All requests of a connection that wait have few bytes of bodies together."""
+    connection, transport = server.connect()
+    connection.data_received(b"GET / HTTP/1.1\r\n\r\n")
+    for _ in range(1 + ends):
+        connection.data_received(b"GET / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size)
+        connection.data_received(b" " * size)
+    assert transport.closing is ends
+    server.run()
+
+
+@pytest.mark.parametrize(
+    ("head", "is_answered"),
+    [
+        (b"POST / HTTP/1.1\r\nUpgrade: h2c\r\nContent-Length: 18\r\n", False),
+        (b"POST / HTTP/1.1\r\nUpgrade: h2c\r\nTransfer-Encoding: chunked\r\n", False),
+        (b"CONNECT / HTTP/1.1\r\nContent-Length: 18\r\n", False),
+        (b"CONNECT / HTTP/1.1\r\n", True),
+        (b"GET / HTTP/1.1\r\nUpgrade: websocket\r\n", True),
+    ],
+)
+def test_what_follows_a_change_of_protocols_is_no_request(
+    server: Server, head: bytes, is_answered: bool
+) -> None:
+    """No body is read as another request, and the connection ends."""
+    connection, transport = server.connect()
+    connection.data_received(head + b"Connection: upgrade\r\n\r\n")
+    if is_answered:
+        server.run()
+        assert connection.cycle.response_complete
+    assert transport.closing
+
+
+def test_trailers_are_no_headers(server: Server) -> None:
+    """What comes after a body is not a field of the request, even if it arrives with it."""
+    connection, _ = server.connect()
+    connection.data_received(
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nAuthorization: a\r\n\r\n"
+    )
+    assert connection.cycle.scope["headers"] == [(b"transfer-encoding", b"chunked")]
+    server.run()
