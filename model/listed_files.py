@@ -149,7 +149,8 @@ def open_listed(directory: Path, name: str) -> Iterator[FileIO]:
     try:
         # Without O_NONBLOCK, opening a pipe would wait for its writer.
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-        with FileIO(os.open(found, flags)) as file:
+        # With an opener, FileIO closes what it cannot read, such as a directory.
+        with FileIO(found, opener=lambda name, _: os.open(name, flags)) as file:
             status = os.fstat(file.fileno())
             limit = _MAX_BYTES.get(path.suffix, _MAX_OTHER_BYTES)
             if not stat.S_ISREG(status.st_mode):

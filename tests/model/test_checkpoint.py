@@ -109,6 +109,12 @@ def put_pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
+def put_folder(path: Path) -> None:
+    """Put a folder in the place of a file."""
+    path.unlink()
+    path.mkdir()
+
+
 def edit_sums(directory: Path, change: Callable[[str], str]) -> None:
     """Change SHA256SUMS."""
     path = directory / "SHA256SUMS"
@@ -131,6 +137,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         r"weights\.safetensors does not have the sum in SHA256SUMS; .*: copy",
     ),
     "pipe for a file": (lambda d: put_pipe(d / "MODEL_CARD.md"), "not a regular file"),
+    "folder for a file": (lambda d: put_folder(d / "MODEL_CARD.md"), "Is a directory"),
     "pipe for sums": (lambda d: put_pipe(d / "SHA256SUMS"), "SUMS is not a regular file"),
     "other word ends": (
         lambda d: put(d, "word_end_probs.f16", word_end_probs_file(np.full(364, 2.0))),
@@ -161,12 +168,14 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("case", DAMAGES)
 def test_damage_is_named(copy: Path, case: str) -> None:
-    """Every kind of damage is a CheckpointError that names the path, the problem and the remedy."""
+    """A CheckpointError names the path, the problem and the remedy, and no file stays open."""
     damage, message = DAMAGES[case]
     damage(copy)
+    before = os.listdir("/proc/self/fd")
     with pytest.raises(CheckpointError, match=message) as caught:
         load_checkpoint(copy)
     assert str(copy) in str(caught.value)
+    assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
 def test_links_are_followed_and_strays_ignored(
