@@ -23,7 +23,7 @@ CHOSEN_BLANK, CHOICE, CHOICE_TOKEN = 2_500, 150, 120
 JOINT, JOINTS, MANY = 4_000, 4, 8
 # So many tokens behind a single blank are read.
 MAX_RIGHT = 512
-# Code points of a history in a microsecond: in ASCII, in other characters, and of a known one.
+# Code points of a history in a microsecond: in ASCII, in other characters, and for each text.
 ASCII_HISTORY, HISTORY, KNOWN_HISTORY = 4, 1, 64
 # Of a text, one round reads so many tokens at most; or it searches for so many words, or scores so
 # many choices, each for so long.
@@ -74,9 +74,12 @@ class Estimator:
         *rare* is of `rare_characters`.
         """
         first, limits = queries[0], self._limits
-        once, lists, marker = 0, list[int](), ""
+        new_history, history, lists, marker = 0, 0, list[int](), ""
         if not isinstance(first, ScoreQuery):
-            once = self._history(first.history, cache_salt)
+            history = len(first.history) // KNOWN_HISTORY
+            if first.history and not self._is_known(first.history, cache_salt):
+                speed = ASCII_HISTORY if first.history.isascii() else HISTORY
+                new_history = len(first.history) // speed
             refused = len(first.history) > limits.history
             if isinstance(first, ClozeQuery) and first.blank is not None:
                 refused |= len(first.blank) > limits.characters
@@ -93,12 +96,14 @@ class Estimator:
             if len(query.text) > limits.characters:
                 works.append(_REFUSED)
             elif isinstance(query, PredictQuery):
-                works.append(self._predict(query, once, cache_salt, rare))
+                works.append(self._predict(query, history, cache_salt, rare))
             elif isinstance(query, ClozeQuery):
-                works.append(_cloze(query, marker, once, lists, limits, rare))
+                works.append(_cloze(query, marker, history, lists, limits, rare))
             else:
                 tokens = SCORED_TOKEN * count_tokens(query.text, rare)
                 works.append(_work(SCORE, tokens, 2 * SCORED_TOKEN * ROUND_TOKENS))
+        total, in_round = works[0]  # the texts of a request read a new history together
+        works[0] = Work(total + new_history, in_round + new_history)
         return works
 
     def remember(self, queries: Sequence[Query], cache_salt: str) -> None:
@@ -132,19 +137,11 @@ class Estimator:
                 return length
         return 0
 
-    def _history(self, history: str, cache_salt: str) -> int:
-        """Estimate what each text pays for the history: all of it until an earlier request did."""
-        if not history:
-            return 0
-        if self._is_known(history, cache_salt):
-            return len(history) // KNOWN_HISTORY
-        return len(history) // (ASCII_HISTORY if history.isascii() else HISTORY)
-
     def _predict(
-        self, query: PredictQuery, once: int, cache_salt: str, rare: re.Pattern[str]
+        self, query: PredictQuery, fixed: int, cache_salt: str, rare: re.Pattern[str]
     ) -> Work:
         new = query.text[self._known_length(query.text, cache_salt) :]
-        fixed = PREDICT + CANDIDATE * query.top_k + once
+        fixed += PREDICT + CANDIDATE * query.top_k
         return _work(fixed, TOKEN * count_tokens(new, rare), TOKEN * ROUND_TOKENS)
 
 
@@ -175,7 +172,7 @@ def _work(fixed: int, tokens: int, in_round: int) -> Work:
 def _cloze(
     query: ClozeQuery,
     marker: str,
-    once: int,
+    fixed: int,
     lists: Sequence[int],
     limits: Limits,
     rare: re.Pattern[str],
@@ -207,8 +204,8 @@ def _cloze(
         if lists
         else joints * JOINT + count * BLANK_WORD * max(MIN_WORDS, query.top_k)
     )
-    in_round = once + min(TOKEN * tokens, width * TOKEN * ROUND_TOKENS)
-    return Work(once + TOKEN * tokens + search, in_round + min(search, ROUND_WORD * words))
+    in_round = fixed + min(TOKEN * tokens, width * TOKEN * ROUND_TOKENS)
+    return Work(fixed + TOKEN * tokens + search, in_round + min(search, ROUND_WORD * words))
 
 
 def _choices(choices: Choices, limits: Limits, rare: re.Pattern[str]) -> list[int]:
