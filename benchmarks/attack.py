@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def attack(system: System, chosen: Sequence[Attack], cores: Sequence[int]) -> list[dict[str, Any]]:
-    """Return the result of each attack on a service of its own, on *cores*, and print it."""
+    """Return the result of each attack on a fresh service, on *cores*, and print it."""
     found = []
     for each in chosen:
         began = time.monotonic()

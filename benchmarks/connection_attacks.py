@@ -1,4 +1,4 @@
-"""Attacks by connections: answers nobody reads, endless requests, bodies, idle connections.
+"""Attacks by connections: unread answers, endless requests, bodies, idle connections.
 
 Each function attacks one fresh service, and raises `FellError` if it succeeds. What the watch sees
 counts as well (`benchmarks.target`).

@@ -42,7 +42,7 @@ def reload_anonymously(target: Target) -> None:
 
 
 def hostile_directories(target: Target) -> None:
-    """Reload from hostile directories, all with sums that are right where one can read the file."""
+    """Reload from hostile directories, whose sums are right if the file can be read."""
     secret = target.folder / "secret"
     secret.write_bytes(os.urandom(_SECRET_BYTES))
     signs = hashlib.sha256(secret.read_bytes()).hexdigest().encode(), str(_SECRET_BYTES).encode()
@@ -68,7 +68,7 @@ def hostile_directories(target: Target) -> None:
 
 
 def strange_name(target: Target) -> None:
-    """Reload from a directory whose name is no UTF-8."""
+    """Reload from a directory whose name is not UTF-8."""
     directory = _copy(target, os.fsdecode(b"caf\xe9"))
     if (status := _reload_from(target, directory)[0]) not in (200, 422):
         raise FellError(f"status {status}")
@@ -80,7 +80,7 @@ def repointed_weights(target: Target) -> None:
 
 
 def repointed_constant(target: Target) -> None:
-    """The same with a constant inside of a node, which is no weight of the graph."""
+    """The same with a constant inside a node, which the graph does not list as a weight."""
     _swap_unlisted(target, _add_external_constant, "onnx/other.weights")
 
 
@@ -262,7 +262,7 @@ def _repoint_graph(path: Path) -> None:
 
 
 def _add_external_constant(path: Path) -> None:
-    """Scale the new states of the tower by a constant that is in a file of its own."""
+    """Scale the new states of the tower by a constant in a separate file."""
     model = onnx.load(str(path), load_external_data=False)
     output = model.graph.output[1].name
     for node in model.graph.node:

@@ -262,7 +262,7 @@ def _ask_as(target: Target, person: Person, path: str, body: Body) -> dict[str, 
 
 
 def _series(target: Target) -> dict[str, float]:
-    """Return the series that anybody may read, but for those about reading them."""
+    """Return the public series, without those about reading them."""
     status, answer, _ = target.ask("/metrics")
     found = re.findall(rb"^(lacuna_\S+) (\S+)$", answer, re.MULTILINE) if status == 200 else []
     return {name.decode(): float(value) for name, value in found if b"/metrics" not in name}

@@ -2,7 +2,7 @@
 
 An evolutionary search over the parameters of generated requests: number, length and kind of texts,
 blanks, choices, history, ``top_k``. It keeps the costliest requests per request and per byte of the
-body, and changes them. Each request has text of its own, so that no cache helps. CPU seconds are
+body, and changes them. Each request has a new text, so that no cache helps. CPU seconds are
 those of the process until it rests, so other work on the machine hardly changes them.
 """
 

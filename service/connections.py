@@ -130,7 +130,7 @@ class Connection(HttpToolsProtocol):
 
     @property
     def is_being_answered(self) -> bool:
-        """Whether a complete request waits for the service, not for its client."""
+        """True if a complete request waits for the service, not for its client."""
         running = self._running
         waits = running and not running.response_complete and not running.more_body
         return bool(waits) and not self.flow.write_paused
@@ -156,7 +156,7 @@ class Connection(HttpToolsProtocol):
         return "slow" if now - self._idle_since > self.timeout_keep_alive else None
 
     def data_received(self, data: bytes) -> None:
-        """Parse what was read, unless it is too much for a head."""
+        """Parse bytes, unless a head gets too long."""
         if not self._unfinished:
             self._began = time.monotonic()
         self._unfinished += len(data)

@@ -46,8 +46,8 @@ class ItemError(Exception):
 class Engine:
     """Answers queries on its own thread, *batch_items* texts at the same time.
 
-    *load* returns the first checkpoint, on the engine's thread. *on_loaded* gets what it returned
-    or raised, on the event loop. A step that takes longer than *stall_seconds* counts as stuck.
+    *load* returns the first checkpoint, on the engine's thread. *on_loaded* gets its result
+    or error, on the event loop. A step that takes longer than *stall_seconds* counts as stuck.
     """
 
     def __init__(

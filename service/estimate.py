@@ -56,7 +56,7 @@ _REFUSED = Work(1, 1)  # over a limit: next to no work, so that a busy engine an
 class Estimator:
     """Estimates queries, and remembers which beginnings and histories are probably cached.
 
-    The prefix cache has *cache_bytes*, and drops what was not used for longest, whoever sent it.
+    The prefix cache has *cache_bytes*, and evicts the least recently used, whoever sent it.
     A text over one of the *limits* is next to no work: the engine refuses it at once.
     """
 
@@ -146,7 +146,7 @@ class Estimator:
 
 
 def rare_characters(surfaces: Iterable[str]) -> re.Pattern[str]:
-    """Return a pattern of characters that are no token of a vocabulary, given its *surfaces*."""
+    """Return a pattern of characters that are not tokens, given all tokens' *surfaces*."""
     known = "".join(each for each in surfaces if len(each) == 1 and not each.isascii())
     return re.compile(f"[^\0-\x7f{re.escape(known)}]+")
 

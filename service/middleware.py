@@ -181,7 +181,7 @@ def _refuse_repeated(headers: Sequence[tuple[bytes, bytes]]) -> None:
 
 
 def _server_timing(context: RequestContext) -> str:
-    """Return milliseconds, rounded up to tens without keys: shorter times tell what is cached."""
+    """Return milliseconds, rounded up to tens without keys: exact times reveal cached texts."""
     queue, inference = (1000 * seconds for seconds in context.timing or ())
     if not context.client.name:
         queue, inference = (COARSE_MS * math.ceil(ms / COARSE_MS) for ms in (queue, inference))

@@ -126,7 +126,7 @@ def load_prefix(
 class Edge(NamedTuple):
     """The step from a node to the node after *token*.
 
-    *token* ends so many bytes before the end of the text, or with *suffix* after it.
+    *token* ends a number of bytes before the end of the text, or with *suffix* after it.
     """
 
     node: PrefixNode

@@ -76,7 +76,7 @@ class TokenIndex:
         return start
 
     def encode(self, text: str) -> list[int]:
-        """Encode normalised text, each stretch between stable boundaries by itself.
+        """Encode normalised text, one stretch between stable boundaries at a time.
 
         So the tokens of a stretch depend on nothing else. The encoding of a long text sums many
         scores in float32, and rounding decides between almost equal encodings.

@@ -145,7 +145,7 @@ def test_metrics_need_their_own_right(keyed: ServerProcess, keyless: ServerProce
 def test_administration_needs_an_administrators_key(
     keyed: ServerProcess, keyless: ServerProcess
 ) -> None:
-    """Without keys nobody may reload over HTTP, and the refusal names keys and SIGHUP."""
+    """Without keys no client may reload over HTTP, and the refusal names keys and SIGHUP."""
     statuses = [keyed.ask("POST", "/admin/reload", headers=_bearer(name)).status for name in _NAMES]
     assert statuses == [403, 200, 403, 401]
     refused = keyless.ask("POST", "/admin/reload")

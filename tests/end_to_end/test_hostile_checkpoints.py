@@ -337,7 +337,7 @@ def test_harm_is_refused_by_name(outcomes: list[str], hostile: Path, case: str) 
 def test_a_hostile_directory_leaves_the_service_alone(
     hostile: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    """A reload is refused, also from a path that is no UTF-8, and the old checkpoint goes on."""
+    """A reload is refused, also from a path that is not UTF-8, and the old checkpoint goes on."""
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     folder.mkdir()
     current = folder / "current"

@@ -55,7 +55,7 @@ network = {vocabulary_size = %d, embedding_size = 16, hidden_size = 24, gap_hidd
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ServerProcess]:
-    """A service with the bundled checkpoint, which nobody has asked anything."""
+    """A service with the bundled checkpoint and an empty cache."""
     options, environment = ("--threads", "1", "--deadline-seconds", "60"), {"LACUNA_KEYS": KEY}
     with serving(REAL, *options, environment=environment) as running:
         yield running

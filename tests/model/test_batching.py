@@ -99,7 +99,7 @@ def test_a_long_text_does_not_hold_a_short_one_up() -> None:
 
 
 def test_results_of_gathered_decoders_are_free_while_the_next_steps_run() -> None:
-    """Rows are large: none is kept when its decoder has taken from it what it needs."""
+    """Rows are large: each is freed as soon as its decoder has used it."""
     rows: list[weakref.ref[Float32Array]] = []
 
     def reading() -> Decoder[float]:

@@ -1,4 +1,4 @@
-"""What a decoder keeps while its steps wait, by counting it, and the bound on it."""
+"""Count the bytes that a decoder keeps while its steps wait, and compare them with the bound."""
 
 import gc
 import random
@@ -47,7 +47,7 @@ def choices(count: int, length: int) -> tuple[str, ...]:
 
 
 def blanks(count: int) -> str:
-    """Return a text of so many blanks."""
+    """Return a text with *count* blanks."""
     return " ".join(f"{words(2)} ____ {words(1)}" for _ in range(count))
 
 
@@ -100,7 +100,7 @@ vocabulary_size = 0  # lists as long belong to all decoders
 
 
 def probe(decoder: Decoder[Any], peaks: list[int]) -> Decoder[Any]:
-    """Run a decoder, and note what it and its steps hold whenever it waits."""
+    """Run a decoder, and note the bytes that it and its steps hold whenever it waits."""
     results: Any = None
     while True:
         try:
@@ -136,7 +136,7 @@ def bundled() -> tuple[Checkpoint, Runtime]:
 def test_a_decoder_keeps_no_more_than_the_bound(
     bundled: tuple[Checkpoint, Runtime], query: Query
 ) -> None:
-    """Estimated from lengths alone, the bound is at most 10 times what is kept, or a few MB."""
+    """Estimated from lengths alone, the bound is at most 10 times the kept bytes, or a few MB."""
     predictor = Predictor(*bundled)  # with an empty cache, which would count, too
     peak, bound = peak_of(predictor, query), predictor.peak_bytes(query)
     assert peak <= bound <= max(10 * peak, 4_000_000), (peak, bound)

@@ -17,7 +17,7 @@ from tests.service.server_process import ROOT
 
 
 class FakeTransport(asyncio.Transport):
-    """A client that takes what it should, and no more."""
+    """A client that reads only as much as a test lets it."""
 
     def __init__(self) -> None:
         address = lambda: ("127.0.0.1", 8000)  # noqa: E731
@@ -156,7 +156,7 @@ def test_the_connection_answered_longest_ago_makes_room(server: Server) -> None:
 def test_requests_that_wait_are_few_and_small(
     server: Server, requests: int, fields: int, ends: bool
 ) -> None:
-    """Besides the one that is answered, 16 requests may wait, and 128 header fields."""
+    """Behind the request that is answered, 16 may wait, with 128 header fields."""
     connection, transport = server.connect()
     connection.data_received((b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * fields + b"\r\n") * requests)
     assert transport.closing is ends
@@ -208,7 +208,7 @@ def test_what_follows_a_change_of_protocols_is_no_request(
 
 
 def test_trailers_are_no_headers(server: Server) -> None:
-    """What comes after a body is not a field of the request, even if it arrives with it."""
+    """Trailers are not fields of the request, even if they arrive with it."""
     connection, _ = server.connect()
     connection.data_received(
         b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nAuthorization: a\r\n\r\n"
