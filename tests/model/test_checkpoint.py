@@ -171,11 +171,12 @@ def test_damage_is_named(copy: Path, case: str) -> None:
     """A CheckpointError names the path, the problem and the remedy, and no file stays open."""
     damage, message = DAMAGES[case]
     damage(copy)
-    before = os.listdir("/proc/self/fd")
+    descriptors = Path("/proc/self/fd")
+    before = len(list(descriptors.iterdir()))
     with pytest.raises(CheckpointError, match=message) as caught:
         load_checkpoint(copy)
     assert str(copy) in str(caught.value)
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert len(list(descriptors.iterdir())) == before
 
 
 def test_links_are_followed_and_strays_ignored(
