@@ -1,11 +1,11 @@
 """Teach a checkpoint a text: `python -m training adapt CHECKPOINT TEXT... --output DIR`.
 
-    1  set aside   a tenth of the lines, for the report only; they decide nothing
+    1  set aside   a tenth of the lines, for the report only; training does not see them
     2  prepare     the rest and the replay, with the checkpoint's tokenizer; some lines are held out
     3  train       one pass at a time, each at half the rate of the one before, until the held-out
                    lines of the text gain too little. Replay is general text that is read along to
                    limit forgetting (Robins 1995)
-    4  export      the best pass, behind the gates of `export`; word ends and most of the
+    4  export      the best pass, if it passes the checks of `export`; word ends and most of the
                    calibration stay
     5  report      the lines set aside, before and after, without and with `history`
 
@@ -68,10 +68,10 @@ class AdaptOptions:
     """Options of the command."""
 
     checkpoint: Path = argument("directory of the checkpoint to start from")
-    text: tuple[str, ...] = argument("text to learn: files, folders or globs; a line an item")
+    text: tuple[str, ...] = argument("text to learn: files, folders or globs; one item a line")
     output: Path = option("directory for checkpoint, report and state", metavar="DIR")
     replay: tuple[str, ...] = option("general text to train on as well", (), metavar="TEXT")
-    field: str | None = option("member of JSON Lines that contains the text", None, metavar="NAME")
+    field: str | None = option("field of each JSON line that has the text", None, metavar="NAME")
     passes: Size = option("passes over the text, at most", 4, metavar="N")
     learning_rate: float = option("learning rate of the first pass", 1e-3, metavar="RATE")
     minutes: float = option("limit of CPU minutes per thread; 0 for none", 0.0)

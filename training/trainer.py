@@ -1,4 +1,4 @@
-"""``python -m training train RUN.toml``: the training loop. Read `Trainer.run` and `update` first.
+"""Train a network: `python -m training train RUN.toml`.
 
 Truncated back-propagation through time: a batch is one window, and the state of the window before
 enters it detached (Williams and Peng 1990). A run in fp32 on a CPU that is interrupted and resumed

@@ -57,7 +57,7 @@ class PrepareOptions:
     vocabulary_size: Annotated[int, Field(ge=len(CONTROL_TOKENS) + 257, le=MAX_VOCABULARY_SIZE)] = (
         option("tokens, control and byte tokens included", 16_000, "N")
     )
-    tokenizer: Path | None = option("use this tokenizer.model and train none", None, "FILE")
+    tokenizer: Path | None = option("use this tokenizer.model instead of training one", None, "FILE")
     held_out_share: Annotated[float, Field(ge=0, le=0.5)] = option(
         "share of the blocks of each source to hold out; at least one block unless it is 0",
         0.005,
@@ -79,7 +79,7 @@ class PrepareCommand(PrepareOptions):
     root: Path | None = option(
         "folder that paths in --sources start from (default: the folder of the file)", None, "DIR"
     )
-    field: str | None = option("member of JSON Lines that contains the text", None, "NAME")
+    field: str | None = option("field of each JSON line that has the text", None, "NAME")
     language: Literal["zh", "en", "auto"] = option("language of the inputs", "auto")
 
 

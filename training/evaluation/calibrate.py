@@ -71,10 +71,10 @@ class CalibrateOptions:
     """Options of the command."""
 
     checkpoint: Path = argument("directory of a checkpoint, or of an n-gram")
-    text: tuple[str, ...] = argument("development text: files, folders or globs; a line an item")
+    text: tuple[str, ...] = argument("development text: files, folders or globs; one item a line")
     output: Path = option("directory of the calibrated copy; must not exist", metavar="DIR")
     version: str | None = option("version to write (default: the old one)", None)
-    field: str | None = option("member of JSON Lines that contains the text", None, metavar="NAME")
+    field: str | None = option("field of each JSON line that has the text", None, metavar="NAME")
     lines: int = option("lines for each language, at most", 1500, metavar="N")
     seed: int = option("seed of the choice of lines", 2)
 

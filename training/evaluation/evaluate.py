@@ -44,10 +44,10 @@ class EvaluateOptions:
     """Options of the command."""
 
     checkpoint: Path = argument("directory of a checkpoint, or of an n-gram")
-    text: tuple[str, ...] = argument("held-out text: files, folders or globs; a line an item")
+    text: tuple[str, ...] = argument("held-out text: files, folders or globs; one item a line")
     output: Path = option("directory for the report", metavar="DIR")
     against: Path | None = option("checkpoint or n-gram to compare with", None, metavar="DIR")
-    field: str | None = option("member of JSON Lines that contains the text", None, metavar="NAME")
+    field: str | None = option("field of each JSON line that has the text", None, metavar="NAME")
     lines: int = option("lines for each language with items", 1500, metavar="N")
     typing_lines: int = option("lines for each language to type", 150, metavar="N")
     seed: int = option("seed of the choice of lines and of the bootstrap", 1)
