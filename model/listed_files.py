@@ -90,7 +90,7 @@ def read_sums(directory: Path) -> tuple[str, dict[str, str]]:
         CheckpointError: it cannot be read, or lists no files as sha256sum does.
     """
     if not os.path.isdir(directory):  # noqa: PTH112 - it raises nothing
-        raise CheckpointError(f"{directory} is no directory; name one with {SUMS}")
+        raise CheckpointError(f"{directory} is not a directory; name one with {SUMS}")
     with open_listed(directory, SUMS) as file:
         data = file.read(_MAX_OTHER_BYTES)
     return hashlib.sha256(data).hexdigest(), parse_sums(directory, data)
@@ -106,7 +106,9 @@ def parse_sums(directory: Path, data: bytes) -> dict[str, str]:
     sums: dict[str, str] = {}
     lines = data.decode(errors="replace").splitlines()
     if len(lines) > MAX_FILES:
-        raise CheckpointError(f"{directory / SUMS} lists {len(lines)} files; {MAX_FILES} may be")
+        raise CheckpointError(
+            f"{directory / SUMS} lists {len(lines)} files; at most {MAX_FILES} are allowed"
+        )
     for number, line in enumerate(lines, start=1):
         match = _SUM_LINE.fullmatch(line)
         if match is None or match[2] in sums:

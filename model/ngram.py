@@ -237,7 +237,7 @@ def _map(directory: Path, name: str, kind: type[np.generic], length: int) -> NDA
         size = os.fstat(file.fileno()).st_size
         if file.read(start) != header.getvalue() or size != start + length * kind_of.itemsize:
             raise CheckpointError(
-                f"{directory / name} is no array of {length} {kind_of}; {BUILD_AGAIN}"
+                f"{directory / name} is not an array of {length} {kind_of}; {BUILD_AGAIN}"
             )
         array = np.memmap(file, kind_of, "r", start, (length,))
     # A plain array: each slice of an np.memmap costs several microseconds more.

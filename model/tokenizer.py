@@ -63,10 +63,12 @@ class Tokenizer:
             processor.LoadFromSerializedProto(model_proto or b"empty")
             self.size: int = processor.get_piece_size()
             if self.size > MAX_TOKENS:
-                raise TokenizerError(f"it has {self.size} tokens; {MAX_TOKENS} may be")
+                raise TokenizerError(f"it has {self.size} tokens; at most {MAX_TOKENS} are allowed")
             names: list[str] = processor.id_to_piece(list(range(self.size)))
             if (longest := max(map(len, names))) > MAX_TOKEN_LENGTH:
-                raise TokenizerError(f"a token has {longest} characters; {MAX_TOKEN_LENGTH} may be")
+                raise TokenizerError(
+                    f"a token has {longest} characters; at most {MAX_TOKEN_LENGTH} are allowed"
+                )
         except (RuntimeError, UnicodeDecodeError) as error:  # the latter: a token that is not UTF-8
             raise TokenizerError(
                 f"{len(model_proto)} bytes are not a SentencePiece model; prepare the data again"

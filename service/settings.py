@@ -157,7 +157,7 @@ def read_settings(arguments: Sequence[str]) -> Settings:
         # Without the value, which may be a key.
         first = error.errors(include_input=False, include_url=False)[0]
         name = str(first["loc"][0])
-        unknown = "is no setting; lacuna serve --help lists them"
+        unknown = "is not a setting; lacuna serve --help lists them"
         reason = unknown if first["type"] == "extra_forbidden" else first["msg"]
         raise SettingsError(f"{sources[name]}: {reason}") from None
     if settings.queue_items < settings.max_texts:

@@ -129,7 +129,7 @@ def list_file(name: str) -> Callable[[Path], None]:
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     # files
-    "no directory": (shutil.rmtree, "is no directory; name one"),
+    "no directory": (shutil.rmtree, "is not a directory; name one"),
     "no sums": (lambda d: (d / "SHA256SUMS").unlink(), r"SHA256SUMS is missing; copy"),
     "no graph": (lambda d: (d / "onnx" / "gap.onnx").unlink(), r"onnx/gap\.onnx is missing; copy"),
     "cut short": (

@@ -89,15 +89,15 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "an array without its sum": (lambda d: np.save(d / "tokens.2.npy", np.zeros(2)), "the sum in"),
     "an array of another type": (
         lambda d: put(d, "unigram.npy", (d / "tokens.2.npy").read_bytes()),
-        r"unigram\.npy is no array of 364 float32",
+        r"unigram\.npy is not an array of 364 float32",
     ),
-    "no array": (lambda d: put(d, "unigram.npy", b"no array"), r"unigram\.npy is no array"),
+    "no array": (lambda d: put(d, "unigram.npy", b"no array"), r"unigram\.npy is not an array"),
     "pickled objects": (
         lambda d: (
             np.save(d / "unigram.npy", np.array([{}] * 364), allow_pickle=True),
             put(d, "unigram.npy", (d / "unigram.npy").read_bytes()),
         ),
-        r"unigram\.npy is no array of 364 float32",
+        r"unigram\.npy is not an array of 364 float32",
     ),
     "an unlisted array": (
         lambda d: (d / "SHA256SUMS").write_text(
@@ -118,7 +118,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "too few counts": (put_description(counts=[364, 5]), "counts are of another order"),
     "counts beyond any file": (
         put_description(counts=[1 << 60] * 3),
-        r"unigram\.npy is no array of 1152921504606846976 float32",
+        r"unigram\.npy is not an array of 1152921504606846976 float32",
     ),
     "another tokenizer": (
         lambda d: put(d, "tokenizer.model", tiny_tokenizer(size=350).model_proto),

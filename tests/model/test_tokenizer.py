@@ -107,9 +107,9 @@ def with_tokens(content: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (with_token(piece="x" * 1000), "a token has 1000 characters; 64 may be"),
+        (with_token(piece="x" * 1000), "a token has 1000 characters; at most 64"),
         (with_token(score=math.nan), r"\d+ bytes are not"),
-        (with_tokens, "it has 65900 tokens; 65536 may be"),
+        (with_tokens, "it has 65900 tokens; at most 65536"),
         (lambda _: b"", r"tokenizer\.model: .*prepare"),
         (lambda _: b"not a model", r"tokenizer\.model: .*prepare"),
         (lambda model: model.replace("我".encode(), b"\xe6\x88a"), r"r\.model: \d+ bytes are not"),

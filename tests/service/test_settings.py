@@ -67,7 +67,8 @@ def test_unknown_and_shortened_options_end_with_status_2(option: str) -> None:
 
 @pytest.mark.parametrize(
     ("variable", "message"),
-    [("LACUNA_PROT", "LACUNA_PROT: is no setting"), ("lacuna_port", "LACUNA_PORT: Input should be"),
+    [("LACUNA_PROT", "LACUNA_PROT: is not a setting"),
+     ("lacuna_port", "LACUNA_PORT: Input should be"),
      ("LACUNA_THREADS", "LACUNA_THREADS: Input should be")],
 )  # fmt: skip
 def test_wrong_variables_are_errors(
@@ -83,7 +84,7 @@ def test_wrong_variables_are_errors(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"max_text = 3", "max_text: is no setting"),
+        (b"max_text = 3", "max_text: is not a setting"),
         (b"port = ", "Invalid value"),
         (b"[port]\na = 1", "port: Input should be"),
         (b"\xff", "not UTF-8 at byte 0"),

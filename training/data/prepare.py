@@ -57,7 +57,9 @@ class PrepareOptions:
     vocabulary_size: Annotated[int, Field(ge=len(CONTROL_TOKENS) + 257, le=MAX_VOCABULARY_SIZE)] = (
         option("tokens, control and byte tokens included", 16_000, "N")
     )
-    tokenizer: Path | None = option("use this tokenizer.model instead of training one", None, "FILE")
+    tokenizer: Path | None = option(
+        "use this tokenizer.model instead of training one", None, "FILE"
+    )
     held_out_share: Annotated[float, Field(ge=0, le=0.5)] = option(
         "share of the blocks of each source to hold out; at least one block unless it is 0",
         0.005,
