@@ -127,6 +127,13 @@ class _Server(uvicorn.Server):
             self._sweep()
         return await super().on_tick(counter)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        # Else a request whose client does not read its answer would wait on, however often it is
+        # cancelled, and the process with it.
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
     def handle_exit(self, _sig: int, _frame: FrameType | None) -> None:
         if self._state.engine.draining:
             log.warning("stopped without waiting for requests")

@@ -252,6 +252,18 @@ def test_ordinary_connections_are_served(server: ServerProcess) -> None:
     assert re.findall(rb"x-request-id: (\S+)", received) == ids
 
 
+def test_clients_that_do_not_read_delay_the_end_by_the_grace_period_only() -> None:
+    """A request that is cancelled while earlier answers are not read ends with its connection."""
+    body = b'{"text": "hold"}'
+    held = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    with serving(FAKE, "--grace-seconds", "1") as server, connect(server.address, 4096) as client:
+        client.sendall(get("/openapi.json") * 9 + held)
+        while not gauge(server.metrics(), "lacuna_queue_work_seconds"):
+            pass
+        server.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
+
+
 def test_a_slow_reader_gets_a_long_answer() -> None:
     """A client that reads a little at a time gets all of its answers."""
     with serving(FAKE, "--log-level", "error") as server:
