@@ -12,8 +12,9 @@ from safetensors.numpy import save
 from model.checkpoint import Checkpoint, CheckpointConfig, write_checkpoint
 from model.config import Calibration, NetworkConfig
 from model.network import Network
+from model.onnx_builder import Precision
 from model.onnx_graphs import build_graphs
-from model.onnx_runtime import GRAPHS, Precision
+from model.onnx_runtime import GRAPHS
 from model.tokenizer import Tokenizer
 from training.data.train_tokenizer import train_tokenizer
 
@@ -32,8 +33,10 @@ LINES = (
 
 
 # The golden answers depend on the order in which weights are drawn.
-DRAWN = ("embedding", "output_bias", "next", "forward", "backward", "previous", "gap_bias")
-DRAWN += ("unknown_right", "gap.")
+DRAWN = (
+    *("embedding", "output_bias", "next", "forward", "backward", "previous", "gap_bias"),
+    *("unknown_right", "gap."),
+)
 
 
 @lru_cache
