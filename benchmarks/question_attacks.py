@@ -188,8 +188,8 @@ def guess_without_keys(target: Target) -> None:
 
 
 def guess_by_metrics(target: Target) -> None:
-    """The same by the series of /metrics, if they may be read."""
-    _guess(target, ("", None), ("", None), _series)
+    """The same for the text of another key, by the series of /metrics, if they may be read."""
+    _guess(target, ("honest", None), ("hostile", None), _series)
 
 
 def guess_with_one_key(target: Target) -> None:
@@ -262,8 +262,8 @@ def _ask_as(target: Target, person: Person, path: str, body: Body) -> dict[str, 
 
 
 def _series(target: Target) -> dict[str, float]:
-    """Return the public series, without those about reading them."""
-    status, answer, _ = target.ask("/metrics")
+    """Return the series that the hostile key may read, but for those about reading them."""
+    status, answer, _ = target.ask("/metrics", key="hostile")
     found = re.findall(rb"^(lacuna_\S+) (\S+)$", answer, re.MULTILINE) if status == 200 else []
     return {name.decode(): float(value) for name, value in found if b"/metrics" not in name}
 
