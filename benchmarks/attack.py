@@ -58,7 +58,7 @@ ATTACKS = (
     *_attacks(3, by_question.large_choices, by_question.large_scores),
     *_attacks(3, by_question.large_blanks, by_question.large_texts, by_question.queued_choices),
     *_attacks(4, by_question.guess_without_keys),
-    *_attacks(4, by_question.guess_with_one_key, by_question.guess_by_metrics, keys=True),
+    *_attacks(4, by_question.guess_with_one_key, keys=True),
     *_attacks(5, by_question.starve, keys=True),
     *_attacks(6, by_file.reload_anonymously),
     *_attacks(6, by_file.reload_without_right, by_file.hostile_directories, keys=True),

@@ -25,7 +25,7 @@ LEFT_MIB = 128
 # Marks may cost so many times the CPU of plain characters of the same size, which are as rare.
 MARKS_FACTOR, MARKS_SECONDS = 3, 0.2
 # Digits guessed, and the fewest right guesses that are no luck: 24 blind ones reach 12 once in a
-# million times, and hundreds of figures are tried.
+# million times, and dozens of figures are tried.
 TRIALS, LUCKY = 24, 12
 RACE_SECONDS, HOSTILE_CONNECTIONS = 60, 8
 
@@ -187,11 +187,6 @@ def guess_without_keys(target: Target) -> None:
     _guess(target, ("", None), ("", None))
 
 
-def guess_by_metrics(target: Target) -> None:
-    """The same for the text of another key, by the series of /metrics, if they may be read."""
-    _guess(target, ("honest", None), ("hostile", None), _series)
-
-
 def guess_with_one_key(target: Target) -> None:
     """Guess digits that another user of the same key typed."""
     status, _, _ = target.ask("/predict", {"text": "a", "user": "victim"}, "honest")
@@ -202,16 +197,8 @@ def guess_with_one_key(target: Target) -> None:
 Person = tuple[str, str | None]  # key and user
 
 
-def _guess(
-    target: Target,
-    victim: Person,
-    attacker: Person,
-    read: Callable[[Target], dict[str, float]] = lambda _: {},
-) -> None:
-    """Let the victim type a digit, and the attacker try all ten: each figure picks one of them.
-
-    *read* returns figures that grow from one question to the next.
-    """
+def _guess(target: Target, victim: Person, attacker: Person) -> None:
+    """Let the victim type a digit, and the attacker try all ten: each figure picks one of them."""
     hits: Counter[str] = Counter()
     luck = random.Random(4)  # noqa: S311 - repeatable
     ways: dict[str, Callable[[str, int], Question]] = {
@@ -227,10 +214,7 @@ def _guess(
         _ask_as(target, attacker, *make(stem, ""))  # type: ignore[arg-type]
         seen = {}
         for digit in luck.sample(range(10), 10):
-            before = read(target)
             seen[digit] = _ask_as(target, attacker, *make(stem, digit))
-            after = read(target)
-            seen[digit] |= {name: after[name] - before.get(name, 0) for name in after}
         for name in seen[secret]:
             for pick in (max, min):
                 best = pick(each[name] for each in seen.values())
@@ -259,13 +243,6 @@ def _ask_as(target: Target, person: Person, path: str, body: Body) -> dict[str, 
     for name, value in re.findall(r"(\w+);dur=([\d.]+)", headers.get("server-timing", "")):
         seen[f"Server-Timing {name}"] = float(value)
     return seen
-
-
-def _series(target: Target) -> dict[str, float]:
-    """Return the series that the hostile key may read, but for those about reading them."""
-    status, answer, _ = target.ask("/metrics", key="hostile")
-    found = re.findall(rb"^(lacuna_\S+) (\S+)$", answer, re.MULTILINE) if status == 200 else []
-    return {name.decode(): float(value) for name, value in found if b"/metrics" not in name}
 
 
 # 5: two tenants
