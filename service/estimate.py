@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, cast
 
-from model.queries import Choices, ClozeQuery, Limits, PredictQuery, Query, ScoreQuery
+from model.queries import Choices, ClozeQuery, Limits, PredictQuery, Query, ScoreQuery, usual_blanks
 from model.text import normalise
 
 # Microseconds.
@@ -38,9 +38,6 @@ STRETCH, STRETCH_BYTES, STATES = 192, 14_000, 0.25
 
 _NOT_LATIN = re.compile("[^a-z ]+")
 NOT_ASCII = re.compile("[^\0-\x7f]+")
-# One pattern per marker: each then searches for its first characters, 40 times faster than one
-# alternation over a long text.
-_MARKERS = tuple(map(re.compile, ("[_＿]{2,}", r"\[MASK\]", "<mask>", "<blank>", r"\{blank\}")))
 
 
 class Work(NamedTuple):
@@ -183,8 +180,8 @@ def _cloze(
     """
     text = normalise(query.text)
     if not marker:
-        starts = [match.start() for each in _MARKERS for match in each.finditer(text)]
-        first, count = min(starts, default=0), len(starts)
+        places = usual_blanks(text)
+        first, count = places[0][0] if places else 0, len(places)
     else:
         first, count = text.find(marker), text.count(marker)
     if not 1 <= count <= limits.blanks:
