@@ -82,13 +82,7 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
     )
     # The last one is the outermost. CORS answers preflights, and lets pages read errors too.
     app.add_middleware(JSONRoutesMiddleware, routes=app.routes)
-    app.add_middleware(
-        AuthMiddleware,
-        keys=keys,
-        host=settings.host,
-        allowed=settings.allowed_hosts,
-        metrics_port=settings.metrics_port,
-    )
+    app.add_middleware(AuthMiddleware, keys=keys, settings=settings)
     app.add_middleware(RequestMetricsMiddleware, metrics=metrics)
     if settings.allowed_origins:
         app.add_middleware(

@@ -22,7 +22,7 @@ from service.auth import Client, KeyRing
 from service.errors import CLIENT_CLOSED, Problem, as_problem, problem_response
 from service.logs import REQUESTS, format_exception
 from service.metrics import ROUTES, UNMATCHED, Metrics
-from service.settings import is_address, is_loopback
+from service.settings import Settings, is_address, is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -207,25 +207,17 @@ class AuthMiddleware:
     - If there are keys, all but `OPEN_ROUTES` need one, and `METRICS` one with the right to it:
       counts of cached tokens can show what others typed.
     - Paths under `ADMIN` need a key with ``admin = true``, always.
-    - A *metrics_port* answers `METRICS` and nothing else, without keys; the other port has no such
-      path then.
-
-    *host* is the address that the service is bound to, *allowed* hosts have no ports (``*``: any).
+    - A port for metrics answers `METRICS` and nothing else, without keys; the other port has no
+      such path then.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        keys: KeyRing,
-        host: str,
-        allowed: Sequence[str] = (),
-        metrics_port: int | None = None,
-    ) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyRing, settings: Settings) -> None:
         self._app = app
-        self._metrics_port = metrics_port
-        self._open = OPEN_ROUTES if metrics_port is None else OPEN_ROUTES | {METRICS}
+        self._metrics_port = port = settings.metrics_port
+        self._open = OPEN_ROUTES if port is None else OPEN_ROUTES | {METRICS}
         self._keys = keys
-        self._checks_host = bool(is_loopback(host) or allowed) and "*" not in allowed
+        allowed = settings.allowed_hosts
+        self._checks_host = bool(is_loopback(settings.host) or allowed) and "*" not in allowed
         self._known = {"localhost", "127.0.0.1", *map(str.lower, allowed)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -15,6 +15,7 @@ from service.auth import KeyRing
 from service.errors import Problem
 from service.metrics import ROUTES
 from service.middleware import AuthMiddleware, RequestContext
+from service.settings import Settings
 from tests.service.client import ask, get, key_entry
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -56,7 +57,8 @@ def pass_through(
     async def answer(*_: Any) -> None:
         """Do nothing."""
 
-    middleware = AuthMiddleware(answer, keys or KeyRing(), host, allowed)
+    settings = Settings(host=host, allowed_hosts=allowed)
+    middleware = AuthMiddleware(answer, keys or KeyRing(), settings)
     encoded = [(key.encode(), value.encode()) for key, value in {"host": name, **headers}.items()]
     scope = {"type": "http", "path": path, "headers": encoded}
     context = RequestContext.begin(scope)
