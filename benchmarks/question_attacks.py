@@ -251,7 +251,7 @@ def _ask_as(target: Target, person: Person, path: str, body: Body) -> dict[str, 
 def starve(target: Target) -> None:
     """Ask costly questions without end, while another key presses a key a second."""
     # Whole ones of the other kinds end a service without bounds, as attacks of their own show.
-    first = {open_blanks: 1.0, long_texts: 1.0, long_scores: 0.125, long_choices: 0.05}
+    first = {open_blanks: 1.0, long_texts: 1.0, long_scores: 0.125}
     kinds: list[Callable[[], Question]] = []
     worst = 0.0
     for make, whole in first.items():
