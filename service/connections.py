@@ -201,6 +201,18 @@ class Connection(HttpToolsProtocol):
         self._idle_since = time.monotonic()
         self._all.move_to_end(self)
         super().on_response_complete()
+        if self.flow.write_paused:
+            self.flow.pause_reading()
+
+    def pause_writing(self) -> None:
+        """Read no further from a client that does not read, unless a request asks for its body."""
+        super().pause_writing()
+        self.flow.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Read on."""
+        super().resume_writing()
+        self.flow.resume_reading()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what cannot be a request, and close."""

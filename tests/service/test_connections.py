@@ -140,6 +140,21 @@ def test_a_body_is_dropped_when_it_is_answered(server: Server) -> None:
     assert not connection.cycle.body
 
 
+def test_clients_that_do_not_read_are_not_read(server: Server) -> None:
+    """A body that no request asks for stays with its client until that has read the answers."""
+    connection, _ = server.connect()
+    connection.data_received(b"GET / HTTP/1.1\r\n\r\n")
+    connection.pause_writing()
+    assert connection.flow.read_paused
+    connection.resume_writing()
+    server.run()
+    connection.pause_writing()
+    connection.on_response_complete()
+    assert connection.flow.read_paused
+    connection.resume_writing()
+    assert not connection.flow.read_paused
+
+
 def test_the_connection_answered_longest_ago_makes_room(server: Server) -> None:
     """A connection that is answered moves behind those that wait."""
     all_of_them = [server.connect() for _ in range(8)]
