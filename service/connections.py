@@ -1,8 +1,7 @@
 """Bound what connections cost before, between and after their requests.
 
-uvicorn alone parses every pipelined request that it has read, keeps a head of any length, waits for
-clients that do not read, and accepts connections until no descriptor is left. Figures:
-docs/decisions/0013-connections.md.
+uvicorn alone parses all that it has read, keeps heads of any length, waits for clients that do not
+read, and accepts connections until no descriptor is left (docs/decisions/0013-connections.md).
 """
 
 import asyncio
