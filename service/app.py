@@ -21,7 +21,6 @@ from service.admission import Admission
 from service.auth import KeyRing
 from service.engine import Engine
 from service.errors import PROBLEM_TYPE
-from service.estimate import Estimator
 from service.metrics import Metrics
 from service.middleware import AuthMiddleware, RequestMetricsMiddleware
 from service.model_loader import LoadedModel, Reloader
@@ -69,7 +68,6 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
         stall_seconds=settings.stall_seconds,
         on_loaded=on_loaded,
     )
-    estimator = Estimator(settings.limits, settings.prefix_cache_mib << 20)
     reloader = Reloader(partial(load, metrics.called), engine, metrics, settings.load_seconds)
     metrics.watch(engine, keys)
     app = FastAPI(
@@ -92,9 +90,7 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
             allow_headers=_SENT_HEADERS,
             expose_headers=("Retry-After", "Server-Timing", "X-Request-Id"),
         )
-    app.state.lacuna = routes.AppState(
-        settings, engine, estimator, reloader, metrics, BodyReader(settings)
-    )
+    app.state.lacuna = routes.AppState(settings, engine, reloader, metrics, BodyReader(settings))
     app.state.keys = keys
     app.openapi = lambda: _document(settings.metrics_port is None)  # type: ignore[method-assign]
     return app

@@ -54,23 +54,20 @@ class Estimator:
     """Estimates queries, and remembers which beginnings and histories are probably cached.
 
     The prefix cache has *cache_bytes*, and evicts the least recently used, whoever sent it.
-    A text over one of the *limits* is next to no work: the engine refuses it at once.
+    A text over one of the *limits* is next to no work: the engine refuses it at once. *rare* is of
+    `rare_characters`.
     """
 
-    def __init__(self, limits: Limits, cache_bytes: int) -> None:
+    def __init__(self, limits: Limits, cache_bytes: int, rare: re.Pattern[str] = NOT_ASCII) -> None:
         self._limits = limits
+        self._rare = rare
         self._cache_bytes = cache_bytes * STATES
         self._written = 0  # bytes that the cache took, from the start
         self._known: dict[int, int] = {}  # by hash: `_written` when it came last
 
-    def estimate(
-        self, queries: Sequence[Query], cache_salt: str = "", rare: re.Pattern[str] = NOT_ASCII
-    ) -> list[Work]:
-        """Estimate the texts of one request, which differ in nothing else.
-
-        *rare* is of `rare_characters`.
-        """
-        first, limits = queries[0], self._limits
+    def estimate(self, queries: Sequence[Query], cache_salt: str = "") -> list[Work]:
+        """Estimate the texts of one request, which differ in nothing else."""
+        first, limits, rare = queries[0], self._limits, self._rare
         new_history, history, lists, marker = 0, 0, list[int](), ""
         if not isinstance(first, ScoreQuery):
             history = len(first.history) // KNOWN_HISTORY
@@ -93,7 +90,7 @@ class Estimator:
             if len(query.text) > limits.characters:
                 works.append(_REFUSED)
             elif isinstance(query, PredictQuery):
-                works.append(self._predict(query, history, cache_salt, rare))
+                works.append(self._predict(query, history, cache_salt))
             elif isinstance(query, ClozeQuery):
                 works.append(_cloze(query, marker, history, lists, limits, rare))
             else:
@@ -134,12 +131,10 @@ class Estimator:
                 return length
         return 0
 
-    def _predict(
-        self, query: PredictQuery, fixed: int, cache_salt: str, rare: re.Pattern[str]
-    ) -> Work:
+    def _predict(self, query: PredictQuery, fixed: int, cache_salt: str) -> Work:
         new = query.text[self._known_length(query.text, cache_salt) :]
         fixed += PREDICT + CANDIDATE * query.top_k
-        return _work(fixed, TOKEN * count_tokens(new, rare), TOKEN * ROUND_TOKENS)
+        return _work(fixed, TOKEN * count_tokens(new, self._rare), TOKEN * ROUND_TOKENS)
 
 
 def rare_characters(surfaces: Iterable[str]) -> re.Pattern[str]:

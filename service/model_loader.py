@@ -9,7 +9,6 @@ import gc
 import importlib.util
 import logging
 import os
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from model.errors import CheckpointError, LacunaError
 from service.engine import Engine, NotReady
 from service.errors import Problem
-from service.estimate import NOT_ASCII, rare_characters
+from service.estimate import Estimator, rare_characters
 from service.logs import foreign_lines_logged, format_exception
 from service.metrics import Metrics
 from service.settings import Settings
@@ -53,7 +52,7 @@ class LoadedModel:
     predictor: "Predictor"
     new_scheduler: Callable[[], "Scheduler"]
     description: dict[str, Any]  # the answer of GET /model, without the limits
-    rare: re.Pattern[str] = NOT_ASCII  # of `rare_characters`
+    estimator: Estimator  # its own: what the checkpoint before had cached says nothing
 
     @property
     def identity(self) -> dict[str, str]:
@@ -79,9 +78,8 @@ def _load(settings: Settings, on_call: Callable[[str, int, int], None]) -> Loade
     from model.queries import ClozeQuery, PredictQuery, ScoreQuery
 
     checkpoint, runtime = _open(settings)
-    predictor = Predictor(
-        checkpoint, runtime, settings.limits, cache_bytes=settings.prefix_cache_mib << 20
-    )
+    cache_bytes = settings.prefix_cache_mib << 20
+    predictor = Predictor(checkpoint, runtime, settings.limits, cache_bytes)
     kinds = {"predict": PredictQuery, "cloze": ClozeQuery, "score": ScoreQuery}
     predictor.run([kinds[capability](_WARM_UP) for capability in checkpoint.capabilities])
     freeze_heap()
@@ -96,7 +94,8 @@ def _load(settings: Settings, on_call: Callable[[str, int, int], None]) -> Loade
         "scores": checkpoint.scores,
     }
     rare = rare_characters(checkpoint.tokenizer.surfaces)
-    return LoadedModel(predictor, lambda: Scheduler(runtime, on_call), description, rare)
+    estimator = Estimator(settings.limits, cache_bytes, rare)
+    return LoadedModel(predictor, lambda: Scheduler(runtime, on_call), description, estimator)
 
 
 def freeze_heap() -> None:

@@ -18,7 +18,6 @@ from model.queries import PredictResult, Usage
 from service.admission import TooManyRequests
 from service.engine import Engine, ItemError, NotReady
 from service.errors import TITLES, Problem, unprocessable
-from service.estimate import Estimator
 from service.jobs import Job
 from service.metrics import Metrics
 from service.middleware import RequestContext
@@ -53,7 +52,6 @@ class AppState:
 
     settings: Settings
     engine: Engine
-    estimator: Estimator
     reloader: Reloader
     metrics: Metrics
     bodies: BodyReader
@@ -163,9 +161,9 @@ async def _ask(request: Request, body: ScoreRequest, form: type[A]) -> A:
         raise unprocessable(excess)
     queries = [body.query(text) for text in body.texts]
     cache_salt = client.cache_salt(body.user)
-    if engine.loaded is None:
+    if (loaded := engine.loaded) is None:
         raise NotReady("the checkpoint is still loading")
-    works = state.estimator.estimate(queries, cache_salt, engine.loaded.rare)
+    works = loaded.estimator.estimate(queries, cache_salt)
     work_seconds = sum([work.total for work in works]) / 1e6
     if work_seconds > settings.max_work_seconds:
         least = f"is about {work_seconds:.1f} s of work; at most {settings.max_work_seconds:g} s"
@@ -187,7 +185,7 @@ async def _ask(request: Request, body: ScoreRequest, form: type[A]) -> A:
         raise unprocessable(FieldError(pointer, error.cause.message)) from error
     finally:  # also after the deadline: long waits matter most
         context.timing = job.queue_seconds, job.inference_seconds
-    state.estimator.remember(queries, cache_salt)
+    loaded.estimator.remember(queries, cache_salt)
     tokens = cached_tokens = 0
     for result in results:
         tokens += result.usage.tokens

@@ -30,6 +30,7 @@ from model.queries import (
     Usage,
     fit_choices,
 )
+from service.estimate import Estimator
 from service.model_loader import LoadedModel
 
 DESCRIPTION = {
@@ -82,7 +83,8 @@ class FakeModel:
         self.loads += 1
         description = DESCRIPTION | {"version": str(self.loads), "digest": f"{self.loads:064}"}
         new_scheduler = lambda: FakeScheduler(self, on_call)  # noqa: E731
-        return LoadedModel(cast("Any", self), cast("Any", new_scheduler), description)
+        estimator = Estimator(self.limits, 64 << 20)
+        return LoadedModel(cast("Any", self), cast("Any", new_scheduler), description, estimator)
 
     def end(self) -> None:
         """Release every text."""

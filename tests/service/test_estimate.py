@@ -20,7 +20,7 @@ RARE = rare_characters(TOKENIZER.surfaces)
 
 def work_of(query: Any) -> Work:
     """Return the work of a query that comes alone."""
-    (work,) = Estimator(LIMITS, CACHE_BYTES).estimate([query], "", RARE)
+    (work,) = Estimator(LIMITS, CACHE_BYTES, RARE).estimate([query])
     return work
 
 

@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from model.errors import CheckpointError
+from model.queries import PredictQuery
 from service.model_loader import load, network_threads
 from service.settings import Settings
 from tests.fixtures_checkpoint import build_tiny_checkpoint
@@ -101,6 +102,17 @@ def test_a_checkpoint_larger_than_the_memory_for_it_is_refused(tmp_path: Path) -
     settings = Settings(device="cpu", checkpoint=directory, max_checkpoint_mib=2)
     with pytest.raises(CheckpointError, match="more than 2097152 bytes of files; choose a smaller"):
         load(settings, lambda *_: None)
+
+
+def test_a_loaded_checkpoint_expects_nothing_in_its_cache(tiny_checkpoint: Path) -> None:
+    """A text costs as much after a reload as at first, although it was answered before."""
+    settings = Settings(device="cpu", checkpoint=tiny_checkpoint)
+    before, after = (load(settings, lambda *_: None).estimator for _ in range(2))
+    queries = [PredictQuery("a" * 640)]
+    cold = before.estimate(queries)
+    before.remember(queries, "")
+    assert before.estimate(queries) < cold
+    assert after.estimate(queries) == cold
 
 
 def test_a_stacked_network_is_served_for_blanks_alone(tmp_path: Path) -> None:
