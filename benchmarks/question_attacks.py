@@ -20,8 +20,8 @@ from typing import Any
 from benchmarks.open_loop import percentile
 from benchmarks.target import FellError, Target
 
-# Memory that questions may leave behind; the cache may be filled.
-LEFT_MIB = 128
+# Memory that questions may leave behind: a full cache, and what the allocator keeps.
+LEFT_MIB = 160
 # Marks may cost so many times the CPU of plain characters of the same size, which are as rare.
 MARKS_FACTOR, MARKS_SECONDS = 3, 0.2
 # Digits guessed, and the fewest right guesses that are no luck: 24 blind ones reach 12 once in a
