@@ -23,6 +23,9 @@ MAX_PIPELINE = 16
 MAX_FIELDS = 128
 # Bytes of the bodies of requests that wait. uvicorn goes on reading after each answer.
 MAX_WAITING_BYTES = 16 << 10
+# Parts of a body, of fewer bytes than these, that a request may have: each costs as much as a large
+# one.
+MAX_SMALL_PARTS, SMALL_PART_BYTES = 1000, 64
 # Bytes of a head, or of trailers, beyond the read in which they begin.
 MAX_HEAD_BYTES = 32 << 10
 # Seconds in which a head must be complete.
@@ -105,6 +108,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(**given)
         self._all = connections
         self._running: RequestResponseCycle | None = None  # the last one begun; `cycle` may wait
+        self._small_parts = 0  # of the body that is being read
         self._unfinished = 0  # bytes read since the last complete head, part of a body or request
         self._began = 0.0  # when the first of them came
         self._idle_since = self._taken_at = time.monotonic()
@@ -160,15 +164,21 @@ class Connection(HttpToolsProtocol):
             self._began = time.monotonic()
         self._unfinished += len(data)
         super().data_received(data)
-        if self._unfinished > MAX_HEAD_BYTES or len(self.headers or ()) > MAX_FIELDS:
+        if self._unfinished > MAX_HEAD_BYTES:
             self.send_400_response("The head of the request is too long.")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field, unless there are too many."""
+        super().on_header(name, value)
+        # An exception stops the parser, and `data_received` calls `send_400_response`.
+        if len(self.headers) > MAX_FIELDS:
+            raise ValueError("too many fields")
 
     def on_headers_complete(self) -> None:
         """Begin a request, unless too many wait."""
-        self._unfinished = 0
-        # An exception stops the parser, and `data_received` calls `send_400_response`.
-        if len(self.headers) > MAX_FIELDS or (self.pipeline and self._pipeline_is_full):
-            raise ValueError("too many fields, or too many requests wait")
+        self._unfinished = self._small_parts = 0
+        if self.pipeline and self._pipeline_is_full:
+            raise ValueError("too many requests wait")
         # To change protocols, httptools skips the body and then reads it as the next request.
         upgrades = self.parser.should_upgrade()
         if upgrades and _OF_BODIES.intersection(name for name, _ in self.headers):
@@ -178,8 +188,11 @@ class Connection(HttpToolsProtocol):
         self.headers = []  # of the request: trailers, which are no headers, come later
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of a body, unless too much waits."""
+        """Take a part of a body, unless too much waits or there are too many parts."""
         self._unfinished = 0
+        self._small_parts += len(body) < SMALL_PART_BYTES
+        if self._small_parts > MAX_SMALL_PARTS:
+            raise ValueError("too many small parts")
         super().on_body(body)
         if self.pipeline and sum(len(each.body) for each, _ in self.pipeline) > MAX_WAITING_BYTES:
             raise ValueError("too long bodies wait")
