@@ -76,8 +76,8 @@ def config(**changes: Any) -> Harm:
 
     def harm(directory: Path) -> None:
         values = json.loads((directory / "config.json").read_text())
-        network = values["network"] | changes.pop("network", {})
-        put(directory, "config.json", json.dumps(values | {"network": network} | changes))
+        network = values["network"] | changes.get("network", {})
+        put(directory, "config.json", json.dumps(values | changes | {"network": network}))
 
     return harm
 
