@@ -19,7 +19,7 @@ LIVE_BYTES = 224 << 20
 # Microseconds that a round of several tenants should take.
 ROUND_WORK = 120_000
 # One of several tenants may hold so many times as many texts and bytes as are free.
-SHARE = 3
+LIVE_SHARE = 3
 
 
 @dataclass(slots=True, eq=False)
@@ -127,8 +127,8 @@ class Lines:
         if free < 0 or free_bytes < 0:
             return False
         return not (shared and line.live) or (
-            line.live + 1 <= SHARE * free
-            and line.live_bytes + task.peak_bytes <= SHARE * free_bytes
+            line.live + 1 <= LIVE_SHARE * free
+            and line.live_bytes + task.peak_bytes <= LIVE_SHARE * free_bytes
             and line.round_work + task.work.in_round <= free_work
         )
 

@@ -8,7 +8,7 @@ import ctypes
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from fastapi.routing import APIRoute
@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.admission import TooManyRequests
 from service.errors import Problem, unprocessable
+from service.middleware import RequestContext
 from service.schemas import UNION_TAGS, FieldError, ScoreRequest
 from service.settings import Settings
 
@@ -76,7 +77,7 @@ class BodyReader:
             TooManyRequests: other bodies need the memory.
             starlette.requests.ClientDisconnect: the client hung up while sending.
         """
-        _check_media_type(request)
+        _check_media_type(RequestContext.of(request.scope).headers)
         body = bytearray()
         received = counted = 0
         refusal: Problem | TooManyRequests | None = None
@@ -127,14 +128,16 @@ class BodyReader:
             _malloc_trim(0)
 
 
-def _check_media_type(request: Request) -> None:
+def _check_media_type(headers: Mapping[bytes, bytes]) -> None:
     """Refuse anything but JSON in UTF-8, uncompressed."""
-    media_type, _, parameters = request.headers.get("content-type", "").lower().partition(";")
-    if media_type.strip() != "application/json":
-        raise Problem(415, "the body must be application/json; set the Content-Type header")
-    if "charset" in parameters and not re.search("utf-?8", parameters):
-        raise Problem(415, "JSON is UTF-8; drop the charset or set it to utf-8")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
+    given = headers.get(b"content-type", b"")
+    if given != b"application/json":  # as most clients write it
+        media_type, _, parameters = given.decode("latin-1").lower().partition(";")
+        if media_type.strip() != "application/json":
+            raise Problem(415, "the body must be application/json; set the Content-Type header")
+        if "charset" in parameters and not re.search("utf-?8", parameters):
+            raise Problem(415, "JSON is UTF-8; drop the charset or set it to utf-8")
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise Problem(415, "compressed bodies are not read; send the body as it is")
 
 

@@ -201,24 +201,27 @@ async def _ask(request: Request, body: ScoreRequest, form: type[A]) -> A:
 
 async def _wait(request: Request, state: AppState, job: Job, left: float) -> list[Any]:
     """Return the job's results. Drop the job *left* seconds later, or if the client hangs up."""
+    unwatched_seconds = min(UNWATCHED_SECONDS, left)
 
     async def watch() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
+        seconds = state.settings.deadline_seconds
+        late = f"not answered within {seconds:g} s; send less at once, or later"
+        reason: Exception = ClientDisconnect()
+        try:
+            async with asyncio.timeout(left - unwatched_seconds):
+                while (await request.receive())["type"] != "http.disconnect":
+                    pass
+        except TimeoutError:
+            reason = Problem(504, late)
         if not job.future.done():
-            job.future.set_exception(ClientDisconnect())
+            job.future.set_exception(reason)
 
     watchers: list[asyncio.Future[None]] = []
     timer = asyncio.get_running_loop().call_later(
-        UNWATCHED_SECONDS, lambda: watchers.append(asyncio.ensure_future(watch()))
+        unwatched_seconds, lambda: watchers.append(asyncio.ensure_future(watch()))
     )
     try:
-        async with asyncio.timeout(left):
-            return await job.future
-    except TimeoutError:
-        seconds = state.settings.deadline_seconds
-        detail = f"not answered within {seconds:g} s; send less at once, or later"
-        raise Problem(504, detail) from None
+        return await job.future
     finally:
         timer.cancel()
         for watcher in watchers:
