@@ -1,5 +1,6 @@
 """Tests of service/requests.py: what the kinds in ``bad_inputs.py`` do not show."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -7,10 +8,14 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.requests import Request
 
+from service import requests
 from service.errors import Problem
-from service.requests import MAX_ERRORS, parse
+from service.middleware import RequestContext
+from service.requests import FREE_BODY_BYTES, MAX_ERRORS, BodyReader, parse
 from service.schemas import ClozeRequest
+from service.settings import Settings
 from tests.service.client import ask
 
 _JSON = st.recursive(
@@ -63,3 +68,50 @@ def test_media_type_and_length_are_checked(content_type: str) -> None:
         ]
 
     assert ask(question, max_body_bytes=len(body)) == [200, 413]
+
+
+def complete(body: bytes) -> Request:
+    """Return a request whose body has arrived."""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "path": "/predict", "headers": headers}
+    RequestContext.begin(scope)
+    return Request(scope, receive)
+
+
+@pytest.mark.parametrize(("length", "together"), [(FREE_BODY_BYTES, 8), (FREE_BODY_BYTES + 1, 1)])
+def test_long_bodies_take_turns(length: int, together: int) -> None:
+    """Between two long bodies the event loop serves others; short ones need not wait."""
+    turn, done = 0, []
+
+    async def count_turns() -> None:
+        nonlocal turn
+        while len(done) < 8:
+            turn += 1
+            await asyncio.sleep(0)
+
+    async def read(bodies: BodyReader) -> None:
+        await bodies.read(complete(length * b" "))
+        done.append(turn)
+
+    async def run() -> None:
+        bodies = BodyReader(Settings())
+        await asyncio.gather(count_turns(), *(read(bodies) for _ in range(8)))
+
+    asyncio.run(run())
+    assert max(map(done.count, done)) == together
+
+
+def test_memory_of_long_bodies_is_returned_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trim follows long bodies, and only these."""
+    trims: list[int] = []
+    monkeypatch.setattr(requests, "_malloc_trim", trims.append)
+    bodies = BodyReader(Settings())
+    for length, trimmed in ((FREE_BODY_BYTES, 0), (FREE_BODY_BYTES + 1, 1)):
+        asyncio.run(bodies.read(complete(length * b" ")))
+        bodies.trim()
+        bodies.trim()
+        assert len(trims) == trimmed
