@@ -4,8 +4,9 @@
 as they are, but for fields that are marked as internal.
 """
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, cast
 
@@ -16,18 +17,31 @@ from model.text import normalise
 
 # Strings, offered for every blank, or one list of strings per blank.
 Choices = Sequence[str] | Sequence[Sequence[str]]
+# Code points of a word of a lexicon, or of a blocked one, and the highest weight.
+MAX_WORD, MAX_WEIGHT = 64, 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class LexiconEntry:
+    """A word of the writer's own, as it is to be written; those of more *weight* are preferred."""
+
+    word: str
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class PredictQuery:
     """Predict the continuation of *text*, by *top_k* candidates; empty text starts a text.
 
-    Words of *history*, which is earlier text of the same writer, become more probable.
+    Words of *history*, which is earlier text of the same writer, become more probable, and so do
+    those of *lexicon*. Words of *block* are never candidates.
     """
 
     text: str
     top_k: int = 5
     history: str = ""
+    lexicon: tuple[LexiconEntry, ...] = ()
+    block: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +49,8 @@ class ClozeQuery:
     """Fill the blanks of *text*: *top_k* candidates for each, or all *choices* if there are any.
 
     *blank* is a marker of a blank, literally; None means the usual ones
-    (:func:`usual_blanks`). *history* is as for :class:`PredictQuery`.
+    (:func:`usual_blanks`). The best *fillings* of all blanks together are listed if they are more
+    than 1. The other fields are as for :class:`PredictQuery`.
     """
 
     text: str
@@ -43,13 +58,21 @@ class ClozeQuery:
     blank: str | None = None
     choices: Choices | None = None
     history: str = ""
+    lexicon: tuple[LexiconEntry, ...] = ()
+    block: tuple[str, ...] = ()
+    fillings: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreQuery:
-    """Compute the probability of *text* after the start of a text."""
+    """Compute the probability of *text* after *context*, or after the start of a text.
+
+    With *details*, list the probability of each token.
+    """
 
     text: str
+    context: str = ""
+    details: bool = False
 
 
 Query = PredictQuery | ClozeQuery | ScoreQuery
@@ -58,6 +81,8 @@ Query = PredictQuery | ClozeQuery | ScoreQuery
 _MARKERS = tuple(map(re.compile, ("[_＿]{2,}", r"\[MASK\]", "<mask>", "<blank>", r"\{blank\}")))
 # pydantic writes fields with this mark into no JSON.
 _INTERNAL = Field(exclude=True)
+# And fields with this one only if they have a value.
+_IF_GIVEN = Field(exclude_if=lambda value: value is None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +101,13 @@ class Candidate:
         word: the whole word, including the part that the text already has.
         append: the continuation of the text; never empty, never ends in a space.
         probability: of *append*; the candidates of a query sum to at most 1.
+        ended: the word is complete, so a space or a punctuation mark may follow.
     """
 
     word: str
     append: str
     probability: float
+    ended: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,23 +143,48 @@ class Blank:
 
 
 @dataclass(frozen=True, slots=True)
+class JointFilling:
+    """A word for every blank, the text with them, and the probability of all together."""
+
+    filled: str
+    words: tuple[str, ...]
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
 class ClozeResult:
-    """The text with every blank filled, and the candidates of each blank."""
+    """The text with every blank filled, and the candidates of each blank.
+
+    Attributes:
+        fillings: the best ones of all blanks together, best first; None unless several were asked.
+    """
 
     filled: str
     blanks: tuple[Blank, ...]
     usage: Annotated[Usage, _INTERNAL] = Usage(0)
+    fillings: Annotated[tuple[JointFilling, ...] | None, _IF_GIVEN] = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredToken:
+    """A token of a text: its place in the text as sent, in code points, and its probability."""
+
+    text: str
+    start: int
+    end: int
+    log_probability: float
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreResult:
-    """The probability of one text after the start of a text; its end is not included.
+    """The probability of one text after its context; the end of the text is not included.
 
     Attributes:
         log_probability: in nats.
         characters: code points, in form C.
         bits_per_character: negative log-probability in bits per code point: comparable between
             tokenizers.
+        details: every token of the text; None unless they were asked.
     """
 
     log_probability: float
@@ -140,6 +192,7 @@ class ScoreResult:
     tokens: int
     bits_per_character: float
     usage: Annotated[Usage, _INTERNAL] = Usage(0)
+    details: Annotated[tuple[ScoredToken, ...] | None, _IF_GIVEN] = None
 
 
 Result = PredictResult | ClozeResult | ScoreResult
@@ -149,7 +202,8 @@ Result = PredictResult | ClozeResult | ScoreResult
 class Limits:
     """Most code points, candidates, blanks and choices of a blank; the service sets them.
 
-    ``choice_characters`` are the code points of all choices of a blank.
+    ``choice_characters`` are the code points of all choices of a blank. ``lexicon`` are words of
+    a lexicon, and as many may be blocked.
     """
 
     characters: int = 10_000
@@ -158,6 +212,8 @@ class Limits:
     choices: int = 256
     choice_characters: int = 4_096
     history: int = 20_000
+    lexicon: int = 256
+    fillings: int = 16
 
 
 class RequestCheck:
@@ -166,6 +222,8 @@ class RequestCheck:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._history: str | None = None
+        self._lexicon: tuple[LexiconEntry, ...] = ()
+        self._block: tuple[str, ...] = ()
         self._choices: Choices | None = None
         self._lists: list[dict[str, str]] = []
 
@@ -181,16 +239,20 @@ class RequestCheck:
         limits = self._limits
         _check_text("/text", query.text, limits.characters)
         if isinstance(query, ScoreQuery):
+            _check_text("/context", query.context, limits.characters)
             if not query.text:
                 raise QueryError("/text", "is empty; send at least 1 character to score")
             return None
         if query.history is not self._history:
             _check_text("/history", query.history, limits.history)
             self._history = query.history
+        self._check_words(query)
         choices = query.choices if isinstance(query, ClozeQuery) else None
         # All choices are returned, whatever top_k says.
         if choices is None and not 1 <= query.top_k <= limits.top_k:
             raise QueryError("/top_k", f"must be a whole number from 1 to {limits.top_k}")
+        if isinstance(query, ClozeQuery) and not 1 <= query.fillings <= limits.fillings:
+            raise QueryError("/fillings", f"must be a whole number from 1 to {limits.fillings}")
         if isinstance(query, ClozeQuery) and query.blank is not None:
             _check_text("/blank", query.blank, limits.characters)
             if not query.blank.strip():
@@ -201,6 +263,29 @@ class RequestCheck:
             self._lists = _read_choices(choices, limits)
             self._choices = choices
         return self._lists
+
+    def _check_words(self, query: PredictQuery | ClozeQuery) -> None:
+        """Check lexicon and blocked words. A word may be in both: then it is blocked."""
+        limit = self._limits.lexicon
+        if query.lexicon is not self._lexicon:
+            _check_count("/lexicon", len(query.lexicon), limit)
+            words = [(f"/lexicon/{n}/word", each.word) for n, each in enumerate(query.lexicon)]
+            _check_distinct(words)
+            for n, each in enumerate(query.lexicon):
+                if not (math.isfinite(each.weight) and 0 < each.weight <= MAX_WEIGHT):
+                    raise QueryError(
+                        f"/lexicon/{n}/weight", f"must be above 0 and at most {MAX_WEIGHT}"
+                    )
+            self._lexicon = query.lexicon
+        if query.block is not self._block:
+            _check_count("/block", len(query.block), limit)
+            _check_distinct((f"/block/{n}", word) for n, word in enumerate(query.block))
+            self._block = query.block
+
+
+def clean_word(word: str) -> str:
+    """Return a word of a lexicon, a blocked word or a choice as it is compared and read."""
+    return normalise(word).strip()
 
 
 def usual_blanks(text: str) -> list[tuple[int, int]]:
@@ -239,6 +324,31 @@ def _check_text(field: str, text: str, limit: int) -> None:
         ) from None
 
 
+def _check_count(field: str, count: int, limit: int) -> None:
+    if count > limit:
+        raise QueryError(field, f"has {count} words; send at most {limit}")
+
+
+def _check_distinct(words: Iterable[tuple[str, str]]) -> None:
+    """Check words, each with its pointer."""
+    found: dict[str, int] = {}
+    for number, (pointer, word) in enumerate(words):
+        _check_text(pointer, word, MAX_WORD)
+        clean = _check_line(pointer, word)
+        if found.setdefault(clean, number) != number:
+            raise QueryError(pointer, f"repeats word {found[clean]}; send each word once")
+
+
+def _check_line(pointer: str, word: str) -> str:
+    """Return *word* without outer spaces, in form C."""
+    clean = clean_word(word)
+    if not clean:
+        raise QueryError(pointer, "is empty or only spaces; send at least 1 character")
+    if "\n" in clean:
+        raise QueryError(pointer, "has a line break; send one line")
+    return clean
+
+
 def _read_choices(choices: Choices, limits: Limits) -> list[dict[str, str]]:
     """Check the lists of choices; return each choice, in form C, with its original."""
     if all(isinstance(choice, str) for choice in choices):
@@ -259,11 +369,7 @@ def _read_list(field: str, choices: Sequence[str], limits: Limits) -> dict[str, 
     for index, choice in enumerate(choices):
         pointer = f"{field}/{index}"
         _check_text(pointer, choice, limits.characters)
-        clean = normalise(choice).strip()
-        if not clean:
-            raise QueryError(pointer, "is empty or only spaces; send at least 1 character")
-        if "\n" in clean:
-            raise QueryError(pointer, "has a line break; send a choice of one line")
+        clean = _check_line(pointer, choice)
         if clean in found:
             repeated = list(found).index(clean)
             raise QueryError(pointer, f"repeats choice {repeated}; send each choice once")

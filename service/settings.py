@@ -109,6 +109,8 @@ class Settings(BaseModel):
         4_096, ge=1, description="most code points of all choices for one blank"
     )
     max_history: int = Field(20_000, ge=0, description="longest history, in code points")
+    max_lexicon: int = Field(256, ge=0, description="most words of a lexicon, or blocked ones")
+    max_fillings: int = Field(16, ge=1, description="most fillings of all blanks together")
 
     # Not on the command line, where every user of the machine would see them.
     keys: Annotated[tuple[SecretStr, ...], BeforeValidator(_split)] = Field(
@@ -125,6 +127,8 @@ class Settings(BaseModel):
             choices=self.max_choices,
             choice_characters=self.max_choice_characters,
             history=self.max_history,
+            lexicon=self.max_lexicon,
+            fillings=self.max_fillings,
         )
 
 

@@ -13,6 +13,7 @@ from model.errors import QueryError
 from model.predictor import Predictor
 from model.queries import (
     ClozeQuery,
+    LexiconEntry,
     Limits,
     PredictQuery,
     PredictResult,
@@ -31,6 +32,11 @@ TOKENIZER = hand_tokenizer(("the ", "cat ", "cat", "我", "买"))
 def predictor(limits: Limits | None = None, **table: Any) -> Predictor:
     """Return a predictor on a table."""
     return table_predictor(TableRuntime(TOKENIZER, **table), limits=limits)
+
+
+def own(*words: str, weight: float = 1.0) -> tuple[LexiconEntry, ...]:
+    """Return a lexicon of some words with the same weight."""
+    return tuple(LexiconEntry(word, weight) for word in words)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +65,19 @@ def predictor(limits: Limits | None = None, **table: Any) -> Predictor:
         (ClozeQuery("____", choices=[["a"], ["b"]]), "/choices", "2 lists for 1 blanks"),
         (ClozeQuery("____", choices=[str(n) for n in range(257)]), "/choices", "257 choices"),
         (ClozeQuery("____", choices=["a" * 4_000, "b" * 97]), "/choices", "4097 code points"),
+        (PredictQuery("a", block=("b",) * 257), "/block", "257 words"),
+        (ClozeQuery("____", lexicon=own("b") * 257), "/lexicon", "257 words"),
+        (PredictQuery("a", lexicon=own("b", "c", " ")), "/lexicon/2/word", "only spaces"),
+        (PredictQuery("a", lexicon=own("é", "b", "e\u0301 ")), "/lexicon/2/word", "repeats word 0"),
+        (PredictQuery("a", lexicon=own("b" * 65)), "/lexicon/0/word", "65 code points"),
+        (PredictQuery("a", block=("a\nb",)), "/block/0", "line break"),
+        (PredictQuery("a", block=("b", "\ud800")), "/block/1", "surrogate"),
+        (PredictQuery("a", lexicon=own("b", weight=math.nan)), "/lexicon/0/weight", "above 0"),
+        (PredictQuery("a", lexicon=own("b", weight=0)), "/lexicon/0/weight", "above 0"),
+        (PredictQuery("a", lexicon=own("b", weight=1_001)), "/lexicon/0/weight", "at most 1000"),
+        (ClozeQuery("____", fillings=17), "/fillings", "1 to 16"),
+        (ScoreQuery("a", "b" * 10_001), "/context", "10001 code points"),
+        (ScoreQuery("a", "\ud800"), "/context", "surrogate"),
     ],
 )
 def test_bad_queries_are_refused_by_name(query: Query, field: str, words: str) -> None:
