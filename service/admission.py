@@ -236,8 +236,10 @@ def size_of(queries: Sequence[Query]) -> int:
     """Return the bytes of the strings of one request, whose queries share all but their texts."""
     first = queries[0]
     strings = [query.text for query in queries]
-    if not isinstance(first, ScoreQuery):
-        strings.append(first.history)
+    if isinstance(first, ScoreQuery):
+        strings.append(first.context)
+    else:
+        strings += [first.history, *first.block, *[each.word for each in first.lexicon]]
     if isinstance(first, ClozeQuery) and first.choices is not None:
         for choice in first.choices:
             strings += [choice] if isinstance(choice, str) else choice

@@ -1,6 +1,6 @@
 """Read a request's body: size (413, 429), media type (415), JSON (400) and fields (422).
 
-The model checks each text later (`model.queries.check_query`).
+The model checks each text later (`model.queries.RequestCheck`).
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -21,10 +22,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.admission import TooManyRequests
 from service.errors import Problem, unprocessable
 from service.middleware import RequestContext
-from service.schemas import UNION_TAGS, FieldError, ScoreRequest
+from service.schemas import UNION_TAGS, FieldError, Question
 from service.settings import Settings
 
-B = TypeVar("B", bound=ScoreRequest)
+B = TypeVar("B", bound=Question)
 
 # Every body may have so many bytes while it arrives. All bodies together may have so many more.
 FREE_BODY_BYTES = 16 << 10
@@ -38,12 +39,18 @@ _MESSAGES = {
     "string_unicode": "has a lone surrogate; send valid Unicode",
     "int_type": "must be a whole number",
     "list_type": "must be a list",
-    "greater_than_equal": "must be at least 1",
+    "bool_type": "must be true or false",
+    "float_type": "must be a number",
+    "finite_number": "must be a number",
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be above {gt:g}",
+    "less_than_equal": "must be at most {le:g}",
     "missing": "is required",
     "model_type": "must be a JSON object",
     "too_short": "is empty; it must hold at least one",
     "string_too_short": "is empty; it must hold at least one",
-    "string_too_long": "is too long; send at most 128 characters",
+    "too_long": "is too long; send at most {max_length}",
+    "string_too_long": "is too long; send at most {max_length} characters",
 }
 
 
@@ -163,18 +170,26 @@ def parse(body: bytes | bytearray, expected: type[B]) -> B:
             summary = FieldError("", f"has {count} fields that are unknown or wrong")
             raise unprocessable(summary) from None
         errors = error.errors(include_input=False, include_url=False)
-    raise unprocessable(*(_field_error(each["type"], each["loc"], each["msg"]) for each in errors))
+    raise unprocessable(*map(_field_error, errors))
 
 
-def _field_error(kind: str, location: Sequence[int | str], message: str) -> FieldError:
-    if kind == "extra_forbidden":
+def _field_error(error: ErrorDetails) -> FieldError:
+    location = error["loc"]
+    # pydantic adds the chosen member of a union to the location, after a field or its item.
+    steps = [
+        f"/{step}"
+        for index, step in enumerate(location)
+        if not 0 < index < 3 or step not in UNION_TAGS
+    ]
+    if error["type"] == "extra_forbidden":
         name = str(location[-1])
         if _FIELD_NAME.fullmatch(name):
-            return FieldError(f"/{name}", "is not a field of this request")
-        return FieldError("", f"has an unknown field; its name has {len(name)} characters")
-    # pydantic adds the chosen member of a union to the location.
-    steps = [step for index, step in enumerate(location) if index != 1 or step not in UNION_TAGS]
-    return FieldError("".join(f"/{step}" for step in steps), _MESSAGES.get(kind, message))
+            return FieldError("".join(steps), "is not a field of this request")
+        detail = f"has an unknown field; its name has {len(name)} characters"
+        return FieldError("".join(steps[:-1]), detail)
+    message = _MESSAGES.get(error["type"])
+    detail = message.format(**error.get("ctx", {})) if message else error["msg"]
+    return FieldError("".join(steps), detail)
 
 
 class JSONRoute(APIRoute):
@@ -186,7 +201,7 @@ class JSONRoute(APIRoute):
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
-        self._expected: type[ScoreRequest] = endpoint.__annotations__["body"]
+        self._expected: type[Question] = endpoint.__annotations__["body"]
         self.app = self.answer  # Starlette calls it instead of FastAPI's handler
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:

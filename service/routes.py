@@ -33,6 +33,7 @@ from service.schemas import (
     PredictAnswer,
     PredictRequest,
     ProblemDocument,
+    Question,
     ReloadAnswer,
     ScoreAnswer,
     ScoreRequest,
@@ -93,7 +94,7 @@ async def cloze(body: ClozeRequest, request: Request) -> ClozeAnswer:
 
 @asking.post("/score", operation_id="score")
 async def score(body: ScoreRequest, request: Request) -> ScoreAnswer:
-    """Compute how probable a text is after the start of a text; its end is not included."""
+    """Compute how probable a text is after its context; its end is not included."""
     return await _ask(request, body, ScoreAnswer)
 
 
@@ -146,7 +147,7 @@ async def metrics(request: Request) -> Response:
     return Response(content, media_type=CONTENT_TYPE_LATEST)
 
 
-async def _ask(request: Request, body: ScoreRequest, form: type[A]) -> A:
+async def _ask(request: Request, body: Question, form: type[A]) -> A:
     """Let the engine answer the texts of one request.
 
     Raises:
@@ -159,7 +160,7 @@ async def _ask(request: Request, body: ScoreRequest, form: type[A]) -> A:
     context.items = count = len(body.texts)
     if excess := body.excess(settings):
         raise unprocessable(excess)
-    queries = [body.query(text) for text in body.texts]
+    queries = body.queries()
     cache_salt = client.cache_salt(body.user)
     if (loaded := engine.loaded) is None:
         raise NotReady("the checkpoint is still loading")

@@ -1,20 +1,33 @@
 """The wire types: what routes take and return, and so what ``/openapi.json`` documents.
 
 Types are strict (``"5"`` and ``true`` are not 5), and unknown fields are refused: a misspelt
-``top_k`` must not silently become 5. The model checks limits (`model.queries.check_query`).
+``top_k`` must not silently become 5. ``null`` means the default of any optional field. The model
+checks limits (`model.queries.RequestCheck`).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetJsonSchemaHandler,
+    Tag,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
 from model.queries import (
+    MAX_WEIGHT,
+    MAX_WORD,
     ClozeQuery,
     ClozeResult,
+    LexiconEntry,
     PredictQuery,
     PredictResult,
     Query,
@@ -23,7 +36,7 @@ from model.queries import (
     ScoreResult,
     Usage,
 )
-from service.settings import Settings
+from service.settings import MAX_LEXICON, Settings
 
 R = TypeVar("R", bound=Result)
 
@@ -38,12 +51,16 @@ def _choices_tag(value: object) -> str | None:
     return "nested" if value and all(isinstance(item, list) for item in value) else "flat"
 
 
+def _entry_tag(value: object) -> str | None:
+    return "plain" if isinstance(value, str) else "weighted" if isinstance(value, dict) else None
+
+
 def _discriminator(tag: Callable[[object], str | None], message: str) -> Discriminator:
     return Discriminator(tag, custom_error_type="wrong_type", custom_error_message=message)
 
 
 # Tags of the unions below. pydantic adds them to an error's location.
-UNION_TAGS = frozenset({"one", "many", "flat", "nested"})
+UNION_TAGS = frozenset({"one", "many", "flat", "nested", "plain", "weighted"})
 
 # Fails fast: half a million wrong items in one body must not make half a million errors.
 Strings = Annotated[list[str], Field(min_length=1, fail_fast=True)]
@@ -69,10 +86,30 @@ def _config(*examples: dict[str, Any]) -> ConfigDict:
     )
 
 
-class ScoreRequest(BaseModel):
-    """Ask how probable one or several texts are."""
+Word = Annotated[str, Field(min_length=1, max_length=MAX_WORD)]
 
-    model_config = _config({"text": "How are you?"}, {"text": ["你好吗", "吗你好"]})
+
+class WeightedWord(BaseModel):
+    """A word of a lexicon with its weight."""
+
+    model_config = _config({"word": "Okonkwo", "weight": 2})
+
+    word: Word
+    weight: Annotated[float, Field(gt=0, le=MAX_WEIGHT, allow_inf_nan=False)] | None = Field(
+        None, description="preference among the words of the lexicon; 1 if it is not given"
+    )
+
+
+LexiconItem = Annotated[
+    Annotated[Word, Tag("plain")] | Annotated[WeightedWord, Tag("weighted")],
+    _discriminator(_entry_tag, "must be a string or an object with word and weight"),
+]
+Words = Annotated[list[Word], Field(max_length=MAX_LEXICON, fail_fast=True)]
+Lexicon = Annotated[list[LexiconItem], Field(max_length=MAX_LEXICON, fail_fast=True)]
+
+
+class Question(BaseModel):
+    """The body of any question: one or several texts, which share all other fields."""
 
     text: Text = Field(description="one text or several")
     user: str | None = Field(
@@ -81,6 +118,27 @@ class ScoreRequest(BaseModel):
         max_length=128,
         description="any name of the writer: cached texts are kept apart for each; never logged",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_default(cls, body: Any) -> Any:
+        if not isinstance(body, dict) or None not in body.values():
+            return body
+        optional = {name for name, each in cls.model_fields.items() if not each.is_required()}
+        return {key: body[key] for key in body if body[key] is not None or key not in optional}
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Document that every optional field may be null."""
+        schema = handler(core_schema)
+        fields = handler.resolve_ref_schema(schema)["properties"]
+        for name, field in cls.model_fields.items():
+            if not field.is_required() and {"type": "null"} not in fields[name].get("anyOf", ()):
+                notes = {key: fields[name].pop(key) for key in ("default", "description", "title")}
+                fields[name] = {"anyOf": [fields[name], {"type": "null"}], **notes}
+        return schema
 
     @property
     def texts(self) -> list[str]:
@@ -94,24 +152,67 @@ class ScoreRequest(BaseModel):
             return None
         return FieldError("/text", f"has {count} texts; at most {limit} are allowed")
 
-    def query(self, text: str) -> Query:
-        """Return the question about one of the texts."""
-        return ScoreQuery(text)
+    def queries(self) -> list[Query]:
+        """Return the question about each text."""
+        raise NotImplementedError
 
 
-class PredictRequest(ScoreRequest):
+class ScoreRequest(Question):
+    """Ask how probable one or several texts are."""
+
+    model_config = _config(
+        {"text": "How are you?"},
+        {"text": ["phone", "idea"], "context": "I bought a new"},
+        {"text": "你好吗", "details": True},
+    )
+
+    context: str = Field("", description="what precedes each text: log P(text | context) is asked")
+    details: bool = Field(False, description="list the probability of each token")
+
+    def queries(self) -> list[Query]:
+        """Return the question about each text."""
+        return [ScoreQuery(text, self.context, self.details) for text in self.texts]
+
+
+class PredictRequest(Question):
     """Ask for the next word."""
 
-    model_config = _config({"text": "go to the theat", "top_k": 3}, {"text": ["迟", "I like "]})
+    model_config = _config(
+        {"text": "go to the theat", "top_k": 3},
+        {"text": ["迟", "I like "]},
+        {"text": "Ask Dr. Ok", "lexicon": ["Lagos", {"word": "Okonkwo", "weight": 2}]},
+    )
 
     top_k: int = Field(5, ge=1, description="candidates to return, most probable first")
     history: str = Field(
         "", description="earlier text of the same writer: its words are likelier to come again"
     )
+    lexicon: Lexicon = Field(
+        [], description="the writer's own words, which become likelier; offered as they are written"
+    )
+    block: Words = Field([], description="words that are never candidates, whatever their case")
 
-    def query(self, text: str) -> Query:
-        """Return the question about one of the texts."""
-        return PredictQuery(text, self.top_k, self.history)
+    def excess(self, settings: Settings) -> "FieldError | None":
+        """Return the error of a list that is too long: count before anything reads its items."""
+        limit = settings.max_lexicon
+        for name, words in (("lexicon", self.lexicon), ("block", self.block)):
+            if len(words) > limit:
+                return FieldError(f"/{name}", f"has {len(words)} words; send at most {limit}")
+        return super().excess(settings)
+
+    def queries(self) -> list[Query]:
+        """Return the question about each text."""
+        lexicon, block = self.own_words(), tuple(self.block)
+        return [PredictQuery(text, self.top_k, self.history, lexicon, block) for text in self.texts]
+
+    def own_words(self) -> tuple[LexiconEntry, ...]:
+        """Return the lexicon, each word with its weight."""
+        return tuple(
+            LexiconEntry(each)
+            if isinstance(each, str)
+            else LexiconEntry(each.word, 1.0 if each.weight is None else each.weight)
+            for each in self.lexicon
+        )
 
 
 class ClozeRequest(PredictRequest):
@@ -120,6 +221,7 @@ class ClozeRequest(PredictRequest):
     model_config = _config(
         {"text": "我的手机坏了,我打算____一部新手机。", "top_k": 3},
         {"text": "I have ____ apples.", "choices": ["a", "two", "green"]},
+        {"text": "I like ____ and ____.", "fillings": 3},
     )
 
     blank: str | None = Field(
@@ -132,6 +234,10 @@ class ClozeRequest(PredictRequest):
         None,
         description="answers to choose from: one list for every blank of every text, "
         "or one list per blank of a single text",
+    )
+
+    fillings: int = Field(
+        1, ge=1, description="fillings of all blanks together to list, if more than 1"
     )
 
     @field_validator("choices")
@@ -164,9 +270,11 @@ class ClozeRequest(PredictRequest):
                 return FieldError(pointer, detail)
         return super().excess(settings)
 
-    def query(self, text: str) -> Query:
-        """Return the question about one of the texts."""
-        return ClozeQuery(text, self.top_k, self.blank, self.choices, self.history)
+    def queries(self) -> list[Query]:
+        """Return the question about each text."""
+        words = self.own_words(), tuple(self.block)
+        shared = (self.top_k, self.blank, self.choices, self.history, *words, self.fillings)
+        return [ClozeQuery(text, *shared) for text in self.texts]
 
 
 class ModelName(BaseModel):

@@ -26,6 +26,8 @@ from model.queries import Limits
 from service.guarded_file import GuardedFileError, read_guarded_file
 
 PREFIX = "LACUNA_"
+# The most that `max_lexicon` may be: longer lists are not even read.
+MAX_LEXICON = 4_096
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parent.parent / "model" / "pretrained" / "default"
 
 
@@ -109,7 +111,9 @@ class Settings(BaseModel):
         4_096, ge=1, description="most code points of all choices for one blank"
     )
     max_history: int = Field(20_000, ge=0, description="longest history, in code points")
-    max_lexicon: int = Field(256, ge=0, description="most words of a lexicon, or blocked ones")
+    max_lexicon: int = Field(
+        256, ge=0, le=MAX_LEXICON, description="most words of a lexicon, or blocked ones"
+    )
     max_fillings: int = Field(16, ge=1, description="most fillings of all blanks together")
 
     # Not on the command line, where every user of the machine would see them.

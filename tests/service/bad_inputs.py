@@ -54,6 +54,8 @@ def typed(kind: str, content_type: str) -> Input:
 _THREE_MB = json.dumps({"text": SECRET * 250_000}).encode()
 _GOOD = json.dumps({"text": SECRET}).encode()
 _FIELDS = [f"a{number}" for number in range(50_000)]
+_OPTIONAL = ("top_k", "history", "user", "lexicon", "block")
+_OF_BLANKS = ("blank", "choices", "fillings")
 
 INPUTS = (
     # 400: no JSON, or no UTF-8
@@ -124,7 +126,6 @@ INPUTS = (
     predict("top_k is a string", 422, top_k="5"),
     predict("top_k is true", 422, top_k=True),
     predict("top_k is 5.0", 422, top_k=5.0),
-    predict("top_k is null", 422, top_k=None),
     predict("top_k is NaN", 422, top_k=float("nan")),
     predict("top_k is Infinity", 422, top_k=float("inf")),
     predict("top_k is 0", 422, top_k=0),
@@ -161,7 +162,47 @@ INPUTS = (
     _with("/predict", "choices for /predict", 422, {"text": SECRET, "choices": ["a"]}),
     _with("/score", "top_k for /score", 422, {"text": SECRET, "top_k": 5}),
     _with("/score", "nothing to score", 422, {"text": ""}),
+    # 422: lexicon, block, fillings, context, details
+    predict("a lexicon that is a string", 422, lexicon=SECRET),
+    predict("null in the lexicon", 422, lexicon=[SECRET, None]),
+    predict("a list in the lexicon", 422, lexicon=[[SECRET]]),
+    predict("an entry without a word", 422, lexicon=[{"weight": 2}]),
+    predict("an entry with an unknown field", 422, lexicon=[{"word": SECRET, "wight": 2}]),
+    predict("an entry with a text for a field", 422, lexicon=[{"word": "a", SECRET: 2}]),
+    predict("an entry whose word is null", 422, lexicon=[SECRET, {"word": None}]),
+    predict("a weight that is a string", 422, lexicon=[{"word": SECRET, "weight": "2"}]),
+    predict("a weight that is true", 422, lexicon=[{"word": SECRET, "weight": True}]),
+    predict("a weight that is NaN", 422, lexicon=[{"word": SECRET, "weight": float("nan")}]),
+    predict("a weight of Infinity", 422, lexicon=[{"word": SECRET, "weight": float("inf")}]),
+    raw("a weight of 1e999", 422, '{"text": "a", "lexicon": [{"word": "b", "weight": 1e999}]}'),
+    predict("a weight of 0", 422, lexicon=[{"word": SECRET, "weight": 0}]),
+    predict("a weight of 1,001", 422, lexicon=["b", {"word": SECRET, "weight": 1001}]),
+    predict("an empty word", 422, lexicon=["b", ""]),
+    predict("a word of spaces", 422, lexicon=["b", " \u3000"]),
+    predict("a word of 65 code points", 422, lexicon=[SECRET[:1] * 65]),
+    predict("a word of two lines", 422, lexicon=[f"{SECRET}\nb"]),
+    predict("a word with a lone surrogate", 422, lexicon=["b", "\ud800"]),
+    predict("a word twice", 422, lexicon=[SECRET, {"word": f"{SECRET} "}]),
+    predict("257 words in a lexicon", 422, lexicon=[f"a{number}" for number in range(257)]),
+    predict("257 blocked words", 422, block=[f"a{number}" for number in range(257)]),
+    predict("5,000 blocked words", 422, block=[f"a{number}" for number in range(5_000)]),
+    predict("a blocked word with a weight", 422, block=[{"word": SECRET}]),
+    cloze("a blocked word of 65 code points", 422, block=[SECRET[:1] * 65]),
+    cloze("no fillings", 422, fillings=0),
+    cloze("17 fillings", 422, fillings=17),
+    cloze("fillings that are true", 422, fillings=True),
+    _with("/predict", "fillings for /predict", 422, {"text": SECRET, "fillings": 2}),
+    _with("/score", "a context of 10,001 characters", 422, {"text": "a", "context": "b" * 10_001}),
+    _with("/score", "a list of contexts", 422, {"text": "a", "context": [SECRET]}),
+    raw("a context with a surrogate", 422, '{"text": "a", "context": "\\ud800"}', path="/score"),
+    _with("/score", "details that are 1", 422, {"text": SECRET, "details": 1}),
     # Odd, and answered
+    predict("null for every optional field", 200, **dict.fromkeys(_OPTIONAL)),
+    cloze("null for every field of a blank", 200, **dict.fromkeys((*_OPTIONAL, *_OF_BLANKS))),
+    _with("/score", "null for a context", 200, {"text": SECRET, "context": None, "details": None}),
+    predict("a weight that is null", 200, lexicon=[{"word": SECRET, "weight": None}]),
+    predict("a weight that is a whole number", 200, lexicon=[{"word": SECRET, "weight": 5}]),
+    predict("a word in the lexicon that is blocked", 200, lexicon=[SECRET], block=[SECRET]),
     cloze("a user whose name is a text", 200, user=SECRET),
     predict("an empty text", 200, text=""),
     predict("spaces only", 200, text="   "),

@@ -80,6 +80,26 @@ def test_examples_are_answered(name: str, path: str) -> None:
         assert post(path, example).status_code == 200
 
 
+@pytest.mark.parametrize(("name", "path"), _QUESTIONS.items())
+def test_null_is_the_default_of_every_optional_field(document: Any, name: str, path: str) -> None:
+    """The document says that they may be null, and the answer is the same as without them."""
+    schema = document["components"]["schemas"][name]
+    optional = schema["properties"].keys() - set(schema["required"])
+    assert "text" in schema["required"] and "user" in optional
+    for field in optional:
+        assert {"type": "null"} in schema["properties"][field]["anyOf"]
+    body = {"text": "a ____"}
+    answers = [post(path, each).json() for each in (body, body | dict.fromkeys(optional))]
+    assert answers[0] == answers[1]
+
+
+def test_answers_have_only_the_fields_that_were_asked_for() -> None:
+    """Without `fillings` and `details`, an answer does not have them, not even as null."""
+    for path in ("/cloze", "/score"):
+        (result,) = post(path, {"text": "a ____"}).json()["results"]
+        assert not {"fillings", "details"} & result.keys()
+
+
 @pytest.mark.parametrize("mode", GenerationMode)
 @pytest.mark.parametrize("path", _QUESTIONS.values())
 def test_questions_keep_to_the_document(

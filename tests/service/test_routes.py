@@ -61,15 +61,18 @@ def test_one_wrong_text_refuses_the_whole_request(body: Any, pointer: str) -> No
         ("/cloze", {"text": ["__"] * 65, "choices": ["b"]}, "/text"),
         ("/cloze", {"text": "__", "choices": [["b"]] * 65}, "/choices"),
         ("/cloze", {"text": "__", "choices": [["b"], ["b"] * 257]}, "/choices/1"),
+        ("/cloze", {"text": "__", "block": ["b"] * 257}, "/block"),
+        ("/predict", {"text": "a", "lexicon": ["b"] * 250_000}, "/lexicon"),
+        ("/predict", {"text": "a", "lexicon": [{"word": "b"}] * 257}, "/lexicon"),
     ],
 )
 def test_a_list_that_is_too_long_is_refused_by_its_length(
     path: str, body: Any, pointer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is made of its items, on the event loop or by the engine."""
-    monkeypatch.setattr("service.schemas.ScoreRequest.query", None)
-    monkeypatch.setattr("service.schemas.PredictRequest.query", None)
-    monkeypatch.setattr("service.schemas.ClozeRequest.query", None)
+    monkeypatch.setattr("service.schemas.ScoreRequest.queries", None)
+    monkeypatch.setattr("service.schemas.PredictRequest.queries", None)
+    monkeypatch.setattr("service.schemas.ClozeRequest.queries", None)
     response = post(path, body)
     assert response.status_code == 422
     assert [error["pointer"] for error in response.json()["errors"]] == [pointer]
