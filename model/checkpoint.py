@@ -3,6 +3,7 @@
     config.json          names, sizes, calibration, languages, scores, origin
     tokenizer.model      SentencePiece model
     word_end_probs.f16   how often a word ends after each token
+    words                words of the training text
     weights.safetensors  parameters, float16 or float32
     onnx/                int8 graphs and the one file of weights that they share
     onnx-fp32/           the same in float32, on request
@@ -41,10 +42,12 @@ from model.listed_files import (
     sums_file,
 )
 from model.tokenizer import Tokenizer
+from model.words import KnownWords
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.model"
 WORD_END_PROBS = "word_end_probs.f16"
+WORDS = "words"
 WEIGHTS = "weights.safetensors"
 CARD = "MODEL_CARD.md"
 REQUIRED = (CONFIG, TOKENIZER, WORD_END_PROBS, WEIGHTS, CARD)
@@ -101,6 +104,7 @@ class Checkpoint:
     tokenizer: Tokenizer
     languages: tuple[str, ...]
     word_end_probs: tuple[float, ...]
+    words: KnownWords = field(default_factory=KnownWords)
     scores: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     sums: Mapping[str, str] = field(default_factory=dict)  # of the listed files, each verified
@@ -131,7 +135,7 @@ def load_checkpoint(directory: Path, max_bytes: int = MAX_TOTAL_BYTES) -> Checkp
         CheckpointError: it is missing, torn, altered, too new, or contradicts itself. The message
             names the path, the problem and the remedy.
     """
-    listed = read_listed_files(directory, (CONFIG, TOKENIZER, WORD_END_PROBS), max_bytes)
+    listed = read_listed_files(directory, (CONFIG, TOKENIZER, WORD_END_PROBS, WORDS), max_bytes)
     for name in REQUIRED:
         if name not in listed.sums:
             raise CheckpointError(f"{directory / SUMS} does not list {name}; {EXPORT_AGAIN}")
@@ -156,11 +160,16 @@ def load_checkpoint(directory: Path, max_bytes: int = MAX_TOTAL_BYTES) -> Checkp
             f"{directory / WORD_END_PROBS} ({len(data)} bytes) is not {tokenizer.size} shares from"
             f" 0 to 1; {EXPORT_AGAIN}"
         )
+    try:
+        words = KnownWords(listed.contents.get(WORDS, b""))
+    except ValueError as error:
+        raise CheckpointError(f"{directory / WORDS}: {error}; {EXPORT_AGAIN}") from error
     return Checkpoint(
         directory=directory,
         digest=listed.digest,
         tokenizer=tokenizer,
         word_end_probs=tuple(shares.astype(np.float64).tolist()),
+        words=words,
         sums=listed.sums,
         **{field: getattr(config, field) for field in _DESCRIPTION},
     )
@@ -263,6 +272,7 @@ def revise_checkpoint(
     calibration: Calibration | None = None,
     scores: Mapping[str, Any] | None = None,
     card: str | None = None,
+    words: bytes | None = None,
     version: str | None = None,
     output: Path | None = None,
 ) -> Checkpoint:
@@ -279,6 +289,8 @@ def revise_checkpoint(
     files = {path: (directory / path).read_bytes() for path in old.sums.keys() - {CONFIG}}
     if card is not None:
         files[CARD] = card.encode()
+    if words is not None:
+        files[WORDS] = words
     config = replace(
         old.config,
         version=version or old.version,

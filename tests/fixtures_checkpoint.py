@@ -16,6 +16,7 @@ from model.onnx_builder import Precision
 from model.onnx_graphs import build_graphs
 from model.onnx_runtime import GRAPHS
 from model.tokenizer import Tokenizer
+from model.words import words_file, words_in
 from training.data.train_tokenizer import train_tokenizer
 
 LINES = (
@@ -76,6 +77,7 @@ def build_tiny_checkpoint(
     files = {
         "tokenizer.model": tokenizer.model_proto,
         "word_end_probs.f16": bytes(2 * tokenizer.size),
+        "words": words_file(words_in(" ".join(LINES))),
         "weights.safetensors": save(weights),
         "MODEL_CARD.md": b"# A network with random weights\n",
     }

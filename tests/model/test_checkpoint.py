@@ -28,7 +28,7 @@ from model.errors import CheckpointError
 from model.runtime import open_runtime
 from tests.fixtures_checkpoint import put, sums_of, tiny_tokenizer
 
-FILES = ("tokenizer.model", "word_end_probs.f16", "weights.safetensors", "MODEL_CARD.md")
+FILES = ("tokenizer.model", "word_end_probs.f16", "words", "weights.safetensors", "MODEL_CARD.md")
 
 
 @pytest.fixture
@@ -72,13 +72,14 @@ def test_everything_that_was_written_is_read(tmp_path: Path, tiny_checkpoint: Pa
         "training": {"seed": 7, "data_sha256": "0" * 64},
     }
     directory = tmp_path / "deep" / "new"
-    files = {"word_end_probs.f16": word_end_probs_file(shares)}
+    files = {"word_end_probs.f16": word_end_probs_file(shares), "words": b"cat\ntheatre\n"}
     written = write_again(tiny, directory, files=files, **changes)
     read = load_checkpoint(directory)
     assert {field: getattr(read, field) for field in changes} == changes
     assert read.network == tiny.network
     assert read.tokenizer.digest == tiny.tokenizer.digest
     assert read.word_end_probs == pytest.approx(shares.tolist(), abs=1e-3)
+    assert list(read.words) == ["cat", "theatre"]
     sums = (directory / "SHA256SUMS").read_bytes()
     assert sums.decode() == sums_of(directory)
     assert read.digest == written.digest == hashlib.sha256(sums).hexdigest()
@@ -129,13 +130,17 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda d: put(d, "word_end_probs.f16", word_end_probs_file(np.full(364, 2.0))),
         r"word_end_probs\.f16 \(728 bytes\) is not 364 shares from 0 to 1; export",
     ),
+    "words out of order": (
+        lambda d: put(d, "words", b"theatre\ncat\n"),
+        r"/words: words are not in order, each once; export",
+    ),
     "other tokenizer": (
         lambda d: put(d, "tokenizer.model", tiny_tokenizer(size=350).model_proto),
         r"tokenizer\.model has 350 tokens, the network has 364",
     ),
     # sums
     "sums cut between lines": (
-        lambda d: edit_sums(d, lambda s: s.rsplit("\n", 2)[0] + "\n"),
+        lambda d: edit_sums(d, lambda s: s.rsplit("\n", 3)[0] + "\n"),
         r"does not list word_end_probs\.f16; export",
     ),
     "sums not text": (lambda d: (d / "SHA256SUMS").write_bytes(b"\xff"), "line 1 is not 'sum"),
@@ -247,10 +252,13 @@ def test_revision_changes_what_is_measured(
     (copy / ".git").mkdir()
     for name, content in others.items():
         (copy / name).write_bytes(content)
-    for name in before.sums.keys() - {"config.json", "MODEL_CARD.md"}:
+    for name in before.sums.keys() - {"config.json", "MODEL_CARD.md", "words"}:
         others[name] = (tiny_checkpoint / name).read_bytes()
     calibration, scores = Calibration(forward_weight=0.9), {"en": {"ece": 0.01}}
-    after = revise_checkpoint(copy, calibration=calibration, scores=scores, card="# New")
+    after = revise_checkpoint(
+        copy, calibration=calibration, scores=scores, card="# New", words=b"cat\n"
+    )
     assert (after.calibration, after.scores) == (calibration, scores)
+    assert list(after.words) == ["cat"]
     assert {name: (copy / name).read_bytes() for name in others} == others
     assert (copy / "MODEL_CARD.md").read_text() == "# New"
