@@ -35,7 +35,7 @@ TOP_TOKENS = 32
 MAX_MIXED = 16
 # Fewer than a hundred tokens exceed HIGH_CUTOFF, and most exceed LOW_CUTOFF.
 HIGH_CUTOFF, LOW_CUTOFF = 0.01, 1e-6
-# Below so many recent tokens the cache language model says too little to pay for its time.
+# The marginals of fewer recent tokens gain too little for a next word to pay for their time.
 MIN_RECENT = 24
 
 
@@ -147,10 +147,10 @@ class NextToken:
         self.tree = prefix.tree
         self.network_rows = 0  # tokens run and distributions scored
         self.nodes = 0  # looked at, in the tree or not: so the cache changes no answer
-        enough = len(prefix.recent) > MIN_RECENT
-        if self.tree.cache_lm is None and context.use_cache_lm and enough:
+        if self.tree.cache_lm is None and context.use_cache_lm:
             recent = prefix.recent.astype(np.int64)
-            self.tree.set_cache_lm(CacheLM(recent, context.tokenizer.background))
+            marginals = len(recent) > MIN_RECENT
+            self.tree.set_cache_lm(CacheLM(recent, context.tokenizer.background, marginals))
         self._cache_lm = self.tree.cache_lm
         self._mixed: dict[PrefixNode, Float32Array] = {}
 

@@ -5,7 +5,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.decoding.cache_lm import DISCOUNT, EXPONENT, STRENGTHS, WEIGHT, CacheLM
+from model.decoding.cache_lm import (
+    DISCOUNT,
+    EXPONENT,
+    MARGINAL_TOKENS,
+    RARITY,
+    STRENGTH,
+    WEIGHT,
+    CacheLM,
+)
 from model.queries import ClozeQuery, PredictQuery
 from model.tokenizer import START
 from tests.fakes import TableRuntime, answer, hand_tokenizer, table_predictor
@@ -22,24 +30,36 @@ def mixed(tokens: list[int], context: list[int]) -> Any:
 
 def test_marginals_follow_their_formula() -> None:
     """Each token is raised by its share here over its share in the training text."""
+    tokens = [9, 9, 9, 6] * 10
     shares = np.zeros(len(PROBS))
-    shares[9], shares[6] = 0.75, 0.25
+    shares[9], shares[6] = 30 / (40 + MARGINAL_TOKENS), 10 / (40 + MARGINAL_TOKENS)
     expected = PROBS * (1 + WEIGHT * shares * 7) ** EXPONENT
-    assert np.allclose(mixed([9, 9, 9, 6], [11]), expected / expected.sum(), atol=1e-6)
-    assert np.allclose(mixed([], [5]), PROBS)
+    assert np.allclose(mixed(tokens, [11]), expected / expected.sum(), atol=1e-6)
+    without = CacheLM(np.array(tokens), BACKGROUND, marginals=False)
+    assert np.array_equal(without.mix(PROBS, [11]), PROBS)
+    assert np.array_equal(mixed([], [5]), PROBS)
 
 
 def test_contexts_follow_their_formula() -> None:
     """After 5 came 8 twice and 9 once, after 7 5 always 8: discounted counts, shorter contexts."""
     tokens = [7, 5, 8, 1, 7, 5, 8, 1, 6, 5, 9]
     marginals = mixed(tokens, [11])  # 11 never occurred
-    one = marginals * (STRENGTHS[0] + 2 * DISCOUNT) / (3 + STRENGTHS[0])
-    one[8] += (2 - DISCOUNT) / (3 + STRENGTHS[0])
-    one[9] += (1 - DISCOUNT) / (3 + STRENGTHS[0])
-    two = one * (STRENGTHS[1] + DISCOUNT) / (2 + STRENGTHS[1])
-    two[8] += (2 - DISCOUNT) / (2 + STRENGTHS[1])
+    strength = STRENGTH * len(tokens) ** 0.5 * 7**-RARITY
+    one = marginals * (strength + 2 * DISCOUNT) / (3 + strength)
+    one[8] += (2 - DISCOUNT) / (3 + strength)
+    one[9] += (1 - DISCOUNT) / (3 + strength)
+    strength *= 7**-RARITY
+    two = one * (strength + DISCOUNT) / (2 + strength)
+    two[8] += (2 - DISCOUNT) / (2 + strength)
     assert np.allclose(mixed(tokens, [7, 5]), two, atol=1e-6)
     assert np.allclose(mixed(tokens, [10, 5]), one, atol=1e-6)
+
+
+def test_rare_contexts_are_strong_evidence() -> None:
+    """What followed a rare token before follows it again more probably than a frequent one."""
+    background = np.array([0] * 5 + [0.9] + [0.1 / 6] * 6, dtype=np.float32)
+    cache_lm = CacheLM(np.array([5, 8, 7, 8]), background)
+    assert cache_lm.mix(PROBS, [7])[8] > cache_lm.mix(PROBS, [5])[8] > PROBS[8]
 
 
 def test_control_tokens_separate() -> None:
