@@ -255,8 +255,8 @@ class RequestCheck:
             raise QueryError("/fillings", f"must be a whole number from 1 to {limits.fillings}")
         if isinstance(query, ClozeQuery) and query.blank is not None:
             _check_text("/blank", query.blank, limits.characters)
-            if not query.blank.strip():
-                raise QueryError("/blank", "must hold at least one character that is not a space")
+            if not normalise(query.blank).strip():
+                raise QueryError("/blank", "must hold at least one visible character")
         if choices is None:
             return None
         if choices is not self._choices:

@@ -1,14 +1,18 @@
 """The only definitions of normal form, kinds of characters, and languages.
 
-The model reads text in Unicode normalisation form C. Calibration knows two languages:
-``zh`` for text written without spaces, ``en`` for everything else.
+The model reads the normal form of a text (:func:`read_text`), and answers in the writing of the
+text as sent (:meth:`NormalText.write`). Calibration knows two languages: ``zh`` for text written
+without spaces, ``en`` for everything else.
 """
 
 import re
 import unicodedata
 from collections.abc import Iterator
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Literal
+
+from opencc import OpenCC
 
 Language = Literal["zh", "en"]
 LANGUAGES: tuple[str, ...] = ("zh", "en")
@@ -22,19 +26,202 @@ _UNSPACED = re.compile(
     "[\u2e80-\u312f\u31a0-\u31ef\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f"
     "\U0001b000-\U0001b16f\U00020000-\U000323af]"
 )
+_KOREAN = re.compile("[\u1100-\u11ff\uac00-\ud7a3][\u1160-\u11ff]")
+_KANA = re.compile("[\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f]")
+
+# Insides of [...]. What disappears: control characters, soft hyphens, zero-width and bidirectional
+# marks, fillers, variation selectors, tags, and the skin tones of emoji.
+_UNSEEN = (
+    "\0-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
+    "\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U0001f3fb-\U0001f3ff\U000e0000-\U000e0fff"
+)
+_ODD_SPACE = "\t\xa0\u1680\u2000-\u200a\u202f\u205f\u3000"
+_ODD_LINE_END = "\x0b-\r\x85\u2028\u2029"
+_FULL_WIDTH = "\uff10-\uff19\uff21-\uff3a\uff41-\uff5a"  # letters and digits
+_ODD = f"{_UNSEEN}{_ODD_SPACE}{_ODD_LINE_END}"
+_ODD_ASCII = re.compile("[\0-\t\x0b-\x1f\x7f]")
+# A run of spaces may hold unseen characters.
+_REPLACED = re.compile(
+    f"(?P<space>[{_ODD_SPACE}][ {_ODD_SPACE}{_UNSEEN}]*| [ {_ODD_SPACE}{_UNSEEN}]+)"
+    f"|(?P<line_end>\\r\\n|[{_ODD_LINE_END}])|(?P<full_width>[{_FULL_WIDTH}])|[{_UNSEEN}]+"
+)
+_TO_FULL_WIDTH = {code: code + 0xFEE0 for code in range(0x30, 0x7B) if chr(code).isalnum()}
+_FROM_FULL_WIDTH = {wide: code for code, wide in _TO_FULL_WIDTH.items()}
 
 # Most marks on one letter that are normalised. No language uses more (the limit of Unicode's
 # stream-safe format, UAX 15), and the time to put n marks in order grows with n². A mark is a
 # character whose decomposition begins with a combining class: U+0F73 has none, but stands for two
 # marks.
 MAX_MARKS = 30
+# Characters before an answer that decide how it is written in Traditional Chinese.
+_NEAR = 8
+
+
+@dataclass(frozen=True)
+class NormalText:
+    """A text as sent, and its normal form *text*, which the model reads.
+
+    The normal form is in form C. Unicode's spaces are single spaces, line ends are LF. Invisible
+    characters and variants of emoji are gone, and spaces after a Chinese character at the end.
+    Full-width letters and digits are ASCII, Traditional Chinese is Simplified.
+    """
+
+    sent: str
+    text: str
+
+    @cached_property
+    def offsets(self) -> list[int]:
+        """The place in *sent* of each character of *text*, never falling, and ``len(sent)``."""
+        return [*(start for start, _ in self._spans), len(self.sent)]
+
+    def span(self, start: int, end: int) -> tuple[int, int]:
+        """Return start and end in *sent* of *text* from *start* to *end*.
+
+        Invisible characters around it are left out.
+        """
+        if start == end:
+            return self.offsets[start], self.offsets[start]
+        return self._spans[start][0], self._spans[end - 1][1]
+
+    def write(self, answer: str, end: int | None = None) -> str:
+        """Return *answer*, which follows *text* up to *end*, in the writing of the text as sent."""
+        if self._is_traditional:
+            answer = _in_traditional(self.text[:end][-_NEAR:], answer)
+        return answer.translate(_TO_FULL_WIDTH) if self._is_full_width else answer
+
+    @cached_property
+    def _is_traditional(self) -> bool:
+        """True if *sent* has more Traditional than Simplified characters."""
+        if self.sent.isascii():
+            return False
+        traditional = sum(1 for _ in _traditional().finditer(self.sent))
+        return traditional > 0 and traditional > sum(map(_is_simplified, self.sent))
+
+    @cached_property
+    def _is_full_width(self) -> bool:
+        """True if the last letter or digit of *sent* is full-width."""
+        if self.sent.isascii():
+            return False
+        last = next(filter(str.isalnum, reversed(self.sent)), "")
+        return last != "" and ord(last) in _FROM_FULL_WIDTH
+
+    @cached_property
+    def _spans(self) -> list[tuple[int, int]]:
+        """Start and end in *sent* of each character of *text*."""
+        sent = self.sent
+        if sent == self.text:
+            return [(place, place + 1) for place in range(len(sent))]
+        parts: list[str] = []
+        spans: list[tuple[int, int]] = []
+        position = 0
+        for match in [*_REPLACED.finditer(sent), None]:
+            start, end = match.span() if match else (len(sent), len(sent))
+            parts.append(sent[position:start])
+            spans += [(place, place + 1) for place in range(position, start)]
+            if match and (part := _replacement(match)):
+                parts.append(part)
+                spans.append((start, end))
+            position = end
+        return _composed_spans("".join(parts), spans)[: len(self.text)]
+
+
+def read_text(sent: str) -> NormalText:
+    """Bring a text into normal form, and remember it as it was sent."""
+    return NormalText(sent, normalise(sent))
 
 
 def normalise(text: str) -> str:
-    """Return *text* in Unicode normalisation form C, the only form in which tokens are counted.
+    """Return the normal form of *text*, the only form in which tokens are counted.
 
     A letter with more than ``MAX_MARKS`` marks stays as it is, and so do its marks.
     """
+    if text.isascii():
+        odd = _ODD_ASCII.search(text) is not None or "  " in text
+        return _REPLACED.sub(_replacement, text) if odd else text
+    if _odd().search(text) or "  " in text:
+        text = _simplified(_compose(_REPLACED.sub(_replacement, text)))
+    else:
+        text = _compose(text)
+    bare = text.rstrip(" ")
+    return bare if bare and is_east_asian(bare[-1]) else text
+
+
+def _replacement(match: re.Match[str]) -> str:
+    if match.lastgroup == "full_width":
+        return chr(_FROM_FULL_WIDTH[ord(match[0])])
+    return {"space": " ", "line_end": "\n"}.get(match.lastgroup or "", "")
+
+
+def _simplified(text: str) -> str:
+    """Return *text* in Simplified Chinese, character for character; Japanese stays as it is."""
+    if _KANA.search(text):
+        return text
+    for _ in range(3):  # once more turns the few characters that two steps lead to
+        if not _traditional().search(text):
+            break
+        text = _converted(_to_simplified(), text)
+    return text
+
+
+def _in_traditional(before: str, answer: str) -> str:
+    """Return *answer*, which follows *before*, in Traditional Chinese."""
+    return _converted(_to_traditional(), before + answer)[len(before) :]
+
+
+def _converted(converter: OpenCC, text: str) -> str:
+    """Convert *text* by phrases, or by characters if that would change its length."""
+    converted: str = converter.convert(text)
+    if len(converted) == len(text):
+        return converted
+    single = map(converter.convert, text)
+    return "".join(new if len(new) == 1 else old for new, old in zip(single, text, strict=True))
+
+
+@lru_cache(maxsize=1)
+def _to_simplified() -> OpenCC:
+    return OpenCC("t2s")
+
+
+@lru_cache(maxsize=1)
+def _to_traditional() -> OpenCC:
+    return OpenCC("s2tw")  # 45 MB, which only a service with Traditional texts takes
+
+
+@lru_cache(maxsize=1)
+def _traditional_characters() -> str:
+    """Return the common characters that only Traditional Chinese has: GB 2312 lacks them."""
+    every = "\n".join(map(chr, range(0x3400, 0xA000)))  # nothing converts across lines
+    pairs = zip(every, _to_simplified().convert(every), strict=True)
+    return "".join(old for old, new in pairs if old != new and not _encodes(old, "gb2312"))
+
+
+@lru_cache(maxsize=1)
+def _traditional() -> re.Pattern[str]:
+    return re.compile(f"[{_traditional_characters()}]")
+
+
+@lru_cache(maxsize=1)
+def _odd() -> re.Pattern[str]:
+    """Return a pattern of all that the normal form changes, but for form C and double spaces."""
+    return re.compile(f"[{_ODD}{_FULL_WIDTH}\uf900-\ufaff{_traditional_characters()}]")
+
+
+@lru_cache(maxsize=1 << 14)
+def _is_simplified(character: str) -> bool:
+    """Return True for a character that only Simplified Chinese has: Big5 lacks it."""
+    return is_han(character) and _encodes(character, "gb2312") and not _encodes(character, "big5")
+
+
+def _encodes(character: str, encoding: str) -> bool:
+    try:
+        return bool(character.encode(encoding))
+    except UnicodeEncodeError:
+        return False
+
+
+def _compose(text: str) -> str:
+    """Return *text* in form C, but for letters with more than ``MAX_MARKS`` marks."""
     parts, end = [], 0
     for start, stop in _long_runs(text):
         letter = max(end, start - 1)
@@ -43,28 +230,29 @@ def normalise(text: str) -> str:
     return "".join([*parts, unicodedata.normalize("NFC", text[end:])])
 
 
-def normalise_with_offsets(text: str) -> tuple[str, list[int]]:
-    """Return the normalised text, and the place of each of its characters in the original.
-
-    The places never decrease. They are code-point offsets, and one more follows: ``len(text)``.
-    """
-    whole = normalise(text)
+def _composed_spans(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the span of each character of ``_compose(text)``, given those of *text*."""
+    whole = _compose(text)
     if whole == text:
-        return text, list(range(len(text) + 1))
+        return spans
     parts: list[str] = []
-    offsets: list[int] = []
+    found: list[tuple[int, int]] = []
     start = 0
     for end in range(1, len(text) + 1):
         next_ = text[end : end + 1]
-        if unicodedata.category(next_ or " ")[0] == "M" or "\u1160" <= next_ <= "\u11ff":
+        if unicodedata.category(next_ or " ")[0] == "M" or _KOREAN.match(text[end - 1 : end + 1]):
             continue  # form C joins marks and later Korean letters to the left
-        part = normalise(text[start:end])
+        part = _compose(text[start:end])
         parts.append(part)
-        offsets.extend(min(start + index, end - 1) for index in range(len(part)))
+        # Marks that were joined belong to the first character, the others are the last ones.
+        joined = max(0, end - start - len(part))
+        places = [start, *(min(start + joined + n, end - 1) for n in range(1, len(part)))]
+        stops = [start + joined + 1, *(place + 1 for place in places[1:])]
+        found += [(spans[n][0], spans[stop - 1][1]) for n, stop in zip(places, stops, strict=True)]
         start = end
     if "".join(parts) != whole:  # a newer Unicode composes more letters
-        offsets = [min(index, len(text) - 1) for index in range(len(whole))]
-    return whole, [*offsets, len(text)]
+        found = [spans[min(index, len(text) - 1)] for index in range(len(whole))]
+    return found
 
 
 @lru_cache(maxsize=1 << 16)

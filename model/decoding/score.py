@@ -31,5 +31,5 @@ def score_text(context: DecoderContext, query: ScoreQuery) -> Decoder[ScoreResul
     total = 0.0
     for start in range(0, len(log_probs), CHUNK_TOKENS):  # the order of sums decides last digits
         total += float(np.sum(log_probs[start : start + CHUNK_TOKENS], dtype=np.float64))
-    bits = -total / math.log(2.0) / len(text)
+    bits = -total / math.log(2.0) / max(1, len(text))  # a text may be invisible
     return ScoreResult(total, len(text), len(tokens), bits, Usage(len(tokens)))

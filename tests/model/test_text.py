@@ -16,7 +16,7 @@ from model.text import (
     language_at_end,
     language_of,
     normalise,
-    normalise_with_offsets,
+    read_text,
 )
 
 ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
@@ -29,15 +29,58 @@ COMPOSING = st.text(
 )
 
 
-@given(text=st.one_of(ANY_TEXT, COMPOSING))
-def test_offsets_point_into_the_original(text: str) -> None:
-    """Offsets never decrease, stay inside the text, and end at its end."""
-    normalised, offsets = normalise_with_offsets(text)
-    assert normalised == unicodedata.normalize("NFC", text)
-    assert len(offsets) == len(normalised) + 1
-    assert offsets == sorted(offsets)
-    assert offsets[-1] == len(text)
-    assert all(0 <= offset < len(text) for offset in offsets[:-1])
+# What the normal form changes, between characters that it keeps.
+ODD = st.text(
+    alphabet=st.sampled_from(
+        "a Z1\t\r\n\x00\x85\xa0\u00ad\u0301\u0302\u1100\u1161\u2000\u2028\u200b\u200d\u3000\ufe0f"
+        "\ufeff\uff10\uff41我門门的。，の❤👍\U0001f3fd"
+    )
+)
+
+
+@given(text=st.one_of(ANY_TEXT, COMPOSING, ODD))
+def test_normal_form_is_stable_and_knows_its_places(text: str) -> None:
+    """A second reading changes nothing; places in the original rise and never leave it."""
+    read = read_text(text)
+    assert read.text == normalise(text) == normalise(read.text)
+    assert len(read.offsets) == len(read.text) + 1
+    assert read.offsets == sorted(read.offsets)
+    assert read.offsets[-1] == len(text)
+    assert all(0 <= offset < len(text) for offset in read.offsets[:-1])
+    for place, character in enumerate(read.text):
+        start, end = read.span(place, place + 1)
+        assert read.offsets[place] == start < end <= len(text)
+        marks = read.text[place : place + 2] + " "
+        if all(unicodedata.category(each)[0] != "M" for each in marks):  # marks may be reordered
+            assert normalise(text[start:end] + ".")[0] == normalise(character + ".")[0]
+
+
+@pytest.mark.parametrize(
+    ("sent", "text"),
+    [
+        ("Thank\u00a0you\u3000 \tvery ", "Thank you very "),
+        ("one\r\ntwo\rthree\u2028four\x85five\n", "one\ntwo\nthree\nfour\nfive\n"),
+        ("\ufeffto\u00admorrow\u200b\u200e", "tomorrow"),
+        ("a \u200b b", "a b"),
+        ("e\u200b\u0301", "é"),
+        ("１００％，Ａｂｃ！", "100％，Abc！"),
+        ("晚安❤\ufe0f 👍\U0001f3fd 👩\u200d💻", "晚安❤ 👍 👩💻"),
+        ("谢谢你的 \u3000", "谢谢你的"),
+        ("好。 ", "好。"),
+        ("我用 Linux ", "我用 Linux "),
+        ("請問你叫什麼", "请问你叫什么"),
+        ("乾隆皇帝的名著", "乾隆皇帝的名著"),
+        ("乾隆皇帝說", "乾隆皇帝说"),
+        ("薴", "苎"),
+        ("東京の駅", "東京の駅"),
+    ],
+)
+def test_normal_form(sent: str, text: str) -> None:
+    """Spaces, line ends, invisible characters, widths, emoji and Traditional Chinese have one form.
+
+    Japanese is not read as Chinese, and full-width punctuation is Chinese.
+    """
+    assert normalise(sent) == text
 
 
 @pytest.mark.parametrize(
@@ -46,11 +89,37 @@ def test_offsets_point_into_the_original(text: str) -> None:
         ("plain", "plain", [0, 1, 2, 3, 4, 5]),
         ("e\u0301a我", "éa我", [0, 2, 3, 4]),
         ("\u1112\u1161\u11ab!", "한!", [0, 3, 4]),
+        ("a\r\n\u200b b  ", "a\n b ", [0, 1, 4, 5, 6, 8]),
+        ("我 \u200b", "我", [0, 3]),
     ],
 )
-def test_offsets_skip_what_was_composed(text: str, normalised: str, offsets: list[int]) -> None:
+def test_offsets_skip_what_was_changed(text: str, normalised: str, offsets: list[int]) -> None:
     """A letter and its mark become one character; the next keeps its place in the original."""
-    assert normalise_with_offsets(text) == (normalised, offsets)
+    read = read_text(text)
+    assert (read.text, read.offsets) == (normalised, offsets)
+
+
+def test_spans_leave_out_what_is_invisible() -> None:
+    """A marker between invisible characters is found alone."""
+    read = read_text("a\u200b____\u200b \u200b.")
+    assert read.text == "a____ ."
+    assert (read.span(1, 5), read.span(5, 5)) == ((2, 6), (7, 7))
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer", "written"),
+    [
+        ("沒關", "系", "係"),
+        ("没关", "系", "系"),
+        ("他的頭", "发", "髮"),
+        ("我用 Linux 系統", "里", "裡"),
+        ("我花了１００", "元10", "元１０"),
+        ("１００元 and 5", "cm", "cm"),
+    ],
+)
+def test_answers_are_in_the_writing_of_the_text(sent: str, answer: str, written: str) -> None:
+    """Traditional text has Traditional answers; after full-width digits, digits are full-width."""
+    assert read_text(sent).write(answer) == written
 
 
 def test_letter_with_too_many_marks_is_left_as_it_is() -> None:
@@ -60,9 +129,10 @@ def test_letter_with_too_many_marks_is_left_as_it_is() -> None:
     many = "a" + "\u0301\u0316" * 15 + "\u0301"
     assert normalise(f"e\u0301{many}e\u0301") == f"é{many}é"
     assert normalise(normalise(f"{many} e\u0301 {many}")) == f"{many} é {many}"
-    assert normalise_with_offsets(f"e\u0301{many}") == (f"é{many}", [0, *range(2, 35)])
+    read = read_text(f"e\u0301{many}")
+    assert (read.text, read.offsets) == (f"é{many}", [0, *range(2, 35)])
     endless = "a" + "\u0301" * 5_000 + "\u0316" * 5_000  # in order, the second half comes first
-    assert normalise_with_offsets(endless) == (endless, [*range(10_002)])
+    assert (normalise(endless), read_text(endless).offsets) == (endless, [*range(10_002)])
 
 
 # The longest run of marks that 30 characters can decompose into, after a letter with 3 of its own.
