@@ -26,7 +26,6 @@ _UNSPACED = re.compile(
     "[\u2e80-\u312f\u31a0-\u31ef\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f"
     "\U0001b000-\U0001b16f\U00020000-\U000323af]"
 )
-_KOREAN = re.compile("[\u1100-\u11ff\uac00-\ud7a3][\u1160-\u11ff]")
 _KANA = re.compile("[\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f]")
 
 # Insides of [...]. What disappears: control characters, soft hyphens, zero-width and bidirectional
@@ -237,12 +236,16 @@ def _composed_spans(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, 
         return spans
     parts: list[str] = []
     found: list[tuple[int, int]] = []
-    start = 0
+    marks, start = _marks(), 0
     for end in range(1, len(text) + 1):
         next_ = text[end : end + 1]
-        if unicodedata.category(next_ or " ")[0] == "M" or _KOREAN.match(text[end - 1 : end + 1]):
-            continue  # form C joins marks and later Korean letters to the left
+        if next_ in marks:
+            continue
         part = _compose(text[start:end])
+        # Form C joins later Korean letters and some vowel signs to the left, too.
+        may_join = unicodedata.category(next_ or " ")[0] == "M" or "\u1160" <= next_ <= "\u11ff"
+        if may_join and _compose(text[start : end + 1]) != part + _compose(next_):
+            continue
         parts.append(part)
         # Marks that were joined belong to the first character, the others are the last ones.
         joined = max(0, end - start - len(part))
