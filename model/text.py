@@ -203,7 +203,8 @@ def _traditional() -> re.Pattern[str]:
 @lru_cache(maxsize=1)
 def _odd() -> re.Pattern[str]:
     """Return a pattern of all that the normal form changes, but for form C and double spaces."""
-    return re.compile(f"[{_ODD}{_FULL_WIDTH}\uf900-\ufaff{_traditional_characters()}]")
+    compatible = "\uf900-\ufaff\U0002f800-\U0002fa1f"  # stand for a character, maybe Traditional
+    return re.compile(f"[{_ODD}{_FULL_WIDTH}{compatible}{_traditional_characters()}]")
 
 
 @lru_cache(maxsize=1 << 14)
