@@ -46,7 +46,7 @@ def test_a_given_marker_is_the_only_blank() -> None:
         ("go to the ____ now", "go to the ", "now", True, True),
         ("go to the ____.", "go to the ", ".", False, True),
         ("go to the ____", "go to the ", "", False, False),
-        ("go to the ____  \n", "go to the ", "  \n", False, False),
+        ("go to the ____  \n", "go to the ", " \n", False, False),
         ("un____able", "un", "able", False, True),
         ("要去____。", "要去", "。", False, True),
         ("要去 ____ 。", "要去", "。", False, True),

@@ -29,7 +29,7 @@ def work_of(query: Any) -> Work:
     [
         (PredictQuery("a" * 10), PredictQuery("a" * 1_000)),
         (PredictQuery("a" * 100), PredictQuery("A" * 100)),
-        (PredictQuery("我" * 100), PredictQuery("鬱" * 100)),
+        (PredictQuery("我" * 100), PredictQuery("鼗" * 100)),
         (PredictQuery("鬼" * 100), PredictQuery("😀" * 100)),
         (PredictQuery("\U0001d157" * 100), PredictQuery("\U0001d160" * 100)),  # becomes three
         (PredictQuery("a", top_k=5), PredictQuery("a", top_k=100)),

@@ -29,13 +29,13 @@ def test_lines_are_cut_into_sentences(line: str, expected: list[str]) -> None:
     [
         ("  a \t b\u3000c\u00a0d  ", "a b c d"),
         ("e\u0301te\u0301", "été"),
-        ("a\x00b\x07c", "a b c"),
+        ("a\x00b\nc\ue000", "ab c"),
         ("\ufeffz\u200be\u00adro\u202e", "zero"),
-        ("家\u200d庭", "家\u200d庭"),
+        ("家\u200d庭裡１", "家庭里1"),
     ],
 )
 def test_lines_are_cleaned(raw: str, expected: str) -> None:
-    """Spaces are single, letters composed, control characters spaces, invisible marks gone."""
+    """Lines are in normal form: spaces are single, letters composed, invisible marks gone."""
     assert clean(raw, 100) == [expected]
 
 

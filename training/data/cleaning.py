@@ -1,7 +1,7 @@
 """Raw lines to clean lines: normal form, masked contacts, long lines split, sentences.
 
-The normal form of training text is stricter than that of a request: control characters and
-invisible marks go, and spaces are single.
+The normal form is that of a request, but for line ends, which become spaces, and private use and
+replacement characters, which go.
 """
 
 import re
@@ -11,14 +11,8 @@ from model.text import LETTER, normalise
 
 MASKED_MAIL = "name@example.com"
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-# Invisible marks, private use and replacement characters. U+200C and U+200D stay: some scripts and
-# emoji need them.
-_INVISIBLE = re.compile(
-    "[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\uffff\ue000-\uf8ff"
-    "\U000e0000-\U000e0fff\U000f0000-\U0010ffff]"
-)
-_SPACES = re.compile(r"\s+")
+# Private use, replacement characters, and codes that are no characters.
+_NO_TEXT = re.compile("[\ufffc-\uffff\ue000-\uf8ff\U000f0000-\U0010ffff]")
 _MAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}")
 _PHONE = re.compile(
     r"(?<![\d.,])(?:"
@@ -46,13 +40,11 @@ _SOFT_BREAK = re.compile(r"[，、：,:]\s*|\s+")
 def clean(text: str, max_characters: int, *, split_sentences: bool = False) -> list[str]:
     """Make the training lines of one raw line; none if it contains no letter.
 
-    The line is brought into normalisation form C. Control characters become spaces, invisible marks
-    are removed, spaces become single. Mail addresses and telephone numbers are masked. A line of
+    The line is brought into normal form. Mail addresses and telephone numbers are masked. A line of
     more than *max_characters* code points is split at sentence ends, else at a comma or space, else
     at the limit. With *split_sentences*, each sentence is a line.
     """
-    plain = _INVISIBLE.sub("", _CONTROL.sub(" ", text))
-    line = normalise(_SPACES.sub(" ", plain).strip())
+    line = " ".join(normalise(_NO_TEXT.sub("", text)).split())
     if not LETTER.search(line):
         return []
     lines = [mask_contacts(line)]
