@@ -160,7 +160,7 @@ def _write_ngram(directory: Path) -> None:
     """Write a bigram that finds all tokens equally probable."""
     size = json.loads((directory / _CONFIG).read_text())["network"]["vocabulary_size"]
     calibration = json.loads((directory / _CONFIG).read_text())["calibration"]
-    description = {"format_version": 1, "order": 2, "counts": [size, 0], "calibration": calibration}
+    description = {"format_version": 2, "order": 2, "counts": [size, 0], "calibration": calibration}
     (directory / "ngram.json").write_text(json.dumps(description))
     np.save(directory / "unigram.npy", np.full(size, 1 / size, np.float32))
     np.save(directory / "children.1.npy", np.zeros(size + 1, np.uint32))

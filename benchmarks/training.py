@@ -191,7 +191,7 @@ def write_prepared(directory: Path, tokenizer: Tokenizer, ids: Ids) -> None:
                 writer.write(line.tolist(), len(line))
             entries[split] = writer.entry()
     source = {"name": "random", "language": "en", "consecutive": True, "weight": 1.0}
-    write_manifest(directory, tokenizer, [{**source, "split": entries}])
+    write_manifest(directory, tokenizer, b"", [{**source, "split": entries}])
 
 
 if __name__ == "__main__":

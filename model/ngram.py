@@ -9,6 +9,7 @@ A directory holds a trie in flat, memory-mapped arrays, one level for each order
 
     ngram.json         sizes, discounts, description of the counted text
     tokenizer.model    SentencePiece model
+    words              known words (model/words.py)
     unigram.npy        float32 (V,), p(w) interpolated with the uniform distribution
     tokens.K.npy       uint16 (n_K,), last token of each K-gram, K >= 2, sorted by (prefix, token)
     discounted.K.npy   float32 (n_K,), (a(hw) - D(a(hw))) / sum_v a(hv)
@@ -30,12 +31,13 @@ import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
-from model.checkpoint import CONFIG, TOKENIZER, Checkpoint
+from model.checkpoint import CONFIG, TOKENIZER, WORDS, Checkpoint
 from model.config import STRICT, Calibration, ForwardSizes, parse
 from model.errors import CheckpointError, LacunaError
 from model.listed_files import MAX_TOTAL_BYTES, SUMS, open_listed, read_listed_files, read_sums
 from model.runtime import Float32Array, Int64Array, WindowRuntime, check_runtime
 from model.tokenizer import Tokenizer
+from model.words import KnownWords
 
 DESCRIPTION = "ngram.json"
 BUILD_AGAIN = "build it again with `python -m training ngram`"
@@ -45,7 +47,7 @@ BUILD_AGAIN = "build it again with `python -m training ngram`"
 class NGramConfig:
     """The content of ``ngram.json``."""
 
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
     order: Annotated[int, pydantic.Field(ge=2, le=5)]
     smoothing: str
     counts: Annotated[
@@ -151,10 +153,10 @@ def open_ngram(
     Raises:
         CheckpointError: the directory is missing, torn, altered or of another format version.
     """
-    listed = read_listed_files(directory, (DESCRIPTION, TOKENIZER), max_bytes)
+    listed = read_listed_files(directory, (DESCRIPTION, TOKENIZER, WORDS), max_bytes)
     try:
         config = parse(NGramConfig, listed.contents.get(DESCRIPTION, b""))
-        for name in (TOKENIZER, *array_types(config.order)):
+        for name in (TOKENIZER, WORDS, *array_types(config.order)):
             if name not in listed.sums:
                 raise CheckpointError(f"{SUMS} does not list {name}")
         if len(config.counts) != config.order:
@@ -165,6 +167,7 @@ def open_ngram(
             raise CheckpointError(
                 f"{TOKENIZER} has {tokenizer.size} tokens, not {config.counts[0]}"
             )
+        words = KnownWords(listed.contents[WORDS])
         ngram.check()
         check_runtime(ngram)
     except (LacunaError, ValueError) as error:
@@ -179,6 +182,7 @@ def open_ngram(
         tokenizer=tokenizer,
         languages=("zh", "en"),
         word_end_probs=(0.0,) * tokenizer.size,
+        words=words,
         training=asdict(config),
         sums=listed.sums,
     )

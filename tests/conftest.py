@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from model.words import words_file, words_in
 from tests.fixtures_checkpoint import LINES, build_tiny_checkpoint, tiny_tokenizer
 from training.data.shards import ShardWriter, write_manifest
 from training.ngram import build
@@ -39,7 +40,7 @@ def tiny_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "weight": weight,
         }
         sources.append({**settings, "split": entries})
-    write_manifest(directory, tokenizer, sources)
+    write_manifest(directory, tokenizer, words_file(words_in(" ".join(LINES))), sources)
     return directory
 
 

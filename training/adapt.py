@@ -5,8 +5,8 @@
     3  train       one pass at a time, each at half the rate of the one before, until the held-out
                    lines of the text gain too little. Replay is general text that is read along to
                    limit forgetting (Robins 1995)
-    4  export      the best pass, if it passes the checks of `export`; word ends and most of the
-                   calibration stay
+    4  export      the best pass, if it passes the checks of `export`; word ends, known words and
+                   most of the calibration stay
     5  report      the lines set aside, before and after, without and with `history`
 
 The same command resumes an interrupted adaptation. DIR contains the text: protect it like the text.
@@ -55,6 +55,9 @@ SET_ASIDE_SHARE = 0.1
 SET_ASIDE_LINES = 2_000
 HELD_OUT_SHARE = 0.05
 MIN_LINES = 100
+# Occurrences from which a word of the text is known: fewer than in `prepare`, as a text of one
+# writer has few misspellings in common with others
+KNOWN_FROM = 2
 # Lines of a language with a smaller share are trained as lines of the other one
 MIN_LANGUAGE_SHARE = 0.05
 # A pass that lowers the bits of held-out text by a smaller share is the last one
@@ -199,6 +202,7 @@ def _prepare(options: AdaptOptions, texts: Sequence[Path]) -> Prepared:
         held_out_share=HELD_OUT_SHARE,
         seed=options.seed,
         max_characters=MAX_CHARACTERS,
+        known_from=KNOWN_FROM,
     )
     if not settings.output.is_dir():  # it is complete, as it is renamed into place
         prepare((*own, *others), settings)

@@ -4,7 +4,7 @@
     2  build      int8 graphs, and fp32 ones on request (model/onnx_graphs.py)
     3  gate       int8 against torch in fp32 on held-out text; a high cost ends the export
     4  calibrate  the temperature of the next head for each language, on the int8 graphs
-    5  write      the checkpoint directory, with word-end probabilities and a model card
+    5  write      the checkpoint directory, with word ends, known words and a model card
 
 Temperatures of blanks come later, from `python -m training calibrate`; scores from `card`.
 """
@@ -29,6 +29,7 @@ from model.checkpoint import (
     TOKENIZER,
     WEIGHTS,
     WORD_END_PROBS,
+    WORDS,
     Checkpoint,
     CheckpointConfig,
     check_target,
@@ -44,6 +45,7 @@ from model.onnx_runtime import GRAPHS, OnnxRuntime
 from model.runtime import Float32Array
 from model.tokenizer import Tokenizer
 from model.torch_runtime import TorchRuntime
+from model.words import KnownWords, words_file
 from training.config import RunConfig, options_from_dict
 from training.data.shards import Prepared, Shard, open_prepared, weigh_sources
 from training.evaluation.calibrate import fit_next_temperature
@@ -67,7 +69,8 @@ class ExportOptions:
     overwrite: bool = option("replace an existing checkpoint", False)
     gate: bool = True  # refuse if int8 costs too much; comparisons measure the graphs anyway
     # The checkpoint that an adaptation started from. Its languages, word-end probabilities and
-    # temperatures that are not fitted here stay: a small text says little about them.
+    # temperatures that are not fitted here stay: a small text says little about them. Its words
+    # stay known.
     base: Checkpoint | None = None
 
 
@@ -116,7 +119,9 @@ def export(options: ExportOptions) -> Checkpoint:
     sources = weigh_sources(prepared.sources, config.data.source_weights)
     if base is None:
         files[WORD_END_PROBS] = word_end_probs_file(word_end_probs(sources, tokenizer))
+        files[WORDS] = prepared.words
     else:
+        files[WORDS] = words_file([*KnownWords(prepared.words), *base.words])
         files[WORD_END_PROBS] = (base.directory / WORD_END_PROBS).read_bytes()
     calibration = base.calibration if base else Calibration()
     next_temperature = calibration.next_temperature | temperatures

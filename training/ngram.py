@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from model.checkpoint import TOKENIZER
+from model.checkpoint import TOKENIZER, WORDS
 from model.config import Calibration
 from model.errors import PreparedDataError
 from model.files import replaced_directory
@@ -74,6 +74,7 @@ def build(prepared: Path, output: Path, order: int) -> NGramConfig:
     with replaced_directory(output) as work:
         result = estimate(texts, predictable, order, work)
         shutil.copyfile(prepared / TOKENIZER, work / TOKENIZER)
+        (work / WORDS).write_bytes(data.words)
         config = NGramConfig(
             order=order,
             smoothing="interpolated modified Kneser-Ney, no cut-offs",
@@ -94,7 +95,7 @@ def write_description(directory: Path, config: NGramConfig) -> None:
     """Write ``ngram.json`` and the sums of all files."""
     content = json.dumps(asdict(config), indent=1, ensure_ascii=False)
     (directory / DESCRIPTION).write_text(content, encoding="utf-8")
-    write_sums(directory, (DESCRIPTION, TOKENIZER, *array_types(config.order)))
+    write_sums(directory, (DESCRIPTION, TOKENIZER, WORDS, *array_types(config.order)))
 
 
 def estimate(

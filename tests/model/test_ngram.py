@@ -105,6 +105,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         ),
         r"does not list unigram\.npy",
     ),
+    "words out of order": (lambda d: put(d, "words", b"b\na\n"), "words are not in order"),
     "children out of order": (put_array("children.1.npy", at5=9999), "children are not in order"),
     "a last child beyond the end": (put_array("children.2.npy", at0=1), "children are not"),
     "an unknown token": (put_array("tokens.3.npy", at0=364), "not in the vocabulary"),

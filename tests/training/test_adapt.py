@@ -63,10 +63,11 @@ def test_the_text_becomes_more_probable(adapted: Path) -> None:
 
 
 def test_languages_and_word_ends_stay_those_of_the_base(exported: Path, adapted: Path) -> None:
-    """A small text says little about them; version and history show the adaptation."""
+    """A small text says little about them; its words are known in addition to the old ones."""
     before, after = load_checkpoint(exported), load_checkpoint(adapted / "checkpoint")
     for name in ("name", "languages", "word_end_probs"):
         assert getattr(after, name) == getattr(before, name)
+    assert set(after.words) == {*before.words, "wilma", "otto", "berta", "saw", "herons", "again"}
     assert after.version == "2-adapted"
     assert after.calibration.cloze_temperature == before.calibration.cloze_temperature
     origin = {"name": "tiny", "version": "2", "digest": before.digest}

@@ -126,7 +126,10 @@ def test_the_command_writes_one_directory(tiny_prepared: Path, tmp_path: Path) -
     output, data = tmp_path / "bigram", open_prepared(tiny_prepared)
     command = ["ngram", str(tiny_prepared), "--order", "2", "--output", str(output)]
     assert main(command) == 0
-    description = open_ngram(output)[0].training
+    checkpoint, _ = open_ngram(output)
+    description = checkpoint.training
+    assert "theatre" in checkpoint.words
+    assert "theatr" not in checkpoint.words
     tokens = sum(len(source.ids) for source in data.sources)
     assert description["text"] == {"tokens": tokens, "prepared_sha256": data.sha256}
     assert description["bytes"] == sum(path.stat().st_size for path in output.glob("*.npy"))

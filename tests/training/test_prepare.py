@@ -5,6 +5,7 @@ import itertools
 import json
 import random
 import tracemalloc
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,17 @@ import pytest
 
 from model.errors import CorpusError, TokenizerError
 from model.tokenizer import Tokenizer
+from model.words import KnownWords, words_in
 from tests.fixtures_checkpoint import tiny_tokenizer
 from tests.training.made_up_text import HAN, WORDS, chinese, english, write_lines
 from training.__main__ import main
 from training.data import prepare as module
+from training.data import word_counts
 from training.data.prepare import PrepareOptions, prepare, sample_lines
 from training.data.shards import Shard, open_prepared
 from training.data.sources import SourceOptions, scan
 from training.data.train_tokenizer import train_tokenizer
+from training.data.word_counts import WordCounts
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +101,7 @@ def test_text_becomes_shards(data: Path, folder: Path) -> None:
     assert sorted(train + held_out) == sorted(expected)
     assert train == [line for line in expected if line in set(train)]
     kinds = itertools.product(("english", "chinese"), ("train", "heldout"), ("ids", "lines"))
-    files = {"manifest.json", "tokenizer.model", *(".".join(kind) for kind in kinds)}
+    files = {"manifest.json", "tokenizer.model", "words", *(".".join(kind) for kind in kinds)}
     assert {path.name for path in data.iterdir()} == files
     for shard in (*found.sources, *found.held_out):
         assert shard.characters == sum(len(text) for text in texts(shard, found.tokenizer))
@@ -113,6 +117,34 @@ def test_held_out_text_comes_in_blocks(data: Path, folder: Path) -> None:
     blocks = [flags[start : start + size] for start in range(0, len(flags), size)]
     assert all(all(block) or not any(block) for block in blocks)
     assert sum(any(block) for block in blocks) == round(0.1 * len(blocks))
+
+
+def test_words_of_training_lines_are_known(
+    data: Path, sources: tuple[SourceOptions, ...], options: PrepareOptions
+) -> None:
+    """A word that occurs often enough is listed; held-out lines do not count."""
+    strict = prepare(sources, replace(options, known_from=350))
+    for directory, known_from, different in ((data, 3, 12), (strict, 350, 8)):
+        found = open_prepared(directory)
+        counts = Counter(
+            word
+            for shard in found.sources
+            for line in set(texts(shard, found.tokenizer))
+            for word in words_in(line)
+        )
+        expected = {word for word, count in counts.items() if count >= known_from}
+        assert set(KnownWords(found.words)) == expected
+        assert len(expected) == different
+
+
+def test_rare_words_are_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory for words is limited: the rarer half goes."""
+    monkeypatch.setattr(word_counts, "MAX_WORDS", 4)
+    counts = WordCounts()
+    for line in ("The cat, the dog", "the cow and the cat", "the owl"):
+        counts.add(line)
+    assert list(KnownWords(counts.file(1))) == ["cat", "owl", "the"]
+    assert list(KnownWords(counts.file(2))) == ["cat", "the"]
 
 
 @pytest.mark.parametrize(("share", "names"), [(0.0001, ["english", "chinese"]), (0.0, [])])

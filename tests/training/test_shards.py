@@ -28,7 +28,7 @@ def prepared(tmp_path: Path) -> Path:
                 writer.write(*line)
             entries[split] = writer.entry()
     source = {"name": "text", "language": "en", "consecutive": True, "weight": 3.0}
-    write_manifest(tmp_path, tiny_tokenizer(), [{**source, "split": entries}])
+    write_manifest(tmp_path, tiny_tokenizer(), b"cat\n", [{**source, "split": entries}])
     return tmp_path
 
 
@@ -37,6 +37,7 @@ def test_what_is_written_is_read_back(prepared: Path) -> None:
     data = open_prepared(prepared)
     (shard,) = data.sources
     assert (shard.name, shard.language, shard.consecutive) == ("text", "en", True)
+    assert data.words == b"cat\n"
     assert (shard.weight, shard.lines, shard.characters) == (3.0, 3, 27)
     assert shard.offsets.tolist() == [0, 3, 5, 9]
     assert shard.cuts.tolist() == [[-1, -1], [1, -1], [1, 3]]
@@ -65,7 +66,7 @@ def test_unfit_manifests_are_refused(prepared: Path, edit: dict[str, Any], messa
         open_prepared(prepared)
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "tokenizer.model", "text.heldout.ids"])
+@pytest.mark.parametrize("name", ["manifest.json", "tokenizer.model", "words", "text.heldout.ids"])
 @pytest.mark.parametrize("content", [None, b"", b"[]", b"\xff"])
 def test_missing_and_damaged_files_are_named(
     prepared: Path, name: str, content: bytes | None

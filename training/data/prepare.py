@@ -3,10 +3,10 @@
     1  scan     count lines, detect languages, choose blocks of 50 neighbouring lines to read and
                 to hold out
     2  sample   draw lines, at most half of them Chinese and half others, and train the tokenizer
-    3  encode   clean, drop duplicates, cut, encode and write each source
+    3  encode   clean, drop duplicates, count words, cut, encode and write each source
 
-No input is ever held in memory whole. Memory is bounded by the tokenizer's sample and by the hashes
-of distinct lines, some 60 bytes each.
+No input is ever held in memory whole. Memory is bounded by the tokenizer's sample, the hashes of
+distinct lines, some 60 bytes each, and the counts of words.
 """
 
 import heapq
@@ -40,6 +40,7 @@ from training.data.sources import (
     stable_hash,
 )
 from training.data.train_tokenizer import train_tokenizer
+from training.data.word_counts import WordCounts
 from training.options import argument, option
 
 # Distinct lines after which duplicates are no longer noticed: some 1.2 GB.
@@ -67,6 +68,9 @@ class PrepareOptions:
     )
     max_characters: Annotated[int, Field(ge=16)] = option("split longer lines", 500, "N")
     sentences: bool = option("make a line of each sentence", False)
+    known_from: Annotated[int, Field(ge=1)] = option(
+        "occurrences in the training text from which a word is known", 3, "N"
+    )
     seed: Count = option("seed of every random choice", 1)
     vocabulary_lines: int = 400_000  # lines at most that the tokenizer is trained on
     threads: int = 2  # of training the tokenizer; another number may give other tokens
@@ -116,12 +120,14 @@ def prepare(sources: Sequence[SourceOptions], options: PrepareOptions) -> Path:
         ]
         tokenizer = _tokenizer(scanned, options)
         seen: set[int] = set()
+        words = WordCounts()
         entries = [
-            _encode(source, options, tokenizer, seen, work)
+            _encode(source, options, tokenizer, seen, words, work)
             for source in tqdm(scanned, "encode", disable=None)
         ]
         settings = {k: v for k, v in asdict(options).items() if not isinstance(v, Path)}
-        write_manifest(work, tokenizer, entries, {"options": settings})
+        known_words = words.file(options.known_from)
+        write_manifest(work, tokenizer, known_words, entries, {"options": settings})
     return options.output
 
 
@@ -166,9 +172,14 @@ def sample_lines(sources: Sequence[Source], options: PrepareOptions) -> list[str
 
 
 def _encode(
-    source: Source, options: PrepareOptions, tokenizer: Tokenizer, seen: set[int], work: Path
+    source: Source,
+    options: PrepareOptions,
+    tokenizer: Tokenizer,
+    seen: set[int],
+    words: WordCounts,
+    work: Path,
 ) -> dict[str, Any]:
-    """Write the shards of a source; return its entry in the manifest."""
+    """Write the shards of a source and count its words; return its entry in the manifest."""
     name = source.options.name
     counts: Counter[str] = Counter()
     lines = _new_lines(source, options, seen, counts)
@@ -177,6 +188,8 @@ def _encode(
     with ShardWriter(work, name, "train") as train, ShardWriter(work, name, "heldout") as held_out:
         for split, line in lines:
             writer = train if split == "train" else held_out
+            if split == "train":
+                words.add(line)
             for text in _copies(source, split, line, rng):
                 cuts = choose_cuts(text, surfaces, rng) if rng.random() < CUT_SHARE else ()
                 tokens: list[int] = []

@@ -3,6 +3,7 @@
     DIRECTORY/
       manifest.json         sources, counts, options, SHA-256 of every file and of everything
       tokenizer.model
+      words                 known words of the training text (model/words.py)
       NAME.train.ids        uint16 little-endian: lines of token ids, without <s> and </s>
       NAME.train.lines      uint32 little-endian (lines, 3): tokens, first cut, second cut
       NAME.heldout.*        the same for the held-out blocks
@@ -25,7 +26,7 @@ import numpy.typing as npt
 from model.errors import PreparedDataError, TokenizerError
 from model.tokenizer import Tokenizer
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 NO_CUT = 0xFFFFFFFF
 Split = Literal["train", "heldout"]
 SPLITS: tuple[Split, ...] = ("train", "heldout")
@@ -73,6 +74,7 @@ class Prepared:
     sources: tuple[Shard, ...]  # training text, one shard of each source
     held_out: tuple[Shard, ...]  # of the sources that have some
     tokenizer: Tokenizer
+    words: bytes  # content of the file
     sha256: str  # manifest_digest(), the name of the data in a checkpoint
 
 
@@ -94,6 +96,11 @@ def open_prepared(directory: Path) -> Prepared:
             raise PreparedDataError(
                 f"{directory / 'tokenizer.model'}: not the tokenizer of the manifest; {_REMEDY}"
             )
+        words = (directory / "words").read_bytes()
+        if hashlib.sha256(words).hexdigest() != manifest["words_sha256"]:
+            raise PreparedDataError(
+                f"{directory / 'words'}: not the words of the manifest; {_REMEDY}"
+            )
         train, held_out = (
             tuple(_map(directory, source, split) for source in manifest["sources"])
             for split in SPLITS
@@ -108,7 +115,7 @@ def open_prepared(directory: Path) -> Prepared:
     except TokenizerError as error:
         raise PreparedDataError(f"{error}; {_REMEDY}") from error
     held_out = tuple(shard for shard in held_out if shard.lines)
-    return Prepared(directory, train, held_out, tokenizer, manifest["sha256"])
+    return Prepared(directory, train, held_out, tokenizer, words, manifest["sha256"])
 
 
 def _map(directory: Path, source: dict[str, Any], split: Split) -> Shard:
@@ -182,18 +189,21 @@ class ShardWriter:
 def write_manifest(
     directory: Path,
     tokenizer: Tokenizer,
+    words: bytes,
     sources: Sequence[dict[str, Any]],
     details: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write ``tokenizer.model`` and ``manifest.json`` of a directory whose shards are written.
+    """Write all but the shards of a directory whose shards are written.
 
     Each source has name, language, consecutive, weight and ``split``, which is
     ``{split: ShardWriter.entry()}`` for both splits. *details* are further members.
     """
     (directory / "tokenizer.model").write_bytes(tokenizer.model_proto)
+    (directory / "words").write_bytes(words)
     manifest: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "tokenizer_sha256": tokenizer.digest,
+        "words_sha256": hashlib.sha256(words).hexdigest(),
         "vocabulary_size": tokenizer.size,
         "sources": list(sources),
         **(details or {}),
