@@ -12,6 +12,7 @@ far cheaper than many calls. It is a generator that yields steps and receives th
 2. It stacks the steps of all live decoders, and makes one call of the runtime for each kind.
 3. It resumes a decoder whose steps all have results, with one array for each step.
 4. The decoder yields further steps, or returns its answer, which ``step`` hands to the caller.
+   One that yields no steps waits for another decoder: it is resumed in the next ``step``.
 
 So a decoder reads like code for a single text and needs no locks, and batching is written once.
 A batch is what waits when ``step`` is called, without timers. Decoders come and go between any two
@@ -221,6 +222,8 @@ class Scheduler:
                 decoder, results = live.decoder, live.results
                 steps = next(decoder) if results is None else decoder.send(results)
                 live.results = [None] * len(steps)
+                if not steps:
+                    return
                 for index, step in enumerate(steps):
                     tokens = () if isinstance(step, Score) else step.tokens
                     # A GPU ends the process for an index out of range; other faults fail the call.

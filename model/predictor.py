@@ -18,7 +18,7 @@ from model.decoding.masked import fill_masked
 from model.decoding.next_word import next_words
 from model.decoding.peak_bytes import PeakBytes
 from model.decoding.prefix_cache import PrefixCache
-from model.decoding.score import score_text
+from model.decoding.score import ContextReader, score_text
 from model.errors import LacunaError, QueryError
 from model.listed_files import MAX_TOTAL_BYTES
 from model.ngram import is_ngram, open_ngram
@@ -62,14 +62,15 @@ class Predictor:
     ) -> Iterator[Decoder[Result]]:
         """Check the queries of a request and yield their decoders; nothing runs yet.
 
-        A history or choices that they share, as the same object, are read once. Only queries with
-        the same *cache_salt* find in the cache what these left there.
+        A history, choices or context that they share, as the same object, are read once. Only
+        queries with the same *cache_salt* find in the cache what these left there.
 
         Raises:
             QueryError: the query is invalid, or not of a kind that the checkpoint can answer; its
                 field is a JSON pointer relative to the query.
         """
         check, history, sent = RequestCheck(self.limits), History("", cache_salt), ""
+        reader, read = ContextReader(self._context, "", history), ""
         for query in queries:
             choices = check.check(query)
             kind = {PredictQuery: "predict", ScoreQuery: "score"}.get(type(query), "cloze")
@@ -79,7 +80,10 @@ class Predictor:
                     "/text", f"this checkpoint can answer {able}, not {kind}; load another one"
                 )
             if isinstance(query, ScoreQuery):
-                yield score_text(self._context, query)
+                if query.context is not read:
+                    reader = ContextReader(self._context, query.context, History("", cache_salt))
+                    read = query.context
+                yield score_text(self._context, query, reader)
                 continue
             if query.history is not sent:
                 history, sent = History(query.history, cache_salt), query.history

@@ -240,7 +240,7 @@ class RequestCheck:
         _check_text("/text", query.text, limits.characters)
         if isinstance(query, ScoreQuery):
             _check_text("/context", query.context, limits.characters)
-            if not query.text:
+            if not normalise(query.text):
                 raise QueryError("/text", "is empty; send at least 1 character to score")
             return None
         if query.history is not self._history:

@@ -49,6 +49,7 @@ class DecoderContext:
         self.two_towers = network.architecture == "two_towers"
         self.calibration = checkpoint.calibration
         self.word_end_probs = checkpoint.word_end_probs  # by token: a word ends after it
+        self.words = checkpoint.words
         self.cache = cache
         self.use_cache_lm = use_cache_lm
         towers: tuple[Tower, ...] = ("forward", "backward")

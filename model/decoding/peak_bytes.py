@@ -15,16 +15,17 @@ from model.decoding.cloze import BEAM, MANY, RESCORED, RESCORED_BLIND
 from model.decoding.context import MAX_MIXED
 from model.decoding.masked import FILL_ROWS, MAX_REACH, WIDTH
 from model.decoding.next_word import MAX_NODES
+from model.decoding.score import ROWS
 from model.decoding.span_search import FEW, FIRST_WIDTH, GIVEN_LINES, GIVEN_TOKENS, MAX_SPAN
-from model.queries import ClozeQuery, Limits, PredictQuery, Query
+from model.queries import ClozeQuery, Limits, PredictQuery, Query, ScoreQuery
 
 # Objects of any decoder, with its counts of recent tokens, and of a candidate, span or choice.
 DECODER, COUNTS, OBJECT = 16_000, 30 * MAX_TOKENS, 600
 # A code point and its tokens, in ASCII and in any text. A learned token takes 36 bytes, a byte
 # token 9, and the normal form of one character has at most 12 bytes of UTF-8.
 ASCII_CHARACTER, CHARACTER = 45, 125
-# A word for a blank in an answer.
-FILLING = 150
+# A word for a blank in an answer, and a code point of a text with the details of its tokens.
+FILLING, DETAIL = 150, 450
 
 
 class PeakBytes:
@@ -39,6 +40,7 @@ class PeakBytes:
         self._backward = 4 * sizes.state_size("backward")
         self._predict = (MAX_NODES + 2) * (self._state + self._row) + MAX_MIXED * self._row
         self._score = CHUNK_TOKENS * (self._output + OBJECT) + 4 * self._state
+        self._score += 2 * ROWS * (self._state + OBJECT)  # what precedes a text
 
     def of(self, query: Query) -> int:
         """Return the bound for one query, in bytes."""
@@ -49,7 +51,13 @@ class PeakBytes:
             return fixed + COUNTS + self._predict + candidates
         if isinstance(query, ClozeQuery):
             return 2 * fixed + COUNTS + self._cloze(query)
-        return fixed + self._score
+        return fixed + self._score + self._context(query)
+
+    def _context(self, query: ScoreQuery) -> int:
+        """Return the bytes of a context, and of the details of a text."""
+        characters = min(len(query.text), self._limits.characters) if query.details else 0
+        context = min(_size([query.context]), CHARACTER * self._limits.characters)
+        return DETAIL * characters + context
 
     def _cloze(self, query: ClozeQuery) -> int:
         blanks = min(count_blanks(query), self._limits.blanks)

@@ -1,10 +1,8 @@
 """The predictor: refusals, which do not affect other queries, and scores of texts."""
 
 import math
-import unicodedata
 from typing import Any
 
-import numpy as np
 import pytest
 
 from model.batching import Scheduler
@@ -19,11 +17,9 @@ from model.queries import (
     PredictResult,
     Query,
     ScoreQuery,
-    ScoreResult,
 )
 from model.runtime import Float32Array
 from model.text import normalise
-from model.tokenizer import START
 from tests.fakes import TableRuntime, answer, hand_tokenizer, table_predictor
 
 TOKENIZER = hand_tokenizer(("the ", "cat ", "cat", "我", "买"))
@@ -140,26 +136,6 @@ def test_usage_counts_the_tokens_of_the_text() -> None:
     """The start of the text is not counted."""
     usage = answer(predictor(), PredictQuery("the the cat")).usage
     assert (usage.tokens, usage.cached_tokens) == (3, 0)
-
-
-@pytest.mark.parametrize(
-    "text", ["the cat", "我。", "a", "é", "the cat " * 100, "the\ncat\n", "\n"]
-)
-def test_score_is_the_sum_over_the_tokens_of_the_text(text: str) -> None:
-    """The end is not counted; line ends are read and cost nothing, also in long texts."""
-    runtime = TableRuntime(TOKENIZER, range(5, TOKENIZER.size))
-    expected, read = 0.0, [0, START]
-    for token in TOKENIZER.encode(normalise(text)):
-        (row,) = runtime.score("next", np.array([read[-2:]], dtype=np.float32))
-        expected += 0.0 if token == START else float(row[token])
-        read.append(token)
-    found, decomposed = table_predictor(runtime).run(
-        [ScoreQuery(text), ScoreQuery(unicodedata.normalize("NFD", text))]
-    )
-    assert isinstance(found, ScoreResult) and found == decomposed
-    assert found.log_probability == pytest.approx(expected, rel=1e-6)
-    assert (found.characters, found.tokens) == (len(text), len(read) - 2)
-    assert found.bits_per_character == pytest.approx(-expected / math.log(2) / len(text))
 
 
 def test_texts_of_a_request_share_what_is_read_of_history_and_choices(
