@@ -42,7 +42,7 @@ from model.listed_files import (
     sums_file,
 )
 from model.tokenizer import Tokenizer
-from model.words import KnownWords
+from model.words import KnownWords, read_words
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.model"
@@ -161,7 +161,7 @@ def load_checkpoint(directory: Path, max_bytes: int = MAX_TOTAL_BYTES) -> Checkp
             f" 0 to 1; {EXPORT_AGAIN}"
         )
     try:
-        words = KnownWords(listed.contents.get(WORDS, b""))
+        words = KnownWords(read_words(listed.contents.get(WORDS, b"")))
     except ValueError as error:
         raise CheckpointError(f"{directory / WORDS}: {error}; {EXPORT_AGAIN}") from error
     return Checkpoint(

@@ -37,7 +37,7 @@ from model.errors import CheckpointError, LacunaError
 from model.listed_files import MAX_TOTAL_BYTES, SUMS, open_listed, read_listed_files, read_sums
 from model.runtime import Float32Array, Int64Array, WindowRuntime, check_runtime
 from model.tokenizer import Tokenizer
-from model.words import KnownWords
+from model.words import KnownWords, read_words
 
 DESCRIPTION = "ngram.json"
 BUILD_AGAIN = "build it again with `python -m training ngram`"
@@ -167,7 +167,7 @@ def open_ngram(
             raise CheckpointError(
                 f"{TOKENIZER} has {tokenizer.size} tokens, not {config.counts[0]}"
             )
-        words = KnownWords(listed.contents[WORDS])
+        words = KnownWords(read_words(listed.contents[WORDS]))
         ngram.check()
         check_runtime(ngram)
     except (LacunaError, ValueError) as error:

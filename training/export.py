@@ -45,7 +45,7 @@ from model.onnx_runtime import GRAPHS, OnnxRuntime
 from model.runtime import Float32Array
 from model.tokenizer import Tokenizer
 from model.torch_runtime import TorchRuntime
-from model.words import KnownWords, words_file
+from model.words import read_words, words_file
 from training.config import RunConfig, options_from_dict
 from training.data.shards import Prepared, Shard, open_prepared, weigh_sources
 from training.evaluation.calibrate import fit_next_temperature
@@ -121,7 +121,8 @@ def export(options: ExportOptions) -> Checkpoint:
         files[WORD_END_PROBS] = word_end_probs_file(word_end_probs(sources, tokenizer))
         files[WORDS] = prepared.words
     else:
-        files[WORDS] = words_file([*KnownWords(prepared.words), *base.words])
+        known = (prepared.words, (base.directory / WORDS).read_bytes())
+        files[WORDS] = words_file(word for data in known for word in read_words(data))
         files[WORD_END_PROBS] = (base.directory / WORD_END_PROBS).read_bytes()
     calibration = base.calibration if base else Calibration()
     next_temperature = calibration.next_temperature | temperatures

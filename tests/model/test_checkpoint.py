@@ -79,7 +79,7 @@ def test_everything_that_was_written_is_read(tmp_path: Path, tiny_checkpoint: Pa
     assert read.network == tiny.network
     assert read.tokenizer.digest == tiny.tokenizer.digest
     assert read.word_end_probs == pytest.approx(shares.tolist(), abs=1e-3)
-    assert list(read.words) == ["cat", "theatre"]
+    assert [word in read.words for word in ("theatre", "cats")] == [True, False]
     sums = (directory / "SHA256SUMS").read_bytes()
     assert sums.decode() == sums_of(directory)
     assert read.digest == written.digest == hashlib.sha256(sums).hexdigest()
@@ -259,6 +259,6 @@ def test_revision_changes_what_is_measured(
         copy, calibration=calibration, scores=scores, card="# New", words=b"cat\n"
     )
     assert (after.calibration, after.scores) == (calibration, scores)
-    assert list(after.words) == ["cat"]
+    assert [word in after.words for word in ("cat", "theatre")] == [True, False]
     assert {name: (copy / name).read_bytes() for name in others} == others
     assert (copy / "MODEL_CARD.md").read_text() == "# New"

@@ -15,7 +15,7 @@ import pytest
 
 from model.errors import CorpusError, TokenizerError
 from model.tokenizer import Tokenizer
-from model.words import KnownWords, words_in
+from model.words import read_words, words_in
 from tests.fixtures_checkpoint import tiny_tokenizer
 from tests.training.made_up_text import HAN, WORDS, chinese, english, write_lines
 from training.__main__ import main
@@ -133,7 +133,7 @@ def test_words_of_training_lines_are_known(
             for word in words_in(line)
         )
         expected = {word for word, count in counts.items() if count >= known_from}
-        assert set(KnownWords(found.words)) == expected
+        assert set(read_words(found.words)) == expected
         assert len(expected) == different
 
 
@@ -143,8 +143,8 @@ def test_rare_words_are_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None
     counts = WordCounts()
     for line in ("The cat, the dog", "the cow and the cat", "the owl"):
         counts.add(line)
-    assert list(KnownWords(counts.file(1))) == ["cat", "owl", "the"]
-    assert list(KnownWords(counts.file(2))) == ["cat", "the"]
+    assert read_words(counts.file(1)) == ["cat", "owl", "the"]
+    assert read_words(counts.file(2)) == ["cat", "the"]
 
 
 @pytest.mark.parametrize(("share", "names"), [(0.0001, ["english", "chinese"]), (0.0, [])])
