@@ -13,8 +13,8 @@ from model.text import normalise
 
 # Microseconds.
 PREDICT, CANDIDATE = 1_000, 12
-SCORE = 300
-TOKEN, SCORED_TOKEN = 30, 57
+SCORE, CONTEXT = 300, 500
+TOKEN, SCORED_TOKEN, DETAIL = 30, 57, 5
 # A blank is searched for so many words, however few are wanted.
 BLANK_WORD, MIN_WORDS = 800, 16
 CHOSEN_BLANK, CHOICE, CHOICE_TOKEN = 2_500, 150, 120
@@ -23,6 +23,8 @@ CHOSEN_BLANK, CHOICE, CHOICE_TOKEN = 2_500, 150, 120
 JOINT, JOINTS, MANY = 4_000, 4, 8
 # So many tokens behind a single blank are read.
 MAX_RIGHT = 512
+# A word of a lexicon, or a blocked one: to read it, and for each text.
+LISTED_WORD, KNOWN_WORD = 10, 1
 # Code points of a history in a microsecond: in ASCII, in other characters, and for each text.
 ASCII_HISTORY, HISTORY, KNOWN_HISTORY = 4, 1, 64
 # Of a text, one round reads so many tokens at most; or it searches for so many words, or scores so
@@ -53,6 +55,8 @@ _REFUSED = Work(1, 1)  # over a limit: next to no work, so that a busy engine an
 class Estimator:
     """Estimates queries, and remembers which beginnings and histories are probably cached.
 
+    What is cached for one history, lexicon and user is not cached for another.
+
     The prefix cache has *cache_bytes*, and evicts the least recently used, whoever sent it.
     A text over one of the *limits* is next to no work: the engine refuses it at once. *rare* is of
     `rare_characters`.
@@ -67,72 +71,92 @@ class Estimator:
 
     def estimate(self, queries: Sequence[Query], cache_salt: str = "") -> list[Work]:
         """Estimate the texts of one request, which differ in nothing else."""
-        first, limits, rare = queries[0], self._limits, self._rare
-        new_history, history, lists, marker = 0, 0, list[int](), ""
-        if not isinstance(first, ScoreQuery):
-            history = len(first.history) // KNOWN_HISTORY
-            if first.history and not self._is_known(first.history, cache_salt):
-                speed = ASCII_HISTORY if first.history.isascii() else HISTORY
-                new_history = len(first.history) // speed
-            refused = len(first.history) > limits.history
-            if isinstance(first, ClozeQuery) and first.blank is not None:
+        first = queries[0]
+        if isinstance(first, ScoreQuery):
+            return self._scores(cast("Sequence[ScoreQuery]", queries), cache_salt)
+        limits, rare, lists, marker = self._limits, self._rare, list[int](), ""
+        words = len(first.lexicon) + len(first.block)
+        once, each = LISTED_WORD * words, KNOWN_WORD * words + len(first.history) // KNOWN_HISTORY
+        if first.history and not self._is_known(first.history, cache_salt):
+            once += len(first.history) // (ASCII_HISTORY if first.history.isascii() else HISTORY)
+        refused = len(first.history) > limits.history
+        refused |= max(len(first.lexicon), len(first.block)) > limits.lexicon
+        if isinstance(first, ClozeQuery):
+            refused |= first.fillings > limits.fillings
+            if first.blank is not None:
                 refused |= len(first.blank) > limits.characters
                 marker = first.blank if refused else normalise(first.blank)
-            if isinstance(first, ClozeQuery) and first.choices is not None:
-                lists = _choices(first.choices, limits, rare)
-                refused |= not lists
-            else:  # with choices, top_k is ignored
-                refused |= first.top_k > limits.top_k
-            if refused:
-                return [_REFUSED] * len(queries)
-        works = []
+        if isinstance(first, ClozeQuery) and first.choices is not None:
+            lists = _choices(first.choices, limits, rare)
+            refused |= not lists
+        else:  # with choices, top_k is ignored
+            refused |= first.top_k > limits.top_k
+        if refused:
+            return [_REFUSED] * len(queries)
+        works, owner = [], _owner(first, cache_salt)
         for query in queries:
             if len(query.text) > limits.characters:
                 works.append(_REFUSED)
-            elif isinstance(query, PredictQuery):
-                works.append(self._predict(query, history, cache_salt))
             elif isinstance(query, ClozeQuery):
-                works.append(_cloze(query, marker, history, lists, limits, rare))
+                works.append(_cloze(query, marker, each, lists, limits, rare))
             else:
-                tokens = SCORED_TOKEN * count_tokens(query.text, rare)
-                works.append(_work(SCORE, tokens, 2 * SCORED_TOKEN * ROUND_TOKENS))
-        total, in_round = works[0]  # the texts of a request read a new history together
-        works[0] = Work(total + new_history, in_round + new_history)
-        return works
+                works.append(self._predict(cast("PredictQuery", query), each, owner))
+        return _with_shared(works, once, once)
 
     def remember(self, queries: Sequence[Query], cache_salt: str) -> None:
         """Remember beginnings and history of a request that was answered."""
         first = queries[0]
+        owner = _owner(first, cache_salt)
+        texts = [query.text for query in queries]
         if isinstance(first, ScoreQuery):
-            return
-        for query in queries:
-            text = query.text
-            beginning = text[: len(text) // BLOCK * BLOCK]
-            new = len(text) - self._known_length(text, cache_salt)
+            texts = [first.context] if first.context else []
+        elif first.history:
+            self._remember(first.history, cache_salt)
+        for text in texts:
+            new = len(text) - self._known_length(text, owner)
             self._written += (new // STRETCH + 1) * STRETCH_BYTES
-            for known in (beginning, first.history):
-                if known:
-                    key = hash((cache_salt, known))
-                    self._known.pop(key, None)  # the newest is last
-                    self._known[key] = self._written
+            if beginning := text[: len(text) // BLOCK * BLOCK]:
+                self._remember(beginning, owner)
         while len(self._known) > MAX_KNOWN:
             del self._known[next(iter(self._known))]
 
-    def _is_known(self, text: str, cache_salt: str) -> bool:
+    def _remember(self, text: str, owner: int | str) -> None:
+        key = hash((owner, text))
+        self._known.pop(key, None)  # the newest is last
+        self._known[key] = self._written
+
+    def _is_known(self, text: str, owner: int | str) -> bool:
         """Return True if the cache cannot have dropped *text* for others since it came."""
-        key = hash((cache_salt, text))
+        key = hash((owner, text))
         return self._written - self._known.get(key, -self._cache_bytes) < self._cache_bytes
 
-    def _known_length(self, text: str, cache_salt: str) -> int:
+    def _known_length(self, text: str, owner: int | str) -> int:
         """Return how many code points at the start of *text* are probably cached."""
         end = len(text) // BLOCK * BLOCK
         for length in (end, end - BLOCK):
-            if length > 0 and self._is_known(text[:length], cache_salt):
+            if length > 0 and self._is_known(text[:length], owner):
                 return length
         return 0
 
-    def _predict(self, query: PredictQuery, fixed: int, cache_salt: str) -> Work:
-        new = query.text[self._known_length(query.text, cache_salt) :]
+    def _scores(self, queries: Sequence[ScoreQuery], cache_salt: str) -> list[Work]:
+        first, limits, rare = queries[0], self._limits, self._rare
+        if len(first.context) > limits.characters:
+            return [_REFUSED] * len(queries)
+        token = SCORED_TOKEN + DETAIL * first.details
+        works = [
+            _work(SCORE, token * count_tokens(each.text, rare), 2 * token * ROUND_TOKENS)
+            if len(each.text) <= limits.characters
+            else _REFUSED
+            for each in queries
+        ]
+        if not first.context:
+            return works
+        new = first.context[self._known_length(first.context, _owner(first, cache_salt)) :]
+        tokens = TOKEN * count_tokens(new, rare)
+        return _with_shared(works, CONTEXT + tokens, CONTEXT + min(tokens, TOKEN * ROUND_TOKENS))
+
+    def _predict(self, query: PredictQuery, fixed: int, owner: int | str) -> Work:
+        new = query.text[self._known_length(query.text, owner) :]
         fixed += PREDICT + CANDIDATE * query.top_k
         return _work(fixed, TOKEN * count_tokens(new, self._rare), TOKEN * ROUND_TOKENS)
 
@@ -155,6 +179,19 @@ def count_tokens(text: str, rare: re.Pattern[str] = NOT_ASCII) -> int:
         spelled = "".join(rare.findall(text))
         tokens += len(spelled.encode(errors="replace")) - len(spelled)
     return tokens
+
+
+def _owner(query: Query, cache_salt: str) -> int:
+    """Return a hash of what two texts must share if one is to use what is cached of the other."""
+    if isinstance(query, ScoreQuery):
+        return hash((cache_salt, "", (), ()))
+    return hash((cache_salt, query.history, query.lexicon, query.block))
+
+
+def _with_shared(works: list[Work], total: int, in_round: int) -> list[Work]:
+    """Add to the first work what the texts of a request need together."""
+    works[0] = Work(works[0].total + total, works[0].in_round + in_round)
+    return works
 
 
 def _work(fixed: int, tokens: int, in_round: int) -> Work:

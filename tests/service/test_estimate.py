@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from model.queries import ClozeQuery, PredictQuery, ScoreQuery
+from model.queries import ClozeQuery, LexiconEntry, PredictQuery, ScoreQuery
 from model.text import normalise
 from model.tokenizer import Tokenizer
 from service.estimate import MAX_KNOWN, Estimator, Work, count_tokens, rare_characters
@@ -16,6 +16,7 @@ LIMITS = Settings().limits
 CACHE_BYTES = Settings().prefix_cache_mib << 20
 TOKENIZER = Tokenizer.load(DEFAULT_CHECKPOINT / "tokenizer.model")
 RARE = rare_characters(TOKENIZER.surfaces)
+WORDS = tuple(LexiconEntry(f"word{number}") for number in range(256))
 
 
 def work_of(query: Any) -> Work:
@@ -50,10 +51,19 @@ def work_of(query: Any) -> Work:
             ClozeQuery("a ____ b ____", choices=[["x"], ["y", "z"]]),
         ),
         (ScoreQuery("a"), ScoreQuery("a" * 1_000)),
+        (ScoreQuery("a"), ScoreQuery("a", "b")),
+        (ScoreQuery("a", "b"), ScoreQuery("a", "b" * 1_000)),
+        (ScoreQuery("a" * 100), ScoreQuery("a" * 100, details=True)),
+        (PredictQuery("a"), PredictQuery("a", lexicon=WORDS)),
+        (ClozeQuery("a __"), ClozeQuery("a __", block=("b",) * 256)),
         # A text over a limit is no work, so that a busy engine answers 422 and not 429.
         (PredictQuery("a" * 10_001), PredictQuery("a")),
         (PredictQuery("a", top_k=101), PredictQuery("a")),
         (PredictQuery("a", history="a" * 20_001), PredictQuery("a")),
+        (PredictQuery("a", lexicon=(*WORDS, *WORDS)), PredictQuery("a")),
+        (PredictQuery("a", block=("b",) * 257), PredictQuery("a")),
+        (ScoreQuery("a", "b" * 10_001), ScoreQuery("a")),
+        (ClozeQuery("____", fillings=17), ClozeQuery("____")),
         (ClozeQuery("____ " * 65), ClozeQuery("____")),
         (ClozeQuery("____", choices=["x"] * 257), ClozeQuery("____", choices=["x"])),
         (ClozeQuery("no blank"), ClozeQuery("____")),
@@ -77,6 +87,30 @@ def test_what_was_typed_before_is_not_work_again() -> None:
     (typed,) = estimator.estimate(next_key, "one")
     assert typed.total < cold.total / 20
     assert unknown.total > cold.total * 0.99
+
+
+@pytest.mark.parametrize(
+    "other", [{"history": "b"}, {"lexicon": (LexiconEntry("b"),)}, {"block": ("b",)}]
+)
+def test_for_another_writer_a_text_is_work_again(other: dict[str, Any]) -> None:
+    """What is cached for one history, lexicon and blocked words serves no other."""
+    text = "some words " * 400
+    estimator = Estimator(LIMITS, CACHE_BYTES)
+    (cold,) = estimator.estimate([PredictQuery(text)])
+    estimator.remember([PredictQuery(text)], "")
+    assert estimator.estimate([PredictQuery(text)])[0].total < cold.total / 10
+    assert estimator.estimate([PredictQuery(text, **other)])[0].total >= cold.total
+
+
+def test_a_context_is_read_once() -> None:
+    """Texts that come together share it; its beginning is known to later requests."""
+    queries = [ScoreQuery("a", "some words " * 400)] * 8
+    estimator = Estimator(LIMITS, CACHE_BYTES)
+    first, *others = estimator.estimate(queries)
+    assert others == [Estimator(LIMITS, CACHE_BYTES).estimate([ScoreQuery("a")])[0]] * 7
+    estimator.remember(queries, "")
+    again, *_ = estimator.estimate(queries)
+    assert first.total - 20_000 > again.total > others[0].total
 
 
 def test_a_new_history_is_read_once() -> None:
