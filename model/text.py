@@ -7,12 +7,12 @@ without spaces, ``en`` for everything else.
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
-from opencc import OpenCC
+from model.chinese import is_traditional, to_simplified, to_traditional, traditional_characters
 
 Language = Literal["zh", "en"]
 LANGUAGES: tuple[str, ...] = ("zh", "en")
@@ -21,12 +21,14 @@ LANGUAGES: tuple[str, ...] = ("zh", "en")
 HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 HAN_CHARACTER = re.compile(f"[{HAN}]")
 LETTER = re.compile(r"[^\W\d_]")
+_LETTERS = re.compile(r"(?:[^\W\d_]|['’])+")
+_I = re.compile(r"\bi\b")
+_SENTENCE_START = re.compile(r"\bi\b|(?:^|[.!?][\"'”’)\]]*[ \n]|\n)[\"'“‘(\[]*[^\W\d_]")
 # Scripts without spaces, in which a word may begin at any character: Chinese and kana.
 _UNSPACED = re.compile(
     "[\u2e80-\u312f\u31a0-\u31ef\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f"
     "\U0001b000-\U0001b16f\U00020000-\U000323af]"
 )
-_KANA = re.compile("[\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f]")
 
 # Insides of [...]. What disappears: control characters, soft hyphens, zero-width and bidirectional
 # marks, fillers, variation selectors, tags, and the skin tones of emoji.
@@ -45,6 +47,10 @@ _REPLACED = re.compile(
     f"(?P<space>[{_ODD_SPACE}][ {_ODD_SPACE}{_UNSEEN}]*| [ {_ODD_SPACE}{_UNSEEN}]+)"
     f"|(?P<line_end>\\r\\n|[{_ODD_LINE_END}])|(?P<full_width>[{_FULL_WIDTH}])|[{_UNSEEN}]+"
 )
+# Pictures and flags, and a run of them with spaces.
+_EMOJI = "\u231a\u231b\u23e9-\u23fa\u2600-\u2767\u2b1b\u2b1c\u2b50\u2b55\U0001f000-\U0001faff"
+_AN_EMOJI = re.compile(f"[{_EMOJI}]")
+_EMOJI_RUN = re.compile(f" ?[{_EMOJI}][ {_EMOJI}]*")
 _TO_FULL_WIDTH = {code: code + 0xFEE0 for code in range(0x30, 0x7B) if chr(code).isalnum()}
 _FROM_FULL_WIDTH = {wide: code for code, wide in _TO_FULL_WIDTH.items()}
 
@@ -53,8 +59,6 @@ _FROM_FULL_WIDTH = {wide: code for code, wide in _TO_FULL_WIDTH.items()}
 # character whose decomposition begins with a combining class: U+0F73 has none, but stands for two
 # marks.
 MAX_MARKS = 30
-# Characters before an answer that decide how it is written in Traditional Chinese.
-_NEAR = 8
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class NormalText:
 
     sent: str
     text: str
+    is_capitals: bool = False  # *text* is what was sent in capitals, in small letters
 
     @cached_property
     def offsets(self) -> list[int]:
@@ -83,19 +88,41 @@ class NormalText:
             return self.offsets[start], self.offsets[start]
         return self._spans[start][0], self._spans[end - 1][1]
 
+    def as_sent(self, start: int) -> str:
+        """Return *text* from *start* as it was sent, without invisible characters."""
+        if self.sent == self.text:
+            return self.text[start:]
+        return "".join([self.sent[begin:end] for begin, end in self._spans[start:]])
+
+    def read(self, word: str) -> str:
+        """Return *word*, in normal form, as it is read in this text."""
+        return _in_small_letters(word) if self.is_capitals else word
+
     def write(self, answer: str, end: int | None = None) -> str:
         """Return *answer*, which follows *text* up to *end*, in the writing of the text as sent."""
+        if self.sent == self.text:
+            return answer
         if self._is_traditional:
-            answer = _in_traditional(self.text[:end][-_NEAR:], answer)
-        return answer.translate(_TO_FULL_WIDTH) if self._is_full_width else answer
+            answer = to_traditional(self.text[:end], answer)
+        if self.is_capitals:
+            answer = "".join([c.upper() if len(c.upper()) == 1 else c for c in answer])
+        if self._is_full_width:
+            answer = answer.translate(_TO_FULL_WIDTH)
+        if end is not None or self._last == "":
+            return answer
+        if answer[0] == " ":  # one space is enough
+            return answer[1:] if self._last == " " else answer
+        return f" {answer}" if is_word_character(answer[0]) and self._last != " " else answer
+
+    @cached_property
+    def _last(self) -> str:
+        """The last character of *sent* in normal form if it is a space or an emoji, else empty."""
+        last = normalise(f"{self.sent}.")[-2:-1]
+        return last if last == " " or _AN_EMOJI.match(last) else ""
 
     @cached_property
     def _is_traditional(self) -> bool:
-        """True if *sent* has more Traditional than Simplified characters."""
-        if self.sent.isascii():
-            return False
-        traditional = sum(1 for _ in _traditional().finditer(self.sent))
-        return traditional > 0 and traditional > sum(map(_is_simplified, self.sent))
+        return not self.sent.isascii() and is_traditional(self.sent)
 
     @cached_property
     def _is_full_width(self) -> bool:
@@ -109,25 +136,31 @@ class NormalText:
     def _spans(self) -> list[tuple[int, int]]:
         """Start and end in *sent* of each character of *text*."""
         sent = self.sent
-        if sent == self.text:
+        if sent.lower() == self.text.lower():
             return [(place, place + 1) for place in range(len(sent))]
-        parts: list[str] = []
-        spans: list[tuple[int, int]] = []
-        position = 0
-        for match in [*_REPLACED.finditer(sent), None]:
-            start, end = match.span() if match else (len(sent), len(sent))
-            parts.append(sent[position:start])
-            spans += [(place, place + 1) for place in range(position, start)]
-            if match and (part := _replacement(match)):
-                parts.append(part)
-                spans.append((start, end))
-            position = end
-        return _composed_spans("".join(parts), spans)[: len(self.text)]
+        spans = [(place, place + 1) for place in range(len(sent))]
+        text, spans = _replaced(_REPLACED, _replacement, sent, spans)
+        text, spans = _composed(text, spans)
+        if not _AN_EMOJI.search(self.text):
+            text, spans = _replaced(_EMOJI_RUN, _sentence_end, text, spans)
+        return spans[: len(self.text)]
 
 
 def read_text(sent: str) -> NormalText:
-    """Bring a text into normal form, and remember it as it was sent."""
-    return NormalText(sent, normalise(sent))
+    """Bring a text into normal form, and remember it as it was sent.
+
+    Emoji after a word are read as the end of its sentence, others not at all. A text in capitals is
+    read in small letters. It has no small letter, and two words of two letters or more, or one of
+    five: ``NASA``, ``OK`` and ``A TV`` stay as they are.
+    """
+    text = normalise(sent)
+    if not text.isascii() and _AN_EMOJI.search(text):
+        text = _EMOJI_RUN.sub(_sentence_end, text)
+    if text.isupper() and not _UNSPACED.search(text):
+        words = [len(word) for word in _LETTERS.findall(text)]
+        if sum(length > 1 for length in words) + text.startswith("I ") > 1 or max(words) > 4:
+            return NormalText(sent, _in_small_letters(text, sentences=True), is_capitals=True)
+    return NormalText(sent, text)
 
 
 def normalise(text: str) -> str:
@@ -139,7 +172,7 @@ def normalise(text: str) -> str:
         odd = _ODD_ASCII.search(text) is not None or "  " in text
         return _REPLACED.sub(_replacement, text) if odd else text
     if _odd().search(text) or "  " in text:
-        text = _simplified(_compose(_REPLACED.sub(_replacement, text)))
+        text = to_simplified(_compose(_REPLACED.sub(_replacement, text)))
     else:
         text = _compose(text)
     bare = text.rstrip(" ")
@@ -152,72 +185,33 @@ def _replacement(match: re.Match[str]) -> str:
     return {"space": " ", "line_end": "\n"}.get(match.lastgroup or "", "")
 
 
-def _simplified(text: str) -> str:
-    """Return *text* in Simplified Chinese, character for character; Japanese stays as it is."""
-    if _KANA.search(text):
-        return text
-    for _ in range(3):  # once more turns the few characters that two steps lead to
-        if not _traditional().search(text):
-            break
-        text = _converted(_to_simplified(), text)
-    return text
+def _in_small_letters(text: str, *, sentences: bool = False) -> str:
+    """Return *text* in small letters, but ``I`` and, with *sentences*, their first letters."""
+    small = "".join([c.lower() if len(c.lower()) == 1 else c for c in text])
+    return (_SENTENCE_START if sentences else _I).sub(lambda match: match[0].upper(), small)
 
 
-def _in_traditional(before: str, answer: str) -> str:
-    """Return *answer*, which follows *before*, in Traditional Chinese."""
-    return _converted(_to_traditional(), before + answer)[len(before) :]
+def _sentence_end(emoji: re.Match[str]) -> str:
+    """Return what is read for a run of emoji."""
+    text, start, end = emoji.string, *emoji.span()
+    before, after = text[max(0, start - 1) : start], text[end : end + 1]
+    if before in "\n" or (after and after not in "\"'“‘" and _is_closing(after)):
+        return ""
+    if is_east_asian(before):
+        return "。" if is_han(before) else ""
+    mark = "." if is_word_character(before) else ""
+    return mark if after == "\n" else f"{mark} "
 
 
-def _converted(converter: OpenCC, text: str) -> str:
-    """Convert *text* by phrases, or by characters if that would change its length."""
-    converted: str = converter.convert(text)
-    if len(converted) == len(text):
-        return converted
-    single = map(converter.convert, text)
-    return "".join(new if len(new) == 1 else old for new, old in zip(single, text, strict=True))
-
-
-@lru_cache(maxsize=1)
-def _to_simplified() -> OpenCC:
-    return OpenCC("t2s")
-
-
-@lru_cache(maxsize=1)
-def _to_traditional() -> OpenCC:
-    return OpenCC("s2tw")  # 45 MB, which only a service with Traditional texts takes
-
-
-@lru_cache(maxsize=1)
-def _traditional_characters() -> str:
-    """Return the common characters that only Traditional Chinese has: GB 2312 lacks them."""
-    every = "\n".join(map(chr, range(0x3400, 0xA000)))  # nothing converts across lines
-    pairs = zip(every, _to_simplified().convert(every), strict=True)
-    return "".join(old for old, new in pairs if old != new and not _encodes(old, "gb2312"))
-
-
-@lru_cache(maxsize=1)
-def _traditional() -> re.Pattern[str]:
-    return re.compile(f"[{_traditional_characters()}]")
+def _is_closing(character: str) -> bool:
+    return unicodedata.category(character) in ("Pe", "Pf", "Po")
 
 
 @lru_cache(maxsize=1)
 def _odd() -> re.Pattern[str]:
     """Return a pattern of all that the normal form changes, but for form C and double spaces."""
     compatible = "\uf900-\ufaff\U0002f800-\U0002fa1f"  # stand for a character, maybe Traditional
-    return re.compile(f"[{_ODD}{_FULL_WIDTH}{compatible}{_traditional_characters()}]")
-
-
-@lru_cache(maxsize=1 << 14)
-def _is_simplified(character: str) -> bool:
-    """Return True for a character that only Simplified Chinese has: Big5 lacks it."""
-    return is_han(character) and _encodes(character, "gb2312") and not _encodes(character, "big5")
-
-
-def _encodes(character: str, encoding: str) -> bool:
-    try:
-        return bool(character.encode(encoding))
-    except UnicodeEncodeError:
-        return False
+    return re.compile(f"[{_ODD}{_FULL_WIDTH}{compatible}{traditional_characters()}]")
 
 
 def _compose(text: str) -> str:
@@ -230,11 +224,32 @@ def _compose(text: str) -> str:
     return "".join([*parts, unicodedata.normalize("NFC", text[end:])])
 
 
-def _composed_spans(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return the span of each character of ``_compose(text)``, given those of *text*."""
+def _replaced(
+    pattern: re.Pattern[str],
+    replacement: Callable[[re.Match[str]], str],
+    text: str,
+    spans: list[tuple[int, int]],
+) -> tuple[str, list[tuple[int, int]]]:
+    """Replace each match of *pattern*; return the text and the span of each character."""
+    parts: list[str] = []
+    found: list[tuple[int, int]] = []
+    position = 0
+    for match in pattern.finditer(text):
+        start, end = match.span()
+        part = replacement(match)
+        parts += [text[position:start], part]
+        found += spans[position:start]
+        last = spans[end - 1][1]
+        found += [(spans[start][0], last), *[(last, last)] * len(part)][: len(part)]
+        position = end
+    return "".join([*parts, text[position:]]), found + spans[position:]
+
+
+def _composed(text: str, spans: list[tuple[int, int]]) -> tuple[str, list[tuple[int, int]]]:
+    """Return text in form C, and the span of each character, given those of *text*."""
     whole = _compose(text)
     if whole == text:
-        return spans
+        return text, spans
     parts: list[str] = []
     found: list[tuple[int, int]] = []
     marks, start = _marks(), 0
@@ -256,7 +271,7 @@ def _composed_spans(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, 
         start = end
     if "".join(parts) != whole:  # a newer Unicode composes more letters
         found = [spans[min(index, len(text) - 1)] for index in range(len(whole))]
-    return found
+    return whole, found
 
 
 @lru_cache(maxsize=1 << 16)

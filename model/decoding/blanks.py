@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from model.errors import QueryError
 from model.queries import Blank, ClozeQuery, ClozeResult, Filling, Usage, fit_choices, usual_blanks
-from model.text import Language, is_east_asian, language_at_end, normalise, read_text
+from model.text import Language, NormalText, is_east_asian, language_at_end, normalise
 from model.tokenizer import START
 
 # Characters after a blank that show its language.
@@ -78,7 +78,7 @@ def find_blanks(
     Raises:
         QueryError: there is no blank, there are too many, or the lists of choices do not fit them.
     """
-    reading = read_text(query.text)
+    reading = NormalText(query.text, normalise(query.text))
     normalised, offsets = reading.text, reading.offsets
     marker = None if query.blank is None else normalise(query.blank)
     found = usual_blanks(normalised) if marker is None else _places(marker, normalised)

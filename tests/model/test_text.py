@@ -5,11 +5,12 @@ from itertools import groupby
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.text import (
     MAX_MARKS,
+    NormalText,
     is_east_asian,
     is_han,
     is_word_character,
@@ -38,21 +39,47 @@ ODD = st.text(
 )
 
 
+LOADING = settings(deadline=None)  # the first text loads dictionaries
+
+
+@LOADING
 @given(text=st.one_of(ANY_TEXT, COMPOSING, ODD))
 def test_normal_form_is_stable_and_knows_its_places(text: str) -> None:
     """A second reading changes nothing; places in the original rise and never leave it."""
+    normalised = normalise(text)
+    assert normalise(normalised) == normalised
     read = read_text(text)
-    assert read.text == normalise(text) == normalise(read.text)
+    assert read_text(read.text).text == read.text
     assert len(read.offsets) == len(read.text) + 1
     assert read.offsets == sorted(read.offsets)
     assert read.offsets[-1] == len(text)
-    assert all(0 <= offset < len(text) for offset in read.offsets[:-1])
-    for place, character in enumerate(read.text):
-        start, end = read.span(place, place + 1)
-        assert read.offsets[place] == start < end <= len(text)
-        marks = read.text[place : place + 2] + " "
+    plain = NormalText(text, normalised)
+    assert all(0 <= offset < len(text) for offset in plain.offsets[:-1])
+    for place, character in enumerate(normalised):
+        start, end = plain.span(place, place + 1)
+        assert plain.offsets[place] == start < end <= len(text)
+        marks = normalised[place : place + 2] + " "
         if all(unicodedata.category(each)[0] != "M" for each in marks):  # marks may be reordered
             assert normalise(text[start:end] + ".")[0] == normalise(character + ".")[0]
+
+
+@LOADING
+@given(
+    text=st.one_of(ANY_TEXT, COMPOSING, ODD),
+    answer=st.sampled_from(["word", " word", "系", "。", "."]),
+)
+def test_answers_continue_the_text_as_sent(text: str, answer: str) -> None:
+    """Text and answer together are read as the text that was read, and the answer after it."""
+    read = read_text(text)
+    if read.text == text:
+        assert read.write(answer) == answer
+        return
+    written = read.write(answer)
+    assert normalise(written).strip().lower() == normalise(answer).strip()
+    together = normalise(text + written)
+    assert together.startswith(normalise(text))
+    assert together.endswith(normalise(written))
+    assert len(together) - len(normalise(text)) in (len(written), len(written) + 1)
 
 
 @pytest.mark.parametrize(
@@ -115,11 +142,61 @@ def test_spans_leave_out_what_is_invisible() -> None:
         ("我用 Linux 系統", "里", "裡"),
         ("我花了１００", "元10", "元１０"),
         ("１００元 and 5", "cm", "cm"),
+        ("HAPPY BIRTHD", "ay", "AY"),
+        ("THE STRASSE", " groß", " GROß"),
+        ("ＴＨＡＮＫ ", "you", "ＹＯＵ"),
+        ("我 ", " OK", "OK"),
+        ("Hello  ", "world", "world"),
+        ("I love you ❤", "I", " I"),
+        ("I love you ❤ ", "I", "I"),
+        ("晚安❤", "你", "你"),
+        ("東京の門", "系", "系"),
     ],
 )
 def test_answers_are_in_the_writing_of_the_text(sent: str, answer: str, written: str) -> None:
     """Traditional text has Traditional answers; after full-width digits, digits are full-width."""
     assert read_text(sent).write(answer) == written
+
+
+@pytest.mark.parametrize(
+    ("sent", "text"),
+    [
+        ("HOW ARE YOU? I'M SO TIRE", "How are you? I'm so tire"),
+        ("HAPPY", "Happy"),
+        ("I AM", "I am"),
+        ("NASA", "NASA"),
+        ("OK I", "OK I"),
+        ("A TV", "A TV"),
+        ("Happy BIRTHDAY", "Happy BIRTHDAY"),
+        ("我用 LINUX 和 DEBIAN", "我用 LINUX 和 DEBIAN"),
+        ("İSTANBUL IS", "İstanbul is"),
+    ],
+)
+def test_texts_in_capitals_are_read_in_small_letters(sent: str, text: str) -> None:
+    """A text in capitals is; acronyms and mixed texts are read as they are."""
+    read = read_text(sent)
+    assert read.text == text
+    assert read.as_sent(0) == sent
+    assert read.is_capitals == (text != sent)
+
+
+@pytest.mark.parametrize(
+    ("sent", "text", "offsets"),
+    [
+        ("hi ❤\ufe0f", "hi. ", [0, 1, 2, 4, 5]),
+        ("hi❤👍 I", "hi. I", [0, 1, 2, 5, 5, 6]),
+        ("Hi! 😀", "Hi! ", [0, 1, 2, 3, 5]),
+        ("hi 😀!", "hi!", [0, 1, 4, 5]),
+        ("hi 😀\nyou", "hi.\nyou", [0, 1, 2, 4, 5, 6, 7, 8]),
+        ("晚安❤", "晚安。", [0, 1, 2, 3]),
+        ("好。❤我", "好。我", [0, 1, 3, 4]),
+        ("😀 hi", "hi", [2, 3, 4]),
+    ],
+)
+def test_emoji_are_read_as_the_end_of_a_sentence(sent: str, text: str, offsets: list[int]) -> None:
+    """After a word, and if no punctuation follows; otherwise they are not read."""
+    read = read_text(sent)
+    assert (read.text, read.offsets) == (text, offsets)
 
 
 def test_letter_with_too_many_marks_is_left_as_it_is() -> None:
