@@ -108,7 +108,7 @@ def test_documented_examples_are_real(bad_answers: dict[str, Answer]) -> None:
     """The examples in docs/http.md have the status and detail of real answers."""
     document = (ROOT / "docs" / "http.md").read_text("utf-8").partition("| input |")[2]
     rows = re.findall(r"^\| (.+) \| (\d{3}) \| (.+) \|$", document, re.MULTILINE)
-    assert len(rows) > 10
+    assert len(rows) > 4
     for kind, status, detail in rows:
         problem = bad_answers[kind].json()
         assert (problem["status"], problem["detail"]) == (int(status), detail)
