@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, cast
 
-from model.queries import Choices, ClozeQuery, Limits, PredictQuery, Query, ScoreQuery, usual_blanks
+from model.decoding.markers import find_markers
+from model.queries import Choices, ClozeQuery, Limits, PredictQuery, Query, ScoreQuery
 from model.text import normalise
 
 # Microseconds.
@@ -211,11 +212,8 @@ def _cloze(
     The normalised *marker* is empty for the usual ones.
     """
     text = normalise(query.text)
-    if not marker:
-        places = usual_blanks(text)
-        first, count = places[0][0] if places else 0, len(places)
-    else:
-        first, count = text.find(marker), text.count(marker)
+    places = find_markers(text, marker or None)
+    first, count = places[0][0] if places else 0, len(places)
     if not 1 <= count <= limits.blanks:
         return _REFUSED
     joints, readings, width = 0, 1, 1

@@ -228,7 +228,7 @@ class ClozeRequest(PredictRequest):
         None,
         min_length=1,
         description="another marker than the usual ones: "
-        "two or more _ or ＿, [MASK], <mask>, <blank>, {blank}",
+        "two or more _ or ＿, [MASK], <mask>, <blank>, {blank}, in any case",
     )
     choices: Choices | None = Field(
         None,

@@ -5,16 +5,21 @@ the blank. Next to Chinese, spaces around a blank are layout and are not read.
 docs/decisions/0003-space-after-a-blank.md has the table.
 """
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
+from model.decoding.markers import completes_word, find_markers, read_left, read_right, undress
 from model.errors import QueryError
-from model.queries import Blank, ClozeQuery, ClozeResult, Filling, Usage, fit_choices, usual_blanks
-from model.text import Language, NormalText, is_east_asian, language_at_end, normalise
+from model.queries import Blank, ClozeQuery, ClozeResult, Filling, Usage, fit_choices
+from model.text import Language, NormalText, is_east_asian, language_at_end, normalise, read_text
 from model.tokenizer import START
 
 # Characters after a blank that show its language.
 _NEAR = 8
+# What each marker is read as: neither a letter nor a space.
+_MARK = "__"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,8 @@ class Slot:
 
     start: int  # code points of the text as sent
     end: int
+    left_end: int  # code points of the normal form before the blank and its brackets
+    lacks: tuple[bool, bool]  # the text as sent lacks a space before the word, or after it
     spaced: bool  # a space follows, which belongs to the word that fills the blank
     known: bool  # something follows: text, another blank, or another line
     after: str  # text up to the next blank or the end, without that space
@@ -50,22 +57,48 @@ class Layout:
     """A query with its blanks."""
 
     query: ClozeQuery
+    reading: NormalText  # the text with the same mark for every blank
     before: str  # normalised text before the first blank
     slots: tuple[Slot, ...]
     choices: Sequence[dict[str, str]] | None  # of each blank: normalised to as sent; None if open
 
+    def fill(self, words: Sequence[str | None]) -> str:
+        """Return the text as sent with a word in each blank, or the marker if there is none."""
+        text, filled, position = self.query.text, "", 0
+        for slot, word in zip(self.slots, words, strict=True):
+            filled += text[position : slot.start]
+            position = slot.end
+            if word is None:
+                filled += text[slot.start : slot.end]
+                continue
+            lacks_before, lacks_after = slot.lacks
+            if lacks_before and not any(map(is_east_asian, (filled[-1:] or "。") + word[0])):
+                filled += " "
+            filled += word
+            if lacks_after and not is_east_asian(word[-1]):
+                filled += " "
+        return filled + text[position:]
+
     def result(self, ranked: Sequence[Sequence[tuple[str, float]]], usage: Usage) -> ClozeResult:
         """Fill each blank with the first of its (word, probability); without any it stays."""
-        text, shown = self.query.text, self.query.top_k if self.choices is None else None
-        filled, position, blanks = "", 0, []
-        sent = self.choices or [{}] * len(self.slots)
-        for slot, words, names in zip(self.slots, ranked, sent, strict=True):
-            filled += text[position : slot.start]
-            filled += words[0][0] if words else text[slot.start : slot.end]
-            position = slot.end
-            fillings = [Filling(names.get(word, word), prob) for word, prob in words[:shown]]
-            blanks.append(Blank(slot.start, slot.end, tuple(fillings)))
-        return ClozeResult(filled + text[position:], tuple(blanks), usage)
+        written = [self._write(number, words) for number, words in enumerate(ranked)]
+        shown = self.query.top_k if self.choices is None else None
+        blanks = tuple(
+            Blank(slot.start, slot.end, tuple(fillings[:shown]))
+            for slot, fillings in zip(self.slots, written, strict=True)
+        )
+        first = [fillings[0].word.strip() if fillings else None for fillings in written]
+        return ClozeResult(self.fill(first), blanks, usage)
+
+    def _write(self, number: int, words: Sequence[tuple[str, float]]) -> list[Filling]:
+        """Return choices as sent, or words in the writing of the text: equal ones add up."""
+        if self.choices is not None:
+            return [Filling(self.choices[number][word], prob) for word, prob in words]
+        probs: dict[str, float] = {}
+        for word, prob in words:
+            word = self.reading.write(word, self.slots[number].left_end)
+            probs[word] = probs.get(word, 0.0) + prob
+        return [Filling(*each) for each in sorted(probs.items(), key=lambda each: -each[1])]
 
 
 def find_blanks(
@@ -73,52 +106,31 @@ def find_blanks(
 ) -> Layout:
     """Find the blanks of a query, at most *limit*, with lists of choices that are checked.
 
-    Its marker is a blank, literally; without one, the :func:`usual_blanks` are.
+    Its marker is a blank, literally; without one, the usual ones of :func:`find_markers` are.
 
     Raises:
         QueryError: there is no blank, there are too many, or the lists of choices do not fit them.
     """
-    reading = NormalText(query.text, normalise(query.text))
-    normalised, offsets = reading.text, reading.offsets
-    marker = None if query.blank is None else normalise(query.blank)
-    found = usual_blanks(normalised) if marker is None else _places(marker, normalised)
-    if not found:
+    sent = _find_sent(query)
+    if not sent:
         usual = "two or more underscores, [MASK], <mask>, <blank> or {blank}"
         marks = usual if query.blank is None else "the marker in /blank"
         raise QueryError("/text", f"has no blank; mark each one with {marks}")
-    if len(found) > limit:
+    if len(sent) > limit:
         raise QueryError(
-            "/text", f"has {len(found)} blanks; at most {limit} are filled, split the text"
+            "/text", f"has {len(sent)} blanks; at most {limit} are filled, split the text"
         )
-    before = left = _without_layout(normalised[: found[0][0]])
-    slots = []
-    for number, (start, end) in enumerate(found, 1):
-        last = number == len(found)
-        after = normalised[end : None if last else found[number][0]]
-        known = not last or bool(after.strip())
-        if is_east_asian(after.lstrip(" ")[:1] or " "):
-            after = after.lstrip(" ")
-        spaced = after.startswith(" ") and known
-        after = after[1:] if spaced else after
-        after = after if last else _without_layout(after)
-        line, line_end, _ = after.partition("\n")
-        line_ends = last or bool(line_end)
-        line = line.rstrip() if line_ends else line
-        near = language_at_end(left), language_at_end(after[:_NEAR])
-        language: Language = "zh" if "zh" in near else "en"
-        slots.append(
-            Slot(offsets[start], offsets[end], spaced, known, after, line, line_ends, language)
-        )
-        left = after
+    reading, places = _read_marked(query.text, sent)
     if choices is not None:
-        choices = fit_choices(query, choices, len(slots))
-    return Layout(query, before, tuple(slots), choices)
+        choices = fit_choices(query, _read_choices(reading, choices), len(sent))
+    before, slots = _read_slots(reading.text, places, sent, choices)
+    return Layout(query, reading, before, slots, choices)
 
 
 def count_blanks(query: ClozeQuery) -> int:
     """Return the number of blanks of a query; faster than to find them."""
-    text = normalise(query.text)
-    return len(usual_blanks(text)) if query.blank is None else text.count(normalise(query.blank))
+    marker = None if query.blank is None else normalise(query.blank)
+    return len(find_markers(normalise(query.text), marker))
 
 
 def last_line(tokens: Sequence[int]) -> Sequence[int]:
@@ -127,17 +139,91 @@ def last_line(tokens: Sequence[int]) -> Sequence[int]:
     return tokens[ends[-1] + 1 :] if ends else tokens
 
 
-def _places(marker: str, text: str) -> list[tuple[int, int]]:
-    """Find *marker*, literally; a compiled pattern would stay in the cache of :mod:`re`."""
-    found, start = [], text.find(marker)
-    while start >= 0:
-        end = start + len(marker)
-        found.append((start, end))
-        start = text.find(marker, end)
-    return found
+def _find_sent(query: ClozeQuery) -> list[tuple[int, int]]:
+    """Return the places of the markers in the text as sent."""
+    plain = NormalText(query.text, normalise(query.text))
+    marker = None if query.blank is None else normalise(query.blank)
+    found = find_markers(plain.text, marker)
+    return found if plain.text == plain.sent else [plain.span(*place) for place in found]
 
 
-def _without_layout(text: str) -> str:
-    """Drop the spaces at the end of a text in Chinese, which only set off the blank."""
-    bare = text.rstrip(" ")
-    return bare if bare and is_east_asian(bare[-1]) else text
+def _read_marked(
+    text: str, sent: Sequence[tuple[int, int]]
+) -> tuple[NormalText, list[tuple[int, int]]]:
+    """Return the reading of a text with one mark for every blank, and the places of the marks.
+
+    Letters of the markers say nothing about the writing of the text.
+    """
+    marked, marks, position = "", [], 0
+    for start, end in sent:
+        marked += text[position:start]
+        marks.append(len(marked))
+        marked += _MARK
+        position = end
+    reading = read_text(marked + text[position:])
+    if reading.text != reading.sent:
+        marks = [bisect_left(reading.offsets, mark) for mark in marks]
+    return reading, [(mark, mark + len(_MARK)) for mark in marks]
+
+
+def _read_choices(reading: NormalText, lists: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return the lists of choices as they are read in a text, but for those that become equal."""
+    if not reading.is_capitals:
+        return lists
+    read = [{reading.read(word): sent for word, sent in words.items()} for words in lists]
+    return [new if len(new) == len(old) else old for new, old in zip(read, lists, strict=True)]
+
+
+def _read_slots(
+    text: str,
+    places: Sequence[tuple[int, int]],
+    sent: Sequence[tuple[int, int]],
+    choices: Sequence[Iterable[str]] | None,
+) -> tuple[str, tuple[Slot, ...]]:
+    """Return the text before the first blank, and the slots, as they are read."""
+    edges: list[tuple[int, int]] = []
+    for place, limit in zip(places, [*(start for start, _ in places[1:]), len(text)], strict=True):
+        edges.append(undress(text, *place, edges[-1][1] if edges else 0, limit))
+    starts, ends = zip(*edges, strict=True)
+    gaps = [text[start:end] for start, end in zip((0, *ends), (*starts, len(text)), strict=True)]
+    # The text next to each blank, beyond other blanks.
+    lefts = list(accumulate(gaps[:-1], _nearest))
+    rights = list(accumulate(reversed(gaps[1:]), _nearest))[::-1]
+    bare = [edge == place for edge, place in zip(edges, places, strict=True)]
+    joins = [completes_word(words) for words in choices] if choices else [False] * len(edges)
+    before, lacks_before = read_left(gaps[0], rights[0], joins[0])
+    slots, after = [], before
+    for number, gap in enumerate(gaps[1:]):
+        last = number + 1 == len(edges)
+        known = not last or bool(gap.strip())
+        near = language_at_end(lefts[number]), language_at_end(rights[number][:_NEAR])
+        language: Language = "zh" if "zh" in near else "en"
+        lacks_after = lacks_next = False
+        if gap.strip(" "):
+            after, spaced, lacks_after = read_right(lefts[number], gap, joins[number])
+        else:  # the next blank, or the end
+            after, spaced = "", not last and language == "en"
+            lacks_next = spaced and not gap and bare[number]
+        if after and not last:
+            after, lacks_next = read_left(after, rights[number + 1], joins[number + 1])
+        line, line_end, _ = after.partition("\n")
+        line_ends = last or bool(line_end)
+        slots.append(
+            Slot(
+                *sent[number],
+                left_end=starts[number],
+                lacks=(lacks_before and bare[number], lacks_after and bare[number]),
+                spaced=spaced and known,
+                known=known,
+                after=after,
+                line=line.rstrip() if line_ends else line,
+                line_ends=line_ends,
+                language=language,
+            )
+        )
+        lacks_before = lacks_next
+    return before, tuple(slots)
+
+
+def _nearest(nearest: str, gap: str) -> str:
+    return gap if gap.strip(" ") else nearest

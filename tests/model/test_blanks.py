@@ -1,43 +1,74 @@
 """Finding blanks, and the text that is read around them."""
 
 import unicodedata
+from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from model.decoding.blanks import Layout, find_blanks
+from model.decoding.blanks import Layout, count_blanks, find_blanks
 from model.errors import QueryError
-from model.queries import ClozeQuery
+from model.queries import ClozeQuery, Filling, Usage
+
+ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=12)
+# What the rules around a blank look at.
+EDGES = st.text(
+    alphabet=st.sampled_from(
+        "ab Tn't9.,:;!?()（）[]《》「」“”\"'’-$%_我學。，\n\r\u3000\u200b\u0301Ａ"
+    ),
+    max_size=8,
+)
+MARKERS = st.sampled_from(["____", "＿＿", "[MASK]", "<mask>", "{Blank}"])
 
 
-def blanks(text: str, marker: str | None = None) -> Layout:
+def blanks(text: str, marker: str | None = None, choices: Any = None) -> Layout:
     """Return the layout of a text."""
-    return find_blanks(ClozeQuery(text, blank=marker), 64)
+    lists = None if choices is None else [{word: word for word in choices}]
+    return find_blanks(ClozeQuery(text, blank=marker, choices=choices), 64, lists)
+
+
+def read(text: str, **options: Any) -> list[Any]:
+    """Return all that is read of a text: what decides the candidates of its blanks."""
+    layout = blanks(text, **options)
+    return [
+        layout.before,
+        *((slot.spaced, slot.known, slot.after, slot.language) for slot in layout.slots),
+    ]
+
+
+def fill(text: str, *words: str, **options: Any) -> str:
+    """Return the text with words in its blanks."""
+    ranked = [[(word, 1.0)] for word in words]
+    return blanks(text, **options).result(ranked, Usage(0)).filled
 
 
 @pytest.mark.parametrize(
-    "mark", ["__", "____", "＿＿", "_＿_", "[MASK]", "<mask>", "<blank>", "{blank}"]
-)
+    "mark",
+    ["__", "____", "＿＿", "_＿_", "[MASK]", "[mask]", "<mask>", "<MASK>", "<blank>", "{blank}",
+     "[Blank]", "{BLANK}", "[ mask ]", "［ＭＡＳＫ］", "_\u200b_"],
+)  # fmt: skip
 def test_usual_marks_are_blanks(mark: str) -> None:
     """Each is one blank; its position counts code points as sent, before the text is normalised."""
-    text = unicodedata.normalize("NFD", "é café ") + f"{mark} b"
+    text = unicodedata.normalize("NFD", "é café ") + f"{mark}\u200b b"
     layout = blanks(text)
     (slot,) = layout.slots
     assert text[slot.start : slot.end] == mark
     assert layout.before == "é café "
 
 
-@pytest.mark.parametrize("text", ["", "no blank", "a _ b", "[mask]", "<MASK>", "snake_case"])
+@pytest.mark.parametrize("text", ["", "no blank", "a _ b", "(mask)", "[masks]", "snake_case"])
 def test_text_without_a_blank_is_refused(text: str) -> None:
-    """A single underscore is no blank."""
+    """A single underscore is no blank, and neither is a word in round brackets."""
     with pytest.raises(QueryError, match="no blank"):
         blanks(text)
 
 
 def test_a_given_marker_is_the_only_blank() -> None:
     """A marker is taken literally, and the usual marks are then plain text."""
-    layout = blanks("f(.*) is __init__(.*)", ".*")
-    assert [(slot.start, slot.end) for slot in layout.slots] == [(2, 4), (18, 20)]
-    assert layout.slots[0].after == ") is __init__("
+    layout = blanks("f.* is __init__ .*", ".*")
+    assert [(slot.start, slot.end) for slot in layout.slots] == [(1, 3), (16, 18)]
+    assert layout.slots[0].after == "is __init__ "
 
 
 @pytest.mark.parametrize(
@@ -46,8 +77,8 @@ def test_a_given_marker_is_the_only_blank() -> None:
         ("go to the ____ now", "go to the ", "now", True, True),
         ("go to the ____.", "go to the ", ".", False, True),
         ("go to the ____", "go to the ", "", False, False),
-        ("go to the ____  \n", "go to the ", " \n", False, False),
-        ("un____able", "un", "able", False, True),
+        ("go to the ____  \n", "go to the ", "\n", False, False),
+        ("un____able", "un", "able", True, True),
         ("要去____。", "要去", "。", False, True),
         ("要去 ____ 。", "要去", "。", False, True),
         ("我 ____ 你", "我", "你", False, True),
@@ -62,6 +93,184 @@ def test_spaces_next_to_a_blank(
     layout = blanks(text)
     (slot,) = layout.slots
     assert (layout.before, slot.after, slot.spaced, slot.known) == (before, after, spaced, known)
+
+
+@pytest.mark.parametrize(
+    ("clean", "texts"),
+    [
+        (
+            "I like ____, but not tea.",
+            ["I like ____ , but not tea.", "I like ____   , but not tea.",
+             "I like____, but not tea.", "I like ( ____ ) , but not tea.",
+             "I like “____”, but not tea.", "I like {[MASK]}\u3000, but not tea."],
+        ),
+        ("What we need is ____.", ["What we need is ____ .", "What we need is____ .",
+                                   "What we need is ( [mask] )  ."]),
+        ("He was ____!", ["He was ____ !", "He was【____】!", "He was\u200b____!"]),
+        ("He was ____!!", ["He was ____ !!"]),
+        ("Is it (or the ____) new?", ["Is it (or the ____ ) new?", "Is it (or the____ ) new?"]),
+        ("The (____ or tea) is", ["The ( ____ or tea) is", "The (“____” or tea) is"]),
+        ("It is ____'s.", ["It is ____ 's.", "It is____'s.", "It is (____)'s."]),
+        ("I ____n't go.", ["I____n't go.", "I ____ n't go."]),
+        ("今天天气很____。", ["今天天气很（____）。", "今天天气很 ____ 。", "今天天气很( ____ )。",
+                        "今天天气很「____」。", "今天天气很（____) 。", "今天天气很\u200b____。"]),
+        ("我____学生,你好", ["我（____）学生,你好", "我 【____】 学生,你好"]),
+        ("我喜欢____, 你好", ["我喜欢 ____ , 你好"]),
+        ("Tom ____ to school.", ["Tom____to school.", "Tom ____to school.", "Tom(____)to school.",
+                                 "Tom [____] to school.", "Tom \u200b____\u3000to school."]),
+        ("What ____ you?", ["What____you?", "What (____) you?", "What <<mask>>you?"]),
+        ("is ____ and ____.", ["is____and____.", "is (____)and ____ .", "is “____” and “____”."]),
+        ("Yes, ____ is.", ["Yes,____is.", "Yes,(____) is."]),
+        ("1. ____ is", ["1.____ is"]),
+        ("I ____ ____ it.", ["I [MASK][MASK] it.", "I (____)(____) it.", "I____ ____it."]),
+        ("今天____[MASK]去公园。", ["今天____ ____去公园。", "今天 （____） （____） 去公园。"]),
+        ("a ____\nb", ["a ____ \r\nb", "a (____)\nb", "a____\nb"]),
+    ],
+)  # fmt: skip
+def test_clothes_of_a_blank_are_not_read(clean: str, texts: list[str]) -> None:
+    """Brackets and quotes around, spaces before punctuation, and missing spaces change nothing."""
+    for text in texts:
+        assert read(text) == read(clean), text
+
+
+@pytest.mark.parametrize(
+    ("text", "before", "after"),
+    [
+        ("In 20____ we", "In 20", "we"),
+        ("the ____-year-old", "the ", "-year-old"),
+        ("I paid $____, not", "I paid $", ", not"),
+        ("I was ____ing it", "I was ", "ing it"),
+        ("the ____s are", "the ", "s are"),
+        ("the f____ is", "the f", "is"),
+        ("unun un____, is", "unun un", ", is"),
+        ("I am ____ :)", "I am ", ":)"),
+        ("about ____ .5 of", "about ", ".5 of"),
+        ("我用iPhone____手机", "我用iPhone", "手机"),
+        ("我用Photoshop____，很好", "我用Photoshop", "，很好"),
+        ("他读《____》。", "他读《", "》。"),
+        ("(see ____ and tea)", "(see ", "and tea)"),
+        ("don'____' you", "don'", "' you"),
+    ],
+)
+def test_what_stays_next_to_a_blank(text: str, before: str, after: str) -> None:
+    """Digits, signs, parts of words and Chinese stay glued; wider brackets are read."""
+    layout = blanks(text)
+    assert (layout.before, layout.slots[0].after) == (before, after)
+
+
+@pytest.mark.parametrize("marker", ["____", "[MASK]", "[mask]", "<Mask>", "“____”", "(____ )"])
+def test_markers_say_nothing_about_the_writing(marker: str) -> None:
+    """A text is in capitals if what is around its blanks is, and then its choices are read small."""
+    for text in ("HOW {} YOU?", "我 {}", "{} is it", "OK {}"):
+        reading = blanks(text.format(marker)).reading
+        assert reading.is_capitals == (text[0] == "H")
+        assert reading.write("ok", 3) == ("OK" if text[0] == "H" else "ok")
+    assert read(f"HOW{marker}YOU?") == read("How ____ you?")
+    query = ClozeQuery(f"HOW {marker} YOU?", choices=["ARE", "IS", "I"])
+    lists = [{word: word for word in query.choices or ()}]
+    assert find_blanks(query, 1, lists).choices == [{"are": "ARE", "is": "IS", "I": "I"}]
+    same = [{"US": "US", "us": "us"}]
+    assert find_blanks(query, 1, same).choices == same
+
+
+def test_choices_that_complete_words_are_read_glued() -> None:
+    """Endings and apostrophes join the word before the blank, other choices are words."""
+    for choices in (["s", "ed", "ing"], ["'s", "is"]):
+        assert read("It play____ now", choices=choices)[0] == "It play"
+        assert fill("It play____ now", choices[0], choices=choices) == f"It play{choices[0]} now"
+    assert read("It play____ now", choices=["s", "no"])[0] == "It play "
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "filled"),
+    [
+        ("Our plan is____.", ["good"], "Our plan is good."),
+        ("What____you doing?", ["are"], "What are you doing?"),
+        ("What (____)you doing?", ["are"], "What (are)you doing?"),
+        ("I like ____ , but", ["it"], "I like it , but"),
+        ("A____and____B", ["x", "y"], "A x and y B"),
+        ("I [MASK][MASK].", ["like", "it"], "I like it."),
+        ("今天[MASK][MASK]去", ["我", "们"], "今天我们去"),
+        ("He is____", ["好"], "He is好"),
+        ("In 20____", ["26"], "In 2026"),
+        ("Ｉ　am\u200b____！\r\n", ["ok"], "Ｉ　am\u200b ok！\r\n"),
+    ],
+)
+def test_missing_spaces_are_filled_in_with_the_word(
+    text: str, words: list[str], filled: str
+) -> None:
+    """A glued word gets its spaces; all that the user wrote stays."""
+    assert fill(text, *words) == filled
+
+
+def test_answers_are_in_the_writing_of_the_text_and_choices_as_sent() -> None:
+    """Words that are written the same add up; the first is filled in."""
+    layout = blanks("學生們在____裡讀書")
+    words = [[("学校", 0.5), ("教室", 0.25), ("學校", 0.125)]]
+    result = layout.result(words, Usage(0))
+    assert result.filled == "學生們在學校裡讀書"
+    assert [(each.word, each.probability) for each in result.blanks[0].candidates] == [
+        ("學校", 0.625),
+        ("教室", 0.25),
+    ]
+    layout = blanks("HOW ____ YOU?")
+    result = layout.result([[("are", 0.5), ("Are", 0.25)]], Usage(0))
+    assert result.filled == "HOW ARE YOU?"
+    assert result.blanks[0].candidates == (Filling("ARE", 0.75),)
+    query = ClozeQuery("我____你", choices=[" 愛", "恨"])
+    lists = [{"爱": " 愛", "恨": "恨"}]
+    result = find_blanks(query, 1, lists).result([[("爱", 0.9), ("恨", 0.1)]], Usage(0))
+    assert (result.filled, result.blanks[0].candidates[0].word) == ("我愛你", " 愛")
+
+
+@given(
+    parts=st.lists(st.tuples(st.one_of(ANY_TEXT, EDGES), MARKERS), min_size=1, max_size=4),
+    end=st.one_of(ANY_TEXT, EDGES),
+)
+@example(parts=[("a", "____"), ("", "____")], end="\u0301")
+def test_nothing_but_the_blanks_changes(parts: list[tuple[str, str]], end: str) -> None:
+    """Blanks are where markers are, and with what fills them removed the text is as it was sent."""
+    text = "".join(before + marker for before, marker in parts) + end
+    layout = blanks(text)
+    assert len(layout.slots) == count_blanks(layout.query)
+    kept, position = [], 0
+    for slot in layout.slots:
+        assert position <= slot.start < slot.end <= len(text)
+        assert blanks(text[slot.start : slot.end]).slots[0].end == slot.end - slot.start
+        kept.append(text[position : slot.start])
+        position = slot.end
+    kept.append(text[position:])
+    filled = layout.fill(["\U0010fffe"] * len(layout.slots))
+    pieces = filled.split("\U0010fffe")
+    assert len(pieces) == len(kept)
+    for number, (piece, part) in enumerate(zip(pieces, kept, strict=True)):
+        added = piece.replace(part, "", 1)
+        assert piece in {part, f"{part} ", f" {part}", f" {part} "}
+        assert len(added) <= (number > 0) + (number < len(pieces) - 1)
+    assert layout.fill([None] * len(layout.slots)) == text
+
+
+WORDS = st.sampled_from(["I", "like", "tea", "and", "Tom", "我", "喜欢", "公园"])
+CLOTHES = ["({})", "（ {} ）", "[{}]", "【{}】", "“{}”", '"{}"', "「{}」", "({} )", "[({})]"]
+
+
+@given(
+    st.lists(WORDS, min_size=1, max_size=4),
+    st.lists(WORDS, max_size=4),
+    st.sampled_from([".", "!", "。", ", "]),
+    st.sampled_from(CLOTHES),
+    MARKERS,
+)
+def test_dressed_sentences_are_read_as_the_clean_one(
+    left: list[str], right: list[str], stop: str, clothes: str, marker: str
+) -> None:
+    """A sentence in spaced and unspaced scripts is read the same with brackets, and with spaces."""
+    before, after = " ".join(left), " ".join(right)
+    clean = f"{before} ____ {after}{stop}" if right else f"{before} ____{stop}"
+    assert read(clean.replace("____", clothes.format(marker))) == read(clean)
+    if not right:
+        assert read(f"{before} {marker} {stop}") == read(clean)
+        assert read(f"{before}\u3000{marker}\u200b  {stop}") == read(clean)
 
 
 def test_the_right_side_ends_with_its_line() -> None:
@@ -82,7 +291,8 @@ def test_the_right_side_ends_with_its_line() -> None:
         ("the ____.", "store", ["store"]),
         ("the ____.", "云南", ["云南"]),
         ("the ____", "store", ["store", "store "]),
-        ("the ____[MASK]", "store", ["store", "store "]),
+        ("the ____[MASK]", "store", ["store "]),
+        ("要____[MASK]", "store", ["store", "store "]),
     ],
 )
 def test_spans_fit_the_spaces(text: str, word: str, spans: list[str]) -> None:

@@ -109,7 +109,9 @@ def chain(runtime: TableRuntime, tower: Any, before: list[int], tokens: list[int
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-@pytest.mark.parametrize(("text", "right"), [("go to ____ .", ids(".")), ("go to ____", None)])
+@pytest.mark.parametrize(
+    ("text", "right"), [("go to ____ the .", ids("the ", ".")), ("go to ____", None)]
+)
 def test_brute_force_over_all_spans_agrees(text: str, right: list[int] | None, seed: int) -> None:
     """Every word has the exact probability of the spans that spell it and fit; spans sum to 1."""
     support = ids("store", "store ")
@@ -316,7 +318,7 @@ def test_forward_only_network_ends_words() -> None:
 )
 @settings(max_examples=25, deadline=None)
 def test_promises_hold_for_any_text(parts: list[str], top_k: int, architecture: str) -> None:
-    """At most top_k words, falling, at most 1 in all; the rest of the text stays as it was sent."""
+    """At most top_k words, falling, at most 1 in all; the rest stays, but for missing spaces."""
     calibration = Calibration(forward_weight=0.5, backward_weight=0.5)
     table = {"support": EVERYTHING, "spread": 0.5, "architecture": architecture}
     text = "".join([*parts, "<mask>"])
@@ -332,4 +334,4 @@ def test_promises_hold_for_any_text(parts: list[str], top_k: int, architecture: 
         word = blank.candidates[0].word if probabilities else text[blank.start : blank.end]
         filled += text[position : blank.start] + word
         position = blank.end
-    assert result.filled == filled + text[position:]
+    assert result.filled.replace(" ", "") == (filled + text[position:]).replace(" ", "")
