@@ -65,16 +65,16 @@ _AFTER_WORD = ".,;:!?)]}”"
 def find_markers(text: str, marker: str | None) -> list[tuple[int, int]]:
     """Return start and end of each marker of a blank in normalised *text*, in order.
 
-    A *marker*, in normal form, is taken literally. The usual ones are two or more ``_`` or ``＿``,
-    and ``[MASK]`` or ``[BLANK]`` in square, curly or angle brackets, in any case.
+    A *marker*, in normal form, is taken literally; an empty one marks nothing. The usual ones are
+    two or more ``_`` or ``＿``, and ``[MASK]`` or ``[BLANK]`` in square, curly or angle brackets, in
+    any case.
     """
     if marker is None:
         return sorted(match.span() for each in _USUAL for match in each.finditer(text))
-    found, start = [], text.find(marker)  # a compiled pattern would stay in the cache of `re`
-    while start >= 0:
-        end = start + len(marker)
-        found.append((start, end))
-        start = text.find(marker, end)
+    found, start = list[tuple[int, int]](), 0
+    while marker and (start := text.find(marker, start)) >= 0:  # `re` would keep the pattern
+        found.append((start, start + len(marker)))
+        start += len(marker)
     return found
 
 

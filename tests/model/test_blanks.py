@@ -69,6 +69,7 @@ def test_a_given_marker_is_the_only_blank() -> None:
     layout = blanks("f.* is __init__ .*", ".*")
     assert [(slot.start, slot.end) for slot in layout.slots] == [(1, 3), (16, 18)]
     assert layout.slots[0].after == "is __init__ "
+    assert count_blanks(ClozeQuery("f.*", blank="\u200b")) == 0
 
 
 @pytest.mark.parametrize(
