@@ -66,8 +66,8 @@ def find_markers(text: str, marker: str | None) -> list[tuple[int, int]]:
     """Return start and end of each marker of a blank in normalised *text*, in order.
 
     A *marker*, in normal form, is taken literally; an empty one marks nothing. The usual ones are
-    two or more ``_`` or ``＿``, and ``[MASK]`` or ``[BLANK]`` in square, curly or angle brackets, in
-    any case.
+    two or more ``_`` or ``＿``, and ``[MASK]`` or ``[BLANK]``, in any case and in square, curly or
+    angle brackets.
     """
     if marker is None:
         return sorted(match.span() for each in _USUAL for match in each.finditer(text))

@@ -161,7 +161,7 @@ def test_what_stays_next_to_a_blank(text: str, before: str, after: str) -> None:
 
 @pytest.mark.parametrize("marker", ["____", "[MASK]", "[mask]", "<Mask>", "“____”", "(____ )"])
 def test_markers_say_nothing_about_the_writing(marker: str) -> None:
-    """A text is in capitals if what is around its blanks is; then choices are read in small ones."""
+    """A text is in capitals if what is around its blanks is; its choices are then read small."""
     for text in ("HOW {} YOU?", "我 {}", "{} is it", "OK {}"):
         reading = blanks(text.format(marker)).reading
         assert reading.is_capitals == (text[0] == "H")
