@@ -50,7 +50,7 @@ WORD_END_PROBS = "word_end_probs.f16"
 WORDS = "words"
 WEIGHTS = "weights.safetensors"
 CARD = "MODEL_CARD.md"
-REQUIRED = (CONFIG, TOKENIZER, WORD_END_PROBS, WEIGHTS, CARD)
+REQUIRED = (CONFIG, TOKENIZER, WORD_END_PROBS, WORDS, WEIGHTS, CARD)
 Capability = Literal["predict", "score", "cloze"]
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
@@ -65,7 +65,7 @@ _ITEM_BYTES = {"F16": 2, "F32": 4}
 class CheckpointConfig:
     """The content of ``config.json``."""
 
-    format_version: Literal[2] = 2  # rises when an old reader would misread a new checkpoint
+    format_version: Literal[3] = 3  # rises when an old reader would misread a new checkpoint
     name: Annotated[str, pydantic.Field(pattern=f"^{_NAME}$")]
     version: Annotated[str, pydantic.Field(pattern=f"^{_NAME}$")]
     network: NetworkConfig
@@ -142,7 +142,7 @@ def load_checkpoint(directory: Path, max_bytes: int = MAX_TOTAL_BYTES) -> Checkp
     try:
         config = parse(CheckpointConfig, listed.contents[CONFIG])
     except CheckpointError as error:
-        remedy = f"{EXPORT_AGAIN}, or upgrade Lacuna if format_version is above 2"
+        remedy = f"{EXPORT_AGAIN}, or upgrade Lacuna if format_version is above 3"
         raise CheckpointError(f"{directory / CONFIG}: {error}; {remedy}") from error
     try:
         tokenizer = Tokenizer(listed.contents[TOKENIZER])
@@ -161,7 +161,7 @@ def load_checkpoint(directory: Path, max_bytes: int = MAX_TOTAL_BYTES) -> Checkp
             f" 0 to 1; {EXPORT_AGAIN}"
         )
     try:
-        words = KnownWords(read_words(listed.contents.get(WORDS, b"")))
+        words = KnownWords(read_words(listed.contents[WORDS]))
     except ValueError as error:
         raise CheckpointError(f"{directory / WORDS}: {error}; {EXPORT_AGAIN}") from error
     return Checkpoint(

@@ -239,6 +239,12 @@ CASES: dict[str, tuple[Harm, str]] = {
         lambda d: put(d, "tokenizer.model", bytes(30_000_000)),
         r"tokenizer\.model has more than 4194304 bytes",
     ),
+    "30 MB of words": (
+        lambda d: put(d, "words", bytes(30_000_000)),
+        "/words has more than 1048576",
+    ),
+    "a million blank words": (lambda d: put(d, "words", "\n" * (1 << 20)), "/words: a line is"),
+    "words that are no text": (lambda d: put(d, "words", b"\xff\n"), "/words: words are not UTF"),
     # graphs
     "external data in another file": (
         lambda d: (

@@ -140,14 +140,15 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     # sums
     "sums cut between lines": (
-        lambda d: edit_sums(d, lambda s: s.rsplit("\n", 3)[0] + "\n"),
-        r"does not list word_end_probs\.f16; export",
+        lambda d: edit_sums(d, lambda s: s.rsplit("\n", 2)[0] + "\n"),
+        r"does not list words; export",
     ),
     "sums not text": (lambda d: (d / "SHA256SUMS").write_bytes(b"\xff"), "line 1 is not 'sum"),
     # config.json
     "not JSON": (lambda d: put(d, "config.json", "{"), r"config\.json: .*Invalid JSON"),
     "NaN": (lambda d: put(d, "config.json", '{"format_version": NaN}'), "format_version"),
-    "newer format": (with_config(format_version=3), "format_version.* or upgrade Lacuna"),
+    "older format": (with_config(format_version=2), r"config\.json: format_version.*; export"),
+    "newer format": (with_config(format_version=4), "format_version.* or upgrade Lacuna"),
     "field unknown": (with_config(colour="red"), "colour: Unexp"),
     "name with a path": (with_config(name="a/b"), "name: String"),
     "no size": (with_config(network={}), r"network\.vocabulary_size"),

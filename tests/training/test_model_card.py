@@ -34,6 +34,17 @@ def test_scores_and_notes_go_into_the_checkpoint(tiny_checkpoint: Path, tmp_path
     assert load_checkpoint(copy).scores == checkpoint.scores
 
 
+def test_known_words_come_from_prepared_data(
+    tiny_checkpoint: Path, prepared: Path, tmp_path: Path
+) -> None:
+    """A checkpoint takes the words of other text, under a new version."""
+    copy = Path(shutil.copytree(tiny_checkpoint, tmp_path / "copy"))
+    assert main(["card", str(copy), "--prepared", str(prepared), "--version", "1.1"]) == 0
+    assert (copy / "words").read_bytes() == (prepared / "words").read_bytes()
+    assert load_checkpoint(copy).version == "1.1"
+    assert (copy / "MODEL_CARD.md").read_text(encoding="utf-8").startswith("# tiny 1.1\n")
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"languages": {"en": {"metrics": 3}}}'])
 def test_other_files_than_an_evaluation_are_refused(tmp_path: Path, content: str) -> None:
     """The error names the file."""

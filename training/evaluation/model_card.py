@@ -1,4 +1,4 @@
-"""Write scores and a model card into a checkpoint: ``python -m training card CHECKPOINT``.
+"""Write scores, known words and a card into a checkpoint: ``python -m training card CHECKPOINT``.
 
 The card says what the weights were trained on and for how long, under which licences, how good they
 are and what they cannot do (Mitchell et al. 2019, arXiv:1810.03993). Licences and remarks on the
@@ -14,6 +14,7 @@ from typing import Any
 
 from model.checkpoint import CheckpointConfig, count_parameters, load_checkpoint, revise_checkpoint
 from model.errors import ExportError
+from training.data.shards import open_prepared
 from training.evaluation.report import table
 from training.options import argument, option
 
@@ -39,18 +40,26 @@ class CardOptions:
     checkpoint: Path = argument("directory of a checkpoint, changed in place")
     scores: Path | None = option("evaluation.json (default: keep the scores)", None, metavar="FILE")
     notes: Path | None = option("Markdown on data and licences", None, metavar="FILE")
+    prepared: Path | None = option(
+        "prepared data to take the known words of (default: keep them)", None, metavar="DIR"
+    )
+    version: str = option("version to write (default: the old one)", "")
 
 
 def run(options: CardOptions) -> int:
     """Run the command; 0 on success."""
     checkpoint = load_checkpoint(options.checkpoint)
     scores = read_scores(options.scores) if options.scores else checkpoint.scores
+    version = options.version or checkpoint.version
     card = model_card(
-        replace(checkpoint.config, scores=scores),
+        replace(checkpoint.config, scores=scores, version=version),
         count_parameters(checkpoint.directory),
         options.notes.read_text(encoding="utf-8") if options.notes else "",
     )
-    revised = revise_checkpoint(options.checkpoint, scores=scores, card=card)
+    words = open_prepared(options.prepared).words if options.prepared else None
+    revised = revise_checkpoint(
+        options.checkpoint, scores=scores, card=card, words=words, version=version
+    )
     sys.stdout.write(f"{revised.directory} {revised.digest}\n")
     return 0
 
