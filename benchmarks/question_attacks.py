@@ -52,6 +52,9 @@ def _shapes(fill: Callable[[int], str]) -> Iterator[tuple[str, str, Body]]:
     yield "history of blanks", "/cloze", {"text": many, "history": fill(20_000)}
     yield "text", "/predict", {"text": fill(10_000)}
     yield "texts", "/score", {"text": [fill(500) for _ in range(64)]}
+    yield "context", "/score", {"text": ["a", "b"] * 32, "context": fill(10_000), "details": True}
+    yield "lexicon", "/predict", {"text": many, "lexicon": [fill(64) for _ in range(256)]}
+    yield "blocked words", "/cloze", {"text": many[:9], "block": [fill(64) for _ in range(256)]}
     yield "choices", "/cloze", {"text": "a ____ b", "choices": [fill(200) for _ in range(64)]}
     marker = fill(3000)
     yield "marker", "/cloze", {"text": f"a{marker} b{marker}", "blank": marker}

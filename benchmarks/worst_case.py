@@ -1,9 +1,9 @@
 """``python -m benchmarks.worst_case``: search for the requests that cost the most CPU time.
 
 An evolutionary search over the parameters of generated requests: number, length and kind of texts,
-blanks, choices, history, ``top_k``. It keeps the costliest requests per request and per byte of the
-body, and changes them. Each request has a new text, so that no cache helps. CPU seconds are
-those of the process until it rests, so other work on the machine hardly changes them.
+blanks, choices, history, lexicon, context, ``top_k``. It keeps the costliest requests per request
+and per byte of the body, and changes them. Each request has a new text, so that no cache helps. CPU
+seconds are those of the process until it rests, so other work on the machine hardly changes them.
 """
 
 import argparse
@@ -66,7 +66,12 @@ _MOST = {
     "choice_characters": 4_000,
     "top_k": 100,
     "history": 20_000,
+    "words": 256,
+    "context": 10_000,
+    "details": 1,
+    "fillings": 16,
 }
+_OPTIONAL = ("choices", "history", "words", "context", "details")
 _MOST_BYTES = 1_000_000
 # Requests that are changed: so many of each objective.
 _ELITE, _FRESH_SHARE, _PATIENCE_SECONDS = 6, 0.25, 90.0
@@ -74,7 +79,7 @@ _ELITE, _FRESH_SHARE, _PATIENCE_SECONDS = 6, 0.25, 90.0
 
 @dataclass(frozen=True, slots=True)
 class Genes:
-    """The parameters of a request; lengths are code points of each text, choice or history."""
+    """The parameters of a request; lengths are code points of each text, choice and so on."""
 
     route: str
     kind: str
@@ -87,6 +92,10 @@ class Genes:
     choice_characters: int
     top_k: int
     history: int
+    words: int  # of a lexicon, and as many that are blocked
+    context: int
+    details: int
+    fillings: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +122,7 @@ def random_genes(luck: Luck) -> Genes:
     """Return parameters, most of them small in some and large in other places."""
     route, *kinds = luck.choice(ROUTES), *luck.choices(list(KINDS), k=3)
     sizes = {name: round(most ** luck.random()) for name, most in _MOST.items()}
-    for name in ("choices", "history"):
+    for name in _OPTIONAL:
         sizes[name] *= luck.randrange(2)
     return Genes(route, kinds[0], kinds[1], kinds[2], **sizes)
 
@@ -130,7 +139,7 @@ def mutated(genes: Genes, luck: Luck) -> Genes:
             changed = round(value * luck.choice((0, 0.25, 0.5, 0.9, 1.1, 2, 4))) + luck.randint(
                 0, 2
             )
-            least = 0 if field.name in ("choices", "history") else 1
+            least = 0 if field.name in _OPTIONAL else 1
             value = min(max(changed, least), _MOST[field.name])
         genes = replace(genes, **{field.name: value})
     return genes
@@ -149,17 +158,26 @@ def body_of(genes: Genes, seed: int) -> Body:
         texts.append(text[: _MOST["characters"]])
     body: Body = {"text": texts}
     if genes.route == "/score":
-        return body
+        body["context"] = f"{seed} " + _fill(genes.history_kind, genes.context - 12, luck)
+        return body | {"details": genes.details > 0}
     body["top_k"] = genes.top_k
     if genes.history:
         body["history"] = f"{seed} " + _fill(genes.history_kind, genes.history - 12, luck)
-    if genes.route == "/cloze" and genes.choices:
-        body["choices"] = [
-            f"{number:x}"
-            + " ".join(_fill(genes.choice_kind, genes.choice_characters, luck).split())
-            for number in range(genes.choices)
-        ]
+    if genes.words:
+        body["lexicon"] = _words(genes.history_kind, genes.words, 48, luck)
+        body["block"] = _words(genes.choice_kind, genes.words, 48, luck)
+    if genes.route == "/cloze":
+        body["fillings"] = genes.fillings
+        if genes.choices:
+            size = genes.choice_characters
+            body["choices"] = _words(genes.choice_kind, genes.choices, size, luck)
     return body
+
+
+def _words(kind: str, count: int, size: int, luck: Luck) -> list[str]:
+    """Return different words of one line, each of at most a few characters more than *size*."""
+    parts = (" ".join(_fill(kind, size, luck).split()) for _ in range(count))
+    return [f"{number:x}{part}" for number, part in enumerate(parts)]
 
 
 def _fill(kind: str, size: int, luck: Luck) -> str:
@@ -172,7 +190,7 @@ def first_genes() -> list[Genes]:
     """Return parameters to begin with: the largest of each route, and short texts of blanks."""
     kinds = ("letters", "letters", "letters")
     largest = [Genes(route, *kinds, **_MOST) for route in ROUTES]  # type: ignore[arg-type]
-    few: dict[str, Any] = {"texts": 1, "characters": 1, "choices": 0, "history": 0}
+    few: dict[str, Any] = {"texts": 1, "characters": 1} | dict.fromkeys(_OPTIONAL, 0)
     return [*largest, replace(largest[1], **few), replace(largest[1], choices=0)]
 
 

@@ -64,8 +64,8 @@ def test_the_search_asks_what_the_limits_allow() -> None:
         assert body == body_of(genes, number)
         assert body["text"] != body_of(genes, number + 1)["text"]
         request = parse(json.dumps(body).encode(), _BODIES[genes.route])
-        for text in request.texts:
-            RequestCheck(limits).check(request.query(text))
+        for query in request.queries():
+            RequestCheck(limits).check(query)
         seen |= {genes.route, genes.kind}
     assert seen == {*_BODIES, *KINDS}
 
