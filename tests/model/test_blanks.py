@@ -1,6 +1,7 @@
 """Finding blanks, and the text that is read around them."""
 
 import unicodedata
+from itertools import product
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import strategies as st
 
 from model.decoding.blanks import Layout, count_blanks, find_blanks
 from model.errors import QueryError
-from model.queries import ClozeQuery, Filling, Usage
+from model.predictor import Predictor, open_model
+from model.queries import ClozeQuery, ClozeResult, Filling, Usage
+from service.settings import DEFAULT_CHECKPOINT
 
 ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=12)
 # What the rules around a blank look at.
@@ -251,6 +254,30 @@ def test_nothing_but_the_blanks_changes(parts: list[tuple[str, str]], end: str) 
     assert layout.fill([None] * len(layout.slots)) == text
 
 
+# A word before a blank, the blank itself, and the spaces on either side in English.
+SENTENCES = [
+    "I drink a cup of{l}{b}{p}.",
+    "The secret of success is{l}{b}{p}.",
+    "What{l}{b}{r}you doing?",
+    "Tom{l}{b}{r}to school every day.",
+    "I like{l}{b}{p}, but not tea.",
+    "Where is the{l}{b}{p}?",
+    "He was so{l}{b}{p}!",
+    "今天天气很{z}{b}{p}。",
+    "请把门{z}{b}{z}上。",
+    "我{z}{b}{z}学生。",
+    "我们坐{z}{b}{z}去上海。",
+    "他在{z}{b}{p}，我在家。",
+]
+FORMS = [
+    {"l": " ", "b": "____", "r": " ", "p": "", "z": ""},
+    {"l": " ", "b": "[mask]", "r": "\u3000", "p": " ", "z": " "},
+    {"l": "", "b": "____", "r": "", "p": "", "z": "\u200b"},
+    {"l": " ", "b": "（____）", "r": " ", "p": "", "z": ""},
+    {"l": "", "b": "( {Blank} )", "r": "", "p": "\u200b", "z": " "},
+    {"l": "\xa0 ", "b": "“____”", "r": "  ", "p": "  ", "z": ""},
+    {"l": " ", "b": "[<MASK>]", "r": "", "p": "\u3000", "z": ""},
+]
 WORDS = st.sampled_from(["I", "like", "tea", "and", "Tom", "我", "喜欢", "公园"])
 CLOTHES = ["({})", "（ {} ）", "[{}]", "【{}】", "“{}”", '"{}"', "「{}」", "({} )", "[({})]"]
 
@@ -272,6 +299,18 @@ def test_dressed_sentences_are_read_as_the_clean_one(
     if not right:
         assert read(f"{before} {marker} {stop}") == read(clean)
         assert read(f"{before}\u3000{marker}\u200b  {stop}") == read(clean)
+
+
+def test_the_bundled_checkpoint_answers_every_form_as_the_clean_sentence() -> None:
+    """A sentence gets the same candidates, with the same probabilities, however it is typed."""
+    predictor = Predictor(*open_model(DEFAULT_CHECKPOINT))
+    forms = [text.format(**form) for text, form in product(SENTENCES, FORMS)]
+    results = predictor.run([ClozeQuery(form) for form in forms])
+    answers = [result.blanks for result in results if isinstance(result, ClozeResult)]
+    for number, ((blank,), form) in enumerate(zip(answers, forms, strict=True)):
+        clean = answers[number - number % len(FORMS)][0]
+        assert blank.candidates == clean.candidates, form
+        assert len(blank.candidates) == 5
 
 
 def test_the_right_side_ends_with_its_line() -> None:
