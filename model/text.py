@@ -74,6 +74,11 @@ class NormalText:
     text: str
     is_capitals: bool = False  # *text* is what was sent in capitals, in small letters
 
+    @classmethod
+    def of(cls, sent: str) -> "NormalText":
+        """Return the normal form of *sent* with its capitals and emoji."""
+        return cls(sent, normalise(sent))
+
     @cached_property
     def offsets(self) -> list[int]:
         """The place in *sent* of each character of *text*, never falling, and ``len(sent)``."""
@@ -216,6 +221,8 @@ def _odd() -> re.Pattern[str]:
 
 def _compose(text: str) -> str:
     """Return *text* in form C, but for letters with more than ``MAX_MARKS`` marks."""
+    if len(text) <= MAX_MARKS:
+        return unicodedata.normalize("NFC", text)
     parts, end = [], 0
     for start, stop in _long_runs(text):
         letter = max(end, start - 1)
@@ -263,11 +270,14 @@ def _composed(text: str, spans: list[tuple[int, int]]) -> tuple[str, list[tuple[
         if may_join and _compose(text[start : end + 1]) != part + _compose(next_):
             continue
         parts.append(part)
-        # Marks that were joined belong to the first character, the others are the last ones.
-        joined = max(0, end - start - len(part))
-        places = [start, *(min(start + joined + n, end - 1) for n in range(1, len(part)))]
-        stops = [start + joined + 1, *(place + 1 for place in places[1:])]
-        found += [(spans[n][0], spans[stop - 1][1]) for n, stop in zip(places, stops, strict=True)]
+        joined = end - start - len(part)
+        if joined == 0:
+            found += spans[start:end]
+        elif joined > 0:  # marks that were joined belong to the first character
+            found.append((spans[start][0], spans[start + joined][1]))
+            found += spans[start + joined + 1 : end]
+        else:
+            found += [*spans[start:end], *[spans[end - 1]] * -joined]
         start = end
     if "".join(parts) != whole:  # a newer Unicode composes more letters
         found = [spans[min(index, len(text) - 1)] for index in range(len(whole))]

@@ -28,7 +28,7 @@ from model.decoding.context import DecoderContext, History, load_prefix
 from model.decoding.token_index import TokenIndex
 from model.queries import ScoredToken, ScoreQuery, ScoreResult, Usage
 from model.runtime import Float32Array
-from model.text import NormalText, is_east_asian, is_word_character, normalise, read_text
+from model.text import NormalText, is_east_asian, is_word_character, normalise
 from model.tokenizer import START
 from model.words import KnownWords
 
@@ -106,7 +106,7 @@ def score_text(
 
     A line end is read as ``<s>``; the state is kept, and the line end itself costs nothing.
     """
-    sent = read_text(query.text)
+    sent = NormalText.of(query.text)
     before, text = join(reader.text, sent.text, context.words)
     start = Start(context.initial["forward"], (START,))
     if before and text:
