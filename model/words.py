@@ -1,6 +1,6 @@
 """Known words: the words of the training text, in the file ``words`` of a checkpoint.
 
-Tokens can spell words that nobody writes, such as `kindergartown`, so /predict and /cloze offer a
+Tokens can spell words that do not exist, such as `kindergartown`. So /predict and /cloze offer a
 word of several tokens only if it is known.
 
 The file has one word a line in UTF-8, each as :func:`word_form` returns it, sorted by code points.
@@ -48,7 +48,7 @@ def read_words(data: bytes) -> list[str]:
     """Return the words of the content of a file.
 
     Raises:
-        ValueError: it is no such file. The message has no text of it.
+        ValueError: it is not a list of words. The message quotes none of it.
     """
     if len(data) > MAX_BYTES:
         raise ValueError(f"more than {MAX_BYTES} bytes of words")

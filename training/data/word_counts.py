@@ -4,12 +4,12 @@ from collections import Counter
 
 from model.words import words_file, words_in
 
-# Different words after which the rarer half is forgotten: some 500 MB.
+# Different words after which the rarer half is dropped: some 500 MB.
 MAX_WORDS = 4_000_000
 
 
 class WordCounts:
-    """How often each word with a letter was added; it may be less once the rare are forgotten."""
+    """Counts of words with a letter. Those of rare words are lost when there are too many."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
@@ -21,9 +21,9 @@ class WordCounts:
             self._counts = Counter(dict(self._counts.most_common(MAX_WORDS // 2)))
 
     def file(self, min_count: int) -> bytes:
-        """Return the list of the words with at least so many occurrences, or of the first that fit.
+        """Return the file of the words with at least *min_count* occurrences.
 
-        The most frequent come first, equal ones by text.
+        If not all fit, the most frequent are listed.
         """
         ranked = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))
         return words_file(word for word, count in ranked if count >= min_count)
