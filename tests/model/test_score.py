@@ -21,7 +21,7 @@ from model.words import KnownWords
 from tests.fakes import TYPING, TableRuntime, answer, table_predictor
 
 RUNTIME = TableRuntime(TYPING, range(5, TYPING.size), spread=0.5)
-WORDS = KnownWords(b"cat\ncats\nlike\nnew\nnewer\nthe\ntheatre\n")
+WORDS = KnownWords(["cat", "cats", "like", "new", "newer", "the", "theatre"])
 
 
 def scored(text: str, context: str = "", details: bool = False) -> ScoreResult:
