@@ -2,8 +2,9 @@
 
 1. *Heal* (:meth:`TokenIndex.heal`): cut the text where no later character can change its tokens.
    The rest is the typed prefix q, often an unfinished word, often empty.
-2. *Spell*: a spelling s is a sequence of tokens after the cut that spells q or its beginning. Its
-   probability is P(s | left). Follow the spellings that hold a share of Z = P(q | left), the sum of
+2. *Spell* (spellings.py): a spelling s is a sequence of tokens after the cut that spells q or its
+   beginning. Its probability is P(s | left). Follow the spellings that hold a share of
+   Z = P(q | left), the sum of
 
        P(s | left)            if s spells q
        Σ_t P(s, t | left)     if s spells a beginning of q, over tokens t that cross the end of q
@@ -11,24 +12,25 @@
    These events exclude each other, so their probabilities add up.
 3. *Branch*: take the most probable tokens that cross the end of q or follow it. A word of letters
    ends before the first other character; anything else (a Chinese word, punctuation) is one token.
+   Leave out what cannot be right (candidates.py).
 4. *Extend*: after a token that ends in letters, the word ends with the probability that it has in
    the training text. Run the tower over the token only if the rest of its probability could still
-   change the candidates; then the network's own probability replaces the estimate.
+   change the first ``WIDTH`` candidates; then the network's own probability replaces the estimate.
 
     P(word | text) = P(q continues to the word, and the word ends | left) / Z
 
-The candidates are events that exclude each other, so they sum to at most 1.
+The candidates are events that exclude each other, so they sum to at most 1. The number of
+candidates that is wanted cuts the list and changes nothing else: what a longer list has more comes
+from step 3 alone, with lower probabilities.
 """
 
 import codecs
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from operator import attrgetter, itemgetter
-
-import numpy as np
 
 from model.batching import Decoder
+from model.decoding.candidates import CandidateRules, is_complete
 from model.decoding.context import (
     ALL,
     BYTES,
@@ -40,41 +42,22 @@ from model.decoding.context import (
     largest,
     load_prefix,
 )
-from model.decoding.prefix_cache import NOT_SCORED, PrefixNode
+from model.decoding.prefix_cache import PrefixNode
+from model.decoding.spellings import Spelling, room, spell
 from model.queries import Candidate, PredictQuery, PredictResult, Usage
-from model.runtime import Float32Array, Int64Array
 from model.text import is_word_character, normalise
 
-# Tokens between prefix and cut that are run one by one and kept in the tree: most were needed when
-# the text ended there.
-MAX_BETWEEN = 16
-# Characters of an unfinished word.
-MAX_STEM = 64
-
 # Limits of the search, which suit typing. With shares and floors of 0 it is almost exact.
-# A spelling is followed if its probability exceeds this share of Z so far; so many a round.
-SPELLING_SHARE, SPELLING_ROWS, SPELLING_ROUNDS = 0.03, 16, 6
+# The search is for so many candidates; those after them are what it found on the way.
+WIDTH = 5
 # A partial word is extended if its probability, without the estimate that it has ended, exceeds
 # WORD_FLOOR and this share of the last candidate's; so many a round. A round adds one token.
 WORD_SHARE, WORD_FLOOR, WORD_ROWS, WORD_ROUNDS = 1.0, 0.02, 4, 8
-# Nodes that one query may look at, which bounds its memory: each holds a distribution. Ordinary
-# text takes up to 25; one letter again and again, which has many spellings, would take 130.
-MAX_NODES = 32
 # A next token is taken if its probability exceeds this share of the last candidate's; at most so
-# many, plus 2 for each candidate: with and without a space.
-BRANCH_SHARE, BRANCHES = 1 / 4, 8
-
-
-@dataclass(slots=True, eq=False)
-class Spelling:
-    """Tokens after the cut that spell q or its beginning."""
-
-    rest: bytes  # of q, not spelled yet
-    prob: float  # P(tokens | left)
-    node: PrefixNode  # after the tokens
-    crossing: Int64Array | None  # next tokens that cross the end of q, (n,); None if q is spelled
-    crossing_probs: Float32Array  # their probabilities, (n,)
-    total: float  # what this spelling adds to Z
+# many: with and without a space.
+BRANCH_SHARE, BRANCHES = 1 / 4, 18
+# For a longer list, next tokens above this share of that limit are taken; at most so many.
+TAIL_SHARE, TAIL_BRANCHES = 1 / 256, 128
 
 
 @dataclass(slots=True, eq=False)
@@ -90,6 +73,29 @@ class PartialWord:
     covered: str  # characters at the end of the text that belong to the first token
 
 
+@dataclass(slots=True, eq=False)
+class Branch:
+    """Next tokens after some characters, most probable first."""
+
+    prob: float  # of what precedes them
+    node: PrefixNode
+    allowed: str  # of the next tokens, if *spelling* is None
+    suffix: str  # characters after the text
+    pending: bytes  # of an incomplete character after them
+    spelling: Spelling | None  # the tokens cross the end of q after it
+    taken: int = 0  # of the tokens
+
+
+@dataclass(slots=True, eq=False)
+class Found:
+    """What is known of a candidate."""
+
+    covered: str  # characters at the end of the text that belong to its likeliest token
+    highest: float  # probability with that token
+    prob: float = 0.0
+    spaced_prob: float = 0.0  # with a space after it
+
+
 def next_words(
     context: DecoderContext, query: PredictQuery, history: History
 ) -> Decoder[PredictResult]:
@@ -100,22 +106,22 @@ def next_words(
     # tokens between prefix and cut; q as tokens and as bytes
     between, canonical, typed_prefix = context.index.heal(text[boundary:])
     next_token, tree = NextToken(context, prefix, text), prefix.tree
-    search = _Search(context, next_token, query.top_k)
+    rules = CandidateRules(text, lambda word: True)
+    search = _Search(context, next_token, rules)
     try:
-        yield from search.spell(between, canonical, typed_prefix)
+        spelled = yield from spell(context.index, next_token, between, canonical, typed_prefix)
+        for spelling in spelled.spellings:
+            search.branch_from(spelling, spelling.prob / spelled.total)
         yield from search.extend()
     finally:  # a cancelled query leaves nodes, too
         if prefix.tree is tree:  # not dropped meanwhile
             context.cache.put(prefix)
-    start = len(text)
-    while start > 0 and len(text) - start < MAX_STEM and is_word_character(text[start - 1]):
-        start -= 1
-    stem = text[start:]
-    tokens = prefix.tokens + len(between) + len(canonical)
     return PredictResult(
-        search.candidates(stem),
-        Usage(tokens, cached_tokens + search.cached_tokens),
-        inside_word=stem != "",
+        search.candidates(query.top_k),
+        Usage(
+            prefix.tokens + len(between) + len(canonical), cached_tokens + spelled.cached_tokens
+        ),
+        inside_word=rules.stem != "",
         network_rows=prefix.tokens - cached_tokens + next_token.network_rows,
     )
 
@@ -123,119 +129,32 @@ def next_words(
 class _Search:
     """The candidates so far, and the partial words that may become candidates."""
 
-    def __init__(self, context: DecoderContext, next_token: NextToken, top_k: int) -> None:
+    def __init__(
+        self, context: DecoderContext, next_token: NextToken, rules: CandidateRules
+    ) -> None:
         self._index = context.index
         self._surfaces = context.tokenizer.surfaces
         self._word_end_probs = context.word_end_probs
         self._next_token = next_token
-        self._top_k = top_k
-        self._branches = BRANCHES + 2 * top_k
-        # By appended text: its probability; typed prefix and probability of its likeliest token.
-        self._found: dict[str, tuple[float, str, float]] = {}
+        self._rules = rules
+        self._found: dict[str, Found] = {}  # by appended text
         self._partial_words: list[PartialWord] = []
+        self._branches: list[Branch] = []
         self._last_prob = 0.0  # of the last candidate so far
         self._cutoff = 0.0  # of next tokens
-        self.cached_tokens = 0  # tokens of the text after its prefix that were in the tree
 
-    def spell(
-        self, between: Sequence[int], canonical: Sequence[int], typed_prefix: bytes
-    ) -> Decoder[None]:
-        """Follow spellings of q after *between*, and branch from each; *canonical* encodes q."""
-        node = yield from self._run_between(between, len(typed_prefix))
-        spellings = [self._spelling(typed_prefix, 1.0, node)]
-        total = spellings[0].total
-        if not total > 0:  # no token begins with q: follow its own encoding first
-            for n, token in enumerate(canonical):
-                last = spellings[-1]
-                if not self._room:  # take the rest of the encoding for certain
-                    node = yield from self._next_token.run(last.node, canonical[n:])
-                    yield from self._next_token.score(node, 0)
-                    self._branch(1.0, node, ALL)
-                    return
-                self.cached_tokens += token in last.node.children
-                path = last.prob * float(self._next_token.probs(last.node)[token]), last, token
-                spellings += yield from self._follow([path])
-                total += spellings[-1].total
-        # A path is a spelling and one more token. Its probability bounds what it can add to Z.
-        paths: list[tuple[float, Spelling, int]] = []
-        for n, spelling in enumerate(spellings):
-            followed = canonical[n] if n + 1 < len(spellings) else None
-            paths += self._paths(spelling, followed)
-        for _ in range(SPELLING_ROUNDS):
-            paths = [path for path in paths if path[0] > SPELLING_SHARE * total]
-            rows = min(SPELLING_ROWS, self._room)
-            if not (paths and rows):
-                break
-            paths.sort(key=itemgetter(0), reverse=True)
-            chosen, paths = paths[:rows], paths[rows:]
-            for spelling in (yield from self._follow(chosen)):
-                spellings.append(spelling)
-                total += spelling.total
-                paths += self._paths(spelling)
-        if not total > 0:  # underflow: all that can be said is what follows the encoding of q
-            self._branch(1.0, spellings[len(canonical)].node, ALL)
-            return
-        spellings.sort(key=attrgetter("prob"), reverse=True)
-        for spelling in spellings:
-            self._branch_from(spelling, spelling.prob / total)
-
-    @property
-    def _room(self) -> int:
-        return max(0, MAX_NODES - self._next_token.nodes)
-
-    def _run_between(self, between: Sequence[int], bytes_from_end: int) -> Decoder[PrefixNode]:
-        """Run the tokens between prefix and cut and return the node after them, scored."""
-        node = self._next_token.tree.root
-        if len(between) > MAX_BETWEEN:  # hundreds of letters without a stable boundary are no word
-            node = yield from self._next_token.run(node, between[:-MAX_BETWEEN])
-            between = between[-MAX_BETWEEN:]
-        elif not between:
-            yield from self._next_token.score(node, bytes_from_end)
-        bytes_from_end += sum([len(self._index.spellings[token]) for token in between])
-        for token in between:
-            bytes_from_end -= len(self._index.spellings[token])
-            self.cached_tokens += token in node.children
-            (node,) = yield from self._next_token.expand([Edge(node, token, bytes_from_end)])
-        return node
-
-    def _follow(self, paths: Sequence[tuple[float, Spelling, int]]) -> Decoder[list[Spelling]]:
-        """Run the last token of each path."""
-        rests = [before.rest[len(self._index.spellings[token]) :] for _, before, token in paths]
-        nodes = yield from self._next_token.expand(
-            [
-                Edge(before.node, token, len(rest))
-                for (_, before, token), rest in zip(paths, rests, strict=True)
-            ]
-        )
-        return [
-            self._spelling(rest, prob, node)
-            for (prob, _, _), rest, node in zip(paths, rests, nodes, strict=True)
-        ]
-
-    def _spelling(self, rest: bytes, prob: float, node: PrefixNode) -> Spelling:
-        if not rest:
-            return Spelling(rest, prob, node, None, NOT_SCORED, prob)
-        crossing = self._index.extensions(rest)
-        probs = self._next_token.probs(node)[crossing]
-        return Spelling(rest, prob, node, crossing, probs, prob * float(np.add.reduce(probs)))
-
-    def _paths(
-        self, spelling: Spelling, followed: int | None = None
-    ) -> list[tuple[float, Spelling, int]]:
-        """List (probability, spelling, token) of tokens that spell more of q, but *followed*."""
-        probs = self._next_token.probs(spelling.node)
-        return [
-            (spelling.prob * float(probs[token]), spelling, token)
-            for token in self._index.prefixes(spelling.rest)
-            if token != followed
-        ]
+    def branch_from(self, spelling: Spelling, prob: float) -> None:
+        """Take the tokens that cross the end of q from a spelling, or that follow it."""
+        if prob > self._cutoff:
+            crosses = None if spelling.crossing is None else spelling
+            self._branch(Branch(prob, spelling.node, ALL, "", b"", crosses))
 
     def extend(self) -> Decoder[None]:
         """Extend partial words while they could change the candidates, up to a limit."""
         for _ in range(WORD_ROUNDS):
             floor = max(self._last_prob * WORD_SHARE, WORD_FLOOR)
             self._partial_words.sort(key=lambda word: word.ended_prob - word.prob)
-            chosen = self._partial_words[: min(WORD_ROWS, self._room)]
+            chosen = self._partial_words[: min(WORD_ROWS, room(self._next_token))]
             chosen = [word for word in chosen if word.prob - word.ended_prob > floor]
             if not chosen:
                 break
@@ -250,66 +169,66 @@ class _Search:
                 elif word.suffix[-1:] != " ":  # replace the estimate
                     allowed = LETTERS
                     cutoff = self._cutoff / word.prob
-                    top = self._next_token.top(node, LETTERS, cutoff, self._branches)
+                    top = self._next_token.top(node, LETTERS, cutoff, BRANCHES)
                     ended_prob = word.prob * (1.0 - min(1.0, top.total))
                     self._accept(word.suffix, ended_prob - word.ended_prob, word.covered)
-                self._branch(word.prob, node, allowed, word.suffix, word.pending)
+                self._branch(Branch(word.prob, node, allowed, word.suffix, word.pending, None))
 
-    def _branch_from(self, spelling: Spelling, prob: float) -> None:
-        """Take the tokens that cross the end of q from a spelling, or that follow it."""
-        if not prob > self._cutoff:
-            return
-        if spelling.crossing is None:
-            self._branch(prob, spelling.node, ALL)
-            return
-        top = largest(spelling.crossing_probs, self._branches, self._cutoff / prob)
-        tokens, probs = spelling.crossing[top].tolist(), spelling.crossing_probs[top].tolist()
-        for token, token_prob in self._above_cutoff(prob, tokens, probs):
-            suffix = self._index.spellings[token][len(spelling.rest) :].decode()
-            self._take(token_prob, suffix, spelling.node, token, spelling.rest.decode())
-
-    def _branch(
-        self, prob: float, node: PrefixNode, allowed: str, suffix: str = "", pending: bytes = b""
-    ) -> None:
-        """Take the most probable allowed tokens after a node, *suffix* and *pending*."""
-        limit = self._branches
-        top = self._next_token.top(node, allowed, self._cutoff / prob, limit)
-        for token, token_prob in self._above_cutoff(prob, top.tokens[:limit], top.probs[:limit]):
-            if not self._index.is_byte[token]:
-                self._take(token_prob, suffix + self._surfaces[token], node, token)
-                continue
-            spelled = pending + self._index.spellings[token]
-            character = _character(spelled)
-            if character:
-                self._take(token_prob, suffix + character, node, token)
-            elif character is not None and token_prob > WORD_FLOOR:
-                word = PartialWord(token_prob, 0.0, suffix, spelled, node, token, "")
-                self._partial_words.append(word)
-
-    def _above_cutoff(
-        self, prob: float, tokens: list[int], probs: list[float]
-    ) -> Iterator[tuple[int, float]]:
-        """Yield (token, probability), falling, while they could change the candidates."""
-        for count, (token, token_prob) in enumerate(zip(tokens, probs, strict=True)):
-            if count == self._top_k:
+    def _branch(self, branch: Branch) -> None:
+        """Take the most probable next tokens while they could change the candidates."""
+        self._branches.append(branch)
+        for count, (token, token_prob) in enumerate(self._next(branch, self._cutoff, BRANCHES)):
+            if count == WIDTH:
                 self._update_cutoff()
-            if prob * token_prob <= self._cutoff:
+            prob = branch.prob * token_prob
+            if prob <= self._cutoff:
                 break
-            yield token, prob * token_prob
+            self._take(branch, token, prob)
         self._update_cutoff()
 
+    def _next(self, branch: Branch, cutoff: float, limit: int) -> Iterator[tuple[int, float]]:
+        """Return (token, probability), falling, of the next tokens that are not taken yet."""
+        cutoff /= branch.prob
+        tokens: list[int]
+        probs: list[float]
+        if branch.spelling is None or branch.spelling.crossing is None:
+            top = self._next_token.top(branch.node, branch.allowed, cutoff, limit)
+            tokens, probs = top.tokens, top.probs
+        else:
+            places = largest(branch.spelling.crossing_probs, limit, cutoff)
+            tokens = branch.spelling.crossing[places].tolist()
+            probs = branch.spelling.crossing_probs[places].tolist()
+        return zip(tokens[branch.taken : limit], probs[branch.taken : limit], strict=True)
+
     def _update_cutoff(self) -> None:
-        if len(self._found) >= self._top_k:
-            self._last_prob = sorted(map(itemgetter(0), self._found.values()))[-self._top_k]
+        if len(self._found) >= WIDTH:
+            self._last_prob = sorted([each.prob for each in self._found.values()])[-WIDTH]
             self._cutoff = BRANCH_SHARE * self._last_prob
 
-    def _take(
-        self, prob: float, suffix: str, node: PrefixNode, token: int, covered: str = ""
-    ) -> None:
-        """Add characters after the text to the candidates, or to the partial words."""
+    def _take(self, branch: Branch, token: int, prob: float) -> None:
+        """Add a next token to the candidates, or to the partial words."""
+        branch.taken += 1
+        covered = ""
+        if branch.spelling is not None:
+            rest = branch.spelling.rest
+            suffix = self._index.spellings[token][len(rest) :].decode()
+            covered = rest.decode()
+        elif not self._index.is_byte[token]:
+            suffix = branch.suffix + self._surfaces[token]
+        else:
+            spelled = branch.pending + self._index.spellings[token]
+            character = _character(spelled)
+            if character is None:
+                return
+            suffix = branch.suffix + character
+            if not character:
+                if prob > WORD_FLOOR:
+                    word = PartialWord(prob, 0.0, suffix, spelled, branch.node, token, "")
+                    self._partial_words.append(word)
+                return
         append = first_word(suffix)
         if append is not None:
-            self._accept(append, prob, covered)
+            self._accept(append, prob, covered, suffix[len(append) : len(append) + 1] == " ")
             return
         ended_prob = 0.0
         if suffix and suffix[-1] != " ":
@@ -317,26 +236,54 @@ class _Search:
             if ended_prob > 0:
                 self._accept(suffix, ended_prob, covered)
         if prob - ended_prob > WORD_FLOOR:
-            word = PartialWord(prob, ended_prob, suffix, b"", node, token, covered)
+            word = PartialWord(prob, ended_prob, suffix, b"", branch.node, token, covered)
             self._partial_words.append(word)
 
-    def _accept(self, append: str, prob: float, covered: str) -> None:
-        total, likeliest, highest = self._found.get(append, (0.0, covered, prob))
-        if prob > highest:
-            likeliest, highest = covered, prob
-        self._found[append] = total + prob, likeliest, highest
+    def _accept(self, append: str, prob: float, covered: str, spaced: bool = False) -> None:
+        found = self._found.get(append)
+        if found is None:
+            if not self._rules.allow(append):
+                return
+            found = self._found[append] = Found(covered, prob)
+        elif prob > found.highest:
+            found.covered, found.highest = covered, prob
+        found.prob += prob
+        if spaced:
+            found.spaced_prob += prob
 
-    def candidates(self, stem: str) -> tuple[Candidate, ...]:
-        """Return the best candidates, falling, ties by text; *stem* is the unfinished word."""
-        ranked = sorted(self._found.items(), key=lambda item: (-item[1][0], item[0]))[: self._top_k]
-        total = sum([prob for _, (prob, _, _) in ranked])
-        candidates = []
-        for append, (prob, covered, _) in ranked:
-            start = stem if is_word_character(append[0]) else covered
+    def candidates(self, top_k: int) -> tuple[Candidate, ...]:
+        """Return the best candidates, falling, ties by text."""
+        ranked = self._ranked(self._found)
+        if self._cutoff > 0:  # what is above the cutoff is final
+            ranked = [(append, prob) for append, prob in ranked if prob > self._cutoff]
+        if top_k > len(ranked):
+            ranked += self._tail(dict(ranked), ranked[-1][1] if ranked else 1.0)
+        candidates, left = list[Candidate](), 1.0
+        for append, prob in ranked[:top_k]:
+            prob = min(prob, left)  # probabilities in float32 may sum to a little more than 1
+            if not prob > 0:
+                break
+            left -= prob
+            found = self._found[append]
+            start = self._rules.stem if is_word_character(append[0]) else found.covered
             word = append.lstrip(" ") if append[0] == " " else start + append
-            # Probabilities in float32 may sum to a little more than 1.
-            candidates.append(Candidate(word, append, prob / max(1.0, total)))
+            ended = is_complete(append, found.spaced_prob / found.prob)
+            candidates.append(Candidate(word, append, prob))
         return tuple(candidates)
+
+    def _tail(self, final: dict[str, float], most: float) -> list[tuple[str, float]]:
+        """Take further tokens of all branches; return the candidates after the *final* ones."""
+        cutoff = self._cutoff * TAIL_SHARE
+        for branch in self._branches:
+            for token, token_prob in self._next(branch, cutoff, TAIL_BRANCHES):
+                self._take(branch, token, branch.prob * token_prob)
+        rest = {append: found for append, found in self._found.items() if append not in final}
+        return [(append, min(prob, most)) for append, prob in self._ranked(rest)]
+
+    @staticmethod
+    def _ranked(found: dict[str, Found]) -> list[tuple[str, float]]:
+        ranked = [(append, each.prob) for append, each in found.items()]
+        return sorted(ranked, key=lambda each: (-each[1], each[0]))
 
 
 @lru_cache(maxsize=1 << 15)

@@ -14,9 +14,9 @@ from model.decoding.cache_lm import MAX_TOKENS
 from model.decoding.cloze import BEAM, MANY, RESCORED, RESCORED_BLIND
 from model.decoding.context import MAX_MIXED
 from model.decoding.masked import FILL_ROWS, MAX_REACH, WIDTH
-from model.decoding.next_word import MAX_NODES
 from model.decoding.score import ROWS
 from model.decoding.span_search import FEW, FIRST_WIDTH, GIVEN_LINES, GIVEN_TOKENS, MAX_SPAN
+from model.decoding.spellings import MAX_NODES
 from model.queries import ClozeQuery, Limits, PredictQuery, Query, ScoreQuery
 
 # Objects of any decoder, with its counts of recent tokens, and of a candidate, span or choice.

@@ -1,0 +1,112 @@
+"""Decide which continuations of a text are candidates, and which of them are complete.
+
+A continuation is left out if it is wrong after any text:
+
+- a closing mark whose opening mark is not open in the last line;
+- directly after the mark that ends a sentence, any mark but an opening or closing one, unless the
+  text repeats its marks (``!!``) or its last word has a period inside (``e.g.``);
+- a space before a mark that follows its word directly;
+- a Latin word that nobody knows: the network made it up from tokens.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable
+from functools import lru_cache
+
+from model.text import is_east_asian, is_word_character
+
+# Characters of an unfinished word, and of the last line, that are read.
+MAX_STEM, MAX_LINE = 64, 1_000
+
+_APOSTROPHES = "'’"
+_SENTENCE_ENDS = ".!?。！？"
+_OPENING, _CLOSING = "([{“‘「『（【《〈〔", ")]}”’」』）】》〉〕"
+_PAIRS = tuple(zip(_OPENING, _CLOSING, strict=True))
+_FOLLOWS_WORD = _SENTENCE_ENDS + ",;:…%，、；：％" + _CLOSING
+_MARKS = re.compile(f"[\"'{re.escape(_OPENING + _CLOSING)}]")
+_OPEN_APOSTROPHE = re.compile(r"(?<![^\s(\"“])'\w|‘")
+_SMILEY = re.compile("[:;=]-?[()]$")
+_ABBREVIATION = re.compile(r"\w\.\w+\.$")
+
+
+class CandidateRules:
+    """The rules after one text, in normal form.
+
+    Attributes:
+        stem: the unfinished word at the end of the text; empty if it ends in none.
+    """
+
+    def __init__(self, text: str, is_known: Callable[[str], bool]) -> None:
+        start = len(text)
+        while start > 0 and len(text) - start < MAX_STEM and is_word_character(text[start - 1]):
+            start -= 1
+        self.stem = text[start:]
+        self._is_known = is_known
+        line = text[-MAX_LINE:].rpartition("\n")[2]
+        self._end = line[-2:]
+        self._open = _open_marks(line) if _MARKS.search(line) else ""
+        self._sentence_ended = (
+            line[-1:] in _SENTENCE_ENDS
+            and line[-2:-1] not in _SENTENCE_ENDS
+            and not _ABBREVIATION.search(line[-MAX_STEM:])
+        )
+
+    def allow(self, append: str) -> bool:
+        """Return True if *append*, a word or the rest of one, may be a candidate."""
+        body = append.lstrip(" ")
+        spaced = len(body) < len(append)
+        if is_word_character(body[0]):
+            if body[0] in _APOSTROPHES and not (spaced or self.stem):
+                return "’" in self._open
+            return self._is_known(body if spaced else self.stem + body)
+        end = " " if spaced else self._end
+        return body.isalnum() or _marks_fit(body, end, self._open, self._sentence_ended)
+
+
+def is_complete(append: str, spaced_share: float) -> bool:
+    """Return True if a client may add a space after *append*.
+
+    A word is complete. So is Chinese punctuation, unless it opens something. Any other mark is
+    complete if its spellings with a space after it have a *spaced_share* of at least half.
+    """
+    last = append[-1]
+    if last not in _APOSTROPHES and (last.isalnum() or is_word_character(last)):
+        return True
+    return last not in _OPENING if is_east_asian(last) else spaced_share >= 0.5
+
+
+def _open_marks(line: str) -> str:
+    """Return the closing marks whose opening marks are open at the end of *line*."""
+    closing = [last for first, last in _PAIRS if line.count(first) > line.count(last)]
+    if line.count('"') % 2:
+        closing.append('"')
+    if _OPEN_APOSTROPHE.search(line):
+        closing.append("’")
+    return "".join(closing)
+
+
+@lru_cache(maxsize=1 << 12)
+def _marks_fit(body: str, end: str, closing: str, sentence_ended: bool) -> bool:
+    """Return True if the marks *body* fit a text with this *end*, of one or two characters.
+
+    *closing* marks may come. The end is a space if one precedes the marks.
+    """
+    first = body[0]
+    if end == " ":
+        if first in _FOLLOWS_WORD and not _SMILEY.match(body):
+            return False
+    elif sentence_ended and unicodedata.category(first)[0] == "P":
+        if first not in _OPENING + closing:
+            return False
+    for number, mark in enumerate(body):
+        before = end + body[:number]
+        if mark == '"' and mark not in closing:  # it opens
+            last = before[-1:]
+            if not (last.isspace() or last in _OPENING or is_east_asian(last)):
+                return False
+        elif mark in _CLOSING and mark not in closing:
+            opening = _OPENING[_CLOSING.index(mark)]
+            if opening not in body[:number] and not _SMILEY.search(before + mark):
+                return False
+    return True

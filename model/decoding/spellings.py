@@ -1,0 +1,153 @@
+"""Spell the unfinished end of a text in tokens: step 2 of next_word.py."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import attrgetter, itemgetter
+from typing import NamedTuple
+
+import numpy as np
+
+from model.batching import Decoder
+from model.decoding.context import Edge, NextToken
+from model.decoding.prefix_cache import NOT_SCORED, PrefixNode
+from model.decoding.token_index import TokenIndex
+from model.runtime import Float32Array, Int64Array
+
+# Tokens between prefix and cut that are run one by one and kept in the tree: most were needed when
+# the text ended there.
+MAX_BETWEEN = 16
+# A spelling is followed if its probability exceeds this share of Z so far; so many a round. With a
+# share of 0 the search is almost exact.
+SPELLING_SHARE, SPELLING_ROWS, SPELLING_ROUNDS = 0.03, 16, 6
+# Nodes that one query may look at, which bounds its memory: each holds a distribution. Ordinary
+# text takes up to 25; one letter again and again, which has many spellings, would take 130.
+MAX_NODES = 32
+
+
+@dataclass(slots=True, eq=False)
+class Spelling:
+    """Tokens after the cut that spell the typed prefix q or its beginning."""
+
+    rest: bytes  # of q, not spelled yet
+    prob: float  # P(tokens | left)
+    node: PrefixNode  # after the tokens
+    total: float  # what this spelling adds to Z
+    crossing: Int64Array | None  # next tokens that cross the end of q, (n,); None if q is spelled
+    crossing_probs: Float32Array  # their probabilities, (n,)
+
+
+class Spelled(NamedTuple):
+    """The spellings of q that were followed, most probable first."""
+
+    spellings: list[Spelling]
+    total: float  # Z = P(q | left); 1 if the encoding of q is taken for certain
+    cached_tokens: int  # tokens before the end of the text that were in the tree
+
+
+def room(next_token: NextToken) -> int:
+    """Return how many more nodes a query may look at."""
+    return max(0, MAX_NODES - next_token.nodes)
+
+
+def spell(
+    index: TokenIndex,
+    next_token: NextToken,
+    between: Sequence[int],
+    canonical: Sequence[int],
+    typed_prefix: bytes,
+) -> Decoder[Spelled]:
+    """Follow spellings of *typed_prefix* after *between*; *canonical* encodes it."""
+    return (yield from _Speller(index, next_token).spell(between, canonical, typed_prefix))
+
+
+class _Speller:
+    def __init__(self, index: TokenIndex, next_token: NextToken) -> None:
+        self._index = index
+        self._next_token = next_token
+        self._cached_tokens = 0
+
+    def spell(
+        self, between: Sequence[int], canonical: Sequence[int], typed_prefix: bytes
+    ) -> Decoder[Spelled]:
+        node = yield from self._run_between(between, len(typed_prefix))
+        spellings = [self._spelling(typed_prefix, 1.0, node)]
+        total = spellings[0].total
+        if not total > 0:  # no token begins with q: follow its own encoding first
+            for n, token in enumerate(canonical):
+                last = spellings[-1]
+                if not room(self._next_token):  # take the rest of the encoding for certain
+                    node = yield from self._next_token.run(last.node, canonical[n:])
+                    yield from self._next_token.score(node, 0)
+                    return Spelled([self._spelling(b"", 1.0, node)], 1.0, self._cached_tokens)
+                self._cached_tokens += token in last.node.children
+                path = last.prob * float(self._next_token.probs(last.node)[token]), last, token
+                spellings += yield from self._follow([path])
+                total += spellings[-1].total
+        # A path is a spelling and one more token. Its probability bounds what it can add to Z.
+        paths: list[tuple[float, Spelling, int]] = []
+        for n, spelling in enumerate(spellings):
+            followed = canonical[n] if n + 1 < len(spellings) else None
+            paths += self._paths(spelling, followed)
+        for _ in range(SPELLING_ROUNDS):
+            paths = [path for path in paths if path[0] > SPELLING_SHARE * total]
+            rows = min(SPELLING_ROWS, room(self._next_token))
+            if not (paths and rows):
+                break
+            paths.sort(key=itemgetter(0), reverse=True)
+            chosen, paths = paths[:rows], paths[rows:]
+            for spelling in (yield from self._follow(chosen)):
+                spellings.append(spelling)
+                total += spelling.total
+                paths += self._paths(spelling)
+        if not total > 0:  # underflow: all that can be said is what follows the encoding of q
+            certain = self._spelling(b"", 1.0, spellings[len(canonical)].node)
+            return Spelled([certain], 1.0, self._cached_tokens)
+        spellings.sort(key=attrgetter("prob"), reverse=True)
+        return Spelled(spellings, total, self._cached_tokens)
+
+    def _run_between(self, between: Sequence[int], bytes_from_end: int) -> Decoder[PrefixNode]:
+        """Run the tokens between prefix and cut and return the node after them, scored."""
+        node = self._next_token.tree.root
+        if len(between) > MAX_BETWEEN:  # hundreds of letters without a stable boundary are no word
+            node = yield from self._next_token.run(node, between[:-MAX_BETWEEN])
+            between = between[-MAX_BETWEEN:]
+        elif not between:
+            yield from self._next_token.score(node, bytes_from_end)
+        bytes_from_end += sum([len(self._index.spellings[token]) for token in between])
+        for token in between:
+            bytes_from_end -= len(self._index.spellings[token])
+            self._cached_tokens += token in node.children
+            (node,) = yield from self._next_token.expand([Edge(node, token, bytes_from_end)])
+        return node
+
+    def _follow(self, paths: Sequence[tuple[float, Spelling, int]]) -> Decoder[list[Spelling]]:
+        """Run the last token of each path."""
+        rests = [before.rest[len(self._index.spellings[token]) :] for _, before, token in paths]
+        nodes = yield from self._next_token.expand(
+            [
+                Edge(before.node, token, len(rest))
+                for (_, before, token), rest in zip(paths, rests, strict=True)
+            ]
+        )
+        return [
+            self._spelling(rest, prob, node)
+            for (prob, _, _), rest, node in zip(paths, rests, nodes, strict=True)
+        ]
+
+    def _spelling(self, rest: bytes, prob: float, node: PrefixNode) -> Spelling:
+        if not rest:
+            return Spelling(rest, prob, node, prob, None, NOT_SCORED)
+        crossing = self._index.extensions(rest)
+        probs = self._next_token.probs(node)[crossing]
+        return Spelling(rest, prob, node, prob * float(np.add.reduce(probs)), crossing, probs)
+
+    def _paths(
+        self, spelling: Spelling, followed: int | None = None
+    ) -> list[tuple[float, Spelling, int]]:
+        """List (probability, spelling, token) of tokens that spell more of q, but *followed*."""
+        probs = self._next_token.probs(spelling.node)
+        return [
+            (spelling.prob * float(probs[token]), spelling, token)
+            for token in self._index.prefixes(spelling.rest)
+            if token != followed
+        ]
