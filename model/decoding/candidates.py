@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from model.text import is_east_asian, is_word_character
+from model.words import KnownWords
 
 # Characters of an unfinished word, and of the last line, that are read.
 MAX_STEM, MAX_LINE = 64, 1_000
@@ -24,6 +25,8 @@ _SENTENCE_ENDS = ".!?。！？"
 _OPENING, _CLOSING = "([{“‘「『（【《〈〔", ")]}”’」』）】》〉〕"
 _PAIRS = tuple(zip(_OPENING, _CLOSING, strict=True))
 _FOLLOWS_WORD = _SENTENCE_ENDS + ",;:…%，、；：％" + _CLOSING
+_APOSTROPHE = re.compile(f"[{_APOSTROPHES}]")
+_LATIN = re.compile(f"[A-Za-zÀ-ÖØ-öø-ɏ{_APOSTROPHES}]+")
 _MARKS = re.compile(f"[\"'{re.escape(_OPENING + _CLOSING)}]")
 _OPEN_APOSTROPHE = re.compile(r"(?<![^\s(\"“])'\w|‘")
 _SMILEY = re.compile("[:;=]-?[()]$")
@@ -54,14 +57,16 @@ class CandidateRules:
 
     def allow(self, append: str) -> bool:
         """Return True if *append*, a word or the rest of one, may be a candidate."""
-        body = append.lstrip(" ")
-        spaced = len(body) < len(append)
+        spaced = append[0] == " "
+        body = append.lstrip(" ") if spaced else append
+        if body.isalpha():
+            return self._is_known(body if spaced else self.stem + body)
         if is_word_character(body[0]):
             if body[0] in _APOSTROPHES and not (spaced or self.stem):
                 return "’" in self._open
             return self._is_known(body if spaced else self.stem + body)
         end = " " if spaced else self._end
-        return body.isalnum() or _marks_fit(body, end, self._open, self._sentence_ended)
+        return _marks_fit(body, end, self._open, self._sentence_ended)
 
 
 def is_complete(append: str, spaced_share: float) -> bool:
@@ -71,9 +76,17 @@ def is_complete(append: str, spaced_share: float) -> bool:
     complete if its spellings with a space after it have a *spaced_share* of at least half.
     """
     last = append[-1]
-    if last not in _APOSTROPHES and (last.isalnum() or is_word_character(last)):
+    if last.isalnum() or (last not in _APOSTROPHES and is_word_character(last)):
         return True
     return last not in _OPENING if is_east_asian(last) else spaced_share >= 0.5
+
+
+def is_known(words: KnownWords, word: str) -> bool:
+    """Return True for one of *words*, and for a word that is not Latin throughout.
+
+    Only what precedes an apostrophe is looked up if the whole is not listed.
+    """
+    return not _LATIN.fullmatch(word) or word in words or _APOSTROPHE.split(word)[0] in words
 
 
 def _open_marks(line: str) -> str:
@@ -96,9 +109,10 @@ def _marks_fit(body: str, end: str, closing: str, sentence_ended: bool) -> bool:
     if end == " ":
         if first in _FOLLOWS_WORD and not _SMILEY.match(body):
             return False
-    elif sentence_ended and unicodedata.category(first)[0] == "P":
-        if first not in _OPENING + closing:
-            return False
+    elif (
+        sentence_ended and unicodedata.category(first)[0] == "P" and first not in _OPENING + closing
+    ):
+        return False
     for number, mark in enumerate(body):
         before = end + body[:number]
         if mark == '"' and mark not in closing:  # it opens

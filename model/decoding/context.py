@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from model.batching import Decoder, RunTower, Score
 from model.checkpoint import Checkpoint
 from model.config import Tower
 from model.decoding.cache_lm import CONTEXT, MAX_TOKENS, CacheLM
+from model.decoding.candidates import is_known
 from model.decoding.prefix_cache import (
     NOT_SCORED,
     Prefix,
@@ -36,6 +38,9 @@ MAX_MIXED = 16
 # Fewer than a hundred tokens exceed HIGH_CUTOFF, and most exceed LOW_CUTOFF.
 HIGH_CUTOFF, LOW_CUTOFF = 0.01, 1e-6
 # The marginals of fewer recent tokens gain too little for a next word to pay for their time.
+# Words whose look-up is kept.
+KNOWN_CACHED = 1 << 14
+# Below so many recent tokens the cache language model says too little to pay for its time.
 MIN_RECENT = 24
 
 
@@ -50,6 +55,8 @@ class DecoderContext:
         self.calibration = checkpoint.calibration
         self.word_end_probs = checkpoint.word_end_probs  # by token: a word ends after it
         self.words = checkpoint.words
+        # Words recur, and a look-up takes microseconds.
+        self.is_known = lru_cache(KNOWN_CACHED)(partial(is_known, checkpoint.words))
         self.cache = cache
         self.use_cache_lm = use_cache_lm
         towers: tuple[Tower, ...] = ("forward", "backward")

@@ -25,9 +25,10 @@ from step 3 alone, with lower probabilities.
 """
 
 import codecs
-from collections.abc import Iterator
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 
 from model.batching import Decoder
 from model.decoding.candidates import CandidateRules, is_complete
@@ -55,7 +56,7 @@ WIDTH = 5
 WORD_SHARE, WORD_FLOOR, WORD_ROWS, WORD_ROUNDS = 1.0, 0.02, 4, 8
 # A next token is taken if its probability exceeds this share of the last candidate's; at most so
 # many: with and without a space.
-BRANCH_SHARE, BRANCHES = 1 / 4, 18
+BRANCH_SHARE, BRANCHES = 1 / 2, 18
 # For a longer list, next tokens above this share of that limit are taken; at most so many.
 TAIL_SHARE, TAIL_BRANCHES = 1 / 256, 128
 
@@ -79,21 +80,12 @@ class Branch:
 
     prob: float  # of what precedes them
     node: PrefixNode
-    allowed: str  # of the next tokens, if *spelling* is None
+    allowed: str  # of the next tokens, without a *spelling*
     suffix: str  # characters after the text
     pending: bytes  # of an incomplete character after them
-    spelling: Spelling | None  # the tokens cross the end of q after it
+    spelling: Spelling | None  # if the tokens cross the end of q after it
+    covered: str  # characters at the end of the text that belong to the tokens
     taken: int = 0  # of the tokens
-
-
-@dataclass(slots=True, eq=False)
-class Found:
-    """What is known of a candidate."""
-
-    covered: str  # characters at the end of the text that belong to its likeliest token
-    highest: float  # probability with that token
-    prob: float = 0.0
-    spaced_prob: float = 0.0  # with a space after it
 
 
 def next_words(
@@ -106,7 +98,7 @@ def next_words(
     # tokens between prefix and cut; q as tokens and as bytes
     between, canonical, typed_prefix = context.index.heal(text[boundary:])
     next_token, tree = NextToken(context, prefix, text), prefix.tree
-    rules = CandidateRules(text, lambda word: True)
+    rules = CandidateRules(text, context.is_known)
     search = _Search(context, next_token, rules)
     try:
         spelled = yield from spell(context.index, next_token, between, canonical, typed_prefix)
@@ -118,9 +110,7 @@ def next_words(
             context.cache.put(prefix)
     return PredictResult(
         search.candidates(query.top_k),
-        Usage(
-            prefix.tokens + len(between) + len(canonical), cached_tokens + spelled.cached_tokens
-        ),
+        Usage(prefix.tokens + len(between) + len(canonical), cached_tokens + spelled.cached_tokens),
         inside_word=rules.stem != "",
         network_rows=prefix.tokens - cached_tokens + next_token.network_rows,
     )
@@ -137,7 +127,10 @@ class _Search:
         self._word_end_probs = context.word_end_probs
         self._next_token = next_token
         self._rules = rules
-        self._found: dict[str, Found] = {}  # by appended text
+        # By appended text: its probability; covered characters and probability of its likeliest
+        # token. Of those with a space after them, the probability of that.
+        self._found: dict[str, tuple[float, str, float]] = {}
+        self._spaced_probs: dict[str, float] = {}
         self._partial_words: list[PartialWord] = []
         self._branches: list[Branch] = []
         self._last_prob = 0.0  # of the last candidate so far
@@ -145,9 +138,13 @@ class _Search:
 
     def branch_from(self, spelling: Spelling, prob: float) -> None:
         """Take the tokens that cross the end of q from a spelling, or that follow it."""
-        if prob > self._cutoff:
-            crosses = None if spelling.crossing is None else spelling
-            self._branch(Branch(prob, spelling.node, ALL, "", b"", crosses))
+        if not prob > self._cutoff or not spelling.total > 0:
+            return
+        if spelling.crossing is None:
+            self._branch(Branch(prob, spelling.node, ALL, "", b"", None, ""))
+        else:
+            covered = spelling.rest.decode()
+            self._branch(Branch(prob, spelling.node, ALL, "", b"", spelling, covered))
 
     def extend(self) -> Decoder[None]:
         """Extend partial words while they could change the candidates, up to a limit."""
@@ -172,47 +169,41 @@ class _Search:
                     top = self._next_token.top(node, LETTERS, cutoff, BRANCHES)
                     ended_prob = word.prob * (1.0 - min(1.0, top.total))
                     self._accept(word.suffix, ended_prob - word.ended_prob, word.covered)
-                self._branch(Branch(word.prob, node, allowed, word.suffix, word.pending, None))
+                self._branch(Branch(word.prob, node, allowed, word.suffix, word.pending, None, ""))
 
     def _branch(self, branch: Branch) -> None:
         """Take the most probable next tokens while they could change the candidates."""
         self._branches.append(branch)
-        for count, (token, token_prob) in enumerate(self._next(branch, self._cutoff, BRANCHES)):
+        tokens, probs = self._next(branch, self._cutoff, BRANCHES)
+        for count, (token, token_prob) in enumerate(zip(tokens, probs, strict=True)):
             if count == WIDTH:
                 self._update_cutoff()
             prob = branch.prob * token_prob
             if prob <= self._cutoff:
                 break
             self._take(branch, token, prob)
+            branch.taken = count + 1
         self._update_cutoff()
 
-    def _next(self, branch: Branch, cutoff: float, limit: int) -> Iterator[tuple[int, float]]:
-        """Return (token, probability), falling, of the next tokens that are not taken yet."""
+    def _next(self, branch: Branch, cutoff: float, limit: int) -> tuple[list[int], list[float]]:
+        """Return next tokens and their probabilities above *cutoff*, falling."""
         cutoff /= branch.prob
-        tokens: list[int]
-        probs: list[float]
-        if branch.spelling is None or branch.spelling.crossing is None:
+        spelling = branch.spelling
+        if spelling is None or spelling.crossing is None:
             top = self._next_token.top(branch.node, branch.allowed, cutoff, limit)
-            tokens, probs = top.tokens, top.probs
-        else:
-            places = largest(branch.spelling.crossing_probs, limit, cutoff)
-            tokens = branch.spelling.crossing[places].tolist()
-            probs = branch.spelling.crossing_probs[places].tolist()
-        return zip(tokens[branch.taken : limit], probs[branch.taken : limit], strict=True)
+            return top.tokens[:limit], top.probs[:limit]
+        places = largest(spelling.crossing_probs, limit, cutoff)
+        return spelling.crossing[places].tolist(), spelling.crossing_probs[places].tolist()
 
     def _update_cutoff(self) -> None:
         if len(self._found) >= WIDTH:
-            self._last_prob = sorted([each.prob for each in self._found.values()])[-WIDTH]
+            self._last_prob = sorted(map(itemgetter(0), self._found.values()))[-WIDTH]
             self._cutoff = BRANCH_SHARE * self._last_prob
 
     def _take(self, branch: Branch, token: int, prob: float) -> None:
         """Add a next token to the candidates, or to the partial words."""
-        branch.taken += 1
-        covered = ""
         if branch.spelling is not None:
-            rest = branch.spelling.rest
-            suffix = self._index.spellings[token][len(rest) :].decode()
-            covered = rest.decode()
+            suffix = self._surfaces[token][len(branch.covered) :]
         elif not self._index.is_byte[token]:
             suffix = branch.suffix + self._surfaces[token]
         else:
@@ -228,62 +219,66 @@ class _Search:
                 return
         append = first_word(suffix)
         if append is not None:
-            self._accept(append, prob, covered, suffix[len(append) : len(append) + 1] == " ")
+            self._accept(append, prob, branch.covered)
+            if suffix[len(append) :] == " ":
+                self._spaced_probs[append] = self._spaced_probs.get(append, 0.0) + prob
             return
         ended_prob = 0.0
         if suffix and suffix[-1] != " ":
             ended_prob = prob * self._word_end_probs[token]
             if ended_prob > 0:
-                self._accept(suffix, ended_prob, covered)
+                self._accept(suffix, ended_prob, branch.covered)
         if prob - ended_prob > WORD_FLOOR:
-            word = PartialWord(prob, ended_prob, suffix, b"", branch.node, token, covered)
+            word = PartialWord(prob, ended_prob, suffix, b"", branch.node, token, branch.covered)
             self._partial_words.append(word)
 
-    def _accept(self, append: str, prob: float, covered: str, spaced: bool = False) -> None:
+    def _accept(self, append: str, prob: float, covered: str) -> None:
         found = self._found.get(append)
-        if found is None:
-            if not self._rules.allow(append):
-                return
-            found = self._found[append] = Found(covered, prob)
-        elif prob > found.highest:
-            found.covered, found.highest = covered, prob
-        found.prob += prob
-        if spaced:
-            found.spaced_prob += prob
+        if found is not None:
+            total, likeliest, highest = found
+            if prob > highest:
+                likeliest, highest = covered, prob
+            self._found[append] = total + prob, likeliest, highest
+        elif self._rules.allow(append):
+            self._found[append] = prob, covered, prob
 
     def candidates(self, top_k: int) -> tuple[Candidate, ...]:
         """Return the best candidates, falling, ties by text."""
-        ranked = self._ranked(self._found)
-        if self._cutoff > 0:  # what is above the cutoff is final
-            ranked = [(append, prob) for append, prob in ranked if prob > self._cutoff]
+        # Those above the cutoff are final.
+        cutoff, found = self._cutoff, self._found
+        ranked = sorted([(-each[0], append) for append, each in found.items() if each[0] > cutoff])
         if top_k > len(ranked):
-            ranked += self._tail(dict(ranked), ranked[-1][1] if ranked else 1.0)
+            ranked += self._tail(
+                {append for _, append in ranked}, ranked[-1][0] if ranked else -1.0
+            )
         candidates, left = list[Candidate](), 1.0
-        for append, prob in ranked[:top_k]:
-            prob = min(prob, left)  # probabilities in float32 may sum to a little more than 1
+        for minus_prob, append in ranked[:top_k]:
+            prob = min(-minus_prob, left)  # in float32 they may sum to a little more than 1
             if not prob > 0:
                 break
             left -= prob
-            found = self._found[append]
-            start = self._rules.stem if is_word_character(append[0]) else found.covered
-            word = append.lstrip(" ") if append[0] == " " else start + append
-            ended = is_complete(append, found.spaced_prob / found.prob)
-            candidates.append(Candidate(word, append, prob))
+            total, covered, _ = found[append]
+            first = append[0]
+            start = self._rules.stem if is_word_character(first) else covered
+            word = append.lstrip(" ") if first == " " else start + append
+            ended = is_complete(append, self._spaced_probs.get(append, 0.0) / total)
+            candidates.append(Candidate(word, append, prob, ended))
         return tuple(candidates)
 
-    def _tail(self, final: dict[str, float], most: float) -> list[tuple[str, float]]:
+    def _tail(self, final: Container[str], least: float) -> list[tuple[float, str]]:
         """Take further tokens of all branches; return the candidates after the *final* ones."""
         cutoff = self._cutoff * TAIL_SHARE
         for branch in self._branches:
-            for token, token_prob in self._next(branch, cutoff, TAIL_BRANCHES):
-                self._take(branch, token, branch.prob * token_prob)
-        rest = {append: found for append, found in self._found.items() if append not in final}
-        return [(append, min(prob, most)) for append, prob in self._ranked(rest)]
-
-    @staticmethod
-    def _ranked(found: dict[str, Found]) -> list[tuple[str, float]]:
-        ranked = [(append, each.prob) for append, each in found.items()]
-        return sorted(ranked, key=lambda each: (-each[1], each[0]))
+            tokens, probs = self._next(branch, cutoff, TAIL_BRANCHES)
+            for token, prob in zip(tokens[branch.taken :], probs[branch.taken :], strict=True):
+                self._take(branch, token, branch.prob * prob)
+        return sorted(
+            [
+                (max(-each[0], least), append)
+                for append, each in self._found.items()
+                if append not in final
+            ]
+        )
 
 
 @lru_cache(maxsize=1 << 15)
