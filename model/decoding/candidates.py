@@ -57,16 +57,14 @@ class CandidateRules:
 
     def allow(self, append: str) -> bool:
         """Return True if *append*, a word or the rest of one, may be a candidate."""
-        spaced = append[0] == " "
-        body = append.lstrip(" ") if spaced else append
-        if body.isalpha():
-            return self._is_known(body if spaced else self.stem + body)
+        body = append.lstrip(" ")
+        spaced = len(body) < len(append)
         if is_word_character(body[0]):
             if body[0] in _APOSTROPHES and not (spaced or self.stem):
                 return "’" in self._open
             return self._is_known(body if spaced else self.stem + body)
         end = " " if spaced else self._end
-        return _marks_fit(body, end, self._open, self._sentence_ended)
+        return body.isalnum() or _marks_fit(body, end, self._open, self._sentence_ended)
 
 
 def is_complete(append: str, spaced_share: float) -> bool:

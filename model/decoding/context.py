@@ -57,6 +57,9 @@ class DecoderContext:
         self.words = checkpoint.words
         # Words recur, and a look-up takes microseconds.
         self.is_known = lru_cache(KNOWN_CACHED)(partial(is_known, checkpoint.words))
+        # By token: it is a known word, or a Chinese one.
+        words = [surface.strip(" ") for surface in self.tokenizer.surfaces]
+        self.is_word = [word.isalpha() and is_known(checkpoint.words, word) for word in words]
         self.cache = cache
         self.use_cache_lm = use_cache_lm
         towers: tuple[Tower, ...] = ("forward", "backward")

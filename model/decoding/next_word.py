@@ -25,7 +25,6 @@ from step 3 alone, with lower probabilities.
 """
 
 import codecs
-from collections.abc import Container
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
@@ -56,7 +55,7 @@ WIDTH = 5
 WORD_SHARE, WORD_FLOOR, WORD_ROWS, WORD_ROUNDS = 1.0, 0.02, 4, 8
 # A next token is taken if its probability exceeds this share of the last candidate's; at most so
 # many: with and without a space.
-BRANCH_SHARE, BRANCHES = 1 / 2, 18
+BRANCH_SHARE, BRANCHES = 1 / 4, 18
 # For a longer list, next tokens above this share of that limit are taken; at most so many.
 TAIL_SHARE, TAIL_BRANCHES = 1 / 256, 128
 
@@ -85,6 +84,8 @@ class Branch:
     pending: bytes  # of an incomplete character after them
     spelling: Spelling | None  # if the tokens cross the end of q after it
     covered: str  # characters at the end of the text that belong to the tokens
+    skipped: int  # their number
+    begins_word: bool  # each token does, and it is the first one of its word
     taken: int = 0  # of the tokens
 
 
@@ -125,6 +126,7 @@ class _Search:
         self._index = context.index
         self._surfaces = context.tokenizer.surfaces
         self._word_end_probs = context.word_end_probs
+        self._is_word = context.is_word
         self._next_token = next_token
         self._rules = rules
         # By appended text: its probability; covered characters and probability of its likeliest
@@ -140,11 +142,12 @@ class _Search:
         """Take the tokens that cross the end of q from a spelling, or that follow it."""
         if not prob > self._cutoff or not spelling.total > 0:
             return
-        if spelling.crossing is None:
-            self._branch(Branch(prob, spelling.node, ALL, "", b"", None, ""))
-        else:
-            covered = spelling.rest.decode()
-            self._branch(Branch(prob, spelling.node, ALL, "", b"", spelling, covered))
+        crossing = None if spelling.crossing is None else spelling
+        covered = spelling.rest.decode()
+        begins_word = covered == self._rules.stem
+        self._branch(
+            Branch(prob, spelling.node, ALL, "", b"", crossing, covered, len(covered), begins_word)
+        )
 
     def extend(self) -> Decoder[None]:
         """Extend partial words while they could change the candidates, up to a limit."""
@@ -169,20 +172,24 @@ class _Search:
                     top = self._next_token.top(node, LETTERS, cutoff, BRANCHES)
                     ended_prob = word.prob * (1.0 - min(1.0, top.total))
                     self._accept(word.suffix, ended_prob - word.ended_prob, word.covered)
-                self._branch(Branch(word.prob, node, allowed, word.suffix, word.pending, None, ""))
+                suffix, begins_word = word.suffix, word.suffix == " "
+                self._branch(
+                    Branch(word.prob, node, allowed, suffix, word.pending, None, "", 0, begins_word)
+                )
 
     def _branch(self, branch: Branch) -> None:
         """Take the most probable next tokens while they could change the candidates."""
         self._branches.append(branch)
-        tokens, probs = self._next(branch, self._cutoff, BRANCHES)
-        for count, (token, token_prob) in enumerate(zip(tokens, probs, strict=True)):
-            if count == WIDTH:
+        taken = 0
+        for token, token_prob in zip(*self._next(branch, self._cutoff, BRANCHES), strict=True):
+            if taken == WIDTH:
                 self._update_cutoff()
             prob = branch.prob * token_prob
             if prob <= self._cutoff:
                 break
+            taken += 1
             self._take(branch, token, prob)
-            branch.taken = count + 1
+        branch.taken = taken
         self._update_cutoff()
 
     def _next(self, branch: Branch, cutoff: float, limit: int) -> tuple[list[int], list[float]]:
@@ -202,95 +209,102 @@ class _Search:
 
     def _take(self, branch: Branch, token: int, prob: float) -> None:
         """Add a next token to the candidates, or to the partial words."""
-        if branch.spelling is not None:
-            suffix = self._surfaces[token][len(branch.covered) :]
-        elif not self._index.is_byte[token]:
-            suffix = branch.suffix + self._surfaces[token]
-        else:
+        surface = self._surfaces[token]
+        if not surface:  # a byte
             spelled = branch.pending + self._index.spellings[token]
             character = _character(spelled)
-            if character is None:
-                return
-            suffix = branch.suffix + character
             if not character:
-                if prob > WORD_FLOOR:
-                    word = PartialWord(prob, 0.0, suffix, spelled, branch.node, token, "")
+                if character is not None and prob > WORD_FLOOR:
+                    word = PartialWord(prob, 0.0, branch.suffix, spelled, branch.node, token, "")
                     self._partial_words.append(word)
                 return
-        append = first_word(suffix)
+            surface = character
+        suffix = branch.suffix + surface[branch.skipped :]
+        append, is_spaced_mark = first_word(suffix)
+        is_allowed = branch.begins_word and self._is_word[token]
         if append is not None:
-            self._accept(append, prob, branch.covered)
-            if suffix[len(append) :] == " ":
+            self._accept(append, prob, branch.covered, is_allowed)
+            if is_spaced_mark:
                 self._spaced_probs[append] = self._spaced_probs.get(append, 0.0) + prob
             return
         ended_prob = 0.0
         if suffix and suffix[-1] != " ":
             ended_prob = prob * self._word_end_probs[token]
             if ended_prob > 0:
-                self._accept(suffix, ended_prob, branch.covered)
+                self._accept(suffix, ended_prob, branch.covered, is_allowed)
         if prob - ended_prob > WORD_FLOOR:
             word = PartialWord(prob, ended_prob, suffix, b"", branch.node, token, branch.covered)
             self._partial_words.append(word)
 
-    def _accept(self, append: str, prob: float, covered: str) -> None:
+    def _accept(self, append: str, prob: float, covered: str, is_allowed: bool = False) -> None:
+        """Add to the probability of a candidate, if the rules allow it."""
         found = self._found.get(append)
         if found is not None:
             total, likeliest, highest = found
             if prob > highest:
                 likeliest, highest = covered, prob
             self._found[append] = total + prob, likeliest, highest
-        elif self._rules.allow(append):
+        elif is_allowed or self._rules.allow(append):
             self._found[append] = prob, covered, prob
 
     def candidates(self, top_k: int) -> tuple[Candidate, ...]:
         """Return the best candidates, falling, ties by text."""
-        # Those above the cutoff are final.
-        cutoff, found = self._cutoff, self._found
-        ranked = sorted([(-each[0], append) for append, each in found.items() if each[0] > cutoff])
-        if top_k > len(ranked):
-            ranked += self._tail(
-                {append for _, append in ranked}, ranked[-1][0] if ranked else -1.0
-            )
-        candidates, left = list[Candidate](), 1.0
-        for minus_prob, append in ranked[:top_k]:
-            prob = min(-minus_prob, left)  # in float32 they may sum to a little more than 1
+        # What was not taken is below the cutoff, so those above it are final.
+        final = self._ranked(self._cutoff)
+        candidates = self._described(final[:top_k])
+        if top_k > len(final) >= WIDTH:  # otherwise next to nothing was left
+            self._take_tail()
+            seen, least = {append for _, append in final}, final[-1][0]
+            tail = [
+                (max(prob, least), text) for prob, text in self._ranked(0.0) if text not in seen
+            ]
+            left = 1.0 - sum([each.probability for each in candidates])
+            candidates += self._described(tail[: top_k - len(final)], left)
+        return tuple(candidates)
+
+    def _ranked(self, cutoff: float) -> list[tuple[float, str]]:
+        """Return (-probability, appended text) of what was found above *cutoff*, sorted."""
+        found = self._found.items()
+        return sorted([(-prob, append) for append, (prob, _, _) in found if prob > cutoff])
+
+    def _described(self, ranked: list[tuple[float, str]], left: float = 1.0) -> list[Candidate]:
+        """Return candidates whose probabilities sum to at most *left*, in spite of rounding."""
+        candidates = []
+        for minus_prob, append in ranked:
+            prob = min(-minus_prob, left)
             if not prob > 0:
                 break
             left -= prob
-            total, covered, _ = found[append]
+            total, covered, _ = self._found[append]
             first = append[0]
             start = self._rules.stem if is_word_character(first) else covered
             word = append.lstrip(" ") if first == " " else start + append
             ended = is_complete(append, self._spaced_probs.get(append, 0.0) / total)
             candidates.append(Candidate(word, append, prob, ended))
-        return tuple(candidates)
+        return candidates
 
-    def _tail(self, final: Container[str], least: float) -> list[tuple[float, str]]:
-        """Take further tokens of all branches; return the candidates after the *final* ones."""
+    def _take_tail(self) -> None:
+        """Take further next tokens of all branches."""
         cutoff = self._cutoff * TAIL_SHARE
         for branch in self._branches:
             tokens, probs = self._next(branch, cutoff, TAIL_BRANCHES)
             for token, prob in zip(tokens[branch.taken :], probs[branch.taken :], strict=True):
                 self._take(branch, token, branch.prob * prob)
-        return sorted(
-            [
-                (max(-each[0], least), append)
-                for append, each in self._found.items()
-                if append not in final
-            ]
-        )
 
 
 @lru_cache(maxsize=1 << 15)
-def first_word(text: str) -> str | None:
-    """Return *text*, whole tokens, up to the end of its first word; None if that may continue."""
+def first_word(text: str) -> tuple[str | None, bool]:
+    """Return *text*, whole tokens, up to the end of its first word; None if that may continue.
+
+    The second value says if it is a mark and a space follows.
+    """
     start = end = len(text) - len(text.lstrip(" "))
     letters = start < len(text) and is_word_character(text[start])
     for character in text[start:]:
         if character == " " or is_word_character(character) != letters:
-            return text[:end]
+            return text[:end], character == " " and not letters
         end += 1
-    return None if letters or end == start else text
+    return None if letters or end == start else text, False
 
 
 @lru_cache(maxsize=1 << 12)

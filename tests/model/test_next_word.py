@@ -30,12 +30,13 @@ def ids(*tokens: str) -> list[int]:
 def exhaustive(monkeypatch: pytest.MonkeyPatch) -> None:
     """Search almost everything."""
     limits = {
-        "SPELLING_SHARE": 0, "SPELLING_ROWS": 1000, "SPELLING_ROUNDS": 20, "BRANCH_SHARE": 0,
-        "BRANCHES": 1000, "WORD_SHARE": 0, "WORD_FLOOR": 0, "WORD_ROWS": 400, "WORD_ROUNDS": 4,
-        "MAX_NODES": 100_000,
+        "spellings.SPELLING_SHARE": 0, "spellings.SPELLING_ROWS": 1000,
+        "spellings.SPELLING_ROUNDS": 20, "spellings.MAX_NODES": 100_000, "next_word.WIDTH": 1000,
+        "next_word.BRANCH_SHARE": 0, "next_word.BRANCHES": 1000, "next_word.WORD_SHARE": 0,
+        "next_word.WORD_FLOOR": 0, "next_word.WORD_ROWS": 400, "next_word.WORD_ROUNDS": 4,
     }  # fmt: skip
     for name, limit in limits.items():
-        monkeypatch.setattr(f"model.decoding.next_word.{name}", limit)
+        monkeypatch.setattr(f"model.decoding.{name}", limit)
 
 
 def predict(predictor: Predictor, text: str, top_k: int = 100) -> tuple[Candidate, ...]:
