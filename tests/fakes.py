@@ -14,6 +14,7 @@ from model.predictor import Predictor
 from model.queries import Query
 from model.runtime import BoolArray, Float32Array, Head, Int64Array
 from model.tokenizer import CONTROL_TOKENS, END_OF_GAP, FIRST_BYTE, SPACE_MARK, Tokenizer
+from model.words import KnownWords
 
 
 def hand_tokenizer(tokens: Sequence[str]) -> Tokenizer:
@@ -117,6 +118,7 @@ def table_predictor(
     runtime: TableRuntime,
     calibration: Calibration | None = None,
     word_end_probs: Sequence[float] = (),
+    words: Sequence[str] = (),
     **options: Any,
 ) -> Predictor:
     """Return a predictor on a table, without files."""
@@ -130,6 +132,7 @@ def table_predictor(
         tokenizer=runtime.tokenizer,
         languages=("zh", "en"),
         word_end_probs=tuple(word_end_probs) or (0.0,) * runtime.tokenizer.size,
+        words=KnownWords(words),
     )
     return Predictor(checkpoint, runtime, **options)
 

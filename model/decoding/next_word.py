@@ -180,12 +180,15 @@ class _Search:
     def _branch(self, branch: Branch) -> None:
         """Take the most probable next tokens while they could change the candidates."""
         self._branches.append(branch)
-        taken = 0
-        for token, token_prob in zip(*self._next(branch, self._cutoff, BRANCHES), strict=True):
+        # A cached list may hold tokens below the cutoff for which it is read, and corrections of
+        # estimates may lower that while they are taken.
+        cutoff, taken = self._cutoff, 0
+        for token, token_prob in zip(*self._next(branch, cutoff, BRANCHES), strict=True):
             if taken == WIDTH:
                 self._update_cutoff()
+                cutoff = max(cutoff, self._cutoff)
             prob = branch.prob * token_prob
-            if prob <= self._cutoff:
+            if prob <= cutoff:
                 break
             taken += 1
             self._take(branch, token, prob)
@@ -288,8 +291,13 @@ class _Search:
         cutoff = self._cutoff * TAIL_SHARE
         for branch in self._branches:
             tokens, probs = self._next(branch, cutoff, TAIL_BRANCHES)
-            for token, prob in zip(tokens[branch.taken :], probs[branch.taken :], strict=True):
-                self._take(branch, token, branch.prob * prob)
+            for token, token_prob in zip(
+                tokens[branch.taken :], probs[branch.taken :], strict=True
+            ):
+                prob = branch.prob * token_prob
+                if prob <= cutoff:
+                    break
+                self._take(branch, token, prob)
 
 
 @lru_cache(maxsize=1 << 15)

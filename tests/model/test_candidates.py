@@ -1,0 +1,78 @@
+"""Which continuations of a text are candidates, and which are complete."""
+
+import pytest
+
+from model.decoding.candidates import CandidateRules, is_complete, is_known
+from model.words import KnownWords
+
+
+def allowed(text: str, *appends: str) -> list[str]:
+    """Return those of *appends* that may follow *text*, with every word known."""
+    rules = CandidateRules(text, lambda _: True)
+    return [append for append in appends if rules.allow(append)]
+
+
+@pytest.mark.parametrize(
+    ("text", "right", "wrong"),
+    [
+        ("I know", ", . (", ") ” ." + "” .) ，”"),
+        ("She said, “I know", "” .” ,”", ") 」"),
+        ('She said, "I know', '" ."', "” )"),
+        ('"I know." She said', ", .", '" ."'),
+        ("“I know.” She left (late", ") ).", "” .”"),
+        ("A (first) line\nand", ",", ")"),
+        ("(a line\nand", ",", ")"),
+        ("他说：“我知道", "” 。” ，", "） 》"),
+        ("他说：", '“ " 《', "”"),
+        ("They said 'hello.", "' ’", '"'),
+        ("They said hello.", "Then", "' ’"),
+        ("Thanks :", ")", "]"),
+    ],
+)
+def test_a_mark_closes_what_is_open_in_the_line(text: str, right: str, wrong: str) -> None:
+    """A closing mark is a candidate only if its opening mark is open."""
+    assert allowed(text, *right.split(), *wrong.split()) == right.split()
+
+
+@pytest.mark.parametrize(
+    ("text", "right", "wrong"),
+    [
+        ("I was late.", "The", ". , ! ” ... -"),
+        ("Was I late?", "The", "? ! ."),
+        ("我吃完饭了。", "我 “ 《 （", "。 ， ！ ……"),
+        ("He said, “I was late.", "”", ". , ’"),
+        ("I was late!!", "! The", "”"),
+        ("I was late..", ". The", ")"),
+        ("They sell fruit, e.g.", ", apples", "”"),
+        ("真的……", "？ 我", "”"),
+    ],
+)
+def test_no_mark_ends_a_finished_sentence_again(text: str, right: str, wrong: str) -> None:
+    """After the end of a sentence only opening and closing marks are candidates."""
+    assert allowed(text, *right.split(), *wrong.split()) == right.split()
+
+
+def test_marks_follow_their_word_directly() -> None:
+    """A space before a comma is no candidate, but one before an opening mark or a smiley is."""
+    assert allowed("I know", " ,", " .", " )", " ！", " (", " “", " :)", " -", " it") == [
+        " (", " “", " :)", " -", " it"
+    ]  # fmt: skip
+
+
+def test_a_latin_word_must_be_known() -> None:
+    """A part before an apostrophe suffices, and other scripts and digits are not looked up."""
+    words = KnownWords(["kinder", "theatre", "o'clock"])
+    rules = CandidateRules("the Theat", lambda word: is_known(words, word))
+    appends = ["re", "re's", "re’ll", "rum", " kinder", " kindertown", " o'clock", " x2", " Да"]
+    assert [each for each in appends if rules.allow(each)] == [
+        "re", "re's", "re’ll", " kinder", " o'clock", " x2", " Да"
+    ]  # fmt: skip
+
+
+def test_complete_candidates_may_be_followed_by_a_space() -> None:
+    """Words and Chinese marks are complete unless they open something; others by their share."""
+    complete = [
+        append for append in (" it", "s'", "我", "3", "，", "（", "“") if is_complete(append, 0.2)
+    ]
+    assert complete == [" it", "我", "3", "，"]
+    assert is_complete(",", 0.5) and not is_complete("-", 0.4) and is_complete("s'", 0.6)
