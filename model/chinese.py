@@ -5,6 +5,8 @@ from functools import lru_cache
 
 from opencc import OpenCC
 
+# Common Traditional characters that Simplified Chinese keeps in a few names.
+_IN_NAMES = "後於"
 # Characters before a text that decide how it is written.
 _NEAR = 8
 _KANA = re.compile("[\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f]")
@@ -37,10 +39,11 @@ def is_traditional(text: str) -> bool:
 
 @lru_cache(maxsize=1)
 def traditional_characters() -> str:
-    """Return the common characters that only Traditional Chinese has: GB 2312 lacks them."""
+    """Return the common characters of Traditional Chinese only: GB 2312 lacks most of them."""
     every = "\n".join(map(chr, range(0x3400, 0xA000)))  # nothing converts across lines
     pairs = zip(every, _simplifier().convert(every), strict=True)
-    return "".join(old for old, new in pairs if old != new and not _encodes(old, "gb2312"))
+    changed = (old for old, new in pairs if old != new)
+    return "".join(old for old in changed if old in _IN_NAMES or not _encodes(old, "gb2312"))
 
 
 def _converted(converter: OpenCC, text: str) -> str:
