@@ -55,8 +55,7 @@ SET_ASIDE_SHARE = 0.1
 SET_ASIDE_LINES = 2_000
 HELD_OUT_SHARE = 0.05
 MIN_LINES = 100
-# Occurrences from which a word of the text is known: fewer than in `prepare`, as a text of one
-# writer has few misspellings in common with others
+# Occurrences from which a word is known; fewer than in `prepare`, as the text is small
 KNOWN_FROM = 2
 # Lines of a language with a smaller share are trained as lines of the other one
 MIN_LANGUAGE_SHARE = 0.05
