@@ -208,6 +208,7 @@ def _guess(target: Target, victim: Person, attacker: Person) -> None:
         "text": lambda stem, digit: ("/predict", {"text": f"{stem}{digit}"}),
         "blank": lambda stem, digit: ("/cloze", {"text": f"{stem}{digit} [MASK]"}),
         "history": lambda stem, digit: ("/predict", {"text": "a b", "history": f"{stem}{digit}"}),
+        "context": lambda stem, digit: ("/score", {"text": "a", "context": f"{stem}{digit}"}),
     }
     for (way, make), _ in itertools.product(ways.items(), range(TRIALS)):
         secret, stem = luck.randrange(10), f"{_letters(12)} my code is "
