@@ -39,6 +39,8 @@ _OPENERS = {
 _APOSTROPHES = "'’"
 # Brackets that open, and no quote that may close as well.
 _OPENING = "([{“‘«"
+# Marks of Chinese and of English.
+_SHARED = "“”‘’…—·"
 # What belongs to the word before it, or ends the line.
 _CLOSING = re.compile(
     r"""
@@ -51,7 +53,7 @@ _CLOSING = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 # Parts of words: a blank that is glued to one is the rest of the word.
-_BEGINNINGS = frozenset(["un", "dis", "mis", "non", "pre"])
+_BEGINNINGS = frozenset(["un", "Un", "dis", "Dis", "mis", "Mis", "non", "Non", "pre", "Pre"])
 _ENDINGS = frozenset(
     ["s", "es", "d", "ed", "r", "er", "ers", "est", "ing", "y", "ly", "ness", "n't", "n’t"]
 )
@@ -104,9 +106,7 @@ def read_left(left: str, right: str, joins: bool) -> tuple[str, bool]:
     blank is a part of the word that it is glued to.
     """
     bare = left.rstrip(" ")
-    if not bare:
-        return left, False
-    if is_east_asian(bare[-1]) or (bare != left and _opens(bare)):
+    if bare[-1:] in ("", "\n") or _is_unspaced(bare[:-3:-1]) or (bare != left and _opens(bare)):
         return bare, False
     if bare == left and not joins and _ends_word(left, right):
         return f"{left} ", True
@@ -119,7 +119,7 @@ def read_right(left: str, right: str, joins: bool) -> tuple[str, bool, bool]:
     Also return if there is such a space, and if *right* lacks it.
     """
     bare = right.lstrip(" ")
-    if is_east_asian(bare[0]) or (bare != right and _CLOSING.match(bare)):
+    if _is_unspaced(bare[:2]) or (bare != right and _CLOSING.match(bare)):
         return bare, False, False
     if bare != right:
         return bare, True, False
@@ -131,6 +131,11 @@ def completes_word(choices: Iterable[str]) -> bool:
     """Return True if *choices* are parts of words, as ``ed`` or ``'s``."""
     words = [choice.lower() for choice in choices]
     return all(word in _PARTS for word in words) or any(word[0] in _APOSTROPHES for word in words)
+
+
+def _is_unspaced(nearest: str) -> bool:
+    """Return True if the *nearest* one or two characters to a blank are of a text in Chinese."""
+    return is_east_asian(nearest[-1] if nearest[0] in _SHARED else nearest[0])
 
 
 def _is_apostrophe(text: str, left: int, right: int) -> bool:
@@ -155,8 +160,9 @@ def _ends_word(left: str, right: str) -> bool:
     start = end
     while start and _in_word(left[start - 1]):
         start -= 1
-    word = left[start:end].lower()
-    if end == len(left) and (word in _BEGINNINGS or (len(word) == 1 and word not in "ai")):
+    word = left[start:end]
+    is_part = word not in "aAiI" if len(word) == 1 else word in _BEGINNINGS
+    if is_part and end == len(left):
         return False  # the blank is the rest of the word
     return not (start and is_han(left[start - 1])) and not is_han(right.lstrip(" ")[:1])
 
