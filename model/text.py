@@ -22,8 +22,8 @@ HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 HAN_CHARACTER = re.compile(f"[{HAN}]")
 LETTER = re.compile(r"[^\W\d_]")
 _LETTERS = re.compile(r"(?:[^\W\d_]|['’])+")
-_I = re.compile(r"\bi\b")
-_SENTENCE_START = re.compile(r"\bi\b|(?:^|[.!?][\"'”’)\]]*[ \n]|\n)[\"'“‘(\[]*[^\W\d_]")
+_I = re.compile(r"(?<![^\W_])i(?![^\W_])")
+_SENTENCE_START = re.compile(_I.pattern + r"|(?:^|[.!?][\"'”’)\]]*[ \n]|\n)[\"'“‘(\[]*[^\W\d_]")
 # Scripts without spaces, in which a word may begin at any character: Chinese and kana.
 _UNSPACED = re.compile(
     "[\u2e80-\u312f\u31a0-\u31ef\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f"

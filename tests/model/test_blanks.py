@@ -126,6 +126,10 @@ def test_spaces_next_to_a_blank(
         ("is ____ and ____.", ["is____and____.", "is (____)and ____ .", "is “____” and “____”."]),
         ("Yes, ____ is.", ["Yes,____is.", "Yes,(____) is."]),
         ("1. ____ is", ["1.____ is"]),
+        ("我喜欢____“一”号", ["我喜欢 ____ “一”号"]),
+        ("他说“我”____的", ["他说“我” ____ 的"]),
+        ("____ is", [" ____ is", "(____) is"]),
+        ("UN ____ is", ["UN____is"]),
         ("I ____ ____ it.", ["I [MASK][MASK] it.", "I (____)(____) it.", "I____ ____it."]),
         ("今天____[MASK]去公园。", ["今天____ ____去公园。", "今天 （____） （____） 去公园。"]),
         ("a ____\nb", ["a ____ \r\nb", "a (____)\nb", "a____\nb"]),
@@ -170,6 +174,7 @@ def test_markers_say_nothing_about_the_writing(marker: str) -> None:
         assert reading.is_capitals == (text[0] == "H")
         assert reading.write("ok", 3) == ("OK" if text[0] == "H" else "ok")
     assert read(f"HOW{marker}YOU?") == read("How ____ you?")
+    assert read(f"MAY I{marker}YOU?") == read("May I ____ you?")
     query = ClozeQuery(f"HOW {marker} YOU?", choices=["ARE", "IS", "I"])
     lists = [{word: word for word in query.choices or ()}]
     assert find_blanks(query, 1, lists).choices == [{"are": "ARE", "is": "IS", "I": "I"}]
