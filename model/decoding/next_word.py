@@ -45,7 +45,7 @@ from model.decoding.context import (
 from model.decoding.prefix_cache import PrefixNode
 from model.decoding.spellings import Spelling, room, spell
 from model.queries import Candidate, PredictQuery, PredictResult, Usage
-from model.text import is_word_character, normalise
+from model.text import NormalText, is_word_character, read_text
 
 # Limits of the search, which suit typing. With shares and floors of 0 it is almost exact.
 # The search is for so many candidates; those after them are what it found on the way.
@@ -93,14 +93,15 @@ def next_words(
     context: DecoderContext, query: PredictQuery, history: History
 ) -> Decoder[PredictResult]:
     """Decode one query, which is checked already."""
-    text = normalise(query.text)
+    reading = read_text(query.text)
+    text = reading.text
     boundary = context.index.last_stable_boundary(text)
     prefix, cached_tokens = yield from load_prefix(context, text[:boundary], history)
     # tokens between prefix and cut; q as tokens and as bytes
     between, canonical, typed_prefix = context.index.heal(text[boundary:])
     next_token, tree = NextToken(context, prefix, text), prefix.tree
     rules = CandidateRules(text, context.is_known)
-    search = _Search(context, next_token, rules)
+    search = _Search(context, next_token, rules, reading)
     try:
         spelled = yield from spell(context.index, next_token, between, canonical, typed_prefix)
         for spelling in spelled.spellings:
@@ -121,7 +122,11 @@ class _Search:
     """The candidates so far, and the partial words that may become candidates."""
 
     def __init__(
-        self, context: DecoderContext, next_token: NextToken, rules: CandidateRules
+        self,
+        context: DecoderContext,
+        next_token: NextToken,
+        rules: CandidateRules,
+        reading: NormalText,
     ) -> None:
         self._index = context.index
         self._surfaces = context.tokenizer.surfaces
@@ -129,6 +134,8 @@ class _Search:
         self._is_word = context.is_word
         self._next_token = next_token
         self._rules = rules
+        self._reading = reading
+        self._is_as_sent = reading.text == reading.sent
         # By appended text: its probability; covered characters and probability of its likeliest
         # token. Of those with a space after them, the probability of that.
         self._found: dict[str, tuple[float, str, float]] = {}
@@ -241,14 +248,15 @@ class _Search:
 
     def _accept(self, append: str, prob: float, covered: str, is_allowed: bool = False) -> None:
         """Add to the probability of a candidate, if the rules allow it."""
-        found = self._found.get(append)
+        written = append if self._is_as_sent else self._reading.write(append)
+        found = self._found.get(written)
         if found is not None:
             total, likeliest, highest = found
             if prob > highest:
                 likeliest, highest = covered, prob
-            self._found[append] = total + prob, likeliest, highest
+            self._found[written] = total + prob, likeliest, highest
         elif is_allowed or self._rules.allow(append):
-            self._found[append] = prob, covered, prob
+            self._found[written] = prob, covered, prob
 
     def candidates(self, top_k: int) -> tuple[Candidate, ...]:
         """Return the best candidates, falling, ties by text."""
@@ -281,6 +289,8 @@ class _Search:
             total, covered, _ = self._found[append]
             first = append[0]
             start = self._rules.stem if is_word_character(first) else covered
+            if not self._is_as_sent:
+                start = self._reading.as_sent(len(self._reading.text) - len(start))
             word = append.lstrip(" ") if first == " " else start + append
             ended = is_complete(append, self._spaced_probs.get(append, 0.0) / total)
             candidates.append(Candidate(word, append, prob, ended))

@@ -15,7 +15,7 @@ from model.queries import Candidate, PredictQuery
 from model.text import is_word_character, normalise
 from model.tokenizer import FIRST_BYTE, START
 from tests.fakes import TYPING as TOKENIZER
-from tests.fakes import TableRuntime, answer, table_predictor
+from tests.fakes import TableRuntime, answer, hand_tokenizer, table_predictor
 
 # Tokens of the small worlds for brute force.
 SPELLED = ("I ", "the", "the ", "s ", "a", ",", " ", "到")
@@ -198,4 +198,43 @@ def test_promises_hold_for_any_text(text: str) -> None:
     assert len({each.append for each in candidates}) == len(candidates)
     for each in candidates:
         assert each.append and not each.append.endswith(" ") and each.probability > 0
-        assert (normalise(text) + each.append).endswith(each.word)
+        whole = normalise(text + each.append).replace(" ", "")
+        assert whole.endswith(normalise(each.word).replace(" ", ""))
+
+
+@pytest.mark.parametrize(
+    ("sent", "plain", "found"),
+    [
+        ("th\u200b", "th", {"e": "the", "eatre": "theatre"}),
+        ("I  like\u3000th", "I like th", {"e": "the", "eatre": "theatre"}),
+        ("ｔｈ", "th", {"ｅ": "ｔｈｅ", "ｅａｔｒｅ": "ｔｈｅａｔｒｅ"}),
+        ("LIKE THE TH", "Like the th", {"E": "THE", "EATRE": "THEATRE"}),
+        ("遲", "迟", {"到": "遲到", "了": "了"}),
+        ("迟到 ", "迟到", {"了": "了"}),
+        ("I like 😀", "I like. ", {" the": "the", " cat": "cat"}),
+    ],
+)
+def test_texts_are_read_in_normal_form_and_continued_as_sent(
+    sent: str, plain: str, found: dict[str, str]
+) -> None:
+    """What is sent is read like the plain text, and answers continue what was sent."""
+    runtime = TableRuntime(TOKENIZER, range(FIRST_BYTE + 256, TOKENIZER.size), spread=0.5)
+    predictor = table_predictor(runtime)
+    written = {each.append: each for each in predict(predictor, sent, 20)}
+    expected = {each.append.strip().lower(): each for each in predict(predictor, plain, 20)}
+    for append, word in found.items():
+        assert written[append].word == word
+        same = expected[normalise(append).strip().lower()]
+        assert written[append].probability == pytest.approx(same.probability)
+
+
+def test_words_that_differ_in_capitals_are_one_in_capitals() -> None:
+    """After a text in capitals there are no two candidates that look the same."""
+    tokenizer = hand_tokenizer(("the ", "you ", "You ", "cat "))
+    runtime = TableRuntime(tokenizer, [tokenizer.surfaces.index(s) for s in ("you ", "You ")])
+    predictor = table_predictor(runtime)
+    small = predict(predictor, "The the ")
+    assert [each.append for each in predict(predictor, "THE THE ")] == ["YOU"]
+    assert sum(each.probability for each in small) == pytest.approx(
+        predict(predictor, "THE THE ")[0].probability
+    )
