@@ -94,8 +94,13 @@ def undress(text: str, start: int, end: int, low: int, high: int) -> tuple[int, 
             right += 1
         if left == low or right == high or text[right] not in _OPENERS.get(text[left - 1], ""):
             return start, end
-        if text[right] in _APOSTROPHES and _is_apostrophe(text, left - 1, right):
+        before, after = text[max(0, left - 2) : left - 1], text[right + 1 : right + 2]
+        if text[right] in _APOSTROPHES and (before.isalnum() or after.isalpha()):
             return start, end
+        if text[right] == '"' and (
+            (left < start and before.strip()) or (right > end and after.isalnum())
+        ):
+            return start, end  # around other words: "a" ____ "b"
         start, end = left - 1, right + 1
 
 
@@ -138,16 +143,8 @@ def _is_unspaced(nearest: str) -> bool:
     return is_east_asian(nearest[-1] if nearest[0] in _SHARED else nearest[0])
 
 
-def _is_apostrophe(text: str, left: int, right: int) -> bool:
-    """Return True if one of two quotes stands inside a word."""
-    before, after = text[left - 1 : left], text[right + 1 : right + 2]
-    return before.isalnum() or after.isalpha()
-
-
 def _opens(bare: str) -> bool:
-    if bare[-1] in _OPENING:
-        return True
-    return bare[-1] in "\"'" and (len(bare) == 1 or bare[-2].isspace())
+    return bare[-1] in _OPENING or (bare[-1] == '"' and not bare[-2:-1].strip())
 
 
 def _ends_word(left: str, right: str) -> bool:

@@ -157,6 +157,8 @@ def test_clothes_of_a_blank_are_not_read(clean: str, texts: list[str]) -> None:
         ("我用Photoshop____，很好", "我用Photoshop", "，很好"),
         ("他读《____》。", "他读《", "》。"),
         ("(see ____ and tea)", "(see ", "and tea)"),
+        ('"A b" ____ "c d"', '"A b" ', '"c d"'),
+        ("Goin ' ____ now", "Goin ' ", "now"),
         ("don'____' you", "don'", "' you"),
     ],
 )
