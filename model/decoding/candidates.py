@@ -5,7 +5,9 @@ A continuation is left out if it is wrong after any text:
 - a closing mark whose opening mark is not open in the last line;
 - directly after the mark that ends a sentence, any mark but an opening or closing one, unless the
   text repeats its marks (``!!``) or its last word has a period inside (``e.g.``);
+- directly after the end of a sentence, a word in capitals, which a space precedes;
 - a space before a mark that follows its word directly;
+- a word that ends in an apostrophe, unless it ends in ``s'`` or a quotation is open;
 - a Latin word that nobody knows: the network made it up from tokens.
 """
 
@@ -25,11 +27,13 @@ _SENTENCE_ENDS = ".!?。！？"
 _OPENING, _CLOSING = "([{“‘「『（【《〈〔", ")]}”’」』）】》〉〕"
 _PAIRS = tuple(zip(_OPENING, _CLOSING, strict=True))
 _FOLLOWS_WORD = _SENTENCE_ENDS + ",;:…%，、；：％" + _CLOSING
+_LAST_LATIN = "ɏ"
 _APOSTROPHE = re.compile(f"[{_APOSTROPHES}]")
-_LATIN = re.compile(f"[A-Za-zÀ-ÖØ-öø-ɏ{_APOSTROPHES}]+")
+_LATIN = re.compile(f"[A-Za-zÀ-ÖØ-öø-{_LAST_LATIN}{_APOSTROPHES}]+")
 _MARKS = re.compile(f"[\"'{re.escape(_OPENING + _CLOSING)}]")
 _OPEN_APOSTROPHE = re.compile(r"(?<![^\s(\"“])'\w|‘")
 _SMILEY = re.compile("[:;=]-?[()]$")
+_LOWER_CASE = re.compile("[a-z][.!?]")
 _ABBREVIATION = re.compile(r"\w\.\w+\.$")
 
 
@@ -38,6 +42,7 @@ class CandidateRules:
 
     Attributes:
         stem: the unfinished word at the end of the text; empty if it ends in none.
+        sentence_ended: the text ends in a mark that ends a sentence.
     """
 
     def __init__(self, text: str, is_known: Callable[[str], bool]) -> None:
@@ -49,7 +54,7 @@ class CandidateRules:
         line = text[-MAX_LINE:].rpartition("\n")[2]
         self._end = line[-2:]
         self._open = _open_marks(line) if _MARKS.search(line) else ""
-        self._sentence_ended = (
+        self.sentence_ended = (
             line[-1:] in _SENTENCE_ENDS
             and line[-2:-1] not in _SENTENCE_ENDS
             and not _ABBREVIATION.search(line[-MAX_STEM:])
@@ -59,24 +64,33 @@ class CandidateRules:
         """Return True if *append*, a word or the rest of one, may be a candidate."""
         body = append.lstrip(" ")
         spaced = len(body) < len(append)
-        if is_word_character(body[0]):
-            if body[0] in _APOSTROPHES and not (spaced or self.stem):
-                return "’" in self._open
-            return self._is_known(body if spaced else self.stem + body)
         end = " " if spaced else self._end
-        return body.isalnum() or _marks_fit(body, end, self._open, self._sentence_ended)
+        if not is_word_character(body[0]):
+            return body.isalnum() or _marks_fit(body, end, self._open, self.sentence_ended)
+        if self.sentence_ended and body[0].isupper() and _LOWER_CASE.match(end):
+            return False
+        word = body if spaced else self.stem + body
+        if body[-1] in _APOSTROPHES and word[-2:-1].lower() != "s" and "’" not in self._open:
+            return False
+        return self._is_known(word)
 
+    def is_complete(self, append: str, spaced_share: float) -> bool:
+        """Return True if a client may add a space after a candidate.
 
-def is_complete(append: str, spaced_share: float) -> bool:
-    """Return True if a client may add a space after *append*.
-
-    A word is complete. So is Chinese punctuation, unless it opens something. Any other mark is
-    complete if its spellings with a space after it have a *spaced_share* of at least half.
-    """
-    last = append[-1]
-    if last.isalnum() or (last not in _APOSTROPHES and is_word_character(last)):
-        return True
-    return last not in _OPENING if is_east_asian(last) else spaced_share >= 0.5
+        Complete are words in Latin letters or without spaces between them, numbers, closing marks,
+        the end of a sentence (a period after a digit is none) and Chinese marks that open nothing.
+        Any other mark or word is complete if its spellings with a space after it have a share of
+        its probability, *spaced_share*, of at least half.
+        """
+        last = append[-1]
+        if last.isalnum() or last in _APOSTROPHES:
+            return last <= _LAST_LATIN or not is_word_character(last)
+        if last in _OPENING:
+            return False
+        if last in _SENTENCE_ENDS and not (append == "." and self.stem[-1:].isdigit()):
+            return True
+        closes = last in _CLOSING or (last == '"' and last in self._open)
+        return closes or is_east_asian(last) or spaced_share >= 0.5
 
 
 def is_known(words: KnownWords, word: str) -> bool:

@@ -30,7 +30,7 @@ from functools import lru_cache
 from operator import itemgetter
 
 from model.batching import Decoder
-from model.decoding.candidates import CandidateRules, is_complete
+from model.decoding.candidates import CandidateRules
 from model.decoding.context import (
     ALL,
     BYTES,
@@ -151,7 +151,7 @@ class _Search:
             return
         crossing = None if spelling.crossing is None else spelling
         covered = spelling.rest.decode()
-        begins_word = covered == self._rules.stem
+        begins_word = covered == self._rules.stem and not self._rules.sentence_ended
         self._branch(
             Branch(prob, spelling.node, ALL, "", b"", crossing, covered, len(covered), begins_word)
         )
@@ -292,7 +292,7 @@ class _Search:
             if not self._is_as_sent:
                 start = self._reading.as_sent(len(self._reading.text) - len(start))
             word = append.lstrip(" ") if first == " " else start + append
-            ended = is_complete(append, self._spaced_probs.get(append, 0.0) / total)
+            ended = self._rules.is_complete(append, self._spaced_probs.get(append, 0.0) / total)
             candidates.append(Candidate(word, append, prob, ended))
         return candidates
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from model.decoding.candidates import CandidateRules, is_complete, is_known
+from model.decoding.candidates import CandidateRules, is_known
 from model.words import KnownWords
 
 
@@ -25,7 +25,7 @@ def allowed(text: str, *appends: str) -> list[str]:
         ("他说：“我知道", "” 。” ，", "） 》"),
         ("他说：", '“ " 《', "”"),
         ("They said 'hello.", "' ’", '"'),
-        ("They said hello.", "Then", "' ’"),
+        ("They said hello.", "then", "' ’"),
         ("Thanks :", ")", "]"),
     ],
 )
@@ -37,8 +37,8 @@ def test_a_mark_closes_what_is_open_in_the_line(text: str, right: str, wrong: st
 @pytest.mark.parametrize(
     ("text", "right", "wrong"),
     [
-        ("I was late.", "The", ". , ! ” ... -"),
-        ("Was I late?", "The", "? ! ."),
+        ("I was late.", "then", ". , ! ” ... -"),
+        ("Was I late?", "then", "? ! ."),
         ("我吃完饭了。", "我 “ 《 （", "。 ， ！ ……"),
         ("He said, “I was late.", "”", ". , ’"),
         ("I was late!!", "! The", "”"),
@@ -49,6 +49,20 @@ def test_a_mark_closes_what_is_open_in_the_line(text: str, right: str, wrong: st
 )
 def test_no_mark_ends_a_finished_sentence_again(text: str, right: str, wrong: str) -> None:
     """After the end of a sentence only opening and closing marks are candidates."""
+    assert allowed(text, *right.split(), *wrong.split()) == right.split()
+
+
+@pytest.mark.parametrize(
+    ("text", "right", "wrong"),
+    [
+        ("I am home.", "com 5", "I The"),
+        ("the U.", "S", "”"),
+        ("I saw the dog", "s' 's s", "' ’"),
+        ("They said 'dog", "' 's", '"'),
+    ],
+)
+def test_words_fit_what_precedes_them(text: str, right: str, wrong: str) -> None:
+    """A space begins a sentence, and an apostrophe ends a plural or a quotation."""
     assert allowed(text, *right.split(), *wrong.split()) == right.split()
 
 
@@ -70,9 +84,9 @@ def test_a_latin_word_must_be_known() -> None:
 
 
 def test_complete_candidates_may_be_followed_by_a_space() -> None:
-    """Words and Chinese marks are complete unless they open something; others by their share."""
-    complete = [
-        append for append in (" it", "s'", "我", "3", "，", "（", "“") if is_complete(append, 0.2)
-    ]
-    assert complete == [" it", "我", "3", "，"]
-    assert is_complete(",", 0.5) and not is_complete("-", 0.4) and is_complete("s'", 0.6)
+    """Words, closing marks and ends of sentences are complete; other marks by their share."""
+    rules = CandidateRules('"It cost 5', lambda _: True)
+    complete = [" it", "s'", "我", "3", "，", ")", "”", '"', "!", '."']
+    open_ones = ["（", " (", "“", "：“", ".", "-", "$", ",", "да"]
+    assert [each for each in complete + open_ones if rules.is_complete(each, 0.4)] == complete
+    assert rules.is_complete(",", 0.5) and rules.is_complete(".", 0.5)
