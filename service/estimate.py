@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 
 from model.decoding.markers import find_markers
 from model.queries import Choices, ClozeQuery, Limits, PredictQuery, Query, ScoreQuery
-from model.text import normalise
+from model.text import is_word_character, normalise
 
 # Microseconds.
 PREDICT, CANDIDATE = 1_000, 12
@@ -144,12 +144,14 @@ class Estimator:
         if len(first.context) > limits.characters:
             return [_REFUSED] * len(queries)
         token = SCORED_TOKEN + DETAIL * first.details
-        works = [
-            _work(SCORE, token * count_tokens(each.text, rare), 2 * token * ROUND_TOKENS)
-            if len(each.text) <= limits.characters
-            else _REFUSED
-            for each in queries
-        ]
+        # If the space between two words may be missing, the text is read in two ways.
+        ends_word = is_word_character(first.context[-1:] or " ")
+        works = []
+        for each in queries:
+            readings = 1 + (ends_word and is_word_character(each.text[:1] or " "))
+            tokens = readings * token * count_tokens(each.text, rare)
+            work = _work(SCORE, tokens, 2 * token * ROUND_TOKENS)
+            works.append(work if len(each.text) <= limits.characters else _REFUSED)
         if not first.context:
             return works
         new = first.context[self._known_length(first.context, _owner(first, cache_salt)) :]

@@ -25,7 +25,7 @@ DECODER, COUNTS, OBJECT = 16_000, 30 * MAX_TOKENS, 600
 # token 9, and the normal form of one character has at most 12 bytes of UTF-8.
 ASCII_CHARACTER, CHARACTER = 45, 125
 # A word for a blank in an answer, and a code point of a text with the details of its tokens.
-FILLING, DETAIL = 150, 450
+FILLING, DETAIL = 150, 700
 
 
 class PeakBytes:

@@ -2,7 +2,8 @@
 
 Without a context, the tokens are those of the text, and the sum is over all of them. With one:
 
-1. *Join* (:func:`join`): the space between context and text counts as part of the context.
+1. *Join* (:func:`join`): the space between context and text counts as part of the context. If it
+   may be missing, the more probable of the two readings counts.
 2. *Heal* (:meth:`TokenIndex.heal`): a token of the joined text may cross the end of the context, so
    cut the context where nothing after it can move a boundary. Let q be the rest of it, often empty.
 3. *Score*: with s, the tokens of q and the text together, and *left*, those before the cut,
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import takewhile
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 
 import numpy as np
 
@@ -107,50 +108,42 @@ def score_text(
     A line end is read as ``<s>``; the state is kept, and the line end itself costs nothing.
     """
     sent = NormalText.of(query.text)
-    before, text = join(reader.text, sent.text, context.words)
-    start = Start(context.initial["forward"], (START,))
-    if before and text:
-        start = yield from reader.read(before)
-    tokens = context.tokenizer.encode(start.rest + text) if text else []
-    details = Details(sent, text, start.rest) if query.details else None
-    log_probs = yield from _score(context, start, tokens, details)
-    inside = 0
-    if start.rest:
-        inside = _correct_first(context.index, tokens, start, log_probs, details)
-    total = 0.0
-    for first in range(0, len(log_probs), CHUNK_TOKENS):  # the order of sums decides last digits
-        total += float(np.sum(log_probs[first : first + CHUNK_TOKENS], dtype=np.float64))
-    usage = Usage(start.usage.tokens + len(tokens), start.usage.cached_tokens)
-    characters = len(sent.text)
-    bits = -total / math.log(2.0) / characters
-    entries = details.entries() if details else None
-    return ScoreResult(total, characters, len(tokens) - inside, bits, usage, entries)
+    readings: list[ScoreResult] = []
+    for before, text in join(reader.text, sent.text, context.words):
+        start = Start(context.initial["forward"], (START,))
+        if before and text:
+            start = yield from reader.read(before)
+        details = Details(sent, text, start.rest) if query.details else None
+        readings.append((yield from _score(context, start, text, len(sent.text), details)))
+    return max(readings, key=attrgetter("log_probability"))
 
 
-def join(context: str, text: str, words: KnownWords) -> tuple[str, str]:
-    """Return context and text, both in normal form, with the space between them in the context.
+def join(context: str, text: str, words: KnownWords) -> list[tuple[str, str]]:
+    """Return the readings of context and text, both in normal form: with and without a space.
 
-    There is one if either has it, or if two words meet, unless they are parts of a known word. It
-    is left out at a line end and after Chinese.
+    The space is at the end of the context. There is one if either has it, between two words, and
+    between a punctuation mark and a letter, but none at a line end or after Chinese. Two parts of a
+    word are read without it, and two words that are also parts of a word in both ways.
     """
     before, after = context.rstrip(" "), text.lstrip(" ")
     if not before:
-        return "", text
+        return [("", text)]
+    together, apart = (before, after), (f"{before} ", after)
     if not after or "\n" in (before[-1], after[0]) or is_east_asian(before[-1]):
-        return before, after
-    is_sent = len(before) < len(context) or len(after) < len(text)
-    return before + " " * (is_sent or _meet(before, after, words)), after
-
-
-def _meet(before: str, after: str, words: KnownWords) -> bool:
-    """Return True if a space is missing between *before* and *after*."""
+        return [together]
+    if len(before) < len(context) or len(after) < len(text):
+        return [apart]
     if not (is_word_character(after[0]) and after[0].isalnum()):
-        return False
+        return [together]
+    if before[-1].isdigit() and after[0].isdigit():
+        return [together]
     if before[-1] in ",.;:!?":
-        return after[0].isalpha()
+        return [apart if after[0].isalpha() else together]
     last = "".join(takewhile(is_word_character, reversed(before[-MAX_WORD:])))[::-1]
     whole = last + "".join(takewhile(is_word_character, after[:MAX_WORD]))
-    return last != "" and (not words or (last in words and whole not in words))
+    if not last or last not in words:
+        return [together]
+    return [apart, together] if words and whole in words else [apart]
 
 
 def _total(context: DecoderContext, state: Float32Array, rest: bytes) -> Decoder[float]:
@@ -187,9 +180,10 @@ def _ways(
 
 
 def _score(
-    context: DecoderContext, start: Start, tokens: Sequence[int], details: "Details | None"
-) -> Decoder["array[float]"]:
-    """Return the log-probabilities of *tokens* after *start*, without those of line ends."""
+    context: DecoderContext, start: Start, text: str, characters: int, details: "Details | None"
+) -> Decoder[ScoreResult]:
+    """Score *text* in normal form; *characters* are those of it and of the space before it."""
+    tokens = context.tokenizer.encode(start.rest + text) if text else []
     state, unread, log_probs = start.state, start.unread, array("f")
     for first in range(0, len(tokens), CHUNK_TOKENS):
         chunk = tokens[first : first + CHUNK_TOKENS]
@@ -205,7 +199,16 @@ def _score(
             for place, token in enumerate(chunk):
                 details.add(context.index.spellings[token], float(by_place.get(place, 0.0)))
         unread = (chunk[-1],)
-    return log_probs
+    inside = 0
+    if start.rest:
+        inside = _correct_first(context.index, tokens, start, log_probs, details)
+    total = 0.0
+    for first in range(0, len(log_probs), CHUNK_TOKENS):  # the order of sums decides last digits
+        total += float(np.sum(log_probs[first : first + CHUNK_TOKENS], dtype=np.float64))
+    usage = Usage(start.usage.tokens + len(tokens), start.usage.cached_tokens)
+    bits = -total / math.log(2.0) / characters
+    entries = details.entries() if details else None
+    return ScoreResult(total, characters, len(tokens) - inside, bits, usage, entries)
 
 
 def _correct_first(

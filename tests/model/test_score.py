@@ -74,7 +74,6 @@ def test_the_space_between_context_and_text_counts_once(context: str, text: str)
     ("context", "text", "joined"),
     [
         ("a new", "phone", "a new phone"),
-        ("a new", "er phone", "a newer phone"),  # a known word
         ("the theat", "re", "the theatre"),
         ("the theat", "er", "the theater"),  # the first part is no word
         ("the cat", "'s", "the cat's"),
@@ -94,13 +93,27 @@ def test_the_space_between_context_and_text_counts_once(context: str, text: str)
 def test_context_and_text_are_joined_as_their_writer_means_it(
     context: str, text: str, joined: str
 ) -> None:
-    """Words are apart unless they are parts of one; nothing else gets a space."""
-    assert "".join(join(context, text, WORDS)) == joined
+    """Words are apart, parts of a word together; hardly anything else gets a space."""
+    assert ["".join(reading) for reading in join(context, text, WORDS)] == [joined]
 
 
 def test_without_known_words_all_words_are_apart() -> None:
     """No checkpoint scores `phone` after `new` as `newphone`."""
-    assert join("a new", "er", KnownWords()) == ("a new ", "er")
+    assert join("a new", "er", KnownWords()) == [("a new ", "er")]
+
+
+@pytest.mark.parametrize("text", ["er phone", "er"])
+def test_of_two_readings_the_more_probable_one_counts(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two words that are also one may be either."""
+    readings = join("a new", text, WORDS)
+    assert readings == [("a new ", text), ("a new", text)]
+    scores = []
+    for each in ([readings[0]], [readings[1]], readings):
+        monkeypatch.setattr(score, "join", lambda *_, each=each: each)
+        scores.append(scored(text, "a new").log_probability)
+    assert scores[0] != scores[1] and scores[2] == max(scores[:2])
 
 
 @pytest.mark.parametrize(
@@ -119,7 +132,7 @@ def test_inside_a_word_the_rest_of_the_context_is_given(
 ) -> None:
     """It is P(tokens of both) / P(the context is spelled in any way), after what precedes it."""
     monkeypatch.setattr(score, "SHARE", 0.0)
-    monkeypatch.setattr(score, "_meet", lambda *_: False)
+    monkeypatch.setattr(score, "join", lambda *parts: [parts[:2]])
     before, _, rest = TokenIndex(TYPING).heal(context)
     read = list(before)
 
