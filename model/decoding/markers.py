@@ -98,7 +98,8 @@ def undress(text: str, start: int, end: int, low: int, high: int) -> tuple[int, 
         if text[right] in _APOSTROPHES and (before.isalnum() or after.isalpha()):
             return start, end
         if text[right] == '"' and (
-            (left < start and before.strip()) or (right > end and after.isalnum())
+            (left < start and before.strip() and not is_east_asian(before))
+            or (right > end and after.isalnum() and not is_east_asian(after))
         ):
             return start, end  # around other words: "a" ____ "b"
         start, end = left - 1, right + 1
