@@ -10,7 +10,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from model.decoding.markers import completes_word, find_markers, read_left, read_right, undress
+from model.decoding.markers import (
+    completes_word,
+    find_markers,
+    read_left,
+    read_right,
+    with_brackets,
+)
 from model.errors import QueryError
 from model.queries import Blank, ClozeQuery, ClozeResult, Filling, Usage, fit_choices
 from model.text import Language, NormalText, is_east_asian, language_at_end, normalise, read_text
@@ -183,7 +189,7 @@ def _read_slots(
     """Return the text before the first blank, and the slots, as they are read."""
     edges: list[tuple[int, int]] = []
     for place, limit in zip(places, [*(start for start, _ in places[1:]), len(text)], strict=True):
-        edges.append(undress(text, *place, edges[-1][1] if edges else 0, limit))
+        edges.append(with_brackets(text, *place, edges[-1][1] if edges else 0, limit))
     starts, ends = zip(*edges, strict=True)
     gaps = [text[start:end] for start, end in zip((0, *ends), (*starts, len(text)), strict=True)]
     # The text next to each blank, beyond other blanks.

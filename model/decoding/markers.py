@@ -80,7 +80,7 @@ def find_markers(text: str, marker: str | None) -> list[tuple[int, int]]:
     return found
 
 
-def undress(text: str, start: int, end: int, low: int, high: int) -> tuple[int, int]:
+def with_brackets(text: str, start: int, end: int, low: int, high: int) -> tuple[int, int]:
     """Return where the brackets and quotes around text[start:end] begin and end.
 
     They are directly around it, but for spaces, and inside text[low:high].

@@ -136,7 +136,7 @@ def test_spaces_next_to_a_blank(
         ("a ____\nb", ["a ____ \r\nb", "a (____)\nb", "a____\nb"]),
     ],
 )  # fmt: skip
-def test_clothes_of_a_blank_are_not_read(clean: str, texts: list[str]) -> None:
+def test_forms_of_a_blank_are_read_as_the_clean_one(clean: str, texts: list[str]) -> None:
     """Brackets and quotes around, spaces before punctuation, and missing spaces change nothing."""
     for text in texts:
         assert read(text) == read(clean), text
@@ -287,23 +287,23 @@ FORMS = [
     {"l": " ", "b": "[<MASK>]", "r": "", "p": "\u3000", "z": ""},
 ]
 WORDS = st.sampled_from(["I", "like", "tea", "and", "Tom", "我", "喜欢", "公园"])
-CLOTHES = ["({})", "（ {} ）", "[{}]", "【{}】", "“{}”", '"{}"', "「{}」", "({} )", "[({})]"]
+BRACKETS = ["({})", "（ {} ）", "[{}]", "【{}】", "“{}”", '"{}"', "「{}」", "({} )", "[({})]"]
 
 
 @given(
     st.lists(WORDS, min_size=1, max_size=4),
     st.lists(WORDS, max_size=4),
     st.sampled_from([".", "!", "。", ", "]),
-    st.sampled_from(CLOTHES),
+    st.sampled_from(BRACKETS),
     MARKERS,
 )
-def test_dressed_sentences_are_read_as_the_clean_one(
-    left: list[str], right: list[str], stop: str, clothes: str, marker: str
+def test_bracketed_blanks_are_read_as_the_clean_one(
+    left: list[str], right: list[str], stop: str, brackets: str, marker: str
 ) -> None:
     """A sentence in spaced and unspaced scripts is read the same with brackets, and with spaces."""
     before, after = " ".join(left), " ".join(right)
     clean = f"{before} ____ {after}{stop}" if right else f"{before} ____{stop}"
-    assert read(clean.replace("____", clothes.format(marker))) == read(clean)
+    assert read(clean.replace("____", brackets.format(marker))) == read(clean)
     if not right:
         assert read(f"{before} {marker} {stop}") == read(clean)
         assert read(f"{before}\u3000{marker}\u200b  {stop}") == read(clean)
