@@ -16,6 +16,8 @@ from model.text import normalise
 
 # Strings, offered for every blank, or one list of strings per blank.
 Choices = Sequence[str] | Sequence[Sequence[str]]
+# A list of choices, by normal form: as sent. Those with one normal form are one question.
+ReadChoices = dict[str, tuple[str, ...]]
 # Code points of a word of a lexicon, or of a blocked one, and the highest weight.
 MAX_WORD, MAX_WEIGHT = 64, 1_000
 
@@ -221,12 +223,12 @@ class RequestCheck:
         self._lexicon: tuple[LexiconEntry, ...] = ()
         self._block: tuple[str, ...] = ()
         self._choices: Choices | None = None
-        self._lists: list[dict[str, str]] = []
+        self._lists: list[ReadChoices] = []
 
-    def check(self, query: Query) -> list[dict[str, str]] | None:
+    def check(self, query: Query) -> list[ReadChoices] | None:
         """Refuse a query that no checkpoint can answer; return its lists of choices, if any.
 
-        Each choice is in form C, without outer spaces, and comes with its original.
+        Each choice is in normal form, without outer spaces, and comes with its originals.
 
         Raises:
             QueryError: its field is a JSON pointer relative to the query (``/text``,
@@ -284,9 +286,7 @@ def clean_word(word: str) -> str:
     return normalise(word).strip()
 
 
-def fit_choices(
-    query: ClozeQuery, lists: list[dict[str, str]], blanks: int
-) -> list[dict[str, str]]:
+def fit_choices(query: ClozeQuery, lists: list[ReadChoices], blanks: int) -> list[ReadChoices]:
     """Return the choices of each blank, from the *lists* of :meth:`RequestCheck.check`.
 
     Raises:
@@ -337,14 +337,14 @@ def _check_line(pointer: str, word: str) -> str:
     return clean
 
 
-def _read_choices(choices: Choices, limits: Limits) -> list[dict[str, str]]:
-    """Check the lists of choices; return each choice, in form C, with its original."""
+def _read_choices(choices: Choices, limits: Limits) -> list[ReadChoices]:
+    """Check the lists of choices; return each choice, in normal form, with its originals."""
     if all(isinstance(choice, str) for choice in choices):
         return [_read_list("/choices", cast("Sequence[str]", choices), limits)]
     return [_read_list(f"/choices/{n}", group, limits) for n, group in enumerate(choices)]
 
 
-def _read_list(field: str, choices: Sequence[str], limits: Limits) -> dict[str, str]:
+def _read_list(field: str, choices: Sequence[str], limits: Limits) -> ReadChoices:
     if not choices:
         raise QueryError(field, "is empty; offer at least 1 choice")
     if len(choices) > limits.choices:
@@ -353,13 +353,14 @@ def _read_list(field: str, choices: Sequence[str], limits: Limits) -> dict[str, 
         raise QueryError(
             field, f"has {characters} code points in all; send at most {limit} for a blank"
         )
-    found: dict[str, str] = {}
+    found: ReadChoices = {}
+    places: dict[str, int] = {}
     for index, choice in enumerate(choices):
         pointer = f"{field}/{index}"
         _check_text(pointer, choice, limits.characters)
         clean = _check_line(pointer, choice)
-        if clean in found:
-            repeated = list(found).index(clean)
-            raise QueryError(pointer, f"repeats choice {repeated}; send each choice once")
-        found[clean] = choice
+        first = places.setdefault(choice.strip(), index)
+        if first != index:
+            raise QueryError(pointer, f"repeats choice {first}; send each choice once")
+        found[clean] = (*found.get(clean, ()), choice)
     return found

@@ -246,8 +246,7 @@ def _replaced(
         part = replacement(match)
         parts += [text[position:start], part]
         found += spans[position:start]
-        last = spans[end - 1][1]
-        found += [(spans[start][0], last), *[(last, last)] * len(part)][: len(part)]
+        found += [(spans[start][0], spans[end - 1][1])] * len(part)
         position = end
     return "".join([*parts, text[position:]]), found + spans[position:]
 

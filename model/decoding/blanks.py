@@ -18,7 +18,7 @@ from model.decoding.markers import (
     with_brackets,
 )
 from model.errors import QueryError
-from model.queries import Blank, ClozeQuery, ClozeResult, Filling, Usage, fit_choices
+from model.queries import Blank, ClozeQuery, ClozeResult, Filling, ReadChoices, Usage, fit_choices
 from model.text import Language, NormalText, is_east_asian, language_at_end, normalise, read_text
 from model.tokenizer import START
 
@@ -66,7 +66,7 @@ class Layout:
     reading: NormalText  # the text with the same mark for every blank
     before: str  # normalised text before the first blank
     slots: tuple[Slot, ...]
-    choices: Sequence[dict[str, str]] | None  # of each blank: normalised to as sent; None if open
+    choices: Sequence[ReadChoices] | None  # of each blank; None if open
 
     def fill(self, words: Sequence[str | None]) -> str:
         """Return the text as sent with a word in each blank, or the marker if there is none."""
@@ -99,7 +99,11 @@ class Layout:
     def _write(self, number: int, words: Sequence[tuple[str, float]]) -> list[Filling]:
         """Return choices as sent, or words in the writing of the text: equal ones add up."""
         if self.choices is not None:
-            return [Filling(self.choices[number][word], prob) for word, prob in words]
+            given = [(each, prob) for word, prob in words for each in self.choices[number][word]]
+            share = 1.0
+            if len(given) > len(words):  # choices that are read alike are as probable as each other
+                share = sum(prob for _, prob in words) / (sum(prob for _, prob in given) or 1.0)
+            return [Filling(word, prob * share) for word, prob in given]
         probs: dict[str, float] = {}
         for word, prob in words:
             word = self.reading.write(word, self.slots[number].left_end)
@@ -107,9 +111,7 @@ class Layout:
         return [Filling(*each) for each in sorted(probs.items(), key=lambda each: -each[1])]
 
 
-def find_blanks(
-    query: ClozeQuery, limit: int, choices: list[dict[str, str]] | None = None
-) -> Layout:
+def find_blanks(query: ClozeQuery, limit: int, choices: list[ReadChoices] | None = None) -> Layout:
     """Find the blanks of a query, at most *limit*, with lists of choices that are checked.
 
     Its marker is a blank, literally; without one, the usual ones of :func:`find_markers` are.
@@ -172,12 +174,17 @@ def _read_marked(
     return reading, [(mark, mark + len(_MARK)) for mark in marks]
 
 
-def _read_choices(reading: NormalText, lists: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Return the lists of choices as they are read in a text, but for those that become equal."""
+def _read_choices(reading: NormalText, lists: list[ReadChoices]) -> list[ReadChoices]:
+    """Return the lists of choices as they are read in a text."""
     if not reading.is_capitals:
         return lists
-    read = [{reading.read(word): sent for word, sent in words.items()} for words in lists]
-    return [new if len(new) == len(old) else old for new, old in zip(read, lists, strict=True)]
+    read: list[ReadChoices] = []
+    for words in lists:
+        read.append({})
+        for word, sent in words.items():
+            word = reading.read(word)
+            read[-1][word] = read[-1].get(word, ()) + sent
+    return read
 
 
 def _read_slots(

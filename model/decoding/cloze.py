@@ -39,7 +39,7 @@ from model.decoding.span_search import (
     score_lines,
     search_words,
 )
-from model.queries import ClozeResult, Usage
+from model.queries import ClozeResult, ReadChoices, Usage
 from model.runtime import Float32Array, Float64Array
 from model.tokenizer import BLANK, END, START
 
@@ -92,7 +92,7 @@ class _Cloze:
         self.tokens = sum(map(len, self._parts))  # of the text
         self._choices = layout.choices
         # The spans that spell the choices of the last list, so that all blanks share them.
-        self._last_choices: dict[str, str] | None = None
+        self._last_choices: ReadChoices | None = None
         self._spelled: dict[str, Line] = {}
         # The text right of a blank does not follow the text left of it.
         apart = [token for tokens in self._parts[1:] for token in (START, *tokens)]
@@ -213,7 +213,7 @@ class _Cloze:
         return SpanHead(self._context, right, kind, self._cache_lm, self._parts[number])
 
     def _score_choices(
-        self, words: dict[str, str], number: int, state: Float32Array, right: Float32Array | None
+        self, words: ReadChoices, number: int, state: Float32Array, right: Float32Array | None
     ) -> Decoder[list[Proposal]]:
         """Score each choice as the kind of gap that it is: a word, or a span of several words."""
         context, slot = self._context, self._slots[number]

@@ -27,7 +27,7 @@ MARKERS = st.sampled_from(["____", "＿＿", "[MASK]", "<mask>", "{Blank}"])
 
 def blanks(text: str, marker: str | None = None, choices: Any = None) -> Layout:
     """Return the layout of a text."""
-    lists = None if choices is None else [{word: word for word in choices}]
+    lists = None if choices is None else [{word: (word,) for word in choices}]
     return find_blanks(ClozeQuery(text, blank=marker, choices=choices), 64, lists)
 
 
@@ -179,10 +179,11 @@ def test_markers_say_nothing_about_the_writing(marker: str) -> None:
     assert read(f"HOW{marker}YOU?") == read("How ____ you?")
     assert read(f"MAY I{marker}YOU?") == read("May I ____ you?")
     query = ClozeQuery(f"HOW {marker} YOU?", choices=["ARE", "IS", "I"])
-    lists = [{word: word for word in query.choices or ()}]
-    assert find_blanks(query, 1, lists).choices == [{"are": "ARE", "is": "IS", "I": "I"}]
-    same = [{"US": "US", "us": "us"}]
-    assert find_blanks(query, 1, same).choices == same
+    lists = [{"ARE": ("ARE",), "IS": ("IS",), "I": ("I",)}]
+    small = {"are": ("ARE",), "is": ("IS",), "I": ("I",)}
+    assert find_blanks(query, 1, lists).choices == [small]
+    same = [{"US": ("US",), "us": ("us",)}]
+    assert find_blanks(query, 1, same).choices == [{"us": ("US", "us")}]
 
 
 def test_choices_that_complete_words_are_read_glued() -> None:
@@ -230,7 +231,7 @@ def test_answers_are_in_the_writing_of_the_text_and_choices_as_sent() -> None:
     assert result.filled == "HOW ARE YOU?"
     assert result.blanks[0].candidates == (Filling("ARE", 0.75),)
     query = ClozeQuery("我____你", choices=[" 愛", "恨"])
-    lists = [{"爱": " 愛", "恨": "恨"}]
+    lists = [{"爱": (" 愛",), "恨": ("恨",)}]
     result = find_blanks(query, 1, lists).result([[("爱", 0.9), ("恨", 0.1)]], Usage(0))
     assert (result.filled, result.blanks[0].candidates[0].word) == ("我愛你", " 愛")
 

@@ -201,6 +201,19 @@ def test_choices_come_back_as_they_were_sent() -> None:
     assert sent.filled == plain.filled
 
 
+def test_choices_that_are_read_alike_are_alike() -> None:
+    """Each of them comes back with the same probability; the others keep their proportions."""
+    one = probs_of(fill("go to the ____.", choices=["café", "park", "the store"]).blanks[0])
+    result = fill("go to the ____.", choices=["café", "park", "cafe\u0301", "the store"])
+    two = probs_of(result.blanks[0])
+    assert two["café"] == two["cafe\u0301"]
+    assert sum(two.values()) == pytest.approx(sum(one.values()))
+    assert two["park"] / two["the store"] == pytest.approx(one["park"] / one["the store"])
+    assert two["café"] / two["park"] == pytest.approx(one["café"] / one["park"])
+    listed = [each.probability for each in result.blanks[0].candidates]
+    assert listed == sorted(listed, reverse=True)
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.7])
 @pytest.mark.parametrize(
     ("setting", "change"),
