@@ -322,9 +322,9 @@ def _check_distinct(words: Iterable[tuple[str, str]]) -> None:
     found: dict[str, int] = {}
     for number, (pointer, word) in enumerate(words):
         _check_text(pointer, word, MAX_WORD)
-        clean = _check_line(pointer, word)
-        if found.setdefault(clean, number) != number:
-            raise QueryError(pointer, f"repeats word {found[clean]}; send each word once")
+        _check_line(pointer, word)
+        if (first := found.setdefault(word.strip(), number)) != number:
+            raise QueryError(pointer, f"repeats word {first}; send each word once")
 
 
 def _check_line(pointer: str, word: str) -> str:
