@@ -5,6 +5,7 @@ takes decoders from :meth:`Predictor.start_all` and runs a scheduler itself.
 """
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from operator import is_not
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,12 +23,22 @@ from model.decoding.score import ContextReader, score_text
 from model.errors import LacunaError, QueryError
 from model.listed_files import MAX_TOTAL_BYTES
 from model.ngram import is_ngram, open_ngram
-from model.queries import Limits, PredictQuery, Query, RequestCheck, Result, ScoreQuery
+from model.queries import (
+    LexiconEntry,
+    Limits,
+    PredictQuery,
+    Query,
+    RequestCheck,
+    Result,
+    ScoreQuery,
+)
 from model.runtime import Runtime, open_runtime
 
 # Decoders that Predictor.run runs at the same time: enough to fill batches, few enough for memory.
 MAX_LIVE = 64
 CACHE_BYTES = 64 * 1024 * 1024
+# History, lexicon and blocked words of a query without them.
+_NOTHING_SENT: tuple[str, tuple[LexiconEntry, ...], tuple[str, ...]] = ("", (), ())
 
 
 class Predictor:
@@ -62,14 +73,14 @@ class Predictor:
     ) -> Iterator[Decoder[Result]]:
         """Check the queries of a request and yield their decoders; nothing runs yet.
 
-        A history, choices or context that they share, as the same object, are read once. Only
-        queries with the same *cache_salt* find in the cache what these left there.
+        A history, words, choices or context that they share, as the same object, are read once.
+        Only queries with the same *cache_salt* find in the cache what these left there.
 
         Raises:
             QueryError: the query is invalid, or not of a kind that the checkpoint can answer; its
                 field is a JSON pointer relative to the query.
         """
-        check, history, sent = RequestCheck(self.limits), History("", cache_salt), ""
+        check, history, sent = RequestCheck(self.limits), History("", cache_salt), _NOTHING_SENT
         reader, read = ContextReader(self._context, "", history), ""
         for query in queries:
             choices = check.check(query)
@@ -85,8 +96,9 @@ class Predictor:
                     read = query.context
                 yield score_text(self._context, query, reader)
                 continue
-            if query.history is not sent:
-                history, sent = History(query.history, cache_salt), query.history
+            writer = query.history, query.lexicon, query.block
+            if any(map(is_not, writer, sent)):
+                history, sent = History(writer[0], cache_salt, *writer[1:]), writer
             if isinstance(query, PredictQuery):
                 yield next_words(self._context, query, history)
                 continue

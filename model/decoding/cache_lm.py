@@ -20,7 +20,6 @@ two steps. Each keeps the sum of the distribution, and little evidence changes l
 Nothing is learnt, and only token ids are kept. docs/decisions/0011-memory.md has the gains.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,9 +39,15 @@ OTHER_BACKGROUND = 0.01
 # Tokens of the longest context.
 CONTEXT = 3
 # The latest occurrences of a context, which are counted.
-MAX_OCCURRENCES = 64
+MAX_OCCURRENCES = 128
 # Below so many tokens sorting them is faster than an array of counts as long as the vocabulary.
 FEW_TOKENS = 400
+
+# Stands before the first token, so that every token has a context; and a context with what follows.
+_BEFORE: Int64Array = np.full(CONTEXT - 1, -1, dtype=np.int64)
+_WINDOW: Int64Array = np.arange(CONTEXT + 1)
+_NO_TOKENS: Int64Array = np.zeros(0, dtype=np.int64)
+_NO_RAISES: Float32Array = np.zeros(0, dtype=np.float32)
 
 
 class CacheLM:
@@ -55,10 +60,14 @@ class CacheLM:
     def __init__(
         self, tokens: Int64Array, background: Float32Array, marginals: bool = True
     ) -> None:
-        self._tokens = tokens[-MAX_TOKENS:]
+        tokens = tokens[-MAX_TOKENS:]
+        self._tokens = np.concatenate((_BEFORE, tokens))
         self._background = background
-        self._strength = STRENGTH * float(np.sqrt(len(self._tokens)))
-        counted = self._tokens[background[self._tokens] > 0] if marginals else self._tokens[:0]
+        self._strength = STRENGTH * len(tokens) ** 0.5
+        self._unique, self._raises = _NO_TOKENS, _NO_RAISES
+        if not marginals:
+            return
+        counted = tokens[background[tokens] > 0]
         if len(counted) < FEW_TOKENS:
             self._unique, counts = np.unique(counted, return_counts=True)
         else:
@@ -85,15 +94,18 @@ class CacheLM:
     def mix(self, probs: Float32Array, context: Sequence[int]) -> Float32Array:
         """Return *probs* (V,), which sum to 1, as corrected after the tokens of *context*."""
         kept, followers = self._context_probs(context)
-        if not (followers or len(self._unique)):
-            return probs
-        known = probs[self._unique]
-        added = known * self._raises
-        scale = np.float32(kept / (1.0 + float(np.add.reduce(added))))
-        mixed = probs * scale
-        mixed[self._unique] = (known + added) * scale
-        if followers:
-            mixed[list(followers)] += np.array(list(followers.values()), dtype=np.float32)
+        if not len(self._unique):
+            if not followers:
+                return probs
+            mixed = probs * np.float32(kept)
+        else:
+            known = probs[self._unique]
+            added = known * self._raises
+            scale = np.float32(kept / (1.0 + float(np.add.reduce(added))))
+            mixed = probs * scale
+            mixed[self._unique] = (known + added) * scale
+        for token, prob in followers.items():
+            mixed[token] += prob
         return mixed
 
     def mix_logs(self, log_probs: Float32Array, context: Sequence[int]) -> Float32Array:
@@ -113,19 +125,10 @@ class CacheLM:
     def _context_probs(self, context: Sequence[int]) -> tuple[float, dict[int, float]]:
         """Return the share that the contexts leave to p_0, and what they add to each token."""
         kept, added = 1.0, dict[int, float]()
-        places, strength = self._tokens[:0], self._strength
-        for length, token in enumerate(reversed(context[-CONTEXT:]), 1):
-            if length == 1:
-                places = np.flatnonzero(self._tokens[:-1] == token)
-            else:
-                places = places[places >= length - 1]
-                places = places[self._tokens[places - (length - 1)] == token]
-            followers = self._tokens[places[-MAX_OCCURRENCES:] + 1]
-            counts = Counter(followers[followers >= FIRST_BYTE].tolist())
-            if not counts:
-                break
+        strength = self._strength
+        for token, counts in zip(reversed(context), self._followers(context), strict=False):
             strength *= (float(self._background[token]) or OTHER_BACKGROUND) ** RARITY
-            total = counts.total() + strength
+            total = sum(counts.values()) + strength
             share = (strength + DISCOUNT * len(counts)) / total
             kept *= share
             for follower in added:
@@ -133,3 +136,22 @@ class CacheLM:
             for follower, count in counts.items():
                 added[follower] = added.get(follower, 0.0) + (count - DISCOUNT) / total
         return kept, added
+
+    def _followers(self, context: Sequence[int]) -> list[dict[int, int]]:
+        """Count what followed the last one, two and three tokens of *context*, if they occurred."""
+        tokens = self._tokens
+        places = (tokens[CONTEXT - 1 : -1] == context[-1]).nonzero()[0] if context else tokens[:0]
+        found: list[dict[int, int]] = []
+        if not len(places):
+            return found
+        for window in tokens[places[-MAX_OCCURRENCES:, None] + _WINDOW].tolist():
+            follower = window[-1]
+            if follower < FIRST_BYTE:
+                continue
+            for length, token in enumerate(reversed(context[-CONTEXT:])):
+                if window[CONTEXT - 1 - length] != token:
+                    break
+                if length == len(found):
+                    found.append({})
+                found[length][follower] = found[length].get(follower, 0) + 1
+        return found

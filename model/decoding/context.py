@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,8 @@ from model.decoding.prefix_cache import (
     TopTokens,
 )
 from model.decoding.token_index import TokenIndex
+from model.decoding.writer_words import NO_LEXICON, Lexicon, SearchedText
+from model.queries import LexiconEntry
 from model.runtime import Float32Array, initial_states, output_slice
 from model.text import language_at_end, normalise
 from model.tokenizer import START
@@ -69,17 +71,34 @@ class DecoderContext:
 
 
 class History:
-    """Earlier text of the writer, read once for all texts of a request.
+    """What is known of a writer: earlier text, a lexicon, blocked words.
+
+    It is read once for all texts of a request, and no more of it than they need.
 
     Attributes:
-        owner: texts with the same history and *cache_salt* share cached prefixes.
+        owner: texts of the same writer, by all of that and *cache_salt*, share cached prefixes.
     """
 
-    def __init__(self, text: str = "", cache_salt: str = "") -> None:
+    def __init__(
+        self,
+        text: str = "",
+        cache_salt: str = "",
+        lexicon: Sequence[LexiconEntry] = (),
+        block: Sequence[str] = (),
+    ) -> None:
         self._text = normalise(text)
         self._tokens: NDArray[np.uint16] | None = None
-        digest = hashlib.sha256(self._text.encode()).hexdigest() if text else ""
-        self.owner = f"{cache_salt}\0{digest}" if text else cache_salt
+        self.owner = cache_salt
+        if text or lexicon or block:
+            words = repr(([(each.word, each.weight) for each in lexicon], [*block]))
+            digest = hashlib.sha256(self._text.encode())
+            self.owner += f"\0{digest.hexdigest()}{hashlib.sha256(words.encode()).hexdigest()}"
+        self.lexicon = Lexicon(lexicon, block) if lexicon or block else NO_LEXICON
+
+    @cached_property
+    def words(self) -> SearchedText:
+        """The text, to look up its words."""
+        return SearchedText(self._text)
 
     def tokens(self, index: TokenIndex) -> NDArray[np.uint16]:
         """Return its last tokens and the start of a text, (n,)."""

@@ -25,11 +25,14 @@ from step 3 alone, with lower probabilities.
 """
 
 import codecs
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
 
 from model.batching import Decoder
+from model.decoding.cache_lm import OTHER_BACKGROUND
 from model.decoding.candidates import CandidateRules
 from model.decoding.context import (
     ALL,
@@ -44,6 +47,7 @@ from model.decoding.context import (
 )
 from model.decoding.prefix_cache import PrefixNode
 from model.decoding.spellings import Spelling, room, spell
+from model.decoding.writer_words import TINY, Weights, WriterWords, weigh
 from model.queries import Candidate, PredictQuery, PredictResult, Usage
 from model.text import NormalText, is_word_character, read_text
 
@@ -100,13 +104,16 @@ def next_words(
     # tokens between prefix and cut; q as tokens and as bytes
     between, canonical, typed_prefix = context.index.heal(text[boundary:])
     next_token, tree = NextToken(context, prefix, text), prefix.tree
-    rules = CandidateRules(text, context.is_known)
-    search = _Search(context, next_token, rules, reading)
+    writer = WriterWords(text, history.words, history.lexicon)
+    rules = CandidateRules(text, lambda word: context.is_known(word) or word in writer)
+    search = _Search(context, next_token, rules, reading, writer)
     try:
         spelled = yield from spell(context.index, next_token, between, canonical, typed_prefix)
         for spelling in spelled.spellings:
-            search.branch_from(spelling, spelling.prob / spelled.total)
+            search.branch_from(spelling, spelling.prob / (spelled.total or 1.0))
         yield from search.extend()
+        cut = len(text) - len(typed_prefix.decode())
+        search.weigh(lambda start: _typed_prob(context, text, start, cut, spelled.total))
     finally:  # a cancelled query leaves nodes, too
         if prefix.tree is tree:  # not dropped meanwhile
             context.cache.put(prefix)
@@ -127,6 +134,7 @@ class _Search:
         next_token: NextToken,
         rules: CandidateRules,
         reading: NormalText,
+        writer: WriterWords,
     ) -> None:
         self._index = context.index
         self._surfaces = context.tokenizer.surfaces
@@ -136,6 +144,8 @@ class _Search:
         self._rules = rules
         self._reading = reading
         self._is_as_sent = reading.text == reading.sent
+        self._writer = writer
+        self._weights: Weights | None = None
         # By appended text: its probability; covered characters and probability of its likeliest
         # token. Of those with a space after them, the probability of that.
         self._found: dict[str, tuple[float, str, float]] = {}
@@ -255,8 +265,20 @@ class _Search:
             if prob > highest:
                 likeliest, highest = covered, prob
             self._found[written] = total + prob, likeliest, highest
-        elif is_allowed or self._rules.allow(append):
+        elif (is_allowed or self._rules.allow(append)) and not self._writer.blocks(append):
             self._found[written] = prob, covered, prob
+
+    def weigh(self, typed_prob: Callable[[int], float]) -> None:
+        """Add the words of the writer; *typed_prob* is of the text from a place to its end."""
+        words, found = self._writer.continuations(), self._found
+        if words:
+            if not self._is_as_sent:
+                write = self._reading.write
+                words = [each._replace(append=each.append and write(each.append)) for each in words]
+            probs = [prob for append, (prob, _, _) in found.items() if is_word_character(append[0])]
+            self._weights = weigh(words, sum(probs), typed_prob)
+            for append in self._weights.words:
+                found.setdefault(append, (0.0, "", 0.0))
 
     def candidates(self, top_k: int) -> tuple[Candidate, ...]:
         """Return the best candidates, falling, ties by text."""
@@ -275,8 +297,12 @@ class _Search:
 
     def _ranked(self, cutoff: float) -> list[tuple[float, str]]:
         """Return (-probability, appended text) of what was found above *cutoff*, sorted."""
-        found = self._found.items()
-        return sorted([(-prob, append) for append, (prob, _, _) in found if prob > cutoff])
+        found, weights = self._found.items(), self._weights
+        if not weights:
+            return sorted([(-prob, append) for append, (prob, _, _) in found if prob > cutoff])
+        cutoff *= weights.continued
+        weighed = [(weights.prob(append, prob), append) for append, (prob, _, _) in found]
+        return sorted([(-prob, append) for prob, append in weighed if prob > cutoff])
 
     def _described(self, ranked: list[tuple[float, str]], left: float = 1.0) -> list[Candidate]:
         """Return candidates whose probabilities sum to at most *left*, in spite of rounding."""
@@ -286,6 +312,10 @@ class _Search:
             if not prob > 0:
                 break
             left -= prob
+            if self._weights and append in self._weights.words:
+                word = self._reading.as_sent(self._weights.words[append].start) + append
+                candidates.append(Candidate(word, append, prob, True))
+                continue
             total, covered, _ = self._found[append]
             first = append[0]
             start = self._rules.stem if is_word_character(first) else covered
@@ -308,6 +338,17 @@ class _Search:
                 if prob <= cutoff:
                     break
                 self._take(branch, token, prob)
+
+
+def _typed_prob(context: DecoderContext, text: str, start: int, cut: int, total: float) -> float:
+    """Return the probability of *text* from *start*; of all after *cut* it is *total*.
+
+    That of what lies between them is estimated by shares of the training text.
+    """
+    background = context.tokenizer.background
+    between = context.index.encode_whole(text[min(start, cut) : max(start, cut)])
+    share = math.prod([float(background[token]) or OTHER_BACKGROUND for token in between])
+    return total * share if start < cut else min(1.0, total / max(share, TINY))
 
 
 @lru_cache(maxsize=1 << 15)

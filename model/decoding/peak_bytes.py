@@ -24,6 +24,9 @@ DECODER, COUNTS, OBJECT = 16_000, 30 * MAX_TOKENS, 600
 # A code point and its tokens, in ASCII and in any text. A learned token takes 36 bytes, a byte
 # token 9, and the normal form of one character has at most 12 bytes of UTF-8.
 ASCII_CHARACTER, CHARACTER = 45, 125
+# A code point of a history, in ASCII and in any text: as sent, as read, in lower case. A word of a
+# lexicon, or a blocked one.
+ASCII_HISTORY, HISTORY, LISTED_WORD = 3, 12, 1_500
 # A word for a blank in an answer, and a code point of a text with the details of its tokens.
 FILLING, DETAIL = 150, 700
 
@@ -46,12 +49,19 @@ class PeakBytes:
         """Return the bound for one query, in bytes."""
         text = query.text
         fixed = DECODER + min(_size([text]), CHARACTER * self._limits.characters)
+        if isinstance(query, ScoreQuery):
+            return fixed + self._score + self._context(query)
+        memory = COUNTS + self._writer(query)
         if isinstance(query, PredictQuery):
             candidates = 10 * OBJECT * min(query.top_k, self._limits.top_k)
-            return fixed + COUNTS + self._predict + candidates
-        if isinstance(query, ClozeQuery):
-            return 2 * fixed + COUNTS + self._cloze(query)
-        return fixed + self._score + self._context(query)
+            return fixed + memory + self._predict + candidates
+        return 2 * fixed + memory + self._cloze(query)
+
+    def _writer(self, query: PredictQuery | ClozeQuery) -> int:
+        """Return the bytes of what is known of the writer, as if its texts did not share it."""
+        character = ASCII_HISTORY if query.history.isascii() else HISTORY
+        words = sum([min(len(each), self._limits.lexicon) for each in (query.lexicon, query.block)])
+        return character * min(len(query.history), self._limits.history) + LISTED_WORD * words
 
     def _context(self, query: ScoreQuery) -> int:
         """Return the bytes of a context, and of the details of a text."""

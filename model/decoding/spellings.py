@@ -40,7 +40,7 @@ class Spelled(NamedTuple):
     """The spellings of q that were followed, most probable first."""
 
     spellings: list[Spelling]
-    total: float  # Z = P(q | left); 1 if the encoding of q is taken for certain
+    total: float  # Z = P(q | left); 0 if the encoding of q is taken for certain
     cached_tokens: int  # tokens before the end of the text that were in the tree
 
 
@@ -101,7 +101,7 @@ class _Speller:
                 paths += self._paths(spelling)
         if not total > 0:  # underflow: all that can be said is what follows the encoding of q
             certain = self._spelling(b"", 1.0, spellings[len(canonical)].node)
-            return Spelled([certain], 1.0, self._cached_tokens)
+            return Spelled([certain], 0.0, self._cached_tokens)
         spellings.sort(key=attrgetter("prob"), reverse=True)
         return Spelled(spellings, total, self._cached_tokens)
 

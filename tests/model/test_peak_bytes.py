@@ -17,7 +17,7 @@ from model.decoding.context import DecoderContext
 from model.decoding.prefix_cache import PrefixCache
 from model.decoding.token_index import TokenIndex
 from model.predictor import Predictor, open_model
-from model.queries import ClozeQuery, PredictQuery, Query, ScoreQuery
+from model.queries import ClozeQuery, LexiconEntry, PredictQuery, Query, ScoreQuery
 from model.runtime import Runtime, open_runtime
 from model.tokenizer import Tokenizer
 from service.settings import DEFAULT_CHECKPOINT
@@ -57,6 +57,13 @@ QUERIES: dict[str, Query] = {
     "letters": PredictQuery(letters(400), 100),
     "no stable boundary": PredictQuery("a" * 900, 100),
     "a history": PredictQuery(words(20), history=words(2_000)),
+    "a Chinese history": PredictQuery("我昨天", history="我昨天上学迟到了😀" * 1_000),
+    "words of the writer": PredictQuery(
+        words(20) + " z",
+        history="z" * 40 + words(900),
+        lexicon=tuple(LexiconEntry(f"z{letters(60)}") for _ in range(200)),
+        block=tuple(f"鬱{number}" * 15 for number in range(200)),
+    ),
     "Chinese": PredictQuery("我昨天上学迟到了" * 40, 20),
     "a score": ScoreQuery(words(200)),
     "a score of byte tokens": ScoreQuery("😀" * 500),

@@ -1,0 +1,255 @@
+"""Offer words of the text, of its writer's history and of a lexicon for the word being typed.
+
+A word that occurred c times among N words is expected, before a letter is typed, with a probability
+of ``MIXTURE`` c / (N + S), so that little evidence has little weight. The network expects the typed
+letters with P(stem | left). Both explain what was typed, so Bayes' rule weighs them:
+
+    P(append) ∝ P_network(append | stem) P(stem | left) + Σ ``MIXTURE`` c(stem + append) / (N + S)
+
+After `th` the network decides, after `Okonk`, which it hardly expects, the words of the writer do.
+Nothing is indexed but the lexicon: to search a text takes less time than to read all its words.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+from model.queries import LexiconEntry, clean_word
+from model.text import is_word_character
+from model.words import word_form
+
+# Characters of an unfinished word, or of the beginning of an entry of the lexicon.
+MAX_STEM = 64
+# The weight of these words, and S.
+MIXTURE, SMOOTHING = 0.3, 200.0
+# The share of an occurrence in the text itself: the network has read it, and a sentence seldom
+# repeats its words.
+OWN_TEXT = 0.1
+# The share of a word whose letters were typed in another case.
+OTHER_CASE = 0.3
+# An entry of the lexicon counts as a word that occurred so many times its weight.
+LEXICON_COUNT = 3.0
+# Places of the same letters that are looked at in each text, the latest first; and words that are
+# offered.
+MAX_PLACES, MAX_OFFERED = 128, 32
+# Characters of a word, to estimate how many words a text has.
+WORD_LENGTH = 5
+TINY = 1e-30
+APOSTROPHES = "'’_"
+
+
+class Continuation(NamedTuple):
+    """A word that begins with the end of the text, at *start*, and goes on with *append*."""
+
+    start: int
+    append: str
+    prior: float  # P(word) before a letter of it is typed
+
+
+class Lexicon:
+    """A writer's own words, and those that never come."""
+
+    def __init__(self, entries: Iterable[LexiconEntry] = (), block: Iterable[str] = ()) -> None:
+        self._blocked = {clean_word(word).casefold() for word in block}
+        # By the last character of blocked words, their lengths.
+        self._lengths: dict[str, set[int]] = {}
+        for word in self._blocked:
+            self._lengths.setdefault(word[-1], set()).add(len(word))
+        words = [(clean_word(entry.word), LEXICON_COUNT * entry.weight) for entry in entries]
+        words = [(word, count) for word, count in words if word.casefold() not in self._blocked]
+        self.total = sum([count for _, count in words])
+        self._sorted = sorted([(_lower(word), word, count) for word, count in words])
+        self._firsts = {lower[0] for lower, _, _ in self._sorted}
+        self._forms = {word_form(word) for word, _ in words}
+
+    def __contains__(self, form: str) -> bool:
+        return form in self._forms
+
+    def continue_end(self, text: str) -> list[tuple[int, str, float]]:
+        """Return (start, word, count) of entries that begin with the end of *text*, all of it."""
+        found: list[tuple[int, str, float]] = []
+        lower = _lower(text[-MAX_STEM:]) if self._sorted else ""
+        for start, character in enumerate(lower):
+            if character not in self._firsts or not _is_edge(lower, start):
+                continue
+            typed = lower[start:]
+            place = bisect_left(self._sorted, (typed,))
+            while place < len(self._sorted) and self._sorted[place][0].startswith(typed):
+                _, word, count = self._sorted[place]
+                found.append((len(text) - len(typed), word, count))
+                place += 1
+            if len(found) > MAX_PLACES:  # entries that repeat one character
+                break
+        return found
+
+    def blocks(self, text: str, append: str) -> bool:
+        """Return True if *append* completes a blocked word after *text*."""
+        if not self._blocked:
+            return False
+        before = text[-MAX_STEM:].casefold()
+        joined = before + append.casefold()
+        return any(
+            joined[end - length : end] in self._blocked and _is_edge(joined, end - length)
+            for end in range(len(before) + 1, len(joined) + 1)
+            if joined[end - 1] in self._lengths and _is_edge(joined, end)
+            for length in self._lengths[joined[end - 1]]
+            if length <= end
+        )
+
+
+NO_LEXICON = Lexicon()
+
+
+class SearchedText:
+    """A text in normal form whose words are looked up by their beginning."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._lower = _lower(text)
+
+    def words(self, beginning: str) -> tuple[list[str], int]:
+        """Return words with this *beginning* in any case, and how many characters were searched."""
+        lower, sought = self._lower, _lower(beginning)
+        words, end = list[str](), len(lower)
+        for _ in range(MAX_PLACES):
+            place = lower.rfind(sought, 0, end)
+            if place < 0:
+                return words, len(lower)
+            end = place + len(sought) - 1
+            if place == 0 or not is_word_character(lower[place - 1]):
+                words.append(self._word(place, place + len(sought)))
+        return words, len(lower) - end
+
+    def _word(self, start: int, end: int) -> str:
+        last = min(len(self._text), start + MAX_STEM)
+        while end < last and is_word_character(self._text[end]):
+            end += 1
+        return self._text[start:end].rstrip(APOSTROPHES)
+
+
+class AddedWord(NamedTuple):
+    """What a word of the writer adds to the probability of a candidate."""
+
+    prob: float
+    start: int  # of the word in the text
+
+
+class Weights(NamedTuple):
+    """How the words of a writer change the network's candidates.
+
+    Attributes:
+        continued: factor of candidates that continue the unfinished word.
+        ended: factor of those that end it.
+        words: by appended text.
+    """
+
+    continued: float
+    ended: float
+    words: Mapping[str, AddedWord]
+
+    def prob(self, append: str, network_prob: float) -> float:
+        """Return the probability of a candidate; the network's is *network_prob*."""
+        factor = self.continued if is_word_character(append[0]) else self.ended
+        added = self.words.get(append)
+        return network_prob * factor + (added.prob if added else 0.0)
+
+
+class WriterWords:
+    """The words of text, history and lexicon for the end of a *text* in normal form."""
+
+    def __init__(self, text: str, history: SearchedText, lexicon: Lexicon) -> None:
+        start = len(text)
+        while start > 0 and len(text) - start < MAX_STEM and is_word_character(text[start - 1]):
+            start -= 1
+        self._text, self._start = text, start
+        self._history, self._lexicon = history, lexicon
+
+    @cached_property
+    def _before(self) -> SearchedText:
+        """The text without its unfinished word."""
+        return SearchedText(self._text[: self._start])
+
+    def __contains__(self, word: str) -> bool:
+        """Return True if *word* is in the text, the history or the lexicon, in any case."""
+        form = word_form(word)
+        if not form or form in self._lexicon:
+            return bool(form)
+        texts = self._before, self._history
+        return any(word_form(each) == form for text in texts for each in text.words(form)[0])
+
+    def continuations(self) -> list[Continuation]:
+        """Return the words that begin with the end of the text; *append* may be empty."""
+        found = [*self._lexicon.continue_end(self._text)]
+        total = SMOOTHING + self._lexicon.total
+        stem = self._text[self._start :]
+        if stem:
+            for text, share in ((self._history, 1.0), (self._before, OWN_TEXT)):
+                words, searched = text.words(stem)
+                total += share * searched / WORD_LENGTH
+                found += [(self._start, word, share) for word in words]
+        counts: dict[tuple[int, str], float] = {}
+        for start, word, count in found:
+            typed = self._text[start:]
+            append = word[len(typed) :]
+            if not word.startswith(typed):
+                if not _fits_case(typed, word, append):
+                    continue
+                count *= OTHER_CASE
+            key = start, append
+            counts[key] = counts.get(key, 0.0) + count
+        most = sorted(counts, key=lambda key: (-counts[key], key))[:MAX_OFFERED]
+        return [
+            Continuation(*key, MIXTURE * counts[key] / total)
+            for key in most
+            if not (key[1] and self.blocks(key[1]))
+        ]
+
+    def blocks(self, append: str) -> bool:
+        """Return True if *append* completes a blocked word."""
+        return self._lexicon.blocks(self._text, append)
+
+
+def weigh(
+    words: Sequence[Continuation], continuing: float, typed_prob: Callable[[int], float]
+) -> Weights:
+    """Weigh *words* against the candidates of the network.
+
+    Args:
+        words: of the writer, at least one.
+        continuing: probability of the network's candidates that continue the unfinished word.
+        typed_prob: returns the network's probability of the text from a place to its end.
+    """
+    odds: dict[str, float] = {}
+    starts: dict[str, int] = {}
+    for start, append, prior in words:
+        odds[append] = odds.get(append, 0.0) + prior / max(typed_prob(start), TINY)
+        starts.setdefault(append, start)
+    continued = ended = 1.0 / (1.0 + sum(odds.values()))
+    # The word that was typed is whole: its probability goes to the candidates that end it.
+    if whole := odds.pop("", 0.0):
+        ended *= 1.0 + whole / max(TINY, 1.0 - continuing)
+    added = {append: AddedWord(each * continued, starts[append]) for append, each in odds.items()}
+    return Weights(continued, ended, added)
+
+
+def _lower(text: str) -> str:
+    """Return *text* in lower case, or as it is if that has another length."""
+    lower = text.lower()
+    return lower if len(lower) == len(text) else text
+
+
+def _fits_case(typed: str, word: str, append: str) -> bool:
+    """Return True if *append* of *word* fits *typed*, which has other capitals."""
+    same = typed[1:] == word[1 : len(typed)] or typed == typed.lower()
+    return same and append == append.lower()
+
+
+def _is_edge(text: str, place: int) -> bool:
+    """Return True if no word of letters continues across *place*; an apostrophe may."""
+    around = text[max(0, place - 1) : place + 1]
+    return (
+        len(around) < 2
+        or not (is_word_character(around[0]) and is_word_character(around[1]))
+        or (around[0] in APOSTROPHES or around[1] in APOSTROPHES)
+    )
