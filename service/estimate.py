@@ -26,6 +26,8 @@ JOINT, JOINTS, MANY = 4_000, 4, 8
 MAX_RIGHT = 512
 # A word of a lexicon, or a blocked one: to read it, and for each text.
 LISTED_WORD, KNOWN_WORD = 10, 1
+# Code points that are brought into normal form in a microsecond, unless they are ASCII.
+NORMALISED = 2
 # Code points of a history in a microsecond: in ASCII, in other characters, and for each text.
 ASCII_HISTORY, HISTORY, KNOWN_HISTORY = 4, 1, 64
 # Of a text, one round reads so many tokens at most; or it searches for so many words, or scores so
@@ -150,17 +152,17 @@ class Estimator:
         for each in queries:
             readings = 1 + (ends_word and is_word_character(each.text[:1] or " "))
             tokens = readings * token * count_tokens(each.text, rare)
-            work = _work(SCORE, tokens, 2 * token * ROUND_TOKENS)
+            work = _work(SCORE + _reading(each.text), tokens, 2 * token * ROUND_TOKENS)
             works.append(work if len(each.text) <= limits.characters else _REFUSED)
         if not first.context:
             return works
         new = first.context[self._known_length(first.context, _owner(first, cache_salt)) :]
-        tokens = TOKEN * count_tokens(new, rare)
-        return _with_shared(works, CONTEXT + tokens, CONTEXT + min(tokens, TOKEN * ROUND_TOKENS))
+        tokens, fixed = TOKEN * count_tokens(new, rare), CONTEXT + _reading(first.context)
+        return _with_shared(works, fixed + tokens, fixed + min(tokens, TOKEN * ROUND_TOKENS))
 
     def _predict(self, query: PredictQuery, fixed: int, owner: int | str) -> Work:
         new = query.text[self._known_length(query.text, owner) :]
-        fixed += PREDICT + CANDIDATE * query.top_k
+        fixed += PREDICT + CANDIDATE * query.top_k + _reading(query.text)
         return _work(fixed, TOKEN * count_tokens(new, self._rare), TOKEN * ROUND_TOKENS)
 
 
@@ -182,6 +184,11 @@ def count_tokens(text: str, rare: re.Pattern[str] = NOT_ASCII) -> int:
         spelled = "".join(rare.findall(text))
         tokens += len(spelled.encode(errors="replace")) - len(spelled)
     return tokens
+
+
+def _reading(text: str) -> int:
+    """Estimate the work of bringing *text* into normal form."""
+    return 0 if text.isascii() else len(text) // NORMALISED
 
 
 def _owner(query: Query, cache_salt: str) -> int:
@@ -233,6 +240,7 @@ def _cloze(
         if lists
         else joints * JOINT + count * BLANK_WORD * max(MIN_WORDS, query.top_k)
     )
+    fixed += _reading(query.text)
     in_round = fixed + min(TOKEN * tokens, width * TOKEN * ROUND_TOKENS)
     return Work(fixed + TOKEN * tokens + search, in_round + min(search, ROUND_WORD * words))
 

@@ -33,6 +33,7 @@ def work_of(query: Any) -> Work:
         (PredictQuery("我" * 100), PredictQuery("鼗" * 100)),
         (PredictQuery("鬼" * 100), PredictQuery("😀" * 100)),
         (PredictQuery("\U0001d157" * 100), PredictQuery("\U0001d160" * 100)),  # becomes three
+        (PredictQuery("a\u200b"), PredictQuery("a" + "\u200b" * 9_000)),
         (PredictQuery("a", top_k=5), PredictQuery("a", top_k=100)),
         (PredictQuery("a"), PredictQuery("a", history="b" * 10_000)),
         (PredictQuery("a ____"), ClozeQuery("a ____")),
