@@ -13,7 +13,7 @@ from model.queries import Choices, ClozeQuery, Limits, PredictQuery, Query, Scor
 from model.text import is_word_character, normalise
 
 # Microseconds.
-PREDICT, CANDIDATE = 1_000, 12
+PREDICT, CANDIDATE = 1_100, 2
 SCORE, CONTEXT = 300, 500
 TOKEN, SCORED_TOKEN, DETAIL = 30, 57, 5
 # A blank is searched for so many words, however few are wanted.
