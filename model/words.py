@@ -6,6 +6,7 @@ word of several tokens only if it is known.
 The file has one word a line in UTF-8, each as :func:`word_form` returns it, sorted by code points.
 """
 
+import re
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
@@ -14,13 +15,15 @@ from itertools import accumulate, groupby, pairwise
 from model.text import LETTER, is_word_character
 
 MAX_BYTES = 1 << 20  # of the file
+_ENDING = re.compile("'(?:s|d|ll|re|ve)$")
+_LAST_CAPITAL = re.compile("[a-z]{2}['’]?[A-Z]$")
 
 
 class KnownWords:
-    """A set of words, without regard to case, quotes around them or a possessive `'s`.
+    """A set of words, without regard to case, quotes around them or an ending such as `'s`.
 
-    Words without a letter, such as numbers, are always known. An empty set knows every word: the
-    training text may have had none.
+    A capital after small letters ends no known word (`catS`). Words without a letter, such as
+    numbers, are always known. An empty set knows every word: the training text may have had none.
 
     It keeps 64-bit hashes, a tenth of the memory of the words. An unknown word has the hash of a
     known one once in 10^14 times.
@@ -39,6 +42,8 @@ class KnownWords:
         form = word_form(word)
         if not self._hashes or not LETTER.search(form):
             return True
+        if _LAST_CAPITAL.search(word):
+            return False
         wanted = hash(form)
         index = bisect_left(self._hashes, wanted)
         return index < len(self._hashes) and self._hashes[index] == wanted
@@ -66,11 +71,10 @@ def read_words(data: bytes) -> list[str]:
 def word_form(word: str) -> str:
     """Return the form in which a word is listed.
 
-    >>> word_form("‘Theatre’s"), word_form("dogs'"), word_form("don’t")
-    ('theatre', 'dogs', "don't")
+    >>> word_form("'Theatre’s"), word_form("dogs'"), word_form("don’t"), word_form("she'll")
+    ('theatre', 'dogs', "don't", 'she')
     """
-    plain = word.casefold().replace("’", "'").rstrip("'_")
-    return plain.removesuffix("'s").lstrip("'_")
+    return _ENDING.sub("", word.casefold().replace("’", "'").rstrip("'")).lstrip("'")
 
 
 def words_in(text: str) -> Iterator[str]:

@@ -28,8 +28,7 @@ _OPENING, _CLOSING = "([{“‘「『（【《〈〔", ")]}”’」』）】》
 _PAIRS = tuple(zip(_OPENING, _CLOSING, strict=True))
 _FOLLOWS_WORD = _SENTENCE_ENDS + ",;:…%，、；：％" + _CLOSING
 _LAST_LATIN = "ɏ"
-_APOSTROPHE = re.compile(f"[{_APOSTROPHES}]")
-_LATIN = re.compile(f"[A-Za-zÀ-ÖØ-öø-{_LAST_LATIN}{_APOSTROPHES}]+")
+_LATIN = re.compile(f"[A-Za-zÀ-ÖØ-öø-{_LAST_LATIN}]")
 _MARKS = re.compile(f"[\"'{re.escape(_OPENING + _CLOSING)}]")
 _OPEN_APOSTROPHE = re.compile(r"(?<![^\s(\"“])'\w|‘")
 _SMILEY = re.compile("[:;=]-?[()]$")
@@ -94,11 +93,8 @@ class CandidateRules:
 
 
 def is_known(words: KnownWords, word: str) -> bool:
-    """Return True for one of *words*, and for a word that is not Latin throughout.
-
-    Only what precedes an apostrophe is looked up if the whole is not listed.
-    """
-    return not _LATIN.fullmatch(word) or word in words or _APOSTROPHE.split(word)[0] in words
+    """Return True for one of *words*, and for a word without Latin letters."""
+    return not _LATIN.search(word) or word in words
 
 
 def _open_marks(line: str) -> str:
