@@ -179,7 +179,7 @@ class ScoreResult:
 
     Attributes:
         log_probability: in nats.
-        characters: code points, in form C.
+        characters: code points of its normal form, without the space after its context.
         bits_per_character: negative log-probability in bits per code point: comparable between
             tokenizers.
         details: every token of the text; None unless they were asked.

@@ -114,7 +114,7 @@ def score_text(
         if before and text:
             start = yield from reader.read(before)
         details = Details(sent, text, start.rest) if query.details else None
-        readings.append((yield from _score(context, start, text, len(sent.text), details)))
+        readings.append((yield from _score(context, start, text, details)))
     return max(readings, key=attrgetter("log_probability"))
 
 
@@ -180,9 +180,9 @@ def _ways(
 
 
 def _score(
-    context: DecoderContext, start: Start, text: str, characters: int, details: "Details | None"
+    context: DecoderContext, start: Start, text: str, details: "Details | None"
 ) -> Decoder[ScoreResult]:
-    """Score *text* in normal form; *characters* are those of it and of the space before it."""
+    """Score *text* in normal form, without the space before it."""
     tokens = context.tokenizer.encode(start.rest + text) if text else []
     state, unread, log_probs = start.state, start.unread, array("f")
     for first in range(0, len(tokens), CHUNK_TOKENS):
@@ -206,7 +206,8 @@ def _score(
     for first in range(0, len(log_probs), CHUNK_TOKENS):  # the order of sums decides last digits
         total += float(np.sum(log_probs[first : first + CHUNK_TOKENS], dtype=np.float64))
     usage = Usage(start.usage.tokens + len(tokens), start.usage.cached_tokens)
-    bits = -total / math.log(2.0) / characters
+    characters = len(text)
+    bits = -total / math.log(2.0) / max(1, characters)
     entries = details.entries() if details else None
     return ScoreResult(total, characters, len(tokens) - inside, bits, usage, entries)
 

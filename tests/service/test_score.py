@@ -40,6 +40,7 @@ def test_a_word_after_a_context_gets_its_own_probability(
     """It does not matter which side sends the space."""
     (result,) = score(text=text, context=context)
     assert result["log_probability"] == pytest.approx(-7.38, abs=0.05)
+    assert (result["tokens"], result["characters"]) == (1, 5)
     assert "details" not in result
 
 
