@@ -7,7 +7,8 @@ without spaces, ``en`` for everything else.
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
@@ -34,7 +35,7 @@ _UNSPACED = re.compile(
 # marks, fillers, variation selectors, tags, and the skin tones of emoji.
 _UNSEEN = (
     "\0-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
-    "\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb"
+    "\u200b-\u200f\u202a-\u202e\u2060-\u206f\u20e3\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffc"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U0001f3fb-\U0001f3ff\U000e0000-\U000e0fff"
 )
 _ODD_SPACE = "\t\xa0\u1680\u2000-\u200a\u202f\u205f\u3000"
@@ -48,7 +49,10 @@ _REPLACED = re.compile(
     f"|(?P<line_end>\\r\\n|[{_ODD_LINE_END}])|(?P<full_width>[{_FULL_WIDTH}])|[{_UNSEEN}]+"
 )
 # Pictures and flags, and a run of them with spaces.
-_EMOJI = "\u231a\u231b\u23e9-\u23fa\u2600-\u2767\u2b1b\u2b1c\u2b50\u2b55\U0001f000-\U0001faff"
+_EMOJI = (
+    "\u2194-\u2199\u21a9\u21aa\u231a\u231b\u23e9-\u23fa\u25b6\u25c0\u25fb-\u25fe\u2600-\u2767\u2934\u2935"
+    "\u2b05-\u2b07\u2b1b\u2b1c\u2b50\u2b55\u3297\u3299\U0001f000-\U0001faff"
+)
 _AN_EMOJI = re.compile(f"[{_EMOJI}]")
 _EMOJI_RUN = re.compile(f" ?[{_EMOJI}][ {_EMOJI}]*")
 _TO_FULL_WIDTH = {code: code + 0xFEE0 for code in range(0x30, 0x7B) if chr(code).isalnum()}
@@ -80,9 +84,9 @@ class NormalText:
         return cls(sent, normalise(sent))
 
     @cached_property
-    def offsets(self) -> list[int]:
+    def offsets(self) -> Sequence[int]:
         """The place in *sent* of each character of *text*, never falling, and ``len(sent)``."""
-        return [*(start for start, _ in self._spans), len(self.sent)]
+        return array("I", [*self._spans[0], len(self.sent)])
 
     def span(self, start: int, end: int) -> tuple[int, int]:
         """Return start and end in *sent* of *text* from *start* to *end*.
@@ -91,13 +95,14 @@ class NormalText:
         """
         if start == end:
             return self.offsets[start], self.offsets[start]
-        return self._spans[start][0], self._spans[end - 1][1]
+        return self._spans[0][start], self._spans[1][end - 1]
 
     def as_sent(self, start: int) -> str:
         """Return *text* from *start* as it was sent, without invisible characters."""
         if self.sent == self.text:
             return self.text[start:]
-        return "".join([self.sent[begin:end] for begin, end in self._spans[start:]])
+        starts, ends = self._spans
+        return "".join([self.sent[starts[n] : ends[n]] for n in range(start, len(self.text))])
 
     def read(self, word: str) -> str:
         """Return *word*, in normal form, as it is read in this text."""
@@ -138,17 +143,17 @@ class NormalText:
         return last != "" and ord(last) in _FROM_FULL_WIDTH
 
     @cached_property
-    def _spans(self) -> list[tuple[int, int]]:
-        """Start and end in *sent* of each character of *text*."""
+    def _spans(self) -> tuple[Sequence[int], Sequence[int]]:
+        """Start and end in *sent* of each character of *text*, as arrays, which are small."""
         sent = self.sent
-        if sent.lower() == self.text.lower():
-            return [(place, place + 1) for place in range(len(sent))]
         spans = [(place, place + 1) for place in range(len(sent))]
-        text, spans = _replaced(_REPLACED, _replacement, sent, spans)
-        text, spans = _composed(text, spans)
-        if not _AN_EMOJI.search(self.text):
-            text, spans = _replaced(_EMOJI_RUN, _sentence_end, text, spans)
-        return spans[: len(self.text)]
+        if sent.lower() != self.text.lower():
+            text, spans = _replaced(_REPLACED, _replacement, sent, spans)
+            text, spans = _composed(text, spans)
+            if not _AN_EMOJI.search(self.text):
+                text, spans = _replaced(_EMOJI_RUN, _sentence_end, text, spans)
+        spans = spans[: len(self.text)]
+        return array("I", [start for start, _ in spans]), array("I", [end for _, end in spans])
 
 
 def read_text(sent: str) -> NormalText:

@@ -51,7 +51,7 @@ def test_normal_form_is_stable_and_knows_its_places(text: str) -> None:
     read = read_text(text)
     assert read_text(read.text).text == read.text
     assert len(read.offsets) == len(read.text) + 1
-    assert read.offsets == sorted(read.offsets)
+    assert list(read.offsets) == sorted(read.offsets)
     assert read.offsets[-1] == len(text)
     plain = NormalText(text, normalised)
     assert all(0 <= offset < len(text) for offset in plain.offsets[:-1])
@@ -87,11 +87,11 @@ def test_answers_continue_the_text_as_sent(text: str, answer: str) -> None:
     [
         ("Thank\u00a0you\u3000 \tvery ", "Thank you very "),
         ("one\r\ntwo\rthree\u2028four\x85five\n", "one\ntwo\nthree\nfour\nfive\n"),
-        ("\ufeffto\u00admorrow\u200b\u200e", "tomorrow"),
+        ("\ufeffto\u00admorrow\u200b\u200e\ufffc", "tomorrow"),
         ("a \u200b b", "a b"),
         ("e\u200b\u0301", "é"),
         ("１００％，Ａｂｃ！", "100％，Abc！"),
-        ("晚安❤\ufe0f 👍\U0001f3fd 👩\u200d💻", "晚安❤ 👍 👩💻"),
+        ("晚安❤\ufe0f 👍\U0001f3fd 👩\u200d💻 1\ufe0f\u20e3", "晚安❤ 👍 👩💻 1"),
         ("谢谢你的 \u3000", "谢谢你的"),
         ("好。 ", "好。"),
         ("我用 Linux ", "我用 Linux "),
@@ -125,7 +125,7 @@ def test_normal_form(sent: str, text: str) -> None:
 def test_offsets_skip_what_was_changed(text: str, normalised: str, offsets: list[int]) -> None:
     """A letter and its mark become one character; the next keeps its place in the original."""
     read = read_text(text)
-    assert (read.text, read.offsets) == (normalised, offsets)
+    assert (read.text, list(read.offsets)) == (normalised, offsets)
 
 
 def test_spans_leave_out_what_is_invisible() -> None:
@@ -198,7 +198,7 @@ def test_texts_in_capitals_are_read_in_small_letters(sent: str, text: str) -> No
 def test_emoji_are_read_as_the_end_of_a_sentence(sent: str, text: str, offsets: list[int]) -> None:
     """After a word, and if no punctuation follows; otherwise they are not read."""
     read = read_text(sent)
-    assert (read.text, read.offsets) == (text, offsets)
+    assert (read.text, list(read.offsets)) == (text, offsets)
 
 
 def test_letter_with_too_many_marks_is_left_as_it_is() -> None:
@@ -209,9 +209,9 @@ def test_letter_with_too_many_marks_is_left_as_it_is() -> None:
     assert normalise(f"e\u0301{many}e\u0301") == f"é{many}é"
     assert normalise(normalise(f"{many} e\u0301 {many}")) == f"{many} é {many}"
     read = read_text(f"e\u0301{many}")
-    assert (read.text, read.offsets) == (f"é{many}", [0, *range(2, 35)])
+    assert (read.text, list(read.offsets)) == (f"é{many}", [0, *range(2, 35)])
     endless = "a" + "\u0301" * 5_000 + "\u0316" * 5_000  # in order, the second half comes first
-    assert (normalise(endless), read_text(endless).offsets) == (endless, [*range(10_002)])
+    assert (normalise(endless), list(read_text(endless).offsets)) == (endless, [*range(10_002)])
 
 
 # The longest run of marks that 30 characters can decompose into, after a letter with 3 of its own.
