@@ -33,6 +33,7 @@ from model.queries import (
     ScoreQuery,
 )
 from model.runtime import Runtime, open_runtime
+from model.text import normalise
 
 # Decoders that Predictor.run runs at the same time: enough to fill batches, few enough for memory.
 MAX_LIVE = 64
@@ -61,6 +62,7 @@ class Predictor:
         self.runtime = runtime
         self.limits = limits or Limits()
         self.cache = PrefixCache(cache_bytes)  # only for the thread that runs the decoders
+        normalise("我")  # loads its tables before the first text comes
         self._context = DecoderContext(checkpoint, self.cache, use_cache_lm)
         self._peak_bytes = PeakBytes(runtime.sizes, self.limits)
 

@@ -51,7 +51,6 @@ class DecoderContext:
 
     def __init__(self, checkpoint: Checkpoint, cache: PrefixCache, use_cache_lm: bool) -> None:
         network = checkpoint.network
-        normalise("我")  # loads its tables before the first text comes
         self.tokenizer = checkpoint.tokenizer
         self.index = TokenIndex(checkpoint.tokenizer)
         self.two_towers = network.architecture == "two_towers"
