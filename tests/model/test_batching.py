@@ -217,6 +217,7 @@ QUERIES: tuple[Query, ...] = (
     ClozeQuery("他们在____学习。", choices=("学校", "公园", "the cat")),
     ScoreQuery("今天天气很好,我们去公园走走。"),
     ScoreQuery("She said that he would like the other theme." * 3),
+    ScoreQuery("eatre in the evening", "I like to go to the th", details=True),
 )
 
 
