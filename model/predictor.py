@@ -106,7 +106,7 @@ class Predictor:
                 continue
             layout = find_blanks(query, self.limits.blanks, choices)
             if self.checkpoint.network.architecture == "stacked_bidirectional":
-                yield fill_masked(self._context, layout)
+                yield fill_masked(self._context, layout, history)
             else:
                 yield fill_blanks(self._context, layout, history)
 

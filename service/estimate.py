@@ -16,23 +16,22 @@ from model.text import is_word_character, normalise
 PREDICT, CANDIDATE = 1_100, 2
 SCORE, CONTEXT = 300, 500
 TOKEN, SCORED_TOKEN, DETAIL = 30, 57, 5
-# A blank is searched for so many words, however few are wanted.
-BLANK_WORD, MIN_WORDS = 800, 16
+BLANK = 12_800
 CHOSEN_BLANK, CHOICE, CHOICE_TOKEN = 2_500, 150, 120
 # Several blanks are first filled from left to right, with so many fillings of those before, or with
 # one in texts of many blanks.
 JOINT, JOINTS, MANY = 4_000, 4, 8
 # So many tokens behind a single blank are read.
 MAX_RIGHT = 512
-# A word of a lexicon, or a blocked one: to read it, and for each text.
-LISTED_WORD, KNOWN_WORD = 10, 1
+# A word of a lexicon, or a blocked one: to read it, for each text, and for each text with blanks.
+LISTED_WORD, KNOWN_WORD, BLANK_WORD = 10, 1, 20
 # Code points that are brought into normal form in a microsecond, unless they are ASCII.
 NORMALISED = 2
 # Code points of a history in a microsecond: in ASCII, in other characters, and for each text.
 ASCII_HISTORY, HISTORY, KNOWN_HISTORY = 4, 1, 64
 # Of a text, one round reads so many tokens at most; or it searches for so many words, or scores so
 # many choices, each for so long.
-ROUND_TOKENS, ROUND_WORDS, ROUND_WORD = 64, 32, 250
+ROUND_TOKENS, ROUND_WORDS, ROUND_CHOICES, ROUND_WORD = 64, 16, 32, 250
 
 # A text that shares whole blocks of this many code points with an earlier one is probably cached.
 BLOCK = 64
@@ -234,12 +233,10 @@ def _cloze(
     tokens = count_tokens(text[:first], rare) + readings * (
         min(after, MAX_RIGHT) if count == 1 else after
     )
-    words = width * ROUND_WORDS if lists else max(width * MIN_WORDS, query.top_k)
-    search = (
-        (joints + count) * sum(lists) // len(lists)
-        if lists
-        else joints * JOINT + count * BLANK_WORD * max(MIN_WORDS, query.top_k)
-    )
+    words = width * (ROUND_CHOICES if lists else ROUND_WORDS)
+    search = joints * JOINT + count * BLANK + BLANK_WORD * len(query.lexicon)
+    if lists:
+        search = (joints + count) * sum(lists) // len(lists)
     fixed += _reading(query.text)
     in_round = fixed + min(TOKEN * tokens, width * TOKEN * ROUND_TOKENS)
     return Work(fixed + TOKEN * tokens + search, in_round + min(search, ROUND_WORD * words))

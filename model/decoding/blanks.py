@@ -18,7 +18,16 @@ from model.decoding.markers import (
     with_brackets,
 )
 from model.errors import QueryError
-from model.queries import Blank, ClozeQuery, ClozeResult, Filling, ReadChoices, Usage, fit_choices
+from model.queries import (
+    Blank,
+    ClozeQuery,
+    ClozeResult,
+    Filling,
+    JointFilling,
+    ReadChoices,
+    Usage,
+    fit_choices,
+)
 from model.text import Language, NormalText, is_east_asian, language_at_end, normalise, read_text
 from model.tokenizer import START
 
@@ -85,8 +94,16 @@ class Layout:
                 filled += " "
         return filled + text[position:]
 
-    def result(self, ranked: Sequence[Sequence[tuple[str, float]]], usage: Usage) -> ClozeResult:
-        """Fill each blank with the first of its (word, probability); without any it stays."""
+    def result(
+        self,
+        ranked: Sequence[Sequence[tuple[str, float]]],
+        usage: Usage,
+        fillings: Sequence[tuple[Sequence[str | None], float]] = (),
+    ) -> ClozeResult:
+        """Fill each blank with the first of its (word, probability); without any it stays.
+
+        *fillings* are those of all blanks together, with their probabilities, best first.
+        """
         written = [self._write(number, words) for number, words in enumerate(ranked)]
         shown = self.query.top_k if self.choices is None else None
         blanks = tuple(
@@ -94,7 +111,24 @@ class Layout:
             for slot, fillings in zip(self.slots, written, strict=True)
         )
         first = [fillings[0].word.strip() if fillings else None for fillings in written]
-        return ClozeResult(self.fill(first), blanks, usage)
+        joint = None
+        if self.query.fillings > 1:
+            joint = tuple(self._join(*each) for each in fillings[: self.query.fillings])
+        return ClozeResult(self.fill(first), blanks, usage, joint)
+
+    def _join(self, words: Sequence[str | None], prob: float) -> JointFilling:
+        """Return a filling of all blanks as it is written."""
+        written = [
+            self._write(number, [(word, prob)])[0].word if word else None
+            for number, word in enumerate(words)
+        ]
+        sent = self.query.text
+        shown = (
+            word or sent[slot.start : slot.end]
+            for slot, word in zip(self.slots, written, strict=True)
+        )
+        filled = self.fill([word and word.strip() for word in written])
+        return JointFilling(filled, tuple(shown), prob)
 
     def _write(self, number: int, words: Sequence[tuple[str, float]]) -> list[Filling]:
         """Return choices as sent, or words in the writing of the text: equal ones add up."""

@@ -9,17 +9,20 @@ For one blank, with every other blank read as its filling or as ``<blank>``:
                      + λ2 log P_B(left context, span | right)
 
 3. *Calibrate*: the rescored words keep their total probability M and share it by softmax(s / τ);
-   the others keep theirs. The first 16 words sum to F, which becomes F^γ. Of K choices, all are
-   divided by τ, and P = (1 - ε) softmax + ε / K.
+   the others keep theirs. A word that repeats what is near loses some nats, and the writer's own
+   words are added (blank_words.py). The first 16 words sum to F, which becomes F^γ. Of K choices,
+   all are divided by τ, and P = (1 - ε) softmax + ε / K.
 
-Several blanks are filled from left to right by a small joint beam. Then a sweep ranks the words of
-each blank with all others filled.
+Several blanks are filled together, from left to right, by a small beam. Then the words of each are
+ranked with all others filled by the best filling, whose own word comes first. Nothing depends on
+how many candidates or fillings are asked for.
 
 A forward-only network has no gap head: its next head proposes, and
 s = log P_F(span, right context | left).
 """
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise, starmap
 from typing import Literal, NamedTuple
 
@@ -27,6 +30,7 @@ import numpy as np
 
 from model.batching import Decoder, RunTower, Score, gather
 from model.config import SPAN, WORD, Tower
+from model.decoding.blank_words import NEAR, BlankWords
 from model.decoding.blanks import Layout, last_line
 from model.decoding.cache_lm import CacheLM
 from model.decoding.context import DecoderContext, History, load_prefix
@@ -45,6 +49,8 @@ from model.tokenizer import BLANK, END, START
 
 # Proposals that are rescored: of two towers, of a forward-only network, and choices.
 RESCORED, RESCORED_BLIND, RESCORED_CHOICES = 16, 32, 32
+# Spans of each length that are searched on, however improbable they are.
+KEPT = 10
 # Nats below the first proposal at which a proposal is not rescored.
 RESCORING_MARGIN = 5.0
 # Tokens of context on either side that rescoring scores.
@@ -55,24 +61,36 @@ BEAM, MANY = 4, 8
 MAX_RIGHT = 512
 
 
+# Words with their probabilities, best first.
+Ranked = list[tuple[Proposal, float]]
+
+
 class _Joint(NamedTuple):
     """Fillings of the first blanks, None if nothing fits, and the state before the next blank."""
 
-    fillings: tuple[Span | None, ...]
+    fillings: tuple[Proposal | None, ...]
     log_prob: float
     state: Float32Array
+
+    @property
+    def words(self) -> tuple[str | None, ...]:
+        """The words of the fillings."""
+        return tuple(each and each.word for each in self.fillings)
 
 
 def fill_blanks(context: DecoderContext, layout: Layout, history: History) -> Decoder[ClozeResult]:
     """Decode one query, which is checked already."""
     prefix, cached_tokens = yield from load_prefix(context, layout.before, history)
-    cloze = _Cloze(context, layout, prefix.recent.tolist())
+    cloze = _Cloze(context, layout, history, prefix.recent.tolist())
     state = prefix.tree.root.state
-    fillings: Sequence[Span | None] = [None]
+    joints = [_Joint((None,), 0.0, state)]
     if len(layout.slots) > 1:
-        fillings = yield from cloze.fill_jointly(state)
-    ranked = yield from cloze.sweep(state, fillings)
-    return layout.result(ranked, Usage(cloze.tokens, cached_tokens))
+        joints = yield from cloze.fill_jointly(state, layout.query.fillings)
+    ranked = yield from cloze.rank_each(state, joints[0])
+    fillings = [(each.words, float(np.exp(each.log_prob))) for each in joints]
+    if len(layout.slots) == 1:
+        fillings = [((word,), prob) for word, prob in ranked[0]]
+    return layout.result(ranked, Usage(cloze.tokens, cached_tokens), fillings)
 
 
 class _Cloze:
@@ -81,11 +99,13 @@ class _Cloze:
     The right side of a blank is the backward state after it, (S,), None if nothing is known of it.
     """
 
-    def __init__(self, context: DecoderContext, layout: Layout, recent: list[int]) -> None:
+    def __init__(
+        self, context: DecoderContext, layout: Layout, history: History, recent: list[int]
+    ) -> None:
         encode = context.index.encode
         self._context = context
         self._slots = layout.slots
-        self._top_k = layout.query.top_k
+        self._words = BlankWords(context, layout, history)
         # Tokens before each blank, back to the blank before it, and after the last one.
         self._parts = [encode(layout.before), *(encode(slot.after) for slot in layout.slots)]
         self._lines = [encode(slot.line) for slot in layout.slots]
@@ -94,61 +114,76 @@ class _Cloze:
         # The spans that spell the choices of the last list, so that all blanks share them.
         self._last_choices: ReadChoices | None = None
         self._spelled: dict[str, Line] = {}
-        # The text right of a blank does not follow the text left of it.
-        apart = [token for tokens in self._parts[1:] for token in (START, *tokens)]
-        counted = [*recent, *apart] if context.use_cache_lm else []
+        # A word seldom returns at once, so the tokens next to a blank do not count.
+        counted = recent[: len(recent) - min(NEAR, len(self._parts[0]))]
+        for number, tokens in enumerate(self._parts[1:], 1):
+            last = number == len(self._slots)
+            counted += [START, *tokens[NEAR : len(tokens) if last else -NEAR]]
+        counted = counted if context.use_cache_lm else []
         self._cache_lm = CacheLM(np.array(counted, dtype=np.int64), context.tokenizer.background)
-        self._two_towers = context.two_towers
+        self._two_towers, self._output = context.two_towers, context.output["forward"]
 
     # ------------------------------------------------------------------------------ several blanks
 
-    def fill_jointly(self, state: Float32Array) -> Decoder[tuple[Span | None, ...]]:
-        """Fill all blanks from left to right, with those further right read as ``<blank>``."""
+    def fill_jointly(self, state: Float32Array, count: int) -> Decoder[list[_Joint]]:
+        """Return the *count* best fillings of all blanks that a search finds, best first.
+
+        It goes from left to right, with blanks further right read as ``<blank>``.
+        """
         rights = yield from self._run_rights([None] * len(self._slots))
         width = BEAM if len(self._slots) <= MANY else 1
         beam = [_Joint((), 0.0, state)]
         for number, right in enumerate(rights):
             found = yield from gather(
-                [self._rank(number, joint.state, right, BEAM, BEAM) for joint in beam]
+                [self._rank(number, joint.state, right, joint.words, BEAM) for joint in beam]
             )
-            longer: list[tuple[float, _Joint, Span | None]] = [
-                (joint.log_prob + float(np.log(max(prob, 1e-300))), joint, proposal.span)
+            longer: list[tuple[float, _Joint, Proposal | None]] = [
+                (joint.log_prob + float(np.log(max(prob, 1e-300))), joint, proposal)
                 for joint, ranked in zip(beam, found, strict=True)
-                for proposal, prob in ranked
+                for proposal, prob in ranked[:BEAM]
             ]
             # If nothing fits, the blank stays a blank to those that follow.
             chosen = longer or [(joint.log_prob, joint, None) for joint in beam]
-            chosen = sorted(chosen, key=lambda each: -each[0])[:width]
-            states = yield [self._run_after(number, joint.state, span) for _, joint, span in chosen]
+            last = number + 1 == len(rights)
+            chosen = sorted(chosen, key=lambda each: -each[0])[: count if last else width]
+            states: Sequence[Float32Array] = [state] * len(chosen)  # the last ones are not needed
+            if not last:
+                steps = [self._run_after(number, joint.state, word) for _, joint, word in chosen]
+                states = yield steps
             beam = [
-                _Joint((*joint.fillings, span), log_prob, after)
-                for (log_prob, joint, span), after in zip(chosen, states, strict=True)
+                _Joint((*joint.fillings, word), log_prob, after)
+                for (log_prob, joint, word), after in zip(chosen, states, strict=True)
             ]
-        return beam[0].fillings
+        return beam
 
-    def sweep(
-        self, state: Float32Array, fillings: Sequence[Span | None]
+    def rank_each(
+        self, state: Float32Array, joint: _Joint
     ) -> Decoder[list[list[tuple[str, float]]]]:
-        """Rank the words of each blank with all others filled; its best word stays."""
-        rights = yield from self._run_rights(fillings)
-        rescored = RESCORED if self._two_towers else RESCORED_BLIND
-        wanted = max(self._top_k, rescored)
+        """Rank the words of each blank with all others filled; the word of *joint* comes first."""
+        rights = yield from self._run_rights(joint.fillings)
+        wanted = RESCORED if self._two_towers else RESCORED_BLIND
         answers: list[list[tuple[str, float]]] = []
-        for number, right in enumerate(rights):
-            ranked = yield from self._rank(number, state, right, wanted, self._top_k, rescored)
-            answers.append([(proposal.word, prob) for proposal, prob in ranked])
+        for number, (right, filling) in enumerate(zip(rights, joint.fillings, strict=True)):
+            others = [*joint.words[:number], *joint.words[number + 1 :]]
+            ranked = yield from self._rank(number, state, right, others, wanted, wanted)
+            words = [proposal.word for proposal, _ in ranked]
+            if filling is not None and filling.word in words:
+                words.remove(filling.word)
+                words.insert(0, filling.word)
+            answers.append([(word, prob) for word, (_, prob) in zip(words, ranked, strict=True)])
             if number + 1 < len(rights):
-                step = self._run_after(number, state, ranked[0][0].span if ranked else None)
-                (state,) = yield [step]
+                (state,) = yield [self._run_after(number, state, filling)]
         return answers
 
-    def _run_after(self, number: int, state: Float32Array, span: Span | None) -> RunTower:
-        """Run on to the next blank, after *span*, or after ``<blank>`` if nothing fits."""
+    def _run_after(self, number: int, state: Float32Array, word: Proposal | None) -> RunTower:
+        """Run on to the next blank, after *word*, or after ``<blank>`` if nothing fits."""
         after = self._parts[number + 1]
-        filling = (BLANK,) if span is None else span.tokens
+        filling = (BLANK,) if word is None else word.span.tokens
         return RunTower("forward", state, (*filling, *after))
 
-    def _run_rights(self, fillings: Sequence[Span | None]) -> Decoder[list[Float32Array | None]]:
+    def _run_rights(
+        self, fillings: Sequence[Proposal | None]
+    ) -> Decoder[list[Float32Array | None]]:
         """Run the backward tower to each blank on its line, last blank first."""
         rights: list[Float32Array | None] = []
         for number, slot in reversed(list(enumerate(self._slots))):
@@ -159,7 +194,7 @@ class _Cloze:
                     filling, further = fillings[number + 1], rights[-1]
                     if further is not None:
                         state, start = further, []
-                    start += [BLANK] if filling is None else reversed(filling.tokens)
+                    start += [BLANK] if filling is None else reversed(filling.span.tokens)
                 tokens = reversed(self._lines[number][:MAX_RIGHT])
                 (state,) = yield [RunTower("backward", state, (*start, *tokens))]
             rights.append(state)
@@ -172,42 +207,57 @@ class _Cloze:
         number: int,
         state: Float32Array,
         right: Float32Array | None,
+        others: Sequence[str | None],
         wanted: int,
-        shown: int,
         covering: int = 0,
-    ) -> Decoder[list[tuple[Proposal, float]]]:
-        """Return *wanted* words for a blank after *state*, with probabilities, best first.
+    ) -> Decoder[Ranked]:
+        """Return words for a blank after *state*, with probabilities, best first.
 
-        Improbable words are dropped, but for the first *shown*. The total probability F of the
-        first *covering* words becomes F^γ.
+        The search ends when *wanted* are found. *others* fill the other blanks. The total
+        probability F of the first *covering* words becomes F^γ.
         """
+        if self._choices is not None:
+            return (yield from self._rank_choices(self._choices[number], number, state, right))
         slot, calibration = self._slots[number], self._context.calibration
-        if self._choices is not None:
-            found = yield from self._score_choices(self._choices[number], number, state, right)
-        else:
-            # One side alone says too little to drop improbable words.
-            shown = shown if self._two_towers else wanted
-            head = self._head(number, right, WORD)
-            found = yield from search_words(self._context, head, state, slot.takes, wanted, shown)
-        if not found:
-            return []
-        found.sort(key=lambda each: (-each.log_prob, each.word))
+        # One side alone says too little to drop improbable words.
+        kept = KEPT if self._two_towers else 2 * wanted
+        head, takes = self._head(number, right, WORD), partial(self._words.take, slot)
+        found = yield from search_words(self._context, head, state, takes, wanted, kept)
         log_probs = np.array([each.log_prob for each in found])
-        scores = yield from self._rescore(number, found, state, right)
-        temperature = calibration.cloze_temperature[slot.language]
-        if self._choices is not None:
-            temperature = calibration.choice_temperature[slot.language]
-            log_probs = _log_softmax(log_probs / temperature)
-        count = len(scores)
-        total = np.logaddexp.reduce(log_probs[:count])
-        log_probs[:count] = total + _log_softmax(scores / temperature)
-        if self._choices is not None and (mix := calibration.choice_uniform_mix[slot.language]):
-            log_probs = np.logaddexp(log_probs + np.log1p(-mix), np.log(mix / len(log_probs)))
-        elif self._choices is None and covering:
+        if found:
+            scores = yield from self._rescore(number, found[:wanted], state, right)
+            scores /= calibration.cloze_temperature[slot.language]
+            scores -= self._repetitions(number, found[: len(scores)], others)
+            _share(log_probs, scores)
+        if covering:
             _raise_coverage(log_probs, covering, calibration.cloze_coverage_exponent[slot.language])
-        probs = np.minimum(np.exp(log_probs), 1.0)  # a lone choice may exceed 1 by 7e-16
-        ranked = zip(found, probs.tolist(), strict=True)
-        return sorted(ranked, key=lambda each: (-each[1], each[0].word))
+        ranked = _ranked(found, log_probs)
+        return (yield from self._words.add_own(ranked, slot, head, state[self._output]))
+
+    def _rank_choices(
+        self, words: ReadChoices, number: int, state: Float32Array, right: Float32Array | None
+    ) -> Decoder[Ranked]:
+        """Return all choices of a blank with their probabilities, best first."""
+        found = yield from self._score_choices(words, number, state, right)
+        found.sort(key=lambda each: (-each.log_prob, each.word))
+        language, calibration = self._slots[number].language, self._context.calibration
+        temperature = calibration.choice_temperature[language]
+        log_probs = _log_softmax(np.array([each.log_prob for each in found]) / temperature)
+        scores = yield from self._rescore(number, found, state, right)
+        _share(log_probs, scores / temperature)
+        if mix := calibration.choice_uniform_mix[language]:
+            log_probs = np.logaddexp(log_probs + np.log1p(-mix), np.log(mix / len(log_probs)))
+        return _ranked(found, log_probs)
+
+    def _repetitions(
+        self, number: int, found: Sequence[Proposal], others: Sequence[str | None]
+    ) -> list[float]:
+        """Return the nats that each word loses as it repeats one near it or in another blank."""
+        decode = self._context.tokenizer.decode
+        before, after = last_line(self._parts[number])[-NEAR:], self._lines[number][:NEAR]
+        sides = decode(before).casefold(), decode(after).casefold()
+        filled = [word.casefold() for word in others if word]
+        return [self._words.repetition(each, *sides, filled) for each in found]
 
     def _head(self, number: int, right: Float32Array | None, kind: int) -> SpanHead:
         return SpanHead(self._context, right, kind, self._cache_lm, self._parts[number])
@@ -260,7 +310,7 @@ class _Cloze:
         if forward_weight == 0 and backward_weight == 0:
             return scores
         if self._choices is None:
-            found = found[: min(RESCORED, int((scores > scores[0] - RESCORING_MARGIN).sum()))]
+            found = found[: int((scores > scores[0] - RESCORING_MARGIN).sum())]
         spans = [each.span for each in found[:RESCORED_CHOICES]]
         scores = scores[: len(spans)]
         if forward_weight != 0:
@@ -303,6 +353,19 @@ class _Cloze:
 
         log_probs = yield from score_lines(self._context, tower, state, lines, step)
         return np.array([log_probs[line] for line in lines])
+
+
+def _ranked(found: Sequence[Proposal], log_probs: Float64Array) -> Ranked:
+    """Return proposals with their probabilities, best first."""
+    probs = np.minimum(np.exp(log_probs), 1.0)  # a lone choice may exceed 1 by 7e-16
+    ranked = zip(found, probs.tolist(), strict=True)
+    return sorted(ranked, key=lambda each: (-each[1], each[0].word))
+
+
+def _share(log_probs: Float64Array, scores: Float64Array) -> None:
+    """Let the first of the *log_probs* share their total by softmax(*scores*)."""
+    first = log_probs[: len(scores)]
+    first[:] = np.logaddexp.reduce(first) + _log_softmax(scores)
 
 
 def _raise_coverage(log_probs: Float64Array, count: int, exponent: float) -> None:

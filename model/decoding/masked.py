@@ -10,7 +10,9 @@ filled from left to right, with those further right as one ``<blank>`` each. The
 again with all others filled.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import groupby, islice
 from typing import Any
 
@@ -18,8 +20,9 @@ import numpy as np
 
 from model.batching import Decoder, Fill
 from model.config import Calibration
+from model.decoding.blank_words import BlankWords
 from model.decoding.blanks import Layout, last_line
-from model.decoding.context import DecoderContext, largest
+from model.decoding.context import DecoderContext, History, largest
 from model.decoding.span_search import Line, Proposal, Span, add_span, is_word
 from model.queries import ClozeResult, Usage
 from model.runtime import Float32Array
@@ -28,7 +31,7 @@ from model.tokenizer import BLANK, START, Tokenizer
 
 # P(n): roughly the shares of words with n tokens in the training text; then LONGER a token.
 LENGTH_PROBS, LONGER = (0.8, 0.15, 0.05), 0.3
-# Spans of each length that go on after their first token.
+# Spans of each length that go on after their first token, and words that are found.
 WIDTH = 12
 # Tokens of the line on either side of a blank; and of a place in it, with those of a choice.
 MAX_SIDE, MAX_REACH = 64, 128
@@ -39,9 +42,10 @@ FILL_ROWS = 64
 Sides = tuple[tuple[int, ...], tuple[int, ...]]
 
 
-def fill_masked(context: DecoderContext, layout: Layout) -> Decoder[ClozeResult]:
+def fill_masked(context: DecoderContext, layout: Layout, history: History) -> Decoder[ClozeResult]:
     """Decode one query, which is checked already."""
     encode, count = context.index.encode, len(layout.slots)
+    blank_words = BlankWords(context, layout, history)
     parts = [encode(layout.before), *(encode(slot.after) for slot in layout.slots)]
     lines = [encode(slot.line) for slot in layout.slots]
     fillings: list[tuple[int, ...]] = [(BLANK,)] * count
@@ -58,8 +62,8 @@ def fill_masked(context: DecoderContext, layout: Layout) -> Decoder[ClozeResult]
                 right += [*fillings[later], *lines[later]]
             sides = (START, *last_line(left)[-MAX_SIDE:]), tuple(right[:MAX_SIDE])
             if layout.choices is None:
-                width = max(WIDTH, layout.query.top_k)
-                found = yield from _search(context.tokenizer, sides, slot.takes, width)
+                takes = partial(blank_words.take, slot)
+                found = yield from _search(context.tokenizer, sides, takes)
             else:
                 words = [(word, slot.spellings(word)) for word in layout.choices[number]]
                 found = yield from _score(context.index.encode_whole, sides, words)
@@ -67,11 +71,14 @@ def fill_masked(context: DecoderContext, layout: Layout) -> Decoder[ClozeResult]
             fillings[number] = found[0].span.tokens if found else (BLANK,)
             is_open = layout.choices is None
             ranked[number] = _calibrate(found, context.calibration, slot.language, is_open)
-    return layout.result(ranked, Usage(sum(map(len, parts))))
+    # Of several blanks, only the best filling is known.
+    first = [each[0][0] if each else None for each in ranked]
+    joint = [(first, math.prod(each[0][1] for each in ranked if each))]
+    return layout.result(ranked, Usage(sum(map(len, parts))), joint)
 
 
 def _search(
-    tokenizer: Tokenizer, sides: Sides, takes: Callable[[str], bool], width: int
+    tokenizer: Tokenizer, sides: Sides, takes: Callable[[str, Line], bool]
 ) -> Decoder[list[Proposal]]:
     """Beam search for the most probable words of each length."""
     found: dict[str, Proposal] = {}
@@ -84,20 +91,20 @@ def _search(
             )
             longer = []
             # Tokens that do not continue the word are skipped, so look at more than are kept.
-            for place in largest(log_probs.ravel(), 4 * width).tolist():
+            for place in largest(log_probs.ravel(), 4 * WIDTH).tolist():
                 row, token = divmod(place, log_probs.shape[1])
                 tokens = (*beam[row].tokens, token)
                 if position == 0 or tokenizer.joins(*tokens[-2:]):
                     longer.append(Span(tokens, float(log_probs[row, token])))
             del rows, log_probs  # they are 64 kB for each span
-            beam = longer[: 4 * width if position + 1 == length else width]
+            beam = longer[: 4 * WIDTH if position + 1 == length else WIDTH]
             if not beam:
                 break
         for span in beam:
             text = tokenizer.decode(span.tokens)
-            if is_word(text) and takes(text):
+            if is_word(text) and takes(text, span.tokens):
                 add_span(found, text.strip(), span)
-    return sorted(found.values(), key=lambda each: -each.log_prob)[:width]
+    return sorted(found.values(), key=lambda each: -each.log_prob)[:WIDTH]
 
 
 def _score(

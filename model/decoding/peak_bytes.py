@@ -9,9 +9,10 @@ from typing import cast
 
 from model.batching import CHUNK_TOKENS
 from model.config import Sizes
+from model.decoding.blank_words import MAX_ADDED
 from model.decoding.blanks import count_blanks
 from model.decoding.cache_lm import MAX_TOKENS
-from model.decoding.cloze import BEAM, MANY, RESCORED, RESCORED_BLIND
+from model.decoding.cloze import BEAM, KEPT, MANY, RESCORED, RESCORED_BLIND
 from model.decoding.context import MAX_MIXED
 from model.decoding.masked import FILL_ROWS, MAX_REACH, WIDTH
 from model.decoding.score import ROWS
@@ -73,8 +74,7 @@ class PeakBytes:
         blanks = min(count_blanks(query), self._limits.blanks)
         joint = BEAM if 1 < blanks <= MANY else 1
         if query.choices is None:
-            shown = min(query.top_k, self._limits.top_k)
-            work = self._open(shown, blanks > 1, joint)
+            work, shown = self._open(blanks > 1, joint)
         else:
             shared = not query.choices or isinstance(query.choices[0], str)
             lists = cast("Sequence[Sequence[str]]", [query.choices] if shared else query.choices)
@@ -82,23 +82,26 @@ class PeakBytes:
             characters = min(max(map(_size, lists)), CHARACTER * self._limits.choice_characters)
             work = self._given(shown, characters) * joint
             work += 0 if shared else sum(map(_size, lists))  # what fills each blank
-        return blanks * (FILLING * shown + self._backward + OBJECT) + work
+        fillings = min(query.fillings, self._limits.fillings) * (OBJECT + 16 * blanks)
+        return blanks * (FILLING * shown + self._backward + OBJECT) + fillings + work
 
-    def _open(self, shown: int, several: bool, joint: int) -> int:
+    def _open(self, several: bool, joint: int) -> tuple[int, int]:
+        """Return the bytes of a search for words, and the most words that it finds."""
         if self._architecture == "stacked_bidirectional":
-            return 12 * max(WIDTH, shown) * OBJECT + max(WIDTH, shown) * 16 * MAX_REACH
+            return WIDTH * (12 * OBJECT + 16 * MAX_REACH), WIDTH
         two_towers = self._architecture == "two_towers"
-        wanted = max(shown, RESCORED if two_towers else RESCORED_BLIND)
-        work, _ = self._search(wanted, shown if two_towers else wanted)
+        wanted, kept = (RESCORED, KEPT) if two_towers else (RESCORED_BLIND, 2 * RESCORED_BLIND)
+        work, rows = self._search(wanted, kept)
+        words = rows + MAX_SPAN * wanted + MAX_ADDED
         if several:  # the rows of one filling may wait for those of another
-            searched, rows = self._search(BEAM, BEAM)
+            searched, rows = self._search(BEAM, KEPT)
             work = max(work, joint * (searched + rows * self._row))
-        return work
+        return work, words
 
-    def _search(self, wanted: int, shown: int) -> tuple[int, int]:
+    def _search(self, wanted: int, kept: int) -> tuple[int, int]:
         """Return the bytes of a search for words, and the most rows that it requests at once."""
-        rows = max(wanted, 2 * shown, FIRST_WIDTH * min(wanted, FEW))
-        spans = 2 * rows * self._state + (rows + MAX_SPAN * wanted) * OBJECT
+        rows = max(wanted, kept, FIRST_WIDTH * min(wanted, FEW))
+        spans = 2 * rows * self._state + (rows + MAX_SPAN * wanted + MAX_ADDED) * OBJECT
         return max(spans, self._lines(rows)), rows
 
     def _lines(self, lines: int) -> int:

@@ -23,8 +23,7 @@ from model.tokenizer import END_OF_GAP
 
 # Tokens of the longest span that is searched.
 MAX_SPAN = 6
-# Spans that go on after their first token, for each of the first FEW words wanted. Never fewer than
-# the words wanted, or twice those shown, unless they are too improbable.
+# Spans that go on after their first token, for each of the first FEW words wanted.
 FIRST_WIDTH, FEW = 3, 8
 # Nats below the best span at which a span is dropped, unless few are left. Two more than for
 # rescoring in cloze.py: the best span has yet to end, which costs something.
@@ -116,15 +115,15 @@ def search_words(
     context: DecoderContext,
     head: SpanHead,
     state: Float32Array,
-    takes: Callable[[str], bool],
+    takes: Callable[[str, Line], bool],
     wanted: int,
-    shown: int,
+    kept: int,
 ) -> Decoder[list[Proposal]]:
     """Beam search for the *wanted* most probable words that follow *state* (S,) in a blank.
 
-    *takes* returns True if a span, with the space that it may end in, fits the blank. Improbable
-    words are dropped, but for the first *shown*. The search ends when no unfinished span can still
-    be among the words.
+    *takes* returns True if a span, with the space that it may end in, fits the blank; it also gets
+    the tokens. Improbable spans are dropped, but for the first *kept* of each length. The search
+    ends when no unfinished span can still be among the words. Other words that it found come last.
     """
     output = context.output["forward"]
     found: dict[str, Proposal] = {}
@@ -138,20 +137,20 @@ def search_words(
             if end > -np.inf:
                 ended = span._replace(log_prob=span.log_prob + end)
                 text = context.tokenizer.decode(span.tokens)
-                if is_word(text) and takes(text):
+                if is_word(text) and takes(text, span.tokens):
                     add_span(found, text.strip(), ended)
             log_probs[n] = following + np.float32(span.log_prob)
         if position == MAX_SPAN:
             break
-        width = max(wanted, 2 * shown, FIRST_WIDTH * min(wanted, FEW)) if position == 0 else wanted
-        picks = _continuations(log_probs, found, wanted, width, 2 * shown)
+        width = max(wanted, kept, FIRST_WIDTH * min(wanted, FEW)) if position == 0 else wanted
+        picks = _continuations(log_probs, found, wanted, width, kept)
         if not picks:
             break
         # Rows are 64 kB each at 16,000 tokens, dozens in each decoder: keep none while it waits.
         del rows, row, following, log_probs
         states = yield [RunTower("forward", states[n], (token,)) for n, token, _ in picks]
         beam = [Span((*beam[n].tokens, token), log_prob) for n, token, log_prob in picks]
-    return sorted(found.values(), key=lambda each: (-each.log_prob, each.word))[:wanted]
+    return sorted(found.values(), key=lambda each: (-each.log_prob, each.word))
 
 
 def _continuations(

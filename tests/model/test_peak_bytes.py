@@ -72,6 +72,10 @@ QUERIES: dict[str, Query] = {
     "a score after a context": ScoreQuery(words(5), words(300) + " " + letters(80)),
     "an open blank": ClozeQuery(blanks(1)),
     "100 candidates": ClozeQuery(blanks(1), 100),
+    "fillings": ClozeQuery(blanks(8), fillings=16),
+    "a lexicon and blanks": ClozeQuery(
+        blanks(3), lexicon=tuple(LexiconEntry(letters(64)) for _ in range(256))
+    ),
     "open blanks": ClozeQuery(blanks(3), 20),
     "many open blanks": ClozeQuery(blanks(10)),
     "four choices": ClozeQuery(blanks(1), choices=("a", "the", "my", "her")),

@@ -37,7 +37,7 @@ def work_of(query: Any) -> Work:
         (PredictQuery("a", top_k=5), PredictQuery("a", top_k=100)),
         (PredictQuery("a"), PredictQuery("a", history="b" * 10_000)),
         (PredictQuery("a ____"), ClozeQuery("a ____")),
-        (ClozeQuery("a ____"), ClozeQuery("a ____", top_k=100)),
+        (ClozeQuery("a __"), ClozeQuery("a __", lexicon=(LexiconEntry("b"),) * 256)),
         (ClozeQuery("a ____"), ClozeQuery("a ____ b ____")),
         (ClozeQuery("a __ b"), ClozeQuery("a _＿ b ＿_")),
         (ClozeQuery("a [MASK]"), ClozeQuery("a [MASK] b [MAS\u212a]")),  # the sign of the Kelvin
@@ -75,6 +75,11 @@ def work_of(query: Any) -> Work:
 def test_more_to_do_is_more_work(less: Any, more: Any) -> None:
     """Bytes, lengths, numbers and the width of a search each add to the estimate."""
     assert work_of(less).total < work_of(more).total
+
+
+def test_more_candidates_of_a_blank_are_no_more_work() -> None:
+    """The search for its words does not depend on how many are shown."""
+    assert work_of(ClozeQuery("a __", top_k=1)) == work_of(ClozeQuery("a __", top_k=100))
 
 
 def test_what_was_typed_before_is_not_work_again() -> None:
