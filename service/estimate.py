@@ -28,7 +28,7 @@ LISTED_WORD, KNOWN_WORD, BLANK_WORD = 10, 1, 20
 # Code points that are brought into normal form in a microsecond, unless they are ASCII.
 NORMALISED = 2
 # Code points of a history in a microsecond: in ASCII, in other characters, and for each text.
-ASCII_HISTORY, HISTORY, KNOWN_HISTORY = 4, 1, 64
+ASCII_HISTORY, HISTORY, KNOWN_HISTORY = 4, 1, 16
 # Of a text, one round reads so many tokens at most; or it searches for so many words, or scores so
 # many choices, each for so long.
 ROUND_TOKENS, ROUND_WORDS, ROUND_CHOICES, ROUND_WORD = 64, 16, 32, 250
@@ -77,9 +77,10 @@ class Estimator:
         if isinstance(first, ScoreQuery):
             return self._scores(cast("Sequence[ScoreQuery]", queries), cache_salt)
         limits, rare, lists, marker = self._limits, self._rare, list[int](), ""
-        words = len(first.lexicon) + len(first.block)
-        once, each = LISTED_WORD * words, KNOWN_WORD * words + len(first.history) // KNOWN_HISTORY
-        if first.history and not self._is_known(first.history, cache_salt):
+        words, owner = len(first.lexicon) + len(first.block), _owner(first, cache_salt)
+        once = LISTED_WORD * words + _reading(first.history)
+        each = KNOWN_WORD * words + len(first.history) // KNOWN_HISTORY
+        if not self._is_known("", owner):
             once += len(first.history) // (ASCII_HISTORY if first.history.isascii() else HISTORY)
         refused = len(first.history) > limits.history
         refused |= max(len(first.lexicon), len(first.block)) > limits.lexicon
@@ -95,7 +96,7 @@ class Estimator:
             refused |= first.top_k > limits.top_k
         if refused:
             return [_REFUSED] * len(queries)
-        works, owner = [], _owner(first, cache_salt)
+        works = []
         for query in queries:
             if len(query.text) > limits.characters:
                 works.append(_REFUSED)
@@ -106,14 +107,14 @@ class Estimator:
         return _with_shared(works, once, once)
 
     def remember(self, queries: Sequence[Query], cache_salt: str) -> None:
-        """Remember beginnings and history of a request that was answered."""
+        """Remember beginnings of a request that was answered; of a history, the empty one."""
         first = queries[0]
         owner = _owner(first, cache_salt)
         texts = [query.text for query in queries]
         if isinstance(first, ScoreQuery):
             texts = [first.context] if first.context else []
         elif first.history:
-            self._remember(first.history, cache_salt)
+            self._remember("", owner)
         for text in texts:
             new = len(text) - self._known_length(text, owner)
             self._written += (new // STRETCH + 1) * STRETCH_BYTES
@@ -122,17 +123,17 @@ class Estimator:
         while len(self._known) > MAX_KNOWN:
             del self._known[next(iter(self._known))]
 
-    def _remember(self, text: str, owner: int | str) -> None:
+    def _remember(self, text: str, owner: int) -> None:
         key = hash((owner, text))
         self._known.pop(key, None)  # the newest is last
         self._known[key] = self._written
 
-    def _is_known(self, text: str, owner: int | str) -> bool:
+    def _is_known(self, text: str, owner: int) -> bool:
         """Return True if the cache cannot have dropped *text* for others since it came."""
         key = hash((owner, text))
         return self._written - self._known.get(key, -self._cache_bytes) < self._cache_bytes
 
-    def _known_length(self, text: str, owner: int | str) -> int:
+    def _known_length(self, text: str, owner: int) -> int:
         """Return how many code points at the start of *text* are probably cached."""
         end = len(text) // BLOCK * BLOCK
         for length in (end, end - BLOCK):
@@ -159,7 +160,7 @@ class Estimator:
         tokens, fixed = TOKEN * count_tokens(new, rare), CONTEXT + _reading(first.context)
         return _with_shared(works, fixed + tokens, fixed + min(tokens, TOKEN * ROUND_TOKENS))
 
-    def _predict(self, query: PredictQuery, fixed: int, owner: int | str) -> Work:
+    def _predict(self, query: PredictQuery, fixed: int, owner: int) -> Work:
         new = query.text[self._known_length(query.text, owner) :]
         fixed += PREDICT + CANDIDATE * query.top_k + _reading(query.text)
         return _work(fixed, TOKEN * count_tokens(new, self._rare), TOKEN * ROUND_TOKENS)

@@ -39,10 +39,9 @@ TOP_TOKENS = 32
 MAX_MIXED = 16
 # Fewer than a hundred tokens exceed HIGH_CUTOFF, and most exceed LOW_CUTOFF.
 HIGH_CUTOFF, LOW_CUTOFF = 0.01, 1e-6
-# The marginals of fewer recent tokens gain too little for a next word to pay for their time.
 # Words whose look-up is kept.
 KNOWN_CACHED = 1 << 14
-# Below so many recent tokens the cache language model says too little to pay for its time.
+# The marginals of fewer recent tokens gain too little for a next word to pay for their time.
 MIN_RECENT = 24
 
 
@@ -71,9 +70,9 @@ class DecoderContext:
 
 
 class History:
-    """What is known of a writer: earlier text, a lexicon, blocked words.
+    """Earlier text of a writer, a lexicon and blocked words.
 
-    It is read once for all texts of a request, and no more of it than they need.
+    They are read once for all texts of a request, and no more of them than the texts need.
 
     Attributes:
         owner: texts of the same writer, by all of that and *cache_salt*, share cached prefixes.

@@ -120,13 +120,16 @@ def test_a_context_is_read_once() -> None:
 
 
 def test_a_new_history_is_read_once() -> None:
-    """Texts that come together read it once; it is known to later requests."""
-    queries = [PredictQuery("a", history="b" * 20_000)] * 2
+    """Texts that come together read it once; later requests know it with the same lexicon."""
+    history = "b" * 20_000
+    queries = [PredictQuery("a", history=history)] * 2
     estimator = Estimator(LIMITS, CACHE_BYTES)
     first, second = estimator.estimate(queries, "")
     estimator.remember(queries, "")
     assert estimator.estimate(queries, "") == [second] * 2
     assert first.total > second.total + 4_000
+    (other,) = estimator.estimate([PredictQuery("a", history=history, lexicon=WORDS[:1])], "")
+    assert other.total > first.total
 
 
 @pytest.mark.parametrize("others", [["x" * 64], ["x" * 9_000], ["x"]])
