@@ -9,15 +9,15 @@ from opencc import OpenCC
 _IN_NAMES = "後於"
 # Characters before a text that decide how it is written.
 _NEAR = 8
+# Characters that decide if a text is Traditional.
+_LONG = 200
 _KANA = re.compile("[\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f]")
 
 
 def to_simplified(text: str) -> str:
     """Return *text* in Simplified Chinese; Japanese, which has kana, stays as it is."""
-    if _KANA.search(text):
-        return text
     for _ in range(3):  # once more turns the few characters that two steps lead to
-        if not _traditional().search(text):
+        if not _traditional().search(text) or _KANA.search(text):
             break
         text = _converted(_simplifier(), text)
     return text
@@ -30,11 +30,15 @@ def to_traditional(before: str, text: str) -> str:
 
 
 def is_traditional(text: str) -> bool:
-    """Return True if *text* has more Traditional than Simplified characters, and no kana."""
-    if _KANA.search(text):
+    """Return True if *text* has more Traditional than Simplified characters, and no kana.
+
+    Of a long text, only the end is looked at.
+    """
+    text = text[-_LONG:]
+    traditional = len(_traditional().findall(text))
+    if not traditional or _KANA.search(text):
         return False
-    traditional = sum(1 for _ in _traditional().finditer(text))
-    return traditional > 0 and traditional > sum(map(_is_simplified, text))
+    return traditional > sum(map(_is_simplified, text))
 
 
 @lru_cache(maxsize=1)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
-from model.chinese import is_traditional, to_simplified, to_traditional, traditional_characters
+from model.chinese import is_traditional, to_simplified, to_traditional
 
 Language = Literal["zh", "en"]
 LANGUAGES: tuple[str, ...] = ("zh", "en")
@@ -31,30 +31,38 @@ _UNSPACED = re.compile(
     "\U0001b000-\U0001b16f\U00020000-\U000323af]"
 )
 
-# Insides of [...]. What disappears: control characters, soft hyphens, zero-width and bidirectional
-# marks, fillers, variation selectors, tags, and the skin tones of emoji.
-_UNSEEN = (
+# Insides of [...]. What disappears, in Unicode's basic plane and in all: control characters, soft
+# hyphens, zero-width and bidirectional marks, fillers, variation selectors, tags, and the skin
+# tones of emoji.
+_UNSEEN_BASIC = (
     "\0-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
     "\u200b-\u200f\u202a-\u202e\u2060-\u206f\u20e3\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffc"
-    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U0001f3fb-\U0001f3ff\U000e0000-\U000e0fff"
+)
+_UNSEEN = (
+    _UNSEEN_BASIC
+    + "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U0001f3fb-\U0001f3ff\U000e0000-\U000e0fff"
 )
 _ODD_SPACE = "\t\xa0\u1680\u2000-\u200a\u202f\u205f\u3000"
 _ODD_LINE_END = "\x0b-\r\x85\u2028\u2029"
 _FULL_WIDTH = "\uff10-\uff19\uff21-\uff3a\uff41-\uff5a"  # letters and digits
-_ODD = f"{_UNSEEN}{_ODD_SPACE}{_ODD_LINE_END}"
-_ODD_ASCII = re.compile("[\0-\t\x0b-\x1f\x7f]")
 # A run of spaces may hold unseen characters.
 _REPLACED = re.compile(
     f"(?P<space>[{_ODD_SPACE}][ {_ODD_SPACE}{_UNSEEN}]*| [ {_ODD_SPACE}{_UNSEEN}]+)"
     f"|(?P<line_end>\\r\\n|[{_ODD_LINE_END}])|(?P<full_width>[{_FULL_WIDTH}])|[{_UNSEEN}]+"
 )
 # Pictures and flags, and a run of them with spaces.
-_EMOJI = (
+_EMOJI_BASIC = (
     "\u2194-\u2199\u21a9\u21aa\u231a\u231b\u23e9-\u23fa\u25b6\u25c0\u25fb-\u25fe\u2600-\u2767\u2934\u2935"
-    "\u2b05-\u2b07\u2b1b\u2b1c\u2b50\u2b55\u3297\u3299\U0001f000-\U0001faff"
+    "\u2b05-\u2b07\u2b1b\u2b1c\u2b50\u2b55\u3297\u3299"
 )
+_EMOJI = _EMOJI_BASIC + "\U0001f000-\U0001faff"
 _AN_EMOJI = re.compile(f"[{_EMOJI}]")
 _EMOJI_RUN = re.compile(f" ?[{_EMOJI}][ {_EMOJI}]*")
+# Whatever may be replaced, by a pattern that is fast: one range beyond the basic plane.
+_ODD = re.compile(
+    f"[{_UNSEEN_BASIC}{_ODD_SPACE}{_ODD_LINE_END}{_FULL_WIDTH}{_EMOJI_BASIC}\U0001bca0-\U000e0fff]"
+)
+_ODD_ASCII = re.compile("[\0-\t\x0b-\x1f\x7f]")
 _TO_FULL_WIDTH = {code: code + 0xFEE0 for code in range(0x30, 0x7B) if chr(code).isalnum()}
 _FROM_FULL_WIDTH = {wide: code for code, wide in _TO_FULL_WIDTH.items()}
 
@@ -63,6 +71,8 @@ _FROM_FULL_WIDTH = {wide: code for code, wide in _TO_FULL_WIDTH.items()}
 # character whose decomposition begins with a combining class: U+0F73 has none, but stands for two
 # marks.
 MAX_MARKS = 30
+# Characters at the end of a text among which its last visible one is.
+_NEAR = 64
 
 
 @dataclass(frozen=True)
@@ -127,7 +137,7 @@ class NormalText:
     @cached_property
     def _last(self) -> str:
         """The last character of *sent* in normal form if it is a space or an emoji, else empty."""
-        last = normalise(f"{self.sent}.")[-2:-1]
+        last = normalise(f"{self.sent[-_NEAR:]}.")[-2:-1]
         return last if last == " " or _AN_EMOJI.match(last) else ""
 
     @cached_property
@@ -146,12 +156,13 @@ class NormalText:
     def _spans(self) -> tuple[Sequence[int], Sequence[int]]:
         """Start and end in *sent* of each character of *text*, as arrays, which are small."""
         sent = self.sent
+        if not _is_odd(sent) and _compose(sent) == sent:
+            return range(len(self.text)), range(1, len(self.text) + 1)
         spans = [(place, place + 1) for place in range(len(sent))]
-        if sent.lower() != self.text.lower():
-            text, spans = _replaced(_REPLACED, _replacement, sent, spans)
-            text, spans = _composed(text, spans)
-            if not _AN_EMOJI.search(self.text):
-                text, spans = _replaced(_EMOJI_RUN, _sentence_end, text, spans)
+        text, spans = _replaced(_REPLACED, _replacement, sent, spans)
+        text, spans = _composed(text, spans)
+        if not _AN_EMOJI.search(self.text):
+            text, spans = _replaced(_EMOJI_RUN, _sentence_end, text, spans)
         spans = spans[: len(self.text)]
         return array("I", [start for start, _ in spans]), array("I", [end for _, end in spans])
 
@@ -163,10 +174,11 @@ def read_text(sent: str) -> NormalText:
     read in small letters. It has no small letter, and two words of two letters or more, or one of
     five: ``NASA``, ``OK`` and ``A TV`` stay as they are.
     """
-    text = normalise(sent)
-    if not text.isascii() and _AN_EMOJI.search(text):
+    odd = _is_odd(sent)
+    text = _normalise(sent, odd)
+    if odd and _AN_EMOJI.search(text):
         text = _EMOJI_RUN.sub(_sentence_end, text)
-    if text.isupper() and not _UNSPACED.search(text):
+    if (text.isascii() or not _UNSPACED.search(text)) and text.isupper():
         words = [len(word) for word in _LETTERS.findall(text)]
         if sum(length > 1 for length in words) + text.startswith("I ") > 1 or max(words) > 4:
             return NormalText(sent, _in_small_letters(text, sentences=True), is_capitals=True)
@@ -178,13 +190,15 @@ def normalise(text: str) -> str:
 
     A letter with more than ``MAX_MARKS`` marks stays as it is, and so do its marks.
     """
+    return _normalise(text, _is_odd(text))
+
+
+def _normalise(text: str, odd: bool) -> str:
+    if odd:
+        text = _REPLACED.sub(_replacement, text)
     if text.isascii():
-        odd = _ODD_ASCII.search(text) is not None or "  " in text
-        return _REPLACED.sub(_replacement, text) if odd else text
-    if _odd().search(text) or "  " in text:
-        text = to_simplified(_compose(_REPLACED.sub(_replacement, text)))
-    else:
-        text = _compose(text)
+        return text
+    text = to_simplified(_compose(text))
     bare = text.rstrip(" ")
     return bare if bare and is_east_asian(bare[-1]) else text
 
@@ -217,11 +231,10 @@ def _is_closing(character: str) -> bool:
     return unicodedata.category(character) in ("Pe", "Pf", "Po")
 
 
-@lru_cache(maxsize=1)
-def _odd() -> re.Pattern[str]:
-    """Return a pattern of all that the normal form changes, but for form C and double spaces."""
-    compatible = "\uf900-\ufaff\U0002f800-\U0002fa1f"  # stand for a character, maybe Traditional
-    return re.compile(f"[{_ODD}{_FULL_WIDTH}{compatible}{traditional_characters()}]")
+def _is_odd(text: str) -> bool:
+    """Return False if nothing in *text* is replaced one by one or by runs."""
+    odd = _ODD_ASCII if text.isascii() else _ODD
+    return odd.search(text) is not None or "  " in text
 
 
 def _compose(text: str) -> str:

@@ -120,6 +120,8 @@ def test_normal_form(sent: str, text: str) -> None:
         ("\u1112\u1161\u11ab!", "한!", [0, 3, 4]),
         ("a\r\n\u200b b  ", "a\n b ", [0, 1, 4, 5, 6, 8]),
         ("我 \u200b", "我", [0, 3]),
+        ("我 ", "我", [0, 2]),
+        ("\u0958a\u09c7\u09be", "\u0915\u093ca\u09cb", [0, 0, 1, 2, 4]),
     ],
 )
 def test_offsets_skip_what_was_changed(text: str, normalised: str, offsets: list[int]) -> None:
