@@ -145,6 +145,7 @@ class _Search:
         self._reading = reading
         self._is_as_sent = reading.text == reading.sent
         self._writer = writer
+        self._words = writer.continuations()
         self._weights: Weights | None = None
         # By appended text: its probability; covered characters and probability of its likeliest
         # token. Of those with a space after them, the probability of that.
@@ -265,19 +266,24 @@ class _Search:
             if prob > highest:
                 likeliest, highest = covered, prob
             self._found[written] = total + prob, likeliest, highest
-        elif (is_allowed or self._rules.allow(append)) and not self._writer.blocks(append):
+        elif not (is_allowed or self._rules.allow(append)):
+            # A word that nobody knows does not end here, but the writer may have one that goes on.
+            longer = [each.append for each in self._words if each.append.startswith(append)]
+            if longer:
+                self._accept(longer[0], prob, covered, True)
+        elif not self._writer.blocks(append):
             self._found[written] = prob, covered, prob
 
     def weigh(self, typed_prob: Callable[[int], float]) -> None:
         """Add the words of the writer; *typed_prob* is of the text from a place to its end."""
-        words, found = self._writer.continuations(), self._found
+        words, found = self._words, self._found
         if words:
             if not self._is_as_sent:
                 write = self._reading.write
                 words = [each._replace(append=each.append and write(each.append)) for each in words]
             probs = [prob for append, (prob, _, _) in found.items() if is_word_character(append[0])]
             self._weights = weigh(words, sum(probs), typed_prob)
-            for append in self._weights.words:
+            for append in self._weights.words if self._weights else ():
                 found.setdefault(append, (0.0, "", 0.0))
 
     def candidates(self, top_k: int) -> tuple[Candidate, ...]:

@@ -30,6 +30,8 @@ OWN_TEXT = 0.1
 OTHER_CASE = 0.3
 # An entry of the lexicon counts as a word that occurred so many times its weight.
 LEXICON_COUNT = 3.0
+# The least odds of words of the writer, which show in no list.
+MIN_ODDS = 1e-4
 # Places of the same letters that are looked at in each text, the latest first; and words that are
 # offered.
 MAX_PLACES, MAX_OFFERED = 128, 32
@@ -117,6 +119,8 @@ class SearchedText:
         """Return words with this *beginning* in any case, and how many characters were searched."""
         lower, sought = self._lower, _lower(beginning)
         words, end = list[str](), len(lower)
+        if sought not in lower:
+            return words, end
         for _ in range(MAX_PLACES):
             place = lower.rfind(sought, 0, end)
             if place < 0:
@@ -185,7 +189,7 @@ class WriterWords:
 
     def continuations(self) -> list[Continuation]:
         """Return the words that begin with the end of the text; *append* may be empty."""
-        found = [*self._lexicon.continue_end(self._text)]
+        found = self._lexicon.continue_end(self._text)
         total = SMOOTHING + self._lexicon.total
         stem = self._text[self._start :]
         if stem:
@@ -217,8 +221,8 @@ class WriterWords:
 
 def weigh(
     words: Sequence[Continuation], continuing: float, typed_prob: Callable[[int], float]
-) -> Weights:
-    """Weigh *words* against the candidates of the network.
+) -> Weights | None:
+    """Weigh *words* against the candidates of the network; return None if that changes nothing.
 
     Args:
         words: of the writer, at least one.
@@ -230,6 +234,8 @@ def weigh(
     for start, append, prior in words:
         odds[append] = odds.get(append, 0.0) + prior / max(typed_prob(start), TINY)
         starts.setdefault(append, start)
+    if not sum(odds.values()) > MIN_ODDS:
+        return None
     continued = ended = 1.0 / (1.0 + sum(odds.values()))
     # The word that was typed is whole: its probability goes to the candidates that end it.
     if whole := odds.pop("", 0.0):

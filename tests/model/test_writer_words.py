@@ -69,6 +69,12 @@ def test_fragments_of_a_name_are_not_offered() -> None:
     assert [word for word in found.values() if word.startswith("Ystr")] == ["Ystradgynlais"]
 
 
+def test_what_begins_a_name_speaks_for_the_name() -> None:
+    """After two letters it comes first, although its tokens seldom follow each other."""
+    history = "My doctor is Dr. Okonkwo."
+    assert next(iter(offered("Call Dr. Ok", history=history).values())) == "Okonkwo"
+
+
 def test_a_short_history_changes_no_common_word() -> None:
     """Words that the network expects anyway stay first."""
     for text, word in (("Thank you very mu", "much"), ("I would like t", "to")):
