@@ -15,10 +15,7 @@ COMMANDS = {
     "export": ("training.export", "weights to a checkpoint that can be served"),
     "calibrate": ("training.evaluation.calibrate", "fit a checkpoint's temperatures and weights"),
     "evaluate": ("training.evaluation.evaluate", "score checkpoints on held-out text"),
-    "card": (
-        "training.evaluation.model_card",
-        "write scores, known words and a model card",
-    ),
+    "card": ("training.evaluation.model_card", "write scores, known words and a model card"),
     "adapt": ("training.adapt", "teach a checkpoint a text of your own"),
     "ngram": ("training.ngram", "prepared data to an n-gram, the baseline"),
 }
