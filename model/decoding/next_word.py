@@ -146,6 +146,7 @@ class _Search:
         self._is_as_sent = reading.text == reading.sent
         self._writer = writer
         self._words = writer.continuations()
+        self._blocks_any = writer.blocks_any
         self._weights: Weights | None = None
         # By appended text: its probability; covered characters and probability of its likeliest
         # token. Of those with a space after them, the probability of that.
@@ -271,7 +272,7 @@ class _Search:
             longer = [each.append for each in self._words if each.append.startswith(append)]
             if longer:
                 self._accept(longer[0], prob, covered, True)
-        elif not self._writer.blocks(append):
+        elif not (self._blocks_any and self._writer.blocks(append)):
             self._found[written] = prob, covered, prob
 
     def weigh(self, typed_prob: Callable[[int], float]) -> None:
@@ -281,8 +282,7 @@ class _Search:
             if not self._is_as_sent:
                 write = self._reading.write
                 words = [each._replace(append=each.append and write(each.append)) for each in words]
-            probs = [prob for append, (prob, _, _) in found.items() if is_word_character(append[0])]
-            self._weights = weigh(words, sum(probs), typed_prob)
+            self._weights = weigh(words, found, typed_prob)
             for append in self._weights.words if self._weights else ():
                 found.setdefault(append, (0.0, "", 0.0))
 

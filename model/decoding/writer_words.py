@@ -30,8 +30,8 @@ OWN_TEXT = 0.1
 OTHER_CASE = 0.3
 # An entry of the lexicon counts as a word that occurred so many times its weight.
 LEXICON_COUNT = 3.0
-# The least odds of words of the writer, which show in no list.
-MIN_ODDS = 1e-4
+# Words of the writer with lower odds are left out: they show in few lists.
+MIN_ODDS = 2e-3
 # Places of the same letters that are looked at in each text, the latest first; and words that are
 # offered.
 MAX_PLACES, MAX_OFFERED = 128, 32
@@ -50,10 +50,15 @@ class Continuation(NamedTuple):
 
 
 class Lexicon:
-    """A writer's own words, and those that never come."""
+    """A writer's own words, and those that never come.
+
+    Attributes:
+        blocks_any: some word never comes.
+    """
 
     def __init__(self, entries: Iterable[LexiconEntry] = (), block: Iterable[str] = ()) -> None:
         self._blocked = {clean_word(word).casefold() for word in block}
+        self.blocks_any = bool(self._blocked)
         # By the last character of blocked words, their lengths.
         self._lengths: dict[str, set[int]] = {}
         for word in self._blocked:
@@ -72,6 +77,9 @@ class Lexicon:
     def counts(self) -> list[tuple[str, float]]:
         """Each word and how often it counts as having occurred."""
         return [(word, count) for _, word, count in self._sorted]
+
+    def __bool__(self) -> bool:
+        return bool(self._forms)
 
     def continue_end(self, text: str) -> list[tuple[int, str, float]]:
         """Return (start, word, count) of entries that begin with the end of *text*, all of it."""
@@ -92,8 +100,6 @@ class Lexicon:
 
     def blocks(self, text: str, append: str) -> bool:
         """Return True if *append* completes a blocked word after *text*."""
-        if not self._blocked:
-            return False
         before = text[-MAX_STEM:].casefold()
         joined = before + append.casefold()
         return any(
@@ -114,6 +120,10 @@ class SearchedText:
     def __init__(self, text: str) -> None:
         self._text = text
         self._lower = _lower(text)
+
+    def has(self, part: str) -> bool:
+        """Return True if *part*, in lower case, is somewhere in the text."""
+        return part in self._lower
 
     def words(self, beginning: str) -> tuple[list[str], int]:
         """Return words with this *beginning* in any case, and how many characters were searched."""
@@ -165,7 +175,11 @@ class Weights(NamedTuple):
 
 
 class WriterWords:
-    """The words of text, history and lexicon for the end of a *text* in normal form."""
+    """The words of text, history and lexicon for the end of a *text* in normal form.
+
+    Attributes:
+        blocks_any: some word never comes.
+    """
 
     def __init__(self, text: str, history: SearchedText, lexicon: Lexicon) -> None:
         start = len(text)
@@ -173,6 +187,7 @@ class WriterWords:
             start -= 1
         self._text, self._start = text, start
         self._history, self._lexicon = history, lexicon
+        self.blocks_any = lexicon.blocks_any
 
     @cached_property
     def _before(self) -> SearchedText:
@@ -181,14 +196,19 @@ class WriterWords:
 
     def __contains__(self, word: str) -> bool:
         """Return True if *word* is in the text, the history or the lexicon, in any case."""
+        beginning = word[:4].lower()  # most words are seen to be new by that
+        texts = [text for text in (self._before, self._history) if text.has(beginning)]
+        if not (texts or self._lexicon):
+            return False
         form = word_form(word)
         if not form or form in self._lexicon:
             return bool(form)
-        texts = self._before, self._history
         return any(word_form(each) == form for text in texts for each in text.words(form)[0])
 
     def continuations(self) -> list[Continuation]:
         """Return the words that begin with the end of the text; *append* may be empty."""
+        if not (self._lexicon or self._start < len(self._text)):
+            return []
         found = self._lexicon.continue_end(self._text)
         total = SMOOTHING + self._lexicon.total
         stem = self._text[self._start :]
@@ -211,7 +231,7 @@ class WriterWords:
         return [
             Continuation(*key, MIXTURE * counts[key] / total)
             for key in most
-            if not (key[1] and self.blocks(key[1]))
+            if not (self.blocks_any and key[1] and self.blocks(key[1]))
         ]
 
     def blocks(self, append: str) -> bool:
@@ -220,13 +240,15 @@ class WriterWords:
 
 
 def weigh(
-    words: Sequence[Continuation], continuing: float, typed_prob: Callable[[int], float]
+    words: Sequence[Continuation],
+    found: Mapping[str, tuple[float, str, float]],
+    typed_prob: Callable[[int], float],
 ) -> Weights | None:
     """Weigh *words* against the candidates of the network; return None if that changes nothing.
 
     Args:
-        words: of the writer, at least one.
-        continuing: probability of the network's candidates that continue the unfinished word.
+        words: of the writer.
+        found: what the network's candidates append, first of all with their probabilities.
         typed_prob: returns the network's probability of the text from a place to its end.
     """
     odds: dict[str, float] = {}
@@ -239,7 +261,8 @@ def weigh(
     continued = ended = 1.0 / (1.0 + sum(odds.values()))
     # The word that was typed is whole: its probability goes to the candidates that end it.
     if whole := odds.pop("", 0.0):
-        ended *= 1.0 + whole / max(TINY, 1.0 - continuing)
+        probs = [prob for append, (prob, *_) in found.items() if is_word_character(append[0])]
+        ended *= 1.0 + whole / max(TINY, 1.0 - sum(probs))
     added = {append: AddedWord(each * continued, starts[append]) for append, each in odds.items()}
     return Weights(continued, ended, added)
 

@@ -152,7 +152,9 @@ def test_bayes_rule_weighs_words_of_the_writer() -> None:
     total = SMOOTHING + len(history) / WORD_LENGTH + 0.1 * len("I like ") / WORD_LENGTH
     found = {each.append: each.prior for each in words.continuations()}
     assert found == pytest.approx({"atre": MIXTURE * 2 / total, "n": MIXTURE * OTHER_CASE / total})
-    weights = weigh(words.continuations(), 0.5, {len("I like "): 0.1}.__getitem__)
+    network = {"ir": (0.5, "", 0.5)}
+    weights = weigh(words.continuations(), network, {len("I like "): 0.1}.__getitem__)
+    assert weights
     odds = {append: prior / 0.1 for append, prior in found.items()}
     assert weights.prob("atre", 0.25) == pytest.approx(
         (0.25 + odds["atre"]) / (1 + sum(odds.values()))
@@ -163,7 +165,10 @@ def test_bayes_rule_weighs_words_of_the_writer() -> None:
 def test_a_word_that_is_typed_as_a_whole_favours_what_ends_it() -> None:
     """Its probability goes to the candidates that do not continue it."""
     words = WriterWords("to the", SearchedText("the the"), Lexicon()).continuations()
-    weights = weigh(words, 0.4, {len("to "): 0.1}.__getitem__)
+    network = {"ir": (0.4, "", 0.4), " cat": (0.1, "", 0.1)}
+    assert weigh(words, network, {len("to "): 100.0}.__getitem__) is None
+    weights = weigh(words, network, {len("to "): 0.1}.__getitem__)
+    assert weights
     assert weights.prob(" cat", 0.1) > 0.1
     assert weights.prob("ir", 0.4) < 0.4
     assert weights.prob(" cat", 0.6) + weights.prob("ir", 0.4) == pytest.approx(1)
