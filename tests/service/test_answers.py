@@ -120,3 +120,26 @@ def test_line_ends_of_any_system_cost_nothing(ask: Ask) -> None:
         ask("/score", text=end.join(lines))[0]["log_probability"] for end in ("\n", "\r\n", "\r")
     ]
     assert found[0] == found[1] == found[2]
+
+
+def test_fillings_are_of_all_blanks_together(ask: Ask) -> None:
+    """They come if more than one is asked for, best first, the first one as `filled`."""
+    text = "I would like ____ and ____."
+    (plain,) = ask("/cloze", text=text)
+    (result,) = ask("/cloze", text=text, fillings=4)
+    assert "fillings" not in plain and plain["blanks"] == result["blanks"]
+    fillings = result["fillings"]
+    assert 1 < len(fillings) <= 4 and fillings[0]["filled"] == plain["filled"]
+    probs = [each["probability"] for each in fillings]
+    assert probs == sorted(probs, reverse=True) and sum(probs) <= 1 + 1e-6
+    for each in fillings:
+        assert each["filled"] == "I would like {} and {}.".format(*each["words"])
+
+
+def test_lexicon_and_block_hold_for_blanks(ask: Ask) -> None:
+    """A word of the writer becomes likelier, a blocked one does not come."""
+    text = "My cat is called ____."
+    first = words(ask("/cloze", text=text)[0]["blanks"])[0]
+    lexicon = [{"word": "Zorbax", "weight": 1000}]
+    assert "Zorbax" in words(ask("/cloze", text=text, lexicon=lexicon)[0]["blanks"])
+    assert first not in words(ask("/cloze", text=text, block=[first])[0]["blanks"])
