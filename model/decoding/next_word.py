@@ -59,9 +59,9 @@ WIDTH = 5
 WORD_SHARE, WORD_FLOOR, WORD_ROWS, WORD_ROUNDS = 1.0, 0.02, 4, 8
 # A next token is taken if its probability exceeds this share of the last candidate's; at most so
 # many: with and without a space.
-BRANCH_SHARE, BRANCHES = 1 / 4, 18
-# For a longer list, next tokens above this share of that limit are taken; at most so many.
-TAIL_SHARE, TAIL_BRANCHES = 1 / 256, 128
+BRANCH_SHARE, BRANCHES = 1 / 3, 18
+# For longer lists, next tokens above these shares of that limit are taken in turn; at most so many.
+TAILS = (1 / 16, 32), (1 / 512, 128)
 
 
 @dataclass(slots=True, eq=False)
@@ -288,17 +288,14 @@ class _Search:
 
     def candidates(self, top_k: int) -> tuple[Candidate, ...]:
         """Return the best candidates, falling, ties by text."""
+        candidates: list[Candidate] = []
         # What was not taken is below the cutoff, so those above it are final.
-        final = self._ranked(self._cutoff)
-        candidates = self._described(final[:top_k])
-        if top_k > len(final) >= WIDTH:  # otherwise next to nothing was left
-            self._take_tail()
-            seen, least = {append for _, append in final}, final[-1][0]
-            tail = [
-                (max(prob, least), text) for prob, text in self._ranked(0.0) if text not in seen
-            ]
-            left = 1.0 - sum([each.probability for each in candidates])
-            candidates += self._described(tail[: top_k - len(final)], left)
+        self._add_final(candidates, self._cutoff, top_k)
+        for share, limit in TAILS:
+            if not WIDTH <= len(candidates) < top_k:  # below WIDTH next to nothing is left
+                break
+            self._take_tail(self._cutoff * share, limit)
+            self._add_final(candidates, self._cutoff * share, top_k)
         return tuple(candidates)
 
     def _ranked(self, cutoff: float) -> list[tuple[float, str]]:
@@ -310,12 +307,17 @@ class _Search:
         weighed = [(weights.prob(append, prob), append) for append, (prob, _, _) in found]
         return sorted([(-prob, append) for prob, append in weighed if prob > cutoff])
 
-    def _described(self, ranked: list[tuple[float, str]], left: float = 1.0) -> list[Candidate]:
-        """Return candidates whose probabilities sum to at most *left*, in spite of rounding."""
-        candidates = []
-        for minus_prob, append in ranked:
-            prob = min(-minus_prob, left)
-            if not prob > 0:
+    def _add_final(self, candidates: list[Candidate], cutoff: float, top_k: int) -> None:
+        """Add what was found above *cutoff*, below and after the *candidates*, up to *top_k*."""
+        seen = {each.append for each in candidates}
+        most = candidates[-1].probability if candidates else 1.0
+        left = 1.0 - sum([each.probability for each in candidates])
+        for minus_prob, append in self._ranked(cutoff):
+            if append in seen:
+                continue
+            # In float32, probabilities may sum to a little more than 1.
+            prob = min(-minus_prob, most, left)
+            if len(candidates) == top_k or not prob > 0:
                 break
             left -= prob
             if self._weights and append in self._weights.words:
@@ -325,24 +327,21 @@ class _Search:
             total, covered, _ = self._found[append]
             first = append[0]
             start = self._rules.stem if is_word_character(first) else covered
-            if not self._is_as_sent:
-                start = self._reading.as_sent(len(self._reading.text) - len(start))
             word = append.lstrip(" ") if first == " " else start + append
             ended = self._rules.is_complete(append, self._spaced_probs.get(append, 0.0) / total)
             candidates.append(Candidate(word, append, prob, ended))
-        return candidates
 
-    def _take_tail(self) -> None:
+    def _take_tail(self, cutoff: float, limit: int) -> None:
         """Take further next tokens of all branches."""
-        cutoff = self._cutoff * TAIL_SHARE
         for branch in self._branches:
-            tokens, probs = self._next(branch, cutoff, TAIL_BRANCHES)
+            tokens, probs = self._next(branch, cutoff, limit)
             for token, token_prob in zip(
                 tokens[branch.taken :], probs[branch.taken :], strict=True
             ):
                 prob = branch.prob * token_prob
                 if prob <= cutoff:
                     break
+                branch.taken += 1
                 self._take(branch, token, prob)
 
 
