@@ -14,7 +14,7 @@ A continuation is left out if it is wrong after any text:
 import re
 import unicodedata
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from model.text import is_east_asian, is_word_character
 from model.words import KnownWords
@@ -50,14 +50,26 @@ class CandidateRules:
             start -= 1
         self.stem = text[start:]
         self._is_known = is_known
-        line = text[-MAX_LINE:].rpartition("\n")[2]
+        self._line = line = text[-MAX_LINE:].rpartition("\n")[2]
         self._end = line[-2:]
-        self._open = _open_marks(line) if _MARKS.search(line) else ""
         self.sentence_ended = (
             line[-1:] in _SENTENCE_ENDS
             and line[-2:-1] not in _SENTENCE_ENDS
             and not _ABBREVIATION.search(line[-MAX_STEM:])
         )
+
+    @cached_property
+    def _open(self) -> str:
+        """The closing marks whose opening marks are open at the end of the line."""
+        line = self._line
+        if not _MARKS.search(line):
+            return ""
+        closing = [last for first, last in _PAIRS if line.count(first) > line.count(last)]
+        if line.count('"') % 2:
+            closing.append('"')
+        if _OPEN_APOSTROPHE.search(line):
+            closing.append("’")
+        return "".join(closing)
 
     def allow(self, append: str) -> bool:
         """Return True if *append*, a word or the rest of one, may be a candidate."""
@@ -95,16 +107,6 @@ class CandidateRules:
 def is_known(words: KnownWords, word: str) -> bool:
     """Return True for one of *words*, and for a word without Latin letters."""
     return not _LATIN.search(word) or word in words
-
-
-def _open_marks(line: str) -> str:
-    """Return the closing marks whose opening marks are open at the end of *line*."""
-    closing = [last for first, last in _PAIRS if line.count(first) > line.count(last)]
-    if line.count('"') % 2:
-        closing.append('"')
-    if _OPEN_APOSTROPHE.search(line):
-        closing.append("’")
-    return "".join(closing)
 
 
 @lru_cache(maxsize=1 << 12)

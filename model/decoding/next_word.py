@@ -46,7 +46,7 @@ from model.decoding.context import (
     load_prefix,
 )
 from model.decoding.prefix_cache import PrefixNode
-from model.decoding.spellings import Spelling, room, spell
+from model.decoding.spellings import Speller, Spelling, room
 from model.decoding.writer_words import TINY, Weights, WriterWords, weigh
 from model.queries import Candidate, PredictQuery, PredictResult, Usage
 from model.text import NormalText, is_word_character, read_text
@@ -59,7 +59,7 @@ WIDTH = 5
 WORD_SHARE, WORD_FLOOR, WORD_ROWS, WORD_ROUNDS = 1.0, 0.02, 4, 8
 # A next token is taken if its probability exceeds this share of the last candidate's; at most so
 # many: with and without a space.
-BRANCH_SHARE, BRANCHES = 1 / 3, 18
+BRANCH_SHARE, BRANCHES = 1 / 3, 14
 # For longer lists, next tokens above these shares of that limit are taken in turn; at most so many.
 TAILS = (1 / 16, 32), (1 / 512, 128)
 
@@ -108,7 +108,8 @@ def next_words(
     rules = CandidateRules(text, lambda word: context.is_known(word) or word in writer)
     search = _Search(context, next_token, rules, reading, writer)
     try:
-        spelled = yield from spell(context.index, next_token, between, canonical, typed_prefix)
+        speller = Speller(context.index, next_token)
+        spelled = yield from speller.spell(between, canonical, typed_prefix)
         for spelling in spelled.spellings:
             search.branch_from(spelling, spelling.prob / (spelled.total or 1.0))
         yield from search.extend()
@@ -172,12 +173,12 @@ class _Search:
         """Extend partial words while they could change the candidates, up to a limit."""
         for _ in range(WORD_ROUNDS):
             floor = max(self._last_prob * WORD_SHARE, WORD_FLOOR)
-            self._partial_words.sort(key=lambda word: word.ended_prob - word.prob)
-            chosen = self._partial_words[: min(WORD_ROWS, room(self._next_token))]
-            chosen = [word for word in chosen if word.prob - word.ended_prob > floor]
+            words = [word for word in self._partial_words if word.prob - word.ended_prob > floor]
+            words.sort(key=lambda word: word.ended_prob - word.prob)
+            chosen = words[: min(WORD_ROWS, room(self._next_token))]
             if not chosen:
                 break
-            self._partial_words = self._partial_words[len(chosen) :]
+            self._partial_words = words[len(chosen) :]
             nodes = yield from self._next_token.expand(
                 [Edge(word.node, word.token, suffix=word.suffix) for word in chosen]
             )

@@ -49,18 +49,9 @@ def room(next_token: NextToken) -> int:
     return max(0, MAX_NODES - next_token.nodes)
 
 
-def spell(
-    index: TokenIndex,
-    next_token: NextToken,
-    between: Sequence[int],
-    canonical: Sequence[int],
-    typed_prefix: bytes,
-) -> Decoder[Spelled]:
-    """Follow spellings of *typed_prefix* after *between*; *canonical* encodes it."""
-    return (yield from _Speller(index, next_token).spell(between, canonical, typed_prefix))
+class Speller:
+    """Spells the end of a text with the tokens of *index*."""
 
-
-class _Speller:
     def __init__(self, index: TokenIndex, next_token: NextToken) -> None:
         self._index = index
         self._next_token = next_token
@@ -69,6 +60,7 @@ class _Speller:
     def spell(
         self, between: Sequence[int], canonical: Sequence[int], typed_prefix: bytes
     ) -> Decoder[Spelled]:
+        """Follow spellings of *typed_prefix* after *between*; *canonical* encodes it."""
         node = yield from self._run_between(between, len(typed_prefix))
         spellings = [self._spelling(typed_prefix, 1.0, node)]
         total = spellings[0].total
