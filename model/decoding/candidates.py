@@ -5,7 +5,7 @@ A continuation is left out if it is wrong after any text:
 - a closing mark whose opening mark is not open in the last line;
 - directly after the mark that ends a sentence, any mark but an opening or closing one, unless the
   text repeats its marks (``!!``) or its last word has a period inside (``e.g.``);
-- directly after the end of a sentence, a word in capitals, which a space precedes;
+- directly after the end of a sentence, anything else but small letters (``lacuna.org``);
 - a space before a mark that follows its word directly;
 - a word that ends in an apostrophe, unless it ends in ``s'`` or a quotation is open;
 - a Latin word that nobody knows: the network made it up from tokens.
@@ -32,6 +32,7 @@ _LATIN = re.compile(f"[A-Za-zÀ-ÖØ-öø-{_LAST_LATIN}]")
 _MARKS = re.compile(f"[\"'{re.escape(_OPENING + _CLOSING)}]")
 _OPEN_APOSTROPHE = re.compile(r"(?<![^\s(\"“])'\w|‘")
 _SMILEY = re.compile("[:;=]-?[()]$")
+_PLURAL = re.compile(f"[^{_APOSTROPHES}][sS].$")
 _LOWER_CASE = re.compile("[a-z][.!?]")
 _ABBREVIATION = re.compile(r"\w\.\w+\.$")
 
@@ -78,10 +79,10 @@ class CandidateRules:
         end = " " if spaced else self._end
         if not is_word_character(body[0]):
             return body.isalnum() or _marks_fit(body, end, self._open, self.sentence_ended)
-        if self.sentence_ended and body[0].isupper() and _LOWER_CASE.match(end):
-            return False
         word = body if spaced else self.stem + body
-        if body[-1] in _APOSTROPHES and word[-2:-1].lower() != "s" and "’" not in self._open:
+        if body[-1] in _APOSTROPHES:
+            return "’" in self._open or bool(_PLURAL.search(word) and self._is_known(word))
+        if self.sentence_ended and not body[0].islower() and _LOWER_CASE.match(end):
             return False
         return self._is_known(word)
 
@@ -95,7 +96,8 @@ class CandidateRules:
         """
         last = append[-1]
         if last.isalnum() or last in _APOSTROPHES:
-            return last <= _LAST_LATIN or not is_word_character(last)
+            latin = last <= _LAST_LATIN or "０" <= last <= "ｚ"
+            return latin or not is_word_character(last)
         if last in _OPENING:
             return False
         if last in _SENTENCE_ENDS and not (append == "." and self.stem[-1:].isdigit()):

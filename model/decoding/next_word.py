@@ -290,6 +290,8 @@ class _Search:
     def candidates(self, top_k: int) -> tuple[Candidate, ...]:
         """Return the best candidates, falling, ties by text."""
         candidates: list[Candidate] = []
+        if not self._found:  # all that is probable may be no candidate
+            self._take_tail(0.0, TAILS[-1][1])
         # What was not taken is below the cutoff, so those above it are final.
         self._add_final(candidates, self._cutoff, top_k)
         for share, limit in TAILS:
@@ -328,6 +330,8 @@ class _Search:
             total, covered, _ = self._found[append]
             first = append[0]
             start = self._rules.stem if is_word_character(first) else covered
+            if not self._is_as_sent:
+                start = self._reading.as_sent(len(self._reading.text) - len(start))
             word = append.lstrip(" ") if first == " " else start + append
             ended = self._rules.is_complete(append, self._spaced_probs.get(append, 0.0) / total)
             candidates.append(Candidate(word, append, prob, ended))

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from model.config import Calibration
 from model.decoding.token_index import TokenIndex
-from model.predictor import Predictor
+from model.predictor import Predictor, open_model
 from model.queries import Candidate, PredictQuery
 from model.text import is_word_character, normalise
 from model.tokenizer import FIRST_BYTE, START
+from service.settings import DEFAULT_CHECKPOINT
 from tests.fakes import TYPING as TOKENIZER
 from tests.fakes import TableRuntime, answer, hand_tokenizer, table_predictor
 
@@ -136,7 +137,16 @@ def test_candidates_are_a_function_of_the_text(text: str) -> None:
         for predictor in [table_predictor(runtime, words=words, cache_bytes=size)]
         for top_k in (100, 1, 3, 10, 100)
     ]
-    assert whole and all(each == whole[: len(each)] for each in lists)
+    assert all(each == whole[: len(each)] for each in lists)
+
+
+def test_everyday_lists_are_long_and_begin_like_short_ones() -> None:
+    """With the bundled checkpoint, 100 candidates begin with those of any shorter list."""
+    predictor = Predictor(*open_model(DEFAULT_CHECKPOINT))
+    for text, least in (("Last night we went to the theat", 3), ("I ", 50), ("我想", 50)):
+        long, *lists = [predict(predictor, text, top_k) for top_k in (100, 1, 3, 10)]
+        assert len(long) >= least
+        assert lists == [long[:1], long[:3], long[:10]]
 
 
 @pytest.mark.usefixtures("exhaustive")
@@ -221,7 +231,8 @@ def test_texts_are_read_in_normal_form_and_continued_as_sent(
     runtime = TableRuntime(TOKENIZER, range(FIRST_BYTE + 256, TOKENIZER.size), spread=0.5)
     predictor = table_predictor(runtime)
     written = {each.append: each for each in predict(predictor, sent, 20)}
-    expected = {each.append.strip().lower(): each for each in predict(predictor, plain, 20)}
+    plainly = reversed(predict(predictor, plain, 20))  # of two that differ in a space, the first
+    expected = {each.append.strip().lower(): each for each in plainly}
     for append, word in found.items():
         assert written[append].word == word
         same = expected[normalise(append).strip().lower()]
