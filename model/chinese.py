@@ -29,6 +29,16 @@ def to_traditional(before: str, text: str) -> str:
     return _converted(_traditionaliser(), before + text)[len(before) :]
 
 
+@lru_cache(maxsize=1 << 12)
+def is_same_character(sent: str, written: str) -> bool:
+    """Return False if two Traditional characters are not variants, as 髮 and 發 are not.
+
+    Characters that Big5 lacks are variants that other regions use.
+    """
+    is_same = sent == written or _traditionaliser().convert(sent) == written
+    return is_same or not _encodes(sent, "big5")
+
+
 def is_traditional(text: str) -> bool:
     """Return True if *text* has more Traditional than Simplified characters, and no kana.
 

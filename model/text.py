@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
-from model.chinese import is_traditional, to_simplified, to_traditional
+from model.chinese import is_same_character, is_traditional, to_simplified, to_traditional
 
 Language = Literal["zh", "en"]
 LANGUAGES: tuple[str, ...] = ("zh", "en")
@@ -133,6 +133,17 @@ class NormalText:
         if answer[0] == " ":  # one space is enough
             return answer[1:] if self._last == " " else answer
         return f" {answer}" if is_word_character(answer[0]) and self._last != " " else answer
+
+    def may_begin(self, covered: str, answer: str) -> bool:
+        """Return False if *covered*, which ends *text*, and *answer* are no word as it was sent.
+
+        Simplified, two characters may be one: 髮 does not begin 發現.
+        """
+        if not (covered and self._is_traditional):
+            return True
+        start = len(self.text) - len(covered)
+        written = to_traditional(self.text[:start], covered + answer)
+        return all(map(is_same_character, self.as_sent(start), written))
 
     @cached_property
     def _last(self) -> str:
