@@ -22,6 +22,10 @@ LANGUAGES: tuple[str, ...] = ("zh", "en")
 HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 HAN_CHARACTER = re.compile(f"[{HAN}]")
 LETTER = re.compile(r"[^\W\d_]")
+LATIN_LETTER = re.compile(
+    "[A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff\uff21-\uff3a\uff41-\uff5a]"
+)
+APOSTROPHES = "'’"
 _LETTERS = re.compile(r"(?:[^\W\d_]|['’])+")
 _I = re.compile(r"(?<![^\W_])i(?![^\W_])")
 _SENTENCE_START = re.compile(_I.pattern + r"|(?:^|[.!?][\"'”’)\]]*[ \n]|\n)[\"'“‘(\[]*[^\W\d_]")
@@ -318,7 +322,7 @@ def is_word_character(character: str) -> bool:
 
     Chinese characters and kana do not count: each may be a whole word.
     """
-    if character in "'’_":
+    if character in APOSTROPHES or character == "_":
         return True
     return unicodedata.category(character)[0] in "LNM" and _UNSPACED.match(character) is None
 

@@ -16,23 +16,20 @@ import unicodedata
 from collections.abc import Callable
 from functools import cached_property, lru_cache
 
-from model.text import is_east_asian, is_word_character
+from model.text import APOSTROPHES, LATIN_LETTER, is_east_asian, is_word_character
 from model.words import KnownWords
 
 # Characters of an unfinished word, and of the last line, that are read.
 MAX_STEM, MAX_LINE = 64, 1_000
 
-_APOSTROPHES = "'’"
 _SENTENCE_ENDS = ".!?。！？"
 _OPENING, _CLOSING = "([{“‘「『（【《〈〔", ")]}”’」』）】》〉〕"
 _PAIRS = tuple(zip(_OPENING, _CLOSING, strict=True))
 _FOLLOWS_WORD = _SENTENCE_ENDS + ",;:…%，、；：％" + _CLOSING
-_LAST_LATIN = "ɏ"
-_LATIN = re.compile(f"[A-Za-zÀ-ÖØ-öø-{_LAST_LATIN}]")
 _MARKS = re.compile(f"[\"'{re.escape(_OPENING + _CLOSING)}]")
 _OPEN_APOSTROPHE = re.compile(r"(?<![^\s(\"“])'\w|‘")
 _SMILEY = re.compile("[:;=]-?[()]$")
-_PLURAL = re.compile(f"[^{_APOSTROPHES}][sS].$")
+_PLURAL = re.compile(f"[^{APOSTROPHES}][sS].$")
 _LOWER_CASE = re.compile("[a-z][.!?]")
 _ABBREVIATION = re.compile(r"\w\.\w+\.$")
 
@@ -80,7 +77,7 @@ class CandidateRules:
         if not is_word_character(body[0]):
             return body.isalnum() or _marks_fit(body, end, self._open, self.sentence_ended)
         word = body if spaced else self.stem + body
-        if body[-1] in _APOSTROPHES:
+        if body[-1] in APOSTROPHES:
             return "’" in self._open or bool(_PLURAL.search(word) and self._is_known(word))
         if self.sentence_ended and not body[0].islower() and _LOWER_CASE.match(end):
             return False
@@ -95,8 +92,8 @@ class CandidateRules:
         its probability, *spaced_share*, of at least half.
         """
         last = append[-1]
-        if last.isalnum() or last in _APOSTROPHES:
-            latin = last <= _LAST_LATIN or "０" <= last <= "ｚ"
+        if last.isalnum() or last in APOSTROPHES:
+            latin = last.isdecimal() or last == "'" or LATIN_LETTER.match(last) is not None
             return latin or not is_word_character(last)
         if last in _OPENING:
             return False
@@ -108,7 +105,7 @@ class CandidateRules:
 
 def is_known(words: KnownWords, word: str) -> bool:
     """Return True for one of *words*, and for a word without Latin letters."""
-    return not _LATIN.search(word) or word in words
+    return not LATIN_LETTER.search(word) or word in words
 
 
 @lru_cache(maxsize=1 << 12)

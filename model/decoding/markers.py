@@ -8,7 +8,7 @@ text together take linear time.
 import re
 from collections.abc import Iterable
 
-from model.text import is_east_asian, is_han
+from model.text import APOSTROPHES, LATIN_LETTER, is_east_asian, is_han
 
 # One pattern per bracket: each then searches for its first character, 40 times faster than one
 # alternation over a long text.
@@ -36,7 +36,6 @@ _OPENERS = {
     )
     for opener in openers
 }
-_APOSTROPHES = "'’"
 # Brackets that open, and no quote that may close as well.
 _OPENING = "([{“‘«"
 # Marks of Chinese and of English.
@@ -60,7 +59,6 @@ _ENDINGS = frozenset(
 _PARTS = _BEGINNINGS | _ENDINGS | frozenset(["im", "in", "il", "ir", "re"])
 # The number of an exercise.
 _NUMBER = re.compile(r"\(?\d{1,2}[.)]")
-_LATIN = re.compile("[A-Za-z\u00c0-\u024f\u1e00-\u1eff]")
 _AFTER_WORD = ".,;:!?)]}”"
 
 
@@ -95,7 +93,7 @@ def with_brackets(text: str, start: int, end: int, low: int, high: int) -> tuple
         if left == low or right == high or text[right] not in _OPENERS.get(text[left - 1], ""):
             return start, end
         before, after = text[max(0, left - 2) : left - 1], text[right + 1 : right + 2]
-        if text[right] in _APOSTROPHES and (before.isalnum() or after.isalpha()):
+        if text[right] in APOSTROPHES and (before.isalnum() or after.isalpha()):
             return start, end
         if text[right] == '"' and (
             (left < start and before.strip() and not is_east_asian(before))
@@ -136,7 +134,7 @@ def read_right(left: str, right: str, joins: bool) -> tuple[str, bool, bool]:
 def completes_word(choices: Iterable[str]) -> bool:
     """Return True if *choices* are parts of words, as ``ed`` or ``'s``."""
     words = [choice.lower() for choice in choices]
-    return all(word in _PARTS for word in words) or any(word[0] in _APOSTROPHES for word in words)
+    return all(word in _PARTS for word in words) or any(word[0] in APOSTROPHES for word in words)
 
 
 def _is_unspaced(nearest: str) -> bool:
@@ -153,7 +151,7 @@ def _ends_word(left: str, right: str) -> bool:
     if _NUMBER.fullmatch(left, left.rfind("\n") + 1):
         return True
     end = len(left.rstrip(_AFTER_WORD))
-    if not (end and _LATIN.match(left[end - 1])):
+    if not (end and LATIN_LETTER.match(left[end - 1])):
         return False
     start = end
     while start and _in_word(left[start - 1]):
@@ -167,7 +165,7 @@ def _ends_word(left: str, right: str) -> bool:
 
 def _begins_word(left: str, right: str) -> bool:
     """Return True if *right* begins with a Latin word that a blank is glued to."""
-    if not _LATIN.match(right):
+    if not LATIN_LETTER.match(right):
         return False
     end = 1
     while end < len(right) and _in_word(right[end]):
@@ -178,4 +176,4 @@ def _begins_word(left: str, right: str) -> bool:
 
 
 def _in_word(character: str) -> bool:
-    return character in _APOSTROPHES or (character.isalnum() and not is_east_asian(character))
+    return character in APOSTROPHES or (character.isalnum() and not is_east_asian(character))
