@@ -77,9 +77,9 @@ class Estimator:
         if isinstance(first, ScoreQuery):
             return self._scores(cast("Sequence[ScoreQuery]", queries), cache_salt)
         limits, rare, lists, marker = self._limits, self._rare, list[int](), ""
-        words, owner = len(first.lexicon) + len(first.block), _owner(first, cache_salt)
-        once = LISTED_WORD * words + _reading(first.history)
-        each = KNOWN_WORD * words + len(first.history) // KNOWN_HISTORY
+        owner, own = _owner(first, cache_salt), [*first.block, *[x.word for x in first.lexicon]]
+        once = LISTED_WORD * len(own) + sum(map(_reading, [first.history, *own]))
+        each = KNOWN_WORD * len(own) + len(first.history) // KNOWN_HISTORY
         if not self._is_known("", owner):
             once += len(first.history) // (ASCII_HISTORY if first.history.isascii() else HISTORY)
         refused = len(first.history) > limits.history
