@@ -31,8 +31,8 @@ from model.queries import (
 from model.text import Language, NormalText, is_east_asian, language_at_end, normalise, read_text
 from model.tokenizer import START
 
-# Characters after a blank that show its language.
-_NEAR = 8
+# Characters right of a blank that show its language.
+_RIGHT_CHARACTERS = 8
 # What each marker is read as: neither a letter nor a space.
 _MARK = "__"
 
@@ -183,7 +183,7 @@ def last_line(tokens: Sequence[int]) -> Sequence[int]:
 
 def _find_sent(query: ClozeQuery) -> list[tuple[int, int]]:
     """Return the places of the markers in the text as sent."""
-    plain = NormalText(query.text, normalise(query.text))
+    plain = NormalText.of(query.text)
     marker = None if query.blank is None else normalise(query.blank)
     found = find_markers(plain.text, marker)
     return found if plain.text == plain.sent else [plain.span(*place) for place in found]
@@ -243,7 +243,7 @@ def _read_slots(
     for number, gap in enumerate(gaps[1:]):
         last = number + 1 == len(edges)
         known = not last or bool(gap.strip())
-        near = language_at_end(lefts[number]), language_at_end(rights[number][:_NEAR])
+        near = language_at_end(lefts[number]), language_at_end(rights[number][:_RIGHT_CHARACTERS])
         language: Language = "zh" if "zh" in near else "en"
         lacks_after = lacks_next = False
         if gap.strip(" "):

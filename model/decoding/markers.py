@@ -37,11 +37,11 @@ _OPENERS = {
     for opener in openers
 }
 # Brackets that open, and no quote that may close as well.
-_OPENING = "([{“‘«"
+_NO_SPACE_AFTER = "([{“‘«"
 # Marks of Chinese and of English.
 _SHARED = "“”‘’…—·"
 # What belongs to the word before it, or ends the line.
-_CLOSING = re.compile(
+_NO_SPACE_BEFORE = re.compile(
     r"""
     (?! [:;]-?[)(DPp] | :\w+: | [.,]\d | [!:]= )  # not smileys, numbers, operators
     [,.;:!?…%)\]}”’»\n]
@@ -123,7 +123,7 @@ def read_right(left: str, right: str, joins: bool) -> tuple[str, bool, bool]:
     Also return if there is such a space, and if *right* lacks it.
     """
     bare = right.lstrip(" ")
-    if _is_unspaced(bare[:2]) or (bare != right and _CLOSING.match(bare)):
+    if _is_unspaced(bare[:2]) or (bare != right and _NO_SPACE_BEFORE.match(bare)):
         return bare, False, False
     if bare != right:
         return bare, True, False
@@ -143,7 +143,7 @@ def _is_unspaced(nearest: str) -> bool:
 
 
 def _opens(bare: str) -> bool:
-    return bare[-1] in _OPENING or (bare[-1] == '"' and not bare[-2:-1].strip())
+    return bare[-1] in _NO_SPACE_AFTER or (bare[-1] == '"' and not bare[-2:-1].strip())
 
 
 def _ends_word(left: str, right: str) -> bool:
