@@ -45,6 +45,8 @@ def is_traditional(text: str) -> bool:
     Of a long text, only the end is looked at.
     """
     text = text[-_LONG:]
+    if text.isascii():
+        return False
     traditional = len(_traditional().findall(text))
     if not traditional or _KANA.search(text):
         return False

@@ -128,26 +128,36 @@ class NormalText:
             return answer
         if self._is_traditional:
             answer = to_traditional(self.text[:end], answer)
-        if self.is_capitals:
-            answer = "".join([c.upper() if len(c.upper()) == 1 else c for c in answer])
-        if self._is_full_width:
-            answer = answer.translate(_TO_FULL_WIDTH)
-        if end is not None or self._last == "":
-            return answer
-        if answer[0] == " ":  # one space is enough
-            return answer[1:] if self._last == " " else answer
-        return f" {answer}" if is_word_character(answer[0]) and self._last != " " else answer
+        answer = self._dress(answer)
+        return answer if end is not None else self._join(answer)
 
-    def may_begin(self, covered: str, answer: str) -> bool:
-        """Return False if *covered*, which ends *text*, and *answer* are no word as it was sent.
+    def complete(self, covered: str, answer: str) -> str | None:
+        """Return *answer*, the rest of a word that begins with *covered* at the end of *text*.
 
-        Simplified, two characters may be one: 髮 does not begin 發現.
+        It is in the writing of the text as sent; None if that has no such word. Two characters may
+        be one in Simplified Chinese: 髮 does not begin 發現.
         """
         if not (covered and self._is_traditional):
-            return True
+            return self.write(answer)
         start = len(self.text) - len(covered)
-        written = to_traditional(self.text[:start], covered + answer)
-        return all(map(is_same_character, self.as_sent(start), written))
+        near = self.text[max(0, start - _NEAR) : start]
+        written = to_traditional(near, covered + answer)
+        if not all(map(is_same_character, self.as_sent(start), written)):
+            return None
+        return self._join(self._dress(written[len(covered) :]))
+
+    def _dress(self, answer: str) -> str:
+        if self.is_capitals:
+            answer = "".join([c.upper() if len(c.upper()) == 1 else c for c in answer])
+        return answer.translate(_TO_FULL_WIDTH) if self._is_full_width else answer
+
+    def _join(self, answer: str) -> str:
+        """Leave out a space that *sent* ends in, add one between emoji and word."""
+        if self._last == "":
+            return answer
+        if answer[0] == " ":
+            return answer[1:] if self._last == " " else answer
+        return f" {answer}" if is_word_character(answer[0]) and self._last != " " else answer
 
     @cached_property
     def _last(self) -> str:
@@ -157,7 +167,7 @@ class NormalText:
 
     @cached_property
     def _is_traditional(self) -> bool:
-        return not self.sent.isascii() and is_traditional(self.sent)
+        return is_traditional(self.sent)
 
     @cached_property
     def _is_full_width(self) -> bool:

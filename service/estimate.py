@@ -8,12 +8,13 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, cast
 
+from model.chinese import is_traditional
 from model.decoding.markers import find_markers
 from model.queries import Choices, ClozeQuery, Limits, PredictQuery, Query, ScoreQuery
 from model.text import is_word_character, normalise
 
 # Microseconds.
-PREDICT, CANDIDATE = 1_100, 2
+PREDICT, CANDIDATE, TRADITIONAL_CANDIDATE = 1_100, 2, 25
 SCORE, CONTEXT = 300, 500
 TOKEN, SCORED_TOKEN, DETAIL = 30, 57, 5
 BLANK = 12_800
@@ -162,7 +163,8 @@ class Estimator:
 
     def _predict(self, query: PredictQuery, fixed: int, owner: int) -> Work:
         new = query.text[self._known_length(query.text, owner) :]
-        fixed += PREDICT + CANDIDATE * query.top_k + _reading(query.text)
+        candidate = TRADITIONAL_CANDIDATE if is_traditional(query.text) else CANDIDATE
+        fixed += PREDICT + candidate * query.top_k + _reading(query.text)
         return _work(fixed, TOKEN * count_tokens(new, self._rare), TOKEN * ROUND_TOKENS)
 
 

@@ -261,11 +261,9 @@ class _Search:
 
     def _accept(self, append: str, prob: float, covered: str, is_allowed: bool = False) -> None:
         """Add to the probability of a candidate, if the rules allow it."""
-        written = append
-        if not self._is_as_sent:
-            written = self._reading.write(append)
-            if not self._reading.may_begin(covered, append):
-                return
+        written = append if self._is_as_sent else self._reading.complete(covered, append)
+        if written is None:
+            return
         found = self._found.get(written)
         if found is not None:
             total, likeliest, highest = found

@@ -31,6 +31,7 @@ def work_of(query: Any) -> Work:
         (PredictQuery("a" * 10), PredictQuery("a" * 1_000)),
         (PredictQuery("a" * 100), PredictQuery("A" * 100)),
         (PredictQuery("我" * 100), PredictQuery("鼗" * 100)),
+        (PredictQuery("门", 100), PredictQuery("門", 100)),
         (PredictQuery("鬼" * 100), PredictQuery("😀" * 100)),
         (PredictQuery("\U0001d157" * 100), PredictQuery("\U0001d160" * 100)),  # becomes three
         (PredictQuery("a\u200b"), PredictQuery("a" + "\u200b" * 9_000)),
