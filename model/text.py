@@ -205,7 +205,8 @@ def read_text(sent: str) -> NormalText:
         text = _EMOJI_RUN.sub(_sentence_end, text)
     if (text.isascii() or not _UNSPACED.search(text)) and text.isupper():
         words = [len(word) for word in _LETTERS.findall(text)]
-        if sum(length > 1 for length in words) + text.startswith("I ") > 1 or max(words) > 4:
+        longest = max(words, default=0)  # Ⓐ is a capital, but no letter
+        if sum(length > 1 for length in words) + text.startswith("I ") > 1 or longest > 4:
             return NormalText(sent, _in_small_letters(text, sentences=True), is_capitals=True)
     return NormalText(sent, text)
 
@@ -237,7 +238,13 @@ def _replacement(match: re.Match[str]) -> str:
 def _in_small_letters(text: str, *, sentences: bool = False) -> str:
     """Return *text* in small letters, but ``I`` and, with *sentences*, their first letters."""
     small = "".join([c.lower() if len(c.lower()) == 1 else c for c in text])
-    return (_SENTENCE_START if sentences else _I).sub(lambda match: match[0].upper(), small)
+    return (_SENTENCE_START if sentences else _I).sub(_capital, small)
+
+
+def _capital(match: re.Match[str]) -> str:
+    """Return what was matched in capitals, if they are as many: ß has two."""
+    capital = match[0].upper()
+    return capital if len(capital) == len(match[0]) else match[0]
 
 
 def _sentence_end(emoji: re.Match[str]) -> str:

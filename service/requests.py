@@ -32,7 +32,8 @@ FREE_BODY_BYTES = 16 << 10
 MAX_ARRIVING_BYTES = 64 << 20
 # Errors that one answer lists. Listing 100,000 would take 0.4 s on the event loop.
 MAX_ERRORS = 16
-# An unknown field with such a name is named in the answer. Any other name may be a user's text.
+# An unknown field of the body with such a name is named in the answer. Others may be a user's text,
+# as in a lexicon of {word: weight}.
 _FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,31}")
 _MESSAGES = {
     "string_type": "must be a string",
@@ -183,7 +184,7 @@ def _field_error(error: ErrorDetails) -> FieldError:
     ]
     if error["type"] == "extra_forbidden":
         name = str(location[-1])
-        if _FIELD_NAME.fullmatch(name):
+        if len(location) == 1 and _FIELD_NAME.fullmatch(name):
             return FieldError("".join(steps), "is not a field of this request")
         detail = f"has an unknown field; its name has {len(name)} characters"
         return FieldError("".join(steps[:-1]), detail)

@@ -197,6 +197,8 @@ def test_traditional_characters_begin_their_own_words(
         ("Happy BIRTHDAY", "Happy BIRTHDAY"),
         ("我用 LINUX 和 DEBIAN", "我用 LINUX 和 DEBIAN"),
         ("İSTANBUL IS", "İstanbul is"),
+        ("ẞÀ SCHÖN", "ßà schön"),
+        ("Ⓐ", "Ⓐ"),
     ],
 )
 def test_texts_in_capitals_are_read_in_small_letters(sent: str, text: str) -> None:

@@ -50,6 +50,15 @@ def test_all_wrong_fields_are_named_at_once() -> None:
     assert refused.value.detail.endswith("(and 2 more)")
 
 
+def test_a_word_that_was_sent_as_a_field_is_not_named() -> None:
+    """A lexicon may be mistaken for a list of {word: weight}."""
+    with pytest.raises(Problem) as refused:
+        parse(b'{"text": "a", "lexicon": [{"word": "b", "Okonkwo": 2}]}', ClozeRequest)
+    (error,) = refused.value.errors
+    assert error.pointer == "/lexicon/0"
+    assert "Okonkwo" not in error.detail
+
+
 @pytest.mark.parametrize(
     "content_type",
     ["application/json", "Application/JSON", "application/json;charset=UTF-8",
