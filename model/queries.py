@@ -328,7 +328,7 @@ def _check_distinct(words: Iterable[tuple[str, str]]) -> None:
 
 
 def _check_line(pointer: str, word: str) -> str:
-    """Return *word* without outer spaces, in form C."""
+    """Return *word* without outer spaces, in normal form."""
     clean = clean_word(word)
     if not clean:
         raise QueryError(pointer, "is empty or only spaces; send at least 1 character")

@@ -115,7 +115,7 @@ class Tokenizer:
             raise TokenizerError(f"{path}: {error}") from error
 
     def encode(self, text: str) -> list[int]:
-        """Encode text in form C (:func:`model.text.normalise`); a line end becomes ``<s>``."""
+        """Encode text in normal form (:func:`model.text.normalise`); a line end is ``<s>``."""
         ids: list[int] = []
         for part in _LOSSY.split(text):
             if part == "\n":
