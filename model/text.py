@@ -67,6 +67,7 @@ _ODD = re.compile(
     f"[{_UNSEEN_BASIC}{_ODD_SPACE}{_ODD_LINE_END}{_FULL_WIDTH}{_EMOJI_BASIC}\U0001bca0-\U000e0fff]"
 )
 _ODD_ASCII = re.compile("[\0-\t\x0b-\x1f\x7f]")
+_ALPHANUMERIC = re.compile(f"[0-9A-Za-z{_FULL_WIDTH}]")
 _TO_FULL_WIDTH = {code: code + 0xFEE0 for code in range(0x30, 0x7B) if chr(code).isalnum()}
 _FROM_FULL_WIDTH = {wide: code for code, wide in _TO_FULL_WIDTH.items()}
 
@@ -171,11 +172,9 @@ class NormalText:
 
     @cached_property
     def _is_full_width(self) -> bool:
-        """True if the last letter or digit of *sent* is full-width."""
-        if self.sent.isascii():
-            return False
-        last = next(filter(str.isalnum, reversed(self.sent)), "")
-        return last != "" and ord(last) in _FROM_FULL_WIDTH
+        """True if the last Latin letter or digit near the end of *sent* is full-width."""
+        found = _ALPHANUMERIC.findall(self.sent, max(0, len(self.sent) - _NEAR))
+        return bool(found) and not found[-1].isascii()
 
     @cached_property
     def _spans(self) -> tuple[Sequence[int], Sequence[int]]:

@@ -146,6 +146,7 @@ def test_spans_leave_out_what_is_invisible() -> None:
         ("我用 Linux 系統", "里", "裡"),
         ("我花了１００", "元10", "元１０"),
         ("１００元 and 5", "cm", "cm"),
+        ("１００元，又花了", "5", "５"),
         ("HAPPY BIRTHD", "ay", "AY"),
         ("THE STRASSE", " groß", " GROß"),
         ("ＴＨＡＮＫ ", "you", "ＹＯＵ"),
