@@ -25,7 +25,7 @@ from model.decoding.token_index import TokenIndex
 from model.decoding.writer_words import NO_LEXICON, Lexicon, SearchedText
 from model.queries import LexiconEntry
 from model.runtime import Float32Array, initial_states, output_slice
-from model.text import language_at_end, normalise
+from model.text import language_at_end, read_text
 from model.tokenizer import START
 
 # A long text is read in stretches of so many characters. The state after each is cached, so that a
@@ -85,7 +85,7 @@ class History:
         lexicon: Sequence[LexiconEntry] = (),
         block: Sequence[str] = (),
     ) -> None:
-        self._text = normalise(text)
+        self._text = read_text(text).text
         self._tokens: NDArray[np.uint16] | None = None
         self.owner = cache_salt
         if text or lexicon or block:

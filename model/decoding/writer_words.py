@@ -220,11 +220,13 @@ class WriterWords:
         counts: dict[tuple[int, str], float] = {}
         for start, word, count in found:
             typed = self._text[start:]
-            append = word[len(typed) :]
             if not word.startswith(typed):
-                if not _fits_case(typed, word, append):
+                if word.isupper():
+                    word = _lower(word)
+                if not _fits_case(typed, word):
                     continue
                 count *= OTHER_CASE
+            append = word[len(typed) :]
             key = start, append
             counts[key] = counts.get(key, 0.0) + count
         most = sorted(counts, key=lambda key: (-counts[key], key))[:MAX_OFFERED]
@@ -273,10 +275,10 @@ def _lower(text: str) -> str:
     return lower if len(lower) == len(text) else text
 
 
-def _fits_case(typed: str, word: str, append: str) -> bool:
-    """Return True if *append* of *word* fits *typed*, which has other capitals."""
+def _fits_case(typed: str, word: str) -> bool:
+    """Return True if *word* can go on after *typed*, which has other capitals."""
     same = typed[1:] == word[1 : len(typed)] or typed == typed.lower()
-    return same and append == append.lower()
+    return same and word[len(typed) :] == word[len(typed) :].lower()
 
 
 def _is_edge(text: str, place: int) -> bool:

@@ -19,7 +19,7 @@ from model.queries import (
     ScoreQuery,
 )
 from model.runtime import Float32Array
-from model.text import normalise
+from model.text import NormalText, normalise, read_text
 from tests.fakes import TableRuntime, answer, hand_tokenizer, table_predictor
 
 TOKENIZER = hand_tokenizer(("the ", "cat ", "cat", "我", "买"))
@@ -154,9 +154,13 @@ def test_texts_of_a_request_share_what_is_read_of_history_and_choices(
         normalised.append(text)
         return normalise(text)
 
+    def noted_reading(text: str) -> NormalText:
+        normalised.append(text)
+        return read_text(text)
+
     monkeypatch.setattr(TokenIndex, "encode", counted)
-    for module in ("queries", "decoding.context"):
-        monkeypatch.setattr(f"model.{module}.normalise", noted)
+    monkeypatch.setattr("model.queries.normalise", noted)
+    monkeypatch.setattr("model.decoding.context.read_text", noted_reading)
     history, choices = "the cat, the theatre " * 50, ["cat", "theatre", "上学"]
     asked = predictor()
     queries: list[Query] = [PredictQuery(f"{n} the", history=history) for n in range(8)]

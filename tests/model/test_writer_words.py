@@ -49,6 +49,7 @@ def entries(*words: str) -> tuple[LexiconEntry, ...]:
         ("We play Vorpalia on Fridays.", "Who plays V", "orpalia", "Vorpalia"),
         ("We play Vorpalia on Fridays.", "who plays vor", "palia", "vorpalia"),
         ("try oxaprozin", "Oxap", "rozin", "Oxaprozin"),
+        ("OUR VET IS CALLED ADAEZE.", "I asked Ada", "eze", "Adaeze"),
         ("班长是诸葛明月。", "我找诸葛", "明", "明"),
         ("狗叫豆豆包。", "我带着豆豆", "包", "包"),
     ],
