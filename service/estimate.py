@@ -18,7 +18,7 @@ PREDICT, CANDIDATE, TRADITIONAL_CANDIDATE = 1_100, 2, 25
 SCORE, CONTEXT = 300, 500
 TOKEN, SCORED_TOKEN, DETAIL = 30, 57, 5
 BLANK = 12_800
-CHOSEN_BLANK, CHOICE, CHOICE_TOKEN = 2_500, 150, 120
+CHOSEN_BLANK, CHOICE, CHOICE_TOKEN = 2_500, 200, 150
 # Several blanks are first filled from left to right, with so many fillings of those before, or with
 # one in texts of many blanks.
 JOINT, JOINTS, MANY = 4_000, 4, 8

@@ -10,8 +10,11 @@ For one blank, with every other blank read as its filling or as ``<blank>``:
 
 3. *Calibrate*: the rescored words keep their total probability M and share it by softmax(s / τ);
    the others keep theirs. A word that repeats what is near loses some nats, and the writer's own
-   words are added (blank_words.py). The first 16 words sum to F, which becomes F^γ. Of K choices,
-   all are divided by τ, and P = (1 - ε) softmax + ε / K.
+   words are added (blank_words.py). The first 16 words sum to F, which becomes F^γ.
+
+P_gap cannot compare phrases and words. If some choices are phrases, the score of each is
+log P_F(choice, right context | left) - 0.9 log P_F(choice | start): they are given, so it says
+little how probable they are anywhere. Of K choices, P is (1 - ε) softmax(score / τ) + ε / K.
 
 Several blanks are filled together, from left to right, by a small beam. Then the words of each are
 ranked with all others filled by the best filling, whose own word comes first. Nothing depends on
@@ -29,7 +32,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from model.batching import Decoder, RunTower, Score, gather
-from model.config import SPAN, WORD, Tower
+from model.config import WORD, Tower
 from model.decoding.blank_words import NEAR, BlankWords
 from model.decoding.blanks import Layout, last_line
 from model.decoding.cache_lm import CacheLM
@@ -37,11 +40,11 @@ from model.decoding.context import DecoderContext, History, load_prefix
 from model.decoding.span_search import (
     Line,
     Proposal,
-    Span,
     SpanHead,
     score_choices,
     score_lines,
     search_words,
+    sum_spans,
 )
 from model.queries import ClozeResult, ReadChoices, Usage
 from model.runtime import Float32Array, Float64Array
@@ -49,6 +52,8 @@ from model.tokenizer import BLANK, END, START
 
 # Proposals that are rescored: of two towers, of a forward-only network, and choices.
 RESCORED, RESCORED_BLIND, RESCORED_CHOICES = 16, 32, 32
+# The share of log P(choice | start) that choices lose if some are phrases, and its lower bound.
+PRIOR_SHARE, LEAST_PRIOR = 0.9, -1_000.0
 # Spans of each length that are searched on, however improbable they are.
 KEPT = 10
 # Nats below the first proposal at which a proposal is not rescored.
@@ -114,6 +119,7 @@ class _Cloze:
         # The spans that spell the choices of the last list, so that all blanks share them.
         self._last_choices: ReadChoices | None = None
         self._spelled: dict[str, Line] = {}
+        self._priors: dict[Line, float] = {}
         # A word seldom returns at once, so the tokens next to a blank do not count.
         counted = recent[: len(recent) - min(NEAR, len(self._parts[0]))]
         for number, tokens in enumerate(self._parts[1:], 1):
@@ -134,6 +140,7 @@ class _Cloze:
         width = BEAM if len(self._slots) <= MANY else 1
         beam = [_Joint((), 0.0, state)]
         for number, right in enumerate(rights):
+            yield from self._read_choices(number)
             found = yield from gather(
                 [self._rank(number, joint.state, right, joint.words, BEAM) for joint in beam]
             )
@@ -164,6 +171,7 @@ class _Cloze:
         wanted = RESCORED if self._two_towers else RESCORED_BLIND
         answers: list[list[tuple[str, float]]] = []
         for number, (right, filling) in enumerate(zip(rights, joint.fillings, strict=True)):
+            yield from self._read_choices(number)
             others = [*joint.words[:number], *joint.words[number + 1 :]]
             ranked = yield from self._rank(number, state, right, others, wanted, wanted)
             words = [proposal.word for proposal, _ in ranked]
@@ -221,7 +229,7 @@ class _Cloze:
         slot, calibration = self._slots[number], self._context.calibration
         # One side alone says too little to drop improbable words.
         kept = KEPT if self._two_towers else 2 * wanted
-        head, takes = self._head(number, right, WORD), partial(self._words.take, slot)
+        head, takes = self._head(number, right), partial(self._words.take, slot)
         found = yield from search_words(self._context, head, state, takes, wanted, kept)
         log_probs = np.array([each.log_prob for each in found])
         if found:
@@ -238,14 +246,25 @@ class _Cloze:
         self, words: ReadChoices, number: int, state: Float32Array, right: Float32Array | None
     ) -> Decoder[Ranked]:
         """Return all choices of a blank with their probabilities, best first."""
-        found = yield from self._score_choices(words, number, state, right)
+        context, slot = self._context, self._slots[number]
+        spelled = [(word, [self._spell(text) for text in slot.spellings(word)]) for word in words]
+        spans = [tokens for _, each in spelled for tokens in each]
+        if are_words := not self._priors:
+            found = yield from score_choices(context, self._head(number, right), state, spelled)
+        else:
+            forward = yield from self._forward_log_probs(number, spans, state)
+            found = sum_spans(spelled, dict(zip(spans, forward.tolist(), strict=True)))
+            found = [
+                each._replace(log_prob=each.log_prob - PRIOR_SHARE * self._priors[each.span.tokens])
+                for each in found
+            ]
         found.sort(key=lambda each: (-each.log_prob, each.word))
-        language, calibration = self._slots[number].language, self._context.calibration
-        temperature = calibration.choice_temperature[language]
+        temperature = context.calibration.choice_temperature[slot.language]
         log_probs = _log_softmax(np.array([each.log_prob for each in found]) / temperature)
-        scores = yield from self._rescore(number, found, state, right)
-        _share(log_probs, scores / temperature)
-        if mix := calibration.choice_uniform_mix[language]:
+        if are_words:
+            scores = yield from self._rescore(number, found, state, right)
+            _share(log_probs, scores / temperature)
+        if mix := context.calibration.choice_uniform_mix[slot.language]:
             log_probs = np.logaddexp(log_probs + np.log1p(-mix), np.log(mix / len(log_probs)))
         return _ranked(found, log_probs)
 
@@ -259,29 +278,23 @@ class _Cloze:
         filled = [word.casefold() for word in others if word]
         return [self._words.repetition(each, *sides, filled) for each in found]
 
-    def _head(self, number: int, right: Float32Array | None, kind: int) -> SpanHead:
-        return SpanHead(self._context, right, kind, self._cache_lm, self._parts[number])
+    def _head(self, number: int, right: Float32Array | None) -> SpanHead:
+        return SpanHead(self._context, right, WORD, self._cache_lm, self._parts[number])
 
-    def _score_choices(
-        self, words: ReadChoices, number: int, state: Float32Array, right: Float32Array | None
-    ) -> Decoder[list[Proposal]]:
-        """Score each choice as the kind of gap that it is: a word, or a span of several words."""
-        context, slot = self._context, self._slots[number]
+    def _read_choices(self, number: int) -> Decoder[None]:
+        """Spell the choices of a blank, and compute log P(choice | start) if some are phrases."""
+        if self._choices is None:
+            return
+        words, slot = self._choices[number], self._slots[number]
         if words is not self._last_choices:
-            self._last_choices, self._spelled = words, {}
-        groups: dict[int, list[tuple[str, list[tuple[int, ...]]]]] = {}
-        for word in words:
-            spelled = [self._spell(text) for text in slot.spellings(word)]
-            pairs = [pair for tokens in spelled for pair in pairwise(tokens)]
-            kind = WORD if all(starmap(context.tokenizer.joins, pairs)) else SPAN
-            groups.setdefault(kind, []).append((word, spelled))
-        found = yield from gather(
-            [
-                score_choices(context, self._head(number, right, kind), state, choices)
-                for kind, choices in groups.items()
-            ]
-        )
-        return [proposal for group in found for proposal in group]
+            self._last_choices, self._spelled, self._priors = words, {}, {}
+        spans = {self._spell(text): None for word in words for text in slot.spellings(word)}
+        pairs = [pair for tokens in spans for pair in pairwise(tokens)]
+        new = [span for span in spans if span not in self._priors]
+        if new and (self._priors or not all(starmap(self._context.tokenizer.joins, pairs))):
+            (state,) = yield [RunTower("forward", self._context.initial["forward"], (START,))]
+            log_probs = yield from self._log_probs("forward", "next", state, new)
+            self._priors.update(zip(new, log_probs.clip(min=LEAST_PRIOR).tolist(), strict=True))
 
     def _spell(self, text: str) -> Line:
         if text not in self._spelled:
@@ -289,20 +302,16 @@ class _Cloze:
         return self._spelled[text]
 
     def _rescore(
-        self,
-        number: int,
-        found: list[Proposal],
-        state: Float32Array,
-        right: Float32Array | None,
+        self, number: int, found: list[Proposal], state: Float32Array, right: Float32Array | None
     ) -> Decoder[Float64Array]:
         """Return the scores s of the first proposals; log P_gap of all if nothing rescores them."""
         scores = np.array([each.log_prob for each in found])
         if not self._two_towers:
             if not self._right_context(number):
                 return scores
-            spans = [each.span for each in found[:RESCORED_BLIND]]
+            spans = [each.span.tokens for each in found[:RESCORED_BLIND]]
             scores = yield from self._forward_log_probs(number, spans, state)
-            scores += [self._cache_lm.log_marginal(span.tokens) for span in spans]
+            scores += [self._cache_lm.log_marginal(span) for span in spans]
             return scores
         calibration = self._context.calibration
         forward_weight = calibration.forward_weight
@@ -311,7 +320,7 @@ class _Cloze:
             return scores
         if self._choices is None:
             found = found[: int((scores > scores[0] - RESCORING_MARGIN).sum())]
-        spans = [each.span for each in found[:RESCORED_CHOICES]]
+        spans = [each.span.tokens for each in found[:RESCORED_CHOICES]]
         scores = scores[: len(spans)]
         if forward_weight != 0:
             scores += forward_weight * (yield from self._forward_log_probs(number, spans, state))
@@ -324,19 +333,19 @@ class _Cloze:
         return tuple(self._lines[number][:RESCORING_CONTEXT]) if self._slots[number].known else ()
 
     def _forward_log_probs(
-        self, number: int, spans: Sequence[Span], state: Float32Array
+        self, number: int, spans: Sequence[Line], state: Float32Array
     ) -> Decoder[Float64Array]:
         """Return log P_F(span, right context | left) of each span, (len(spans),)."""
         context = self._right_context(number)
-        lines = [(*span.tokens, *context) for span in spans]
+        lines = [(*span, *context) for span in spans]
         return (yield from self._log_probs("forward", "next", state, lines))
 
     def _backward_log_probs(
-        self, number: int, spans: Sequence[Span], right: Float32Array
+        self, number: int, spans: Sequence[Line], right: Float32Array
     ) -> Decoder[Float64Array]:
         """Return log P_B(left context, span | right) of each span, (len(spans),)."""
         context = last_line(self._parts[number])[-RESCORING_CONTEXT:]
-        lines = [(*reversed(span.tokens), *reversed(context)) for span in spans]
+        lines = [(*reversed(span), *reversed(context)) for span in spans]
         return (yield from self._log_probs("backward", "previous", right, lines))
 
     def _log_probs(

@@ -8,7 +8,7 @@ With two towers the gap head gives all factors, and ``<eog>`` is the end. A forw
 only its next head, which does not see the right side; there a span ends where its word ends.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -173,7 +173,7 @@ def score_choices(
     context: DecoderContext,
     head: SpanHead,
     state: Float32Array,
-    choices: Sequence[tuple[str, Sequence[tuple[int, ...]]]],
+    choices: Sequence[tuple[str, Sequence[Line]]],
 ) -> Decoder[list[Proposal]]:
     """Score given words exactly after *state* (S,); each comes with the spans that spell it."""
 
@@ -188,6 +188,13 @@ def score_choices(
 
     spans = [tokens for _, spelled in choices for tokens in spelled]
     log_probs = yield from score_lines(context, "forward", state, spans, step, ends=True)
+    return sum_spans(choices, log_probs)
+
+
+def sum_spans(
+    choices: Sequence[tuple[str, Sequence[Line]]], log_probs: Mapping[Line, float]
+) -> list[Proposal]:
+    """Return given words, of which each comes with the spans that spell it."""
     found: dict[str, Proposal] = {}
     for word, spelled in choices:
         for tokens in spelled:

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.config import SPAN, WORD, Calibration
+from model.config import WORD, Calibration
 from model.decoding.blank_words import NEAR_REPETITION
+from model.decoding.cloze import PRIOR_SHARE
 from model.queries import Blank, ClozeQuery, ClozeResult, JointFilling, LexiconEntry
 from model.tokenizer import BLANK, END, END_OF_GAP, FIRST_BYTE, START
 from tests.fakes import TableRuntime, answer, hand_tokenizer, table_predictor
@@ -175,26 +176,33 @@ def test_coverage_is_raised_to_its_exponent(exponent: float) -> None:
 # -------------------------------------------------------------------------------------- choices
 
 
-def test_choices_are_exact_and_normalised() -> None:
-    """Every choice comes back, falling, with its exact share; phrases are scored as spans."""
+@pytest.mark.parametrize(
+    ("choices", "are_words"), [(["park", "reopen", "store"], True), (["park", "the store"], False)]
+)
+def test_choices_are_exact_and_normalised(choices: list[str], are_words: bool) -> None:
+    """All come back, falling, by P_gap if all are words, else by P_F and how common they are."""
     runtime = TableRuntime(TOKENIZER, seed=6)
-    choices = {"park": WORD, "the store": SPAN, "reopen": WORD, "new new park": SPAN}
+    left = ids("go ", "to ")
 
     def expected(right: list[int] | None, endings: Sequence[str]) -> Any:
-        shares = {
-            word: sum(
-                gap_prob(runtime, ids("go ", "to "), TOKENIZER.encode(word + end), right, kind)
-                for end in endings
-            )
-            for word, kind in choices.items()
-        }
+        shares = {}
+        for word in choices:
+            spans = [TOKENIZER.encode(word + end) for end in endings]
+            if are_words:
+                shares[word] = sum(gap_prob(runtime, left, span, right) for span in spans)
+                continue
+            lines = [span + (right or []) for span in spans]
+            fits = [np.exp(chain(runtime, "forward", [START, *left], line)) for line in lines]
+            likelier = spans[int(np.argmax(fits))]
+            prior = np.exp(chain(runtime, "forward", [START], likelier))
+            shares[word] = sum(fits) / prior**PRIOR_SHARE
         return approx(normalised(shares))
 
-    found = probs("go to ____.", runtime=runtime, choices=list(choices), top_k=1)
+    found = probs("go to ____.", runtime=runtime, choices=choices, top_k=1)
     assert found == expected(ids("."), [""])
     assert list(found.values()) == sorted(found.values(), reverse=True)
     # At the end of a text, spellings with and without a space count.
-    found = probs("go to ____", runtime=runtime, choices=list(choices))
+    found = probs("go to ____", runtime=runtime, choices=choices)
     assert found == expected(None, ["", " "])
 
 
