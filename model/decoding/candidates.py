@@ -14,7 +14,7 @@ A continuation is left out if it is wrong after any text:
 import re
 import unicodedata
 from collections.abc import Callable
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 from model.text import APOSTROPHES, LATIN_LETTER, is_east_asian, is_word_character
 from model.words import KnownWords
@@ -35,53 +35,62 @@ _ABBREVIATION = re.compile(r"\w\.\w+\.$")
 
 
 class CandidateRules:
-    """The rules after one text, in normal form.
+    """The rules after one text, in normal form, whose unfinished word begins at *start*.
+
+    Known words are those of *is_known*, and the writer's own by *is_own*.
 
     Attributes:
         stem: the unfinished word at the end of the text; empty if it ends in none.
         sentence_ended: the text ends in a mark that ends a sentence.
     """
 
-    def __init__(self, text: str, is_known: Callable[[str], bool]) -> None:
-        start = len(text)
-        while start > 0 and len(text) - start < MAX_STEM and is_word_character(text[start - 1]):
-            start -= 1
+    def __init__(
+        self,
+        text: str,
+        start: int,
+        is_known: Callable[[str], bool],
+        is_own: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         self.stem = text[start:]
-        self._is_known = is_known
+        self._is_known, self._is_own = is_known, is_own
         self._line = line = text[-MAX_LINE:].rpartition("\n")[2]
         self._end = line[-2:]
+        self._marks: str | None = None  # what _open returned
         self.sentence_ended = (
             line[-1:] in _SENTENCE_ENDS
             and line[-2:-1] not in _SENTENCE_ENDS
             and not _ABBREVIATION.search(line[-MAX_STEM:])
         )
 
-    @cached_property
+    @property
     def _open(self) -> str:
         """The closing marks whose opening marks are open at the end of the line."""
-        line = self._line
-        if not _MARKS.search(line):
-            return ""
-        closing = [last for first, last in _PAIRS if line.count(first) > line.count(last)]
-        if line.count('"') % 2:
-            closing.append('"')
-        if _OPEN_APOSTROPHE.search(line):
-            closing.append("’")
-        return "".join(closing)
+        if self._marks is None:
+            line, self._marks = self._line, ""
+            if _MARKS.search(line):
+                pairs = [last for first, last in _PAIRS if line.count(first) > line.count(last)]
+                quote = '"' if line.count('"') % 2 else ""
+                self._marks = (
+                    "".join(pairs) + quote + ("’" if _OPEN_APOSTROPHE.search(line) else "")
+                )
+        return self._marks
 
     def allow(self, append: str) -> bool:
         """Return True if *append*, a word or the rest of one, may be a candidate."""
-        body = append.lstrip(" ")
-        spaced = len(body) < len(append)
-        end = " " if spaced else self._end
+        body, word, end = append, self.stem + append, self._end
+        if append[0] == " ":
+            body = word = append.lstrip(" ")
+            end = " "
+        if body.isalpha() and not self.sentence_ended:  # most are plain words
+            return self._is_known(word) or self._is_own(word)
         if not is_word_character(body[0]):
             return body.isalnum() or _marks_fit(body, end, self._open, self.sentence_ended)
-        word = body if spaced else self.stem + body
+        is_known = self._is_known(word) or self._is_own(word)
         if body[-1] in APOSTROPHES:
-            return "’" in self._open or bool(_PLURAL.search(word) and self._is_known(word))
+            return "’" in self._open or (is_known and _PLURAL.search(word) is not None)
         if self.sentence_ended and not body[0].islower() and _LOWER_CASE.match(end):
             return False
-        return self._is_known(word)
+        return is_known
 
     def is_complete(self, append: str, spaced_share: float) -> bool:
         """Return True if a client may add a space after a candidate.
@@ -101,6 +110,15 @@ class CandidateRules:
             return True
         closes = last in _CLOSING or (last == '"' and last in self._open)
         return closes or is_east_asian(last) or spaced_share >= 0.5
+
+
+def start_of_word(text: str) -> int:
+    """Return where the unfinished word at the end of a text begins, at most `MAX_STEM` before."""
+    start = len(text)
+    first = max(0, start - MAX_STEM)
+    while start > first and is_word_character(text[start - 1]):
+        start -= 1
+    return start
 
 
 def is_known(words: KnownWords, word: str) -> bool:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,6 +87,7 @@ class History:
     ) -> None:
         self._text = read_text(text).text
         self._tokens: NDArray[np.uint16] | None = None
+        self._words: SearchedText | None = None
         self.owner = cache_salt
         if text or lexicon or block:
             words = repr(([(each.word, each.weight) for each in lexicon], [*block]))
@@ -94,10 +95,12 @@ class History:
             self.owner += f"\0{digest.hexdigest()}{hashlib.sha256(words.encode()).hexdigest()}"
         self.lexicon = Lexicon(lexicon, block) if lexicon or block else NO_LEXICON
 
-    @cached_property
+    @property
     def words(self) -> SearchedText:
         """The text, to look up its words."""
-        return SearchedText(self._text)
+        if self._words is None:
+            self._words = SearchedText(self._text)
+        return self._words
 
     def tokens(self, index: TokenIndex) -> NDArray[np.uint16]:
         """Return its last tokens and the start of a text, (n,)."""

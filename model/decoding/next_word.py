@@ -33,7 +33,7 @@ from operator import itemgetter
 
 from model.batching import Decoder
 from model.decoding.cache_lm import OTHER_BACKGROUND
-from model.decoding.candidates import CandidateRules
+from model.decoding.candidates import CandidateRules, start_of_word
 from model.decoding.context import (
     ALL,
     BYTES,
@@ -104,8 +104,9 @@ def next_words(
     # tokens between prefix and cut; q as tokens and as bytes
     between, canonical, typed_prefix = context.index.heal(text[boundary:])
     next_token, tree = NextToken(context, prefix, text), prefix.tree
-    writer = WriterWords(text, history.words, history.lexicon)
-    rules = CandidateRules(text, lambda word: context.is_known(word) or word in writer)
+    start = start_of_word(text)
+    writer = WriterWords(text, start, history.words, history.lexicon)
+    rules = CandidateRules(text, start, context.is_known, writer.__contains__)
     search = _Search(context, next_token, rules, reading, writer)
     try:
         speller = Speller(context.index, next_token)
@@ -318,10 +319,11 @@ class _Search:
         most = candidates[-1].probability if candidates else 1.0
         left = 1.0 - sum([each.probability for each in candidates])
         for minus_prob, append in self._ranked(cutoff):
-            if append in seen:
+            if seen and append in seen:
                 continue
-            # In float32, probabilities may sum to a little more than 1.
-            prob = min(-minus_prob, most, left)
+            prob = -minus_prob
+            if prob > most or prob > left:  # in float32 they may sum to a little more than 1
+                prob = min(most, left)
             if len(candidates) == top_k or not prob > 0:
                 break
             left -= prob

@@ -12,7 +12,6 @@ Nothing is indexed but the lexicon: to search a text takes less time than to rea
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
 from typing import NamedTuple
 
 from model.queries import LexiconEntry, clean_word
@@ -177,22 +176,24 @@ class Weights(NamedTuple):
 class WriterWords:
     """The words of text, history and lexicon for the end of a *text* in normal form.
 
+    Its unfinished word begins at *start*.
+
     Attributes:
         blocks_any: some word never comes.
     """
 
-    def __init__(self, text: str, history: SearchedText, lexicon: Lexicon) -> None:
-        start = len(text)
-        while start > 0 and len(text) - start < MAX_STEM and is_word_character(text[start - 1]):
-            start -= 1
+    def __init__(self, text: str, start: int, history: SearchedText, lexicon: Lexicon) -> None:
         self._text, self._start = text, start
+        self._searched: SearchedText | None = None  # what _before returned
         self._history, self._lexicon = history, lexicon
         self.blocks_any = lexicon.blocks_any
 
-    @cached_property
+    @property
     def _before(self) -> SearchedText:
         """The text without its unfinished word."""
-        return SearchedText(self._text[: self._start])
+        if self._searched is None:
+            self._searched = SearchedText(self._text[: self._start])
+        return self._searched
 
     def __contains__(self, word: str) -> bool:
         """Return True if *word* is in the text, the history or the lexicon, in any case."""

@@ -2,13 +2,13 @@
 
 import pytest
 
-from model.decoding.candidates import CandidateRules, is_known
+from model.decoding.candidates import CandidateRules, is_known, start_of_word
 from model.words import KnownWords
 
 
 def allowed(text: str, *appends: str) -> list[str]:
     """Return those of *appends* that may follow *text*, with every word known."""
-    rules = CandidateRules(text, lambda _: True)
+    rules = CandidateRules(text, start_of_word(text), lambda _: True)
     return [append for append in appends if rules.allow(append)]
 
 
@@ -76,7 +76,7 @@ def test_marks_follow_their_word_directly() -> None:
 def test_a_latin_word_must_be_known() -> None:
     """Words with a digit or a wrong ending are unknown; other scripts are not looked up."""
     words = KnownWords(["kinder", "theatre", "o'clock"])
-    rules = CandidateRules("the Theat", lambda word: is_known(words, word))
+    rules = CandidateRules("the Theat", 4, lambda word: is_known(words, word))
     appends = [
         "re",
         "re's",
@@ -98,7 +98,7 @@ def test_a_latin_word_must_be_known() -> None:
 
 def test_complete_candidates_may_be_followed_by_a_space() -> None:
     """Words, closing marks and ends of sentences are complete; other marks by their share."""
-    rules = CandidateRules('"It cost 5', lambda _: True)
+    rules = CandidateRules('"It cost 5', 9, lambda _: True)
     complete = [" it", "s'", "我", "3", "，", ")", "”", '"', "!", '."']
     open_ones = ["（", " (", "“", "：“", ".", "-", "$", ",", "да"]
     assert [each for each in complete + open_ones if rules.is_complete(each, 0.4)] == complete

@@ -149,7 +149,7 @@ def test_candidates_stay_events_that_exclude_each_other() -> None:
 def test_bayes_rule_weighs_words_of_the_writer() -> None:
     """Each has its expected count over the network's probability of what was typed."""
     history = "theatre theatre Then"
-    words = WriterWords("I like the", SearchedText(history), Lexicon())
+    words = WriterWords("I like the", 7, SearchedText(history), Lexicon())
     total = SMOOTHING + len(history) / WORD_LENGTH + 0.1 * len("I like ") / WORD_LENGTH
     found = {each.append: each.prior for each in words.continuations()}
     assert found == pytest.approx({"atre": MIXTURE * 2 / total, "n": MIXTURE * OTHER_CASE / total})
@@ -165,7 +165,7 @@ def test_bayes_rule_weighs_words_of_the_writer() -> None:
 
 def test_a_word_that_is_typed_as_a_whole_favours_what_ends_it() -> None:
     """Its probability goes to the candidates that do not continue it."""
-    words = WriterWords("to the", SearchedText("the the"), Lexicon()).continuations()
+    words = WriterWords("to the", 3, SearchedText("the the"), Lexicon()).continuations()
     network = {"ir": (0.4, "", 0.4), " cat": (0.1, "", 0.1)}
     assert weigh(words, network, {len("to "): 100.0}.__getitem__) is None
     weights = weigh(words, network, {len("to "): 0.1}.__getitem__)
@@ -179,7 +179,7 @@ def test_a_word_that_is_typed_as_a_whole_favours_what_ends_it() -> None:
 def test_words_of_the_writer_are_known(word: str) -> None:
     """Those of text, history and lexicon are, in any case, but no parts of them."""
     lexicon = Lexicon(entries("Lagos", "Port Talbot"))
-    words = WriterWords("A cat for Dr. Oko", SearchedText("I met Okonkwo."), lexicon)
+    words = WriterWords("A cat for Dr. Oko", 14, SearchedText("I met Okonkwo."), lexicon)
     assert word in words
     assert word[:-1] + "x" not in words
     assert "Oko" not in words and "konkwo" not in words
