@@ -25,7 +25,6 @@ from model.decoding.span_search import Proposal, Span, SpanHead
 from model.decoding.writer_words import MIXTURE, SMOOTHING, SearchedText
 from model.runtime import Float32Array
 from model.text import HAN, is_han
-from model.words import word_form
 
 # Tokens next to a blank in which a repetition is looked for.
 NEAR = 4
@@ -57,11 +56,12 @@ class BlankWords:
         word = text.strip()
         if not slot.takes(text) or self._lexicon.blocks("", word):
             return False
-        if len(tokens) == 1 or is_han(word[0]) or word in self._context.words:
-            return True
-        form = word_form(word)
-        return form in self._lexicon or any(
-            word_form(each) == form for text in self._texts for each in text.words(form)[0]
+        return (
+            len(tokens) == 1
+            or is_han(word[0])
+            or self._context.is_known(word)
+            or word in self._lexicon
+            or any(word in text for text in self._texts)
         )
 
     def repetition(

@@ -12,11 +12,12 @@ Nothing is indexed but the lexicon: to search a text takes less time than to rea
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 from model.queries import LexiconEntry, clean_word
 from model.text import is_word_character
-from model.words import word_form
+from model.words import KnownWords, word_form, words_in
 
 # Characters of an unfinished word, or of the beginning of an entry of the lexicon.
 MAX_STEM = 64
@@ -69,8 +70,8 @@ class Lexicon:
         self._firsts = {lower[0] for lower, _, _ in self._sorted}
         self._forms = {word_form(word) for word, _ in words}
 
-    def __contains__(self, form: str) -> bool:
-        return form in self._forms
+    def __contains__(self, word: str) -> bool:
+        return bool(self._forms) and word_form(word) in self._forms
 
     @property
     def counts(self) -> list[tuple[str, float]]:
@@ -120,9 +121,14 @@ class SearchedText:
         self._text = text
         self._lower = _lower(text)
 
-    def has(self, part: str) -> bool:
-        """Return True if *part*, in lower case, is somewhere in the text."""
-        return part in self._lower
+    @cached_property
+    def _known(self) -> KnownWords:
+        return KnownWords(words_in(self._text))
+
+    def __contains__(self, word: str) -> bool:
+        """Return True if *word* is one of the text, in any case."""
+        # The first letters show of most words that they are new.
+        return word[:4].lower() in self._lower and word in self._known
 
     def words(self, beginning: str) -> tuple[list[str], int]:
         """Return words with this *beginning* in any case, and how many characters were searched."""
@@ -197,14 +203,7 @@ class WriterWords:
 
     def __contains__(self, word: str) -> bool:
         """Return True if *word* is in the text, the history or the lexicon, in any case."""
-        beginning = word[:4].lower()  # most words are seen to be new by that
-        texts = [text for text in (self._before, self._history) if text.has(beginning)]
-        if not (texts or self._lexicon):
-            return False
-        form = word_form(word)
-        if not form or form in self._lexicon:
-            return bool(form)
-        return any(word_form(each) == form for text in texts for each in text.words(form)[0])
+        return word in self._lexicon or word in self._before or word in self._history
 
     def continuations(self) -> list[Continuation]:
         """Return the words that begin with the end of the text; *append* may be empty."""
@@ -256,8 +255,9 @@ def weigh(
     """
     odds: dict[str, float] = {}
     starts: dict[str, int] = {}
+    typed_probs = {start: max(typed_prob(start), TINY) for start in {each.start for each in words}}
     for start, append, prior in words:
-        odds[append] = odds.get(append, 0.0) + prior / max(typed_prob(start), TINY)
+        odds[append] = odds.get(append, 0.0) + prior / typed_probs[start]
         starts.setdefault(append, start)
     if not sum(odds.values()) > MIN_ODDS:
         return None
