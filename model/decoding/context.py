@@ -232,13 +232,16 @@ class NextToken:
 
     def probs(self, node: PrefixNode) -> Float32Array:
         """Return the distribution of the next token, (V,)."""
-        if self._cache_lm is None:
+        if self._cache_lm is None or node.is_unmixed:
             return node.next_probs
-        if node not in self._mixed:
+        probs = self._mixed.get(node)
+        if probs is None:
+            probs = self._cache_lm.mix(node.next_probs, node.context)
+            node.is_unmixed = probs is node.next_probs
             if len(self._mixed) == MAX_MIXED:
                 self._mixed.clear()
-            self._mixed[node] = self._cache_lm.mix(node.next_probs, node.context)
-        return self._mixed[node]
+            self._mixed[node] = probs
+        return probs
 
     def top(self, node: PrefixNode, allowed: str, cutoff: float, count: int) -> TopTokens:
         """Return the most probable of the tokens that *allowed* names.

@@ -45,13 +45,14 @@ class TopTokens(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class PrefixNode:
-    """The forward tower after some tokens. Only :class:`PrefixTree` changes a node."""
+    """The forward tower after some tokens. Only :class:`PrefixTree` adds to a node."""
 
     state: Float32Array  # (S,)
     context: tuple[int, ...]  # the last tokens, for the cache language model
     next_probs: Float32Array = field(default_factory=lambda: NOT_SCORED)  # (V,), calibrated
     top: dict[str, TopTokens] = field(default_factory=dict)  # by name of the allowed tokens
     children: dict[int, "PrefixNode"] = field(default_factory=dict)  # by the next token
+    is_unmixed: bool = False  # the cache language model is known to change nothing here
 
 
 class PrefixTree:
