@@ -1,4 +1,4 @@
-"""Which continuations of a text are candidates, and which are complete."""
+"""Rules for candidates: continuations that may be offered, and those that are complete."""
 
 import pytest
 

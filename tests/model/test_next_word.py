@@ -227,7 +227,7 @@ def test_promises_hold_for_any_text(text: str) -> None:
 def test_texts_are_read_in_normal_form_and_continued_as_sent(
     sent: str, plain: str, found: dict[str, str]
 ) -> None:
-    """What is sent is read like the plain text, and answers continue what was sent."""
+    """Any writing is read like the plain text, and answers continue it in the same writing."""
     runtime = TableRuntime(TOKENIZER, range(FIRST_BYTE + 256, TOKENIZER.size), spread=0.5)
     predictor = table_predictor(runtime)
     written = {each.append: each for each in predict(predictor, sent, 20)}

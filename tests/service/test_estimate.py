@@ -100,7 +100,7 @@ def test_what_was_typed_before_is_not_work_again() -> None:
     "other", [{"history": "b"}, {"lexicon": (LexiconEntry("b"),)}, {"block": ("b",)}]
 )
 def test_for_another_writer_a_text_is_work_again(other: dict[str, Any]) -> None:
-    """What is cached for one history, lexicon and blocked words serves no other."""
+    """Texts that are cached for one history, lexicon and blocked words serve no other."""
     text = "some words " * 400
     estimator = Estimator(LIMITS, CACHE_BYTES)
     (cold,) = estimator.estimate([PredictQuery(text)])
