@@ -56,7 +56,7 @@ def test_contexts_follow_their_formula() -> None:
 
 
 def test_rare_contexts_are_strong_evidence() -> None:
-    """A rare token is more probably followed by the same token again than a frequent one."""
+    """The follower of a rare token returns with more probability than that of a frequent one."""
     background = np.array([0] * 5 + [0.9] + [0.1 / 6] * 6, dtype=np.float32)
     cache_lm = CacheLM(np.array([5, 8, 7, 8]), background)
     assert cache_lm.mix(PROBS, [7])[8] > cache_lm.mix(PROBS, [5])[8] > PROBS[8]
