@@ -65,7 +65,9 @@ class CacheLM:
         self._background = background
         self._strength = STRENGTH * len(tokens) ** 0.5
         self._unique, self._raises = _NO_TOKENS, _NO_RAISES
+        self._contexts: set[int] | None = None  # of one token, if nothing else counts
         if not marginals:
+            self._contexts = set(tokens[:-1].tolist())
             return
         counted = tokens[background[tokens] > 0]
         if len(counted) < FEW_TOKENS:
@@ -93,6 +95,8 @@ class CacheLM:
 
     def mix(self, probs: Float32Array, context: Sequence[int]) -> Float32Array:
         """Return *probs* (V,), which sum to 1, as corrected after the tokens of *context*."""
+        if self._contexts is not None and context[-1] not in self._contexts:
+            return probs
         kept, followers = self._context_probs(context)
         if not len(self._unique):
             if not followers:

@@ -12,12 +12,11 @@ Nothing is indexed but the lexicon: to search a text takes less time than to rea
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
 from typing import NamedTuple
 
 from model.queries import LexiconEntry, clean_word
 from model.text import is_word_character
-from model.words import KnownWords, word_form, words_in
+from model.words import word_form
 
 # Characters of an unfinished word, or of the beginning of an entry of the lexicon.
 MAX_STEM = 64
@@ -35,6 +34,8 @@ MIN_ODDS = 2e-3
 # Places of the same letters that are looked at in each text, the latest first; and words that are
 # offered.
 MAX_PLACES, MAX_OFFERED = 128, 32
+# Places at which a word that nobody knows is looked for.
+MAX_CHECKED = 32
 # Characters of a word, to estimate how many words a text has.
 WORD_LENGTH = 5
 TINY = 1e-30
@@ -121,14 +122,21 @@ class SearchedText:
         self._text = text
         self._lower = _lower(text)
 
-    @cached_property
-    def _known(self) -> KnownWords:
-        return KnownWords(words_in(self._text))
+    def has(self, part: str) -> bool:
+        """Return True if *part*, in lower case, is somewhere in the text."""
+        return part in self._lower
 
     def __contains__(self, word: str) -> bool:
         """Return True if *word* is one of the text, in any case."""
-        # The first letters show of most words that they are new.
-        return word[:4].lower() in self._lower and word in self._known
+        form, end = word_form(word), len(self._lower)
+        for _ in range(MAX_CHECKED if form else 0):
+            place = self._lower.rfind(form, 0, end)
+            if place < 0:
+                return False
+            if _is_edge(self._lower, place) and _is_edge(self._lower, place + len(form)):
+                return True
+            end = place + len(form) - 1
+        return False
 
     def words(self, beginning: str) -> tuple[list[str], int]:
         """Return words with this *beginning* in any case, and how many characters were searched."""
@@ -189,32 +197,28 @@ class WriterWords:
     """
 
     def __init__(self, text: str, start: int, history: SearchedText, lexicon: Lexicon) -> None:
-        self._text, self._start = text, start
-        self._searched: SearchedText | None = None  # what _before returned
-        self._history, self._lexicon = history, lexicon
+        self._text, self._start, self._stem = text, start, text[start:]
+        self._before, self._history, self._lexicon = SearchedText(text[:start]), history, lexicon
         self.blocks_any = lexicon.blocks_any
-
-    @property
-    def _before(self) -> SearchedText:
-        """The text without its unfinished word."""
-        if self._searched is None:
-            self._searched = SearchedText(self._text[: self._start])
-        return self._searched
+        # Most unfinished words begin none of the writer's: that is seen at once.
+        stem = _lower(self._stem)
+        self._is_new = not (lexicon or self._before.has(stem) or history.has(stem))
 
     def __contains__(self, word: str) -> bool:
         """Return True if *word* is in the text, the history or the lexicon, in any case."""
+        if self._is_new and word.startswith(self._stem):
+            return False
         return word in self._lexicon or word in self._before or word in self._history
 
     def continuations(self) -> list[Continuation]:
         """Return the words that begin with the end of the text; *append* may be empty."""
-        if not (self._lexicon or self._start < len(self._text)):
+        if self._is_new or not (self._stem or self._lexicon):
             return []
         found = self._lexicon.continue_end(self._text)
         total = SMOOTHING + self._lexicon.total
-        stem = self._text[self._start :]
-        if stem:
+        if self._stem:
             for text, share in ((self._history, 1.0), (self._before, OWN_TEXT)):
-                words, searched = text.words(stem)
+                words, searched = text.words(self._stem)
                 total += share * searched / WORD_LENGTH
                 found += [(self._start, word, share) for word in words]
         counts: dict[tuple[int, str], float] = {}
