@@ -30,9 +30,9 @@ from model.text import HAN, is_han
 NEAR = 4
 # A token with a greater share of the training text is a function word.
 COMMON = 5e-4
-# Nats that a word loses if it repeats one that is next to the blank, or one token further, and if
-# it fills another blank as well.
-NEAR_REPETITION, JOINT_REPETITION = 1.5, 3.5
+# Nats that a word loses if it repeats one that is next to the blank, or one token further (for a
+# Chinese character, as in `看看`, and for others), and if it fills another blank as well.
+CHARACTER_REPETITION, NEAR_REPETITION, JOINT_REPETITION = 1.5, 3.0, 3.5
 # Bounds of the change by the first token, and words of a lexicon that are added to a blank.
 MIN_LIFT, MAX_LIFT, MAX_ADDED = 0.1, 100.0, 16
 # The share of tokens that are not counted.
@@ -74,11 +74,12 @@ class BlankWords:
         word = proposal.word.casefold()
         if word in others:
             return JOINT_REPETITION
+        loss = CHARACTER_REPETITION if len(word) == 1 and is_han(word) else NEAR_REPETITION
         left, found, between = before.rpartition(word)
         if found and _is_next(left[-1:], word, between):
-            return NEAR_REPETITION
+            return loss
         between, found, right = after.partition(word)
-        return NEAR_REPETITION if found and _is_next(right[:1], word, between) else 0.0
+        return loss if found and _is_next(right[:1], word, between) else 0.0
 
     def add_own(
         self, ranked: list[tuple[Proposal, float]], slot: Slot, head: SpanHead, output: Float32Array

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config import WORD, Calibration
-from model.decoding.blank_words import NEAR_REPETITION
+from model.decoding.blank_words import CHARACTER_REPETITION, NEAR_REPETITION
 from model.decoding.cloze import PRIOR_SHARE
 from model.queries import Blank, ClozeQuery, ClozeResult, JointFilling, LexiconEntry
 from model.tokenizer import BLANK, END, END_OF_GAP, FIRST_BYTE, START
@@ -360,15 +360,15 @@ def test_one_blank_has_its_candidates_as_fillings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "far", "word", "other"),
+    ("text", "far", "word", "other", "loss"),
     [
-        ("go to ____ store.", "go to ____ to the new store.", "store", "park"),
-        ("云南____。", "云南要去新手机____。", "云南", "我"),
-        ("____、买。", "____、新手机我买。", "买", "我"),
+        ("go to ____ store.", "go to ____ to the new store.", "store", "park", NEAR_REPETITION),
+        ("云南____。", "云南要去新手机____。", "云南", "我", NEAR_REPETITION),
+        ("____、买。", "____、新手机我买。", "买", "我", CHARACTER_REPETITION),
     ],
 )
 def test_a_word_next_to_a_blank_is_less_probable_there(
-    monkeypatch: pytest.MonkeyPatch, text: str, far: str, word: str, other: str
+    monkeypatch: pytest.MonkeyPatch, text: str, far: str, word: str, other: str, loss: float
 ) -> None:
     """It loses some nats; a function word, or one further away, loses nothing."""
 
@@ -377,8 +377,8 @@ def test_a_word_next_to_a_blank_is_less_probable_there(
         found = probs(text, table={"spread": 0.3}, top_k=100)
         return found[word] / found[other]
 
-    assert ratio(text, 1.0) == pytest.approx(ratio(text, 0.0) * np.exp(-NEAR_REPETITION), rel=1e-4)
-    assert ratio(far, 1.0) == ratio(far, 0.0)
+    assert ratio(text, 1.0) == pytest.approx(ratio(text, 0.0) * np.exp(-loss), rel=1e-4)
+    assert ratio(far, 1.0) == pytest.approx(ratio(far, 0.0))
 
 
 def test_a_word_seldom_fills_two_blanks(monkeypatch: pytest.MonkeyPatch) -> None:
