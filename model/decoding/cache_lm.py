@@ -95,7 +95,7 @@ class CacheLM:
 
     def mix(self, probs: Float32Array, context: Sequence[int]) -> Float32Array:
         """Return *probs* (V,), which sum to 1, as corrected after the tokens of *context*."""
-        if self._contexts is not None and context[-1] not in self._contexts:
+        if self._contexts is not None and not (context and context[-1] in self._contexts):
             return probs
         kept, followers = self._context_probs(context)
         if not len(self._unique):

@@ -25,9 +25,9 @@ DECODER, COUNTS, OBJECT = 16_000, 30 * MAX_TOKENS, 600
 # A code point and its tokens, in ASCII and in any text. A learned token takes 36 bytes, a byte
 # token 9, and the normal form of one character has at most 12 bytes of UTF-8.
 ASCII_CHARACTER, CHARACTER = 45, 125
-# A code point of a history, in ASCII and in any text: as sent, as read, in lower case, and 8 bytes
-# for each word. A word of a lexicon, or a blocked one.
-ASCII_HISTORY, HISTORY, LISTED_WORD = 7, 16, 1_500
+# A code point of a history, in ASCII and in any text: as sent, as read, in lower case. A word of a
+# lexicon, or a blocked one.
+ASCII_HISTORY, HISTORY, LISTED_WORD = 3, 12, 1_500
 # A word for a blank in an answer, and a code point of a text with the details of its tokens.
 FILLING, DETAIL = 150, 700
 

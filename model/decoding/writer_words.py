@@ -34,7 +34,7 @@ MIN_ODDS = 2e-3
 # Places of the same letters that are looked at in each text, the latest first; and words that are
 # offered.
 MAX_PLACES, MAX_OFFERED = 128, 32
-# Places at which a word that nobody knows is looked for.
+# Places at which an unknown word is looked for.
 MAX_CHECKED = 32
 # Characters of a word, to estimate how many words a text has.
 WORD_LENGTH = 5
@@ -161,14 +161,14 @@ class SearchedText:
 
 
 class AddedWord(NamedTuple):
-    """What a word of the writer adds to the probability of a candidate."""
+    """The part of a candidate's probability that a word of the writer adds."""
 
     prob: float
     start: int  # of the word in the text
 
 
 class Weights(NamedTuple):
-    """How the words of a writer change the network's candidates.
+    """Changes to the network's candidates by the words of a writer.
 
     Attributes:
         continued: factor of candidates that continue the unfinished word.
