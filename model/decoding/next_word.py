@@ -49,7 +49,7 @@ from model.decoding.prefix_cache import PrefixNode
 from model.decoding.spellings import Speller, Spelling, room
 from model.decoding.writer_words import TINY, Weights, WriterWords, weigh
 from model.queries import Candidate, PredictQuery, PredictResult, Usage
-from model.text import NormalText, is_word_character, read_text
+from model.text import NormalText, is_han, is_word_character, normalise, read_text
 
 # Limits of the search, which suit typing. With shares and floors of 0 it is almost exact.
 # The search is for so many candidates; those after them are what it found on the way.
@@ -382,8 +382,12 @@ def first_word(text: str) -> tuple[str | None, bool]:
 
 @lru_cache(maxsize=1 << 12)
 def _character(data: bytes) -> str | None:
-    """Return the character that *data* spells: empty if incomplete, None if there is none."""
+    """Return the character that *data* spells: empty if incomplete, None if there is none.
+
+    Nor is there one that no text in normal form has, such as a full-width digit or an odd space.
+    """
     try:
-        return codecs.getincrementaldecoder("utf-8")().decode(data)
+        character = codecs.getincrementaldecoder("utf-8")().decode(data)
     except UnicodeDecodeError:
         return None
+    return character if is_han(character) or normalise(character) == character else None

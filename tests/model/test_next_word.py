@@ -159,6 +159,14 @@ def test_a_character_is_spelled_in_bytes_only_as_utf_8() -> None:
     assert sum(found.values()) < 1
 
 
+def test_no_candidate_is_spelled_in_bytes_that_are_read_otherwise() -> None:
+    """A full-width digit would stand beside the digit itself, and an odd space look empty."""
+    predictor = Predictor(*open_model(DEFAULT_CHECKPOINT))
+    appends = [each.append for each in answer(predictor, PredictQuery("σ", 100)).candidates]
+    assert len(appends) > 20
+    assert appends == [normalise(append) for append in appends]
+
+
 def test_text_that_the_network_holds_impossible_is_still_continued() -> None:
     """If no predicted token begins with the text, its own tokens are followed."""
     runtime = TableRuntime(TOKENIZER, ids("到", "了", "cat "))
