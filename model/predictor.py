@@ -82,8 +82,10 @@ class Predictor:
             QueryError: the query is invalid, or not of a kind that the checkpoint can answer; its
                 field is a JSON pointer relative to the query.
         """
-        check, history, sent = RequestCheck(self.limits), History("", cache_salt), _NOTHING_SENT
-        reader, read = ContextReader(self._context, "", history), ""
+        check = RequestCheck(self.limits)
+        history, sent = History("", cache_salt), _NOTHING_SENT
+        reader: ContextReader | None = None
+        read = ""
         for query in queries:
             choices = check.check(query)
             kind = {PredictQuery: "predict", ScoreQuery: "score"}.get(type(query), "cloze")
@@ -93,7 +95,7 @@ class Predictor:
                     "/text", f"this checkpoint can answer {able}, not {kind}; load another one"
                 )
             if isinstance(query, ScoreQuery):
-                if query.context is not read:
+                if reader is None or query.context is not read:
                     reader = ContextReader(self._context, query.context, History("", cache_salt))
                     read = query.context
                 yield score_text(self._context, query, reader)

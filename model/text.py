@@ -202,7 +202,7 @@ def read_text(sent: str) -> NormalText:
     text = _normalise(sent, odd)
     if odd and _AN_EMOJI.search(text):
         text = _EMOJI_RUN.sub(_sentence_end, text)
-    if (text.isascii() or not _UNSPACED.search(text)) and text.isupper():
+    if text.isupper() and (text.isascii() or not _UNSPACED.search(text)):
         words = [len(word) for word in _LETTERS.findall(text)]
         longest = max(words, default=0)  # Ⓐ is a capital, but no letter
         if sum(length > 1 for length in words) + text.startswith("I ") > 1 or longest > 4:

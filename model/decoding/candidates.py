@@ -101,6 +101,8 @@ class CandidateRules:
         its probability, *spaced_share*, of at least half.
         """
         last = append[-1]
+        if "a" <= last <= "z":  # most are
+            return True
         if last.isalnum() or last in APOSTROPHES:
             latin = last.isdecimal() or last == "'" or LATIN_LETTER.match(last) is not None
             return latin or not is_word_character(last)

@@ -85,7 +85,7 @@ class History:
         lexicon: Sequence[LexiconEntry] = (),
         block: Sequence[str] = (),
     ) -> None:
-        self._text = read_text(text).text
+        self._text = read_text(text).text if text else ""
         self._tokens: NDArray[np.uint16] | None = None
         self._words: SearchedText | None = None
         self.owner = cache_salt

@@ -114,8 +114,9 @@ def next_words(
         for spelling in spelled.spellings:
             search.branch_from(spelling, spelling.prob / (spelled.total or 1.0))
         yield from search.extend()
-        cut = len(text) - len(typed_prefix.decode())
-        search.weigh(lambda start: _typed_prob(context, text, start, cut, spelled.total))
+        if search.words:
+            cut = len(text) - len(typed_prefix.decode())
+            search.weigh(lambda start: _typed_prob(context, text, start, cut, spelled.total))
     finally:  # a cancelled query leaves nodes, too
         if prefix.tree is tree:  # not dropped meanwhile
             context.cache.put(prefix)
@@ -147,7 +148,7 @@ class _Search:
         self._reading = reading
         self._is_as_sent = reading.text == reading.sent
         self._writer = writer
-        self._words = writer.continuations()
+        self.words = writer.continuations()
         self._blocks_any = writer.blocks_any
         self._weights: Weights | None = None
         # By appended text: its probability; covered characters and probability of its likeliest
@@ -273,7 +274,7 @@ class _Search:
             self._found[written] = total + prob, likeliest, highest
         elif not (is_allowed or self._rules.allow(append)):
             # A word that nobody knows does not end here, but the writer may have one that goes on.
-            longer = [each.append for each in self._words if each.append.startswith(append)]
+            longer = [each.append for each in self.words if each.append.startswith(append)]
             if longer:
                 self._accept(longer[0], prob, covered, True)
         elif not (self._blocks_any and self._writer.blocks(append)):
@@ -281,14 +282,13 @@ class _Search:
 
     def weigh(self, typed_prob: Callable[[int], float]) -> None:
         """Add the words of the writer; *typed_prob* is of the text from a place to its end."""
-        words, found = self._words, self._found
-        if words:
-            if not self._is_as_sent:
-                write = self._reading.write
-                words = [each._replace(append=each.append and write(each.append)) for each in words]
-            self._weights = weigh(words, found, typed_prob)
-            for append in self._weights.words if self._weights else ():
-                found.setdefault(append, (0.0, "", 0.0))
+        words, found = self.words, self._found
+        if not self._is_as_sent:
+            write = self._reading.write
+            words = [each._replace(append=each.append and write(each.append)) for each in words]
+        self._weights = weigh(words, found, typed_prob)
+        for append in self._weights.words if self._weights else ():
+            found.setdefault(append, (0.0, "", 0.0))
 
     def candidates(self, top_k: int) -> tuple[Candidate, ...]:
         """Return the best candidates, falling, ties by text."""
