@@ -23,7 +23,7 @@ from model.decoding.blanks import Layout, Slot
 from model.decoding.context import DecoderContext, History
 from model.decoding.span_search import Proposal, Span, SpanHead
 from model.decoding.writer_words import MIXTURE, SMOOTHING, SearchedText
-from model.runtime import Float32Array
+from model.runtime import Float32Array, Float64Array
 from model.text import HAN, is_han
 
 # Tokens next to a blank in which a repetition is looked for.
@@ -64,10 +64,17 @@ class BlankWords:
             or any(word in text for text in self._texts)
         )
 
-    def repetition(
+    def repetitions(
+        self, found: Sequence[Proposal], before: str, after: str, others: Sequence[str | None]
+    ) -> Float64Array:
+        """Return the nats that each word loses between two texts, with words in other blanks."""
+        sides = before.casefold(), after.casefold()
+        filled = [word.casefold() for word in others if word]
+        return np.array([self._repetition(each, *sides, filled) for each in found])
+
+    def _repetition(
         self, proposal: Proposal, before: str, after: str, others: Sequence[str]
     ) -> float:
-        """Return the nats that a word loses between two texts, with words in other blanks."""
         first, *rest = proposal.span.tokens
         if not rest and self._background[first] > COMMON:
             return 0.0

@@ -100,9 +100,10 @@ class Layout:
         usage: Usage,
         fillings: Sequence[tuple[Sequence[str | None], float]] = (),
     ) -> ClozeResult:
-        """Fill each blank with the first of its (word, probability); without any it stays.
+        """Show the (word, probability) of each blank, best first, and fill the blanks.
 
-        *fillings* are those of all blanks together, with their probabilities, best first.
+        The first of the *fillings* of all blanks together is filled in; if there are none, the
+        first word of each blank. A blank without a word stays.
         """
         written = [self._write(number, words) for number, words in enumerate(ranked)]
         shown = self.query.top_k if self.choices is None else None
@@ -110,11 +111,12 @@ class Layout:
             Blank(slot.start, slot.end, tuple(fillings[:shown]))
             for slot, fillings in zip(self.slots, written, strict=True)
         )
-        first = [fillings[0].word.strip() if fillings else None for fillings in written]
+        first = [words[0][0] if words else None for words in ranked]
+        filled = self._join(fillings[0][0] if fillings else first, 1.0).filled
         joint = None
         if self.query.fillings > 1:
             joint = tuple(self._join(*each) for each in fillings[: self.query.fillings])
-        return ClozeResult(self.fill(first), blanks, usage, joint)
+        return ClozeResult(filled, blanks, usage, joint)
 
     def _join(self, words: Sequence[str | None], prob: float) -> JointFilling:
         """Return a filling of all blanks as it is written."""

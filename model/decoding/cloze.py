@@ -17,8 +17,8 @@ log P_F(choice, right context | left) - 0.9 log P_F(choice | start): they are gi
 little how probable they are anywhere. Of K choices, P is (1 - ε) softmax(score / τ) + ε / K.
 
 Several blanks are filled together, from left to right, by a small beam. Then the words of each are
-ranked with all others filled by the best filling, whose own word comes first. Nothing depends on
-how many candidates or fillings are asked for.
+ranked with all others filled by the best filling. Nothing depends on how many candidates or
+fillings are asked for.
 
 A forward-only network has no gap head: its next head proposes, and
 s = log P_F(span, right context | left).
@@ -166,7 +166,7 @@ class _Cloze:
     def rank_each(
         self, state: Float32Array, joint: _Joint
     ) -> Decoder[list[list[tuple[str, float]]]]:
-        """Rank the words of each blank with all others filled; the word of *joint* comes first."""
+        """Rank the words of each blank with all others filled as in *joint*."""
         rights = yield from self._run_rights(joint.fillings)
         wanted = RESCORED if self._two_towers else RESCORED_BLIND
         answers: list[list[tuple[str, float]]] = []
@@ -174,11 +174,7 @@ class _Cloze:
             yield from self._read_choices(number)
             others = [*joint.words[:number], *joint.words[number + 1 :]]
             ranked = yield from self._rank(number, state, right, others, wanted, wanted)
-            words = [proposal.word for proposal, _ in ranked]
-            if filling is not None and filling.word in words:
-                words.remove(filling.word)
-                words.insert(0, filling.word)
-            answers.append([(word, prob) for word, (_, prob) in zip(words, ranked, strict=True)])
+            answers.append([(proposal.word, prob) for proposal, prob in ranked])
             if number + 1 < len(rights):
                 (state,) = yield [self._run_after(number, state, filling)]
         return answers
@@ -225,7 +221,7 @@ class _Cloze:
         probability F of the first *covering* words becomes F^γ.
         """
         if self._choices is not None:
-            return (yield from self._rank_choices(self._choices[number], number, state, right))
+            return (yield from self._rank_choices(number, state, right, others))
         slot, calibration = self._slots[number], self._context.calibration
         # One side alone says too little to drop improbable words.
         kept = KEPT if self._two_towers else 2 * wanted
@@ -243,10 +239,15 @@ class _Cloze:
         return (yield from self._words.add_own(ranked, slot, head, state[self._output]))
 
     def _rank_choices(
-        self, words: ReadChoices, number: int, state: Float32Array, right: Float32Array | None
+        self,
+        number: int,
+        state: Float32Array,
+        right: Float32Array | None,
+        others: Sequence[str | None],
     ) -> Decoder[Ranked]:
         """Return all choices of a blank with their probabilities, best first."""
-        context, slot = self._context, self._slots[number]
+        assert self._choices is not None
+        context, slot, words = self._context, self._slots[number], self._choices[number]
         spelled = [(word, [self._spell(text) for text in slot.spellings(word)]) for word in words]
         spans = [tokens for _, each in spelled for tokens in each]
         if are_words := not self._priors:
@@ -264,19 +265,19 @@ class _Cloze:
         if are_words:
             scores = yield from self._rescore(number, found, state, right)
             _share(log_probs, scores / temperature)
+        if any(others):
+            log_probs = _log_softmax(log_probs - self._words.repetitions(found, "", "", others))
         if mix := context.calibration.choice_uniform_mix[slot.language]:
             log_probs = np.logaddexp(log_probs + np.log1p(-mix), np.log(mix / len(log_probs)))
         return _ranked(found, log_probs)
 
     def _repetitions(
         self, number: int, found: Sequence[Proposal], others: Sequence[str | None]
-    ) -> list[float]:
+    ) -> Float64Array:
         """Return the nats that each word loses as it repeats one near it or in another blank."""
         decode = self._context.tokenizer.decode
         before, after = last_line(self._parts[number])[-NEAR:], self._lines[number][:NEAR]
-        sides = decode(before).casefold(), decode(after).casefold()
-        filled = [word.casefold() for word in others if word]
-        return [self._words.repetition(each, *sides, filled) for each in found]
+        return self._words.repetitions(found, decode(before), decode(after), others)
 
     def _head(self, number: int, right: Float32Array | None) -> SpanHead:
         return SpanHead(self._context, right, WORD, self._cache_lm, self._parts[number])

@@ -64,7 +64,11 @@ class Lexicon:
         self._lengths: dict[str, set[int]] = {}
         for word in self._blocked:
             self._lengths.setdefault(word[-1], set()).add(len(word))
+        entries = list(entries)
         words = [(clean_word(entry.word), LEXICON_COUNT * entry.weight) for entry in entries]
+        # By word, how it was sent, such as in Traditional Chinese.
+        sent = [(clean_word(entry.word), entry.word.strip()) for entry in entries]
+        self._sent = {word: each for word, each in sent if len(each) == len(word)}
         words = [(word, count) for word, count in words if word.casefold() not in self._blocked]
         self.total = sum([count for _, count in words])
         self._sorted = sorted([(_lower(word), word, count) for word, count in words])
@@ -73,6 +77,10 @@ class Lexicon:
 
     def __contains__(self, word: str) -> bool:
         return bool(self._forms) and word_form(word) in self._forms
+
+    def as_sent(self, word: str) -> str:
+        """Return a word as it was sent, if it is an entry."""
+        return self._sent.get(word, word)
 
     @property
     def counts(self) -> list[tuple[str, float]]:
@@ -230,7 +238,7 @@ class WriterWords:
                 if not _fits_case(typed, word):
                     continue
                 count *= OTHER_CASE
-            append = word[len(typed) :]
+            append = self._lexicon.as_sent(word)[len(typed) :]
             key = start, append
             counts[key] = counts.get(key, 0.0) + count
         most = sorted(counts, key=lambda key: (-counts[key], key))[:MAX_OFFERED]

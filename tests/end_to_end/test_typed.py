@@ -66,6 +66,8 @@ def fulfils(name: str, value: Any, result: Result, again: Result, first: int) ->
     best = every[:first]
     words: list[str] = [each["word"] for each in best]
     appended: list[str] = [each["append" if "append" in each else "word"] for each in best]
+    if name != "log_probability_within" and not best:
+        return False
     match name:
         case "any_of":  # also "are" if " are" is appended
             return not set(value).isdisjoint([*words, *map(str.strip, appended)])

@@ -307,9 +307,8 @@ def test_the_best_fillings_of_all_blanks_agree_with_brute_force(seed: int) -> No
         shares([*left, *ids(f"{ranked[0][0]} ")], choices[1], "", stop),
     )
     for blank, word, expected in zip(result.blanks, ranked[0], given, strict=True):
-        found = [each.probability for each in blank.candidates]
-        assert blank.candidates[0].word == word
-        assert found == pytest.approx(sorted(expected.values(), reverse=True), rel=1e-4)
+        found = {each.word: each.probability for each in blank.candidates}
+        assert found == pytest.approx(expected, rel=1e-4) and word in found
 
 
 @given(st.integers(0, 50), st.integers(2, 16), st.sampled_from(["two_towers", "forward"]))
@@ -329,7 +328,7 @@ def test_more_fillings_change_nothing_else(seed: int, count: int, architecture: 
     assert probabilities == sorted(probabilities, reverse=True) and sum(probabilities) <= 1 + 1e-6
     assert len({each.words for each in many.fillings}) == len(many.fillings)
     for blank, word in zip(plain.blanks, few.fillings[0].words, strict=True):
-        assert blank.candidates[0].word == word
+        assert word in [each.word for each in blank.candidates]
 
 
 @pytest.mark.parametrize("architecture", ["two_towers", "forward"])
@@ -476,16 +475,17 @@ def test_promises_hold_for_any_text(parts: list[str], top_k: int, architecture: 
     calibration = Calibration(forward_weight=0.5, backward_weight=0.5)
     table = {"support": EVERYTHING, "spread": 0.5, "architecture": architecture}
     text = "".join([*parts, "<mask>"])
-    result = fill(text, calibration, table=table, top_k=top_k)
+    result = fill(text, calibration, table=table, top_k=top_k, fillings=2)
+    best = [*result.fillings[0].words] if result.fillings else []
     filled, position = "", 0
-    for blank in result.blanks:
+    for number, blank in enumerate(result.blanks):
         probabilities = [each.probability for each in blank.candidates]
         assert len(probabilities) <= top_k
         assert probabilities == sorted(probabilities, reverse=True)
         assert sum(probabilities) <= 1 + 1e-6
         for each in blank.candidates:
             assert each.word == each.word.strip() and any(map(str.isalnum, each.word))
-        word = blank.candidates[0].word if probabilities else text[blank.start : blank.end]
+        word = best[number] if best else text[blank.start : blank.end]
         filled += text[position : blank.start] + word
         position = blank.end
     assert result.filled.replace(" ", "") == (filled + text[position:]).replace(" ", "")

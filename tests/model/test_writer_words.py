@@ -88,6 +88,7 @@ def test_a_short_history_changes_no_common_word() -> None:
         (["iPhone"], "My new i", "Phone", "iPhone"),
         (["诸葛明月"], "我找诸", "葛明月", "诸葛明月"),
         (["诸葛明月"], "我們找諸", "葛明月", "諸葛明月"),
+        (["諸葛鴻偉"], "我找诸", "葛鴻偉", "诸葛鴻偉"),
         (["Adaeze"], "PLEASE ASK AD", "AEZE", "ADAEZE"),
         (["Port Talbot"], "We live in P", "ort Talbot", "Port Talbot"),
         (["Port Talbot"], "We live in Port T", "albot", "Port Talbot"),
