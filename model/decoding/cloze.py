@@ -221,7 +221,8 @@ class _Cloze:
         probability F of the first *covering* words becomes F^γ.
         """
         if self._choices is not None:
-            return (yield from self._rank_choices(number, state, right, others))
+            words = self._choices[number]
+            return (yield from self._rank_choices(number, words, state, right, others))
         slot, calibration = self._slots[number], self._context.calibration
         # One side alone says too little to drop improbable words.
         kept = KEPT if self._two_towers else 2 * wanted
@@ -241,13 +242,13 @@ class _Cloze:
     def _rank_choices(
         self,
         number: int,
+        words: ReadChoices,
         state: Float32Array,
         right: Float32Array | None,
         others: Sequence[str | None],
     ) -> Decoder[Ranked]:
         """Return all choices of a blank with their probabilities, best first."""
-        assert self._choices is not None
-        context, slot, words = self._context, self._slots[number], self._choices[number]
+        context, slot = self._context, self._slots[number]
         spelled = [(word, [self._spell(text) for text in slot.spellings(word)]) for word in words]
         spans = [tokens for _, each in spelled for tokens in each]
         if are_words := not self._priors:
