@@ -70,6 +70,7 @@ class PartialWord:
 
     prob: float
     ended_prob: float  # the part of it that counts, as an estimate, for a word that ends here
+    doubtful_prob: float  # the part of it that reading on may take elsewhere
     suffix: str  # the characters
     pending: bytes  # of an incomplete character after them
     node: PrefixNode  # before the last token
@@ -175,8 +176,8 @@ class _Search:
         """Extend partial words while they could change the candidates, up to a limit."""
         for _ in range(WORD_ROUNDS):
             floor = max(self._last_prob * WORD_SHARE, WORD_FLOOR)
-            words = [word for word in self._partial_words if word.prob - word.ended_prob > floor]
-            words.sort(key=lambda word: word.ended_prob - word.prob)
+            words = [word for word in self._partial_words if word.doubtful_prob > floor]
+            words.sort(key=lambda word: -word.doubtful_prob)
             chosen = words[: min(WORD_ROWS, room(self._next_token))]
             if not chosen:
                 break
@@ -240,7 +241,9 @@ class _Search:
             character = _character(spelled)
             if not character:
                 if character is not None and prob > WORD_FLOOR:
-                    word = PartialWord(prob, 0.0, branch.suffix, spelled, branch.node, token, "")
+                    word = PartialWord(
+                        prob, 0, prob, branch.suffix, spelled, branch.node, token, ""
+                    )
                     self._partial_words.append(word)
                 return
             surface = character
@@ -257,8 +260,11 @@ class _Search:
             ended_prob = prob * self._word_end_probs[token]
             if ended_prob > 0:
                 self._accept(suffix, ended_prob, branch.covered, is_allowed)
-        if prob - ended_prob > WORD_FLOOR:
-            word = PartialWord(prob, ended_prob, suffix, b"", branch.node, token, branch.covered)
+        # How often a number ends after a digit says little: that depends on its length.
+        doubtful = prob if suffix[-1:].isdigit() else prob - ended_prob
+        if doubtful > WORD_FLOOR:
+            node, covered = branch.node, branch.covered
+            word = PartialWord(prob, ended_prob, doubtful, suffix, b"", node, token, covered)
             self._partial_words.append(word)
 
     def _accept(self, append: str, prob: float, covered: str, is_allowed: bool = False) -> None:
