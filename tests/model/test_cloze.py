@@ -327,8 +327,6 @@ def test_more_fillings_change_nothing_else(seed: int, count: int, architecture: 
     probabilities = [each.probability for each in many.fillings]
     assert probabilities == sorted(probabilities, reverse=True) and sum(probabilities) <= 1 + 1e-6
     assert len({each.words for each in many.fillings}) == len(many.fillings)
-    for blank, word in zip(plain.blanks, few.fillings[0].words, strict=True):
-        assert word in [each.word for each in blank.candidates]
 
 
 @pytest.mark.parametrize("architecture", ["two_towers", "forward"])
