@@ -241,13 +241,13 @@ def _in_small_letters(text: str, *, sentences: bool = False) -> str:
 
 
 def _capital(match: re.Match[str]) -> str:
-    """Return what was matched in capitals, if they are as many: ß has two."""
+    """Return the match in capitals, if they are as many: ß has two."""
     capital = match[0].upper()
     return capital if len(capital) == len(match[0]) else match[0]
 
 
 def _sentence_end(emoji: re.Match[str]) -> str:
-    """Return what is read for a run of emoji."""
+    """Return the reading of a run of emoji."""
     text, start, end = emoji.string, *emoji.span()
     before, after = text[max(0, start - 1) : start], text[end : end + 1]
     if before in "\n" or (after and after not in "\"'“‘" and _is_closing(after)):

@@ -194,7 +194,7 @@ def _reading(text: str) -> int:
 
 
 def _owner(query: Query, cache_salt: str) -> int:
-    """Return a hash of what two texts must share if one is to use what is cached of the other."""
+    """Return a hash of the fields that texts with the same cached prefixes share."""
     if isinstance(query, ScoreQuery):
         return hash((cache_salt, "", (), ()))
     return hash((cache_salt, query.history, query.lexicon, query.block))

@@ -1,4 +1,4 @@
-"""Words for blanks: which may come, which repeat what is near, and which are the writer's own.
+"""Words for blanks: which may come, which repeat a word nearby, and which are the writer's own.
 
 A sentence seldom repeats a word at once, or in its next blank, but a network is fond of copies. So
 a repetition loses as many nats as make it come first about as often as it is right

@@ -102,7 +102,7 @@ class Layout:
     ) -> ClozeResult:
         """Show the (word, probability) of each blank, best first, and fill the blanks.
 
-        The first of the *fillings* of all blanks together is filled in; if there are none, the
+        The first of the *fillings* of all blanks together is filled in; without any, the
         first word of each blank. A blank without a word stays.
         """
         written = [self._write(number, words) for number, words in enumerate(ranked)]

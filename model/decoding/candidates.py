@@ -8,7 +8,7 @@ A continuation is left out if it is wrong after any text:
 - directly after the end of a sentence, anything else but small letters (``lacuna.org``);
 - a space before a mark that follows its word directly;
 - a word that ends in an apostrophe, unless it ends in ``s'`` or a quotation is open;
-- a Latin word that nobody knows: the network made it up from tokens.
+- an unknown Latin word: the network made it up from tokens.
 """
 
 import re

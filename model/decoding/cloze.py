@@ -9,7 +9,7 @@ For one blank, with every other blank read as its filling or as ``<blank>``:
                      + λ2 log P_B(left context, span | right)
 
 3. *Calibrate*: the rescored words keep their total probability M and share it by softmax(s / τ);
-   the others keep theirs. A word that repeats what is near loses some nats, and the writer's own
+   the others keep theirs. A word that repeats a word nearby loses some nats, and the writer's own
    words are added (blank_words.py). The first 16 words sum to F, which becomes F^γ.
 
 P_gap cannot compare phrases and words. If some choices are phrases, the score of each is

@@ -311,7 +311,7 @@ class _Search:
         return tuple(candidates)
 
     def _ranked(self, cutoff: float) -> list[tuple[float, str]]:
-        """Return (-probability, appended text) of what was found above *cutoff*, sorted."""
+        """Return (-probability, appended text) of candidates above *cutoff*, sorted."""
         found, weights = self._found.items(), self._weights
         if not weights:
             return sorted([(-prob, append) for append, (prob, _, _) in found if prob > cutoff])
@@ -320,7 +320,7 @@ class _Search:
         return sorted([(-prob, append) for prob, append in weighed if prob > cutoff])
 
     def _add_final(self, candidates: list[Candidate], cutoff: float, top_k: int) -> None:
-        """Add what was found above *cutoff*, below and after the *candidates*, up to *top_k*."""
+        """Add candidates above *cutoff*, below and after the *candidates*, up to *top_k*."""
         seen = {each.append for each in candidates}
         most = candidates[-1].probability if candidates else 1.0
         left = 1.0 - sum([each.probability for each in candidates])

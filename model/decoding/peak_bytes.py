@@ -59,7 +59,7 @@ class PeakBytes:
         return 2 * fixed + memory + self._cloze(query)
 
     def _writer(self, query: PredictQuery | ClozeQuery) -> int:
-        """Return the bytes of what is known of the writer, as if its texts did not share it."""
+        """Return the bytes of the writer's texts and words, as if its texts did not share it."""
         character = ASCII_HISTORY if query.history.isascii() else HISTORY
         words = sum([min(len(each), self._limits.lexicon) for each in (query.lexicon, query.block)])
         return character * min(len(query.history), self._limits.history) + LISTED_WORD * words

@@ -2,7 +2,7 @@
 
 A word that occurred c times among N words is expected, before a letter is typed, with a probability
 of ``MIXTURE`` c / (N + S), so that little evidence has little weight. The network expects the typed
-letters with P(stem | left). Both explain what was typed, so Bayes' rule weighs them:
+letters with P(stem | left). Both explain the typed letters, so Bayes' rule weighs them:
 
     P(append) ∝ P_network(append | stem) P(stem | left) + Σ ``MIXTURE`` c(stem + append) / (N + S)
 

@@ -57,7 +57,7 @@ def fulfils(name: str, value: Any, result: Result, again: Result, first: int) ->
 
     Args:
         name: of the expectation.
-        value: what is expected: words, a number, or a regular expression that must not match.
+        value: the expectation: words, a number, or a regular expression that must not match.
         result: of the request.
         again: of the second request to compare with, if the expectation names one.
         first: how many candidates of the first list count.

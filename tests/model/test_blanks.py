@@ -62,7 +62,7 @@ def test_usual_marks_are_blanks(mark: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "no blank", "a _ b", "(mask)", "[masks]", "snake_case"])
 def test_text_without_a_blank_is_refused(text: str) -> None:
-    """A single underscore is no blank, and neither is a word in round brackets."""
+    """A single underscore or a word in round brackets is not a blank."""
     with pytest.raises(QueryError, match="no blank"):
         blanks(text)
 
@@ -171,7 +171,7 @@ def test_what_stays_next_to_a_blank(text: str, before: str, after: str) -> None:
 
 @pytest.mark.parametrize("marker", ["____", "[MASK]", "[mask]", "<Mask>", "“____”", "(____ )"])
 def test_markers_say_nothing_about_the_writing(marker: str) -> None:
-    """A text is in capitals if what is around its blanks is; its choices are then read small."""
+    """A text is in capitals if the text around its blanks is; its choices are then read small."""
     for text in ("HOW {} YOU?", "我 {}", "{} is it", "OK {}"):
         reading = blanks(text.format(marker)).reading
         assert reading.is_capitals == (text[0] == "H")

@@ -67,7 +67,7 @@ def test_words_fit_what_precedes_them(text: str, right: str, wrong: str) -> None
 
 
 def test_marks_follow_their_word_directly() -> None:
-    """A space before a comma is no candidate, but one before an opening mark or a smiley is."""
+    """A space before a comma is not a candidate, but one before an opening mark or a smiley is."""
     assert allowed("I know", " ,", " .", " )", " ！", " (", " “", " :)", " -", " it") == [
         " (", " “", " :)", " -", " it"
     ]  # fmt: skip

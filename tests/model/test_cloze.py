@@ -426,7 +426,7 @@ def test_words_of_a_lexicon_are_offered_as_written(architecture: str) -> None:
 
 
 def test_a_blank_that_nothing_fits_stays() -> None:
-    """Without a possible word there are no candidates; the blank stays, and is read as one."""
+    """Without a possible word the list is empty; the blank stays, and is read as one."""
     runtime = TableRuntime(TOKENIZER, ids("store "))
     result = fill("go ____, ____ the .", runtime=runtime, top_k=1)
     assert result.filled == "go ____, store the ."

@@ -160,7 +160,7 @@ def test_a_character_is_spelled_in_bytes_only_as_utf_8() -> None:
 
 
 def test_no_candidate_is_spelled_in_bytes_that_are_read_otherwise() -> None:
-    """A full-width digit would stand beside the digit itself, and an odd space look empty."""
+    """A full-width digit would come next to the digit itself, and an odd space look empty."""
     predictor = Predictor(*open_model(DEFAULT_CHECKPOINT))
     appends = [each.append for each in answer(predictor, PredictQuery("σ", 100)).candidates]
     assert len(appends) > 20
@@ -248,7 +248,7 @@ def test_texts_are_read_in_normal_form_and_continued_as_sent(
 
 
 def test_words_that_differ_in_capitals_are_one_in_capitals() -> None:
-    """After a text in capitals there are no two candidates that look the same."""
+    """After a text in capitals no two candidates look the same."""
     tokenizer = hand_tokenizer(("the ", "you ", "You ", "cat "))
     runtime = TableRuntime(tokenizer, [tokenizer.surfaces.index(s) for s in ("you ", "You ")])
     predictor = table_predictor(runtime)

@@ -63,7 +63,7 @@ def test_a_name_is_offered_after_it_came_once(
 
 
 def test_fragments_of_a_name_are_not_offered() -> None:
-    """The whole name comes first, and no made-up word beside it."""
+    """The whole name comes first, and no made-up word comes."""
     found = offered("How far is Ystradg", history="They moved to Ystradgynlais.")
     assert next(iter(found.values())) == "Ystradgynlais"
     assert [word for word in found.values() if word.startswith("Ystr")] == ["Ystradgynlais"]
@@ -147,7 +147,7 @@ def test_candidates_stay_events_that_exclude_each_other() -> None:
 
 
 def test_bayes_rule_weighs_words_of_the_writer() -> None:
-    """Each has its expected count over the network's probability of what was typed."""
+    """Each has its expected count over the network's probability of the typed letters."""
     history = "theatre theatre Then"
     words = WriterWords("I like the", 7, SearchedText(history), Lexicon())
     total = SMOOTHING + len(history) / WORD_LENGTH + 0.1 * len("I like ") / WORD_LENGTH

@@ -31,7 +31,7 @@ def words(results: list[dict[str, Any]]) -> list[str]:
 
 @pytest.mark.parametrize("word", ["Okonkwo", "iPhone-Hülle", "Zzyzx", "okKAY"])
 def test_words_of_a_lexicon_are_offered_as_written(ask: Ask, word: str) -> None:
-    """A word that nobody else writes is offered after some letters; more weight, more probable."""
+    """A word of the writer is offered after some letters; more weight, more probable."""
     text = f"I asked {word[:3]}"
     lexicon = [{"word": word, "weight": weight} for weight in (0.5, 50)]
     found = [ask("/predict", text=text, lexicon=[each], top_k=20) for each in lexicon]
