@@ -10,102 +10,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.config import WORD, Calibration
-from model.decoding.blank_words import CHARACTER_REPETITION, NEAR_REPETITION
+from model.config import Calibration
 from model.decoding.cloze import PRIOR_SHARE
-from model.queries import Blank, ClozeQuery, ClozeResult, JointFilling, LexiconEntry
-from model.tokenizer import BLANK, END, END_OF_GAP, FIRST_BYTE, START
-from tests.fakes import TableRuntime, answer, hand_tokenizer, table_predictor
-
-TOKENS = (
-    "go ", "to ", "the ", "store ", "store", "park ", "park", "new ", "re", "open", "open ", ".",
-    " ", ",", "我", "要去", "云南", "买", "。", "新手机",
-)  # fmt: skip
-TOKENIZER = hand_tokenizer(TOKENS)
-EVERYTHING = range(FIRST_BYTE, TOKENIZER.size)
-PLAIN = Calibration(forward_weight=0.0)
-
-
-def ids(*tokens: str) -> list[int]:
-    """Return ids by surface."""
-    return [TOKENIZER.surfaces.index(token) for token in tokens]
-
-
-def fill(
-    text: str,
-    calibration: Calibration = PLAIN,
-    *,
-    runtime: TableRuntime | None = None,
-    table: dict[str, Any] | None = None,
-    **query: Any,
-) -> ClozeResult:
-    """Answer one query on a table, without the cache language model."""
-    runtime = runtime or TableRuntime(TOKENIZER, **(table or {}))
-    predictor = table_predictor(runtime, calibration, use_cache_lm=False)
-    result: ClozeResult = answer(predictor, ClozeQuery(text, **query))
-    return result
-
-
-def probs_of(blank: Blank) -> dict[str, float]:
-    """Return the probabilities of a blank's words."""
-    return {each.word: each.probability for each in blank.candidates}
-
-
-def probs(*arguments: Any, **options: Any) -> dict[str, float]:
-    """Return the probabilities of the words of the only blank."""
-    (blank,) = fill(*arguments, **options).blanks
-    return probs_of(blank)
-
-
-def approx(values: dict[str, Any]) -> Any:
-    """Compare dictionaries of probabilities."""
-    return pytest.approx({key: float(value) for key, value in values.items()}, rel=1e-4)
-
-
-def normalised(values: dict[str, Any]) -> dict[str, float]:
-    """Divide by the sum."""
-    return {key: value / sum(values.values()) for key, value in values.items()}
-
-
-def run(runtime: TableRuntime, tower: Any, tokens: Sequence[int]) -> Any:
-    """Return the state after tokens, which is also the output."""
-    start = np.zeros((1, 2), dtype=np.float32)
-    return runtime.run_tower(tower, start, np.array([tokens]), np.array([len(tokens)]))[0]
-
-
-def gap_prob(
-    runtime: TableRuntime,
-    left: list[int],
-    span: Sequence[int],
-    right: list[int] | None,
-    kind: int = WORD,
-    *,
-    closed: bool = True,
-) -> float:
-    """Return P(span | left, right), token by token; right is None if unknown.
-
-    Not *closed*: the probability of all spans that begin so.
-    """
-    log_prob = 0.0
-    backward = run(runtime, "backward", [END, *reversed(right or [])])
-    for position, token in enumerate((*span, END_OF_GAP) if closed else span):
-        forward = run(runtime, "forward", [START, *left, *span[:position]])
-        known, positions, kinds = [right is not None], [position], [kind]
-        (row,) = runtime.score(
-            "gap", forward, backward, np.array(known), np.array(positions), np.array(kinds)
-        )
-        log_prob += float(row[token])
-    return float(np.exp(log_prob))
-
-
-def chain(runtime: TableRuntime, tower: Any, before: list[int], tokens: list[int]) -> float:
-    """Return log P of *tokens*, one after the other, by the tower's own head."""
-    head: Any = "next" if tower == "forward" else "previous"
-    rows = [
-        runtime.score(head, run(runtime, tower, before + tokens[:n]))[0] for n in range(len(tokens))
-    ]
-    return float(sum(row[token] for row, token in zip(rows, tokens, strict=True)))
-
+from model.tokenizer import END, START
+from tests.fakes import TableRuntime
+from tests.model.cloze_tables import (
+    EVERYTHING,
+    TOKENIZER,
+    approx,
+    chain,
+    fill,
+    gap_prob,
+    ids,
+    normalised,
+    probs,
+    probs_of,
+)
 
 # ------------------------------------------------------------------------------------ one blank
 
@@ -271,168 +191,6 @@ def test_choices_beyond_those_rescored_have_the_same_temperature(
 def test_impossible_choices_come_back(choices: list[str], expected: dict[str, float]) -> None:
     """An impossible choice has probability 0; if all are impossible, they share evenly."""
     assert probs("要去____。", choices=choices, table={"support": ids("买")}) == approx(expected)
-
-
-# -------------------------------------------------------------------------------- several blanks
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_the_best_fillings_of_all_blanks_agree_with_brute_force(seed: int) -> None:
-    """All pairs compete, with ``<blank>`` for the second; each blank is ranked given the best."""
-    runtime = TableRuntime(TOKENIZER, seed=seed)
-    choices = ["park", "store"], ["store", "park"]
-    left, stop = ids("go ", "to "), ids(".")
-
-    def shares(before: list[int], words: list[str], end: str, right: list[int]) -> dict[str, float]:
-        return normalised(
-            {word: gap_prob(runtime, before, ids(word + end), right) for word in words}
-        )
-
-    blind = shares(left, choices[0], " ", [BLANK, *stop])
-    joint = {
-        (one, two): blind[one] * share
-        for one in choices[0]
-        for two, share in shares([*left, *ids(f"{one} ")], choices[1], "", stop).items()
-    }
-    ranked = sorted(joint, key=lambda pair: -joint[pair])
-    result = fill("go to ____ ____.", runtime=runtime, choices=choices, fillings=3)
-    assert result.fillings is not None
-    assert [each.words for each in result.fillings] == ranked[:3]
-    assert {each.words: each.probability for each in result.fillings} == approx(
-        {pair: joint[pair] for pair in ranked[:3]}
-    )
-    assert result.filled == result.fillings[0].filled == "go to {} {}.".format(*ranked[0])
-    given = (
-        shares(left, choices[0], " ", [*ids(ranked[0][1]), *stop]),
-        shares([*left, *ids(f"{ranked[0][0]} ")], choices[1], "", stop),
-    )
-    for blank, word, expected in zip(result.blanks, ranked[0], given, strict=True):
-        found = {each.word: each.probability for each in blank.candidates}
-        assert found == pytest.approx(expected, rel=1e-4) and word in found
-
-
-@given(st.integers(0, 50), st.integers(2, 16), st.sampled_from(["two_towers", "forward"]))
-@settings(max_examples=20, deadline=None)
-def test_more_fillings_change_nothing_else(seed: int, count: int, architecture: str) -> None:
-    """They begin with those of a shorter list, fall, and sum to at most 1; the first is filled."""
-    table = {"seed": seed, "architecture": architecture, "spread": 1.0}
-    runtime, text = TableRuntime(TOKENIZER, **table), "go ____, ____ the ____."
-    plain, few, many = (
-        fill(text, Calibration(), runtime=runtime, fillings=n) for n in (1, 2, count)
-    )
-    assert plain.fillings is None and few.fillings is not None and many.fillings is not None
-    assert plain.blanks == many.blanks
-    assert many.fillings[:2] == few.fillings
-    assert few.fillings[0].filled == plain.filled
-    probabilities = [each.probability for each in many.fillings]
-    assert probabilities == sorted(probabilities, reverse=True) and sum(probabilities) <= 1 + 1e-6
-    assert len({each.words for each in many.fillings}) == len(many.fillings)
-
-
-@pytest.mark.parametrize("architecture", ["two_towers", "forward"])
-@pytest.mark.parametrize("text", ["go to ____.", "____ the store, ____!", "我____云南"])
-def test_candidates_do_not_depend_on_their_number(text: str, architecture: str) -> None:
-    """A longer list begins with a shorter one, and fills in the same words."""
-    table = {"seed": 3, "architecture": architecture}
-    longest = fill(text, Calibration(), table=table, top_k=100)
-    for top_k in (1, 3, 10, 30):
-        result = fill(text, Calibration(), table=table, top_k=top_k)
-        assert result.filled == longest.filled
-        assert [each.candidates for each in result.blanks] == [
-            each.candidates[:top_k] for each in longest.blanks
-        ]
-
-
-def test_one_blank_has_its_candidates_as_fillings() -> None:
-    """Each filling is the text with one candidate."""
-    result = fill("go to ____.", fillings=4)
-    expected = [
-        JointFilling(f"go to {each.word}.", (each.word,), each.probability)
-        for each in result.blanks[0].candidates[:4]
-    ]
-    assert list(result.fillings or ()) == expected
-
-
-# ----------------------------------------------------------------------------- repeated, own words
-
-
-@pytest.mark.parametrize(
-    ("text", "far", "word", "other", "loss"),
-    [
-        ("go to ____ store.", "go to ____ to the new store.", "store", "park", NEAR_REPETITION),
-        ("云南____。", "云南要去新手机____。", "云南", "我", NEAR_REPETITION),
-        ("____、买。", "____、新手机我买。", "买", "我", CHARACTER_REPETITION),
-    ],
-)
-def test_a_word_next_to_a_blank_is_less_probable_there(
-    monkeypatch: pytest.MonkeyPatch, text: str, far: str, word: str, other: str, loss: float
-) -> None:
-    """It loses some nats; a function word, or one further away, loses nothing."""
-
-    def ratio(text: str, common: float) -> float:
-        monkeypatch.setattr("model.decoding.blank_words.COMMON", common)
-        found = probs(text, table={"spread": 0.3}, top_k=100)
-        return found[word] / found[other]
-
-    assert ratio(text, 1.0) == pytest.approx(ratio(text, 0.0) * np.exp(-loss), rel=1e-4)
-    assert ratio(far, 1.0) == pytest.approx(ratio(far, 0.0))
-
-
-def test_a_word_seldom_fills_two_blanks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The words of the other blanks lose most."""
-    monkeypatch.setattr("model.decoding.blank_words.COMMON", 1.0)
-    text = "to the ____, re the ____."
-    for seed in range(8):
-        table = {"support": ids("store", "park"), "spread": 0.1, "seed": seed}
-        result = fill(text, table=table, fillings=16)
-        assert result.fillings is not None
-        assert len(set(result.fillings[0].words)) == 2
-
-
-@pytest.mark.parametrize("architecture", ["two_towers", "forward"])
-def test_blocked_words_never_come(architecture: str) -> None:
-    """In any case, in candidates and in joint fillings; the others stay."""
-    table = {"architecture": architecture, "seed": 2}
-    options: dict[str, Any] = {"table": table, "top_k": 100, "fillings": 16}
-    text = "go ____, ____."
-    found = fill(text, block=("STORE", "云南", "买"), **options)
-    words = {word for blank in found.blanks for word in probs_of(blank)}
-    words |= {word for each in found.fillings or () for word in each.words}
-    assert {"park", "新手机"} <= words
-    assert not {"store", "云南", "买"} & words
-
-
-@pytest.mark.parametrize("architecture", ["two_towers", "forward"])
-def test_words_of_a_lexicon_are_offered_as_written(architecture: str) -> None:
-    """Also those that the network cannot find; a higher weight is a higher probability."""
-    options: dict[str, Any] = {"table": {"architecture": architecture, "spread": 0.2}, "top_k": 100}
-    own = [
-        LexiconEntry("Storey"),
-        LexiconEntry("parkour", 50.0),
-        LexiconEntry("新云南"),
-        LexiconEntry("park"),
-    ]
-    plain = probs("go to the ____.", **options)
-    found = probs("go to the ____.", lexicon=tuple(own), **options)
-    assert {"Storey", "parkour", "新云南"} <= found.keys() - plain.keys()
-    assert found["parkour"] > found["Storey"]
-    assert found["park"] / found["store"] > plain["park"] / plain["store"]
-    assert sum(found.values()) <= 1 + 1e-6
-    assert "Storey" not in probs(
-        "go to the ____.", lexicon=tuple(own), block=("storey",), **options
-    )
-    swapped = (LexiconEntry("Storey", 50.0), *own[1:])
-    assert probs("go to the ____.", lexicon=swapped, **options)["Storey"] > found["Storey"]
-
-
-def test_a_blank_that_nothing_fits_stays() -> None:
-    """Without a possible word the list is empty; the blank stays, and is read as one."""
-    runtime = TableRuntime(TOKENIZER, ids("store "))
-    result = fill("go ____, ____ the .", runtime=runtime, top_k=1)
-    assert result.filled == "go ____, store the ."
-    left = [*ids("go "), BLANK, *TOKENIZER.encode(", ")]
-    expected = {"store": gap_prob(runtime, left, ids("store "), ids("the ", "."))}
-    assert [probs_of(blank) for blank in result.blanks] == [{}, approx(expected)]
 
 
 # ----------------------------------------------------------------------------------- any network
