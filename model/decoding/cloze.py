@@ -32,7 +32,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from model.batching import Decoder, RunTower, Score, gather
-from model.config import WORD, Tower
+from model.config import Tower
 from model.decoding.blank_words import NEAR, BlankWords
 from model.decoding.blanks import Layout, last_line
 from model.decoding.cache_lm import CacheLM
@@ -281,7 +281,7 @@ class _Cloze:
         return self._words.repetitions(found, decode(before), decode(after), others)
 
     def _head(self, number: int, right: Float32Array | None) -> SpanHead:
-        return SpanHead(self._context, right, WORD, self._cache_lm, self._parts[number])
+        return SpanHead(self._context, right, self._cache_lm, self._parts[number])
 
     def _read_choices(self, number: int) -> Decoder[None]:
         """Spell the choices of a blank, and compute log P(choice | start) if some are phrases."""

@@ -58,22 +58,19 @@ class Proposal(NamedTuple):
 class SpanHead:
     """The factors of a span's probability, after the tokens *before*.
 
-    *right* is the backward state after the right side, (S,); None if unknown or not used. *kind* is
-    ``WORD`` or ``SPAN`` of :mod:`model.config`; without a gap head, a ``WORD`` does not go on after
-    its end.
+    *right* is the backward state after the right side, (S,); None if unknown or not used. Without a
+    gap head, a span is a word and does not go on after its end.
     """
 
     def __init__(
         self,
         context: DecoderContext,
         right: Float32Array | None,
-        kind: int,
         cache_lm: CacheLM,
         before: Sequence[int],
     ) -> None:
         self._context = context
         self._right = None if right is None else right[context.output["backward"]]
-        self._kind = kind
         self._cache_lm = cache_lm
         self._before = tuple(before[-CONTEXT:])
 
@@ -87,7 +84,7 @@ class SpanHead:
         if not self._context.two_towers:
             return Score("next", output, reduce)
         position = min(position, GAP_POSITIONS - 1)
-        return Score("gap", output, reduce, self._right, position, self._kind)
+        return Score("gap", output, reduce, self._right, position, WORD)
 
     def split(self, tokens: tuple[int, ...], scores: Float32Array) -> tuple[float, Float32Array]:
         """Return log P of the end after *tokens* and of each next token, (V,), from scores (V,).
@@ -105,10 +102,8 @@ class SpanHead:
         tokenizer = self._context.tokenizer
         letters = bool(tokenizer.ends_letter[tokens[-1]])
         end = float(np.logaddexp.reduce(log_probs[~tokenizer.continues_word])) if letters else 0.0
-        if self._kind == WORD:
-            continues = tokenizer.continues_word & letters
-            log_probs = np.where(continues, log_probs, np.float32(-np.inf))
-        return end, log_probs
+        continues = tokenizer.continues_word & letters
+        return end, np.where(continues, log_probs, np.float32(-np.inf))
 
 
 def search_words(
