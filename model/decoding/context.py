@@ -12,7 +12,7 @@ from model.batching import Decoder, RunTower, Score
 from model.checkpoint import Checkpoint
 from model.config import Tower
 from model.decoding.cache_lm import CONTEXT, MAX_TOKENS, CacheLM
-from model.decoding.candidates import SENTENCE_ENDS, is_known
+from model.decoding.candidates import is_known
 from model.decoding.prefix_cache import (
     NOT_SCORED,
     Prefix,
@@ -61,9 +61,6 @@ class DecoderContext:
         # By token: it is a known word, or a Chinese one.
         words = [surface.strip(" ") for surface in self.tokenizer.surfaces]
         self.is_word = [word.isalpha() and is_known(checkpoint.words, word) for word in words]
-        ends = [surface.rstrip(" ")[-1:] in SENTENCE_ENDS for surface in self.tokenizer.surfaces]
-        self.ends_sentence = np.array(ends) & (np.array(self.tokenizer.surfaces) != "")
-        self.ends_sentence[START] = True
         self.cache = cache
         self.use_cache_lm = use_cache_lm
         towers: tuple[Tower, ...] = ("forward", "backward")
@@ -183,10 +180,7 @@ class NextToken:
         self.network_rows = 0  # tokens run and distributions scored
         self.nodes = 0  # looked at, in the tree or not: so the cache changes no answer
         if self.tree.cache_lm is None and context.use_cache_lm:
-            # A sentence seldom repeats itself, so only those before it count.
             recent = prefix.recent.astype(np.int64)
-            ends = context.ends_sentence[recent].nonzero()[0]
-            recent = recent[: ends[-1] + 1] if len(ends) else recent[:0]
             marginals = len(recent) > MIN_RECENT
             self.tree.set_cache_lm(CacheLM(recent, context.tokenizer.background, marginals))
         self._cache_lm = self.tree.cache_lm
