@@ -130,14 +130,14 @@ def test_brute_force_over_all_token_sequences_agrees(text: str, seed: int) -> No
 def test_candidates_are_a_function_of_the_text(text: str) -> None:
     """A shorter list is the beginning of a longer one, whatever else is asked or cached."""
     runtime = TableRuntime(TOKENIZER, range(FIRST_BYTE, TOKENIZER.size), seed=5)
-    words = ["the", "theatre", "cat", "a"]
+    words, counts = ["the", "theatre", "cat", "a"], (100, 1, 3, 10, 100)
     whole, *lists = [
         predictor.run([PredictQuery(text + more, top_k) for more in ("", "t")])[0].candidates
         for size in (10**8, 400, 0)
         for predictor in [table_predictor(runtime, words=words, cache_bytes=size)]
-        for top_k in (100, 1, 3, 10, 100)
+        for top_k in counts
     ]
-    assert all(each == whole[: len(each)] for each in lists)
+    assert lists == [whole[:count] for count in (counts * 3)[1:]]
 
 
 def test_everyday_lists_are_long_and_begin_like_short_ones() -> None:
