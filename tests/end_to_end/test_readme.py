@@ -63,7 +63,7 @@ def test_answers_are_those_of_the_bundled_checkpoint(address: str) -> None:
 @pytest.mark.parametrize("line", without_server())
 def test_commands_answer_without_a_server(line: str) -> None:
     """Each `lacuna` command prints candidates."""
-    command = line.replace(f"{VENV}lacuna", f"{sys.executable} -m service.cli")
+    command = line.replace(f"{VENV}lacuna", f"{sys.executable} -m lacuna")
     answer = subprocess.run(
         ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )

@@ -1,4 +1,4 @@
-"""Tests of service/cli.py, and of what an installation holds."""
+"""Tests of lacuna.py, and of what an installation holds."""
 
 import io
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.cli import main
+from lacuna import main
 from tests.service.server_process import ROOT
 
 
@@ -93,7 +93,7 @@ def test_other_commands_have_their_own_help(
 
 
 def test_an_installation_holds_what_serving_and_training_need() -> None:
-    """The wheel has three typed packages and the checkpoint; no research, benchmarks or tests."""
+    """The wheel has the command, three packages and the checkpoint; no research and no tests."""
     code = """
 import json
 from setuptools.dist import Distribution
@@ -106,7 +106,12 @@ print(json.dumps(build.get_outputs(include_bytecode=False)))
     command = [sys.executable, "-c", code]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     files = {path.split("/lib/")[-1] for path in json.loads(listed.splitlines()[-1])}
-    assert {path.partition("/")[0] for path in files} == {"model", "service", "training"}
+    assert {path.partition("/")[0] for path in files} == {
+        "lacuna.py",
+        "model",
+        "service",
+        "training",
+    }
     present = {
         path.relative_to(ROOT).as_posix()
         for package in ("model", "service", "training")
