@@ -17,7 +17,7 @@ from tqdm import tqdm
 from model.text import HAN, normalise
 from research.cloze_benchmarks import BENCHMARKS, named_files
 from training.cached_json import check_writable, report_json
-from training.data.text_sources import expand_inputs, read_lines
+from training.data.documents import read_inputs
 from training.evaluation.test_items import MARKER
 from training.options import argument, option
 
@@ -48,8 +48,7 @@ def run(options: ContaminationOptions) -> int:
         for name, path in named_files(options.benchmarks)
     }
     check_writable(options.output)
-    files = expand_inputs(options.training)
-    lines = (line for path in files for _, line, _ in read_lines(path, None))
+    lines = read_inputs(options.training)
     report = count_seen(benchmarks, tqdm(lines, desc="training text", unit=" lines", disable=None))
     report_json(options.output, report)
     return 0
@@ -67,7 +66,7 @@ def read_texts(name: str, path: Path) -> Iterator[str]:
             filled = question.text.replace(MARKER, question.answer, 1)
             yield filled if question.choices else question.text + question.answer
     else:
-        yield from (line for _, line, _ in read_lines(path, None) if line.strip())
+        yield from read_inputs([str(path)])
 
 
 def count_seen(benchmarks: dict[str, list[list[str]]], training: Iterable[str]) -> dict[str, Any]:

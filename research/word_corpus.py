@@ -13,7 +13,7 @@ import numpy as np
 
 from model.errors import CorpusError
 from model.runtime import Int64Array
-from training.data.text_sources import read_lines
+from training.data.compression import read_chunks
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def read_word_corpus(train: Path, valid: Path, test: Path) -> WordCorpus:
     parts = []
     for path in (train, valid, test):
         found: list[int] = []
-        for number, line, _ in read_lines(path, None):
+        for number, line in enumerate(_lines(path), 1):
             words = line.split()
             if path == train:
                 for word in words:
@@ -63,3 +63,11 @@ def read_word_corpus(train: Path, valid: Path, test: Path) -> WordCorpus:
             raise CorpusError(f"{path}: has no words")
         parts.append(np.array(found, dtype=np.int64))
     return WordCorpus(tuple(ids), *parts)
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a file, empty ones included."""
+    try:
+        return b"".join(read_chunks(path)).decode().removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{path}: not UTF-8 (byte {error.start}); convert it") from error

@@ -33,11 +33,12 @@ from training.cached_json import cached_json, require_same_settings, write_json
 from training.config import DataOptions, OptimizerOptions, RunConfig, Size
 from training.data.batches import held_out_batches
 from training.data.cleaning import clean
+from training.data.documents import read_inputs
 from training.data.epoch import plan_epoch
+from training.data.input_files import find_files
 from training.data.prepare import PrepareOptions, prepare
 from training.data.shards import Prepared, open_prepared, weigh_sources
 from training.data.sources import BLOCK_LINES, named_sources
-from training.data.text_sources import expand_inputs, read_lines
 from training.evaluation.evaluate import evaluate
 from training.evaluation.report import write_report
 from training.evaluation.systems import open_system
@@ -139,7 +140,8 @@ def _settings(options: AdaptOptions, base: Checkpoint) -> dict[str, Any]:
     """Return everything that the result depends on."""
     free = ("output", "threads", "minutes")
     values = {name: value for name, value in asdict(options).items() if name not in free}
-    stats = [(path, path.stat()) for path in expand_inputs([*options.text, *options.replay])]
+    found, _ = find_files([*options.text, *options.replay])
+    stats = [(file.path, file.path.stat()) for file in found]
     files = [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
     return values | {"checkpoint": base.digest, "files": files}
 
@@ -165,8 +167,7 @@ def _set_aside(options: AdaptOptions) -> list[Path]:
 def _read(options: AdaptOptions) -> list[str]:
     lines = dict.fromkeys(
         line
-        for path in expand_inputs(options.text)
-        for _, text, _ in read_lines(path, options.field)
+        for text in read_inputs(options.text, options.field)
         for line in clean(text, MAX_CHARACTERS)
     )
     if len(lines) < MIN_LINES:

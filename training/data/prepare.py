@@ -211,7 +211,7 @@ def _encode(
         "language": source.language,
         "consecutive": source.options.consecutive,
         "weight": source.options.weight,
-        "files": [path.name for path in source.line_counts],
+        "files": [file.path.name for file in source.line_counts],
         "bytes": source.size,
         "block_lines": source.block_lines,
         "counts": dict(counts),

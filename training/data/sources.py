@@ -15,8 +15,10 @@ from model.config import STRICT
 from model.errors import CorpusError
 from model.text import language_of
 from training.config import Size, SourceWeight, read_options
+from training.data.documents import read_lines
+from training.data.file_report import FileReport
+from training.data.input_files import InputFile, find_files
 from training.data.shards import Split
-from training.data.text_sources import expand_inputs, read_lines
 
 # Neighbouring lines that are taken or held out together; fewer if a source is small.
 BLOCK_LINES = 50
@@ -80,7 +82,7 @@ class Source:
     options: SourceOptions
     language: str  # zh or en
     size: int  # bytes
-    line_counts: dict[Path, int]  # lines of each file
+    line_counts: dict[InputFile, int]  # lines of each file
     block_lines: int
     share: float  # of the blocks, which is read
     held_out: frozenset[int]  # numbers of the blocks that are held out
@@ -89,8 +91,8 @@ class Source:
         """Yield each raw line of the blocks that are read, with its split."""
         unread = self.size if self.options.limit_bytes is None else self.options.limit_bytes
         first_block = 0
-        for path, lines in self.line_counts.items():
-            for number, text, size in read_lines(path, self.options.field):
+        for file, lines in self.line_counts.items():
+            for number, text, size in _numbered(file, self.options.field):
                 block = first_block + (number - 1) // self.block_lines
                 if _is_taken(block, self.share):
                     unread -= size
@@ -109,12 +111,12 @@ def scan(options: SourceOptions, held_out_share: float, seed: int) -> Source:
         CorpusError: the source is empty, or a file cannot be read.
     """
     size = 0
-    line_counts: dict[Path, int] = {}
+    line_counts: dict[InputFile, int] = {}
     sample: list[str] = []
-    for path in expand_inputs([options.path]):
-        line_counts[path] = 0
-        for number, text, read in read_lines(path, options.field):
-            line_counts[path] = number
+    for file in find_files([options.path])[0]:
+        line_counts[file] = 0
+        for number, text, read in _numbered(file, options.field):
+            line_counts[file] = number
             size += read
             if len(sample) < _DETECTION_LINES and text.strip():
                 sample.append(text[:200])
@@ -136,6 +138,13 @@ def scan(options: SourceOptions, held_out_share: float, seed: int) -> Source:
     return Source(
         options, language, size, line_counts, block_lines, share, frozenset(taken[:count])
     )
+
+
+def _numbered(file: InputFile, field: str | None) -> Iterator[tuple[int, str, int]]:
+    """Yield number, text and bytes of each line."""
+    report = FileReport(str(file.path), file.kind)
+    for number, text in enumerate(read_lines(file, report, field=field), 1):
+        yield number, text, len(text.encode()) + 1
 
 
 def _blocks(lines: int, block_lines: int) -> int:

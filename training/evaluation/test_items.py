@@ -17,7 +17,9 @@ from model.errors import CorpusError
 from model.text import LANGUAGES, is_han, is_word_character, language_of, normalise
 from model.tokenizer import Tokenizer
 from training.data.cleaning import split_line
-from training.data.text_sources import expand_inputs, read_lines
+from training.data.documents import read_lines
+from training.data.file_report import FileReport
+from training.data.input_files import find_files
 
 MARKER = "____"
 POSITIONS_PER_LINE = 2
@@ -109,13 +111,14 @@ def read_files(inputs: Sequence[str], field: str | None = None) -> list[TextFile
         CorpusError: there is nothing to read, or two files have the same name.
     """
     files = []
-    for path in expand_inputs(inputs):
-        texts = (normalise(text).strip() for _, text, _ in read_lines(path, field))
+    for file in find_files(inputs)[0]:
+        report = FileReport(str(file.path), file.kind)
+        texts = (normalise(text).strip() for text in read_lines(file, report, field=field))
         lines = tuple(part for text in texts for part in split_line(text, MAX_CHARACTERS))
         if not lines:
-            raise CorpusError(f"{path}: no text; name files with one line an item")
+            raise CorpusError(f"{file.path}: no text; name files with one line an item")
         language = language_of("\n".join(lines[:200]))
-        files.append(TextFile(path.name.split(".")[0], language, lines))
+        files.append(TextFile(file.path.name.split(".")[0], language, lines))
     (name, count), *_ = Counter(file.name for file in files).most_common(1)
     if count > 1:
         raise CorpusError(f"{count} files are called {name}; rename them")

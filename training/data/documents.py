@@ -1,0 +1,120 @@
+"""Files of any kind to lines of readable text. Memory is bounded: text is streamed."""
+
+import codecs
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from model.errors import CorpusError
+from training.data.compression import read_chunks
+from training.data.file_report import FileReport
+from training.data.input_files import InputFile, Kind, find_files
+from training.data.tables import read_json
+
+# A longer line comes in parts.
+MAX_LINE_CHARACTERS = 10_000
+# The end of a sentence or a space, close to the limit
+_BREAK = re.compile(r"(?:[。！？…]|[.!?](?=[\"'”’)\]]*\s))[\"'”’」』）)\]]*\s*|[，；,;]\s*|\s+")
+_BREAK_WINDOW = 1000
+_LINE_ENDS = tuple("\n\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029")  # of str.splitlines, without CR
+
+_PATH_READERS: dict[Kind, Callable[[Path, FileReport], Iterator[str]]] = {}
+_FIELD_READERS: dict[Kind, Callable[[Iterable[str], FileReport, str | None], Iterator[str]]] = {
+    "json": read_json,
+    "jsonl": read_json,
+}
+_MARKUP_READERS: dict[Kind, Callable[[Iterable[str], FileReport], Iterator[str]]] = {}
+
+
+def read_lines(
+    file: InputFile,
+    report: FileReport,
+    *,
+    encoding: str | None = None,
+    field: str | None = None,
+) -> Iterator[str]:
+    """Read the lines or paragraphs of one file, without line ends, markup and blank lines.
+
+    A line above ``MAX_LINE_CHARACTERS`` comes in parts. *field* is the column or JSON member that
+    contains the text; without it, it is found. *report* is filled while the file is read.
+
+    Raises:
+        CorpusError: the file is unreadable, damaged or encrypted, in another encoding, or lacks the
+            field, or a package that reads it is missing.
+    """
+    for line in _lines(_chunks(file, report, encoding, field)):
+        if not line.isspace():
+            report.lines += 1
+            yield line
+
+
+def read_inputs(inputs: Sequence[str], field: str | None = None) -> Iterator[str]:
+    """Read the lines of files, folders and globs."""
+    for file in find_files(inputs)[0]:
+        yield from read_lines(file, FileReport(str(file.path), file.kind), field=field)
+
+
+def _chunks(
+    file: InputFile, report: FileReport, encoding: str | None, field: str | None
+) -> Iterable[str]:
+    """Return readable text in chunks, cut anywhere."""
+    if file.kind in _PATH_READERS:
+        return (f"{text}\n" for text in _PATH_READERS[file.kind](file.path, report))
+    text = _decoded(file, report, encoding)
+    if file.kind in _FIELD_READERS:
+        return (f"{part}\n" for part in _FIELD_READERS[file.kind](text, report, field))
+    if file.kind in _MARKUP_READERS:
+        return (f"{part}\n" for part in _MARKUP_READERS[file.kind](text, report))
+    return text
+
+
+def _decoded(file: InputFile, report: FileReport, encoding: str | None) -> Iterator[str]:
+    """Decode the bytes of a file, in chunks cut anywhere."""
+    report.encoding = encoding or "utf-8"
+    decoder = codecs.getincrementaldecoder(encoding or "utf-8-sig")()
+    try:
+        for chunk in read_chunks(file.path):
+            report.bytes += len(chunk)
+            yield decoder.decode(chunk)
+        yield decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{file.path}: not UTF-8; convert it, for instance with iconv") from error
+
+
+def _lines(chunks: Iterable[str]) -> Iterator[str]:
+    """Yield lines that are not empty, without line ends; long ones in parts."""
+    pending = ""
+    for chunk in chunks:
+        text = pending + chunk
+        lines = text.splitlines()
+        # A CR may be the first half of CR LF; the LF then ends an empty line.
+        pending = "" if text.endswith(("\r", *_LINE_ENDS)) or not lines else lines.pop()
+        for line in lines:
+            if len(line) > MAX_LINE_CHARACTERS:
+                yield from _split(line)
+            elif line:
+                yield line
+        if len(pending) > 2 * MAX_LINE_CHARACTERS:
+            *parts, pending = _split(pending)
+            yield from parts
+    if pending:
+        yield from _split(pending)
+
+
+def _split(line: str) -> Iterator[str]:
+    """Yield parts of at most ``MAX_LINE_CHARACTERS``; they end in a sentence end if possible."""
+    start = 0
+    while len(line) - start > MAX_LINE_CHARACTERS:
+        end = start + MAX_LINE_CHARACTERS
+        breaks = list(_BREAK.finditer(line, max(start, end - _BREAK_WINDOW), end))
+        # The last sentence end, or else the last comma, or else the last space
+        breaks.sort(key=lambda match: (_rank(match[0]), match.end()))
+        if breaks:
+            end = breaks[-1].end()
+        yield line[start:end]
+        start = end
+    yield line[start:]
+
+
+def _rank(mark: str) -> int:
+    return 2 if mark[0] in "。！？….!?" else 0 if mark.isspace() else 1
