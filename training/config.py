@@ -88,6 +88,7 @@ class RunConfig:
     full_softmax_steps: Count = 0  # last steps, trained with the full softmax
     log_every_steps: Size = 20
     evaluate_every_steps: Count = 500  # on held-out text; 0 evaluates only at the end
+    keep_best: bool = False  # keep the state with the best held-out figure as RUN/best
     save_every_seconds: Amount = 180.0
     start_from: str = ""  # a run's state directory (weights, moments) or a checkpoint (weights)
 

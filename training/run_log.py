@@ -1,13 +1,20 @@
 """The log of a run: ``metrics.jsonl``, TensorBoard and a picture of the loss curves."""
 
 import json
+import time
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
 from model.files import write_atomically
+from model.text import LANGUAGES
 from training.evaluation.report import draw_panels
+from training.loss import Losses
+
+HELD_OUT_KINDS = {"bits_per_character": "bits per character", "gap_nats": "nats per gap token"}
 
 
 class RunLog:
@@ -68,3 +75,43 @@ def draw(records: list[dict[str, Any]], picture: Path) -> None:
             axis.grid(alpha=0.3)
             if names:
                 axis.legend()
+
+
+class Means:
+    """Nats and targets of each head since the last line of the log."""
+
+    def __init__(self) -> None:
+        self.nats, self.counts = defaultdict[str, float](float), defaultdict[str, int](int)
+        self._tokens, self._since = 0, time.monotonic()
+
+    def add(self, losses: Losses, tokens: int) -> None:
+        """Add the losses of a batch of so many tokens."""
+        for head, (nats, count) in losses.by_head.items():
+            self.nats[head] += nats.item()
+            self.counts[head] += count
+        self._tokens += tokens
+
+    def figures(self) -> dict[str, float]:
+        """Return the mean of each loss that has targets, and the speed."""
+        values = {f"loss_{head}": self.nats[head] / n for head, n in self.counts.items() if n}
+        return {**values, "tokens_per_second": self._tokens / (time.monotonic() - self._since)}
+
+
+def held_out_line(figures: Mapping[str, float]) -> str:
+    """Return the bits per character, or a gap-only network's nats, of each language in words."""
+    for kind, label in HELD_OUT_KINDS.items():
+        named = {code: figures.get(f"heldout_{kind}_{code}") for code in LANGUAGES}
+        found = [f"{code} {figure:.2f}" for code, figure in named.items() if figure is not None]
+        if found:
+            return f"held-out {label}: {', '.join(found)}"
+    return "no held-out text"
+
+
+def held_out_loss(figures: Mapping[str, float], characters: Mapping[str, int]) -> float:
+    """Return the mean of bits per character, or a gap-only network's nats, over all languages.
+
+    A language weighs by its held-out *characters*.
+    """
+    kind = next(each for each in HELD_OUT_KINDS if any(each in name for name in figures))
+    found = [(n, figures[f"heldout_{kind}_{code}"]) for code, n in characters.items() if n]
+    return sum(n * figure for n, figure in found) / sum(n for n, _ in found)

@@ -4,11 +4,15 @@
       weights.safetensors     the network, fp32
       optimizer.safetensors   moments, carried states, torch's random state
       state.json              progress, run file, SHA-256 of the data, the starting checkpoint
+    best/                     with keep_best: a copy of the state with the best held-out figure
 
 This is not the served checkpoint, which ``python -m training export`` makes of it. No pickle.
 """
 
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,8 @@ from torch import Tensor, nn
 from model.errors import RunError
 from model.files import previous_directory, replaced_directory
 
+BEST = "best"
+
 
 @dataclass(slots=True)
 class Progress:
@@ -32,6 +38,9 @@ class Progress:
     tokens: int = 0  # of text
     cpu_seconds: float = 0.0  # process CPU time divided by threads
     wall_seconds: float = 0.0
+    evaluated_step: int = -1  # of the last held-out evaluation
+    best_step: int = -1  # of the best one; -1 without keep_best
+    best_loss: float | None = None  # its bits per character, or nats of a gap-only network
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +70,23 @@ def save_state(
         for name, value in moments.items():
             tensors[f"moments.{number}.{name}"] = torch.as_tensor(value).contiguous()
     weights = {name: value.detach().contiguous() for name, value in network.state_dict().items()}
+    with _replaced_state(directory) as fresh:
+        save_file(weights, fresh / "weights.safetensors")
+        save_file(tensors, fresh / "optimizer.safetensors")
+        (fresh / "state.json").write_text(json.dumps(asdict(info), indent=1), encoding="utf-8")
+
+
+def copy_state(state: Path, target: Path) -> None:
+    """Replace *target* by a copy of a state; errors are those of :func:`save_state`."""
+    with _replaced_state(target) as fresh:
+        shutil.copytree(state, fresh, dirs_exist_ok=True)
+
+
+@contextmanager
+def _replaced_state(directory: Path) -> Iterator[Path]:
     try:
         with replaced_directory(directory) as fresh:
-            save_file(weights, fresh / "weights.safetensors")
-            save_file(tensors, fresh / "optimizer.safetensors")
-            (fresh / "state.json").write_text(json.dumps(asdict(info), indent=1), encoding="utf-8")
+            yield fresh
     except (OSError, SafetensorError) as error:
         raise RunError(
             f"{directory}: cannot save: {error}; the last state is kept; free space, then --resume"

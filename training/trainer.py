@@ -9,8 +9,7 @@ import math
 import signal
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,10 +32,12 @@ from training.data.gaps import TokenFlags
 from training.data.shards import Prepared, Shard, open_prepared, weigh_sources
 from training.loss import LanguageModel, Losses, NegativeSampler, batch_losses
 from training.options import argument, option
-from training.run_log import RunLog
+from training.run_log import Means, RunLog, held_out_line, held_out_loss
 from training.run_state import (
+    BEST,
     Progress,
     StateInfo,
+    copy_state,
     find_state,
     load_optimizer,
     load_weights,
@@ -174,6 +175,8 @@ class Trainer:
                 " again, or begin a new run with start_from"
             )
         self.progress, self._base = info.progress, info.base
+        if self.progress.best_step == self.progress.step:  # a crash may have come before the copy
+            copy_state(state, self.directory / BEST)
         load_weights(state, self.network)
         carried_states = load_optimizer(state, self.optimizer, random_state=True)
         self.carried_states = carried_states.to(self.device)
@@ -181,13 +184,25 @@ class Trainer:
     def run(self, stopping: list[int]) -> None:
         """Train until the end or until *stopping* has a signal, then save."""
         config, progress = self.config, self.progress
+        if config.keep_best and not any(characters for _, characters in self.held_out.values()):
+            raise RunError(
+                f"{config.data.prepared}: keep_best needs held-out text; prepare with"
+                " --held-out-share above 0"
+            )
         cpu_start = time.process_time() / config.threads - progress.cpu_seconds
         wall_start = time.monotonic() - progress.wall_seconds
-        last_saved, means = time.monotonic(), _Means()
+        last_saved, means = time.monotonic(), Means()
         steps = config.steps or None
         bar = tqdm(total=steps, initial=progress.step, unit="step", smoothing=0.05, mininterval=1)
-        with closing(self.batches), closing(self.log):
-            while not stopping and not self._finished():
+        with closing(self.batches), closing(self.log), closing(bar):
+            while not stopping:
+                finished = self._finished()
+                if self._evaluation_is_due(finished):
+                    if finished:  # a kill may follow a signal during the evaluation
+                        self.save()
+                    self._evaluate(stopping)
+                if finished or stopping:
+                    break
                 means.add(*self.update(next(self.batches)))
                 progress.step += 1
                 progress.epoch, progress.index = self.batches.epoch, self.batches.index
@@ -195,19 +210,42 @@ class Trainer:
                 progress.wall_seconds = time.monotonic() - wall_start
                 bar.update()
                 if progress.step % config.log_every_steps == 0:
-                    values, means = means.figures(), _Means()
+                    values, means = means.figures(), Means()
                     loss, rate = next(iter(values.values())), values["tokens_per_second"]
                     bar.set_postfix_str(f"loss {loss:.3f}, {rate:.0f} tokens/s")
                     self._write(values)
-                every = config.evaluate_every_steps
-                if every and progress.step % every == 0 and not stopping and not self._finished():
-                    self._write(self.evaluate())
                 if time.monotonic() - last_saved > config.save_every_seconds:
                     self.save()
                     last_saved = time.monotonic()
-            bar.close()
-            self.save()  # first: who sent the signal may not wait for the last figures
-            self._write(self.evaluate())
+            self.save()
+
+    def _evaluation_is_due(self, finished: bool) -> bool:
+        """Return True at steps that do not depend on where a run was interrupted."""
+        config, progress = self.config, self.progress
+        every = config.evaluate_every_steps
+        planned = every > 0 and progress.step % every == 0 and (progress.step or config.keep_best)
+        return progress.step != progress.evaluated_step and bool(planned or finished)
+
+    def _evaluate(self, stopping: list[int]) -> None:
+        """Print and log held-out figures, and keep the state if it is the best so far."""
+        figures = self.evaluate(stopping)
+        if stopping:
+            return  # a resumed run makes this evaluation anew
+        progress = self.progress
+        progress.evaluated_step = progress.step
+        self._write(figures)
+        if figures:
+            tqdm.write(f"step {progress.step}: {held_out_line(figures)}", file=sys.stderr)
+        if self.config.keep_best:
+            loss = self.held_out_loss(figures)
+            if progress.best_loss is None or loss < progress.best_loss:
+                progress.best_step, progress.best_loss = progress.step, loss
+                self.save()
+                copy_state(self.directory / "state", self.directory / BEST)
+
+    def held_out_loss(self, figures: dict[str, float]) -> float:
+        """Return the mean of the figures of :meth:`evaluate`, weighted by characters."""
+        return held_out_loss(figures, {code: count for code, (_, count) in self.held_out.items()})
 
     def _finished(self) -> bool:
         config, progress = self.config, self.progress
@@ -256,17 +294,20 @@ class Trainer:
         return batch_losses(self.network, batch, states, config.loss, dtype, sampler, rng)
 
     @torch.no_grad()
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self, stopping: Sequence[int] = ()) -> dict[str, float]:
         """Return held-out figures with the full softmax, by language.
 
-        These are bits per character of the forward tower and nats per target of the gap head.
+        These are bits per character of the forward tower and nats per target of the gap head. They
+        are incomplete if *stopping* receives a signal.
         """
         self.network.eval()
         figures: dict[str, float] = {}
         rng = np.random.default_rng(0)
         for language, (batches, characters) in self.held_out.items():
-            means = _Means()
+            means = Means()
             for batch in batches:
+                if stopping:
+                    return figures
                 means.add(self._losses(batch, None, rng)[0], batch.tokens)
             if means.counts["next"]:
                 bits = means.nats["next"] / math.log(2) / characters
@@ -289,25 +330,6 @@ class Trainer:
             "learning_rate": learning_rate(self.config.optimizer, progress.step, self.config.steps),
         }
         self.log.write(progress.step, {**counters, **values})
-
-
-class _Means:
-    """Nats and targets of each head since the last line of the log."""
-
-    def __init__(self) -> None:
-        self.nats, self.counts = defaultdict[str, float](float), defaultdict[str, int](int)
-        self._tokens, self._since = 0, time.monotonic()
-
-    def add(self, losses: Losses, tokens: int) -> None:
-        for head, (nats, count) in losses.by_head.items():
-            self.nats[head] += nats.item()
-            self.counts[head] += count
-        self._tokens += tokens
-
-    def figures(self) -> dict[str, float]:
-        """Return the mean of each loss that has targets, and the speed."""
-        values = {f"loss_{head}": self.nats[head] / n for head, n in self.counts.items() if n}
-        return {**values, "tokens_per_second": self._tokens / (time.monotonic() - self._since)}
 
 
 def _check(config: RunConfig, network: Network | LanguageModel, prepared: Prepared) -> None:

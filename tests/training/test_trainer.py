@@ -4,8 +4,10 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import shutil
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from training.config import LossOptions, OptimizerOptions
 from training.data.shards import manifest_digest
 from training.export import ExportOptions, export
 from training.run_log import read_records
-from training.run_state import read_state
+from training.run_state import find_state, read_state
 from training.trainer import Trainer, train
 
 CONSTANT = OptimizerOptions(schedule="constant")
@@ -57,7 +59,64 @@ def test_interrupted_and_resumed_equals_uninterrupted(prepared: Path, tmp_path: 
     assert_same_tensors(tmp_path / "parts", tmp_path / "whole")
     records = read_records(tmp_path / "parts" / "metrics.jsonl")
     assert [r["step"] for r in records if "loss_next" in r] == [2, 4, 6, 8, 10, 12]
-    assert [r["step"] for r in records if "heldout_gap_nats_en" in r] == [5, 6, 12]
+    assert [r["step"] for r in records if "heldout_gap_nats_en" in r] == [6, 12]
+
+
+def test_the_best_state_does_not_depend_on_interruptions(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that stops after each of its steps keeps the same best state, and goes on from it."""
+    optimizer = OptimizerOptions(learning_rate=0.05, schedule="constant", warmup_steps=0)
+    changes = {"steps": 8, "evaluate_every_steps": 2, "keep_best": True, "optimizer": optimizer}
+    run = tiny_config(prepared, full_softmax_steps=0, **changes)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+
+    def trainer_in(directory: Path) -> Trainer:
+        trainer = Trainer(run, directory, resume=find_state(directory) is not None)
+        del trainer.held_out["en"]  # gets no better in so few steps
+        return trainer
+
+    trainer_in(whole).run([])
+    lines = [line for line in capsys.readouterr().err.splitlines() if "held-out" in line]
+    assert len(lines) == 5
+    assert re.search(r"step 0: held-out bits per character: zh \d+\.\d\d$", lines[0])
+    for _ in range(run.steps + 1):
+        trainer = trainer_in(parts)
+        stopping: list[int] = []
+        trainer.update = stop_after(trainer.update, stopping)  # type: ignore[method-assign]
+        trainer.run(stopping)
+    best, again = (read_state(each / "best").progress for each in (whole, parts))
+    assert (best.step, best.best_step, best.best_loss) == (again.step, best.step, again.best_loss)
+    records = read_records(parts / "metrics.jsonl")
+    held_out = {r["step"]: trainer.held_out_loss(r) for r in records if "heldout_gap_nats_zh" in r}
+    assert list(held_out) == [0, 2, 4, 6, 8]
+    assert min(held_out, key=lambda step: held_out[step]) == best.step
+    assert best.step not in (0, 8), held_out
+    for name in ("weights.safetensors", "optimizer.safetensors"):
+        assert (whole / "best" / name).read_bytes() == (parts / "best" / name).read_bytes()
+    shutil.rmtree(parts / "best")
+    shutil.copytree(whole / "best", parts / "state", dirs_exist_ok=True)
+    Trainer(run, parts, resume=True)
+    assert read_state(parts / "best") == read_state(whole / "best"), "a crash before the copy"
+
+
+def stop_after(update: Callable[[Any], Any], stopping: list[int]) -> Callable[[Any], Any]:
+    """Return an update that is followed by a signal."""
+
+    def updated(batch: Any) -> Any:
+        stopping.append(signal.SIGTERM)
+        return update(batch)
+
+    return updated
+
+
+def test_keeping_the_best_state_needs_held_out_text(prepared: Path, tmp_path: Path) -> None:
+    """The remedy is named before the first step."""
+    trainer = Trainer(tiny_config(prepared, keep_best=True), tmp_path / "run")
+    trainer.held_out = {}
+    with pytest.raises(RunError, match="keep_best needs held-out text; prepare with"):
+        trainer.run([])
+    assert trainer.progress.step == 0
 
 
 @pytest.mark.parametrize(
@@ -143,7 +202,7 @@ def test_the_state_is_saved_before_the_last_evaluation(prepared: Path, tmp_path:
     """SIGKILL may follow SIGTERM during the last evaluation; the state is saved by then."""
     trainer = Trainer(tiny_config(prepared, evaluate_every_steps=0, steps=2), tmp_path / "run")
 
-    def killed() -> dict[str, float]:
+    def killed(_: object) -> dict[str, float]:
         raise KeyboardInterrupt
 
     trainer.evaluate = killed  # type: ignore[method-assign]
