@@ -8,8 +8,10 @@ from pathlib import Path
 from model.errors import CorpusError
 from training.data.compression import read_chunks
 from training.data.file_report import FileReport
+from training.data.html_text import read_html
 from training.data.input_files import InputFile, Kind, find_files
-from training.data.tables import read_json
+from training.data.json_text import read_json
+from training.data.tables import read_csv
 
 # A longer line comes in parts.
 MAX_LINE_CHARACTERS = 10_000
@@ -20,10 +22,14 @@ _LINE_ENDS = tuple("\n\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029")  # of str.splitline
 
 _PATH_READERS: dict[Kind, Callable[[Path, FileReport], Iterator[str]]] = {}
 _FIELD_READERS: dict[Kind, Callable[[Iterable[str], FileReport, str | None], Iterator[str]]] = {
+    "csv": read_csv,
+    "tsv": read_csv,
     "json": read_json,
     "jsonl": read_json,
 }
-_MARKUP_READERS: dict[Kind, Callable[[Iterable[str], FileReport], Iterator[str]]] = {}
+_MARKUP_READERS: dict[Kind, Callable[[Iterable[str], FileReport], Iterator[str]]] = {
+    "html": read_html,
+}
 
 
 def read_lines(

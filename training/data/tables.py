@@ -1,25 +1,172 @@
-"""JSON to the text in it."""
+"""CSV and TSV to lines of text: delimiter, header and the columns with text are found."""
 
-import json
-from collections.abc import Iterable, Iterator
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any
 
-from model.errors import CorpusError
 from training.data.file_report import FileReport
+from training.data.text_fields import (
+    MAX_RECORD_CHARACTERS,
+    choose_fields,
+    is_field_name,
+    physical_lines,
+    take_sample,
+    text_lines,
+    unknown_field,
+)
+
+_DELIMITERS = (",", "\t", ";", "|")
+_NO_DELIMITER = "\x1f"  # each line is one cell
+_CONSISTENT = 0.7  # least share of the rows with equally many cells
+_ROWS_BEFORE_HEADER = 5
+_HEADER_CHARACTERS = 40
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\n?')
+_NUMBER = re.compile(r"[\d\W]+|.*\d[-/:.年]\d.*", re.DOTALL)  # or a date
+# Numbers, dates, addresses and sentences are no names of columns.
+_NO_NAME = re.compile(_NUMBER.pattern + r"|\w+://.*|\S+@\S+|.*[.!?。！？，,]", re.DOTALL)
 
 
-def read_json(text: Iterable[str], report: FileReport, field: str | None) -> Iterator[str]:
-    """Read the text in JSON Lines."""
-    if field is None:
-        raise CorpusError(
-            f"{report.path}: JSON Lines need the member with the text; add --field NAME"
+def read_csv(text: Iterable[str], report: FileReport, field: str | None = None) -> Iterator[str]:
+    """Read the text of a table that comes in chunks, cut anywhere.
+
+    Without *field*, the name or number of a column, the columns that hold text are chosen.
+
+    Raises:
+        CorpusError: no column is named so, or a row is too long.
+    """
+    lines = physical_lines(text, report.path)
+    head = take_sample(lines, len)
+    style = _find_format(head, report)
+    rows = _rows(chain(head, lines), style, report)
+    sample = take_sample(rows, lambda row: sum(map(len, row)))
+    width = Counter(map(len, sample)).most_common(1)[0][0] if sample else 0
+    names, first = _header(sample, width, field, report)
+    columns = _columns(names, sample[first:], report, field)
+    report.fields = tuple(names[column] for column in columns)
+    longer = others = 0
+    for row in chain(sample[first:], rows):
+        if row == names:  # again, where files were joined
+            continue
+        if len(row) > width:
+            # Usually a delimiter in text without quotes
+            longer += 1
+            row = [*row[: width - 1], style["delimiter"].join(row[width - 1 :])]
+        cells = [row[column] for column in columns if column < len(row)]
+        others += sum(map(bool, row)) - sum(map(bool, cells))
+        found = [line for cell in cells for line in text_lines(cell, report)]
+        if not found:
+            report.removed["records without text"] += 1
+        yield from found
+    if others:
+        report.removed["other columns"] = others
+    if not columns:
+        report.warnings.append("no column holds text")
+    if longer:
+        report.warnings.append(f"{longer} rows have more cells than the {width} columns")
+
+
+def _find_format(head: list[str], report: FileReport) -> dict[str, Any]:
+    """Return the arguments of ``csv.reader`` that fit the first lines; drop a ``sep=`` line."""
+    text = "".join(head)
+    escape = "\\" if text.count('\\"') > text.count('""') else None
+    if head and (separator := _SEPARATOR_LINE.fullmatch(head[0])):
+        del head[0]
+        return {"delimiter": separator[1], "escapechar": escape}
+    best, best_share = {"delimiter": _NO_DELIMITER, "escapechar": escape}, _CONSISTENT
+    for delimiter in sorted(_DELIMITERS, key=lambda each: (each == "\t") != (report.kind == "tsv")):
+        style = {"delimiter": delimiter, "escapechar": escape}
+        rows = list(_rows(iter(head), style, FileReport("", report.kind)))
+        share = _consistency(rows)
+        # Commas of prose, not of a table
+        if text.count(f"{delimiter} ") > 0.9 * text.count(delimiter) and not _is_header(rows[0]):
+            share = 0
+        if share > best_share:
+            best, best_share = style, share
+    return best
+
+
+def _consistency(rows: Sequence[Sequence[str]]) -> float:
+    """Return the share of the rows that have as many cells as most, if that is more than one."""
+    counts = Counter(map(len, rows))
+    width, usual = counts.most_common(1)[0] if counts else (0, 0)
+    share = usual / len(rows) if width > 1 else 0.0
+    if rows and len(rows[0]) > 1 and _is_header(rows[0]):
+        # Text in the last column may have the delimiter, and no quotes.
+        longer = sum(len(row) >= len(rows[0]) for row in rows) / len(rows)
+        share = max(share, 0.95 * longer)
+    return share
+
+
+def _rows(lines: Iterator[str], style: dict[str, Any], report: FileReport) -> Iterator[list[str]]:
+    """Yield the rows that are not blank. A line with a stray quote is read without quotes."""
+    csv.field_size_limit(MAX_RECORD_CHARACTERS)
+    while True:
+        pending: list[str] = []
+        reader = csv.reader(_recorded(lines, pending), strict=True, **style)
+        try:
+            for row in reader:
+                pending.clear()
+                if any(row):
+                    yield row
+            return
+        except csv.Error:
+            first, *rest = pending
+            report.removed["stray quotes"] += 1
+            # Text after a closing quote does no harm; a quote that is not closed does.
+            strays: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if rest else {}
+            yield next(csv.reader([first], **style, **strays))
+            lines = chain(rest, lines)
+
+
+def _recorded(lines: Iterator[str], record: list[str]) -> Iterator[str]:
+    for line in lines:
+        record.append(line)
+        yield line
+
+
+def _header(
+    sample: Sequence[Sequence[str]], width: int, field: str | None, report: FileReport
+) -> tuple[list[str], int]:
+    """Return the names of the columns, else their numbers, and the number of the first row."""
+    for number, row in enumerate(sample[: _ROWS_BEFORE_HEADER + 1]):
+        names = [name.strip() for name in row]
+        if len(row) == width and (_is_header(names, sample[number + 1 :]) or field in names):
+            if number:
+                report.removed["rows before the header"] += number
+            return names, number + 1
+    return [str(number + 1) for number in range(width)], 0
+
+
+def _is_header(row: Sequence[str], others: Sequence[Sequence[str]] = ()) -> bool:
+    """Return if a row has names of columns rather than values."""
+    names = [cell for cell in row if cell]
+    if any(len(name) > _HEADER_CHARACTERS or _NO_NAME.fullmatch(name) for name in names):
+        return False
+    return len(set(names)) == len(names) and (
+        any(map(is_field_name, names))
+        # Numbers or dates below
+        or any(
+            all(len(other) > column and _NUMBER.fullmatch(other[column]) for other in others)
+            for column in range(len(row))
+            if others
         )
-    for number, line in enumerate("".join(text).split("\n"), 1):
-        if line.strip():
-            try:
-                value = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise CorpusError(f"{report.path}:{number}: not JSON") from error
-            found = value.get(field) if isinstance(value, dict) else None
-            if not isinstance(found, str):
-                raise CorpusError(f"{report.path}:{number}: no text in a member {field!r}")
-            yield found
+    )
+
+
+def _columns(
+    names: Sequence[str], rows: Iterable[Sequence[str]], report: FileReport, field: str | None
+) -> list[int]:
+    """Return the numbers, from 0, of the columns to read."""
+    if field is None:
+        cells = ((name, cell) for row in rows for name, cell in zip(names, row, strict=False))
+        chosen = choose_fields(cells)
+        return [column for column, name in enumerate(names) if name in chosen]
+    found = [column for column, name in enumerate(names) if name.lower() == field.lower()]
+    if not found and field.isdecimal() and 0 < int(field) <= len(names):
+        found = [int(field) - 1]
+    if not found:
+        raise unknown_field(field, names, report)
+    return found

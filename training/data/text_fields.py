@@ -1,0 +1,170 @@
+"""The columns of a table, or members of JSON objects, that hold text."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from io import IncrementalNewlineDecoder
+from typing import TypeVar
+
+from model.errors import CorpusError
+from model.text import HAN
+from training.data.file_report import FileReport
+from training.data.html_text import text_of_html
+
+# The fields are chosen in as many records, or fewer that hold as many characters.
+SAMPLE_RECORDS = 1000
+SAMPLE_CHARACTERS = 4 << 20
+# A longer cell or record is an error.
+MAX_RECORD_CHARACTERS = 32 << 20
+
+_EXAMINED_CHARACTERS = 500  # of a cell
+_CHARACTERS_PER_WORD = 1.6  # of text without spaces
+# Mean words of a cell: of any field with text, of one named for it, of one named for something
+# else, and of long texts, which may repeat (the passage of several questions).
+_WORDS, _WORDS_IF_TEXT, _WORDS_IF_OTHER, _WORDS_IF_LONG = 3, 1.5, 8, 12
+_DISTINCT, _DISTINCT_IF_LONG = 0.3, 0.03
+
+_UNSPACED = re.compile(f"[{HAN}\u3040-\u30ff]")
+_WORD = re.compile(
+    r"(?<![^\s\"“‘'(\[])[^\W\d_]+(?:['’-][^\W\d_]+)*(?![^\s\"”’')\].,;:!?…])", re.UNICODE
+)
+_DIGIT = re.compile(r"\d")
+# A link, a path, an address, or JSON
+_NO_TEXT = re.compile(
+    r"(?:\w+://|www\.)\S+|[/~.]?(?:/[\w.-]+)+/?|\S+@\S+\.\S+|[\[{].*[\]}]", re.DOTALL
+)
+_EMPTY = frozenset(("NULL", "null", "NaN", "nan", "N/A", "\\N", "#N/A"))
+_TEXT_NAME = re.compile(
+    r"(?:text|content|message|msg|body|comment|review|summary|description|question|answer|prompt"
+    r"|response|completion|instruction|input|output|sentence|paragraph|story|article|caption"
+    r"|dialogue?|utterance|transcript|lyrics|quote|note|abstract|reply|chosen|context|passage)s?\d*$"
+    r"|(?:正文|内容|文本|消息|信息|评论|评价|描述|问题|回答|答案|句子|原文|译文|备注|留言|内文|對話|对话)$",
+    re.IGNORECASE,
+)
+_OTHER_NAME = re.compile(
+    r"(?:^|[^A-Za-z]|[a-z](?=[A-Z]))(?:id|uuid|url|uri|link|date|day|time|timestamp|count|type|lang"
+    r"|language|label|category|tag|author|user|username|nickname|name|sender|recipient|from|to|role"
+    r"|speaker|email|mail|phone|address|city|country|status|path|file|hash|model|version|score"
+    r"|rating|price|platform|device|location|place)s?\d*$"
+    r"|(?:编号|姓名|名称|名字|昵称|发送者|发送人|作者|用户|时间|日期|地址|类别|类型|分类|标签|链接|网址"
+    r"|电话|手机|邮箱|城市|省份|状态|来源|店铺|价格|评分|号码|号)$",
+    re.IGNORECASE,
+)
+
+Record = TypeVar("Record")
+
+
+@dataclass(slots=True)
+class _Field:
+    cells: int = 0
+    words: float = 0.0
+    numbered: int = 0  # cells with a digit
+    values: set[int] = field(default_factory=set)  # hashes
+
+    def is_text(self, name: str) -> bool:
+        mean, distinct = self.words / self.cells, len(self.values) / self.cells
+        # Dates and addresses have a digit in each cell.
+        other = _OTHER_NAME.search(name) or self.numbered >= 0.9 * self.cells
+        least: float = _WORDS_IF_OTHER if other else _WORDS
+        if _TEXT_NAME.search(name) and not _OTHER_NAME.search(name):
+            least = _WORDS_IF_TEXT
+        return mean >= least and distinct >= (
+            _DISTINCT_IF_LONG if mean >= _WORDS_IF_LONG or least < _WORDS else _DISTINCT
+        )
+
+
+def take_sample(records: Iterator[Record], size: Callable[[Record], int]) -> list[Record]:
+    """Return the first records, from which the fields are chosen; *size* counts characters."""
+    sample: list[Record] = []
+    characters = 0
+    while len(sample) < SAMPLE_RECORDS and characters < SAMPLE_CHARACTERS:
+        try:
+            sample.append(next(records))
+        except StopIteration:
+            break
+        characters += size(sample[-1])
+    return sample
+
+
+def physical_lines(text: Iterable[str], path: str) -> Iterator[str]:
+    """Yield lines, whose end is LF whatever it was; a cell may go on in the next."""
+    newlines = IncrementalNewlineDecoder(None, translate=True)
+    pending: list[str] = []
+    size = 0
+    for chunk in text:
+        *lines, rest = newlines.decode(chunk).split("\n")
+        if lines:
+            yield "".join((*pending, lines[0], "\n"))
+            yield from (f"{line}\n" for line in lines[1:])
+            pending, size = [], 0
+        pending.append(rest)
+        size += len(rest)
+        if size > MAX_RECORD_CHARACTERS:
+            raise CorpusError(
+                f"{path}: a line above {MAX_RECORD_CHARACTERS} characters; if it is plain text,"
+                " name the file .txt"
+            )
+    if size:
+        yield "".join(pending)
+
+
+def choose_fields(cells: Iterable[tuple[str, str]]) -> list[str]:
+    """Return the names of the fields that hold text, given names and contents of cells.
+
+    Names, dates, labels, links and numbers are no text. If no field has sentences, the one with
+    most words is returned; none if there are no words.
+    """
+    fields: dict[str, _Field] = {}
+    for name, cell in cells:
+        if cell := cell.strip()[:_EXAMINED_CHARACTERS]:
+            one = fields.setdefault(name, _Field())
+            one.cells += 1
+            one.words += _count_words(cell)
+            one.numbered += bool(_DIGIT.search(cell))
+            one.values.add(hash(cell))
+    chosen = [name for name, one in fields.items() if one.is_text(name)]
+    if not chosen and any(one.words for one in fields.values()):
+        share = {name: one.words * len(one.values) / one.cells for name, one in fields.items()}
+        chosen = [max(share, key=lambda name: (not _OTHER_NAME.search(name), share[name]))]
+    return chosen
+
+
+def _count_words(cell: str) -> float:
+    if _NO_TEXT.fullmatch(cell):
+        return 0
+    spaced, unspaced = _UNSPACED.subn(" ", cell)
+    words = _WORD.findall(spaced)
+    count = len(words) + unspaced / _CHARACTERS_PER_WORD
+    # A name rather than a sentence
+    is_name = words and not unspaced and all(word[0].isupper() for word in words)
+    return count / 2 if is_name and cell[-1] not in ".!?" else count
+
+
+def text_lines(cell: str, report: FileReport) -> list[str]:
+    """Return the lines of a cell's text, without HTML; none of an empty cell."""
+    if "</" in cell or "<br" in cell:
+        cell = text_of_html(cell, report)
+    if cell in _EMPTY:
+        return []
+    return [line for line in cell.split("\n") if line and not line.isspace()]
+
+
+def is_text_cell(name: str, cell: str) -> bool:
+    """Return if a single cell of a field holds text."""
+    cell = cell.strip()[:_EXAMINED_CHARACTERS]
+    return _Field(1, _count_words(cell), 0, {0}).is_text(name)
+
+
+def is_field_name(name: str) -> bool:
+    """Return if a cell is a usual name of a field, such as ``content`` or ``user_id``."""
+    return bool(_TEXT_NAME.search(name) or _OTHER_NAME.search(name))
+
+
+def unknown_field(field: str, names: Iterable[str], report: FileReport) -> CorpusError:
+    """Return the error of a field that occurs nowhere; it lists some that occur."""
+    listed = [repr(name) for name in names]
+    more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
+    known = f"there are {', '.join(listed[:5])}{more}" if listed else "there are no fields"
+    return CorpusError(
+        f"{report.path}: no text in a field {field!r}; {known}: choose one by --field NAME"
+    )
