@@ -5,6 +5,7 @@ import gzip
 import json
 import lzma
 import random
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,3 +78,154 @@ def test_json_lines_give_the_named_member(tmp_path: Path) -> None:
     rows = [json.dumps({"text": "一\ntwo", "id": 1}), "", json.dumps({"text": "😀"})]
     path.write_bytes(gzip.compress("\n".join(rows).encode()))
     assert read(path, field="text")[0] == ["一", "two", "😀"]
+
+
+CHINESE = ("夜里下了一场大雨，早上起来，院子里的花都开了。", "他说他不知道这件事。")
+ENGLISH = ("“It’s late,” she said – and closed the door…", "The café’s menu hadn’t changed.")
+
+
+@pytest.mark.parametrize(
+    ("codec", "name", "lines"),
+    [
+        ("gb18030", "gb18030", CHINESE),
+        ("gbk", "gb18030", CHINESE),
+        ("utf-8", "utf-8", CHINESE),
+        ("utf-16", "utf-16", CHINESE),
+        ("utf-16-le", "utf-16-le", CHINESE),
+        ("utf-16-be", "utf-16-be", ENGLISH),
+        ("cp1252", "cp1252", ENGLISH),
+        ("ascii", "utf-8", ("one", "two")),
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_encoding_and_line_ends_are_found(
+    tmp_path: Path, codec: str, name: str, lines: tuple[str, ...], end: str
+) -> None:
+    """Text in each encoding, with any line end, gives the same lines."""
+    path = tmp_path / "text.txt"
+    path.write_bytes(end.join(lines).encode(codec))
+    found, report = read(path)
+    assert found == list(lines)
+    assert (report.encoding, report.lines, report.removed) == (name, 2, {})
+
+
+def test_separators_of_unicode_end_lines(tmp_path: Path) -> None:
+    """Separators of lines and paragraphs, and form feeds, end lines."""
+    path = tmp_path / "text.txt"
+    path.write_text("one\u2028two\u2029three\x0cfour\x85five\x0bsix", encoding="utf-8")
+    assert read(path)[0] == ["one", "two", "three", "four", "five", "six"]
+
+
+def test_ascii_before_the_first_other_character_does_not_count(tmp_path: Path) -> None:
+    """The encoding is detected in the first text that is not ASCII, wherever it begins."""
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"plain text\n" * 30_000 + "\n".join(CHINESE * 20).encode("gb18030"))
+    found, report = read(path)
+    assert found[30_000:] == [*CHINESE * 20]
+    assert report.encoding == "gb18030"
+
+
+@pytest.mark.parametrize("codec", ["utf-8", "gb18030", "big5", "utf-16-le"])
+def test_characters_are_whole_at_the_ends_of_chunks(tmp_path: Path, codec: str) -> None:
+    """A line of several chunks has no broken character, whatever the offset."""
+    for offset in range(4):
+        path = tmp_path / f"{offset}.txt"
+        text = "a" * offset + "我們會後再討論這個問題，謝謝大家的參與。" * 5_000
+        path.write_bytes(text.encode(codec))
+        found, report = read(path)
+        assert "".join(found) == text
+        assert report.removed == {}
+        assert all(line.endswith("。") for line in found)
+
+
+def test_broken_bytes_cost_their_line_or_sentence(tmp_path: Path) -> None:
+    """Text with broken bytes stays UTF-8; broken lines go, of long lines only the sentence."""
+    path = tmp_path / "text.txt"
+    lines = [line.encode() for line in CHINESE * 50]
+    lines[3] = lines[3][:10] + b"\xff" + lines[3][10:]
+    long = ("一个很长的段落有许多句子。" * 20).encode()
+    lines.append(long[:-50] + b"\xe4\xb8" + long[-50:])
+    path.write_bytes(b"\n".join(lines))
+    found, report = read(path)
+    assert found[:100] == [*CHINESE, CHINESE[0], *CHINESE * 48, "一个很长的段落有许多句子。" * 18]
+    assert report.encoding == "utf-8"
+    assert report.removed == {"undecodable lines": 2}
+    assert "2 lines are not valid utf-8" in report.warnings[0]
+
+
+def test_zero_characters_are_left_out(tmp_path: Path) -> None:
+    """Zero bytes in text are removed and counted."""
+    path = tmp_path / "text.txt"
+    path.write_bytes("这一行文字中间有一个\0零，其余的都还是好的。\n".encode() * 3)
+    assert read(path)[0] == ["这一行文字中间有一个零，其余的都还是好的。"] * 3
+    assert read(path)[1].removed == {"zero characters": 3}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [
+        ("klingon", "unknown encoding 'klingon'; name utf-8, .* or name none to detect"),
+        ("hex", "unknown encoding"),
+        ("utf-8", "not in the encoding utf-8: .* cannot be decoded; name another, or none"),
+        ("ascii", "not in the encoding ascii"),
+    ],
+)
+def test_a_wrong_encoding_is_named(tmp_path: Path, encoding: str, message: str) -> None:
+    """An encoding that is insisted on must exist and fit; the error has no text."""
+    path = tmp_path / "text.txt"
+    path.write_bytes("\n".join(CHINESE).encode("gb18030"))
+    with pytest.raises(CorpusError, match=message) as caught:
+        read(path, encoding=encoding)
+    assert CHINESE[0][:2] not in str(caught.value)
+
+
+def test_an_encoding_may_be_insisted_on(tmp_path: Path) -> None:
+    """A named encoding is used, even if the text looks like another."""
+    path = tmp_path / "text.txt"
+    path.write_bytes("ÄãºÃ".encode("cp1252"))
+    assert read(path)[0] == ["你好"]
+    assert read(path, encoding="cp1252")[0] == ["ÄãºÃ"]
+    assert read(path, encoding="GBK")[0] == ["你好"]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"%PDF-1.7 ...", "a PDF; name it .pdf"),
+        (b"PK\x03\x04....", "a zip archive"),
+        (gzip.compress(b"text"), "compressed; name it .gz"),
+        (random.Random(1).randbytes(5000), "not text"),
+    ],
+)
+def test_other_files_under_the_name_of_text_are_named(
+    tmp_path: Path, data: bytes, message: str
+) -> None:
+    """Binary data with the suffix of text are an error with the file and the remedy."""
+    path = tmp_path / "text.txt"
+    path.write_bytes(data)
+    with pytest.raises(CorpusError, match=rf"text\.txt: {message}"):
+        read(path)
+
+
+def test_an_archive_that_expands_without_end_is_read_in_bounded_memory(tmp_path: Path) -> None:
+    """A small archive of a very long line is read in parts."""
+    path = tmp_path / "bomb.txt.zst"
+    path.write_bytes(zstandard.ZstdCompressor().compress(b"a" * 30_000_000))
+    (file,), _ = find_files([str(path)])
+    tracemalloc.start()
+    try:
+        count = sum(len(line) for line in read_lines(file, FileReport(str(path), file.kind)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert count == 30_000_000
+    assert peak < 20_000_000
+
+
+def test_a_page_may_name_its_encoding(tmp_path: Path) -> None:
+    """The charset that a page declares decides between encodings that fit equally well."""
+    page = "<html><meta charset='iso-8859-15'><p>Prix : 5 €.</p>"
+    path = tmp_path / "page.html"
+    path.write_bytes(page.encode("iso-8859-15"))
+    assert read(path)[0] == ["Prix : 5 €."]
+    assert read(path)[1].encoding == "iso8859-15"

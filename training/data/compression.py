@@ -13,10 +13,11 @@ import zstandard
 
 from model.errors import CorpusError
 
+COMPRESSIONS = (".gz", ".xz", ".zst", ".bz2")
 CHUNK_BYTES = 1 << 16
 # zstd expands 4 bytes into as much as 128 KiB: small chunks keep a hostile file from filling the
 # memory.
-_ZSTD_CHUNK_BYTES = 1 << 12
+_ZSTD_CHUNK_BYTES = 1 << 8
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 
 
@@ -29,7 +30,9 @@ def read_chunks(path: Path) -> Iterator[bytes]:
     suffix = path.suffix.lower()
     try:
         if suffix == ".zst":
-            yield from _zstd_chunks(path)
+            for data in _zstd_chunks(path):
+                for start in range(0, len(data), CHUNK_BYTES):
+                    yield data[start : start + CHUNK_BYTES]
             return
         with _OPENERS.get(suffix, io.open)(path, "rb") as file:
             while chunk := file.read(CHUNK_BYTES):

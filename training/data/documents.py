@@ -1,14 +1,14 @@
 """Files of any kind to lines of readable text. Memory is bounded: text is streamed."""
 
-import codecs
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
-from model.errors import CorpusError
 from training.data.compression import read_chunks
+from training.data.decoding import decode
 from training.data.file_report import FileReport
-from training.data.html_text import read_html
+from training.data.html_text import html_charset, read_html
 from training.data.input_files import InputFile, Kind, find_files
 from training.data.json_text import read_json
 from training.data.tables import read_csv
@@ -18,6 +18,9 @@ MAX_LINE_CHARACTERS = 10_000
 # The end of a sentence or a space, close to the limit
 _BREAK = re.compile(r"(?:[。！？…]|[.!?](?=[\"'”’)\]]*\s))[\"'”’」』）)\]]*\s*|[，；,;]\s*|\s+")
 _BREAK_WINDOW = 1000
+# Of a longer line, only the sentences with undecodable bytes are left out.
+_LONG_LINE = 200
+_SENTENCE = re.compile(r"[^。！？!?.]*(?:[。！？!?]+|\.+\s*)?")
 _LINE_ENDS = tuple("\n\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029")  # of str.splitlines, without CR
 
 _PATH_READERS: dict[Kind, Callable[[Path, FileReport], Iterator[str]]] = {}
@@ -48,8 +51,11 @@ def read_lines(
         CorpusError: the file is unreadable, damaged or encrypted, in another encoding, or lacks the
             field, or a package that reads it is missing.
     """
-    for line in _lines(_chunks(file, report, encoding, field)):
-        if not line.isspace():
+    lines = _lines(_chunks(file, report, encoding, field))
+    if file.kind not in _PATH_READERS:
+        lines = _decodable(lines, report)
+    for line in lines:
+        if line and not line.isspace():
             report.lines += 1
             yield line
 
@@ -66,7 +72,8 @@ def _chunks(
     """Return readable text in chunks, cut anywhere."""
     if file.kind in _PATH_READERS:
         return (f"{text}\n" for text in _PATH_READERS[file.kind](file.path, report))
-    text = _decoded(file, report, encoding)
+    declared = html_charset if file.kind == "html" else None
+    text = decode(read_chunks(file.path), report, encoding, declared)
     if file.kind in _FIELD_READERS:
         return (f"{part}\n" for part in _FIELD_READERS[file.kind](text, report, field))
     if file.kind in _MARKUP_READERS:
@@ -74,37 +81,45 @@ def _chunks(
     return text
 
 
-def _decoded(file: InputFile, report: FileReport, encoding: str | None) -> Iterator[str]:
-    """Decode the bytes of a file, in chunks cut anywhere."""
-    report.encoding = encoding or "utf-8"
-    decoder = codecs.getincrementaldecoder(encoding or "utf-8-sig")()
-    try:
-        for chunk in read_chunks(file.path):
-            report.bytes += len(chunk)
-            yield decoder.decode(chunk)
-        yield decoder.decode(b"", final=True)
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{file.path}: not UTF-8; convert it, for instance with iconv") from error
-
-
 def _lines(chunks: Iterable[str]) -> Iterator[str]:
-    """Yield lines that are not empty, without line ends; long ones in parts."""
+    """Yield lines without line ends, empty ones included; long ones in parts."""
     pending = ""
     for chunk in chunks:
         text = pending + chunk
         lines = text.splitlines()
-        # A CR may be the first half of CR LF; the LF then ends an empty line.
-        pending = "" if text.endswith(("\r", *_LINE_ENDS)) or not lines else lines.pop()
+        if text.endswith("\r"):  # perhaps the first half of CR LF
+            pending = lines.pop() + "\r"
+        else:
+            pending = lines.pop() if lines and not text.endswith(_LINE_ENDS) else ""
         for line in lines:
             if len(line) > MAX_LINE_CHARACTERS:
                 yield from _split(line)
-            elif line:
+            else:
                 yield line
         if len(pending) > 2 * MAX_LINE_CHARACTERS:
             *parts, pending = _split(pending)
             yield from parts
     if pending:
-        yield from _split(pending)
+        yield from _split(pending.removesuffix("\r"))
+
+
+def _decodable(lines: Iterator[str], report: FileReport) -> Iterator[str]:
+    """Leave out lines with undecodable bytes; of long ones, only the sentences that have them."""
+    for line in lines:
+        if "\ufffd" not in line:
+            yield line
+            continue
+        report.removed["undecodable lines"] += 1
+        if len(line) > _LONG_LINE:
+            sentences = _SENTENCE.findall(line)
+            for is_broken, group in groupby(sentences, lambda sentence: "\ufffd" in sentence):
+                if not is_broken:
+                    yield "".join(group)
+    if count := report.removed["undecodable lines"]:
+        report.warnings.append(
+            f"{count} lines are not valid {report.encoding} and were left out; if that is not the"
+            " encoding of the file, name it"
+        )
 
 
 def _split(line: str) -> Iterator[str]:
