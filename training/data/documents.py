@@ -11,6 +11,7 @@ from training.data.file_report import FileReport
 from training.data.html_text import html_charset, read_html
 from training.data.input_files import InputFile, Kind, find_files
 from training.data.json_text import read_json
+from training.data.markdown_text import read_markdown
 from training.data.tables import read_csv
 
 # A longer line comes in parts.
@@ -32,6 +33,7 @@ _FIELD_READERS: dict[Kind, Callable[[Iterable[str], FileReport, str | None], Ite
 }
 _MARKUP_READERS: dict[Kind, Callable[[Iterable[str], FileReport], Iterator[str]]] = {
     "html": read_html,
+    "md": read_markdown,
 }
 
 

@@ -88,6 +88,7 @@ class _Reader(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.removed: Counter[str] = Counter()
         self._open: list[str] = []
+        self._counts: Counter[str] = Counter()  # of the open elements
         self._removed_from: int | None = None  # depth of the element that is removed
         self._line: list[str] = []
         self._characters = 0  # of the line
@@ -118,7 +119,7 @@ class _Reader(HTMLParser):
         return super().parse_html_declaration(i)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "body" and "head" in self._open:
+        if tag == "body" and self._counts["head"]:
             self.handle_endtag("head")
         if tag not in _INLINE:
             self._end_line()
@@ -127,7 +128,10 @@ class _Reader(HTMLParser):
         if tag in _SELF_CLOSING and self._open and self._open[-1] == tag:
             self.handle_endtag(tag)
         # An anchor that is no link often has no end.
-        self._open.append(tag if tag != "a" or dict(attrs).get("href") else "span")
+        if tag == "a" and not dict(attrs).get("href"):
+            tag = "span"
+        self._open.append(tag)
+        self._counts[tag] += 1
         if self._removed_from is not None:
             return
         reason = _REMOVED.get(tag) or self._hidden(tag, dict(attrs))
@@ -147,22 +151,27 @@ class _Reader(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag not in _INLINE:
             self._end_line()
-        if tag not in self._open:
+        if not self._counts[tag]:
             return
-        # An inline end tag that was forgotten does not close a block.
-        place = len(self._open) - 1 - self._open[::-1].index(tag)
+        place = len(self._open) - 1
+        while self._open[place] != tag:
+            place -= 1
+        # An inline end tag, perhaps forgotten, does not close a block.
         if tag in _INLINE and not _INLINE.issuperset(self._open[place:]):
-            del self._open[place]
-            if self._removed_from is not None and place <= self._removed_from:
-                self._removed_from = None if place == self._removed_from else self._removed_from - 1
-            return
-        del self._open[place:]
-        if self._removed_from is not None and place <= self._removed_from:
-            self._removed_from = None
+            self._close(place, place + 1)
+        else:
+            self._close(place, len(self._open))
         if tag == "form":
             self._end_form()
-        if "pre" not in self._open:
+        if self._preformatted is not None and not self._counts["pre"]:
             self._end_preformatted()
+
+    def _close(self, start: int, stop: int) -> None:
+        self._counts.subtract(self._open[start:stop])
+        del self._open[start:stop]
+        if self._removed_from is not None and start <= self._removed_from:
+            is_closed = self._removed_from < stop
+            self._removed_from = None if is_closed else self._removed_from - (stop - start)
 
     def handle_data(self, data: str) -> None:
         if self._removed_from is not None:
@@ -172,7 +181,7 @@ class _Reader(HTMLParser):
             return
         self._line.append(data)
         self._characters += len(data)
-        if "a" in self._open:
+        if self._counts["a"]:
             self._linked += len(data.strip())
         if self._characters > _MAX_LINE_CHARACTERS:
             head, space, tail = "".join(self._line).rpartition(" ")
@@ -203,8 +212,7 @@ class _Reader(HTMLParser):
         """Keep the paragraphs of text in ``pre``, but no code."""
         if self._preformatted is not None:
             text, self._preformatted = "".join(self._preformatted).strip(), None
-            visible = len(text) - sum(map(str.isspace, text))
-            if _SENTENCE_END.search(text) and len(_CODE_MARK.findall(text)) < 0.05 * visible:
+            if is_prose(text):
                 self._lines += map(one_line, _BLANK_LINE.split(text))
             elif text:
                 self.removed["code"] += 1
@@ -215,6 +223,12 @@ class _Reader(HTMLParser):
                 del self._lines[self._form_start :]
                 self.removed["forms"] += 1
             self._form_start = None
+
+
+def is_prose(text: str) -> bool:
+    """Return if preformatted text has sentences and few of the signs of program text."""
+    visible = len(text) - sum(map(str.isspace, text))
+    return bool(_SENTENCE_END.search(text)) and len(_CODE_MARK.findall(text)) < 0.05 * visible
 
 
 def one_line(text: str) -> str:

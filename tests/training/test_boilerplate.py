@@ -1,0 +1,68 @@
+"""Repeated lines of a file."""
+
+import pytest
+
+from training.data import boilerplate
+from training.data.boilerplate import BoilerplateFilter
+from training.data.file_report import FileReport
+
+
+def kept(lines: list[str]) -> tuple[list[str], dict[str, int]]:
+    """Return the lines that pass, and the counts of those that do not."""
+    report = FileReport("a.txt", "txt")
+    lines_filter = BoilerplateFilter(report)
+    return [line for line in lines if lines_filter.passes(line)], dict(report.removed)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Subscribe to our newsletter",
+        "——本章完——",
+        "本书由某某网站整理，请勿转载",
+        "Page {} of 300",
+        "第 {} 页 共 300 页",
+        "Chapter {}",
+        "A History of the Sea {}",
+        "第{}章",
+        "*** {} ***",
+    ],
+)
+def test_the_first_of_repeated_lines_pass(line: str) -> None:
+    """Lines that are equal but for numbers pass three times; the others are counted."""
+    lines = [line.format(number) for number in range(20)]
+    assert kept(lines) == (lines[:3], {"repeated lines": 17})
+
+
+def test_chinese_numbers_count_as_numbers() -> None:
+    """Chapters with Chinese numbers have one pattern."""
+    assert len(kept([f"第{number}章" for number in "一二三四五六七"])[0]) == 3
+
+
+@pytest.mark.parametrize("line", ["好的", "Yes.", "哈哈哈哈", "Thanks!", "{} 点见"])
+def test_short_replies_pass(line: str) -> None:
+    """Ordinary short lines may occur any number of times."""
+    lines = [line.format(number) for number in range(20)]
+    assert kept(lines) == (lines, {})
+
+
+def test_lines_that_are_links_go() -> None:
+    """A bare link is removed, a sentence with a link is not."""
+    lines = ["https://x.org/a?b=1", "(www.x.org)", "See https://x.org for more."]
+    assert kept(lines) == (lines[2:], {"links": 2})
+
+
+def test_different_lines_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text is not affected, however much there is; frequent patterns are remembered."""
+    monkeypatch.setattr(boilerplate, "_MAX_PATTERNS", 10)
+    lines = [f"This sentence is about {'x' * number}." for number in range(100)]
+    mixed = [each for line in lines for each in (line, "Subscribe to our newsletter")]
+    passed, removed = kept(mixed)
+    assert [line for line in passed if line in lines] == lines
+    assert removed == {"repeated lines": 97}
+
+
+def test_long_lines_pass() -> None:
+    """A paragraph is never boilerplate."""
+    lines = ["A paragraph that is as long as this one is no header. " * 10] * 5
+    assert kept(lines) == (lines, {})

@@ -1,0 +1,63 @@
+"""Lines of a file that repeat with other numbers: page headers, notices, chapter ends, links."""
+
+import re
+
+from model.text import HAN_CHARACTER, LETTER
+from training.data.file_report import FileReport
+
+_PASSED = 3  # occurrences of a pattern that are kept
+_MAX_CHARACTERS = 200  # of a line that may be boilerplate
+_MIN_WIDTH = 12  # shorter lines are replies, unless they look like the number of a page
+_MAX_PATTERNS = 200_000  # remembered
+_NUMBER = re.compile(r"\d+|(?<=第)[〇零一二三四五六七八九十百千两]+(?=\s*[章节回卷部集页])")
+_PAGE = re.compile(
+    r"\W*(?:page|p\.?|chapter|part|section|第)?\s*0\W*(?:of\s*0|[页頁章节節回卷集](?:\W*共\W*0\W*[页頁])?)?\W*",
+    re.IGNORECASE,
+)
+_DECORATED = re.compile(r"[-=*—~_#+<>·•【\[]{1,}.*[-=*—~_#+<>·•】\]]{1,}")
+_LINK = re.compile(r"\W*(?:https?://|www\.)\S+\W*", re.IGNORECASE)
+
+
+class BoilerplateFilter:
+    """Decides which lines of a file pass; the others are counted in its report.
+
+    The first lines of a pattern pass. Two lines have the same pattern if only numbers differ.
+    """
+
+    def __init__(self, report: FileReport) -> None:
+        self._report = report
+        self._counts: dict[int, int] = {}
+
+    def passes(self, line: str) -> bool:
+        """Return if a line, the next of the file, is no boilerplate."""
+        if len(line) > _MAX_CHARACTERS:
+            return True
+        line = line.strip()
+        if _LINK.fullmatch(line):
+            self._report.removed["links"] += 1
+            return False
+        pattern = _NUMBER.sub("0", line)
+        key = hash(pattern.casefold())
+        count = self._counts[key] = self._counts.get(key, 0) + 1
+        if len(self._counts) > _MAX_PATTERNS:
+            self._forget()
+        if count <= _PASSED or not _may_be_boilerplate(pattern):
+            return True
+        self._report.removed["repeated lines"] += 1
+        return False
+
+    def _forget(self) -> None:
+        """Forget the rare patterns, at least half of them."""
+        least = 1
+        while len(self._counts) > _MAX_PATTERNS // 2:
+            least += 1
+            self._counts = {key: count for key, count in self._counts.items() if count >= least}
+
+
+def _may_be_boilerplate(pattern: str) -> bool:
+    width = len(pattern) + len(HAN_CHARACTER.findall(pattern))
+    return bool(
+        (width >= _MIN_WIDTH and LETTER.search(pattern))
+        or _PAGE.fullmatch(pattern)
+        or _DECORATED.fullmatch(pattern)
+    )
