@@ -7,7 +7,7 @@
     ├── CorpusError         input text that cannot be used
     ├── PreparedDataError   a prepared data directory that is missing, torn or does not fit
     ├── RunError            a training run that cannot start or continue
-    │   └── DivergedError       the loss or a gradient is NaN or infinite
+    │   └── DivergedError       the loss is NaN, infinite or worse than a uniform guess
     └── ExportError         an export that failed one of its gates
 
 Messages carry numbers, lengths, fields and paths, never a user's text.
@@ -52,7 +52,7 @@ class RunError(LacunaError):
 
 
 class DivergedError(RunError):
-    """The loss or a gradient is NaN or infinite; the last good checkpoint is kept."""
+    """The loss is NaN, infinite or worse than a uniform guess; the last good state is kept."""
 
 
 class ExportError(LacunaError):

@@ -49,7 +49,7 @@ from training.export import ExportOptions, export
 from training.ngram import build
 from training.options import argument, option
 from training.run_log import read_records
-from training.run_state import find_state, load_weights, read_state, saved_state
+from training.run_state import find_state, load_weights, saved_state
 from training.trainer import train
 
 # Share of a run's time that tuning spends at each rate, and of its steps in which the rate falls.
@@ -180,9 +180,7 @@ def _fit(config: RunConfig, network: AnyConfig, directory: Path) -> list[dict[st
     """
     torch.manual_seed(config.seed)
     own = None if isinstance(network, NetworkConfig) else build_peer(network)
-    train(config, directory, resume=find_state(directory) is not None, network=own)
-    progress = read_state(saved_state(directory)).progress
-    if progress.step < config.steps or progress.cpu_seconds < 60 * config.minutes:
+    if not train(config, directory, resume=find_state(directory) is not None, network=own):
         raise RunError(f"{directory}: was interrupted; run the command again to continue")
     return read_records(directory / "metrics.jsonl")
 

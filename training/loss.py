@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from model.network import Network, mask_controls, mask_next
 from model.tokenizer import BLANK, END, END_OF_GAP
 from training.config import LossOptions
 from training.data.batches import Batch
+from training.data.shards import Shard
 
 # Rows of logits computed at once: 16 MB and 512 MB of float32 for 16,000 tokens.
 ROWS_AT_ONCE = {"cpu": 256, "cuda": 8192}
@@ -40,6 +41,25 @@ class LanguageModel(nn.Module, ABC):
     @abstractmethod
     def next_features(self, outputs: Tensor) -> Tensor:
         """Project outputs (N, H) to the width of the embedding, (N, e)."""
+
+
+def count_tokens(sources: Sequence[Shard], size: int) -> NDArray[np.int64]:
+    """Return each token's count plus 1, (size,); 0 for control tokens."""
+    counts = np.ones(size, dtype=np.int64)
+    for source in sources:
+        counts += np.bincount(source.ids, minlength=size)
+    counts[: END_OF_GAP + 1] = 0  # never negatives; <eog> is added to the gap head's by name
+    return counts
+
+
+def set_biases(network: Network | LanguageModel, counts: NDArray[np.int64]) -> None:
+    """Set output biases to the tokens' log-frequencies, which need not be learned then."""
+    biases = torch.from_numpy(np.log(np.maximum(counts, 1) / counts.sum()).astype(np.float32))
+    with torch.no_grad():
+        network.output_bias.copy_(biases)
+        if isinstance(network, Network) and network.config.architecture == "two_towers":
+            network.gap_bias.copy_(biases)
+            network.gap_bias[END_OF_GAP] = math.log(0.3)
 
 
 class NegativeSampler:
@@ -173,6 +193,12 @@ class Losses:
     total: Tensor  # the weighted mean that is minimised
     # Sum over the targets, and their number, of the heads "next", "previous" and "gap".
     by_head: dict[str, tuple[Tensor, int]]
+
+    @property
+    def per_target(self) -> float:
+        """Mean nats of all targets, without weights."""
+        nats = sum(each.item() for each, _ in self.by_head.values())
+        return nats / max(1, sum(count for _, count in self.by_head.values()))
 
 
 def batch_losses(

@@ -11,13 +11,12 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -25,13 +24,21 @@ from model.checkpoint import is_checkpoint, load_checkpoint
 from model.errors import DivergedError, RunError
 from model.files import write_atomically
 from model.network import Network
-from model.tokenizer import END_OF_GAP
 from training.config import OptimizerOptions, RunConfig, options_from_dict, read_options
 from training.data.batches import Batch, BatchStream, held_out_batches
 from training.data.gaps import TokenFlags
-from training.data.shards import Prepared, Shard, open_prepared, weigh_sources
-from training.loss import LanguageModel, Losses, NegativeSampler, batch_losses
+from training.data.shards import Prepared, open_prepared, weigh_sources
+from training.divergence import LossWatch, diverged
+from training.loss import (
+    LanguageModel,
+    Losses,
+    NegativeSampler,
+    batch_losses,
+    count_tokens,
+    set_biases,
+)
 from training.options import argument, option
+from training.recorded_data import check_same_run, find_data
 from training.run_log import Means, RunLog, held_out_line, held_out_loss
 from training.run_state import (
     BEST,
@@ -56,17 +63,23 @@ class TrainOptions:
     output: Path | None = option("run directory (default: runs/ and the run's name)", None)
     resume: bool = option("continue from the last saved state", False)
     minutes: float | None = option("CPU minutes per thread; replaces the run file's", None)
+    prepared: Path | None = option("prepared data; replaces the run file's", None, metavar="DIR")
 
 
 def run(options: TrainOptions) -> int:
-    """Run the command; 0 on success."""
+    """Run the command; 0 at the end of the run, 130 if a signal stopped it."""
     config = read_options(RunConfig, options.run_file)
     if options.minutes is not None:
         values = asdict(config) | {"minutes": options.minutes}
         config = options_from_dict(RunConfig, values, "--minutes")
-    state = train(config, options.output or Path("runs") / config.name, resume=options.resume)
-    sys.stderr.write(f"saved: {state}\n")
-    return 0
+    if options.prepared is not None:
+        config = replace(config, data=replace(config.data, prepared=str(options.prepared)))
+    directory = options.output or Path("runs") / config.name
+    finished = train(config, directory, resume=options.resume)
+    sys.stderr.write(f"saved: {directory / 'state'}\n")
+    if not finished:
+        sys.stderr.write("interrupted; the same command with --resume goes on\n")
+    return 0 if finished else 130
 
 
 def train(
@@ -75,8 +88,8 @@ def train(
     *,
     resume: bool = False,
     network: LanguageModel | None = None,
-) -> Path:
-    """Train until the last step, the time limit, SIGINT or SIGTERM; return the state directory.
+) -> bool:
+    """Train until the last step, the time limit, SIGINT or SIGTERM; return False after a signal.
 
     The run directory *directory* receives every file. *resume* continues from the last state saved
     there. *network* is trained if *config* has none.
@@ -84,14 +97,14 @@ def train(
     Raises:
         RunError: no such device, nothing to resume, a run that would be overwritten, a resumed run
             of other sizes or data, a full disk.
-        DivergedError: the loss or a gradient is not a number; the last saved state is good.
+        DivergedError: the loss is not a number or worse than a uniform guess.
         PreparedDataError: the prepared data are missing or damaged.
         OSError: the run directory is not writable.
     """
     trainer = Trainer(config, directory, resume=resume, network=network)
     with stop_signals() as stopping:
         trainer.run(stopping)
-    return directory / "state"
+    return trainer.is_finished
 
 
 class Trainer:
@@ -112,7 +125,8 @@ class Trainer:
         gpus = torch.cuda.device_count()
         if self.device.type == "cuda" and (self.device.index or 0) >= gpus:
             raise RunError(f"device is {config.device!r}, but torch finds {gpus} GPUs; choose cpu")
-        prepared = open_prepared(Path(config.data.prepared))
+        info = read_state(saved_state(directory)) if resume else None
+        prepared = open_prepared(find_data(config, directory, info))
         chosen: Network | LanguageModel | None = network
         if config.network is not None:
             chosen = Network(config.network, config.dropout, config.weight_drop)
@@ -122,14 +136,14 @@ class Trainer:
         _check(config, self.network, prepared)
         self.sources = weigh_sources(prepared.sources, config.data.source_weights)
         self.flags = TokenFlags.of(prepared.tokenizer)
-        counts = _count_tokens(self.sources, prepared.tokenizer.size)
-        _set_biases(self.network, counts)
+        counts = count_tokens(self.sources, prepared.tokenizer.size)
+        set_biases(self.network, counts)
         self.optimizer = make_optimizer(config.optimizer, self.network)
         self.carried_states = self.network.initial_state("forward", config.data.rows)
         self.progress = Progress()
         self._data_sha256 = prepared.sha256
         self._base: dict[str, Any] | None = None
-        self._load(resume)
+        self._load(info)
         directory.mkdir(parents=True, exist_ok=True)
         write_atomically(directory / "tokenizer.model", prepared.tokenizer.model_proto)
         negatives = config.loss.sampled_negatives
@@ -140,17 +154,18 @@ class Trainer:
         )
         self.held_out = held_out_batches(prepared.held_out, self.flags, config.data)
         self.log = RunLog(directory, self.progress.step)
+        self.watch = LossWatch(prepared.tokenizer.size)
+        self._last_batch: Batch | None = None
 
-    def _load(self, resume: bool) -> None:
-        """Start from a saved state, from another run or checkpoint, or fresh."""
-        if resume:
-            self._resume(saved_state(self.directory))
-            return
-        if find_state(self.directory) is not None:
+    def _load(self, info: StateInfo | None) -> None:
+        """Start from the saved state of *info*, from another run or checkpoint, or fresh."""
+        if info is not None:
+            self._resume(saved_state(self.directory), info)
+        elif find_state(self.directory) is not None:
             raise RunError(
                 f"{self.directory}: contains a run already; give --resume, or another --output"
             )
-        if self.config.start_from:
+        elif self.config.start_from:
             start = Path(self.config.start_from)
             load_weights(start, self.network)
             if is_checkpoint(start):
@@ -160,20 +175,8 @@ class Trainer:
             else:
                 load_optimizer(start, self.optimizer, random_state=False)
 
-    def _resume(self, state: Path) -> None:
-        info = read_state(state)
-        before = options_from_dict(RunConfig, info.config, str(state / "state.json"))
-        for name in ("network", "data", "seed", "precision"):
-            if getattr(before, name) != getattr(self.config, name):
-                raise RunError(
-                    f"{state}: was trained with another [{name}]; resume with its own run file"
-                )
-        if info.data_sha256 != self._data_sha256:  # (epoch, index) would name other batches
-            raise RunError(
-                f"{state}: was trained on data {info.data_sha256[:12]}, not on"
-                f" {self._data_sha256[:12]} of {self.config.data.prepared}; prepare the same data"
-                " again, or begin a new run with start_from"
-            )
+    def _resume(self, state: Path, info: StateInfo) -> None:
+        check_same_run(info, self.config, self._data_sha256, state)
         self.progress, self._base = info.progress, info.base
         if self.progress.best_step == self.progress.step:  # a crash may have come before the copy
             copy_state(state, self.directory / BEST)
@@ -196,7 +199,7 @@ class Trainer:
         bar = tqdm(total=steps, initial=progress.step, unit="step", smoothing=0.05, mininterval=1)
         with closing(self.batches), closing(self.log), closing(bar):
             while not stopping:
-                finished = self._finished()
+                finished = self.is_finished
                 if self._evaluation_is_due(finished):
                     if finished:  # a kill may follow a signal during the evaluation
                         self.save()
@@ -214,7 +217,9 @@ class Trainer:
                     loss, rate = next(iter(values.values())), values["tokens_per_second"]
                     bar.set_postfix_str(f"loss {loss:.3f}, {rate:.0f} tokens/s")
                     self._write(values)
-                if time.monotonic() - last_saved > config.save_every_seconds:
+                if self.watch.has_diverged():
+                    raise self._diverged(str(self.watch))
+                if time.monotonic() - last_saved > config.save_every_seconds and self._is_good():
                     self.save()
                     last_saved = time.monotonic()
             self.save()
@@ -232,6 +237,8 @@ class Trainer:
         if stopping:
             return  # a resumed run makes this evaluation anew
         progress = self.progress
+        if not all(map(math.isfinite, figures.values())):
+            raise self._diverged(f"held-out figures {figures}")
         progress.evaluated_step = progress.step
         self._write(figures)
         if figures:
@@ -247,10 +254,12 @@ class Trainer:
         """Return the mean of the figures of :meth:`evaluate`, weighted by characters."""
         return held_out_loss(figures, {code: count for code, (_, count) in self.held_out.items()})
 
-    def _finished(self) -> bool:
+    @property
+    def is_finished(self) -> bool:
+        """True after the last step, or if time is up."""
         config, progress = self.config, self.progress
         out_of_steps = config.steps > 0 and progress.step >= config.steps
-        return out_of_steps or (config.minutes > 0 and progress.cpu_seconds >= 60 * config.minutes)
+        return out_of_steps or 0 < 60 * config.minutes <= progress.cpu_seconds
 
     def update(self, batch: Batch) -> tuple[Losses, int]:
         """Make one step of the optimizer; return its losses and the tokens of the batch.
@@ -269,16 +278,15 @@ class Trainer:
         limit = config.optimizer.clip_norm or math.inf
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit).item()
         if not (math.isfinite(losses.total.item()) and math.isfinite(norm)):
-            raise DivergedError(
-                f"step {step}: loss {losses.total.item()}, gradient norm {norm}; the last saved"
-                " state is kept; lower the learning rate or clip_norm, then --resume"
-            )
+            raise self._diverged(f"loss {losses.total.item()}, gradient norm {norm}")
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config.optimizer, step, config.steps)
         self.optimizer.step()
         if batch.windows:
             self.carried_states = after
         self.progress.tokens += batch.tokens
+        self._last_batch = batch
+        self.watch.add(losses.per_target)
         return losses, batch.tokens
 
     def _losses(
@@ -316,11 +324,30 @@ class Trainer:
                 figures[f"heldout_gap_nats_{language}"] = means.nats["gap"] / means.counts["gap"]
         return figures
 
+    @torch.no_grad()
+    def _is_good(self) -> bool:
+        """Return True if the state knows the last batch better than a uniform guess."""
+        if self._last_batch is None:
+            return True
+        self.network.eval()
+        losses, _ = self._losses(self._last_batch, None, np.random.default_rng(0))
+        return self.watch.is_good(losses.per_target)
+
     def save(self) -> None:
-        """Write the state that ``--resume`` continues from."""
+        """Write the state that ``--resume`` continues from.
+
+        Raises:
+            DivergedError: the state is worse than a uniform guess; nothing is written.
+        """
+        if not self._is_good():
+            raise self._diverged(str(self.watch))
         info = StateInfo(self.progress, asdict(self.config), self._data_sha256, self._base)
         state = self.directory / "state"
         save_state(state, self.network, self.optimizer, self.carried_states, info)
+
+    def _diverged(self, reason: str) -> DivergedError:
+        rate = self.config.optimizer.learning_rate
+        return diverged(self.directory, self.progress.step, reason, rate)
 
     def _write(self, values: dict[str, Any]) -> None:
         progress = self.progress
@@ -342,25 +369,6 @@ def _check(config: RunConfig, network: Network | LanguageModel, prepared: Prepar
     known = {source.name for source in prepared.sources}
     if unknown := sorted(config.data.source_weights.keys() - known):
         raise RunError(f"source {unknown[0]!r} is not in {config.data.prepared}")
-
-
-def _count_tokens(sources: list[Shard], size: int) -> NDArray[np.int64]:
-    """Return each token's count plus 1, (size,); 0 for control tokens."""
-    counts = np.ones(size, dtype=np.int64)
-    for source in sources:
-        counts += np.bincount(source.ids, minlength=size)
-    counts[: END_OF_GAP + 1] = 0  # never negatives; <eog> is added to the gap head's by name
-    return counts
-
-
-def _set_biases(network: Network | LanguageModel, counts: NDArray[np.int64]) -> None:
-    """Set output biases to the tokens' log-frequencies, which need not be learned then."""
-    biases = torch.from_numpy(np.log(np.maximum(counts, 1) / counts.sum()).astype(np.float32))
-    with torch.no_grad():
-        network.output_bias.copy_(biases)
-        if isinstance(network, Network) and network.config.architecture == "two_towers":
-            network.gap_bias.copy_(biases)
-            network.gap_bias[END_OF_GAP] = math.log(0.3)
 
 
 def make_optimizer(options: OptimizerOptions, network: nn.Module) -> torch.optim.AdamW:

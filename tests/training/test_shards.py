@@ -77,3 +77,14 @@ def test_missing_and_damaged_files_are_named(
         (prepared / name).write_bytes(content)
     with pytest.raises(PreparedDataError, match=f"{name}.*prepare"):
         open_prepared(prepared)
+
+
+@pytest.mark.parametrize("name", ["text.train.ids", "text.train.lines", "text.heldout.ids"])
+def test_altered_shards_of_equal_size_are_refused(prepared: Path, name: str) -> None:
+    """One changed byte is found by its sum, unless sums are not asked for."""
+    data = bytearray((prepared / name).read_bytes())
+    data[-1] ^= 1
+    (prepared / name).write_bytes(data)
+    with pytest.raises(PreparedDataError, match=f"{name}: altered .*prepare"):
+        open_prepared(prepared)
+    open_prepared(prepared, verify=False)

@@ -78,8 +78,10 @@ class Prepared:
     sha256: str  # manifest_digest(), the name of the data in a checkpoint
 
 
-def open_prepared(directory: Path) -> Prepared:
-    """Map a prepared directory and check that the sizes are those of its manifest.
+def open_prepared(directory: Path, *, verify: bool = True) -> Prepared:
+    """Map a prepared directory; check that sizes and, if *verify*, sums are those of its manifest.
+
+    Sums take about a second for each gigabyte.
 
     Raises:
         PreparedDataError: the directory is missing, damaged, altered or of another format.
@@ -102,7 +104,7 @@ def open_prepared(directory: Path) -> Prepared:
                 f"{directory / 'words'}: not the words of the manifest; {_REMEDY}"
             )
         train, held_out = (
-            tuple(_map(directory, source, split) for source in manifest["sources"])
+            tuple(_map(directory, source, split, verify) for source in manifest["sources"])
             for split in SPLITS
         )
         if manifest["sha256"] != manifest_digest(manifest):
@@ -118,11 +120,17 @@ def open_prepared(directory: Path) -> Prepared:
     return Prepared(directory, train, held_out, tokenizer, words, manifest["sha256"])
 
 
-def _map(directory: Path, source: dict[str, Any], split: Split) -> Shard:
+def _map(directory: Path, source: dict[str, Any], split: Split, verify: bool) -> Shard:
     entry = source["split"][split]
     stem = f"{source['name']}.{split}"
     ids = _memory_map(directory / f"{stem}.ids", _IDS, entry["tokens"])
     table = _memory_map(directory / f"{stem}.lines", _TABLE, 3 * entry["lines"])
+    sums = {"ids": entry["sha256"], "lines": entry["lines_sha256"]}
+    for end, expected in sums.items() if verify else ():
+        path = directory / f"{stem}.{end}"
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != expected:
+                raise PreparedDataError(f"{path}: altered since it was written; {_REMEDY}")
     return Shard(
         name=source["name"],
         language=source["language"],
