@@ -21,6 +21,7 @@ LANGUAGES: tuple[str, ...] = ("zh", "en")
 # The Chinese characters, as the inside of a regular expression's [...].
 HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 HAN_CHARACTER = re.compile(f"[{HAN}]")
+_HAN_RUN = re.compile(f"[{HAN}]+")
 LETTER = re.compile(r"[^\W\d_]")
 LATIN_LETTER = re.compile(
     "[A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff\uff21-\uff3a\uff41-\uff5a]"
@@ -365,8 +366,9 @@ def language_at_end(text: str) -> Language:
 
 def language_of(text: str) -> Language:
     """Return ``zh`` if at least a quarter of the letters are Chinese characters, else ``en``."""
-    letters = len(LETTER.findall(text))
-    return "zh" if letters and 4 * len(HAN_CHARACTER.findall(text)) >= letters else "en"
+    han = 0 if text.isascii() else sum(map(len, _HAN_RUN.findall(text)))
+    # Most texts are decided before their letters are counted.
+    return "zh" if han and (4 * han >= len(text) or 4 * han >= len(LETTER.findall(text))) else "en"
 
 
 def _long_runs(text: str) -> Iterator[tuple[int, int]]:

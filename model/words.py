@@ -12,9 +12,14 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from itertools import accumulate, groupby, pairwise
 
-from model.text import LETTER, is_word_character
+from model.text import APOSTROPHES, LETTER, is_word_character
 
 MAX_BYTES = 1 << 20  # of the file
+# Characters of most texts, in which a word is a run of ASCII; much faster than is_word_character
+_UNCOMMON = re.compile(
+    "[^\0-\x7f\u2010-\u2027\u3000-\u303f\u3400-\u4dbf\u4e00-\u9fff\uff01-\uff0f\uff1a-\uff20]"
+)
+_COMMON_WORD = re.compile(f"[0-9A-Za-z_{APOSTROPHES}]+")
 _ENDING = re.compile("'(?:s|d|ll|re|ve)$")
 _LAST_CAPITAL = re.compile("[a-z]{2}['’]?[A-Z]$")
 
@@ -79,9 +84,15 @@ def word_form(word: str) -> str:
 
 def words_in(text: str) -> Iterator[str]:
     """Yield the form of each word of a text that has a letter."""
-    for inside, characters in groupby(text, is_word_character):
-        if inside and LETTER.search(form := word_form("".join(characters))):
-            yield form
+    return filter(LETTER.search, map(word_form, spelled_words(text)))
+
+
+def spelled_words(text: str) -> list[str]:
+    """Return the maximal runs of word characters (:func:`model.text.is_word_character`)."""
+    if _UNCOMMON.search(text) is None:
+        return _COMMON_WORD.findall(text)
+    groups = groupby(text, is_word_character)
+    return ["".join(characters) for inside, characters in groups if inside]
 
 
 def words_file(words: Iterable[str]) -> bytes:

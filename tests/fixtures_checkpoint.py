@@ -43,7 +43,7 @@ DRAWN = (
 @lru_cache
 def tiny_tokenizer(size: int = 364) -> Tokenizer:
     """Train a tokenizer on a few lines; 364 is the largest *size* that they allow."""
-    return train_tokenizer(LINES, size, threads=1)
+    return train_tokenizer(LINES, size)
 
 
 def random_weights(

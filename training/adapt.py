@@ -38,7 +38,8 @@ from training.data.epoch import plan_epoch
 from training.data.input_files import find_files
 from training.data.prepare import PrepareOptions, prepare
 from training.data.shards import Prepared, open_prepared, weigh_sources
-from training.data.sources import BLOCK_LINES, named_sources
+from training.data.sources import named_sources
+from training.data.splits import BLOCK_LINES
 from training.evaluation.evaluate import evaluate
 from training.evaluation.report import write_report
 from training.evaluation.systems import open_system
@@ -196,17 +197,18 @@ def _prepare(options: AdaptOptions, texts: Sequence[Path]) -> Prepared:
         replace(source, name=f"replay-{source.name}", limit_bytes=max(limit, 1000))
         for source in replay
     ]
+    output = options.output / "prepared"
     settings = PrepareOptions(
-        output=options.output / "prepared",
+        output=output,
         tokenizer=options.checkpoint / "tokenizer.model",
         held_out_share=HELD_OUT_SHARE,
         seed=options.seed,
         max_characters=MAX_CHARACTERS,
         known_from=KNOWN_FROM,
     )
-    if not settings.output.is_dir():  # it is complete, as it is renamed into place
+    if not output.is_dir():  # it is complete, as it is renamed into place
         prepare((*own, *others), settings)
-    return open_prepared(settings.output)
+    return open_prepared(output)
 
 
 def _best(journal: Sequence[Entry]) -> int:

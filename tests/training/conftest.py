@@ -37,9 +37,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     return prepare(
         sources,
-        PrepareOptions(
-            output=root / "prepared", vocabulary_size=SIZE, held_out_share=0.1, threads=1
-        ),
+        PrepareOptions(output=root / "prepared", vocabulary_size=SIZE, held_out_share=0.1),
     )
 
 

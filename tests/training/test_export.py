@@ -177,7 +177,7 @@ def test_data_without_held_out_text_are_refused(
     source = SourceOptions("talk", str(tmp_path / "talk.txt"))
     tokenizer = tiny_prepared / "tokenizer.model"
     output = tmp_path / "bare"
-    options = PrepareOptions(output=output, tokenizer=tokenizer, held_out_share=0.0, threads=1)
+    options = PrepareOptions(output=output, tokenizer=tokenizer, held_out_share=0.0)
     bare = prepare((source,), options)
     with pytest.raises(ExportError, match="no held-out text; prepare with --held-out-share"):
         export(ExportOptions(tiny_run, tmp_path / "new", prepared=bare))

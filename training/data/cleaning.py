@@ -1,4 +1,4 @@
-"""Raw lines to clean lines: normal form, masked contacts, long lines split, sentences.
+"""Raw lines to clean lines: normal form, masked contacts, long lines and documents divided.
 
 The normal form is that of a request, but for line ends, which become spaces, and private use and
 replacement characters, which go.
@@ -7,8 +7,10 @@ replacement characters, which go.
 import re
 from collections.abc import Iterator
 
-from model.text import LETTER, normalise
+from model.text import HAN, LETTER, normalise
 
+# A line of more than this many times the limit is a document; each of its sentences is a line.
+DOCUMENT_LINES = 4
 MASKED_MAIL = "name@example.com"
 
 # Private use, replacement characters, and codes that are no characters.
@@ -24,11 +26,13 @@ _PHONE = re.compile(
     r"|\d{7,15}"  # unbroken
     r")(?![\d]|[.,]\d)"
 )
+# What all telephone numbers without + have, found fast
+_LONG_NUMBER = re.compile(r"\d[\d. ()-]{5,}\d")
 _DIGIT = re.compile(r"\d")
 # The end of a sentence that another follows: not after a title or an initial, nor before a small
 # letter.
 _SENTENCE_BREAK = re.compile(
-    r"[。！？]+[\"'”’」』）)\]]*\s*"
+    rf"(?:[。！？]+|(?<=[{HAN}])[.!?]+(?![0-9A-Za-z]))[\"'”’」』）)\]]*\s*"
     r"|(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bRev)(?<!\bHon)(?<!\bCapt)(?<!\bCol)"
     r"(?<!\bGen)(?<!\bProf)(?<!\b[A-Z])[.!?]+[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[A-Z0-9])"
 )
@@ -42,15 +46,26 @@ def clean(text: str, max_characters: int, *, split_sentences: bool = False) -> l
 
     The line is brought into normal form. Mail addresses and telephone numbers are masked. A line of
     more than *max_characters* code points is split at sentence ends, else at a comma or space, else
-    at the limit. With *split_sentences*, each sentence is a line.
+    at the limit. With *split_sentences*, and in a document, each sentence is a line.
     """
-    line = " ".join(normalise(_NO_TEXT.sub("", text)).split())
+    if not text.isascii():
+        text = _NO_TEXT.sub("", text)
+    line = " ".join(normalise(text).split())
     if not LETTER.search(line):
         return []
-    lines = [mask_contacts(line)]
-    if len(lines[0]) > max_characters:
-        lines = [part for part in split_line(lines[0], max_characters) if LETTER.search(part)]
-    return [part for each in lines for part in sentences(each)] if split_sentences else lines
+    line = mask_contacts(line)
+    lines = [line]
+    if split_sentences or is_document(line, max_characters):
+        lines = sentences(line)
+    elif len(line) <= max_characters:
+        return lines
+    parts = [part for each in lines for part in split_line(each, max_characters)]
+    return [part for part in parts if LETTER.search(part)]
+
+
+def is_document(line: str, max_characters: int) -> bool:
+    """Return True for a line that is many times as long as the limit."""
+    return len(line) > DOCUMENT_LINES * max_characters
 
 
 def sentences(line: str) -> list[str]:
@@ -63,7 +78,7 @@ def sentences(line: str) -> list[str]:
     """
     parts: list[str] = []
     begin = start = 0
-    for end in [*(match.end() for match in _SENTENCE_BREAK.finditer(line)), len(line)]:
+    for end in [*_sentence_ends(line), len(line)]:
         if LETTER.search(line, start, end):
             begin = start if parts else 0
             parts.append("")
@@ -71,6 +86,23 @@ def sentences(line: str) -> list[str]:
             parts[-1] = line[begin:end].strip()
         start = end
     return parts or [line]
+
+
+def _sentence_ends(line: str) -> Iterator[int]:
+    """Yield the places at which another sentence starts.
+
+    A straight quote after an end mark closes speech if it is an even one; else it opens the next.
+    """
+    quotes = counted = 0
+    for match in _SENTENCE_BREAK.finditer(line):
+        end = match.end()
+        if '"' in match[0]:
+            place = line.index('"', match.start())
+            quotes += line.count('"', counted, place)
+            counted = place
+            if quotes % 2 == 0 and not line[place + 1 : end]:
+                end = place
+        yield end
 
 
 def mask_contacts(text: str) -> str:
@@ -81,6 +113,8 @@ def mask_contacts(text: str) -> str:
     """
     if "@" in text:
         text = _MAIL.sub(MASKED_MAIL, text)
+    if "+" not in text and _LONG_NUMBER.search(text) is None:
+        return text
     return _PHONE.sub(lambda match: _DIGIT.sub("0", match[0]), text)
 
 

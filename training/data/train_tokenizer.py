@@ -1,48 +1,135 @@
-"""Train the tokenizer with SentencePiece."""
+"""Train the tokenizer with SentencePiece, in a process of its own that an interrupt ends."""
 
-import io
-from collections.abc import Iterable
-
-import sentencepiece
+import json
+import math
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 from model.errors import TokenizerError
-from model.tokenizer import CONTROL_TOKENS, SPACE_MARK, Tokenizer
+from model.tokenizer import CONTROL_TOKENS, FIRST_BYTE, SPACE_MARK, Tokenizer
+from training.progress import progress_bar
+
+# Share of the characters of the text that are tokens; the others are spelled in bytes.
+COVERAGE = 0.9995
+MAX_CHOSEN_SIZE = 16_000
+# Candidates for tokens that the trainer starts with; each round keeps three quarters of them.
+_CANDIDATES = 100_000
+_KEPT_SHARE = 0.75
+# Bytes from which one pass over the text in each round gives as good tokens as two
+_LARGE_TEXT = 2_000_000
+
+_PROCESS = Path(__file__).with_name("sentencepiece_process.py")
+_ROUND = re.compile(r"EM sub_iter=\d+ size=(\d+)")
 
 
-def train_tokenizer(lines: Iterable[str], size: int, threads: int = 2) -> Tokenizer:
+def choose_size(lines: Iterable[str], characters: int) -> int:
+    """Return a size that suits a text of so many *characters*, of which *lines* are a sample."""
+    smallest = _smallest_size(lines)
+    return min(max(MAX_CHOSEN_SIZE, smallest + 1000), smallest + 4 * math.isqrt(characters))
+
+
+def train_tokenizer(lines: Sequence[str], size: int, *, exactly: bool = True) -> Tokenizer:
     """Train a unigram tokenizer of *size* tokens, control and byte tokens included.
 
-    In *lines*, U+2581 is read as a space. Another number of *threads* may give other tokens.
+    It has fewer if the text has too few different words and not *exactly* the size is asked for.
+    In *lines*, U+2581 is read as a space.
 
     Raises:
         TokenizerError: the text allows no tokenizer of this size.
+        OSError: the disk is full or not writable.
     """
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=(line.replace(SPACE_MARK, " ") for line in lines),
-            model_writer=model,
-            model_type="unigram",
-            vocab_size=size,
-            character_coverage=0.9995,
-            byte_fallback=True,
-            normalization_rule_name="identity",
-            add_dummy_prefix=False,
-            remove_extra_whitespaces=False,
-            treat_whitespace_as_suffix=True,
-            split_digits=True,
-            unk_id=0,
-            bos_id=1,
-            eos_id=2,
-            pad_id=-1,
-            control_symbols=",".join(CONTROL_TOKENS[3:]),
-            max_sentence_length=1 << 16,
-            num_threads=threads,
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        # Its message, such as "set it to a value <= 412", follows its place in the library's
-        # source.
-        fault = str(error).splitlines()[0].rpartition("] ")[2]
-        raise TokenizerError(f"no tokenizer of --vocabulary-size {size}: {fault}") from error
-    return Tokenizer(model.getvalue())
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        with (directory / "text").open("w", encoding="utf-8") as file:
+            file.writelines(f"{line.replace(SPACE_MARK, ' ')}\n" for line in lines)
+        large = (directory / "text").stat().st_size > _LARGE_TEXT
+        settings = _settings(size, exactly=exactly, passes=1 if large else 2)
+        (directory / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+        fault = _run(directory, size)
+        if fault is None:
+            return Tokenizer((directory / "tokenizer.model").read_bytes())
+    largest = re.search(r"<= (\d+)", fault)
+    bounds = f"{_smallest_size(lines)} " + (f"to {largest[1]}" if largest else "or more")
+    raise TokenizerError(
+        f"no tokenizer of --vocabulary-size {size}: this text needs {bounds}; leave the option out"
+        " to have the size chosen"
+    )
+
+
+def _settings(size: int, *, exactly: bool, passes: int) -> dict[str, Any]:
+    """Return the settings of SentencePiece's trainer, which the model file contains."""
+    return {
+        "input": "text",
+        "model_prefix": "tokenizer",
+        "model_type": "unigram",
+        "vocab_size": size,
+        "hard_vocab_limit": exactly,
+        "character_coverage": COVERAGE,
+        "byte_fallback": True,
+        "normalization_rule_name": "identity",
+        "add_dummy_prefix": False,
+        "remove_extra_whitespaces": False,
+        "treat_whitespace_as_suffix": True,
+        "split_digits": True,
+        "unk_id": 0,
+        "bos_id": 1,
+        "eos_id": 2,
+        "pad_id": -1,
+        "control_symbols": ",".join(CONTROL_TOKENS[3:]),
+        "max_sentence_length": 1 << 16,
+        "seed_sentencepiece_size": max(_CANDIDATES, 5 * size),
+        "num_sub_iterations": passes,
+        "shrinking_factor": _KEPT_SHARE,
+        "num_threads": 1,  # another number may give other tokens
+    }
+
+
+def _run(directory: Path, size: int) -> str | None:
+    """Train in another process in *directory*, with a bar of its rounds.
+
+    Return its error, None if there is none. It has a process group of its own, so that a key that
+    interrupts this process leaves it alone.
+    """
+    command = [sys.executable, "-P", str(_PROCESS), "settings.json"]
+    rounds = math.ceil(math.log(max(_CANDIDATES, 5 * size) / size, 1 / _KEPT_SHARE))
+    line = ""
+    with (
+        progress_bar("tokenizer", rounds, "rounds") as bar,
+        subprocess.Popen(  # noqa: S603 (a script of this package)
+            command,
+            cwd=directory,
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            process_group=0,
+        ) as process,
+    ):
+        try:
+            for line in process.stderr or ():
+                if found := _ROUND.search(line):
+                    left = max(0.0, math.log(int(found[1]) / size, 1 / _KEPT_SHARE))
+                    bar.update(max(0, rounds - math.ceil(left) - bar.n))
+            return line.strip() if process.wait() else None
+        finally:
+            process.kill()
+
+
+def _smallest_size(lines: Iterable[str]) -> int:
+    """Return the least size that has all characters in the share of ``COVERAGE``, and one more."""
+    counts = Counter[str]()
+    for line in lines:
+        counts.update(line)
+    missing = counts.total() * COVERAGE
+    size = FIRST_BYTE + 256 + 1
+    for _, count in counts.most_common():
+        if missing <= 0:
+            break
+        missing -= count
+        size += 1
+    return size
