@@ -9,6 +9,7 @@
 Temperatures of blanks come later, from `python -m training calibrate`; scores from `card`.
 """
 
+import math
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -46,21 +46,32 @@ from model.runtime import Float32Array
 from model.tokenizer import Tokenizer
 from model.torch_runtime import TorchRuntime
 from model.words import read_words, words_file
+from training.cached_json import check_writable
 from training.config import RunConfig, options_from_dict
 from training.data.shards import Prepared, Shard, open_prepared, weigh_sources
 from training.evaluation.calibrate import fit_next_temperature
 from training.evaluation.model_card import model_card
-from training.evaluation.quantisation import LINES_AT_ONCE, check_cost, held_out_lines, measure
+from training.evaluation.quantisation import (
+    LINES_AT_ONCE,
+    Measurement,
+    check_cost,
+    held_out_lines,
+    measure,
+)
 from training.options import argument, option
-from training.run_state import StateInfo, load_weights, read_state, saved_state
+from training.recorded_data import find_data
+from training.run_state import BEST, StateInfo, load_weights, read_state, saved_state
 from training.word_end_probs import word_end_probs
+
+MIN_TOKENS = 1_000  # of held-out text of a language; less is worth a warning
+TRAIN_LOWER = "train again with a lower learning rate"
 
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
     """Options of the command; the last two are for callers."""
 
-    source: Path = argument("run directory, or a state directory in one", metavar="RUN")
+    source: Path = argument("run directory (its best state, if kept), or a state", metavar="RUN")
     output: Path = option("checkpoint directory to write", metavar="DIR")
     name: str = option("name of the checkpoint (default: the run's)", "")
     version: str = option("version of the checkpoint", "1")
@@ -90,24 +101,27 @@ def export(options: ExportOptions) -> Checkpoint:
     """Export a trained state.
 
     Raises:
-        ExportError: there is too little held-out text, or the int8 graphs cost too much.
+        ExportError: there is no held-out text, the data are others, the run has diverged, or the
+            int8 graphs cost too much.
         CheckpointError: the output exists, or the name or version is not valid.
         RunError, PreparedDataError, TokenizerError: the run or its data cannot be read.
     """
     state = options.source
     if not (state / "state.json").is_file():
-        state = saved_state(state)
-    config, _ = _read_run(state)
+        state = state / BEST if (state / BEST / "state.json").is_file() else saved_state(state)
+    config, info = _read_run(state)
     sizes, base = config.network, options.base
     if sizes is None:
         raise ExportError(f"{state}: the run has no [network]; only recurrent networks are served")
     name = options.name or config.name
     check_target(options.output, name, options.version, options.overwrite)
-    prepared = open_prepared(options.prepared or Path(config.data.prepared))
-    tokenizer = _tokenizer(state, prepared, sizes)
+    check_writable(options.output)  # before the work
+    prepared = open_prepared(options.prepared or find_data(config, state.parent, info))
+    tokenizer = _tokenizer(state, prepared, sizes, info)
     network = Network(sizes)
     load_weights(state, network)
     weights = {name: value.numpy() for name, value in network.state_dict().items()}
+    _check_finite(state, weights)
 
     files: dict[str, bytes] = {TOKENIZER: tokenizer.model_proto}
     precisions: tuple[Precision, ...] = ("int8", "fp32") if options.fp32 else ("int8",)
@@ -135,7 +149,6 @@ def export(options: ExportOptions) -> Checkpoint:
         scores={},
         training={
             **_history(state, prepared),
-            "date": datetime.now(UTC).date().isoformat(),
             "git_commit": _git_commit(),
             "quantisation_cost": cost,
         },
@@ -150,8 +163,8 @@ def _read_run(state: Path) -> tuple[RunConfig, StateInfo]:
     return options_from_dict(RunConfig, info.config, str(state / "state.json")), info
 
 
-def _tokenizer(state: Path, prepared: Prepared, sizes: NetworkConfig) -> Tokenizer:
-    """Return the tokenizer of the data; check that it is the one of the run."""
+def _tokenizer(state: Path, prepared: Prepared, sizes: NetworkConfig, info: StateInfo) -> Tokenizer:
+    """Return the tokenizer of the data; check that both are those of the run."""
     tokenizer, kept = prepared.tokenizer, state.parent / TOKENIZER
     # A copy of a state directory has no tokenizer next to it
     same = not kept.is_file() or Tokenizer.load(kept).digest == tokenizer.digest
@@ -159,6 +172,11 @@ def _tokenizer(state: Path, prepared: Prepared, sizes: NetworkConfig) -> Tokeniz
         raise ExportError(
             f"{prepared.directory} has another tokenizer than the run, {tokenizer.size} tokens for"
             f" a network of {sizes.vocabulary_size}; name the data of the run with --prepared"
+        )
+    if prepared.sha256 != info.data_sha256:
+        raise ExportError(
+            f"{prepared.directory} has data {prepared.sha256[:12]}, {state} was trained on"
+            f" {info.data_sha256[:12]}; name those with --prepared"
         )
     return tokenizer
 
@@ -178,18 +196,43 @@ def _measure(
         raise ExportError(
             f"{prepared.directory}: no held-out text; prepare with --held-out-share above 0"
         )
+    for language, own in by_language.items():
+        if (tokens := sum(map(len, own))) < MIN_TOKENS:
+            sys.stderr.write(
+                f"warning: {tokens} held-out tokens of {language}: too few to fit its temperature"
+                f" and to measure int8 ({MIN_TOKENS} are enough); prepare more text\n"
+            )
     reference = TorchRuntime(network, torch.device("cpu"), block_rows=LINES_AT_ONCE)
     with tempfile.TemporaryDirectory() as directory:
         for file, data in files.items():
             (Path(directory) / file).parent.mkdir(exist_ok=True)
             (Path(directory) / file).write_bytes(data)
         int8 = OnnxRuntime(Path(directory), sizes)
-        cost = check_cost(measure(reference, lines), measure(int8, lines), gate=gate)
+        exact = measure(reference, lines)
+        _check_converged(exact, sizes.vocabulary_size)
+        cost = check_cost(exact, measure(int8, lines), gate=gate)
         if sizes.architecture == "stacked_bidirectional":
             return cost, {}
         return cost, {
             language: fit_next_temperature(int8, each) for language, each in by_language.items()
         }
+
+
+def _check_finite(state: Path, weights: Mapping[str, Float32Array]) -> None:
+    for name, value in weights.items():
+        if not np.isfinite(value).all():
+            raise ExportError(f"{state}: {name} is not finite: the run diverged; {TRAIN_LOWER}")
+
+
+def _check_converged(measured: Measurement, vocabulary_size: int) -> None:
+    """Raise ExportError if the network is far worse than a uniform guess."""
+    uniform = math.log(vocabulary_size)
+    for name, nats in measured.items():
+        if name != "top3" and not nats.mean() < 2 * uniform:
+            raise ExportError(
+                f"the run diverged: {nats.mean():.4g} nats per held-out token, where a uniform"
+                f" guess has {uniform:.4g}; {TRAIN_LOWER}"
+            )
 
 
 def _weights_file(weights: Mapping[str, Float32Array], dtype: type[np.floating[Any]]) -> bytes:
@@ -220,7 +263,8 @@ def _history(
     before: dict[str, Any] = {}
     if base := info.base:
         origin = {key: base[key] for key in ("name", "version", "digest")}
-        before = base["training"] | {"adapted_from": origin}
+        before = {**base["training"], "adapted_from": origin}
+        before.pop("date", None)  # no clock, so that a resumed run exports the same bytes
     elif run.start_from and start not in after and (start / "state.json").is_file():
         before = _history(start, prepared, after)
     progress = info.progress
@@ -228,8 +272,6 @@ def _history(
         "run": run.name,
         "steps": progress.step,
         "tokens": progress.tokens,
-        "cpu_hours": round(progress.cpu_seconds * run.threads / 3600, 2),
-        "wall_hours": round(progress.wall_seconds / 3600, 2),
         "device": run.device,
         "weights": dict(run.data.source_weights),
     }

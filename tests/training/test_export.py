@@ -1,9 +1,11 @@
 """Export: a trained state to a checkpoint that serves, or a named error and no output."""
 
 import json
+import math
+import re
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,11 @@ from safetensors.numpy import load_file, save_file
 
 import training.export
 from model.checkpoint import load_checkpoint
-from model.errors import CheckpointError, ExportError, LacunaError
+from model.errors import CheckpointError, ExportError, LacunaError, PreparedDataError
 from model.words import words_in
 from tests.fixtures_checkpoint import LINES, tiny_tokenizer
 from training.__main__ import main
-from training.config import RunConfig, options_from_dict
+from training.config import DataOptions, RunConfig, options_from_dict
 from training.data.prepare import PrepareOptions, prepare
 from training.data.shards import open_prepared
 from training.data.sources import SourceOptions
@@ -152,6 +154,10 @@ def edit_weights(run: Path, edit: Callable[[dict[str, Any]], None]) -> None:
             lambda run: edit_weights(run, lambda values: values["gap_bias"].__setitem__(3, 1e6)),
             "with --fp32",
         ),
+        (
+            lambda run: edit_weights(run, lambda values: values["output_bias"].__imul__(1e4)),
+            r"the run diverged: .* nats per held-out token, where a uniform guess has \d",
+        ),
         (lambda run: (run / "tokenizer.model").write_bytes(b"not a model"), r"tokenizer\.model"),
         (
             lambda run: (run / "tokenizer.model").write_bytes(tiny_tokenizer(size=350).model_proto),
@@ -169,18 +175,79 @@ def test_states_that_cannot_be_exported_are_named(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.fixture(scope="session")
+def bare(tiny_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data with the tokenizer of the run, but other text, none of it held out."""
+    root = tmp_path_factory.mktemp("bare")
+    (root / "talk.txt").write_text("\n".join(LINES), encoding="utf-8")
+    source = SourceOptions("talk", str(root / "talk.txt"))
+    tokenizer = tiny_prepared / "tokenizer.model"
+    options = PrepareOptions(output=root / "data", tokenizer=tokenizer, held_out_share=0.0)
+    return prepare((source,), options)
+
+
 def test_data_without_held_out_text_are_refused(
-    tiny_run: Path, tiny_prepared: Path, tmp_path: Path
+    copied_run: Path, bare: Path, tmp_path: Path
 ) -> None:
     """The gate needs text; the error names the remedy."""
-    (tmp_path / "talk.txt").write_text("\n".join(LINES), encoding="utf-8")
-    source = SourceOptions("talk", str(tmp_path / "talk.txt"))
-    tokenizer = tiny_prepared / "tokenizer.model"
-    output = tmp_path / "bare"
-    options = PrepareOptions(output=output, tokenizer=tokenizer, held_out_share=0.0)
-    bare = prepare((source,), options)
+    path = copied_run / "state" / "state.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values["data_sha256"] = open_prepared(bare).sha256
+    path.write_text(json.dumps(values), encoding="utf-8")
     with pytest.raises(ExportError, match="no held-out text; prepare with --held-out-share"):
-        export(ExportOptions(tiny_run, tmp_path / "new", prepared=bare))
+        export(ExportOptions(copied_run, tmp_path / "new", prepared=bare))
+
+
+def test_data_are_known_by_their_hash(
+    copied_run: Path, tiny_prepared: Path, bare: Path, tmp_path: Path
+) -> None:
+    """Others are refused with both hashes; moved data are found next to the run, or asked for."""
+    with pytest.raises(ExportError, match=r"has data \w{12}, .* trained on \w{12}; .* --prepared"):
+        export(ExportOptions(copied_run, tmp_path / "new", prepared=bare))
+    gone = replace(tiny_data(copied_run), prepared="gone/moved")
+    edit_config(copied_run, data=asdict(gone))
+    with pytest.raises(PreparedDataError, match=r"gone/moved: .* name .* with --prepared"):
+        export(ExportOptions(copied_run, tmp_path / "new"))
+    shutil.copytree(tiny_prepared, copied_run.parent / "moved")
+    assert export(ExportOptions(copied_run, tmp_path / "new")).name == "tiny"
+
+
+def tiny_data(run: Path) -> DataOptions:
+    """Return the data options of a run."""
+    return options_from_dict(RunConfig, read_state(run / "state").config, "state.json").data
+
+
+def test_the_best_state_of_a_run_is_exported(copied_run: Path, tmp_path: Path) -> None:
+    """RUN/best, if there is one, is what RUN means; RUN/state still names the last state."""
+    shutil.copytree(copied_run / "state", copied_run / "best")
+    edit_weights(copied_run, lambda values: values["gap_bias"].__setitem__(3, math.nan))
+    assert export(ExportOptions(copied_run, tmp_path / "new")).name == "tiny"
+    with pytest.raises(ExportError, match="gap_bias is not finite: the run diverged"):
+        export(ExportOptions(copied_run / "state", tmp_path / "other"))
+
+
+def test_no_clock_is_exported(copied_run: Path, tmp_path: Path) -> None:
+    """A run that took longer, or is exported another day, gives the same bytes."""
+    first = export(ExportOptions(copied_run, tmp_path / "first"))
+    path = copied_run / "state" / "state.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values["progress"] |= {"cpu_seconds": 1e6, "wall_seconds": 1e6}
+    path.write_text(json.dumps(values), encoding="utf-8")
+    assert export(ExportOptions(copied_run, tmp_path / "second")).digest == first.digest
+    assert "date" not in first.training
+
+
+def test_little_held_out_text_is_worth_a_warning(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The number of tokens is given for each language that has too few."""
+    export(ExportOptions(tiny_run, tmp_path / "new"))
+    err = capsys.readouterr().err
+    assert re.search(r"warning: \d+ held-out tokens of zh: too few", err)
+    monkeypatch.setattr(training.export, "MIN_TOKENS", 1)
+    export(ExportOptions(tiny_run, tmp_path / "other"))
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_names_are_checked_before_the_work(

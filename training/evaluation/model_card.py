@@ -29,6 +29,7 @@ LIMITS = """\
 NO_SCORES = """\
 None yet: `python -m training evaluate`, then `python -m training card --scores evaluation.json`."""
 NO_NOTES = "Licences: see the sources of the data; none were recorded at export."
+# Hours are those of checkpoints before 0.6; exports have no clock
 STAGES = ("run", "steps", "tokens", "cpu_hours", "wall_hours", "device")
 SOURCES = ("source", "language", "lines", "characters", "tokens", "weight")
 
@@ -92,9 +93,8 @@ def read_scores(path: Path) -> dict[str, dict[str, Any]]:
 def model_card(config: CheckpointConfig, parameters: int, notes: str = "") -> str:
     """Return the Markdown of a model card; *notes* are Markdown on data and licences."""
     network, training = config.network, config.training
-    origin = (
-        f"exported {training.get('date')} by the program of commit {training.get('git_commit')}"
-    )
+    exported = f"exported {training['date']}" if "date" in training else "exported"
+    origin = f"{exported} by the program of commit {training.get('git_commit')}"
     if base := training.get("adapted_from"):
         origin += f"; began with {base['name']} {base['version']}, digest {base['digest'][:12]}"
     scores = [
@@ -122,8 +122,9 @@ def model_card(config: CheckpointConfig, parameters: int, notes: str = "") -> st
 
 
 def _table(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> str:
-    """Return the values of some keys as a table, with commas in large integers."""
-    values = [[row[key] for key in keys] for row in rows]
+    """Return the values of the keys that a row has as a table, with commas in large integers."""
+    keys = [key for key in keys if not rows or any(key in row for row in rows)]
+    values = [[row.get(key, "") for key in keys] for row in rows]
     return table(
         [[f"{each:,}" if isinstance(each, int) else each for each in row] for row in values], keys
     )
