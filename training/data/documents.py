@@ -12,6 +12,8 @@ from training.data.html_text import html_charset, read_html
 from training.data.input_files import InputFile, Kind, find_files
 from training.data.json_text import read_json
 from training.data.markdown_text import read_markdown
+from training.data.office import read_docx, read_epub
+from training.data.pdf_text import read_pdf
 from training.data.tables import read_csv
 
 # A longer line comes in parts.
@@ -24,7 +26,11 @@ _LONG_LINE = 200
 _SENTENCE = re.compile(r"[^。！？!?.]*(?:[。！？!?]+|\.+\s*)?")
 _LINE_ENDS = tuple("\n\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029")  # of str.splitlines, without CR
 
-_PATH_READERS: dict[Kind, Callable[[Path, FileReport], Iterator[str]]] = {}
+_PATH_READERS: dict[Kind, Callable[[Path, FileReport], Iterator[str]]] = {
+    "docx": read_docx,
+    "epub": read_epub,
+    "pdf": read_pdf,
+}
 _FIELD_READERS: dict[Kind, Callable[[Iterable[str], FileReport, str | None], Iterator[str]]] = {
     "csv": read_csv,
     "tsv": read_csv,
