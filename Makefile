@@ -4,7 +4,7 @@ PIP_ARGS ?=
 BENCH_ARGS ?=
 BIN := .venv/bin
 LOCK := uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 -c constraints.txt
-.PHONY: setup serve test test-all lint check newcomer bench drills attack constraints lock sbom clean
+.PHONY: setup serve training test test-all lint check newcomer bench drills attack constraints lock sbom clean
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -22,6 +22,13 @@ setup: .venv/.serve
 serve: setup
 	exec $(BIN)/python -m service
 
+# For `lacuna train`: torch, without the tools of developers.
+training: .venv/.train
+
+.venv/.train: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[train,documents]'
+	touch .venv/.serve $@
+
 test: .venv/.dev
 	$(BIN)/python -m pytest
 
@@ -37,7 +44,7 @@ lint: .venv/.dev
 
 check: lint test
 
-# From text to answers in about three minutes, on a small corpus that the project writes itself.
+# From text to answers in about six minutes, on a small corpus that the project writes itself.
 newcomer: .venv/.dev
 	$(BIN)/python -m research.quickstart
 

@@ -1,13 +1,15 @@
-"""The ``lacuna`` command: serve, make keys, or answer questions without a server."""
+"""The ``lacuna`` command: serve, make keys, train, or answer questions without a server."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from model.checkpoint import DEFAULT_CHECKPOINT
 from model.errors import LacunaError
 from model.queries import (
     ClozeQuery,
@@ -18,11 +20,13 @@ from model.queries import (
     Result,
     ScoreQuery,
 )
-from service.settings import DEFAULT_CHECKPOINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return 0, or 1 if a text, file or checkpoint cannot be used."""
+    """Run one command; return 0, or 1 if a text, file or checkpoint cannot be used.
+
+    ``serve``, ``keys`` and ``train`` have statuses of their own.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["serve"]:
         from service.__main__ import end_at_once
@@ -33,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from service.auth import main as make_keys
 
         return make_keys(given[1:])
+    if given[:1] == ["train"]:
+        return _train(given[1:])
     options = _parser().parse_args(given)
     try:
         results = _answer(options.checkpoint, _queries(options))
@@ -42,6 +48,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show = _to_json if options.json else _to_text
     sys.stdout.writelines(f"{show(result)}\n" for result in results)
     return 0
+
+
+def _train(words: Sequence[str]) -> int:
+    if find_spec("torch") is None:
+        sys.stderr.write(
+            "lacuna: training needs torch, which is not installed; run `make training`, or"
+            " pip install 'lacuna[train]'\n"
+        )
+        return 2
+    from training.__main__ import run_module
+
+    return run_module("lacuna train", "training.recipe", words)
 
 
 def _queries(options: argparse.Namespace) -> list[Query]:
@@ -94,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser("serve", help="serve a checkpoint over HTTP; serve --help lists settings")
     commands.add_parser("keys", help="make API keys; keys --help")
+    commands.add_parser("train", help="teach a checkpoint your text; train --help lists options")
     common = argparse.ArgumentParser(add_help=False)
     option = common.add_argument
     option("--json", action="store_true", help="print one JSON object per text")

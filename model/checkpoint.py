@@ -44,6 +44,7 @@ from model.listed_files import (
 from model.tokenizer import Tokenizer
 from model.words import KnownWords, read_words
 
+DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / "pretrained" / "default"
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.model"
 WORD_END_PROBS = "word_end_probs.f16"

@@ -1,4 +1,4 @@
-"""Go from no text at all to answers over HTTP in about three minutes (`make newcomer`).
+"""Go from no text at all to answers over HTTP in about six minutes (`make newcomer`).
 
 It writes a toy corpus, runs the commands that README.md shows under "Train your own", starts the
 service and sends it four questions. Every command is printed before it runs.
@@ -24,12 +24,12 @@ ROOT = Path(__file__).resolve().parent.parent
 RUN_FILE = "training/runs/small.toml"
 # A test compares these commands with README.md.
 TRAIN_YOUR_OWN = (
-    "python -m training prepare my-text/zh.txt my-text/en.txt --output runs/data/small"
-    " --vocabulary-size 1000 --held-out-share 0.1",
+    "lacuna train my-text --output runs/mine",
+    "python -m training prepare my-text --output runs/data/small",
     f"python -m training train {RUN_FILE}",
     "python -m training export runs/small --output runs/small/checkpoint",
 )
-SERVE = "python -m service --checkpoint runs/small/checkpoint"
+SERVE = "lacuna serve --checkpoint runs/mine/checkpoint"
 QUESTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("/predict", {"text": "Maria asked for a cup of ", "top_k": 3}),
     ("/predict", {"text": "Last week David went to London by tr", "top_k": 3}),
@@ -42,7 +42,7 @@ READY_SECONDS = 60.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run every step; return 0, or the exit status of the first command that failed."""
     parser = argparse.ArgumentParser(prog="python -m research.quickstart", description=__doc__)
-    parser.add_argument("--seconds", type=float, help="CPU seconds of training (default: 120)")
+    parser.add_argument("--seconds", type=float, help="CPU seconds of each training")
     parser.add_argument(
         "--directory", type=Path, default=ROOT / "runs" / "newcomer", help="emptied first"
     )
@@ -50,9 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     directory: Path = options.directory.resolve()
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    limit = "" if options.seconds is None else f" --minutes {options.seconds / 60:.4f}"
-    prepare, train, export = TRAIN_YOUR_OWN
-    for command in ("python -m research toy-corpus my-text", prepare, train + limit, export):
+    minutes = 3 if options.seconds is None else options.seconds / 60
+    adapt, prepare, train, export = TRAIN_YOUR_OWN
+    trained = (
+        f"{adapt} --minutes {minutes:.4g}",
+        prepare,
+        f"{train} --minutes {minutes:.4g}",
+        export,
+    )
+    for command in ("python -m research toy-corpus my-text", *trained):
         _print(f"$ {command}")
         step = subprocess.run(_runnable(command), cwd=directory, env=_environment(), check=False)
         if step.returncode:
@@ -127,8 +133,13 @@ def _becomes_ready(process: subprocess.Popen[bytes], address: str) -> bool:
 
 def _runnable(command: str) -> list[str]:
     """Name this interpreter and the project's run file, so that the command runs in any folder."""
-    names = {"python": sys.executable, RUN_FILE: str(ROOT / RUN_FILE)}
-    return [names.get(word, word) for word in shlex.split(command)]
+    python = [sys.executable]
+    names = {
+        "python": python,
+        "lacuna": [*python, "-m", "lacuna"],
+        RUN_FILE: [str(ROOT / RUN_FILE)],
+    }
+    return [word for each in shlex.split(command) for word in names.get(each, [each])]
 
 
 def _environment() -> dict[str, str]:

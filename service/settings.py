@@ -22,13 +22,13 @@ from pydantic import (
     ValidationError,
 )
 
+from model.checkpoint import DEFAULT_CHECKPOINT
 from model.queries import Limits
 from service.guarded_file import GuardedFileError, read_guarded_file
 
 PREFIX = "LACUNA_"
 # The most that `max_lexicon` may be: longer lists are not even read.
 MAX_LEXICON = 4_096
-DEFAULT_CHECKPOINT = Path(__file__).resolve().parent.parent / "model" / "pretrained" / "default"
 
 
 def _split(value: object) -> object:

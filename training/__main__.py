@@ -43,10 +43,18 @@ def run_command(
     parser.add_argument("command", choices=commands, metavar="COMMAND")
     words = sys.argv[1:] if argv is None else list(argv)
     command = parser.parse_args(words[:1]).command
-    module = importlib.import_module(commands[command][0])
-    parser = _parser(f"python -m {package} {command}", module.__doc__)
+    return run_module(f"python -m {package} {command}", commands[command][0], words[1:])
+
+
+def run_module(prog: str, name: str, words: Sequence[str]) -> int:
+    """Parse *words* for the module called *name* and run it; *prog* is the command for its help.
+
+    The status is that of :func:`run_command`.
+    """
     try:
-        options = parse_options(get_type_hints(module.run)["options"], parser, words[1:])
+        module = importlib.import_module(name)
+        parser = _parser(prog, module.__doc__)
+        options = parse_options(get_type_hints(module.run)["options"], parser, list(words))
         return int(module.run(options))
     except (LacunaError, OSError) as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")

@@ -20,11 +20,6 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 ADDRESS = "localhost:8000"
 VENV = ".venv/bin/"
 
-ADAPT = (
-    f"{VENV}python -m training adapt model/pretrained/default my-text/zh.txt --replay general-text"
-    " --output runs/adapted"
-)
-
 
 def commands() -> list[str]:
     """Return every line of every block fenced as `sh`."""
@@ -70,23 +65,25 @@ def test_commands_answer_without_a_server(line: str) -> None:
     assert len(answer.stdout.splitlines()) > 1
 
 
+def test_the_quickstart_runs_the_commands_of_the_readme() -> None:
+    """Every command under "Train your own" is one that `make newcomer` runs."""
+    section = README.partition("## Train your own")[2].partition("\n## ")[0]
+    shown = re.findall(rf"^{re.escape(VENV)}(.*)$", section, re.MULTILINE)
+    assert sorted(shown) == sorted([*quickstart.TRAIN_YOUR_OWN, quickstart.SERVE])
+
+
 @pytest.mark.slow
 def test_the_bundled_checkpoint_learns_a_text(tmp_path: Path) -> None:
-    """The adapt command, on a hundred lines, writes a report and a checkpoint."""
-    assert ADAPT in commands()
-    english, chinese = write_corpus(tmp_path / "my-text", 120, 1)
-    (tmp_path / "general-text").mkdir()
-    english.rename(tmp_path / "general-text" / "en.txt")
-    assert chinese.name == "zh.txt"
-    (tmp_path / "model").symlink_to(ROOT / "model")
+    """`lacuna train`, on a hundred lines of either language, writes a checkpoint."""
+    write_corpus(tmp_path / "my-text", 120, 1)
+    command = [sys.executable, "-m", *quickstart.TRAIN_YOUR_OWN[0].split(), "--steps", "20"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *ADAPT.split()[1:]]
     answer = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert answer.returncode == 0, answer.stderr[-2000:]
-    assert answer.stdout.startswith("# Evaluation: adapted")
-    adapted = load_checkpoint(tmp_path / "runs" / "adapted" / "checkpoint")
+    assert "| Chinese | bits per character |" in answer.stdout
+    adapted = load_checkpoint(tmp_path / "runs" / "mine" / "checkpoint")
     assert adapted.version.endswith("-adapted")
 
 

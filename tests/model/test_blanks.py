@@ -8,11 +8,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from model.checkpoint import DEFAULT_CHECKPOINT
 from model.decoding.blanks import Layout, count_blanks, find_blanks
 from model.errors import QueryError
 from model.predictor import Predictor, open_model
 from model.queries import ClozeQuery, ClozeResult, Filling, Usage
-from service.settings import DEFAULT_CHECKPOINT
 
 ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=12)
 # What the rules around a blank look at.

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.checkpoint import DEFAULT_CHECKPOINT
 from model.config import Calibration
 from model.decoding.token_index import TokenIndex
 from model.predictor import Predictor, open_model
 from model.queries import Candidate, PredictQuery
 from model.text import is_word_character, normalise
 from model.tokenizer import FIRST_BYTE, START
-from service.settings import DEFAULT_CHECKPOINT
 from tests.fakes import TYPING as TOKENIZER
 from tests.fakes import TableRuntime, answer, hand_tokenizer, table_predictor
 

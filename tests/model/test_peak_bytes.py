@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from model.batching import Decoder, Scheduler
-from model.checkpoint import Checkpoint
+from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint
 from model.decoding.context import DecoderContext
 from model.decoding.prefix_cache import PrefixCache
 from model.decoding.token_index import TokenIndex
@@ -20,7 +20,6 @@ from model.predictor import Predictor, open_model
 from model.queries import ClozeQuery, LexiconEntry, PredictQuery, Query, ScoreQuery
 from model.runtime import Runtime, open_runtime
 from model.tokenizer import Tokenizer
-from service.settings import DEFAULT_CHECKPOINT
 from tests.fakes import TYPING, TableRuntime, table_predictor
 from tests.fixtures_checkpoint import build_tiny_checkpoint
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from model.checkpoint import DEFAULT_CHECKPOINT
 from model.decoding.writer_words import (
     MIXTURE,
     OTHER_CASE,
@@ -18,7 +19,6 @@ from model.decoding.writer_words import (
 from model.predictor import Predictor, open_model
 from model.queries import LexiconEntry, PredictQuery
 from model.tokenizer import FIRST_BYTE
-from service.settings import DEFAULT_CHECKPOINT
 from tests.fakes import TYPING, TableRuntime, answer, table_predictor
 
 

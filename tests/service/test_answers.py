@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from service.settings import DEFAULT_CHECKPOINT
+from model.checkpoint import DEFAULT_CHECKPOINT
 from tests.service.client import real_model, synchronous
 
 Ask = Callable[..., list[dict[str, Any]]]

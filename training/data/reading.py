@@ -239,8 +239,9 @@ class _Reader:
     def report(self, parts: Sequence[Part]) -> TextReport:
         """Return the report of all that was read."""
         lines, characters = Counter[str](), Counter[str]()
-        held_out, test = Counter[str](), Counter[str]()
+        held_out, test, sources = Counter[str](), Counter[str](), Counter[str]()
         for part in parts:
+            sources[part.options.name] += part.lines
             lines[part.language] += part.lines
             characters[part.language] += part.characters
             counts = part.blocks.count(part.lines)
@@ -253,6 +254,7 @@ class _Reader:
             files=tuple(self.files),
             skipped=tuple(self.skipped),
             lines=dict(lines),
+            source_lines=dict(sources),
             characters=dict(characters),
             duplicates=duplicates,
             without_letters=self.counts["without_letters"],
@@ -280,6 +282,8 @@ def _with_blocks(parts: Sequence[Part], options: ReadOptions) -> list[Part]:
             share if given is None else given
             for given in (options.held_out_share, options.test_share)
         )
+        if not part.options.held_out:
+            held_out = test = 0.0
         blocks = choose_blocks(part.lines, held_out, test, f"{options.seed}:{part.name}")
         chosen.append(replace(part, blocks=blocks))
     return chosen

@@ -25,6 +25,7 @@ class SourceOptions:
     limit_bytes: Size | None = None  # read at most, in blocks spread over the source
     consecutive: bool = False  # each line continues the line before it
     field: str | None = None  # the column or JSON member that contains the text
+    held_out: bool = True  # lines of it may be held out or kept for tests
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)

@@ -25,6 +25,7 @@ class TextReport:
     files: tuple[FileReport, ...]
     skipped: tuple[SkippedFile, ...]
     lines: dict[str, int]  # distinct clean lines, by language
+    source_lines: dict[str, int]  # the same by source
     characters: dict[str, int]  # of these lines
     duplicates: int
     without_letters: int
@@ -42,7 +43,9 @@ class TextReport:
 
     def to_json(self) -> str:
         """Return the content of ``report.json``."""
-        values: dict[str, Any] = {**asdict(self), "removed": self.removed}
+        # asdict() spoils a Counter.
+        files = [{**asdict(each), "removed": dict(each.removed)} for each in self.files]
+        values: dict[str, Any] = {**asdict(self), "files": files, "removed": self.removed}
         return json.dumps(values, indent=1, ensure_ascii=False, default=str) + "\n"
 
     def to_text(self) -> str:

@@ -104,13 +104,13 @@ def _metric_table(metrics: dict[str, Any], names: Sequence[str], language: str) 
                 pairs.append((difference["value"], difference["interval"]))
             row = [f"{definition.format(unit=unit)} (n = {figure['n']:,})"]
             for value, interval in pairs:
-                low, high = (_cell(metric, bound) for bound in interval)
-                row.append(f"{_cell(metric, value)} [{low}, {high}]")
+                low, high = (cell(metric, bound) for bound in interval)
+                row.append(f"{cell(metric, value)} [{low}, {high}]")
             rows.append(row)
     return table(rows, header)
 
 
-def _cell(metric: str, value: float) -> str:
+def cell(metric: str, value: float) -> str:
     """Return a value of a metric: shares in percent."""
     if "_top" in metric or metric in ("choice", "saved"):
         return f"{100 * value:.1f} %"

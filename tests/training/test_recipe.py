@@ -1,0 +1,189 @@
+"""Tests of training/recipe.py: a checkpoint learns a text, whatever interrupts it."""
+
+import json
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lacuna import main
+from model.checkpoint import load_checkpoint
+from model.words import read_words
+from tests.fixtures_checkpoint import LINES
+from training import recipe
+from training.__main__ import main as training
+from training.trainer import Trainer
+
+FEW = ("--lines", "8", "--typing-lines", "2", "--learning-rate", "0.03", "--steps", "24")
+
+
+@pytest.fixture(scope="module")
+def diary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sentences of one writer: few words, always in the same order."""
+    rng = random.Random(1)
+    who = ("Wilma", "Otto", "Berta")
+    lines = [f"{rng.choice(who)} saw {rng.randrange(999)} herons again." for _ in range(200)]
+    path = tmp_path_factory.mktemp("diary") / "diary.txt"
+    path.write_text("\n".join([*lines, *lines[:20]]), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def words(exported: Path, diary: Path) -> list[str]:
+    """The command with general text to replay, without its output directory."""
+    replay = diary.with_name("general.txt")
+    replay.write_text("\n".join(LINES * 3), encoding="utf-8")
+    given = [str(diary), "--checkpoint", str(exported), "--replay", str(replay), *FEW]
+    return ["train", *given]
+
+
+@pytest.fixture(scope="module")
+def adapted(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output directory of an adaptation to the diary; read it, never change it."""
+    output = tmp_path_factory.mktemp("recipe") / "out"
+    assert main([*words, "--output", str(output)]) == 0
+    return output
+
+
+def bits(output: Path) -> list[float]:
+    """Return the bits per character of the lines of the comparison, before and after."""
+    report = json.loads((output / "evaluation.json").read_text(encoding="utf-8"))
+    values: list[float] = report["languages"]["en"]["metrics"]["bits_per_character"]["values"]
+    return values
+
+
+def test_the_text_becomes_more_probable(adapted: Path) -> None:
+    """Lines that training has not seen need fewer bits after it."""
+    before, after = bits(adapted)
+    assert after < 0.8 * before
+
+
+def test_languages_and_word_ends_stay_those_of_the_base(exported: Path, adapted: Path) -> None:
+    """A small text says little about them; its words are known in addition to the old ones."""
+    before, after = load_checkpoint(exported), load_checkpoint(adapted / "checkpoint")
+    for name in ("name", "languages", "word_end_probs"):
+        assert getattr(after, name) == getattr(before, name)
+    old, new = (set(read_words((d / "words").read_bytes())) for d in (exported, after.directory))
+    assert new - old == {"wilma", "otto", "berta", "saw", "herons", "again"}
+    assert old < new
+    assert after.version == "2-adapted"
+    assert after.calibration.cloze_temperature == before.calibration.cloze_temperature
+    origin = {"name": "tiny", "version": "2", "digest": before.digest}
+    assert after.training["adapted_from"] == origin
+    assert [stage["run"] for stage in after.training["stages"]] == ["tiny", "tiny-adapted"]
+    assert after.training["tokens_seen"] > before.training["tokens_seen"]
+
+
+def test_a_finished_command_prints_its_comparison_again(
+    words: list[str], adapted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same command changes nothing; other arguments are refused."""
+    digest = load_checkpoint(adapted / "checkpoint").digest
+    assert main([*words, "--output", str(adapted)]) == 0
+    printed = capsys.readouterr().out
+    assert "| English | bits per character |" in printed
+    assert f"lacuna serve --checkpoint {adapted / 'checkpoint'}" in printed
+    assert load_checkpoint(adapted / "checkpoint").digest == digest
+    assert main([*words, "--output", str(adapted), "--seed", "2"]) == 2
+    assert "other text or options" in capsys.readouterr().err
+
+
+def interrupt_once(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, act: Callable[[], None]
+) -> None:
+    """Let the next call of a function do *act* first."""
+    original, left = getattr(owner, name), [act]
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        if left:
+            left.pop()()
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, interrupted)
+
+
+def terminate() -> None:
+    """Send this process SIGTERM."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_an_interrupted_command_ends_in_the_same_checkpoint(
+    words: list[str], adapted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Signals while reading, training, evaluating, exporting and comparing change no byte."""
+    here = [*words, "--output", str(tmp_path / "out")]
+    places = [
+        (recipe, "prepare"),
+        (Trainer, "update"),
+        (Trainer, "evaluate"),
+        (recipe, "_export"),
+        (recipe, "_comparison"),
+    ]
+    for owner, name in places:
+        interrupt_once(monkeypatch, owner, name, terminate)
+        assert main(here) == 130
+    assert main(here) == 0
+    digests = [load_checkpoint(out / "checkpoint").digest for out in (adapted, tmp_path / "out")]
+    assert digests[0] == digests[1]
+
+
+def test_the_step_adapt_is_the_same_command(
+    words: list[str], exported: Path, adapted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`python -m training adapt CHECKPOINT TEXT` recognises what `lacuna train` has made."""
+    _, text, _, checkpoint, *options = words
+    assert training(["adapt", checkpoint, text, *options, "--output", str(adapted)]) == 0
+    assert "| English | bits per character |" in capsys.readouterr().out
+
+
+def test_without_a_gain_there_is_no_checkpoint(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 3, and a line that says what to try."""
+    output = tmp_path / "out"
+    given = [*words, "--steps", "2", "--learning-rate", "0", "--output", str(output)]
+    assert main(given) == 3
+    assert "nothing gained" in capsys.readouterr().err
+    assert not (output / "checkpoint").exists()
+
+
+def test_too_little_text_is_a_named_error(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message has the remedies and no text."""
+    path = tmp_path / "notes.txt"
+    path.write_text("\n".join(f"secret {number}" for number in range(99)), encoding="utf-8")
+    given = ["train", str(path), "--checkpoint", str(exported), "--output", str(tmp_path / "out")]
+    assert main(given) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("CorpusError: 99 different lines")
+    assert "`history`" in error and "`lexicon`" in error
+    assert "secret" not in error
+
+
+def test_a_dry_run_reports_and_writes_nothing(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The report of the text and the chosen sizes are printed."""
+    output = tmp_path / "out"
+    assert main([*words, "--output", str(output), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "English" in printed and "steps: 24" in printed
+    assert not output.exists()
+
+
+def test_from_scratch_trains_a_network_of_its_own(
+    diary: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Vocabulary and network are chosen; a vocabulary cannot be given to an adaptation."""
+    given = ["train", str(diary), "--checkpoint", str(exported), "--output", str(tmp_path / "out")]
+    assert main([*given, *FEW, "--vocabulary-size", "400"]) == 2
+    assert "--from-scratch" in capsys.readouterr().err
+    assert main([*given, *FEW, "--from-scratch"]) == 0
+    made = load_checkpoint(tmp_path / "out" / "checkpoint")
+    assert (made.name, made.version, made.languages) == ("own", "1", ("en",))
+    assert made.tokenizer.size != load_checkpoint(exported).tokenizer.size

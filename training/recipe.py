@@ -1,0 +1,282 @@
+"""Teach a checkpoint your text, or train one from nothing: `lacuna train TEXT... --output DIR`.
+
+    1  read      find files, read their text, report what was found            DIR/report.json
+    2  prepare   text to tokens; some lines are held out for the choice of the
+                 best state, others for the report                             DIR/data
+    3  train     one run, whose sizes training/plan.py chooses                 DIR/run
+    4  export    the best state; an adapted checkpoint keeps its word ends, its
+                 known words and most of its calibration                       DIR/checkpoint
+    5  compare   lines that training has not seen, before and after            DIR/evaluation.json
+
+A result is complete or absent. After an interruption, the same command continues, and ends in the
+same checkpoint, bit for bit. Replay is general text that is read along to limit forgetting (Robins
+1995). DIR/data contains the text: protect it like the text. DIR/checkpoint contains none.
+
+Exit codes: 0 done; 2 an error; 3 nothing gained, so no checkpoint; 130 interrupted.
+"""
+
+import hashlib
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic.dataclasses import dataclass
+
+from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, is_checkpoint, load_checkpoint
+from model.config import STRICT
+from model.errors import CorpusError, RunError
+from model.files import write_atomically
+from training.cached_json import cached_json, require_same_settings
+from training.config import RunConfig, Size
+from training.data.input_files import find_files
+from training.data.prepare import PrepareOptions, prepare
+from training.data.shards import Prepared, open_prepared
+from training.data.sources import named_sources
+from training.data.text_report import TextReport
+from training.evaluation.report import LANGUAGE_NAMES, cell, table
+from training.options import argument, option
+from training.plan import (
+    ADAPTING_PASSES,
+    REPLAY,
+    REPLAY_PREFIX,
+    Plan,
+    PlanOptions,
+    guess_seconds,
+    minutes,
+    plan_run,
+)
+
+MAX_CHARACTERS = 500
+MIN_LINES = 100
+# Occurrences from which a word is known; fewer than in `prepare`, as the text is small
+KNOWN_FROM = 2
+COMPARED = {
+    "bits_per_character": "bits per character",
+    "next_top3": "next among 3",
+    "cloze_top5": "blank among 5",
+    "saved": "characters saved",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class RecipeOptions(PlanOptions):
+    """Options of the command."""
+
+    checkpoint: Path = option("checkpoint to adapt", DEFAULT_CHECKPOINT, "DIR")
+    text: tuple[str, ...] = argument("files, folders or globs")
+    output: Path = option("directory for the checkpoint, the report and the state", metavar="DIR")
+    from_scratch: bool = option("train a new network and vocabulary; adapt nothing", False)
+    dry_run: bool = option("report the text and the chosen sizes; write nothing", False)
+    replay: tuple[str, ...] = option("general text to train on as well", (), "TEXT")
+    encoding: str | None = option("encoding of the text (default: detected)", None, "NAME")
+    field: str | None = option("column or JSON member with the text (default: found)", None, "NAME")
+    vocabulary_size: Size | None = option("tokens, with --from-scratch (default: chosen)", None)
+    held_out_share: float | None = option("lines held out (default: chosen)", None, "SHARE")
+    version: str = option("version to write (default: the old one and -adapted)", "")
+    lines: Size = option("lines of each language in the comparison", 200, "N")
+    typing_lines: Size = option("lines of each language to type in it", 40, "N")
+
+
+def run(options: RecipeOptions) -> int:
+    """Run the command; the module's docstring lists the exit codes."""
+    try:
+        with _terminated_like_interrupted():
+            return _run(options)
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted; the same command continues\n")
+        return 130
+
+
+def _run(options: RecipeOptions) -> int:
+    """Take every step that has not been taken."""
+    base = _base(options)
+    files, _ = find_files((*options.text, *options.replay))
+    size = sum(file.path.stat().st_size for file in files)
+    seconds = guess_seconds(size, options)
+    _say(f"files: {len(files)}, {size / 1e6:.1f} MB; about {minutes(seconds)} in all")
+    if options.dry_run:
+        with tempfile.TemporaryDirectory() as directory:
+            _plan(replace(options, output=Path(directory)), base)
+        return 0
+    require_same_settings(options.output, _settings(options, base, [file.path for file in files]))
+    plan = _plan(options, base)
+    checkpoint = options.output / "checkpoint"
+    if not is_checkpoint(checkpoint):
+        best = _train(plan.config, options.output / "run")
+        if best == 0:
+            _say(
+                f"{options.output}: nothing gained, so no checkpoint is written: no state of the"
+                " run predicts the held-out lines better than its start. Give more text or a lower"
+                " --learning-rate, and another --output; `history` and `lexicon` of a request also"
+                " teach words"
+            )
+            return 3
+        _say(f"export of step {best}")
+        _export(options, base)
+    _say("comparison on lines that training has not seen")
+    sys.stdout.write(_comparison(options))
+    sys.stdout.write(
+        f"\nServe it:  lacuna serve --checkpoint {checkpoint}\n"
+        f"Undo it:   lacuna serve  (the bundled checkpoint is unchanged); remove {options.output},"
+        " which contains your text\n"
+    )
+    return 0
+
+
+def _base(options: RecipeOptions) -> Checkpoint | None:
+    """Return the checkpoint to adapt; None to train from nothing."""
+    if options.from_scratch:
+        return None
+    if options.vocabulary_size is not None:
+        raise RunError(
+            f"--vocabulary-size {options.vocabulary_size}: an adapted checkpoint keeps its"
+            " vocabulary; leave it out, or add --from-scratch"
+        )
+    base = load_checkpoint(options.checkpoint)
+    if "predict" not in base.capabilities:
+        raise RunError(
+            f"{base.directory} only fills blanks; adapt a checkpoint with a forward tower"
+        )
+    return base
+
+
+def _settings(
+    options: RecipeOptions, base: Checkpoint | None, files: Sequence[Path]
+) -> dict[str, Any]:
+    """Return everything that the result depends on; files count by their content."""
+    free = ("output", "dry_run", "text", "replay", "checkpoint")
+    values = {name: value for name, value in asdict(options).items() if name not in free}
+    digests = []
+    for path in files:
+        with path.open("rb") as file:
+            digests.append([path.name, hashlib.file_digest(file, "sha256").hexdigest()])
+    return values | {"checkpoint": base.digest if base else "", "files": digests}
+
+
+def _plan(options: RecipeOptions, base: Checkpoint | None) -> Plan:
+    """Prepare the text, unless that is done, and choose the sizes of the run."""
+    prepared = _prepare(options, base)
+    plan = plan_run(prepared, base, options)
+    sys.stdout.write(plan.to_text())
+    sys.stdout.flush()
+    return plan
+
+
+def _prepare(options: RecipeOptions, base: Checkpoint | None) -> Prepared:
+    directory = options.output / "data"
+    if not directory.is_dir():  # it is complete, as it is renamed into place
+        own = named_sources(options.text, options.field)
+        replay = named_sources(options.replay, options.field)
+        size = sum(file.path.stat().st_size for file in find_files(options.text)[0])
+        limit = max(1000, int(REPLAY * ADAPTING_PASSES * size / max(1, len(replay))))
+        others = [
+            replace(each, name=REPLAY_PREFIX + each.name, limit_bytes=limit, held_out=False)
+            for each in replay
+        ]
+        settings = PrepareOptions(
+            output=directory,
+            tokenizer=base.directory / "tokenizer.model" if base else None,
+            vocabulary_size=options.vocabulary_size,
+            held_out_share=options.held_out_share,
+            test_share=None,
+            encoding=options.encoding,
+            seed=options.seed,
+            max_characters=MAX_CHARACTERS,
+            known_from=KNOWN_FROM,
+        )
+        prepare((*own, *others), settings, lambda report: _show(report, options.output))
+    return open_prepared(directory)
+
+
+def _show(report: TextReport, output: Path) -> None:
+    """Print and write the report of the text; refuse too little text."""
+    sys.stdout.write(report.to_text())
+    sys.stdout.flush()
+    output.mkdir(parents=True, exist_ok=True)
+    write_atomically(output / "report.json", report.to_json().encode())
+    own = {k: n for k, n in report.source_lines.items() if not k.startswith(REPLAY_PREFIX)}
+    if (lines := sum(own.values())) < MIN_LINES:
+        raise CorpusError(
+            f"{lines} different lines with letters; training needs at least {MIN_LINES}. Send less"
+            " text as `history`, or its words as `lexicon`, with each request instead"
+        )
+
+
+def _train(config: RunConfig, directory: Path) -> int:
+    """Train to the end; return the number of the best step."""
+    from training.run_state import find_state  # torch takes a second to load
+    from training.trainer import Trainer, stop_signals
+
+    with stop_signals() as stopping:
+        trainer = Trainer(config, directory, resume=find_state(directory) is not None)
+        trainer.run(stopping)
+    if stopping:
+        raise KeyboardInterrupt
+    return trainer.progress.best_step
+
+
+def _export(options: RecipeOptions, base: Checkpoint | None) -> None:
+    from training.export import ExportOptions, export
+
+    version = options.version or (f"{base.version}-adapted" if base else "1")
+    name = base.name if base else "own"
+    best, checkpoint = options.output / "run" / "best", options.output / "checkpoint"
+    export(ExportOptions(best, checkpoint, name, version, base=base))
+
+
+def _comparison(options: RecipeOptions) -> str:
+    """Evaluate on the test lines, unless that is done; return a table."""
+    from training.evaluation.evaluate import evaluate
+    from training.evaluation.systems import open_system
+    from training.evaluation.test_items import choose_items, read_files
+
+    before = options.checkpoint
+
+    def measure() -> dict[str, Any]:
+        directories = {"before": before, "after": options.output / "checkpoint"}
+        systems = [
+            replace(open_system(directory, threads=options.threads), name=name)
+            for name, directory in directories.items()
+        ]
+        files = read_files([str(options.output / "data" / "test")])
+        tokenizer = load_checkpoint(before).tokenizer
+        items = choose_items(files, tokenizer, options.lines, options.typing_lines, options.seed)
+        return evaluate(systems, items, options.seed)
+
+    report = cached_json(options.output / "evaluation.json", measure)
+    rows = [
+        (
+            LANGUAGE_NAMES[language],
+            label,
+            *(cell(metric, value) for value in figure["values"]),
+            f"{figure['n']:,}",
+        )
+        for language, summary in report["languages"].items()
+        for metric, label in COMPARED.items()
+        if (figure := summary["metrics"].get(metric))
+    ]
+    return table(rows, ("", "", "before", "after", "n"))
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    old = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
