@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from training.data.boilerplate import BoilerplateFilter
 from training.data.compression import read_chunks
 from training.data.decoding import decode
 from training.data.file_report import FileReport
@@ -14,6 +15,7 @@ from training.data.json_text import read_json
 from training.data.markdown_text import read_markdown
 from training.data.office import read_docx, read_epub
 from training.data.pdf_text import read_pdf
+from training.data.plain_text import read_plain
 from training.data.tables import read_csv
 
 # A longer line comes in parts.
@@ -24,6 +26,7 @@ _BREAK_WINDOW = 1000
 # Of a longer line, only the sentences with undecodable bytes are left out.
 _LONG_LINE = 200
 _SENTENCE = re.compile(r"[^。！？!?.]*(?:[。！？!?]+|\.+\s*)?")
+_PLAIN = ("txt", "log", "srt", "vtt")
 _LINE_ENDS = tuple("\n\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029")  # of str.splitlines, without CR
 
 _PATH_READERS: dict[Kind, Callable[[Path, FileReport], Iterator[str]]] = {
@@ -62,8 +65,11 @@ def read_lines(
     lines = _lines(_chunks(file, report, encoding, field))
     if file.kind not in _PATH_READERS:
         lines = _decodable(lines, report)
+    if file.kind in _PLAIN:
+        lines = read_plain(lines, report, file.kind)
+    boilerplate = BoilerplateFilter(report)
     for line in lines:
-        if line and not line.isspace():
+        if line and not line.isspace() and boilerplate.passes(line):
             report.lines += 1
             yield line
 

@@ -1,0 +1,33 @@
+"""Patterns of dates and times as chats and logs print them; parts of regular expressions."""
+
+# Marks without width that chat programs put around dates and names
+MARKS = "\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"
+
+_MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]{0,6}\.?"
+_WEEKDAY = (
+    r"(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]{0,6}\.?,?"
+    r"|[（(]?(?:星期|[周週])?[一二三四五六日天][)）]?)"
+)
+_FULL_DATE = (
+    r"(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](?:\d{4}|\d{2})\.?"
+    r"|\d{4}年\d{1,2}月\d{1,2}[日号]"
+    rf"|{_MONTH} {{1,2}}\d{{1,2}}(?:st|nd|rd|th)?,? \d{{4}}"
+    rf"|\d{{1,2}}[-/. ]{{1,2}}{_MONTH}[-/,. ]{{1,2}}(?:\d{{4}}|\d{{2}}))"
+)
+_SHORT_DATE = (
+    rf"(?:\d{{1,2}}月\d{{1,2}}[日号]|{_MONTH} \d{{1,2}}|\d{{1,2}} {_MONTH}|\d{{1,2}}[-/]\d{{1,2}})"
+)
+DATE = rf"(?:{_WEEKDAY}\s?)?{_FULL_DATE}(?:\s?{_WEEKDAY})?"
+TIME = (
+    r"(?:(?:[上下中]午|凌晨|早上|晚上|傍晚|[AP]M)\s?)?(?<!\d)[0-2]?\d[:：][0-5]\d(?!\d)"
+    r"(?:[:：.][0-5]\d(?!\d)(?:[.,]\d{1,9})?)?(?:\s?[AaPp]\.?\s?[Mm]\b\.?)?"
+    r"(?:Z(?![A-Za-z])|\s?(?:UTC|GMT|[+-]\d{2}:?\d{2})\b)*(?![:：.,]?\d)"
+)
+_BETWEEN = r"(?:T|,?\s+(?:at|à|um|om|kl\.?)?\s*|,|\s*[-–|]\s*)?"
+# A date with its year and a time, in either order
+STAMP = rf"(?:{DATE}{_BETWEEN}{TIME}|{TIME},?\s+{DATE})"
+# The same without a year
+SHORT_STAMP = rf"(?:{_SHORT_DATE}{_BETWEEN}{TIME})"
+LEVEL = (
+    r"(?:TRACE|DEBUG|INFO|NOTICE|WARN(?:ING)?|ERR(?:OR)?|FATAL|CRITICAL|SEVERE|ALERT|EMERG|VERBOSE)"
+)
