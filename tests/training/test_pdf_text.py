@@ -12,22 +12,30 @@ from training.data.pdf_text import read_pdf
 
 
 def write_pdf(path: Path, pages: list[list[str]]) -> Path:
-    """Write a PDF of lines of Latin text, in the smallest form that readers accept."""
+    """Write a PDF of Latin and Chinese lines, in the smallest form that readers accept."""
     count = len(pages)
-    kids = " ".join(f"{4 + number} 0 R" for number in range(count))
+    kids = " ".join(f"{5 + number} 0 R" for number in range(count))
     objects = [
         "<< /Type /Catalog /Pages 2 0 R >>",
         f"<< /Type /Pages /Count {count} /Kids [{kids}] >>",
         "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>",
+        "<< /Type /Font /Subtype /Type0 /BaseFont /STSong-Light /Encoding /UniGB-UCS2-H"
+        " /DescendantFonts [<< /Type /Font /Subtype /CIDFontType0 /BaseFont /STSong-Light"
+        " /CIDSystemInfo << /Registry (Adobe) /Ordering (GB1) /Supplement 0 >> >>] >>",
         *(
-            f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 600 800] /Contents {4 + count + n} 0 R"
-            " /Resources << /Font << /F 3 0 R >> >> >>"
+            f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 600 800] /Contents {5 + count + n} 0 R"
+            " /Resources << /Font << /F 3 0 R /G 4 0 R >> >> >>"
             for n in range(count)
         ),
     ]
     for lines in pages:
-        shown = "".join(f"({line}) Tj T* " for line in lines)
-        stream = f"BT /F 12 Tf 14 TL 50 750 Td {shown}ET"
+        shown = "".join(
+            f"/F 12 Tf ({line}) Tj T* "
+            if line.isascii()
+            else f"/G 12 Tf <{line.encode('utf-16-be').hex()}> Tj T* "
+            for line in lines
+        )
+        stream = f"BT 14 TL 50 750 Td {shown}ET"
         objects.append(f"<< /Length {len(stream)} >>\nstream\n{stream}\nendstream")
     text = "%PDF-1.4\n"
     offsets = []
@@ -76,6 +84,30 @@ def test_lines_are_joined_to_paragraphs(tmp_path: Path) -> None:
         " known word, well-known and the",
         "- first item",
         "- second item",
+    ]
+
+
+def test_chinese_lines_are_joined_without_a_space(tmp_path: Path) -> None:
+    """The width of a full line is that of lines in the same script; no line begins with a comma."""
+    path = write_pdf(
+        tmp_path / "a.pdf",
+        [
+            [
+                "第一章",
+                "春天来了，小鸟在枝头歌唱，孩子们在草地上奔跑",
+                "，老人们坐在长椅上晒太阳，谈论着过去的日子和",
+                "远处的山。",
+                "This is a line of English text that is much longer than the Chinese lines are,",
+                "and it goes on here.",
+            ]
+        ],
+    )
+    assert read(path)[0] == [
+        "第一章",
+        "春天来了，小鸟在枝头歌唱，孩子们在草地上奔跑，老人们坐在长椅上晒太阳，谈论着过去的日子和"
+        "远处的山。",
+        "This is a line of English text that is much longer than the Chinese lines are, and it goes"
+        " on here.",
     ]
 
 

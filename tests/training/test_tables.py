@@ -89,8 +89,12 @@ def test_cells_without_sentences_are_no_text(others: list[str]) -> None:
 
 def test_a_passage_may_repeat() -> None:
     """A long text that several questions share is text."""
-    passage = "The river rises in the hills and flows through three towns before it meets the sea."
-    rows = [["context", "question"], *([passage, f"What is {'a' * n} there?"] for n in range(20))]
+    passages = [
+        f"The river rises in the {hills} and flows through three towns to the sea."
+        for hills in ("south", "north")
+    ]
+    rows = [["context", "question"]]
+    rows += [[passages[n % 2], f"What is {'a' * n} there?"] for n in range(20)]
     assert read(table(rows))[1].fields == ("context", "question")
 
 
@@ -101,11 +105,13 @@ def test_a_single_column_may_have_commas_without_quotes() -> None:
     assert read("\n".join(["text", *lines]))[0] == lines
 
 
-def test_text_in_the_last_column_may_have_delimiters_without_quotes() -> None:
-    """Cells beyond the header belong to the last column; a warning counts the rows."""
+def test_text_may_have_delimiters_without_quotes() -> None:
+    """Cells beyond the header belong to the text; a warning counts the rows."""
     rows = ["time,user,message", "12:00,Anna,hello, how are you", "12:01,Bob,fine", "12:02,Bob"]
     lines, report = read("\n".join(rows))
     assert lines == ["hello, how are you", "fine"]
+    rows = ["id,text,source", "1,hello, how are you?,web", "2,all is fine here.,web"]
+    assert read("\n".join(rows))[0] == ["hello, how are you?", "all is fine here."]
     assert report.removed["records without text"] == 1
     assert report.warnings == ["1 rows have more cells than the 3 columns"]
 
@@ -160,6 +166,21 @@ def test_an_unknown_column_is_named() -> None:
     """The error lists columns that there are, and no cells."""
     with pytest.raises(CorpusError, match=r"table\.csv: no text in .*'x'; there are 'id', 'text'"):
         read("id,text\n1,secret\n", "x")
+
+
+def test_short_sentences_in_two_languages_are_text() -> None:
+    """A column of sentences is text, however short they are; the source of each is not."""
+    pairs = [("Hi.", "嗨。"), ("I won!", "我赢了。"), ("Wait!", "等等！"), ("He came.", "他来了。")]
+    rows = [[*pair, f"CC-BY (France) tatoeba.org #{n * 71}"] for n, pair in enumerate(pairs)]
+    assert read(table(rows, "\t"), kind="tsv")[0] == [text for pair in pairs for text in pair]
+
+
+def test_words_are_read_if_there_are_no_sentences() -> None:
+    """Of a table without sentences, the column with most words is read, with a warning."""
+    rows = [["Li Wei", "good film"], ["Anna Berg", "bad"], ["Li Wei", "so and so"]]
+    lines, report = read(table([["name", "short"], *rows]))
+    assert lines == ["good film", "bad", "so and so"]
+    assert report.warnings == ["no field has sentences; 'short' was read, as it has most words"]
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "a,b\n1,2\n3,4\n"])

@@ -47,7 +47,7 @@ def read_json(text: Iterable[str], report: FileReport, field: str | None = None)
     records = _records(text, report)
     sample = take_sample(records, lambda record: sum(len(value) for _, value in record))
     strings = list(chain.from_iterable(sample))
-    likely = set() if field else set(choose_fields(strings))
+    likely = set() if field else set(choose_fields(strings, report))
     # By name; a name that comes later is judged by its first string.
     is_chosen = {name: _is_named(name, field) or name in likely for name, _ in strings}
     others = 0

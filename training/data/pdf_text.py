@@ -24,6 +24,7 @@ _WIDE = re.compile(f"[{HAN}\u3000-\u30ff\uff00-\uff60]")
 _HYPHEN = re.compile(r"(?<=[^\W\d_])[-\u00ad\u2010]$")
 _SENTENCE_END = re.compile(r"[.!?。！？…:：][\"'”’」』）)\]]*$")
 _BULLET = re.compile(r"^[•▪●◦‣■□]\s*")
+_NEVER_FIRST = frozenset("，。、；：！？）》」』”’…,.;:!?)]")
 _ITEM = re.compile(r"[•▪●◦‣■□–-]\s|\(?\d{1,3}[.)]\s")
 _UNKNOWN = re.compile("[\ufffd\ue000-\uf8ff\0-\x08]")
 
@@ -120,11 +121,16 @@ def _pattern(line: str) -> str:
 
 def _paragraphs(pages: Sequence[Sequence[str]]) -> Iterator[str]:
     """Join lines, also across pages, until a short one or the end of a sentence."""
-    widths = sorted(_width(line) for page in pages for line in page)
-    full = _FULL_LINE * widths[len(widths) * 3 // 4] if widths else 0
+    widths: dict[bool, list[int]] = {False: [], True: []}
+    lines = [line for page in pages for line in page]
+    for line in lines:
+        widths[_is_wide(line)].append(len(line))
+    full = {
+        kind: _FULL_LINE * sorted(each)[len(each) * 3 // 4] for kind, each in widths.items() if each
+    }
     paragraph: list[str] = []
-    for line in (line for page in pages for line in page):
-        if paragraph and _ends(paragraph[-1], line, full):
+    for line in lines:
+        if paragraph and _ends(paragraph[-1], line, full[_is_wide(paragraph[-1])]):
             yield _joined(paragraph)
             paragraph = []
         if paragraph and line[0].islower() and _HYPHEN.search(paragraph[-1]):
@@ -142,10 +148,11 @@ def _ends(line: str, following: str, full: float) -> bool:
     """Return if a paragraph ends between two lines."""
     if _ITEM.match(following):
         return True
-    if following[0].islower():
+    if following[0].islower() or following[0] in _NEVER_FIRST:
         return False
-    return _width(line) < full or bool(_SENTENCE_END.search(line))
+    return len(line) < full or bool(_SENTENCE_END.search(line))
 
 
-def _width(line: str) -> int:
-    return len(line) + len(_WIDE.findall(line))
+def _is_wide(line: str) -> bool:
+    """Return if a line is of characters that are twice as wide as Latin ones."""
+    return 2 * len(_WIDE.findall(line)) > len(line)

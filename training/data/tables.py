@@ -46,6 +46,7 @@ def read_csv(text: Iterable[str], report: FileReport, field: str | None = None) 
     names, first = _header(sample, width, field, report)
     columns = _columns(names, sample[first:], report, field)
     report.fields = tuple(names[column] for column in columns)
+    place = columns[0] if len(columns) == 1 else width - 1
     longer = others = 0
     for row in chain(sample[first:], rows):
         if row == names:  # again, where files were joined
@@ -53,7 +54,8 @@ def read_csv(text: Iterable[str], report: FileReport, field: str | None = None) 
         if len(row) > width:
             # Usually a delimiter in text without quotes
             longer += 1
-            row = [*row[: width - 1], style["delimiter"].join(row[width - 1 :])]
+            end = place + 1 + len(row) - width
+            row = [*row[:place], style["delimiter"].join(row[place:end]), *row[end:]]
         cells = [row[column] for column in columns if column < len(row)]
         others += sum(map(bool, row)) - sum(map(bool, cells))
         found = [line for cell in cells for line in text_lines(cell, report)]
@@ -162,7 +164,7 @@ def _columns(
     """Return the numbers, from 0, of the columns to read."""
     if field is None:
         cells = ((name, cell) for row in rows for name, cell in zip(names, row, strict=False))
-        chosen = choose_fields(cells)
+        chosen = choose_fields(cells, report)
         return [column for column, name in enumerate(names) if name in chosen]
     found = [column for column, name in enumerate(names) if name.lower() == field.lower()]
     if not found and field.isdecimal() and 0 < int(field) <= len(names):

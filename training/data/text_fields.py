@@ -19,15 +19,17 @@ MAX_RECORD_CHARACTERS = 32 << 20
 
 _EXAMINED_CHARACTERS = 500  # of a cell
 _CHARACTERS_PER_WORD = 1.6  # of text without spaces
-# Mean words of a cell: of any field with text, of one named for it, of one named for something
-# else, and of long texts, which may repeat (the passage of several questions).
-_WORDS, _WORDS_IF_TEXT, _WORDS_IF_OTHER, _WORDS_IF_LONG = 3, 1.5, 8, 12
+# Mean words of a cell: of any field with text, of one that is named for it or has sentences, of
+# one that is named for something else, and of long texts, which may repeat.
+_WORDS, _WORDS_IF_TEXT, _WORDS_IF_OTHER, _WORDS_IF_LONG = 3, 1, 8, 12
+_MIN_CELLS = 3
 _DISTINCT, _DISTINCT_IF_LONG = 0.3, 0.03
 
 _UNSPACED = re.compile(f"[{HAN}\u3040-\u30ff]")
 _WORD = re.compile(
     r"(?<![^\s\"“‘'(\[])[^\W\d_]+(?:['’-][^\W\d_]+)*(?![^\s\"”’')\].,;:!?…])", re.UNICODE
 )
+_SENTENCE_END = re.compile(r"[.!?。！？…~～][\"'”’」』）)]*$")
 _DIGIT = re.compile(r"\d")
 # A link, a path, an address, or JSON
 _NO_TEXT = re.compile(
@@ -58,19 +60,43 @@ Record = TypeVar("Record")
 class _Field:
     cells: int = 0
     words: float = 0.0
+    sentences: int = 0  # cells that end as a sentence does
     numbered: int = 0  # cells with a digit
+    digits: int = 0
+    characters: int = 0
     values: set[int] = field(default_factory=set)  # hashes
 
+    def add(self, cell: str) -> None:
+        """Count a cell."""
+        digits = len(_DIGIT.findall(cell))
+        self.cells += 1
+        self.words += _count_words(cell)
+        self.sentences += bool(_SENTENCE_END.search(cell))
+        self.numbered += digits > 0
+        self.digits += digits
+        self.characters += len(cell)
+        self.values.add(hash(cell))
+
     def is_text(self, name: str) -> bool:
+        """Return if most cells are text rather than names, dates, addresses or labels."""
         mean, distinct = self.words / self.cells, len(self.values) / self.cells
-        # Dates and addresses have a digit in each cell.
-        other = _OTHER_NAME.search(name) or self.numbered >= 0.9 * self.cells
-        least: float = _WORDS_IF_OTHER if other else _WORDS
-        if _TEXT_NAME.search(name) and not _OTHER_NAME.search(name):
+        is_numbered = self.numbered >= 0.9 * self.cells and self.digits > 0.06 * self.characters
+        least: float = _WORDS
+        if _OTHER_NAME.search(name) or is_numbered:
+            least = _WORDS_IF_OTHER
+        elif _TEXT_NAME.search(name) or 2 * self.sentences > self.cells:
             least = _WORDS_IF_TEXT
-        return mean >= least and distinct >= (
-            _DISTINCT_IF_LONG if mean >= _WORDS_IF_LONG or least < _WORDS else _DISTINCT
+        repeats = mean >= _WORDS_IF_LONG or least < _WORDS
+        return (
+            mean >= least
+            and distinct >= (_DISTINCT_IF_LONG if repeats else _DISTINCT)
+            and self.varies
         )
+
+    @property
+    def varies(self) -> bool:
+        """True if the cells are not all equal, or too few to know."""
+        return len(self.values) > 1 or self.cells < _MIN_CELLS
 
 
 def take_sample(records: Iterator[Record], size: Callable[[Record], int]) -> list[Record]:
@@ -108,25 +134,28 @@ def physical_lines(text: Iterable[str], path: str) -> Iterator[str]:
         yield "".join(pending)
 
 
-def choose_fields(cells: Iterable[tuple[str, str]]) -> list[str]:
+def choose_fields(cells: Iterable[tuple[str, str]], report: FileReport) -> list[str]:
     """Return the names of the fields that hold text, given names and contents of cells.
 
     Names, dates, labels, links and numbers are no text. If no field has sentences, the one with
-    most words is returned; none if there are no words.
+    most words is returned, with a warning; none if there are no words.
     """
     fields: dict[str, _Field] = {}
     for name, cell in cells:
         if cell := cell.strip()[:_EXAMINED_CHARACTERS]:
-            one = fields.setdefault(name, _Field())
-            one.cells += 1
-            one.words += _count_words(cell)
-            one.numbered += bool(_DIGIT.search(cell))
-            one.values.add(hash(cell))
-    chosen = [name for name, one in fields.items() if one.is_text(name)]
-    if not chosen and any(one.words for one in fields.values()):
-        share = {name: one.words * len(one.values) / one.cells for name, one in fields.items()}
-        chosen = [max(share, key=lambda name: (not _OTHER_NAME.search(name), share[name]))]
-    return chosen
+            fields.setdefault(name, _Field()).add(cell)
+    if chosen := [name for name, one in fields.items() if one.is_text(name)]:
+        return chosen
+    words = {
+        name: one.words * len(one.values) / one.cells
+        for name, one in fields.items()
+        if len(fields) == 1 or (one.varies and not _OTHER_NAME.search(name))
+    }
+    best = max(words, key=lambda name: words[name], default="")
+    if not words.get(best):
+        return []
+    report.warnings.append(f"no field has sentences; {best!r} was read, as it has most words")
+    return [best]
 
 
 def _count_words(cell: str) -> float:
@@ -151,8 +180,11 @@ def text_lines(cell: str, report: FileReport) -> list[str]:
 
 def is_text_cell(name: str, cell: str) -> bool:
     """Return if a single cell of a field holds text."""
-    cell = cell.strip()[:_EXAMINED_CHARACTERS]
-    return _Field(1, _count_words(cell), 0, {0}).is_text(name)
+    if not (cell := cell.strip()[:_EXAMINED_CHARACTERS]):
+        return False
+    one = _Field()
+    one.add(cell)
+    return one.is_text(name)
 
 
 def is_field_name(name: str) -> bool:
