@@ -54,7 +54,8 @@ CARD = "MODEL_CARD.md"
 REQUIRED = (CONFIG, TOKENIZER, WORD_END_PROBS, WORDS, WEIGHTS, CARD)
 Capability = Literal["predict", "score", "cloze"]
 
-_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+NAME_RULE = "use 1 to 64 letters, digits, '.', '_' or '-', a letter or digit first"
 # The fields of config.json that a Checkpoint has, too.
 _DESCRIPTION = ("name", "version", "network", "calibration", "languages", "scores", "training")
 EXPORT_AGAIN = "export the checkpoint again"
@@ -67,8 +68,8 @@ class CheckpointConfig:
     """The content of ``config.json``."""
 
     format_version: Literal[3] = 3  # rises when an old reader would misread a new checkpoint
-    name: Annotated[str, pydantic.Field(pattern=f"^{_NAME}$")]
-    version: Annotated[str, pydantic.Field(pattern=f"^{_NAME}$")]
+    name: Annotated[str, pydantic.Field(pattern=f"^{NAME_PATTERN}$")]
+    version: Annotated[str, pydantic.Field(pattern=f"^{NAME_PATTERN}$")]
     network: NetworkConfig
     calibration: Calibration
     languages: tuple[str, ...]  # codes, such as zh
@@ -257,10 +258,8 @@ def check_target(directory: Path, name: str, version: str, overwrite: bool) -> N
     Raises:
         CheckpointError: *directory* exists and may not be replaced, or a name is invalid.
     """
-    if not all(re.fullmatch(_NAME, label) for label in (name, version)):
-        raise CheckpointError(
-            "name, version: use 1 to 64 letters, digits, '.', '_' or '-', a letter or digit first"
-        )
+    if not all(re.fullmatch(NAME_PATTERN, label) for label in (name, version)):
+        raise CheckpointError(f"name, version: {NAME_RULE}")
     if directory.exists() and not (overwrite and is_checkpoint(directory)):
         raise CheckpointError(
             f"{directory} exists; choose another name, or overwrite a checkpoint with --overwrite"

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from model.cpus import usable_cpus
 from model.errors import CheckpointError, LacunaError
 from service.engine import Engine, NotReady
 from service.errors import Problem
@@ -110,21 +111,12 @@ def freeze_heap() -> None:
     gc.set_threshold(COLLECT_AFTER)
 
 
-def network_threads(
-    wanted: int, groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
-) -> int:
+def network_threads(wanted: int, *control_group: Path) -> int:
     """Return the threads of one network step; 0 means one fewer than there are CPUs, up to 4.
 
-    CPUs count by affinity and by the CPU quota of the process's control group (v2).
+    *control_group* is where :func:`usable_cpus` reads its quota.
     """
-    if wanted:
-        return wanted
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with suppress(OSError, ValueError):  # no such group, or no quota: `max`
-        group = own.read_text("utf-8").rpartition("0::/")[2].strip()
-        quota, period = map(int, (groups / group / "cpu.max").read_text("utf-8").split())
-        cpus = min(cpus, quota // period)
-    return max(1, min(cpus - 1, MAX_THREADS))
+    return wanted or max(1, min(usable_cpus(*control_group) - 1, MAX_THREADS))
 
 
 def _open(settings: Settings) -> tuple["Checkpoint", "Runtime"]:

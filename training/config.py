@@ -1,6 +1,7 @@
 """A training run as frozen dataclasses, read from a TOML run file."""
 
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -8,8 +9,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
+from model.checkpoint import NAME_PATTERN, NAME_RULE
 from model.config import STRICT, NetworkConfig
-from model.errors import RunError
+from model.errors import PreparedDataError, RunError
+from training.data.shards import open_prepared
 
 Count = Annotated[int, Field(ge=0)]
 Size = Annotated[int, Field(ge=1)]
@@ -93,7 +96,9 @@ class RunConfig:
     start_from: str = ""  # a run's state directory (weights, moments) or a checkpoint (weights)
 
     @model_validator(mode="after")
-    def _check_end(self) -> "RunConfig":
+    def _check(self) -> "RunConfig":
+        if not re.fullmatch(NAME_PATTERN, self.name):
+            raise ValueError(f"name: {NAME_RULE}; got {self.name!r}")
         if not self.steps:
             if not self.minutes:
                 raise ValueError("steps and minutes are both 0; give the run an end")
@@ -104,19 +109,60 @@ class RunConfig:
         return self
 
 
-def read_options(kind: type[Options], path: Path) -> Options:
-    """Read a TOML file into a dataclass.
+def read_run(path: Path, prepared: Path | None = None, minutes: float | None = None) -> RunConfig:
+    """Read a run file; *prepared* and *minutes* replace its own.
+
+    A ``[network]`` without ``vocabulary_size`` gets that of the data.
 
     Raises:
-        RunError: the file is missing or not TOML, or :func:`options_from_dict` raises it.
+        RunError: as :func:`read_options`, or the warm-up or decay is longer than the run.
+        PreparedDataError: the size is needed, and the data cannot be read.
+    """
+    values = read_toml(path)
+    data, network = values.get("data"), values.get("network")
+    if isinstance(data, dict) and prepared is not None:
+        data["prepared"] = str(prepared)
+    if minutes is not None:
+        values["minutes"] = minutes
+    if isinstance(network, dict) and isinstance(data, dict) and "prepared" in data:
+        size = network.get("vocabulary_size") or _vocabulary_size(Path(str(data["prepared"])))
+        network["vocabulary_size"] = size
+    config = options_from_dict(RunConfig, values, str(path))
+    optimizer = config.optimizer
+    decay = optimizer.decay_steps if optimizer.schedule == "warmup_stable_decay" else 0
+    for name, steps in (("warmup_steps", optimizer.warmup_steps), ("decay_steps", decay)):
+        if 0 < config.steps < steps:
+            raise RunError(
+                f"{path}: optimizer.{name} is {steps}, longer than the run of {config.steps} steps;"
+                " lower it or give the run more steps"
+            )
+    return config
+
+
+def _vocabulary_size(prepared: Path) -> int:
+    try:
+        return open_prepared(prepared, verify=False).tokenizer.size
+    except PreparedDataError as error:
+        raise PreparedDataError(f"{error}; or name the data with --prepared") from error
+
+
+def read_options(kind: type[Options], path: Path) -> Options:
+    """Read a TOML file into a dataclass; errors are those of the two functions below."""
+    return options_from_dict(kind, read_toml(path), str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        RunError: the file is missing or not TOML.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RunError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RunError(f"{path}: not TOML: {error}") from error
-    return options_from_dict(kind, values, str(path))
 
 
 def options_from_dict(kind: type[Options], values: dict[str, Any], where: str) -> Options:
@@ -134,4 +180,5 @@ def options_from_dict(kind: type[Options], values: dict[str, Any], where: str) -
         fault = _FAULTS.get(first["type"], first["msg"].removeprefix("Value error, "))
         if isinstance(first["input"], (str, int, float)):
             fault += f"; got {first['input']!r}"
-        raise RunError(f"{where}: {'.'.join(map(str, first['loc']))}: {fault}") from error
+        parts = [where, ".".join(map(str, first["loc"])), fault]
+        raise RunError(": ".join(filter(None, parts))) from error

@@ -14,10 +14,13 @@ the class by this annotation. Types: str, int, float, Path, bool, Literal, ``X |
 """
 
 import argparse
+import sys
 from dataclasses import MISSING, Field, field, fields
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import ValidationError
+
+from model.cpus import usable_cpus
 
 Options = TypeVar("Options")
 
@@ -78,3 +81,12 @@ def _argparse_settings(each: Field[Any], hint: Any) -> tuple[list[str], dict[str
     else:
         settings["type"] = hint
     return names, settings
+
+
+def capped_threads(wanted: int) -> int:
+    """Return the threads to use: no more than there are CPUs, and a warning if more are wanted."""
+    cpus = usable_cpus()
+    if wanted > cpus:
+        # Threads that wait for each other's CPU made a run 45 times slower
+        sys.stderr.write(f"warning: {wanted} threads, but {cpus} CPUs are usable; using {cpus}\n")
+    return min(wanted, cpus)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from model.errors import RunError
 from model.files import previous_directory, replaced_directory
+from training.config import options_from_dict
 
 BEST = "best"
 
@@ -121,9 +122,9 @@ def read_state(directory: Path) -> StateInfo:
     path = directory / "state.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return StateInfo(**values | {"progress": Progress(**values["progress"])})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: cannot be read: {error!r}; begin the run again") from error
+        return options_from_dict(StateInfo, values, "")
+    except (OSError, ValueError, RunError) as error:
+        raise RunError(f"{path}: cannot be read: {error}; begin the run again") from error
 
 
 def load_weights(directory: Path, network: nn.Module) -> None:

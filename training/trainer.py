@@ -24,7 +24,7 @@ from model.checkpoint import is_checkpoint, load_checkpoint
 from model.errors import DivergedError, RunError
 from model.files import write_atomically
 from model.network import Network
-from training.config import OptimizerOptions, RunConfig, options_from_dict, read_options
+from training.config import OptimizerOptions, RunConfig, read_run
 from training.data.batches import Batch, BatchStream, held_out_batches
 from training.data.gaps import TokenFlags
 from training.data.shards import Prepared, open_prepared, weigh_sources
@@ -37,7 +37,7 @@ from training.loss import (
     count_tokens,
     set_biases,
 )
-from training.options import argument, option
+from training.options import argument, capped_threads, option
 from training.recorded_data import check_same_run, find_data
 from training.run_log import Means, RunLog, held_out_line, held_out_loss
 from training.run_state import (
@@ -68,12 +68,7 @@ class TrainOptions:
 
 def run(options: TrainOptions) -> int:
     """Run the command; 0 at the end of the run, 130 if a signal stopped it."""
-    config = read_options(RunConfig, options.run_file)
-    if options.minutes is not None:
-        values = asdict(config) | {"minutes": options.minutes}
-        config = options_from_dict(RunConfig, values, "--minutes")
-    if options.prepared is not None:
-        config = replace(config, data=replace(config.data, prepared=str(options.prepared)))
+    config = read_run(options.run_file, options.prepared, options.minutes)
     directory = options.output or Path("runs") / config.name
     finished = train(config, directory, resume=options.resume)
     sys.stderr.write(f"saved: {directory / 'state'}\n")
@@ -118,6 +113,7 @@ class Trainer:
         resume: bool = False,
         network: LanguageModel | None = None,
     ) -> None:
+        config = replace(config, threads=capped_threads(config.threads))
         self.config, self.directory = config, directory
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)

@@ -157,9 +157,10 @@ def text(tmp_path: Path) -> Path:
 
 
 def test_the_command_compares_a_checkpoint_with_an_ngram(
-    tiny_checkpoint: Path, tiny_ngram: Path, text: Path, tmp_path: Path
-) -> None:
-    """Both run behind the serving predictor; the report has three files."""
+    tiny_checkpoint: Path, tiny_ngram: Path, text: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Both run behind the serving predictor; only --overwrite replaces the report's three files."""
     output = tmp_path / "report"
     words = ["evaluate", str(tiny_checkpoint), str(text), "--field", "said", "--lines", "2"]
     words += ["--typing-lines", "1", "--output", str(output), "--against", str(tiny_ngram)]
@@ -172,6 +173,12 @@ def test_the_command_compares_a_checkpoint_with_an_ngram(
     assert len(claimed) == len(right) == len(share) > 0
     assert sum(share) == pytest.approx(1)
     assert {path.suffix for path in output.iterdir()} == {".json", ".md", ".png"}
+    monkeypatch.setattr(command, "evaluate", lambda *_: {**report, "seed": 77})
+    assert main(words) == 2
+    assert "evaluation.json exists; choose another --output" in capsys.readouterr().err
+    assert json.loads((output / "evaluation.json").read_text(encoding="utf-8")) == report
+    assert main([*words, "--overwrite"]) == 0
+    assert "Seed 77" in (output / "evaluation.md").read_text(encoding="utf-8")
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_the_work(

@@ -7,7 +7,8 @@ from typing import Literal
 
 import pytest
 
-from training.options import argument, option, parse_options
+import training.options
+from training.options import argument, capped_threads, option, parse_options
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +48,14 @@ def test_a_wrong_command_line_is_refused(words: str, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit, match="2"):
         parse(*words.split())
     assert "usage" in capsys.readouterr().err
+
+
+def test_no_more_threads_than_cpus_are_used(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line of warning has both numbers."""
+    monkeypatch.setattr(training.options, "usable_cpus", lambda: 3)
+    assert [capped_threads(wanted) for wanted in (1, 3)] == [1, 3]
+    assert capsys.readouterr().err == ""
+    assert capped_threads(64) == 3
+    assert capsys.readouterr().err == "warning: 64 threads, but 3 CPUs are usable; using 3\n"

@@ -79,6 +79,25 @@ def test_crash_between_two_renames_loses_nothing(tmp_path: Path) -> None:
     assert read_state(saved_state(tmp_path)) == INFO
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"data_sha256"', '"data"', "data_sha256: missing"),
+        ('"step": 3', '"step": "x"', r"progress\.step: .*integer"),
+        ('"progress"', '"forward"', "progress: missing"),
+    ],
+)
+def test_missing_and_ill_typed_keys_are_named(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    """A state of another program is refused by the name of a key."""
+    save_state(tmp_path / "state", *trained(), INFO)
+    path = tmp_path / "state" / "state.json"
+    path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+    with pytest.raises(RunError, match=rf"state\.json: cannot be read: {message}.*; begin"):
+        read_state(path.parent)
+
+
 @pytest.mark.parametrize("file", ["state.json", "weights.safetensors", "optimizer.safetensors"])
 @pytest.mark.parametrize("content", [None, b"", b"{}", b"x" * 100])
 def test_damaged_files_are_named(tmp_path: Path, file: str, content: bytes | None) -> None:

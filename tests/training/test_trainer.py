@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import training.options
 from model.config import NetworkConfig
 from model.errors import DivergedError, ExportError, PreparedDataError, RunError
 from research.cifg import KeyboardConfig, KeyboardNetwork
@@ -221,6 +222,15 @@ def test_missing_devices_are_named(
     assert not (tmp_path / "run").exists()
 
 
+def test_threads_are_those_of_the_machine(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run with more threads than CPUs uses the CPUs, and its state says so."""
+    monkeypatch.setattr(training.options, "usable_cpus", lambda: 1)
+    trainer = Trainer(tiny_config(prepared, threads=64), tmp_path / "run")
+    assert torch.get_num_threads() == trainer.config.threads == 1
+
+
 def test_divergence_keeps_the_last_state(prepared: Path, tmp_path: Path) -> None:
     """A loss that is not a number raises DivergedError; the saved state is not touched."""
     trainer = Trainer(tiny_config(prepared), tmp_path / "run")
@@ -309,7 +319,7 @@ def test_moved_data_are_known_by_their_hash(
     path.write_text(
         f'name = "a"\nsteps = 4\ndata = {{prepared = "{old}/data/small", rows = 4}}\n'
         f"network = {{vocabulary_size = {SIZE}, hidden_size = 8}}\n"
-        'optimizer = {schedule = "constant"}\n',
+        'optimizer = {schedule = "constant", warmup_steps = 0}\n',
         encoding="utf-8",
     )
     command = ["train", str(path), "--output"]
@@ -362,7 +372,7 @@ def test_the_command_trains_within_its_minutes(prepared: Path, tmp_path: Path) -
     path.write_text(
         f'name = "a"\nminutes = 60\ndata = {{prepared = "{prepared}", rows = 4}}\n'
         f"network = {{vocabulary_size = {SIZE}, hidden_size = 8}}\n"
-        'optimizer = {schedule = "constant"}\n',
+        'optimizer = {schedule = "constant", warmup_steps = 0}\n',
         encoding="utf-8",
     )
     command = ["train", str(path), "--output", str(tmp_path / "run"), "--minutes", "1e-9"]
@@ -381,7 +391,7 @@ def test_an_interrupted_command_says_so(
     path.write_text(
         f'name = "a"\nsteps = 3\ndata = {{prepared = "{prepared}", rows = 4}}\n'
         f"network = {{vocabulary_size = {SIZE}, hidden_size = 8}}\n"
-        'optimizer = {schedule = "constant"}\n',
+        'optimizer = {schedule = "constant", warmup_steps = 0}\n',
         encoding="utf-8",
     )
     update = Trainer.update

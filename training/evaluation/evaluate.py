@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from model.errors import RunError
 from model.runtime import Float64Array
 from model.text import LANGUAGES
 from model.tokenizer import Tokenizer
@@ -34,7 +35,7 @@ from training.evaluation.statistics import (
 )
 from training.evaluation.systems import CAPABILITIES, EvaluatedSystem, open_system
 from training.evaluation.test_items import Items, TextFile, choose_items, read_files
-from training.options import argument, option
+from training.options import argument, capped_threads, option
 
 BOOTSTRAP_ROUNDS = 1000
 
@@ -46,6 +47,7 @@ class EvaluateOptions:
     checkpoint: Path = argument("directory of a checkpoint, or of an n-gram")
     text: tuple[str, ...] = argument("held-out text: files, folders or globs; one item a line")
     output: Path = option("directory for the report", metavar="DIR")
+    overwrite: bool = option("replace an existing report", False)
     against: Path | None = option("checkpoint or n-gram to compare with", None, metavar="DIR")
     field: str | None = option("field of each JSON line that has the text", None, metavar="NAME")
     lines: int = option("lines for each language with items", 1500, metavar="N")
@@ -57,8 +59,13 @@ class EvaluateOptions:
 
 def run(options: EvaluateOptions) -> int:
     """Evaluate and write the report; 0 on success."""
+    if (options.output / REPORT).exists() and not options.overwrite:
+        raise RunError(
+            f"{options.output / REPORT} exists; choose another --output, or replace it with"
+            " --overwrite"
+        )
     directories = [options.checkpoint, *([options.against] if options.against else [])]
-    settings = options.device, options.threads
+    settings = options.device, capped_threads(options.threads)
     systems = [open_system(each, *settings) for each in directories]
     tokenizer = Tokenizer.load(options.checkpoint / "tokenizer.model")
     files = read_files(options.text, options.field)
