@@ -41,6 +41,7 @@ def read(text: str, step: int = 5) -> tuple[list[str], FileReport]:
         ("&lt;b&gt; &copy; a < b > c", ["<b> © a < b > c"]),
         ('<div align="x">\n<b>HTML</b> text</div>', ["HTML text"]),
         (":::note\nInside :smile: it\n:::\n[TOC]\n> [!NOTE]\n> Look {#id}", ["Inside it", "Look"]),
+        ("- [Part](#part)\n  - **[Next](#next)**\n\nsee [here](#part)", ["see here"]),
         ("", []),
     ],
 )  # fmt: skip

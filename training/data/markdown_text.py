@@ -43,6 +43,7 @@ _MARK_LINE = re.compile(
     r"|(?:import|export) .*from ['\"].*)\s*$",
     re.IGNORECASE,
 )
+_CONTENTS = re.compile(r"[*_\s]*\[[^\[\]]*\]\(#[^()]*\)[*_\s]*")  # a link to a heading
 _HARD_BREAK = re.compile(r"(?: {2,}|\\)$")
 
 _SPECIAL = re.compile(r"[*_`\[<&$\\~={:]")
@@ -86,6 +87,9 @@ def read_markdown(text: Iterable[str], report: FileReport) -> Iterator[str]:
     lines = (line.rstrip("\n") for line in physical_lines(text, report.path))
     content = _without_indented_code(_without_blocks(lines, report), report)
     for paragraph in _paragraphs(content, report):
+        if _CONTENTS.fullmatch(paragraph):
+            report.removed["table of contents"] += 1
+            continue
         plain = _without_marks(paragraph, report) if _SPECIAL.search(paragraph) else paragraph
         yield from filter(None, map(one_line, plain.split("\0")))
 
