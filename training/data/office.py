@@ -1,5 +1,6 @@
 """Word documents and e-books to paragraphs. Both are zip archives of XML."""
 
+import lzma
 import posixpath
 import re
 import zipfile
@@ -14,6 +15,14 @@ from model.errors import CorpusError
 from training.data.file_report import FileReport
 from training.data.html_text import html_charset, read_html
 
+_FAULTS = (
+    zipfile.BadZipFile,
+    Xml.ParseError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    ValueError,
+)
 _MAX_PART_BYTES = 256 << 20  # of one file in the archive, unpacked
 _OLD_OFFICE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _DOCUMENT = re.compile(r"word/(?:document\d*|footnotes|endnotes)\.xml")
@@ -75,7 +84,7 @@ def _opened(path: Path, report: FileReport) -> Iterator[zipfile.ZipFile]:
                 yield archive
     except RuntimeError as error:
         raise CorpusError(f"{path}: protected by a password; save a copy without one") from error
-    except (zipfile.BadZipFile, Xml.ParseError, zlib.error, EOFError, ValueError) as error:
+    except _FAULTS as error:
         raise CorpusError(f"{path}: damaged or truncated ({error}); fetch it again") from error
     except OSError as error:
         raise CorpusError(
