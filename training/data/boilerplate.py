@@ -6,6 +6,7 @@ from model.text import HAN_CHARACTER, LETTER
 from training.data.file_report import FileReport
 
 _PASSED = 3  # occurrences of a pattern that are kept
+_MAX_SHARE = 0.25  # of the lines so far; a more frequent pattern is what the file is about
 _MAX_CHARACTERS = 200  # of a line that may be boilerplate
 _MIN_WIDTH = 12  # shorter lines are replies, unless they look like the number of a page
 _MAX_PATTERNS = 200_000  # remembered
@@ -14,6 +15,7 @@ _PAGE = re.compile(
     r"\W*(?:page|p\.?|chapter|part|section|第)?\s*0\W*(?:of\s*0|[页頁章节節回卷集](?:\W*共\W*0\W*[页頁])?)?\W*",
     re.IGNORECASE,
 )
+_SENTENCE_END = re.compile(r"[.!?。！？…][\"'”’」』）)\]]*$")
 _DECORATED = re.compile(r"[-=*—~_#+<>·•【\[]{1,}.*[-=*—~_#+<>·•】\]]{1,}")
 _LINK = re.compile(r"\W*(?:https?://|www\.)\S+\W*", re.IGNORECASE)
 
@@ -21,27 +23,31 @@ _LINK = re.compile(r"\W*(?:https?://|www\.)\S+\W*", re.IGNORECASE)
 class BoilerplateFilter:
     """Decides which lines of a file pass; the others are counted in its report.
 
-    The first lines of a pattern pass. Two lines have the same pattern if only numbers differ.
+    The first lines of a pattern pass. Two lines have the same pattern if they are equal, or if they
+    are no sentences and only numbers differ.
     """
 
     def __init__(self, report: FileReport) -> None:
         self._report = report
         self._counts: dict[int, int] = {}
+        self._lines = 0
 
     def passes(self, line: str) -> bool:
         """Return if a line, the next of the file, is no boilerplate."""
+        self._lines += 1
         if len(line) > _MAX_CHARACTERS:
             return True
         line = line.strip()
         if _LINK.fullmatch(line):
             self._report.removed["links"] += 1
             return False
-        pattern = _NUMBER.sub("0", line)
+        pattern = line if _SENTENCE_END.search(line) else _NUMBER.sub("0", line)
         key = hash(pattern.casefold())
         count = self._counts[key] = self._counts.get(key, 0) + 1
         if len(self._counts) > _MAX_PATTERNS:
             self._forget()
-        if count <= _PASSED or not _may_be_boilerplate(pattern):
+        is_kept = count <= _PASSED or count > _MAX_SHARE * self._lines
+        if is_kept or not _may_be_boilerplate(pattern):
             return True
         self._report.removed["repeated lines"] += 1
         return False

@@ -82,10 +82,12 @@ class _Field:
         mean, distinct = self.words / self.cells, len(self.values) / self.cells
         is_numbered = self.numbered >= 0.9 * self.cells and self.digits > 0.06 * self.characters
         least: float = _WORDS
-        if _OTHER_NAME.search(name) or is_numbered:
+        if _OTHER_NAME.search(name):
             least = _WORDS_IF_OTHER
         elif _TEXT_NAME.search(name) or 2 * self.sentences > self.cells:
             least = _WORDS_IF_TEXT
+        elif is_numbered:  # dates, addresses
+            least = _WORDS_IF_OTHER
         repeats = mean >= _WORDS_IF_LONG or least < _WORDS
         return (
             mean >= least
