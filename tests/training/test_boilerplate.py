@@ -7,19 +7,18 @@ from training.data.boilerplate import BoilerplateFilter
 from training.data.file_report import FileReport
 
 
-def kept(lines: list[str]) -> tuple[list[str], dict[str, int]]:
+def kept(lines: list[str], numbers: bool = True) -> tuple[list[str], dict[str, int]]:
     """Return the lines that pass, and the counts of those that do not."""
     report = FileReport("a.txt", "txt")
-    lines_filter = BoilerplateFilter(report)
+    lines_filter = BoilerplateFilter(report, numbers=numbers)
     return [line for line in lines if lines_filter.passes(line)], dict(report.removed)
 
 
 def in_text(lines: list[str]) -> list[str]:
-    """Put text around each line."""
+    """Put 24 lines of text before each line."""
+    text = "abcdefghijklmnopqrstuvwx"
     return [
-        each
-        for n, line in enumerate(lines)
-        for each in (*(f"It is {c * n}." for c in "abcd"), line)
+        each for n, line in enumerate(lines) for each in (*(f"It is {c * n}." for c in text), line)
     ]
 
 
@@ -68,6 +67,13 @@ def test_text_with_numbers_passes(line: str) -> None:
     assert kept(lines) == (lines, {})
     if line[-1] in ".。":
         assert kept(in_text(lines)) == (in_text(lines), {})
+
+
+def test_numbers_in_records_differ() -> None:
+    """Without pages, lines that differ in a number are different."""
+    lines = in_text([f"the {number} of them came to the sea" for number in range(20)])
+    assert kept(lines, numbers=False) == (lines, {})
+    assert kept(lines)[1] == {"repeated lines": 17}
 
 
 def test_lines_that_are_links_go() -> None:

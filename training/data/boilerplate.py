@@ -6,7 +6,9 @@ from model.text import HAN_CHARACTER, LETTER
 from training.data.file_report import FileReport
 
 _PASSED = 3  # occurrences of a pattern that are kept
-_MAX_SHARE = 0.25  # of the lines so far; a more frequent pattern is what the file is about
+# Of the lines so far; a more frequent pattern is what the file is about. A line that differs in
+# numbers is the header of a page, among many lines.
+_MAX_SHARE, _MAX_NUMBERED_SHARE = 0.25, 0.05
 _MAX_CHARACTERS = 200  # of a line that may be boilerplate
 _MIN_WIDTH = 12  # shorter lines are replies, unless they look like the number of a page
 _MAX_PATTERNS = 200_000  # remembered
@@ -23,12 +25,13 @@ _LINK = re.compile(r"\W*(?:https?://|www\.)\S+\W*", re.IGNORECASE)
 class BoilerplateFilter:
     """Decides which lines of a file pass; the others are counted in its report.
 
-    The first lines of a pattern pass. Two lines have the same pattern if they are equal, or if they
-    are no sentences and only numbers differ.
+    The first lines of a pattern pass. Two lines have the same pattern if they are equal, or, with
+    *numbers*, if they are no sentences and only numbers differ.
     """
 
-    def __init__(self, report: FileReport) -> None:
+    def __init__(self, report: FileReport, *, numbers: bool = True) -> None:
         self._report = report
+        self._numbers = numbers
         self._counts: dict[int, int] = {}
         self._lines = 0
 
@@ -41,13 +44,14 @@ class BoilerplateFilter:
         if _LINK.fullmatch(line):
             self._report.removed["links"] += 1
             return False
-        pattern = line if _SENTENCE_END.search(line) else _NUMBER.sub("0", line)
+        pattern = line
+        if self._numbers and not _SENTENCE_END.search(line):
+            pattern = _NUMBER.sub("0", line)
         key = hash(pattern.casefold())
         count = self._counts[key] = self._counts.get(key, 0) + 1
         if len(self._counts) > _MAX_PATTERNS:
             self._forget()
-        is_kept = count <= _PASSED or count > _MAX_SHARE * self._lines
-        if is_kept or not _may_be_boilerplate(pattern):
+        if count <= _PASSED or count > _max_share(line, pattern) * self._lines:
             return True
         self._report.removed["repeated lines"] += 1
         return False
@@ -60,10 +64,11 @@ class BoilerplateFilter:
             self._counts = {key: count for key, count in self._counts.items() if count >= least}
 
 
-def _may_be_boilerplate(pattern: str) -> bool:
+def _max_share(line: str, pattern: str) -> float:
+    """Return the share of the lines up to which a pattern is boilerplate; 0 if it is none."""
+    if _PAGE.fullmatch(pattern) or _DECORATED.fullmatch(pattern):
+        return _MAX_SHARE
     width = len(pattern) + len(HAN_CHARACTER.findall(pattern))
-    return bool(
-        (width >= _MIN_WIDTH and LETTER.search(pattern))
-        or _PAGE.fullmatch(pattern)
-        or _DECORATED.fullmatch(pattern)
-    )
+    if width < _MIN_WIDTH or not LETTER.search(pattern):
+        return 0
+    return _MAX_SHARE if pattern == line else _MAX_NUMBERED_SHARE

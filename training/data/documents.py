@@ -67,7 +67,8 @@ def read_lines(
         lines = _decodable(lines, report)
     if file.kind in _PLAIN:
         lines = read_plain(lines, report, file.kind)
-    boilerplate = BoilerplateFilter(report)
+    # Records have no page headers.
+    boilerplate = BoilerplateFilter(report, numbers=file.kind not in _FIELD_READERS)
     for line in lines:
         if line and not line.isspace() and boilerplate.passes(line):
             report.lines += 1
