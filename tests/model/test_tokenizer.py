@@ -28,10 +28,11 @@ SPECIAL = ["\u2581", "a\u2581 b", "\x00", "a\x00b", "\r\n\t", "  two  ", "\ufeff
 
 @given(st.sampled_from(SPECIAL) | st.text(alphabet=st.characters(exclude_categories=["Cs"])))
 def test_any_text_round_trips(tokenizer: Tokenizer, text: str) -> None:
-    """Decoding gives back any Unicode text."""
+    """Decoding gives back any Unicode text, encoded alone or with others."""
     text = normalise(text)
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
+    assert tokenizer.encode_all(["go", text]) == [tokenizer.encode("go"), ids]
     assert not {UNKNOWN, END, BLANK, END_OF_GAP} & set(ids)
 
 

@@ -1,8 +1,13 @@
 """The list of known words."""
 
-import pytest
+from itertools import groupby
 
-from model.words import MAX_BYTES, KnownWords, read_words, words_file, words_in
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.text import is_word_character
+from model.words import MAX_BYTES, KnownWords, read_words, spelled_words, words_file, words_in
 
 
 def test_words_are_found_however_they_are_written() -> None:
@@ -24,6 +29,13 @@ def test_words_are_found_however_they_are_written() -> None:
         assert word in words
     unknown = "theatr theatres cafe do dont 3rd one_ one1 don'ts theatreS Tom'S a zoo"
     assert not any(word in words for word in unknown.split())
+
+
+@given(st.text(st.sampled_from("aZ09_'’ -.,，。“…é中〇か①क\u0301\u302a０Ａ𝔘")) | st.text())
+def test_words_are_maximal_runs_of_word_characters(text: str) -> None:
+    """Common and rare characters are treated alike."""
+    runs = groupby(text, is_word_character)
+    assert spelled_words(text) == ["".join(run) for is_word, run in runs if is_word]
 
 
 def test_numbers_are_known_and_an_empty_list_knows_every_word() -> None:

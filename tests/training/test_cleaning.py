@@ -13,6 +13,8 @@ from training.data.cleaning import clean, mask_contacts, sentences
         ("Mr. A. Smith left. Who knows why?", ["Mr. A. Smith left.", "Who knows why?"]),
         ('"What?" he asked. "I see!" 12. ...', ['"What?" he asked.', '"I see!" 12. ...']),
         ("我来了。“你呢？”他说。好", ["我来了。", "“你呢？”", "他说。", "好"]),
+        ('他说:"好。"然后走。"你呢?"她问', ['他说:"好。"', "然后走。", '"你呢?"', "她问"]),
+        ("你好吗?很好!第3.5章", ["你好吗?", "很好!", "第3.5章"]),
         ("1. Go on", ["1. Go on"]),
         ("12.", ["12."]),
     ],
@@ -78,6 +80,20 @@ def test_split_lines_lose_only_spaces(text: str, limit: int, split: bool) -> Non
 def test_long_lines_are_split(line: str, limit: int, parts: list[str]) -> None:
     """A sentence end with its closing quote divides, else a space or comma, else the limit."""
     assert clean(line, limit) == parts
+
+
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        ("我们走了。" * 20, ["我们走了。"] * 20),
+        ("We left. " * 20, ["We left."] * 20),
+        ("长" * 100, ["长" * 16] * 6 + ["长" * 4]),
+        ("we left " * 20, ["we left we left"] * 10),
+    ],
+)
+def test_documents_are_cut_into_sentences(line: str, parts: list[str]) -> None:
+    """A line many times as long as the limit becomes sentences; without marks, split parts."""
+    assert clean(line, 16) == parts
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,6 @@
 import errno
 import itertools
 import json
-import random
-import re
 import tracemalloc
 from collections import Counter
 from dataclasses import replace
@@ -20,14 +18,13 @@ from model.words import read_words, words_in
 from tests.fixtures_checkpoint import tiny_tokenizer
 from tests.training.made_up_text import HAN, WORDS, chinese, english, write_lines
 from training.__main__ import main
-from training.data import encode, reading, word_counts
+from training.data import encode, reading
 from training.data.prepare import PrepareOptions, prepare, sample_lines
 from training.data.reading import read_text
 from training.data.shards import Shard, open_prepared
 from training.data.sources import SourceOptions
 from training.data.text_report import TextReport
 from training.data.train_tokenizer import train_tokenizer
-from training.data.word_counts import WordCounts
 
 
 @pytest.fixture(scope="module")
@@ -143,16 +140,6 @@ def test_words_of_training_lines_are_known(
         expected = {word for word, count in counts.items() if count >= known_from}
         assert set(read_words(found.words)) == expected
         assert len(expected) == different
-
-
-def test_rare_words_are_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory for words is limited: the rarer half goes."""
-    monkeypatch.setattr(word_counts, "MAX_WORDS", 4)
-    counts = WordCounts()
-    for line in ("the cat, the dog", "the cow and the cat", "the owl"):
-        counts.add([line])
-    assert read_words(counts.file(1)) == ["cat", "owl", "the"]
-    assert read_words(counts.file(2)) == ["cat", "the"]
 
 
 @pytest.mark.parametrize(("share", "names"), [(0.0001, ["english", "chinese"]), (0.0, [])])
@@ -317,15 +304,19 @@ def test_a_failure_leaves_nothing_behind(
     assert list(options.output.parent.iterdir()) == []
 
 
-def test_a_size_too_large_names_the_largest_possible(
-    sources: tuple[SourceOptions, ...], options: PrepareOptions
+def test_test_lines_are_kept_apart(
+    folder: Path, sources: tuple[SourceOptions, ...], options: PrepareOptions
 ) -> None:
-    """The error of a tokenizer too large for the text names a size, which works."""
-    with pytest.raises(TokenizerError, match=r"size 16000: .* \d+ to \d+; leave") as caught:
-        prepare(sources, replace(options, vocabulary_size=16_000))
-    possible = int(re.findall(r"\d+", str(caught.value))[-1])
-    found = prepare(sources, replace(options, vocabulary_size=possible))
-    assert open_prepared(found).tokenizer.size == possible
+    """A share of blocks is written as plain text; these lines are in no shard."""
+    found = open_prepared(prepare(sources, replace(options, test_share=0.2)))
+    shards = [*found.sources, *found.held_out]
+    prepared = {text for shard in shards for text in texts(shard, found.tokenizer)}
+    for language in ("en", "zh"):
+        path = options.output / "test" / f"{language}.txt"  # type: ignore[operator]
+        lines = path.read_text(encoding="utf-8").splitlines()
+        original = set((folder / f"{language}.txt").read_text().splitlines())
+        assert 0.15 < len(lines) / len(original) < 0.25
+        assert set(lines) <= original - prepared
 
 
 @pytest.mark.parametrize(
@@ -367,30 +358,3 @@ def test_a_source_without_new_lines_is_left_out(
     found = open_prepared(prepare((sources[0], again), options, reports.append))
     assert [shard.name for shard in found.sources] == ["english"]
     assert "no line is new" in reports[0].warnings[0]
-
-
-def test_the_command_prepares_inputs(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Each input is a source named after it; --sentences makes a line of each sentence."""
-    (tmp_path / "more").mkdir()
-    rows = [chinese(random.Random(n)) + chinese(random.Random(n + 300)) for n in range(300)]
-    rows = [json.dumps({"body": row}) for row in rows]
-    (tmp_path / "more" / "zh.jsonl").write_text("\n".join(rows))
-    inputs = [str(folder / "en.txt"), str(tmp_path / "more")]
-    command = ["prepare", *inputs, "--output", str(tmp_path / "out"), "--vocabulary-size", "350"]
-    assert main([*command, "--field", "body", "--language", "zh", "--sentences"]) == 0
-    assert capsys.readouterr().out.endswith(f"\n{tmp_path / 'out'}\n")
-    found = open_prepared(tmp_path / "out")
-    assert [(s.name, s.language) for s in found.sources] == [("en", "zh"), ("more", "zh")]
-    assert found.sources[1].lines > 500
-
-
-def test_the_command_reads_source_lists(folder: Path, tmp_path: Path) -> None:
-    """A source list is read, and its paths start from --root."""
-    listed = tmp_path / "sources.toml"
-    listed.write_text('[[source]]\nname = "english"\npath = "en.txt"\nweight = 3.0\n')
-    command = ["prepare", "--sources", str(listed), "--vocabulary-size", "300"]
-    assert main([*command, "--root", str(folder), "--output", str(tmp_path / "out")]) == 0
-    found = open_prepared(tmp_path / "out").sources
-    assert [(s.name, s.weight) for s in found] == [("english", 3.0)]

@@ -125,6 +125,18 @@ def test_the_script_decides_the_language(tmp_path: Path) -> None:
     assert (second.name, second.language) == ("b_en", "zh")
 
 
+def test_a_mixed_file_is_scored_by_language(tmp_path: Path) -> None:
+    """Lines of two languages are two files; fewer than 5 % count as lines of the other one."""
+    chinese, english = ["今天天气很好", "我们走吧"], [f"line {n}" for n in range(30)]
+    (tmp_path / "chat.txt").write_text("\n".join([*chinese, *english]), encoding="utf-8")
+    assert read_files([str(tmp_path)]) == [
+        TextFile("chat", "en", tuple(english)),
+        TextFile("chat-zh", "zh", tuple(chinese)),
+    ]
+    (tmp_path / "chat.txt").write_text("\n".join([chinese[0], *english]), encoding="utf-8")
+    assert read_files([str(tmp_path)]) == [TextFile("chat", "en", (chinese[0], *english))]
+
+
 def test_a_line_too_long_for_a_query_is_divided(tmp_path: Path) -> None:
     """Parts end with sentences if there are any; no text is lost."""
     chapter = "It was late. " * 1500

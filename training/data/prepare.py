@@ -110,7 +110,8 @@ def prepare(
     with replaced_directory(output) as work:
         text = read_text(sources, options, work / "spool")
         tokenizer = _tokenizer(text, options)
-        text = text.measure(tokenizer)
+        if options.tokenizer is None:
+            text = text.measure(tokenizer)
         if show is not None:
             show(text.report)
         words = WordCounts()

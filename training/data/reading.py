@@ -25,15 +25,19 @@ from training.data.file_report import FileReport
 from training.data.input_files import SkippedFile, find_files
 from training.data.raw_lines import RawLines
 from training.data.sources import SourceOptions
-from training.data.splits import Blocks, TextSplit, choose_blocks, share_to_hold_out
+from training.data.splits import (
+    Blocks,
+    TextSplit,
+    choose_blocks,
+    group_languages,
+    share_to_hold_out,
+)
 from training.data.text_report import TextReport, find_warnings
 from training.options import option
 from training.progress import progress_bar
 
 # Distinct lines after which duplicates are no longer noticed: some 1.2 GB.
 REMEMBERED_LINES = 20_000_000
-# Lines of a language with a smaller share of a source count as lines of the other one.
-MIN_LANGUAGE_SHARE = 0.05
 SAMPLES = 10
 _MEASURED_LINES = 400
 _SHOWN_REASONS = 5
@@ -105,7 +109,9 @@ class ReadText:
             tokens[language] += len(tokenizer.encode(line))
             characters[language] += len(line)
         shares = {each: tokens[each] / characters[each] for each in sorted(characters)}
-        return replace(self, report=replace(self.report, tokens_per_character=shares))
+        size = tokenizer.size
+        report = replace(self.report, tokens_per_character=shares, vocabulary_size=size)
+        return replace(self, report=report)
 
 
 def read_text(sources: Sequence[SourceOptions], options: ReadOptions, directory: Path) -> ReadText:
@@ -193,21 +199,18 @@ class _Reader:
     ) -> list[Part]:
         """Return a part for each language with lines, the one with most lines first."""
         lines = {language: counts[f"{language} lines"] for language in LANGUAGES}
-        common, rare = sorted(LANGUAGES, key=lambda language: -lines[language])
         total = sum(lines.values())
-        groups: list[tuple[str, ...]] = [(common,), (rare,)]
-        if lines[rare] < MIN_LANGUAGE_SHARE * total:
-            groups = [(common, rare)]
-            self.folded[rare] += lines[rare]
         if not total:
             self.warnings.append(
                 f"{source.path}: no line is new: {counts['duplicates']:,} duplicates,"
                 f" {counts['without_letters']:,} without letters; not used"
             )
-            return []
+        groups = group_languages(lines)
+        for _, *rare in groups:
+            self.folded.update({language: lines[language] for language in rare})
         return [
             Part(
-                name=self._name(source.name if group[0] == common else f"{source.name}-{rare}"),
+                name=self._name(f"{source.name}-{group[0]}" if number else source.name),
                 language=group[0],
                 consecutive=source.consecutive or 2 * counts["from documents"] > total,
                 options=source,
@@ -219,7 +222,7 @@ class _Reader:
                 size=sum(counts[f"{language} size"] for language in group),
                 counts={key: counts[key] for key in ("lines", "without_letters", "duplicates")},
             )
-            for group in groups
+            for number, group in enumerate(groups)
         ]
 
     def _name(self, wanted: str) -> str:
@@ -248,7 +251,7 @@ class _Reader:
             held_out[part.language] += counts["heldout"]
             test[part.language] += counts["test"]
         duplicates = self.counts["duplicates"]
-        folded = {each: count for each, count in sorted(self.folded.items()) if count}
+        folded = dict(sorted(self.folded.items()))
         samples = dict.fromkeys(line for _, line in _some_lines(parts, SAMPLES))
         return TextReport(
             files=tuple(self.files),
@@ -263,6 +266,7 @@ class _Reader:
             test_lines=dict(test),
             samples=tuple(samples),
             tokens_per_character={},
+            vocabulary_size=0,
             warnings=(
                 *self.warnings,
                 *find_warnings(self.files, lines, folded, duplicates, held_out),

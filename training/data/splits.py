@@ -1,4 +1,4 @@
-"""Blocks of neighbouring lines: which are read, held out, or kept for tests."""
+"""Divisions of a text: by language, and into blocks that are trained on, held out, or for tests."""
 
 import hashlib
 from collections import Counter
@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from model.text import LANGUAGES
+
 # Neighbouring lines that share a fate; fewer if a source is small.
 BLOCK_LINES = 50
 # Lines of a language that are held out if no share is given, within limits of the share
 HELD_OUT_LINES = 1000
 MIN_SHARE, MAX_SHARE = 0.005, 0.1
+# Lines of a language with a smaller share of a text count as lines of the other one.
+MIN_LANGUAGE_SHARE = 0.05
 
 TextSplit = Literal["train", "heldout", "test"]
 
@@ -33,6 +37,18 @@ class Blocks:
         for block in range(_ceil(lines, self.lines)):
             counts[self.split_of(block)] += min(self.lines, lines - block * self.lines)
         return counts
+
+
+def group_languages(lines: Mapping[str, int]) -> list[tuple[str, ...]]:
+    """Return the groups of languages whose lines belong together, given the number of each.
+
+    The group with most lines comes first, and a language before the one that counts as it.
+    """
+    found = sorted(language for language in LANGUAGES if lines.get(language))
+    found.sort(key=lambda language: -lines[language])
+    if len(found) == 2 and lines[found[1]] < MIN_LANGUAGE_SHARE * sum(lines.values()):
+        return [(found[0], found[1])]
+    return [(language,) for language in found]
 
 
 def share_to_hold_out(lines: int) -> float:

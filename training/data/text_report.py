@@ -33,6 +33,7 @@ class TextReport:
     held_out_lines: dict[str, int]
     test_lines: dict[str, int]
     samples: tuple[str, ...]
+    vocabulary_size: int  # 0 without a tokenizer
     tokens_per_character: dict[str, float]
     warnings: tuple[str, ...]
 
@@ -72,8 +73,9 @@ class TextReport:
         if parts := [f"{count:,} {reason}" for reason, count in left_out.items() if count]:
             yield _row("left out", ", ".join(parts))
         if self.tokens_per_character:
-            shares = self.tokens_per_character.items()
-            yield _row("tokens", ", ".join(f"{_NAMES[k]} {v:.2f} per character" for k, v in shares))
+            shares = [f"{_NAMES[k]} {v:.2f}" for k, v in self.tokens_per_character.items()]
+            size = f"vocabulary of {self.vocabulary_size:,}"
+            yield _row("tokens", f"{', '.join(shares)} for each character ({size})")
         yield "samples"
         for sample in self.samples:
             yield f"  {sample[:_SHOWN_CHARACTERS]}{'…' * (len(sample) > _SHOWN_CHARACTERS)}"

@@ -20,6 +20,7 @@ from training.data.cleaning import split_line
 from training.data.documents import read_lines
 from training.data.file_report import FileReport
 from training.data.input_files import find_files
+from training.data.splits import group_languages
 
 MARKER = "____"
 POSITIONS_PER_LINE = 2
@@ -105,7 +106,9 @@ def choose_items(
 
 
 def read_files(inputs: Sequence[str], field: str | None = None) -> list[TextFile]:
-    """Read held-out files; the script of its first lines decides the language of each.
+    """Read held-out files. A file with lines of both languages gives a file of each.
+
+    The one of the rarer language is called ``NAME-LANGUAGE``.
 
     Raises:
         CorpusError: there is nothing to read, or two files have the same name.
@@ -117,12 +120,24 @@ def read_files(inputs: Sequence[str], field: str | None = None) -> list[TextFile
         lines = tuple(part for text in texts for part in split_line(text, MAX_CHARACTERS))
         if not lines:
             raise CorpusError(f"{file.path}: no text; name files with one line an item")
-        language = language_of("\n".join(lines[:200]))
-        files.append(TextFile(file.path.name.split(".")[0], language, lines))
+        name = file.path.name.split(".")[0]
+        files += [
+            TextFile(f"{name}-{language}" if number else name, language, chosen)
+            for number, (language, chosen) in enumerate(_by_language(lines))
+        ]
     (name, count), *_ = Counter(file.name for file in files).most_common(1)
     if count > 1:
         raise CorpusError(f"{count} files are called {name}; rename them")
     return files
+
+
+def _by_language(lines: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+    """Divide lines by their languages, the common one first; a rare one counts as the other."""
+    languages = [language_of(line) for line in lines]
+    return [
+        (group[0], tuple(line for line, own in zip(lines, languages, strict=True) if own in group))
+        for group in group_languages(Counter(languages))
+    ]
 
 
 def next_questions(
