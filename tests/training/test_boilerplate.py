@@ -3,7 +3,7 @@
 import pytest
 
 from training.data import boilerplate
-from training.data.boilerplate import BoilerplateFilter
+from training.data.boilerplate import BoilerplateFilter, without_licence
 from training.data.file_report import FileReport
 
 
@@ -98,3 +98,37 @@ def test_long_lines_pass() -> None:
     """A paragraph is never boilerplate."""
     lines = ["A paragraph that is as long as this one is no header. " * 10] * 5
     assert kept(lines) == (lines, {})
+
+
+HEAD = ["The Project Gutenberg eBook of Some Title", "For the use of anyone anywhere", "Title: X"]
+LICENCE = ["Updated editions will replace the previous one.", "Section 1. General Terms of Use."]
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        (
+            "*** START OF THE PROJECT GUTENBERG EBOOK X ***",
+            "*** END OF THE PROJECT GUTENBERG X ***",
+        ),
+        ("***START OF THIS PROJECT GUTENBERG EBOOK X***", "End of Project Gutenberg's X, by Y"),
+        ("*END*THE SMALL PRINT! FOR ETEXTS*Ver.04*END*", "End of The Project Gutenberg Etext of X"),
+    ],
+)
+def test_a_licence_around_a_book_is_removed(start: str, end: str) -> None:
+    """Of one book or several in a file, only their text is kept; the rest is counted."""
+    text = [f"This is line {number} of the book." for number in range(600)]
+    report = FileReport("a.txt", "txt")
+    book = [*HEAD, start, *text, end, *LICENCE]
+    assert list(without_licence(book * 2, report)) == text * 2
+    assert report.removed == {"licence": 14}
+
+
+@pytest.mark.parametrize("count", [3, 700])
+def test_text_without_a_licence_passes(count: int) -> None:
+    """A text that only speaks of the project is whole, also if no mark follows its name."""
+    report = FileReport("a.txt", "txt")
+    lines = ["He had it from Project Gutenberg.", *(f"Line {n} of it." for n in range(count))]
+    assert list(without_licence(lines, report)) == lines
+    assert list(without_licence(lines[1:], report)) == lines[1:]
+    assert not report.removed

@@ -1,6 +1,7 @@
-"""Lines of a file that repeat with other numbers: page headers, notices, chapter ends, links."""
+"""Lines that are no text of a file: page headers, notices, chapter ends, links, licences."""
 
 import re
+from collections.abc import Iterable, Iterator
 
 from model.text import HAN_CHARACTER, LETTER
 from training.data.file_report import FileReport
@@ -20,6 +21,15 @@ _PAGE = re.compile(
 _SENTENCE_END = re.compile(r"[.!?。！？…][\"'”’」』）)\]]*$")
 _DECORATED = re.compile(r"[-=*—~_#+<>·•【\[]{1,}.*[-=*—~_#+<>·•】\]]{1,}")
 _LINK = re.compile(r"\W*(?:https?://|www\.)\S+\W*", re.IGNORECASE)
+
+# Begin and end of the text in a book of Project Gutenberg
+_BOOK_MARK = re.compile(
+    r"\W*(?:(?P<start>START)|END) OF (?:THE |THIS )?PROJECT GUTENBERG"
+    r"|\*END\*(?P<old>THE SMALL PRINT)",
+    re.IGNORECASE,
+)
+_BOOK_WORDS = re.compile("Gutenberg|GUTENBERG|SMALL PRINT")
+_BOOK_NAME_LINES, _BOOK_HEAD_LINES = 40, 500  # that name it, and before its text
 
 
 class BoilerplateFilter:
@@ -72,3 +82,30 @@ def _max_share(line: str, pattern: str) -> float:
     if width < _MIN_WIDTH or not LETTER.search(pattern):
         return 0
     return _MAX_SHARE if pattern == line else _MAX_NUMBERED_SHARE
+
+
+def without_licence(lines: Iterable[str], report: FileReport) -> Iterator[str]:
+    """Leave out the notices around books of Project Gutenberg, of which a file may have several."""
+    head: list[str] | None = []
+    is_text, removed = True, 0
+    for line in lines:
+        if _BOOK_WORDS.search(line) and (mark := _BOOK_MARK.match(line.strip())):
+            is_text = bool(mark["start"] or mark["old"])
+            if not is_text:
+                yield from head or ()
+            removed += 1 + (len(head or ()) if is_text else 0)
+            head = None
+        elif not is_text:
+            removed += 1
+        elif head is None:
+            yield line
+        else:
+            head.append(line)
+            if len(head) == _BOOK_HEAD_LINES or (
+                len(head) == _BOOK_NAME_LINES and not any("Gutenberg" in each for each in head)
+            ):
+                yield from head
+                head = None
+    yield from head or ()
+    if removed:
+        report.removed["licence"] += removed

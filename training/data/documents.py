@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from training.data.boilerplate import BoilerplateFilter
+from training.data.boilerplate import BoilerplateFilter, without_licence
 from training.data.compression import read_chunks
 from training.data.decoding import decode
 from training.data.file_report import FileReport
@@ -69,8 +69,9 @@ def read_lines(
         lines = read_plain(lines, report, file.kind)
     # Records have no page headers.
     boilerplate = BoilerplateFilter(report, numbers=file.kind not in _FIELD_READERS)
-    for line in lines:
-        if line and not line.isspace() and boilerplate.passes(line):
+    lines = (line for line in lines if line and not line.isspace())
+    for line in without_licence(lines, report):
+        if boilerplate.passes(line):
             report.lines += 1
             yield line
 

@@ -44,6 +44,7 @@ def read_csv(text: Iterable[str], report: FileReport, field: str | None = None) 
     sample = take_sample(rows, lambda row: sum(map(len, row)))
     width = Counter(map(len, sample)).most_common(1)[0][0] if sample else 0
     names, first = _header(sample, width, field, report)
+    width = len(names)
     columns = _columns(names, sample[first:], report, field)
     report.fields = tuple(names[column] for column in columns)
     place = columns[0] if len(columns) == 1 else width - 1
@@ -52,10 +53,11 @@ def read_csv(text: Iterable[str], report: FileReport, field: str | None = None) 
         if row == names:  # again, where files were joined
             continue
         if len(row) > width:
-            # Usually a delimiter in text without quotes
             longer += 1
             end = place + 1 + len(row) - width
-            row = [*row[:place], style["delimiter"].join(row[place:end]), *row[end:]]
+            # Usually a delimiter in text without quotes, else superfluous cells at the end
+            if not any(map(_NUMBER.fullmatch, row[place:end])):
+                row = [*row[:place], style["delimiter"].join(row[place:end]), *row[end:]]
         cells = [row[column] for column in columns if column < len(row)]
         others += sum(map(bool, row)) - sum(map(bool, cells))
         found = [line for cell in cells for line in text_lines(cell, report)]
@@ -96,9 +98,8 @@ def _consistency(rows: Sequence[Sequence[str]]) -> float:
     width, usual = counts.most_common(1)[0] if counts else (0, 0)
     share = usual / len(rows) if width > 1 else 0.0
     if rows and len(rows[0]) > 1 and _is_header(rows[0]):
-        # Text in the last column may have the delimiter, and no quotes.
-        longer = sum(len(row) >= len(rows[0]) for row in rows) / len(rows)
-        share = max(share, 0.95 * longer)
+        # Text may have the delimiter, and no quotes; the last cells may be missing.
+        share = max(share, 0.95 * sum(len(row) > 1 for row in rows) / len(rows))
     return share
 
 
@@ -135,7 +136,9 @@ def _header(
     """Return the names of the columns, else their numbers, and the number of the first row."""
     for number, row in enumerate(sample[: _ROWS_BEFORE_HEADER + 1]):
         names = [name.strip() for name in row]
-        if len(row) == width and (_is_header(names, sample[number + 1 :]) or field in names):
+        if (len(row) == width or not number) and (
+            _is_header(names, sample[number + 1 :]) or field in names
+        ):
             if number:
                 report.removed["rows before the header"] += number
             return names, number + 1
