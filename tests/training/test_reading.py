@@ -55,7 +55,7 @@ def test_a_rare_language_counts_as_the_common_one(tmp_path: Path) -> None:
     text = read(tmp_path / "chat.txt")
     assert [(part.name, part.language) for part in text.parts] == [("chat", "en")]
     assert lines_of(text) == [list(dict.fromkeys(lines))]
-    assert any("only 1 lines are Chinese" in warning for warning in text.report.warnings)
+    assert any("only 1 line in Chinese" in warning for warning in text.report.warnings)
 
 
 def test_a_declared_language_holds_for_all_lines(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -28,7 +27,7 @@ def test_the_report_has_all_figures(tmp_path: Path) -> None:
     distinct = len(set(lines))
     text, values = report.to_text(), json.loads(report.to_json())
     assert f"lines      English {distinct:,}" in text
-    assert f"{302 - distinct - 1} duplicates, 1 lines without letters" in text
+    assert f"{302 - distinct - 1} duplicates, 1 without letters" in text
     assert "photo.jpg: " in text
     assert len(report.samples) == 10
     assert set(report.samples) <= set(lines)
@@ -50,6 +49,15 @@ def test_what_was_removed_is_counted(tmp_path: Path) -> None:
     assert json.loads(report.to_json())["files"][0]["removed"] == {"markup": 1200}
 
 
+def test_a_file_that_is_mostly_markup_is_warned_of(tmp_path: Path) -> None:
+    """The warning names the share of text."""
+    page = "".join(f"<p class='{'x' * 90}'><b>short</b></p>" for _ in range(50))
+    (tmp_path / "a.html").write_text(page, encoding="utf-8")
+    sources = named_sources([str(tmp_path / "a.html")])
+    report = read_text(sources, ReadOptions(), tmp_path / "s").report
+    assert re.search(r"a\.html: only \d% of it is text", report.warnings[0])
+
+
 def test_long_lists_are_cut(tmp_path: Path) -> None:
     """The text names twenty files, and the number of the others."""
     for number in range(25):
@@ -64,12 +72,9 @@ def test_long_lists_are_cut(tmp_path: Path) -> None:
     [
         ({"lines": {"en": 40}}, "40 different lines are little text; 2,000 or more"),
         ({"held_out_lines": {"en": 900, "zh": 12}}, "few held-out lines in Chinese"),
-        ({"folded": {"zh": 7}}, "only 7 lines are Chinese"),
+        ({"folded": {"zh": 7}}, "only 7 lines in Chinese"),
         ({"duplicates": 30_000}, "75% of the lines occurred before"),
-        (
-            {"files": [FileReport("a.log", "log", lines=10, removed=Counter(times=90))]},
-            "a.log: more",
-        ),
+        ({"document_lines": 5000}, "5,000 lines are sentences of documents"),
         ({"files": [FileReport("a.txt", "txt", lines=9, warnings=["odd"])]}, "a.txt: odd"),
     ],
 )
@@ -80,6 +85,7 @@ def test_doubtful_text_is_warned_of(changes: dict[str, object], message: str) ->
         "lines": {"en": 10_000},
         "folded": {},
         "duplicates": 10,
+        "document_lines": 1,
         "held_out_lines": {"en": 900},
     }
     assert find_warnings(**good) == ()  # type: ignore[arg-type]

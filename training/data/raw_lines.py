@@ -14,6 +14,9 @@ from training.data.sources import SourceOptions
 from training.data.splits import block_size, is_taken
 from training.data.text_signs import TextSigns
 
+# Share of the bytes of a file from which it is not mostly markup or headers
+MIN_TEXT_SHARE = 0.15
+_PACKED = ("docx", "epub", "pdf")  # their bytes cannot be compared
 _LINES_PER_UPDATE = 256
 
 
@@ -56,15 +59,20 @@ class RawLines:
     def _read(self, file: InputFile) -> Iterator[str]:
         """Yield the lines of a file, and keep its report."""
         report, signs = _report(file), TextSigns()
-        size, shown = file.path.stat().st_size, 0
+        size, shown, kept = file.path.stat().st_size, 0, 0
         for text in self._lines(file, report):
             if not report.lines % _LINES_PER_UPDATE and report.bytes <= size:
                 self.bar.update(report.bytes - shown)
                 shown = report.bytes
             signs.add(text)
+            kept += _size(text)
             yield text
         self.bar.update(size - shown)
         report.warnings += signs.warnings()
+        if kept < MIN_TEXT_SHARE * report.bytes and file.kind not in _PACKED:
+            report.warnings.append(
+                f"only {kept / report.bytes:.0%} of it is text, the rest is markup or headers"
+            )
         if report.lines or file.named:
             self.reports.append(report)
 
@@ -78,7 +86,8 @@ class RawLines:
             if report.lines:
                 report.warnings.append(f"read up to a fault: {error}")
             else:
-                self.skipped.append(SkippedFile(file.path, str(error)))
+                reason = str(error).removeprefix(f"{file.path}: ")
+                self.skipped.append(SkippedFile(file.path, reason))
 
 
 def _report(file: InputFile) -> FileReport:

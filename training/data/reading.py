@@ -269,7 +269,14 @@ class _Reader:
             vocabulary_size=0,
             warnings=(
                 *self.warnings,
-                *find_warnings(self.files, lines, folded, duplicates, held_out),
+                *find_warnings(
+                    self.files,
+                    lines,
+                    folded,
+                    duplicates,
+                    self.counts["from documents"],
+                    held_out,
+                ),
             ),
         )
 

@@ -12,7 +12,7 @@ from training.data.input_files import SkippedFile
 MIN_LINES = 2_000  # distinct lines, below which figures are rough
 _MIN_HELD_OUT_LINES = 100
 _MAX_DUPLICATE_SHARE = 0.5
-_MAX_REMOVED_SHARE = 0.5
+_MIN_DOCUMENT_SHARE = 0.05
 _SHOWN_FILES = 20
 _SHOWN_CHARACTERS = 100
 _NAMES = {"zh": "Chinese", "en": "English"}
@@ -55,10 +55,10 @@ class TextReport:
 
     def _rows(self) -> Iterator[str]:
         total = sum(report.bytes for report in self.files)
-        yield _row("files", f"{len(self.files)} read ({total / 1e6:,.1f} MB)")
+        yield _row("files", f"{len(self.files):,} read ({total / 1e6:,.1f} MB)")
         yield from _some(_file_row(report) for report in self.files)
         if self.skipped:
-            yield _row("skipped", f"{len(self.skipped)} files")
+            yield _row("skipped", f"{len(self.skipped):,}")
             yield from _some(f"  {each.path}: {each.reason}" for each in self.skipped)
         for label, counts in (
             ("lines", self.lines),
@@ -68,7 +68,7 @@ class TextReport:
         ):
             if any(counts.values()):
                 yield _row(label, _by_language(counts))
-        left_out = {"duplicates": self.duplicates, "lines without letters": self.without_letters}
+        left_out = {"duplicates": self.duplicates, "without letters": self.without_letters}
         left_out |= dict(self.removed.most_common())
         if parts := [f"{count:,} {reason}" for reason, count in left_out.items() if count]:
             yield _row("left out", ", ".join(parts))
@@ -88,10 +88,10 @@ def find_warnings(
     lines: Mapping[str, int],
     folded: Mapping[str, int],
     duplicates: int,
+    document_lines: int,
     held_out_lines: Mapping[str, int],
 ) -> tuple[str, ...]:
     """Return a sentence for each thing that the user should know before training."""
-    files = list(files)
     found = [f"{report.path}: {warning}" for report in files for warning in report.warnings]
     total = sum(lines.values())
     if total < MIN_LINES:
@@ -103,27 +103,28 @@ def find_warnings(
         found.append(f"few held-out lines in {_names(sparse)}: figures will be rough")
     for language, count in folded.items():
         found.append(
-            f"only {count:,} lines are {_NAMES[language]}: they are learned along with the others,"
+            f"only {_lines(count)} in {_NAMES[language]}: learned along with the others,"
             " without figures of their own"
+        )
+    if document_lines > _MIN_DOCUMENT_SHARE * total:
+        found.append(
+            f"{document_lines:,} lines are sentences of documents that had no line ends, or few"
         )
     if duplicates > _MAX_DUPLICATE_SHARE * (total + duplicates):
         found.append(
             f"{duplicates / (total + duplicates):.0%} of the lines occurred before and are left out"
         )
-    for report in files:
-        removed = sum(
-            count for reason, count in report.removed.items() if not reason.startswith("other ")
-        )  # without other columns and members, which are many
-        if removed > _MAX_REMOVED_SHARE * (report.lines + removed):
-            reasons = ", ".join(report.removed)
-            found.append(f"{report.path}: more was removed than kept ({reasons}); see the samples")
     return tuple(found)
 
 
 def _file_row(report: FileReport) -> str:
     fields = f", fields {', '.join(report.fields)}" if report.fields else ""
     encoding = f", {report.encoding}" if report.encoding else ""
-    return f"  {report.path}: {report.kind}{encoding}, {report.lines:,} lines{fields}"
+    return f"  {report.path}: {report.kind}{encoding}, {_lines(report.lines)}{fields}"
+
+
+def _lines(count: int) -> str:
+    return "1 line" if count == 1 else f"{count:,} lines"
 
 
 def _some(rows: Iterable[str]) -> Iterator[str]:
