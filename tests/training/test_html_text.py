@@ -58,6 +58,8 @@ def test_a_page_gives_its_paragraphs(step: int) -> None:
         ("<span hidden>no<b>no</span>yes</b> all", ["yes all"]),
         ("<ruby>漢<rt>hàn</rt></ruby>字", ["漢字"]),
         ("just words", ["just words"]),
+        ("<article><header><h1>Title</h1></header>Text.</article>", ["Title", "Text."]),
+        ("<div id=cookie-notice-2><p>No</p></div><p class=advertising>No</p>Text.", ["Text."]),
         ("", []),
     ],
 )

@@ -25,9 +25,10 @@ _REMOVED = {
 }
 # Removed too, by a word of the class, the identifier or the role.
 _NAVIGATION_NAMES = _names(
-    "nav navbar navigation menu breadcrumb breadcrumbs sidebar banner contentinfo"
-    " complementary search cookie-banner toc reference mw-editsection noprint pagination"
+    "nav navbar navigation menu breadcrumb breadcrumbs sidebar banner contentinfo complementary"
+    " search toc reference mw-editsection noprint pagination ad ads share social related skip-link"
 )
+_NOTICE = re.compile("cookie|advert|newsletter|subscribe")  # begins such a word
 _VOID = _names("area base br col embed hr img input link meta param source track wbr")
 # Any other element ends a line.
 _INLINE = _names(
@@ -135,6 +136,8 @@ class _Reader(HTMLParser):
         if self._removed_from is not None:
             return
         reason = _REMOVED.get(tag) or self._hidden(tag, dict(attrs))
+        if tag == "header" and self._counts["article"]:
+            reason = None  # of the article, with its title
         if reason:
             self.removed[reason] += 1
             self._removed_from = len(self._open) - 1
@@ -195,8 +198,10 @@ class _Reader(HTMLParser):
             return None
         if "hidden" in attrs or "display:none" in (attrs.get("style") or "").replace(" ", ""):
             return "hidden elements"
-        names = f"{attrs.get('class')} {attrs.get('id')} {attrs.get('role')}"
-        return None if _NAVIGATION_NAMES.isdisjoint(names.lower().split()) else "navigation"
+        names = f"{attrs.get('class')} {attrs.get('id')} {attrs.get('role')}".lower().split()
+        if not _NAVIGATION_NAMES.isdisjoint(names):
+            return "navigation"
+        return "notices" if any(map(_NOTICE.match, names)) else None
 
     def _end_line(self) -> None:
         if not self._line:
