@@ -157,6 +157,12 @@ def test_separators_and_frames_go() -> None:
     assert read(text) == (["第一章", "Part Two", "end"], {"separator lines": 5})
 
 
+def test_long_lines_of_symbols_take_no_time() -> None:
+    """Ten thousand symbols that are nearly a frame are read at once, not by trial and error."""
+    line = "=====10:15=10:15==" * 500 + "x"
+    assert read(line)[0] == [line]
+
+
 LOG = {
     "2023-01-02 10:22:33,123 - app.main - INFO - It is ready: come in": "It is ready: come in",
     "2023-01-02 10:22:33.123  INFO 1234 --- [  main] c.e.demo.App    : Started it": "Started it",
@@ -310,15 +316,6 @@ def test_wrapped_paragraphs_are_joined(width: int, indent: str, gap: list[str]) 
         *PARAGRAPHS * 5,
         *map(str.strip, verse),
     ]
-
-
-def test_books_of_gutenberg_lose_their_licence() -> None:
-    """Only what stands between the marks of beginning and end is read; the rest is counted."""
-    book = [line for text in PARAGRAPHS * 5 for line in [*textwrap.wrap(text, 72), ""]]
-    start = "*** START OF THE PROJECT GUTENBERG EBOOK A HOUSE ***"
-    end = "*** END OF THE PROJECT GUTENBERG EBOOK A HOUSE ***"
-    text = "\n".join(["Title: A House", "", start, "", *book, end, "Licence", "at length"])
-    assert read(text) == (PARAGRAPHS * 5, {"licence lines": 6})
 
 
 def test_wrapped_chinese_is_joined_without_spaces() -> None:

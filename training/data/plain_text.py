@@ -22,9 +22,6 @@ _FIRST_CHARACTERS = 400_000
 _SEPARATOR = re.compile(r"(?=.*?(.)\s*\1\s*\1)[\W_]+")
 _MAX_FRAME = 200
 _FRAME = re.compile(r"([-=_*~#+])\1{2,}\s*(.*[^\W_].*?)\s*\1{3,}")
-# Books of Project Gutenberg have a licence before and after the text.
-_BOOK_START = re.compile(r"\*{3} ?START OF (?:THE|THIS) PROJECT GUTENBERG", re.IGNORECASE)
-_BOOK_END = re.compile(r"\*{3} ?END OF (?:THE|THIS) PROJECT GUTENBERG", re.IGNORECASE)
 # Outside chats and logs, lines that begin and end otherwise have no header, prefix or separator.
 _FIRST = frozenset("0123456789[(<{【-=_*~#+.·•—–─━═■◆★☆>|/\\上下中凌早晚周週星消" + MARKS)
 _LAST = frozenset("0123456789Mm])】:：-=_*~#+—─━═>")
@@ -41,10 +38,6 @@ def read_plain(lines: Iterator[str], report: FileReport, kind: Kind) -> Iterator
         if len(first) >= _FIRST_LINES or size >= _FIRST_CHARACTERS:
             break
     everything = chain(first, lines)
-    if starts := [number for number, line in enumerate(first) if _BOOK_START.match(line)]:
-        first = first[starts[0] + 1 :]
-        report.removed["licence lines"] += starts[0] + 1
-        everything = _up_to_licence(chain(first, lines), report)
     if kind in ("srt", "vtt") or has_times(first):
         return read_cues(everything, report)
     if kind != "log" and (width := wrapped_width(first)):
@@ -52,14 +45,6 @@ def read_plain(lines: Iterator[str], report: FileReport, kind: Kind) -> Iterator
     shown = [line for line in first if line.strip()]
     in_log = (kind == "log" and not is_chat(shown)) or is_log(shown)
     return _messages(everything, report, ChatFilter(shown, report), in_log=in_log)
-
-
-def _up_to_licence(lines: Iterator[str], report: FileReport) -> Iterator[str]:
-    for line in lines:
-        if _BOOK_END.match(line):
-            report.removed["licence lines"] += 1 + sum(1 for _ in lines)
-        else:
-            yield line
 
 
 def _messages(
