@@ -60,6 +60,14 @@ NAME_RULE = "use 1 to 64 letters, digits, '.', '_' or '-', a letter or digit fir
 _DESCRIPTION = ("name", "version", "network", "calibration", "languages", "scores", "training")
 EXPORT_AGAIN = "export the checkpoint again"
 _MAX_HEADER_BYTES = 1 << 20
+# Directories that are often named instead of a checkpoint, by a file in them, and what to do
+_OTHER_DIRECTORIES = {
+    f"checkpoint/{CONFIG}": "the output of `lacuna train`; name {0}/checkpoint",
+    "run/state/state.json": "an unfinished `lacuna train`; give the same command again",
+    "state/state.json": "a training run; export it: python -m training export {0} --output DIR",
+    "state.json": "a state of a run; export it: python -m training export {0} --output DIR",
+    "manifest.json": "prepared data; train on them, and export the run: python -m training --help",
+}
 _ITEM_BYTES = {"F16": 2, "F32": 4}
 
 
@@ -137,6 +145,10 @@ def load_checkpoint(directory: Path, max_bytes: int = MAX_TOTAL_BYTES) -> Checkp
         CheckpointError: it is missing, torn, altered, too new, or contradicts itself. The message
             names the path, the problem and the remedy.
     """
+    is_file = os.path.isfile
+    for name, kind in _OTHER_DIRECTORIES.items():
+        if is_file(directory / name) and not is_file(directory / SUMS):
+            raise CheckpointError(f"{directory} is {kind.format(directory)}")
     listed = read_listed_files(directory, (CONFIG, TOKENIZER, WORD_END_PROBS, WORDS), max_bytes)
     for name in REQUIRED:
         if name not in listed.sums:

@@ -20,7 +20,10 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
     path = path.resolve()
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     try:
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        with (
+            _named(path),
+            os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file,
+        ):
             file.write(data)
         if path.exists():
             old = path.stat()
@@ -50,7 +53,8 @@ def replaced_directory(target: Path) -> Iterator[Path]:
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     try:
-        yield fresh
+        with _named(target):
+            yield fresh
         for path in (*fresh.rglob("*"), fresh):
             if not path.is_symlink():
                 _synchronise(path)
@@ -67,6 +71,17 @@ def replaced_directory(target: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     _synchronise(target.parent)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Add *path* to an error of a write, which has no path of its own."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def previous_directory(target: Path) -> Path:

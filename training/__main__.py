@@ -1,13 +1,17 @@
 """Run ``python -m training COMMAND``; the module of a command is imported when it is asked for."""
 
 import argparse
+import errno
 import importlib
+import os
+import re
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import get_type_hints
 
 from model.errors import LacunaError
-from training.options import parse_options
 
 COMMANDS = {
     "prepare": ("training.data.prepare", "text files to prepared data"),
@@ -19,6 +23,24 @@ COMMANDS = {
     "adapt": ("training.adapt", "teach a checkpoint a text of your own"),
     "ngram": ("training.ngram", "prepared data to an n-gram, the baseline"),
 }
+
+# What to do after an error of the operating system.
+_REMEDIES = {
+    **dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free space, then give the command again"
+    ),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS),
+        "change the permissions, or name a directory that can be written",
+    ),
+    **dict.fromkeys(
+        (errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
+        "a file is where a directory is needed: name another path",
+    ),
+    errno.ENOMEM: "free memory, or use less text, fewer rows or a smaller network",
+}
+# torch, onnxruntime and SentencePiece have no MemoryError
+_OUT_OF_MEMORY = re.compile(r"out of memory|allocate memory|bad[ _]alloc", re.IGNORECASE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,8 +57,9 @@ def run_command(
     """Run one command of ``python -m PACKAGE``: ``run(options)`` of its module.
 
     *commands* maps names to modules and their help. *argv* is by default that of the process.
-    Return the command's status; 2 after a named error or one of the operating system; 130 if
-    interrupted.
+    Return 0, or another status of the command, such as 3 for a training that gained nothing; 2
+    after a wrong command line, a named error, one of the operating system or of memory; 130 if
+    interrupted. Any other error is a defect, and keeps its traceback.
     """
     listing = "\n".join(f"  {name:<20} {text}" for name, (_, text) in commands.items())
     parser = _parser(f"python -m {package}", f"{description}\n\ncommands:\n{listing}")
@@ -52,16 +75,54 @@ def run_module(prog: str, name: str, words: Sequence[str]) -> int:
     The status is that of :func:`run_command`.
     """
     try:
-        module = importlib.import_module(name)
+        with _interrupted_at_once():
+            module = importlib.import_module(name)
+            parse = importlib.import_module("training.options").parse_options
         parser = _parser(prog, module.__doc__)
-        options = parse_options(get_type_hints(module.run)["options"], parser, list(words))
+        options = parse(get_type_hints(module.run)["options"], parser, list(words))
         return int(module.run(options))
-    except (LacunaError, OSError) as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        return 2
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
+        sys.stderr.write("\ninterrupted\n")
         return 130
+    except Exception as error:
+        if (line := _describe(error)) is None:
+            raise
+        sys.stderr.write(f"{line}\n")
+        return 2
+
+
+@contextmanager
+def _interrupted_at_once() -> Iterator[None]:
+    """Let Ctrl-C end the process without a traceback: an import may not survive an exception."""
+
+    def end(*_: object) -> None:
+        os.write(2, b"\ninterrupted\n")
+        os._exit(130)
+
+    before = signal.getsignal(signal.SIGINT)
+    with suppress(ValueError):  # another thread than the main one
+        signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            signal.signal(signal.SIGINT, before)
+
+
+def _describe(error: Exception) -> str | None:
+    """Return the line for an error with its remedy; None for a defect."""
+    line = f"{type(error).__name__}: {error}"
+    if isinstance(error, LacunaError):
+        return line
+    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):
+        first = line.splitlines()[0][:200]
+        return f"out of memory: {_REMEDIES[errno.ENOMEM]} ({first})"
+    if isinstance(error, OSError):
+        # NumPy's has no number: "1000 requested and 500 written"
+        number = error.errno or (errno.ENOSPC if "requested and" in line else None)
+        remedy = _REMEDIES.get(number or 0)
+        return f"{line}; {remedy}" if remedy else line
+    return None
 
 
 def _parser(prog: str, description: str | None) -> argparse.ArgumentParser:

@@ -22,6 +22,15 @@ def progress_bar(
     return _Lines(**settings, mininterval=LINE_SECONDS, leave=False, bar_format=_LINE)
 
 
+def write_line(line: str) -> None:
+    """Write a line above the bars of a terminal, or between the lines elsewhere."""
+    if sys.stderr.isatty():
+        tqdm.write(line, file=sys.stderr)
+    else:
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+
+
 class _Lines(tqdm):  # type: ignore[type-arg]
     """A bar that writes whole lines."""
 

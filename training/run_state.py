@@ -41,6 +41,7 @@ class Progress:
     wall_seconds: float = 0.0
     evaluated_step: int = -1  # of the last held-out evaluation
     best_step: int = -1  # of the best one; -1 without keep_best
+    first_loss: float | None = None  # at step 0
     best_loss: float | None = None  # its bits per character, or nats of a gap-only network
 
 
@@ -90,7 +91,8 @@ def _replaced_state(directory: Path) -> Iterator[Path]:
             yield fresh
     except (OSError, SafetensorError) as error:
         raise RunError(
-            f"{directory}: cannot save: {error}; the last state is kept; free space, then --resume"
+            f"{directory}: cannot save: {error}; what was saved before is kept; free space, then"
+            " --resume"
         ) from error
 
 
@@ -109,7 +111,7 @@ def saved_state(run: Path) -> Path:
         RunError: the run has saved nothing yet.
     """
     if (directory := find_state(run)) is None:
-        raise RunError(f"{run}: no saved state; start the run without --resume")
+        raise RunError(f"{run}: no saved state; name another directory, or begin without --resume")
     return directory
 
 

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from model.checkpoint import is_checkpoint, load_checkpoint
 from model.errors import DivergedError, RunError
@@ -38,6 +37,7 @@ from training.loss import (
     set_biases,
 )
 from training.options import argument, capped_threads, option
+from training.progress import progress_bar, write_line
 from training.recorded_data import check_same_run, find_data
 from training.run_log import Means, RunLog, held_out_line, held_out_loss
 from training.run_state import (
@@ -192,7 +192,7 @@ class Trainer:
         wall_start = time.monotonic() - progress.wall_seconds
         last_saved, means = time.monotonic(), Means()
         steps = config.steps or None
-        bar = tqdm(total=steps, initial=progress.step, unit="step", smoothing=0.05, mininterval=1)
+        bar = progress_bar("train", steps, "steps", progress.step, smoothing=0.05)
         with closing(self.batches), closing(self.log), closing(bar):
             while not stopping:
                 finished = self.is_finished
@@ -211,7 +211,7 @@ class Trainer:
                 if progress.step % config.log_every_steps == 0:
                     values, means = means.figures(), Means()
                     loss, rate = next(iter(values.values())), values["tokens_per_second"]
-                    bar.set_postfix_str(f"loss {loss:.3f}, {rate:.0f} tokens/s")
+                    bar.set_postfix_str(f"loss {loss:.3f}, {rate:.0f} tokens/s", refresh=False)
                     self._write(values)
                 if self.watch.has_diverged():
                     raise self._diverged(str(self.watch))
@@ -238,9 +238,11 @@ class Trainer:
         progress.evaluated_step = progress.step
         self._write(figures)
         if figures:
-            tqdm.write(f"step {progress.step}: {held_out_line(figures)}", file=sys.stderr)
+            write_line(f"step {progress.step}: {held_out_line(figures)}")
         if self.config.keep_best:
             loss = self.held_out_loss(figures)
+            if progress.step == 0:
+                progress.first_loss = loss
             if progress.best_loss is None or loss < progress.best_loss:
                 progress.best_step, progress.best_loss = progress.step, loss
                 self.save()

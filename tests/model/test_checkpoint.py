@@ -155,6 +155,26 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("state/state.json", "a training run; export it: python -m training export"),
+        ("state.json", "a state of a run; export it"),
+        ("manifest.json", "prepared data; train on them"),
+        ("checkpoint/config.json", "the output of `lacuna train`; name .*/checkpoint"),
+        ("run/state/state.json", "an unfinished `lacuna train`; give the same command again"),
+    ],
+)
+def test_another_kind_of_directory_is_named(copy: Path, name: str, remedy: str) -> None:
+    """A run or data in place of a checkpoint gets the command that is missing."""
+    (copy / name).parent.mkdir(parents=True, exist_ok=True)
+    (copy / name).write_text("{}", encoding="utf-8")
+    load_checkpoint(copy)  # a stray file in a checkpoint does no harm
+    (copy / "SHA256SUMS").unlink()
+    with pytest.raises(CheckpointError, match=f"{copy} is {remedy}"):
+        load_checkpoint(copy)
+
+
 @pytest.mark.parametrize("case", DAMAGES)
 def test_damage_is_named(copy: Path, case: str) -> None:
     """A CheckpointError names the path, the problem and the remedy, and no file stays open."""

@@ -10,7 +10,7 @@ import pytest
 from model.checkpoint import load_checkpoint
 from model.errors import ExportError
 from training.__main__ import main
-from training.evaluation.model_card import read_scores
+from training.evaluation.model_card import CardOptions, read_scores, run
 
 FIGURE = {"values": [0.41, 0.3], "intervals": [[0.4, 0.42], [0.29, 0.31]], "n": 1000}
 REPORT: dict[str, Any] = {"languages": {"en": {"metrics": {"next_top3": FIGURE}}}}
@@ -52,3 +52,11 @@ def test_other_files_than_an_evaluation_are_refused(tmp_path: Path, content: str
     path.write_text(content, encoding="utf-8")
     with pytest.raises(ExportError, match=r"other\.json: not an evaluation\.json"):
         read_scores(path)
+
+
+def test_notes_that_are_not_utf8_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """The error names the file and the byte."""
+    notes = tmp_path / "notes.md"
+    notes.write_bytes(b"caf\xe9")
+    with pytest.raises(ExportError, match=r"notes\.md: not UTF-8 at byte 3"):
+        run(CardOptions(tiny_checkpoint, notes=notes))

@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 
 import training.options
 from model.config import NetworkConfig
-from model.errors import DivergedError, ExportError, PreparedDataError, RunError
+from model.errors import DivergedError, ExportError, RunError
 from research.cifg import KeyboardConfig, KeyboardNetwork
 from tests.training.tiny_config import SIZE, tiny_config
 from training.__main__ import main
-from training.config import LossOptions, OptimizerOptions, RunConfig, read_options
+from training.config import LossOptions, OptimizerOptions
 from training.data.shards import manifest_digest
 from training.export import ExportOptions, export
 from training.run_log import read_records
@@ -242,25 +242,6 @@ def test_divergence_keeps_the_last_state(prepared: Path, tmp_path: Path) -> None
     assert_same_tensors(tmp_path / "run", tmp_path / "copy")
 
 
-def test_a_run_that_gets_worse_than_a_guess_is_stopped(prepared: Path, tmp_path: Path) -> None:
-    """A rate that is far too high never replaces a good state; the error names a lower rate."""
-    optimizer = OptimizerOptions(learning_rate=100.0, schedule="constant", warmup_steps=1000)
-    changes = {"full_softmax_steps": 0, "save_every_seconds": 0.0, "evaluate_every_steps": 0}
-    run = tiny_config(prepared, optimizer=optimizer, **changes)
-    match = r"guess has 6\.397; .*state of step \d is kept; .* to 33 or less, and --resume"
-    with pytest.raises(DivergedError, match=match):
-        train(run, tmp_path / "run")
-    kept = Trainer(run, tmp_path / "run", resume=True)
-    assert kept.progress.step >= 1
-    assert kept.held_out_loss(kept.evaluate()) < 10
-    lower = replace(run, optimizer=replace(optimizer, learning_rate=1e-3))
-    assert train(lower, tmp_path / "run", resume=True)
-    long = replace(run, steps=1000, save_every_seconds=100.0)
-    with pytest.raises(DivergedError, match=r"step \d\d: .*nothing was saved yet; .*begin again"):
-        train(long, tmp_path / "other")
-    assert not (tmp_path / "other" / "state").exists()
-
-
 @pytest.mark.parametrize("limit", [0.0, 1e-3])
 def test_clipping_limits_the_gradients(prepared: Path, tmp_path: Path, limit: float) -> None:
     """Gradients are scaled down to the norm; 0 turns the limit off, not the check for infinity."""
@@ -307,31 +288,6 @@ def test_a_run_is_not_resumed_on_other_data(prepared: Path, tmp_path: Path) -> N
     with pytest.raises(RunError, match=f"{own[:12]}.*{other[:12]}.*start_from"):
         Trainer(run, tmp_path / "run", resume=True)
     Trainer(replace(run, start_from=str(tmp_path / "run" / "state")), tmp_path / "second")
-
-
-def test_moved_data_are_known_by_their_hash(
-    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A run is resumed with data moved along with it, or named with --prepared, wherever it is."""
-    old = tmp_path / "old"
-    shutil.copytree(prepared, old / "data" / "small")
-    path = tmp_path / "run.toml"
-    path.write_text(
-        f'name = "a"\nsteps = 4\ndata = {{prepared = "{old}/data/small", rows = 4}}\n'
-        f"network = {{vocabulary_size = {SIZE}, hidden_size = 8}}\n"
-        'optimizer = {schedule = "constant", warmup_steps = 0}\n',
-        encoding="utf-8",
-    )
-    command = ["train", str(path), "--output"]
-    assert main([*command, str(old / "runs" / "a")]) == 0
-    old.rename(tmp_path / "new")
-    run, data = tmp_path / "new" / "runs" / "a", tmp_path / "new" / "data"
-    assert main([*command, str(run), "--resume"]) == 0
-    data.rename(tmp_path / "elsewhere")
-    with pytest.raises(PreparedDataError, match=r"neither there nor next to .*--prepared"):
-        Trainer(read_options(RunConfig, path), run, resume=True)
-    monkeypatch.chdir(tmp_path)
-    assert main([*command, str(run), "--resume", "--prepared", "elsewhere/small"]) == 0
 
 
 def test_a_stage_starts_from_another_and_can_teach_the_forward_tower_alone(

@@ -35,6 +35,7 @@ from model.predictor import Predictor, open_model
 from model.queries import ClozeQuery, ClozeResult
 from model.runtime import Float64Array, Int64Array, Runtime
 from model.text import LANGUAGES
+from training.cached_json import check_writable
 from training.evaluation.quantisation import score_next, take
 from training.evaluation.systems import EvaluatedSystem, QueryRunner
 from training.evaluation.test_items import (
@@ -96,6 +97,7 @@ def run(options: CalibrateOptions) -> int:
         raise CheckpointError(f"{output} exists; name a new directory or remove it")
     if options.version is not None and is_ngram(source):
         raise CheckpointError(f"{source} is an n-gram, which has no version; omit --version")
+    check_writable(output)  # before the work
     checkpoint, runtime = open_model(source)
     files = read_files(options.text, options.field)
     calibration = fit_calibration(checkpoint, runtime, files, options.lines, options.seed)

@@ -55,7 +55,7 @@ def run(options: CardOptions) -> int:
     card = model_card(
         replace(checkpoint.config, scores=scores, version=version),
         count_parameters(checkpoint.directory),
-        options.notes.read_text(encoding="utf-8") if options.notes else "",
+        _read_notes(options.notes) if options.notes else "",
     )
     words = open_prepared(options.prepared).words if options.prepared else None
     revised = revise_checkpoint(
@@ -63,6 +63,13 @@ def run(options: CardOptions) -> int:
     )
     sys.stdout.write(f"{revised.directory} {revised.digest}\n")
     return 0
+
+
+def _read_notes(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ExportError(f"{path}: not UTF-8 at byte {error.start}; convert the notes") from error
 
 
 def read_scores(path: Path) -> dict[str, dict[str, Any]]:

@@ -6,11 +6,14 @@ systems in order, the difference of the first two with its paired interval, n (c
 questions) and, for calibration errors, the reliability diagrams.
 """
 
+import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from model.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,17 +68,22 @@ def draw_panels(
 
     figure = Figure(figsize=size, layout="constrained")
     yield figure.subplots(rows, columns, squeeze=False).tolist()
-    figure.savefig(path, dpi=110)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=110)
+    write_atomically(path, picture.getvalue())
 
 
 def write_report(report: dict[str, Any], directory: Path) -> str:
-    """Write the three files of an evaluation, in place of older ones; return the Markdown."""
+    """Write the three files of an evaluation, in place of older ones; return the Markdown.
+
+    The JSON comes last: if it is there, the report is complete.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(report, ensure_ascii=False, indent=1, allow_nan=False)
-    (directory / REPORT).write_text(content + "\n", encoding="utf-8")
     text = evaluation_markdown(report)
-    (directory / "evaluation.md").write_text(text, encoding="utf-8")
+    content = json.dumps(report, ensure_ascii=False, indent=1, allow_nan=False)
     _draw_reliability(report, directory / "reliability.png")
+    write_atomically(directory / "evaluation.md", text.encode())
+    write_atomically(directory / REPORT, f"{content}\n".encode())
     return text
 
 
