@@ -75,6 +75,11 @@ CHATS = {
     ),
     "LINE": ("22:15\tAnn\tHello there\n22:16\tBob\t[写真]\n", ["Hello there"]),
     "Zoom": ("10:15:33 From Ann to Everyone: hello\n10:16:03\t From  Bob : hi\n", ["hello", "hi"]),
+    "seconds alone": ("10:22:33 张三: 你好\n10:22:40 李四：你也好\n", ["你好", "你也好"]),
+    "QQ, time alone": (
+        "张三(12345) 10:22:33\n你好\n李四(54321) 10:22:40\n你也好\n张三(12345) 10:23:00\n走吧\n",
+        ["你好", "你也好", "走吧"],
+    ),
     "times alone": (
         "10:15 Ann: hi\n10:16 Bob: hello you\n10:17 Ann: what time is it: now?\n10:18 Bob: late\n",
         ["hi", "hello you", "what time is it: now?", "late"],
@@ -152,6 +157,12 @@ def test_separators_and_frames_go() -> None:
     assert read(text) == (["第一章", "Part Two", "end"], {"separator lines": 5})
 
 
+def test_long_lines_of_symbols_take_no_time() -> None:
+    """Ten thousand symbols that are nearly a frame are read at once, not by trial and error."""
+    line = "=====10:15=10:15==" * 500 + "x"
+    assert read(line)[0] == [line]
+
+
 LOG = {
     "2023-01-02 10:22:33,123 - app.main - INFO - It is ready: come in": "It is ready: come in",
     "2023-01-02 10:22:33.123  INFO 1234 --- [  main] c.e.demo.App    : Started it": "Started it",
@@ -165,6 +176,9 @@ LOG = {
     "[    1.234567] usb 1-1: new device": "usb 1-1: new device",
     "2023/01/02 10:22:33 [error] 1234#0: *1 open() failed (2: none)": "open() failed (2: none)",
     "INFO 2023-01-02 10:22:33,123 views 1234 5678 Something happened": "Something happened",
+    "[INFO ] 2023-01-02 10:22:33 [main] com.foo.Bar - Padded": "Padded",
+    "[Mon Jan 02 10:22:33.123456 2023] [core:error] [pid 12:tid 34] Not found": "Not found",
+    "20230102 10:22:33 ERROR job: Nothing came": "Nothing came",
     "INFO:root:this is a message": "this is a message",
     "WARNING - disk is nearly full": "disk is nearly full",
     'time="2023-01-02T10:22:33Z" level=info msg="the \\"fox\\" ran" pid=3': 'the "fox" ran',
@@ -184,7 +198,7 @@ def test_logs_lose_their_prefixes(kind: Kind) -> None:
     """Times, levels, modules and numbers go; a text that is mostly a log is read like one."""
     lines, removed = read("\n".join(LOG), kind)
     assert lines == [message for message in LOG.values() if message]
-    assert removed == {"log prefixes": 18, "access log lines": 1, "stack traces": 3}
+    assert removed == {"log prefixes": 21, "access log lines": 1, "stack traces": 3}
 
 
 def test_a_log_of_a_chat_is_a_chat() -> None:

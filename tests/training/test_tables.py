@@ -10,7 +10,6 @@ from model.errors import CorpusError
 from training.data import text_fields
 from training.data.file_report import FileReport
 from training.data.tables import read_csv
-from training.data.text_report import find_warnings
 
 MESSAGES = ["今天下午去哪里吃饭？", "I will be there at noon, I think.", "好的", "那我们明天见吧。"]
 
@@ -215,13 +214,3 @@ def test_no_text_is_lost_or_made_up() -> None:
     rows = [["id", "text"], *([str(number), text] for number, text in enumerate(texts))]
     for delimiter in ",;\t|":
         assert read(table(rows, delimiter), step=100)[0] == texts
-
-
-def test_other_columns_are_no_reason_for_a_warning() -> None:
-    """A table has many cells that are no text; only what is left out of text is a warning."""
-    lines, report = read(table(chat(["Time", "Name", "Message"])))
-    report.lines = len(lines)
-    counts = {"en": 5000}
-    assert find_warnings([report], counts, {}, 0, {"en": 500}) == ()
-    report.removed["links"] = 50
-    assert "more was removed than kept" in find_warnings([report], counts, {}, 0, {"en": 500})[0]

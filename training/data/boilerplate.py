@@ -13,6 +13,7 @@ _MAX_SHARE, _MAX_NUMBERED_SHARE = 0.25, 0.05
 _MAX_CHARACTERS = 200  # of a line that may be boilerplate
 _MIN_WIDTH = 12  # shorter lines are replies, unless they look like the number of a page
 _MAX_PATTERNS = 200_000  # remembered
+_DIGIT = re.compile(r"[\d第]")  # quick: any line that may have a number
 _NUMBER = re.compile(r"\d+|(?<=第)[〇零一二三四五六七八九十百千两]+(?=\s*[章节回卷部集页])")
 _PAGE = re.compile(
     r"\W*(?:page|p\.?|chapter|part|section|第)?\s*0\W*(?:of\s*0|[页頁章节節回卷集](?:\W*共\W*0\W*[页頁])?)?\W*",
@@ -51,11 +52,11 @@ class BoilerplateFilter:
         if len(line) > _MAX_CHARACTERS:
             return True
         line = line.strip()
-        if _LINK.fullmatch(line):
+        if ("//" in line or "www." in line.lower()) and _LINK.fullmatch(line):
             self._report.removed["links"] += 1
             return False
         pattern = line
-        if self._numbers and not _SENTENCE_END.search(line):
+        if self._numbers and _DIGIT.search(line) and not _SENTENCE_END.search(line):
             pattern = _NUMBER.sub("0", line)
         key = hash(pattern.casefold())
         count = self._counts[key] = self._counts.get(key, 0) + 1

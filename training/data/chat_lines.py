@@ -34,6 +34,8 @@ _NICK = re.compile(r"<[^<>\s][^<>]{0,40}>\s+")
 _IRC = re.compile(r"<[^<>\s][^<>]{0,40}>\s|-!-\s|\*{1,3}\s\S|-->\s|<--\s")
 _SENDER = re.compile(rf"(?:~\s?)?{_NAME}{_ACCOUNT}?{_COLON}")
 _SHORT_SENDER = re.compile(rf"[^\s\d:：,，;<>\[\]]{{1,25}}(?: [^\s:：,，;<>\[\]]{{1,25}})?{_COLON}")
+# With seconds, it needs no others.
+_TIMED_SENDER = re.compile(rf"\d\d:\d\d:\d\d\s+{_SHORT_SENDER.pattern}")
 _ACCOUNT_LINE = re.compile(rf"\S.{{0,60}}?{_ACCOUNT}$")
 _NAME_LINE = re.compile(rf"(?:(?:~\s?)?{_NAME})?$")
 _EVENT = re.compile(
@@ -44,7 +46,9 @@ _NAMED_STAMP = re.compile(
     rf"(?P<name>{_NAME}){_ACCOUNT}?(?:\s?[,，:：—–-]\s?|\s+)[\[(]?"
     rf"(?:{STAMP}|{SHORT_STAMP}|{_DAY}(?: at|,)? ?{TIME})[\])]?[:：]?$"
 )
-_NAMED_TIME = re.compile(rf"(?P<name>{_NAME})(?:\s?[,，—–-]\s?|\s+)[\[(]?{TIME}[\])]?[:：]?$")
+_NAMED_TIME = re.compile(
+    rf"(?P<name>{_NAME})(?:{_ACCOUNT})?(?:\s?[,，—–-]\s?|\s+)[\[(]?{TIME}[\])]?[:：]?$"
+)
 _DATE_LINE = re.compile(
     rf"[-—=*\s]*(?:{DATE}|{STAMP}|{SHORT_STAMP}|{_DAY}(?:\s?{TIME})?)[-—=*\s]*$"
 )
@@ -125,7 +129,7 @@ class ChatFilter:
             if bare is None:
                 nick = _NICK.match(text) if self._nicks else None
                 return (HEADERS, text[nick.end() :]) if nick else None
-            if not (self._bare or _IRC.match(text, bare.end())):
+            if not (self._bare or _IRC.match(text, bare.end()) or _TIMED_SENDER.match(text)):
                 return None
             match = bare
         rest = text[match.end() :].lstrip(MARKS)

@@ -84,7 +84,8 @@ def find_files(inputs: Sequence[str]) -> tuple[list[InputFile], list[SkippedFile
                 skipped[file] = SkippedFile(file, reason)
                 continue
             readable = True
-            found.setdefault(file.resolve(), InputFile(file, kind, named=file == path))
+            if file == path or file.resolve() not in found:
+                found[file.resolve()] = InputFile(file, kind, named=file == path)
         if not readable:
             raise CorpusError(f"{path}: {_nothing_found(path, files, skipped)}")
     return list(found.values()), list(skipped.values())

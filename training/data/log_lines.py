@@ -34,7 +34,7 @@ _LEVELLED = re.compile(
 )
 _STAMPED = re.compile(rf"[\[(<]?{STAMP}[\])>]?(?=\W|$){_JUNK}")
 _LEVEL_FIRST = re.compile(
-    rf"(?:\[{LEVEL}\]:?\s|{LEVEL}(?::\s?(?:[\w.]+:)?|\s+[-|]\s|\s+(?={STAMP}|\[)))\s*(?:{STAMP})?{_JUNK}"
+    rf"(?:\[{LEVEL}\s?\]:?\s|{LEVEL}(?::\s?(?:[\w.]+:)?|\s+[-|]\s|\s+(?={STAMP}|\[)))\s*(?:{STAMP})?{_JUNK}"
 )
 _LOGFMT = re.compile(
     r"(?:\w+=\S+ )*?(?:time|ts|level|lvl)=.*?\b(?:msg|message)=(\"(?:[^\"\\]|\\.)*\"|\S+)"

@@ -20,6 +20,7 @@ from training.data.wrapped_text import join_paragraphs, wrapped_width
 _FIRST_LINES = 2000
 _FIRST_CHARACTERS = 400_000
 _SEPARATOR = re.compile(r"(?=.*?(.)\s*\1\s*\1)[\W_]+")
+_MAX_FRAME = 200
 _FRAME = re.compile(r"([-=_*~#+])\1{2,}\s*(.*[^\W_].*?)\s*\1{3,}")
 # Outside chats and logs, lines that begin and end otherwise have no header, prefix or separator.
 _FIRST = frozenset("0123456789[(<{【-=_*~#+.·•—–─━═■◆★☆>|/\\上下中凌早晚周週星消" + MARKS)
@@ -56,7 +57,7 @@ def _messages(
             yield line
         elif _SEPARATOR.fullmatch(line):
             report.removed["separator lines"] += 1
-        elif frame := _FRAME.fullmatch(line):
+        elif len(line) <= _MAX_FRAME and (frame := _FRAME.fullmatch(line)):
             yield frame[2]
         elif found := log_message(line, in_log=in_log):
             line, reason = found

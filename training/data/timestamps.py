@@ -9,7 +9,7 @@ _WEEKDAY = (
     r"|[（(]?(?:星期|[周週])?[一二三四五六日天][)）]?)"
 )
 _FULL_DATE = (
-    r"(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](?:\d{4}|\d{2})\.?"
+    r"(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|(?:19|20)\d{6}|\d{1,2}[-/.]\d{1,2}[-/.](?:\d{4}|\d{2})\.?"
     r"|\d{4}年\d{1,2}月\d{1,2}[日号]"
     rf"|{_MONTH} {{1,2}}\d{{1,2}}(?:st|nd|rd|th)?,? \d{{4}}"
     rf"|\d{{1,2}}[-/. ]{{1,2}}{_MONTH}[-/,. ]{{1,2}}(?:\d{{4}}|\d{{2}}))"
@@ -25,7 +25,10 @@ TIME = (
 )
 _BETWEEN = r"(?:T|,?\s+(?:at|à|um|om|kl\.?)?\s*|,|\s*[-–|]\s*)?"
 # A date with its year and a time, in either order
-STAMP = rf"(?:{DATE}{_BETWEEN}{TIME}|{TIME},?\s+{DATE})"
+STAMP = (
+    rf"(?:{DATE}{_BETWEEN}{TIME}|{TIME},?\s+{DATE}"
+    rf"|(?:{_WEEKDAY}\s)?{_MONTH}\s{{1,2}}\d{{1,2}}\s{TIME}(?:\s[A-Z]{{2,5}})?\s\d{{4}})"
+)
 # The same without a year
 SHORT_STAMP = rf"(?:{_SHORT_DATE}{_BETWEEN}{TIME})"
 LEVEL = (
