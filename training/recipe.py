@@ -39,7 +39,7 @@ from training.data.shards import Prepared, open_prepared
 from training.data.sources import named_sources
 from training.data.text_report import TextReport
 from training.evaluation.report import LANGUAGE_NAMES, cell, table
-from training.options import argument, option
+from training.options import argument, capped_threads, option
 from training.plan import (
     ADAPTING_PASSES,
     REPLAY,
@@ -94,6 +94,7 @@ def run(options: RecipeOptions) -> int:
 
 def _run(options: RecipeOptions) -> int:
     """Take every step that has not been taken."""
+    options = replace(options, threads=capped_threads(options.threads))
     base = _base(options)
     files, _ = find_files((*options.text, *options.replay))
     size = sum(file.path.stat().st_size for file in files)
