@@ -150,6 +150,18 @@ def test_a_faulty_file_in_a_folder_is_skipped(tmp_path: Path) -> None:
         read(folder)
 
 
+def test_a_file_without_text_is_named(tmp_path: Path) -> None:
+    """A page of nothing but markup counts as skipped, with what was removed."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write_lines(folder / "good.txt", 100, english)
+    (folder / "page.html").write_text("<p><br></p>", encoding="utf-8")
+    (folder / "blank.txt").write_text(" \n\n ", encoding="utf-8")
+    skipped = {each.path.name: each.reason for each in read(folder).report.skipped}
+    assert skipped.keys() == {"page.html", "blank.txt"}
+    assert skipped["blank.txt"] == "no text (only spaces)"
+
+
 def test_an_encoding_may_be_insisted_on(tmp_path: Path) -> None:
     """Bytes of Windows-1252 are read as such."""
     (tmp_path / "a.txt").write_bytes("“Café” is a word.\n".encode("cp1252"))

@@ -69,12 +69,14 @@ class RawLines:
             yield text
         self.bar.update(size - shown)
         report.warnings += signs.warnings()
-        if kept < MIN_TEXT_SHARE * report.bytes and file.kind not in _PACKED:
-            report.warnings.append(
-                f"only {kept / report.bytes:.0%} of it is text, the rest is markup or headers"
-            )
+        packed, share = file.kind in _PACKED, kept / max(1, report.bytes)
+        if share < MIN_TEXT_SHARE and not packed and not report.warnings:
+            report.warnings.append(f"only {share:.0%} of it is text, the rest is markup or headers")
         if report.lines or file.named:
             self.reports.append(report)
+        elif file.path not in {each.path for each in self.skipped}:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in report.removed.items())
+            self.skipped.append(SkippedFile(file.path, f"no text ({reasons or 'only spaces'})"))
 
     def _lines(self, file: InputFile, report: FileReport) -> Iterator[str]:
         """Yield the lines of a file; if it is faulty and was not named itself, up to the fault."""
