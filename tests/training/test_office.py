@@ -23,7 +23,7 @@ CONTAINER = (
 )
 PACKAGE = """<package xmlns="http://www.idpf.org/2007/opf"><manifest>
 <item id="n" href="nav.xhtml" properties="nav"/><item id="b" href="text/b%20b.xhtml"/>
-<item id="a" href="a.html"/><item id="c" href="gone.html"/></manifest>
+<item id="a" href="a.xml"/><item id="c" href="gone.html"/></manifest>
 <spine><itemref idref="n"/><itemref idref="b"/><itemref idref="a"/>{more}</spine></package>"""
 
 
@@ -49,7 +49,7 @@ def book(path: Path, more: str = "", **parts: str) -> Path:
             "mimetype": "application/epub+zip",
             "META-INF/container.xml": CONTAINER,
             "OPS/book.opf": PACKAGE.format(more=more),
-            "OPS/a.html": '<?xml version="1.0" encoding="gbk"?><p>第二章 正文。</p>'.encode("gbk"),
+            "OPS/a.xml": '<?xml version="1.0" encoding="gbk"?><p>第二章 正文。</p>'.encode("gbk"),
             "OPS/nav.xhtml": "<p>No contents</p>",
             "OPS/text/b b.xhtml": "<html><head><title>No</title></head><p>First <i>page</i>.</p>",
             **parts,
@@ -128,7 +128,7 @@ def test_a_protected_e_book_is_named(tmp_path: Path) -> None:
     cipher = '<e xmlns:c="x"><c:CipherReference URI="{}"/></e>'
     fonts = {"META-INF/encryption.xml": cipher.format("OPS/font.otf")}
     assert read(read_epub, book(tmp_path / "a.epub", **fonts))[0][0] == "First page."
-    pages = {"META-INF/encryption.xml": cipher.format("OPS/a.html")}
+    pages = {"META-INF/encryption.xml": cipher.format("OPS/a.xml")}
     with pytest.raises(CorpusError, match=r"b\.epub: protected against copying"):
         read(read_epub, book(tmp_path / "b.epub", **pages))
 

@@ -164,6 +164,16 @@ def test_html_in_cells_is_removed() -> None:
     assert read(text)[0] == ["Hello my friend.", "That's all.", "no tags in here"]
 
 
+def test_cells_of_programs_are_no_text() -> None:
+    """Placeholders of pictures and cards of a chat go, and escaped characters are read."""
+    rows = [["text"], ["[图片]"], ["<Media omitted>"], ["[deleted]"], ["NULL"]]
+    rows += [["<msg><appmsg>a card</appmsg></msg>"], ["Fish &amp; chips &lt;b&gt;now&lt;/b&gt;."]]
+    lines, report = read(table(rows))
+    assert lines == ["Fish & chips now."]
+    assert report.removed["placeholders"] == 4
+    assert report.removed["records without text"] == 5
+
+
 @pytest.mark.parametrize(("field", "expected"), [("NAME", "Anna"), ("2", "Anna"), ("3", "ok")])
 def test_a_column_can_be_named(field: str, expected: str) -> None:
     """A name, in any case, or a number insists on a column that would not be chosen."""

@@ -57,8 +57,8 @@ def read_epub(path: Path, report: FileReport) -> Iterator[str]:
         CorpusError: the file is damaged, protected or too large.
     """
     with _opened(path, report) as archive:
-        present = sorted(filter(_PAGE.fullmatch, archive.namelist()))
-        pages = _spine(archive) or present
+        present = set(archive.namelist())
+        pages = _spine(archive) or sorted(filter(_PAGE.fullmatch, present))
         if _encrypted(archive).intersection(pages):
             raise CorpusError(f"{path}: protected against copying; use an unprotected copy")
         for page in pages:
@@ -66,7 +66,7 @@ def read_epub(path: Path, report: FileReport) -> Iterator[str]:
                 data = _read(archive, page)
                 text = data.decode(html_charset(data) or "utf-8-sig", "replace")
                 yield from read_html((text,), report)
-        if missing := len(set(pages).difference(present)):
+        if missing := len(set(pages) - present):
             report.warnings.append(f"{missing} of {len(pages)} pages are missing")
 
 

@@ -1,5 +1,6 @@
 """The columns of a table, or members of JSON objects, that hold text."""
 
+import html
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -36,6 +37,10 @@ _NO_TEXT = re.compile(
     r"(?:\w+://|www\.)\S+|[/~.]?(?:/[\w.-]+)+/?|\S+@\S+\.\S+|[\[{].*[\]}]", re.DOTALL
 )
 _EMPTY = frozenset(("NULL", "null", "NaN", "nan", "N/A", "\\N", "#N/A"))
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#x[\da-f]{1,6}|[a-z]{2,8});", re.IGNORECASE)
+# A picture, a deleted message, a card of a chat
+_PLACEHOLDER = re.compile(r"\s*(?:[\[【][^\[\]【】]{1,20}[\]】]|<[^<>]{1,30}>)\s*")
+_XML = ("<?xml", "<msg")
 _TEXT_NAME = re.compile(
     r"(?:text|content|message|msg|body|comment|review|summary|description|question|answer|prompt"
     r"|response|completion|instruction|input|output|sentence|paragraph|story|article|caption"
@@ -173,6 +178,11 @@ def _count_words(cell: str) -> float:
 
 def text_lines(cell: str, report: FileReport) -> list[str]:
     """Return the lines of a cell's text, without HTML; none of an empty cell."""
+    if "&" in cell:
+        cell = _ENTITY.sub(lambda entity: html.unescape(entity[0]), cell)
+    if cell[:1] in "[【<" and (_PLACEHOLDER.fullmatch(cell) or cell.startswith(_XML)):
+        report.removed["placeholders"] += 1
+        return []
     if "</" in cell or "<br" in cell:
         cell = text_of_html(cell, report)
     if cell in _EMPTY:
