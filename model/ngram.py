@@ -193,10 +193,12 @@ def is_ngram(directory: Path) -> bool:
     """Return True if SHA256SUMS lists the description of an n-gram, and no checkpoint's.
 
     Raises:
-        CheckpointError: there is no SHA256SUMS that lists files.
+        CheckpointError: SHA256SUMS is missing next to an n-gram, or lists no files.
     """
-    if os.access(directory / DESCRIPTION, os.F_OK) and not os.access(directory / SUMS, os.F_OK):
-        raise CheckpointError(f"{directory} has an n-gram without {SUMS}; {BUILD_AGAIN}")
+    if not os.access(directory / SUMS, os.F_OK):
+        if os.access(directory / DESCRIPTION, os.F_OK):
+            raise CheckpointError(f"{directory} has an n-gram without {SUMS}; {BUILD_AGAIN}")
+        return False
     _, sums = read_sums(directory)
     return DESCRIPTION in sums and CONFIG not in sums
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from model.checkpoint import load_checkpoint
+from model.errors import CheckpointError
+from model.predictor import open_model
 from tests.end_to_end import odd_files as odd
 from training.__main__ import main
 
@@ -147,6 +149,23 @@ def test_an_interrupt_ends_a_command_with_130(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", STOPPED)
+def test_lack_of_memory_is_named(
+    name: str,
+    made: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A command that gets no memory ends with one line."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(STOPPED[name], fail)
+    assert "memory" in last_error(capsys, *command(name, made, tmp_path / "output"))
+
+
 def _append(text: str) -> Callable[[str], str]:
     return lambda content: content.replace("[data]", f"{text}\n\n[data]")
 
@@ -251,6 +270,12 @@ def test_an_altered_shard_is_named(
         ("ngram", tmp_path / "data", "--output", tmp_path / "ngram"),
     ):
         assert shard.name in last_error(capsys, *words)
+
+
+def test_a_run_folder_is_not_served(made: Path) -> None:
+    """The error says that a run must be exported first."""
+    with pytest.raises(CheckpointError, match="export"):
+        open_model(made / "run")
 
 
 def test_a_report_is_not_overwritten(

@@ -309,6 +309,7 @@ def test_an_encoding_may_be_insisted_on(tmp_path: Path, capsys: pytest.CaptureFi
 WARNED = {
     "twenty.txt": (odd.joined(ENGLISH[:20]), "20 different lines"),
     "again.txt": (odd.joined(ENGLISH * 4), "occurred before"),
+    "table.csv": (odd.table(HEADER, ENGLISH[:20]), "20 different lines"),
 }
 
 
