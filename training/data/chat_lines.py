@@ -27,7 +27,7 @@ _STAMPED = re.compile(
     rf"(?:[\[(【<]\s*{STAMP}\s*[\])】>]|{STAMP}(?![^\W_]|[,，。.、]))[:：]?(?P<dash>\s[-–—]\s)?\s*"
 )
 _BRACKETED = re.compile(rf"[\[(【]\s*{TIME}\s*[\])】][:：]?\s*")
-_BARE = re.compile(rf"{TIME}(?=\s)(?:\s[-–—|])?\s+")
+_BARE = re.compile(rf"(?:{SHORT_STAMP}|{TIME})(?=\s)(?P<dash>\s[-–—|])?\s+")
 _TABBED = re.compile(rf"(?:{STAMP}|{TIME})\t(?:(?P<event>-->|<--|--)\t.*|[^\t]{{1,50}}\t)?")
 _MEETING = re.compile(rf"{TIME}\s+From\s+.{{1,80}}?\s*:(?=\s)\s*")
 _NICK = re.compile(r"<[^<>\s][^<>]{0,40}>\s+")
@@ -43,11 +43,14 @@ _EVENT = re.compile(
     r"|\S+ (?:\[\S+@\S+\]|\(\S+@\S+\)) has (?:joined|left|quit)\b.*"
 )
 _NAMED_STAMP = re.compile(
-    rf"(?P<name>{_NAME}){_ACCOUNT}?(?:\s?[,，:：—–-]\s?|\s+)[\[(]?"
+    rf"(?P<name>{_NAME}){_ACCOUNT}?(?:\s?[,，:：—–-]\s?|\s+|(?<=[】)）]))[\[(]?"
     rf"(?:{STAMP}|{SHORT_STAMP}|{_DAY}(?: at|,)? ?{TIME})[\])]?[:：]?$"
 )
 _NAMED_TIME = re.compile(
     rf"(?P<name>{_NAME})(?:{_ACCOUNT})?(?:\s?[,，—–-]\s?|\s+)[\[(]?{TIME}[\])]?[:：]?$"
+)
+_NAMED_TEXT = re.compile(
+    rf"{_NAME}\s?[\[(（]\s?(?:{STAMP}|{SHORT_STAMP}|{TIME})\s?[\])）]\s?{_COLON}"
 )
 _DATE_LINE = re.compile(
     rf"[-—=*\s]*(?:{DATE}|{STAMP}|{SHORT_STAMP}|{_DAY}(?:\s?{TIME})?)[-—=*\s]*$"
@@ -92,12 +95,13 @@ class ChatFilter:
         self._named_stamp = sum(bool(_NAMED_STAMP.match(line)) for line in lines) >= 2
         names = Counter(match["name"] for match in map(_NAMED_TIME.match, lines) if match)
         self._named_time = names.total() >= 3 and len(names) <= 0.7 * names.total()
+        self._named_text = sum(bool(_NAMED_TEXT.match(line)) for line in lines) >= 2
         self._own_line = _headers_stand_alone(lines)
 
     @property
     def is_open(self) -> bool:
-        """Return True if a header was seen a few lines before."""
-        return self._open_lines > 0
+        """Return True if any line may have a header, or be part of a message."""
+        return self._open_lines > 0 or self._named_text
 
     def clean(self, line: str) -> str:
         """Return what was written in a line, without header; empty if nothing was."""
@@ -119,7 +123,7 @@ class ChatFilter:
             self._named_time and _NAMED_TIME.match(text)
         ):
             return HEADERS, ""
-        if match := _MEETING.match(text):
+        if match := _MEETING.match(text) or (self._named_text and _NAMED_TEXT.match(text)):
             return HEADERS, text[match.end() :]
         if match := _TABBED.match(text):
             return EVENTS if match["event"] else HEADERS, text[match.end() :]
@@ -129,7 +133,12 @@ class ChatFilter:
             if bare is None:
                 nick = _NICK.match(text) if self._nicks else None
                 return (HEADERS, text[nick.end() :]) if nick else None
-            if not (self._bare or _IRC.match(text, bare.end()) or _TIMED_SENDER.match(text)):
+            if not (
+                self._bare
+                or _IRC.match(text, bare.end())
+                or _TIMED_SENDER.match(text)
+                or (bare["dash"] and _SHORT_SENDER.match(text, bare.end()))
+            ):
                 return None
             match = bare
         rest = text[match.end() :].lstrip(MARKS)

@@ -133,8 +133,8 @@ def _decodable(lines: Iterator[str], report: FileReport) -> Iterator[str]:
                     yield "".join(group)
     if count := report.removed["undecodable lines"]:
         report.warnings.append(
-            f"{count} lines are not valid {report.encoding} and were left out; if that is not the"
-            " encoding of the file, name it"
+            f"lines left out because they are not valid {report.encoding}: {count}; if that is not"
+            " the encoding of the file, name it"
         )
 
 

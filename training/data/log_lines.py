@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 
-from training.data.timestamps import LEVEL, STAMP, TIME
+from training.data.timestamps import LEVEL, SHORT_STAMP, STAMP, TIME
 
 _ACCESS = re.compile(r"""\S+ \S+ \S+ \[\d{1,2}/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] ["']""")
 _TRACE = re.compile(
@@ -15,8 +15,8 @@ _TRACE = re.compile(
 # What may stand between the time of a line and its message
 _JUNK = (
     rf"(?:\s*(?:[-|:]+(?=\s)|\[[^\[\]]{{0,80}}\]:?|\(\w[\w.:/$-]{{0,60}}\)|{LEVEL}\b:?(?=\s|$|[\[(|-])"
-    r"|(?:\w+\s+)?\d+\s+\d+(?=\s)|\d+(?:\#\d+)?:?(?=\s)|\*\d+(?=\s)|[A-Za-z_$][\w$]*(?:\.[\w$]+){2,}(?=\s)"
-    r"|[A-Za-z_$][\w$./-]{0,80}(?:\[\d+\]|\([\w.:-]*\))?\s*(?::|\s-|\|)(?=\s)))*\s*"
+    r"|(?:\w+\s+)?\d+\s+\d+(?=\s)|std(?:out|err)\s[FP](?=\s)|\d+(?:\#\d+)?:?(?=\s)|\*\d+(?=\s)|[A-Za-z_$][\w$]*(?:\.[\w$]+){2,}(?=\s)"
+    r"|[A-Za-z_$][\w$./:-]{0,80}(?:\[\d+\]|\([\w.:-]*\))?\s*(?::|\s-|\|)(?=\s)))*\s*"
 )
 _SYSLOG = (
     r"(?:<\d{1,3}>(?:\d\s)?)?(?:[A-Z][a-z]{2}\s{1,2}\d{1,2}\s\d\d:\d\d:\d\d|\d{4}-\d\d-\d\dT\S{8,30})\s"
@@ -30,7 +30,7 @@ _ANDROID = (
 _KERNEL = r"\[\s*\d{1,7}\.\d{6}\]\s"
 _FORMAT = re.compile(rf"(?:{_SYSLOG}|{_GLOG}|{_ANDROID}|{_KERNEL})\s*")
 _LEVELLED = re.compile(
-    rf"[\[(<]?(?:{STAMP}|{TIME})[\])>]?(?=\W)(?=.{{0,80}}?(?:\b{LEVEL}\b|[\[/](?i:{LEVEL})\])){_JUNK}"
+    rf"[\[(<]?(?:{STAMP}|{SHORT_STAMP}|{TIME})[\])>]?(?=\W)(?=.{{0,80}}?(?:\b{LEVEL}\b|[\[/](?i:{LEVEL})\])){_JUNK}"
 )
 _STAMPED = re.compile(rf"[\[(<]?{STAMP}[\])>]?(?=\W|$){_JUNK}")
 _LEVEL_FIRST = re.compile(

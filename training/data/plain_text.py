@@ -20,7 +20,7 @@ from training.data.wrapped_text import join_paragraphs, wrapped_width
 _FIRST_LINES = 2000
 _FIRST_CHARACTERS = 400_000
 _SEPARATOR = re.compile(r"(?=.*?(.)\s*\1\s*\1)[\W_]+")
-_MAX_FRAME = 200
+_MAX_FRAME, _MAX_MESSAGE = 200, 3000  # characters
 _FRAME = re.compile(r"([-=_*~#+])\1{2,}\s*(.*[^\W_].*?)\s*\1{3,}")
 # Outside chats and logs, lines that begin and end otherwise have no header, prefix or separator.
 _FIRST = frozenset("0123456789[(<{【-=_*~#+.·•—–─━═■◆★☆>|/\\上下中凌早晚周週星消" + MARKS)
@@ -51,7 +51,7 @@ def _messages(
     lines: Iterator[str], report: FileReport, chat: ChatFilter, *, in_log: bool
 ) -> Iterator[str]:
     for line in lines:
-        if not line or not (
+        if not 0 < len(line) <= _MAX_MESSAGE or not (
             line[0] in _FIRST or line[-1] in _LAST or line[:3] in _DAYS or in_log or chat.is_open
         ):
             yield line
