@@ -6,7 +6,7 @@
     3  encode      count words, cut, encode and write the lines of each language of each source
 
 No input is ever held in memory whole. Memory is bounded by the tokenizer's sample, the hashes of
-distinct lines, some 60 bytes each, and the counts of words.
+distinct lines, some 75 bytes each, and the counts of words.
 """
 
 import random

@@ -1,7 +1,7 @@
 """Read the sources once, to clean lines on disk, and choose the blocks that are held out.
 
 The clean lines of a source lie in one file, its spool, in their order: the language as one byte,
-the line in UTF-8, a line end. Memory is bounded by the hashes of distinct lines, some 60 bytes
+the line in UTF-8, a line end. Memory is bounded by the hashes of distinct lines, some 75 bytes
 each.
 """
 
@@ -36,8 +36,8 @@ from training.data.text_report import TextReport, find_warnings
 from training.options import option
 from training.progress import progress_bar
 
-# Distinct lines after which duplicates are no longer noticed: some 1.2 GB.
-REMEMBERED_LINES = 20_000_000
+# Distinct lines after which duplicates are no longer noticed: some 750 MB.
+REMEMBERED_LINES = 10_000_000
 SAMPLES = 10
 _MEASURED_LINES = 400
 _SHOWN_REASONS = 5
@@ -66,6 +66,15 @@ class ReadOptions:
     tokenizer: Path | None = option(
         "use this tokenizer.model instead of training one", None, "FILE"
     )
+
+
+@dataclass(slots=True)
+class _Size:
+    """Amounts of text."""
+
+    lines: int = 0
+    characters: int = 0
+    bytes: int = 0  # of UTF-8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,19 +172,22 @@ class _Reader:
         """Write the spool of a source; return its parts, none if it has no new line."""
         spool = self.directory / f"{source.name}.lines"
         counts: Counter[str] = Counter()
+        sizes = {language: _Size() for language in LANGUAGES}
         with spool.open("wb") as file:
             for text in lines:
                 for line in self._new_lines(text, counts):
                     language = language_of(line) if source.language == "auto" else source.language
                     data = line.encode()
                     file.write(_FLAGS[language] + data + b"\n")
-                    counts[f"{language} lines"] += 1
-                    counts[f"{language} characters"] += len(line)
-                    counts[f"{language} size"] += len(data)
+                    size = sizes[language]
+                    size.lines += 1
+                    size.characters += len(line)
+                    size.bytes += len(data)
         self.files += lines.reports
         self.skipped += lines.skipped
         self.counts += counts
-        return self._parts(source, spool, counts, tuple(report.path for report in lines.reports))
+        files = tuple(Path(report.path).name for report in lines.reports)
+        return self._parts(source, spool, counts, sizes, files)
 
     def _new_lines(self, text: str, counts: Counter[str]) -> Iterator[str]:
         """Yield the clean lines of a raw line that no source has had yet."""
@@ -195,10 +207,15 @@ class _Reader:
             yield line
 
     def _parts(
-        self, source: SourceOptions, spool: Path, counts: Counter[str], files: tuple[str, ...]
+        self,
+        source: SourceOptions,
+        spool: Path,
+        counts: Counter[str],
+        sizes: dict[str, _Size],
+        files: tuple[str, ...],
     ) -> list[Part]:
         """Return a part for each language with lines, the one with most lines first."""
-        lines = {language: counts[f"{language} lines"] for language in LANGUAGES}
+        lines = {language: size.lines for language, size in sizes.items()}
         total = sum(lines.values())
         if not total:
             self.warnings.append(
@@ -214,12 +231,12 @@ class _Reader:
                 language=group[0],
                 consecutive=source.consecutive or 2 * counts["from documents"] > total,
                 options=source,
-                files=tuple(Path(file).name for file in files),
+                files=files,
                 spool=spool,
                 flags=b"".join(_FLAGS[language] for language in group),
-                lines=sum(lines[language] for language in group),
-                characters=sum(counts[f"{language} characters"] for language in group),
-                size=sum(counts[f"{language} size"] for language in group),
+                lines=sum(sizes[language].lines for language in group),
+                characters=sum(sizes[language].characters for language in group),
+                size=sum(sizes[language].bytes for language in group),
                 counts={key: counts[key] for key in ("lines", "without_letters", "duplicates")},
             )
             for number, group in enumerate(groups)
