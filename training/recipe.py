@@ -27,14 +27,21 @@ from typing import Any
 
 from pydantic.dataclasses import dataclass
 
-from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, is_checkpoint, load_checkpoint
+from model.checkpoint import (
+    DEFAULT_CHECKPOINT,
+    Checkpoint,
+    check_target,
+    is_checkpoint,
+    load_checkpoint,
+)
 from model.config import STRICT
 from model.errors import CorpusError, RunError
 from model.files import write_atomically
 from training.cached_json import cached_json, require_same_settings
 from training.config import RunConfig, Size
 from training.data.input_files import find_files
-from training.data.prepare import PrepareOptions, prepare
+from training.data.prepare import PrepareOptions, VocabularySize, prepare
+from training.data.reading import Share
 from training.data.shards import Prepared, open_prepared
 from training.data.sources import named_sources
 from training.data.text_report import TextReport
@@ -75,8 +82,10 @@ class RecipeOptions(PlanOptions):
     replay: tuple[str, ...] = option("general text to train on as well", (), "TEXT")
     encoding: str | None = option("encoding of the text (default: detected)", None, "NAME")
     field: str | None = option("column or JSON member with the text (default: found)", None, "NAME")
-    vocabulary_size: Size | None = option("tokens, with --from-scratch (default: chosen)", None)
-    held_out_share: float | None = option("lines held out (default: chosen)", None, "SHARE")
+    vocabulary_size: VocabularySize | None = option(
+        "tokens, with --from-scratch (default: chosen)", None, "N"
+    )
+    held_out_share: Share | None = option("lines held out (default: chosen)", None, "SHARE")
     version: str = option("version to write (default: the old one and -adapted)", "")
     lines: Size = option("lines of each language in the comparison", 200, "N")
     typing_lines: Size = option("lines of each language to type in it", 40, "N")
@@ -96,6 +105,8 @@ def _run(options: RecipeOptions) -> int:
     """Take every step that has not been taken."""
     options = replace(options, threads=capped_threads(options.threads))
     base = _base(options)
+    checkpoint = options.output / "checkpoint"
+    _check_output(options, base)
     files, _ = find_files((*options.text, *options.replay))
     size = sum(file.path.stat().st_size for file in files)
     seconds = guess_seconds(size, options)
@@ -106,7 +117,6 @@ def _run(options: RecipeOptions) -> int:
         return 0
     require_same_settings(options.output, _settings(options, base, [file.path for file in files]))
     plan = _plan(options, base)
-    checkpoint = options.output / "checkpoint"
     if not is_checkpoint(checkpoint):
         best = _train(plan.config, options.output / "run")
         if best == 0:
@@ -144,6 +154,25 @@ def _base(options: RecipeOptions) -> Checkpoint | None:
             f"{base.directory} only fills blanks; adapt a checkpoint with a forward tower"
         )
     return base
+
+
+def _check_output(options: RecipeOptions, base: Checkpoint | None) -> None:
+    """Raise a named error for an output that would only fail after training."""
+    output = options.output.resolve()
+    folders = [each for each in options.text if Path(each).resolve() in output.parents]
+    if folders:
+        raise RunError(
+            f"{output} is in {folders[0]}, and would be read as text; name another --output"
+        )
+    if not is_checkpoint(output / "checkpoint"):
+        check_target(output / "checkpoint", *_labels(options, base), overwrite=False)
+
+
+def _labels(options: RecipeOptions, base: Checkpoint | None) -> tuple[str, str]:
+    """Return name and version of the checkpoint that is written."""
+    if base is None:
+        return "own", options.version or "1"
+    return base.name, options.version or f"{base.version[:55]}-adapted"
 
 
 def _settings(
@@ -224,10 +253,8 @@ def _train(config: RunConfig, directory: Path) -> int:
 def _export(options: RecipeOptions, base: Checkpoint | None) -> None:
     from training.export import ExportOptions, export
 
-    version = options.version or (f"{base.version}-adapted" if base else "1")
-    name = base.name if base else "own"
     best, checkpoint = options.output / "run" / "best", options.output / "checkpoint"
-    export(ExportOptions(best, checkpoint, name, version, base=base))
+    export(ExportOptions(best, checkpoint, *_labels(options, base), base=base))
 
 
 def _comparison(options: RecipeOptions) -> str:
@@ -261,7 +288,13 @@ def _comparison(options: RecipeOptions) -> str:
         for metric, label in COMPARED.items()
         if (figure := summary["metrics"].get(metric))
     ]
-    return table(rows, ("", "", "before", "after", "n"))
+    worse = [
+        f"\n{LANGUAGE_NAMES[language]} is predicted better by {options.checkpoint}: give more such"
+        f" text and --minutes{', or leave out --from-scratch' if options.from_scratch else ''}\n"
+        for language, summary in report["languages"].items()
+        if sorted(bits := summary["metrics"]["bits_per_character"]["values"]) == bits
+    ]
+    return table(rows, ("", "", "before", "after", "n")) + "".join(worse)
 
 
 @contextmanager

@@ -165,6 +165,25 @@ def test_too_little_text_is_a_named_error(
     assert "secret" not in error
 
 
+def test_an_output_inside_the_text_is_refused(
+    diary: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its files would be read as text the next time."""
+    output = diary.parent / "runs" / "out"
+    assert main(["train", str(diary.parent), "--output", str(output)]) == 2
+    assert "name another --output" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_a_name_that_export_would_refuse_is_refused_first(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is read or written."""
+    assert main([*words, "--output", str(tmp_path / "out"), "--version", "my version"]) == 2
+    assert "name, version" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_dry_run_reports_and_writes_nothing(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,13 +196,18 @@ def test_a_dry_run_reports_and_writes_nothing(
 
 
 def test_from_scratch_trains_a_network_of_its_own(
-    diary: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    diary: Path, adapted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Vocabulary and network are chosen; a vocabulary cannot be given to an adaptation."""
-    given = ["train", str(diary), "--checkpoint", str(exported), "--output", str(tmp_path / "out")]
-    assert main([*given, *FEW, "--vocabulary-size", "400"]) == 2
+    """Vocabulary and network are chosen; a checkpoint that predicts the text better is named.
+
+    A vocabulary cannot be given to an adaptation.
+    """
+    base, output = adapted / "checkpoint", tmp_path / "out"
+    given = ["train", str(diary), *FEW, "--checkpoint", str(base), "--output", str(output)]
+    assert main([*given, "--vocabulary-size", "400"]) == 2
     assert "--from-scratch" in capsys.readouterr().err
-    assert main([*given, *FEW, "--steps", "8", "--from-scratch"]) == 0
-    made = load_checkpoint(tmp_path / "out" / "checkpoint")
+    assert main([*given, "--steps", "2", "--from-scratch"]) == 0
+    assert "leave out --from-scratch" in capsys.readouterr().out
+    made = load_checkpoint(output / "checkpoint")
     assert (made.name, made.version, made.languages) == ("own", "1", ("en",))
-    assert made.tokenizer.size != load_checkpoint(exported).tokenizer.size
+    assert made.tokenizer.size != load_checkpoint(base).tokenizer.size

@@ -37,16 +37,16 @@ from training.progress import progress_bar
 
 REPORT = "report.json"
 
+VocabularySize = Annotated[int, Field(ge=len(CONTROL_TOKENS) + 257, le=MAX_TOKENS)]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class PrepareOptions(ReadOptions):
     """Options of :func:`prepare`."""
 
     output: Path | None = option("directory to make; it must not exist", None, "DIR")
-    vocabulary_size: Annotated[int, Field(ge=len(CONTROL_TOKENS) + 257, le=MAX_TOKENS)] | None = (
-        option(
-            "tokens, control and byte tokens included (default: by the amount of text)", None, "N"
-        )
+    vocabulary_size: VocabularySize | None = option(
+        "tokens, control and byte tokens included (default: by the amount of text)", None, "N"
     )
     known_from: Annotated[int, Field(ge=1)] = option(
         "occurrences in the training text from which a word is known", 3, "N"
