@@ -81,6 +81,7 @@ def last_error(capsys: pytest.CaptureFixture[str], *words: object, status: int =
 WRITERS = {
     "prepare": "prepare {made}/text --output {output}",
     "train": "train {made}/tiny.toml --output {output}",
+    "adapt": "adapt {made}/checkpoint {made}/text --steps 2 --output {output}",
     "export": "export {made}/run --output {output}",
     "ngram": "ngram {made}/data --output {output}",
     "evaluate": "evaluate {made}/checkpoint {made}/few.txt --output {output} --typing-lines 1",
@@ -112,7 +113,7 @@ def test_an_output_that_cannot_be_made_is_refused(
     assert "/proc/" in last_error(capsys, *command(name, made, Path("/proc/lacuna/output")))
 
 
-@pytest.mark.parametrize("name", ["prepare", "train", "export", "ngram"])
+@pytest.mark.parametrize("name", ["prepare", "train", "adapt", "export", "ngram"])
 def test_a_full_disk_leaves_nothing_behind(
     name: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
