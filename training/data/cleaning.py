@@ -11,6 +11,7 @@ from model.text import HAN, LETTER, normalise
 
 # A line of more than this many times the limit is a document; each of its sentences is a line.
 DOCUMENT_LINES = 4
+MIN_LIMIT = 16
 MASKED_MAIL = "name@example.com"
 
 # Private use, replacement characters, and codes that are no characters.
@@ -46,7 +47,8 @@ def clean(text: str, max_characters: int, *, split_sentences: bool = False) -> l
 
     The line is brought into normal form. Mail addresses and telephone numbers are masked. A line of
     more than *max_characters* code points is split at sentence ends, else at a comma or space, else
-    at the limit. With *split_sentences*, and in a document, each sentence is a line.
+    at the limit. With *split_sentences*, and in a document, each sentence is a line; one that is too
+    long, perhaps as the text has no marks, is split into parts of a quarter of the limit.
     """
     if not text.isascii():
         text = _NO_TEXT.sub("", text)
@@ -54,12 +56,17 @@ def clean(text: str, max_characters: int, *, split_sentences: bool = False) -> l
     if not LETTER.search(line):
         return []
     line = mask_contacts(line)
-    lines = [line]
+    lines, limit = [line], max_characters
     if split_sentences or is_document(line, max_characters):
         lines = sentences(line)
+        limit = max(MIN_LIMIT, max_characters // DOCUMENT_LINES)
     elif len(line) <= max_characters:
         return lines
-    parts = [part for each in lines for part in split_line(each, max_characters)]
+    parts = [
+        part
+        for each in lines
+        for part in ([each] if len(each) <= max_characters else split_line(each, limit))
+    ]
     return [part for part in parts if LETTER.search(part)]
 
 
