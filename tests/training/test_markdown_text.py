@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from training.data import markdown_text
 from training.data.file_report import FileReport
 from training.data.markdown_text import read_markdown
 
@@ -33,8 +34,8 @@ def read(text: str, step: int = 5) -> tuple[list[str], FileReport]:
         ("- one\n  more\n* two\n+ [x] three\n  1. four\n  2. five",
          ["one more", "two", "three", "four", "five"]),
         ("It was in\n1984. That was it.", ["It was in 1984. That was it."]),
-        ("> quoted\n> text\n>> deeper", ["quoted text deeper"]),
-        ("| Name | Use |\n|---|:-:|\n| a\\|b | **c** |\n| 3 | |\n", ["Name", "Use", "a|b", "c"]),
+        ("> quoted\n> text\n>> deeper", ["quoted text", "deeper"]),
+        ("| Name | Use |\n|---|:-:|\n| a\\|b | **c** |\n| so | |", ["Name", "Use", "a|b", "c", "so"]),
         ("a b | c\n--- | ---\nx y | z\n\ntext | more", ["a b", "c", "x y", "z", "text | more"]),
         ("costs $5 and $6, but $x^2$ and \\(y\\) $$z$$ go", ["costs $5 and $6, but and go"]),
         ("one\n***\ntwo\n- - -\nthree", ["one", "two", "three"]),
@@ -59,19 +60,19 @@ def test_marks_are_removed(text: str, expected: list[str]) -> None:
         ("> ```\n> no\n> ```", "code"),
         ("    x = call(y)\n    z[1] = 2", "code"),
         ("<pre>\nno\n</pre>", "code"),
-        ("<script>\nno\n</script>", "code"),
+        ("<script>\nno\n</script>", "scripts"),
         ("$$\na = b\n$$", "formulas"),
         ("\\[\na = b\n\\]", "formulas"),
         ("\\begin{align*}\na = b\n\\end{align*}", "formulas"),
-        ("<!-- no\nno -->", "comments"),
-        ("<!-- no -->", "comments"),
+        ("<!-- no\nno -->", ""),
+        ("<!-- no -->", ""),
     ],
 )
 def test_blocks_without_text_are_counted(block: str, reason: str) -> None:
     """Code, formulas and comments go with all their lines, and the text around them stays."""
     lines, report = read(f"before\n\n{block}\n\nafter")
     assert lines == ["before", "after"]
-    assert report.removed[reason] == 1
+    assert report.removed[reason] == bool(reason)
 
 
 def test_front_matter_is_no_text() -> None:
@@ -84,11 +85,19 @@ def test_front_matter_is_no_text() -> None:
 
 def test_indented_prose_and_lists_are_text() -> None:
     """Indentation makes code only of what looks like code and is in no list."""
-    novel = "    他停下脚步，看了看天。\n\n    “走吧。”他说。\n\n    x = f(y)\n"
+    novel = "    他停下脚步，看了看天。\n\n    “走吧。”他说。\n\ntext\n\n    x = f(y)\n"
     lines, report = read(novel)
-    assert lines == ["他停下脚步，看了看天。", "“走吧。”他说。"]
+    assert lines == ["他停下脚步，看了看天。", "“走吧。”他说。", "text"]
     assert report.removed["code"] == 1
     assert read("- item\n\n    more of it\n\ntext")[0] == ["item", "more of it", "text"]
+
+
+def test_pieces_do_not_divide_what_belongs_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However a text is divided, its code stays code, and its targets are no text."""
+    monkeypatch.setattr(markdown_text, "_PIECE_CHARACTERS", 10)
+    part = "See [the page][ref] there.\n\n```\nno\n\nno\n```\n\n- item\n\n  more\n\n"
+    lines, _ = read(part * 20 + "[ref]: http://x.org\n")
+    assert lines == ["See the page there.", "item", "more"] * 20
 
 
 def test_words_of_plain_text_stay() -> None:
