@@ -47,8 +47,8 @@ def clean(text: str, max_characters: int, *, split_sentences: bool = False) -> l
 
     The line is brought into normal form. Mail addresses and telephone numbers are masked. A line of
     more than *max_characters* code points is split at sentence ends, else at a comma or space, else
-    at the limit. With *split_sentences*, and in a document, each sentence is a line; one that is too
-    long, perhaps as the text has no marks, is split into parts of a quarter of the limit.
+    at the limit. With *split_sentences*, and in a document, each sentence is a line. One that
+    is too long, perhaps as the text has no marks, is split into parts of a quarter of the limit.
     """
     if not text.isascii():
         text = _NO_TEXT.sub("", text)
