@@ -7,11 +7,11 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from typing import get_type_hints
 
 from model.errors import LacunaError
+from training.interrupts import handle_interrupts
 
 COMMANDS = {
     "prepare": ("training.data.prepare", "text files to prepared data"),
@@ -75,12 +75,13 @@ def run_module(prog: str, name: str, words: Sequence[str]) -> int:
     The status is that of :func:`run_command`.
     """
     try:
-        with _interrupted_at_once():
+        with handle_interrupts(_end):
             module = importlib.import_module(name)
             parse = importlib.import_module("training.options").parse_options
-        parser = _parser(prog, module.__doc__)
-        options = parse(get_type_hints(module.run)["options"], parser, list(words))
-        return int(module.run(options))
+        with handle_interrupts(signal.default_int_handler):
+            parser = _parser(prog, module.__doc__)
+            options = parse(get_type_hints(module.run)["options"], parser, list(words))
+            return int(module.run(options))
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted\n")
         return 130
@@ -91,22 +92,10 @@ def run_module(prog: str, name: str, words: Sequence[str]) -> int:
         return 2
 
 
-@contextmanager
-def _interrupted_at_once() -> Iterator[None]:
-    """Let Ctrl-C end the process without a traceback: an import may not survive an exception."""
-
-    def end(*_: object) -> None:
-        os.write(2, b"\ninterrupted\n")
-        os._exit(130)
-
-    before = signal.getsignal(signal.SIGINT)
-    with suppress(ValueError):  # another thread than the main one
-        signal.signal(signal.SIGINT, end)
-    try:
-        yield
-    finally:
-        with suppress(ValueError):
-            signal.signal(signal.SIGINT, before)
+def _end(*_: object) -> None:
+    """End the process without a traceback: an import may not survive an exception."""
+    os.write(2, b"\ninterrupted\n")
+    os._exit(130)
 
 
 def _describe(error: Exception) -> str | None:

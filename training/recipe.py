@@ -19,8 +19,7 @@ import hashlib
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +45,7 @@ from training.data.shards import Prepared, open_prepared
 from training.data.sources import named_sources
 from training.data.text_report import TextReport
 from training.evaluation.report import LANGUAGE_NAMES, cell, table
+from training.interrupts import handle_interrupts
 from training.options import argument, capped_threads, option
 from training.plan import (
     ADAPTING_PASSES,
@@ -94,7 +94,7 @@ class RecipeOptions(PlanOptions):
 def run(options: RecipeOptions) -> int:
     """Run the command; the module's docstring lists the exit codes."""
     try:
-        with _terminated_like_interrupted():
+        with handle_interrupts(signal.default_int_handler):
             return _run(options)
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; the same command continues\n")
@@ -295,20 +295,6 @@ def _comparison(options: RecipeOptions) -> str:
         if sorted(bits := summary["metrics"]["bits_per_character"]["values"]) == bits
     ]
     return table(rows, ("", "", "before", "after", "n")) + "".join(worse)
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    old = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, old)
 
 
 def _say(line: str) -> None:

@@ -6,7 +6,6 @@ ends in the same weights, bit for bit.
 """
 
 import math
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -28,6 +27,7 @@ from training.data.batches import Batch, BatchStream, held_out_batches
 from training.data.gaps import TokenFlags
 from training.data.shards import Prepared, open_prepared, weigh_sources
 from training.divergence import LossWatch, diverged
+from training.interrupts import handle_interrupts
 from training.loss import (
     LanguageModel,
     Losses,
@@ -378,14 +378,7 @@ def make_optimizer(options: OptimizerOptions, network: nn.Module) -> torch.optim
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Yield a list that SIGINT and SIGTERM are appended to; restore the old handlers at the end."""
+    """Yield a list that SIGINT and SIGTERM are appended to."""
     received: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, _: received.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
+    with handle_interrupts(lambda number, _: received.append(number)):
         yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
