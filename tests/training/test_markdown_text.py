@@ -35,7 +35,7 @@ def read(text: str, step: int = 5) -> tuple[list[str], FileReport]:
          ["one more", "two", "three", "four", "five"]),
         ("It was in\n1984. That was it.", ["It was in 1984. That was it."]),
         ("> quoted\n> text\n>> deeper", ["quoted text", "deeper"]),
-        ("| Name | Use |\n|---|:-:|\n| a\\|b | **c** |\n| so | |", ["Name", "Use", "a|b", "c", "so"]),
+        ("| Name | Use |\n|---|:-:|\n| a\\|b | **c** |\n| d | |", ["Name", "Use", "a|b", "c", "d"]),
         ("a b | c\n--- | ---\nx y | z\n\ntext | more", ["a b", "c", "x y", "z", "text | more"]),
         ("costs $5 and $6, but $x^2$ and \\(y\\) $$z$$ go", ["costs $5 and $6, but and go"]),
         ("one\n***\ntwo\n- - -\nthree", ["one", "two", "three"]),

@@ -91,7 +91,7 @@ def test_a_word_document_gives_paragraphs_cells_and_notes(tmp_path: Path) -> Non
 
 
 def test_a_word_document_gives_nothing_twice(tmp_path: Path) -> None:
-    """Deleted and moved text, formulas, copies of text boxes and the contents are left out."""
+    """Deleted and moved text, formulas, and copies of text boxes are left out."""
     box = f"<w:p>{run('In a box.')}</w:p>"
     body = (
         f"<w:p>{run('Kept')}<w:del><w:r><w:delText>no</w:delText></w:r></w:del>"
@@ -99,20 +99,16 @@ def test_a_word_document_gives_nothing_twice(tmp_path: Path) -> None:
         f"<mc:AlternateContent><mc:Choice><w:txbxContent>{box}</w:txbxContent></mc:Choice>"
         f"<mc:Fallback><w:txbxContent>{box}</w:txbxContent></mc:Fallback></mc:AlternateContent>"
         f"{run('.')}<w:r><w:br/></w:r>{run('Second line.')}</w:p>"
-        f'<w:p><w:pPr><w:pStyle w:val="TOC1"/></w:pPr>{run("No title 5")}</w:p>'
-        f'<w:p><w:hyperlink w:anchor="_Toc12">{run("No title 6")}</w:hyperlink></w:p>'
     )
-    lines, report = read(read_docx, word(tmp_path / "a.docx", body))
+    lines = read(read_docx, word(tmp_path / "a.docx", body))[0]
     assert lines == ["In a box.", "Kept.\nSecond line."]
-    assert report.removed == {"formulas": 1, "table of contents": 2}
 
 
 def test_an_e_book_is_read_in_order(tmp_path: Path) -> None:
-    """The spine gives the order, the page the encoding; a missing page is a warning."""
+    """The spine gives the order, the page the encoding; a page may be missing."""
     assert read(read_epub, book(tmp_path / "a.epub"))[0] == ["First page.", "第二章 正文。"]
-    lines, report = read(read_epub, book(tmp_path / "b.epub", '<itemref idref="c"/>'))
-    assert lines == ["First page.", "第二章 正文。"]
-    assert report.warnings == ["1 of 3 pages are missing"]
+    path = book(tmp_path / "b.epub", '<itemref idref="c"/>')
+    assert read(read_epub, path)[0] == ["First page.", "第二章 正文。"]
 
 
 def test_an_e_book_without_a_list_of_pages_is_read(tmp_path: Path) -> None:

@@ -42,9 +42,14 @@ def read_chunks(path: Path) -> Iterator[bytes]:
     except OSError as error:
         if error.errno is None:  # bz2's word for damage
             raise _damaged(path, error) from error
-        raise CorpusError(
-            f"{path}: cannot be read: {error.strerror or error}; check path and permissions"
-        ) from error
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> CorpusError:
+    """Return the error of a file that the system does not read."""
+    return CorpusError(
+        f"{path}: cannot be read: {error.strerror or error}; check path and permissions"
+    )
 
 
 def _damaged(path: Path, error: Exception) -> CorpusError:

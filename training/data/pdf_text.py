@@ -5,17 +5,21 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from model.errors import CorpusError
 from model.text import HAN
+from training.data.compression import unreadable
 from training.data.file_report import FileReport
 from training.data.html_text import one_line
+
+if TYPE_CHECKING:
+    from pypdf import PageObject
 
 _EDGE_LINES = 2  # of a page, at its top and at its bottom, that may be headers
 # Pages with the same header: without a number, and with one that counts
 _MIN_REPEATED, _MIN_NUMBERED = 3, 2
 _FULL_LINE = 0.75  # of the usual width; a shorter line ends a paragraph
-_MAX_UNKNOWN = 0.2  # share of characters that have no meaning
 _DIGITS = re.compile(r"\d+")
 _PAGE_NUMBER = re.compile(
     r"\W*(?:page|第)?\s*(?:\d+|[ivxlc]+)\s*(?:[页頁]|of\s*\d+|/\s*\d+)?\W*", re.IGNORECASE
@@ -26,7 +30,6 @@ _SENTENCE_END = re.compile(r"[.!?。！？…:：][\"'”’」』）)\]]*$")
 _BULLET = re.compile(r"^[•▪●◦‣■□]\s*")
 _NEVER_FIRST = frozenset("，。、；：！？）》」』”’…,.;:!?)]")
 _ITEM = re.compile(r"[•▪●◦‣■□–-]\s|\(?\d{1,3}[.)]\s")
-_UNKNOWN = re.compile("[\ufffd\ue000-\uf8ff\0-\x08]")
 
 
 def read_pdf(path: Path, report: FileReport) -> Iterator[str]:
@@ -35,26 +38,6 @@ def read_pdf(path: Path, report: FileReport) -> Iterator[str]:
     Raises:
         CorpusError: pypdf is missing, or the file is damaged, protected or has no text.
     """
-    pages = _pages(path, report)
-    if not any(pages):
-        raise CorpusError(
-            f"{path}: {len(pages)} pages without text, perhaps scanned; recognise the text first"
-            " (OCR)"
-        )
-    if empty := sum(not page for page in pages):
-        report.warnings.append(f"{empty} of {len(pages)} pages have no text, perhaps scanned")
-    characters = sum(len(line) for page in pages for line in page)
-    unknown = sum(len(_UNKNOWN.findall(line)) for page in pages for line in page)
-    if unknown > _MAX_UNKNOWN * characters:
-        raise CorpusError(
-            f"{path}: {unknown} of {characters} characters have no meaning, as the fonts lack it;"
-            " recognise the text (OCR)"
-        )
-    yield from _paragraphs(_without_headers(pages, report))
-
-
-def _pages(path: Path, report: FileReport) -> list[list[str]]:
-    """Return the lines of each page that are not blank."""
     try:
         from pypdf import PdfReader
     except ImportError as error:
@@ -62,61 +45,56 @@ def _pages(path: Path, report: FileReport) -> list[list[str]]:
             f"{path}: reading .pdf needs pypdf; run: pip install 'lacuna[documents]'"
         ) from error
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # what it repairs
-    pages: list[list[str]] = []
-    failed = 0
     try:
         report.bytes = path.stat().st_size
         reader = PdfReader(path)
         if reader.is_encrypted and not reader.decrypt(""):
             raise CorpusError(f"{path}: protected by a password; save a copy without one")
-        for page in reader.pages:
-            try:
-                text = page.extract_text()
-            except Exception:  # of many kinds, where a page is damaged
-                failed += 1
-                text = ""
-            pages.append([line.strip() for line in text.splitlines() if line.strip()])
+        pages = [_page_lines(page) for page in reader.pages]
     except CorpusError:
         raise
     except OSError as error:
-        raise CorpusError(
-            f"{path}: cannot be read: {error.strerror or error}; check path and permissions"
-        ) from error
+        raise unreadable(path, error) from error
     except Exception as error:  # of many kinds, where a file is damaged
-        fault = "encrypted" if type(error).__name__ == "DependencyError" else "damaged"
-        raise CorpusError(f"{path}: {fault}; open it and save a copy") from error
-    if failed:
-        report.warnings.append(f"{failed} of {len(pages)} pages are damaged")
-    return pages
+        raise CorpusError(f"{path}: damaged or encrypted; open it and save a copy") from error
+    empty = sum(not page for page in pages)
+    if empty == len(pages):
+        raise CorpusError(
+            f"{path}: {empty} pages without text, perhaps scanned; recognise the text first (OCR)"
+        )
+    if empty:
+        report.warnings.append(f"{empty} of {len(pages)} pages have no text, perhaps scanned")
+    yield from _paragraphs(_without_headers(pages, report))
+
+
+def _page_lines(page: "PageObject") -> list[str]:
+    """Return the lines of a page that are not blank; none if the page is damaged."""
+    try:
+        lines = page.extract_text().splitlines()
+    except Exception:  # of many kinds
+        return []
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _without_headers(pages: Sequence[Sequence[str]], report: FileReport) -> list[list[str]]:
     """Leave out numbers, and lines that repeat but for numbers, at the edges of pages."""
+    edges = [{*range(len(page))[:_EDGE_LINES], *range(len(page))[-_EDGE_LINES:]} for page in pages]
     patterns = Counter(
-        pattern for page in pages for pattern in {_pattern(page[place]) for place in _edges(page)}
+        pattern
+        for page, places in zip(pages, edges, strict=True)
+        for pattern in {_DIGITS.sub("0", page[place]) for place in places}
     )
     kept: list[list[str]] = []
-    for page in pages:
-        headers = {
-            place
-            for place in _edges(page)
-            if _PAGE_NUMBER.fullmatch(page[place])
-            or patterns[_pattern(page[place])]
-            >= (_MIN_NUMBERED if _DIGITS.search(page[place]) else _MIN_REPEATED)
-        }
-        if headers:
-            report.removed["page headers"] += len(headers)
-        kept.append([line for place, line in enumerate(page) if place not in headers])
+    for page, places in zip(pages, edges, strict=True):
+        kept.append([])
+        for place, line in enumerate(page):
+            least = _MIN_NUMBERED if _DIGITS.search(line) else _MIN_REPEATED
+            repeats = patterns[_DIGITS.sub("0", line)] >= least
+            if place in places and (repeats or _PAGE_NUMBER.fullmatch(line)):
+                report.removed["page headers"] += 1
+            else:
+                kept[-1].append(line)
     return kept
-
-
-def _edges(page: Sequence[str]) -> set[int]:
-    places = range(len(page))
-    return {*places[:_EDGE_LINES], *places[-_EDGE_LINES:]}
-
-
-def _pattern(line: str) -> str:
-    return _DIGITS.sub("0", line)
 
 
 def _paragraphs(pages: Sequence[Sequence[str]]) -> Iterator[str]:

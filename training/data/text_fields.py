@@ -10,7 +10,7 @@ from typing import TypeVar
 from model.errors import CorpusError
 from model.text import HAN
 from training.data.file_report import FileReport
-from training.data.html_text import text_of_html
+from training.data.html_text import read_html
 
 # The fields are chosen in as many records, or fewer that hold as many characters.
 SAMPLE_RECORDS = 1000
@@ -184,7 +184,7 @@ def text_lines(cell: str, report: FileReport) -> list[str]:
         report.removed["placeholders"] += 1
         return []
     if "</" in cell or "<br" in cell:
-        cell = text_of_html(cell, report)
+        cell = "\n".join(read_html((cell,), report))
     if cell in _EMPTY:
         return []
     return [line for line in cell.split("\n") if line and not line.isspace()]
