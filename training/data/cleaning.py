@@ -63,7 +63,7 @@ def clean(text: str, max_characters: int, *, split_sentences: bool = False) -> l
     elif len(line) <= max_characters:
         return lines
     parts = [
-        part
+        part.strip()
         for each in lines
         for part in ([each] if len(each) <= max_characters else split_line(each, limit))
     ]
@@ -126,7 +126,7 @@ def mask_contacts(text: str) -> str:
 
 
 def split_line(text: str, limit: int) -> Iterator[str]:
-    """Yield parts of at most *limit* code points, split at sentence ends if there are any."""
+    """Yield parts of at most *limit* code points that end at sentence ends if there are any."""
     start = 0
     while len(text) - start > limit:
         end = start + limit
@@ -138,7 +138,6 @@ def split_line(text: str, limit: int) -> Iterator[str]:
             if breaks and breaks[-1] > start + limit // 4:
                 end = breaks[-1]
                 break
-        yield text[start:end].strip()
+        yield text[start:end]
         start = end
-    if rest := text[start:].strip():
-        yield rest
+    yield text[start:]

@@ -6,6 +6,7 @@ from itertools import groupby
 from pathlib import Path
 
 from training.data.boilerplate import BoilerplateFilter, without_licence
+from training.data.cleaning import split_line
 from training.data.compression import read_chunks
 from training.data.decoding import decode
 from training.data.file_report import FileReport
@@ -20,9 +21,6 @@ from training.data.tables import read_csv
 
 # A longer line comes in parts.
 MAX_LINE_CHARACTERS = 10_000
-# The end of a sentence or a space, close to the limit
-_BREAK = re.compile(r"(?:[。！？…]|[.!?](?=[\"'”’)\]]*\s))[\"'”’」』）)\]]*\s*|[，；,;]\s*|\s+")
-_BREAK_WINDOW = 1000
 # Of a longer line, only the sentences with undecodable bytes are left out.
 _LONG_LINE = 200
 _SENTENCE = re.compile(r"[^。！？!?.]*(?:[。！？!?]+|\.+\s*)?")
@@ -109,14 +107,14 @@ def _lines(chunks: Iterable[str]) -> Iterator[str]:
             pending = lines.pop() if lines and not text.endswith(_LINE_ENDS) else ""
         for line in lines:
             if len(line) > MAX_LINE_CHARACTERS:
-                yield from _split(line)
+                yield from split_line(line, MAX_LINE_CHARACTERS)
             else:
                 yield line
         if len(pending) > 2 * MAX_LINE_CHARACTERS:
-            *parts, pending = _split(pending)
+            *parts, pending = split_line(pending, MAX_LINE_CHARACTERS)
             yield from parts
     if pending:
-        yield from _split(pending.removesuffix("\r"))
+        yield from split_line(pending.removesuffix("\r"), MAX_LINE_CHARACTERS)
 
 
 def _decodable(lines: Iterator[str], report: FileReport) -> Iterator[str]:
@@ -136,22 +134,3 @@ def _decodable(lines: Iterator[str], report: FileReport) -> Iterator[str]:
             f"lines left out because they are not valid {report.encoding}: {count}; if that is not"
             " the encoding of the file, name it"
         )
-
-
-def _split(line: str) -> Iterator[str]:
-    """Yield parts of at most ``MAX_LINE_CHARACTERS``; they end in a sentence end if possible."""
-    start = 0
-    while len(line) - start > MAX_LINE_CHARACTERS:
-        end = start + MAX_LINE_CHARACTERS
-        breaks = list(_BREAK.finditer(line, max(start, end - _BREAK_WINDOW), end))
-        # The last sentence end, or else the last comma, or else the last space
-        breaks.sort(key=lambda match: (_rank(match[0]), match.end()))
-        if breaks:
-            end = breaks[-1].end()
-        yield line[start:end]
-        start = end
-    yield line[start:]
-
-
-def _rank(mark: str) -> int:
-    return 2 if mark[0] in "。！？….!?" else 0 if mark.isspace() else 1

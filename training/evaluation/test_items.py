@@ -117,7 +117,8 @@ def read_files(inputs: Sequence[str], field: str | None = None) -> list[TextFile
     for file in find_files(inputs)[0]:
         report = FileReport(str(file.path), file.kind)
         texts = (normalise(text).strip() for text in read_lines(file, report, field=field))
-        lines = tuple(part for text in texts for part in split_line(text, MAX_CHARACTERS))
+        parts = (part.strip() for text in texts for part in split_line(text, MAX_CHARACTERS))
+        lines = tuple(filter(None, parts))
         if not lines:
             raise CorpusError(f"{file.path}: no text; name files with one line an item")
         name = file.path.name.split(".")[0]
