@@ -208,7 +208,7 @@ def test_duplicates_are_dropped_across_sources(
 def test_limits_take_blocks_spread_over_the_source(
     folder: Path, sources: tuple[SourceOptions, ...], options: PrepareOptions
 ) -> None:
-    """A limit is nearly reached, with lines from all quarters of the file."""
+    """A limit is nearly reached, with lines from all quarters of the file, which is reported."""
     lines = (folder / "en.txt").read_text().splitlines()
     size = (folder / "en.txt").stat().st_size
     limited = replace(sources[0], limit_bytes=size // 3)
@@ -217,6 +217,7 @@ def test_limits_take_blocks_spread_over_the_source(
     assert 0.85 * size / 3 < sum(len(text) + 1 for text in taken) <= size / 3
     quarters = [4 * lines.index(text) // len(lines) for text in taken]
     assert min(quarters.count(quarter) for quarter in range(4)) > 0.15 * len(taken)
+    assert entry(options.output, 0)["files"] == ["en.txt"]
 
 
 def test_the_tokenizer_sees_both_languages_evenly(

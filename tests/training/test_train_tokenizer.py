@@ -13,6 +13,7 @@ import pytest
 from model.errors import TokenizerError
 from tests.training.made_up_text import WORDS, chinese, english
 from training.data import sentencepiece_process
+from training.data import train_tokenizer as module
 from training.data.train_tokenizer import choose_size, train_tokenizer
 
 OTHER_SCRIPTS = "Вчера мы 昨日は 어제 ગઈકાલે เมื่อวาน 𝔘𝔫𝔦 🙂"
@@ -82,3 +83,12 @@ def test_an_interrupt_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         train_tokenizer(WORDS * 20, 280)
     assert started[0].poll() is not None
+
+
+def test_a_trainer_that_fails_is_not_taken_for_a_wrong_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A full disk or a killed process has an error of its own."""
+    monkeypatch.setattr(module, "_run", lambda *_: "RESOURCE_EXHAUSTED: no space left")
+    with pytest.raises(TokenizerError, match="SentencePiece failed: RESOURCE_EXHAUSTED"):
+        train_tokenizer(WORDS * 20, 280)

@@ -42,7 +42,7 @@ VocabularySize = Annotated[int, Field(ge=len(CONTROL_TOKENS) + 257, le=MAX_TOKEN
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class PrepareOptions(ReadOptions):
-    """Options of :func:`prepare`."""
+    """Options of the command; :func:`prepare` gets the sources apart."""
 
     output: Path | None = option("directory to make; it must not exist", None, "DIR")
     vocabulary_size: VocabularySize | None = option(
@@ -52,12 +52,6 @@ class PrepareOptions(ReadOptions):
         "occurrences in the training text from which a word is known", 3, "N"
     )
     vocabulary_bytes: int = 6_000_000  # of text at most that the tokenizer is trained on
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
-class PrepareCommand(PrepareOptions):
-    """Options of the command: those of :func:`prepare`, and the sources."""
-
     inputs: tuple[str, ...] = argument("file, folder or glob", "INPUT", ())
     sources: Path | None = option("sources with weights and limits", None, "FILE.toml")
     root: Path | None = option(
@@ -70,7 +64,7 @@ class PrepareCommand(PrepareOptions):
     dry_run: bool = option("read and report; with --output, write only DIR/report.json", False)
 
 
-def run(options: PrepareCommand) -> int:
+def run(options: PrepareOptions) -> int:
     """Run the command; 0 on success."""
     sources = named_sources(options.inputs, options.field, options.language)
     if options.sources is not None:
@@ -109,7 +103,7 @@ def prepare(
         raise CorpusError(f"{output}: exists; remove it, or name another --output")
     with replaced_directory(output) as work:
         text = read_text(sources, options, work / "spool")
-        tokenizer = _tokenizer(text, options)
+        tokenizer = _tokenizer(text, options, work / "spool")
         if options.tokenizer is None:
             text = text.measure(tokenizer)
         if show is not None:
@@ -133,16 +127,14 @@ def _show(report: TextReport) -> None:
     sys.stdout.flush()
 
 
-def _tokenizer(text: ReadText, options: PrepareOptions) -> Tokenizer:
-    """Load the given tokenizer, or train one."""
+def _tokenizer(text: ReadText, options: PrepareOptions, directory: Path) -> Tokenizer:
+    """Load the given tokenizer, or train one in *directory*."""
     if options.tokenizer is not None:
         return Tokenizer.load(options.tokenizer)
     lines = sample_lines(text.parts, options)
-    size = options.vocabulary_size
-    if size is not None:
-        return train_tokenizer(lines, size)
-    size = choose_size(lines, sum(part.characters for part in text.parts))
-    return train_tokenizer(lines, size, exactly=False)
+    chosen = choose_size(lines, sum(part.characters for part in text.parts))
+    size, exactly = options.vocabulary_size or chosen, options.vocabulary_size is not None
+    return train_tokenizer(lines, size, exactly=exactly, directory=directory)
 
 
 def sample_lines(parts: Sequence[Part], options: PrepareOptions) -> list[str]:

@@ -60,14 +60,20 @@ class RawLines:
         """Yield the lines of a file, and keep its report."""
         report, signs = _report(file), TextSigns()
         size, shown, kept = file.path.stat().st_size, 0, 0
-        for text in self._lines(file, report):
-            if not report.lines % _LINES_PER_UPDATE and report.bytes <= size:
-                self.bar.update(report.bytes - shown)
-                shown = report.bytes
-            signs.add(text)
-            kept += _size(text)
-            yield text
-        self.bar.update(size - shown)
+        try:
+            for text in self._lines(file, report):
+                if not report.lines % _LINES_PER_UPDATE and report.bytes <= size:
+                    self.bar.update(report.bytes - shown)
+                    shown = report.bytes
+                signs.add(text)
+                kept += _size(text)
+                yield text
+        finally:  # also if a limit ends the source here
+            self.bar.update(size - shown)
+            self._keep(file, report, signs, kept)
+
+    def _keep(self, file: InputFile, report: FileReport, signs: TextSigns, kept: int) -> None:
+        """Keep the report of a file with *kept* bytes of text, or the reason to skip it."""
         report.warnings += signs.warnings()
         packed, share = file.kind in _PACKED, kept / max(1, report.bytes)
         if share < MIN_TEXT_SHARE and not packed and not report.warnings:

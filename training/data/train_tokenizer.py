@@ -34,26 +34,30 @@ def choose_size(lines: Iterable[str], characters: int) -> int:
     return min(max(MAX_CHOSEN_SIZE, smallest + 1000), smallest + 4 * math.isqrt(characters))
 
 
-def train_tokenizer(lines: Sequence[str], size: int, *, exactly: bool = True) -> Tokenizer:
+def train_tokenizer(
+    lines: Sequence[str], size: int, *, exactly: bool = True, directory: Path | None = None
+) -> Tokenizer:
     """Train a unigram tokenizer of *size* tokens, control and byte tokens included.
 
     It has fewer if the text has too few different words and not *exactly* the size is asked for.
-    In *lines*, U+2581 is read as a space.
+    In *lines*, U+2581 is read as a space. A copy of them lies in *directory* meanwhile.
 
     Raises:
-        TokenizerError: the text allows no tokenizer of this size.
+        TokenizerError: the text allows no tokenizer of this size, or the trainer failed.
         OSError: the disk is full or not writable.
     """
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        with (directory / "text").open("w", encoding="utf-8") as file:
+    with tempfile.TemporaryDirectory(dir=directory) as name:
+        work = Path(name)
+        with (work / "text").open("w", encoding="utf-8") as file:
             file.writelines(f"{line.replace(SPACE_MARK, ' ')}\n" for line in lines)
-        large = (directory / "text").stat().st_size > _LARGE_TEXT
+        large = (work / "text").stat().st_size > _LARGE_TEXT
         settings = _settings(size, exactly=exactly, passes=1 if large else 2)
-        (directory / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
-        fault = _run(directory, size)
+        (work / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+        fault = _run(work, size)
         if fault is None:
-            return Tokenizer((directory / "tokenizer.model").read_bytes())
+            return Tokenizer((work / "tokenizer.model").read_bytes())
+    if "Vocabulary size" not in fault:
+        raise TokenizerError(f"SentencePiece failed: {fault}; free memory and disk space")
     largest = re.search(r"<= (\d+)", fault)
     bounds = f"{_smallest_size(lines)} " + (f"to {largest[1]}" if largest else "or more")
     raise TokenizerError(
@@ -106,7 +110,8 @@ def _run(directory: Path, size: int) -> str | None:
             cwd=directory,
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             process_group=0,
         ) as process,
     ):
