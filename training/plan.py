@@ -37,7 +37,8 @@ STEPS_PER_PASS = 20  # at least, as far as rows allow: a small text is read in s
 ROWS = 8, 32  # of a batch: fewest and most
 FILLED = 0.95  # of a batch; the rest is padding
 WARMUP_SHARE = 0.06
-EVALUATIONS = 6
+EVALUATIONS = 6  # of held-out text after the first one, at most
+EVALUATION_SHARE = 0.15  # of the time for training, at most
 EVALUATED_LINES = 300  # of each language, at most
 SAMPLED_NEGATIVES = 1500
 SAVE_EVERY_SECONDS = 30.0
@@ -136,14 +137,15 @@ def plan_run(prepared: Prepared, base: Checkpoint | None, options: PlanOptions) 
     pass_steps = max(1, tokens / (FILLED * rows * window))
     step = step_seconds(network, rows * window)
     evaluation = step * _evaluated_tokens(prepared.held_out) / (rows * window)
-    affordable = int((budget - (EVALUATIONS + 1) * evaluation) / step)
+    evaluations = max(1, min(EVALUATIONS, int(EVALUATION_SHARE * budget / (evaluation + 1e-9))))
+    affordable = int((budget - (evaluations + 1) * evaluation) / step)
     passes = ADAPTING_PASSES if base else OTHER_PASSES
     steps = options.steps or max(1, min(round(passes * pass_steps), affordable))
     rate = options.learning_rate
     if rate is None:
         rate = 1e-3 if base else 1.5 / network.hidden_size
     config = RunConfig(
-        name=f"{base.name}-adapted" if base else "own",
+        name=f"{base.name[:56]}-adapted" if base else "own",
         data=data,
         network=network,
         loss=LossOptions(sampled_negatives=SAMPLED_NEGATIVES * (size > 2 * SAMPLED_NEGATIVES)),
@@ -153,12 +155,12 @@ def plan_run(prepared: Prepared, base: Checkpoint | None, options: PlanOptions) 
         threads=options.threads,
         device=options.device,
         dropout=0.1,
-        evaluate_every_steps=ceil(steps / EVALUATIONS),
+        evaluate_every_steps=ceil(steps / evaluations),
         keep_best=True,
         save_every_seconds=SAVE_EVERY_SECONDS,
         start_from=str(base.directory) if base else "",
     )
-    training = (steps * step + (EVALUATIONS + 1) * evaluation) / cores
+    training = (steps * step + (evaluations + 1) * evaluation) / cores
     return Plan(config, steps / pass_steps, reading, training)
 
 
