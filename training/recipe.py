@@ -254,7 +254,8 @@ def _export(options: RecipeOptions, base: Checkpoint | None) -> None:
     from training.export import ExportOptions, export
 
     best, checkpoint = options.output / "run" / "best", options.output / "checkpoint"
-    export(ExportOptions(best, checkpoint, *_labels(options, base), base=base))
+    # The comparison measures int8 with the rest, so that no hour of training ends in a refusal.
+    export(ExportOptions(best, checkpoint, *_labels(options, base), gate=False, base=base))
 
 
 def _comparison(options: RecipeOptions) -> str:
