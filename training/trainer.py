@@ -99,7 +99,7 @@ def train(
     trainer = Trainer(config, directory, resume=resume, network=network)
     with stop_signals() as stopping:
         trainer.run(stopping)
-    return trainer.is_finished
+    return trainer.is_finished and not stopping
 
 
 class Trainer:

@@ -55,5 +55,5 @@ def test_committed_source_lists_are_valid(name: str) -> None:
 
 def test_inputs_get_names_of_their_own() -> None:
     """Inputs are named after their files; equal names get a number."""
-    sources = named_sources(["a/my text.txt", "b/my text.txt.gz", "c/。"])
-    assert [source.name for source in sources] == ["my_text", "my_text-2", "text"]
+    sources = named_sources(["a/my-2.txt", "a/my text.txt", "b/my.txt", "b/my.csv", "c/。"])
+    assert [each.name for each in sources] == ["my-2", "my_text", "my", "my-3", "text"]

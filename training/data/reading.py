@@ -24,7 +24,7 @@ from training.data.cleaning import clean, is_document
 from training.data.file_report import FileReport
 from training.data.input_files import SkippedFile, find_files
 from training.data.raw_lines import RawLines
-from training.data.sources import SourceOptions
+from training.data.sources import SourceOptions, unique_name
 from training.data.splits import (
     Blocks,
     TextSplit,
@@ -225,29 +225,26 @@ class _Reader:
         groups = group_languages(lines)
         for _, *rare in groups:
             self.folded.update({language: lines[language] for language in rare})
-        return [
-            Part(
-                name=self._name(f"{source.name}-{group[0]}" if number else source.name),
+        parts = []
+        for number, group in enumerate(groups):
+            name = unique_name(f"{source.name}-{group[0]}" if number else source.name, self.names)
+            self.names.add(name)
+            own = [sizes[language] for language in group]
+            part = Part(
+                name=name,
                 language=group[0],
                 consecutive=source.consecutive or 2 * counts["from documents"] > total,
                 options=source,
                 files=files,
                 spool=spool,
                 flags=b"".join(_FLAGS[language] for language in group),
-                lines=sum(sizes[language].lines for language in group),
-                characters=sum(sizes[language].characters for language in group),
-                size=sum(sizes[language].bytes for language in group),
+                lines=sum(size.lines for size in own),
+                characters=sum(size.characters for size in own),
+                size=sum(size.bytes for size in own),
                 counts={key: counts[key] for key in ("lines", "without_letters", "duplicates")},
             )
-            for number, group in enumerate(groups)
-        ]
-
-    def _name(self, wanted: str) -> str:
-        """Return the name, with a number if another part has it."""
-        names = itertools.chain([wanted], (f"{wanted}-{n}" for n in itertools.count(2)))
-        name = next(each for each in names if each not in self.names)
-        self.names.add(name)
-        return name
+            parts.append(part)
+        return parts
 
     def fault(self) -> CorpusError:
         """Return the error of a text without lines."""

@@ -1,9 +1,9 @@
 """Sources of text: files that share a weight and a treatment."""
 
 import dataclasses
+import itertools
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -52,13 +52,16 @@ def named_sources(
     language: Literal["zh", "en", "auto"] = "auto",
 ) -> tuple[SourceOptions, ...]:
     """Make one source of each input, named after its file; equal names get a number."""
-    sources: list[SourceOptions] = []
-    names: Counter[str] = Counter()
+    sources: dict[str, SourceOptions] = {}
     for entry in inputs:
         stem = Path(entry).name.split(".")[0]
         name = re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_-")[:50] or "text"
-        names[name] += 1
-        if names[name] > 1:
-            name = f"{name}-{names[name]}"
-        sources.append(SourceOptions(name, entry, language, field=field))
-    return tuple(sources)
+        name = unique_name(name, sources)
+        sources[name] = SourceOptions(name, entry, language, field=field)
+    return tuple(sources.values())
+
+
+def unique_name(wanted: str, taken: Container[str]) -> str:
+    """Return the name, with a number if it is taken."""
+    names = itertools.chain([wanted], (f"{wanted}-{n}" for n in itertools.count(2)))
+    return next(name for name in names if name not in taken)

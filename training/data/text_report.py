@@ -8,6 +8,7 @@ from typing import Any
 
 from training.data.file_report import FileReport
 from training.data.input_files import SkippedFile
+from training.evaluation.report import LANGUAGE_NAMES as NAMES
 
 MIN_LINES = 2_000  # distinct lines, below which figures are rough
 _MIN_HELD_OUT_LINES = 100
@@ -15,7 +16,6 @@ _MAX_DUPLICATE_SHARE = 0.5
 _MIN_DOCUMENT_SHARE = 0.05
 _SHOWN_FILES = 20
 _SHOWN_CHARACTERS = 100
-_NAMES = {"zh": "Chinese", "en": "English"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class TextReport:
 
     @property
     def removed(self) -> Counter[str]:
-        """What the readers of the files left out, by reason."""
+        """Counts of parts that the readers of the files left out, by reason."""
         return sum((report.removed for report in self.files), Counter[str]())
 
     def to_json(self) -> str:
@@ -73,7 +73,7 @@ class TextReport:
         if parts := [f"{count:,} {reason}" for reason, count in left_out.items() if count]:
             yield _row("left out", ", ".join(parts))
         if self.tokens_per_character:
-            shares = [f"{_NAMES[k]} {v:.2f}" for k, v in self.tokens_per_character.items()]
+            shares = [f"{NAMES[k]} {v:.2f}" for k, v in self.tokens_per_character.items()]
             size = f"vocabulary of {self.vocabulary_size:,}"
             yield _row("tokens", f"{', '.join(shares)} for each character ({size})")
         yield "samples"
@@ -103,7 +103,7 @@ def find_warnings(
         found.append(f"few held-out lines in {_names(sparse)}: figures will be rough")
     for language, count in folded.items():
         found.append(
-            f"only {_lines(count)} in {_NAMES[language]}: learned along with the others,"
+            f"only {_lines(count)} in {NAMES[language]}: learned along with the others,"
             " without figures of their own"
         )
     if document_lines > _MIN_DOCUMENT_SHARE * total:
@@ -140,8 +140,8 @@ def _row(label: str, value: str) -> str:
 
 
 def _by_language(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{_NAMES[k]} {count:,}" for k, count in counts.items() if count)
+    return ", ".join(f"{NAMES[k]} {count:,}" for k, count in counts.items() if count)
 
 
 def _names(languages: Iterable[str]) -> str:
-    return " and ".join(_NAMES[language] for language in languages)
+    return " and ".join(NAMES[language] for language in languages)
