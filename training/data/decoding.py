@@ -1,25 +1,21 @@
 """Bytes of a file to text, in the encoding that is detected or named."""
 
 import codecs
+import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
 from model.errors import CorpusError
-from training.data.encodings import (
-    MAX_UNDECODABLE,
-    codec_of,
-    detect,
-    is_codec,
-    looks_binary,
-    share_undecodable,
-)
+from training.data.encodings import codec_of, detect, is_codec, is_in, looks_binary
 from training.data.file_report import FileReport
-from training.data.file_types import name_by_content
+from training.data.input_files import named_by_beginning
 
 # A sample begins with the first chunk that is not ASCII. It is longer if nearly all of it is ASCII.
-_SAMPLE_BYTES = 1 << 18
-_MAX_SAMPLE_BYTES = 1 << 22
-_MIN_NON_ASCII = 200
+_SAMPLE_BYTES, _MAX_SAMPLE_BYTES, _MIN_NON_ASCII = 1 << 18, 1 << 22, 200
+_NO_TEXT = "not text, or in an encoding that must be named"
+_MOJIBAKE = "mojibake: saved in the wrong encoding; take the file as it was before that"
+# UTF-8 that was read as Latin-1: the first bytes of é and of a Chinese character with the next
+_UTF8_AS_LATIN = re.compile("[Ãä-é][\x80-\xbf]")
 _ASCII = bytes(range(1, 128))
 
 
@@ -27,17 +23,13 @@ def decode(
     chunks: Iterable[bytes],
     report: FileReport,
     encoding: str | None = None,
-    declared: Callable[[bytes], str | None] | None = None,
+    declared: Callable[[bytes], str | None] = lambda _: None,
 ) -> Iterator[str]:
     """Decode the chunks of a file; the text comes cut anywhere.
 
-    Undecodable bytes become U+FFFD. A byte order mark and zero characters are left out.
-
-    Args:
-        chunks: the bytes of the file.
-        report: receives size and encoding.
-        encoding: the encoding to insist on; None to detect it.
-        declared: returns the encoding that the text itself names, from its first bytes.
+    Undecodable bytes become U+FFFD. A byte order mark and zero characters are left out. The
+    encoding is detected if *encoding* is None; *declared* returns the one that the text itself
+    names in its first bytes.
 
     Raises:
         CorpusError: the encoding is unknown or not that of the text, or the file is not text.
@@ -47,64 +39,45 @@ def decode(
             f"unknown encoding {encoding!r}; name utf-8, utf-16, gb18030, big5 or cp1252, or name"
             " none to detect it"
         )
-    rest = _counted(chunks, report)
-    first = next(rest, b"")
-    if kind := name_by_content(first):
+    rest = iter(chunks)
+    first = sample = next(rest, b"")
+    if kind := named_by_beginning(first):
         raise CorpusError(f"{report.path}: {kind}")
-    charset = declared(first) if declared else None
-    rest = chain([first] if first else [], rest)
     report.encoding = "utf-8"
-    sample = b""
-    for chunk in rest:
-        if encoding is None and not chunk.translate(None, _ASCII):
-            yield chunk.decode("ascii")
-        else:
-            sample = _sample(chunk, rest)
-            break
-    else:
-        return
-    name = encoding or detect(sample, charset)
-    _check(sample, name, report, insisted=encoding is not None)
+    while encoding is None and sample and not sample.translate(None, _ASCII):
+        report.bytes += len(sample)
+        yield sample.decode("ascii")
+        sample = next(rest, b"")
+    sample = _extend(sample, rest)
+    name = encoding or detect(sample, declared(first))
+    if encoding is not None and not is_in(sample, name):
+        raise CorpusError(
+            f"{report.path}: not in the encoding {name}: many characters cannot be decoded; name"
+            " another, or none to detect it"
+        )
+    if looks_binary(sample, name):
+        mojibake = name == "utf-8" and _UTF8_AS_LATIN.search(sample.decode("utf-8", "replace"))
+        raise CorpusError(f"{report.path}: {_MOJIBAKE if mojibake else _NO_TEXT}")
     report.encoding = name.lower().replace("_", "-")
     decoder = codecs.getincrementaldecoder(codec_of(name))("replace")
-    begins = True
-    for chunk in chain([sample], rest, [b""]):
-        text = decoder.decode(chunk, final=not chunk)
-        if begins:
+    for number, chunk in enumerate(chain([sample], rest, [b""])):
+        report.bytes += len(chunk)
+        text = decoder.decode(chunk, final=not chunk and number > 0)
+        if number == 0:
             text = text.removeprefix("\ufeff")
-            begins = False
         if "\0" in text:
             report.removed["zero characters"] += text.count("\0")
             text = text.replace("\0", "")
         yield text
 
 
-def _counted(chunks: Iterable[bytes], report: FileReport) -> Iterator[bytes]:
-    for chunk in chunks:
-        report.bytes += len(chunk)
-        yield chunk
-
-
-def _sample(first: bytes, rest: Iterator[bytes]) -> bytes:
-    """Return the first chunk with as many more as are needed to detect the encoding."""
-    parts, size, non_ascii = [first], len(first), len(first.translate(None, _ASCII))
-    while size < _SAMPLE_BYTES or (non_ascii < _MIN_NON_ASCII and size < _MAX_SAMPLE_BYTES):
-        chunk = next(rest, b"")
-        if not chunk:
+def _extend(sample: bytes, rest: Iterator[bytes]) -> bytes:
+    """Return a chunk with as many more as are needed to detect the encoding."""
+    parts, size, others = [sample], len(sample), len(sample.translate(None, _ASCII))
+    while size < _SAMPLE_BYTES or (others < _MIN_NON_ASCII and size < _MAX_SAMPLE_BYTES):
+        if not (chunk := next(rest, b"")):
             break
         parts.append(chunk)
         size += len(chunk)
-        non_ascii += len(chunk.translate(None, _ASCII))
+        others += len(chunk.translate(None, _ASCII))
     return b"".join(parts)
-
-
-def _check(sample: bytes, name: str, report: FileReport, *, insisted: bool) -> None:
-    """Refuse a sample that is not text, or not in the encoding *name*."""
-    share = share_undecodable(sample, name)
-    if insisted and share > MAX_UNDECODABLE:
-        raise CorpusError(
-            f"{report.path}: not in the encoding {name}: {share:.0%} of the characters beyond ASCII"
-            " cannot be decoded; name another, or none to detect it"
-        )
-    if looks_binary(sample, name):
-        raise CorpusError(f"{report.path}: not text, or in an unusual encoding; name its encoding")

@@ -2,11 +2,10 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby
-from pathlib import Path
+from itertools import chain
 
 from training.data.boilerplate import BoilerplateFilter, without_licence
-from training.data.cleaning import split_line
+from training.data.cleaning import sentences
 from training.data.compression import read_chunks
 from training.data.decoding import decode
 from training.data.file_report import FileReport
@@ -23,24 +22,26 @@ from training.data.tables import read_csv
 MAX_LINE_CHARACTERS = 10_000
 # Of a longer line, only the sentences with undecodable bytes are left out.
 _LONG_LINE = 200
-_SENTENCE = re.compile(r"[^。！？!?.]*(?:[。！？!?]+|\.+\s*)?")
-_PLAIN = ("txt", "log", "srt", "vtt")
+_BREAK_WINDOW = 1000
+_LAST_BREAK = re.compile(r"(?s:.*[。！？…][”’」』）]*|.*[.!?][\"”’)]*\s|.*[，；、,;]|.*\s)")
 _LINE_ENDS = tuple("\n\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029")  # of str.splitlines, without CR
-
-_PATH_READERS: dict[Kind, Callable[[Path, FileReport], Iterator[str]]] = {
+_PACKED = ("docx", "epub", "pdf")  # their readers open the file themselves
+_RECORDS = ("csv", "tsv", "json", "jsonl")  # their readers take a field
+_READERS: dict[Kind, Callable[..., Iterator[str]]] = {
     "docx": read_docx,
     "epub": read_epub,
     "pdf": read_pdf,
-}
-_FIELD_READERS: dict[Kind, Callable[[Iterable[str], FileReport, str | None], Iterator[str]]] = {
     "csv": read_csv,
     "tsv": read_csv,
     "json": read_json,
     "jsonl": read_json,
-}
-_MARKUP_READERS: dict[Kind, Callable[[Iterable[str], FileReport], Iterator[str]]] = {
     "html": read_html,
     "md": read_markdown,
+}
+# Beginnings of text under another name
+_OTHER_KINDS: dict[Kind, re.Pattern[str]] = {
+    "html": re.compile(r"\s*<(?:!doctype html|html)\b", re.IGNORECASE),
+    "jsonl": re.compile(r'(?:\s*\{\s*"[^"\n]+"\s*:.*\}\s*(?:\n|$)){2}'),
 }
 
 
@@ -61,12 +62,12 @@ def read_lines(
             field, or a package that reads it is missing.
     """
     lines = _lines(_chunks(file, report, encoding, field))
-    if file.kind not in _PATH_READERS:
+    if file.kind not in _PACKED:
         lines = _decodable(lines, report)
-    if file.kind in _PLAIN:
+    if report.kind not in _READERS:
         lines = read_plain(lines, report, file.kind)
     # Records have no page headers.
-    boilerplate = BoilerplateFilter(report, numbers=file.kind not in _FIELD_READERS)
+    boilerplate = BoilerplateFilter(report, numbers=report.kind not in _RECORDS)
     lines = (line for line in lines if line and not line.isspace())
     for line in without_licence(lines, report):
         if boilerplate.passes(line):
@@ -84,15 +85,20 @@ def _chunks(
     file: InputFile, report: FileReport, encoding: str | None, field: str | None
 ) -> Iterable[str]:
     """Return readable text in chunks, cut anywhere."""
-    if file.kind in _PATH_READERS:
-        return (f"{text}\n" for text in _PATH_READERS[file.kind](file.path, report))
-    declared = html_charset if file.kind == "html" else None
-    text = decode(read_chunks(file.path), report, encoding, declared)
-    if file.kind in _FIELD_READERS:
-        return (f"{part}\n" for part in _FIELD_READERS[file.kind](text, report, field))
-    if file.kind in _MARKUP_READERS:
-        return (f"{part}\n" for part in _MARKUP_READERS[file.kind](text, report))
-    return text
+    if file.kind in _PACKED:
+        return (f"{text}\n" for text in _READERS[file.kind](file.path, report))
+    text = decode(read_chunks(file.path), report, encoding, html_charset)
+    first = next(text, "")
+    text = chain([first], text)
+    if file.kind == "txt":
+        for kind, beginning in _OTHER_KINDS.items():
+            if beginning.match(first):
+                report.kind = kind
+                report.warnings.append(f"read as .{kind}, which it is")
+    if report.kind not in _READERS:
+        return text
+    options = (field,) if report.kind in _RECORDS else ()
+    return (f"{part}\n" for part in _READERS[report.kind](text, report, *options))
 
 
 def _lines(chunks: Iterable[str]) -> Iterator[str]:
@@ -106,15 +112,25 @@ def _lines(chunks: Iterable[str]) -> Iterator[str]:
         else:
             pending = lines.pop() if lines and not text.endswith(_LINE_ENDS) else ""
         for line in lines:
-            if len(line) > MAX_LINE_CHARACTERS:
-                yield from split_line(line, MAX_LINE_CHARACTERS)
-            else:
+            if len(line) <= MAX_LINE_CHARACTERS:
                 yield line
+            else:
+                yield from _split(line)
         if len(pending) > 2 * MAX_LINE_CHARACTERS:
-            *parts, pending = split_line(pending, MAX_LINE_CHARACTERS)
+            *parts, pending = _split(pending)
             yield from parts
-    if pending:
-        yield from split_line(pending.removesuffix("\r"), MAX_LINE_CHARACTERS)
+    yield from _split(pending.removesuffix("\r"))
+
+
+def _split(line: str) -> Iterator[str]:
+    """Yield parts that end in a sentence end, a comma or a space near the limit, if possible."""
+    while len(line) > MAX_LINE_CHARACTERS:
+        end = MAX_LINE_CHARACTERS
+        if match := _LAST_BREAK.match(line, end - _BREAK_WINDOW, end):
+            end = match.end()
+        yield line[:end]
+        line = line[end:]
+    yield line
 
 
 def _decodable(lines: Iterator[str], report: FileReport) -> Iterator[str]:
@@ -125,10 +141,7 @@ def _decodable(lines: Iterator[str], report: FileReport) -> Iterator[str]:
             continue
         report.removed["undecodable lines"] += 1
         if len(line) > _LONG_LINE:
-            sentences = _SENTENCE.findall(line)
-            for is_broken, group in groupby(sentences, lambda sentence: "\ufffd" in sentence):
-                if not is_broken:
-                    yield "".join(group)
+            yield from (part for part in sentences(line) if "\ufffd" not in part)
     if count := report.removed["undecodable lines"]:
         report.warnings.append(
             f"lines left out because they are not valid {report.encoding}: {count}; if that is not"

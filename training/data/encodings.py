@@ -1,7 +1,7 @@
 """The encoding of text, from a sample of its bytes.
 
     1  a byte order mark, or the zero bytes of ASCII in UTF-16
-    2  UTF-8, if nearly all characters beyond ASCII are valid
+    2  UTF-8, if most characters beyond ASCII are valid
     3  GB18030, Big5, UTF-16 or cp1252: the one in which most characters beyond ASCII are frequent
     4  any other that charset-normalizer recognises
 
@@ -34,15 +34,17 @@ _MARKS = {
 }
 # Codecs that also read what is outside the named standard, as text of that name often is
 _WIDER = {"big5": "big5hkscs", "cp950": "big5hkscs", "gbk": "gb18030", "gb2312": "gb18030"}
-# A text may have this share of undecodable characters among those beyond ASCII.
-MAX_UNDECODABLE = 0.1
+# Of the characters beyond ASCII in a text that is damaged. A long one may have parts in another
+# encoding; text that is in none but another has 0.8 or more.
+_MAX_UNDECODABLE, _MAX_UNDECODABLE_IN_LONG = 0.1, 0.5
+_LONG_CHARACTERS = 200
 _SCORED_BYTES = 1 << 16
-# Text in its own encoding has scores of 0.55 to 0.85; Japanese and Korean in their own, 0.33.
+# Text in its own encoding has scores of 0.5 to 0.85; Japanese and Korean in their own have 0.3.
 _MIN_SCORE = 0.4
 # With fewer characters beyond ASCII, the best of the usual encodings is taken.
 _MIN_CHARACTERS = 40
 _NON_ASCII = re.compile(r"[^\0-\x7f]")
-_CONTROL = re.compile(r"[\x01-\x08\x0e-\x19\x1c-\x1f\ufffd]")
+_FAULT = re.compile(r"[\x01-\x08\x0e-\x19\x1c-\x1f\ufffd]")
 _LATIN = "À-ÖØ-öø-ÿŒœŠšŽžŸ"
 # One or two letters beyond ASCII next to ASCII letters, and single typographic marks
 _WESTERN = re.compile(
@@ -62,9 +64,9 @@ def detect(sample: bytes, declared: str | None = None) -> str:
     even, odd = sample[::2].count(0), sample[1::2].count(0)
     if max(even, odd) * 10 > len(sample) and min(even, odd) * 10 < max(even, odd):
         return "utf-16-le" if odd > even else "utf-16-be"
-    if share_undecodable(sample, "utf-8") <= MAX_UNDECODABLE:
+    if is_in(sample, "utf-8"):
         return "utf-8"
-    if declared and is_codec(declared) and share_undecodable(sample, declared) <= MAX_UNDECODABLE:
+    if declared and is_codec(declared) and is_in(sample, declared):
         return declared.lower()
     return _best(sample)
 
@@ -84,70 +86,58 @@ def is_codec(name: str) -> bool:
     return True
 
 
+def is_in(sample: bytes, name: str) -> bool:
+    """Return True if most of the characters beyond ASCII can be decoded; the end may be cut."""
+    text = _decode(sample, name)
+    count = len(_NON_ASCII.findall(text))
+    limit = _MAX_UNDECODABLE if count < _LONG_CHARACTERS else _MAX_UNDECODABLE_IN_LONG
+    return text.count("\ufffd") <= limit * count
+
+
 def looks_binary(sample: bytes, name: str) -> bool:
-    """Return True if many characters of a sample are control characters or no characters."""
-    text = sample[:_SCORED_BYTES].decode(codec_of(name), "replace")
+    """Return True if many characters of a sample are control characters, unknown or undecodable.
+
+    Zero bytes do not count: a crash while text was written leaves blocks of them.
+    """
+    text = re.sub(r"[\s\0]", "", _decode(sample[:_SCORED_BYTES], name))
     categories = Counter(map(unicodedata.category, text))
-    faults = text.count("\ufffd") + sum(categories[name] for name in ("Cc", "Cn", "Co"))
-    return faults - sum(map(text.count, "\t\n\r\f\v\x85")) > 0.05 * len(text)
+    faults = sum(categories[name] for name in ("Cc", "Cn", "Co"))
+    return faults > 0.05 * len(text) or text.count("\ufffd") > 0.3 * len(text)
 
 
-def share_undecodable(sample: bytes, name: str) -> float:
-    """Return the share of the characters beyond ASCII that are undecodable, up to the end."""
-    text = codecs.getincrementaldecoder(codec_of(name))("replace").decode(sample)
-    undecodable = text.count("\ufffd")
-    return undecodable / max(1, len(_NON_ASCII.findall(text)))
+def _decode(sample: bytes, name: str) -> str:
+    return codecs.getincrementaldecoder(codec_of(name))("replace").decode(sample)
 
 
 def _best(sample: bytes) -> str:
     """Return the usual encoding whose reading is most like text."""
     first = re.search(rb"[^\0-\x7f]", sample)
     part = sample[max(0, first.start() - 100 if first else 0) & ~1 :][:_SCORED_BYTES]
-    names = ["gb18030", "big5"]
+    names = ["gb18030", "big5", "cp1252"]
     if len(sample) % 2 == 0 or len(sample) > 1000:  # a longer one may be truncated
         names += ["utf-16-le", "utf-16-be"]
-    scores = {name: _chinese_score(part, name) for name in names}
-    scores["cp1252"] = _western_score(part)
-    best = max(scores, key=lambda name: scores[name])
-    characters = len(_NON_ASCII.findall(part.decode(codec_of(best), "replace")))
+    scores = {name: _score(_decode(part, name), name) for name in names}
+    best = max(names, key=lambda name: scores[name])
+    characters = len(_NON_ASCII.findall(_decode(part, best)))
+    match = None
     if scores[best] < _MIN_SCORE and characters >= _MIN_CHARACTERS:
         match = from_bytes(part).best()
-        return match.encoding if match else best
-    return best
+    return match.encoding if match else best
 
 
-def _chinese_score(part: bytes, name: str) -> float:
-    """Return the share of the characters beyond ASCII that are frequent in Chinese.
-
-    Others of the first level of a standard count a little.
-    """
-    text = codecs.getincrementaldecoder(codec_of(name))("replace").decode(part)
+def _score(text: str, name: str) -> float:
+    """Return the share of the characters beyond ASCII that are usual in an encoding."""
     characters = _NON_ASCII.findall(text)
-    frequent = sum(map(_frequent().__contains__, characters))
-    common = sum(map(_first_level(name).__contains__, characters))
-    faults = len(_CONTROL.findall(text))
-    return (0.8 * frequent + 0.2 * common - 5 * faults) / max(1, len(characters))
-
-
-def _western_score(part: bytes) -> float:
-    text = part.decode("cp1252", "replace")
-    count = len(_NON_ASCII.findall(text))
-    western = sum(len(match[0]) for match in _WESTERN.finditer(text))
-    return 0.8 * (western - 5 * len(_CONTROL.findall(text))) / max(1, count)
+    if name == "cp1252":
+        usual = sum(len(match[0]) for match in _WESTERN.finditer(text))
+    else:
+        usual = sum(map(_frequent().__contains__, characters))
+    # GB18030 has two levels of characters; those of the first are usual, if not frequent.
+    known = len(text.encode("gb2312", "ignore")) - len(text) if name == "gb18030" else 0
+    faults = len(_FAULT.findall(text))
+    return (0.8 * usual + 0.2 * known - 5 * faults) / max(1, len(characters))
 
 
 @cache
 def _frequent() -> frozenset[str]:
     return frozenset(_FREQUENT + OpenCC("s2t").convert(_FREQUENT) + _PUNCTUATION)
-
-
-@cache
-def _first_level(name: str) -> frozenset[str]:
-    """Return the characters of the first level of a Chinese standard."""
-    leads, codec = {
-        "gb18030": (range(0xB0, 0xD8), "gb2312"),
-        "big5": (range(0xA4, 0xC7), "big5"),
-    }.get(name, (range(0), ""))
-    trails = [*range(0x40, 0x7F), *range(0xA1, 0xFF)]
-    pairs = b"".join(bytes((lead, trail)) for lead in leads for trail in trails)
-    return frozenset(pairs.decode(codec, "ignore")) if pairs else frozenset()

@@ -1,45 +1,36 @@
 """Lines of logs to their messages: timestamps, levels, modules and process numbers go."""
 
-import json
 import re
 from collections.abc import Sequence
 
-from training.data.timestamps import LEVEL, SHORT_STAMP, STAMP, TIME
+from training.data.timestamps import SHORT_STAMP, STAMP, TIME
 
-_ACCESS = re.compile(r"""\S+ \S+ \S+ \[\d{1,2}/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] ["']""")
+_LEVEL = r"(?:TRACE|DEBUG|INFO|NOTICE|WARN(?:ING)?|ERR(?:OR)?|FATAL|CRITICAL|SEVERE|ALERT|VERBOSE)"
+_ACCESS = re.compile(r"\S+ \S+ \S+ \[\d{1,2}/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] \"")
 _TRACE = re.compile(
     r"\s*(?:at [\w.$<>/]+\(.*\)|File \".*\", line \d+.*|Traceback \(most recent call last\):"
-    r"|\.{3} \d+ (?:more|common frames omitted)"
-    r"|(?:Caused by: )?[\w$]+(?:\.[\w$]+)+(?:Exception|Error)\b.*)$"
+    r"|\.{3} \d+ (?:more|common frames omitted))$"
 )
-# What may stand between the time of a line and its message
+# What may stand between the time of a line and its message: levels, numbers, groups in brackets,
+# names with several dots, and names before a colon, a dash or a bar
 _JUNK = (
-    rf"(?:\s*(?:[-|:]+(?=\s)|\[[^\[\]]{{0,80}}\]:?|\(\w[\w.:/$-]{{0,60}}\)|{LEVEL}\b:?(?=\s|$|[\[(|-])"
-    r"|(?:\w+\s+)?\d+\s+\d+(?=\s)|std(?:out|err)\s[FP](?=\s)|\d+(?:\#\d+)?:?(?=\s)|\*\d+(?=\s)|[A-Za-z_$][\w$]*(?:\.[\w$]+){2,}(?=\s)"
+    rf"(?:\s*(?:[-|:]+(?=\s)|\[[^\[\]]{{0,80}}\]:?|\(\w[\w.:/$-]{{0,60}}\)"
+    rf"|{_LEVEL}\b:?(?=\s|$|[\[(|-])|(?:\w+\s+)?\d+\s+\d+(?=\s)|\*?\d+(?:#\d+)?:?(?=\s)"
+    r"|[A-Za-z_$][\w$]*(?:\.[\w$]+){2,}(?=\s)"
     r"|[A-Za-z_$][\w$./:-]{0,80}(?:\[\d+\]|\([\w.:-]*\))?\s*(?::|\s-|\|)(?=\s)))*\s*"
 )
-_SYSLOG = (
-    r"(?:<\d{1,3}>(?:\d\s)?)?(?:[A-Z][a-z]{2}\s{1,2}\d{1,2}\s\d\d:\d\d:\d\d|\d{4}-\d\d-\d\dT\S{8,30})\s"
-    r"[\w.:-]+\s(?:[\w./-]+(?:\([\w-]+\))?(?:\[\d+\])?:\s|\S+\s\S+\s\S+\s(?:-\s|\[.*?\]\s))"
+_SYSLOG = re.compile(
+    r"(?:<\d{1,3}>(?:\d\s)?)?(?:[A-Z][a-z]{2}\s{1,2}\d{1,2}\s\d\d:\d\d:\d\d|\d{4}-\d\d-\d\dT\S{8,30})"
+    r"\s[\w.:-]+\s(?:[\w./-]+(?:\[\d+\])?:\s|\S+\s\S+\s\S+\s(?:-\s|\[.*?\]\s))\s*"
 )
-_GLOG = r"[IWEFD]\d{4}\s\d\d:\d\d:\d\d\.\d+\s+\d+\s[\w./-]+:\d+\]\s?"
-_ANDROID = (
-    r"\d\d-\d\d\s\d\d:\d\d:\d\d\.\d+\s+\d+\s+\d+\s[VDIWEF]\s[^:]{1,60}:\s"
-    r"|[VDIWEF]/[^:(]{1,60}\(\s*\d+\):\s"
-)
-_KERNEL = r"\[\s*\d{1,7}\.\d{6}\]\s"
-_FORMAT = re.compile(rf"(?:{_SYSLOG}|{_GLOG}|{_ANDROID}|{_KERNEL})\s*")
 _LEVELLED = re.compile(
-    rf"[\[(<]?(?:{STAMP}|{SHORT_STAMP}|{TIME})[\])>]?(?=\W)(?=.{{0,80}}?(?:\b{LEVEL}\b|[\[/](?i:{LEVEL})\])){_JUNK}"
+    rf"[\[(<]?(?:{STAMP}|{SHORT_STAMP}|{TIME})[\])>]?(?=\W)"
+    rf"(?=.{{0,80}}?(?:\b{_LEVEL}\b|[\[/](?i:{_LEVEL})\])){_JUNK}"
 )
-_STAMPED = re.compile(rf"[\[(<]?{STAMP}[\])>]?(?=\W|$){_JUNK}")
-_LEVEL_FIRST = re.compile(
-    rf"(?:\[{LEVEL}\s?\]:?\s|{LEVEL}(?::\s?(?:[\w.]+:)?|\s+[-|]\s|\s+(?={STAMP}|\[)))\s*(?:{STAMP})?{_JUNK}"
+_IN_LOG = re.compile(
+    rf"[\[(<]?{STAMP}[\])>]?(?=\W|$){_JUNK}|(?:\[{_LEVEL}\s?\]:?\s|{_LEVEL}(?::\s?(?:[\w.]+:)?"
+    rf"|\s+[-|]\s|\s+(?={STAMP}|\[)))\s*(?:{STAMP})?{_JUNK}"
 )
-_LOGFMT = re.compile(
-    r"(?:\w+=\S+ )*?(?:time|ts|level|lvl)=.*?\b(?:msg|message)=(\"(?:[^\"\\]|\\.)*\"|\S+)"
-)
-_MESSAGES = ("msg", "message", "text", "event", "log")
 
 
 def is_log(lines: Sequence[str]) -> bool:
@@ -51,30 +42,16 @@ def is_log(lines: Sequence[str]) -> bool:
 def log_message(line: str, *, in_log: bool) -> tuple[str, str] | None:
     """Return the message of a log line and the name of what was removed; None for another line.
 
-    Outside a log, only lines with time and level count, and those of well-known formats.
+    Outside a log, only lines with time and level count, and those of system and web servers.
 
     >>> log_message("2023-01-02 10:22:33,123 - app.main - INFO - ready", in_log=False)
     ('ready', 'log prefixes')
     """
     if _ACCESS.match(line):
         return "", "access log lines"
-    match = _FORMAT.match(line) or _LEVELLED.match(line)
-    if match is None and in_log:
-        if _TRACE.match(line):
-            return "", "stack traces"
-        if line.startswith("{") and (message := _json_message(line)) is not None:
-            return message, "log prefixes"
-        if pairs := _LOGFMT.match(line):
-            return pairs[1].strip('"').replace('\\"', '"'), "log prefixes"
-        match = _LEVEL_FIRST.match(line) or _STAMPED.match(line)
+    if in_log and _TRACE.match(line):
+        return "", "stack traces"
+    match = (
+        _SYSLOG.match(line) or _LEVELLED.match(line) or (_IN_LOG.match(line) if in_log else None)
+    )
     return (line[match.end() :], "log prefixes") if match else None
-
-
-def _json_message(line: str) -> str | None:
-    """Return the message of a line that is a JSON object; None for another line."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    found = (record.get(name) for name in _MESSAGES)
-    return next((text for text in found if isinstance(text, str)), "")

@@ -1,4 +1,4 @@
-"""Subtitles (SubRip, WebVTT) to what is said: counters, times, tags and headers go."""
+"""Subtitles (SubRip, WebVTT) to what is said: numbers, times, tags and headers go."""
 
 import html
 import re
@@ -9,18 +9,17 @@ from model.text import HAN_CHARACTER, LETTER
 from training.data.file_report import FileReport
 from training.data.wrapped_text import join_lines
 
-TIMES = re.compile(r"\s*(?:\d{1,3}:)?\d{1,2}:\d{2}[.,:]\d{1,3}\s*-{1,2}>\s*\d[\d:.,]*")
+_TIMES = re.compile(r"\s*(?:\d{1,3}:)?\d{1,2}:\d{2}[.,:]\d{1,3}\s*-{1,2}>\s*\d[\d:.,]*")
 _BLOCK = re.compile(r"(?:WEBVTT|NOTE|STYLE|REGION)(?:\s|$)")
-# Tags of fonts, colours, voices and karaoke times, and overrides of styles in braces
+# Tags of fonts, colours, voices and karaoke times, and styles in braces
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>|<\d[\d:.]*>|\{\\[^{}]*\}")
 _SOUND = re.compile(r"[\[(（【][^\])）】]*[\])）】]")
-_MUSIC = "♪♫♬♩#* "
 _DASH = re.compile(r"[-‐–—]\s*(?=[^\W\d]|[\"“'‘¿¡\[(])")
 
 
 def has_times(lines: Sequence[str]) -> bool:
     """Return True if a text has several lines with the times of subtitles."""
-    return sum(bool(TIMES.match(line)) for line in lines) >= 2
+    return sum(bool(_TIMES.match(line)) for line in lines) >= 2
 
 
 def read_cues(lines: Iterable[str], report: FileReport) -> Iterator[str]:
@@ -32,55 +31,37 @@ def read_cues(lines: Iterable[str], report: FileReport) -> Iterator[str]:
     cue: list[str] = []
     before: list[str] = []
     skipping = after_times = False
-    for raw in chain(lines, [""]):
-        line = raw.strip()
+    for line in map(str.strip, chain(lines, [""])):
+        is_times = bool(_TIMES.match(line))
         if skipping:
             skipping = bool(line)
-        elif TIMES.match(line):
-            # The line before it is the number or the name of the cue.
-            if cue and (cue[-1].isdigit() or (len(cue) == 1 and not after_times)):
+        elif not line or is_times:
+            # The line before the times is the number or the name of the cue.
+            if is_times and cue and (cue[-1].isdigit() or (len(cue) == 1 and not after_times)):
                 cue.pop()
-                report.removed["subtitle numbers"] += 1
-            report.removed["subtitle times"] += 1
-            yield from _spoken(cue, before, report)
-            before, cue, after_times = cue or before, [], True
-        elif not line:
-            yield from _spoken(cue, before, report)
-            before, cue, after_times = cue or before, [], False
+            report.removed["subtitle times"] += is_times
+            yield from _spoken([text for text in cue if text not in before], report)
+            before, cue, after_times = cue or before, [], is_times
         elif not cue and not after_times and _BLOCK.match(line):
-            report.removed["subtitle headers"] += 1
             skipping = True
         else:
-            cue.append(_plain(line, report))
+            cue.append(html.unescape(_TAG.sub("", line)).strip("♪♫#* "))
 
 
-def _spoken(cue: Sequence[str], before: Sequence[str], report: FileReport) -> Iterator[str]:
+def _spoken(cue: Sequence[str], report: FileReport) -> Iterator[str]:
     """Yield what is said in a cue: a line for each speaker and language."""
     spoken = ""
     for line in cue:
-        if line in before:
-            report.removed["repeated captions"] += 1
-            continue
         if _SOUND.fullmatch(line):
             report.removed["sound descriptions"] += 1
-            continue
-        if not LETTER.search(line):
-            continue
-        dash = _DASH.match(line)
-        text = line[dash.end() :] if dash else line
-        if spoken and (dash or _is_chinese(text) != _is_chinese(spoken)):
-            yield spoken
-            spoken = ""
-        spoken = join_lines(spoken, text)
+        elif LETTER.search(line):
+            text = _DASH.sub("", line, count=1) if _DASH.match(line) else line
+            if spoken and (text != line or _is_chinese(text) != _is_chinese(spoken)):
+                yield spoken
+                spoken = ""
+            spoken = join_lines(spoken, text)
     if spoken:
         yield spoken
-
-
-def _plain(line: str, report: FileReport) -> str:
-    text, tags = _TAG.subn("", line)
-    if tags:
-        report.removed["markup"] += 1
-    return html.unescape(text).strip(_MUSIC)
 
 
 def _is_chinese(text: str) -> bool:

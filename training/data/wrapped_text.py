@@ -6,33 +6,28 @@ from itertools import pairwise
 
 # Columns of a line; a wide (Chinese) character takes two.
 _MIN_WIDTH, _MAX_WIDTH = 40, 100
-_MIN_PAIRS = 8
 # Of neighbouring lines in wrapped text, so many are full: the next word had no room. Fewer end a
 # sentence.
-_MIN_FULL_SHARE = 0.6
-_MAX_ENDED_SHARE = 0.5
+_MIN_FULL, _MIN_FULL_SHARE, _MAX_ENDED_SHARE = 8, 0.6, 0.5
 _SLACK = 4
-_MAX_PARAGRAPH_CHARACTERS = 10_000
+_MAX_CHARACTERS = 10_000  # of a paragraph
 _WIDE = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\ufe30-\ufe4f\uff00-\uff60]")
 # A Chinese character with marks that may not begin a line, or a word
 _FIRST_WORD = re.compile(r"[\u2e80-\u9fff][，。、；：？！”’）》」』…]*|\S+")
-_SENTENCE_END = re.compile(r"[.!?。！？…][\"'”’」』）)]*$")
+_SENTENCE_END = re.compile(r"[.!?。！？…][\"'”’」』）)]*\s*$")
 
 
 def wrapped_width(lines: Sequence[str]) -> int | None:
     """Return the width at which the lines of a text are broken; None if they are whole."""
     widths = sorted(_columns(line) for line in lines if line.strip())
-    if not widths:
+    width = widths[int(len(widths) * 0.95)] if widths else 0
+    if not _MIN_WIDTH <= width <= _MAX_WIDTH:
         return None
-    width = widths[int(len(widths) * 0.95)]
     pairs = [(a, b) for a, b in pairwise(lines) if a.strip() and b.strip() and not _is_deeper(b, a)]
-    if not _MIN_WIDTH <= width <= _MAX_WIDTH or len(pairs) < _MIN_PAIRS:
-        return None
-    full = [(a, b) for a, b in pairs if _is_full(a, b, width)]
-    ended = sum(bool(_SENTENCE_END.search(a.rstrip())) for a, _ in full)
-    if len(full) < _MIN_FULL_SHARE * len(pairs) or ended > _MAX_ENDED_SHARE * len(full):
-        return None
-    return width
+    full = [a for a, b in pairs if _is_full(a, b, width)]
+    ended = sum(bool(_SENTENCE_END.search(line)) for line in full)
+    enough = len(full) >= max(_MIN_FULL, _MIN_FULL_SHARE * len(pairs))
+    return width if enough and ended <= _MAX_ENDED_SHARE * len(full) else None
 
 
 def join_paragraphs(lines: Iterator[str], width: int) -> Iterator[str]:
@@ -43,16 +38,11 @@ def join_paragraphs(lines: Iterator[str], width: int) -> Iterator[str]:
     """
     paragraph, last = "", ""
     for line in lines:
-        text = line.strip()
-        if paragraph and (
-            not text
-            or _is_deeper(line, last)
-            or not _is_full(last, line, width)
-            or len(paragraph) > _MAX_PARAGRAPH_CHARACTERS
-        ):
+        goes_on = line.strip() and not _is_deeper(line, last) and _is_full(last, line, width)
+        if paragraph and (not goes_on or len(paragraph) > _MAX_CHARACTERS):
             yield paragraph
             paragraph = ""
-        paragraph = join_lines(paragraph, text)
+        paragraph = join_lines(paragraph, line.strip())
         last = line
     if paragraph:
         yield paragraph
@@ -73,11 +63,10 @@ def _columns(line: str) -> int:
 def _is_full(line: str, following: str, width: int) -> bool:
     """Return True if the next word had no room in a line, by columns or by Chinese characters."""
     word = _FIRST_WORD.search(following)
-    columns = _columns(line)
+    columns, characters = _columns(line), len(line.rstrip())
     if columns + 1 + (_columns(word[0]) if word else 0) > width - _SLACK:
         return True
-    characters = len(line.rstrip())
-    return columns > characters and characters >= width // 2
+    return columns > characters >= width // 2
 
 
 def _is_deeper(line: str, before: str) -> bool:
