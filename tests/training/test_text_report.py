@@ -1,6 +1,7 @@
 """The report of a text, and its warnings."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def test_the_report_has_all_figures(tmp_path: Path) -> None:
     lines = write_lines(folder / "a.txt", 300, english)
     (folder / "a.txt").write_text("\n".join([*lines, lines[0], "12:30"]), encoding="utf-8")
     (folder / "photo.jpg").write_bytes(b"\xff\xd8")
+    (folder / os.fsdecode(b"caf\xe9.doc")).write_bytes(b"\xd0\xcf")
     report = read_text(named_sources([str(folder)]), ReadOptions(), tmp_path / "spools").report
     distinct = len(set(lines))
     text, values = report.to_text(), json.loads(report.to_json())
@@ -34,7 +36,10 @@ def test_the_report_has_all_figures(tmp_path: Path) -> None:
     assert all(f"\n  {sample}" in text for sample in report.samples)
     assert values["lines"] == {"en": distinct}
     assert values["files"][0]["lines"] == 302
-    assert values["skipped"][0]["path"].endswith("photo.jpg")
+    names = [Path(each["path"]).name for each in values["skipped"]]
+    assert names == [os.fsdecode(b"caf\xe9.doc"), "photo.jpg"]
+    assert "caf\\udce9.doc: " in text
+    text.encode()
 
 
 def test_what_was_removed_is_counted(tmp_path: Path) -> None:
@@ -96,10 +101,11 @@ def test_doubtful_text_is_warned_of(changes: dict[str, object], message: str) ->
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (CHINESE.encode().decode("latin-1"), "UTF-8 read in another encoding"),
-        (CHINESE.encode().decode("cp1252", "ignore"), "UTF-8 read in another encoding"),
-        (CHINESE.encode().decode("gbk", "ignore"), "UTF-8 read in another encoding"),
-        ("It’s a café, “really”. ".encode().decode("cp1252", "ignore"), "in another encoding"),
+        (CHINESE.encode().decode("latin-1"), "mojibake"),
+        (CHINESE.encode().decode("cp1252", "ignore"), "mojibake"),
+        (CHINESE.encode().decode("gbk", "ignore"), "mojibake"),
+        ("It’s a café, “really”. ".encode().decode("cp1252", "ignore"), "mojibake"),
+        (CHINESE.encode("gbk").decode("latin-1"), "mojibake"),
         (f"{CHINESE}锟斤拷", "1 replacement characters"),
         ("a \ufffd b", "1 replacement characters"),
         ("Вчера мы были в школе, а сегодня идём в парк.", r"100% .* neither .* \(Cyrillic\)"),

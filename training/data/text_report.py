@@ -47,11 +47,11 @@ class TextReport:
         # asdict() spoils a Counter.
         files = [{**asdict(each), "removed": dict(each.removed)} for each in self.files]
         values: dict[str, Any] = {**asdict(self), "files": files, "removed": self.removed}
-        return json.dumps(values, indent=1, ensure_ascii=False, default=str) + "\n"
+        return _printable(json.dumps(values, indent=1, ensure_ascii=False, default=str) + "\n")
 
     def to_text(self) -> str:
         """Return the report for people, with a line end at its end."""
-        return "\n".join([*self._rows(), ""])
+        return _printable("\n".join([*self._rows(), ""]))
 
     def _rows(self) -> Iterator[str]:
         total = sum(report.bytes for report in self.files)
@@ -115,6 +115,11 @@ def find_warnings(
             f"{duplicates / (total + duplicates):.0%} of the lines occurred before and are left out"
         )
     return tuple(found)
+
+
+def _printable(text: str) -> str:
+    """Escape the bytes of file names that are not UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _file_row(report: FileReport) -> str:

@@ -17,9 +17,11 @@ _LATER = (
 )
 _UTF8_AS_LATIN = re.compile(f"[ÂÃ]{_LATER}|[ä-é]{_LATER}{{2}}|â€")
 _UTF8_AS_GBK = re.compile("[鐨涓鍦浜锛銆鏄鎴浠鍙]")  # beginnings of 的一在人，。是我们可
+_HIGH_LATIN = re.compile("[\u00a1-\u00ff]")  # GBK or Big5, read as Windows-1252 or Latin-1
 _LOST = re.compile("\ufffd|锟斤拷|烫烫烫")
 _MAX_LATIN_SHARE = 0.001
 _MAX_GBK_SHARE = 0.02
+_MAX_HIGH_LATIN_SHARE = 0.4
 _MAX_LOST_SHARE = 0.001
 _MAX_OTHER_SCRIPT_SHARE = 0.2
 
@@ -43,8 +45,9 @@ class TextSigns:
             return
         self._counts["latin"] += len(_UTF8_AS_LATIN.findall(line))
         self._counts["gbk"] += len(_UTF8_AS_GBK.findall(line))
+        self._counts["high"] += len(_HIGH_LATIN.findall(line))
         self._counts["lost"] += len(_LOST.findall(line))
-        letters = LETTER.findall(line)
+        letters = list(filter(str.isalpha, LETTER.findall(line)))  # fractions are none
         self._counts["letters"] += len(letters)
         for letter in letters:
             if not HAN_CHARACTER.match(letter) and not LATIN_LETTER.match(letter):
@@ -57,8 +60,12 @@ class TextSigns:
         if (
             self._counts["latin"] > _MAX_LATIN_SHARE * characters
             or self._counts["gbk"] > _MAX_GBK_SHARE * characters
+            or self._counts["high"] > _MAX_HIGH_LATIN_SHARE * characters
         ):
-            found.append("looks like UTF-8 read in another encoding; give --encoding utf-8")
+            found.append(
+                "looks like mojibake, text read in a wrong encoding; give the right --encoding, or"
+                " get the text again if it was saved so"
+            )
         if self._counts["lost"] > _MAX_LOST_SHARE * characters:
             found.append(
                 f"{self._counts['lost']} replacement characters in {characters}: characters were"
