@@ -12,6 +12,7 @@ WINDOW = 20  # steps whose median decides that a run has diverged
 RECENT = 5  # steps whose median decides if the state may be saved
 # A single batch may be odd, so it counts only if it is this much worse than the limit
 ODD = 1.5
+HIGH_RATE = 0.01  # more than this is never worth a suggestion
 
 
 class LossWatch:
@@ -51,7 +52,8 @@ def diverged(run: Path, step: int, reason: str, learning_rate: float) -> Diverge
     kept, then = "nothing was saved yet", "begin again"
     if state := find_state(run):
         kept, then = f"{state} of step {read_state(state).progress.step} is kept", "--resume"
+    lower = min(learning_rate / 3, HIGH_RATE)
     return DivergedError(
-        f"step {step}: diverged: {reason}; {kept}; lower the learning rate, to"
-        f" {learning_rate / 3:.2g} or less, and {then}"
+        f"step {step}: diverged: {reason}; {kept}; lower the learning rate, to {lower:.2g} or less,"
+        f" and {then}"
     )

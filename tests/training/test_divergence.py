@@ -9,7 +9,7 @@ import pytest
 from model.errors import DivergedError
 from tests.training.tiny_config import tiny_config
 from training.config import OptimizerOptions
-from training.divergence import ODD, WINDOW, LossWatch
+from training.divergence import ODD, WINDOW, LossWatch, diverged
 from training.trainer import Trainer, train
 
 
@@ -18,7 +18,7 @@ def test_a_run_that_gets_worse_than_a_guess_is_stopped(prepared: Path, tmp_path:
     optimizer = OptimizerOptions(learning_rate=100.0, schedule="constant", warmup_steps=1000)
     changes = {"full_softmax_steps": 0, "save_every_seconds": 0.0, "evaluate_every_steps": 0}
     run = tiny_config(prepared, optimizer=optimizer, **changes)
-    match = r"guess has 6\.397; .*state of step \d is kept; .* to 33 or less, and --resume"
+    match = r"guess has 6\.397; .*state of step \d is kept; .* to 0\.01 or less, and --resume"
     with pytest.raises(DivergedError, match=match):
         train(run, tmp_path / "run")
     kept = Trainer(run, tmp_path / "run", resume=True)
@@ -30,6 +30,13 @@ def test_a_run_that_gets_worse_than_a_guess_is_stopped(prepared: Path, tmp_path:
     with pytest.raises(DivergedError, match=r"step \d\d: .*nothing was saved yet; .*begin again"):
         train(long, tmp_path / "other")
     assert not (tmp_path / "other" / "state").exists()
+
+
+def test_a_third_of_the_rate_is_suggested(tmp_path: Path) -> None:
+    """Nothing is saved yet, so the run begins again."""
+    line = str(diverged(tmp_path, 7, "loss nan", 3e-3))
+    assert line.startswith("step 7: diverged: loss nan; nothing was saved yet; ")
+    assert line.endswith("to 0.001 or less, and begin again")
 
 
 def test_losses_are_compared_with_a_uniform_guess() -> None:
