@@ -94,7 +94,7 @@ def test_usual_data_sets_are_read(record: Any, expected: list[str]) -> None:
 
 def test_records_without_text_are_counted() -> None:
     """null, numbers and objects without the text do not fail."""
-    lines, report = read("\n".join(map(json.dumps, [None, 5, *RECORDS, {"n": 3}, [], True])))
+    lines, report = read("\n".join(map(json.dumps, [None, 5, *RECORDS, {"n": 3}, {}, True])))
     assert lines == LINES
     assert report.removed["records without text"] == 5
 

@@ -201,7 +201,7 @@ def test_words_are_read_if_there_are_no_sentences() -> None:
     assert report.warnings == ["no field has sentences; 'short' was read, as it has most words"]
 
 
-@pytest.mark.parametrize("text", ["", "\n\n", "a,b\n1,2\n3,4\n"])
+@pytest.mark.parametrize("text", ["", "\n\n", "id,count\n1,2\n3,4\n"])
 def test_tables_without_text_give_nothing(text: str) -> None:
     """Numbers only, or no rows, are a warning and no error."""
     lines, report = read(text)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import ijson
@@ -12,7 +12,7 @@ from model.errors import CorpusError
 from training.data.file_report import FileReport
 from training.data.text_fields import (
     choose_fields,
-    is_text_cell,
+    is_text,
     physical_lines,
     take_sample,
     text_lines,
@@ -23,6 +23,7 @@ from training.data.text_fields import (
 Strings = list[tuple[str, str]]
 
 _HEAD_CHARACTERS = 1 << 20
+_BATCH_LINES = 200  # parsed together
 _MAX_DEPTH = 500
 _MAX_NAMES = 10_000  # remembered
 _VARIABLE = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d{2,}|^\d$")
@@ -52,7 +53,7 @@ def read_json(text: Iterable[str], report: FileReport, field: str | None = None)
         for name, value in record:
             chosen = is_chosen.get(name)
             if chosen is None:
-                chosen = _is_named(name, field) if field else is_text_cell(name, value)
+                chosen = _is_named(name, field) if field else is_text(name, [value])
                 if len(is_chosen) < _MAX_NAMES:
                     is_chosen[name] = chosen
             if chosen:
@@ -108,20 +109,23 @@ def _is_json(line: str) -> bool:
         return False
 
 
-def _line_records(numbered: Iterator[str], report: FileReport) -> Iterator[Strings]:
-    lines = broken = first = 0
-    for number, line in enumerate(numbered, 1):
-        if line := line.strip().rstrip(","):
-            lines += 1
-            try:
-                yield list(chain.from_iterable(_strings(line.encode(), report.path)))
-            except (ijson.JSONError, CorpusError):
-                broken += 1
-                first = first or number
+def _line_records(lines: Iterator[str], report: FileReport) -> Iterator[Strings]:
+    broken: list[int] = []  # numbers of lines
+    count = 0
+    while batch := [line.strip().rstrip(",") for line in islice(lines, _BATCH_LINES)]:
+        try:
+            yield from list(_strings("\n".join(batch).encode(), report.path))
+        except (ijson.JSONError, CorpusError):  # one is broken
+            for number, line in enumerate(batch, count + 1):
+                try:
+                    yield from list(_strings(line.encode(), report.path)) if line else ()
+                except (ijson.JSONError, CorpusError):
+                    broken.append(number)
+        count += len(batch)
     if broken:
-        report.removed["lines that are not JSON"] = broken
-        fault = f"{broken} of {lines} lines are not JSON, line {first} first"
-        if broken * 2 > lines:
+        report.removed["lines that are not JSON"] = len(broken)
+        fault = f"{len(broken)} of {count} lines are not JSON, line {broken[0]} first"
+        if len(broken) * 2 > count:
             raise CorpusError(f"{report.path}: {fault}; name the file .txt if it is plain text")
         report.warnings.append(fault)
 
@@ -130,7 +134,7 @@ def _strings(source: Any, path: str) -> Iterator[Strings]:
     """Yield the strings of each item of the outermost list, and of each value outside of lists."""
     record: Strings = []
     names = [""]  # of the open lists and objects
-    name, list_depth = "", 0
+    name, list_depth, had_list = "", 0, False
     parts: list[str] = []
     parts_depth, is_typed = 0, False
     for event, value in ijson.basic_parse(source, multiple_values=True):
@@ -147,7 +151,7 @@ def _strings(source: Any, path: str) -> Iterator[Strings]:
                 if record and not list_depth:
                     yield record
                     record = []
-                list_depth = list_depth or depth + 1
+                list_depth, had_list = list_depth or depth + 1, True
                 if name.rpartition(".")[2] in _PARTS:
                     parts, parts_depth, is_typed = [], depth + 1, False
             continue
@@ -165,9 +169,10 @@ def _strings(source: Any, path: str) -> Iterator[Strings]:
                 parts_depth = 0
             depth -= 1
             list_depth = list_depth if depth >= list_depth else 0
-        if depth == (list_depth or 1) and (record or list_depth):
-            yield record
-            record = []
+        if depth == (list_depth or 1):
+            if record or list_depth or not had_list:
+                yield record
+            record, had_list = [], list_depth > 0
 
 
 @lru_cache(maxsize=_MAX_NAMES)

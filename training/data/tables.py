@@ -74,33 +74,23 @@ def read_csv(text: Iterable[str], report: FileReport, field: str | None = None) 
 
 def _find_format(head: list[str], report: FileReport) -> dict[str, Any]:
     """Return the arguments of ``csv.reader`` that fit the first lines; drop a ``sep=`` line."""
-    text = "".join(head)
-    escape = "\\" if text.count('\\"') > text.count('""') else None
     if head and (separator := _SEPARATOR_LINE.fullmatch(head[0])):
         del head[0]
-        return {"delimiter": separator[1], "escapechar": escape}
-    best, best_share = {"delimiter": _NO_DELIMITER, "escapechar": escape}, _CONSISTENT
+        return {"delimiter": separator[1]}
+    text = "".join(head)
+    escape = "\\" if text.count('\\"') > text.count('""') else None
+    shares = {_NO_DELIMITER: _CONSISTENT}
     for delimiter in sorted(_DELIMITERS, key=lambda each: (each == "\t") != (report.kind == "tsv")):
         style = {"delimiter": delimiter, "escapechar": escape}
         rows = list(_rows(iter(head), style, FileReport("", report.kind)))
-        share = _consistency(rows)
-        # Commas of prose, not of a table
-        if text.count(f"{delimiter} ") > 0.9 * text.count(delimiter) and not _is_header(rows[0]):
-            share = 0
-        if share > best_share:
-            best, best_share = style, share
-    return best
-
-
-def _consistency(rows: Sequence[Sequence[str]]) -> float:
-    """Return the share of the rows that have as many cells as most, if that is more than one."""
-    counts = Counter(map(len, rows))
-    width, usual = counts.most_common(1)[0] if counts else (0, 0)
-    share = usual / len(rows) if width > 1 else 0.0
-    if rows and len(rows[0]) > 1 and _is_header(rows[0]):
-        # Text may have the delimiter, and no quotes; the last cells may be missing.
-        share = max(share, 0.95 * sum(len(row) > 1 for row in rows) / len(rows))
-    return share
+        width, usual = Counter(map(len, rows)).most_common(1)[0] if rows else (0, 0)
+        if rows and len(rows[0]) > 1 and _is_header(rows[0]):
+            # Text may have the delimiter, and no quotes; the last cells may be missing.
+            usual = max(usual, round(0.95 * sum(len(row) > 1 for row in rows)))
+        elif width < 2 or text.count(f"{delimiter} ") > 0.9 * text.count(delimiter):
+            continue  # one cell in a row, or commas of prose
+        shares[delimiter] = usual / len(rows)
+    return {"delimiter": max(shares, key=lambda each: shares[each]), "escapechar": escape}
 
 
 def _rows(lines: Iterator[str], style: dict[str, Any], report: FileReport) -> Iterator[list[str]]:
@@ -137,7 +127,7 @@ def _header(
     for number, row in enumerate(sample[: _ROWS_BEFORE_HEADER + 1]):
         names = [name.strip() for name in row]
         if (len(row) == width or not number) and (
-            _is_header(names, sample[number + 1 :]) or field in names
+            _is_header(names) or (field or "\0").lower() in map(str.lower, names)
         ):
             if number:
                 report.removed["rows before the header"] += number
@@ -145,19 +135,13 @@ def _header(
     return [str(number + 1) for number in range(width)], 0
 
 
-def _is_header(row: Sequence[str], others: Sequence[Sequence[str]] = ()) -> bool:
+def _is_header(row: Sequence[str]) -> bool:
     """Return if a row has names of columns rather than values."""
     names = [cell for cell in row if cell]
-    if any(len(name) > _HEADER_CHARACTERS or _NO_NAME.fullmatch(name) for name in names):
-        return False
-    return len(set(names)) == len(names) and (
-        any(map(is_field_name, names))
-        # Numbers or dates below
-        or any(
-            all(len(other) > column and _NUMBER.fullmatch(other[column]) for other in others)
-            for column in range(len(row))
-            if others
-        )
+    return (
+        len(set(names)) == len(names)
+        and any(map(is_field_name, names))
+        and not any(len(name) > _HEADER_CHARACTERS or _NO_NAME.fullmatch(name) for name in names)
     )
 
 

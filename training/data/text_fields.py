@@ -2,8 +2,8 @@
 
 import html
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import IncrementalNewlineDecoder
 from typing import TypeVar
 
@@ -43,102 +43,50 @@ _PLACEHOLDER = re.compile(r"\s*(?:[\[【][^\[\]【】]{1,20}[\]】]|<[^<>]{1,30}
 _XML = ("<?xml", "<msg")
 _TEXT_NAME = re.compile(
     r"(?:text|content|message|msg|body|comment|review|summary|description|question|answer|prompt"
-    r"|response|completion|instruction|input|output|sentence|paragraph|story|article|caption"
-    r"|dialogue?|utterance|transcript|lyrics|quote|note|abstract|reply|chosen|context|passage)s?\d*$"
-    r"|(?:正文|内容|文本|消息|信息|评论|评价|描述|问题|回答|答案|句子|原文|译文|备注|留言|内文|對話|对话)$",
+    r"|response|completion|instruction|input|output|sentence|paragraph|article|caption|dialogue?"
+    r"|utterance|transcript|lyrics|quote|note|abstract|reply|chosen|context|passage)s?\d*$"
+    r"|(?:正文|内容|文本|消息|信息|评[论价]|描述|问题|回答|答案|句子|[原译]文|备注|留言|[对對][话話])$",
     re.IGNORECASE,
 )
 _OTHER_NAME = re.compile(
-    r"(?:^|[^A-Za-z]|[a-z](?=[A-Z]))(?:id|uuid|url|uri|link|date|day|time|timestamp|count|type|lang"
-    r"|language|label|category|tag|author|user|username|nickname|name|sender|recipient|from|to|role"
-    r"|speaker|email|mail|phone|address|city|country|status|path|file|hash|model|version|score"
+    r"(?:^|[^A-Za-z]|[a-z](?=[A-Z]))(?:u?u?id|ur[li]|link|date|day|time|timestamp|count|type"
+    r"|lang|language|label|category|tag|author|user|(?:user|nick)?name|sender|recipient|from|to"
+    r"|role|speaker|e?mail|phone|address|city|country|status|path|file|hash|model|version|score"
     r"|rating|price|platform|device|location|place)s?\d*$"
-    r"|(?:编号|姓名|名称|名字|昵称|发送者|发送人|作者|用户|时间|日期|地址|类别|类型|分类|标签|链接|网址"
-    r"|电话|手机|邮箱|城市|省份|状态|来源|店铺|价格|评分|号码|号)$",
+    r"|(?:编号|姓名|名称|名字|昵称|发送[者人]|作者|用户|时间|日期|地址|[类分]别|类型|分类|标签|链接|网址"
+    r"|电话|手机|邮箱|城市|省份|状态|来源|店铺|价格|评分|号码?)$",
     re.IGNORECASE,
 )
 
 Record = TypeVar("Record")
 
 
-@dataclass(slots=True)
-class _Field:
-    cells: int = 0
-    words: float = 0.0
-    sentences: int = 0  # cells that end as a sentence does
-    numbered: int = 0  # cells with a digit
-    digits: int = 0
-    characters: int = 0
-    values: set[int] = field(default_factory=set)  # hashes
-
-    def add(self, cell: str) -> None:
-        """Count a cell."""
-        digits = len(_DIGIT.findall(cell))
-        self.cells += 1
-        self.words += _count_words(cell)
-        self.sentences += bool(_SENTENCE_END.search(cell))
-        self.numbered += digits > 0
-        self.digits += digits
-        self.characters += len(cell)
-        self.values.add(hash(cell))
-
-    def is_text(self, name: str) -> bool:
-        """Return if most cells are text rather than names, dates, addresses or labels."""
-        mean, distinct = self.words / self.cells, len(self.values) / self.cells
-        is_numbered = self.numbered >= 0.9 * self.cells and self.digits > 0.06 * self.characters
-        least: float = _WORDS
-        if _OTHER_NAME.search(name):
-            least = _WORDS_IF_OTHER
-        elif _TEXT_NAME.search(name) or 2 * self.sentences > self.cells:
-            least = _WORDS_IF_TEXT
-        elif is_numbered:  # dates, addresses
-            least = _WORDS_IF_OTHER
-        repeats = mean >= _WORDS_IF_LONG or least < _WORDS
-        return (
-            mean >= least
-            and distinct >= (_DISTINCT_IF_LONG if repeats else _DISTINCT)
-            and self.varies
-        )
-
-    @property
-    def varies(self) -> bool:
-        """True if the cells are not all equal, or too few to know."""
-        return len(self.values) > 1 or self.cells < _MIN_CELLS
-
-
 def take_sample(records: Iterator[Record], size: Callable[[Record], int]) -> list[Record]:
     """Return the first records, from which the fields are chosen; *size* counts characters."""
     sample: list[Record] = []
     characters = 0
-    while len(sample) < SAMPLE_RECORDS and characters < SAMPLE_CHARACTERS:
-        try:
-            sample.append(next(records))
-        except StopIteration:
+    for record in records:
+        sample.append(record)
+        characters += size(record)
+        if len(sample) >= SAMPLE_RECORDS or characters > SAMPLE_CHARACTERS:
             break
-        characters += size(sample[-1])
     return sample
 
 
 def physical_lines(text: Iterable[str], path: str) -> Iterator[str]:
     """Yield lines, whose end is LF whatever it was; a cell may go on in the next."""
     newlines = IncrementalNewlineDecoder(None, translate=True)
-    pending: list[str] = []
-    size = 0
+    pending = ""
     for chunk in text:
-        *lines, rest = newlines.decode(chunk).split("\n")
-        if lines:
-            yield "".join((*pending, lines[0], "\n"))
-            yield from (f"{line}\n" for line in lines[1:])
-            pending, size = [], 0
-        pending.append(rest)
-        size += len(rest)
-        if size > MAX_RECORD_CHARACTERS:
+        *lines, pending = (pending + newlines.decode(chunk)).split("\n")
+        yield from (f"{line}\n" for line in lines)
+        if len(pending) > MAX_RECORD_CHARACTERS:
             raise CorpusError(
                 f"{path}: a line above {MAX_RECORD_CHARACTERS} characters; if it is plain text,"
                 " name the file .txt"
             )
-    if size:
-        yield "".join(pending)
+    if pending:
+        yield pending
 
 
 def choose_fields(cells: Iterable[tuple[str, str]], report: FileReport) -> list[str]:
@@ -147,22 +95,48 @@ def choose_fields(cells: Iterable[tuple[str, str]], report: FileReport) -> list[
     Names, dates, labels, links and numbers are no text. If no field has sentences, the one with
     most words is returned, with a warning; none if there are no words.
     """
-    fields: dict[str, _Field] = {}
+    fields = defaultdict[str, list[str]](list)
     for name, cell in cells:
-        if cell := cell.strip()[:_EXAMINED_CHARACTERS]:
-            fields.setdefault(name, _Field()).add(cell)
-    if chosen := [name for name, one in fields.items() if one.is_text(name)]:
+        if not cell.isspace():
+            fields[name].append(cell.strip()[:_EXAMINED_CHARACTERS])
+    if chosen := [name for name, found in fields.items() if is_text(name, found)]:
         return chosen
     words = {
-        name: one.words * len(one.values) / one.cells
-        for name, one in fields.items()
-        if len(fields) == 1 or (one.varies and not _OTHER_NAME.search(name))
+        name: sum(map(_count_words, set(found)))
+        for name, found in fields.items()
+        if len(fields) == 1 or (len(set(found)) > 1 and not _OTHER_NAME.search(name))
     }
     best = max(words, key=lambda name: words[name], default="")
     if not words.get(best):
         return []
     report.warnings.append(f"no field has sentences; {best!r} was read, as it has most words")
     return [best]
+
+
+def is_text(name: str, cells: Sequence[str]) -> bool:
+    """Return if most cells of a field are text rather than names, dates, addresses or labels."""
+    cells = list(filter(None, cells))
+    if not cells:
+        return False
+    words = sum(map(_count_words, cells)) / len(cells)
+    different = len(set(cells))
+    sentences = sum(bool(_SENTENCE_END.search(cell)) for cell in cells)
+    digits = [len(_DIGIT.findall(cell)) for cell in cells]
+    is_numbered = sum(map(bool, digits)) >= 0.9 * len(cells)  # dates, addresses
+    is_numbered = is_numbered and sum(digits) > 0.06 * sum(map(len, cells))
+    least: float = _WORDS
+    if _OTHER_NAME.search(name):
+        least = _WORDS_IF_OTHER
+    elif _TEXT_NAME.search(name) or 2 * sentences > len(cells):
+        least = _WORDS_IF_TEXT
+    elif is_numbered:
+        least = _WORDS_IF_OTHER
+    repeats = words >= _WORDS_IF_LONG or least < _WORDS
+    return (
+        words >= least
+        and different >= (_DISTINCT_IF_LONG if repeats else _DISTINCT) * len(cells)
+        and (different > 1 or len(cells) < _MIN_CELLS)
+    )
 
 
 def _count_words(cell: str) -> float:
@@ -188,15 +162,6 @@ def text_lines(cell: str, report: FileReport) -> list[str]:
     if cell in _EMPTY:
         return []
     return [line for line in cell.split("\n") if line and not line.isspace()]
-
-
-def is_text_cell(name: str, cell: str) -> bool:
-    """Return if a single cell of a field holds text."""
-    if not (cell := cell.strip()[:_EXAMINED_CHARACTERS]):
-        return False
-    one = _Field()
-    one.add(cell)
-    return one.is_text(name)
 
 
 def is_field_name(name: str) -> bool:
