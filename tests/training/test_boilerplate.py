@@ -84,14 +84,14 @@ def test_lines_that_are_links_go() -> None:
 
 def test_different_lines_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """Text is not affected, however much there is; frequent patterns are remembered."""
-    monkeypatch.setattr(boilerplate, "_MAX_PATTERNS", 10)
+    monkeypatch.setattr(boilerplate, "_MAX_PATTERNS", 40)
     lines = [f"This sentence is about {'x' * number}." for number in range(100)]
     notice = "Subscribe to our newsletter"
     passed, removed = kept(
-        [each for n, line in enumerate(lines) for each in ((line,), (line, notice))[n % 4 == 3]]
+        [each for n, line in enumerate(lines) for each in ((line,), (line, notice))[n % 10 == 9]]
     )
     assert [line for line in passed if line in lines] == lines
-    assert removed == {"repeated lines": 22}
+    assert removed == {"repeated lines": 7}
 
 
 def test_long_lines_pass() -> None:
@@ -120,7 +120,7 @@ def test_a_licence_around_a_book_is_removed(start: str, end: str) -> None:
     text = [f"This is line {number} of the book." for number in range(600)]
     report = FileReport("a.txt", "txt")
     book = [*HEAD, start, *text, end, *LICENCE]
-    assert list(without_licence(book * 2, report)) == text * 2
+    assert list(without_licence(iter(book * 2), report)) == text * 2
     assert report.removed == {"licence": 14}
 
 
@@ -129,6 +129,6 @@ def test_text_without_a_licence_passes(count: int) -> None:
     """A text that only speaks of the project is whole, also if no mark follows its name."""
     report = FileReport("a.txt", "txt")
     lines = ["He had it from Project Gutenberg.", *(f"Line {n} of it." for n in range(count))]
-    assert list(without_licence(lines, report)) == lines
-    assert list(without_licence(lines[1:], report)) == lines[1:]
+    assert list(without_licence(iter(lines), report)) == lines
+    assert list(without_licence(iter(lines[1:]), report)) == lines[1:]
     assert not report.removed

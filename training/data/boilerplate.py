@@ -1,36 +1,33 @@
 """Lines that are no text of a file: page headers, notices, chapter ends, links, licences."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
+from itertools import chain, islice
 
-from model.text import HAN_CHARACTER, LETTER
+from model.text import HAN_CHARACTER
 from training.data.file_report import FileReport
 
 _PASSED = 3  # occurrences of a pattern that are kept
-# Of the lines so far; a more frequent pattern is what the file is about. A line that differs in
-# numbers is the header of a page, among many lines.
-_MAX_SHARE, _MAX_NUMBERED_SHARE = 0.25, 0.05
+_MAX_SHARE = 0.1  # of the lines so far; a more frequent pattern is what the file is about
 _MAX_CHARACTERS = 200  # of a line that may be boilerplate
-_MIN_WIDTH = 12  # shorter lines are replies, unless they look like the number of a page
+_MIN_WIDTH = 12  # shorter lines are replies, unless they number a page or are decorated
 _MAX_PATTERNS = 200_000  # remembered
 _DIGIT = re.compile(r"[\d第]")  # quick: any line that may have a number
 _NUMBER = re.compile(r"\d+|(?<=第)[〇零一二三四五六七八九十百千两]+(?=\s*[章节回卷部集页])")
-_PAGE = re.compile(
-    r"\W*(?:page|p\.?|chapter|part|section|第)?\s*0\W*(?:of\s*0|[页頁章节節回卷集](?:\W*共\W*0\W*[页頁])?)?\W*",
+_SHORT = re.compile(
+    r"\W*(?:page|chapter|part|section|第)?\s*0\W*(?:of\s*0|[页頁章节節回卷集](?:\W*共\W*0\W*[页頁])?)?\W*"
+    r"|[-=*—~_#+<>·•【\[].*[-=*—~_#+<>·•】\]]",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"[.!?。！？…][\"'”’」』）)\]]*$")
-_DECORATED = re.compile(r"[-=*—~_#+<>·•【\[]{1,}.*[-=*—~_#+<>·•】\]]{1,}")
 _LINK = re.compile(r"\W*(?:https?://|www\.)\S+\W*", re.IGNORECASE)
-
-# Begin and end of the text in a book of Project Gutenberg
+# Begin and end of the text in a book of Project Gutenberg, and lines in which it begins
 _BOOK_MARK = re.compile(
-    r"\W*(?:(?P<start>START)|END) OF (?:THE |THIS )?PROJECT GUTENBERG"
-    r"|\*END\*(?P<old>THE SMALL PRINT)",
+    r"\W*(?:(START)|END) OF (?:THE |THIS )?PROJECT GUTENBERG|\*END\*(THE SMALL PRINT)",
     re.IGNORECASE,
 )
-_BOOK_WORDS = re.compile("Gutenberg|GUTENBERG|SMALL PRINT")
-_BOOK_NAME_LINES, _BOOK_HEAD_LINES = 40, 500  # that name it, and before its text
+_BOOK_HEAD_LINES = 60
 
 
 class BoilerplateFilter:
@@ -43,7 +40,7 @@ class BoilerplateFilter:
     def __init__(self, report: FileReport, *, numbers: bool = True) -> None:
         self._report = report
         self._numbers = numbers
-        self._counts: dict[int, int] = {}
+        self._counts: Counter[int] = Counter()
         self._lines = 0
 
     def passes(self, line: str) -> bool:
@@ -55,58 +52,38 @@ class BoilerplateFilter:
         if ("//" in line or "www." in line.lower()) and _LINK.fullmatch(line):
             self._report.removed["links"] += 1
             return False
-        pattern = line
-        if self._numbers and _DIGIT.search(line) and not _SENTENCE_END.search(line):
-            pattern = _NUMBER.sub("0", line)
+        is_numbered = self._numbers and _DIGIT.search(line) and not _SENTENCE_END.search(line)
+        pattern = _NUMBER.sub("0", line) if is_numbered else line
         key = hash(pattern.casefold())
-        count = self._counts[key] = self._counts.get(key, 0) + 1
+        self._counts[key] += 1
         if len(self._counts) > _MAX_PATTERNS:
-            self._forget()
-        if count <= _PASSED or count > _max_share(line, pattern) * self._lines:
+            frequent = {key: count for key, count in self._counts.items() if count > 1}
+            self._counts = Counter(frequent if len(frequent) < _MAX_PATTERNS // 2 else {})
+        if not _PASSED < self._counts[key] <= _MAX_SHARE * self._lines:
+            return True
+        width = len(pattern) + len(HAN_CHARACTER.findall(pattern))
+        if width < _MIN_WIDTH and not _SHORT.fullmatch(pattern):
             return True
         self._report.removed["repeated lines"] += 1
         return False
 
-    def _forget(self) -> None:
-        """Forget the rare patterns, at least half of them."""
-        least = 1
-        while len(self._counts) > _MAX_PATTERNS // 2:
-            least += 1
-            self._counts = {key: count for key, count in self._counts.items() if count >= least}
 
-
-def _max_share(line: str, pattern: str) -> float:
-    """Return the share of the lines up to which a pattern is boilerplate; 0 if it is none."""
-    if _PAGE.fullmatch(pattern) or _DECORATED.fullmatch(pattern):
-        return _MAX_SHARE
-    width = len(pattern) + len(HAN_CHARACTER.findall(pattern))
-    if width < _MIN_WIDTH or not LETTER.search(pattern):
-        return 0
-    return _MAX_SHARE if pattern == line else _MAX_NUMBERED_SHARE
-
-
-def without_licence(lines: Iterable[str], report: FileReport) -> Iterator[str]:
+def without_licence(lines: Iterator[str], report: FileReport) -> Iterator[str]:
     """Leave out the notices around books of Project Gutenberg, of which a file may have several."""
-    head: list[str] | None = []
-    is_text, removed = True, 0
-    for line in lines:
-        if _BOOK_WORDS.search(line) and (mark := _BOOK_MARK.match(line.strip())):
-            is_text = bool(mark["start"] or mark["old"])
-            if not is_text:
-                yield from head or ()
-            removed += 1 + (len(head or ()) if is_text else 0)
-            head = None
-        elif not is_text:
+    head = list(islice(lines, _BOOK_HEAD_LINES))
+    marks = [(place, _book_mark(line)) for place, line in enumerate(head, 1)]
+    removed = next((place for place, mark in marks if mark and (mark[1] or mark[2])), 0)
+    is_text = True
+    for line in chain(head[removed:], lines):
+        if mark := _book_mark(line):
+            is_text = bool(mark[1] or mark[2])
+        if mark or not is_text:
             removed += 1
-        elif head is None:
-            yield line
         else:
-            head.append(line)
-            if len(head) == _BOOK_HEAD_LINES or (
-                len(head) == _BOOK_NAME_LINES and not any("Gutenberg" in each for each in head)
-            ):
-                yield from head
-                head = None
-    yield from head or ()
+            yield line
     if removed:
         report.removed["licence"] += removed
+
+
+def _book_mark(line: str) -> re.Match[str] | None:
+    return _BOOK_MARK.match(line.strip()) if len(line) < _MAX_CHARACTERS else None
