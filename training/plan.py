@@ -34,7 +34,9 @@ REPLAY = 0.3 / 0.7
 ADAPTING_PASSES = 4
 OTHER_PASSES = 12
 STEPS_PER_PASS = 20  # at least, as far as rows allow: a small text is read in small batches
-ROWS = 8, 32  # of a batch: fewest and most
+LEAST_ROWS = 8  # of a batch
+ADAPTING_ROWS = 16  # at most; more rows make fewer steps of the same text and learn less
+OTHER_ROWS = 32
 FILLED = 0.95  # of a batch; the rest is padding
 WARMUP_SHARE = 0.06
 EVALUATIONS = 6  # of held-out text after the first one, at most
@@ -131,8 +133,8 @@ def plan_run(prepared: Prepared, base: Checkpoint | None, options: PlanOptions) 
     weights = _weights(prepared.sources)
     tokens = round(sum(weights[each.name] * len(each.ids) for each in prepared.sources))
     window = 32 if network.hidden_size < 200 else 64
-    least, most = ROWS
-    rows = options.rows or min(most, max(least, tokens // (STEPS_PER_PASS * window)))
+    most = ADAPTING_ROWS if base else OTHER_ROWS
+    rows = options.rows or min(most, max(LEAST_ROWS, tokens // (STEPS_PER_PASS * window)))
     data = DataOptions(str(prepared.directory), rows, window, source_weights=weights)
     pass_steps = max(1, tokens / (FILLED * rows * window))
     step = step_seconds(network, rows * window)
