@@ -10,9 +10,8 @@ from training.data.encodings import codec_of, detect, is_codec, is_in, looks_bin
 from training.data.file_report import FileReport
 from training.data.input_files import named_by_beginning
 
-# A sample begins with the first chunk that is not ASCII. It is longer if nearly all of it is ASCII.
-_SAMPLE_BYTES, _MAX_SAMPLE_BYTES, _MIN_NON_ASCII = 1 << 18, 1 << 22, 200
-_NO_TEXT = "not text, or in an encoding that must be named"
+_SAMPLE_BYTES = 1 << 18  # from the first chunk on that is not ASCII
+_NO_TEXT = "not text, or in an encoding that must be named: --encoding NAME"
 _MOJIBAKE = "mojibake: saved in the wrong encoding; take the file as it was before that"
 # UTF-8 that was read as Latin-1: the first bytes of é and of a Chinese character with the next
 _UTF8_AS_LATIN = re.compile("[Ãä-é][\x80-\xbf]")
@@ -48,7 +47,10 @@ def decode(
         report.bytes += len(sample)
         yield sample.decode("ascii")
         sample = next(rest, b"")
-    sample = _extend(sample, rest)
+    parts = [sample]
+    while parts[-1] and sum(map(len, parts)) < _SAMPLE_BYTES:
+        parts.append(next(rest, b""))
+    sample = b"".join(parts)
     name = encoding or detect(sample, declared(first))
     if encoding is not None and not is_in(sample, name):
         raise CorpusError(
@@ -69,15 +71,3 @@ def decode(
             report.removed["zero characters"] += text.count("\0")
             text = text.replace("\0", "")
         yield text
-
-
-def _extend(sample: bytes, rest: Iterator[bytes]) -> bytes:
-    """Return a chunk with as many more as are needed to detect the encoding."""
-    parts, size, others = [sample], len(sample), len(sample.translate(None, _ASCII))
-    while size < _SAMPLE_BYTES or (others < _MIN_NON_ASCII and size < _MAX_SAMPLE_BYTES):
-        if not (chunk := next(rest, b"")):
-            break
-        parts.append(chunk)
-        size += len(chunk)
-        others += len(chunk.translate(None, _ASCII))
-    return b"".join(parts)

@@ -90,7 +90,7 @@ def _chunks(
     text = decode(read_chunks(file.path), report, encoding, html_charset)
     first = next(text, "")
     text = chain([first], text)
-    if file.kind == "txt":
+    if file.kind in ("txt", "log"):
         for kind, beginning in _OTHER_KINDS.items():
             if beginning.match(first):
                 report.kind = kind

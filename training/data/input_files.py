@@ -27,7 +27,6 @@ _SNIFFED_BYTES = 1 << 10
 _HTML = re.compile(rb"\s*<(?:!doctype html|html)\b", re.IGNORECASE)
 
 _SAVE = "save it as .docx or .txt"
-_ARCHIVE = "an archive; unpack it"
 _CODE = "program code or settings"
 # Reasons not to read files, with their suffixes
 _REASONS = {
@@ -35,7 +34,7 @@ _REASONS = {
     for reason, suffixes in {
         "a picture": "png jpg jpeg gif bmp tif tiff webp heic svg ico psd",
         "sound or film": "mp3 wav flac m4a aac ogg wma mp4 mkv avi mov wmv flv webm m4v mpg",
-        _ARCHIVE: "zip rar 7z tar tgz tbz2 txz iso jar lz4 lzma",
+        "an archive; unpack it": "zip rar 7z tar tgz tbz2 txz iso jar lz4 lzma",
         f"legacy Word; {_SAVE}": "doc dot wps",
         f"a word processor's file; {_SAVE}": "rtf odt pages wpd hwp",
         "an e-book of another kind; convert it to .epub or .txt": "mobi azw azw3 fb2 djvu chm caj",
@@ -60,15 +59,8 @@ _BEGINNINGS = {
     b"\xfd7zXZ": "compressed; name it .xz",
     b"\x28\xb5\x2f\xfd": "compressed; name it .zst",
     b"BZh": "compressed; name it .bz2",
-    b"Rar!": _ARCHIVE,
-    b"7z\xbc\xaf": _ARCHIVE,
     b"\x89PNG": "a picture",
     b"\xff\xd8\xff": "a picture",
-    b"GIF8": "a picture",
-    b"RIFF": "sound or film",
-    b"ID3": "sound or film",
-    b"\x7fELF": "a program",
-    b"SQLite format": "numbers or a database",
 }
 
 
