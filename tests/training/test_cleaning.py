@@ -31,7 +31,7 @@ def test_lines_are_cut_into_sentences(line: str, expected: list[str]) -> None:
     [
         ("  a \t b\u3000c\u00a0d  ", "a b c d"),
         ("e\u0301te\u0301", "été"),
-        ("a\x00b\nc\ue000", "ab c"),
+        ("a\x00b\nc\ue000\ud83d", "ab c"),
         ("\ufeffz\u200be\u00adro\u202e", "zero"),
         ("家\u200d庭裡１", "家庭里1"),
     ],

@@ -52,6 +52,15 @@ def test_a_size_is_chosen_for_any_text(text: list[str]) -> None:
     assert [tokenizer.decode(tokenizer.encode(line)) for line in text] == text
 
 
+def test_more_text_gets_more_tokens() -> None:
+    """A size grows with the text, up to a limit that only more different characters exceed."""
+    text = lines(100)
+    sizes = [choose_size(text, characters) for characters in (10**3, 10**5, 10**6, 10**8)]
+    assert sizes == sorted(set(sizes))
+    assert sizes[-1] == 16_000
+    assert choose_size(["".join(map(chr, range(0x3400, 0x9000)))], 10**8) > 16_000
+
+
 def test_the_process_ends_with_its_parent(tmp_path: Path) -> None:
     """It ends as soon as the pipe from its parent is closed, even while it trains."""
     rng = random.Random(1)

@@ -14,8 +14,8 @@ DOCUMENT_LINES = 4
 MIN_LIMIT = 16
 MASKED_MAIL = "name@example.com"
 
-# Private use, replacement characters, and codes that are no characters.
-_NO_TEXT = re.compile("[\ufffc-\uffff\ue000-\uf8ff\U000f0000-\U0010ffff]")
+# Private use, replacement characters, halves of pairs, and codes that are no characters.
+_NO_TEXT = re.compile("[\ud800-\udfff\ufffc-\uffff\ue000-\uf8ff\U000f0000-\U0010ffff]")
 _MAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}")
 _PHONE = re.compile(
     r"(?<![\d.,])(?:"
