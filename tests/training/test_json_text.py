@@ -1,5 +1,6 @@
 """JSON and JSON Lines to lines of text."""
 
+import itertools
 import json
 from typing import Any
 
@@ -29,22 +30,21 @@ LINES = ["这是第一句话。", "And a second line.", "One more line of text."
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("kinds", "text"),
     [
-        "\n".join(map(json.dumps, RECORDS)),
-        "\r\n\r\n".join(map(json.dumps, RECORDS)),
-        ",\n".join(map(json.dumps, RECORDS)),
-        json.dumps(RECORDS),
-        json.dumps(RECORDS, indent=2, ensure_ascii=False),
-        "[\n" + ",\n".join(map(json.dumps, RECORDS)) + "\n]\n",
-        json.dumps({"version": 2, "data": {"train": RECORDS}}),
-        " ".join(json.dumps(record, indent=1) for record in RECORDS),
+        (["json", "jsonl"], "\n".join(map(json.dumps, RECORDS))),
+        (["json", "jsonl"], "\r\n\r\n".join(map(json.dumps, RECORDS))),
+        (["jsonl"], ",\n".join(map(json.dumps, RECORDS))),
+        (["json", "jsonl"], json.dumps(RECORDS)),
+        (["json", "jsonl"], json.dumps(RECORDS, indent=2, ensure_ascii=False)),
+        (["json"], json.dumps({"version": 2, "data": {"train": RECORDS}})),
+        (["json"], " ".join(json.dumps(record, indent=1) for record in RECORDS)),
     ],
 )
-def test_records_are_found_in_any_layout(text: str) -> None:
+def test_records_are_found_in_any_layout(kinds: list[str], text: str) -> None:
     """Lines, lists, lists within objects and one object after another give the same text."""
-    for step in (1, 1000):
-        lines, report = read(text, step=step)
+    for kind, step in itertools.product(kinds, (1, 1000)):
+        lines, report = read(text, step=step, kind=kind)
         assert lines == LINES
         assert [name.rpartition(".")[2] for name in report.fields] == ["text"]
         assert report.removed["other members"] == 4
@@ -127,10 +127,10 @@ def test_lines_that_are_not_json_are_counted() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("just secret text", "not JSON;"),
+        ("just secret text", "not JSON after 0 records;"),
         ("1\n2\nsecret\nsecret\nsecret", "3 of 5 lines are not JSON"),
         ('{"text": "fine"}\nsecret\nsecret', "2 of 3 lines are not JSON, line 2 first"),
-        ('[{"text": "fine"}, {"text": secret}' + " " * 90 + "]", "not JSON;"),
+        ('[{"text": "fine"}, {"text": secret}' + " " * 90 + "]", "not JSON after 1 records;"),
         ("[" * 90_000, "nested above 500 levels"),
         ('{"text": "fine"}\n{"text": "' + "secret" * 300 + '"}', "a line above 1000 characters"),
     ],
@@ -139,7 +139,7 @@ def test_unusable_json_is_named(monkeypatch: pytest.MonkeyPatch, text: str, mess
     """The error has the place and the remedy, and no text."""
     monkeypatch.setattr(text_fields, "MAX_RECORD_CHARACTERS", 1000)
     with pytest.raises(CorpusError, match=f"a.json: .*{message}") as caught:
-        read(text, step=100)
+        read(text, step=100, kind="jsonl" if "\n" in text else "json")
     assert "secret" not in str(caught.value)
 
 

@@ -22,7 +22,6 @@ from training.data.text_fields import (
 # Dotted path and text of each string in a record
 Strings = list[tuple[str, str]]
 
-_HEAD_CHARACTERS = 1 << 20
 _BATCH_LINES = 200  # parsed together
 _MAX_DEPTH = 500
 _MAX_NAMES = 10_000  # remembered
@@ -79,34 +78,23 @@ def _is_named(name: str, field: str | None) -> bool:
 def _records(text: Iterable[str], report: FileReport) -> Iterator[Strings]:
     """Yield the strings of each record: a line, or an item of the outermost list."""
     chunks = (_NO_NUMBER.sub("null", chunk) if "N" in chunk else chunk for chunk in text)
-    head = ""
-    for chunk in chunks:
-        head += chunk
-        if head.strip().count("\n") > 1 or len(head) > _HEAD_CHARACTERS:
-            break
-    everything = chain((head,), chunks)
-    lines = [line for line in head.splitlines() if line.strip()][:2]
-    # Of JSON Lines, the first may be damaged.
-    if len(lines) == 2 and (_is_json(lines[0]) or (report.kind == "jsonl" and _is_json(lines[1]))):
+    first = next((chunk for chunk in chunks if chunk.strip()), "")
+    everything = chain((first,), chunks)
+    if report.kind == "jsonl" and first.lstrip()[:1] != "[":
         yield from _line_records(physical_lines(everything, report.path), report)
-    elif lines:
+    elif first:
+        count = 0
         try:
-            yield from _strings(
-                ijson.from_iter(chunk.encode() for chunk in everything), report.path
-            )
+            for record in _strings(ijson.from_iter(map(str.encode, everything)), report.path):
+                yield record
+                count += 1
         except ijson.JSONError as error:
             if "EOF" not in str(error):
                 raise CorpusError(
-                    f"{report.path}: not JSON; repair it, or name the file .txt if it is plain text"
+                    f"{report.path}: not JSON after {count} records; repair it, or name the file"
+                    " .txt if it is plain text"
                 ) from error
             report.warnings.append("the JSON ends early; it was read up to there")
-
-
-def _is_json(line: str) -> bool:
-    try:
-        return bool(list(ijson.basic_parse(line.strip().rstrip(",").encode())))
-    except ijson.JSONError:
-        return False
 
 
 def _line_records(lines: Iterator[str], report: FileReport) -> Iterator[Strings]:
