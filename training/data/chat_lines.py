@@ -98,9 +98,10 @@ class ChatFilter:
         """Return the rest of a line with a header; None for another line."""
         if _TITLE.fullmatch(text):
             return ""
-        named = _NAME_FIRST.match(text)
-        if named and (self._name_and_time if named["time"] else self._name_and_stamp):
-            return text[named.end() :]
+        if self._name_and_time or self._name_and_stamp:
+            named = _NAME_FIRST.match(text)
+            if named and (self._name_and_time if named["time"] else self._name_and_stamp):
+                return text[named.end() :]
         match = _CERTAIN.match(text) or _BARE.match(text)
         if match is None:
             nick = _NICK.match(text) if self._nicks else None
