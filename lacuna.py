@@ -6,20 +6,12 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pydantic import TypeAdapter
-
-from model.checkpoint import DEFAULT_CHECKPOINT
 from model.errors import LacunaError
-from model.queries import (
-    ClozeQuery,
-    ClozeResult,
-    PredictQuery,
-    PredictResult,
-    Query,
-    Result,
-    ScoreQuery,
-)
+
+if TYPE_CHECKING:  # each command imports what it needs, so that Ctrl-C works at once
+    from model.queries import Query, Result
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,7 +54,9 @@ def _train(words: Sequence[str]) -> int:
     return run_module("lacuna train", "training.recipe", words)
 
 
-def _queries(options: argparse.Namespace) -> list[Query]:
+def _queries(options: argparse.Namespace) -> list["Query"]:
+    from model.queries import ClozeQuery, PredictQuery, ScoreQuery
+
     if options.command == "predict":
         return [PredictQuery(options.text, options.top_k)]
     if options.command == "cloze":
@@ -72,7 +66,7 @@ def _queries(options: argparse.Namespace) -> list[Query]:
     return [ScoreQuery(line) for each in text.splitlines() if (line := each.strip())]
 
 
-def _answer(directory: Path, queries: Sequence[Query]) -> list[Result]:
+def _answer(directory: Path, queries: Sequence["Query"]) -> list["Result"]:
     """Answer *queries* on the CPU.
 
     Raises:
@@ -88,11 +82,15 @@ def _answer(directory: Path, queries: Sequence[Query]) -> list[Result]:
     return results
 
 
-def _to_json(result: Result) -> str:
+def _to_json(result: "Result") -> str:
+    from pydantic import TypeAdapter
+
     return TypeAdapter(type(result)).dump_json(result).decode()
 
 
-def _to_text(result: Result) -> str:
+def _to_text(result: "Result") -> str:
+    from model.queries import ClozeResult, PredictResult
+
     if isinstance(result, PredictResult):
         return "\n".join(f"{each.probability:.3f}  {each.word}" for each in result.candidates)
     if isinstance(result, ClozeResult):
@@ -105,6 +103,8 @@ def _to_text(result: Result) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from model.checkpoint import DEFAULT_CHECKPOINT
+
     parser = argparse.ArgumentParser(
         prog="lacuna", description="Predict the next word and fill blanks, in Chinese and English."
     )

@@ -16,7 +16,6 @@ Exit codes: 0 done; 2 an error; 3 nothing gained, so no checkpoint; 130 interrup
 """
 
 import hashlib
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -45,7 +44,6 @@ from training.data.shards import Prepared, open_prepared
 from training.data.sources import named_sources
 from training.data.text_report import TextReport
 from training.evaluation.report import LANGUAGE_NAMES, cell, table
-from training.interrupts import handle_interrupts
 from training.options import argument, capped_threads, option
 from training.plan import (
     ADAPTING_PASSES,
@@ -94,8 +92,7 @@ class RecipeOptions(PlanOptions):
 def run(options: RecipeOptions) -> int:
     """Run the command; the module's docstring lists the exit codes."""
     try:
-        with handle_interrupts(signal.default_int_handler):
-            return _run(options)
+        return _run(options)
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; the same command continues\n")
         return 130
