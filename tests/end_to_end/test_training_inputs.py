@@ -68,6 +68,8 @@ STRUCTURED = {
     "no-header.csv": (odd.joined(f'{n},"{line}"' for n, line in enumerate(MIXED)), MIXED),
     "lines.jsonl": (odd.json_lines(MIXED), MIXED),
     "lines.json": (odd.json_lines(MIXED), MIXED),
+    "lines-in.txt": (odd.json_lines(MIXED), MIXED),
+    "page-in.txt": (odd.web_page(ENGLISH), ENGLISH),
     "array.json": (json.dumps(MIXED), MIXED),
     "objects.json": (json.dumps([{"id": "quokka", "body": line} for line in ENGLISH]), ENGLISH),
     "telegram.json": (odd.telegram(MIXED), MIXED),
@@ -207,6 +209,7 @@ REFUSED = {
     "numbers.txt": (odd.joined(map(str, range(99))).encode(), "letter"),
     "emoji.txt": (("😀🎉\n" * 20).encode(), "letter"),
     "random.txt": (bytes(range(128, 256)) * 20, "encoding"),
+    "broken.json": (b'{"text": quokka', "JSON"),
     "numbers.csv": (b"a,b\n" + b"1,2\n" * 50, "letter"),
 }
 
@@ -309,6 +312,7 @@ def test_an_encoding_may_be_insisted_on(tmp_path: Path, capsys: pytest.CaptureFi
 WARNED = {
     "twenty.txt": (odd.joined(ENGLISH[:20]), "20 different lines"),
     "again.txt": (odd.joined(ENGLISH * 4), "occurred before"),
+    "mojibake.txt": (odd.joined(CHINESE).encode("gbk").decode("latin-1"), "mojibake"),
     "table.csv": (odd.table(HEADER, ENGLISH[:20]), "20 different lines"),
 }
 
