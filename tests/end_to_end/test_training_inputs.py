@@ -210,7 +210,7 @@ REFUSED = {
     "emoji.txt": (("😀🎉\n" * 20).encode(), "letter"),
     "random.txt": (bytes(range(128, 256)) * 20, "encoding"),
     "broken.json": (b'{"text": quokka', "JSON"),
-    "numbers.csv": (b"a,b\n" + b"1,2\n" * 50, "letter"),
+    "numbers.csv": (b"count,price\n" + b"1,2\n" * 50, "letter"),
 }
 
 
