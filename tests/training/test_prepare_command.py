@@ -65,3 +65,13 @@ def test_the_command_reads_source_lists(folder: Path, tmp_path: Path) -> None:
     assert main([*command, "--root", str(folder), "--output", str(tmp_path / "out")]) == 0
     found = open_prepared(tmp_path / "out").sources
     assert [(s.name, s.weight) for s in found] == [("english", 3.0)]
+
+
+def test_names_of_files_may_be_bytes_of_another_encoding(tmp_path: Path) -> None:
+    """A file from an old disk, whose name is not UTF-8, is read and reported."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write_lines(folder / "caf\udce9.txt", 60, english)
+    assert main(["prepare", str(folder), "--output", str(tmp_path / "out")]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_bytes())
+    assert report["files"][0]["path"].startswith(str(folder / "caf"))

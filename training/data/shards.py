@@ -218,7 +218,8 @@ def write_manifest(
     }
     manifest["sha256"] = manifest_digest(manifest)
     text = json.dumps(manifest, indent=1, ensure_ascii=False)
-    (directory / "manifest.json").write_text(text, encoding="utf-8")
+    # Names of files may be bytes that are not UTF-8.
+    (directory / "manifest.json").write_text(text, encoding="utf-8", errors="replace")
 
 
 def manifest_digest(manifest: dict[str, Any]) -> str:
