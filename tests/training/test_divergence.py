@@ -32,6 +32,23 @@ def test_a_run_that_gets_worse_than_a_guess_is_stopped(prepared: Path, tmp_path:
     assert not (tmp_path / "other" / "state").exists()
 
 
+def test_a_state_that_looks_bad_is_saved_later(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The saves that are due in a bad moment are left out; the run goes on."""
+    trainer = Trainer(tiny_config(prepared, save_every_seconds=0.0), tmp_path / "run")
+    saved, save = [], trainer.save
+
+    def note() -> None:
+        saved.append(trainer.progress.step)
+        save()
+
+    trainer.save = note  # type: ignore[method-assign]
+    monkeypatch.setattr(trainer.watch, "is_good", lambda _: trainer.progress.step > 9)
+    trainer.run([])
+    assert sorted(set(saved)) == [10, 11, 12]
+
+
 def test_a_third_of_the_rate_is_suggested(tmp_path: Path) -> None:
     """Nothing is saved yet, so the run begins again."""
     line = str(diverged(tmp_path, 7, "loss nan", 3e-3))
