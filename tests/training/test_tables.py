@@ -168,8 +168,9 @@ def test_cells_of_programs_are_no_text() -> None:
     """Placeholders of pictures and cards of a chat go, and escaped characters are read."""
     rows = [["text"], ["[图片]"], ["<Media omitted>"], ["[deleted]"], ["NULL"]]
     rows += [["<msg><appmsg>a card</appmsg></msg>"], ["Fish &amp; chips &lt;b&gt;now&lt;/b&gt;."]]
+    rows += [["Yes, now."]]
     lines, report = read(table(rows))
-    assert lines == ["Fish & chips now."]
+    assert lines == ["Fish & chips now.", "Yes, now."]
     assert report.removed["placeholders"] == 4
     assert report.removed["records without text"] == 5
 
@@ -201,7 +202,7 @@ def test_words_are_read_if_there_are_no_sentences() -> None:
     assert report.warnings == ["no field has sentences; 'short' was read, as it has most words"]
 
 
-@pytest.mark.parametrize("text", ["", "\n\n", "id,count\n1,2\n3,4\n"])
+@pytest.mark.parametrize("text", ["", "\n\n", "id,count\n1,2\n3,4\n", "a,b\n1,2\n3,4\n"])
 def test_tables_without_text_give_nothing(text: str) -> None:
     """Numbers only, or no rows, are a warning and no error."""
     lines, report = read(text)

@@ -36,7 +36,7 @@ _DIGIT = re.compile(r"\d")
 _NO_TEXT = re.compile(
     r"(?:\w+://|www\.)\S+|[/~.]?(?:/[\w.-]+)+/?|\S+@\S+\.\S+|[\[{].*[\]}]", re.DOTALL
 )
-_EMPTY = frozenset(("NULL", "null", "NaN", "nan", "N/A", "\\N", "#N/A"))
+_EMPTY = frozenset(("", "NULL", "null", "NaN", "nan", "N/A", "\\N", "#N/A"))
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#x[\da-f]{1,6}|[a-z]{2,8});", re.IGNORECASE)
 # A picture, a deleted message, a card of a chat
 _PLACEHOLDER = re.compile(r"\s*(?:[\[【][^\[\]【】]{1,20}[\]】]|<[^<>]{1,30}>)\s*")
@@ -97,17 +97,20 @@ def choose_fields(cells: Iterable[tuple[str, str]], report: FileReport) -> list[
     """
     fields = defaultdict[str, list[str]](list)
     for name, cell in cells:
-        if not cell.isspace():
-            fields[name].append(cell.strip()[:_EXAMINED_CHARACTERS])
+        cell = cell.strip()[:_EXAMINED_CHARACTERS]
+        if cell not in _EMPTY and not _PLACEHOLDER.fullmatch(cell):
+            fields[name].append(cell)
     if chosen := [name for name, found in fields.items() if is_text(name, found)]:
         return chosen
+    counts = {name: [_count_words(cell) for cell in found] for name, found in fields.items()}
     words = {
-        name: sum(map(_count_words, set(found)))
+        name: sum(counts[name]) * len(set(found)) / len(found)
         for name, found in fields.items()
-        if len(fields) == 1 or (len(set(found)) > 1 and not _OTHER_NAME.search(name))
+        if 2 * sum(map(bool, counts[name])) > len(found)
+        and (len(fields) == 1 or (len(set(found)) > 1 and not _OTHER_NAME.search(name)))
     }
     best = max(words, key=lambda name: words[name], default="")
-    if not words.get(best):
+    if not best:
         return []
     report.warnings.append(f"no field has sentences; {best!r} was read, as it has most words")
     return [best]
