@@ -269,6 +269,13 @@ def test_a_block_of_zeros_goes(tmp_path: Path) -> None:
     assert report.removed == {"zero characters": 4096}
 
 
+def test_codes_of_terminals_go(tmp_path: Path) -> None:
+    """Colours that a program has printed into a log or text leave nothing."""
+    path = tmp_path / "build.log"
+    path.write_text("\x1b[1;31m2023-01-02 10:22:33 ERROR\x1b[0m No room is left\n" * 3)
+    assert read(path)[0] == ["No room is left"] * 3
+
+
 def test_mojibake_is_named(tmp_path: Path) -> None:
     """UTF-8 that was saved again as Latin-1 is an error that says so."""
     path = tmp_path / "text.txt"

@@ -69,6 +69,7 @@ def test_other_files_of_a_folder_are_named_with_the_reason(tmp_path: Path) -> No
         "c.rtf": "word processor", "d.mobi": "convert it to .epub", "e.zip": "unpack it",
         "f.tar.gz": "unpack it", "g.xlsx": "save it as .csv", "h.py": "program code",
         "i.pdf.gz": "unpack it", "j.exe": "a program", "k.mp3": "sound",
+        "l.ass": "convert them to .srt",
     }  # fmt: skip
     make(tmp_path, read | dict.fromkeys(reasons, b"x"))
     make(tmp_path, {"z0.txt": b"", "z1": PNG, "z2": bytes(range(256)) * 4, "z3.gz": b"no archive"})

@@ -134,6 +134,9 @@ HAMLET: To be, or not to be
 The meeting is at 10:15
 The deadline is Jan 2, 2023 10:15 PM
 He said: "10:15"
+The results are in. It was 11:34 PM, 7/3/2023.
+It was 11:34 PM, 7/3/2023.
+The results are in. See 7/3/2023 11:34 PM
 On 12/31/23, 10:15 PM - we met.
 Monday 10:15: team meeting
 12/31/23 was the last day: we drank.

@@ -15,6 +15,7 @@ from training.data.timestamps import DATE, MARKS, SHORT_STAMP, STAMP, TIME
 # Lines after a header that belong to the chat
 _OPEN_LINES = 50
 _NAME = r"[^\s:：。！？!?；;<>\[\]][^:：。！？!?；;<>\[\]\n]{0,48}?"
+_WORD = r"[^\s:：。！？!?；;<>\[\]]{1,30}?"  # of a name
 _ACCOUNT = r"(?:\s?(?:\(\d{4,12}\)|<[\w.@+-]+>|\([\w.+-]+@[\w.-]+\)))"
 _COLON = r"\s?(?:：\s*|:(?=\s|$|[^\0-\x7f])\s*)"
 _DAY = r"(?:[Tt]oday|[Yy]esterday|今天|昨天|前天|(?:星期|[周週])[一二三四五六日天])(?: at|,)? ?"
@@ -32,7 +33,8 @@ _EVENT = re.compile(
     r"(?:-!-|\*{3}|-->|<--|--)\s.*|\* \S+ (?:has|is now known|sets? mode|joined|left|quit)\b.*"
 )
 _NAME_FIRST = re.compile(
-    rf"(?P<name>{_NAME}){_ACCOUNT}?(?:\s?[\[(（]\s?{_ANY_TIME}\s?[\])）]{_COLON}"
+    rf"(?P<name>{_WORD}(?: {_WORD}){{0,3}}?){_ACCOUNT}?"
+    rf"(?:\s?[\[(（]\s?{_ANY_TIME}\s?[\])）]{_COLON}"
     rf"|(?:\s?[,，:：—–-]\s?|\s+|(?<=[】)）]))[\[(]?"
     rf"(?:{STAMP}|{SHORT_STAMP}|{_DAY}{TIME}|(?P<time>{TIME}))[\])]?[:：]?$)"
 )

@@ -15,7 +15,8 @@ _NO_TEXT = "not text, or in an encoding that must be named: --encoding NAME"
 _MOJIBAKE = "mojibake: saved in the wrong encoding; take the file as it was before that"
 # UTF-8 that was read as Latin-1: the first bytes of é and of a Chinese character with the next
 _UTF8_AS_LATIN = re.compile("[Ãä-é][\x80-\xbf]")
-_ASCII = bytes(range(1, 128))
+_COLOUR = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")  # and other codes of terminals
+_ASCII = bytes({*range(1, 128)} - {0x1B})
 
 
 def decode(
@@ -67,6 +68,9 @@ def decode(
         text = decoder.decode(chunk, final=not chunk and number > 0)
         if number == 0:
             text = text.removeprefix("\ufeff")
+        if "\x1b" in text:
+            text, count = _COLOUR.subn("", text)
+            report.removed["colour codes"] += count
         if "\0" in text:
             report.removed["zero characters"] += text.count("\0")
             text = text.replace("\0", "")

@@ -40,6 +40,8 @@ _REASONS = {
         "an e-book of another kind; convert it to .epub or .txt": "mobi azw azw3 fb2 djvu chm caj",
         "a spreadsheet; save it as .csv": "xls xlsx ods numbers",
         "slides; save them as .txt": "ppt pptx odp key",
+        "subtitles of another kind; convert them to .srt": "ass ssa sub",
+        "mail; save the messages as .txt": "eml mbox msg pst",
         "a program": "exe dll so o a bin apk pyc class",
         "numbers or a database": "npy npz pt safetensors onnx pkl parquet db sqlite",
         _CODE: (
