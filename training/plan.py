@@ -201,7 +201,7 @@ def _network(vocabulary_size: int, seconds: float) -> NetworkConfig:
         sized = replace(network, vocabulary_size=vocabulary_size)
         batch = 1024
         tokens = seconds / step_seconds(sized, batch) * batch
-        if sized is NETWORKS[0] or tokens >= TOKENS_PER_WEIGHT * _tower_weights(sized):
+        if tokens >= TOKENS_PER_WEIGHT * _tower_weights(sized):
             chosen = sized
     return replace(chosen, vocabulary_size=vocabulary_size)
 
@@ -218,7 +218,7 @@ def _weights(sources: Sequence[Shard]) -> dict[str, float]:
 def _evaluated_tokens(held_out: Sequence[Shard]) -> float:
     """Return the tokens of an evaluation, which reads some lines of each language."""
     total = 0.0
-    for language in {each.language for each in held_out}:
+    for language in sorted({each.language for each in held_out}):
         shards = [each for each in held_out if each.language == language]
         lines, tokens = sum(each.lines for each in shards), sum(len(each.ids) for each in shards)
         total += tokens * min(1.0, EVALUATED_LINES / max(1, lines))

@@ -55,8 +55,8 @@ from training.plan import (
     minutes,
     plan_run,
 )
+from training.progress import write_line
 
-MAX_CHARACTERS = 500
 MIN_LINES = 100
 # Occurrences from which a word is known; fewer than in `prepare`, as the text is small
 KNOWN_FROM = 2
@@ -107,26 +107,28 @@ def _run(options: RecipeOptions) -> int:
     files, _ = find_files((*options.text, *options.replay))
     size = sum(file.path.stat().st_size for file in files)
     seconds = guess_seconds(size, options)
-    _say(f"files: {len(files)}, {size / 1e6:.1f} MB; about {minutes(seconds)} in all")
+    write_line(f"files: {len(files)}, {size / 1e6:.1f} MB; about {minutes(seconds)} in all")
     if options.dry_run:
         with tempfile.TemporaryDirectory() as directory:
             _plan(replace(options, output=Path(directory)), base)
         return 0
+    if not (options.output / "data").exists():  # nothing was made from an earlier text
+        (options.output / "settings.json").unlink(missing_ok=True)
     require_same_settings(options.output, _settings(options, base, [file.path for file in files]))
     plan = _plan(options, base)
     if not is_checkpoint(checkpoint):
         best = _train(plan.config, options.output / "run")
         if best == 0:
-            _say(
+            write_line(
                 f"{options.output}: nothing gained, so no checkpoint is written: no state of the"
                 " run predicts the held-out lines better than its start. Give more text or a lower"
                 " --learning-rate, and another --output; `history` and `lexicon` of a request also"
                 " teach words"
             )
             return 3
-        _say(f"export of step {best}")
+        write_line(f"export of step {best}")
         _export(options, base)
-    _say("comparison on lines that training has not seen")
+    write_line("comparison on lines that training has not seen")
     sys.stdout.write(_comparison(options))
     sys.stdout.write(
         f"\nServe it:  lacuna serve --checkpoint {checkpoint}\n"
@@ -198,7 +200,7 @@ def _prepare(options: RecipeOptions, base: Checkpoint | None) -> Prepared:
     directory = options.output / "data"
     if not directory.is_dir():  # it is complete, as it is renamed into place
         own = named_sources(options.text, options.field)
-        replay = named_sources(options.replay, options.field)
+        replay = named_sources(options.replay)
         size = sum(file.path.stat().st_size for file in find_files(options.text)[0])
         limit = max(1000, int(REPLAY * ADAPTING_PASSES * size / max(1, len(replay))))
         others = [
@@ -213,7 +215,6 @@ def _prepare(options: RecipeOptions, base: Checkpoint | None) -> Prepared:
             test_share=None,
             encoding=options.encoding,
             seed=options.seed,
-            max_characters=MAX_CHARACTERS,
             known_from=KNOWN_FROM,
         )
         prepare((*own, *others), settings, lambda report: _show(report, options.output))
@@ -236,15 +237,12 @@ def _show(report: TextReport, output: Path) -> None:
 
 def _train(config: RunConfig, directory: Path) -> int:
     """Train to the end; return the number of the best step."""
-    from training.run_state import find_state  # torch takes a second to load
-    from training.trainer import Trainer, stop_signals
+    from training.run_state import find_state, read_state, saved_state  # torch loads slowly
+    from training.trainer import train
 
-    with stop_signals() as stopping:
-        trainer = Trainer(config, directory, resume=find_state(directory) is not None)
-        trainer.run(stopping)
-    if stopping:
+    if not train(config, directory, resume=find_state(directory) is not None):
         raise KeyboardInterrupt
-    return trainer.progress.best_step
+    return read_state(saved_state(directory)).progress.best_step
 
 
 def _export(options: RecipeOptions, base: Checkpoint | None) -> None:
@@ -293,8 +291,3 @@ def _comparison(options: RecipeOptions) -> str:
         if sorted(bits := summary["metrics"]["bits_per_character"]["values"]) == bits
     ]
     return table(rows, ("", "", "before", "after", "n")) + "".join(worse)
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()

@@ -154,7 +154,7 @@ def test_without_a_gain_there_is_no_checkpoint(
 def test_too_little_text_is_a_named_error(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The message has the remedies and no text."""
+    """The message has the remedies and no text; the command may be given again with other text."""
     path = tmp_path / "notes.txt"
     path.write_text("\n".join(f"secret {number}" for number in range(99)), encoding="utf-8")
     given = ["train", str(path), "--checkpoint", str(exported), "--output", str(tmp_path / "out")]
@@ -163,6 +163,9 @@ def test_too_little_text_is_a_named_error(
     assert error.startswith("CorpusError: 99 different lines")
     assert "`history`" in error and "`lexicon`" in error
     assert "secret" not in error
+    path.write_text("\n".join(f"secret {number}" for number in range(9)), encoding="utf-8")
+    assert main(given) == 2
+    assert "CorpusError: 9 different lines" in capsys.readouterr().err
 
 
 def test_an_output_inside_the_text_is_refused(
