@@ -18,12 +18,11 @@ from training.data.text_fields import (
     unknown_field,
 )
 
-_DELIMITERS = (",", "\t", ";", "|")
+_DELIMITERS = ("\t", ",", ";", "|")
 _NO_DELIMITER = "\x1f"  # each line is one cell
 _CONSISTENT = 0.7  # least share of the rows with equally many cells
 _ROWS_BEFORE_HEADER = 5
 _HEADER_CHARACTERS = 40
-_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\n?')
 _NUMBER = re.compile(r"[\d\W]+|.*\d[-/:.年]\d.*", re.DOTALL)  # or a date
 # Numbers, dates, addresses and sentences are no names of columns.
 _NO_NAME = re.compile(_NUMBER.pattern + r"|\w+://.*|\S+@\S+|.*[.!?。！？，,]", re.DOTALL)
@@ -39,7 +38,7 @@ def read_csv(text: Iterable[str], report: FileReport, field: str | None = None) 
     """
     lines = physical_lines(text, report.path)
     head = take_sample(lines, len)
-    style = _find_format(head, report)
+    style = _find_format(head)
     rows = _rows(chain(head, lines), style, report)
     sample = take_sample(rows, lambda row: sum(map(len, row)))
     width = Counter(map(len, sample)).most_common(1)[0][0] if sample else 0
@@ -72,17 +71,14 @@ def read_csv(text: Iterable[str], report: FileReport, field: str | None = None) 
         report.warnings.append(f"{longer} rows have more cells than the {width} columns")
 
 
-def _find_format(head: list[str], report: FileReport) -> dict[str, Any]:
-    """Return the arguments of ``csv.reader`` that fit the first lines; drop a ``sep=`` line."""
-    if head and (separator := _SEPARATOR_LINE.fullmatch(head[0])):
-        del head[0]
-        return {"delimiter": separator[1]}
+def _find_format(head: Sequence[str]) -> dict[str, Any]:
+    """Return the arguments of ``csv.reader`` that fit the first lines."""
     text = "".join(head)
     escape = "\\" if text.count('\\"') > text.count('""') else None
     shares = {_NO_DELIMITER: _CONSISTENT}
-    for delimiter in sorted(_DELIMITERS, key=lambda each: (each == "\t") != (report.kind == "tsv")):
+    for delimiter in _DELIMITERS:
         style = {"delimiter": delimiter, "escapechar": escape}
-        rows = list(_rows(iter(head), style, FileReport("", report.kind)))
+        rows = list(_rows(iter(head), style, FileReport("", "csv")))
         width, usual = Counter(map(len, rows)).most_common(1)[0] if rows else (0, 0)
         if rows and len(rows[0]) > 1 and _is_header(rows[0]):
             # Text may have the delimiter, and no quotes; the last cells may be missing.
