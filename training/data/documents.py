@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 
 from training.data.boilerplate import BoilerplateFilter, without_licence
-from training.data.cleaning import sentences
+from training.data.cleaning import sentences, split_line
 from training.data.compression import read_chunks
 from training.data.decoding import decode
 from training.data.file_report import FileReport
@@ -115,22 +115,11 @@ def _lines(chunks: Iterable[str]) -> Iterator[str]:
             if len(line) <= MAX_LINE_CHARACTERS:
                 yield line
             else:
-                yield from _split(line)
+                yield from split_line(line, MAX_LINE_CHARACTERS)
         if len(pending) > 2 * MAX_LINE_CHARACTERS:
-            *parts, pending = _split(pending)
+            *parts, pending = split_line(pending, MAX_LINE_CHARACTERS)
             yield from parts
-    yield from _split(pending.removesuffix("\r"))
-
-
-def _split(line: str) -> Iterator[str]:
-    """Yield parts that end in a sentence end, a comma or a space near the limit, if possible."""
-    while len(line) > MAX_LINE_CHARACTERS:
-        end = MAX_LINE_CHARACTERS
-        if match := _LAST_BREAK.match(line, end - _BREAK_WINDOW, end):
-            end = match.end()
-        yield line[:end]
-        line = line[end:]
-    yield line
+    yield from split_line(pending.removesuffix("\r"), MAX_LINE_CHARACTERS)
 
 
 def _decodable(lines: Iterator[str], report: FileReport) -> Iterator[str]:
