@@ -58,7 +58,16 @@ def test_more_text_gets_more_tokens() -> None:
     sizes = [choose_size(text, characters) for characters in (10**3, 10**5, 10**6, 10**8)]
     assert sizes == sorted(set(sizes))
     assert sizes[-1] == 16_000
-    assert choose_size(["".join(map(chr, range(0x3400, 0x9000)))], 10**8) > 16_000
+    assert choose_size(["".join(map(chr, range(0x3400, 0x9000))) * 5], 10**8) > 16_000
+
+
+def test_rare_characters_are_no_tokens_of_a_chosen_size() -> None:
+    """A character that occurs once is spelled in bytes, unless the user gave the size."""
+    text = [*lines(60), "龘"]
+    size = choose_size(text, sum(map(len, text)))
+    chosen = train_tokenizer(text, size, exactly=False).surfaces
+    given = train_tokenizer(text, 360).surfaces
+    assert ("们" in chosen, "龘" in chosen, "龘" in given) == (True, False, True)
 
 
 def test_the_process_ends_with_its_parent(tmp_path: Path) -> None:

@@ -15,15 +15,16 @@ from model.errors import TokenizerError
 from model.tokenizer import CONTROL_TOKENS, FIRST_BYTE, SPACE_MARK, Tokenizer
 from training.progress import progress_bar
 
-# Share of the characters of the text that are tokens; the others are spelled in bytes.
-COVERAGE = 0.9995
+# Share of the characters of the text that are tokens; the others are spelled in bytes. With a
+# chosen size, characters with fewer occurrences are no tokens, as they cannot be learned.
+MAX_COVERAGE = 0.9995
+MIN_COVERAGE = 0.98  # SentencePiece allows no less
+MIN_OCCURRENCES = 5
 MAX_CHOSEN_SIZE = 16_000
-# Characters of text for each token beyond those that it needs: measured on 0.1 and 1 MB
-CHARACTERS_PER_TOKEN = 250
-_MIN_MORE_TOKENS = 64
 # Candidates for tokens that the trainer starts with; each round keeps three quarters of them.
 _CANDIDATES = 100_000
 _KEPT_SHARE = 0.75
+_MIN_MORE_TOKENS = 64  # beyond characters and bytes
 # Bytes from which one pass over the text in each round gives as good tokens as two
 _LARGE_TEXT = 2_000_000
 
@@ -33,8 +34,10 @@ _ROUND = re.compile(r"EM sub_iter=\d+ size=(\d+)")
 
 def choose_size(lines: Iterable[str], characters: int) -> int:
     """Return a size that suits a text of so many *characters*, of which *lines* are a sample."""
-    smallest = _smallest_size(lines)
-    size = min(MAX_CHOSEN_SIZE, smallest + characters // CHARACTERS_PER_TOKEN)
+    counts = _count(lines)
+    smallest = _smallest_size(counts, _coverage(counts))
+    # Measured on 0.1 and 1 MB of both languages
+    size = min(MAX_CHOSEN_SIZE, smallest + 4 * math.isqrt(characters))
     return max(size, smallest + _MIN_MORE_TOKENS)
 
 
@@ -43,8 +46,9 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Train a unigram tokenizer of *size* tokens, control and byte tokens included.
 
-    It has fewer if the text has too few different words and not *exactly* the size is asked for.
-    In *lines*, U+2581 is read as a space. A copy of them lies in *directory* meanwhile.
+    If not *exactly* the size is asked for, as it was chosen, rare characters are no tokens, and the
+    size is smaller if the text has too few different words. In *lines*, U+2581 is read as a space.
+    A copy of them lies in *directory* meanwhile.
 
     Raises:
         TokenizerError: the text allows no tokenizer of this size, or the trainer failed.
@@ -54,8 +58,11 @@ def train_tokenizer(
         work = Path(name)
         with (work / "text").open("w", encoding="utf-8") as file:
             file.writelines(f"{line.replace(SPACE_MARK, ' ')}\n" for line in lines)
-        large = (work / "text").stat().st_size > _LARGE_TEXT
-        settings = _settings(size, exactly=exactly, passes=1 if large else 2)
+        settings = _settings(size) | {
+            "character_coverage": MAX_COVERAGE if exactly else _coverage(_count(lines)),
+            "hard_vocab_limit": exactly,
+            "num_sub_iterations": 1 if (work / "text").stat().st_size > _LARGE_TEXT else 2,
+        }
         (work / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
         fault = _run(work, size)
         if fault is None:
@@ -63,22 +70,22 @@ def train_tokenizer(
     if "Vocabulary size" not in fault:
         raise TokenizerError(f"SentencePiece failed: {fault}; free memory and disk space")
     largest = re.search(r"<= (\d+)", fault)
-    bounds = f"{_smallest_size(lines)} " + (f"to {largest[1]}" if largest else "or more")
+    bounds = f"{_smallest_size(_count(lines), MAX_COVERAGE)} " + (
+        f"to {largest[1]}" if largest else "or more"
+    )
     raise TokenizerError(
         f"no tokenizer of --vocabulary-size {size}: this text needs {bounds}; leave the option out"
         " to have the size chosen"
     )
 
 
-def _settings(size: int, *, exactly: bool, passes: int) -> dict[str, Any]:
+def _settings(size: int) -> dict[str, Any]:
     """Return the settings of SentencePiece's trainer, which the model file contains."""
     return {
         "input": "text",
         "model_prefix": "tokenizer",
         "model_type": "unigram",
         "vocab_size": size,
-        "hard_vocab_limit": exactly,
-        "character_coverage": COVERAGE,
         "byte_fallback": True,
         "normalization_rule_name": "identity",
         "add_dummy_prefix": False,
@@ -92,7 +99,6 @@ def _settings(size: int, *, exactly: bool, passes: int) -> dict[str, Any]:
         "control_symbols": ",".join(CONTROL_TOKENS[3:]),
         "max_sentence_length": 1 << 16,
         "seed_sentencepiece_size": max(_CANDIDATES, 5 * size),
-        "num_sub_iterations": passes,
         "shrinking_factor": _KEPT_SHARE,
         "num_threads": 1,  # another number may give other tokens
     }
@@ -129,12 +135,22 @@ def _run(directory: Path, size: int) -> str | None:
             process.kill()
 
 
-def _smallest_size(lines: Iterable[str]) -> int:
-    """Return the least size that has all characters in the share of ``COVERAGE``, and one more."""
+def _count(lines: Iterable[str]) -> Counter[str]:
     counts = Counter[str]()
     for line in lines:
         counts.update(line)
-    missing = counts.total() * COVERAGE
+    return counts
+
+
+def _coverage(counts: Counter[str]) -> float:
+    """Return the share of characters that occur often enough, within the limits."""
+    common = sum(count for count in counts.values() if count >= MIN_OCCURRENCES)
+    return min(MAX_COVERAGE, max(MIN_COVERAGE, common / max(1, counts.total())))
+
+
+def _smallest_size(counts: Counter[str], coverage: float) -> int:
+    """Return the least size that has all characters in the share of *coverage*, and one more."""
+    missing = counts.total() * coverage
     size = FIRST_BYTE + 256 + 1
     for _, count in counts.most_common():
         if missing <= 0:
