@@ -14,6 +14,7 @@ from model.checkpoint import load_checkpoint
 from model.errors import CheckpointError
 from model.predictor import open_model
 from tests.end_to_end import odd_files as odd
+from training import options
 from training.__main__ import main
 
 RUN_FILE = """
@@ -200,13 +201,17 @@ def test_a_run_file_with_a_fault_is_refused_before_the_first_step(
     assert not (tmp_path / "run/state").exists()
 
 
-def test_more_threads_than_cores_do_not_slow_a_run(
-    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_more_threads_than_cpus_do_not_slow_a_run(
+    made: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """64 threads are limited to the cores of the machine, with a word about it."""
+    """64 threads become as many as the machine has CPUs, with a word about it."""
+    monkeypatch.setattr(options, "usable_cpus", lambda: 1)
     run_file = tmp_path / "run.toml"
     text = (
-        (made / "tiny.toml").read_text("utf-8").replace("evaluate_every_steps = 3", "threads = 64")
+        (made / "tiny.toml").read_text("utf-8").replace("\nsteps = 6", "\nsteps = 2\nthreads = 64")
     )
     run_file.write_text(text, encoding="utf-8")
     assert main(["train", str(run_file), "--output", str(tmp_path / "run")]) == 0

@@ -240,7 +240,7 @@ def test_one_command_from_a_folder_to_a_better_checkpoint(
     """`lacuna train` reads, reports, adapts, exports, and says how to serve it; both gain."""
     monkeypatch.setattr(evaluate, "BOOTSTRAP_ROUNDS", 20)
     folder, output = write(tmp_path / "my text", EVERYTHING), tmp_path / "out"
-    words = f"train --checkpoint {tiny_checkpoint} --steps 12 --lines 4 --typing-lines 1".split()
+    words = f"train --checkpoint {tiny_checkpoint} --steps 6 --lines 2 --typing-lines 1".split()
     assert lacuna([*words, str(folder), "--output", str(output)]) == 0
     printed = capsys.readouterr().out
     assert "warning" in printed  # so little text
