@@ -48,7 +48,7 @@ class LossWatch:
 
 
 def diverged(run: Path, step: int, reason: str, learning_rate: float) -> DivergedError:
-    """Return the error of a run that diverged; it says what is kept and what to do."""
+    """Return the error of a run that diverged; it names the kept state and the remedy."""
     kept, then = "nothing was saved yet", "begin again"
     if state := find_state(run):
         kept, then = f"{state} of step {read_state(state).progress.step} is kept", "--resume"

@@ -207,7 +207,7 @@ def _network(vocabulary_size: int, seconds: float) -> NetworkConfig:
 
 
 def _weights(sources: Sequence[Shard]) -> dict[str, float]:
-    """Return passes over each source in an epoch: replay has its share of what is read."""
+    """Return passes over each source in an epoch: replay has its share of the tokens."""
     sizes = {each.name: len(each.ids) for each in sources}
     replay = {name: size for name, size in sizes.items() if name.startswith(REPLAY_PREFIX)}
     own = sum(sizes.values()) - sum(replay.values())

@@ -85,7 +85,7 @@ class Means:
         self._tokens, self._since = 0, time.monotonic()
 
     def add(self, losses: Losses, tokens: int) -> None:
-        """Add the losses of a batch of so many tokens."""
+        """Add the losses of a batch of *tokens* tokens."""
         for head, (nats, count) in losses.by_head.items():
             self.nats[head] += nats.item()
             self.counts[head] += count

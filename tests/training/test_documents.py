@@ -261,7 +261,7 @@ def test_lines_in_a_second_encoding_go(tmp_path: Path) -> None:
 
 
 def test_a_block_of_zeros_goes(tmp_path: Path) -> None:
-    """Zeros that a crash has left in a text are no reason to refuse it."""
+    """Zeros that a crash has left in a text do not make it refused."""
     path = tmp_path / "text.txt"
     path.write_bytes("\n".join(MANY[:50]).encode() + b"\0" * 4096 + "\n".join(MANY[50:]).encode())
     lines, report = read(path)

@@ -61,7 +61,7 @@ def test_each_encoding_is_detected_in_one_line_and_in_many(
 
 @pytest.mark.parametrize(("codec", "lines"), [*TEXTS[:3], TEXTS[5]])
 def test_damage_does_not_change_the_encoding(codec: str, lines: tuple[str, ...]) -> None:
-    """A few broken bytes in Chinese text are no reason to take it for another encoding."""
+    """A few broken bytes in Chinese text do not change its encoding."""
     data = bytearray(("\n".join(lines) * 50).encode(codec))
     generator = random.Random(7)
     for _ in range(8):
@@ -86,7 +86,7 @@ def test_marks_decide(data: bytes, codec: str) -> None:
 
 
 def test_a_few_chinese_words_in_english_are_enough() -> None:
-    """GB18030 and Big5 are told apart by a few frequent characters in ASCII text."""
+    """GB18030 and Big5 are distinguished by a few frequent characters in ASCII text."""
     english = "Thanks so much, that is all for now. " * 20
     assert detect(f"{english} 谢谢你，我们明天见。".encode("gb18030")) == "gb18030"
     assert detect(f"{english} 謝謝你，我們明天見。".encode("big5")) == "big5"
@@ -115,6 +115,6 @@ def test_a_declared_encoding_is_taken_unless_it_is_wrong() -> None:
 
 @pytest.mark.parametrize("name", ["base64", "rot13", "no-such", "undefined", "", "a\0b"])
 def test_names_that_are_no_encoding_of_text(name: str) -> None:
-    """Codecs of other things and unknown names are no encodings."""
+    """Codecs of other things and unknown names are not encodings."""
     assert not is_codec(name)
     assert is_codec("GBK") and is_codec("utf_16")

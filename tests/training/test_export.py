@@ -168,7 +168,7 @@ def edit_weights(run: Path, edit: Callable[[dict[str, Any]], None]) -> None:
 def test_states_that_cannot_be_exported_are_named(
     copied_run: Path, tmp_path: Path, damage: Any, message: str
 ) -> None:
-    """A named error says what is wrong, and no output is written."""
+    """A named error gives the reason, and no output is written."""
     damage(copied_run)
     with pytest.raises(LacunaError, match=message):
         export(ExportOptions(copied_run, tmp_path / "new"))

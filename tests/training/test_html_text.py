@@ -37,7 +37,7 @@ LINES = [
 
 @pytest.mark.parametrize("step", [1, 10, 10_000])
 def test_a_page_gives_its_paragraphs(step: int) -> None:
-    """Blocks end lines, inline elements do not; nothing that is no text is left; all is counted."""
+    """Blocks end lines, inline elements do not; only text is left; all is counted."""
     lines, report = read(PAGE, step)
     assert lines == LINES
     assert report.removed == {

@@ -144,7 +144,7 @@ def test_unusable_json_is_named(monkeypatch: pytest.MonkeyPatch, text: str, mess
 
 
 def test_a_truncated_list_is_read_up_to_its_end() -> None:
-    """What is complete is read, and a warning says that the rest is missing."""
+    """Complete records are read, and a warning says that the rest is missing."""
     lines, report = read(json.dumps(RECORDS)[:-30])
     assert lines == LINES[:2]
     assert report.warnings == ["the JSON ends early; it was read up to there"]

@@ -57,7 +57,7 @@ def run_as_command(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -
 def test_errors_of_the_system_have_a_remedy(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], act: Any, line: str
 ) -> None:
-    """Memory and disk that are really full, and a path that is no directory, are one line each."""
+    """A full memory or disk, and a path that is not a directory, are one line each."""
     assert run_as_command(monkeypatch, act) == 2
     err = capsys.readouterr().err
     assert line in err

@@ -93,7 +93,7 @@ def test_indented_prose_and_lists_are_text() -> None:
 
 
 def test_pieces_do_not_divide_what_belongs_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However a text is divided, its code stays code, and its targets are no text."""
+    """However a text is divided, its code stays code, and its targets are left out."""
     monkeypatch.setattr(markdown_text, "_PIECE_CHARACTERS", 10)
     part = "See [the page][ref] there.\n\n```\nno\n\nno\n```\n\n- item\n\n  more\n\n"
     lines, _ = read(part * 20 + "[ref]: http://x.org\n")

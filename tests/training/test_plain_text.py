@@ -10,7 +10,7 @@ from training.data.plain_text import read_plain
 
 
 def read(text: str, kind: Kind = "txt") -> tuple[list[str], dict[str, int]]:
-    """Return the lines that are not blank, and the counts of what was removed."""
+    """Return the lines that are not blank, and the counts of removed parts."""
     report = FileReport("", kind)
     lines = list(read_plain(iter(text.splitlines()), report, kind))
     return [line for line in lines if line.strip()], dict(report.removed)

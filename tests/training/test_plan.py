@@ -34,7 +34,7 @@ def prepared(lines: int, replay: int = 0) -> Prepared:
 
 
 def plan(lines: int, base: Checkpoint | None, **choices: object) -> Plan:
-    """Return the plan for so many lines."""
+    """Return the plan for a number of lines."""
     return plan_run(prepared(lines), base, PlanOptions(**choices))
 
 

@@ -8,7 +8,7 @@ from training.progress import progress_bar
 def test_without_a_terminal_progress_is_whole_lines(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A line at the start and one each interval, with what is done and what is left."""
+    """A line at the start and one each interval, with the work that is done and left."""
     monkeypatch.setattr("training.progress.LINE_SECONDS", 0.0)
     bar = progress_bar("training", 3, "steps", initial=1)
     bar.update()

@@ -151,7 +151,7 @@ def test_a_faulty_file_in_a_folder_is_skipped(tmp_path: Path) -> None:
 
 
 def test_a_file_without_text_is_named(tmp_path: Path) -> None:
-    """A page of nothing but markup counts as skipped, with what was removed."""
+    """A page of nothing but markup counts as skipped, with the reason."""
     folder = tmp_path / "folder"
     folder.mkdir()
     write_lines(folder / "good.txt", 100, english)

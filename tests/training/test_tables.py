@@ -117,7 +117,7 @@ def test_text_may_have_delimiters_without_quotes() -> None:
 
 
 def test_rows_may_be_of_different_length() -> None:
-    """Missing cells at the end, and superfluous ones, are no text."""
+    """Missing cells at the end, and superfluous ones, are left out."""
     rows = ["id,note,when", '1,"A, b and c.",2020-02-02', '2,"It is so."', "3"]
     rows += ['4,"One more.",2020-02-02,x', '5,"And so on, too."', '6,"At last.",2020-02-05']
     expected = ["A, b and c.", "It is so.", "One more.", "And so on, too.", "At last."]
@@ -150,7 +150,7 @@ def test_quotes_may_be_escaped_by_backslashes() -> None:
 
 
 def test_lines_around_the_header_are_left_out() -> None:
-    """A line that names the delimiter, a title, and a header in the middle are no text."""
+    """A line that names the delimiter, a title, and a header in the middle are left out."""
     text = "sep=;\nid;text\n1;this is a text\nid;text\n2;and this is another\n"
     assert read(text)[0] == ["this is a text", "and this is another"]
     lines, report = read("Export of the chat\n\n" + table(chat(["Time", "Name", "Message"])))

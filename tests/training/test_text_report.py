@@ -18,7 +18,7 @@ CHINESE = "我们昨天在学校里看书，今天要去公园玩。"
 
 
 def test_the_report_has_all_figures(tmp_path: Path) -> None:
-    """Text and JSON name files, skipped files, lines, what was left out, and samples."""
+    """Text and JSON name files, skipped files, lines, removed lines, and samples."""
     folder = tmp_path / "folder"
     folder.mkdir()
     lines = write_lines(folder / "a.txt", 300, english)
@@ -129,7 +129,7 @@ def test_signs_of_a_wrong_encoding_or_script(line: str, message: str) -> None:
     ],
 )
 def test_good_text_has_no_signs(line: str) -> None:
-    """Accents, curly quotes and rare characters are no mojibake."""
+    """Accents, curly quotes and rare characters are not mojibake."""
     signs = TextSigns()
     for _ in range(3):
         signs.add(f"{line} {CHINESE * 3}")

@@ -106,7 +106,7 @@ def test_an_interrupt_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_trainer_that_fails_is_not_taken_for_a_wrong_size(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A full disk or a killed process has an error of its own."""
+    """A full disk or a killed process has another error."""
     monkeypatch.setattr(module, "_run", lambda *_: "RESOURCE_EXHAUSTED: no space left")
     with pytest.raises(TokenizerError, match="SentencePiece failed: RESOURCE_EXHAUSTED"):
         train_tokenizer(WORDS * 20, 280)

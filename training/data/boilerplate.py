@@ -1,4 +1,4 @@
-"""Lines that are no text of a file: page headers, notices, chapter ends, links, licences."""
+"""Lines of a file that are not its text: page headers, notices, chapter ends, links, licences."""
 
 import re
 from collections import Counter
@@ -44,7 +44,7 @@ class BoilerplateFilter:
         self._lines = 0
 
     def passes(self, line: str) -> bool:
-        """Return if a line, the next of the file, is no boilerplate."""
+        """Return True if a line, the next of the file, is text."""
         self._lines += 1
         if len(line) > _MAX_CHARACTERS:
             return True

@@ -1,4 +1,4 @@
-"""Lines of chats to what was written: times, senders, notices and placeholders go.
+"""Lines of chats to messages: times, senders, notices and placeholders go.
 
 A time with a date, in brackets, with seconds and a sender, or with a sender in angle brackets is
 always a header. A bare time, as in "10:15 Lunch", and a name with one, are headers only if the text
@@ -82,7 +82,7 @@ class ChatFilter:
         return self._open_lines > 0 or self._name_and_stamp
 
     def clean(self, line: str) -> str:
-        """Return what was written in a line, without header; empty if nothing was."""
+        """Return the message in a line, without header; empty if there is none."""
         text = line.strip(MARKS + " \t")
         if (message := self._message(text)) is not None:
             self._open_lines = _OPEN_LINES

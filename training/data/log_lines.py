@@ -40,7 +40,7 @@ def is_log(lines: Sequence[str]) -> bool:
 
 
 def log_message(line: str, *, in_log: bool) -> tuple[str, str] | None:
-    """Return the message of a log line and the name of what was removed; None for another line.
+    """Return the message of a log line and the reason of the removal; None for another line.
 
     Outside a log, only lines with time and level count, and those of system and web servers.
 

@@ -123,7 +123,7 @@ def _paragraphs(archive: zipfile.ZipFile, name: str) -> Iterator[str]:
 
 
 def _attribute(element: Xml.Element, name: str) -> str:
-    """Return an attribute in whatever namespace; empty if there is none."""
+    """Return an attribute in whatever namespace; empty if it is missing."""
     return next((value for key, value in element.items() if key.endswith(name)), "")
 
 

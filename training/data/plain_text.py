@@ -1,7 +1,7 @@
 """Lines of plain text, logs and subtitles to paragraphs and messages.
 
 The first lines decide: subtitles, lines broken at a width, or lines as they are. Lines of chats and
-logs lose what is no message.
+logs become messages.
 """
 
 import re

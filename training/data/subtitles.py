@@ -1,4 +1,4 @@
-"""Subtitles (SubRip, WebVTT) to what is said: numbers, times, tags and headers go."""
+"""Subtitles (SubRip, WebVTT) to spoken words: numbers, times, tags and headers go."""
 
 import html
 import re
@@ -23,7 +23,7 @@ def has_times(lines: Sequence[str]) -> bool:
 
 
 def read_cues(lines: Iterable[str], report: FileReport) -> Iterator[str]:
-    """Read what is said in each cue, its lines joined.
+    """Read the words of each cue, its lines joined.
 
     Two speakers, or two languages, are two lines. Lines that a cue repeats from the one before it,
     as rolling captions do, are left out.
@@ -49,7 +49,7 @@ def read_cues(lines: Iterable[str], report: FileReport) -> Iterator[str]:
 
 
 def _spoken(cue: Sequence[str], report: FileReport) -> Iterator[str]:
-    """Yield what is said in a cue: a line for each speaker and language."""
+    """Yield the words of a cue: a line for each speaker and language."""
     spoken = ""
     for line in cue:
         if _SOUND.fullmatch(line):

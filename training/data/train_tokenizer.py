@@ -1,4 +1,4 @@
-"""Train the tokenizer with SentencePiece, in a process of its own that an interrupt ends."""
+"""Train the tokenizer with SentencePiece, in a separate process that an interrupt ends."""
 
 import json
 import math
