@@ -143,6 +143,14 @@ def test_a_stray_quote_spoils_one_row_only(cell: str, expected: str) -> None:
     assert report.removed["stray quotes"] == 1
 
 
+def test_rows_with_stray_quotes_are_read_once() -> None:
+    """Quotes inside of cells that are not doubled, in every row: the lines are read once."""
+    rows = ["id,text", *(f'{number},"Hello" said guest {number}' for number in range(20_000))]
+    lines, report = read("\n".join(rows), step=1 << 16)
+    assert lines[-1] == "Hello said guest 19999"
+    assert report.removed["stray quotes"] == len(lines) == 20_000
+
+
 def test_quotes_may_be_escaped_by_backslashes() -> None:
     """The dialect of databases is recognised by its quotes."""
     text = 'id,text\n1,"He said \\"hi, you\\" to me"\n2,"all is fine, today"\n'

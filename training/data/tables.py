@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
@@ -92,9 +92,10 @@ def _find_format(head: Sequence[str]) -> dict[str, Any]:
 def _rows(lines: Iterator[str], style: dict[str, Any], report: FileReport) -> Iterator[list[str]]:
     """Yield the rows that are not blank. A line with a stray quote is read without quotes."""
     csv.field_size_limit(MAX_RECORD_CHARACTERS)
+    again: deque[str] = deque()  # lines to read once more
     while True:
         pending: list[str] = []
-        reader = csv.reader(_recorded(lines, pending), strict=True, **style)
+        reader = csv.reader(_recorded(lines, again, pending), strict=True, **style)
         try:
             for row in reader:
                 pending.clear()
@@ -107,11 +108,11 @@ def _rows(lines: Iterator[str], style: dict[str, Any], report: FileReport) -> It
             # Text after a closing quote does no harm; a quote that is not closed does.
             strays: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if rest else {}
             yield next(csv.reader([first], **style, **strays))
-            lines = chain(rest, lines)
+            again.extendleft(reversed(rest))
 
 
-def _recorded(lines: Iterator[str], record: list[str]) -> Iterator[str]:
-    for line in lines:
+def _recorded(lines: Iterator[str], again: deque[str], record: list[str]) -> Iterator[str]:
+    while line := again.popleft() if again else next(lines, ""):
         record.append(line)
         yield line
 
