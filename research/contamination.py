@@ -17,7 +17,9 @@ from tqdm import tqdm
 from model.text import HAN, normalise
 from research.cloze_benchmarks import BENCHMARKS, named_files
 from training.cached_json import check_writable, report_json
-from training.data.documents import read_inputs
+from training.data.documents import read_lines
+from training.data.file_report import FileReport
+from training.data.input_files import find_files
 from training.evaluation.test_items import MARKER
 from training.options import argument, option
 
@@ -67,6 +69,12 @@ def read_texts(name: str, path: Path) -> Iterator[str]:
             yield filled if question.choices else question.text + question.answer
     else:
         yield from read_inputs([str(path)])
+
+
+def read_inputs(inputs: Sequence[str]) -> Iterator[str]:
+    """Yield the lines of files, folders and globs."""
+    for file in find_files(inputs)[0]:
+        yield from read_lines(file, FileReport(str(file.path), file.kind))
 
 
 def count_seen(benchmarks: dict[str, list[list[str]]], training: Iterable[str]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Files of any kind to lines of readable text. Memory is bounded: text is streamed."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
 from training.data.boilerplate import BoilerplateFilter, without_licence
@@ -10,7 +10,7 @@ from training.data.compression import read_chunks
 from training.data.decoding import decode
 from training.data.file_report import FileReport
 from training.data.html_text import html_charset, read_html
-from training.data.input_files import InputFile, Kind, find_files
+from training.data.input_files import InputFile, Kind
 from training.data.json_text import read_json
 from training.data.markdown_text import read_markdown
 from training.data.office import read_docx, read_epub
@@ -73,12 +73,6 @@ def read_lines(
         if boilerplate.passes(line):
             report.lines += 1
             yield line
-
-
-def read_inputs(inputs: Sequence[str], field: str | None = None) -> Iterator[str]:
-    """Read the lines of files, folders and globs."""
-    for file in find_files(inputs)[0]:
-        yield from read_lines(file, FileReport(str(file.path), file.kind), field=field)
 
 
 def _chunks(
