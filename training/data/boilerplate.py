@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import chain, islice
 
 from model.text import HAN_CHARACTER
+from training.data.cleaning import ENDS_SENTENCE
 from training.data.file_report import FileReport
 
 _PASSED = 3  # occurrences of a pattern that are kept
@@ -20,7 +21,6 @@ _SHORT = re.compile(
     r"|[-=*—~_#+<>·•【\[].*[-=*—~_#+<>·•】\]]",
     re.IGNORECASE,
 )
-_SENTENCE_END = re.compile(r"[.!?。！？…][\"'”’」』）)\]]*$")
 _LINK = re.compile(r"\W*(?:https?://|www\.)\S+\W*", re.IGNORECASE)
 # Begin and end of the text in a book of Project Gutenberg, and lines in which it begins
 _BOOK_MARK = re.compile(
@@ -52,7 +52,7 @@ class BoilerplateFilter:
         if ("//" in line or "www." in line.lower()) and _LINK.fullmatch(line):
             self._report.removed["links"] += 1
             return False
-        is_numbered = self._numbers and _DIGIT.search(line) and not _SENTENCE_END.search(line)
+        is_numbered = self._numbers and _DIGIT.search(line) and not ENDS_SENTENCE.search(line)
         pattern = _NUMBER.sub("0", line) if is_numbered else line
         key = hash(pattern.casefold())
         self._counts[key] += 1

@@ -37,6 +37,8 @@ _SENTENCE_BREAK = re.compile(
     r"|(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bRev)(?<!\bHon)(?<!\bCapt)(?<!\bCol)"
     r"(?<!\bGen)(?<!\bProf)(?<!\b[A-Z])[.!?]+[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[A-Z0-9])"
 )
+# The end of a line that ends a sentence
+ENDS_SENTENCE = re.compile(r"[.!?。！？…~～][\"'”’」』）)\]]*\s*$")
 # The end of a sentence, with closing quotes and the space after it, at which a long line is split.
 _SENTENCE_END = re.compile(r"(?:[。！？…；]|[.!?;](?=[\"'”’)\]]*\s))[\"'”’」』）)\]]*\s*")
 _SOFT_BREAK = re.compile(r"[，、：,:]\s*|\s+")

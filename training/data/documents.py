@@ -22,8 +22,6 @@ from training.data.tables import read_csv
 MAX_LINE_CHARACTERS = 10_000
 # Of a longer line, only the sentences with undecodable bytes are left out.
 _LONG_LINE = 200
-_BREAK_WINDOW = 1000
-_LAST_BREAK = re.compile(r"(?s:.*[。！？…][”’」』）]*|.*[.!?][\"”’)]*\s|.*[，；、,;]|.*\s)")
 _LINE_ENDS = tuple("\n\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029")  # of str.splitlines, without CR
 _PACKED = ("docx", "epub", "pdf")  # their readers open the file themselves
 _RECORDS = ("csv", "tsv", "json", "jsonl")  # their readers take a field

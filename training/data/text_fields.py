@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from model.errors import CorpusError
 from model.text import HAN
+from training.data.cleaning import ENDS_SENTENCE
 from training.data.file_report import FileReport
 from training.data.html_text import read_html
 
@@ -30,7 +31,6 @@ _UNSPACED = re.compile(f"[{HAN}\u3040-\u30ff]")
 _WORD = re.compile(
     r"(?<![^\s\"“‘'(\[])[^\W\d_]+(?:['’-][^\W\d_]+)*(?![^\s\"”’')\].,;:!?…])", re.UNICODE
 )
-_SENTENCE_END = re.compile(r"[.!?。！？…~～][\"'”’」』）)]*$")
 _DIGIT = re.compile(r"\d")
 # A link, a path, an address, or JSON
 _NO_TEXT = re.compile(
@@ -123,7 +123,7 @@ def is_text(name: str, cells: Sequence[str]) -> bool:
         return False
     words = sum(map(_count_words, cells)) / len(cells)
     different = len(set(cells))
-    sentences = sum(bool(_SENTENCE_END.search(cell)) for cell in cells)
+    sentences = sum(bool(ENDS_SENTENCE.search(cell)) for cell in cells)
     digits = [len(_DIGIT.findall(cell)) for cell in cells]
     is_numbered = sum(map(bool, digits)) >= 0.9 * len(cells)  # dates, addresses
     is_numbered = is_numbered and sum(digits) > 0.06 * sum(map(len, cells))

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+from training.data.cleaning import ENDS_SENTENCE
+
 # Columns of a line; a wide (Chinese) character takes two.
 _MIN_WIDTH, _MAX_WIDTH = 40, 100
 # Of neighbouring lines in wrapped text, so many are full: the next word had no room. Fewer end a
@@ -14,7 +16,6 @@ _MAX_CHARACTERS = 10_000  # of a paragraph
 _WIDE = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\ufe30-\ufe4f\uff00-\uff60]")
 # A Chinese character with marks that may not begin a line, or a word
 _FIRST_WORD = re.compile(r"[\u2e80-\u9fff][，。、；：？！”’）》」』…]*|\S+")
-_SENTENCE_END = re.compile(r"[.!?。！？…][\"'”’」』）)]*\s*$")
 
 
 def wrapped_width(lines: Sequence[str]) -> int | None:
@@ -25,7 +26,7 @@ def wrapped_width(lines: Sequence[str]) -> int | None:
         return None
     pairs = [(a, b) for a, b in pairwise(lines) if a.strip() and b.strip() and not _is_deeper(b, a)]
     full = [a for a, b in pairs if _is_full(a, b, width)]
-    ended = sum(bool(_SENTENCE_END.search(line)) for line in full)
+    ended = sum(bool(ENDS_SENTENCE.search(line)) for line in full)
     enough = len(full) >= max(_MIN_FULL, _MIN_FULL_SHARE * len(pairs))
     return width if enough and ended <= _MAX_ENDED_SHARE * len(full) else None
 
