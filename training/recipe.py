@@ -100,7 +100,10 @@ def run(options: RecipeOptions) -> int:
 
 def _run(options: RecipeOptions) -> int:
     """Take every step that has not been taken."""
-    options = replace(options, threads=capped_threads(options.threads))
+    # In a folder where the output is made, too, a second `lacuna train *` names it.
+    output = options.output.resolve()
+    text = tuple(each for each in options.text if Path(each).resolve() != output)
+    options = replace(options, text=text, threads=capped_threads(options.threads))
     base = _base(options)
     checkpoint = options.output / "checkpoint"
     _check_output(options, base)

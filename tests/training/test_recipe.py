@@ -81,9 +81,9 @@ def test_languages_and_word_ends_stay_those_of_the_base(exported: Path, adapted:
 def test_a_finished_command_prints_its_comparison_again(
     words: list[str], adapted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same command changes nothing; other arguments are refused."""
+    """The same command changes nothing, also if * names the output; others are refused."""
     digest = load_checkpoint(adapted / "checkpoint").digest
-    assert main([*words, "--output", str(adapted)]) == 0
+    assert main(["train", str(adapted), *words[1:], "--output", str(adapted)]) == 0
     printed = capsys.readouterr().out
     assert "| English | bits per character |" in printed
     assert f"lacuna serve --checkpoint {adapted / 'checkpoint'}" in printed
