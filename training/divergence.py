@@ -49,11 +49,11 @@ class LossWatch:
 
 def diverged(run: Path, step: int, reason: str, learning_rate: float) -> DivergedError:
     """Return the error of a run that diverged; it names the kept state and the remedy."""
-    kept, then = "nothing was saved yet", "begin again"
+    kept = "nothing was saved yet"
     if state := find_state(run):
-        kept, then = f"{state} of step {read_state(state).progress.step} is kept", "--resume"
+        kept = f"{state} of step {read_state(state).progress.step} is kept"
     lower = min(learning_rate / 3, HIGH_RATE)
     return DivergedError(
         f"step {step}: diverged: {reason}; {kept}; lower the learning rate, to {lower:.2g} or less,"
-        f" and {then}"
+        " with another --output, or with `train --resume`"
     )

@@ -134,9 +134,9 @@ def _run(options: RecipeOptions) -> int:
     write_line("comparison on lines that training has not seen")
     sys.stdout.write(_comparison(options))
     sys.stdout.write(
-        f"\nServe it:  lacuna serve --checkpoint {checkpoint}\n"
-        f"Undo it:   lacuna serve  (the bundled checkpoint is unchanged); remove {options.output},"
-        " which contains your text\n"
+        f"\nServe it:  {sys.argv[0]} serve --checkpoint {checkpoint}\n"
+        f"Undo it:   remove {options.output}, which contains your text; {options.checkpoint} is"
+        " unchanged\n"
     )
     return 0
 
@@ -252,7 +252,7 @@ def _export(options: RecipeOptions, base: Checkpoint | None) -> None:
     from training.export import ExportOptions, export
 
     best, checkpoint = options.output / "run" / "best", options.output / "checkpoint"
-    # The comparison measures int8 with the rest, so that no hour of training ends in a refusal.
+    # A high cost of int8 is a warning: the comparison includes it, and training need not be lost.
     export(ExportOptions(best, checkpoint, *_labels(options, base), gate=False, base=base))
 
 
@@ -293,4 +293,5 @@ def _comparison(options: RecipeOptions) -> str:
         for language, summary in report["languages"].items()
         if sorted(bits := summary["metrics"]["bits_per_character"]["values"]) == bits
     ]
-    return table(rows, ("", "", "before", "after", "n")) + "".join(worse)
+    names = ("bundled", "yours") if options.from_scratch else ("before", "after")
+    return table(rows, ("", "", *names, "n")) + "".join(worse)

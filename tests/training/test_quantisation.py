@@ -1,5 +1,6 @@
 """The cost of int8: scores of held-out lines, and the gate."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -57,14 +58,16 @@ def test_the_gate_has_limits(quantised: Measurement, refused: str | None) -> Non
             check_cost(reference, quantised)
 
 
-def test_chance_alone_does_not_close_the_gate() -> None:
+def test_chance_alone_does_not_close_the_gate(capsys: pytest.CaptureFixture[str]) -> None:
     """On 300 tokens one lost hit is above 0.2 points, but no evidence; thirty are."""
     reference = measurement(5.0, 0.4, 3.0, tokens=300)
     check_cost(reference, reference | {"top3": (np.arange(300) >= 119) * 1.0})
     worse = reference | {"top3": (np.arange(300) >= 90) * 1.0}
     with pytest.raises(ExportError, match="top3"):
         check_cost(reference, worse)
+    assert capsys.readouterr().err == ""
     assert check_cost(reference, worse, gate=False)["top3"] > 0.05
+    assert re.match(r"warning: int8 graphs cost \d+\.\d+ % of top3", capsys.readouterr().err)
 
 
 def test_runtimes_agree_on_held_out_lines(tiny_prepared: Path, exported: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_finished_command_prints_its_comparison_again(
     assert main(["train", str(adapted), *words[1:], "--output", str(adapted)]) == 0
     printed = capsys.readouterr().out
     assert "| English | bits per character |" in printed
-    assert f"lacuna serve --checkpoint {adapted / 'checkpoint'}" in printed
+    assert f"serve --checkpoint {adapted / 'checkpoint'}" in printed
     assert load_checkpoint(adapted / "checkpoint").digest == digest
     assert main([*words, "--output", str(adapted), "--seed", "2"]) == 2
     assert "other text or options" in capsys.readouterr().err

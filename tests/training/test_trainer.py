@@ -237,7 +237,7 @@ def test_divergence_keeps_the_last_state(prepared: Path, tmp_path: Path) -> None
     trainer.save()
     shutil.copytree(tmp_path / "run", tmp_path / "copy")
     trainer.network.embedding.weight.data[5:] = math.nan
-    with pytest.raises(DivergedError, match=r"state of step 0 is kept.* and --resume"):
+    with pytest.raises(DivergedError, match=r"state of step 0 is kept.* `train --resume`"):
         trainer.run([])
     assert_same_tensors(tmp_path / "run", tmp_path / "copy")
 
