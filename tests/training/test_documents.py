@@ -6,6 +6,7 @@ import json
 import lzma
 import random
 import tracemalloc
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from model.errors import CorpusError
 from training.data import documents
 from training.data.documents import read_lines
 from training.data.file_report import FileReport
-from training.data.input_files import find_files
+from training.data.input_files import InputFile, find_files
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "": lambda data: data,
@@ -282,3 +283,14 @@ def test_mojibake_is_named(tmp_path: Path) -> None:
     path.write_bytes("\n".join(MANY).encode().decode("latin-1").encode())
     with pytest.raises(CorpusError, match="mojibake: saved in the wrong encoding; take the file"):
         read(path)
+
+
+def test_broken_bytes_in_a_book_are_left_out(tmp_path: Path) -> None:
+    """A paragraph of an .epub that cannot be decoded is counted and not learned."""
+    path = tmp_path / "book.epub"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("mimetype", "application/epub+zip")
+        file.writestr("a.xhtml", b"<p>Whole words.</p><p>Half a w\xff\xfe word.</p>")
+    report = FileReport(str(path), "epub")
+    assert list(read_lines(InputFile(path, "epub", named=True), report)) == ["Whole words."]
+    assert report.removed["undecodable lines"] == 1

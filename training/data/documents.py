@@ -59,9 +59,7 @@ def read_lines(
         CorpusError: the file is unreadable, damaged or encrypted, in another encoding, or lacks the
             field, or a package that reads it is missing.
     """
-    lines = _lines(_chunks(file, report, encoding, field))
-    if file.kind not in _PACKED:
-        lines = _decodable(lines, report)
+    lines = _decodable(_lines(_chunks(file, report, encoding, field)), report)
     if report.kind not in _READERS:
         lines = read_plain(lines, report, file.kind)
     # Records have no page headers.
@@ -125,6 +123,6 @@ def _decodable(lines: Iterator[str], report: FileReport) -> Iterator[str]:
             yield from (part for part in sentences(line) if "\ufffd" not in part)
     if count := report.removed["undecodable lines"]:
         report.warnings.append(
-            f"lines left out because they are not valid {report.encoding}: {count}; if that is not"
-            " the encoding of the file, name it"
+            f"lines left out because they are not valid {report.encoding or 'UTF-8'}: {count}; if"
+            " that is not the encoding of the file, name it"
         )
