@@ -49,11 +49,12 @@ class LossWatch:
 
 def diverged(run: Path, step: int, reason: str, learning_rate: float) -> DivergedError:
     """Return the error of a run that diverged; it names the kept state and the remedy."""
-    kept = "nothing was saved yet"
+    kept, then = "nothing was saved yet", "and begin again"
     if state := find_state(run):
         kept = f"{state} of step {read_state(state).progress.step} is kept"
+        then = "with another --output, or with `train --resume`"
     lower = min(learning_rate / 3, HIGH_RATE)
     return DivergedError(
         f"step {step}: diverged: {reason}; {kept}; lower the learning rate, to {lower:.2g} or less,"
-        " with another --output, or with `train --resume`"
+        f" {then}"
     )

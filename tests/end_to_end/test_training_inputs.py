@@ -244,7 +244,7 @@ def test_one_command_from_a_folder_to_a_better_checkpoint(
     assert lacuna([*words, str(folder), "--output", str(output)]) == 0
     printed = capsys.readouterr().out
     assert "warning" in printed  # so little text
-    assert f"lacuna serve --checkpoint {output / 'checkpoint'}" in printed
+    assert f"serve --checkpoint {output / 'checkpoint'}" in printed
     report = json.loads((output / "evaluation.json").read_text(encoding="utf-8"))
     for language in ("zh", "en"):
         bits = report["languages"][language]["metrics"]["bits_per_character"]["values"]
