@@ -11,6 +11,8 @@ from typing import Any
 from model.errors import RunError
 from model.files import write_atomically
 
+_SHOWN_CHARACTERS = 40
+
 
 def cached_json(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Return the JSON of *path*; call *make* and write it first if the file is missing."""
@@ -44,11 +46,24 @@ def require_same_settings(directory: Path, settings: dict[str, Any]) -> None:
     Raises:
         RunError: the directory holds results of other settings.
     """
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    if cached_json(directory / "settings.json", lambda: {"sha256": digest})["sha256"] != digest:
+    settings = json.loads(json.dumps(settings, default=str))  # lists in place of tuples
+    before = cached_json(directory / "settings.json", lambda: settings)
+    different = [
+        f"{name.replace('_', '-')} was {_short(before.get(name))}, is {_short(settings.get(name))}"
+        for name in sorted(before.keys() | settings.keys())
+        if before.get(name) != settings.get(name)
+    ]
+    if different:
         raise RunError(
-            f"{directory} has results of other text or options; remove it, or name another --output"
+            f"{directory} has results of other settings: {'; '.join(different)}; go on with the"
+            " earlier ones, or name another --output"
         )
+
+
+def _short(value: Any) -> str:
+    """Return a setting for a message; of a long one, such as a list of files, its hash."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN_CHARACTERS else hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _to_json(values: dict[str, Any]) -> str:

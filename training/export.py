@@ -50,7 +50,7 @@ from training.cached_json import check_writable
 from training.config import RunConfig, options_from_dict
 from training.data.shards import Prepared, Shard, open_prepared, weigh_sources
 from training.evaluation.calibrate import fit_next_temperature
-from training.evaluation.model_card import model_card
+from training.evaluation.model_card import ADDED_TEXT, model_card, notes_of
 from training.evaluation.quantisation import (
     LINES_AT_ONCE,
     Measurement,
@@ -154,7 +154,8 @@ def export(options: ExportOptions) -> Checkpoint:
         },
     )
     parameters = sum(value.size for value in weights.values())
-    files[CARD] = model_card(described, parameters).encode()
+    notes = f"{notes_of(base.directory / CARD)}\n\n{ADDED_TEXT}" if base else ""
+    files[CARD] = model_card(described, parameters, notes).encode()
     return write_checkpoint(options.output, described, files, overwrite=options.overwrite)
 
 

@@ -10,7 +10,8 @@
 
 A result is complete or absent. After an interruption, the same command continues, and ends in the
 same checkpoint, bit for bit. Replay is general text that is read along to limit forgetting (Robins
-1995). DIR/data contains the text: protect it like the text. DIR/checkpoint contains none.
+1995). DIR contains the text, so only its owner may read it. DIR/checkpoint has no lines of it, but
+its frequent words, names included, and a network can repeat rare lines: share it with care.
 
 Exit codes: 0 done; 2 an error; 3 nothing gained, so no checkpoint; 130 interrupted.
 """
@@ -117,6 +118,7 @@ def _run(options: RecipeOptions) -> int:
         return 0
     if not (options.output / "data").exists():  # nothing was made from an earlier text
         (options.output / "settings.json").unlink(missing_ok=True)
+    options.output.mkdir(mode=0o700, parents=True, exist_ok=True)  # it will contain the text
     require_same_settings(options.output, _settings(options, base, [file.path for file in files]))
     plan = _plan(options, base)
     if not is_checkpoint(checkpoint):
@@ -129,9 +131,9 @@ def _run(options: RecipeOptions) -> int:
                 " teach words"
             )
             return 3
-        write_line(f"export of step {best}")
+        write_line(f"export of step {best}: about half a minute")
         _export(options, base)
-    write_line("comparison on lines that training has not seen")
+    write_line("comparison on lines that training has not seen: about a minute")
     sys.stdout.write(_comparison(options))
     sys.stdout.write(
         f"\nServe it:  {sys.argv[0]} serve --checkpoint {checkpoint}\n"

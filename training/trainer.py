@@ -71,9 +71,12 @@ def run(options: TrainOptions) -> int:
     config = read_run(options.run_file, options.prepared, options.minutes)
     directory = options.output or Path("runs") / config.name
     finished = train(config, directory, resume=options.resume)
-    sys.stderr.write(f"saved: {directory / 'state'}\n")
+    step = read_state(directory / "state").progress.step
+    sys.stderr.write(f"saved: {directory / 'state'}, step {step}\n")
     if not finished:
         sys.stderr.write("interrupted; the same command with --resume goes on\n")
+    elif step < config.steps:
+        sys.stderr.write(f"the minutes ended before step {config.steps}; --resume goes on\n")
     return 0 if finished else 130
 
 

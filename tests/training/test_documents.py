@@ -294,3 +294,12 @@ def test_broken_bytes_in_a_book_are_left_out(tmp_path: Path) -> None:
     report = FileReport(str(path), "epub")
     assert list(read_lines(InputFile(path, "epub", named=True), report)) == ["Whole words."]
     assert report.removed["undecodable lines"] == 1
+
+
+def test_a_wrong_encoding_that_decodes_most_characters_is_refused(tmp_path: Path) -> None:
+    """Big5 decodes 90 % of this text in GB18030: too little for an encoding that is insisted on."""
+    path, line = tmp_path / "a.txt", "我们的车坏了，只好坐公交车去火车站。"
+    path.write_bytes("\n".join([line] * 20).encode("gb18030"))
+    with pytest.raises(CorpusError, match="not in the encoding big5"):
+        read(path, encoding="big5")
+    assert line in read(path, encoding="gb18030")[0]

@@ -10,7 +10,7 @@ import pytest
 from model.checkpoint import load_checkpoint
 from model.errors import ExportError
 from training.__main__ import main
-from training.evaluation.model_card import CardOptions, read_scores, run
+from training.evaluation.model_card import CardOptions, model_card, notes_of, read_scores, run
 
 FIGURE = {"values": [0.41, 0.3], "intervals": [[0.4, 0.42], [0.29, 0.31]], "n": 1000}
 REPORT: dict[str, Any] = {"languages": {"en": {"metrics": {"next_top3": FIGURE}}}}
@@ -60,3 +60,10 @@ def test_notes_that_are_not_utf8_are_refused(tiny_checkpoint: Path, tmp_path: Pa
     notes.write_bytes(b"caf\xe9")
     with pytest.raises(ExportError, match=r"notes\.md: not UTF-8 at byte 3"):
         run(CardOptions(tiny_checkpoint, notes=notes))
+
+
+def test_notes_are_taken_from_a_card(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """A card made from an earlier one keeps its remarks on licences."""
+    config, path = load_checkpoint(tiny_checkpoint).config, tmp_path / "card.md"
+    path.write_text(model_card(config, 1, "Novels: public domain.\n\nChats: CC0."), "utf-8")
+    assert notes_of(path) == "Novels: public domain.\n\nChats: CC0."

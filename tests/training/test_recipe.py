@@ -16,6 +16,7 @@ from model.words import read_words
 from tests.fixtures_checkpoint import LINES
 from training import recipe
 from training.__main__ import main as training
+from training.evaluation.model_card import ADDED_TEXT
 from training.trainer import Trainer
 
 FEW = ("--lines", "4", "--typing-lines", "1", "--learning-rate", "0.03", "--steps", "24")
@@ -62,6 +63,13 @@ def test_the_text_becomes_more_probable(adapted: Path) -> None:
     assert after < 0.8 * before
 
 
+def test_the_text_is_readable_by_its_owner_only(adapted: Path) -> None:
+    """The output contains the text; the card says that its licences are unknown."""
+    assert adapted.stat().st_mode & 0o077 == 0
+    card = (adapted / "checkpoint" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert ADDED_TEXT in card
+
+
 def test_languages_and_word_ends_stay_those_of_the_base(exported: Path, adapted: Path) -> None:
     """A small text says little about them; its words are known in addition to the old ones."""
     before, after = load_checkpoint(exported), load_checkpoint(adapted / "checkpoint")
@@ -89,7 +97,7 @@ def test_a_finished_command_prints_its_comparison_again(
     assert f"serve --checkpoint {adapted / 'checkpoint'}" in printed
     assert load_checkpoint(adapted / "checkpoint").digest == digest
     assert main([*words, "--output", str(adapted), "--seed", "2"]) == 2
-    assert "other text or options" in capsys.readouterr().err
+    assert "other settings: seed was 1, is 2" in capsys.readouterr().err
 
 
 def interrupt_once(

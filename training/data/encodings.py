@@ -86,11 +86,14 @@ def is_codec(name: str) -> bool:
     return True
 
 
-def is_in(sample: bytes, name: str) -> bool:
-    """Return True if most of the characters beyond ASCII can be decoded; the end may be cut."""
+def is_in(sample: bytes, name: str, limit: float = _MAX_UNDECODABLE_IN_LONG) -> bool:
+    """Return True if the characters beyond ASCII can be decoded, all but a share of *limit*.
+
+    In short samples the limit is 10 %. The end may be cut.
+    """
     text = _decode(sample, name)
     count = len(_NON_ASCII.findall(text))
-    limit = _MAX_UNDECODABLE if count < _LONG_CHARACTERS else _MAX_UNDECODABLE_IN_LONG
+    limit = _MAX_UNDECODABLE if count < _LONG_CHARACTERS else limit
     return text.count("\ufffd") <= limit * count
 
 

@@ -251,7 +251,7 @@ class _Reader:
         paths = ", ".join(report.path for report in self.files[:_SHOWN_REASONS])
         reasons = [f"{each.path}: {each.reason}" for each in self.skipped[:_SHOWN_REASONS]]
         lines = f"none of {self.counts['lines']} lines has a letter to learn from"
-        return CorpusError("; ".join([f"{lines} ({paths})" if paths else lines, *reasons]))
+        return CorpusError("; ".join([f"{lines} ({paths})"] * bool(paths) + reasons))
 
     def report(self, parts: Sequence[Part]) -> TextReport:
         """Return the report of all that was read."""

@@ -29,6 +29,7 @@ LIMITS = """\
 NO_SCORES = """\
 None yet: `python -m training evaluate`, then `python -m training card --scores evaluation.json`."""
 NO_NOTES = "Licences: see the sources of the data; none were recorded at export."
+ADDED_TEXT = "Licences of the text that was added later were not recorded."
 # Hours are those of checkpoints before 0.6; exports have no clock
 STAGES = ("run", "steps", "tokens", "cpu_hours", "wall_hours", "device")
 SOURCES = ("source", "language", "lines", "characters", "tokens", "weight")
@@ -95,6 +96,13 @@ def read_scores(path: Path) -> dict[str, dict[str, Any]]:
         raise ExportError(
             f"{path}: not an evaluation.json ({error!r}); run: python -m training evaluate"
         ) from error
+
+
+def notes_of(card: Path) -> str:
+    """Return the notes on data and licences in a model card."""
+    _, _, rest = card.read_text(encoding="utf-8").partition("## Data and licences\n")
+    lines = rest.partition("\n## ")[0].splitlines()
+    return "\n".join(line for line in lines if not line.startswith("|")).strip()
 
 
 def model_card(config: CheckpointConfig, parameters: int, notes: str = "") -> str:
