@@ -135,8 +135,9 @@ def _run(options: RecipeOptions) -> int:
         _export(options, base)
     write_line("comparison on lines that training has not seen: about a minute")
     sys.stdout.write(_comparison(options))
+    program = "python -m lacuna" if sys.argv[0].endswith(".py") else sys.argv[0]
     sys.stdout.write(
-        f"\nServe it:  {sys.argv[0]} serve --checkpoint {checkpoint}\n"
+        f"\nServe it:  {program} serve --checkpoint {checkpoint}\n"
         f"Undo it:   remove {options.output}, which contains your text; {options.checkpoint} is"
         " unchanged\n"
     )
