@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # each command imports what it needs, so that Ctrl-C works at
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0, or 1 if a text, file or checkpoint cannot be used.
 
-    ``serve``, ``keys`` and ``train`` have statuses of their own.
+    ``serve``, ``keys`` and ``train`` have other statuses.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["serve"]:

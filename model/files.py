@@ -75,7 +75,7 @@ def replaced_directory(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Add *path* to an error of a write, which has no path of its own."""
+    """Add *path* to an error of a write that has no path."""
     try:
         yield
     except OSError as error:

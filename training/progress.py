@@ -14,7 +14,7 @@ def progress_bar(
 ) -> "tqdm[Any]":
     """Return a bar of *total* units, of which *initial* are done; *options* are those of tqdm.
 
-    Give ``refresh=False`` to `set_postfix_str`, which else writes a line of its own.
+    Give ``refresh=False`` to `set_postfix_str`, which else writes another line.
     """
     settings = {"desc": description, "total": total, "unit": unit, "initial": initial, **options}
     if sys.stderr.isatty():

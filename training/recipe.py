@@ -1,6 +1,6 @@
 """Teach a checkpoint your text, or train one from nothing: `lacuna train TEXT... --output DIR`.
 
-    1  read      find files, read their text, report what was found            DIR/report.json
+    1  read      find files, read their text, report the findings              DIR/report.json
     2  prepare   text to tokens; some lines are held out for the choice of the
                  best state, others for the report                             DIR/data
     3  train     one run, whose sizes training/plan.py chooses                 DIR/run

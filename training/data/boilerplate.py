@@ -34,7 +34,7 @@ class BoilerplateFilter:
     """Decides which lines of a file pass; the others are counted in its report.
 
     The first lines of a pattern pass. Two lines have the same pattern if they are equal, or, with
-    *numbers*, if they are no sentences and only numbers differ.
+    *numbers*, if they are not sentences and only numbers differ.
     """
 
     def __init__(self, report: FileReport, *, numbers: bool = True) -> None:

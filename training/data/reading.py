@@ -127,7 +127,7 @@ def read_text(sources: Sequence[SourceOptions], options: ReadOptions, directory:
     """Read all sources to spools in *directory*, and report on them.
 
     Raises:
-        CorpusError: an input is missing or unreadable, or there is no line to learn from.
+        CorpusError: an input is missing or unreadable, or no line has a letter.
         TokenizerError: the given tokenizer cannot be read.
         OSError: the disk is full or not writable.
     """

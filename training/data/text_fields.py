@@ -92,8 +92,8 @@ def physical_lines(text: Iterable[str], path: str) -> Iterator[str]:
 def choose_fields(cells: Iterable[tuple[str, str]], report: FileReport) -> list[str]:
     """Return the names of the fields that hold text, given names and contents of cells.
 
-    Names, dates, labels, links and numbers are no text. If no field has sentences, the one with
-    most words is returned, with a warning; none if there are no words.
+    Names, dates, labels, links and numbers do not count. If no field has sentences, the one with
+    most words is returned, with a warning; without words, an empty list.
     """
     fields = defaultdict[str, list[str]](list)
     for name, cell in cells:

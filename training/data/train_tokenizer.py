@@ -33,7 +33,7 @@ _ROUND = re.compile(r"EM sub_iter=\d+ size=(\d+)")
 
 
 def choose_size(lines: Iterable[str], characters: int) -> int:
-    """Return a size that suits a text of so many *characters*, of which *lines* are a sample."""
+    """Return a size that suits a text of *characters* code points, sampled in *lines*."""
     counts = _count(lines)
     smallest = _smallest_size(counts, _coverage(counts))
     # Measured on 0.1 and 1 MB of both languages
@@ -46,7 +46,7 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Train a unigram tokenizer of *size* tokens, control and byte tokens included.
 
-    If not *exactly* the size is asked for, as it was chosen, rare characters are no tokens, and the
+    If not *exactly* the size is asked for, as it was chosen, rare characters are left out, and the
     size is smaller if the text has too few different words. In *lines*, U+2581 is read as a space.
     A copy of them lies in *directory* meanwhile.
 
@@ -107,8 +107,8 @@ def _settings(size: int) -> dict[str, Any]:
 def _run(directory: Path, size: int) -> str | None:
     """Train in another process in *directory*, with a bar of its rounds.
 
-    Return its error, None if there is none. It has a process group of its own, so that a key that
-    interrupts this process leaves it alone.
+    Return its error; None on success. It is in another process group, so that a key that interrupts
+    this process leaves it alone.
     """
     command = [sys.executable, "-P", str(_PROCESS), "settings.json"]
     rounds = math.ceil(math.log(max(_CANDIDATES, 5 * size) / size, 1 / _KEPT_SHARE))
