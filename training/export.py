@@ -101,7 +101,7 @@ def export(options: ExportOptions) -> Checkpoint:
     """Export a trained state.
 
     Raises:
-        ExportError: there is no held-out text, the data are others, the run has diverged, or the
+        ExportError: held-out text is missing, the data are others, the run has diverged, or the
             int8 graphs cost too much.
         CheckpointError: the output exists, or the name or version is not valid.
         RunError, PreparedDataError, TokenizerError: the run or its data cannot be read.

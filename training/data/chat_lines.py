@@ -82,7 +82,7 @@ class ChatFilter:
         return self._open_lines > 0 or self._name_and_stamp
 
     def clean(self, line: str) -> str:
-        """Return the message in a line, without header; empty if there is none."""
+        """Return the message in a line, without header; empty without one."""
         text = line.strip(MARKS + " \t")
         if (message := self._message(text)) is not None:
             self._open_lines = _OPEN_LINES

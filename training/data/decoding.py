@@ -30,7 +30,7 @@ def decode(
     """Decode the chunks of a file; the text comes cut anywhere.
 
     Undecodable bytes become U+FFFD. A byte order mark and zero characters are left out. The
-    encoding is detected if *encoding* is None; *declared* returns the one that the text itself
+    encoding is detected without *encoding*; *declared* returns the one that the text itself
     names in its first bytes.
 
     Raises:
