@@ -146,7 +146,7 @@ class Scheduler:
         self._live: dict[Hashable, _Live] = {}
         self._finished: list[tuple[Hashable, Any]] = []
         self._vocabulary_size = runtime.sizes.vocabulary_size
-        self._hidden_size = runtime.sizes.hidden_size
+        self._output_size = runtime.sizes.output_size
 
     @property
     def pending(self) -> int:
@@ -232,7 +232,7 @@ class Scheduler:
                     if not isinstance(step, RunTower) or step.tokens:
                         live.waiting[index] = _Row(live, index, step)
                     elif step.keep_outputs:
-                        outputs = np.zeros((0, self._hidden_size), dtype=np.float32)
+                        outputs = np.zeros((0, self._output_size(step.tower)), dtype=np.float32)
                         live.results[index] = outputs, step.state
                     else:
                         live.results[index] = step.state
@@ -296,7 +296,7 @@ class Scheduler:
             return int(lengths.sum()), _reduced(steps, self.runtime.score(head, *inputs))
         inputs = [np.stack([step.output for step in steps])]
         if head == "gap":
-            unknown = np.zeros(self._hidden_size, dtype=np.float32)
+            unknown = np.zeros(self._output_size("backward"), dtype=np.float32)
             inputs += [
                 np.stack([unknown if step.right is None else step.right for step in steps]),
                 np.array([step.right is not None for step in steps], dtype=np.bool_),

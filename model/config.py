@@ -35,10 +35,13 @@ _LayersOrNone = Annotated[int, Field(ge=0, le=16)]
 _Stretch = Annotated[float, Field(ge=0.01, le=100)]
 _Weight = Annotated[float, Field(ge=-100, le=100)]
 _Share = Annotated[float, Field(ge=0, lt=1)]
+# Of counts, for each number of tokens of the longest known context.
+_CountsShares = Annotated[tuple[_Share, ...], Field(min_length=5, max_length=5)]
 # A value for every language.
 _Language = Annotated[str, Field(pattern=f"^({'|'.join(LANGUAGES)})$")]
 _Stretches = Annotated[dict[_Language, _Stretch], Field(min_length=len(LANGUAGES))]
 _Shares = Annotated[dict[_Language, _Share], Field(min_length=len(LANGUAGES))]
+_CountsWeights = Annotated[dict[_Language, _CountsShares], Field(min_length=len(LANGUAGES))]
 _Parsed = TypeVar("_Parsed")
 
 
@@ -85,26 +88,50 @@ class NetworkConfig:
         """Return the length of one flat float32 state row."""
         return self.layers(tower) * self.state_parts * self.hidden_size
 
+    def output_size(self, tower: Tower) -> int:
+        """Return the length of an output of the top layer."""
+        return self.hidden_size if self.layers(tower) else 0
+
 
 @dataclass(frozen=True, slots=True)
-class ForwardSizes:
-    """Sizes of a model that reads left to right and whose state is its last output: an n-gram."""
+class WindowSizes:
+    """Sizes of a model whose states and outputs hold the last tokens, and those of a network."""
 
     vocabulary_size: int
-    hidden_size: int
+    tokens: int
+    network: "Sizes | None" = None
     architecture: Architecture = "forward"
+    hidden_size: int = 0
     state_parts: int = 1
+
+    @classmethod
+    def of(cls, network: "Sizes | None", vocabulary_size: int, tokens: int) -> "WindowSizes":
+        """Return the sizes of a network, if there is one, together with a number of tokens."""
+        if network is None:
+            return cls(vocabulary_size, tokens)
+        shared = network.architecture, network.hidden_size, network.state_parts
+        return cls(vocabulary_size, tokens, network, *shared)
 
     def state_size(self, tower: Tower) -> int:
         """Return the length of one flat float32 state row."""
-        return self.hidden_size if tower == "forward" else 0
+        size = self.network.state_size(tower) if self.network else 0
+        return size + (self.tokens if tower == "forward" else 0)
+
+    def output_size(self, tower: Tower) -> int:
+        """Return the length of an output."""
+        size = self.network.output_size(tower) if self.network else 0
+        return size + (self.tokens if tower == "forward" else 0)
 
 
-Sizes = NetworkConfig | ForwardSizes
+Sizes = NetworkConfig | WindowSizes
 
 
 def _by_language(value: float) -> Any:
     return Field(default_factory=lambda: dict.fromkeys(LANGUAGES, value))
+
+
+def _counts_weights() -> tuple[dict[str, tuple[float, ...]], dict[str, tuple[float, ...]]]:
+    return dict.fromkeys(LANGUAGES, (0.4,) * 5), dict.fromkeys(LANGUAGES, (0.4,) * 5)
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -121,6 +148,8 @@ class Calibration:
             ``(1 - ε) softmax(s / τ) + ε / K`` (the lapse rate of Wichmann and Hill 2001).
         forward_weight: λ1, weight of the forward tower's log-probability of word and right context.
         backward_weight: λ2, weight of its mirror with the backward tower.
+        counts_weights: shares of the general and of own counts in the probability of the next
+            token, by number of tokens of the longest known context, 0 to 4 (mixture.py).
 
     Raises:
         ValueError: a language is missing, or a number is out of range.
@@ -133,6 +162,7 @@ class Calibration:
     choice_uniform_mix: _Shares = _by_language(0.0)
     forward_weight: _Weight = 0.5
     backward_weight: _Weight = 0.0
+    counts_weights: tuple[_CountsWeights, _CountsWeights] = Field(default_factory=_counts_weights)
 
 
 def parse(kind: type[_Parsed], data: str | bytes) -> _Parsed:

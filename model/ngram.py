@@ -32,7 +32,7 @@ import pydantic
 from numpy.typing import NDArray
 
 from model.checkpoint import CONFIG, TOKENIZER, WORDS, Checkpoint
-from model.config import STRICT, Calibration, ForwardSizes, parse
+from model.config import STRICT, Calibration, WindowSizes, parse
 from model.errors import CheckpointError, LacunaError
 from model.listed_files import MAX_TOTAL_BYTES, SUMS, open_listed, read_listed_files, read_sums
 from model.runtime import Float32Array, Int64Array, WindowRuntime, check_runtime
@@ -80,7 +80,7 @@ class NGramRuntime(WindowRuntime):
     def __init__(self, unigram: Float32Array, levels: Sequence[Level]) -> None:
         self.order = len(levels) + 1
         self.head_rows = 64
-        self.sizes = ForwardSizes(len(unigram), self.order - 1)
+        self.sizes = WindowSizes(len(unigram), self.order - 1)
         self._unigram = unigram
         self._levels = tuple(levels)
 

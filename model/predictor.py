@@ -63,7 +63,7 @@ class Predictor:
         self.limits = limits or Limits()
         self.cache = PrefixCache(cache_bytes)  # only for the thread that runs the decoders
         normalise("我")  # loads its tables before the first text comes
-        self._context = DecoderContext(checkpoint, self.cache, use_cache_lm)
+        self._context = DecoderContext(checkpoint, runtime.sizes, self.cache, use_cache_lm)
         self._peak_bytes = PeakBytes(runtime.sizes, self.limits)
 
     def start(self, query: Query, cache_salt: str = "") -> Decoder[Result]:

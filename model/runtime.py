@@ -5,7 +5,7 @@ share of a batch. Every call is **batch invariant**: a row's result is bit for b
 among any others, in any order, with any padding.
 
 Implementations: ``model/onnx_runtime.py`` (CPU), ``model/torch_runtime.py`` (CUDA, and the
-reference for the graphs), ``model/ngram.py``.
+reference for the graphs), ``model/mixture.py`` around one of them, ``model/ngram.py``.
 """
 
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
@@ -82,9 +82,7 @@ class WindowRuntime:
         lengths: Int64Array,
     ) -> tuple[Float32Array, Float32Array]:
         """Append tokens to the states."""
-        read = np.concatenate([states, tokens.astype(np.float32)], axis=1)
-        windows = np.lib.stride_tricks.sliding_window_view(read, states.shape[1], axis=1)
-        return windows[np.arange(len(states)), lengths].copy(), windows[:, 1:].copy()
+        return append_tokens(states, tokens, lengths)
 
     def score(self, head: Head, *inputs: npt.NDArray[Any]) -> Float32Array:  # noqa: ARG002
         """Score the next token."""
@@ -102,8 +100,20 @@ def initial_states(sizes: Sizes, tower: Tower, rows: int) -> Float32Array:
 
 def output_slice(sizes: Sizes, tower: Tower) -> slice:
     """Return the place of the top layer's output (H) in a flat state (S)."""
-    start = sizes.state_size(tower) - sizes.state_parts * sizes.hidden_size
-    return slice(start, start + sizes.hidden_size)
+    end = sizes.state_size(tower) - (sizes.state_parts - 1) * sizes.hidden_size
+    return slice(end - sizes.output_size(tower), end)
+
+
+def append_tokens(
+    windows: Float32Array, tokens: Int64Array, lengths: Int64Array
+) -> tuple[Float32Array, Float32Array]:
+    """Read tokens (N, T) after *windows*, the last tokens so far, (N, W).
+
+    Return the last tokens after each row's own *lengths* (N,), and after each token, (N, T, W).
+    """
+    read = np.concatenate([windows, tokens.astype(np.float32)], axis=1)
+    places = np.arange(tokens.shape[1] + 1)[:, None] + np.arange(windows.shape[1])
+    return read[np.arange(len(read))[:, None], places[lengths]], read[:, places[1:]]
 
 
 def open_runtime(
@@ -117,6 +127,8 @@ def open_runtime(
         CheckpointError: the graphs are missing, not listed, cannot be opened or fail their check,
             or torch is not installed.
     """
+    from model.mixture import Mixture, MixtureRuntime
+
     runtime: Runtime
     if device == "cpu":
         from model.onnx_runtime import open_onnx_runtime
@@ -130,6 +142,9 @@ def open_runtime(
                 f"device {device} needs torch and safetensors: pip install -e '.[gpu]'"
             ) from error
         runtime = open_torch_runtime(checkpoint.directory, checkpoint.config.network, device)
+    if counts := getattr(checkpoint, "counts", ()):
+        weights = checkpoint.calibration.counts_weights
+        runtime = MixtureRuntime(runtime, Mixture(counts, weights, checkpoint.tokenizer))
     try:
         check_runtime(runtime)
     except Exception as error:  # onnxruntime's errors have no base of their own

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from model.config import Architecture, Cell, ForwardSizes, NetworkConfig
+from model.config import Architecture, Cell, NetworkConfig, WindowSizes
 from model.errors import RunError
 from model.network import Network, mask_next
 from model.runtime import Float32Array, Int64Array, WindowRuntime
@@ -133,7 +133,7 @@ class ReplayRuntime(WindowRuntime):
     def __init__(self, network: Peer) -> None:
         self._network = network.eval()
         self.head_rows = 64
-        self.sizes = ForwardSizes(network.config.vocabulary_size, CONTEXT_TOKENS[type(network)])
+        self.sizes = WindowSizes(network.config.vocabulary_size, CONTEXT_TOKENS[type(network)])
 
     @torch.inference_mode()
     def score_next(self, contexts: Int64Array) -> Float32Array:

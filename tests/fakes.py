@@ -115,13 +115,15 @@ class TableRuntime:
 
 
 def table_predictor(
-    runtime: TableRuntime,
+    runtime: Any,
     calibration: Calibration | None = None,
     word_end_probs: Sequence[float] = (),
     words: Sequence[str] = (),
+    tokenizer: Tokenizer | None = None,
     **options: Any,
 ) -> Predictor:
-    """Return a predictor on a table, without files."""
+    """Return a predictor on a table, without files; *tokenizer* is the table's by default."""
+    tokenizer = tokenizer or runtime.tokenizer
     checkpoint = Checkpoint(
         directory=Path("nowhere"),
         name="fake",
@@ -129,9 +131,9 @@ def table_predictor(
         digest="0" * 64,
         network=runtime.sizes,
         calibration=calibration or Calibration(),
-        tokenizer=runtime.tokenizer,
+        tokenizer=tokenizer,
         languages=("zh", "en"),
-        word_end_probs=tuple(word_end_probs) or (0.0,) * runtime.tokenizer.size,
+        word_end_probs=tuple(word_end_probs) or (0.0,) * tokenizer.size,
         words=KnownWords(words),
     )
     return Predictor(checkpoint, runtime, **options)

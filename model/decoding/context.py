@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from model.batching import Decoder, RunTower, Score
 from model.checkpoint import Checkpoint
-from model.config import Tower
+from model.config import Sizes, Tower
 from model.decoding.cache_lm import CONTEXT, MAX_TOKENS, CacheLM
 from model.decoding.candidates import is_known
 from model.decoding.prefix_cache import (
@@ -48,11 +48,12 @@ MIN_RECENT = 24
 class DecoderContext:
     """A checkpoint as decoders see it; built once, never changed."""
 
-    def __init__(self, checkpoint: Checkpoint, cache: PrefixCache, use_cache_lm: bool) -> None:
-        network = checkpoint.network
+    def __init__(
+        self, checkpoint: Checkpoint, sizes: Sizes, cache: PrefixCache, use_cache_lm: bool
+    ) -> None:
         self.tokenizer = checkpoint.tokenizer
         self.index = TokenIndex(checkpoint.tokenizer)
-        self.two_towers = network.architecture == "two_towers"
+        self.two_towers = sizes.architecture == "two_towers"
         self.calibration = checkpoint.calibration
         self.word_end_probs = checkpoint.word_end_probs  # by token: a word ends after it
         self.words = checkpoint.words
@@ -65,8 +66,8 @@ class DecoderContext:
         self.use_cache_lm = use_cache_lm
         towers: tuple[Tower, ...] = ("forward", "backward")
         # By tower: the state before any token, (S,), and the part of it that heads score, (H,).
-        self.initial = {tower: initial_states(network, tower, 1)[0] for tower in towers}
-        self.output = {tower: output_slice(network, tower) for tower in towers}
+        self.initial = {tower: initial_states(sizes, tower, 1)[0] for tower in towers}
+        self.output = {tower: output_slice(sizes, tower) for tower in towers}
 
 
 class History:

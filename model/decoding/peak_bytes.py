@@ -39,7 +39,7 @@ class PeakBytes:
         self._limits = limits
         self._architecture = sizes.architecture
         self._row = 4 * sizes.vocabulary_size
-        self._output = 4 * sizes.hidden_size
+        self._output = 4 * sizes.output_size("forward")
         self._state = 4 * sizes.state_size("forward")
         self._backward = 4 * sizes.state_size("backward")
         self._predict = (MAX_NODES + 2) * (self._state + self._row) + MAX_MIXED * self._row

@@ -34,7 +34,8 @@ def made_up_lines(seed: int) -> list[Line]:
 def test_lines_are_scored_as_if_each_were_alone(seed: int, ends: bool) -> None:
     """However many lines begin alike, each has the sum of its tokens, and of its end if wanted."""
     table = TableRuntime(TOKENIZER, seed=seed)
-    context = DecoderContext(table_predictor(table).checkpoint, PrefixCache(0), use_cache_lm=False)
+    checkpoint = table_predictor(table).checkpoint
+    context = DecoderContext(checkpoint, table.sizes, PrefixCache(0), use_cache_lm=False)
     rows: list[tuple[Line, int]] = []
 
     def step(output: Float32Array, line: Line, place: int, following: list[int]) -> Score:
