@@ -31,6 +31,7 @@ _Size = Annotated[int, Field(ge=1, le=8192)]
 _SizeOrNone = Annotated[int, Field(ge=0, le=8192)]
 _Layers = Annotated[int, Field(ge=1, le=16)]
 _LayersOrNone = Annotated[int, Field(ge=0, le=16)]
+_Count = Annotated[int, Field(ge=0, lt=1 << 32)]
 # Beyond these limits of a temperature or exponent, and of a weight, results become infinity or NaN.
 _Stretch = Annotated[float, Field(ge=0.01, le=100)]
 _Weight = Annotated[float, Field(ge=-100, le=100)]
@@ -124,6 +125,28 @@ class WindowSizes:
 
 
 Sizes = NetworkConfig | WindowSizes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class CountsConfig:
+    """Sizes of counts (model/counts.py) and their origin.
+
+    Raises:
+        ValueError: no counts can have such sizes.
+    """
+
+    ngrams: Annotated[tuple[_Count, ...], Field(min_length=2, max_length=5)]  # by order
+    # Those of each order but the last that tokens follow
+    contexts: Annotated[tuple[_Count, ...], Field(min_length=1, max_length=4)]
+    training: dict[str, Any]  # smoothing, discounts, text, pruning
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> "CountsConfig":
+        if not 1 <= self.ngrams[0] <= MAX_TOKENS:
+            raise ValueError(f"ngrams: 1 to {MAX_TOKENS} unigrams are possible")
+        if len(self.contexts) != len(self.ngrams) - 1:
+            raise ValueError("contexts are of another order than ngrams")
+        return self
 
 
 def _by_language(value: float) -> Any:

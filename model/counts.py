@@ -1,0 +1,290 @@
+"""Counts: a quantised Kneser-Ney n-gram over token ids, pruned or whole, in memory-mapped files.
+
+``python -m training ngram`` estimates it. Each order k has one file, ``K.ngrams``, of little-endian
+arrays back to back. n k-grams are sorted by (rank of their first k - 1 tokens, last token); a rank
+is a place in this order, and of a unigram its token id. c of them are contexts: tokens follow them.
+
+    float32 (n,) for k = 1    p(w), which sums to 1
+    uint16 (n,) for k > 1     last token of each k-gram
+    uint16 (c,) for k < order rank of the first (k + 1)-gram of each context, low 16 bits
+    uint8 (n,) for k > 1      code of each k-gram's share: r = 2 ** (-code / 10)
+    uint8 (c,) for k < order  code of each context's backoff weight: logit = (code - 127.5) / 14
+    uint8 (⌈n / 8⌉,)          for k < order: bit i % 8 of byte i // 8 is 1 if i is a context
+
+The probability of a token w after a context h, h' being h without its first token, is
+
+    p(w | h) = (1 - backoff(h)) r(hw) / sum_v r(hv) + backoff(h) p(w | h')
+
+and p(w | h') if no token is known to follow h. So each row sums to 1 whatever the codes. The high
+bits of a first rank are implied: ranks rise, by less than 2 ** 16 each. The format in full:
+docs/checkpoint.md.
+"""
+
+import mmap
+import os
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.config import CountsConfig
+from model.errors import CheckpointError
+from model.listed_files import open_listed
+from model.runtime import Float32Array, Int64Array
+from model.tokenizer import FIRST_BYTE
+
+BUILD_AGAIN = "build it again with `python -m training ngram`"
+_SHARES = np.exp2(np.arange(256) / -10).astype(np.float32)
+_BACKOFFS: list[float] = (1 / (1 + np.exp((127.5 - np.arange(256)) / 14))).tolist()
+_BLOCK = 512  # bits of the bitmap that share a count of contexts before them
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """The n k-grams of one order, k >= 2, as estimated; parents are the (k - 1)-grams by rank."""
+
+    followers: NDArray[np.integer[Any]]  # (parents,) number of k-grams that begin with each parent
+    tokens: NDArray[np.uint16]  # (n,) last tokens, rising for each parent
+    shares: Float32Array  # (n,) probability that the shorter contexts do not give; above 0
+
+
+class _Contexts:
+    """The contexts of one order k, and the (k + 1)-grams that begin with them."""
+
+    def __init__(
+        self,
+        flags: NDArray[np.uint8],
+        first: NDArray[np.uint16],
+        backoffs: NDArray[np.uint8],
+        tokens: NDArray[np.uint16],
+        shares: NDArray[np.uint8],
+    ) -> None:
+        self.tokens = tokens
+        self._flags, self._first, self._backoffs, self._shares = flags, first, backoffs, shares
+        # Items of a memoryview are plain integers and cost a third of numpy's.
+        self._flag_bytes, self._token_ids = flags.data, tokens.data
+        self._first_low, self._codes = first.data, backoffs.data
+        bits = np.unpackbits(flags)
+        counts = np.add.reduceat(bits, np.arange(0, len(bits), _BLOCK), dtype=np.uint32)
+        self._before = (np.cumsum(counts, dtype=np.uint32) - counts).data
+        self._contexts = int(counts.sum())
+        # Contexts whose first rank has one more in its high bits
+        self._rises: list[int] = (np.flatnonzero(first[1:] <= first[:-1]) + 1).tolist()
+
+    def find(self, rank: int) -> tuple[int, int, int] | None:
+        """Return the number of a context and the range of its followers; None if it has none."""
+        byte, bit = rank >> 3, rank % _BLOCK
+        if not self._flag_bytes[byte] >> (rank & 7) & 1:
+            return None
+        block = int.from_bytes(
+            self._flag_bytes[rank // _BLOCK * (_BLOCK // 8) : byte + 1], "little"
+        )
+        number = self._before[rank // _BLOCK] + (block & ((1 << bit) - 1)).bit_count()
+        begin = self._first_rank(number)
+        end = self._first_rank(number + 1) if number + 1 < self._contexts else len(self.tokens)
+        return number, begin, end
+
+    def _first_rank(self, number: int) -> int:
+        return bisect_right(self._rises, number) << 16 | self._first_low[number]
+
+    def follow(self, rank: int, token: int) -> int | None:
+        """Return the rank of a k-gram and a token among the (k + 1)-grams; None if it is none."""
+        found = self.find(rank)
+        if found is None:
+            return None
+        _, begin, end = found
+        place = bisect_left(self._token_ids, token, begin, end)
+        return place if place < end and self._token_ids[place] == token else None
+
+    def weigh(self, number: int, begin: int, end: int, weight: float) -> tuple[Float32Array, float]:
+        """Return what a context of this *weight* gives its followers, and leaves to h'."""
+        backoff = _BACKOFFS[self._codes[number]]
+        shares = _SHARES.take(self._shares[begin:end])
+        shares *= weight * (1 - backoff) / float(shares.sum())
+        return shares, weight * backoff
+
+    def check(self, ngrams: int, vocabulary_size: int) -> None:
+        """Check the arrays against n, the number of k-grams; see :meth:`Counts.check`."""
+        count = int(np.unpackbits(self._flags, count=ngrams, bitorder="little").sum())
+        if not count == self._contexts == len(self._first):
+            raise ValueError("bits of contexts are of another number")
+        high = np.zeros(count, dtype=np.uint32)
+        high[self._rises] = 1 << 16
+        first = np.cumsum(high, dtype=np.uint32) + self._first
+        followers = np.diff(first.astype(np.int64), append=len(self.tokens))
+        if bool(count) != bool(len(self.tokens)) or first[:1].any():
+            raise ValueError("first followers do not cover the n-grams")
+        if (followers < 1).any() or (followers >= 1 << 16).any():
+            raise ValueError("a context has no followers, or too many")
+        starts = np.zeros(len(self.tokens), dtype=np.bool_)
+        starts[first] = True
+        if not (starts[1:] | (self.tokens[1:] > self.tokens[:-1])).all():
+            raise ValueError("tokens are not in order")
+        if count and not FIRST_BYTE <= self.tokens.min() <= self.tokens.max() < vocabulary_size:
+            raise ValueError("a token is not in the vocabulary")
+
+
+class Counts:
+    """Probabilities of the next token by counts. Immutable; every row is computed alone.
+
+    *buffers* are the contents of the files by order; each has the size that *config* implies.
+    """
+
+    def __init__(self, config: CountsConfig, buffers: Sequence[Any]) -> None:
+        self.config = config
+        self.ngrams = config.ngrams  # by order
+        self.order, self.vocabulary_size = len(config.ngrams), config.ngrams[0]
+        files = [
+            list(_split(buffer, _parts(config, k))) for k, buffer in enumerate(buffers, start=1)
+        ]
+        self._unigram: Float32Array = files[0][0]
+        self._orders = [
+            _Contexts(low[4], low[1], low[3], high[0], high[2]) for low, high in pairwise(files)
+        ]
+
+    def distribution(self, context: Sequence[int]) -> tuple[Float32Array, int]:
+        """Return P(next token | last tokens of *context*), (V,) float32, which sums to 1.
+
+        Also return how many tokens the longest context had that has followers, 0 to order - 1.
+        """
+        weight, matched, levels = self._find(context)
+        row = self._unigram * np.float32(weight)
+        for tokens, shares in levels:
+            row[tokens] += shares
+        return row, matched
+
+    def probs(self, context: Sequence[int], tokens: Int64Array) -> Float32Array:
+        """Return :meth:`distribution` at these tokens (N,), bit for bit, without the others."""
+        weight, _, levels = self._find(context)
+        found = self._unigram[tokens] * np.float32(weight)
+        narrow = tokens.astype(np.uint16)
+        for followers, shares in levels:
+            places = followers.searchsorted(narrow)
+            places[places == len(followers)] = 0
+            found += np.where(followers[places] == narrow, shares[places], np.float32(0))
+        return found
+
+    def check(self) -> None:
+        """Check all arrays: every rank that they name exists, every row is a distribution.
+
+        Raises:
+            ValueError: they are not what ``python -m training ngram`` writes.
+        """
+        unigram = self._unigram
+        # NaN is neither
+        if not (unigram.min() >= 0 and abs(float(unigram.sum(dtype=float)) - 1) < 1e-3):
+            raise ValueError("probabilities of unigrams do not sum to 1")
+        if unigram[:FIRST_BYTE].any() or not unigram[FIRST_BYTE:].all():
+            raise ValueError("a unigram's probability is 0, or a control token has one")
+        for contexts, ngrams in zip(self._orders, self.ngrams, strict=False):
+            contexts.check(ngrams, self.vocabulary_size)
+
+    def _find(
+        self, context: Sequence[int]
+    ) -> tuple[float, int, list[tuple[NDArray[np.uint16], Float32Array]]]:
+        """Return the weight of unigrams, the matched length, and followers by falling length.
+
+        A long context may be known though a shorter one was pruned.
+        """
+        weight, matched, levels = 1.0, 0, []
+        for length in range(min(len(context), self.order - 1), 0, -1):
+            rank = self._rank(context[len(context) - length :])
+            contexts = self._orders[length - 1]
+            if rank is None or (found := contexts.find(rank)) is None:
+                continue
+            matched = matched or length
+            shares, weight = contexts.weigh(*found, weight)
+            levels.append((contexts.tokens[found[1] : found[2]], shares))
+        return weight, matched, levels
+
+    def _rank(self, tokens: Sequence[int]) -> int | None:
+        """Return the rank of an n-gram among those of its order; None if it is none."""
+        rank: int | None = int(tokens[0])
+        for token, contexts in zip(tokens[1:], self._orders, strict=False):
+            if rank is None:
+                break
+            rank = contexts.follow(rank, int(token))
+        return rank
+
+
+def open_counts(directory: Path, folder: str, config: CountsConfig) -> Counts:
+    """Map the counts in a folder of a checkpoint, and check them.
+
+    Raises:
+        CheckpointError: a file is missing or not what *config* says.
+    """
+    buffers = []
+    for order in range(1, len(config.ngrams) + 1):
+        name = f"{folder}/{order}.ngrams"
+        wanted = sum(np.dtype(kind).itemsize * length for kind, length in _parts(config, order))
+        with open_listed(directory, name) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != wanted:
+                raise CheckpointError(
+                    f"{directory / name} has {size} bytes, not {wanted}; {BUILD_AGAIN}"
+                )
+            buffers.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b"")
+    try:
+        counts = Counts(config, buffers)
+        counts.check()
+    except ValueError as error:
+        raise CheckpointError(f"{directory / folder}: {error}; {BUILD_AGAIN}") from error
+    return counts
+
+
+def counts_files(
+    unigram: Float32Array, levels: Sequence[Level], training: dict[str, Any]
+) -> tuple[CountsConfig, dict[str, bytes]]:
+    """Quantise an n-gram of the unigrams (V,) and longer orders; return its files by name."""
+    parts: list[list[NDArray[Any]]] = [[unigram.astype("<f4")]]
+    contexts = []
+    for level in levels:
+        known = level.followers > 0
+        followers = level.followers[known]
+        first = np.cumsum(followers, dtype=np.int64) - followers
+        sums = np.add.reduceat(level.shares, first, dtype=np.float64) if len(first) else first
+        codes = -10 * np.log2(level.shares / np.repeat(sums.astype(np.float32), followers))
+        logits = 127.5 + 14 * np.log(np.maximum(1 - sums, 1e-9) / sums)
+        parts[-1][1:1] = [first.astype("<u2")]
+        parts[-1] += [_codes(logits), np.packbits(known, bitorder="little")]
+        parts.append([level.tokens.astype("<u2"), _codes(codes)])
+        contexts.append(len(first))
+    config = CountsConfig(
+        ngrams=(len(unigram), *(len(level.tokens) for level in levels)),
+        contexts=tuple(contexts),
+        training=training,
+    )
+    files = {f"{k}.ngrams": b"".join(map(bytes, part)) for k, part in enumerate(parts, start=1)}
+    return config, files
+
+
+def _codes(values: NDArray[Any]) -> NDArray[np.uint8]:
+    codes: NDArray[np.uint8] = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return codes
+
+
+def _parts(config: CountsConfig, order: int) -> list[tuple[str, int]]:
+    """Return the type and length of each array of an order's file."""
+    ngrams = config.ngrams[order - 1]
+    top = order == len(config.ngrams)
+    contexts = 0 if top else config.contexts[order - 1]
+    return [
+        ("<f4" if order == 1 else "<u2", ngrams),
+        ("<u2", contexts),
+        ("u1", 0 if order == 1 else ngrams),
+        ("u1", contexts),
+        ("u1", 0 if top else (ngrams + 7) // 8),
+    ]
+
+
+def _split(buffer: Any, parts: Sequence[tuple[str, int]]) -> Iterator[NDArray[Any]]:
+    data, start = np.frombuffer(buffer, np.uint8) if len(buffer) else np.empty(0, np.uint8), 0
+    for kind, length in parts:
+        end = start + np.dtype(kind).itemsize * length
+        yield data[start:end].view(kind)
+        start = end

@@ -1,0 +1,241 @@
+"""Quantised counts, checked against dictionaries and damaged on purpose."""
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model.config import CountsConfig
+from model.counts import Counts, Level, counts_files, open_counts
+from model.errors import CheckpointError
+from model.tokenizer import START
+
+SIZE = 40  # tokens, of which 0 to 4 are control tokens
+Gram = tuple[int, ...]
+
+
+class RandomCounts:
+    """An n-gram with random shares, as a dictionary and as counts."""
+
+    def __init__(self, order: int, seed: int = 0, size: int = SIZE) -> None:
+        self.generator = generator = random.Random(seed)
+        weights = [0.0] * 5 + [generator.random() + 0.01 for _ in range(size - 5)]
+        self.unigram = np.array(weights, dtype=np.float32) / np.float32(sum(weights))
+        self.shares: dict[Gram, dict[int, float]] = {}
+        parents: list[Gram] = [(token,) for token in range(size)]
+        levels = []
+        for _ in range(2, order + 1):
+            followers = []
+            for parent in parents:
+                # Some contexts have no follower, one has all tokens.
+                many = 5 if parent[-1] in (0, 7) else 40 if parent == (START,) else 3
+                tokens = sorted(set(generator.choices(range(5, size), k=many)))
+                followers.append(tokens if generator.random() < 0.7 or parent[0] == START else [])
+                parts = [generator.random() ** 4 + 1e-4 for _ in followers[-1]]
+                given = generator.uniform(0.1, 0.9) / (sum(parts) or 1)
+                self.shares[parent] = {
+                    token: given * part for token, part in zip(followers[-1], parts, strict=True)
+                }
+            levels.append(
+                Level(
+                    np.array([len(each) for each in followers], dtype=np.uint32),
+                    np.array([token for each in followers for token in each], dtype=np.uint16),
+                    np.array(
+                        [share for each in parents for share in self.shares[each].values()],
+                        dtype=np.float32,
+                    ),
+                )
+            )
+            parents = [
+                (*parent, token)
+                for parent, tokens in zip(parents, followers, strict=True)
+                for token in tokens
+            ]
+        self.parents = [gram for gram in self.shares if self.shares[gram]]
+        self.config, self.files = counts_files(self.unigram, levels, {})
+        self.order = order
+
+    def opened(self) -> Counts:
+        """The counts."""
+        counts = Counts(self.config, list(self.files.values()))
+        counts.check()
+        return counts
+
+    def probability(self, context: Gram) -> np.ndarray[Any, Any]:
+        """P(next token | context) of the dictionary, which is not quantised."""
+        shorter = self.probability(context[1:]) if context else self.unigram.astype(float)
+        known = self.shares.get(context, {})
+        row = shorter * (1 - sum(known.values()))
+        for token, share in known.items():
+            row[token] += share
+        return row
+
+    def contexts(self) -> Iterator[Gram]:
+        """Known contexts, contexts whose shorter ones are unknown, and unknown ones."""
+        yield ()
+        yield from self.generator.sample(self.parents, min(60, len(self.parents)))
+        for _ in range(60):
+            yield tuple(self.generator.choices(range(SIZE), k=self.generator.randint(1, 7)))
+
+
+@pytest.mark.parametrize("order", [2, 3, 5])
+def test_rows_equal_the_dictionary_and_sum_to_one(order: int) -> None:
+    """Each row differs from the dictionary by its 8-bit codes only; matched is the longest."""
+    made = RandomCounts(order, seed=order)
+    counts = made.opened()
+    for context in made.contexts():
+        row, matched = counts.distribution(context)
+        kept = context[max(0, len(context) - order + 1) :]
+        np.testing.assert_allclose(row, made.probability(kept), rtol=0.2, atol=1e-7)
+        assert abs(float(row.sum(dtype=float)) - 1) < 1e-6
+        lengths = [n for n in range(len(kept) + 1) if n and made.shares.get(kept[-n:])]
+        assert matched == max(lengths, default=0)
+
+
+def test_a_row_of_one_context_is_exact_to_its_codes() -> None:
+    """The codes are those of the formulas, written out for a single context."""
+    followers = np.zeros(SIZE, dtype=np.uint32)
+    followers[9] = 3
+    shares = np.array([0.4, 0.02, 0.18], dtype=np.float32)
+    unigram = np.where(np.arange(SIZE) < 5, 0, 1 / (SIZE - 5)).astype(np.float32)
+    level = Level(followers, np.array([5, 6, 39], dtype=np.uint16), shares)
+    config, files = counts_files(unigram, [level], {"text": "none"})
+    assert config == CountsConfig(ngrams=(SIZE, 3), contexts=(1,), training={"text": "none"})
+    row, _ = Counts(config, list(files.values())).distribution([9])
+    codes = np.round(-10 * np.log2(shares / 0.6))
+    backoff = 1 / (1 + np.exp(-(round(127.5 + 14 * np.log(0.4 / 0.6)) - 127.5) / 14))
+    wanted = backoff * unigram.astype(float)
+    wanted[[5, 6, 39]] += (1 - backoff) * 2 ** (-codes / 10) / (2 ** (-codes / 10)).sum()
+    np.testing.assert_allclose(row, wanted, rtol=1e-6)
+
+
+def test_probabilities_at_some_tokens_are_those_of_the_row() -> None:
+    """They are bit for bit the same, repeated tokens and control tokens included."""
+    made = RandomCounts(4, seed=1)
+    counts = made.opened()
+    tokens = np.array([39, 5, 0, 17, 17, 8, START], dtype=np.int64)
+    for context in made.contexts():
+        assert np.array_equal(
+            counts.probs(context, tokens), counts.distribution(context)[0][tokens]
+        )
+
+
+def test_ranks_beyond_16_bits_are_found() -> None:
+    """The high bits of a first rank follow from the places at which the low bits fall."""
+    size = 300
+    counts = RandomCounts(4, seed=2, size=size)
+    followers = np.full(size, 290, dtype=np.uint32)
+    tokens = np.tile(np.arange(5, 295, dtype=np.uint16), size)
+    shares = np.random.default_rng(0).random(len(tokens), dtype=np.float32) / 600 + 1e-5
+    config, files = counts_files(counts.unigram, [Level(followers, tokens, shares)], {})
+    assert config.ngrams[1] > 1 << 16
+    opened = Counts(config, list(files.values()))
+    opened.check()
+    for token in (0, 225, 226, 227, 299):
+        row, _ = opened.distribution([token])
+        part = shares.reshape(size, 290)[token]
+        wanted = counts.unigram * (1 - part.sum())
+        wanted[5:295] += part
+        np.testing.assert_allclose(row, wanted, rtol=0.1)
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> tuple[Path, CountsConfig]:
+    """A folder of the counts of a random 4-gram."""
+    made = RandomCounts(4)
+    (tmp_path / "counts").mkdir()
+    for name, content in made.files.items():
+        (tmp_path / "counts" / name).write_bytes(content)
+    return tmp_path, made.config
+
+
+def test_mapped_counts_equal_those_in_memory(written: tuple[Path, CountsConfig]) -> None:
+    """Opening a folder changes nothing."""
+    made = RandomCounts(4)
+    mapped = open_counts(written[0], "counts", written[1])
+    for context in made.contexts():
+        for row, wanted in zip(
+            mapped.distribution(context), made.opened().distribution(context), strict=True
+        ):
+            assert np.array_equal(row, wanted)
+
+
+def change(name: str, kind: str, place: int, value: float) -> Callable[[Path], None]:
+    """Damage: one item of a file of items of one kind."""
+
+    def damage(folder: Path) -> None:
+        content = bytearray((folder / name).read_bytes())
+        np.frombuffer(content[: len(content) // 4 * 4], kind)  # the place counts in whole items
+        items = np.dtype(kind).itemsize
+        content[place * items : place * items + items] = np.array([value], kind).tobytes()
+        (folder / name).write_bytes(content)
+
+    return damage
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a missing file": (lambda f: (f / "2.ngrams").unlink(), r"2\.ngrams is missing"),
+    "a short file": (lambda f: (f / "3.ngrams").write_bytes(b"abc"), "has 3 bytes, not"),
+    "NaN": (change("1.ngrams", "<f4", 9, np.nan), "do not sum to 1"),
+    "a negative probability": (change("1.ngrams", "<f4", 9, -0.1), "do not sum to 1"),
+    "no distribution": (change("1.ngrams", "<f4", 9, 0.9), "do not sum to 1"),
+    "a control token": (change("1.ngrams", "<f4", 1, 1e-6), "a control token has one"),
+    "a token beyond the vocabulary": (
+        change("2.ngrams", "<u2", 0, SIZE), "a token is not in the vocabulary|not in order"
+    ),
+    "a control token that follows": (change("2.ngrams", "<u2", 0, START), "in the vocabulary"),
+    "a token twice": (change("2.ngrams", "<u2", 2, 5), "tokens are not in order"),
+    "a first rank out of order": (change("1.ngrams", "<u2", 2 * SIZE + 3, 0), "too many|cover"),
+    "a first rank beyond the end": (change("1.ngrams", "<u2", 2 * SIZE + 1, 9999), "too many|cov"),
+    "no first rank": (change("1.ngrams", "<u2", 2 * SIZE, 1), "do not cover"),
+    "one more context": (
+        lambda f: (f / "1.ngrams").write_bytes((f / "1.ngrams").read_bytes()[:-1] + b"\xff"),
+        "bits of contexts|do not",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DAMAGES)
+def test_damaged_counts_are_refused(written: tuple[Path, CountsConfig], case: str) -> None:
+    """Whatever the files hold, the error is named, has the path and says what to do."""
+    damage, message = DAMAGES[case]
+    damage(written[0] / "counts")
+    with pytest.raises(CheckpointError, match=message) as caught:
+        open_counts(written[0], "counts", written[1])
+    assert str(written[0]) in str(caught.value)
+
+
+def test_random_bytes_are_refused_or_give_distributions(
+    written: tuple[Path, CountsConfig],
+) -> None:
+    """A byte changed at random is either refused or leaves every row a distribution."""
+    directory, config = written
+    generator = random.Random(5)
+    made = RandomCounts(4)
+    refused = 0
+    for _ in range(60):
+        name = generator.choice(list(made.files))
+        content = bytearray(made.files[name])
+        content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
+        (directory / "counts" / name).write_bytes(content)
+        try:
+            counts = open_counts(directory, "counts", config)
+        except CheckpointError:
+            refused += 1
+        else:
+            for context in made.contexts():
+                row, _ = counts.distribution(context)
+                assert row.min() >= 0
+                assert abs(float(row.sum(dtype=float)) - 1) < 2e-3
+        (directory / "counts" / name).write_bytes(made.files[name])
+    assert 10 < refused < 60
+
+
+def test_sizes_that_do_not_fit_are_refused() -> None:
+    """Orders of ngrams and contexts must agree, and unigrams must be tokens."""
+    for ngrams, contexts in (((40, 3), (1, 1)), ((0, 3), (1,)), ((1 << 17, 3), (1,))):
+        with pytest.raises(ValueError, match=r"ngrams|contexts"):
+            CountsConfig(ngrams=ngrams, contexts=contexts, training={})
