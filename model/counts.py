@@ -1,23 +1,23 @@
 """Counts: a quantised Kneser-Ney n-gram over token ids, pruned or whole, in memory-mapped files.
 
-``python -m training ngram`` estimates it. Each order k has one file, ``K.ngrams``, of little-endian
-arrays back to back. n k-grams are sorted by (rank of their first k - 1 tokens, last token); a rank
-is a place in this order, and of a unigram its token id. c of them are contexts: tokens follow them.
+``python -m training ngram`` estimates it. Each order k has one file, ``K.ngrams``. Its n k-grams
+are sorted by (rank of their first k - 1 tokens, last token). A rank is a place in this order; that
+of a unigram is its token id. c of the k-grams are contexts: some of the m (k + 1)-grams begin with
+them. Little-endian arrays, back to back; those that order 1 or the last order lacks are empty:
 
-    float32 (n,) for k = 1    p(w), which sums to 1
-    uint16 (n,) for k > 1     last token of each k-gram
-    uint16 (c,) for k < order rank of the first (k + 1)-gram of each context, low 16 bits
-    uint8 (n,) for k > 1      code of each k-gram's share: r = 2 ** (-code / 10)
-    uint8 (c,) for k < order  code of each context's backoff weight: logit = (code - 127.5) / 14
-    uint8 (⌈n / 8⌉,)          for k < order: bit i % 8 of byte i // 8 is 1 if i is a context
+    float32 (n,)              for k = 1: p(w), which sums to 1
+    uint32 (⌈m / 256⌉,)       item i: number of contexts whose first follower has a rank < 256 i
+    uint16 (n,)               for k > 1: last token
+    uint8 (n,)                for k > 1: code of the share r = 2 ** (-code / 10)
+    uint8 (c,)                rank of the first follower, low 8 bits
+    uint8 (c,)                code of the backoff weight, logit = (code - 127.5) / 14
+    uint8 (⌈n / 8⌉,)          bit i % 8 of byte i // 8: 1 if the k-gram of rank i is a context
 
-The probability of a token w after a context h, h' being h without its first token, is
+The probability of a token w after a context h, with h' for h without its first token, is
 
     p(w | h) = (1 - backoff(h)) r(hw) / sum_v r(hv) + backoff(h) p(w | h')
 
-and p(w | h') if no token is known to follow h. So each row sums to 1 whatever the codes. The high
-bits of a first rank are implied: ranks rise, by less than 2 ** 16 each. The format in full:
-docs/checkpoint.md.
+and p(w | h') if nothing is known to follow h. So each row sums to 1 whatever the codes.
 """
 
 import mmap
@@ -41,6 +41,7 @@ from model.tokenizer import FIRST_BYTE
 BUILD_AGAIN = "build it again with `python -m training ngram`"
 _SHARES = np.exp2(np.arange(256) / -10).astype(np.float32)
 _BACKOFFS: list[float] = (1 / (1 + np.exp((127.5 - np.arange(256)) / 14))).tolist()
+_EDGES = (0.1, 0.2, 0.4, 0.6, 0.8)  # of the classes of backoff weights
 _BLOCK = 512  # bits of the bitmap that share a count of contexts before them
 
 
@@ -59,13 +60,14 @@ class _Contexts:
     def __init__(
         self,
         flags: NDArray[np.uint8],
-        first: NDArray[np.uint16],
+        pages: NDArray[np.uint32],
+        first: NDArray[np.uint8],
         backoffs: NDArray[np.uint8],
         tokens: NDArray[np.uint16],
         shares: NDArray[np.uint8],
     ) -> None:
         self.tokens = tokens
-        self._flags, self._first, self._backoffs, self._shares = flags, first, backoffs, shares
+        self._flags, self._first, self._shares = flags, first, shares
         # Items of a memoryview are plain integers and cost a third of numpy's.
         self._flag_bytes, self._token_ids = flags.data, tokens.data
         self._first_low, self._codes = first.data, backoffs.data
@@ -73,24 +75,22 @@ class _Contexts:
         counts = np.add.reduceat(bits, np.arange(0, len(bits), _BLOCK), dtype=np.uint32)
         self._before = (np.cumsum(counts, dtype=np.uint32) - counts).data
         self._contexts = int(counts.sum())
-        # Contexts whose first rank has one more in its high bits
-        self._rises: list[int] = (np.flatnonzero(first[1:] <= first[:-1]) + 1).tolist()
+        self._pages: list[int] = pages.tolist()  # much faster to bisect than an array
 
     def find(self, rank: int) -> tuple[int, int, int] | None:
         """Return the number of a context and the range of its followers; None if it has none."""
-        byte, bit = rank >> 3, rank % _BLOCK
+        byte = rank >> 3
         if not self._flag_bytes[byte] >> (rank & 7) & 1:
             return None
-        block = int.from_bytes(
-            self._flag_bytes[rank // _BLOCK * (_BLOCK // 8) : byte + 1], "little"
-        )
-        number = self._before[rank // _BLOCK] + (block & ((1 << bit) - 1)).bit_count()
+        block, place = divmod(rank, _BLOCK)
+        bits = int.from_bytes(self._flag_bytes[block * (_BLOCK // 8) : byte + 1], "little")
+        number = self._before[block] + (bits & ((1 << place) - 1)).bit_count()
         begin = self._first_rank(number)
         end = self._first_rank(number + 1) if number + 1 < self._contexts else len(self.tokens)
         return number, begin, end
 
     def _first_rank(self, number: int) -> int:
-        return bisect_right(self._rises, number) << 16 | self._first_low[number]
+        return bisect_right(self._pages, number) - 1 << 8 | self._first_low[number]
 
     def follow(self, rank: int, token: int) -> int | None:
         """Return the rank of a k-gram and a token among the (k + 1)-grams; None if it is none."""
@@ -102,25 +102,26 @@ class _Contexts:
         return place if place < end and self._token_ids[place] == token else None
 
     def weigh(self, number: int, begin: int, end: int, weight: float) -> tuple[Float32Array, float]:
-        """Return what a context of this *weight* gives its followers, and leaves to h'."""
+        """Return what a context of this *weight* gives its followers, and its backoff weight."""
         backoff = _BACKOFFS[self._codes[number]]
         shares = _SHARES.take(self._shares[begin:end])
         shares *= weight * (1 - backoff) / float(shares.sum())
-        return shares, weight * backoff
+        return shares, backoff
 
     def check(self, ngrams: int, vocabulary_size: int) -> None:
         """Check the arrays against n, the number of k-grams; see :meth:`Counts.check`."""
         count = int(np.unpackbits(self._flags, count=ngrams, bitorder="little").sum())
         if not count == self._contexts == len(self._first):
             raise ValueError("bits of contexts are of another number")
-        high = np.zeros(count, dtype=np.uint32)
-        high[self._rises] = 1 << 16
-        first = np.cumsum(high, dtype=np.uint32) + self._first
-        followers = np.diff(first.astype(np.int64), append=len(self.tokens))
-        if bool(count) != bool(len(self.tokens)) or first[:1].any():
-            raise ValueError("first followers do not cover the n-grams")
-        if (followers < 1).any() or (followers >= 1 << 16).any():
-            raise ValueError("a context has no followers, or too many")
+        pages = np.array([*self._pages, count])
+        sizes: Int64Array = np.diff(pages)  # contexts by page of 256 followers
+        if (sizes < 0).any() or sizes.sum() != count:
+            raise ValueError("numbers of contexts are not in order")
+        first = np.repeat(np.arange(len(sizes)) << 8, sizes) | self._first
+        if (np.diff(first, append=len(self.tokens)) < 1).any() or first[:1].any():
+            raise ValueError("first followers are not in order")
+        if bool(count) != bool(len(self.tokens)):
+            raise ValueError("contexts have no followers")
         starts = np.zeros(len(self.tokens), dtype=np.bool_)
         starts[first] = True
         if not (starts[1:] | (self.tokens[1:] > self.tokens[:-1])).all():
@@ -144,30 +145,33 @@ class Counts:
         ]
         self._unigram: Float32Array = files[0][0]
         self._orders = [
-            _Contexts(low[4], low[1], low[3], high[0], high[2]) for low, high in pairwise(files)
+            _Contexts(low[6], low[1], low[4], low[5], high[2], high[3])
+            for low, high in pairwise(files)
         ]
 
     def distribution(self, context: Sequence[int]) -> tuple[Float32Array, int]:
-        """Return P(next token | last tokens of *context*), (V,) float32, which sums to 1.
+        """Return P(next token | last tokens of *context*), (V,) float32, and its evidence.
 
-        Also return how many tokens the longest context had that has followers, 0 to order - 1.
+        The row sums to 1. The evidence is 0 if no token is known to follow; else
+        1 + 6 (tokens of the longest context that some follow - 1) + class of its backoff weight,
+        0 for one below 0.1 to 5 for one of at least 0.8.
         """
-        weight, matched, levels = self._find(context)
+        weight, evidence, levels = self._find(context)
         row = self._unigram * np.float32(weight)
         for tokens, shares in levels:
             np.add.at(row, tokens, shares)  # several times faster than row[tokens] += shares
-        return row, matched
+        return row, evidence
 
-    def probs(self, context: Sequence[int], tokens: Int64Array) -> Float32Array:
+    def probs(self, context: Sequence[int], tokens: Int64Array) -> tuple[Float32Array, int]:
         """Return :meth:`distribution` at these tokens (N,), bit for bit, without the others."""
-        weight, _, levels = self._find(context)
+        weight, evidence, levels = self._find(context)
         found = self._unigram[tokens] * np.float32(weight)
         narrow = tokens.astype(np.uint16)
         for followers, shares in levels:
             places = followers.searchsorted(narrow)
             places[places == len(followers)] = 0
             found += np.where(followers[places] == narrow, shares[places], np.float32(0))
-        return found
+        return found, evidence
 
     def check(self) -> None:
         """Check all arrays: every rank that they name exists, every row is a distribution.
@@ -187,20 +191,21 @@ class Counts:
     def _find(
         self, context: Sequence[int]
     ) -> tuple[float, int, list[tuple[NDArray[np.uint16], Float32Array]]]:
-        """Return the weight of unigrams, the matched length, and followers by falling length.
+        """Return the weight of unigrams, the evidence, and followers by falling length.
 
         A long context may be known though a shorter one was pruned.
         """
-        weight, matched, levels = 1.0, 0, []
+        weight, evidence, levels = 1.0, 0, []
         for length in range(min(len(context), self.order - 1), 0, -1):
             rank = self._rank(context[len(context) - length :])
             contexts = self._orders[length - 1]
             if rank is None or (found := contexts.find(rank)) is None:
                 continue
-            matched = matched or length
-            shares, weight = contexts.weigh(*found, weight)
+            shares, backoff = contexts.weigh(*found, weight)
+            evidence = evidence or 6 * length - 5 + bisect_right(_EDGES, backoff)
+            weight *= backoff
             levels.append((contexts.tokens[found[1] : found[2]], shares))
-        return weight, matched, levels
+        return weight, evidence, levels
 
     def _rank(self, tokens: Sequence[int]) -> int | None:
         """Return the rank of an n-gram among those of its order; None if it is none."""
@@ -221,7 +226,7 @@ def open_counts(directory: Path, folder: str, config: CountsConfig) -> Counts:
     buffers = []
     for order in range(1, len(config.ngrams) + 1):
         name = f"{folder}/{order}.ngrams"
-        wanted = sum(np.dtype(kind).itemsize * length for kind, length in _parts(config, order))
+        wanted = _file_bytes(config, order)
         with open_listed(directory, name) as file:
             size = os.fstat(file.fileno()).st_size
             if size != wanted:
@@ -237,11 +242,21 @@ def open_counts(directory: Path, folder: str, config: CountsConfig) -> Counts:
     return counts
 
 
+def counts_bytes(config: CountsConfig) -> int:
+    """Return the size of all files."""
+    return sum(_file_bytes(config, order) for order in range(1, len(config.ngrams) + 1))
+
+
+def _file_bytes(config: CountsConfig, order: int) -> int:
+    return sum(np.dtype(kind).itemsize * length for kind, length in _parts(config, order))
+
+
 def counts_files(
     unigram: Float32Array, levels: Sequence[Level], training: dict[str, Any]
 ) -> tuple[CountsConfig, dict[str, bytes]]:
     """Quantise an n-gram of the unigrams (V,) and longer orders; return its files by name."""
-    parts: list[list[NDArray[Any]]] = [[unigram.astype("<f4")]]
+    empty = np.empty(0, dtype=np.uint8)
+    parts: list[list[NDArray[Any]]] = [[unigram.astype("<f4"), empty, empty, empty]]
     contexts = []
     for level in levels:
         known = level.followers > 0
@@ -250,9 +265,11 @@ def counts_files(
         sums = np.add.reduceat(level.shares, first, dtype=np.float64) if len(first) else first
         codes = -10 * np.log2(level.shares / np.repeat(sums.astype(np.float32), followers))
         logits = 127.5 + 14 * np.log(np.maximum(1 - sums, 1e-9) / sums)
-        parts[-1][1:1] = [first.astype("<u2")]
-        parts[-1] += [_codes(logits), np.packbits(known, bitorder="little")]
-        parts.append([level.tokens.astype("<u2"), _codes(codes)])
+        pages = first.searchsorted(np.arange(0, len(level.tokens), 256))
+        parts[-1][1] = pages.astype("<u4")
+        flags = np.packbits(known, bitorder="little")
+        parts[-1] += [first.astype(np.uint8), _codes(logits), flags]  # the low 8 bits
+        parts.append([empty, empty, level.tokens.astype("<u2"), _codes(codes)])
         contexts.append(len(first))
     config = CountsConfig(
         ngrams=(len(unigram), *(len(level.tokens) for level in levels)),
@@ -270,15 +287,17 @@ def _codes(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 def _parts(config: CountsConfig, order: int) -> list[tuple[str, int]]:
     """Return the type and length of each array of an order's file."""
-    ngrams = config.ngrams[order - 1]
-    top = order == len(config.ngrams)
-    contexts = 0 if top else config.contexts[order - 1]
+    ngrams, *longer = config.ngrams[order - 1 : order + 1]
+    contexts = config.contexts[order - 1] if longer else 0
+    later = 0 if order == 1 else ngrams
     return [
-        ("<f4" if order == 1 else "<u2", ngrams),
-        ("<u2", contexts),
-        ("u1", 0 if order == 1 else ngrams),
+        ("<f4", ngrams - later),
+        ("<u4", (sum(longer) + 255) // 256),
+        ("<u2", later),
+        ("u1", later),
         ("u1", contexts),
-        ("u1", 0 if top else (ngrams + 7) // 8),
+        ("u1", contexts),
+        ("u1", (ngrams + 7) // 8 if longer else 0),
     ]
 
 
