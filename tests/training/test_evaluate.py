@@ -148,6 +148,19 @@ def test_two_systems_get_the_same_items_and_a_paired_difference(items: Items) ->
     assert first == second
 
 
+def test_kept_answers_are_not_asked_for_again(items: Items, tmp_path: Path) -> None:
+    """A second evaluation, of fewer files, asks nothing and finds the figures of the first."""
+    fake = FakePredictor()
+    systems = [EvaluatedSystem("fake", fake, {"digest": "0f" * 32})]
+    whole = evaluate(systems, items, seed=1, folder=tmp_path)
+    assert metrics(whole, "zh") == metrics(evaluate(systems, items, seed=1), "zh")
+    asked = len(fake.asked)
+    talk = evaluate(systems, items.of_file(0), seed=1, folder=tmp_path)
+    assert len(fake.asked) == asked
+    expected = whole["languages"]["en"]["by_file"]["talk_en"]["metrics"]["cloze_top1"]["values"]
+    assert metrics(talk, "en")["cloze_top1"]["values"] == expected
+
+
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
     """Two English lines as JSON Lines."""

@@ -18,11 +18,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from model.checkpoint import Capability
 from model.errors import RunError
 from model.runtime import Float64Array
 from model.text import LANGUAGES
 from model.tokenizer import Tokenizer
-from training.cached_json import check_writable
+from training.cached_json import cached_json, check_writable
 from training.evaluation.metrics import Answers, LineResult, answer_all
 from training.evaluation.report import CALIBRATED, REPORT, write_report
 from training.evaluation.statistics import (
@@ -49,6 +50,11 @@ class EvaluateOptions:
     output: Path = option("directory for the report", metavar="DIR")
     overwrite: bool = option("replace an existing report", False)
     against: Path | None = option("checkpoint or n-gram to compare with", None, metavar="DIR")
+    answers: Path | None = option(
+        "folder that keeps answers by system and file, so that any later run goes on from them",
+        None,
+        metavar="DIR",
+    )
     field: str | None = option("field of each JSON line that has the text", None, metavar="NAME")
     lines: int = option("lines for each language with items", 1500, metavar="N")
     typing_lines: int = option("lines for each language to type", 150, metavar="N")
@@ -71,19 +77,23 @@ def run(options: EvaluateOptions) -> int:
     files = read_files(options.text, options.field)
     check_writable(options.output / REPORT)  # before the work
     items = choose_items(files, tokenizer, options.lines, options.typing_lines, options.seed)
-    report = evaluate(systems, items, options.seed)
+    report = evaluate(systems, items, options.seed, options.answers)
     sys.stdout.write(write_report(report, options.output))
     return 0
 
 
-def evaluate(systems: Sequence[EvaluatedSystem], items: Items, seed: int) -> dict[str, Any]:
+def evaluate(
+    systems: Sequence[EvaluatedSystem], items: Items, seed: int, folder: Path | None = None
+) -> dict[str, Any]:
     """Put all items to all systems; return the content of evaluation.json.
+
+    Answers are kept in *folder* by the digest of the system.
 
     Raises:
         LacunaError: a system did not answer; leaving items out would favour it.
     """
     common = [each for each in CAPABILITIES if all(each in s.capabilities for s in systems)]
-    answers = [answer_all(system, items, common) for system in systems]
+    answers = [_answer(system, items, common, folder) for system in systems]
     languages = [each for each in LANGUAGES if any(file.language == each for file in items.files)]
     return {
         "format_version": 1,
@@ -94,6 +104,30 @@ def evaluate(systems: Sequence[EvaluatedSystem], items: Items, seed: int) -> dic
         "contestants": [{"name": system.name, **system.about} for system in systems],
         "languages": {each: _summarise(items.files, each, answers, seed) for each in languages},
     }
+
+
+def _answer(
+    system: EvaluatedSystem, items: Items, parts: Sequence[Capability], folder: Path | None
+) -> Answers:
+    """Put the items to one system, file by file if the answers are kept."""
+    if folder is None:
+        return answer_all(system, items, parts)
+    answers: Answers = {}
+    kept = folder / system.about["digest"][:16]
+    for number, file in enumerate(items.files):
+        own = items.of_file(number)
+        path = kept / f"{file.name}-{own.digest[:16]}-{'-'.join(parts)}.json"
+        make = partial(_pairs_by_part, system, own, parts)
+        for part, lines in cached_json(path, make).items():
+            answers.setdefault(part, []).extend(LineResult(number, pairs) for pairs in lines)
+    return answers
+
+
+def _pairs_by_part(
+    system: EvaluatedSystem, items: Items, parts: Sequence[Capability]
+) -> dict[str, Any]:
+    answers = answer_all(system, items, parts)
+    return {part: [line.pairs for line in lines] for part, lines in answers.items()}
 
 
 def _summarise(

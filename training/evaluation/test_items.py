@@ -10,7 +10,7 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from model.errors import CorpusError
@@ -85,6 +85,15 @@ class Items:
     next: list[NextQuestion]
     cloze: list[ClozeQuestion]
     typed: list[TypedLine]
+
+    def of_file(self, number: int) -> "Items":
+        """Return the items of one file, which becomes file 0."""
+        return Items(
+            [self.files[number]],
+            [replace(each, file=0) for each in self.next if each.file == number],
+            [replace(each, file=0) for each in self.cloze if each.file == number],
+            [replace(each, file=0) for each in self.typed if each.file == number],
+        )
 
     @property
     def digest(self) -> str:
