@@ -5,8 +5,8 @@ far cheaper than many calls. It is a generator that yields steps and receives th
 
     def probability_of(token, context):
         (state,) = yield [RunTower("forward", context.initial["forward"], (START,))]
-        (log_probs,) = yield [Score("next", state[context.output["forward"]])]
-        return np.exp(log_probs[token])
+        (probs,) = yield [Score("next", state[context.output["forward"]])]
+        return probs[token]
 
 1. ``Scheduler.step`` starts new decoders. Each runs up to its first ``yield``.
 2. It stacks the steps of all live decoders, and makes one call of the runtime for each kind.
@@ -54,7 +54,7 @@ class RunTower:
 
 @dataclass(slots=True, eq=False)
 class Score:
-    """Score all tokens with one head. The result is their log-probabilities, (V,).
+    """Score all tokens with one head: probabilities of ``next``, else log-probabilities, (V,).
 
     ``next`` scores the token after a forward output, ``previous`` the token before a backward
     output, and ``gap`` the next token of a gap, after the forward output before it.
@@ -306,10 +306,10 @@ class Scheduler:
         return len(rows), _reduced(steps, self.runtime.score(head, *inputs))
 
 
-def _reduced(steps: Sequence[Any], log_probs: Float32Array) -> list[Any]:
-    """Return the result of each step from its log-probabilities, (N, V)."""
-    rows = zip(steps, log_probs, strict=True)
-    return [row if step.reduce is None else step.reduce(row) for step, row in rows]
+def _reduced(steps: Sequence[Any], rows: Float32Array) -> list[Any]:
+    """Return the result of each step from its row of (N, V)."""
+    pairs = zip(steps, rows, strict=True)
+    return [row if step.reduce is None else step.reduce(row) for step, row in pairs]
 
 
 def _padded(lines: Sequence[tuple[int, ...]]) -> tuple[Int64Array, Int64Array]:

@@ -31,6 +31,7 @@ import numpy.typing as npt
 import pydantic
 
 from model.config import STRICT, Calibration, NetworkConfig, Sizes, parse
+from model.counts import Counts
 from model.errors import CheckpointError, TokenizerError
 from model.files import replaced_directory
 from model.listed_files import (
@@ -115,6 +116,7 @@ class Checkpoint:
     languages: tuple[str, ...]
     word_end_probs: tuple[float, ...]
     words: KnownWords = field(default_factory=KnownWords)
+    counts: tuple[Counts, ...] = ()  # general ones, then a writer's own
     scores: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     sums: Mapping[str, str] = field(default_factory=dict)  # of the listed files, each verified

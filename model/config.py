@@ -24,6 +24,9 @@ GAP_POSITIONS = 8
 # Width of the gap head's position and kind embeddings.
 GAP_CODE_SIZE = 32
 
+# Classes of evidence that counts have for a row (counts.py).
+EVIDENCE = 25
+
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 # Limits far above any network of this kind, so that a file cannot ask for any amount of memory.
@@ -36,8 +39,8 @@ _Count = Annotated[int, Field(ge=0, lt=1 << 32)]
 _Stretch = Annotated[float, Field(ge=0.01, le=100)]
 _Weight = Annotated[float, Field(ge=-100, le=100)]
 _Share = Annotated[float, Field(ge=0, lt=1)]
-# Of counts, for each number of tokens of the longest known context.
-_CountsShares = Annotated[tuple[_Share, ...], Field(min_length=5, max_length=5)]
+# Of counts, for each class of evidence.
+_CountsShares = Annotated[tuple[_Share, ...], Field(min_length=EVIDENCE, max_length=EVIDENCE)]
 # A value for every language.
 _Language = Annotated[str, Field(pattern=f"^({'|'.join(LANGUAGES)})$")]
 _Stretches = Annotated[dict[_Language, _Stretch], Field(min_length=len(LANGUAGES))]
@@ -153,8 +156,13 @@ def _by_language(value: float) -> Any:
     return Field(default_factory=lambda: dict.fromkeys(LANGUAGES, value))
 
 
-def _counts_weights() -> tuple[dict[str, tuple[float, ...]], dict[str, tuple[float, ...]]]:
-    return dict.fromkeys(LANGUAGES, (0.4,) * 5), dict.fromkeys(LANGUAGES, (0.4,) * 5)
+# Of the general counts and of a writer's own; see :class:`Calibration`.
+CountsWeights = tuple[_CountsWeights, _CountsWeights]
+
+
+def _counts_weights() -> CountsWeights:
+    shares = dict.fromkeys(LANGUAGES, (0.4,) * EVIDENCE)
+    return shares, dict(shares)
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -162,7 +170,6 @@ class Calibration:
     """Temperatures and rescoring weights, fitted on development text after quantisation.
 
     Attributes:
-        next_temperature: divides the next head's logits.
         cloze_temperature: the τ of ``P(w) = F ** γ softmax(s / τ)``, F being the probability of all
             words found for a blank.
         cloze_coverage_exponent: the γ.
@@ -172,20 +179,19 @@ class Calibration:
         forward_weight: λ1, weight of the forward tower's log-probability of word and right context.
         backward_weight: λ2, weight of its mirror with the backward tower.
         counts_weights: shares of the general and of own counts in the probability of the next
-            token, by number of tokens of the longest known context, 0 to 4 (mixture.py).
+            token, by class of evidence (mixture.py).
 
     Raises:
         ValueError: a language is missing, or a number is out of range.
     """
 
-    next_temperature: _Stretches = _by_language(1.0)
     cloze_temperature: _Stretches = _by_language(1.0)
     cloze_coverage_exponent: _Stretches = _by_language(1.0)
     choice_temperature: _Stretches = _by_language(1.0)
     choice_uniform_mix: _Shares = _by_language(0.0)
     forward_weight: _Weight = 0.5
     backward_weight: _Weight = 0.0
-    counts_weights: tuple[_CountsWeights, _CountsWeights] = Field(default_factory=_counts_weights)
+    counts_weights: CountsWeights = Field(default_factory=_counts_weights)
 
 
 def parse(kind: type[_Parsed], data: str | bytes) -> _Parsed:

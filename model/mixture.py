@@ -2,9 +2,9 @@
 
     P(next token) = (1 - λ) P_network + λ P_counts
 
-and once more with the next counts, if there are several. λ is fitted for each language and length
-of the longest known context (Jelinek and Mercer 1980, "Interpolated estimation of Markov source
-parameters from sparse data"). Only the next head is mixed.
+and once more with the next counts, if there are several. λ is fitted for each language and class
+of evidence (Jelinek and Mercer 1980, "Interpolated estimation of Markov source parameters from
+sparse data"). Only the next head is mixed.
 
 States and forward outputs hold the last tokens, before those of the network's top layer:
 
@@ -14,13 +14,14 @@ States and forward outputs hold the last tokens, before those of the network's t
 Tokens are float32 (exact below 2**24), oldest first; 0 = none yet.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from model.config import Tower, WindowSizes
+from model.config import CountsWeights, Tower, WindowSizes
+from model.counts import Counts
 from model.runtime import Float32Array, Head, Int64Array, Runtime, append_tokens, output_slice
 from model.text import LANGUAGES, LETTER, is_han
 from model.tokenizer import Tokenizer
@@ -30,16 +31,6 @@ WINDOW = 4
 # Rows of a call of score without a network.
 HEAD_ROWS = 64
 
-# λ by language and number of tokens of the longest known context, 0 to WINDOW.
-Weights = Mapping[str, Sequence[float]]
-
-
-class TokenCounts(Protocol):
-    """The part of :class:`model.counts.Counts` that is mixed."""
-
-    def distribution(self, context: Sequence[int]) -> tuple[Float32Array, int]:
-        """Return P(next token | context), a new (V,), and how many tokens of it are known."""
-
 
 class Mixture:
     """Counts with their *weights*, in the order in which they are mixed in.
@@ -48,7 +39,7 @@ class Mixture:
     """
 
     def __init__(
-        self, counts: Sequence[TokenCounts], weights: Sequence[Weights], tokenizer: Tokenizer
+        self, counts: Sequence[Counts], weights: CountsWeights, tokenizer: Tokenizer
     ) -> None:
         self._layers = [
             (each, [np.array(own[language], dtype=np.float32) for language in LANGUAGES])
@@ -62,11 +53,11 @@ class Mixture:
         codes = [code for token in context if (code := self._languages[token]) is not None]
         code = codes[-1] if codes else LANGUAGES.index("en")
         for counts, weights in self._layers:
-            row, matched = counts.distribution(context)
+            row, evidence = counts.distribution(context)
             if probs is None:
                 probs = row
                 continue
-            weight = weights[code][matched]
+            weight = weights[code][evidence]
             probs *= 1 - weight
             row *= weight
             probs += row
@@ -82,41 +73,39 @@ class MixtureRuntime:
         sizes = network.sizes if network else None
         self.sizes = WindowSizes.of(sizes, mixture.vocabulary_size, WINDOW)
         self.head_rows = network.head_rows if network else HEAD_ROWS
-        self._network, self._mixture = network, mixture
+        self.network, self._mixture = network, mixture
         self._place = output_slice(self.sizes, "forward").start  # of the tokens in a state
 
     def run_tower(
         self, tower: Tower, states: Float32Array, tokens: Int64Array, lengths: Int64Array
     ) -> tuple[Float32Array, Float32Array]:
         """See :meth:`model.runtime.Runtime.run_tower`."""
-        if tower == "backward" and self._network:
-            return self._network.run_tower(tower, states, tokens, lengths)
+        if tower == "backward" and self.network:
+            return self.network.run_tower(tower, states, tokens, lengths)
         below, window, top = np.split(states, [self._place, self._place + WINDOW], axis=1)
         window, windows = append_tokens(window, tokens, lengths)
-        if not self._network:
+        if not self.network:
             return window, windows
         inner = np.concatenate([below, top], axis=1)
-        inner, outputs = self._network.run_tower(tower, inner, tokens, lengths)
+        inner, outputs = self.network.run_tower(tower, inner, tokens, lengths)
         below, top = np.split(inner, [self._place], axis=1)
         states = np.concatenate([below, window, top], axis=1)
         return states, np.concatenate([windows, outputs], axis=2)
 
     def score(self, head: Head, *inputs: npt.NDArray[Any]) -> Float32Array:
         """See :meth:`model.runtime.Runtime.score`."""
-        if self._network and head not in ("next", "gap"):
-            return self._network.score(head, *inputs)
+        if self.network and head not in ("next", "gap"):
+            return self.network.score(head, *inputs)
         contexts, outputs = inputs[0][:, :WINDOW], np.ascontiguousarray(inputs[0][:, WINDOW:])
-        if self._network and head == "gap":
-            return self._network.score(head, outputs, *inputs[1:])
+        if self.network and head == "gap":
+            return self.network.score(head, outputs, *inputs[1:])
         contexts = contexts.astype(np.int64).tolist()
-        with np.errstate(divide="ignore"):
-            if not self._network:
-                return np.log(np.stack([self._mixture.mix(None, each) for each in contexts]))
-            rows = self._network.score("next", outputs)
-            np.exp(rows, out=rows)
-            for row, context in zip(rows, contexts, strict=True):
-                self._mixture.mix(row, context)
-            return np.log(rows, out=rows)
+        if not self.network:
+            return np.stack([self._mixture.mix(None, each) for each in contexts])
+        rows = self.network.score("next", outputs)
+        for row, context in zip(rows, contexts, strict=True):
+            self._mixture.mix(row, context)
+        return rows
 
 
 def _language(surface: str) -> int | None:

@@ -85,12 +85,8 @@ class NGramRuntime(WindowRuntime):
         self._levels = tuple(levels)
 
     def score_next(self, contexts: Int64Array) -> Float32Array:
-        """Return log-probabilities (N, V) of the next token after contexts (N, order - 1)."""
-        answers = np.empty((len(contexts), len(self._unigram)), dtype=np.float32)
-        with np.errstate(divide="ignore"):
-            for row, context in zip(answers, contexts.tolist(), strict=True):
-                np.log(self.distribution(context), out=row)
-        return answers
+        """Return probabilities (N, V) of the next token after contexts (N, order - 1)."""
+        return np.stack([self.distribution(context) for context in contexts.tolist()])
 
     def distribution(self, context: Sequence[int]) -> Float32Array:
         """Return P(next token | the last tokens of *context*), (V,) float32, which sums to 1.

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
@@ -105,8 +106,8 @@ class OnnxRuntime:
 
     def score(self, head: Head, *inputs: npt.NDArray[Any]) -> Float32Array:
         """See :meth:`model.runtime.Runtime.score`."""
-        (log_probabilities,) = self._run(head, *inputs)
-        return log_probabilities
+        (rows,) = self._run(head, *inputs)  # log-probabilities
+        return np.exp(rows, out=rows) if head == "next" else rows
 
     def _run(self, graph: Tower | Head, *inputs: npt.NDArray[Any]) -> list[Float32Array]:
         session = self._sessions[graph]

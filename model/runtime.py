@@ -51,9 +51,9 @@ class Runtime(Protocol):
         """
 
     def score(self, head: Head, *inputs: npt.NDArray[Any]) -> Float32Array:
-        """Return the log-probabilities of one head, (N, V); minus infinity for impossible tokens.
+        """Return the probabilities of ``next`` or the log-probabilities of another head, (N, V).
 
-        The heads and their inputs:
+        Impossible tokens have 0 or minus infinity. The heads and their inputs:
 
         - ``next``: the next token, from the forward tower's outputs (N, H).
         - ``previous``: the previous token, from the backward tower's outputs (N, H).
@@ -89,7 +89,7 @@ class WindowRuntime:
         return self.score_next(inputs[0].astype(np.int64))
 
     def score_next(self, contexts: Int64Array) -> Float32Array:
-        """Return log-probabilities (N, V) of the next token after contexts (N, H)."""
+        """Return probabilities (N, V) of the next token after contexts (N, H)."""
         raise NotImplementedError
 
 
@@ -102,6 +102,12 @@ def output_slice(sizes: Sizes, tower: Tower) -> slice:
     """Return the place of the top layer's output (H) in a flat state (S)."""
     end = sizes.state_size(tower) - (sizes.state_parts - 1) * sizes.hidden_size
     return slice(end - sizes.output_size(tower), end)
+
+
+def log_of(probs: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return logarithms; that of 0 is minus infinity."""
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(probs))
 
 
 def append_tokens(
@@ -142,9 +148,9 @@ def open_runtime(
                 f"device {device} needs torch and safetensors: pip install -e '.[gpu]'"
             ) from error
         runtime = open_torch_runtime(checkpoint.directory, checkpoint.config.network, device)
-    if counts := getattr(checkpoint, "counts", ()):
+    if checkpoint.counts:
         weights = checkpoint.calibration.counts_weights
-        runtime = MixtureRuntime(runtime, Mixture(counts, weights, checkpoint.tokenizer))
+        runtime = MixtureRuntime(runtime, Mixture(checkpoint.counts, weights, checkpoint.tokenizer))
     try:
         check_runtime(runtime)
     except Exception as error:  # onnxruntime's errors have no base of their own
@@ -160,7 +166,7 @@ def check_runtime(runtime: Runtime) -> None:
     Heads share the embedding with the towers, so a NaN anywhere in it spoils one of these results.
 
     Raises:
-        ValueError: a state or a log-probability that no network computes.
+        ValueError: a state or a probability that no network computes.
     """
     sizes = runtime.sizes
     ids = [START, FIRST_BYTE, FIRST_BYTE + 255]  # in every vocabulary
@@ -187,11 +193,11 @@ def check_runtime(runtime: Runtime) -> None:
 
 
 def _check_head(runtime: Runtime, head: Head, *inputs: npt.NDArray[Any]) -> None:
-    log_probabilities = runtime.score(head, *inputs)
+    scores = runtime.score(head, *inputs)
     with np.errstate(invalid="ignore"):
-        sums = np.exp(log_probabilities).sum(axis=1)
-    finite = np.isfinite(log_probabilities[:, FIRST_BYTE:]).all()
-    if log_probabilities.shape[1] != runtime.sizes.vocabulary_size:
+        sums = (scores if head == "next" else np.exp(scores)).sum(axis=1)
+    finite = np.isfinite(scores[:, FIRST_BYTE:]).all()
+    if scores.shape[1] != runtime.sizes.vocabulary_size:
         raise ValueError(f"the {head} head scores another vocabulary")
     if not finite or (abs(sums - 1) >= 1e-2).any():
         raise ValueError(f"the {head} head's probabilities do not sum to 1")

@@ -105,7 +105,8 @@ class TorchRuntime:
             logits = (
                 self._fill(*rows) if head == "fill" else self._logits(head, *map(self._pad, rows))
             )
-            blocks.append(logits.log_softmax(dim=1)[: len(rows[0])].cpu().numpy())
+            scores = logits.softmax(dim=1) if head == "next" else logits.log_softmax(dim=1)
+            blocks.append(scores[: len(rows[0])].cpu().numpy())
         return np.concatenate(blocks)
 
     def _logits(self, head: Head, outputs: Tensor, *others: Tensor) -> Tensor:

@@ -137,7 +137,7 @@ class ReplayRuntime(WindowRuntime):
 
     @torch.inference_mode()
     def score_next(self, contexts: Int64Array) -> Float32Array:
-        """Return log-probabilities (N, V) of the next token after contexts (N, H)."""
+        """Return probabilities (N, V) of the next token after contexts (N, H)."""
         network = self._network
         rows = []
         for context in contexts:
@@ -145,5 +145,5 @@ class ReplayRuntime(WindowRuntime):
             out, _ = network.run_tower("forward", tokens, network.initial_state("forward", 1))
             features = network.next_features(out[-1])
             logits = F.linear(features, network.embedding.weight, network.output_bias)
-            rows.append(mask_next(logits).log_softmax(1).numpy())
+            rows.append(mask_next(logits).softmax(1).numpy())
         return np.concatenate(rows)

@@ -98,7 +98,8 @@ class TableRuntime:
         if head != "gap":
             before, last = inputs[0].astype(np.int64).T
             scores = tables[head][last] + tables[f"{head}_before"][before] / 2
-            return self._normalised(scores, np.zeros(len(last), dtype=np.bool_))
+            rows = self._normalised(scores, np.zeros(len(last), dtype=np.bool_))
+            return np.exp(rows) if head == "next" else rows
         left, right, known, positions, kinds = inputs
         scores = tables["left"][left[:, 1].astype(np.int64)] + tables["kind"][kinds]
         from_right = tables["right"][right[:, 1].astype(np.int64)]

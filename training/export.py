@@ -3,10 +3,9 @@
     1  read       the runs behind the weights, the weights, the prepared data
     2  build      int8 graphs, and fp32 ones on request (model/onnx_graphs.py)
     3  gate       int8 against torch in fp32 on held-out text; a high cost ends the export
-    4  calibrate  the temperature of the next head for each language, on the int8 graphs
-    5  write      the checkpoint directory, with word ends, known words and a model card
+    4  write      the checkpoint directory, with word ends, known words and a model card
 
-Temperatures of blanks come later, from `python -m training calibrate`; scores from `card`.
+Weights and temperatures come later, from `python -m training calibrate`; scores from `card`.
 """
 
 import math
@@ -16,7 +15,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,6 @@ from model.words import read_words, words_file
 from training.cached_json import check_writable
 from training.config import RunConfig, options_from_dict
 from training.data.shards import Prepared, Shard, open_prepared, weigh_sources
-from training.evaluation.calibrate import fit_next_temperature
 from training.evaluation.model_card import ADDED_TEXT, model_card, notes_of
 from training.evaluation.quantisation import (
     LINES_AT_ONCE,
@@ -128,7 +126,7 @@ def export(options: ExportOptions) -> Checkpoint:
     for precision in precisions:
         graphs = build_graphs(sizes, weights, precision)
         files |= {f"{GRAPHS[precision]}/{file}": data for file, data in graphs.items()}
-    cost, temperatures = _measure(network, sizes, files, prepared, gate=options.gate)
+    cost = _measure(network, sizes, files, prepared, gate=options.gate)
     files[WEIGHTS] = _weights_file(weights, np.float32 if options.fp32 else np.float16)
     sources = weigh_sources(prepared.sources, config.data.source_weights)
     if base is None:
@@ -138,13 +136,11 @@ def export(options: ExportOptions) -> Checkpoint:
         known = (prepared.words, (base.directory / WORDS).read_bytes())
         files[WORDS] = words_file(word for data in known for word in read_words(data))
         files[WORD_END_PROBS] = (base.directory / WORD_END_PROBS).read_bytes()
-    calibration = base.calibration if base else Calibration()
-    next_temperature = calibration.next_temperature | temperatures
     described = CheckpointConfig(
         name=name,
         version=options.version,
         network=sizes,
-        calibration=replace(calibration, next_temperature=next_temperature),
+        calibration=base.calibration if base else Calibration(),
         languages=base.languages if base else _languages(sources),
         scores={},
         training={
@@ -189,8 +185,8 @@ def _measure(
     prepared: Prepared,
     *,
     gate: bool,
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the cost of int8, and the temperature of the next head for each language."""
+) -> dict[str, float]:
+    """Return the cost of int8."""
     by_language = held_out_lines(prepared.held_out)
     lines = [line for each in by_language.values() for line in each]
     if not lines:
@@ -200,8 +196,8 @@ def _measure(
     for language, own in by_language.items():
         if (tokens := sum(map(len, own))) < MIN_TOKENS:
             sys.stderr.write(
-                f"warning: {tokens} held-out tokens of {language}: too few to fit its temperature"
-                f" and to measure int8 ({MIN_TOKENS} are enough); prepare more text\n"
+                f"warning: {tokens} held-out tokens of {language}: too few to measure int8"
+                f" ({MIN_TOKENS} are enough); prepare more text\n"
             )
     reference = TorchRuntime(network, torch.device("cpu"), block_rows=LINES_AT_ONCE)
     with tempfile.TemporaryDirectory() as directory:
@@ -211,12 +207,7 @@ def _measure(
         int8 = OnnxRuntime(Path(directory), sizes)
         exact = measure(reference, lines)
         _check_converged(exact, sizes.vocabulary_size)
-        cost = check_cost(exact, measure(int8, lines), gate=gate)
-        if sizes.architecture == "stacked_bidirectional":
-            return cost, {}
-        return cost, {
-            language: fit_next_temperature(int8, each) for language, each in by_language.items()
-        }
+        return check_cost(exact, measure(int8, lines), gate=gate)
 
 
 def _check_finite(state: Path, weights: Mapping[str, Float32Array]) -> None:

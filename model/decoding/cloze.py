@@ -47,7 +47,7 @@ from model.decoding.span_search import (
     sum_spans,
 )
 from model.queries import ClozeResult, ReadChoices, Usage
-from model.runtime import Float32Array, Float64Array
+from model.runtime import Float32Array, Float64Array, log_of
 from model.tokenizer import BLANK, END, START
 
 # Proposals that are rescored: of two towers, of a forward-only network, and choices.
@@ -360,7 +360,8 @@ class _Cloze:
         """Return log P of each line after *state*, (len(lines),)."""
 
         def step(output: Float32Array, _line: Line, _place: int, following: list[int]) -> Score:
-            return Score(head, output, lambda row: (0.0, row[following].tolist()))
+            as_log = log_of if head == "next" else np.asarray
+            return Score(head, output, lambda row: (0.0, as_log(row[following]).tolist()))
 
         log_probs = yield from score_lines(self._context, tower, state, lines, step)
         return np.array([log_probs[line] for line in lines])

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from model.decoding.token_index import TokenIndex
 from model.decoding.writer_words import NO_LEXICON, Lexicon, SearchedText
 from model.queries import LexiconEntry
 from model.runtime import Float32Array, initial_states, output_slice
-from model.text import language_at_end, read_text
+from model.text import read_text
 from model.tokenizer import START
 
 # A long text is read in stretches of so many characters. The state after each is cached, so that a
@@ -156,27 +156,18 @@ def load_prefix(
     return prefix, cached_tokens
 
 
-class Edge(NamedTuple):
-    """The step from a node to the node after *token*.
-
-    *token* ends a number of bytes before the end of the text, or with *suffix* after it.
-    """
-
-    node: PrefixNode
-    token: int
-    bytes_from_end: int = 0
-    suffix: str = ""
+# The step from a node to the node after a token.
+Edge = tuple[PrefixNode, int]
 
 
 class NextToken:
-    """P(next token) at the nodes of the tree of *prefix*, with which *text* begins.
+    """P(next token) at the nodes of the tree of *prefix*.
 
-    It is the network's, at the temperature of its language, corrected by the cache language model.
+    It is the network's, mixed with counts, corrected by the cache language model.
     """
 
-    def __init__(self, context: DecoderContext, prefix: Prefix, text: str) -> None:
+    def __init__(self, context: DecoderContext, prefix: Prefix) -> None:
         self._context = context
-        self._text = text
         self.tree = prefix.tree
         self.network_rows = 0  # tokens run and distributions scored
         self.nodes = 0  # looked at, in the tree or not: so the cache changes no answer
@@ -194,42 +185,29 @@ class NextToken:
         self.tree = PrefixTree(PrefixNode(state, tuple(tokens[-CONTEXT:])))
         return self.tree.root
 
-    def score(self, node: PrefixNode, bytes_from_end: int) -> Decoder[None]:
+    def score(self, node: PrefixNode) -> Decoder[None]:
         """Score a node that was run but not scored."""
         self.nodes += 1
         if node.next_probs is NOT_SCORED:
             self.network_rows += 1
-            (row,) = yield [Score("next", node.state[self._context.output["forward"]])]
-            self.tree.set_next_probs(node, self._calibrated(row, bytes_from_end, ""))
+            (probs,) = yield [self._score(node.state)]
+            self.tree.set_next_probs(node, probs)
 
     def expand(self, edges: Sequence[Edge]) -> Decoder[list[PrefixNode]]:
         """Return the node after each edge, from the tree or from the network, scored."""
         self.nodes += len(edges)
-        missing = [edge for edge in edges if edge.token not in edge.node.children]
+        missing = [(node, token) for node, token in edges if token not in node.children]
         if missing:
             self.network_rows += 2 * len(missing)
-            output = self._context.output["forward"]
-            states = yield [RunTower("forward", edge.node.state, (edge.token,)) for edge in missing]
-            rows = yield [Score("next", state[output]) for state in states]
-            for edge, state, row in zip(missing, states, rows, strict=True):
-                probs = self._calibrated(row, edge.bytes_from_end, edge.suffix)
-                self.tree.expand(edge.node, edge.token, state, probs)
-        return [edge.node.children[edge.token] for edge in edges]
+            states = yield [RunTower("forward", node.state, (token,)) for node, token in missing]
+            rows = yield [self._score(state) for state in states]
+            for (node, token), state, probs in zip(missing, states, rows, strict=True):
+                self.tree.expand(node, token, state, probs)
+        return [node.children[token] for node, token in edges]
 
-    def _calibrated(self, row: Float32Array, bytes_from_end: int, suffix: str) -> Float32Array:
-        """Return probabilities (V,) at the temperature of the language in which they are."""
-        before = self._text
-        if bytes_from_end:
-            before = before.encode()[:-bytes_from_end].decode(errors="ignore")
-        temperatures = self._context.calibration.next_temperature
-        temperature = temperatures[language_at_end(before + suffix)]
-        if temperature == 1.0:
-            return np.exp(row)
-        # One log-probability is at least -log V: nothing overflows, and not everything vanishes.
-        probs = row * np.float32(1.0 / temperature)
-        np.exp(probs, out=probs)
-        probs *= np.float32(1.0) / np.add.reduce(probs)
-        return probs
+    def _score(self, state: Float32Array) -> Score:
+        """Request probabilities, (V,); a view would keep those of the whole batch."""
+        return Score("next", state[self._context.output["forward"]], np.copy)
 
     def probs(self, node: PrefixNode) -> Float32Array:
         """Return the distribution of the next token, (V,)."""

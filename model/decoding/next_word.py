@@ -39,7 +39,6 @@ from model.decoding.context import (
     BYTES,
     LETTERS,
     DecoderContext,
-    Edge,
     History,
     NextToken,
     largest,
@@ -104,7 +103,7 @@ def next_words(
     prefix, cached_tokens = yield from load_prefix(context, text[:boundary], history)
     # tokens between prefix and cut; q as tokens and as bytes
     between, canonical, typed_prefix = context.index.heal(text[boundary:])
-    next_token, tree = NextToken(context, prefix, text), prefix.tree
+    next_token, tree = NextToken(context, prefix), prefix.tree
     start = start_of_word(text)
     writer = WriterWords(text, start, history.words, history.lexicon)
     rules = CandidateRules(text, start, context.is_known, writer.__contains__)
@@ -182,9 +181,7 @@ class _Search:
             if not chosen:
                 break
             self._partial_words = words[len(chosen) :]
-            nodes = yield from self._next_token.expand(
-                [Edge(word.node, word.token, suffix=word.suffix) for word in chosen]
-            )
+            nodes = yield from self._next_token.expand([(word.node, word.token) for word in chosen])
             for word, node in zip(chosen, nodes, strict=True):
                 allowed = ALL
                 if word.pending:

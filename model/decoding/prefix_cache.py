@@ -49,7 +49,7 @@ class PrefixNode:
 
     state: Float32Array  # (S,)
     context: tuple[int, ...]  # the last tokens, for the cache language model
-    next_probs: Float32Array = field(default_factory=lambda: NOT_SCORED)  # (V,), calibrated
+    next_probs: Float32Array = field(default_factory=lambda: NOT_SCORED)  # (V,)
     top: dict[str, TopTokens] = field(default_factory=dict)  # by name of the allowed tokens
     children: dict[int, "PrefixNode"] = field(default_factory=dict)  # by the next token
     is_unmixed: bool = False  # the cache language model is known to change nothing here

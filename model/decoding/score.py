@@ -36,6 +36,8 @@ from model.words import KnownWords
 # The search for Z: a spelling is followed if its probability exceeds this share of Z so far; so
 # many a round, each of one token.
 SHARE, ROWS, ROUNDS = 1e-3, 16, 8
+# The least probability of a token: the logarithm of 0 is no number in JSON.
+LEAST = np.finfo(np.float32).tiny
 # Characters of the words that meet where the text begins.
 MAX_WORD = 64
 
@@ -103,7 +105,7 @@ class ContextReader:
 def score_text(
     context: DecoderContext, query: ScoreQuery, reader: ContextReader
 ) -> Decoder[ScoreResult]:
-    """Sum the log-probabilities of the tokens of a text, in nats, at temperature 1.
+    """Sum the log-probabilities of the tokens of a text, in nats, after the context.
 
     A line end is read as ``<s>``; the state is kept, and the line end itself costs nothing.
     """
@@ -171,10 +173,9 @@ def _total(context: DecoderContext, state: Float32Array, rest: bytes) -> Decoder
 
 
 def _ways(
-    index: TokenIndex, rest: bytes, log_probs: Float32Array
+    index: TokenIndex, rest: bytes, probs: Float32Array
 ) -> tuple[float, list[tuple[int, float]]]:
     """Return the probability that a token crosses the end of *rest*, and of each that spells it."""
-    probs = np.exp(log_probs)
     spelling = [(token, float(probs[token])) for token in index.prefixes(rest)]
     return float(np.add.reduce(probs[index.extensions(rest)])), spelling
 
@@ -192,7 +193,8 @@ def _score(
         ((read, state),) = yield [step]
         outputs += list(read)
         places = [place for place, token in enumerate(chunk) if token != START]
-        found = yield [Score("next", outputs[n], itemgetter(chunk[n])) for n in places]
+        probs = yield [Score("next", outputs[n], itemgetter(chunk[n])) for n in places]
+        found = np.log(np.maximum(np.array(probs, dtype=np.float32), LEAST))
         log_probs.extend(found)
         if details:
             by_place = dict(zip(places, found, strict=True))

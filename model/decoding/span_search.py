@@ -18,7 +18,7 @@ from model.batching import Decoder, RunTower, Score
 from model.config import GAP_POSITIONS, WORD, Tower
 from model.decoding.cache_lm import CONTEXT, CacheLM
 from model.decoding.context import DecoderContext, largest
-from model.runtime import Float32Array
+from model.runtime import Float32Array, log_of
 from model.tokenizer import END_OF_GAP
 
 # Tokens of the longest span that is searched.
@@ -91,6 +91,7 @@ class SpanHead:
 
         *tokens* may be the last ``CONTEXT`` of the span.
         """
+        scores = scores if self._context.two_towers else log_of(scores)
         log_probs = self._cache_lm.mix_logs(scores, (*self._before, *tokens)[-CONTEXT:])
         if self._context.two_towers:
             end = float(log_probs[END_OF_GAP])

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from model.batching import Decoder
-from model.decoding.context import Edge, NextToken
+from model.decoding.context import NextToken
 from model.decoding.prefix_cache import NOT_SCORED, PrefixNode
 from model.decoding.token_index import TokenIndex
 from model.runtime import Float32Array, Int64Array
@@ -61,7 +61,7 @@ class Speller:
         self, between: Sequence[int], canonical: Sequence[int], typed_prefix: bytes
     ) -> Decoder[Spelled]:
         """Follow spellings of *typed_prefix* after *between*; *canonical* encodes it."""
-        node = yield from self._run_between(between, len(typed_prefix))
+        node = yield from self._run_between(between)
         spellings = [self._spelling(typed_prefix, 1.0, node)]
         total = spellings[0].total
         if not total > 0:  # no token begins with q: follow its own encoding first
@@ -69,7 +69,7 @@ class Speller:
                 last = spellings[-1]
                 if not room(self._next_token):  # take the rest of the encoding for certain
                     node = yield from self._next_token.run(last.node, canonical[n:])
-                    yield from self._next_token.score(node, 0)
+                    yield from self._next_token.score(node)
                     return Spelled([self._spelling(b"", 1.0, node)], 1.0, self._cached_tokens)
                 self._cached_tokens += token in last.node.children
                 path = last.prob * float(self._next_token.probs(last.node)[token]), last, token
@@ -97,33 +97,27 @@ class Speller:
         spellings.sort(key=attrgetter("prob"), reverse=True)
         return Spelled(spellings, total, self._cached_tokens)
 
-    def _run_between(self, between: Sequence[int], bytes_from_end: int) -> Decoder[PrefixNode]:
+    def _run_between(self, between: Sequence[int]) -> Decoder[PrefixNode]:
         """Run the tokens between prefix and cut and return the node after them, scored."""
         node = self._next_token.tree.root
         if len(between) > MAX_BETWEEN:  # hundreds of letters without a stable boundary are no word
             node = yield from self._next_token.run(node, between[:-MAX_BETWEEN])
             between = between[-MAX_BETWEEN:]
         elif not between:
-            yield from self._next_token.score(node, bytes_from_end)
-        bytes_from_end += sum([len(self._index.spellings[token]) for token in between])
+            yield from self._next_token.score(node)
         for token in between:
-            bytes_from_end -= len(self._index.spellings[token])
             self._cached_tokens += token in node.children
-            (node,) = yield from self._next_token.expand([Edge(node, token, bytes_from_end)])
+            (node,) = yield from self._next_token.expand([(node, token)])
         return node
 
     def _follow(self, paths: Sequence[tuple[float, Spelling, int]]) -> Decoder[list[Spelling]]:
         """Run the last token of each path."""
-        rests = [before.rest[len(self._index.spellings[token]) :] for _, before, token in paths]
         nodes = yield from self._next_token.expand(
-            [
-                Edge(before.node, token, len(rest))
-                for (_, before, token), rest in zip(paths, rests, strict=True)
-            ]
+            [(before.node, token) for _, before, token in paths]
         )
         return [
-            self._spelling(rest, prob, node)
-            for (prob, _, _), rest, node in zip(paths, rests, nodes, strict=True)
+            self._spelling(before.rest[len(self._index.spellings[token]) :], prob, node)
+            for (prob, before, token), node in zip(paths, nodes, strict=True)
         ]
 
     def _spelling(self, rest: bytes, prob: float, node: PrefixNode) -> Spelling:

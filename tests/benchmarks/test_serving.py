@@ -71,7 +71,7 @@ def test_the_torch_peer_computes_the_same_network(tiny_checkpoint: Path) -> None
     lengths = np.array([tokens.shape[1]], dtype=np.int64)
     states = initial_states(runtime.sizes, "forward", 1)
     _, outputs = runtime.run_tower("forward", states, tokens, lengths)
-    expected = np.exp(runtime.score("next", outputs[:, -1])[0])
+    expected = runtime.score("next", outputs[:, -1])[0]
     shown = np.array([bool(surface.strip()) for surface in checkpoint.tokenizer.surfaces])
     best = np.argsort(np.where(shown, -expected, 0))[:5]
     alone, _ = (predictor.predict([row], 5)[0] for row in (tokens[0].tolist(), [1]))

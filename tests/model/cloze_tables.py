@@ -98,4 +98,5 @@ def chain(runtime: TableRuntime, tower: Any, before: list[int], tokens: list[int
     rows = [
         runtime.score(head, run(runtime, tower, before + tokens[:n]))[0] for n in range(len(tokens))
     ]
-    return float(sum(row[token] for row, token in zip(rows, tokens, strict=True)))
+    found = np.array([row[token] for row, token in zip(rows, tokens, strict=True)])
+    return float((np.log(found) if head == "next" else found).sum())

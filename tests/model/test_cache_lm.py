@@ -103,7 +103,7 @@ def test_next_token_is_the_networks_corrected_by_the_text(monkeypatch: pytest.Mo
     """After a space the answers are the corrected distribution."""
     monkeypatch.setattr("model.decoding.next_word.BRANCH_SHARE", 0)
     tokens = [START, *TOKENIZER.encode(SENTENCE * 3)]
-    (network,) = np.exp(RUNTIME.score("next", np.array([tokens[-2:]], dtype=np.float32)))
+    (network,) = RUNTIME.score("next", np.array([tokens[-2:]], dtype=np.float32))
     # The last token is beyond the last stable boundary.
     expected = CacheLM(np.array(tokens[:-1]), TOKENIZER.background).mix(network, tokens[-3:])
     candidates = answer(table_predictor(RUNTIME), PredictQuery(SENTENCE * 3, 20)).candidates

@@ -66,7 +66,7 @@ def test_everything_that_was_written_is_read(tmp_path: Path, tiny_checkpoint: Pa
     changes: dict[str, Any] = {
         "name": "second",
         "version": "2024.1",
-        "calibration": Calibration(next_temperature={"zh": 1.25, "en": 0.9}, forward_weight=0.75),
+        "calibration": Calibration(cloze_temperature={"zh": 1.25, "en": 0.9}, forward_weight=0.75),
         "languages": ("en",),
         "scores": {"zh": {"bits_per_character": 4.5}},
         "training": {"seed": 7, "data_sha256": "0" * 64},

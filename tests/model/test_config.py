@@ -19,7 +19,7 @@ from model.errors import CheckpointError
         (NetworkConfig, "architecture", ("tree",)),
         (NetworkConfig, "width", (3,)),
         (Calibration, "forward_weight", (True, "0.5", 10**400, -1e300, None)),
-        (Calibration, "next_temperature", [{"zh": x, "en": 1} for x in (0, 101, True, "1", None)]),
+        (Calibration, "cloze_temperature", [{"zh": x, "en": 1} for x in (0, 101, True, "1", None)]),
         (Calibration, "cloze_temperature", (1, {"zh": 1}, {"zh": 1, "fr": 1})),
         (Calibration, "cloze_coverage_exponent", ({"zh": 1e-300, "en": 1},)),
         (Calibration, "choice_uniform_mix", [{"zh": x, "en": 0} for x in (-0.1, 1.0)]),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from model.checkpoint import load_checkpoint
+from model.config import EVIDENCE
 from model.mixture import WINDOW, Mixture, MixtureRuntime
 from model.onnx_runtime import OnnxRuntime
 from model.queries import ClozeQuery, PredictQuery, Query, ScoreQuery
@@ -16,13 +17,13 @@ from model.torch_runtime import open_torch_runtime
 from tests.fakes import TYPING, TableRuntime, answer, table_predictor
 from tests.fixtures_checkpoint import tiny_tokenizer
 
-GENERAL = {"zh": (0.1, 0.2, 0.3, 0.4, 0.5), "en": (0.15, 0.25, 0.35, 0.45, 0.55)}
-OWN = {"zh": (0.6,) * 5, "en": (0.7,) * 5}
+GENERAL = {"zh": np.linspace(0.1, 0.5, EVIDENCE), "en": np.linspace(0.6, 0.2, EVIDENCE)}
+OWN = {"zh": (0.6,) * EVIDENCE, "en": (0.7,) * EVIDENCE}
 COMMA, LATE = (TYPING.surfaces.index(surface) for surface in (", ", "迟到"))
 
 
 class RandomCounts:
-    """Counts whose rows are random, by the last token; every context of tokens is known."""
+    """Counts whose rows are random, by the last token; evidence is by the tokens of a context."""
 
     def __init__(self, size: int, seed: int = 0) -> None:
         self.rows = np.random.default_rng(seed).random((size, size)).astype(np.float32)
@@ -50,7 +51,7 @@ def read(runtime: Runtime, *tokens: int) -> Float32Array:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "language", "matched"),
+    ("tokens", "language", "evidence"),
     [
         ([START, 261, COMMA], "en", 3),
         ([START, 261, LATE, COMMA], "zh", 4),
@@ -58,17 +59,17 @@ def read(runtime: Runtime, *tokens: int) -> Float32Array:
         ([COMMA], "en", 1),
     ],
 )
-def test_a_row_is_the_weighted_sum(tokens: list[int], language: str, matched: int) -> None:
+def test_a_row_is_the_weighted_sum(tokens: list[int], language: str, evidence: int) -> None:
     """It is (1 - λ) network + λ counts, then (1 - μ) of that + μ own counts, and sums to 1."""
     table = TableRuntime(TYPING)
-    network = np.exp(table.score("next", read(table, *tokens))[0].astype(float))
+    network = table.score("next", read(table, *tokens))[0].astype(float)
     general, own = (RandomCounts(TYPING.size, seed).rows[tokens[-1]] for seed in range(2))
-    share, own_share = GENERAL[language][matched], OWN[language][matched]
+    share, own_share = GENERAL[language][evidence], OWN[language][evidence]
     expected = (1 - share) * network + share * general
     expected = [expected, (1 - own_share) * expected + own_share * own]
     for layers in (1, 2):
         runtime = mixed(table, layers=layers)
-        row = np.exp(runtime.score("next", read(runtime, *tokens))[0].astype(float))
+        row = runtime.score("next", read(runtime, *tokens))[0].astype(float)
         np.testing.assert_allclose(row, expected[layers - 1], rtol=1e-5)
         assert abs(row.sum() - 1) < 1e-5
 
@@ -78,7 +79,7 @@ def test_counts_answer_without_a_network() -> None:
     for layers in (1, 2):
         runtime = mixed(None, layers=layers)
         check_runtime(runtime)
-        row = np.exp(runtime.score("next", read(runtime, START, 261))[0])
+        row = runtime.score("next", read(runtime, START, 261))[0]
         first, own = (RandomCounts(TYPING.size, seed).rows[261] for seed in range(2))
         expected = first if layers == 1 else 0.3 * first + 0.7 * own
         np.testing.assert_allclose(row, expected, rtol=1e-5)
@@ -104,7 +105,7 @@ def test_every_row_is_bit_for_bit_the_same_in_any_batch(tiny_checkpoint: Path, n
     tokens, lengths = generator.integers(5, 350, (count, 6)), generator.integers(0, 7, count)
     after, outputs = runtime.run_tower("forward", states, tokens, lengths)
     rows = runtime.score("next", after[:, output])
-    np.testing.assert_allclose(np.exp(rows).sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(rows.sum(axis=1), 1, atol=1e-5)
     for n, length in enumerate(lengths.tolist()):
         state = states[[n]]
         for cut in (slice(0, length // 2), slice(length // 2, length)):

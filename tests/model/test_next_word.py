@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.checkpoint import DEFAULT_CHECKPOINT
-from model.config import Calibration
 from model.decoding.token_index import TokenIndex
 from model.predictor import Predictor, open_model
 from model.queries import Candidate, PredictQuery
@@ -66,7 +65,7 @@ def brute_force(runtime: TableRuntime, text: str, depth: int) -> tuple[dict[str,
 
     def walk(states: Any, spelled: str, prob: float, tokens: int) -> None:
         nonlocal undecided
-        (row,) = np.exp(runtime.score("next", states).astype(np.float64))
+        (row,) = runtime.score("next", states).astype(np.float64)
         for token in np.flatnonzero(row).tolist():
             now, here = spelled + surfaces[token], prob * float(row[token])
             if not now.startswith(target):
@@ -171,15 +170,6 @@ def test_text_that_the_network_holds_impossible_is_still_continued() -> None:
     """If no predicted token begins with the text, its own tokens are followed."""
     runtime = TableRuntime(TOKENIZER, ids("到", "了", "cat "))
     assert probs(table_predictor(runtime), "s").keys() >= {"到", "了", "cat"}
-
-
-def test_temperature_of_the_language_is_applied() -> None:
-    """A high temperature for Chinese flattens what follows Chinese, and leaves English alone."""
-    runtime = TableRuntime(TOKENIZER, seed=3)
-    hot = Calibration(next_temperature={"zh": 5.0, "en": 1.0})
-    plain, heated = table_predictor(runtime), table_predictor(runtime, hot)
-    assert predict(heated, "the ") == predict(plain, "the ")
-    assert predict(heated, "上学")[0].probability < predict(plain, "上学")[0].probability
 
 
 def test_words_end_as_often_as_in_the_training_text(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,7 @@ def test_rows_and_weights_of_zeros_are_zeros(tmp_path: Path) -> None:
     states, outputs = runtime.run_tower("forward", empty, one[None], one)
     assert not states.any()
     followed = runtime.score("next", outputs[:, 0])
-    assert np.allclose(followed[0, 5:], -np.log(SMALL.vocabulary_size - 5))
+    assert np.allclose(followed[0, 5:], 1 / (SMALL.vocabulary_size - 5))
 
 
 def test_extreme_weights_and_activations_do_not_saturate(tmp_path: Path) -> None:
@@ -90,10 +90,10 @@ def test_extreme_weights_and_activations_do_not_saturate(tmp_path: Path) -> None
     runtime = OnnxRuntime(write(tmp_path, build_graphs(config, weights, "int8")), config)
     for sign in (1, -1):
         outputs = np.full((1, 64), 0.25 * sign, dtype=np.float32)
-        followed = runtime.score("next", outputs)[0]
+        followed = np.log(runtime.score("next", outputs)[0, 5:8])
         # The feature is 16·sign in its first half and -16·sign in its second: logits 0, -16·sign, 0
-        assert followed[5] == pytest.approx(followed[7], abs=1e-3)
-        assert followed[6] - followed[5] == pytest.approx(-16 * sign, rel=1e-3)
+        assert followed[0] == pytest.approx(followed[2], abs=1e-3)
+        assert followed[1] - followed[0] == pytest.approx(-16 * sign, rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def log_prob(tokens: list[int], read: list[int]) -> float:
     total, read = 0.0, [0, START, *read]
     for token in tokens:
         (row,) = RUNTIME.score("next", np.array([read[-2:]], dtype=np.float32))
-        total += 0.0 if token == START else float(row[token])
+        total += 0.0 if token == START else math.log(row[token])
         read.append(token)
     return total
 

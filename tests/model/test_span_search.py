@@ -40,7 +40,7 @@ def test_lines_are_scored_as_if_each_were_alone(seed: int, ends: bool) -> None:
 
     def step(output: Float32Array, line: Line, place: int, following: list[int]) -> Score:
         rows.append((line[:place], len(following)))
-        return Score("next", output, lambda row: (float(row[END]), row[following].tolist()))
+        return Score("previous", output, lambda row: (float(row[END]), row[following].tolist()))
 
     def decoder() -> Decoder[dict[Line, float]]:
         state = context.initial["forward"]
@@ -56,7 +56,7 @@ def test_lines_are_scored_as_if_each_were_alone(seed: int, ends: bool) -> None:
     assert found.keys() == set(lines)
     for line in set(lines):
         states = np.array([(0.0, 0.0), (0.0, line[0]), *pairwise(line)])
-        log_probs = table.score("next", states.astype(np.float32))
+        log_probs = table.score("previous", states.astype(np.float32))
         expected = sum(float(log_probs[n, token]) for n, token in enumerate(line))
         expected += float(log_probs[len(line), END]) if ends else 0.0
         assert found[line] == pytest.approx(expected, rel=1e-12), line

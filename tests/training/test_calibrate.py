@@ -1,6 +1,6 @@
 """Fitting temperatures and rescoring weights."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,17 +8,16 @@ import numpy as np
 import pytest
 
 from model.checkpoint import load_checkpoint
-from model.config import Calibration
+from model.config import EVIDENCE, Calibration
 from model.errors import LacunaError
 from model.ngram import open_ngram
 from model.queries import Blank, ClozeResult, Filling, Query, Result, Usage
-from model.runtime import Float32Array, Int64Array
 from training.__main__ import main
 from training.evaluation import calibrate as command
 from training.evaluation.calibrate import (
     fit_choices,
     fit_cloze_calibration,
-    fit_next_temperature,
+    fit_shares,
 )
 from training.evaluation.test_items import ClozeQuestion
 
@@ -67,9 +66,7 @@ class FakePredictor:
 
 def test_weights_and_temperature_are_found() -> None:
     """Weights without noise win; claims sharper by 2 get τ of about 2, in their language only."""
-    start = Calibration(
-        next_temperature={"zh": 1.0, "en": 1.1}, cloze_temperature={**ONES, "zh": 0.7}
-    )
+    start = Calibration(cloze_temperature={**ONES, "zh": 0.7}, choice_temperature=ONES)
 
     def predictor(calibration: Calibration) -> FakePredictor:
         assert calibration.cloze_temperature == calibration.cloze_coverage_exponent == ONES
@@ -79,7 +76,6 @@ def test_weights_and_temperature_are_found() -> None:
     assert (fitted.forward_weight, fitted.backward_weight) == (1.0, 0.5)
     assert 1.6 < fitted.cloze_temperature["en"] < 2.5
     assert fitted.cloze_temperature["zh"] == 0.7
-    assert fitted.next_temperature == start.next_temperature
 
 
 def test_a_total_that_is_claimed_too_low_is_raised() -> None:
@@ -119,29 +115,19 @@ def test_choices_get_a_temperature_and_a_uniform_mix(
     assert asdict(fitted) == asdict(start) | changes
 
 
-def sharpened(factor: float) -> Iterator[tuple[Float32Array, Int64Array]]:
-    """Yield log-probabilities that are sharper by a factor than the targets' distribution."""
+def test_shares_of_counts_are_found_by_class_of_evidence() -> None:
+    """Tokens drawn from a mixture give its shares; a class without tokens has that of all."""
     generator = np.random.default_rng(0)
-    for _ in range(40):
-        logits = generator.normal(size=(100, 50)) * 2
-        logits[:, 0] = -np.inf
-        probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        targets = (probabilities.cumsum(axis=1) > generator.random((100, 1))).argmax(axis=1)
-        scaled = logits * factor
-        normaliser = np.log(np.exp(scaled).sum(axis=1, keepdims=True))
-        yield (scaled - normaliser).astype(np.float32), targets
-
-
-@pytest.mark.parametrize(
-    ("factor", "expected"), [(0.1, 0.5), (0.6, 0.6), (1.0, 1.0), (1.7, 1.7), (10.0, 4.0)]
-)
-def test_next_temperature_undoes_sharpness(
-    factor: float, expected: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The factor is found within sampling error, from 0.5 to 4."""
-    monkeypatch.setattr(command, "score_next", lambda *_: sharpened(factor))
-    fitted = fit_next_temperature(None, [])  # type: ignore[arg-type]
-    assert fitted == pytest.approx(expected, rel=0.06)
+    network, counts = generator.dirichlet(np.full(6, 0.3), (2, 8_000))
+    evidence = generator.integers(0, 2, len(network))
+    shares = np.where(evidence == 0, 0.2, 0.7)[:, None]
+    mixed = (1 - shares) * network + shares * counts
+    targets = (mixed.cumsum(axis=1) > generator.random((len(mixed), 1))).argmax(axis=1)
+    own = np.arange(len(mixed)), targets
+    fitted = fit_shares(network[own], counts[own], evidence)
+    assert fitted[:2] == pytest.approx((0.2, 0.7), abs=0.03)
+    assert len(fitted) == EVIDENCE
+    assert fitted[2:] == pytest.approx((0.45,) * (EVIDENCE - 2), abs=0.03)
 
 
 @pytest.fixture

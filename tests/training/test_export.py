@@ -52,7 +52,6 @@ def test_a_run_becomes_a_checkpoint(tiny_prepared: Path, exported: Path) -> None
     assert checkpoint.capabilities == ("predict", "score", "cloze")
     assert len(checkpoint.word_end_probs) == checkpoint.tokenizer.size
     assert len(checkpoint.words) == len(set(words_in(" ".join(LINES))))
-    assert 1.0 not in checkpoint.calibration.next_temperature.values()
     assert history["data_sha256"] == open_prepared(tiny_prepared).sha256
     assert history["tokens_seen"] == history["stages"][0]["tokens"] > 0
     assert {entry["source"] for entry in history["data"]} == {"talk_en", "talk_zh"}

@@ -9,7 +9,7 @@ import pytest
 from model.checkpoint import load_checkpoint
 from model.errors import ExportError
 from model.onnx_runtime import OnnxRuntime
-from model.runtime import initial_states, open_runtime
+from model.runtime import initial_states, log_of, open_runtime
 from model.torch_runtime import open_torch_runtime
 from tests.fixtures_checkpoint import LINES
 from training.data.shards import open_prepared
@@ -101,7 +101,7 @@ def test_tokens_are_scored_from_their_own_sides(exported: Path) -> None:
         before, after = np.array([[1, *line[:place]]]), np.array([[2, *line[:place:-1]]])
         _, left = runtime.run_tower("forward", start, before, np.array([place + 1]))
         _, right = runtime.run_tower("backward", end, after, np.array([len(line) - place]))
-        assert np.array_equal(runtime.score("next", left[:, -1])[0], next_row)
+        assert np.array_equal(log_of(runtime.score("next", left[:, -1])[0]), next_row)
         gap = runtime.score("gap", left[:, -1], right[:, -1], zero == 0, zero, zero + 1)
         assert np.array_equal(gap[0], gap_row)
 

@@ -2,7 +2,7 @@
 
 Fitted on development text, in this order:
 
-    next_temperature      for each language, by the likelihood of tokens
+    weights of counts     for each language and class of evidence, by the likelihood of tokens
     λ1, λ2                rescoring weights of blanks, on a coarse grid, by a few hundred blanks
     cloze temperature τ   for each language, by the likelihood of the words in all blanks
     coverage exponent γ   for each language, by the likelihood of "the word was found"
@@ -18,23 +18,26 @@ import json
 import random
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.checkpoint import Checkpoint, revise_checkpoint
-from model.config import Calibration
+from model.config import EVIDENCE, Calibration, CountsWeights
 from model.decoding.cloze import RESCORED, RESCORED_BLIND
 from model.errors import CheckpointError
 from model.files import replaced_directory
+from model.mixture import Mixture, MixtureRuntime
 from model.ngram import NGramConfig, is_ngram
 from model.predictor import Predictor, open_model
 from model.queries import ClozeQuery, ClozeResult
 from model.runtime import Float64Array, Int64Array, Runtime
 from model.text import LANGUAGES
+from model.tokenizer import START
 from training.cached_json import check_writable
 from training.evaluation.quantisation import score_next, take
 from training.evaluation.systems import EvaluatedSystem, QueryRunner
@@ -48,8 +51,10 @@ from training.evaluation.test_items import (
 from training.ngram import write_description
 from training.options import argument, option
 
-# Inverse temperatures of the next head, 12 % apart; a parabola refines the best one
-BETAS = np.geomspace(0.25, 2.0, 19)
+# Rounds of expectation maximisation, and the highest share of counts
+EM_ROUNDS, MAX_SHARE = 50, 0.99
+# A class of evidence has the share of all classes as if by so many tokens
+PRIOR_TOKENS = 20.0
 # Temperatures τ and exponents γ, about 3 % apart
 TEMPERATURES = np.geomspace(0.5, 20.0, 125)
 EXPONENTS = np.geomspace(0.25, 4.0, 93)
@@ -60,7 +65,7 @@ UNIFORM_MIXES = (0.0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.
 MIN_LINES = 10
 # Blanks a language that decide λ1 and λ2; all of them are filled with every pair that is tried
 MAX_WEIGHT_BLANKS = 400
-TEMPERATURE_TOKENS = 6_000  # of each language
+WEIGHT_TOKENS = 20_000  # of each language
 MIN_PROBABILITY = 1e-9
 
 PredictorFactory = Callable[[Calibration], QueryRunner]
@@ -124,15 +129,20 @@ def fit_calibration(
     questions: dict[str, list[ClozeQuestion]] = {}
     for question in chosen:
         questions.setdefault(files[question.file].language, []).append(question)
-    temperatures = dict(checkpoint.calibration.next_temperature)
-    for language, own in questions.items():
-        shuffled = random.Random(seed).sample(own, len(own))
-        texts = (files[question.file].lines[question.line] for question in shuffled)
-        tokens = (np.array(checkpoint.tokenizer.encode(text), dtype=np.int64) for text in texts)
-        temperatures[language] = fit_next_temperature(runtime, tokens)
-    start = replace(checkpoint.calibration, next_temperature=temperatures)
+    start = checkpoint.calibration
     if not questions:
         return start
+    if isinstance(runtime, MixtureRuntime):
+        tokens: dict[str, list[Int64Array]] = {}
+        for language, own in questions.items():
+            shuffled = random.Random(seed).sample(own, len(own))
+            texts = [files[question.file].lines[question.line] for question in shuffled]
+            encoded = checkpoint.tokenizer.encode_all(texts)
+            tokens[language] = [np.array(line, dtype=np.int64) for line in encoded]
+        weights = fit_counts_weights(checkpoint, runtime.network, tokens)
+        start = replace(start, counts_weights=weights)
+        mixture = Mixture(checkpoint.counts, weights, checkpoint.tokenizer)
+        runtime = MixtureRuntime(runtime.network, mixture)
 
     def predictor(calibration: Calibration) -> QueryRunner:
         return Predictor(replace(checkpoint, calibration=calibration), runtime)
@@ -144,28 +154,53 @@ def fit_calibration(
     return fit_choices(predictor, questions, fitted)
 
 
-def fit_next_temperature(runtime: Runtime, lines: Iterable[Int64Array]) -> float:
-    """Fit the temperature of the next head (Guo et al. 2017, arXiv:1706.04599).
+def fit_counts_weights(
+    checkpoint: Checkpoint, network: Runtime | None, lines: Mapping[str, Sequence[Int64Array]]
+) -> CountsWeights:
+    """Fit the shares of counts by the likelihood of tokens; *lines* are token ids by language.
 
-    Return the T from 0.5 to 4 with the lowest mean of ``-log softmax(log P / T)[target]``, over the
-    first TEMPERATURE_TOKENS of the lines of token ids.
+    Languages without lines keep theirs; without a network, the first counts have no share.
     """
-    totals = np.zeros(len(BETAS))
-    for log_probs, targets in score_next(runtime, take(lines, TEMPERATURE_TOKENS)):
-        own = log_probs[np.arange(len(targets)), targets].astype(np.float64)
-        for index, beta in enumerate(BETAS):
-            # Log-probabilities are at most 0, so the sum of exponentials needs no shift
-            scaled = np.exp(np.float32(beta) * log_probs)
-            normaliser = np.log(scaled.sum(axis=1, dtype=np.float64))
-            totals[index] += (normaliser - beta * own).sum()
-    best = int(totals.argmin())
-    logarithm = np.log(BETAS[best])
-    if 0 < best < len(BETAS) - 1:
-        left, middle, right = totals[best - 1 : best + 2]
-        curvature = left - 2 * middle + right
-        if curvature > 0:
-            logarithm += 0.5 * np.log(BETAS[1] / BETAS[0]) * (left - right) / curvature
-    return float(np.exp(-logarithm))
+    layers = [dict(layer) for layer in checkpoint.calibration.counts_weights]
+    for language, own in lines.items():
+        chosen = sorted(take(own, WEIGHT_TOKENS), key=len)  # as they are scored
+        probs: Float64Array | None = None
+        if network:
+            scored = [rows[np.arange(len(own)), own] for rows, own in score_next(network, chosen)]
+            probs = np.exp(np.concatenate(scored).astype(np.float64))
+        texts = [[START, *line.tolist()] for line in chosen]
+        places = [(text[:end], text[end]) for text in texts for end in range(1, len(text))]
+        for layer, counts in zip(layers, checkpoint.counts, strict=False):
+            found = [counts.probs(left, np.array([token])) for left, token in places]
+            counted = np.array([probs[0] for probs, _ in found], dtype=np.float64)
+            evidence = np.array([each for _, each in found])
+            if probs is None:
+                probs = counted
+                continue
+            layer[language] = fit_shares(probs, counted, evidence)
+            shares = np.array(layer[language])[evidence]
+            probs = (1 - shares) * probs + shares * counted
+    return layers[0], layers[1]
+
+
+def fit_shares(
+    probs: Float64Array, added: Float64Array, evidence: NDArray[np.integer[Any]]
+) -> tuple[float, ...]:
+    """Fit the share of *added* (n,) in its mixture with *probs* (n,), by class of *evidence* (n,).
+
+    Expectation maximisation (Dempster, Laird and Rubin 1977). A class begins at the share of all,
+    which also counts as PRIOR_TOKENS of its tokens.
+    """
+
+    def fit(chosen: NDArray[np.bool_], start: float, prior: float) -> float:
+        base, other, share = probs[chosen], added[chosen], start
+        for _ in range(EM_ROUNDS):
+            responsible = float((share * other / ((1 - share) * base + share * other)).sum())
+            share = (responsible + prior * start) / max(1.0, len(base) + prior)
+        return min(share, MAX_SHARE)
+
+    overall = fit(np.ones(len(probs), dtype=np.bool_), 0.5, 0.0)
+    return tuple(round(fit(evidence == n, overall, PRIOR_TOKENS), 4) for n in range(EVIDENCE))
 
 
 def fit_cloze_calibration(

@@ -8,7 +8,15 @@ import numpy.typing as npt
 
 from model.config import TOKEN, Tower
 from model.errors import ExportError
-from model.runtime import Float32Array, Float64Array, Head, Int64Array, Runtime, initial_states
+from model.runtime import (
+    Float32Array,
+    Float64Array,
+    Head,
+    Int64Array,
+    Runtime,
+    initial_states,
+    log_of,
+)
 from model.tokenizer import BLANK, END, START
 from training.data.shards import Shard
 from training.progress import write_line
@@ -163,10 +171,11 @@ def _padded(rows: Sequence[Sequence[int]]) -> tuple[Int64Array, Int64Array]:
 def score_rows(
     runtime: Runtime, head: Head, targets: Int64Array, *inputs: npt.NDArray[Any]
 ) -> Scores:
-    """Call a head a few rows at a time; inputs (n, …) as in :meth:`Runtime.score`."""
+    """Return log-probabilities of a head; inputs (n, …) as in :meth:`Runtime.score`."""
     for start in range(0, len(targets), runtime.head_rows):
         rows = slice(start, start + runtime.head_rows)
-        yield runtime.score(head, *(each[rows] for each in inputs)), targets[rows]
+        scores = runtime.score(head, *(each[rows] for each in inputs))
+        yield log_of(scores) if head == "next" else scores, targets[rows]
 
 
 def _batches(lines: Sequence[Int64Array]) -> Iterator[list[Int64Array]]:
