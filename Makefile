@@ -52,7 +52,7 @@ newcomer: .venv/.dev
 benchmarks/.venv/.peers: benchmarks/constraints.txt
 	$(PYTHON) -m venv benchmarks/.venv
 	benchmarks/.venv/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c benchmarks/constraints.txt \
-		fastapi litserve numpy opencc pydantic safetensors sentencepiece torch transformers 'uvicorn[standard]'
+		fastapi litserve numpy opencc pydantic sentencepiece torch transformers 'uvicorn[standard]'
 	touch $@
 
 # Lacuna and its peers, side by side (half an hour). docs/benchmarks.md describes the method.

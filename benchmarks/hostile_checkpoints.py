@@ -20,12 +20,7 @@ from tests.fixtures_checkpoint import sums_of
 REFUSED_SECONDS = 10.0
 _SECRET_BYTES = 48_611
 _QUESTION = {"text": ["How are you doing?", "我的手机坏了"]}
-_WEIGHTS, _CONFIG, _SUMS, _CARD = (
-    "weights.safetensors",
-    "config.json",
-    "SHA256SUMS",
-    "MODEL_CARD.md",
-)
+_CONFIG, _SUMS, _CARD = "config.json", "SHA256SUMS", "MODEL_CARD.md"
 _NEXT, _FORWARD, _SHARED = "onnx/next.onnx", "onnx/forward.onnx", "onnx/int8.weights"
 
 

@@ -4,20 +4,17 @@
     tokenizer.model      SentencePiece model
     word_end_probs.f16   how often a word ends after each token
     words                words of the training text
-    weights.safetensors  parameters, float16 or float32
     onnx/                int8 graphs and the one file of weights that they share
-    onnx-fp32/           the same in float32, on request
     MODEL_CARD.md        data, licences, scores, limits
     SHA256SUMS           every file above, in the format of sha256sum
 
 Loading trusts nothing. Every listed file must be there with its sum, and only listed files are
-read, so a stray file does no harm (model/listed_files.py). Nothing is unpickled, and neither torch
-nor safetensors is imported. The format in full: docs/checkpoint.md.
+read, so a stray file does no harm (model/listed_files.py). Nothing is unpickled, and torch is not
+imported. The format in full: docs/checkpoint.md.
 """
 
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
@@ -37,7 +34,6 @@ from model.files import replaced_directory
 from model.listed_files import (
     MAX_TOTAL_BYTES,
     SUMS,
-    open_listed,
     parse_sums,
     read_listed_files,
     sums_file,
@@ -50,7 +46,8 @@ CONFIG = "config.json"
 TOKENIZER = "tokenizer.model"
 WORD_END_PROBS = "word_end_probs.f16"
 WORDS = "words"
-WEIGHTS = "weights.safetensors"
+GRAPHS = "onnx"
+WEIGHTS = f"{GRAPHS}/int8.weights"
 CARD = "MODEL_CARD.md"
 REQUIRED = (CONFIG, TOKENIZER, WORD_END_PROBS, WORDS, WEIGHTS, CARD)
 Capability = Literal["predict", "score", "cloze"]
@@ -60,7 +57,6 @@ NAME_RULE = "use 1 to 64 letters, digits, '.', '_' or '-', a letter or digit fir
 # The fields of config.json that a Checkpoint has, too.
 _DESCRIPTION = ("name", "version", "network", "calibration", "languages", "scores", "training")
 EXPORT_AGAIN = "export the checkpoint again"
-_MAX_HEADER_BYTES = 1 << 20
 # Directories that are often named instead of a checkpoint, by a file in them, and what to do
 _OTHER_DIRECTORIES = {
     f"checkpoint/{CONFIG}": "the output of `lacuna train`; name {0}/checkpoint",
@@ -69,7 +65,6 @@ _OTHER_DIRECTORIES = {
     "state.json": "a state of a run; export it: python -m training export {0} --output DIR",
     "manifest.json": "prepared data; train on them, and export the run: python -m training --help",
 }
-_ITEM_BYTES = {"F16": 2, "F32": 4}
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -84,18 +79,6 @@ class CheckpointConfig:
     languages: tuple[str, ...]  # codes, such as zh
     scores: dict[str, Any]  # figures of an evaluation, as `training evaluate` names them
     training: dict[str, Any]  # origin: data hash, git commit, seed, tokens seen, date
-
-
-@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
-class StoredTensor:
-    """A tensor in the header of ``weights.safetensors``."""
-
-    dtype: Literal["F16", "F32"]
-    shape: Annotated[
-        tuple[Annotated[int, pydantic.Field(ge=0, le=1 << 32)], ...],
-        pydantic.Field(max_length=8),
-    ]
-    data_offsets: tuple[int, int]  # first byte and end, from the end of the header
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,46 +177,6 @@ def load_checkpoint(directory: Path, max_bytes: int = MAX_TOTAL_BYTES) -> Checkp
 def word_end_probs_file(word_end_probs: npt.NDArray[np.float32]) -> bytes:
     """Return the content of ``word_end_probs.f16``: shares (V,), from 0 to 1."""
     return word_end_probs.astype("<f2").tobytes()
-
-
-def read_header(directory: Path) -> dict[str, StoredTensor]:
-    """Return the tensors of a checkpoint's weights by name.
-
-    The file begins with the length of its header in 8 bytes, and the header, which is JSON.
-
-    Raises:
-        CheckpointError: the weights cannot be read, or are not a safetensors file of such tensors.
-    """
-    path = directory / WEIGHTS
-    with open_listed(directory, WEIGHTS) as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = file.read(length) if length <= _MAX_HEADER_BYTES else b""
-        size = os.fstat(file.fileno()).st_size - 8 - length
-    try:
-        entries = parse(dict[str, StoredTensor | dict[str, str]], header)
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"{path} has no header of safetensors: {error}; {EXPORT_AGAIN}"
-        ) from error
-    entries.pop("__metadata__", None)
-    tensors = {name: each for name, each in entries.items() if isinstance(each, StoredTensor)}
-    for name, tensor in tensors.items():
-        start, end = tensor.data_offsets
-        stored = math.prod(tensor.shape) * _ITEM_BYTES[tensor.dtype]
-        if not 0 <= start <= end <= size or end - start != stored:
-            raise CheckpointError(
-                f"{path} has no header of safetensors: sizes of {name}; {EXPORT_AGAIN}"
-            )
-    return tensors
-
-
-def count_parameters(directory: Path) -> int:
-    """Count the trained numbers of a checkpoint by the header of its weights.
-
-    Raises:
-        CheckpointError: as :func:`read_header`.
-    """
-    return sum(math.prod(tensor.shape) for tensor in read_header(directory).values())
 
 
 def write_checkpoint(

@@ -1,6 +1,6 @@
 """ONNX graphs under construction, with int8 products per row: tensors, nodes, models.
 
-In int8, each row of activations is quantised by its own largest magnitude: ``u8 = round(x / s) +
+Each row of activations is quantised by its own largest magnitude: ``u8 = round(x / s) +
 128``, ``s = max|x| / 127``. Weights are int8 with a scale per output. Products are summed in int32,
 so a row's result cannot depend on its neighbours (docs/decisions/0004-int8-per-row.md).
 
@@ -10,22 +10,20 @@ Graphs are written here as protocol buffers, because the package ``onnx`` is too
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from model.checkpoint import GRAPHS, WEIGHTS
 from model.config import NetworkConfig
 from model.errors import ExportError
 
 Array = npt.NDArray[Any]
-Matrix = tuple[str, ...]  # names of a stored matrix and, in int8, of its scales
+Matrix = tuple[str, str]  # names of a stored matrix and of its scales
 Rows = str | tuple[str, str]  # name of float32 rows, or names of quantised rows and their scales
 Shape = tuple[int | str, ...]  # element type, then sizes, named or not
-Precision = Literal["int8", "fp32"]
 
-# The file with the weights of a folder's graphs.
-SHARED_WEIGHTS: dict[Precision, str] = {"int8": "int8.weights", "fp32": "fp32.weights"}
 OPSET = 17
 IR_VERSION = 8  # old enough for every onnxruntime that pyproject.toml admits
 FLOAT, UINT8, INT8, INT32, INT64, BOOL = 1, 2, 3, 6, 7, 9
@@ -65,13 +63,16 @@ class Store:
 
     network: NetworkConfig
     weights: Mapping[str, Array] | None
-    precision: Precision
     size: int = 0  # bytes of the file
     data: bytearray = field(default_factory=bytearray)
     protos: dict[str, bytes] = field(default_factory=dict)
+    parameters: dict[str, tuple[int, ...]] = field(default_factory=dict)  # shape of each
+    # Of each tensor in the file: its first byte, and an array of its shape and dtype
+    places: dict[str, tuple[int, Array]] = field(default_factory=dict)
 
     def parameter(self, name: str, *shape: int, order: Array | slice = _AS_STORED) -> Array:
         """Return a checked parameter as float32, with its rows in another *order*."""
+        self.parameters[name] = shape
         if self.weights is None:
             return np.broadcast_to(np.float32(0), shape)
         if name not in self.weights:
@@ -98,9 +99,10 @@ class Store:
         else:
             start = -(-self.size // PAGE) * PAGE
             self.size = start + array.nbytes
+            self.places[name] = start, array
             if self.weights is not None:
                 self.data += bytes(start - len(self.data)) + array.tobytes()
-            place = {"location": SHARED_WEIGHTS[self.precision]}
+            place = {"location": WEIGHTS.removeprefix(f"{GRAPHS}/")}
             place |= {"offset": str(start), "length": str(array.nbytes)}
             fields += [(13, message((1, key), (2, value))) for key, value in place.items()]
             fields.append((14, 1))  # data_location: external
@@ -110,10 +112,8 @@ class Store:
     def matrix(self, name: str, weight: Array) -> Matrix:
         """Store a weight (out, in) as the right operand (in, out) of a product.
 
-        In int8 there is a scale per output, that is per row of *weight*.
+        There is a scale per output, that is per row of *weight*.
         """
-        if self.precision == "fp32":
-            return (self.add(name, weight.T),)
         if self.weights is None:
             quantised, scale = np.broadcast_to(np.int8(0), weight.shape), weight[:, 0]
         else:
@@ -192,9 +192,6 @@ class Graph:
     def product(self, rows: Rows, matrix: Matrix) -> str:
         """Multiply rows (…, K), float32 or quantised, by a stored matrix (K, M): (…, M) float32."""
         self.used |= dict.fromkeys(matrix)
-        if self.store.precision == "fp32":
-            assert isinstance(rows, str)  # noqa: S101 - only int8 graphs have quantised rows
-            return self.op("MatMul", rows, *matrix)
         quantised, row_scale = self.quantise(rows) if isinstance(rows, str) else rows
         weight, scale = matrix
         zero = self.tensor("zero_point", np.array(128, dtype=np.uint8))
@@ -203,16 +200,14 @@ class Graph:
         # scale for all rows
         return self.op("Mul", self.op("Mul", total, row_scale), scale)
 
-    def embed(self, tokens: str) -> Rows:
-        """Look up tokens (N, T): rows (N, T, e), in int8 already quantised."""
-        table, *scale = self.store.embedding()
-        self.used |= dict.fromkeys([table, *scale])
+    def embed(self, tokens: str) -> tuple[str, str]:
+        """Look up tokens (N, T): quantised rows (N, T, e)."""
+        table, scale = self.store.embedding()
+        self.used |= dict.fromkeys([table, scale])
         rows = self.op("Transpose", self.op("Gather", table, tokens, axis=1), perm=[1, 2, 0])
-        if not scale:
-            return rows
         offset = self.tensor("int32.128", np.array(128, dtype=np.int32))
         shifted = self.op("Add", self.op("Cast", rows, to=INT32), offset)
-        row_scale = self.op("Unsqueeze", self.op("Gather", *scale, tokens), self.ints(2))
+        row_scale = self.op("Unsqueeze", self.op("Gather", scale, tokens), self.ints(2))
         return self.op("Cast", shifted, to=UINT8), row_scale
 
     def model(self, inputs: Mapping[str, Shape], **outputs: tuple[str, Shape]) -> bytes:

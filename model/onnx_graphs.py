@@ -1,4 +1,4 @@
-"""The ONNX graphs of a network, built node by node from its weights: int8 per row, or fp32.
+"""The ONNX graphs of a network, built node by node from its weights, int8 per row.
 
     forward.onnx, backward.onnx    states (N, S), tokens (N, T), lengths (N,)
                                    -> new_states (N, S), outputs (N, T, H)
@@ -8,15 +8,18 @@
     fill.onnx                      of a stacked network: tokens (N, T), lengths and places (N,)
                                    -> log_probabilities (N, V)
 
-Tokens that are never predicted have log-probability minus infinity. In int8, products are quantised
-per row (model/onnx_builder.py); gates, biases and states stay float32.
+Tokens that are never predicted have log-probability minus infinity. Products are quantised per row
+(model/onnx_builder.py); gates, biases and states stay float32.
 """
 
+import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from model.checkpoint import EXPORT_AGAIN, GRAPHS, WEIGHTS
 from model.config import (
     GAP_CODE_SIZE,
     GAP_POSITIONS,
@@ -26,14 +29,14 @@ from model.config import (
     NetworkConfig,
     Tower,
 )
+from model.errors import CheckpointError
+from model.listed_files import open_listed, size_of_file
 from model.onnx_builder import (
     BOOL,
     FLOAT,
     INT64,
-    SHARED_WEIGHTS,
     Array,
     Graph,
-    Precision,
     Rows,
     Shape,
     Store,
@@ -54,26 +57,85 @@ GRAPH_NAMES: dict[Architecture, tuple[str, ...]] = {
 }
 
 
-def build_graphs(
-    network: NetworkConfig, weights: Mapping[str, Array], precision: Precision
-) -> dict[str, bytes]:
+def build_graphs(network: NetworkConfig, weights: Mapping[str, Array]) -> dict[str, bytes]:
     """Build each graph that the network has, and the weights file that they share.
 
-    *weights* are float parameters by name, in torch's layout, as in ``weights.safetensors``. Return
-    contents by file name.
+    *weights* are float parameters by name, in torch's layout. Return contents by path in the
+    checkpoint.
 
     Raises:
         ExportError: a parameter is missing, has another shape or is not finite.
     """
-    store = Store(network, weights, precision)
-    graphs = {f"{name}.onnx": graph for name, graph in _build(store).items()}
-    return graphs | {SHARED_WEIGHTS[precision]: bytes(store.data)}
+    store = Store(network, weights)
+    return _build(store) | {WEIGHTS: bytes(store.data)}
 
 
-def expected_graphs(network: NetworkConfig, precision: Precision) -> tuple[dict[str, bytes], int]:
-    """Return the graphs by name, and the bytes of the weights file, of a network of these sizes."""
-    store = Store(network, None, precision)
+def expected_graphs(network: NetworkConfig) -> tuple[dict[str, bytes], int]:
+    """Return the graphs by path, and the bytes of the weights file, of a network of these sizes."""
+    store = Store(network, None)
     return _build(store), store.size
+
+
+def count_parameters(network: NetworkConfig) -> int:
+    """Return how many numbers are trained in a network of these sizes."""
+    store = Store(network, None)
+    _build(store)
+    return sum(map(math.prod, store.parameters.values()))
+
+
+def check_size(directory: Path, size: int) -> None:
+    """Raise CheckpointError unless the weights file of a checkpoint has *size* bytes."""
+    if (found := size_of_file(directory, WEIGHTS)) != size:
+        raise CheckpointError(
+            f"{directory / WEIGHTS} has {found} bytes, the network in config.json needs {size};"
+            f" {EXPORT_AGAIN}"
+        )
+
+
+def read_weights(directory: Path, network: NetworkConfig) -> dict[str, Float32Array]:
+    """Return float parameters, as :func:`build_graphs` takes them, of a checkpoint's int8 weights.
+
+    The graphs of these parameters have the same bytes again. The file holds some sums of parameters
+    only. Then one of them is the sum and the others are 0: of two biases the first, of the gap
+    head's bias and kinds the kinds. The codes of its positions and kinds are unit vectors.
+
+    Raises:
+        CheckpointError: the file cannot be read, is of another network, or is not finite.
+    """
+    store = Store(network, None)
+    _build(store)
+    check_size(directory, store.size)
+    with open_listed(directory, WEIGHTS) as file:
+        data = file.readall()
+
+    def tensor(name: str) -> Array:
+        start, like = store.places[name]
+        return np.frombuffer(data, like.dtype, like.size, start).reshape(like.shape)
+
+    def matrix(name: str) -> Array:
+        with np.errstate(all="ignore"):  # results are checked below
+            return (tensor(f"{name}.int8") * tensor(f"{name}.scale")).T
+
+    weights = {name: np.zeros(shape, np.float32) for name, shape in store.parameters.items()}
+    for name, values in weights.items():
+        of_matrix, of_bias = name.removesuffix(".weight"), name.replace("bias_ih", "bias")
+        rows = _gate_rows(network) if "_tower." in name else slice(None)
+        if f"{of_matrix}.int8" in store.places:
+            values[rows] = matrix(of_matrix)
+        elif of_bias in store.places:
+            values[rows] = tensor(of_bias)
+    if network.architecture == "two_towers":
+        parts = [matrix("gap.hidden.left"), matrix("gap.hidden.right")]
+        for name in ("gap.position", "gap.kind"):
+            table = tensor(name)  # (n, width), the codes' share of the hidden layer
+            np.fill_diagonal(weights[f"{name}.weight"], 1)
+            parts.append(np.pad(table.T, ((0, 0), (0, GAP_CODE_SIZE - len(table)))))
+        weights["gap.hidden.weight"] = np.concatenate(parts, axis=1)
+    for name, values in weights.items():
+        values[np.isneginf(values)] = 0  # biases of tokens that are never predicted
+        if not np.isfinite(values).all():
+            raise CheckpointError(f"{directory / WEIGHTS}: {name} is not finite; {EXPORT_AGAIN}")
+    return weights
 
 
 def _build(store: Store) -> dict[str, bytes]:
@@ -85,7 +147,8 @@ def _build(store: Store) -> dict[str, bytes]:
         "gap": lambda: _gap(store),
         "fill": lambda: _fill(store),
     }
-    return {name: builders[name]() for name in GRAPH_NAMES[store.network.architecture]}
+    names = GRAPH_NAMES[store.network.architecture]
+    return {f"{GRAPHS}/{name}.onnx": builders[name]() for name in names}
 
 
 def _tower(store: Store, tower: Tower) -> bytes:
@@ -93,7 +156,8 @@ def _tower(store: Store, tower: Tower) -> bytes:
     network = store.network
     layers, parts = network.layers(tower), network.state_parts
     graph = Graph(store)
-    rows, unread = graph.embed("tokens"), _unread(graph)
+    rows: Rows = graph.embed("tokens")
+    unread = _unread(graph)
     state = graph.split("states", *[network.hidden_size] * (layers * parts))
     after: list[str] = []
     width, outputs = network.embedding_size, ""
@@ -115,13 +179,14 @@ def _fill(store: Store) -> bytes:
     network = store.network
     hidden, width = network.hidden_size, network.embedding_size
     graph = Graph(store)
-    rows, unread = graph.embed("tokens"), _unread(graph)
+    rows: Rows = graph.embed("tokens")
+    unread = _unread(graph)
     count = graph.op("Gather", graph.op("Shape", "tokens"), graph.ints(0))
     size = graph.op("Concat", count, graph.ints(hidden), axis=0)
     state = [graph.op("Expand", graph.number(0.0), size)] * network.state_parts
     outputs = ""
     for layer in range(network.forward_layers):
-        if isinstance(rows, str) and store.precision == "int8":
+        if isinstance(rows, str):
             rows = graph.quantise(rows)  # once, for both directions
         sides = [
             _layer(graph, f"{tower}_tower.{layer}", width, rows, unread, state)[1]
@@ -203,7 +268,7 @@ def _layer(
     """
     store, network = graph.store, graph.store.network
     hidden, gates = network.hidden_size, GATES[network.cell] * network.hidden_size
-    order = np.arange(gates).reshape(-1, hidden)[GATE_ORDER[network.cell]].ravel()
+    order = _gate_rows(network)
     bias = store.parameter(f"{name}.bias_ih", gates, order=order)
     recurrent_bias = store.parameter(f"{name}.bias_hh", gates, order=order)
     matrix, recurrent = (
@@ -236,6 +301,12 @@ def _layer(
         num_scan_inputs=2, scan_input_axes=[1, 1], scan_output_axes=[1],
     )  # fmt: skip
     return states, _mirror(graph, outputs) if mirrored else outputs
+
+
+def _gate_rows(network: NetworkConfig) -> Array:
+    """Return, for each row of a layer's matrices in the graphs, its row in torch's."""
+    rows = np.arange(GATES[network.cell] * network.hidden_size).reshape(-1, network.hidden_size)
+    return rows[GATE_ORDER[network.cell]].ravel()
 
 
 def _step(graph: Graph, inputs: str, recurrent: str, state: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The runtime on ONNX Runtime, for CPUs: int8 graphs for serving, fp32 ones for comparisons.
+"""The runtime on ONNX Runtime, for CPUs.
 
 A checkpoint's graphs are never read. The sizes of its network decide them (model/onnx_graphs.py),
 so they are built again, and a checkpoint whose files differ from them is refused.
@@ -15,35 +15,28 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from model.checkpoint import EXPORT_AGAIN, Checkpoint
+from model.checkpoint import EXPORT_AGAIN, GRAPHS, WEIGHTS, Checkpoint
 from model.config import NetworkConfig, Tower
 from model.errors import CheckpointError
-from model.listed_files import size_of_file
-from model.onnx_builder import SHARED_WEIGHTS, Precision
-from model.onnx_graphs import expected_graphs
+from model.onnx_graphs import check_size, expected_graphs
 from model.runtime import Float32Array, Head, Int64Array
 
 FATAL = 4  # level of log lines of ONNX Runtime
-# Folder of each precision's graphs inside a checkpoint.
-GRAPHS: dict[Precision, str] = {"int8": "onnx", "fp32": "onnx-fp32"}
 
 
 def open_onnx_runtime(checkpoint: Checkpoint, threads: int = 1) -> "OnnxRuntime":
-    """Open the int8 graphs of a checkpoint.
+    """Open the graphs of a checkpoint.
 
     Raises:
-        CheckpointError: a graph or the weights are not listed, or do not fit the configuration.
+        CheckpointError: a graph is not listed, or does not fit the configuration, as the weights.
     """
     network = checkpoint.config.network
-    graphs, _ = expected_graphs(network, "int8")
-    sums = {f"{name}.onnx": hashlib.sha256(graph).hexdigest() for name, graph in graphs.items()}
-    for name in (*sums, SHARED_WEIGHTS["int8"]):
-        path = f"{GRAPHS['int8']}/{name}"
+    for path, graph in expected_graphs(network)[0].items():
         if path not in checkpoint.sums:
             raise CheckpointError(
                 f"{checkpoint.directory}: SHA256SUMS does not list {path}; {EXPORT_AGAIN}"
             )
-        if checkpoint.sums[path] != sums.get(name, checkpoint.sums[path]):
+        if checkpoint.sums[path] != hashlib.sha256(graph).hexdigest():
             raise CheckpointError(
                 f"{checkpoint.directory / path} is not the graph of the network in config.json;"
                 f" {EXPORT_AGAIN}"
@@ -54,47 +47,33 @@ def open_onnx_runtime(checkpoint: Checkpoint, threads: int = 1) -> "OnnxRuntime"
 class OnnxRuntime:
     """Runs a network's graphs on a CPU; see :class:`model.runtime.Runtime`.
 
-    The weights of fp32 exist only if the checkpoint was exported with ``--fp32``.
-
     Raises:
         CheckpointError: the weights are missing or belong to another network.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        sizes: NetworkConfig,
-        threads: int = 1,
-        precision: Precision = "int8",
-    ) -> None:
+    def __init__(self, directory: Path, sizes: NetworkConfig, threads: int = 1) -> None:
         self.sizes = sizes
         # A call first fetches the embedding, which a busy server rarely has in its caches. So few
         # large calls, which return 4 MiB, beat many small ones.
         self.head_rows = max(1, 1024 * 1024 // sizes.vocabulary_size)
-        graphs, expected = expected_graphs(sizes, precision)
-        weights = f"{GRAPHS[precision]}/{SHARED_WEIGHTS[precision]}"
-        size = size_of_file(directory, weights)
-        if size != expected:
-            raise CheckpointError(
-                f"{directory / weights} has {size} bytes, the network in config.json needs"
-                f" {expected}; {EXPORT_AGAIN}"
-            )
+        graphs, size = expected_graphs(sizes)
+        check_size(directory, size)
         options = _session_options(threads)
         # The weights are mapped: a copy would cost as much memory again.
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path",
-            os.fsencode(os.path.realpath(directory / GRAPHS[precision])),  # perhaps no UTF-8
+            os.fsencode(os.path.realpath(directory / GRAPHS)),  # perhaps no UTF-8
         )
         try:
             self._sessions = {
-                name: onnxruntime.InferenceSession(
+                Path(path).stem: onnxruntime.InferenceSession(
                     graph, options, providers=["CPUExecutionProvider"]
                 )
-                for name, graph in graphs.items()
+                for path, graph in graphs.items()
             }
         except Exception as error:  # onnxruntime's errors have no base of their own
             raise CheckpointError(
-                f"{directory / weights}: onnxruntime cannot open it: {error}; {EXPORT_AGAIN}"
+                f"{directory / WEIGHTS}: onnxruntime cannot open it: {error}; {EXPORT_AGAIN}"
             ) from error
 
     def run_tower(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from model.batching import Decoder, Scheduler
-from model.checkpoint import Checkpoint, count_parameters, load_checkpoint
+from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import NetworkConfig
 from model.decoding.blanks import find_blanks
 from model.decoding.cloze import fill_blanks
@@ -23,6 +23,7 @@ from model.decoding.score import ContextReader, score_text
 from model.errors import LacunaError, QueryError
 from model.listed_files import MAX_TOTAL_BYTES
 from model.ngram import is_ngram, open_ngram
+from model.onnx_graphs import count_parameters
 from model.queries import (
     LexiconEntry,
     Limits,
@@ -160,11 +161,7 @@ def open_model(
 
 
 def size_of(checkpoint: Checkpoint) -> int:
-    """Return the number of trained parameters, or of counted n-grams.
-
-    Raises:
-        CheckpointError: the files that hold it cannot be read.
-    """
+    """Return the number of trained parameters, or of counted n-grams."""
     if isinstance(checkpoint.network, NetworkConfig):
-        return count_parameters(checkpoint.directory)
+        return count_parameters(checkpoint.network)
     return sum(checkpoint.training["counts"])

@@ -145,7 +145,7 @@ def open_runtime(
             from model.torch_runtime import open_torch_runtime
         except ImportError as error:
             raise CheckpointError(
-                f"device {device} needs torch and safetensors: pip install -e '.[gpu]'"
+                f"device {device} needs torch: pip install -e '.[gpu]'"
             ) from error
         runtime = open_torch_runtime(checkpoint.directory, checkpoint.config.network, device)
     if checkpoint.counts:

@@ -13,14 +13,13 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.checkpoint import EXPORT_AGAIN, WEIGHTS, read_header
 from model.config import NetworkConfig, Tower
 from model.errors import CheckpointError
 from model.network import Network, mask_controls
+from model.onnx_graphs import read_weights
 from model.runtime import Float32Array, Head, Int64Array
 from model.tokenizer import END_OF_GAP
 
@@ -31,30 +30,18 @@ BLOCK_ROWS = {"cpu": 16, "cuda": 256}
 def open_torch_runtime(
     directory: Path, config: NetworkConfig, device: Literal["cpu", "cuda"]
 ) -> "TorchRuntime":
-    """Read a checkpoint's weights onto a device.
+    """Read a checkpoint's weights, of int8 back to float32, onto a device.
 
     Raises:
-        CheckpointError: the weights cannot be read or are of another network, or there is no GPU.
+        CheckpointError: as :func:`model.onnx_graphs.read_weights`, or there is no GPU.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise CheckpointError("device cuda: torch finds no GPU; choose cpu")
     # By default cuDNN's recurrent kernels, unlike matrix products, round to 10 bits (TF32).
     torch.backends.cudnn.allow_tf32 = False
-    path = directory / WEIGHTS
-    with torch.device("meta"):  # without memory, of which a false size could ask for any amount
-        needed = {name: tuple(each.shape) for name, each in Network(config).state_dict().items()}
-    if needed != {name: tensor.shape for name, tensor in read_header(directory).items()}:
-        raise CheckpointError(
-            f"{path} does not fit config.json: its tensors have other names or sizes;"
-            f" {EXPORT_AGAIN}"
-        )
+    weights = read_weights(directory, config)  # checked before a false size asks for any memory
     network = Network(config)
-    try:
-        network.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
-    except Exception as error:  # safetensors' own error, RuntimeError from torch, OSError
-        raise CheckpointError(
-            f"{path} does not fit config.json: {error}; {EXPORT_AGAIN}"
-        ) from error
+    network.load_state_dict({name: torch.from_numpy(each) for name, each in weights.items()})
     return TorchRuntime(network, torch.device(device))
 
 

@@ -128,7 +128,7 @@ def _open(settings: Settings) -> tuple["Checkpoint", "Runtime"]:
     max_bytes = settings.max_checkpoint_mib << 20
     if settings.device != "auto":
         return open_model(directory, settings.device, threads, max_bytes)
-    if _DRIVER.exists() and all(map(importlib.util.find_spec, ("torch", "safetensors"))):
+    if _DRIVER.exists() and importlib.util.find_spec("torch"):
         try:
             return open_model(directory, "cuda", threads, max_bytes)
         except CheckpointError:

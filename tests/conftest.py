@@ -16,7 +16,7 @@ os.umask(0o022)  # files of keys and settings that a group may write to are refu
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of two small random LSTM towers, int8 and fp32; tests only read it."""
+    """A checkpoint of two small random LSTM towers; tests only read it."""
     return build_tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny").directory
 
 

@@ -7,14 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import save
 
 from model.checkpoint import Checkpoint, CheckpointConfig, write_checkpoint
 from model.config import Calibration, NetworkConfig
 from model.network import Network
-from model.onnx_builder import Precision
 from model.onnx_graphs import build_graphs
-from model.onnx_runtime import GRAPHS
 from model.tokenizer import Tokenizer
 from model.words import words_file, words_in
 from training.data.train_tokenizer import train_tokenizer
@@ -49,7 +46,7 @@ def tiny_tokenizer(size: int = 364) -> Tokenizer:
 def random_weights(
     config: NetworkConfig, seed: int = 0, scale: float = 0.5
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """Random float32 weights of a network by the names of ``weights.safetensors``."""
+    """Random float32 weights of a network, by name."""
     generator = np.random.default_rng(seed)
     with torch.device("meta"):
         network = Network(config)
@@ -64,27 +61,20 @@ def random_weights(
     return weights
 
 
-def build_tiny_checkpoint(
-    directory: Path, *, seed: int = 0, fp32: bool = True, **config: Any
-) -> Checkpoint:
+def build_tiny_checkpoint(directory: Path, *, seed: int = 0, **config: Any) -> Checkpoint:
     """Write a checkpoint with random weights; *config* are fields of :class:`NetworkConfig`."""
     tokenizer = tiny_tokenizer()
     sizes = {"embedding_size": 16, "hidden_size": 24, "gap_hidden_size": 12}
     if config.get("architecture", "two_towers") != "two_towers":
         sizes |= {"backward_layers": 0, "gap_hidden_size": 0}
     network = NetworkConfig(vocabulary_size=tokenizer.size, **(sizes | config))
-    weights = random_weights(network, seed)
     files = {
         "tokenizer.model": tokenizer.model_proto,
         "word_end_probs.f16": bytes(2 * tokenizer.size),
         "words": words_file(words_in(" ".join(LINES))),
-        "weights.safetensors": save(weights),
         "MODEL_CARD.md": b"# A network with random weights\n",
+        **build_graphs(network, random_weights(network, seed)),
     }
-    precisions: tuple[Precision, ...] = ("int8", "fp32") if fp32 else ("int8",)
-    for precision in precisions:
-        graphs = build_graphs(network, weights, precision)
-        files |= {f"{GRAPHS[precision]}/{name}": content for name, content in graphs.items()}
     described = CheckpointConfig(
         name="tiny",
         version="1",

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from model.checkpoint import Checkpoint
 from model.config import NetworkConfig, Tower
+from model.onnx_graphs import read_weights
+from tests.fixtures_checkpoint import random_weights
 
 Array = np.ndarray[Any, Any]
 Product = Callable[[Array, Array], Array]
@@ -104,9 +105,14 @@ class ReferenceNetwork:
 
 
 def open_reference(checkpoint: Checkpoint, *, quantised: bool = False) -> ReferenceNetwork:
-    """Read the weights of a checkpoint."""
-    weights = load_file(checkpoint.directory / "weights.safetensors")
-    return ReferenceNetwork(checkpoint.config.network, weights, quantised=quantised)
+    """Return the network of a tiny checkpoint with the float weights that it stores in int8.
+
+    With *quantised*, these are those that it was made of, which the network quantises itself.
+    """
+    sizes, seed = checkpoint.config.network, checkpoint.training["seed"]
+    if quantised:
+        return ReferenceNetwork(sizes, random_weights(sizes, seed), quantised=True)
+    return ReferenceNetwork(sizes, read_weights(checkpoint.directory, sizes))
 
 
 def sigmoid(x: Array) -> Array:

@@ -1,7 +1,7 @@
 """Export a trained state as a checkpoint: `python -m training export RUN --output DIR`.
 
     1  read       the runs behind the weights, the weights, the prepared data
-    2  build      int8 graphs, and fp32 ones on request (model/onnx_graphs.py)
+    2  build      int8 graphs (model/onnx_graphs.py)
     3  gate       int8 against torch in fp32 on held-out text; a high cost ends the export
     4  write      the checkpoint directory, with word ends, known words and a model card
 
@@ -21,12 +21,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import save
 
 from model.checkpoint import (
     CARD,
     TOKENIZER,
-    WEIGHTS,
     WORD_END_PROBS,
     WORDS,
     Checkpoint,
@@ -38,9 +36,8 @@ from model.checkpoint import (
 from model.config import Calibration, NetworkConfig
 from model.errors import ExportError
 from model.network import Network
-from model.onnx_builder import Precision
-from model.onnx_graphs import build_graphs
-from model.onnx_runtime import GRAPHS, OnnxRuntime
+from model.onnx_graphs import build_graphs, count_parameters
+from model.onnx_runtime import OnnxRuntime
 from model.runtime import Float32Array
 from model.tokenizer import Tokenizer
 from model.torch_runtime import TorchRuntime
@@ -73,7 +70,6 @@ class ExportOptions:
     output: Path = option("checkpoint directory to write", metavar="DIR")
     name: str = option("name of the checkpoint (default: the run's)", "")
     version: str = option("version of the checkpoint", "1")
-    fp32: bool = option("write fp32 graphs and weights, too", False)
     prepared: Path | None = option("prepared data (default: the run's)", None, metavar="DIR")
     overwrite: bool = option("replace an existing checkpoint", False)
     gate: bool = True  # refuse if int8 costs too much; comparisons measure the graphs anyway
@@ -121,13 +117,9 @@ def export(options: ExportOptions) -> Checkpoint:
     weights = {name: value.numpy() for name, value in network.state_dict().items()}
     _check_finite(state, weights)
 
-    files: dict[str, bytes] = {TOKENIZER: tokenizer.model_proto}
-    precisions: tuple[Precision, ...] = ("int8", "fp32") if options.fp32 else ("int8",)
-    for precision in precisions:
-        graphs = build_graphs(sizes, weights, precision)
-        files |= {f"{GRAPHS[precision]}/{file}": data for file, data in graphs.items()}
+    files = build_graphs(sizes, weights)
     cost = _measure(network, sizes, files, prepared, gate=options.gate)
-    files[WEIGHTS] = _weights_file(weights, np.float32 if options.fp32 else np.float16)
+    files[TOKENIZER] = tokenizer.model_proto
     sources = weigh_sources(prepared.sources, config.data.source_weights)
     if base is None:
         files[WORD_END_PROBS] = word_end_probs_file(word_end_probs(sources, tokenizer))
@@ -149,9 +141,8 @@ def export(options: ExportOptions) -> Checkpoint:
             "quantisation_cost": cost,
         },
     )
-    parameters = sum(value.size for value in weights.values())
     notes = f"{notes_of(base.directory / CARD)}\n\n{ADDED_TEXT}" if base else ""
-    files[CARD] = model_card(described, parameters, notes).encode()
+    files[CARD] = model_card(described, count_parameters(sizes), notes).encode()
     return write_checkpoint(options.output, described, files, overwrite=options.overwrite)
 
 
@@ -225,13 +216,6 @@ def _check_converged(measured: Measurement, vocabulary_size: int) -> None:
                 f"the run diverged: {nats.mean():.4g} nats per held-out token, where a uniform"
                 f" guess has {uniform:.4g}; {TRAIN_LOWER}"
             )
-
-
-def _weights_file(weights: Mapping[str, Float32Array], dtype: type[np.floating[Any]]) -> bytes:
-    for name, value in weights.items():
-        if np.abs(value).max(initial=0) > np.finfo(dtype).max:
-            raise ExportError(f"weights: float16 cannot hold values of {name}; export with --fp32")
-    return bytes(save({name: value.astype(dtype) for name, value in weights.items()}))
 
 
 def _languages(sources: Sequence[Shard]) -> tuple[str, ...]:

@@ -22,8 +22,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from model.checkpoint import load_checkpoint
 from model.errors import RunError
 from model.files import previous_directory, replaced_directory
+from model.onnx_graphs import read_weights
 from training.config import options_from_dict
 
 BEST = "best"
@@ -130,7 +132,7 @@ def read_state(directory: Path) -> StateInfo:
 
 
 def load_weights(directory: Path, network: nn.Module) -> None:
-    """Load the weights of a state directory, or of a checkpoint, into *network*.
+    """Load the weights of a state directory into *network*.
 
     Raises:
         RunError: the file is missing or damaged, or belongs to a network of other sizes.
@@ -140,6 +142,22 @@ def load_weights(directory: Path, network: nn.Module) -> None:
         network.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise RunError(f"{path}: {error}") from error
+
+
+def load_checkpoint_weights(directory: Path, network: nn.Module) -> dict[str, Any]:
+    """Load the int8 weights of a checkpoint into *network*; return what a state keeps of it.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+        RunError: it belongs to a network of other sizes.
+    """
+    checkpoint = load_checkpoint(directory)
+    weights = read_weights(directory, checkpoint.config.network)
+    try:
+        network.load_state_dict({name: torch.from_numpy(each) for name, each in weights.items()})
+    except RuntimeError as error:
+        raise RunError(f"{directory}: {error}") from error
+    return {name: getattr(checkpoint, name) for name in ("name", "version", "digest", "training")}
 
 
 def load_optimizer(

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.checkpoint import is_checkpoint, load_checkpoint
+from model.checkpoint import is_checkpoint
 from model.errors import DivergedError, RunError
 from model.files import write_atomically
 from model.network import Network
@@ -46,6 +46,7 @@ from training.run_state import (
     StateInfo,
     copy_state,
     find_state,
+    load_checkpoint_weights,
     load_optimizer,
     load_weights,
     read_state,
@@ -166,12 +167,10 @@ class Trainer:
             )
         elif self.config.start_from:
             start = Path(self.config.start_from)
-            load_weights(start, self.network)
             if is_checkpoint(start):
-                checkpoint = load_checkpoint(start)
-                names = ("name", "version", "digest", "training")
-                self._base = {name: getattr(checkpoint, name) for name in names}
+                self._base = load_checkpoint_weights(start, self.network)
             else:
+                load_weights(start, self.network)
                 load_optimizer(start, self.optimizer, random_state=False)
 
     def _resume(self, state: Path, info: StateInfo) -> None:

@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from benchmarks.peers.schemas import Candidate
+from model.checkpoint import load_checkpoint
+from model.onnx_graphs import read_weights
 from model.text import normalise
-from model.tokenizer import START, Tokenizer
+from model.tokenizer import START
 
 # As good as minus infinity, and an int8 kernel's float bias can hold it.
 _NEVER = -1e4
@@ -45,7 +46,7 @@ class ForwardNetwork(nn.Module):
         for layer in range(layers):
             for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
                 state[f"lstm.{part}_l{layer}"] = weights[f"forward_tower.{layer}.{part}"]
-        self.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+        self.load_state_dict(state)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Return the logits of the token after the last one.
@@ -72,8 +73,10 @@ class TorchPredictor:
     """
 
     def __init__(self, checkpoint: Path, int8: bool = False) -> None:
-        self._tokenizer = Tokenizer.load(checkpoint / "tokenizer.model")
-        network = ForwardNetwork(load_file(checkpoint / "weights.safetensors")).eval()
+        opened = load_checkpoint(checkpoint)
+        self._tokenizer = opened.tokenizer
+        weights = read_weights(checkpoint, opened.config.network)
+        network = ForwardNetwork({k: torch.from_numpy(v) for k, v in weights.items()}).eval()
         shown = torch.tensor([bool(surface.strip()) for surface in self._tokenizer.surfaces])
         with torch.no_grad():  # controls, bytes and spaces are no candidates
             network.head.bias.masked_fill_(~shown, _NEVER)

@@ -15,8 +15,8 @@ from benchmarks.processes import ServerError
 from benchmarks.systems import PEERS, System, lacuna
 from benchmarks.texts import read_lines
 from model.checkpoint import load_checkpoint
-from model.onnx_runtime import OnnxRuntime
 from model.runtime import initial_states
+from model.torch_runtime import open_torch_runtime
 
 
 def test_systems_are_measured_in_turns(tiny_checkpoint: Path) -> None:
@@ -61,13 +61,11 @@ def test_a_system_that_cannot_run_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # of torch's int8
 def test_the_torch_peer_computes_the_same_network(tiny_checkpoint: Path) -> None:
-    """Its probabilities are those of the product's fp32 graphs, alone and in a batch; int8 answers
-    too.
-    """
+    """Its probabilities are those of the torch runtime, alone and in a batch; int8 answers too."""
     checkpoint = load_checkpoint(tiny_checkpoint)
     predictor = TorchPredictor(tiny_checkpoint)
     tokens = np.array([predictor.encode("我们去书店买")], dtype=np.int64)
-    runtime = OnnxRuntime(tiny_checkpoint, checkpoint.network, precision="fp32")
+    runtime = open_torch_runtime(tiny_checkpoint, checkpoint.config.network, "cpu")
     lengths = np.array([tokens.shape[1]], dtype=np.int64)
     states = initial_states(runtime.sizes, "forward", 1)
     _, outputs = runtime.run_tower("forward", states, tokens, lengths)

@@ -144,7 +144,7 @@ def test_bad_checkpoint_ends_the_process(tiny_checkpoint: Path, tmp_path: Path) 
     """The process ends with status 1 and a message that names path and remedy."""
     directory = tmp_path / "tiny"
     shutil.copytree(tiny_checkpoint, directory)
-    weights = directory / "weights.safetensors"
+    weights = directory / "onnx" / "int8.weights"
     weights.write_bytes(weights.read_bytes()[:-100])
     status, errors = run_to_end(REAL, "--port", "0", "--checkpoint", str(directory))
     assert status == 1

@@ -13,11 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import load_file, save_file
 
 from model.checkpoint import (
     Checkpoint,
-    count_parameters,
     load_checkpoint,
     revise_checkpoint,
     word_end_probs_file,
@@ -28,7 +26,7 @@ from model.errors import CheckpointError
 from model.runtime import open_runtime
 from tests.fixtures_checkpoint import put, sums_of, tiny_tokenizer
 
-FILES = ("tokenizer.model", "word_end_probs.f16", "words", "weights.safetensors", "MODEL_CARD.md")
+FILES = ("tokenizer.model", "word_end_probs.f16", "words", "onnx/int8.weights", "MODEL_CARD.md")
 
 
 @pytest.fixture
@@ -122,8 +120,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no sums": (lambda d: (d / "SHA256SUMS").unlink(), r"SHA256SUMS is missing; copy"),
     "no graph": (lambda d: (d / "onnx" / "gap.onnx").unlink(), r"onnx/gap\.onnx is missing; copy"),
     "cut short": (
-        lambda d: os.truncate(d / "weights.safetensors", 1000),
-        r"weights\.safetensors does not have the sum in SHA256SUMS; .*: copy",
+        lambda d: os.truncate(d / "onnx" / "int8.weights", 1000),
+        r"int8\.weights does not have the sum in SHA256SUMS; .*: copy",
     ),
     "folder for a file": (lambda d: put_folder(d / "MODEL_CARD.md"), "Is a directory"),
     "other word ends": (
@@ -193,7 +191,7 @@ def test_links_are_followed_and_strays_ignored(
 ) -> None:
     """Links to the directory and its files are followed; unlisted files are never opened."""
     (copy / "store").mkdir()
-    weights = copy / "weights.safetensors"
+    weights = copy / "words"
     weights.rename(copy / "store" / "1")
     weights.symlink_to(copy / "store" / "1")
     (copy / "onnx").rename(copy / "store" / "2")
@@ -211,23 +209,6 @@ def test_unlisted_graphs_are_not_run(copy: Path, name: str) -> None:
     edit_sums(copy, lambda sums: "".join(s for s in sums.splitlines(True) if name not in s))
     with pytest.raises(CheckpointError, match=f"SHA256SUMS does not list {name}; export"):
         open_runtime(load_checkpoint(copy))
-
-
-def test_parameters_are_counted(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """The count is that of the numbers in the weights; notes in the file's header do not count."""
-    arrays = load_file(tiny_checkpoint / "weights.safetensors")
-    assert count_parameters(tiny_checkpoint) == sum(array.size for array in arrays.values()) > 1000
-    save_file(arrays, tmp_path / "weights.safetensors", metadata={"note": "of another program"})
-    assert count_parameters(tmp_path) == count_parameters(tiny_checkpoint)
-
-
-@pytest.mark.parametrize("header", [b"", b"[]", b'{"a":1}', b'{"a":{"shape":["a"]}}'])
-def test_weights_without_a_header_are_named(tmp_path: Path, header: bytes) -> None:
-    """A missing header and one without shapes are CheckpointErrors with the path."""
-    for content in (b"", b"\xff" * 16, len(header).to_bytes(8, "little") + header):
-        (tmp_path / "weights.safetensors").write_bytes(content)
-        with pytest.raises(CheckpointError, match=r"weights\.safetensors has no header"):
-            count_parameters(tmp_path)
 
 
 def test_existing_checkpoint_is_replaced_only_on_demand(

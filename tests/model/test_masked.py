@@ -7,10 +7,10 @@ import pytest
 
 from model.checkpoint import Checkpoint
 from model.decoding.masked import LENGTH_PROBS
-from model.onnx_runtime import OnnxRuntime
 from model.predictor import Predictor
 from model.queries import ClozeQuery, ClozeResult
 from model.tokenizer import BLANK, START
+from model.torch_runtime import open_torch_runtime
 from tests.fakes import answer
 from tests.fixtures_checkpoint import build_tiny_checkpoint
 from tests.reference_network import open_reference
@@ -28,7 +28,7 @@ def stacked(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 def fill(checkpoint: Checkpoint, text: str, **query: Any) -> ClozeResult:
     """Answer one query exactly."""
-    runtime = OnnxRuntime(checkpoint.directory, checkpoint.config.network, precision="fp32")
+    runtime = open_torch_runtime(checkpoint.directory, checkpoint.config.network, "cpu")
     result: ClozeResult = answer(Predictor(checkpoint, runtime), ClozeQuery(text, **query))
     return result
 

@@ -145,6 +145,6 @@ def test_a_stray_description_makes_no_ngram(tiny_checkpoint: Path, tmp_path: Pat
     checkpoint, runtime = open_model(stray)
     assert checkpoint.digest == load_checkpoint(tiny_checkpoint).digest
     assert isinstance(runtime, OnnxRuntime)
-    (stray / "weights.safetensors").write_bytes(b"altered")
+    (stray / "onnx" / "int8.weights").write_bytes(b"altered")
     with pytest.raises(CheckpointError, match="the sum in SHA256SUMS"):
         open_model(stray)

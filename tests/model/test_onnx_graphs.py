@@ -9,29 +9,29 @@ import pytest
 
 from model.config import Architecture, Cell, NetworkConfig
 from model.errors import ExportError
-from model.onnx_graphs import Precision, build_graphs, expected_graphs
+from model.onnx_graphs import build_graphs, count_parameters, expected_graphs, read_weights
 from model.onnx_runtime import OnnxRuntime
 from model.runtime import initial_states
 from tests.fixtures_checkpoint import random_weights
 
 SMALL = NetworkConfig(300, embedding_size=16, hidden_size=24, gap_hidden_size=12)
 GRAPHS = ("forward.onnx", "backward.onnx", "next.onnx", "previous.onnx", "gap.onnx")
+WEIGHTS = "onnx/int8.weights"
 
 
 def write(directory: Path, files: dict[str, bytes]) -> Path:
-    """Write files to the folder of int8 graphs."""
+    """Write files by path."""
     (directory / "onnx").mkdir(parents=True)
-    for name, content in files.items():
-        (directory / "onnx" / name).write_bytes(content)
+    for path, content in files.items():
+        (directory / path).write_bytes(content)
     return directory
 
 
-@pytest.mark.parametrize("precision", ["int8", "fp32"])
-def test_graphs_are_valid_and_share_one_file(tmp_path: Path, precision: Precision) -> None:
+def test_graphs_are_valid_and_share_one_file(tmp_path: Path) -> None:
     """ONNX's checker accepts all; the same weights give the same bytes, with one embedding."""
-    files = build_graphs(SMALL, random_weights(SMALL), precision)
-    assert files == build_graphs(SMALL, random_weights(SMALL), precision)
-    assert set(files) == {*GRAPHS, f"{precision}.weights"}
+    files = build_graphs(SMALL, random_weights(SMALL))
+    assert files == build_graphs(SMALL, random_weights(SMALL))
+    assert set(files) == {*(f"onnx/{name}" for name in GRAPHS), WEIGHTS}
     directory = write(tmp_path, files) / "onnx"
     for name in GRAPHS:
         onnx.checker.check_model(str(directory / name), full_check=True)
@@ -39,34 +39,45 @@ def test_graphs_are_valid_and_share_one_file(tmp_path: Path, precision: Precisio
         entry.value
         for name in GRAPHS
         for tensor in onnx.load(directory / name, load_external_data=False).graph.initializer
-        if tensor.name in ("embedding", "embedding.int8")
+        if tensor.name == "embedding.int8"
         for entry in tensor.external_data
         if entry.key == "offset"
     }
     assert len(offsets) == 1
 
 
-@pytest.mark.parametrize("precision", ["int8", "fp32"])
 @pytest.mark.parametrize("cell", get_args(Cell))
 @pytest.mark.parametrize("architecture", get_args(Architecture))
-def test_graphs_depend_on_sizes_alone(
-    architecture: Architecture, cell: Cell, precision: Precision
+def test_graphs_depend_on_sizes_alone_and_weights_are_read_back(
+    tmp_path: Path, architecture: Architecture, cell: Cell
 ) -> None:
-    """The graphs of a network are known without its weights, and so is their size."""
+    """The graphs, the bytes of the weights and the number of parameters follow from the sizes.
+
+    Weights that are read from int8 give the same bytes again.
+    """
     towers = {} if architecture == "two_towers" else {"backward_layers": 0, "gap_hidden_size": 0}
     sizes: dict[str, Any] = {"embedding_size": 16, "hidden_size": 24, "gap_hidden_size": 12}
     config = NetworkConfig(300, architecture, cell, **(sizes | towers))
-    files = build_graphs(config, random_weights(config), precision)
-    weights = files.pop(f"{precision}.weights")
-    graphs, size = expected_graphs(config, precision)
-    assert {f"{name}.onnx": graph for name, graph in graphs.items()} == files
-    assert size == len(weights)
+    weights = random_weights(config)
+    files = build_graphs(config, weights)
+    assert expected_graphs(config) == (
+        {path: content for path, content in files.items() if path != WEIGHTS},
+        len(files[WEIGHTS]),
+    )
+    found = read_weights(write(tmp_path, files), config)
+    assert build_graphs(config, found) == files
+    assert {name: each.shape for name, each in found.items()} == {
+        name: each.shape for name, each in weights.items()
+    }
+    assert count_parameters(config) == sum(each.size for each in weights.values())
+    step = np.abs(weights["embedding.weight"]).max(axis=1, keepdims=True) / 127
+    assert (np.abs(found["embedding.weight"] - weights["embedding.weight"]) < 0.51 * step).all()
 
 
 def test_rows_and_weights_of_zeros_are_zeros(tmp_path: Path) -> None:
     """A network of zeros gives the uniform distribution: nothing is divided by 0."""
     weights = {name: np.zeros_like(value) for name, value in random_weights(SMALL).items()}
-    runtime = OnnxRuntime(write(tmp_path, build_graphs(SMALL, weights, "int8")), SMALL)
+    runtime = OnnxRuntime(write(tmp_path, build_graphs(SMALL, weights)), SMALL)
     one = np.ones(1, dtype=np.int64)
     empty = initial_states(SMALL, "forward", 1)
     states, outputs = runtime.run_tower("forward", empty, one[None], one)
@@ -87,7 +98,7 @@ def test_extreme_weights_and_activations_do_not_saturate(tmp_path: Path) -> None
     weights["embedding.weight"][5:] = 1.0 / 64
     weights["embedding.weight"][6, :32] = -1.0 / 64
     weights["embedding.weight"][7] *= -1
-    runtime = OnnxRuntime(write(tmp_path, build_graphs(config, weights, "int8")), config)
+    runtime = OnnxRuntime(write(tmp_path, build_graphs(config, weights)), config)
     for sign in (1, -1):
         outputs = np.full((1, 64), 0.25 * sign, dtype=np.float32)
         followed = np.log(runtime.score("next", outputs)[0, 5:8])
@@ -109,4 +120,4 @@ def test_weights_that_do_not_fit_are_named(change: Any, message: str) -> None:
     weights = random_weights(SMALL)
     change(weights)
     with pytest.raises(ExportError, match=message):
-        build_graphs(SMALL, weights, "int8")
+        build_graphs(SMALL, weights)

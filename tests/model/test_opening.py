@@ -13,7 +13,7 @@ import torch
 from model.checkpoint import load_checkpoint
 from model.config import NetworkConfig
 from model.errors import CheckpointError
-from model.onnx_graphs import expected_graphs
+from model.onnx_graphs import expected_graphs, read_weights
 from model.onnx_runtime import products_saturate
 from model.runtime import open_runtime
 from model.torch_runtime import open_torch_runtime
@@ -45,8 +45,11 @@ def test_nan_and_infinity_are_refused(copy: Path, name: str, tensor: str, number
     end = int(place["offset"]) + int(place["length"])
     weights[end - 4 : end] = np.float32(number).tobytes()
     put(copy, f"onnx/{place['location']}", bytes(weights))
+    checkpoint = load_checkpoint(copy)
     with pytest.raises(CheckpointError, match=r"its network cannot be run: the .* (head|tower)"):
-        open_runtime(load_checkpoint(copy))
+        open_runtime(checkpoint)
+    with pytest.raises(CheckpointError, match=r"onnx/int8\.weights: \S+ is not finite; export"):
+        read_weights(copy, checkpoint.config.network)
 
 
 def test_weights_of_another_size_are_named(copy: Path) -> None:
@@ -58,6 +61,8 @@ def test_weights_of_another_size_are_named(copy: Path) -> None:
     put(copy, "onnx/int8.weights", (copy / "onnx" / "int8.weights").read_bytes()[:-1])
     with pytest.raises(CheckpointError, match=r"onnx/int8\.weights has .* bytes, the network"):
         open_runtime(load_checkpoint(copy))
+    with pytest.raises(CheckpointError, match=r"onnx/int8\.weights has .* bytes, the network"):
+        open_torch_runtime(copy, checkpoint.config.network, "cpu")
     (copy / "onnx" / "int8.weights").unlink()
     with pytest.raises(CheckpointError, match=r"onnx/int8\.weights is missing"):
         open_runtime(checkpoint)
@@ -68,7 +73,7 @@ def test_no_network_has_sizes_without_end(field: str) -> None:
     """A configuration cannot ask for any amount of memory."""
     with pytest.raises(ValueError, match=f"{field}\n.*less than or equal"):
         NetworkConfig(**{"vocabulary_size": 300, field: 1 << 40})
-    assert expected_graphs(NetworkConfig(1 << 16, hidden_size=8192, forward_layers=16), "int8")
+    assert expected_graphs(NetworkConfig(1 << 16, hidden_size=8192, forward_layers=16))
 
 
 @pytest.mark.parametrize(
@@ -89,16 +94,6 @@ def test_slow_exact_kernels_are_for_processors_without_vnni(
     if cpuinfo is not None:
         (tmp_path / "cpuinfo").write_text(cpuinfo, encoding="utf-8")
     assert products_saturate(tmp_path / "cpuinfo") is saturates
-
-
-def test_weights_that_do_not_fit_are_named(copy: Path) -> None:
-    """Weights of another network, and a file without any, are named with the path."""
-    config = load_checkpoint(copy).config.network
-    with pytest.raises(CheckpointError, match=r"weights\.safetensors does not fit"):
-        open_torch_runtime(copy, dataclasses.replace(config, forward_layers=3), "cpu")
-    (copy / "weights.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0not json")
-    with pytest.raises(CheckpointError, match=r"weights\.safetensors has no header"):
-        open_torch_runtime(copy, config, "cpu")
 
 
 def test_missing_gpu_is_named(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

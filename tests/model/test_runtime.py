@@ -29,12 +29,12 @@ from tests.fixtures_checkpoint import build_tiny_checkpoint
 from tests.reference_network import open_reference
 
 # Largest allowed difference of a log-probability or a state; measured, up to width 480:
-EXACT = 1e-5  # fp32 runtimes against float64: 2.3e-6
+EXACT = 1e-5  # torch against float64: 2.3e-6
 QUANTISED = 0.1  # int8 graphs against float64, on random weights: 0.037
 SAME_ROUNDING = 0.02  # int8 graphs against the same roundings in numpy: 1e-6, but 0.01 after a tie
 
 CELLS: tuple[Cell, ...] = ("rnn_tanh", "gru", "lstm")
-RUNTIMES = ("int8", "fp32", "torch")
+RUNTIMES = ("int8", "torch")
 TOWERS: tuple[Tower, ...] = ("forward", "backward")
 each_runtime = pytest.mark.parametrize("name", RUNTIMES)
 property_test = settings(
@@ -64,7 +64,7 @@ def opened(name: str, directory: Path) -> Runtime:
     config = load_checkpoint(directory).config.network
     if name == "torch":
         return open_torch_runtime(directory, config, "cpu")
-    return OnnxRuntime(directory, config, precision="int8" if name == "int8" else "fp32")
+    return OnnxRuntime(directory, config)
 
 
 def random_rows(generator: np.random.Generator, *shape: int) -> np.ndarray:
@@ -88,7 +88,6 @@ def difference(left: np.ndarray, right: np.ndarray) -> float:
 @pytest.mark.parametrize(
     ("name", "quantised", "bound"),
     [
-        ("fp32", False, EXACT),
         ("torch", False, EXACT),
         ("int8", True, SAME_ROUNDING),
         ("int8", False, QUANTISED),
@@ -259,7 +258,7 @@ def test_real_sizes_and_threads_change_no_bit(tmp_path: Path) -> None:
 
 def test_one_tower_passes_the_check(tmp_path: Path) -> None:
     """A network without a backward tower can be opened."""
-    open_runtime(build_tiny_checkpoint(tmp_path / "new", architecture="forward", fp32=False))
+    open_runtime(build_tiny_checkpoint(tmp_path / "new", architecture="forward"))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -73,7 +73,7 @@ class FakeModel:
     def load(self, on_call: Any = None) -> LoadedModel:
         """Load the fake checkpoint, a new version each time: for `create_app`."""
         if self.loads and self.later == "broken":
-            raise CheckpointError("weights.safetensors differs from SHA256SUMS; copy it again")
+            raise CheckpointError("onnx/int8.weights differs from SHA256SUMS; copy it again")
         if self.loads and self.later == "exhausted":
             raise OSError(24, "Too many open files")
         if self.loads and self.later == "hung":

@@ -9,13 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
-from safetensors.numpy import load_file
 
+from model.checkpoint import load_checkpoint
 from model.errors import CheckpointError
 from model.queries import PredictQuery
 from service.model_loader import load, network_threads
 from service.settings import Settings
-from tests.fixtures_checkpoint import build_tiny_checkpoint
+from tests.fixtures_checkpoint import build_tiny_checkpoint, random_weights
 from tests.service.client import app_of, ask, key_entry, real_model, until
 from tests.service.fakes_service import FakeModel
 from tests.service.server_process import REAL, serving
@@ -91,13 +91,13 @@ def test_settings_reach_the_model(tiny_checkpoint: Path) -> None:
     refused, model = ask_real(question, tiny_checkpoint, max_characters=5)
     assert refused.status_code == 422
     assert "at most 5" in refused.json()["detail"]
-    arrays = load_file(tiny_checkpoint / "weights.safetensors").values()
-    assert model["parameters"] == sum(array.size for array in arrays)
+    weights = random_weights(load_checkpoint(tiny_checkpoint).config.network)
+    assert model["parameters"] == sum(each.size for each in weights.values())
 
 
 def test_a_checkpoint_larger_than_the_memory_for_it_is_refused(tmp_path: Path) -> None:
     """All listed files count, before any of them is read."""
-    directory = build_tiny_checkpoint(tmp_path / "tiny", fp32=False).directory
+    directory = build_tiny_checkpoint(tmp_path / "tiny").directory
     os.truncate(directory / "onnx" / "int8.weights", 2 << 20)
     settings = Settings(device="cpu", checkpoint=directory, max_checkpoint_mib=2)
     with pytest.raises(CheckpointError, match="more than 2097152 bytes of files; choose a smaller"):
@@ -209,7 +209,7 @@ def test_a_reload_changes_what_answers(tmp_path: Path) -> None:
 @pytest.mark.fault
 @pytest.mark.parametrize(
     ("later", "status", "field", "logged"),
-    [("broken", 422, "reason", "weights.safetensors"), ("exhausted", 500, "exception", "OSError")],
+    [("broken", 422, "reason", "int8.weights"), ("exhausted", 500, "exception", "OSError")],
 )
 def test_a_failed_reload_changes_nothing(
     caplog: pytest.LogCaptureFixture,
@@ -236,8 +236,7 @@ def test_a_failed_reload_changes_nothing(
 def test_sighup_follows_a_link_that_was_pointed_elsewhere(tmp_path: Path) -> None:
     """The setting names a link. A signal before the first load ends nothing."""
     one, other = (
-        build_tiny_checkpoint(tmp_path / name, seed=seed, fp32=False)
-        for seed, name in enumerate("ab")
+        build_tiny_checkpoint(tmp_path / name, seed=seed) for seed, name in enumerate("ab")
     )
     link = tmp_path / "current"
     link.symlink_to(one.directory)

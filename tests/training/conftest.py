@@ -61,6 +61,6 @@ def tiny_run(tiny_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="session")
 def exported(tiny_run: Path) -> Path:
-    """The checkpoint of that run, with fp32 graphs; read it, never change it."""
-    options = ExportOptions(tiny_run, tiny_run.parent / "checkpoint", version="2", fp32=True)
+    """The checkpoint of that run; read it, never change it."""
+    options = ExportOptions(tiny_run, tiny_run.parent / "checkpoint", version="2")
     return export(options).directory

@@ -60,21 +60,6 @@ def test_a_run_becomes_a_checkpoint(tiny_prepared: Path, exported: Path) -> None
     assert set(history["git_commit"].removesuffix("-dirty")) <= set("0123456789abcdef")
 
 
-def test_weights_are_float16_unless_fp32_is_asked_for(
-    tiny_run: Path, exported: Path, tmp_path: Path
-) -> None:
-    """With fp32 they are exactly those of the run; int8 graphs are the same either way."""
-    plain = export(ExportOptions(tiny_run, tmp_path / "plain")).directory
-    state = load_file(tiny_run / "state" / "weights.safetensors")
-    full, half = (load_file(each / "weights.safetensors") for each in (exported, plain))
-    assert all(np.array_equal(full[name], value) for name, value in state.items())
-    assert {value.dtype for value in half.values()} == {np.dtype(np.float16)}
-    int8 = Path("onnx", "int8.weights")
-    assert (plain / int8).read_bytes() == (exported / int8).read_bytes()
-    assert (exported / "onnx-fp32").is_dir()
-    assert not (plain / "onnx-fp32").exists()
-
-
 def test_the_command_line_exports(
     tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,10 +81,10 @@ def test_int8_graphs_that_cost_too_much_are_refused(
     """Graphs that expect a wrong token close the gate, and no output is written."""
     build = training.export.build_graphs
 
-    def worse(network: Any, weights: Any, precision: Any) -> dict[str, bytes]:
+    def worse(network: Any, weights: Any) -> dict[str, bytes]:
         bias = weights["output_bias"].copy()
         bias[-1] += 20
-        return build(network, {**weights, "output_bias": bias}, precision)
+        return build(network, {**weights, "output_bias": bias})
 
     monkeypatch.setattr(training.export, "build_graphs", worse)
     with pytest.raises(ExportError, match=r"int8 graphs cost .* % of perplexity on \d+ held-out"):
@@ -148,11 +133,6 @@ def edit_weights(run: Path, edit: Callable[[dict[str, Any]], None]) -> None:
     ("damage", "message"),
     [
         (lambda run: edit_weights(run, lambda values: values.update(extra=np.zeros(3))), "extra"),
-        # A masked token: harmless in fp32, infinite in float16
-        (
-            lambda run: edit_weights(run, lambda values: values["gap_bias"].__setitem__(3, 1e6)),
-            "with --fp32",
-        ),
         (
             lambda run: edit_weights(run, lambda values: values["output_bias"].__imul__(1e4)),
             r"the run diverged: .* nats per held-out token, where a uniform guess has \d",

@@ -8,7 +8,6 @@ import pytest
 
 from model.checkpoint import load_checkpoint
 from model.errors import ExportError
-from model.onnx_runtime import OnnxRuntime
 from model.runtime import initial_states, log_of, open_runtime
 from model.torch_runtime import open_torch_runtime
 from tests.fixtures_checkpoint import LINES
@@ -71,19 +70,16 @@ def test_chance_alone_does_not_close_the_gate(capsys: pytest.CaptureFixture[str]
 
 
 def test_runtimes_agree_on_held_out_lines(tiny_prepared: Path, exported: Path) -> None:
-    """fp32 graphs score as torch does; int8 graphs nearly."""
+    """int8 graphs score nearly as torch does with the same weights."""
     checkpoint = load_checkpoint(exported)
     by_language = held_out_lines(open_prepared(tiny_prepared).held_out)
     assert list(by_language) == ["en", "zh"]
     lines = [line for each in by_language.values() for line in each]
     int8 = measure(open_runtime(checkpoint), lines)
-    fp32 = measure(OnnxRuntime(exported, checkpoint.network, precision="fp32"), lines)
     reference = measure(open_torch_runtime(exported, checkpoint.network, "cpu"), lines)
     for name in ("perplexity", "gap_perplexity"):
         assert len(reference[name]) == sum(map(len, lines))
-        assert np.abs(fp32[name] - reference[name]).max() < 1e-4
-    assert np.array_equal(fp32["top3"], reference["top3"])
-    assert 0 < np.abs(int8["perplexity"] - reference["perplexity"]).max() < 0.2
+        assert 0 < np.abs(int8[name] - reference[name]).max() < 0.2
 
 
 def test_tokens_are_scored_from_their_own_sides(exported: Path) -> None:

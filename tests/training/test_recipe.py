@@ -217,7 +217,7 @@ def test_from_scratch_trains_a_network_of_its_own(
     given = ["train", str(diary), *FEW, "--checkpoint", str(base), "--output", str(output)]
     assert main([*given, "--vocabulary-size", "400"]) == 2
     assert "--from-scratch" in capsys.readouterr().err
-    assert main([*given, "--steps", "2", "--from-scratch"]) == 0
+    assert main([*given, "--steps", "2", "--learning-rate", "0.001", "--from-scratch"]) == 0
     assert "leave out --from-scratch" in capsys.readouterr().out
     made = load_checkpoint(output / "checkpoint")
     assert (made.name, made.version, made.languages) == ("own", "1", ("en",))

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from model.checkpoint import CheckpointConfig, count_parameters, load_checkpoint, revise_checkpoint
+from model.checkpoint import CheckpointConfig, load_checkpoint, revise_checkpoint
 from model.errors import ExportError
+from model.onnx_graphs import count_parameters
 from training.data.shards import open_prepared
 from training.evaluation.report import table
 from training.options import argument, option
@@ -55,7 +56,7 @@ def run(options: CardOptions) -> int:
     version = options.version or checkpoint.version
     card = model_card(
         replace(checkpoint.config, scores=scores, version=version),
-        count_parameters(checkpoint.directory),
+        count_parameters(checkpoint.config.network),
         _read_notes(options.notes) if options.notes else "",
     )
     words = open_prepared(options.prepared).words if options.prepared else None
