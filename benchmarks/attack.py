@@ -64,7 +64,6 @@ ATTACKS = (
     *_attacks(6, by_file.reload_without_right, by_file.hostile_directories, keys=True),
     *_attacks(6, by_file.strange_name, keys=True),
     *_attacks(7, by_file.repointed_weights, by_file.repointed_constant, keys=True),
-    *_attacks(7, by_file.stray_ngram, keys=True),
     *_attacks(8, by_connection.idle_connections, by_connection.half_requests, descriptors=_FEW),
     *_attacks(8, by_connection.idle_metrics, descriptors=_FEW, metrics_port=True),
 )

@@ -80,14 +80,6 @@ def repointed_constant(target: Target) -> None:
     _swap_unlisted(target, _add_external_constant, "onnx/other.weights")
 
 
-def stray_ngram(target: Target) -> None:
-    """Put the arrays of an n-gram, of which nothing is listed, into a checkpoint."""
-    before = _identity(target)
-    directory = _copy(target, "stray")
-    _write_ngram(directory)
-    _must_not_change(target, before, directory)
-
-
 def _swap_unlisted(target: Target, spoil: Callable[[Path], object], file: str) -> None:
     directory = _copy(target, "unlisted")
     sums = (directory / _SUMS).read_text()
@@ -149,16 +141,3 @@ def _add_external_constant(directory: Path) -> None:
     model.graph.node.insert(0, helper.make_node("Constant", [], ["scale"], value=tensor))
     model.graph.node.append(helper.make_node("Mul", ["inner", "scale"], [output]))
     path.write_bytes(model.SerializeToString())
-
-
-def _write_ngram(directory: Path) -> None:
-    """Write a bigram that finds all tokens equally probable."""
-    size = json.loads((directory / _CONFIG).read_text())["network"]["vocabulary_size"]
-    calibration = json.loads((directory / _CONFIG).read_text())["calibration"]
-    description = {"format_version": 2, "order": 2, "counts": [size, 0], "calibration": calibration}
-    (directory / "ngram.json").write_text(json.dumps(description))
-    np.save(directory / "unigram.npy", np.full(size, 1 / size, np.float32))
-    np.save(directory / "children.1.npy", np.zeros(size + 1, np.uint32))
-    np.save(directory / "backoff.1.npy", np.ones(size, np.float32))
-    np.save(directory / "tokens.2.npy", np.zeros(0, np.uint16))
-    np.save(directory / "discounted.2.npy", np.zeros(0, np.float32))

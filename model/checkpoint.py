@@ -5,8 +5,12 @@
     word_end_probs.f16   how often a word ends after each token
     words                words of the training text
     onnx/                int8 graphs and the one file of weights that they share
+    counts/              counts of n-grams (model/counts.py), mixed with the network
+    own-counts/          more of them, of a text that was added later
     MODEL_CARD.md        data, licences, scores, limits
     SHA256SUMS           every file above, in the format of sha256sum
+
+A checkpoint has a network, counts or both.
 
 Loading trusts nothing. Every listed file must be there with its sum, and only listed files are
 read, so a stray file does no harm (model/listed_files.py). Nothing is unpickled, and torch is not
@@ -18,7 +22,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,13 +31,14 @@ import numpy as np
 import numpy.typing as npt
 import pydantic
 
-from model.config import STRICT, Calibration, NetworkConfig, Sizes, parse
-from model.counts import Counts
+from model.config import STRICT, Calibration, CountsConfig, NetworkConfig, parse
+from model.counts import Counts, CountsFiles, file_names, open_counts
 from model.errors import CheckpointError, TokenizerError
 from model.files import replaced_directory
 from model.listed_files import (
     MAX_TOTAL_BYTES,
     SUMS,
+    ListedFiles,
     parse_sums,
     read_listed_files,
     sums_file,
@@ -49,7 +54,8 @@ WORDS = "words"
 GRAPHS = "onnx"
 WEIGHTS = f"{GRAPHS}/int8.weights"
 CARD = "MODEL_CARD.md"
-REQUIRED = (CONFIG, TOKENIZER, WORD_END_PROBS, WORDS, WEIGHTS, CARD)
+REQUIRED = (CONFIG, TOKENIZER, WORD_END_PROBS, WORDS, CARD)
+COUNTS = ("counts", "own-counts")  # folders, in the order of `counts` in config.json
 Capability = Literal["predict", "score", "cloze"]
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
@@ -71,19 +77,28 @@ _OTHER_DIRECTORIES = {
 class CheckpointConfig:
     """The content of ``config.json``."""
 
-    format_version: Literal[3] = 3  # rises when an old reader would misread a new checkpoint
+    format_version: Literal[4] = 4  # rises when an old reader would misread a new checkpoint
     name: Annotated[str, pydantic.Field(pattern=f"^{NAME_PATTERN}$")]
     version: Annotated[str, pydantic.Field(pattern=f"^{NAME_PATTERN}$")]
-    network: NetworkConfig
+    network: NetworkConfig | None
+    counts: Annotated[tuple[CountsConfig, ...], pydantic.Field(max_length=len(COUNTS))] = ()
     calibration: Calibration
     languages: tuple[str, ...]  # codes, such as zh
     scores: dict[str, Any]  # figures of an evaluation, as `training evaluate` names them
     training: dict[str, Any]  # origin: data hash, git commit, seed, tokens seen, date
 
+    @pydantic.model_validator(mode="after")
+    def _check_parts(self) -> "CheckpointConfig":
+        if not self.network and not self.counts:
+            raise ValueError("neither a network nor counts")
+        if self.counts and self.network and self.network.architecture == "stacked_bidirectional":
+            raise ValueError("counts do not go with a stacked_bidirectional network")
+        return self
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint that has been verified and read, or an n-gram opened as if it were one.
+    """A checkpoint that has been verified and read.
 
     *word_end_probs* is, by token, the share of its occurrences in the training text that no letter
     follows; it is used for tokens that end in a letter. Other fields: :class:`CheckpointConfig`.
@@ -93,7 +108,7 @@ class Checkpoint:
     name: str
     version: str
     digest: str  # SHA-256 of SHA256SUMS, hexadecimal: changes when any file does
-    network: Sizes
+    network: NetworkConfig | None
     calibration: Calibration
     tokenizer: Tokenizer
     languages: tuple[str, ...]
@@ -106,15 +121,26 @@ class Checkpoint:
 
     @property
     def config(self) -> CheckpointConfig:
-        """The content of config.json; CheckpointError for an n-gram, which has no network."""
-        if not isinstance(self.network, NetworkConfig):
-            raise CheckpointError(f"{self.directory} holds no network; name the directory of one")
-        return CheckpointConfig(**{field: getattr(self, field) for field in _DESCRIPTION})
+        """The content of config.json."""
+        counts = tuple(each.config for each in self.counts)
+        return CheckpointConfig(
+            **{field: getattr(self, field) for field in _DESCRIPTION}, counts=counts
+        )
+
+    def required_network(self) -> NetworkConfig:
+        """Return the sizes of the network.
+
+        Raises:
+            CheckpointError: there are counts alone.
+        """
+        if self.network is None:
+            raise CheckpointError(f"{self.directory} holds counts alone; name one with a network")
+        return self.network
 
     @property
     def capabilities(self) -> tuple[Capability, ...]:
-        """Questions that the network can answer; a stacked one has no next head."""
-        stacked = self.network.architecture == "stacked_bidirectional"
+        """Questions that it can answer; a stacked network has no next head."""
+        stacked = self.network and self.network.architecture == "stacked_bidirectional"
         return ("cloze",) if stacked else ("predict", "score", "cloze")
 
 
@@ -135,23 +161,29 @@ def load_checkpoint(directory: Path, max_bytes: int = MAX_TOTAL_BYTES) -> Checkp
         if is_file(directory / name) and not is_file(directory / SUMS):
             raise CheckpointError(f"{directory} is {kind.format(directory)}")
     listed = read_listed_files(directory, (CONFIG, TOKENIZER, WORD_END_PROBS, WORDS), max_bytes)
-    for name in REQUIRED:
-        if name not in listed.sums:
-            raise CheckpointError(f"{directory / SUMS} does not list {name}; {EXPORT_AGAIN}")
+    _check_listed(listed, directory, REQUIRED)
     try:
         config = parse(CheckpointConfig, listed.contents[CONFIG])
     except CheckpointError as error:
-        remedy = f"{EXPORT_AGAIN}, or upgrade Lacuna if format_version is above 3"
+        remedy = f"{EXPORT_AGAIN}, or upgrade Lacuna if format_version is above 4"
         raise CheckpointError(f"{directory / CONFIG}: {error}; {remedy}") from error
+    _check_listed(listed, directory, [WEIGHTS] if config.network else [])
     try:
         tokenizer = Tokenizer(listed.contents[TOKENIZER])
     except TokenizerError as error:
         raise CheckpointError(f"{directory / TOKENIZER}: {error}; {EXPORT_AGAIN}") from error
-    if tokenizer.size != config.network.vocabulary_size:
-        raise CheckpointError(
-            f"{directory / TOKENIZER} has {tokenizer.size} tokens, the network has"
-            f" {config.network.vocabulary_size}; {EXPORT_AGAIN}"
-        )
+    folders = dict(zip(COUNTS, config.counts, strict=False))
+    for folder, each in folders.items():
+        _check_listed(listed, directory, [f"{folder}/{name}" for name in file_names(each)])
+    sizes = {folder: each.ngrams[0] for folder, each in folders.items()}
+    if config.network:
+        sizes["network"] = config.network.vocabulary_size
+    for part, size in sizes.items():
+        if tokenizer.size != size:
+            raise CheckpointError(
+                f"{directory / TOKENIZER} has {tokenizer.size} tokens, the {part} {size};"
+                f" {EXPORT_AGAIN}"
+            )
     data = listed.contents[WORD_END_PROBS]
     shares = np.frombuffer(data, dtype="<f2") if len(data) == 2 * tokenizer.size else None
     if shares is None or not bool(((shares >= 0) & (shares <= 1)).all()):
@@ -168,10 +200,17 @@ def load_checkpoint(directory: Path, max_bytes: int = MAX_TOTAL_BYTES) -> Checkp
         digest=listed.digest,
         tokenizer=tokenizer,
         word_end_probs=tuple(shares.astype(np.float64).tolist()),
+        counts=tuple(open_counts(directory, folder, each) for folder, each in folders.items()),
         words=words,
         sums=listed.sums,
         **{field: getattr(config, field) for field in _DESCRIPTION},
     )
+
+
+def _check_listed(listed: ListedFiles, directory: Path, names: Iterable[str]) -> None:
+    for name in names:
+        if name not in listed.sums:
+            raise CheckpointError(f"{directory / SUMS} does not list {name}; {EXPORT_AGAIN}")
 
 
 def word_end_probs_file(word_end_probs: npt.NDArray[np.float32]) -> bytes:
@@ -230,10 +269,11 @@ def revise_checkpoint(
     scores: Mapping[str, Any] | None = None,
     card: str | None = None,
     words: bytes | None = None,
+    counts: Mapping[int, CountsFiles] | None = None,
     version: str | None = None,
     output: Path | None = None,
 ) -> Checkpoint:
-    """Replace the measured parts; weights, graphs and tokenizer stay as they are.
+    """Replace measured parts and *counts* by index; the network and the tokenizer stay.
 
     The directory is replaced as by :func:`write_checkpoint`, or stays if *output*, which must not
     exist, gets a copy.
@@ -248,8 +288,15 @@ def revise_checkpoint(
         files[CARD] = card.encode()
     if words is not None:
         files[WORDS] = words
+    configs = list(old.config.counts)
+    for index, (own, contents) in (counts or {}).items():
+        folder = COUNTS[index]
+        configs[index : index + 1] = [own]
+        files = {path: data for path, data in files.items() if not path.startswith(f"{folder}/")}
+        files |= {f"{folder}/{name}": data for name, data in contents.items()}
     config = replace(
         old.config,
+        counts=tuple(configs),
         version=version or old.version,
         calibration=calibration or old.calibration,
         scores=old.scores if scores is None else dict(scores),

@@ -38,6 +38,8 @@ from model.listed_files import open_listed
 from model.runtime import Float32Array, Int64Array
 from model.tokenizer import FIRST_BYTE
 
+# Description and content of each file by name
+CountsFiles = tuple[CountsConfig, dict[str, bytes]]
 BUILD_AGAIN = "build it again with `python -m training ngram`"
 _SHARES = np.exp2(np.arange(256) / -10).astype(np.float32)
 _BACKOFFS: list[float] = (1 / (1 + np.exp((127.5 - np.arange(256)) / 14))).tolist()
@@ -217,6 +219,19 @@ class Counts:
         return rank
 
 
+def file_names(config: CountsConfig) -> list[str]:
+    """Return the names of the files of counts, by order."""
+    return [f"{order}.ngrams" for order in range(1, len(config.ngrams) + 1)]
+
+
+def file_sizes(config: CountsConfig) -> list[int]:
+    """Return the bytes of each file, by order."""
+    return [
+        sum(np.dtype(kind).itemsize * length for kind, length in _parts(config, order))
+        for order in range(1, len(config.ngrams) + 1)
+    ]
+
+
 def open_counts(directory: Path, folder: str, config: CountsConfig) -> Counts:
     """Map the counts in a folder of a checkpoint, and check them.
 
@@ -224,15 +239,12 @@ def open_counts(directory: Path, folder: str, config: CountsConfig) -> Counts:
         CheckpointError: a file is missing or not what *config* says.
     """
     buffers = []
-    for order in range(1, len(config.ngrams) + 1):
-        name = f"{folder}/{order}.ngrams"
-        wanted = _file_bytes(config, order)
-        with open_listed(directory, name) as file:
+    for name, wanted in zip(file_names(config), file_sizes(config), strict=True):
+        with open_listed(directory, f"{folder}/{name}") as file:
             size = os.fstat(file.fileno()).st_size
             if size != wanted:
-                raise CheckpointError(
-                    f"{directory / name} has {size} bytes, not {wanted}; {BUILD_AGAIN}"
-                )
+                path = directory / folder / name
+                raise CheckpointError(f"{path} has {size} bytes, not {wanted}; {BUILD_AGAIN}")
             buffers.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b"")
     try:
         counts = Counts(config, buffers)
@@ -242,18 +254,9 @@ def open_counts(directory: Path, folder: str, config: CountsConfig) -> Counts:
     return counts
 
 
-def counts_bytes(config: CountsConfig) -> int:
-    """Return the size of all files."""
-    return sum(_file_bytes(config, order) for order in range(1, len(config.ngrams) + 1))
-
-
-def _file_bytes(config: CountsConfig, order: int) -> int:
-    return sum(np.dtype(kind).itemsize * length for kind, length in _parts(config, order))
-
-
 def counts_files(
     unigram: Float32Array, levels: Sequence[Level], training: dict[str, Any]
-) -> tuple[CountsConfig, dict[str, bytes]]:
+) -> CountsFiles:
     """Quantise an n-gram of the unigrams (V,) and longer orders; return its files by name."""
     empty = np.empty(0, dtype=np.uint8)
     parts: list[list[NDArray[Any]]] = [[unigram.astype("<f4"), empty, empty, empty]]
@@ -276,8 +279,8 @@ def counts_files(
         contexts=tuple(contexts),
         training=training,
     )
-    files = {f"{k}.ngrams": b"".join(map(bytes, part)) for k, part in enumerate(parts, start=1)}
-    return config, files
+    contents = (b"".join(map(bytes, part)) for part in parts)
+    return config, dict(zip(file_names(config), contents, strict=True))
 
 
 def _codes(values: NDArray[Any]) -> NDArray[np.uint8]:

@@ -30,7 +30,7 @@ def open_onnx_runtime(checkpoint: Checkpoint, threads: int = 1) -> "OnnxRuntime"
     Raises:
         CheckpointError: a graph is not listed, or does not fit the configuration, as the weights.
     """
-    network = checkpoint.config.network
+    network = checkpoint.required_network()
     for path, graph in expected_graphs(network)[0].items():
         if path not in checkpoint.sums:
             raise CheckpointError(

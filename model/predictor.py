@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from model.batching import Decoder, Scheduler
 from model.checkpoint import Checkpoint, load_checkpoint
-from model.config import NetworkConfig
 from model.decoding.blanks import find_blanks
 from model.decoding.cloze import fill_blanks
 from model.decoding.context import DecoderContext, History
@@ -22,7 +21,6 @@ from model.decoding.prefix_cache import PrefixCache
 from model.decoding.score import ContextReader, score_text
 from model.errors import LacunaError, QueryError
 from model.listed_files import MAX_TOTAL_BYTES
-from model.ngram import is_ngram, open_ngram
 from model.onnx_graphs import count_parameters
 from model.queries import (
     LexiconEntry,
@@ -108,7 +106,7 @@ class Predictor:
                 yield next_words(self._context, query, history)
                 continue
             layout = find_blanks(query, self.limits.blanks, choices)
-            if self.checkpoint.network.architecture == "stacked_bidirectional":
+            if self.runtime.sizes.architecture == "stacked_bidirectional":
                 yield fill_masked(self._context, layout, history)
             else:
                 yield fill_blanks(self._context, layout, history)
@@ -149,19 +147,17 @@ def open_model(
     threads: int = 1,
     max_bytes: int = MAX_TOTAL_BYTES,
 ) -> tuple[Checkpoint, Runtime]:
-    """Open a checkpoint, or an n-gram as if it were one, which runs on the CPU in any case.
+    """Open a checkpoint and what runs it.
 
     Raises:
         CheckpointError: it cannot be read, has more than *max_bytes*, or the device cannot run it.
     """
-    if is_ngram(directory):
-        return open_ngram(directory, max_bytes)
     checkpoint = load_checkpoint(directory, max_bytes)
     return checkpoint, open_runtime(checkpoint, device, threads)
 
 
 def size_of(checkpoint: Checkpoint) -> int:
     """Return the number of trained parameters, or of counted n-grams."""
-    if isinstance(checkpoint.network, NetworkConfig):
+    if checkpoint.network:
         return count_parameters(checkpoint.network)
-    return sum(checkpoint.training["counts"])
+    return sum(sum(each.ngrams) for each in checkpoint.counts)

@@ -5,7 +5,7 @@ share of a batch. Every call is **batch invariant**: a row's result is bit for b
 among any others, in any order, with any padding.
 
 Implementations: ``model/onnx_runtime.py`` (CPU), ``model/torch_runtime.py`` (CUDA, and the
-reference for the graphs), ``model/mixture.py`` around one of them, ``model/ngram.py``.
+reference for the graphs), ``model/mixture.py`` around one of them, ``model/mixture.py``.
 """
 
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
@@ -127,6 +127,7 @@ def open_runtime(
 ) -> Runtime:
     """Open the runtime that suits a device: ONNX Runtime on a CPU, torch (extra ``gpu``) elsewhere.
 
+    Counts are mixed with the network on the CPU, or answer alone.
     On a CPU one call uses up to *threads* threads.
 
     Raises:
@@ -135,8 +136,10 @@ def open_runtime(
     """
     from model.mixture import Mixture, MixtureRuntime
 
-    runtime: Runtime
-    if device == "cpu":
+    runtime: Runtime | None = None
+    if checkpoint.network is None:
+        pass
+    elif device == "cpu":
         from model.onnx_runtime import open_onnx_runtime
 
         runtime = open_onnx_runtime(checkpoint, threads)
@@ -147,10 +150,11 @@ def open_runtime(
             raise CheckpointError(
                 f"device {device} needs torch: pip install -e '.[gpu]'"
             ) from error
-        runtime = open_torch_runtime(checkpoint.directory, checkpoint.config.network, device)
-    if checkpoint.counts:
+        runtime = open_torch_runtime(checkpoint.directory, checkpoint.network, device)
+    if checkpoint.counts or runtime is None:
         weights = checkpoint.calibration.counts_weights
-        runtime = MixtureRuntime(runtime, Mixture(checkpoint.counts, weights, checkpoint.tokenizer))
+        mixture = Mixture(checkpoint.counts, weights, checkpoint.tokenizer)
+        runtime = MixtureRuntime(runtime, mixture)
     try:
         check_runtime(runtime)
     except Exception as error:  # onnxruntime's errors have no base of their own

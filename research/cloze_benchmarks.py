@@ -115,7 +115,7 @@ BENCHMARKS: dict[str, Callable[[Path], Iterator[BenchmarkQuestion]]] = {
 class BenchmarkOptions:
     """Options of the command."""
 
-    checkpoint: Path = argument("checkpoint directory, or an n-gram")
+    checkpoint: Path = argument("checkpoint directory")
     questions: tuple[str, ...] = argument(f"NAME is one of {', '.join(BENCHMARKS)}", "NAME=FILE")
     output: Path = option("JSON file to write")
     no_cache_lm: bool = option("switch the cache language model off", False)

@@ -23,7 +23,6 @@ import torch
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import Calibration, NetworkConfig
 from model.errors import DivergedError, RunError
-from model.ngram import open_ngram
 from model.predictor import Predictor
 from model.runtime import open_runtime
 from model.tokenizer import Tokenizer
@@ -46,7 +45,7 @@ from training.evaluation.evaluate import evaluate
 from training.evaluation.systems import EvaluatedSystem, open_system
 from training.evaluation.test_items import choose_items, read_files
 from training.export import ExportOptions, export
-from training.ngram import build
+from training.ngram import NgramOptions, build
 from training.options import argument, option
 from training.run_log import read_records
 from training.run_state import find_state, load_weights, saved_state
@@ -256,14 +255,13 @@ def _count(order: int, options: CompareOptions) -> dict[str, Any]:
     """Count an n-gram of the same text; return its size and cost."""
     directory = options.output / f"{order}-gram"
     if not directory.exists():
-        build(options.prepared, directory, order)
-    description = open_ngram(directory)[0].training
+        build(NgramOptions(options.prepared, directory, order=order))  # type: ignore[arg-type]
+    (counts,) = load_checkpoint(directory).counts
     return {
         **dict.fromkeys(("name", "system", "title"), directory.name),
         "seed": 0,
-        "parameters": sum(description["counts"]),
-        "tokens": description["text"]["tokens"],
-        "cpu_seconds": description["seconds"],
+        "parameters": sum(counts.ngrams),
+        **{key: counts.config.training[key] for key in ("tokens", "cpu_seconds")},
     }
 
 
@@ -322,7 +320,7 @@ def _open_peer(directory: Path, sizes: PeerConfig) -> EvaluatedSystem:
         name=directory.name,
         version="1",
         digest=str(directory),  # only tells caches apart
-        network=runtime.sizes,
+        network=None,
         calibration=Calibration(),
         tokenizer=Tokenizer.load(tokenizer),
         languages=("zh", "en"),

@@ -22,7 +22,7 @@ CANDIDATES = 5
 class SentenceOptions:
     """Options of the command."""
 
-    checkpoint: Path = argument("checkpoint directory, or an n-gram")
+    checkpoint: Path = argument("checkpoint directory")
     sentences: Path = argument("JSON Lines: language, text with one blank, wanted (a list)")
     output: Path = option("JSON file to write")
 

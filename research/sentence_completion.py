@@ -82,7 +82,7 @@ def run(options: CompletionOptions) -> int:
     questions = read_questions(options.questions)
     check_writable(options.output)
     checkpoint, runtime = open_model(options.checkpoint)
-    if checkpoint.network.architecture != "two_towers":
+    if runtime.sizes.architecture != "two_towers":
         raise CheckpointError(f"{options.checkpoint} has one tower; name a checkpoint with two")
     held_out = held_out_questions(options.prepared, checkpoint.tokenizer)
     fitting = log_probabilities(checkpoint, runtime, held_out, "held-out blanks")

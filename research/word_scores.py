@@ -9,9 +9,7 @@ used once on test text. Networks are in float32 and evaluation mode, and are not
 import copy
 import itertools
 import math
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from model.counts import Counts, counts_files
 from model.errors import CorpusError
-from model.ngram import map_arrays
 from model.runtime import Int64Array
 from model.tokenizer import END_OF_GAP, START
 from research.word_corpus import WordCorpus
@@ -88,17 +86,17 @@ def score_ngram(corpus: WordCorpus, order: int) -> dict[str, Any]:
     predictable = np.arange(first + len(corpus.words)) >= first
     offsets = np.append(0, np.flatnonzero(corpus.train == 0) + 1)
     scores: dict[str, Any] = {"order": order}
-    with tempfile.TemporaryDirectory() as directory:
-        text = (corpus.train + first).astype(np.uint16), offsets
-        counted = estimate([text], predictable, order, Path(directory))
-        ngram = map_arrays(Path(directory), counted["counts"])
-        scores["ngrams"] = sum(counted["counts"])
-        for name, ids in (("valid", corpus.valid + first), ("test", corpus.test + first)):
-            nats, context = np.empty(len(ids)), [START]
-            for place, word in enumerate(tqdm(ids.tolist(), desc=name, disable=None)):
-                nats[place] = -math.log(ngram.distribution(context)[word])
-                context = [START] if word == first else [*context, word][-order:]
-            scores[name] = perplexity(torch.from_numpy(nats))
+    text = (corpus.train + first).astype(np.uint16), offsets
+    unigram, levels, _, _ = estimate([text], predictable, order)
+    config, files = counts_files(unigram, levels, {})
+    ngram = Counts(config, list(files.values()))
+    scores["ngrams"] = sum(ngram.ngrams)
+    for name, ids in (("valid", corpus.valid + first), ("test", corpus.test + first)):
+        nats, context = np.empty(len(ids)), [START]
+        for place, word in enumerate(tqdm(ids, desc=name, disable=None)):
+            nats[place] = -math.log(ngram.probs(context, ids[place : place + 1])[0][0])
+            context = [START] if word == first else [*context, int(word)][-order:]
+        scores[name] = perplexity(torch.from_numpy(nats))
     return scores
 
 

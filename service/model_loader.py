@@ -88,7 +88,7 @@ def _load(settings: Settings, on_call: Callable[[str, int, int], None]) -> Loade
         "name": checkpoint.name,
         "version": checkpoint.version,
         "digest": checkpoint.digest,
-        "architecture": asdict(checkpoint.network),
+        "architecture": asdict(checkpoint.network) if checkpoint.network else {},
         "parameters": size_of(checkpoint),
         "languages": list(checkpoint.languages),
         "capabilities": list(checkpoint.capabilities),

@@ -9,7 +9,7 @@ import pytest
 from model.words import words_file, words_in
 from tests.fixtures_checkpoint import LINES, build_tiny_checkpoint, tiny_tokenizer
 from training.data.shards import ShardWriter, write_manifest
-from training.ngram import build
+from training.ngram import NgramOptions, build
 
 os.umask(0o022)  # files of keys and settings that a group may write to are refused
 
@@ -46,7 +46,7 @@ def tiny_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_ngram(tiny_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A 3-gram of these lines; tests only read it."""
+    """A checkpoint of counts alone, a 3-gram of these lines; tests only read it."""
     directory = tmp_path_factory.mktemp("ngrams") / "tiny"
-    build(tiny_prepared, directory, order=3)
+    build(NgramOptions(tiny_prepared, directory, order=3))
     return directory

@@ -21,7 +21,7 @@ COMMANDS = {
     "evaluate": ("training.evaluation.evaluate", "score checkpoints on held-out text"),
     "card": ("training.evaluation.model_card", "write scores, known words and a model card"),
     "adapt": ("training.adapt", "teach a checkpoint a text of your own"),
-    "ngram": ("training.ngram", "prepared data to an n-gram, the baseline"),
+    "ngram": ("training.ngram", "prepared data to counts of n-grams"),
 }
 
 # What to do after an error of the operating system.

@@ -13,8 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ from model.checkpoint import (
 from model.config import Calibration, NetworkConfig
 from model.errors import ExportError
 from model.network import Network
-from model.onnx_graphs import build_graphs, count_parameters
+from model.onnx_graphs import build_graphs
 from model.onnx_runtime import OnnxRuntime
 from model.runtime import Float32Array
 from model.tokenizer import Tokenizer
@@ -44,7 +43,7 @@ from model.torch_runtime import TorchRuntime
 from model.words import read_words, words_file
 from training.cached_json import check_writable
 from training.config import RunConfig, options_from_dict
-from training.data.shards import Prepared, Shard, open_prepared, weigh_sources
+from training.data.shards import Prepared, languages_of, open_prepared, weigh_sources
 from training.evaluation.model_card import ADDED_TEXT, model_card, notes_of
 from training.evaluation.quantisation import (
     LINES_AT_ONCE,
@@ -133,7 +132,7 @@ def export(options: ExportOptions) -> Checkpoint:
         version=options.version,
         network=sizes,
         calibration=base.calibration if base else Calibration(),
-        languages=base.languages if base else _languages(sources),
+        languages=base.languages if base else languages_of(sources),
         scores={},
         training={
             **_history(state, prepared),
@@ -142,7 +141,7 @@ def export(options: ExportOptions) -> Checkpoint:
         },
     )
     notes = f"{notes_of(base.directory / CARD)}\n\n{ADDED_TEXT}" if base else ""
-    files[CARD] = model_card(described, count_parameters(sizes), notes).encode()
+    files[CARD] = model_card(described, notes).encode()
     return write_checkpoint(options.output, described, files, overwrite=options.overwrite)
 
 
@@ -216,14 +215,6 @@ def _check_converged(measured: Measurement, vocabulary_size: int) -> None:
                 f"the run diverged: {nats.mean():.4g} nats per held-out token, where a uniform"
                 f" guess has {uniform:.4g}; {TRAIN_LOWER}"
             )
-
-
-def _languages(sources: Sequence[Shard]) -> tuple[str, ...]:
-    """Return the languages of the training text, most tokens first."""
-    totals: Counter[str] = Counter()
-    for shard in sources:
-        totals[shard.language] += round(shard.weight * len(shard.ids))
-    return tuple(language for language, _ in totals.most_common())
 
 
 def _history(

@@ -129,7 +129,7 @@ def plan_run(prepared: Prepared, base: Checkpoint | None, options: PlanOptions) 
     rest = max(60 * options.minutes - reading - OTHER_SECONDS, 0)
     budget = cores * max(rest, 60 * options.minutes * LEAST_TRAINING_SHARE)
     size = prepared.tokenizer.size
-    network = base.config.network if base else _network(size, budget)
+    network = base.required_network() if base else _network(size, budget)
     weights = _weights(prepared.sources)
     tokens = round(sum(weights[each.name] * len(each.ids) for each in prepared.sources))
     window = 32 if network.hidden_size < 200 else 64

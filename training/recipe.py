@@ -154,6 +154,7 @@ def _base(options: RecipeOptions) -> Checkpoint | None:
             " vocabulary; leave it out, or add --from-scratch"
         )
     base = load_checkpoint(options.checkpoint)
+    base.required_network()
     if "predict" not in base.capabilities:
         raise RunError(
             f"{base.directory} only fills blanks; adapt a checkpoint with a forward tower"

@@ -152,7 +152,7 @@ def load_checkpoint_weights(directory: Path, network: nn.Module) -> dict[str, An
         RunError: it belongs to a network of other sizes.
     """
     checkpoint = load_checkpoint(directory)
-    weights = read_weights(directory, checkpoint.config.network)
+    weights = read_weights(directory, checkpoint.required_network())
     try:
         network.load_state_dict({name: torch.from_numpy(each) for name, each in weights.items()})
     except RuntimeError as error:

@@ -75,7 +75,7 @@ class TorchPredictor:
     def __init__(self, checkpoint: Path, int8: bool = False) -> None:
         opened = load_checkpoint(checkpoint)
         self._tokenizer = opened.tokenizer
-        weights = read_weights(checkpoint, opened.config.network)
+        weights = read_weights(checkpoint, opened.required_network())
         network = ForwardNetwork({k: torch.from_numpy(v) for k, v in weights.items()}).eval()
         shown = torch.tensor([bool(surface.strip()) for surface in self._tokenizer.surfaces])
         with torch.no_grad():  # controls, bytes and spaces are no candidates

@@ -21,7 +21,7 @@ from model.checkpoint import (
     word_end_probs_file,
     write_checkpoint,
 )
-from model.config import Calibration
+from model.config import Calibration, NetworkConfig
 from model.errors import CheckpointError
 from model.runtime import open_runtime
 from tests.fixtures_checkpoint import put, sums_of, tiny_tokenizer
@@ -134,7 +134,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "other tokenizer": (
         lambda d: put(d, "tokenizer.model", tiny_tokenizer(size=350).model_proto),
-        r"tokenizer\.model has 350 tokens, the network has 364",
+        r"tokenizer\.model has 350 tokens, the network 364",
     ),
     # sums
     "sums cut between lines": (
@@ -145,8 +145,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     # config.json
     "not JSON": (lambda d: put(d, "config.json", "{"), r"config\.json: .*Invalid JSON"),
     "NaN": (lambda d: put(d, "config.json", '{"format_version": NaN}'), "format_version"),
-    "older format": (with_config(format_version=2), r"config\.json: format_version.*; export"),
-    "newer format": (with_config(format_version=4), "format_version.* or upgrade Lacuna"),
+    "older format": (with_config(format_version=3), r"config\.json: format_version.*; export"),
+    "newer format": (with_config(format_version=5), "format_version.* or upgrade Lacuna"),
     "field unknown": (with_config(colour="red"), "colour: Unexp"),
     "name with a path": (with_config(name="a/b"), "name: String"),
     "no size": (with_config(network={}), r"network\.vocabulary_size"),
@@ -264,3 +264,60 @@ def test_revision_changes_what_is_measured(
     assert [word in after.words for word in ("cat", "theatre")] == [True, False]
     assert {name: (copy / name).read_bytes() for name in others} == others
     assert (copy / "MODEL_CARD.md").read_text() == "# New"
+
+
+def counts_config(**changes: Any) -> Callable[[Path], None]:
+    """Damage: change fields of the description of counts."""
+
+    def damage(directory: Path) -> None:
+        content = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        content["counts"][0] |= changes
+        put(directory, "config.json", json.dumps(content))
+
+    return damage
+
+
+COUNTS_DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "neither": (with_config(counts=[]), "neither a network nor counts"),
+    "three": (
+        with_config(counts=[{"ngrams": [364, 1], "contexts": [1], "training": {}}] * 3),
+        "counts: Tuple should have at most 2 items",
+    ),
+    "no size": (counts_config(ngrams=[364, -1, 5]), r"counts\.0\.ngrams\.1: Input should be"),
+    "other sizes": (counts_config(ngrams=[364, 5, 5]), r"counts/2\.ngrams has \d+ bytes, not"),
+    "another order": (counts_config(ngrams=[364, 5]), "contexts are of another order"),
+    "no order": (counts_config(ngrams=[364], contexts=[]), "counts.0.ngrams: Tuple should have"),
+    "sizes of no file": (
+        counts_config(ngrams=[364, *[(1 << 32) - 1] * 2]), r"1\.ngrams has \d+ bytes, not \d{8}"
+    ),
+    "an unlisted file": (
+        lambda d: edit_sums(d, lambda s: "".join(line for line in s.splitlines(True)
+                                                 if "2.ngrams" not in line)),
+        r"does not list counts/2\.ngrams",
+    ),
+    "another tokenizer": (
+        lambda d: put(d, "tokenizer.model", tiny_tokenizer(size=350).model_proto),
+        "has 350 tokens, the counts 364",
+    ),
+    "no trie": (lambda d: put(d, "counts/1.ngrams",
+                              (d / "counts/1.ngrams").read_bytes()[:-1] + b"\xff"), "contexts"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", COUNTS_DAMAGES)
+def test_damaged_counts_are_named(tiny_ngram: Path, tmp_path: Path, case: str) -> None:
+    """Whatever does not fit is a CheckpointError with the path."""
+    directory = shutil.copytree(tiny_ngram, tmp_path / "copy")
+    load_checkpoint(directory)
+    damage, message = COUNTS_DAMAGES[case]
+    damage(directory)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_checkpoint(directory)
+    assert str(directory) in str(caught.value)
+
+
+def test_counts_do_not_go_with_a_network_that_reads_both_ways(tiny_ngram: Path) -> None:
+    """The next token after a left side is no question to a stacked bidirectional network."""
+    stacked = NetworkConfig(364, "stacked_bidirectional", backward_layers=0, gap_hidden_size=0)
+    with pytest.raises(ValueError, match="counts do not go with"):
+        dataclasses.replace(load_checkpoint(tiny_ngram).config, network=stacked)

@@ -155,7 +155,7 @@ def test_a_file_is_no_output_directory(
     ("command", "module", "name"),
     [
         ("export", checkpoint, "load_checkpoint"),
-        ("ngram", training.ngram, "write_description"),
+        ("ngram", checkpoint, "load_checkpoint"),
         ("evaluate", training.evaluation.evaluate, "answer_all"),
         ("calibrate", training.evaluation.calibrate, "fit_choices"),
     ],

@@ -65,5 +65,5 @@ def test_notes_that_are_not_utf8_are_refused(tiny_checkpoint: Path, tmp_path: Pa
 def test_notes_are_taken_from_a_card(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """A card made from an earlier one keeps its remarks on licences."""
     config, path = load_checkpoint(tiny_checkpoint).config, tmp_path / "card.md"
-    path.write_text(model_card(config, 1, "Novels: public domain.\n\nChats: CC0."), "utf-8")
+    path.write_text(model_card(config, "Novels: public domain.\n\nChats: CC0."), "utf-8")
     assert notes_of(path) == "Novels: public domain.\n\nChats: CC0."

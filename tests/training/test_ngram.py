@@ -1,18 +1,24 @@
-"""The modified Kneser-Ney n-gram, checked against the formulas written with dictionaries."""
+"""Counting, discounting and pruning, checked against the formulas written with dictionaries."""
 
 import random
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from model.checkpoint import load_checkpoint
+from model.counts import Level, counts_files
 from model.errors import PreparedDataError
-from model.ngram import NGramRuntime, map_arrays, open_ngram
+from model.runtime import Float32Array
 from model.tokenizer import START
+from tests.fixtures_checkpoint import tiny_tokenizer
 from training.__main__ import main
 from training.data.shards import open_prepared
-from training.ngram import FALLBACK_DISCOUNTS, Text, estimate
+from training.ngram import FALLBACK_DISCOUNTS, NgramOptions, Text, build, estimate
+from training.pruning import prune
 
 SIZE = 12  # tokens, of which 0 to 4 are control tokens
 Gram = tuple[int, ...]
@@ -25,13 +31,36 @@ def text(*lines: list[int]) -> Text:
 
 
 def estimated(
-    lines: list[list[int]], order: int, directory: Path, size: int = SIZE
-) -> NGramRuntime:
-    """Estimate an n-gram from lines of two sources and open it."""
-    figures = estimate(
-        [text(*lines[::2]), text(*lines[1::2])], np.arange(size) >= 5, order, directory
-    )
-    return map_arrays(directory, figures["counts"])
+    lines: list[list[int]], order: int, size: int = SIZE
+) -> tuple[Float32Array, list[Level], list[Float32Array]]:
+    """Estimate an n-gram from lines of two sources."""
+    texts = [text(*lines[::2]), text(*lines[1::2])]
+    return estimate(texts, np.arange(size) >= 5, order)[:3]
+
+
+class Exact:
+    """An n-gram as it is before it is quantised, as dictionaries."""
+
+    def __init__(self, unigram: Float32Array, levels: list[Level]) -> None:
+        self.unigram = unigram.astype(float)
+        self.shares: dict[Gram, dict[int, float]] = {}
+        self.orders: list[list[Gram]] = []
+        parents: list[Gram] = [(token,) for token in range(len(unigram))]
+        for level in levels:
+            tokens, shares = iter(level.tokens.tolist()), iter(level.shares.tolist())
+            for parent, followers in zip(parents, level.followers.tolist(), strict=True):
+                self.shares[parent] = {next(tokens): next(shares) for _ in range(followers)}
+            assert next(tokens, None) is None
+            parents = [(*parent, token) for parent in parents for token in self.shares[parent]]
+            self.orders.append(parents)
+
+    def row(self, context: Gram) -> np.ndarray[Any, Any]:
+        """P(next token | context)."""
+        shorter = self.row(context[1:]) if context else self.unigram
+        known = self.shares.get(context, {})
+        row = shorter * (1 - sum(known.values()))
+        row[list(known)] += list(known.values())
+        return row
 
 
 class BruteForce:
@@ -96,12 +125,11 @@ def random_lines(seed: int, lines: int, size: int = SIZE) -> list[list[int]]:
     ("order", "lines", "size"),
     [(2, 30, 12), (5, 6, 12), (5, 160, 12), (4, 160, 90)],
 )
-def test_probabilities_equal_the_formulas(
-    order: int, lines: int, size: int, tmp_path: Path
-) -> None:
+def test_probabilities_equal_the_formulas(order: int, lines: int, size: int) -> None:
     """Every probability in every context, seen or not, is that of the formulas."""
     corpus = random_lines(order * 100 + lines, lines, size)
-    found, reference = estimated(corpus, order, tmp_path, size), BruteForce(corpus, order, size)
+    unigram, levels, _ = estimated(corpus, order, size)
+    found, reference = Exact(unigram, levels), BruteForce(corpus, order, size)
     generator = random.Random(1)
     contexts = [[START], []]
     for line in generator.sample(corpus, 5):
@@ -110,29 +138,112 @@ def test_probabilities_equal_the_formulas(
         contexts.append([START, *generator.choices(range(5, size), k=generator.randint(1, 6))])
     for context in contexts:
         wanted = [reference.probability(word, tuple(context)) for word in range(5, size)]
-        np.testing.assert_allclose(
-            found.distribution(context)[5:], wanted, rtol=2e-5, err_msg=str(context)
+        row = found.row(tuple(context[max(0, len(context) - order + 1) :]))
+        np.testing.assert_allclose(row[5:], wanted, rtol=2e-5, err_msg=str(context))
+
+
+def test_losses_are_relative_entropies() -> None:
+    """Each is close to what the row of the context loses, times how often the context came."""
+    corpus = random_lines(7, 160)
+    unigram, levels, losses = estimated(corpus, 3)
+    whole = Exact(unigram, levels)
+    padded = [[START, *line] for line in corpus]
+    found, wanted = [], []
+    for order, (grams, own) in enumerate(zip(whole.orders, losses, strict=True), start=2):
+        seen = Counter(
+            tuple(line[i : i + order - 1]) for line in padded for i in range(len(line) - order + 1)
         )
+        for gram, loss in zip(grams, own.tolist(), strict=True):
+            before = whole.row(gram[:-1])[5:]
+            share = whole.shares[gram[:-1]].pop(gram[-1])
+            after = whole.row(gram[:-1])[5:]
+            whole.shares[gram[:-1]][gram[-1]] = share
+            found.append(loss)
+            wanted.append(seen[gram[:-1]] * float((before * np.log(before / after)).sum()))
+    assert np.corrcoef(found, wanted)[0, 1] > 0.99
+    assert 0.9 < sum(found) / sum(wanted) < 1.2
 
 
-def test_empty_text_is_refused(tmp_path: Path) -> None:
+def test_pruning_keeps_what_loses_most_within_the_bytes() -> None:
+    """Kept n-grams have kept prefixes and kept shares; no removed one loses more than they do."""
+    corpus = random_lines(9, 400, 60)
+    unigram, levels, losses = estimated(corpus, 4, 60)
+    whole = Exact(unigram, levels)
+    loss = {
+        gram: value
+        for grams, own in zip(whole.orders, losses, strict=True)
+        for gram, value in zip(grams, own.tolist(), strict=True)
+    }
+    limit = len(b"".join(counts_files(unigram, levels, {})[1].values())) // 2
+    pruned = prune(len(unigram), levels, losses, limit)
+    size = len(b"".join(counts_files(unigram, pruned, {})[1].values()))
+    assert limit - 12 <= size <= limit
+    kept = Exact(unigram, pruned)
+    grams = {gram for order in kept.orders for gram in order}
+    for context, known in kept.shares.items():
+        assert len(context) == 1 or context in grams
+        assert known.items() <= whole.shares[context].items()
+    leaves = [gram for gram in grams if not kept.shares.get(gram)]
+    assert max(loss[gram] for gram in loss.keys() - grams) < min(loss[gram] for gram in leaves)
+
+
+def test_unigrams_need_their_bytes() -> None:
+    """A size below that of the unigrams is an error, not a model without them."""
+    unigram, levels, losses = estimated(random_lines(1, 20), 2)
+    with pytest.raises(PreparedDataError, match="unigrams alone have more than 40 bytes"):
+        prune(len(unigram), levels, losses, 40)
+
+
+def test_empty_text_is_refused() -> None:
     """No text is an error."""
     with pytest.raises(PreparedDataError, match="no text to count"):
-        estimate([], np.arange(SIZE) >= 5, 3, tmp_path)
+        estimate([], np.arange(SIZE) >= 5, 3)
 
 
-def test_the_command_writes_one_directory(tiny_prepared: Path, tmp_path: Path) -> None:
-    """The command describes order, text and bytes, leaves nothing else and overwrites nothing."""
+def test_the_command_writes_a_checkpoint(tiny_prepared: Path, tmp_path: Path) -> None:
+    """It describes the text and predicts without a network; it leaves nothing else behind."""
     output, data = tmp_path / "bigram", open_prepared(tiny_prepared)
     command = ["ngram", str(tiny_prepared), "--order", "2", "--output", str(output)]
     assert main(command) == 0
-    checkpoint, _ = open_ngram(output)
-    description = checkpoint.training
+    checkpoint = load_checkpoint(output)
     assert "theatre" in checkpoint.words
     assert "theatr" not in checkpoint.words
-    tokens = sum(len(source.ids) for source in data.sources)
-    assert description["text"] == {"tokens": tokens, "prepared_sha256": data.sha256}
-    assert description["bytes"] == sum(path.stat().st_size for path in output.glob("*.npy"))
-    assert len(description["counts"]) == 2
+    assert checkpoint.languages == ("en", "zh")
+    (counts,) = checkpoint.counts
+    assert counts.order == 2
+    training = checkpoint.training
+    assert training["tokens"] == sum(len(source.ids) for source in data.sources)
+    assert training["data_sha256"] == data.sha256
+    assert training["counted"] == [counts.ngrams[1]]
     assert [path.name for path in tmp_path.iterdir()] == ["bigram"]
     assert main(command) == 2
+
+
+def test_counts_are_put_into_a_copy_of_a_checkpoint(
+    tiny_checkpoint: Path, tiny_prepared: Path, tmp_path: Path
+) -> None:
+    """The copy has the network's files and pruned counts; later counts replace them."""
+    options = NgramOptions(tiny_prepared, tmp_path / "copy", tiny_checkpoint, 0.0025, 3)
+    mixed, network = build(options), load_checkpoint(tiny_checkpoint)
+    assert mixed.network == network.network
+    same = mixed.sums.keys() - {"config.json", *(f"counts/{k}.ngrams" for k in (1, 2, 3))}
+    assert {name: mixed.sums[name] for name in same} == {
+        name: each for name, each in network.sums.items() if name != "config.json"
+    }
+    (counts,) = mixed.counts
+    whole = counts.config.training["counted"]
+    assert 0 < sum(counts.ngrams[1:]) < sum(whole)
+    assert sum(path.stat().st_size for path in (tmp_path / "copy/counts").iterdir()) <= 2500
+    again = NgramOptions(tiny_prepared, tmp_path / "again", tmp_path / "copy", None, 2)
+    assert [each.ngrams[1:] for each in build(again).counts] == [(whole[0],)]
+    assert not (tmp_path / "again/counts/3.ngrams").exists()
+
+
+def test_another_tokenizer_is_refused(
+    tiny_checkpoint: Path, tiny_prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counts are of the checkpoint's tokens."""
+    other = replace(load_checkpoint(tiny_checkpoint), tokenizer=tiny_tokenizer(350))
+    monkeypatch.setattr("training.ngram.load_checkpoint", lambda _: other)
+    with pytest.raises(PreparedDataError, match="another tokenizer"):
+        build(NgramOptions(tiny_prepared, tmp_path / "copy", tiny_checkpoint))

@@ -14,6 +14,7 @@ serving. A line with two cuts has a gap [first, second). 0xFFFFFFFF means no cut
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -149,6 +150,14 @@ def _memory_map(path: Path, dtype: np.dtype[Any], numbers: int) -> npt.NDArray[A
     if not size:  # an empty file cannot be mapped
         return np.zeros(0, dtype=dtype)
     return np.memmap(path, dtype=dtype, mode="r")
+
+
+def languages_of(sources: Sequence[Shard]) -> tuple[str, ...]:
+    """Return the languages of sources, most tokens first."""
+    totals: Counter[str] = Counter()
+    for shard in sources:
+        totals[shard.language] += round(shard.weight * len(shard.ids))
+    return tuple(language for language, _ in totals.most_common())
 
 
 def weigh_sources(sources: Sequence[Shard], weights: Mapping[str, float]) -> list[Shard]:

@@ -9,14 +9,13 @@ Fitted on development text, in this order:
     choice temperature,   for each language, by the likelihood of the right word among words of
     uniform mix           similar frequency
 
-It runs on the graphs that will serve. An n-gram is calibrated by the same command. The copy keeps
-its model card: write it again with `python -m training card`.
+It runs on the graphs that will serve. The copy keeps its model card: write it again with
+`python -m training card`.
 """
 
 import functools
 import json
 import random
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -30,9 +29,7 @@ from model.checkpoint import Checkpoint, revise_checkpoint
 from model.config import EVIDENCE, Calibration, CountsWeights
 from model.decoding.cloze import RESCORED, RESCORED_BLIND
 from model.errors import CheckpointError
-from model.files import replaced_directory
 from model.mixture import Mixture, MixtureRuntime
-from model.ngram import NGramConfig, is_ngram
 from model.predictor import Predictor, open_model
 from model.queries import ClozeQuery, ClozeResult
 from model.runtime import Float64Array, Int64Array, Runtime
@@ -48,7 +45,6 @@ from training.evaluation.test_items import (
     cloze_questions,
     read_files,
 )
-from training.ngram import write_description
 from training.options import argument, option
 
 # Rounds of expectation maximisation, and the highest share of counts
@@ -76,7 +72,7 @@ Questions = Mapping[str, Sequence[ClozeQuestion]]  # by language
 class CalibrateOptions:
     """Options of the command."""
 
-    checkpoint: Path = argument("directory of a checkpoint, or of an n-gram")
+    checkpoint: Path = argument("directory of a checkpoint")
     text: tuple[str, ...] = argument("development text: files, folders or globs; one item a line")
     output: Path = option("directory of the calibrated copy; must not exist", metavar="DIR")
     version: str | None = option("version to write (default: the old one)", None)
@@ -100,19 +96,11 @@ def run(options: CalibrateOptions) -> int:
     source, output = options.checkpoint, options.output
     if output.exists():
         raise CheckpointError(f"{output} exists; name a new directory or remove it")
-    if options.version is not None and is_ngram(source):
-        raise CheckpointError(f"{source} is an n-gram, which has no version; omit --version")
     check_writable(output)  # before the work
     checkpoint, runtime = open_model(source)
     files = read_files(options.text, options.field)
     calibration = fit_calibration(checkpoint, runtime, files, options.lines, options.seed)
-    if is_ngram(source):
-        with replaced_directory(output) as fresh:
-            shutil.copytree(source, fresh, dirs_exist_ok=True)
-            config = NGramConfig(**{**checkpoint.training, "calibration": calibration})
-            write_description(fresh, config)
-    else:
-        revise_checkpoint(source, calibration=calibration, version=options.version, output=output)
+    revise_checkpoint(source, calibration=calibration, version=options.version, output=output)
     sys.stdout.write(json.dumps(asdict(calibration), indent=1) + "\n")
     return 0
 

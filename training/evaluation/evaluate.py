@@ -1,7 +1,7 @@
 """Score a checkpoint on text: `python -m training evaluate CHECKPOINT TEXT... --output DIR`.
 
 Queries go to the predictor that serves, so tokenizer, healing, search, rescoring, quantisation and
-calibration are part of the scores. An n-gram or an earlier checkpoint, given by --against, is asked
+calibration are part of the scores. Another checkpoint, given by --against, is asked
 the same questions, and differences get paired intervals.
 
 Writes evaluation.json, evaluation.md and reliability.png (training/evaluation/report.py).
@@ -45,11 +45,11 @@ BOOTSTRAP_ROUNDS = 1000
 class EvaluateOptions:
     """Options of the command."""
 
-    checkpoint: Path = argument("directory of a checkpoint, or of an n-gram")
+    checkpoint: Path = argument("directory of a checkpoint")
     text: tuple[str, ...] = argument("held-out text: files, folders or globs; one item a line")
     output: Path = option("directory for the report", metavar="DIR")
     overwrite: bool = option("replace an existing report", False)
-    against: Path | None = option("checkpoint or n-gram to compare with", None, metavar="DIR")
+    against: Path | None = option("checkpoint to compare with", None, metavar="DIR")
     answers: Path | None = option(
         "folder that keeps answers by system and file, so that any later run goes on from them",
         None,

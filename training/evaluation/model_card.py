@@ -56,7 +56,6 @@ def run(options: CardOptions) -> int:
     version = options.version or checkpoint.version
     card = model_card(
         replace(checkpoint.config, scores=scores, version=version),
-        count_parameters(checkpoint.config.network),
         _read_notes(options.notes) if options.notes else "",
     )
     words = open_prepared(options.prepared).words if options.prepared else None
@@ -106,7 +105,7 @@ def notes_of(card: Path) -> str:
     return "\n".join(line for line in lines if not line.startswith("|")).strip()
 
 
-def model_card(config: CheckpointConfig, parameters: int, notes: str = "") -> str:
+def model_card(config: CheckpointConfig, notes: str = "") -> str:
     """Return the Markdown of a model card; *notes* are Markdown on data and licences."""
     network, training = config.network, config.training
     exported = f"exported {training['date']}" if "date" in training else "exported"
@@ -118,14 +117,23 @@ def model_card(config: CheckpointConfig, parameters: int, notes: str = "") -> st
         for language, figures in config.scores.items()
         for metric, figure in figures.items()
     ]
-    shape = (
-        f"{network.architecture}, {network.cell}: {network.forward_layers} layers forward and"
-        f" {network.backward_layers} backward, hidden {network.hidden_size}, embedding"
-        f" {network.embedding_size}; {network.vocabulary_size:,} tokens;"
-        f" {parameters / 1e6:.2f} million parameters. Languages: {', '.join(config.languages)}."
-    )
+    languages = f"Languages: {', '.join(config.languages)}."
+    shape = "None."
+    if network:
+        shape = (
+            f"{network.architecture}, {network.cell}: {network.forward_layers} layers forward and"
+            f" {network.backward_layers} backward, hidden {network.hidden_size}, embedding"
+            f" {network.embedding_size}; {network.vocabulary_size:,} tokens;"
+            f" {count_parameters(network) / 1e6:.2f} million parameters."
+        )
+    counts = [
+        f"{' + '.join(f'{ngrams:,}' for ngrams in each.ngrams)} n-grams by order, of"
+        f" {each.training.get('tokens', 0):,} tokens of text."
+        for each in config.counts
+    ]
     sections = {
-        "Network": shape,
+        "Network": f"{shape} {languages}",
+        "Counts": "\n".join(counts) or "None.",
         "Training": f"{_table(training.get('stages', []), STAGES)}\nHistory: {origin}.",
         "Data and licences": f"{_table(training.get('data', []), SOURCES)}\n{notes or NO_NOTES}",
         "Scores": table(scores, ("language", "figure", "value", "95 % interval"))

@@ -1,4 +1,4 @@
-"""Systems under evaluation: a checkpoint or an n-gram, behind the predictor that serves."""
+"""Systems under evaluation: checkpoints, behind the predictor that serves."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -77,7 +77,7 @@ def open_system(
     *,
     use_cache_lm: bool = True,
 ) -> EvaluatedSystem:
-    """Open a checkpoint or an n-gram.
+    """Open a checkpoint.
 
     Raises:
         CheckpointError: it cannot be read.
