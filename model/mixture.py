@@ -42,7 +42,7 @@ class Mixture:
         self, counts: Sequence[Counts], weights: CountsWeights, tokenizer: Tokenizer
     ) -> None:
         self._layers = [
-            (each, [np.array(own[language], dtype=np.float32) for language in LANGUAGES])
+            (each, [own[language] for language in LANGUAGES])
             for each, own in zip(counts, weights, strict=False)
         ]
         self.vocabulary_size = tokenizer.size
@@ -82,14 +82,13 @@ class MixtureRuntime:
         """See :meth:`model.runtime.Runtime.run_tower`."""
         if tower == "backward" and self.network:
             return self.network.run_tower(tower, states, tokens, lengths)
-        below, window, top = np.split(states, [self._place, self._place + WINDOW], axis=1)
-        window, windows = append_tokens(window, tokens, lengths)
+        place, top = self._place, self._place + WINDOW
+        window, windows = append_tokens(states[:, place:top], tokens, lengths)
         if not self.network:
             return window, windows
-        inner = np.concatenate([below, top], axis=1)
+        inner = np.concatenate([states[:, :place], states[:, top:]], axis=1)
         inner, outputs = self.network.run_tower(tower, inner, tokens, lengths)
-        below, top = np.split(inner, [self._place], axis=1)
-        states = np.concatenate([below, window, top], axis=1)
+        states = np.concatenate([inner[:, :place], window, inner[:, place:]], axis=1)
         return states, np.concatenate([windows, outputs], axis=2)
 
     def score(self, head: Head, *inputs: npt.NDArray[Any]) -> Float32Array:

@@ -75,6 +75,7 @@ def load(settings: Settings, on_call: Callable[[str, int, int], None]) -> Loaded
 
 def _load(settings: Settings, on_call: Callable[[str, int, int], None]) -> LoadedModel:
     from model.batching import Scheduler
+    from model.counts import file_sizes
     from model.predictor import Predictor, size_of
     from model.queries import ClozeQuery, PredictQuery, ScoreQuery
 
@@ -90,6 +91,12 @@ def _load(settings: Settings, on_call: Callable[[str, int, int], None]) -> Loade
         "digest": checkpoint.digest,
         "architecture": asdict(checkpoint.network) if checkpoint.network else {},
         "parameters": size_of(checkpoint),
+        "counts": [
+            {"ngrams": each.ngrams, "bytes": sum(file_sizes(each.config)), "weights": weights}
+            for each, weights in zip(
+                checkpoint.counts, checkpoint.calibration.counts_weights, strict=False
+            )
+        ],
         "languages": list(checkpoint.languages),
         "capabilities": list(checkpoint.capabilities),
         "scores": checkpoint.scores,

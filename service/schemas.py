@@ -310,11 +310,22 @@ class ModelIdentity(ModelName):
     digest: str
 
 
+class ModelCounts(BaseModel):
+    """Counts that are mixed with the network."""
+
+    ngrams: list[int] = Field(description="by order, from 1")
+    bytes: int
+    weights: dict[str, list[float]] = Field(
+        description="share of the probability of the next token, by language and class of evidence"
+    )
+
+
 class ModelAnswer(ModelIdentity):
     """The checkpoint that answers: its sizes, its questions, its scores."""
 
     architecture: dict[str, Any]
     parameters: int
+    counts: list[ModelCounts]
     languages: list[str]
     capabilities: list[Literal["predict", "cloze", "score"]]
     scores: dict[str, Any]

@@ -39,6 +39,7 @@ DESCRIPTION = {
     "digest": "0" * 64,
     "architecture": {"cell": "lstm"},
     "parameters": 7,
+    "counts": [],
     "languages": ["zh", "en"],
     "capabilities": ["predict", "cloze", "score"],
     "scores": {},

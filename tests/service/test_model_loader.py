@@ -93,6 +93,7 @@ def test_settings_reach_the_model(tiny_checkpoint: Path) -> None:
     assert "at most 5" in refused.json()["detail"]
     weights = random_weights(load_checkpoint(tiny_checkpoint).config.network)
     assert model["parameters"] == sum(each.size for each in weights.values())
+    assert model["counts"] == []
 
 
 def test_a_checkpoint_larger_than_the_memory_for_it_is_refused(tmp_path: Path) -> None:
@@ -147,7 +148,10 @@ def test_counts_are_served_without_a_network(tiny_ngram: Path) -> None:
     model, answers = ask_real(question, tiny_ngram)
     assert model["name"] == "3-gram"
     assert model["architecture"] == {}
-    assert model["parameters"] > 364
+    ngrams, files = model["counts"][0]["ngrams"], tiny_ngram.glob("counts/*")
+    assert model["parameters"] == sum(ngrams) > ngrams[0] == 364
+    assert model["counts"][0]["bytes"] == sum(path.stat().st_size for path in files)
+    assert model["counts"][0]["weights"].keys() == {"zh", "en"}
     assert [answer.status_code for answer in answers] == [200, 200, 200]
     assert answers[0].json()["results"][0]["candidates"]
 
