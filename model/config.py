@@ -44,6 +44,7 @@ _CountsShares = Annotated[tuple[_Share, ...], Field(min_length=EVIDENCE, max_len
 # A value for every language.
 _Language = Annotated[str, Field(pattern=f"^({'|'.join(LANGUAGES)})$")]
 _Stretches = Annotated[dict[_Language, _Stretch], Field(min_length=len(LANGUAGES))]
+_Weights = Annotated[dict[_Language, _Weight], Field(min_length=len(LANGUAGES))]
 _Shares = Annotated[dict[_Language, _Share], Field(min_length=len(LANGUAGES))]
 _CountsWeights = Annotated[dict[_Language, _CountsShares], Field(min_length=len(LANGUAGES))]
 _Parsed = TypeVar("_Parsed")
@@ -173,11 +174,11 @@ class Calibration:
         cloze_temperature: the τ of ``P(w) = F ** γ softmax(s / τ)``, F being the probability of all
             words found for a blank.
         cloze_coverage_exponent: the γ.
-        choice_temperature: the τ of given choices, which also divides their gap log-probabilities.
+        choice_temperature: the τ of given choices.
         choice_uniform_mix: the share ε of the probability that K given choices get evenly:
             ``(1 - ε) softmax(s / τ) + ε / K`` (the lapse rate of Wichmann and Hill 2001).
-        forward_weight: λ1, weight of the forward tower's log-probability of word and right context.
-        backward_weight: λ2, weight of its mirror with the backward tower.
+        chain_weight: λ, weight of the log-probability of a word and its right context.
+        choice_prior_weight: β, weight of how probable a choice is anywhere.
         counts_weights: shares of the general and of own counts in the probability of the next
             token, by class of evidence (mixture.py).
 
@@ -189,8 +190,8 @@ class Calibration:
     cloze_coverage_exponent: _Stretches = _by_language(1.0)
     choice_temperature: _Stretches = _by_language(1.0)
     choice_uniform_mix: _Shares = _by_language(0.0)
-    forward_weight: _Weight = 0.5
-    backward_weight: _Weight = 0.0
+    chain_weight: _Weights = _by_language(1.0)
+    choice_prior_weight: _Weights = _by_language(0.5)
     counts_weights: CountsWeights = Field(default_factory=_counts_weights)
 
 

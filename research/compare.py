@@ -56,8 +56,6 @@ TUNING_SHARE, DECAY_SHARE = 0.1, 0.4
 # Options that are not part of the figures, and those that may differ when a comparison continues.
 UNPUBLISHED = ("prepared", "text", "output", "quick")
 ADDED_LATER = ("seeds", "systems", "orders")
-# λ1 of the bundled checkpoint; without a backward tower, rescoring does not depend on it.
-FORWARD_WEIGHT = 0.75
 QUESTION_SEED = 1
 
 
@@ -303,8 +301,7 @@ def _open(directory: Path, sizes: AnyConfig | None) -> EvaluatedSystem:
     if not target.exists():
         export(ExportOptions(directory, target, name=directory.name, gate=False))
     checkpoint = load_checkpoint(target)
-    calibration = replace(checkpoint.calibration, forward_weight=FORWARD_WEIGHT)
-    predictor = Predictor(replace(checkpoint, calibration=calibration), open_runtime(checkpoint))
+    predictor = Predictor(checkpoint, open_runtime(checkpoint))
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     return EvaluatedSystem(directory.name, predictor, {"bytes": size}, checkpoint.capabilities)
 

@@ -85,14 +85,6 @@ class CacheLM:
         """Bytes of the arrays."""
         return int(self._tokens.nbytes + self._unique.nbytes + self._raises.nbytes)
 
-    def log_marginal(self, tokens: Sequence[int]) -> float:
-        """Sum the logarithms of the marginals' factors over *tokens*, without normalisation."""
-        if not len(self._unique):
-            return 0.0
-        places = np.searchsorted(self._unique, tokens).clip(max=len(self._unique) - 1)
-        found = self._unique[places] == tokens
-        return float(np.log1p(self._raises[places[found]]).sum())
-
     def mix(self, probs: Float32Array, context: Sequence[int]) -> Float32Array:
         """Return *probs* (V,), which sum to 1, as corrected after the tokens of *context*."""
         if self._contexts is not None and not (context and context[-1] in self._contexts):

@@ -2,64 +2,66 @@
 
 For one blank, with every other blank read as its filling or as ``<blank>``:
 
-1. *Propose* spans, or all choices, by log P_gap(span | left, right) (span_search.py).
-2. *Rescore* the best of them with at most 3 tokens of context on either side:
+1. *Propose* words by log P_gap(word | left, right) (span_search.py).
+2. *Rescore* the best of them by the chain, over at most 3 tokens of right context:
 
-       s = log P_gap + λ1 log P_F(span, right context | left)
-                     + λ2 log P_B(left context, span | right)
+       s = log P_gap + λ log P(word, right context | left)
 
+   P is the next head's, mixed with counts, and corrected by the cache language model.
 3. *Calibrate*: the rescored words keep their total probability M and share it by softmax(s / τ);
-   the others keep theirs. A word that repeats a word nearby loses some nats, and the writer's own
-   words are added (blank_words.py). The first 16 words sum to F, which becomes F^γ.
+   the others keep theirs. The writer's own words are added (blank_words.py). The first 24 words sum
+   to F, which becomes F^γ.
 
-P_gap cannot compare phrases and words. If some choices are phrases, the score of each is
-log P_F(choice, right context | left) - 0.9 log P_F(choice | start): they are given, so it says
-little how probable they are anywhere. Of K choices, P is (1 - ε) softmax(score / τ) + ε / K.
+Given choices are compared without P_gap, and may be phrases: how probable they are anywhere says
+less about them, so
+
+    s = log P(choice, right context | left) - β log P(choice | start)
+
+and of K choices, each has (1 - ε) softmax(s / τ) + ε / K.
 
 Several blanks are filled together, from left to right, by a small beam. Then the words of each are
 ranked with all others filled by the best filling. Nothing depends on how many candidates or
 fillings are asked for.
 
-A forward-only network has no gap head: its next head proposes, and
-s = log P_F(span, right context | left).
+A forward-only network has no gap head: its next head proposes, and s is the chain alone.
 """
 
 from collections.abc import Sequence
 from functools import partial
-from itertools import pairwise, starmap
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from model.batching import Decoder, RunTower, Score, gather
-from model.config import Tower
-from model.decoding.blank_words import NEAR, BlankWords
-from model.decoding.blanks import Layout, last_line
+from model.batching import Decoder, RunTower, gather
+from model.decoding.blank_words import BlankWords
+from model.decoding.blanks import Layout
 from model.decoding.cache_lm import CacheLM
 from model.decoding.context import DecoderContext, History, load_prefix
 from model.decoding.span_search import (
+    LEAST,
     Line,
     Proposal,
+    Span,
     SpanHead,
-    score_choices,
-    score_lines,
+    add_span,
+    score_spans,
     search_words,
-    sum_spans,
 )
 from model.queries import ClozeResult, ReadChoices, Usage
-from model.runtime import Float32Array, Float64Array, log_of
+from model.runtime import Float32Array, Float64Array
 from model.tokenizer import BLANK, END, START
 
-# Proposals that are rescored: of two towers, of a forward-only network, and choices.
-RESCORED, RESCORED_BLIND, RESCORED_CHOICES = 16, 32, 32
-# The share of log P(choice | start) that choices lose if some are phrases, and its lower bound.
-PRIOR_SHARE, LEAST_PRIOR = 0.9, -1_000.0
+# Proposals that the search is sure of, of two towers and of a forward-only network; and those that
+# are rescored.
+SEARCHED, SEARCHED_BLIND, RESCORED = 16, 32, 24
 # Spans of each length that are searched on, however improbable they are.
 KEPT = 10
 # Nats below the first proposal at which a proposal is not rescored.
 RESCORING_MARGIN = 5.0
-# Tokens of context on either side that rescoring scores.
+# Tokens of right context that rescoring scores.
 RESCORING_CONTEXT = 3
+# A word seldom returns at once: so many tokens next to a blank are not counted.
+NEAR = 4
 # Joint fillings that are kept from blank to blank; one in texts with more than MANY blanks.
 BEAM, MANY = 4, 8
 # Tokens that the backward tower reads between a blank and the next.
@@ -120,7 +122,6 @@ class _Cloze:
         self._last_choices: ReadChoices | None = None
         self._spelled: dict[str, Line] = {}
         self._priors: dict[Line, float] = {}
-        # A word seldom returns at once, so the tokens next to a blank do not count.
         counted = recent[: len(recent) - min(NEAR, len(self._parts[0]))]
         for number, tokens in enumerate(self._parts[1:], 1):
             last = number == len(self._slots)
@@ -142,7 +143,7 @@ class _Cloze:
         for number, right in enumerate(rights):
             yield from self._read_choices(number)
             found = yield from gather(
-                [self._rank(number, joint.state, right, joint.words, BEAM) for joint in beam]
+                [self._rank(number, joint.state, right, BEAM) for joint in beam]
             )
             longer: list[tuple[float, _Joint, Proposal | None]] = [
                 (joint.log_prob + float(np.log(max(prob, 1e-300))), joint, proposal)
@@ -168,12 +169,11 @@ class _Cloze:
     ) -> Decoder[list[list[tuple[str, float]]]]:
         """Rank the words of each blank with all others filled as in *joint*."""
         rights = yield from self._run_rights(joint.fillings)
-        wanted = RESCORED if self._two_towers else RESCORED_BLIND
+        wanted = SEARCHED if self._two_towers else SEARCHED_BLIND
         answers: list[list[tuple[str, float]]] = []
         for number, (right, filling) in enumerate(zip(rights, joint.fillings, strict=True)):
             yield from self._read_choices(number)
-            others = [*joint.words[:number], *joint.words[number + 1 :]]
-            ranked = yield from self._rank(number, state, right, others, wanted, wanted)
+            ranked = yield from self._rank(number, state, right, wanted, RESCORED)
             answers.append([(proposal.word, prob) for proposal, prob in ranked])
             if number + 1 < len(rights):
                 (state,) = yield [self._run_after(number, state, filling)]
@@ -192,7 +192,7 @@ class _Cloze:
         rights: list[Float32Array | None] = []
         for number, slot in reversed(list(enumerate(self._slots))):
             state = None
-            if self._two_towers and slot.known:
+            if self._two_towers and slot.known and self._choices is None:
                 state, start = self._context.initial["backward"], [END]
                 if not slot.line_ends:  # continue from the right side of the next blank
                     filling, further = fillings[number + 1], rights[-1]
@@ -211,18 +211,16 @@ class _Cloze:
         number: int,
         state: Float32Array,
         right: Float32Array | None,
-        others: Sequence[str | None],
         wanted: int,
         covering: int = 0,
     ) -> Decoder[Ranked]:
         """Return words for a blank after *state*, with probabilities, best first.
 
-        The search ends when *wanted* are found. *others* fill the other blanks. The total
-        probability F of the first *covering* words becomes F^γ.
+        The search ends when *wanted* are found. The total probability F of the first *covering*
+        words becomes F^γ.
         """
         if self._choices is not None:
-            words = self._choices[number]
-            return (yield from self._rank_choices(number, words, state, right, others))
+            return (yield from self._rank_choices(number, self._choices[number], state))
         slot, calibration = self._slots[number], self._context.calibration
         # One side alone says too little to drop improbable words.
         kept = KEPT if self._two_towers else 2 * wanted
@@ -230,141 +228,74 @@ class _Cloze:
         found = yield from search_words(self._context, head, state, takes, wanted, kept)
         log_probs = np.array([each.log_prob for each in found])
         if found:
-            scores = yield from self._rescore(number, found[:wanted], state, right)
-            scores /= calibration.cloze_temperature[slot.language]
-            scores -= self._repetitions(number, found[: len(scores)], others)
-            _share(log_probs, scores)
+            scores = yield from self._rescore(number, found[: covering or wanted], head, state)
+            _share(log_probs, scores / calibration.cloze_temperature[slot.language])
         if covering:
             _raise_coverage(log_probs, covering, calibration.cloze_coverage_exponent[slot.language])
         ranked = _ranked(found, log_probs)
         return (yield from self._words.add_own(ranked, slot, head, state[self._output]))
 
+    def _rescore(
+        self, number: int, found: list[Proposal], head: SpanHead, state: Float32Array
+    ) -> Decoder[Float64Array]:
+        """Return the scores s of the first proposals."""
+        weight = self._context.calibration.chain_weight[self._slots[number].language]
+        scores = np.array([each.log_prob for each in found])
+        if not self._two_towers:
+            scores, weight = np.zeros(len(found)), 1.0
+        elif weight == 0:
+            return scores
+        else:
+            scores = scores[scores > scores[0] - RESCORING_MARGIN] / weight
+        spans = [each.span.tokens for each in found[: len(scores)]]
+        right = self._right(number)
+        return weight * (yield from score_spans(self._context, head, state, spans, right, scores))
+
     def _rank_choices(
-        self,
-        number: int,
-        words: ReadChoices,
-        state: Float32Array,
-        right: Float32Array | None,
-        others: Sequence[str | None],
+        self, number: int, words: ReadChoices, state: Float32Array
     ) -> Decoder[Ranked]:
         """Return all choices of a blank with their probabilities, best first."""
         context, slot = self._context, self._slots[number]
-        spelled = [(word, [self._spell(text) for text in slot.spellings(word)]) for word in words]
-        spans = [tokens for _, each in spelled for tokens in each]
-        if are_words := not self._priors:
-            found = yield from score_choices(context, self._head(number, right), state, spelled)
-        else:
-            forward = yield from self._forward_log_probs(number, spans, state)
-            found = sum_spans(spelled, dict(zip(spans, forward.tolist(), strict=True)))
-            found = [
-                each._replace(log_prob=each.log_prob - PRIOR_SHARE * self._priors[each.span.tokens])
-                for each in found
-            ]
-        found.sort(key=lambda each: (-each.log_prob, each.word))
-        temperature = context.calibration.choice_temperature[slot.language]
-        log_probs = _log_softmax(np.array([each.log_prob for each in found]) / temperature)
-        if are_words:
-            scores = yield from self._rescore(number, found, state, right)
-            _share(log_probs, scores / temperature)
-        if any(others):
-            log_probs = _log_softmax(log_probs - self._words.repetitions(found, "", "", others))
+        spelled = [(word, self._spell(text)) for word in words for text in slot.spellings(word)]
+        spans, head = [span for _, span in spelled], self._head(number, None)
+        weight = context.calibration.choice_prior_weight[slot.language]
+        bias = -weight * np.array([self._priors[span] for span in spans])
+        scores = yield from score_spans(context, head, state, spans, self._right(number), bias)
+        by_word: dict[str, Proposal] = {}
+        for (word, span), score in zip(spelled, scores.tolist(), strict=True):
+            add_span(by_word, word, Span(span, score))
+        found = sorted(by_word.values(), key=lambda each: (-each.log_prob, each.word))
+        log_probs = np.array([each.log_prob for each in found])
+        log_probs = _log_softmax(log_probs / context.calibration.choice_temperature[slot.language])
         if mix := context.calibration.choice_uniform_mix[slot.language]:
             log_probs = np.logaddexp(log_probs + np.log1p(-mix), np.log(mix / len(log_probs)))
         return _ranked(found, log_probs)
 
-    def _repetitions(
-        self, number: int, found: Sequence[Proposal], others: Sequence[str | None]
-    ) -> Float64Array:
-        """Return the nats that each word loses as it repeats one near it or in another blank."""
-        decode = self._context.tokenizer.decode
-        before, after = last_line(self._parts[number])[-NEAR:], self._lines[number][:NEAR]
-        return self._words.repetitions(found, decode(before), decode(after), others)
+    def _right(self, number: int) -> Line:
+        return tuple(self._lines[number][:RESCORING_CONTEXT]) if self._slots[number].known else ()
 
     def _head(self, number: int, right: Float32Array | None) -> SpanHead:
         return SpanHead(self._context, right, self._cache_lm, self._parts[number])
 
     def _read_choices(self, number: int) -> Decoder[None]:
-        """Spell the choices of a blank, and compute log P(choice | start) if some are phrases."""
+        """Spell the choices of a blank, and compute log P(choice | start)."""
         if self._choices is None:
             return
-        words, slot = self._choices[number], self._slots[number]
+        context, words, slot = self._context, self._choices[number], self._slots[number]
         if words is not self._last_choices:
             self._last_choices, self._spelled, self._priors = words, {}, {}
         spans = {self._spell(text): None for word in words for text in slot.spellings(word)}
-        pairs = [pair for tokens in spans for pair in pairwise(tokens)]
-        new = [span for span in spans if span not in self._priors]
-        if new and (self._priors or not all(starmap(self._context.tokenizer.joins, pairs))):
-            (state,) = yield [RunTower("forward", self._context.initial["forward"], (START,))]
-            log_probs = yield from self._log_probs("forward", "next", state, new)
-            self._priors.update(zip(new, log_probs.clip(min=LEAST_PRIOR).tolist(), strict=True))
+        if new := [span for span in spans if span not in self._priors]:
+            (state,) = yield [RunTower("forward", context.initial["forward"], (START,))]
+            nothing = CacheLM(np.zeros(0, dtype=np.int64), context.tokenizer.background)
+            head = SpanHead(context, None, nothing, ())
+            log_probs = yield from score_spans(context, head, state, new, (), np.zeros(len(new)))
+            self._priors.update(zip(new, log_probs.clip(min=LEAST).tolist(), strict=True))
 
     def _spell(self, text: str) -> Line:
         if text not in self._spelled:
             self._spelled[text] = tuple(self._context.index.encode_whole(text))
         return self._spelled[text]
-
-    def _rescore(
-        self, number: int, found: list[Proposal], state: Float32Array, right: Float32Array | None
-    ) -> Decoder[Float64Array]:
-        """Return the scores s of the first proposals; log P_gap of all if nothing rescores them."""
-        scores = np.array([each.log_prob for each in found])
-        if not self._two_towers:
-            if not self._right_context(number):
-                return scores
-            spans = [each.span.tokens for each in found[:RESCORED_BLIND]]
-            scores = yield from self._forward_log_probs(number, spans, state)
-            scores += [self._cache_lm.log_marginal(span) for span in spans]
-            return scores
-        calibration = self._context.calibration
-        forward_weight = calibration.forward_weight
-        backward_weight = 0.0 if right is None else calibration.backward_weight
-        if forward_weight == 0 and backward_weight == 0:
-            return scores
-        if self._choices is None:
-            found = found[: int((scores > scores[0] - RESCORING_MARGIN).sum())]
-        spans = [each.span.tokens for each in found[:RESCORED_CHOICES]]
-        scores = scores[: len(spans)]
-        if forward_weight != 0:
-            scores += forward_weight * (yield from self._forward_log_probs(number, spans, state))
-        if backward_weight != 0 and right is not None:
-            log_probs = yield from self._backward_log_probs(number, spans, right)
-            scores += backward_weight * log_probs
-        return scores
-
-    def _right_context(self, number: int) -> tuple[int, ...]:
-        return tuple(self._lines[number][:RESCORING_CONTEXT]) if self._slots[number].known else ()
-
-    def _forward_log_probs(
-        self, number: int, spans: Sequence[Line], state: Float32Array
-    ) -> Decoder[Float64Array]:
-        """Return log P_F(span, right context | left) of each span, (len(spans),)."""
-        context = self._right_context(number)
-        lines = [(*span, *context) for span in spans]
-        return (yield from self._log_probs("forward", "next", state, lines))
-
-    def _backward_log_probs(
-        self, number: int, spans: Sequence[Line], right: Float32Array
-    ) -> Decoder[Float64Array]:
-        """Return log P_B(left context, span | right) of each span, (len(spans),)."""
-        context = last_line(self._parts[number])[-RESCORING_CONTEXT:]
-        lines = [(*reversed(span), *reversed(context)) for span in spans]
-        return (yield from self._log_probs("backward", "previous", right, lines))
-
-    def _log_probs(
-        self,
-        tower: Tower,
-        head: Literal["next", "previous"],
-        state: Float32Array,
-        lines: Sequence[Line],
-    ) -> Decoder[Float64Array]:
-        """Return log P of each line after *state*, (len(lines),)."""
-
-        def step(output: Float32Array, _line: Line, _place: int, following: list[int]) -> Score:
-            as_log = log_of if head == "next" else np.asarray
-            return Score(head, output, lambda row: (0.0, as_log(row[following]).tolist()))
-
-        log_probs = yield from score_lines(self._context, tower, state, lines, step)
-        return np.array([log_probs[line] for line in lines])
 
 
 def _ranked(found: Sequence[Proposal], log_probs: Float64Array) -> Ranked:

@@ -12,11 +12,18 @@ from model.config import Sizes
 from model.decoding.blank_words import MAX_ADDED
 from model.decoding.blanks import count_blanks
 from model.decoding.cache_lm import MAX_TOKENS
-from model.decoding.cloze import BEAM, KEPT, MANY, RESCORED, RESCORED_BLIND
+from model.decoding.cloze import BEAM, KEPT, MANY, SEARCHED, SEARCHED_BLIND
 from model.decoding.context import MAX_MIXED
 from model.decoding.masked import FILL_ROWS, MAX_REACH, WIDTH
 from model.decoding.score import ROWS
-from model.decoding.span_search import FEW, FIRST_WIDTH, GIVEN_LINES, GIVEN_TOKENS, MAX_SPAN
+from model.decoding.span_search import (
+    EXTENDED,
+    FEW,
+    FIRST_WIDTH,
+    GIVEN_LINES,
+    GIVEN_TOKENS,
+    MAX_SPAN,
+)
 from model.decoding.spellings import MAX_NODES
 from model.queries import ClozeQuery, Limits, PredictQuery, Query, ScoreQuery
 
@@ -90,7 +97,7 @@ class PeakBytes:
         if self._architecture == "stacked_bidirectional":
             return WIDTH * (12 * OBJECT + 16 * MAX_REACH), WIDTH
         two_towers = self._architecture == "two_towers"
-        wanted, kept = (RESCORED, KEPT) if two_towers else (RESCORED_BLIND, 2 * RESCORED_BLIND)
+        wanted, kept = (SEARCHED, KEPT) if two_towers else (SEARCHED_BLIND, 2 * SEARCHED_BLIND)
         work, rows = self._search(wanted, kept)
         words = rows + MAX_SPAN * wanted + MAX_ADDED
         if several:  # the rows of one filling may wait for those of another
@@ -102,19 +109,20 @@ class PeakBytes:
         """Return the bytes of a search for words, and the most rows that it requests at once."""
         rows = max(wanted, kept, FIRST_WIDTH * min(wanted, FEW))
         spans = 2 * rows * self._state + (rows + MAX_SPAN * wanted + MAX_ADDED) * OBJECT
-        return max(spans, self._lines(rows)), rows
+        return max(spans, self._lines(rows, MAX_SPAN + 1)) + self._row, rows
 
-    def _lines(self, lines: int) -> int:
-        """Return the bytes that scoring given lines takes."""
-        rows = min(GIVEN_LINES, lines)
-        return 2 * rows * self._state + GIVEN_TOKENS * (self._output + 2 * OBJECT)
+    def _lines(self, lines: int, length: int) -> int:
+        """Return the bytes that scoring given lines takes, and those that are extended."""
+        lines = min(GIVEN_LINES, lines)
+        outputs = lines * min(GIVEN_TOKENS, length) * (self._output + 2 * OBJECT)
+        return (2 * lines + EXTENDED) * self._state + outputs
 
     def _given(self, choices: int, characters: int) -> int:
         """Return the bytes of choices with some bytes of text in all, each spelled in two ways."""
         objects = 2 * (choices * OBJECT + characters)
         if self._architecture == "stacked_bidirectional":
             return objects + FILL_ROWS * 32 * MAX_REACH
-        return objects + 2 * self._lines(2 * choices)
+        return objects + self._lines(2 * choices, characters) + self._row
 
 
 def _size(texts: Sequence[str]) -> int:

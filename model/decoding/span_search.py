@@ -8,36 +8,41 @@ With two towers the gap head gives all factors, and ``<eog>`` is the end. A forw
 only its next head, which does not see the right side; there a span ends where its word ends.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from model.batching import Decoder, RunTower, Score
-from model.config import GAP_POSITIONS, WORD, Tower
+from model.batching import Decoder, RunTower, Score, gather
+from model.config import GAP_POSITIONS, WORD
 from model.decoding.cache_lm import CONTEXT, CacheLM
 from model.decoding.context import DecoderContext, largest
-from model.runtime import Float32Array, log_of
+from model.runtime import Float32Array, Float64Array, log_of
 from model.tokenizer import END_OF_GAP
 
+W = float(os.environ.get("W", "0"))
 # Tokens of the longest span that is searched.
 MAX_SPAN = 6
+# The exponent of P(next token | left) in the factor of a span's first token.
+NEXT_WEIGHT = 0.25
 # Spans that go on after their first token, for each of the first FEW words wanted.
 FIRST_WIDTH, FEW = 3, 8
 # Nats below the best span at which a span is dropped, unless few are left. Two more than for
 # rescoring in cloze.py: the best span has yet to end, which costs something.
 BEAM_MARGIN = 7.0
-# Given lines that are scored at the same time, and tokens of them that are run in one round: a
+# The lower bound of a log-probability that others are compared with.
+LEAST = -1_000.0
+# Given spans of which more than the first token of the right context is scored.
+EXTENDED = 12
+# Given spans that are scored at the same time, and tokens of each that are run in one round: a
 # decoder keeps no more states and outputs, whatever it is asked.
-GIVEN_LINES, GIVEN_TOKENS = 32, 64
+GIVEN_LINES, GIVEN_TOKENS = 32, 16
 
 
 # Tokens that are scored after a state.
 Line = tuple[int, ...]
-# Requests log P of a line's end, and of each of some next tokens, after its first tokens: from the
-# output there (H,), the line, the number of its first tokens, and the next tokens.
-LineStep = Callable[[Float32Array, Line, int, list[int]], Score]
 
 
 class Span(NamedTuple):
@@ -73,6 +78,7 @@ class SpanHead:
         self._right = None if right is None else right[context.output["backward"]]
         self._cache_lm = cache_lm
         self._before = tuple(before[-CONTEXT:])
+        self._next: Float32Array | None = None  # P(next token | left), (V,)
 
     def step(
         self,
@@ -86,16 +92,27 @@ class SpanHead:
         position = min(position, GAP_POSITIONS - 1)
         return Score("gap", output, reduce, self._right, position, WORD)
 
-    def split(self, tokens: tuple[int, ...], scores: Float32Array) -> tuple[float, Float32Array]:
-        """Return log P of the end after *tokens* and of each next token, (V,), from scores (V,).
+    def read_next(self, state: Float32Array) -> Decoder[Float32Array]:
+        """Return P(next token | left), (V,), after the left side; it is asked for once."""
+        if self._next is None:
+            (row,) = yield [Score("next", state[self._context.output["forward"]], np.copy)]
+            self._next = self.mix(row, ())
+        return self._next
 
-        *tokens* may be the last ``CONTEXT`` of the span.
-        """
+    def mix(self, probs: Float32Array, tokens: Line) -> Float32Array:
+        """Correct P(next token), (V,), after the last tokens of a span."""
+        return self._cache_lm.mix(probs, (*self._before, *tokens)[-CONTEXT:])
+
+    def split(self, tokens: tuple[int, ...], scores: Float32Array) -> tuple[float, Float32Array]:
+        """Return log P of the end after *tokens* and of each next token, (V,), from scores (V,)."""
         scores = scores if self._context.two_towers else log_of(scores)
         log_probs = self._cache_lm.mix_logs(scores, (*self._before, *tokens)[-CONTEXT:])
         if self._context.two_towers:
             end = float(log_probs[END_OF_GAP])
             log_probs[END_OF_GAP] = -np.inf
+            if self._next is not None and not tokens:
+                log_probs += NEXT_WEIGHT * log_of(self._next)
+                log_probs -= np.log(np.exp(log_probs).sum())
             return end, log_probs
         if not tokens:
             return -np.inf, log_probs
@@ -125,6 +142,7 @@ def search_words(
     found: dict[str, Proposal] = {}
     beam: list[Span] = [Span((), 0.0)]
     states: Sequence[Float32Array] = [state]
+    yield from head.read_next(state)
     for position in range(MAX_SPAN + 1):
         rows = yield [head.step(state[output], position) for state in states]
         log_probs = np.empty((len(beam), context.tokenizer.size), dtype=np.float32)
@@ -165,136 +183,73 @@ def _continuations(
     return [(n, token, float(log_probs[n, token])) for n, token in places]
 
 
-def score_choices(
+def score_spans(
     context: DecoderContext,
     head: SpanHead,
     state: Float32Array,
-    choices: Sequence[tuple[str, Sequence[Line]]],
-) -> Decoder[list[Proposal]]:
-    """Score given words exactly after *state* (S,); each comes with the spans that spell it."""
+    spans: Sequence[Line],
+    right: Line,
+    bias: Float64Array,
+) -> Decoder[Float64Array]:
+    """Return *bias* (N,) + log P(span, *right* | left) of each span after *state* (S,), (N,).
 
-    def step(output: Float32Array, line: Line, place: int, following: list[int]) -> Score:
-        recent = line[max(0, place - CONTEXT) : place]
-
-        def split(row: Float32Array) -> tuple[float, list[float]]:
-            end, log_probs = head.split(recent, row)
-            return end, log_probs[following].tolist()
-
-        return head.step(output, place, split)
-
-    spans = [tokens for _, spelled in choices for tokens in spelled]
-    log_probs = yield from score_lines(context, "forward", state, spans, step, ends=True)
-    return sum_spans(choices, log_probs)
-
-
-def sum_spans(
-    choices: Sequence[tuple[str, Sequence[Line]]], log_probs: Mapping[Line, float]
-) -> list[Proposal]:
-    """Return given words, of which each comes with the spans that spell it."""
-    found: dict[str, Proposal] = {}
-    for word, spelled in choices:
-        for tokens in spelled:
-            add_span(found, word, Span(tokens, log_probs[tokens]))
-    return list(found.values())
-
-
-def score_lines(
-    context: DecoderContext,
-    tower: Tower,
-    state: Float32Array,
-    lines: Sequence[Line],
-    step: LineStep,
-    ends: bool = False,
-) -> Decoder[dict[Line, float]]:
-    """Return log P of each line after *state* (S,), with *ends* that of its end included.
-
-    Lines with a common beginning share its states and scores.
+    Without *right*, it is log P(span, end of its last word | left). The tokens of *right* after the
+    first are scored for the best EXTENDED spans; to the others they are as probable as to these on
+    average. The cache language model of *head* corrects the spans, but not *right*, which it knows.
     """
-    found: dict[Line, float] = {}
-    ordered = sorted(set(lines))
-    for start in range(0, len(ordered), GIVEN_LINES):
-        branches = [_Branch(state, 0.0, 0, ordered[start : start + GIVEN_LINES])]
-        while branches:
-            branches = yield from _grow(branches, context.output[tower], tower, step, ends, found)
-    return found
+    following = yield from head.read_next(state)
+    scores: Float64Array = bias + log_of(following[[span[0] for span in spans]])
+    states: dict[int, Float32Array] = {}  # of the best
+    for start in range(0, len(spans), GIVEN_LINES):
+        found = yield from gather(
+            [
+                _score_rest(context, head, state, span, (*span, *right[:1]))
+                for span in spans[start : start + GIVEN_LINES]
+            ]
+        )
+        scores[start : start + GIVEN_LINES] += [each for each, _ in found]
+        states |= {start + n: after for n, (_, after) in enumerate(found)}
+        best = sorted(states, key=lambda n: (-scores[n], n))[:EXTENDED]
+        states = {n: states[n] for n in best}
+    if len(right) > 1:
+        found = yield from gather(
+            [_score_rest(context, head, after, (), right) for after in states.values()]
+        )
+        more = np.array([max(each, LEAST) for each, _ in found])
+        scores += more.mean()
+        scores[list(states)] += more - more.mean()
+    return scores
 
 
-class _Branch(NamedTuple):
-    """Lines with a common beginning of *place* tokens."""
+def _score_rest(
+    context: DecoderContext, head: SpanHead, state: Float32Array, span: Line, line: Line
+) -> Decoder[tuple[float, Float32Array]]:
+    """Return log P of the tokens of a *line* after its first, and the state before the last, (S,).
 
-    state: Float32Array  # after the beginning, (S,)
-    log_prob: float  # of the beginning
-    place: int
-    lines: list[Line]
+    It begins with *span*; if there is no more of it, the end of its last word is the last token.
+    """
+    tokenizer, total = context.tokenizer, 0.0
 
+    def log_prob(place: int, row: Float32Array) -> float:
+        if place == len(line):
+            return float(log_of(row[~tokenizer.continues_word].sum()))
+        if place < len(span):
+            row = head.mix(row, span[max(0, place - CONTEXT) : place])
+        return float(log_of(row[line[place]]))
 
-class _Run(NamedTuple):
-    """Tokens from *start* to *stop* that lines of one branch share."""
-
-    state: Float32Array  # before the tokens, (S,)
-    start: int
-    stop: int
-    lines: list[Line]
-    is_end: bool  # of a line whose end is not wanted, so neither is the state after it
-
-
-def _grow(
-    branches: list[_Branch],
-    output: slice,
-    tower: Tower,
-    step: LineStep,
-    ends: bool,
-    found: dict[Line, float],
-) -> Decoder[list[_Branch]]:
-    """Run on from the end of each branch to where its lines differ or end."""
-    parts = [_by_token(branch) for branch in branches]
-    most = max(1, GIVEN_TOKENS // max(1, sum(map(len, parts))))
-    runs: list[_Run] = []
-    for branch, by_token in zip(branches, parts, strict=True):
-        for lines in by_token.values():
-            first, last, stop = lines[0], lines[-1], branch.place + 1
-            limit = min(len(first), branch.place + most)
-            while stop < limit and first[stop] == last[stop]:
-                stop += 1
-            is_end = not ends and len(lines) == 1 and stop == len(first)
-            runs.append(_Run(branch.state, branch.place, stop, lines, is_end))
-    traces = yield [
-        RunTower(tower, run.state, run.lines[0][run.start : run.stop - run.is_end], True)
-        for run in runs
-    ]
-    steps = [
-        step(branch.state[output], branch.lines[0], branch.place, list(by_token))
-        for branch, by_token in zip(branches, parts, strict=True)
-    ]
-    for run, (outputs, _) in zip(runs, traces, strict=True):
-        line = run.lines[0]
-        for place, before in zip(range(run.start + 1, run.stop), outputs, strict=False):
-            steps.append(step(before, line, place, [line[place]]))
-    rows = iter((yield steps))
-    log_probs: list[float] = []  # of each run, its first token included
-    for branch in branches:
-        end, following = next(rows)
-        log_probs += [branch.log_prob + log_prob for log_prob in following]
-        if len(branch.lines[0]) == branch.place:  # in order, so it is the first
-            found[branch.lines[0]] = branch.log_prob + (end if ends else 0.0)
-    longer: list[_Branch] = []
-    for run, (_, state), log_prob in zip(runs, traces, log_probs, strict=True):
-        for _, (following,) in islice(rows, run.stop - run.start - 1):
-            log_prob += following
-        if run.is_end:
-            found[run.lines[0]] = log_prob
-        else:
-            longer.append(_Branch(state, log_prob, run.stop, run.lines))
-    return longer
-
-
-def _by_token(branch: _Branch) -> dict[int, list[Line]]:
-    """Return the lines that go on after their common beginning, by their next token."""
-    by_token: dict[int, list[Line]] = {}
-    for line in branch.lines:
-        if len(line) > branch.place:
-            by_token.setdefault(line[branch.place], []).append(line)
-    return by_token
+    last = len(line) - 1 + (line == span and bool(tokenizer.ends_letter[line[-1]]))
+    for start in range(0, last, GIVEN_TOKENS):
+        read = line[start : min(start + GIVEN_TOKENS, last)]
+        ((outputs, state),) = yield [RunTower("forward", state, read, True)]
+        total += sum(
+            (
+                yield [
+                    Score("next", output, partial(log_prob, place))
+                    for place, output in enumerate(outputs, start + 1)
+                ]
+            )
+        )
+    return total, state
 
 
 def add_span(found: dict[str, Proposal], word: str, span: Span) -> None:

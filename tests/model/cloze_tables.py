@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from model.config import WORD, Calibration
+from model.decoding.span_search import NEXT_WEIGHT
 from model.queries import Blank, ClozeQuery, ClozeResult
 from model.tokenizer import END, END_OF_GAP, FIRST_BYTE, START
 from tests.fakes import TableRuntime, answer, hand_tokenizer, table_predictor
@@ -17,7 +18,9 @@ TOKENS = (
 )  # fmt: skip
 TOKENIZER = hand_tokenizer(TOKENS)
 EVERYTHING = range(FIRST_BYTE, TOKENIZER.size)
-PLAIN = Calibration(forward_weight=0.0)
+ZEROS = {"zh": 0.0, "en": 0.0}
+# Words are ranked as they are proposed, choices as they are in any context.
+PLAIN = Calibration(chain_weight=ZEROS, choice_prior_weight=ZEROS)
 
 
 def ids(*tokens: str) -> list[int]:
@@ -76,7 +79,7 @@ def gap_prob(
     *,
     closed: bool = True,
 ) -> float:
-    """Return P(span | left, right), token by token; right is None if unknown.
+    """Return the probability of a proposal, token by token; right is None if unknown.
 
     Not *closed*: the probability of all spans that begin so.
     """
@@ -88,6 +91,9 @@ def gap_prob(
         (row,) = runtime.score(
             "gap", forward, backward, np.array(known), np.array(positions), np.array(kinds)
         )
+        if position == 0:
+            row = row + NEXT_WEIGHT * np.log(np.maximum(runtime.score("next", forward)[0], 1e-30))
+            row -= np.logaddexp.reduce(row)
         log_prob += float(row[token])
     return float(np.exp(log_prob))
 

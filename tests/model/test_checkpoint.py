@@ -64,7 +64,9 @@ def test_everything_that_was_written_is_read(tmp_path: Path, tiny_checkpoint: Pa
     changes: dict[str, Any] = {
         "name": "second",
         "version": "2024.1",
-        "calibration": Calibration(cloze_temperature={"zh": 1.25, "en": 0.9}, forward_weight=0.75),
+        "calibration": Calibration(
+            cloze_temperature={"zh": 1.25, "en": 0.9}, chain_weight={"zh": 2.0, "en": 1.5}
+        ),
         "languages": ("en",),
         "scores": {"zh": {"bits_per_character": 4.5}},
         "training": {"seed": 7, "data_sha256": "0" * 64},
@@ -256,7 +258,7 @@ def test_revision_changes_what_is_measured(
         (copy / name).write_bytes(content)
     for name in before.sums.keys() - {"config.json", "MODEL_CARD.md", "words"}:
         others[name] = (tiny_checkpoint / name).read_bytes()
-    calibration, scores = Calibration(forward_weight=0.9), {"en": {"ece": 0.01}}
+    calibration, scores = Calibration(chain_weight={"zh": 2.0, "en": 0.9}), {"en": {"ece": 0.01}}
     after = revise_checkpoint(
         copy, calibration=calibration, scores=scores, card="# New", words=b"cat\n"
     )

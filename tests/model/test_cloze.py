@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config import Calibration
-from model.decoding.cloze import PRIOR_SHARE
-from model.tokenizer import END, START
+from model.tokenizer import START
 from tests.fakes import TableRuntime
 from tests.model.cloze_tables import (
     EVERYTHING,
@@ -25,6 +24,7 @@ from tests.model.cloze_tables import (
     normalised,
     probs,
     probs_of,
+    run,
 )
 
 # ------------------------------------------------------------------------------------ one blank
@@ -38,7 +38,7 @@ def test_brute_force_over_all_spans_agrees(
     monkeypatch: pytest.MonkeyPatch, text: str, right: list[int] | None, seed: int
 ) -> None:
     """Every word has the exact probability of the spans that spell it and fit; spans sum to 1."""
-    monkeypatch.setattr("model.decoding.cloze.RESCORED", 100)
+    monkeypatch.setattr("model.decoding.cloze.SEARCHED", 100)
     monkeypatch.setattr("model.decoding.cloze.KEPT", 200)
     support = ids("store", "store ")
     runtime = TableRuntime(TOKENIZER, support, seed=seed)
@@ -57,23 +57,31 @@ def test_brute_force_over_all_spans_agrees(
 
 
 def test_rescoring_follows_its_formula(monkeypatch: pytest.MonkeyPatch) -> None:
-    """P = M softmax(s / τ), s = log P_gap + λ1 log P_F + λ2 log P_B, for the first words."""
-    monkeypatch.setattr("model.decoding.cloze.RESCORED", 8)
+    """P = M softmax(s / τ), s = log P_gap + λ log P(word, right | left), for the first words.
+
+    After the first token, the right side is as probable for the worst of them as for the others.
+    """
+    monkeypatch.setattr("model.decoding.cloze.RESCORED", 3)
+    monkeypatch.setattr("model.decoding.span_search.EXTENDED", 2)
     calibration = Calibration(
-        cloze_temperature={"zh": 1.0, "en": 2.0}, forward_weight=0.7, backward_weight=0.3
+        cloze_temperature={"zh": 1.0, "en": 2.0}, chain_weight={"zh": 1.0, "en": 0.7}
     )
-    runtime = TableRuntime(TOKENIZER, ids("store ", "park ", "go ", "to ", "the ", "."))
-    left, right = ids("go ", "to "), ids("the ", ".")
-    found = probs("go to ____ the .", calibration, runtime=runtime, top_k=100)
+    runtime = TableRuntime(TOKENIZER, ids("store ", "park ", "go ", "to ", "the ", ".", ","))
+    left, right = [START, *ids("go ", "to ")], ids("the ", ".", ",")
+    found = probs("go to ____ the .,,", calibration, runtime=runtime, top_k=100)
     spans = {word: TOKENIZER.encode(f"{word} ") for word in found}
-    expected = {word: gap_prob(runtime, left, span, right) for word, span in spans.items()}
-    scores = {}
-    for word in sorted(expected, key=lambda word: -expected[word])[:8]:
-        span = spans[word]
-        forward = chain(runtime, "forward", [START, *left], span + right)
-        mirrored = [*reversed(span), *reversed(left)]
-        backward = chain(runtime, "backward", [END, *reversed(right)], mirrored)
-        scores[word] = np.exp((np.log(expected[word]) + 0.7 * forward + 0.3 * backward) / 2.0)
+    expected = {word: gap_prob(runtime, left[1:], span, right) for word, span in spans.items()}
+    words = sorted(expected, key=lambda word: -expected[word])[:3]
+    chains = {word: chain(runtime, "forward", left, spans[word] + right[:1]) for word in words}
+    best = sorted(words, key=lambda word: -np.log(expected[word]) - 0.7 * chains[word])[:2]
+    more = {
+        word: chain(runtime, "forward", left, spans[word] + right) - chains[word] for word in best
+    }
+    mean = sum(more.values()) / 2
+    scores = {
+        word: expected[word] ** 0.5 * np.exp(0.35 * (chains[word] + more.get(word, mean)))
+        for word in words
+    }
     total = sum(expected[word] for word in scores)
     assert len(found) > len(scores)
     expected |= {word: total * share for word, share in normalised(scores).items()}
@@ -81,8 +89,11 @@ def test_rescoring_follows_its_formula(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("exponent", [0.5, 2.0])
-def test_coverage_is_raised_to_its_exponent(exponent: float) -> None:
-    """The first 16 words sum to F, which becomes F^γ; the others share the rest."""
+def test_coverage_is_raised_to_its_exponent(
+    monkeypatch: pytest.MonkeyPatch, exponent: float
+) -> None:
+    """The first words sum to F, which becomes F^γ; the others share the rest."""
+    monkeypatch.setattr("model.decoding.cloze.RESCORED", 16)
     raised = Calibration(cloze_coverage_exponent={"zh": 1.0, "en": exponent})
     plain, found = (probs("go to ____.", each, top_k=100) for each in (Calibration(), raised))
     ratios = {word: found[word] / prob for word, prob in plain.items()}
@@ -96,34 +107,38 @@ def test_coverage_is_raised_to_its_exponent(exponent: float) -> None:
 # -------------------------------------------------------------------------------------- choices
 
 
-@pytest.mark.parametrize(
-    ("choices", "are_words"), [(["park", "reopen", "store"], True), (["park", "the store"], False)]
-)
-def test_choices_are_exact_and_normalised(choices: list[str], are_words: bool) -> None:
-    """All come back, falling, by P_gap if all are words, else by P_F and how common they are."""
-    runtime = TableRuntime(TOKENIZER, seed=6)
-    left = ids("go ", "to ")
+@pytest.mark.parametrize("choices", [["park", "reopen", "store"], ["park", "the store"]])
+def test_choices_are_exact_and_normalised(choices: list[str]) -> None:
+    """All come back, falling, by the chain over their right side and how common they are."""
+    runtime, weight = TableRuntime(TOKENIZER, seed=6), 0.4
+    left = [START, *ids("go ", "to ")]
 
-    def expected(right: list[int] | None, endings: Sequence[str]) -> Any:
-        shares = {}
-        for word in choices:
-            spans = [TOKENIZER.encode(word + end) for end in endings]
-            if are_words:
-                shares[word] = sum(gap_prob(runtime, left, span, right) for span in spans)
-                continue
-            lines = [span + (right or []) for span in spans]
-            fits = [np.exp(chain(runtime, "forward", [START, *left], line)) for line in lines]
-            likelier = spans[int(np.argmax(fits))]
-            prior = np.exp(chain(runtime, "forward", [START], likelier))
-            shares[word] = sum(fits) / prior**PRIOR_SHARE
+    def score(span: list[int], right: list[int]) -> float:
+        fit = chain(runtime, "forward", left, span + right)
+        prior = chain(runtime, "forward", [START], span)
+        if not TOKENIZER.decode(span).endswith(" "):  # an end follows
+            prior += ends(span, [START])
+            fit += 0.0 if right else ends(span, left)
+        return float(np.exp(fit - weight * prior))
+
+    def ends(span: list[int], before: list[int]) -> float:
+        (row,) = runtime.score("next", run(runtime, "forward", before + span))
+        return float(np.log(row[~TOKENIZER.continues_word].sum()))
+
+    def expected(right: list[int], endings: Sequence[str]) -> Any:
+        shares = {
+            word: sum(score(TOKENIZER.encode(word + end), right) for end in endings)
+            for word in choices
+        }
         return approx(normalised(shares))
 
-    found = probs("go to ____.", runtime=runtime, choices=choices, top_k=1)
+    calibration = Calibration(choice_prior_weight={"zh": 0.0, "en": weight})
+    found = probs("go to ____.", calibration, runtime=runtime, choices=choices, top_k=1)
     assert found == expected(ids("."), [""])
     assert list(found.values()) == sorted(found.values(), reverse=True)
     # At the end of a text, spellings with and without a space count.
-    found = probs("go to ____", runtime=runtime, choices=choices)
-    assert found == expected(None, ["", " "])
+    found = probs("go to ____", calibration, runtime=runtime, choices=choices)
+    assert found == expected([], ["", " "])
 
 
 def test_choices_come_back_as_they_were_sent() -> None:
@@ -157,11 +172,13 @@ def test_choices_that_are_read_alike_are_alike() -> None:
         ({"choice_uniform_mix": {"zh": 0.9, "en": 0.2}}, lambda prob: 0.8 * prob + 0.05),
         ({"cloze_temperature": {"zh": 1.0, "en": 7.0}}, lambda prob: prob),
         ({"cloze_coverage_exponent": {"zh": 2.0, "en": 2.0}}, lambda prob: prob),
+        ({"chain_weight": {"zh": 2.0, "en": 2.0}}, lambda prob: prob),
     ],
 )
 def test_choices_have_settings_of_their_own(weight: float, setting: Any, change: Any) -> None:
     """Those of choices change no open blank, those of open blanks change no choice."""
-    plain, changed = (Calibration(forward_weight=weight, **each) for each in ({}, setting))
+    weights = {"zh": weight, "en": weight}
+    plain, changed = (Calibration(choice_prior_weight=weights, **each) for each in ({}, setting))
     choices = ["park", "the store", "reopen", "new"]
     found = probs("go to ____.", plain, choices=choices)
     expected = normalised({word: change(prob) for word, prob in found.items()})
@@ -170,27 +187,13 @@ def test_choices_have_settings_of_their_own(weight: float, setting: Any, change:
     assert same == ("choice" in str(setting))
 
 
-def test_choices_beyond_those_rescored_have_the_same_temperature(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """With more choices than are rescored, the scores of the others are divided by it, too."""
-    monkeypatch.setattr("model.decoding.cloze.RESCORED_CHOICES", 1)
-    choices, table = ["park", "store", "reopen", "open"], {"spread": 0.5}
-    calibrations = [Calibration(choice_temperature={"zh": 1.0, "en": t}) for t in (1.0, 3.0)]
-    plain, found = (
-        probs("go to ____.", each, choices=choices, table=table) for each in calibrations
-    )
-    one, other = sorted(plain, key=lambda word: -plain[word])[-2:]
-    assert found[one] / found[other] == pytest.approx((plain[one] / plain[other]) ** (1 / 3))
-
-
 @pytest.mark.parametrize(
     ("choices", "expected"),
     [(["云南", "买"], {"买": 1.0, "云南": 0.0}), (["云南", "我"], {"我": 0.5, "云南": 0.5})],
 )
 def test_impossible_choices_come_back(choices: list[str], expected: dict[str, float]) -> None:
     """An impossible choice has probability 0; if all are impossible, they share evenly."""
-    assert probs("要去____。", choices=choices, table={"support": ids("买")}) == approx(expected)
+    assert probs("要去____买", choices=choices, table={"support": ids("买")}) == approx(expected)
 
 
 # ----------------------------------------------------------------------------------- any network
@@ -228,7 +231,7 @@ def test_forward_only_network_ends_words() -> None:
 @settings(max_examples=25, deadline=None)
 def test_promises_hold_for_any_text(parts: list[str], top_k: int, architecture: str) -> None:
     """At most top_k words, falling, at most 1 in all; the rest stays, but for missing spaces."""
-    calibration = Calibration(forward_weight=0.5, backward_weight=0.5)
+    calibration = Calibration()
     table = {"support": EVERYTHING, "spread": 0.5, "architecture": architecture}
     text = "".join([*parts, "<mask>"])
     result = fill(text, calibration, table=table, top_k=top_k, fillings=2)

@@ -18,7 +18,7 @@ from model.errors import CheckpointError
         (NetworkConfig, "cell", ("elman",)),
         (NetworkConfig, "architecture", ("tree",)),
         (NetworkConfig, "width", (3,)),
-        (Calibration, "forward_weight", (True, "0.5", 10**400, -1e300, None)),
+        (Calibration, "chain_weight", [{"zh": x, "en": 1} for x in (True, "0.5", 1e300, None)]),
         (Calibration, "cloze_temperature", [{"zh": x, "en": 1} for x in (0, 101, True, "1", None)]),
         (Calibration, "cloze_temperature", (1, {"zh": 1}, {"zh": 1, "fr": 1})),
         (Calibration, "cloze_coverage_exponent", ({"zh": 1e-300, "en": 1},)),

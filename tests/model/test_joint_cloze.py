@@ -1,4 +1,4 @@
-"""Filling several blanks together, repeated words, and words of the writer."""
+"""Filling several blanks together, and words of the writer."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config import Calibration
-from model.decoding.blank_words import CHARACTER_REPETITION, NEAR_REPETITION
 from model.queries import JointFilling, LexiconEntry
-from model.tokenizer import BLANK
+from model.tokenizer import BLANK, START
 from tests.fakes import TableRuntime
 from tests.model.cloze_tables import (
     TOKENIZER,
     approx,
+    chain,
     fill,
     gap_prob,
     ids,
@@ -28,19 +28,23 @@ from tests.model.cloze_tables import (
 
 @pytest.mark.parametrize("seed", range(6))
 def test_the_best_fillings_of_all_blanks_agree_with_brute_force(seed: int) -> None:
-    """All pairs compete, with ``<blank>`` for the second; each blank is ranked given the best."""
+    """All pairs compete; the first is read up to the second; each is ranked given the best."""
     runtime = TableRuntime(TOKENIZER, seed=seed)
     choices = ["park", "store"], ["store", "park"]
     left, stop = ids("go ", "to "), ids(".")
 
     def shares(before: list[int], words: list[str], end: str, right: list[int]) -> dict[str, float]:
+        lines = {word: ids(word + end) + right for word in words}
         return normalised(
-            {word: gap_prob(runtime, before, ids(word + end), right) for word in words}
+            {
+                word: np.exp(chain(runtime, "forward", [START, *before], line))
+                for word, line in lines.items()
+            }
         )
 
-    blind = shares(left, choices[0], " ", [BLANK, *stop])
+    first = shares(left, choices[0], " ", [])
     joint = {
-        (one, two): blind[one] * share
+        (one, two): first[one] * share
         for one in choices[0]
         for two, share in shares([*left, *ids(f"{one} ")], choices[1], "", stop).items()
     }
@@ -53,7 +57,7 @@ def test_the_best_fillings_of_all_blanks_agree_with_brute_force(seed: int) -> No
     )
     assert result.filled == result.fillings[0].filled == "go to {} {}.".format(*ranked[0])
     given = (
-        shares(left, choices[0], " ", [*ids(ranked[0][1]), *stop]),
+        first,
         shares([*left, *ids(f"{ranked[0][0]} ")], choices[1], "", stop),
     )
     for blank, word, expected in zip(result.blanks, ranked[0], given, strict=True):
@@ -103,40 +107,7 @@ def test_one_blank_has_its_candidates_as_fillings() -> None:
     assert list(result.fillings or ()) == expected
 
 
-# ----------------------------------------------------------------------------- repeated, own words
-
-
-@pytest.mark.parametrize(
-    ("text", "far", "word", "other", "loss"),
-    [
-        ("go to ____ store.", "go to ____ to the new store.", "store", "park", NEAR_REPETITION),
-        ("云南____。", "云南要去新手机____。", "云南", "我", NEAR_REPETITION),
-        ("____、买。", "____、新手机我买。", "买", "我", CHARACTER_REPETITION),
-    ],
-)
-def test_a_word_next_to_a_blank_is_less_probable_there(
-    monkeypatch: pytest.MonkeyPatch, text: str, far: str, word: str, other: str, loss: float
-) -> None:
-    """It loses some nats; a function word, or one further away, loses nothing."""
-
-    def ratio(text: str, common: float) -> float:
-        monkeypatch.setattr("model.decoding.blank_words.COMMON", common)
-        found = probs(text, table={"spread": 0.3}, top_k=100)
-        return found[word] / found[other]
-
-    assert ratio(text, 1.0) == pytest.approx(ratio(text, 0.0) * np.exp(-loss), rel=1e-4)
-    assert ratio(far, 1.0) == pytest.approx(ratio(far, 0.0))
-
-
-def test_a_word_seldom_fills_two_blanks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The words of the other blanks lose most."""
-    monkeypatch.setattr("model.decoding.blank_words.COMMON", 1.0)
-    text = "to the ____, re the ____."
-    for seed in range(8):
-        table = {"support": ids("store", "park"), "spread": 0.1, "seed": seed}
-        result = fill(text, table=table, fillings=16)
-        assert result.fillings is not None
-        assert len(set(result.fillings[0].words)) == 2
+# ------------------------------------------------------------------------------------- own words
 
 
 @pytest.mark.parametrize("architecture", ["two_towers", "forward"])

@@ -1,4 +1,4 @@
-"""The probabilities of given lines of tokens, which share beginnings and take several rounds."""
+"""The probabilities of given spans and what follows, which may take several rounds."""
 
 import random
 from itertools import pairwise
@@ -6,60 +6,62 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from model.batching import Decoder, Scheduler, Score
+from model.batching import Decoder, Scheduler
+from model.decoding.cache_lm import CacheLM
 from model.decoding.context import DecoderContext
 from model.decoding.prefix_cache import PrefixCache
-from model.decoding.span_search import GIVEN_LINES, GIVEN_TOKENS, Line, score_lines
-from model.runtime import Float32Array
+from model.decoding.span_search import EXTENDED, GIVEN_LINES, GIVEN_TOKENS, SpanHead, score_spans
+from model.runtime import Float64Array
 from tests.fakes import TableRuntime, hand_tokenizer, table_predictor
 
-TOKENIZER = hand_tokenizer(("a ", "b ", "c ", "d "))
-FIRST, END = TOKENIZER.size - 4, TOKENIZER.size - 1
+TOKENIZER = hand_tokenizer(("a ", "b ", "c ", "d", "."))
+FIRST = TOKENIZER.size - 5
 
 
-def made_up_lines(seed: int) -> list[Line]:
-    """Return more and longer lines than are scored at once; some begin others."""
+def made_up_spans(seed: int, count: int) -> list[tuple[int, ...]]:
+    """Return spans of which some are longer than a round."""
     draw = random.Random(seed)
-    lines: list[Line] = []
-    for _ in range(3 * GIVEN_LINES):
-        shared = draw.choice(lines)[: draw.randrange(90)] if lines and draw.random() < 0.7 else ()
-        longest = draw.choice((1, 3, 2 * GIVEN_TOKENS + 1))
-        added = [draw.randrange(FIRST, END) for _ in range(draw.randrange(1, longest + 1))]
-        lines.append((*shared, *added))
-    return lines
+    lengths = [draw.choice((1, 3, 2 * GIVEN_TOKENS + 1)) for _ in range(count)]
+    return [tuple(draw.choices(range(FIRST, FIRST + 4), k=length)) for length in lengths]
 
 
-@pytest.mark.parametrize("ends", [False, True])
-@pytest.mark.parametrize("seed", range(3))
-def test_lines_are_scored_as_if_each_were_alone(seed: int, ends: bool) -> None:
-    """However many lines begin alike, each has the sum of its tokens, and of its end if wanted."""
-    table = TableRuntime(TOKENIZER, seed=seed)
+@pytest.mark.parametrize("right", [(), (FIRST,), (FIRST, FIRST + 1, FIRST + 3)])
+@pytest.mark.parametrize("count", [EXTENDED, 2 * GIVEN_LINES + 1])
+def test_spans_are_scored_token_by_token(count: int, right: tuple[int, ...]) -> None:
+    """Each has the sum of its tokens, and of the right side or the end of its last word.
+
+    Beyond the first token of the right side, all but the best have the mean of the best.
+    """
+    table = TableRuntime(TOKENIZER, seed=count)
     checkpoint = table_predictor(table).checkpoint
     context = DecoderContext(checkpoint, table.sizes, PrefixCache(0), use_cache_lm=False)
-    rows: list[tuple[Line, int]] = []
+    nothing = CacheLM(np.zeros(0, dtype=np.int64), TOKENIZER.background)
+    head, spans = SpanHead(context, None, nothing, ()), made_up_spans(count, count)
+    bias = np.random.default_rng(count).normal(0, 9, count)
 
-    def step(output: Float32Array, line: Line, place: int, following: list[int]) -> Score:
-        rows.append((line[:place], len(following)))
-        return Score("previous", output, lambda row: (float(row[END]), row[following].tolist()))
-
-    def decoder() -> Decoder[dict[Line, float]]:
+    def decoder() -> Decoder[Float64Array]:
         state = context.initial["forward"]
-        return (yield from score_lines(context, "forward", state, lines, step, ends=ends))
+        return (yield from score_spans(context, head, state, spans, right, bias))
 
-    lines = made_up_lines(seed)
     scheduler = Scheduler(table)
-    scheduler.add("lines", decoder())
-    finished: list[tuple[object, dict[Line, float]]] = []
+    scheduler.add("spans", decoder())
+    finished: list[tuple[object, Float64Array]] = []
     while not finished:
         finished = scheduler.step()
+
+    def log_probs(line: tuple[int, ...]) -> list[float]:
+        states = np.array([(0.0, 0.0), (0.0, line[0]), *pairwise(line)], dtype=np.float32)
+        rows = table.score("next", states)
+        probs = [rows[n, token] for n, token in enumerate(line)]
+        if not right and TOKENIZER.ends_letter[line[-1]]:
+            probs.append(rows[-1][~TOKENIZER.continues_word].sum())
+        return [float(each) for each in np.log(probs)]
+
+    expected = bias + [sum(log_probs((*span, *right[:1]))) for span in spans]
+    if right[1:]:
+        best = (-expected).argsort()[:EXTENDED]
+        more = np.array([sum(log_probs((*spans[n], *right))[-len(right) + 1 :]) for n in best])
+        expected += more.mean()
+        expected[best] += more - more.mean()
     ((_, found),) = finished
-    assert found.keys() == set(lines)
-    for line in set(lines):
-        states = np.array([(0.0, 0.0), (0.0, line[0]), *pairwise(line)])
-        log_probs = table.score("previous", states.astype(np.float32))
-        expected = sum(float(log_probs[n, token]) for n, token in enumerate(line))
-        expected += float(log_probs[len(line), END]) if ends else 0.0
-        assert found[line] == pytest.approx(expected, rel=1e-12), line
-    # Beginnings are shared, but between lines that are not scored together.
-    different = {line[:n] for line in lines for n in range(len(line) + ends)}
-    assert len(rows) <= 1.2 * len(different)
+    assert found == pytest.approx(expected, rel=1e-5)

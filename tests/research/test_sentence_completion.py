@@ -1,16 +1,14 @@
 """Sentence completion: each part against the chain rule and the service, then the report."""
 
-import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from model.config import SPAN, WORD, Calibration
+from model.config import SPAN, WORD
 from model.errors import CorpusError
-from model.predictor import Predictor, open_model
-from model.queries import ClozeQuery, ClozeResult
+from model.predictor import open_model
 from research.__main__ import main
 from research.cloze_benchmarks import BenchmarkQuestion
 from research.sentence_completion import (
@@ -18,7 +16,6 @@ from research.sentence_completion import (
     METHODS,
     PARTS,
     Sentence,
-    log_probabilities,
     read_questions,
     score_sentences,
 )
@@ -46,20 +43,6 @@ def test_a_whole_sentence_is_scored_by_the_chain_rule(tiny_checkpoint: Path) -> 
     assert part(scores, "right whole") == pytest.approx(part(back, "right"), abs=1e-4)
     batch = score_sentences(runtime, [Sentence((20,), (31,), (), WORD), sentence])
     assert np.array_equal(batch[1], scores)
-
-
-def test_the_gap_heads_part_is_what_the_service_uses(tiny_checkpoint: Path) -> None:
-    """Without rescoring, the service's choices are the softmax of the gap head's part."""
-    checkpoint, runtime = open_model(tiny_checkpoint)
-    bare = dataclasses.replace(checkpoint, calibration=Calibration(forward_weight=0.0))
-    query = ClozeQuery(QUESTION.text, choices=list(QUESTION.choices))
-    (served,) = Predictor(bare, runtime, use_cache_lm=False).run([query])
-    assert isinstance(served, ClozeResult)
-    probabilities = {filling.word: filling.probability for filling in served.blanks[0].candidates}
-    gap = part(log_probabilities(checkpoint, runtime, [QUESTION], "question")[0], "gap")
-    expected = np.exp(gap - np.logaddexp.reduce(gap))
-    found = [probabilities[choice] for choice in QUESTION.choices]
-    assert found == pytest.approx(expected.tolist(), rel=1e-3)
 
 
 def test_the_command_writes_a_report(

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from training.evaluation.calibrate import (
 )
 from training.evaluation.test_items import ClozeQuestion
 
-GRIDS = ((0.0, 0.5, 1.0), (0.0, 0.5))
+WEIGHTS = (0.0, 0.5, 1.0)
 CHOICES = ("right", "one", "two", "three", "four")
 ONES = {"zh": 1.0, "en": 1.0}
 
@@ -33,14 +34,15 @@ def blanks(count: int, choices: tuple[str, ...] = ()) -> list[ClozeQuestion]:
 class FakePredictor:
     """Draws the right one of K candidates from a softmax of scores, and claims a sharper one.
 
-    Claims are sharper by *sharpness* and add up to *total*. Weights other than λ1 = 1, λ2 = 0.5 add
+    Claims are sharper by *sharpness* and add up to *total*. Weights other than λ = 1, β = 0.5 add
     noise. The answer is missing if *missing* says so, and exchanged if *lapse* does.
     """
 
     def __init__(
         self, calibration: Calibration, candidates: int, sharpness: float, total: float = 1.0
     ) -> None:
-        self.noise = abs(calibration.forward_weight - 1.0) + abs(calibration.backward_weight - 0.5)
+        chain, prior = calibration.chain_weight["en"], calibration.choice_prior_weight["en"]
+        self.noise = abs(chain - 1.0) + abs(prior - 0.5)
         self.candidates, self.sharpness, self.total = candidates, sharpness, total
         self.missing = self.lapse = lambda _: False
 
@@ -64,15 +66,15 @@ class FakePredictor:
 
 
 def test_weights_and_temperature_are_found() -> None:
-    """Weights without noise win; claims sharper by 2 get τ of about 2, in their language only."""
-    start = Calibration(cloze_temperature={**ONES, "zh": 0.7}, choice_temperature=ONES)
+    """A weight without noise wins; claims sharper by 2 get τ of about 2, in their language only."""
+    start = Calibration(cloze_temperature={**ONES, "zh": 0.7}, chain_weight={"zh": 0.3, "en": 0.0})
 
     def predictor(calibration: Calibration) -> FakePredictor:
         assert calibration.cloze_temperature == calibration.cloze_coverage_exponent == ONES
         return FakePredictor(calibration, 4, 2.0, 0.8)
 
-    fitted = fit_cloze_calibration(predictor, {"en": blanks(300)}, start, 4, GRIDS)
-    assert (fitted.forward_weight, fitted.backward_weight) == (1.0, 0.5)
+    fitted = fit_cloze_calibration(predictor, {"en": blanks(300)}, start, 4, WEIGHTS)
+    assert fitted.chain_weight == {"zh": 0.3, "en": 1.0}
     assert 1.6 < fitted.cloze_temperature["en"] < 2.5
     assert fitted.cloze_temperature["zh"] == 0.7
 
@@ -86,18 +88,18 @@ def test_a_total_that_is_claimed_too_low_is_raised() -> None:
         return fake
 
     start = Calibration(cloze_coverage_exponent={"zh": 0.7, "en": 3.0})
-    fitted = fit_cloze_calibration(predictor, {"en": blanks(300)}, start, 4, GRIDS)
+    fitted = fit_cloze_calibration(predictor, {"en": blanks(300)}, start, 4, WEIGHTS)
     expected = pytest.approx(np.log(0.8) / np.log(0.64), rel=0.03)
     assert fitted.cloze_coverage_exponent == {"zh": 0.7, "en": expected}
 
 
 @pytest.mark.parametrize(("lapses", "mix", "within"), [(False, 0.0, 0.01), (True, 0.1, 0.051)])
-def test_choices_get_a_temperature_and_a_uniform_mix(
+def test_choices_get_a_weight_a_temperature_and_a_uniform_mix(
     lapses: bool, mix: float, within: float
 ) -> None:
-    """Claims sharper by 1.5 get τ of about 1.5, and answers drawn evenly get their share."""
+    """β without noise wins; claims sharper by 1.5 get τ of about 1.5, even answers their share."""
     start = Calibration(
-        choice_temperature={"zh": 3.0, "en": 1.0}, forward_weight=1.0, backward_weight=0.5
+        choice_temperature={"zh": 3.0, "en": 1.0}, choice_prior_weight={"zh": 0.1, "en": 0.0}
     )
 
     def predictor(calibration: Calibration) -> FakePredictor:
@@ -110,7 +112,8 @@ def test_choices_get_a_temperature_and_a_uniform_mix(
     fitted = fit_choices(predictor, questions, start)
     temperature = {"en": pytest.approx(1.5, rel=0.2), "zh": 3.0}
     uniform_mix = {"zh": 0.0, "en": pytest.approx(mix, abs=within)}
-    changes = {"choice_temperature": temperature, "choice_uniform_mix": uniform_mix}
+    changes: dict[str, Any] = {"choice_prior_weight": {"zh": 0.1, "en": 0.5}}
+    changes |= {"choice_temperature": temperature, "choice_uniform_mix": uniform_mix}
     assert asdict(fitted) == asdict(start) | changes
 
 
@@ -160,4 +163,3 @@ def test_counts_alone_are_calibrated_too(tiny_ngram: Path, text: Path, tmp_path:
     changed = {name for name in before.sums if before.sums[name] != after.sums[name]}
     assert changed == {"config.json"}
     assert before.calibration != after.calibration
-    assert after.calibration.forward_weight == 1.0

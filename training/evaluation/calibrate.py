@@ -3,17 +3,17 @@
 Fitted on development text, in this order:
 
     weights of counts     for each language and class of evidence, by the likelihood of tokens
-    λ1, λ2                rescoring weights of blanks, on a coarse grid, by a few hundred blanks
+    chain weight λ        for each language, on a coarse grid, by a few hundred blanks
     cloze temperature τ   for each language, by the likelihood of the words in all blanks
     coverage exponent γ   for each language, by the likelihood of "the word was found"
-    choice temperature,   for each language, by the likelihood of the right word among words of
-    uniform mix           similar frequency
+    prior weight β,       for each language, by the likelihood of the right word among words of
+    choice temperature,   similar frequency
+    uniform mix
 
 It runs on the graphs that will serve. The copy keeps its model card: write it again with
 `python -m training card`.
 """
 
-import functools
 import json
 import random
 import sys
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from model.checkpoint import Checkpoint, revise_checkpoint
 from model.config import EVIDENCE, Calibration, CountsWeights
-from model.decoding.cloze import RESCORED, RESCORED_BLIND
+from model.decoding.cloze import RESCORED, SEARCHED_BLIND
 from model.errors import CheckpointError
 from model.mixture import Mixture, MixtureRuntime
 from model.predictor import Predictor, open_model
@@ -54,12 +54,12 @@ PRIOR_TOKENS = 20.0
 # Temperatures τ and exponents γ, about 3 % apart
 TEMPERATURES = np.geomspace(0.5, 20.0, 125)
 EXPONENTS = np.geomspace(0.25, 4.0, 93)
-WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
-# A forward-only network uses λ1 = 1 and no λ2, whatever its calibration says
-FORWARD_ONLY = ((1.0,), (0.0,))
+# λ; a forward-only network uses none
+WEIGHTS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+PRIOR_WEIGHTS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 UNIFORM_MIXES = (0.0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2)
 MIN_LINES = 10
-# Blanks a language that decide λ1 and λ2; all of them are filled with every pair that is tried
+# Blanks a language that decide λ; all of them are filled with every one that is tried
 MAX_WEIGHT_BLANKS = 400
 WEIGHT_TOKENS = 20_000  # of each language
 MIN_PROBABILITY = 1e-9
@@ -136,9 +136,8 @@ def fit_calibration(
         return Predictor(replace(checkpoint, calibration=calibration), runtime)
 
     two_towers = runtime.sizes.architecture == "two_towers"
-    candidates = RESCORED if two_towers else RESCORED_BLIND
-    grids = (WEIGHTS, WEIGHTS) if two_towers else FORWARD_ONLY
-    fitted = fit_cloze_calibration(predictor, questions, start, candidates, grids)
+    candidates, tried = (RESCORED, WEIGHTS) if two_towers else (SEARCHED_BLIND, WEIGHTS[:1])
+    fitted = fit_cloze_calibration(predictor, questions, start, candidates, tried)
     return fit_choices(predictor, questions, fitted)
 
 
@@ -196,42 +195,37 @@ def fit_cloze_calibration(
     questions: Questions,
     start: Calibration,
     candidates: int,
-    grids: tuple[Sequence[float], Sequence[float]],
+    weights: Sequence[float],
 ) -> Calibration:
-    """Fit λ1, λ2, τ and γ by the likelihood of the words in the blanks.
+    """Fit λ, τ and γ of each language by the likelihood of the words in the blanks.
 
-    λ1 and λ2 are found by turns on a grid, each with the best τ of every language, by
-    ``MAX_WEIGHT_BLANKS`` blanks a language. Then all blanks decide τ and γ; γ by the likelihood of
-    "found or not", because the shares among the candidates do not depend on it.
+    λ is one of *weights*, with its best τ, by ``MAX_WEIGHT_BLANKS`` blanks a language. Then all
+    blanks decide τ and γ; γ by the likelihood of "found or not", because the shares among the
+    candidates do not depend on it.
 
-    *candidates* are asked for: all that are rescored, and so move with τ. *grids* are the values of
-    λ1 and of λ2 to try. Everything that is not fitted here is kept from *start*.
+    *candidates* are asked for: all that are rescored, and so move with τ. Everything that is not
+    fitted here is kept from *start*.
     """
     ones = dict.fromkeys(LANGUAGES, 1.0)
     neutral = replace(start, cloze_temperature=ones, cloze_coverage_exponent=ones)
     every = max(1, max(map(len, questions.values())) // MAX_WEIGHT_BLANKS)
     some = {language: own[::every] for language, own in questions.items()}
 
-    def fill(weights: tuple[float, float], questions: Questions) -> dict[str, Filled]:
-        tried = replace(neutral, forward_weight=weights[0], backward_weight=weights[1])
-        return _fill(predictor(tried), questions, candidates)
+    def fill(weights: dict[str, float], questions: Questions) -> dict[str, Filled]:
+        return _fill(predictor(replace(neutral, chain_weight=weights)), questions, candidates)
 
-    @functools.cache
-    def loss(weights: tuple[float, float]) -> float:
-        return sum(float(_nats(own.right).min()) for own in fill(weights, some).values())
-
-    best = (grids[0][len(grids[0]) // 2], grids[1][0])
-    for _ in range(2):
-        best = min(((forward, best[1]) for forward in grids[0]), key=loss)
-        best = min(((best[0], backward) for backward in grids[1]), key=loss)
+    tried = [(weight, fill(dict.fromkeys(LANGUAGES, weight), some)) for weight in weights]
+    best = dict(start.chain_weight)
+    for language in tried[0][1]:
+        losses = {weight: _nats(filled[language].right).min() for weight, filled in tried}
+        best[language] = min(losses, key=losses.__getitem__)
     temperatures, exponents = dict(start.cloze_temperature), dict(start.cloze_coverage_exponent)
     for language, own in fill(best, questions).items():
         temperatures[language] = float(TEMPERATURES[_nats(own.right).argmin()])
         exponents[language] = _best_exponent(own)
     return replace(
         start,
-        forward_weight=best[0],
-        backward_weight=best[1],
+        chain_weight=best,
         cloze_temperature=temperatures,
         cloze_coverage_exponent=exponents,
     )
@@ -240,29 +234,41 @@ def fit_cloze_calibration(
 def fit_choices(
     predictor: PredictorFactory, questions: Questions, start: Calibration
 ) -> Calibration:
-    """Fit the temperature and the uniform mix of choices by the likelihood of the right choice.
+    """Fit β, the temperature and the uniform mix of choices by the likelihood of the right one.
 
     A temperature alone would make all claims too low, to pay for few right answers with very low
-    scores; the uniform mix pays for those.
-
-    *start* has fitted λ1 and λ2; languages without choices keep its values.
+    scores; the uniform mix pays for those. Languages without choices keep the values of *start*.
     """
     with_choices = {
         language: [each for each in own if each.choices] for language, own in questions.items()
     }
-    neutral = replace(
-        start,
-        choice_temperature=dict.fromkeys(LANGUAGES, 1.0),
-        choice_uniform_mix=dict.fromkeys(LANGUAGES, 0.0),
+    priors, temperatures, mixes = (
+        dict(each)
+        for each in (start.choice_prior_weight, start.choice_temperature, start.choice_uniform_mix)
     )
-    temperatures, mixes = dict(start.choice_temperature), dict(start.choice_uniform_mix)
-    for language, own in _fill(predictor(neutral), with_choices, None).items():
-        right, even = own.right[own.found], own.even[own.found, None]
-        losses = np.array([_nats((1 - mix) * right + mix * even) for mix in UNIFORM_MIXES])
-        mix, temperature = np.unravel_index(losses.argmin(), losses.shape)
-        temperatures[language] = float(TEMPERATURES[temperature])
-        mixes[language] = UNIFORM_MIXES[mix]
-    return replace(start, choice_temperature=temperatures, choice_uniform_mix=mixes)
+    least = dict.fromkeys(LANGUAGES, np.inf)
+    for weight in PRIOR_WEIGHTS:
+        tried = replace(
+            start,
+            choice_prior_weight=dict.fromkeys(LANGUAGES, weight),
+            choice_temperature=dict.fromkeys(LANGUAGES, 1.0),
+            choice_uniform_mix=dict.fromkeys(LANGUAGES, 0.0),
+        )
+        for language, own in _fill(predictor(tried), with_choices, None).items():
+            right, even = own.right[own.found], own.even[own.found, None]
+            losses = np.array([_nats((1 - mix) * right + mix * even) for mix in UNIFORM_MIXES])
+            if losses.min() < least[language]:
+                least[language] = losses.min()
+                mix, temperature = np.unravel_index(losses.argmin(), losses.shape)
+                priors[language] = weight
+                temperatures[language] = float(TEMPERATURES[temperature])
+                mixes[language] = UNIFORM_MIXES[mix]
+    return replace(
+        start,
+        choice_prior_weight=priors,
+        choice_temperature=temperatures,
+        choice_uniform_mix=mixes,
+    )
 
 
 def retemper(probabilities: Float64Array, temperatures: Float64Array) -> Float64Array:
