@@ -25,6 +25,7 @@ import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ BUILD_AGAIN = "build it again with `python -m training ngram`"
 _SHARES = np.exp2(np.arange(256) / -10).astype(np.float32)
 _BACKOFFS: list[float] = (1 / (1 + np.exp((127.5 - np.arange(256)) / 14))).tolist()
 _EDGES = (0.1, 0.2, 0.4, 0.6, 0.8)  # of the classes of backoff weights
+_MANY = 256  # followers of a context whose total is kept
+_MAX_CONTEXTS = 4096  # that are remembered
 _BLOCK = 512  # bits of the bitmap that share a count of contexts before them
 
 
@@ -54,6 +57,10 @@ class Level:
     followers: NDArray[np.integer[Any]]  # (parents,) number of k-grams that begin with each parent
     tokens: NDArray[np.uint16]  # (n,) last tokens, rising for each parent
     shares: Float32Array  # (n,) probability that the shorter contexts do not give; above 0
+
+
+# What a context gives: followers (n,), codes of their shares (n,), shares by code (256,)
+Given = tuple[NDArray[np.uint16], NDArray[np.uint8], Float32Array]
 
 
 class _Contexts:
@@ -77,6 +84,7 @@ class _Contexts:
         counts = np.add.reduceat(bits, np.arange(0, len(bits), _BLOCK), dtype=np.uint32)
         self._before = (np.cumsum(counts, dtype=np.uint32) - counts).data
         self._contexts = int(counts.sum())
+        self._totals: dict[int, float] = {}  # of contexts with many followers
         self._pages: list[int] = pages.tolist()  # much faster to bisect than an array
 
     def find(self, rank: int) -> tuple[int, int, int] | None:
@@ -94,21 +102,21 @@ class _Contexts:
     def _first_rank(self, number: int) -> int:
         return bisect_right(self._pages, number) - 1 << 8 | self._first_low[number]
 
-    def follow(self, rank: int, token: int) -> int | None:
-        """Return the rank of a k-gram and a token among the (k + 1)-grams; None if it is none."""
-        found = self.find(rank)
-        if found is None:
-            return None
-        _, begin, end = found
+    def follow(self, begin: int, end: int, token: int) -> int | None:
+        """Return the rank of the follower that ends in a token; None if there is none."""
         place = bisect_left(self._token_ids, token, begin, end)
         return place if place < end and self._token_ids[place] == token else None
 
-    def weigh(self, number: int, begin: int, end: int, weight: float) -> tuple[Float32Array, float]:
+    def weigh(self, number: int, begin: int, end: int, weight: float) -> tuple[Given, float]:
         """Return what a context of this *weight* gives its followers, and its backoff weight."""
-        backoff = _BACKOFFS[self._codes[number]]
-        shares = _SHARES.take(self._shares[begin:end])
-        shares *= weight * (1 - backoff) / float(shares.sum())
-        return shares, backoff
+        backoff, codes = _BACKOFFS[self._codes[number]], self._shares[begin:end]
+        total = self._totals.get(number)
+        if total is None:
+            total = float(_SHARES.take(codes).sum())
+            if len(codes) >= _MANY:
+                self._totals[number] = total
+        shares = _SHARES * np.float32(weight * (1 - backoff) / total)
+        return (self.tokens[begin:end], codes, shares), backoff
 
     def check(self, ngrams: int, vocabulary_size: int) -> None:
         """Check the arrays against n, the number of k-grams; see :meth:`Counts.check`."""
@@ -146,6 +154,8 @@ class Counts:
             list(_split(buffer, _parts(config, k))) for k, buffer in enumerate(buffers, start=1)
         ]
         self._unigram: Float32Array = files[0][0]
+        # The next context begins with most of this one.
+        self._context = lru_cache(_MAX_CONTEXTS)(self._find_context)
         self._orders = [
             _Contexts(low[6], low[1], low[4], low[5], high[2], high[3])
             for low, high in pairwise(files)
@@ -158,21 +168,22 @@ class Counts:
         1 + 6 (tokens of the longest context that some follow - 1) + class of its backoff weight,
         0 for one below 0.1 to 5 for one of at least 0.8.
         """
-        weight, evidence, levels = self._find(context)
+        weight, evidence, given = self._find(context)
         row = self._unigram * np.float32(weight)
-        for tokens, shares in levels:
-            np.add.at(row, tokens, shares)  # several times faster than row[tokens] += shares
+        for tokens, codes, shares in given:
+            # Several times faster than row[tokens] += shares
+            np.add.at(row, tokens, shares.take(codes))
         return row, evidence
 
     def probs(self, context: Sequence[int], tokens: Int64Array) -> tuple[Float32Array, int]:
         """Return :meth:`distribution` at these tokens (N,), bit for bit, without the others."""
-        weight, evidence, levels = self._find(context)
+        weight, evidence, given = self._find(context)
         found = self._unigram[tokens] * np.float32(weight)
         narrow = tokens.astype(np.uint16)
-        for followers, shares in levels:
+        for followers, codes, shares in given:
             places = followers.searchsorted(narrow)
-            places[places == len(followers)] = 0
-            found += np.where(followers[places] == narrow, shares[places], np.float32(0))
+            known = followers.take(places, mode="clip") == narrow
+            found += shares.take(codes.take(places, mode="clip")) * known
         return found, evidence
 
     def check(self) -> None:
@@ -190,33 +201,32 @@ class Counts:
         for contexts, ngrams in zip(self._orders, self.ngrams, strict=False):
             contexts.check(ngrams, self.vocabulary_size)
 
-    def _find(
-        self, context: Sequence[int]
-    ) -> tuple[float, int, list[tuple[NDArray[np.uint16], Float32Array]]]:
-        """Return the weight of unigrams, the evidence, and followers by falling length.
+    def _find(self, context: Sequence[int]) -> tuple[float, int, list[Given]]:
+        """Return the weight of unigrams, the evidence, and what each known context gives.
 
         A long context may be known though a shorter one was pruned.
         """
-        weight, evidence, levels = 1.0, 0, []
-        for length in range(min(len(context), self.order - 1), 0, -1):
-            rank = self._rank(context[len(context) - length :])
-            contexts = self._orders[length - 1]
-            if rank is None or (found := contexts.find(rank)) is None:
+        weight, evidence, given = 1.0, 0, []
+        tokens = tuple(map(int, context[max(0, len(context) - self.order + 1) :]))
+        for start in range(len(tokens)):
+            contexts = self._orders[len(tokens) - start - 1]
+            if (found := self._context(tokens[start:])) is None:
                 continue
-            shares, backoff = contexts.weigh(*found, weight)
-            evidence = evidence or 6 * length - 5 + bisect_right(_EDGES, backoff)
+            own, backoff = contexts.weigh(*found, weight)
+            evidence = evidence or 6 * (len(tokens) - start) - 5 + bisect_right(_EDGES, backoff)
             weight *= backoff
-            levels.append((contexts.tokens[found[1] : found[2]], shares))
-        return weight, evidence, levels
+            given.append(own)
+        return weight, evidence, given
 
-    def _rank(self, tokens: Sequence[int]) -> int | None:
-        """Return the rank of an n-gram among those of its order; None if it is none."""
-        rank: int | None = int(tokens[0])
-        for token, contexts in zip(tokens[1:], self._orders, strict=False):
-            if rank is None:
-                break
-            rank = contexts.follow(rank, int(token))
-        return rank
+    def _find_context(self, tokens: tuple[int, ...]) -> tuple[int, int, int] | None:
+        """Return the number of a context and the range of its followers; None if it has none."""
+        order = len(tokens)
+        if order == 1:
+            return self._orders[0].find(tokens[0])
+        if (shorter := self._context(tokens[:-1])) is None:
+            return None
+        rank = self._orders[order - 2].follow(*shorter[1:], tokens[-1])
+        return None if rank is None else self._orders[order - 1].find(rank)
 
 
 def file_names(config: CountsConfig) -> list[str]:

@@ -87,7 +87,7 @@ def score_ngram(corpus: WordCorpus, order: int) -> dict[str, Any]:
     offsets = np.append(0, np.flatnonzero(corpus.train == 0) + 1)
     scores: dict[str, Any] = {"order": order}
     text = (corpus.train + first).astype(np.uint16), offsets
-    unigram, levels, _, _ = estimate([text], predictable, order)
+    unigram, levels, _ = estimate([text], predictable, order)
     config, files = counts_files(unigram, levels, {})
     ngram = Counts(config, list(files.values()))
     scores["ngrams"] = sum(ngram.ngrams)
