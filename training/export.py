@@ -23,6 +23,7 @@ import torch
 
 from model.checkpoint import (
     CARD,
+    COUNTS,
     TOKENIZER,
     WORD_END_PROBS,
     WORDS,
@@ -40,11 +41,10 @@ from model.onnx_runtime import OnnxRuntime
 from model.runtime import Float32Array
 from model.tokenizer import Tokenizer
 from model.torch_runtime import TorchRuntime
-from model.words import read_words, words_file
 from training.cached_json import check_writable
 from training.config import RunConfig, options_from_dict
 from training.data.shards import Prepared, languages_of, open_prepared, weigh_sources
-from training.evaluation.model_card import ADDED_TEXT, model_card, notes_of
+from training.evaluation.model_card import model_card, notes_of
 from training.evaluation.quantisation import (
     LINES_AT_ONCE,
     Measurement,
@@ -72,9 +72,8 @@ class ExportOptions:
     prepared: Path | None = option("prepared data (default: the run's)", None, metavar="DIR")
     overwrite: bool = option("replace an existing checkpoint", False)
     gate: bool = True  # refuse if int8 costs too much; comparisons measure the graphs anyway
-    # The checkpoint that an adaptation started from. Its languages, word-end probabilities and
-    # temperatures that are not fitted here stay: a small text says little about them. Its words
-    # stay known.
+    # The checkpoint that an adaptation started from. All but its network stays: a small text says
+    # little about languages, word ends and temperatures.
     base: Checkpoint | None = None
 
 
@@ -124,13 +123,14 @@ def export(options: ExportOptions) -> Checkpoint:
         files[WORD_END_PROBS] = word_end_probs_file(word_end_probs(sources, tokenizer))
         files[WORDS] = prepared.words
     else:
-        known = (prepared.words, (base.directory / WORDS).read_bytes())
-        files[WORDS] = words_file(word for data in known for word in read_words(data))
-        files[WORD_END_PROBS] = (base.directory / WORD_END_PROBS).read_bytes()
+        kept = [path for path in base.sums if path.startswith(COUNTS)]
+        for path in (WORDS, WORD_END_PROBS, *kept):
+            files[path] = (base.directory / path).read_bytes()
     described = CheckpointConfig(
         name=name,
         version=options.version,
         network=sizes,
+        counts=base.config.counts if base else (),
         calibration=base.calibration if base else Calibration(),
         languages=base.languages if base else languages_of(sources),
         scores={},
@@ -140,7 +140,7 @@ def export(options: ExportOptions) -> Checkpoint:
             "quantisation_cost": cost,
         },
     )
-    notes = f"{notes_of(base.directory / CARD)}\n\n{ADDED_TEXT}" if base else ""
+    notes = notes_of(base.directory / CARD) if base else ""
     files[CARD] = model_card(described, notes).encode()
     return write_checkpoint(options.output, described, files, overwrite=options.overwrite)
 

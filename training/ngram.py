@@ -90,7 +90,9 @@ def build(options: NgramOptions) -> Checkpoint:
             " with --tokenizer"
         )
     max_bytes = None if options.megabytes is None else int(options.megabytes * 1e6)
+    started = time.process_time()
     counts = count(data, options.order, max_bytes)
+    counts[0].training["cpu_seconds"] = round(time.process_time() - started, 1)
     if base:
         return revise_checkpoint(base.directory, counts={0: counts}, output=options.output)
     described = CheckpointConfig(
@@ -120,7 +122,6 @@ def count(data: Prepared, order: int, max_bytes: int | None = None) -> CountsFil
     Raises:
         PreparedDataError: the text is empty, or *max_bytes* are too few.
     """
-    started = time.process_time()
     predictable = np.ones(data.tokenizer.size, dtype=np.bool_)
     predictable[[*NEVER_PREDICTED, END_OF_GAP]] = False
     texts = [(source.ids, source.offsets) for source in data.sources]
@@ -133,7 +134,6 @@ def count(data: Prepared, order: int, max_bytes: int | None = None) -> CountsFil
             "discounts": discounts,
             "tokens": sum(len(source.ids) for source in data.sources),
             "data_sha256": data.sha256,
-            "cpu_seconds": round(time.process_time() - started, 1),
         },
     )
 

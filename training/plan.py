@@ -70,18 +70,25 @@ CHARACTERS_PER_SECOND = 50_000  # read, cleaned and encoded
 OTHER_SECONDS = 75.0  # start, export, and the report before and after
 LEAST_TRAINING_SHARE = 0.3  # of the minutes, however long the rest takes
 
+Minutes = Annotated[float, Field(ge=0)]
+
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class PlanOptions:
     """Choices that a user may make; None is chosen from the text."""
 
-    minutes: Annotated[float, Field(gt=0)] = option("minutes in all on a slow core", 10.0, "N")
+    minutes: Minutes = option("minutes in all on a slow core; 0: only count", 10.0, "N")
     steps: Size | None = option("updates of the network (default: chosen)", None, "N")
     rows: Size | None = option("rows of a batch (default: chosen)", None, "N")
     learning_rate: Amount | None = option("highest learning rate (default: chosen)", None, "RATE")
     threads: Size = option("threads of torch", 1, "N")
     seed: Count = option("seed of every random choice", 1, "N")
     device: Device = option("cpu, or cuda to train on a GPU", "cpu", "DEVICE")
+
+    @property
+    def trains(self) -> bool:
+        """True if a network is to be trained; else the text is only counted."""
+        return self.minutes > 0 or self.steps is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,21 @@
     1  read      find files, read their text, report the findings              DIR/report.json
     2  prepare   text to tokens; some lines are held out for the choice of the
                  best state, others for the report                             DIR/data
-    3  train     one run, whose sizes training/plan.py chooses                 DIR/run
-    4  export    the best state; an adapted checkpoint keeps its word ends, its
-                 known words and most of its calibration                       DIR/checkpoint
+    3  train     one run, whose sizes training/plan.py chooses; `--minutes 0`
+                 leaves the network as it is                                   DIR/run
+    4  count     n-grams of the text; the held-out lines decide their shares
+                 in the mixture, and are then counted, too                     DIR/checkpoint
     5  compare   lines that training has not seen, before and after            DIR/evaluation.json
 
 A result is complete or absent. After an interruption, the same command continues, and ends in the
 same checkpoint, bit for bit. Replay is general text that is read along to limit forgetting (Robins
-1995). DIR contains the text, so only its owner may read it. DIR/checkpoint has no lines of it, but
-its frequent words, names included, and a network can repeat rare lines: share it with care.
+1995). The text can be put together again from DIR and from the counts of five tokens in a row in
+DIR/checkpoint: keep both as private as the text. So only their owner may read them.
 
-Exit codes: 0 done; 2 an error; 3 nothing gained, so no checkpoint; 130 interrupted.
+The counts of a text replace those of an earlier one; the general counts stay. A checkpoint without
+any gets those of the text as its general counts.
+
+Exit codes: 0 done; 2 an error; 3 a new network gained nothing, so no checkpoint; 130 interrupted.
 """
 
 import hashlib
@@ -27,30 +31,40 @@ from typing import Any
 from pydantic.dataclasses import dataclass
 
 from model.checkpoint import (
+    CARD,
     DEFAULT_CHECKPOINT,
+    WORDS,
     Checkpoint,
     check_target,
     is_checkpoint,
     load_checkpoint,
+    revise_checkpoint,
 )
-from model.config import STRICT
+from model.config import EVIDENCE, STRICT
+from model.counts import Counts, CountsFiles
 from model.errors import CorpusError, RunError
 from model.files import write_atomically
+from model.onnx_runtime import open_onnx_runtime
+from model.text import LANGUAGES
+from model.words import read_words, words_file
 from training.cached_json import cached_json, require_same_settings
 from training.config import RunConfig, Size
 from training.data.input_files import find_files
 from training.data.prepare import PrepareOptions, VocabularySize, prepare
 from training.data.reading import Share
-from training.data.shards import Prepared, open_prepared
+from training.data.shards import Prepared, Shard, open_prepared
 from training.data.sources import named_sources
 from training.data.text_report import TextReport
+from training.evaluation.calibrate import fit_counts_weights
+from training.evaluation.model_card import ADDED_TEXT, model_card, notes_of
+from training.evaluation.quantisation import held_out_lines
 from training.evaluation.report import LANGUAGE_NAMES, cell, table
+from training.ngram import count
 from training.options import argument, capped_threads, option
 from training.plan import (
     ADAPTING_PASSES,
     REPLAY,
     REPLAY_PREFIX,
-    Plan,
     PlanOptions,
     guess_seconds,
     minutes,
@@ -61,6 +75,8 @@ from training.progress import write_line
 MIN_LINES = 100
 # Occurrences from which a word is known; fewer than in `prepare`, as the text is small
 KNOWN_FROM = 2
+# Tokens of the longest n-gram, and the largest size of the counts, which few texts reach
+ORDER, MAX_COUNTS_BYTES = 5, 20_000_000
 COMPARED = {
     "bits_per_character": "bits per character",
     "next_top3": "next among 3",
@@ -120,19 +136,9 @@ def _run(options: RecipeOptions) -> int:
         (options.output / "settings.json").unlink(missing_ok=True)
     options.output.mkdir(mode=0o700, parents=True, exist_ok=True)  # it will contain the text
     require_same_settings(options.output, _settings(options, base, [file.path for file in files]))
-    plan = _plan(options, base)
-    if not is_checkpoint(checkpoint):
-        best = _train(plan.config, options.output / "run")
-        if best == 0:
-            write_line(
-                f"{options.output}: nothing gained, so no checkpoint is written: no state of the"
-                " run predicts the held-out lines better than its start. Give more text or a lower"
-                " --learning-rate, and another --output; `history` and `lexicon` of a request also"
-                " teach words"
-            )
-            return 3
-        write_line(f"export of step {best}: about half a minute")
-        _export(options, base)
+    config = _plan(options, base)
+    if not is_checkpoint(checkpoint) and not _make(options, base, config):
+        return 3
     write_line("comparison on lines that training has not seen: about a minute")
     sys.stdout.write(_comparison(options))
     program = "python -m lacuna" if sys.argv[0].endswith(".py") else sys.argv[0]
@@ -147,6 +153,8 @@ def _run(options: RecipeOptions) -> int:
 def _base(options: RecipeOptions) -> Checkpoint | None:
     """Return the checkpoint to adapt; None to train from nothing."""
     if options.from_scratch:
+        if not options.trains:
+            raise RunError("--from-scratch trains a network; give it --minutes above 0")
         return None
     if options.vocabulary_size is not None:
         raise RunError(
@@ -154,7 +162,8 @@ def _base(options: RecipeOptions) -> Checkpoint | None:
             " vocabulary; leave it out, or add --from-scratch"
         )
     base = load_checkpoint(options.checkpoint)
-    base.required_network()
+    if options.trains:
+        base.required_network()
     if "predict" not in base.capabilities:
         raise RunError(
             f"{base.directory} only fills blanks; adapt a checkpoint with a forward tower"
@@ -194,13 +203,15 @@ def _settings(
     return values | {"checkpoint": base.digest if base else "", "files": digests}
 
 
-def _plan(options: RecipeOptions, base: Checkpoint | None) -> Plan:
-    """Prepare the text, unless that is done, and choose the sizes of the run."""
+def _plan(options: RecipeOptions, base: Checkpoint | None) -> RunConfig | None:
+    """Prepare the text, unless that is done; choose the run that trains the network, if any."""
     prepared = _prepare(options, base)
+    if not options.trains:
+        return None
     plan = plan_run(prepared, base, options)
     sys.stdout.write(plan.to_text())
     sys.stdout.flush()
-    return plan
+    return plan.config
 
 
 def _prepare(options: RecipeOptions, base: Checkpoint | None) -> Prepared:
@@ -242,6 +253,30 @@ def _show(report: TextReport, output: Path) -> None:
         )
 
 
+def _make(options: RecipeOptions, base: Checkpoint | None, config: RunConfig | None) -> bool:
+    """Train the network, if there is a run for it, count, and write the checkpoint.
+
+    Return False if a new network gained nothing, so that there is no checkpoint.
+    """
+    best = _train(config, options.output / "run") if config else 0
+    version = _labels(options, base)[1]
+    if config and not best:
+        write_line(
+            f"{options.output}: the network gained nothing,"
+            f" {'and stays as it was' if base else 'so no checkpoint is written'}: no state of the"
+            " run predicts the held-out lines better than its start. Give more text or a lower"
+            " --learning-rate, and another --output"
+        )
+    if best:
+        write_line(f"export of step {best}: about half a minute")
+        with tempfile.TemporaryDirectory(dir=options.output) as directory:
+            _export(options, base, Path(directory) / "checkpoint")
+            _add_counts(options, load_checkpoint(Path(directory) / "checkpoint"), version)
+    elif base:
+        _add_counts(options, base, version)
+    return bool(best or base)
+
+
 def _train(config: RunConfig, directory: Path) -> int:
     """Train to the end; return the number of the best step."""
     from training.run_state import find_state, read_state, saved_state  # torch loads slowly
@@ -252,12 +287,55 @@ def _train(config: RunConfig, directory: Path) -> int:
     return read_state(saved_state(directory)).progress.best_step
 
 
-def _export(options: RecipeOptions, base: Checkpoint | None) -> None:
+def _export(options: RecipeOptions, base: Checkpoint | None, checkpoint: Path) -> None:
     from training.export import ExportOptions, export
 
-    best, checkpoint = options.output / "run" / "best", options.output / "checkpoint"
+    best = options.output / "run" / "best"
     # A high cost of int8 is a warning: the comparison includes it, and training need not be lost.
     export(ExportOptions(best, checkpoint, *_labels(options, base), gate=False, base=base))
+
+
+def _add_counts(options: RecipeOptions, start: Checkpoint, version: str) -> None:
+    """Write the checkpoint: *start* with the counts and the known words of the text.
+
+    A language that the text does not have gets no share of its counts.
+    """
+    data = open_prepared(options.output / "data")
+    own = tuple(each for each in data.sources if not each.name.startswith(REPLAY_PREFIX))
+
+    def counted(sources: tuple[Shard, ...]) -> CountsFiles:
+        return count(replace(data, sources=sources), ORDER, MAX_COUNTS_BYTES)
+
+    counts, files = counted(own)
+    place = min(len(start.counts), 1)
+    none = dict.fromkeys(LANGUAGES, (0.0,) * EVIDENCE)
+    general, later = start.calibration.counts_weights
+    weights = (general, none) if place else (none, later)
+    calibration = replace(start.calibration, counts_weights=weights)
+    layers = (*start.counts[:place], Counts(counts, list(files.values())))
+    fitted = fit_counts_weights(
+        replace(start, calibration=calibration, counts=layers),
+        open_onnx_runtime(start, options.threads) if start.network else None,
+        held_out_lines(data.held_out),
+        first=place,
+    )
+    counts, files = counted((*own, *data.held_out))  # now that they are not needed for the shares
+    known = (data.words, (start.directory / WORDS).read_bytes())
+    notes = notes_of(start.directory / CARD)
+    if not options.from_scratch and ADDED_TEXT not in notes:
+        notes = f"{notes}\n\n{ADDED_TEXT}"
+    configs = (*start.config.counts[:place], counts)
+    described = replace(start.config, version=version, counts=configs, scores={})
+    revise_checkpoint(
+        start.directory,
+        calibration=replace(calibration, counts_weights=fitted),
+        scores={},
+        card=model_card(described, notes),
+        words=words_file(word for each in known for word in read_words(each)),
+        counts={place: (counts, files)},
+        version=version,
+        output=options.output / "checkpoint",
+    )
 
 
 def _comparison(options: RecipeOptions) -> str:

@@ -142,11 +142,15 @@ def fit_calibration(
 
 
 def fit_counts_weights(
-    checkpoint: Checkpoint, network: Runtime | None, lines: Mapping[str, Sequence[Int64Array]]
+    checkpoint: Checkpoint,
+    network: Runtime | None,
+    lines: Mapping[str, Sequence[Int64Array]],
+    first: int = 0,
 ) -> CountsWeights:
     """Fit the shares of counts by the likelihood of tokens; *lines* are token ids by language.
 
-    Languages without lines keep theirs; without a network, the first counts have no share.
+    Counts before the *first*, and languages without lines, keep theirs; without a network, the
+    counts at 0 have no share.
     """
     layers = [dict(layer) for layer in checkpoint.calibration.counts_weights]
     for language, own in lines.items():
@@ -157,14 +161,15 @@ def fit_counts_weights(
             probs = np.exp(np.concatenate(scored).astype(np.float64))
         texts = [[START, *line.tolist()] for line in chosen]
         places = [(text[:end], text[end]) for text in texts for end in range(1, len(text))]
-        for layer, counts in zip(layers, checkpoint.counts, strict=False):
+        for number, (layer, counts) in enumerate(zip(layers, checkpoint.counts, strict=False)):
             found = [counts.probs(left, np.array([token])) for left, token in places]
             counted = np.array([probs[0] for probs, _ in found], dtype=np.float64)
             evidence = np.array([each for _, each in found])
             if probs is None:
                 probs = counted
                 continue
-            layer[language] = fit_shares(probs, counted, evidence)
+            if number >= first:
+                layer[language] = fit_shares(probs, counted, evidence)
             shares = np.array(layer[language])[evidence]
             probs = (1 - shares) * probs + shares * counted
     return layers[0], layers[1]
