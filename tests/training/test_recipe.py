@@ -4,6 +4,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,10 @@ from typing import Any
 import pytest
 
 from lacuna import main
-from model.checkpoint import load_checkpoint
+from model.checkpoint import WEIGHTS, load_checkpoint
+from model.config import EVIDENCE
+from model.predictor import Predictor, open_model
+from model.queries import PredictQuery
 from model.words import read_words
 from tests.fixtures_checkpoint import LINES
 from training import recipe
@@ -122,13 +127,14 @@ def terminate() -> None:
 def test_an_interrupted_command_ends_in_the_same_checkpoint(
     words: list[str], adapted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Signals while reading, training, evaluating, exporting and comparing change no byte."""
+    """Signals in every step, from reading to comparing, change no byte."""
     here = [*words, "--output", str(tmp_path / "out")]
     places = [
         (recipe, "prepare"),
         (Trainer, "update"),
         (Trainer, "evaluate"),
         (recipe, "_export"),
+        (recipe, "fit_counts_weights"),
         (recipe, "_comparison"),
     ]
     for owner, name in places:
@@ -144,19 +150,82 @@ def test_the_step_adapt_is_the_same_command(
 ) -> None:
     """`python -m training adapt CHECKPOINT TEXT` recognises what `lacuna train` has made."""
     _, text, _, checkpoint, *options = words
-    assert training(["adapt", checkpoint, text, *options, "--output", str(adapted)]) == 0
+    options += ["--minutes", "10", "--output", str(adapted)]
+    assert training(["adapt", checkpoint, text, *options]) == 0
     assert "| English | bits per character |" in capsys.readouterr().out
 
 
-def test_without_a_gain_there_is_no_checkpoint(
-    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_network_without_a_gain_is_not_written(
+    words: list[str], exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Status 3, and a line that says what to try."""
-    output = tmp_path / "out"
-    given = [*words, "--steps", "2", "--learning-rate", "0", "--output", str(output)]
-    assert main(given) == 3
-    assert "nothing gained" in capsys.readouterr().err
-    assert not (output / "checkpoint").exists()
+    """An old one stays, with counts beside it; of a new one there is none, and status 3."""
+    given = [*words, "--steps", "2", "--learning-rate", "0", "--output"]
+    assert main([*given, str(tmp_path / "old")]) == 0
+    assert "stays as it was" in capsys.readouterr().err
+    adapted = load_checkpoint(tmp_path / "old" / "checkpoint")
+    assert adapted.sums[WEIGHTS] == load_checkpoint(exported).sums[WEIGHTS]
+    assert len(adapted.counts) == 1
+    assert main([*given, str(tmp_path / "new"), "--from-scratch"]) == 3
+    assert "no checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "new" / "checkpoint").exists()
+
+
+@pytest.fixture(scope="module")
+def counted(
+    exported: Path, diary: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, ...]:
+    """Checkpoints by counts alone: of the diary, then of Chinese lines, then of others."""
+    directory = tmp_path_factory.mktemp("counted")
+    texts, made, commands = [diary], [exported], []
+    for phrase in ("云南的老师很好。", "公园的天气不好。"):
+        texts.append(directory / f"{len(texts)}.txt")
+        lines = (f"我有{number}本书,{phrase}" for number in range(150))
+        texts[-1].write_text("\n".join(lines), encoding="utf-8")
+    for number, text in enumerate(texts):
+        output = directory / f"out{number}"
+        commands.append(["adapt", str(made[-1]), str(text), *FEW[:4], "--output", str(output)])
+        made.append(output / "checkpoint")
+    program = "import sys; sys.modules['torch'] = None; from training.__main__ import main; "
+    program += f"sys.exit(any(map(main, {commands!r})))"
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    return tuple(made)
+
+
+def first_words(checkpoint: Path, *texts: str) -> list[tuple[str, float]]:
+    """Return the most probable word after each text, and its probability."""
+    predictor = Predictor(*open_model(checkpoint))
+    answers = predictor.run([PredictQuery(text, 1) for text in texts])
+    return [(each.candidates[0].word, each.candidates[0].probability) for each in answers]  # type: ignore[union-attr]
+
+
+def test_counts_alone_teach_phrases_without_torch(counted: tuple[Path, ...]) -> None:
+    """Words of the text come first at once; a language that it does not have is answered alike."""
+    texts = ("Wilma saw 7 herons ", "我喜欢", "我有9本书,云南的")
+    base, english, both, other = (first_words(each, *texts) for each in counted)
+    assert english[0][0] == both[0][0] == "again" != base[0][0]
+    assert english[1] == base[1]
+    assert both[0] == english[0]
+    assert both[2][0] == "老师" != other[2][0]
+
+
+def test_counts_of_a_text_replace_those_of_another(counted: tuple[Path, ...]) -> None:
+    """The first counts of a checkpoint without any are its general ones, and stay."""
+    loaded = [load_checkpoint(each) for each in counted]
+    assert [len(each.counts) for each in loaded] == [0, 1, 2, 2]
+    folders = [
+        {path: digest for path, digest in each.sums.items() if path.startswith("counts/")}
+        for each in loaded
+    ]
+    assert folders[1] == folders[2] == folders[3]
+    _, english, both, other = (each.calibration.counts_weights for each in loaded)
+    none = (0.0,) * EVIDENCE
+    assert english[0]["zh"] == both[1]["en"] == other[1]["en"] == none
+    assert english[0]["en"] == both[0]["en"] != none
+    assert min(both[1]["zh"]) > 0
+    assert loaded[3].counts[1].config != loaded[2].counts[1].config
+    assert loaded[1].version == "2-adapted"
+    card = (counted[1] / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert ADDED_TEXT in card and "n-grams by order" in card
 
 
 def test_too_little_text_is_a_named_error(
@@ -222,3 +291,7 @@ def test_from_scratch_trains_a_network_of_its_own(
     made = load_checkpoint(output / "checkpoint")
     assert (made.name, made.version, made.languages) == ("own", "1", ("en",))
     assert made.tokenizer.size != load_checkpoint(base).tokenizer.size
+    assert len(made.counts) == 1
+    given = ["train", str(diary), "--from-scratch", "--minutes", "0", "--output"]
+    assert main([*given, str(tmp_path / "none")]) == 2
+    assert "--minutes" in capsys.readouterr().err
