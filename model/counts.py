@@ -46,7 +46,7 @@ _SHARES = np.exp2(np.arange(256) / -10).astype(np.float32)
 _BACKOFFS: list[float] = (1 / (1 + np.exp((127.5 - np.arange(256)) / 14))).tolist()
 _EDGES = (0.1, 0.2, 0.4, 0.6, 0.8)  # of the classes of backoff weights
 _MANY = 256  # followers of a context whose total is kept
-_MAX_CONTEXTS = 4096  # that are remembered
+_MAX_CONTEXTS, _RECENT = 4096, 32  # that are remembered, and with what they give
 _BLOCK = 512  # bits of the bitmap that share a count of contexts before them
 
 
@@ -154,6 +154,7 @@ class Counts:
             list(_split(buffer, _parts(config, k))) for k, buffer in enumerate(buffers, start=1)
         ]
         self._unigram: Float32Array = files[0][0]
+        self._recent = lru_cache(_RECENT)(self._find)
         # The next context begins with most of this one.
         self._context = lru_cache(_MAX_CONTEXTS)(self._find_context)
         self._orders = [
@@ -168,7 +169,7 @@ class Counts:
         1 + 6 (tokens of the longest context that some follow - 1) + class of its backoff weight,
         0 for one below 0.1 to 5 for one of at least 0.8.
         """
-        weight, evidence, given = self._find(context)
+        weight, evidence, given = self._recent(tuple(context))
         row = self._unigram * np.float32(weight)
         for tokens, codes, shares in given:
             # Several times faster than row[tokens] += shares
@@ -177,13 +178,14 @@ class Counts:
 
     def probs(self, context: Sequence[int], tokens: Int64Array) -> tuple[Float32Array, int]:
         """Return :meth:`distribution` at these tokens (N,), bit for bit, without the others."""
-        weight, evidence, given = self._find(context)
+        weight, evidence, given = self._recent(tuple(context))
         found = self._unigram[tokens] * np.float32(weight)
-        narrow = tokens.astype(np.uint16)
         for followers, codes, shares in given:
-            places = followers.searchsorted(narrow)
-            known = followers.take(places, mode="clip") == narrow
-            found += shares.take(codes.take(places, mode="clip")) * known
+            ids = followers.data
+            for n, token in enumerate(tokens.tolist()):
+                place = bisect_left(ids, token)
+                if place < len(ids) and ids[place] == token:
+                    found[n] += shares[codes[place]]
         return found, evidence
 
     def check(self) -> None:

@@ -15,16 +15,27 @@ Tokens are float32 (exact below 2**24), oldest first; 0 = none yet.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from model.config import CountsWeights, Tower, WindowSizes
 from model.counts import Counts
-from model.runtime import Float32Array, Head, Int64Array, Runtime, append_tokens, output_slice
+from model.runtime import (
+    Float32Array,
+    Head,
+    Int64Array,
+    Runtime,
+    append_tokens,
+    output_slice,
+)
 from model.text import LANGUAGES, LETTER, is_han
 from model.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from model.checkpoint import Checkpoint
 
 # Tokens of the longest context of counts.
 WINDOW = 4
@@ -35,35 +46,59 @@ HEAD_ROWS = 64
 class Mixture:
     """Counts with their *weights*, in the order in which they are mixed in.
 
-    The language is that of the last token with a Chinese character or a letter.
+    The language is that of the last token with a Chinese character or a letter; without one, the
+    mean weight of the languages counts.
     """
 
     def __init__(
         self, counts: Sequence[Counts], weights: CountsWeights, tokenizer: Tokenizer
     ) -> None:
-        self._layers = [
-            (each, [own[language] for language in LANGUAGES])
-            for each, own in zip(counts, weights, strict=False)
-        ]
+        self.layers = len(counts)
         self.vocabulary_size = tokenizer.size
+        self._layers: list[tuple[Counts, list[tuple[float, ...]]]] = []
+        for each, own in zip(counts, weights, strict=False):
+            shares = [own[language] for language in LANGUAGES]
+            mean = tuple(map(fmean, zip(*shares, strict=True)))
+            self._layers.append((each, [*shares, mean]))
         self._languages = [_language(surface) for surface in tokenizer.surfaces]  # by token
+
+    @classmethod
+    def of(cls, checkpoint: "Checkpoint") -> "Mixture":
+        """Return the mixture that a checkpoint describes."""
+        weights = checkpoint.calibration.counts_weights
+        return cls(checkpoint.counts, weights, checkpoint.tokenizer)
 
     def mix(self, probs: Float32Array | None, context: Sequence[int]) -> Float32Array:
         """Mix *probs* (V,) after a context in place; return them, or those of counts alone."""
-        codes = [code for token in context if (code := self._languages[token]) is not None]
-        code = codes[-1] if codes else LANGUAGES.index("en")
+        language = self._language_of(context)
         for counts, weights in self._layers:
             row, evidence = counts.distribution(context)
             if probs is None:
                 probs = row
                 continue
-            weight = weights[code][evidence]
+            weight = weights[language][evidence]
             probs *= 1 - weight
             row *= weight
             probs += row
         if probs is None:
             raise ValueError("neither a network nor counts")
         return probs
+
+    def parts(
+        self, context: Sequence[int], tokens: Sequence[int], has_network: bool
+    ) -> list[list[float]]:
+        """Return what each counts give to the mixed probabilities of *tokens* after a context."""
+        parts: list[list[float]] = []
+        for counts, weights in self._layers:
+            probs, evidence = counts.probs(context, np.array(tokens))
+            weight = weights[self._language_of(context)][evidence] if has_network or parts else 1.0
+            parts = [[(1 - weight) * value for value in part] for part in parts]
+            parts.append([weight * value for value in probs.tolist()])
+        return parts
+
+    def _language_of(self, context: Sequence[int]) -> int:
+        codes = [code for token in context if (code := self._languages[token]) is not None]
+        return codes[-1] if codes else len(LANGUAGES)
 
 
 class MixtureRuntime:

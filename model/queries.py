@@ -92,6 +92,22 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Origins:
+    """The shares of a probability by where they come from; they sum to 1.
+
+    Attributes:
+        counts: counts of the training text.
+        cache: words of this text, and of the history and lexicon of its writer.
+        own: counts of the text that the checkpoint was adapted to; None if there was none.
+    """
+
+    network: float = 1.0
+    counts: float = 0.0
+    cache: float = 0.0
+    own: Annotated[float | None, _IF_GIVEN] = None
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A possible continuation.
 
@@ -100,12 +116,14 @@ class Candidate:
         append: the continuation of the text; never empty, never ends in a space.
         probability: of *append*; the candidates of a query sum to at most 1.
         ended: the word is complete, so a space or a punctuation mark may follow.
+        origins: of the probability of the last token of its likeliest spelling.
     """
 
     word: str
     append: str
     probability: float
     ended: bool = True
+    origins: Origins = Origins()
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,9 +152,7 @@ def open_runtime(
             ) from error
         runtime = open_torch_runtime(checkpoint.directory, checkpoint.network, device)
     if checkpoint.counts or runtime is None:
-        weights = checkpoint.calibration.counts_weights
-        mixture = Mixture(checkpoint.counts, weights, checkpoint.tokenizer)
-        runtime = MixtureRuntime(runtime, mixture)
+        runtime = MixtureRuntime(runtime, Mixture.of(checkpoint))
     try:
         check_runtime(runtime)
     except Exception as error:  # onnxruntime's errors have no base of their own

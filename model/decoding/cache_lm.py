@@ -85,6 +85,14 @@ class CacheLM:
         """Bytes of the arrays."""
         return int(self._tokens.nbytes + self._unique.nbytes + self._raises.nbytes)
 
+    def kept(self, probs: Float32Array, context: Sequence[int]) -> float:
+        """Return the factor of *probs* that :meth:`mix` leaves; what it gives comes on top."""
+        if self._contexts is not None and not (context and context[-1] in self._contexts):
+            return 1.0
+        kept, _ = self._context_probs(context)
+        added = probs[self._unique] * self._raises
+        return kept / (1.0 + float(np.add.reduce(added)))
+
     def mix(self, probs: Float32Array, context: Sequence[int]) -> Float32Array:
         """Return *probs* (V,), which sum to 1, as corrected after the tokens of *context*."""
         if self._contexts is not None and not (context and context[-1] in self._contexts):

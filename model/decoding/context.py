@@ -23,6 +23,7 @@ from model.decoding.prefix_cache import (
 )
 from model.decoding.token_index import TokenIndex
 from model.decoding.writer_words import NO_LEXICON, Lexicon, SearchedText
+from model.mixture import Mixture
 from model.queries import LexiconEntry
 from model.runtime import Float32Array, initial_states, output_slice
 from model.text import read_text
@@ -64,6 +65,7 @@ class DecoderContext:
         self.is_word = [word.isalpha() and is_known(checkpoint.words, word) for word in words]
         self.cache = cache
         self.use_cache_lm = use_cache_lm
+        self.mixture, self.has_network = Mixture.of(checkpoint), checkpoint.network is not None
         towers: tuple[Tower, ...] = ("forward", "backward")
         # By tower: the state before any token, (S,), and the part of it that heads score, (H,).
         self.initial = {tower: initial_states(sizes, tower, 1)[0] for tower in towers}
@@ -221,6 +223,13 @@ class NextToken:
                 self._mixed.clear()
             self._mixed[node] = probs
         return probs
+
+    def kept(self, node: PrefixNode) -> float:
+        """Return the factor of the probabilities of a node that the cache language model keeps."""
+        if self._cache_lm is None or node.is_unmixed:
+            return 1.0
+        node.kept = node.kept or self._cache_lm.kept(node.next_probs, node.context)
+        return node.kept
 
     def top(self, node: PrefixNode, allowed: str, cutoff: float, count: int) -> TopTokens:
         """Return the most probable of the tokens that *allowed* names.

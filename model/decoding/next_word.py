@@ -44,6 +44,7 @@ from model.decoding.context import (
     largest,
     load_prefix,
 )
+from model.decoding.origins import Shown, Source, with_origins
 from model.decoding.prefix_cache import PrefixNode
 from model.decoding.spellings import Speller, Spelling, room
 from model.decoding.writer_words import TINY, Weights, WriterWords, weigh
@@ -72,9 +73,7 @@ class PartialWord:
     doubtful_prob: float  # the part of it that reading on may take elsewhere
     suffix: str  # the characters
     pending: bytes  # of an incomplete character after them
-    node: PrefixNode  # before the last token
-    token: int  # the last token, not run yet
-    covered: str  # characters at the end of the text that belong to the first token
+    last: Source  # the last token, not run yet
 
 
 @dataclass(slots=True, eq=False)
@@ -143,7 +142,7 @@ class _Search:
         self._surfaces = context.tokenizer.surfaces
         self._word_end_probs = context.word_end_probs
         self._is_word = context.is_word
-        self._next_token = next_token
+        self._context, self._next_token = context, next_token
         self._rules = rules
         self._reading = reading
         self._is_as_sent = reading.text == reading.sent
@@ -151,9 +150,9 @@ class _Search:
         self.words = writer.continuations()
         self._blocks_any = writer.blocks_any
         self._weights: Weights | None = None
-        # By appended text: its probability; covered characters and probability of its likeliest
-        # token. Of those with a space after them, the probability of that.
-        self._found: dict[str, tuple[float, str, float]] = {}
+        # By appended text: its probability; probability and source of its likeliest token. Of those
+        # with a space after them, the probability of that.
+        self._found: dict[str, tuple[float, float, Source | None]] = {}
         self._spaced_probs: dict[str, float] = {}
         self._partial_words: list[PartialWord] = []
         self._branches: list[Branch] = []
@@ -181,7 +180,7 @@ class _Search:
             if not chosen:
                 break
             self._partial_words = words[len(chosen) :]
-            nodes = yield from self._next_token.expand([(word.node, word.token) for word in chosen])
+            nodes = yield from self._next_token.expand([word.last[:2] for word in chosen])
             for word, node in zip(chosen, nodes, strict=True):
                 allowed = ALL
                 if word.pending:
@@ -190,8 +189,8 @@ class _Search:
                     allowed = LETTERS
                     cutoff = self._cutoff / word.prob
                     top = self._next_token.top(node, LETTERS, cutoff, BRANCHES)
-                    ended_prob = word.prob * (1.0 - min(1.0, top.total))
-                    self._accept(word.suffix, ended_prob - word.ended_prob, word.covered)
+                    added = word.prob * (1.0 - min(1.0, top.total)) - word.ended_prob
+                    self._accept(word.suffix, added, word.last)
                 suffix, begins_word = word.suffix, word.suffix == " "
                 self._branch(
                     Branch(word.prob, node, allowed, suffix, word.pending, None, "", 0, begins_word)
@@ -233,14 +232,13 @@ class _Search:
     def _take(self, branch: Branch, token: int, prob: float) -> None:
         """Add a next token to the candidates, or to the partial words."""
         surface = self._surfaces[token]
+        source = branch.node, token, prob / branch.prob, branch.covered
         if not surface:  # a byte
             spelled = branch.pending + self._index.spellings[token]
             character = _character(spelled)
             if not character:
                 if character is not None and prob > WORD_FLOOR:
-                    word = PartialWord(
-                        prob, 0, prob, branch.suffix, spelled, branch.node, token, ""
-                    )
+                    word = PartialWord(prob, 0, prob, branch.suffix, spelled, source)
                     self._partial_words.append(word)
                 return
             surface = character
@@ -248,7 +246,7 @@ class _Search:
         append, is_spaced_mark = first_word(suffix)
         is_allowed = branch.begins_word and self._is_word[token]
         if append is not None:
-            self._accept(append, prob, branch.covered, is_allowed)
+            self._accept(append, prob, source, is_allowed)
             if is_spaced_mark:
                 self._spaced_probs[append] = self._spaced_probs.get(append, 0.0) + prob
             return
@@ -256,32 +254,29 @@ class _Search:
         if suffix and suffix[-1] != " ":
             ended_prob = prob * self._word_end_probs[token]
             if ended_prob > 0:
-                self._accept(suffix, ended_prob, branch.covered, is_allowed)
+                self._accept(suffix, ended_prob, source, is_allowed)
         # How often a number ends after a digit says little: that depends on its length.
         doubtful = prob if suffix[-1:].isdigit() else prob - ended_prob
         if doubtful > WORD_FLOOR:
-            node, covered = branch.node, branch.covered
-            word = PartialWord(prob, ended_prob, doubtful, suffix, b"", node, token, covered)
+            word = PartialWord(prob, ended_prob, doubtful, suffix, b"", source)
             self._partial_words.append(word)
 
-    def _accept(self, append: str, prob: float, covered: str, is_allowed: bool = False) -> None:
+    def _accept(self, append: str, prob: float, source: Source, is_allowed: bool = False) -> None:
         """Add to the probability of a candidate, if the rules allow it."""
-        written = append if self._is_as_sent else self._reading.complete(covered, append)
+        written = append if self._is_as_sent else self._reading.complete(source[3], append)
         if written is None:
             return
         found = self._found.get(written)
         if found is not None:
-            total, likeliest, highest = found
-            if prob > highest:
-                likeliest, highest = covered, prob
-            self._found[written] = total + prob, likeliest, highest
+            likeliest = (prob, source) if prob > found[1] else found[1:]
+            self._found[written] = found[0] + prob, *likeliest
         elif not (is_allowed or self._rules.allow(append)):
             # A word that nobody knows does not end here, but the writer may have one that goes on.
             longer = [each.append for each in self.words if each.append.startswith(append)]
             if longer:
-                self._accept(longer[0], prob, covered, True)
+                self._accept(longer[0], prob, source, True)
         elif not (self._blocks_any and self._writer.blocks(append)):
-            self._found[written] = prob, covered, prob
+            self._found[written] = prob, prob, source
 
     def weigh(self, typed_prob: Callable[[int], float]) -> None:
         """Add the words of the writer; *typed_prob* is of the text from a place to its end."""
@@ -291,11 +286,11 @@ class _Search:
             words = [each._replace(append=each.append and write(each.append)) for each in words]
         self._weights = weigh(words, found, typed_prob)
         for append in self._weights.words if self._weights else ():
-            found.setdefault(append, (0.0, "", 0.0))
+            found.setdefault(append, (0.0, 0.0, None))
 
     def candidates(self, top_k: int) -> tuple[Candidate, ...]:
         """Return the best candidates, falling, ties by text."""
-        candidates: list[Candidate] = []
+        candidates: list[Shown] = []
         if not self._found:  # all that is probable may be no candidate
             self._take_tail(0.0, TAILS[-1][1])
         # What was not taken is below the cutoff, so those above it are final.
@@ -305,7 +300,9 @@ class _Search:
                 break
             self._take_tail(self._cutoff * share, limit)
             self._add_final(candidates, self._cutoff * share, top_k)
-        return tuple(candidates)
+        sources = [self._found[append][2] for _, append, _, _ in candidates]
+        added = self._weights.words if self._weights else {}
+        return with_origins(self._context, self._next_token, candidates, sources, added)
 
     def _ranked(self, cutoff: float) -> list[tuple[float, str]]:
         """Return (-probability, appended text) of candidates above *cutoff*, sorted."""
@@ -316,11 +313,11 @@ class _Search:
         weighed = [(weights.prob(append, prob), append) for append, (prob, _, _) in found]
         return sorted([(-prob, append) for prob, append in weighed if prob > cutoff])
 
-    def _add_final(self, candidates: list[Candidate], cutoff: float, top_k: int) -> None:
+    def _add_final(self, candidates: list[Shown], cutoff: float, top_k: int) -> None:
         """Add candidates above *cutoff*, below and after the *candidates*, up to *top_k*."""
-        seen = {each.append for each in candidates}
-        most = candidates[-1].probability if candidates else 1.0
-        left = 1.0 - sum([each.probability for each in candidates])
+        seen = {append for _, append, _, _ in candidates}
+        most = candidates[-1][2] if candidates else 1.0
+        left = 1.0 - sum([prob for _, _, prob, _ in candidates])
         for minus_prob, append in self._ranked(cutoff):
             if seen and append in seen:
                 continue
@@ -332,16 +329,17 @@ class _Search:
             left -= prob
             if self._weights and append in self._weights.words:
                 word = self._reading.as_sent(self._weights.words[append].start) + append
-                candidates.append(Candidate(word, append, prob, True))
+                candidates.append((word, append, prob, True))
                 continue
-            total, covered, _ = self._found[append]
-            first = append[0]
-            start = self._rules.stem if is_word_character(first) else covered
+            total, _, source = self._found[append]
+            start = self._rules.stem
+            if source and not is_word_character(append[0]):
+                start = source[3]
             if not self._is_as_sent:
                 start = self._reading.as_sent(len(self._reading.text) - len(start))
-            word = append.lstrip(" ") if first == " " else start + append
+            word = append.lstrip(" ") if append[0] == " " else start + append
             ended = self._rules.is_complete(append, self._spaced_probs.get(append, 0.0) / total)
-            candidates.append(Candidate(word, append, prob, ended))
+            candidates.append((word, append, prob, ended))
 
     def _take_tail(self, cutoff: float, limit: int) -> None:
         """Take further next tokens of all branches."""

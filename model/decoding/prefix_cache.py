@@ -10,7 +10,7 @@ The cache changes no answer: its values are bit for bit those of a computation. 
 
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.decoding.cache_lm import CONTEXT, MAX_TOKENS, CacheLM
+from model.queries import Origins
 from model.runtime import Float32Array
 
 # A prefix is looked up by its length and so many last characters, then compared as a whole.
@@ -28,6 +29,8 @@ REACH = 256
 OVERHEAD = 800
 # Bytes of a token and its probability in a list: two objects and two references.
 LISTED_TOKEN = 72
+# Bytes of the origins of a token.
+KEPT_ORIGINS = 250
 # Share of the bytes for trees. The rest is for states, a tenth of the size and useful for longer.
 TREES = 0.75
 
@@ -53,6 +56,8 @@ class PrefixNode:
     top: dict[str, TopTokens] = field(default_factory=dict)  # by name of the allowed tokens
     children: dict[int, "PrefixNode"] = field(default_factory=dict)  # by the next token
     is_unmixed: bool = False  # the cache language model is known to change nothing here
+    kept: float = 0.0  # the factor of the probabilities that it keeps; 0 if it was not asked
+    origins: dict[int, Origins] = field(default_factory=dict)  # by the next token
 
 
 class PrefixTree:
@@ -88,6 +93,11 @@ class PrefixTree:
         before = node.top.get(allowed)
         node.top[allowed] = top
         self.bytes += LISTED_TOKEN * (len(top.tokens) - (len(before.tokens) if before else 0))
+
+    def add_origins(self, node: PrefixNode, origins: Mapping[int, Origins]) -> None:
+        """Keep the origins of next tokens."""
+        node.origins.update(origins)
+        self.bytes += KEPT_ORIGINS * len(origins)
 
     def set_cache_lm(self, cache_lm: CacheLM) -> None:
         """Keep the cache language model of the prefix."""

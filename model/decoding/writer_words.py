@@ -12,7 +12,7 @@ Nothing is indexed but the lexicon: to search a text takes less time than to rea
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from model.queries import LexiconEntry, clean_word
 from model.text import is_word_character
@@ -255,7 +255,7 @@ class WriterWords:
 
 def weigh(
     words: Sequence[Continuation],
-    found: Mapping[str, tuple[float, str, float]],
+    found: Mapping[str, Sequence[Any]],
     typed_prob: Callable[[int], float],
 ) -> Weights | None:
     """Weigh *words* against the candidates of the network; return None if that changes nothing.

@@ -17,7 +17,8 @@ from model.torch_runtime import open_torch_runtime
 from tests.fakes import TYPING, TableRuntime, answer, table_predictor
 from tests.fixtures_checkpoint import tiny_tokenizer
 
-GENERAL = {"zh": np.linspace(0.1, 0.5, EVIDENCE), "en": np.linspace(0.6, 0.2, EVIDENCE)}
+SHARES = {"zh": (0.1, 0.5), "en": (0.6, 0.2)}
+GENERAL = {key: tuple(np.linspace(*ends, EVIDENCE).tolist()) for key, ends in SHARES.items()}
 OWN = {"zh": (0.6,) * EVIDENCE, "en": (0.7,) * EVIDENCE}
 COMMA, LATE = (TYPING.surfaces.index(surface) for surface in (", ", "迟到"))
 
@@ -33,6 +34,11 @@ class RandomCounts:
     def distribution(self, context: Sequence[int]) -> tuple[Float32Array, int]:
         """Look up the last token; count the tokens that are not 0."""
         return self.rows[context[-1]].copy(), sum(token > 0 for token in context)
+
+    def probs(self, context: Sequence[int], tokens: np.ndarray) -> tuple[Float32Array, int]:
+        """Look up some tokens."""
+        row, evidence = self.distribution(context)
+        return row[tokens], evidence
 
 
 def mixed(
@@ -51,20 +57,26 @@ def read(runtime: Runtime, *tokens: int) -> Float32Array:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "language", "evidence"),
+    ("tokens", "languages", "evidence"),
     [
         ([START, 261, COMMA], "en", 3),
         ([START, 261, LATE, COMMA], "zh", 4),
-        ([LATE, 261, COMMA, COMMA, COMMA, COMMA], "en", 4),
-        ([COMMA], "en", 1),
+        ([LATE, 261, COMMA, COMMA, COMMA, COMMA], "zh en", 4),
+        ([COMMA], "zh en", 1),
     ],
 )
-def test_a_row_is_the_weighted_sum(tokens: list[int], language: str, evidence: int) -> None:
-    """It is (1 - λ) network + λ counts, then (1 - μ) of that + μ own counts, and sums to 1."""
+def test_a_row_is_the_weighted_sum(tokens: list[int], languages: str, evidence: int) -> None:
+    """It is (1 - λ) network + λ counts, then (1 - μ) of that + μ own counts, and sums to 1.
+
+    After marks alone, weights are the mean of the languages'.
+    """
     table = TableRuntime(TYPING)
     network = table.score("next", read(table, *tokens))[0].astype(float)
     general, own = (RandomCounts(TYPING.size, seed).rows[tokens[-1]] for seed in range(2))
-    share, own_share = GENERAL[language][evidence], OWN[language][evidence]
+    share, own_share = (
+        np.mean([weights[language][evidence] for language in languages.split()])
+        for weights in (GENERAL, OWN)
+    )
     expected = (1 - share) * network + share * general
     expected = [expected, (1 - own_share) * expected + own_share * own]
     for layers in (1, 2):
