@@ -75,11 +75,10 @@ class _Contexts:
         tokens: NDArray[np.uint16],
         shares: NDArray[np.uint8],
     ) -> None:
-        self.tokens = tokens
-        self._flags, self._first, self._shares = flags, first, shares
+        self.tokens, self._shares = tokens, shares
         # Items of a memoryview are plain integers and cost a third of numpy's.
-        self._flag_bytes, self._token_ids = flags.data, tokens.data
-        self._first_low, self._codes = first.data, backoffs.data
+        self._flags, self._first, self._backoffs = flags.data, first.data, backoffs.data
+        self._token_ids = tokens.data
         bits = np.unpackbits(flags)
         counts = np.add.reduceat(bits, np.arange(0, len(bits), _BLOCK), dtype=np.uint32)
         self._before = (np.cumsum(counts, dtype=np.uint32) - counts).data
@@ -90,17 +89,17 @@ class _Contexts:
     def find(self, rank: int) -> tuple[int, int, int] | None:
         """Return the number of a context and the range of its followers; None if it has none."""
         byte = rank >> 3
-        if not self._flag_bytes[byte] >> (rank & 7) & 1:
+        if not self._flags[byte] >> (rank & 7) & 1:
             return None
         block, place = divmod(rank, _BLOCK)
-        bits = int.from_bytes(self._flag_bytes[block * (_BLOCK // 8) : byte + 1], "little")
+        bits = int.from_bytes(self._flags[block * (_BLOCK // 8) : byte + 1], "little")
         number = self._before[block] + (bits & ((1 << place) - 1)).bit_count()
         begin = self._first_rank(number)
         end = self._first_rank(number + 1) if number + 1 < self._contexts else len(self.tokens)
         return number, begin, end
 
     def _first_rank(self, number: int) -> int:
-        return bisect_right(self._pages, number) - 1 << 8 | self._first_low[number]
+        return bisect_right(self._pages, number) - 1 << 8 | self._first[number]
 
     def follow(self, begin: int, end: int, token: int) -> int | None:
         """Return the rank of the follower that ends in a token; None if there is none."""
@@ -109,7 +108,7 @@ class _Contexts:
 
     def weigh(self, number: int, begin: int, end: int, weight: float) -> tuple[Given, float]:
         """Return what a context of this *weight* gives its followers, and its backoff weight."""
-        backoff, codes = _BACKOFFS[self._codes[number]], self._shares[begin:end]
+        backoff, codes = _BACKOFFS[self._backoffs[number]], self._shares[begin:end]
         total = self._totals.get(number)
         if total is None:
             total = float(_SHARES.take(codes).sum())
@@ -120,14 +119,14 @@ class _Contexts:
 
     def check(self, ngrams: int, vocabulary_size: int) -> None:
         """Check the arrays against n, the number of k-grams; see :meth:`Counts.check`."""
-        count = int(np.unpackbits(self._flags, count=ngrams, bitorder="little").sum())
+        bits = np.unpackbits(np.asarray(self._flags), count=ngrams, bitorder="little")
+        count = int(bits.sum())
         if not count == self._contexts == len(self._first):
             raise ValueError("bits of contexts are of another number")
-        pages = np.array([*self._pages, count])
-        sizes: Int64Array = np.diff(pages)  # contexts by page of 256 followers
+        sizes: Int64Array = np.diff(np.array([*self._pages, count]))  # contexts by page
         if (sizes < 0).any() or sizes.sum() != count:
             raise ValueError("numbers of contexts are not in order")
-        first = np.repeat(np.arange(len(sizes)) << 8, sizes) | self._first
+        first = np.repeat(np.arange(len(sizes)) << 8, sizes) | np.asarray(self._first)
         if (np.diff(first, append=len(self.tokens)) < 1).any() or first[:1].any():
             raise ValueError("first followers are not in order")
         if bool(count) != bool(len(self.tokens)):
