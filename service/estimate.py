@@ -17,11 +17,11 @@ from model.text import is_word_character, normalise
 PREDICT, CANDIDATE, TRADITIONAL_CANDIDATE = 1_100, 2, 25
 SCORE, CONTEXT = 300, 500
 TOKEN, SCORED_TOKEN, DETAIL = 30, 57, 5
-BLANK = 12_800
-CHOSEN_BLANK, CHOICE, CHOICE_TOKEN = 2_500, 200, 150
+BLANK = 16_500
+CHOSEN_BLANK, CHOICE, CHOICE_TOKEN = 2_500, 200, 190
 # Several blanks are first filled from left to right, with so many fillings of those before, or with
 # one in texts of many blanks.
-JOINT, JOINTS, MANY = 4_000, 4, 8
+JOINT, JOINTS, MANY = 5_000, 4, 8
 # So many tokens behind a single blank are read.
 MAX_RIGHT = 512
 # A word of a lexicon, or a blocked one: to read it, for each text, and for each text with blanks.

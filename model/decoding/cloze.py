@@ -9,7 +9,7 @@ For one blank, with every other blank read as its filling or as ``<blank>``:
 
    P is the next head's, mixed with counts, and corrected by the cache language model.
 3. *Calibrate*: the rescored words keep their total probability M and share it by softmax(s / τ);
-   the others keep theirs. The writer's own words are added (blank_words.py). The first 24 words sum
+   the others keep theirs. The writer's own words are added (blank_words.py). The first 32 words sum
    to F, which becomes F^γ.
 
 Given choices are compared without P_gap, and may be phrases: how probable they are anywhere says
@@ -53,11 +53,9 @@ from model.tokenizer import BLANK, END, START
 
 # Proposals that the search is sure of, of two towers and of a forward-only network; and those that
 # are rescored.
-SEARCHED, SEARCHED_BLIND, RESCORED = 16, 32, 24
+SEARCHED, SEARCHED_BLIND, RESCORED = 16, 32, 32
 # Spans of each length that are searched on, however improbable they are.
-KEPT = 10
-# Nats below the first proposal at which a proposal is not rescored.
-RESCORING_MARGIN = 5.0
+KEPT = 5
 # Tokens of right context that rescoring scores.
 RESCORING_CONTEXT = 3
 # A word seldom returns at once: so many tokens next to a blank are not counted.
@@ -246,8 +244,8 @@ class _Cloze:
         elif weight == 0:
             return scores
         else:
-            scores = scores[scores > scores[0] - RESCORING_MARGIN] / weight
-        spans = [each.span.tokens for each in found[: len(scores)]]
+            scores /= weight
+        spans = [each.span.tokens for each in found]
         right = self._right(number)
         return weight * (yield from score_spans(self._context, head, state, spans, right, scores))
 

@@ -56,7 +56,7 @@ TEMPERATURES = np.geomspace(0.5, 20.0, 125)
 EXPONENTS = np.geomspace(0.25, 4.0, 93)
 # λ; a forward-only network uses none
 WEIGHTS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
-PRIOR_WEIGHTS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+PRIOR_WEIGHTS = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)
 UNIFORM_MIXES = (0.0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2)
 MIN_LINES = 10
 # Blanks a language that decide λ; all of them are filled with every one that is tried
