@@ -9,8 +9,8 @@ For one blank, with every other blank read as its filling or as ``<blank>``:
 
    P is the next head's, mixed with counts, and corrected by the cache language model.
 3. *Calibrate*: the rescored words keep their total probability M and share it by softmax(s / τ);
-   the others keep theirs. The writer's own words are added (blank_words.py). The first 32 words sum
-   to F, which becomes F^γ.
+   the others keep theirs. A word that repeats a word nearby loses some nats, and the writer's own
+   words are added (blank_words.py). The first 32 words sum to F, which becomes F^γ.
 
 Given choices are compared without P_gap, and may be phrases: how probable they are anywhere says
 less about them, so
@@ -33,8 +33,8 @@ from typing import NamedTuple
 import numpy as np
 
 from model.batching import Decoder, RunTower, gather
-from model.decoding.blank_words import BlankWords
-from model.decoding.blanks import Layout
+from model.decoding.blank_words import NEAR, BlankWords
+from model.decoding.blanks import Layout, last_line
 from model.decoding.cache_lm import CacheLM
 from model.decoding.context import DecoderContext, History, load_prefix
 from model.decoding.span_search import (
@@ -58,8 +58,6 @@ SEARCHED, SEARCHED_BLIND, RESCORED = 16, 32, 32
 KEPT = 5
 # Tokens of right context that rescoring scores.
 RESCORING_CONTEXT = 3
-# A word seldom returns at once: so many tokens next to a blank are not counted.
-NEAR = 4
 # Joint fillings that are kept from blank to blank; one in texts with more than MANY blanks.
 BEAM, MANY = 4, 8
 # Tokens that the backward tower reads between a blank and the next.
@@ -120,6 +118,7 @@ class _Cloze:
         self._last_choices: ReadChoices | None = None
         self._spelled: dict[str, Line] = {}
         self._priors: dict[Line, float] = {}
+        # A word seldom returns at once, so the tokens next to a blank do not count.
         counted = recent[: len(recent) - min(NEAR, len(self._parts[0]))]
         for number, tokens in enumerate(self._parts[1:], 1):
             last = number == len(self._slots)
@@ -141,7 +140,7 @@ class _Cloze:
         for number, right in enumerate(rights):
             yield from self._read_choices(number)
             found = yield from gather(
-                [self._rank(number, joint.state, right, BEAM) for joint in beam]
+                [self._rank(number, joint.state, right, joint.words, BEAM) for joint in beam]
             )
             longer: list[tuple[float, _Joint, Proposal | None]] = [
                 (joint.log_prob + float(np.log(max(prob, 1e-300))), joint, proposal)
@@ -171,7 +170,8 @@ class _Cloze:
         answers: list[list[tuple[str, float]]] = []
         for number, (right, filling) in enumerate(zip(rights, joint.fillings, strict=True)):
             yield from self._read_choices(number)
-            ranked = yield from self._rank(number, state, right, wanted, RESCORED)
+            others = [*joint.words[:number], *joint.words[number + 1 :]]
+            ranked = yield from self._rank(number, state, right, others, wanted, RESCORED)
             answers.append([(proposal.word, prob) for proposal, prob in ranked])
             if number + 1 < len(rights):
                 (state,) = yield [self._run_after(number, state, filling)]
@@ -209,16 +209,18 @@ class _Cloze:
         number: int,
         state: Float32Array,
         right: Float32Array | None,
+        others: Sequence[str | None],
         wanted: int,
         covering: int = 0,
     ) -> Decoder[Ranked]:
         """Return words for a blank after *state*, with probabilities, best first.
 
-        The search ends when *wanted* are found. The total probability F of the first *covering*
-        words becomes F^γ.
+        The search ends when *wanted* are found. *others* fill the other blanks. The total
+        probability F of the first *covering* words becomes F^γ.
         """
         if self._choices is not None:
-            return (yield from self._rank_choices(number, self._choices[number], state))
+            words = self._choices[number]
+            return (yield from self._rank_choices(number, words, state, others))
         slot, calibration = self._slots[number], self._context.calibration
         # One side alone says too little to drop improbable words.
         kept = KEPT if self._two_towers else 2 * wanted
@@ -227,7 +229,9 @@ class _Cloze:
         log_probs = np.array([each.log_prob for each in found])
         if found:
             scores = yield from self._rescore(number, found[: covering or wanted], head, state)
-            _share(log_probs, scores / calibration.cloze_temperature[slot.language])
+            scores /= calibration.cloze_temperature[slot.language]
+            scores -= self._repetitions(number, found[: len(scores)], others)
+            _share(log_probs, scores)
         if covering:
             _raise_coverage(log_probs, covering, calibration.cloze_coverage_exponent[slot.language])
         ranked = _ranked(found, log_probs)
@@ -250,7 +254,7 @@ class _Cloze:
         return weight * (yield from score_spans(self._context, head, state, spans, right, scores))
 
     def _rank_choices(
-        self, number: int, words: ReadChoices, state: Float32Array
+        self, number: int, words: ReadChoices, state: Float32Array, others: Sequence[str | None]
     ) -> Decoder[Ranked]:
         """Return all choices of a blank with their probabilities, best first."""
         context, slot = self._context, self._slots[number]
@@ -265,12 +269,22 @@ class _Cloze:
         found = sorted(by_word.values(), key=lambda each: (-each.log_prob, each.word))
         log_probs = np.array([each.log_prob for each in found])
         log_probs = _log_softmax(log_probs / context.calibration.choice_temperature[slot.language])
+        if any(others):
+            log_probs = _log_softmax(log_probs - self._words.repetitions(found, "", "", others))
         if mix := context.calibration.choice_uniform_mix[slot.language]:
             log_probs = np.logaddexp(log_probs + np.log1p(-mix), np.log(mix / len(log_probs)))
         return _ranked(found, log_probs)
 
     def _right(self, number: int) -> Line:
         return tuple(self._lines[number][:RESCORING_CONTEXT]) if self._slots[number].known else ()
+
+    def _repetitions(
+        self, number: int, found: Sequence[Proposal], others: Sequence[str | None]
+    ) -> Float64Array:
+        """Return the nats that each word loses as it repeats one near it or in another blank."""
+        decode = self._context.tokenizer.decode
+        before, after = last_line(self._parts[number])[-NEAR:], self._lines[number][:NEAR]
+        return self._words.repetitions(found, decode(before), decode(after), others)
 
     def _head(self, number: int, right: Float32Array | None) -> SpanHead:
         return SpanHead(self._context, right, self._cache_lm, self._parts[number])

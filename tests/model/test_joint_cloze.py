@@ -1,4 +1,4 @@
-"""Filling several blanks together, and words of the writer."""
+"""Filling several blanks together, repeated words, and words of the writer."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config import Calibration
+from model.decoding.blank_words import CHARACTER_REPETITION, NEAR_REPETITION
 from model.queries import JointFilling, LexiconEntry
 from model.tokenizer import BLANK, START
 from tests.fakes import TableRuntime
@@ -107,7 +108,40 @@ def test_one_blank_has_its_candidates_as_fillings() -> None:
     assert list(result.fillings or ()) == expected
 
 
-# ------------------------------------------------------------------------------------- own words
+# ----------------------------------------------------------------------------- repeated, own words
+
+
+@pytest.mark.parametrize(
+    ("text", "far", "word", "other", "loss"),
+    [
+        ("go to ____ store.", "go to ____ to the new store.", "store", "park", NEAR_REPETITION),
+        ("云南____。", "云南要去新手机____。", "云南", "我", NEAR_REPETITION),
+        ("____、买。", "____、新手机我买。", "买", "我", CHARACTER_REPETITION),
+    ],
+)
+def test_a_word_next_to_a_blank_is_less_probable_there(
+    monkeypatch: pytest.MonkeyPatch, text: str, far: str, word: str, other: str, loss: float
+) -> None:
+    """It loses some nats; a function word, or one further away, loses nothing."""
+
+    def ratio(text: str, common: float) -> float:
+        monkeypatch.setattr("model.decoding.blank_words.COMMON", common)
+        found = probs(text, table={"spread": 0.3}, top_k=100)
+        return found[word] / found[other]
+
+    assert ratio(text, 1.0) == pytest.approx(ratio(text, 0.0) * np.exp(-loss), rel=1e-4)
+    assert ratio(far, 1.0) == pytest.approx(ratio(far, 0.0))
+
+
+def test_a_word_seldom_fills_two_blanks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The words of the other blanks lose most."""
+    monkeypatch.setattr("model.decoding.blank_words.COMMON", 1.0)
+    text = "to the ____, re the ____."
+    for seed in range(8):
+        table = {"support": ids("store", "park"), "spread": 0.1, "seed": seed}
+        result = fill(text, table=table, fillings=16)
+        assert result.fillings is not None
+        assert len(set(result.fillings[0].words)) == 2
 
 
 @pytest.mark.parametrize("architecture", ["two_towers", "forward"])

@@ -3,7 +3,7 @@
 Fitted on development text, in this order:
 
     weights of counts     for each language and class of evidence, by the likelihood of tokens
-    chain weight λ        for each language, on a coarse grid, by a few hundred blanks
+    chain weight λ        for each language, by the rank of the words in a few hundred blanks
     cloze temperature τ   for each language, by the likelihood of the words in all blanks
     coverage exponent γ   for each language, by the likelihood of "the word was found"
     prior weight β,       for each language, by the likelihood of the right word among words of
@@ -89,6 +89,7 @@ class Filled:
     found: NDArray[np.bool_]  # (blanks,): the right word is among the candidates
     total: Float64Array  # (blanks,): sum of the probabilities of the candidates
     even: Float64Array  # (blanks,): one by the number of candidates
+    reciprocal_rank: Float64Array  # (blanks,): of the right word; 0 if it is not found
 
 
 def run(options: CalibrateOptions) -> int:
@@ -202,11 +203,11 @@ def fit_cloze_calibration(
     candidates: int,
     weights: Sequence[float],
 ) -> Calibration:
-    """Fit λ, τ and γ of each language by the likelihood of the words in the blanks.
+    """Fit λ, τ and γ of each language.
 
-    λ is one of *weights*, with its best τ, by ``MAX_WEIGHT_BLANKS`` blanks a language. Then all
-    blanks decide τ and γ; γ by the likelihood of "found or not", because the shares among the
-    candidates do not depend on it.
+    λ is one of *weights*, by the mean reciprocal rank of the words in ``MAX_WEIGHT_BLANKS`` blanks
+    a language: the likelihood hardly depends on it. Then all blanks decide τ and γ by likelihood; γ
+    by that of "found or not", because the shares among the candidates do not depend on it.
 
     *candidates* are asked for: all that are rescored, and so move with τ. Everything that is not
     fitted here is kept from *start*.
@@ -222,8 +223,8 @@ def fit_cloze_calibration(
     tried = [(weight, fill(dict.fromkeys(LANGUAGES, weight), some)) for weight in weights]
     best = dict(start.chain_weight)
     for language in tried[0][1]:
-        losses = {weight: _nats(filled[language].right).min() for weight, filled in tried}
-        best[language] = min(losses, key=losses.__getitem__)
+        gains = {weight: filled[language].reciprocal_rank.mean() for weight, filled in tried}
+        best[language] = max(gains, key=gains.__getitem__)
     temperatures, exponents = dict(start.cloze_temperature), dict(start.cloze_coverage_exponent)
     for language, own in fill(best, questions).items():
         temperatures[language] = float(TEMPERATURES[_nats(own.right).argmin()])
@@ -302,12 +303,12 @@ def _fill(
             found = {each.word: each.probability for each in result.blanks[0].candidates}
             if found:
                 probabilities = np.array(list(found.values()))
-                right = np.full(len(TEMPERATURES), 1 - probabilities.sum())
+                right, rank = np.full(len(TEMPERATURES), 1 - probabilities.sum()), np.inf
                 if question.answer in found:
                     place = list(found).index(question.answer)
-                    right = retemper(probabilities, TEMPERATURES)[:, place]
-                total = probabilities.sum()
-                rows.append((right, question.answer in found, total, 1 / len(found)))
+                    right, rank = retemper(probabilities, TEMPERATURES)[:, place], place + 1
+                even = 1 / len(found)
+                rows.append((right, rank < np.inf, probabilities.sum(), even, 1 / rank))
         if rows:
             filled[language] = Filled(*map(np.array, zip(*rows, strict=True)))
     return filled
