@@ -10,7 +10,7 @@ For one blank, with every other blank read as its filling or as ``<blank>``:
    P is the next head's, mixed with counts, and corrected by the cache language model.
 3. *Calibrate*: the rescored words keep their total probability M and share it by softmax(s / τ);
    the others keep theirs. A word that repeats a word nearby loses some nats, and the writer's own
-   words are added (blank_words.py). The first 32 words sum to F, which becomes F^γ.
+   words are added (blank_words.py). The first 28 words sum to F, which becomes F^γ.
 
 Given choices are compared without P_gap, and may be phrases: how probable they are anywhere says
 less about them, so
@@ -53,7 +53,7 @@ from model.tokenizer import BLANK, END, START
 
 # Proposals that the search is sure of, of two towers and of a forward-only network; and those that
 # are rescored.
-SEARCHED, SEARCHED_BLIND, RESCORED = 16, 32, 32
+SEARCHED, SEARCHED_BLIND, RESCORED = 16, 32, 28
 # Spans of each length that are searched on, however improbable they are.
 KEPT = 5
 # Tokens of right context that rescoring scores.

@@ -28,13 +28,13 @@ MAX_SPAN = 6
 # The exponent of P(next token | left) in the factor of a span's first token.
 NEXT_WEIGHT = 0.25
 # Spans that go on after their first token, for each of the first FEW words wanted.
-FIRST_WIDTH, FEW = 4, 8
+FIRST_WIDTH, FEW = 4, 7
 # Nats below the best span at which a span is dropped, unless few are left.
 BEAM_MARGIN = 7.0
 # The lower bound of a log-probability that others are compared with.
 LEAST = -1_000.0
 # Given spans of which more than the first token of the right context is scored.
-EXTENDED = 16
+EXTENDED = 14
 # Given spans that are scored at the same time, and tokens of each that are run in one round: a
 # decoder keeps no more states and outputs, whatever it is asked.
 GIVEN_LINES, GIVEN_TOKENS = 32, 16
