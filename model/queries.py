@@ -143,10 +143,15 @@ class PredictResult:
 
 @dataclass(frozen=True, slots=True)
 class Filling:
-    """A word for a blank, without spaces around it; a choice as it was sent."""
+    """A word for a blank, without spaces around it; a choice as it was sent.
+
+    Its *origins* are of the probability of the first token of its likeliest spelling, given what
+    precedes the blank.
+    """
 
     word: str
     probability: float
+    origins: Origins = Origins()
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,8 @@ class BlankWords:
         for n in best:
             word, span = self._own[n][0], Span(tuple(encode(spelled[n])), 0.0)
             proposal, prob = words.pop(word, (Proposal(word, 0.0, span), 0.0))
-            words[word] = proposal, prob + float(added[n]) / scale
+            own = float(added[n]) / scale
+            words[word] = proposal._replace(written=own / (prob + own)), prob + own
         return sorted(words.values(), key=lambda each: (-each[1], each[0].word))
 
 

@@ -96,11 +96,11 @@ class Layout:
 
     def result(
         self,
-        ranked: Sequence[Sequence[tuple[str, float]]],
+        ranked: Sequence[Sequence[Filling]],
         usage: Usage,
         fillings: Sequence[tuple[Sequence[str | None], float]] = (),
     ) -> ClozeResult:
-        """Show the (word, probability) of each blank, best first, and fill the blanks.
+        """Show the words of each blank, best first, and fill the blanks.
 
         The first of the *fillings* of all blanks together is filled in; without any, the
         first word of each blank. A blank without a word stays.
@@ -111,7 +111,7 @@ class Layout:
             Blank(slot.start, slot.end, tuple(fillings[:shown]))
             for slot, fillings in zip(self.slots, written, strict=True)
         )
-        first = [words[0][0] if words else None for words in ranked]
+        first = [words[0].word if words else None for words in ranked]
         filled = self._join(fillings[0][0] if fillings else first, 1.0).filled
         joint = None
         if self.query.fillings > 1:
@@ -121,7 +121,7 @@ class Layout:
     def _join(self, words: Sequence[str | None], prob: float) -> JointFilling:
         """Return a filling of all blanks as it is written."""
         written = [
-            self._write(number, [(word, prob)])[0].word if word else None
+            self._write(number, [Filling(word, prob)])[0].word if word else None
             for number, word in enumerate(words)
         ]
         sent = self.query.text
@@ -132,19 +132,22 @@ class Layout:
         filled = self.fill([word and word.strip() for word in written])
         return JointFilling(filled, tuple(shown), prob)
 
-    def _write(self, number: int, words: Sequence[tuple[str, float]]) -> list[Filling]:
+    def _write(self, number: int, words: Sequence[Filling]) -> list[Filling]:
         """Return choices as sent, or words in the writing of the text: equal ones add up."""
         if self.choices is not None:
-            given = [(each, prob) for word, prob in words for each in self.choices[number][word]]
+            given = [(sent, each) for each in words for sent in self.choices[number][each.word]]
             share = 1.0
             if len(given) > len(words):  # choices that are read alike are as probable as each other
-                share = sum(prob for _, prob in words) / (sum(prob for _, prob in given) or 1.0)
-            return [Filling(word, prob * share) for word, prob in given]
-        probs: dict[str, float] = {}
-        for word, prob in words:
-            word = self.reading.write(word, self.slots[number].left_end)
-            probs[word] = probs.get(word, 0.0) + prob
-        return [Filling(*each) for each in sorted(probs.items(), key=lambda each: -each[1])]
+                total = sum(each.probability for _, each in given)
+                share = sum(each.probability for each in words) / (total or 1.0)
+            return [Filling(sent, each.probability * share, each.origins) for sent, each in given]
+        found: dict[str, Filling] = {}
+        for each in words:
+            word = self.reading.write(each.word, self.slots[number].left_end)
+            before = found.get(word)
+            prob = each.probability + (before.probability if before else 0.0)
+            found[word] = Filling(word, prob, (before or each).origins)
+        return sorted(found.values(), key=lambda each: -each.probability)
 
 
 def find_blanks(query: ClozeQuery, limit: int, choices: list[ReadChoices] | None = None) -> Layout:

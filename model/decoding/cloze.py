@@ -37,6 +37,7 @@ from model.decoding.blank_words import NEAR, BlankWords
 from model.decoding.blanks import Layout, last_line
 from model.decoding.cache_lm import CacheLM
 from model.decoding.context import DecoderContext, History, load_prefix
+from model.decoding.origins import fillings_of
 from model.decoding.span_search import (
     LEAST,
     Line,
@@ -47,7 +48,7 @@ from model.decoding.span_search import (
     score_spans,
     search_words,
 )
-from model.queries import ClozeResult, ReadChoices, Usage
+from model.queries import ClozeResult, Filling, ReadChoices, Usage
 from model.runtime import Float32Array, Float64Array
 from model.tokenizer import BLANK, END, START
 
@@ -92,7 +93,7 @@ def fill_blanks(context: DecoderContext, layout: Layout, history: History) -> De
     ranked = yield from cloze.rank_each(state, joints[0])
     fillings = [(each.words, float(np.exp(each.log_prob))) for each in joints]
     if len(layout.slots) == 1:
-        fillings = [((word,), prob) for word, prob in ranked[0]]
+        fillings = [((each.word,), each.probability) for each in ranked[0]]
     return layout.result(ranked, Usage(cloze.tokens, cached_tokens), fillings)
 
 
@@ -140,7 +141,10 @@ class _Cloze:
         for number, right in enumerate(rights):
             yield from self._read_choices(number)
             found = yield from gather(
-                [self._rank(number, joint.state, right, joint.words, BEAM) for joint in beam]
+                [
+                    self._rank(number, joint.state, self._head(number, right), joint.words, BEAM)
+                    for joint in beam
+                ]
             )
             longer: list[tuple[float, _Joint, Proposal | None]] = [
                 (joint.log_prob + float(np.log(max(prob, 1e-300))), joint, proposal)
@@ -161,18 +165,17 @@ class _Cloze:
             ]
         return beam
 
-    def rank_each(
-        self, state: Float32Array, joint: _Joint
-    ) -> Decoder[list[list[tuple[str, float]]]]:
+    def rank_each(self, state: Float32Array, joint: _Joint) -> Decoder[list[list[Filling]]]:
         """Rank the words of each blank with all others filled as in *joint*."""
         rights = yield from self._run_rights(joint.fillings)
         wanted = SEARCHED if self._two_towers else SEARCHED_BLIND
-        answers: list[list[tuple[str, float]]] = []
+        answers: list[list[Filling]] = []
         for number, (right, filling) in enumerate(zip(rights, joint.fillings, strict=True)):
             yield from self._read_choices(number)
             others = [*joint.words[:number], *joint.words[number + 1 :]]
-            ranked = yield from self._rank(number, state, right, others, wanted, RESCORED)
-            answers.append([(proposal.word, prob) for proposal, prob in ranked])
+            head = self._head(number, right)
+            ranked = yield from self._rank(number, state, head, others, wanted, RESCORED)
+            answers.append(fillings_of(self._context, state[self._output], head, ranked))
             if number + 1 < len(rights):
                 (state,) = yield [self._run_after(number, state, filling)]
         return answers
@@ -208,7 +211,7 @@ class _Cloze:
         self,
         number: int,
         state: Float32Array,
-        right: Float32Array | None,
+        head: SpanHead,
         others: Sequence[str | None],
         wanted: int,
         covering: int = 0,
@@ -220,11 +223,11 @@ class _Cloze:
         """
         if self._choices is not None:
             words = self._choices[number]
-            return (yield from self._rank_choices(number, words, state, others))
+            return (yield from self._rank_choices(number, words, head, state, others))
         slot, calibration = self._slots[number], self._context.calibration
         # One side alone says too little to drop improbable words.
         kept = KEPT if self._two_towers else 2 * wanted
-        head, takes = self._head(number, right), partial(self._words.take, slot)
+        takes = partial(self._words.take, slot)
         found = yield from search_words(self._context, head, state, takes, wanted, kept)
         log_probs = np.array([each.log_prob for each in found])
         if found:
@@ -254,12 +257,17 @@ class _Cloze:
         return weight * (yield from score_spans(self._context, head, state, spans, right, scores))
 
     def _rank_choices(
-        self, number: int, words: ReadChoices, state: Float32Array, others: Sequence[str | None]
+        self,
+        number: int,
+        words: ReadChoices,
+        head: SpanHead,
+        state: Float32Array,
+        others: Sequence[str | None],
     ) -> Decoder[Ranked]:
         """Return all choices of a blank with their probabilities, best first."""
         context, slot = self._context, self._slots[number]
         spelled = [(word, self._spell(text)) for word in words for text in slot.spellings(word)]
-        spans, head = [span for _, span in spelled], self._head(number, None)
+        spans = [span for _, span in spelled]
         weight = context.calibration.choice_prior_weight[slot.language]
         bias = -weight * np.array([self._priors[span] for span in spans])
         scores = yield from score_spans(context, head, state, spans, self._right(number), bias)

@@ -24,7 +24,7 @@ from model.decoding.blank_words import BlankWords
 from model.decoding.blanks import Layout, last_line
 from model.decoding.context import DecoderContext, History, largest
 from model.decoding.span_search import Line, Proposal, Span, add_span, is_word
-from model.queries import ClozeResult, Usage
+from model.queries import ClozeResult, Filling, Usage
 from model.runtime import Float32Array
 from model.text import Language
 from model.tokenizer import BLANK, START, Tokenizer
@@ -74,7 +74,8 @@ def fill_masked(context: DecoderContext, layout: Layout, history: History) -> De
     # Of several blanks, only the best filling is known.
     first = [each[0][0] if each else None for each in ranked]
     joint = [(first, math.prod(each[0][1] for each in ranked if each))]
-    return layout.result(ranked, Usage(sum(map(len, parts))), joint)
+    shown = [[Filling(*each) for each in words] for words in ranked]
+    return layout.result(shown, Usage(sum(map(len, parts))), joint)
 
 
 def _search(

@@ -10,9 +10,10 @@ import numpy as np
 
 from model.decoding.context import DecoderContext, NextToken
 from model.decoding.prefix_cache import PrefixNode
+from model.decoding.span_search import Proposal, SpanHead
 from model.decoding.writer_words import TINY, AddedWord
 from model.mixture import WINDOW
-from model.queries import Candidate, Origins
+from model.queries import Candidate, Filling, Origins
 from model.runtime import Float32Array
 
 # Digits of a share.
@@ -54,6 +55,23 @@ def with_origins(
             origins = _add_writer(origins, min(1.0, word.prob / each[2]))
         shown.append(Candidate(*each, origins))
     return tuple(shown)
+
+
+def fillings_of(
+    context: DecoderContext,
+    output: Float32Array,
+    head: SpanHead,
+    ranked: Sequence[tuple[Proposal, float]],
+) -> list[Filling]:
+    """Return words for a blank, after the forward output before it (H,), with their origins."""
+    tokens = [each.span.tokens[0] for each, _ in ranked]
+    if not tokens or (probs := head.first_probs(tokens)) is None:
+        return [Filling(each.word, prob) for each, prob in ranked]
+    found = find_origins(context, output, tokens, *probs)
+    return [
+        Filling(each.word, prob, _add_writer(origins, each.written))
+        for (each, prob), origins in zip(ranked, found, strict=True)
+    ]
 
 
 def find_origins(

@@ -109,7 +109,7 @@ class PeakBytes:
         """Return the bytes of a search for words, and the most rows that it requests at once."""
         rows = max(wanted, kept, FIRST_WIDTH * min(wanted, FEW))
         spans = 2 * rows * self._state + (rows + MAX_SPAN * wanted + MAX_ADDED) * OBJECT
-        return max(spans, self._lines(rows, MAX_SPAN + 1)) + self._row, rows
+        return max(spans, self._lines(rows, MAX_SPAN + 1)) + 2 * self._row, rows
 
     def _lines(self, lines: int, length: int) -> int:
         """Return the bytes that scoring given lines takes, and those that are extended."""
@@ -122,7 +122,7 @@ class PeakBytes:
         objects = 2 * (choices * OBJECT + characters)
         if self._architecture == "stacked_bidirectional":
             return objects + FILL_ROWS * 32 * MAX_REACH
-        return objects + self._lines(2 * choices, characters) + self._row
+        return objects + self._lines(2 * choices, characters) + 2 * self._row
 
 
 def _size(texts: Sequence[str]) -> int:

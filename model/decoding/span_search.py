@@ -57,6 +57,7 @@ class Proposal(NamedTuple):
     word: str  # without the spaces around it
     log_prob: float  # log P(word | left, right), summed over the spans that spell it
     span: Span  # the most probable of these
+    written: float = 0.0  # share of the probability of the word that its writer's words give
 
 
 class SpanHead:
@@ -78,6 +79,7 @@ class SpanHead:
         self._cache_lm = cache_lm
         self._before = tuple(before[-CONTEXT:])
         self._next: Float32Array | None = None  # P(next token | left), (V,)
+        self._mixed: Float32Array | None = None  # the same without the cache language model
 
     def step(
         self,
@@ -95,8 +97,16 @@ class SpanHead:
         """Return P(next token | left), (V,), after the left side; it is asked for once."""
         if self._next is None:
             (row,) = yield [Score("next", state[self._context.output["forward"]], np.copy)]
-            self._next = self.mix(row, ())
+            self._next, self._mixed = self.mix(row, ()), row
         return self._next
+
+    def first_probs(self, tokens: Sequence[int]) -> tuple[list[float], float, list[float]] | None:
+        """Return what :func:`find_origins` asks of tokens after the left side, if it was read."""
+        if self._next is None or self._mixed is None:
+            return None
+        kept = self._cache_lm.kept(self._mixed, self._before)
+        ids = list(tokens)
+        return self._mixed[ids].tolist(), kept, self._next[ids].tolist()
 
     def mix(self, probs: Float32Array, tokens: Line) -> Float32Array:
         """Correct P(next token), (V,), after the last tokens of a span."""

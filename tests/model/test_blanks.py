@@ -42,7 +42,7 @@ def read(text: str, **options: Any) -> list[Any]:
 
 def fill(text: str, *words: str, **options: Any) -> str:
     """Return the text with words in its blanks."""
-    ranked = [[(word, 1.0)] for word in words]
+    ranked = [[Filling(word, 1.0)] for word in words]
     return blanks(text, **options).result(ranked, Usage(0)).filled
 
 
@@ -219,20 +219,21 @@ def test_missing_spaces_are_filled_in_with_the_word(
 def test_answers_are_in_the_writing_of_the_text_and_choices_as_sent() -> None:
     """Words that are written the same add up; the first is filled in."""
     layout = blanks("學生們在____裡讀書")
-    words = [[("学校", 0.5), ("教室", 0.25), ("學校", 0.125)]]
-    result = layout.result(words, Usage(0))
+    words = [Filling("学校", 0.5), Filling("教室", 0.25), Filling("學校", 0.125)]
+    result = layout.result([words], Usage(0))
     assert result.filled == "學生們在學校裡讀書"
     assert [(each.word, each.probability) for each in result.blanks[0].candidates] == [
         ("學校", 0.625),
         ("教室", 0.25),
     ]
     layout = blanks("HOW ____ YOU?")
-    result = layout.result([[("are", 0.5), ("Are", 0.25)]], Usage(0))
+    result = layout.result([[Filling("are", 0.5), Filling("Are", 0.25)]], Usage(0))
     assert result.filled == "HOW ARE YOU?"
     assert result.blanks[0].candidates == (Filling("ARE", 0.75),)
     query = ClozeQuery("我____你", choices=[" 愛", "恨"])
     lists = [{"爱": (" 愛",), "恨": ("恨",)}]
-    result = find_blanks(query, 1, lists).result([[("爱", 0.9), ("恨", 0.1)]], Usage(0))
+    words = [Filling("爱", 0.9), Filling("恨", 0.1)]
+    result = find_blanks(query, 1, lists).result([words], Usage(0))
     assert (result.filled, result.blanks[0].candidates[0].word) == ("我愛你", " 愛")
 
 

@@ -9,7 +9,7 @@ import pytest
 from model.decoding.cache_lm import CacheLM
 from model.mixture import Mixture, MixtureRuntime
 from model.predictor import Predictor
-from model.queries import Candidate, LexiconEntry, Origins, PredictQuery
+from model.queries import Candidate, ClozeQuery, LexiconEntry, Origins, PredictQuery
 from model.tokenizer import START
 from tests.fakes import TYPING, TableRuntime, answer, table_predictor
 from tests.model.test_mixture import GENERAL, OWN, RandomCounts
@@ -74,3 +74,23 @@ def test_words_of_the_writer_are_of_the_cache() -> None:
     """A word of the lexicon that the network does not expect has all of its probability there."""
     found = candidates(predictor(1), text="I like Oko", lexicon=(LexiconEntry("Okonkwo"),))
     assert found["nkwo"].origins == Origins(network=0.0, counts=0.0, cache=1.0)
+
+
+@pytest.mark.parametrize("choices", [None, ("the", "了", "cat")])
+def test_words_for_blanks_have_the_origins_of_their_first_token(choices: Any) -> None:
+    """They are those of the next token after the left side, which the cache knows from both."""
+    made, table = predictor(1), TableRuntime(TYPING)
+    query = ClozeQuery(f"{TEXT}____ cat", choices=choices, top_k=20)
+    tokens = [START, *TYPING.encode(TEXT)]
+    (network,) = table.score("next", np.array([tokens[-2:]], dtype=np.float32)).astype(float)
+    counts = RandomCounts(TYPING.size).rows[tokens[-1]].astype(float)
+    share, seen = GENERAL["en"][4], 0
+    for each in answer(made, query).blanks[0].candidates:
+        assert total(each.origins) == pytest.approx(1)
+        if each.word == "了":  # spelled in one way; counts and network keep their ratio
+            token, seen = TYPING.surfaces.index(each.word), seen + 1
+            counted = share * counts[token]
+            expected = counted / (counted + (1 - share) * network[token])
+            found = each.origins.counts / (each.origins.counts + each.origins.network)
+            assert found == pytest.approx(expected, abs=2e-3)
+    assert seen
