@@ -20,6 +20,7 @@ from model.config import GAP_POSITIONS, WORD
 from model.decoding.cache_lm import CONTEXT, CacheLM
 from model.decoding.context import DecoderContext, largest
 from model.runtime import Float32Array, Float64Array, log_of
+from model.text import is_han
 from model.tokenizer import END_OF_GAP
 
 W = float(os.environ.get("W", "0"))
@@ -273,5 +274,10 @@ def add_span(found: dict[str, Proposal], word: str, span: Span) -> None:
 
 
 def is_word(text: str) -> bool:
-    """Return True for text with a letter or digit and without broken characters."""
+    """Return True for text with a letter or digit, without broken characters or Chinese and marks.
+
+    Some tokens are a Chinese word and a comma.
+    """
+    if any(map(is_han, text)) and not text.strip().isalnum():
+        return False
     return any(map(str.isalnum, text)) and "\ufffd" not in text

@@ -10,7 +10,14 @@ from model.batching import Decoder, Scheduler
 from model.decoding.cache_lm import CacheLM
 from model.decoding.context import DecoderContext
 from model.decoding.prefix_cache import PrefixCache
-from model.decoding.span_search import EXTENDED, GIVEN_LINES, GIVEN_TOKENS, SpanHead, score_spans
+from model.decoding.span_search import (
+    EXTENDED,
+    GIVEN_LINES,
+    GIVEN_TOKENS,
+    SpanHead,
+    is_word,
+    score_spans,
+)
 from model.runtime import Float64Array
 from tests.fakes import TableRuntime, hand_tokenizer, table_predictor
 
@@ -65,3 +72,15 @@ def test_spans_are_scored_token_by_token(count: int, right: tuple[int, ...]) -> 
         expected[best] += more - more.mean()
     ((_, found),) = finished
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("旅游", True), ("旅游 ", True), ("旅游,", False), ("3月", True), (",", False),
+        ("U.S.", True), ("don't ", True), ("caf\ufffd", False),
+    ],
+)  # fmt: skip
+def test_a_chinese_word_has_no_marks(text: str, expected: bool) -> None:
+    """English words may have them, and text of marks alone is no word."""
+    assert is_word(text) == expected
