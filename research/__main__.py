@@ -10,6 +10,7 @@ COMMANDS = {
     "vanishing-gradients": ("research.vanishing_gradients", "measure gradients and memory"),
     "word-lm": ("research.word_lm", "train and score a language model of words"),
     "cloze-benchmarks": ("research.cloze_benchmarks", "answer published cloze questions"),
+    "smollm": ("research.smollm", "ask SmolLM2-135M and a checkpoint the same questions"),
     "sentence-completion": ("research.sentence_completion", "answer MSR Sentence Completion"),
     "contamination": ("research.contamination", "find benchmark questions in training text"),
     "sample-sentences": ("research.sample_sentences", "fill the blanks of sample sentences"),
