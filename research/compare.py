@@ -20,11 +20,12 @@ from typing import Any
 
 import torch
 
-from model.checkpoint import Checkpoint, load_checkpoint
+from model.checkpoint import COUNTS, Checkpoint, load_checkpoint
 from model.config import Calibration, NetworkConfig
 from model.errors import DivergedError, RunError
+from model.mixture import Mixture, MixtureRuntime
 from model.predictor import Predictor
-from model.runtime import open_runtime
+from model.runtime import Runtime, open_runtime
 from model.tokenizer import Tokenizer
 from research.networks import (
     PEERS,
@@ -41,7 +42,9 @@ from research.tutorial_page import METRICS, comparison_tables
 from training.cached_json import cached_json, require_same_settings, write_json
 from training.config import DataOptions, LossOptions, OptimizerOptions, RunConfig
 from training.data.shards import open_prepared
+from training.evaluation.calibrate import fit_counts_weights
 from training.evaluation.evaluate import evaluate
+from training.evaluation.quantisation import held_out_lines
 from training.evaluation.systems import EvaluatedSystem, open_system
 from training.evaluation.test_items import choose_items, read_files
 from training.export import ExportOptions, export
@@ -54,7 +57,7 @@ from training.trainer import train
 # Share of a run's time that tuning spends at each rate, and of its steps in which the rate falls.
 TUNING_SHARE, DECAY_SHARE = 0.1, 0.4
 # Options that are not part of the figures, and those that may differ when a comparison continues.
-UNPUBLISHED = ("prepared", "text", "output", "quick")
+UNPUBLISHED = ("prepared", "text", "output", "counts", "quick")
 ADDED_LATER = ("seeds", "systems", "orders")
 QUESTION_SEED = 1
 
@@ -76,6 +79,9 @@ class CompareOptions:
     minutes: float = option("CPU minutes of each run", 10.0)
     seeds: int = option("runs of each network", 3)
     systems: tuple[str, ...] = option("only these networks or peers, no n-grams", ())
+    counts: Path | None = option(
+        "checkpoint of the same tokenizer: mix its counts into every network", None, metavar="DIR"
+    )
     quick: bool = option("tiny networks, seconds of training, to see that it works", False)
     parameters: int = 3_000_000
     embedding_size: int = 128
@@ -266,10 +272,11 @@ def _count(order: int, options: CompareOptions) -> dict[str, Any]:
 def _evaluate(name: str, sizes: AnyConfig | None, options: CompareOptions) -> dict[str, Any]:
     """Evaluate a trained network, or an n-gram (without sizes)."""
     directory = options.output / name
+    mixed = "-mixed" if sizes and options.counts else ""
 
     def make() -> dict[str, Any]:
         torch.set_num_threads(1)
-        system = _open(directory, sizes)
+        system = _open(directory, sizes, options)
         tokenizer = Tokenizer.load(directory / "tokenizer.model")
         files = read_files(options.text)
         items = choose_items(files, tokenizer, options.lines, options.typing_lines, QUESTION_SEED)
@@ -288,30 +295,40 @@ def _evaluate(name: str, sizes: AnyConfig | None, options: CompareOptions) -> di
             "languages": languages,
         }
 
-    return cached_json(directory / "evaluation.json", make)
+    return cached_json(directory / f"evaluation{mixed}.json", make)
 
 
-def _open(directory: Path, sizes: AnyConfig | None) -> EvaluatedSystem:
-    """Open a trained network or an n-gram behind the decoders that serve."""
+def _open(directory: Path, sizes: AnyConfig | None, options: CompareOptions) -> EvaluatedSystem:
+    """Open a trained network, mixed with the counts of the options, or an n-gram."""
     if sizes is None:
         return open_system(directory)
-    if not isinstance(sizes, NetworkConfig):
-        return _open_peer(directory, sizes)
-    target = directory / "checkpoint"
-    if not target.exists():
-        export(ExportOptions(directory, target, name=directory.name, gate=False))
-    checkpoint = load_checkpoint(target)
-    predictor = Predictor(checkpoint, open_runtime(checkpoint))
-    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    if isinstance(sizes, NetworkConfig):
+        target = directory / "checkpoint"
+        if not target.exists():
+            export(ExportOptions(directory, target, name=directory.name, gate=False))
+        checkpoint = load_checkpoint(target)
+        runtime = open_runtime(checkpoint)
+        size = _bytes(target)
+    else:
+        checkpoint, runtime = _open_peer(directory, sizes)
+        # As float16, as in checkpoints
+        size = 2 * parameter_count(sizes) + (directory / "tokenizer.model").stat().st_size
+    if options.counts and "predict" in checkpoint.capabilities:
+        counted = load_checkpoint(options.counts)
+        if counted.tokenizer.surfaces != checkpoint.tokenizer.surfaces:
+            raise RunError(f"{options.counts} has another tokenizer; count the same prepared data")
+        lines = held_out_lines(open_prepared(options.prepared).held_out)
+        weights = fit_counts_weights(replace(checkpoint, counts=counted.counts), runtime, lines)
+        runtime = MixtureRuntime(runtime, Mixture(counted.counts, weights, checkpoint.tokenizer))
+        size += _bytes(options.counts / COUNTS[0])
+    predictor = Predictor(checkpoint, runtime)
     return EvaluatedSystem(directory.name, predictor, {"bytes": size}, checkpoint.capabilities)
 
 
-def _open_peer(directory: Path, sizes: PeerConfig) -> EvaluatedSystem:
-    """Open a network without graphs; its size counts weights as float16, as in checkpoints."""
+def _open_peer(directory: Path, sizes: PeerConfig) -> tuple[Checkpoint, Runtime]:
+    """Open a network without graphs."""
     network = build_peer(sizes)
     load_weights(saved_state(directory), network)
-    runtime = ReplayRuntime(network)
-    tokenizer = directory / "tokenizer.model"
     checkpoint = Checkpoint(
         directory=directory,
         name=directory.name,
@@ -319,12 +336,15 @@ def _open_peer(directory: Path, sizes: PeerConfig) -> EvaluatedSystem:
         digest=str(directory),  # only tells caches apart
         network=None,
         calibration=Calibration(),
-        tokenizer=Tokenizer.load(tokenizer),
+        tokenizer=Tokenizer.load(directory / "tokenizer.model"),
         languages=("zh", "en"),
         word_end_probs=(0.0,) * sizes.vocabulary_size,
     )
-    size = 2 * parameter_count(sizes) + tokenizer.stat().st_size
-    return EvaluatedSystem(directory.name, Predictor(checkpoint, runtime), {"bytes": size})
+    return checkpoint, ReplayRuntime(network)
+
+
+def _bytes(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
 def _figures(record: dict[str, Any]) -> dict[str, float]:

@@ -10,6 +10,7 @@ import research.compare
 from research.__main__ import main
 from research.networks import SYSTEMS
 from research.toy_corpus import write_corpus
+from training.ngram import NgramOptions, build
 
 
 @pytest.fixture
@@ -47,3 +48,21 @@ def test_every_system_of_the_tutorial_is_trained_and_asked(
     assert compared(command, tmp_path) == figures
     assert main([*command[:3], *command[4:], "--output", str(tmp_path)]) == 2  # other text
     assert main([*command, "--systems", "abacus", "--output", str(tmp_path / "none")]) == 2
+
+
+def test_counts_are_mixed_into_networks(command: list[str], prepared: Path, tmp_path: Path) -> None:
+    """A mixture is better than a hardly trained network, and its figures stand beside it."""
+    counts = tmp_path / "counts"
+    build(NgramOptions(prepared, counts, order=3))
+    command += ["--systems", "keyboard", "word-lm"]
+    alone, mixed = (
+        [run["evaluation"] for run in compared(command, tmp_path / "out", *more)["runs"]]
+        for more in ((), ("--counts", str(counts)))
+    )
+    for one, other in zip(alone, mixed, strict=True):
+        assert other["bytes"] > one["bytes"]
+        for language in ("zh", "en"):
+            bits = [
+                each["languages"][language]["bits_per_character"]["value"] for each in (one, other)
+            ]
+            assert bits[1] < bits[0]
