@@ -24,9 +24,7 @@ MAX_FILES = 64
 MAX_TOTAL_BYTES = 8 << 30
 # The largest file of each kind, by the end of its name; config.json is served by GET /model.
 _WEIGHTS = 4 << 30
-_MAX_BYTES = {".safetensors": _WEIGHTS, ".weights": _WEIGHTS, ".npy": _WEIGHTS}
-_MAX_BYTES |= {".ngrams": _WEIGHTS}
-_MAX_BYTES |= {".json": 256 << 10, ".model": 4 << 20}
+_MAX_BYTES = {".weights": _WEIGHTS, ".ngrams": _WEIGHTS, ".json": 256 << 10, ".model": 4 << 20}
 _MAX_OTHER_BYTES = 1 << 20
 _BLOCK = 1 << 18
 

@@ -58,6 +58,8 @@ EXPONENTS = np.geomspace(0.25, 4.0, 93)
 WEIGHTS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 PRIOR_WEIGHTS = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)
 UNIFORM_MIXES = (0.0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2)
+# The highest prior weight wins whose loss is below the least so far by this factor
+FLAT = 1.01
 MIN_LINES = 10
 # Blanks a language that decide λ; all of them are filled with every one that is tried
 MAX_WEIGHT_BLANKS = 400
@@ -263,8 +265,9 @@ def fit_choices(
         for language, own in _fill(predictor(tried), with_choices, None).items():
             right, even = own.right[own.found], own.even[own.found, None]
             losses = np.array([_nats((1 - mix) * right + mix * even) for mix in UNIFORM_MIXES])
-            if losses.min() < least[language]:
-                least[language] = losses.min()
+            # These choices have one length and say little about β, which phrases need
+            if losses.min() < least[language] * FLAT:
+                least[language] = min(least[language], losses.min())
                 mix, temperature = np.unravel_index(losses.argmin(), losses.shape)
                 priors[language] = weight
                 temperatures[language] = float(TEMPERATURES[temperature])
