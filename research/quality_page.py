@@ -59,7 +59,11 @@ def quality_tables(results: Path) -> dict[str, str]:
     everyday = read_figures(results / "sample_sentences.json")
     tutorial = read_figures(results / "tutorial_sentences.json")
     return {
-        "held_out": held_out_table(read_figures(results / "evaluation-0.5.json")),
+        "held_out": held_out_table(
+            read_figures(results / "evaluation-0.6-and-0.5.json"),
+            read_figures(results / "evaluation-0.6-and-5gram.json"),
+        ),
+        "smollm": smollm_table(read_figures(results / "smollm2.json")),
         "words": words_table(results),
         "clozes": clozes_table(results),
         "completion": completion_table(results),
@@ -79,13 +83,30 @@ def _cell(metric: str, value: float) -> str:
     return f"{value:.2f}" if plain else f"{100 * value:.1f} %"
 
 
-def held_out_table(report: Figures) -> str:
-    """Return every metric of the first two systems of an evaluation, by language."""
+def held_out_table(before: Figures, ngram: Figures) -> str:
+    """Return every metric of this edition, the one before and the n-gram, by language."""
     rows = []
     for metric, title in METRICS.items():
-        figures = [report["languages"][code]["metrics"][metric] for code in LANGUAGE_NAMES]
-        rows.append([title, *(_cell(metric, v) for each in figures for v in each["values"][:2])])
-    return table(rows, ["", "Chinese", "5-gram", "English", "5-gram"])
+        cells = []
+        for code in LANGUAGE_NAMES:
+            both = [each["languages"][code]["metrics"][metric]["values"] for each in (before, ngram)]
+            cells += [_cell(metric, value) for value in (*both[0], both[1][1])]
+        rows.append([title, *cells])
+    return table(rows, ["", "Chinese", "0.5", "5-gram", "English", "0.5", "5-gram"])
+
+
+def smollm_table(report: Figures) -> str:
+    """Return the English metrics, size and speed of the two systems of a comparison."""
+    metrics, rows = report["languages"]["en"]["metrics"], []
+    for metric, title in METRICS.items():
+        if metric in metrics and not metric.endswith("_ece"):
+            values = metrics[metric]["values"]
+            rows.append([title, *(_cell(metric, value) for value in values)])
+    systems = report["contestants"]
+    rows.append(["MB on disk", *(f"{each['bytes'] / 1e6:.0f}" for each in systems)])
+    times = (each["key_press_milliseconds"]["p50"] for each in systems)
+    rows.append(["ms of CPU per key press, median", *(f"{each:.1f}" for each in times)])
+    return table(rows, ["", "Lacuna", "SmolLM2-135M"])
 
 
 def words_table(results: Path) -> str:
