@@ -66,7 +66,7 @@ class FakePredictor:
 
 
 def test_weights_and_temperature_are_found() -> None:
-    """A quiet β wins; claims sharper by 1.5 get τ of about 1.5, even answers their share."""
+    """A weight without noise wins; claims sharper by 2 get τ of about 2, in their language only."""
     start = Calibration(cloze_temperature={**ONES, "zh": 0.7}, chain_weight={"zh": 0.3, "en": 0.0})
 
     def predictor(calibration: Calibration) -> FakePredictor:
