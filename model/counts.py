@@ -102,7 +102,7 @@ class _Contexts:
         return bisect_right(self._pages, number) - 1 << 8 | self._first[number]
 
     def follow(self, begin: int, end: int, token: int) -> int | None:
-        """Return the rank of the follower that ends in a token; None if there is none."""
+        """Return the rank of the follower that ends in a token, or None."""
         place = bisect_left(self._token_ids, token, begin, end)
         return place if place < end and self._token_ids[place] == token else None
 

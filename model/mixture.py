@@ -2,7 +2,7 @@
 
     P(next token) = (1 - λ) P_network + λ P_counts
 
-and once more with the next counts, if there are several. λ is fitted for each language and class
+and again with the next counts, if there are several. λ is fitted for each language and class
 of evidence (Jelinek and Mercer 1980, "Interpolated estimation of Markov source parameters from
 sparse data"). Only the next head is mixed.
 

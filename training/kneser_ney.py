@@ -120,7 +120,7 @@ def smooth(
     Kneser-Ney language model estimation.
 
     *kept* are the n-grams that will stay, by order from 2. One that will not gives its own adjusted
-    count to the shorter one, and not a count of 1, because that has to stand for it: Siivola et al.
+    count to the shorter one, and not a count of 1, because that replaces it: Siivola et al.
     2007, On growing and pruning Kneser-Ney smoothed n-gram models, equation 9.
 
     The uniform distribution below the unigrams covers the *predictable* tokens, (V,).

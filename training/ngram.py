@@ -2,7 +2,7 @@
 
 1  count    all n-grams (training/kneser_ney.py)
 2  choose   those that are missed most, if there is a largest size (training/pruning.py)
-3  smooth   what is kept
+3  smooth   those n-grams
 4  write    quantised counts (model/counts.py) into a checkpoint, without a network or a copy
 """
 
@@ -43,7 +43,7 @@ from training.options import argument, option
 from training.pruning import choose, relative_entropy
 from training.word_end_probs import word_end_probs
 
-# Smoothing again what is kept changes what is missed most; a second choice gains a quarter more.
+# Smoothing again changes which n-grams are missed most; a second choice gains a quarter more.
 ROUNDS = 2
 
 

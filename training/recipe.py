@@ -256,7 +256,7 @@ def _show(report: TextReport, output: Path) -> None:
 def _make(options: RecipeOptions, base: Checkpoint | None, config: RunConfig | None) -> bool:
     """Train the network, if there is a run for it, count, and write the checkpoint.
 
-    Return False if a new network gained nothing, so that there is no checkpoint.
+    Return False if a new network gained nothing, and no checkpoint was written.
     """
     best = _train(config, options.output / "run") if config else 0
     version = _labels(options, base)[1]

@@ -86,7 +86,7 @@ class CacheLM:
         return int(self._tokens.nbytes + self._unique.nbytes + self._raises.nbytes)
 
     def kept(self, probs: Float32Array, context: Sequence[int]) -> float:
-        """Return the factor of *probs* that :meth:`mix` leaves; what it gives comes on top."""
+        """Return the factor of *probs* that :meth:`mix` leaves, before its own share is added."""
         if self._contexts is not None and not (context and context[-1] in self._contexts):
             return 1.0
         kept, _ = self._context_probs(context)

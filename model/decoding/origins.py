@@ -1,7 +1,7 @@
 """Divide the probabilities of next tokens among network, counts and cache, exactly.
 
 Each is a sum of parts (mixture.py), of which the cache language model keeps a factor; the rest is
-what it gives itself (cache_lm.py).
+its own share (cache_lm.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -104,7 +104,7 @@ def _add_writer(origins: Origins, share: float) -> Origins:
 
 
 def _rounded(cache: float, counts: float = 0.0, own: float | None = None) -> Origins:
-    """Return rounded shares that sum to 1; the network has what is left."""
+    """Return rounded shares that sum to 1; the network has the rest."""
     counts, cache = round(counts, DIGITS), round(cache, DIGITS)
     own = None if own is None else round(own, DIGITS)
     network = round(1.0 - counts - cache - (own or 0.0), DIGITS)

@@ -79,7 +79,7 @@ def gap_prob(
     *,
     closed: bool = True,
 ) -> float:
-    """Return the probability of a proposal, token by token; right is None if unknown.
+    """Return the probability of a proposal, token by token; *right* may be unknown.
 
     Not *closed*: the probability of all spans that begin so.
     """

@@ -319,7 +319,7 @@ def test_damaged_counts_are_named(tiny_ngram: Path, tmp_path: Path, case: str) -
 
 
 def test_counts_do_not_go_with_a_network_that_reads_both_ways(tiny_ngram: Path) -> None:
-    """The next token after a left side is no question to a stacked bidirectional network."""
+    """The next token after a left side cannot be asked of a stacked bidirectional network."""
     stacked = NetworkConfig(364, "stacked_bidirectional", backward_layers=0, gap_hidden_size=0)
     with pytest.raises(ValueError, match="counts do not go with"):
         dataclasses.replace(load_checkpoint(tiny_ngram).config, network=stacked)

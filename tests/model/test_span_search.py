@@ -82,5 +82,5 @@ def test_spans_are_scored_token_by_token(count: int, right: tuple[int, ...]) -> 
     ],
 )  # fmt: skip
 def test_a_chinese_word_has_no_marks(text: str, expected: bool) -> None:
-    """English words may have them, and text of marks alone is no word."""
+    """English words may have them, and text of marks alone is not a word."""
     assert is_word(text) == expected

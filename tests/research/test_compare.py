@@ -51,7 +51,7 @@ def test_every_system_of_the_tutorial_is_trained_and_asked(
 
 
 def test_counts_are_mixed_into_networks(command: list[str], prepared: Path, tmp_path: Path) -> None:
-    """A mixture is better than a hardly trained network, and its figures stand beside it."""
+    """A mixture is better than a hardly trained network, and its figures are next to it."""
     counts = tmp_path / "counts"
     build(NgramOptions(prepared, counts, order=3))
     command += ["--systems", "keyboard", "word-lm"]

@@ -76,7 +76,7 @@ def test_words_have_the_probability_of_all_their_spellings(
 
 
 def test_few_rounds_find_the_same_best_words() -> None:
-    """What is cut off is less probable than what is kept."""
+    """Tokens that are cut off are less probable than those that are kept."""
     model = MarkovModel()
     found = CausalPredictor(model).continuations("ab a", 3)
     exact = exact_words(model, "b", " a")

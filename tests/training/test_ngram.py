@@ -117,7 +117,7 @@ class BruteForce:
         return shares.get(word, 0.0) + (1 - sum(shares.values())) * lower
 
     def share(self, gram: Gram) -> float:
-        """What the context alone gives the last token."""
+        """The share that the context alone gives the last token."""
         if self.kept is not None and len(gram) > 1 and gram not in self.kept:
             return 0.0
         counts = self.adjusted[len(gram)]
@@ -199,7 +199,7 @@ def test_pruning_keeps_what_is_missed_most_within_the_bytes(
 
 
 def test_pruned_probabilities_equal_the_formulas() -> None:
-    """What is kept is smoothed again: removed n-grams give the shorter ones their counts."""
+    """Those that stay are smoothed again: removed n-grams give the shorter ones their counts."""
     corpus = random_lines(9, 160)
     pruned = estimated(corpus, 4, max_bytes=700)
     kept = {gram for order in pruned.orders for gram in order}

@@ -158,7 +158,7 @@ def test_the_step_adapt_is_the_same_command(
 def test_a_network_without_a_gain_is_not_written(
     words: list[str], exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An old one stays, with counts beside it; of a new one there is none, and status 3."""
+    """An old one stays, and gets counts; a new one is not written, and status 3."""
     given = [*words, "--steps", "2", "--learning-rate", "0", "--output"]
     assert main([*given, str(tmp_path / "old")]) == 0
     assert "stays as it was" in capsys.readouterr().err

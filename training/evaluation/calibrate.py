@@ -291,7 +291,7 @@ def retemper(probabilities: Float64Array, temperatures: Float64Array) -> Float64
 def _fill(
     predictor: QueryRunner, questions: Questions, candidates: int | None
 ) -> dict[str, Filled]:
-    """Fill blanks with words, or with choices if *candidates* is None, by language."""
+    """Fill blanks with words, or with choices without *candidates*, by language."""
     filled = {}
     for language in sorted(questions):
         queries = [
