@@ -58,11 +58,13 @@ def _varint(value: int) -> bytes:
 class Store:
     """Named tensors of all graphs and the file that holds the weights, each once.
 
-    Without *weights*, tensors have sizes alone, and :attr:`data` stays empty.
+    Without *weights*, tensors have sizes alone, and :attr:`data` stays empty. With *unsigned*,
+    loops read weights as uint8 around 128: sums are the same, but no CPU has a fast kernel.
     """
 
     network: NetworkConfig
     weights: Mapping[str, Array] | None
+    unsigned: bool = False
     size: int = 0  # bytes of the file
     data: bytearray = field(default_factory=bytearray)
     protos: dict[str, bytes] = field(default_factory=dict)
@@ -133,13 +135,19 @@ class Store:
 class Graph:
     """Nodes of one graph, or of the body of a loop in it, and the stored tensors that they use.
 
-    Methods append nodes and return the names of their outputs.
+    Methods append nodes and return the names of their outputs. The body of a loop shares tensors
+    and numbers with the graph *around* it.
     """
 
     store: Store
+    around: "Graph | None" = None
     used: dict[str, None] = field(default_factory=dict)
     numbers: Iterator[int] = field(default_factory=itertools.count)
     nodes: list[bytes] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.around:
+            self.used, self.numbers = self.around.used, self.around.numbers
 
     def op(self, kind: str, *inputs: str, **attributes: int | list[int] | bytes) -> str:
         """Append a node with one output."""
@@ -194,8 +202,11 @@ class Graph:
         self.used |= dict.fromkeys(matrix)
         quantised, row_scale = self.quantise(rows) if isinstance(rows, str) else rows
         weight, scale = matrix
-        zero = self.tensor("zero_point", np.array(128, dtype=np.uint8))
-        total = self.op("Cast", self.op("MatMulInteger", quantised, weight, zero), to=FLOAT)
+        zeros = [self.tensor("zero_point", np.array(128, dtype=np.uint8))]
+        if self.store.unsigned and self.around:  # once, when the graph is opened
+            weight = self.around.op("Cast", self.around.shift(weight), to=UINT8)
+            zeros *= 2
+        total = self.op("Cast", self.op("MatMulInteger", quantised, weight, *zeros), to=FLOAT)
         # One scale at a time: onnxruntime fuses a product by both into a kernel that takes one
         # scale for all rows
         return self.op("Mul", self.op("Mul", total, row_scale), scale)
@@ -205,10 +216,14 @@ class Graph:
         table, scale = self.store.embedding()
         self.used |= dict.fromkeys([table, scale])
         rows = self.op("Transpose", self.op("Gather", table, tokens, axis=1), perm=[1, 2, 0])
-        offset = self.tensor("int32.128", np.array(128, dtype=np.int32))
-        shifted = self.op("Add", self.op("Cast", rows, to=INT32), offset)
+        shifted = self.shift(rows)
         row_scale = self.op("Unsqueeze", self.op("Gather", scale, tokens), self.ints(2))
         return self.op("Cast", shifted, to=UINT8), row_scale
+
+    def shift(self, values: str) -> str:
+        """Shift int8 around 0 to int32 around 128."""
+        offset = self.tensor("int32.128", np.array(128, dtype=np.int32))
+        return self.op("Add", self.op("Cast", values, to=INT32), offset)
 
     def model(self, inputs: Mapping[str, Shape], **outputs: tuple[str, Shape]) -> bytes:
         """Finish the model: types and shapes of its inputs; nodes and shapes of its outputs."""

@@ -70,9 +70,13 @@ def build_graphs(network: NetworkConfig, weights: Mapping[str, Array]) -> dict[s
     return _build(store) | {WEIGHTS: bytes(store.data)}
 
 
-def expected_graphs(network: NetworkConfig) -> tuple[dict[str, bytes], int]:
-    """Return the graphs by path, and the bytes of the weights file, of a network of these sizes."""
-    store = Store(network, None)
+def expected_graphs(network: NetworkConfig, unsigned: bool = False) -> tuple[dict[str, bytes], int]:
+    """Return the graphs by path, and the bytes of the weights file, of a network of these sizes.
+
+    *unsigned* graphs compute the same, with weights of loops as uint8
+    (:class:`model.onnx_builder.Store`).
+    """
+    store = Store(network, None, unsigned)
     return _build(store), store.size
 
 
@@ -284,7 +288,7 @@ def _layer(
     inputs = graph.op("Add", graph.product(rows, matrix), graph.tensor(f"{name}.bias", bias))
     if mirrored:
         inputs = _mirror(graph, inputs)
-    body = Graph(store, graph.used, graph.numbers)
+    body = Graph(store, graph)
     before = [f"before.{recurrent[0]}.{part}" for part in range(len(state))]
     now, live = f"inputs.{recurrent[0]}", f"alive.{recurrent[0]}"
     product = body.product(before[0], recurrent)

@@ -56,9 +56,12 @@ class OnnxRuntime:
         # A call first fetches the embedding, which a busy server rarely has in its caches. So few
         # large calls, which return 4 MiB, beat many small ones.
         self.head_rows = max(1, 1024 * 1024 // sizes.vocabulary_size)
-        graphs, size = expected_graphs(sizes)
+        saturates = products_saturate()
+        graphs, size = expected_graphs(sizes, unsigned=saturates)
         check_size(directory, size)
         options = _session_options(threads)
+        if saturates:  # u8 x u8 kernels are exact, at half the speed; this does not reach loops
+            options.add_session_config_entry("session.x64quantprecision", "1")
         # The weights are mapped: a copy would cost as much memory again.
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path",
@@ -132,6 +135,4 @@ def _session_options(threads: int) -> onnxruntime.SessionOptions:
     options.log_severity_level = FATAL  # errors are raised, and their lines hold token ids
     # Threads that spin between two calls take the core from the event loop and from neighbours.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if products_saturate():  # u8 x u8 kernels are exact, at half the speed
-        options.add_session_config_entry("session.x64quantprecision", "1")
     return options
