@@ -8,7 +8,6 @@ With two towers the gap head gives all factors, and ``<eog>`` is the end. A forw
 only its next head, which does not see the right side; there a span ends where its word ends.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,7 +22,6 @@ from model.runtime import Float32Array, Float64Array, log_of
 from model.text import is_han
 from model.tokenizer import END_OF_GAP
 
-W = float(os.environ.get("W", "0"))
 # Tokens of the longest span that is searched.
 MAX_SPAN = 6
 # The exponent of P(next token | left) in the factor of a span's first token.

@@ -1,9 +1,7 @@
 """Fitting temperatures and rescoring weights."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -34,17 +32,16 @@ def blanks(count: int, choices: tuple[str, ...] = ()) -> list[ClozeQuestion]:
 class FakePredictor:
     """Draws the right one of K candidates from a softmax of scores, and claims a sharper one.
 
-    Claims are sharper by *sharpness* and add up to *total*. Weights other than λ = 1, β = 0.5 add
-    noise. The answer is missing if *missing* says so, and exchanged if *lapse* does.
+    Claims are sharper by *sharpness* and add up to *total*. A λ other than 1 adds noise. The
+    answer is missing if *missing* says so.
     """
 
     def __init__(
         self, calibration: Calibration, candidates: int, sharpness: float, total: float = 1.0
     ) -> None:
-        chain, prior = calibration.chain_weight["en"], calibration.choice_prior_weight["en"]
-        self.noise = abs(chain - 1.0) + abs(prior - 0.5)
+        self.noise = abs(calibration.chain_weight["en"] - 1.0)
         self.candidates, self.sharpness, self.total = candidates, sharpness, total
-        self.missing = self.lapse = lambda _: False
+        self.missing = lambda _: False
 
     def run(self, queries: Sequence[Query]) -> list[Result | LacunaError]:
         """Answer each query by its own seed."""
@@ -56,8 +53,6 @@ class FakePredictor:
         right = generator.choice(count, p=np.exp(scores) / np.exp(scores).sum())
         noisy = scores + generator.normal(0, 1, count) * self.noise
         claimed = np.exp(noisy * self.sharpness)
-        if self.lapse(number):
-            right = number // 10 % count
         words = [f"wrong {index}" for index in range(count)]
         words[right] = "missing" if self.missing(number) else "right"
         shares = self.total * claimed / claimed.sum()
@@ -93,30 +88,57 @@ def test_a_total_that_is_claimed_too_low_is_raised() -> None:
     assert fitted.cloze_coverage_exponent == {"zh": 0.7, "en": expected}
 
 
-@pytest.mark.parametrize(("lapses", "mix", "within"), [(False, 0.0, 0.01), (True, 0.1, 0.051)])
-def test_choices_get_a_weight_a_temperature_and_a_uniform_mix(
+class FakeChoices:
+    """Draws the right one of five choices; a tenth of them evenly with *lapses*.
+
+    Scores are 1.5 times those that the right one is drawn from, once β = 0.5 and δ = 1.
+    """
+
+    def __init__(self, calibration: Calibration, lapses: bool) -> None:
+        self.calibration, self.lapses = calibration, lapses
+
+    def run(self, queries: Sequence[Query]) -> list[Result | LacunaError]:
+        """Answer each query by its own seed."""
+        return [self._answer(int(str(query.text).split()[0])) for query in queries]
+
+    def _answer(self, number: int) -> ClozeResult:
+        generator, calibration = np.random.default_rng(number), self.calibration
+        scores, priors = generator.normal(0, 2, (2, 5))
+        lengths = generator.integers(1, 5, 5)
+        right = generator.choice(5, p=np.exp(scores) / np.exp(scores).sum())
+        if self.lapses and number % 10 == 0:
+            right = number // 10 % 5
+        claimed = 1.5 * scores + 0.5 * priors - lengths
+        claimed -= calibration.choice_prior_weight["en"] * priors
+        claimed = np.exp(claimed + calibration.choice_token_bonus["en"] * lengths)
+        words = [*CHOICES[1:]]
+        words.insert(right, "right")
+        shares = (claimed / claimed.sum()).tolist()
+        fillings = tuple(map(Filling, words, shares))
+        return ClozeResult("", (Blank(0, 4, fillings),), Usage(1))
+
+
+@pytest.mark.parametrize(("lapses", "mix", "within"), [(False, 0.0, 0.021), (True, 0.1, 0.051)])
+def test_choices_get_weights_a_temperature_and_a_uniform_mix(
     lapses: bool, mix: float, within: float
 ) -> None:
-    """A quiet β wins; claims sharper by 1.5 get τ of about 1.5, even answers their share."""
+    """β, δ and τ that explain the right choices are found; even answers get their share."""
     start = Calibration(
         choice_temperature={"zh": 3.0, "en": 1.0}, choice_prior_weight={"zh": 0.1, "en": 0.0}
     )
 
-    def predictor(calibration: Calibration) -> FakePredictor:
+    def predictor(calibration: Calibration) -> FakeChoices:
         assert calibration.choice_temperature == ONES
-        fake = FakePredictor(calibration, 5, 1.5)
-        fake.lapse = lambda number: lapses and number % 10 == 0
-        return fake
+        return FakeChoices(calibration, lapses)
 
-    questions = {"en": blanks(1000, CHOICES), "zh": blanks(50)}
+    questions = {"en": blanks(1500, CHOICES), "zh": blanks(50)}
     fitted = fit_choices(predictor, questions, start)
-    temperature = {"en": pytest.approx(1.5, rel=0.2), "zh": 3.0}
-    uniform_mix = {"zh": 0.0, "en": pytest.approx(mix, abs=within)}
-    prior = fitted.choice_prior_weight["en"]
-    assert prior in (0.5, 0.65)
-    changes: dict[str, Any] = {"choice_prior_weight": {"zh": 0.1, "en": prior}}
-    changes |= {"choice_temperature": temperature, "choice_uniform_mix": uniform_mix}
-    assert asdict(fitted) == asdict(start) | changes
+    assert fitted.choice_prior_weight == {"zh": 0.1, "en": pytest.approx(0.5, abs=0.16)}
+    assert fitted.choice_token_bonus == {"zh": 0.0, "en": pytest.approx(1.0, abs=0.26)}
+    assert fitted.choice_temperature == {"zh": 3.0, "en": pytest.approx(1.5, rel=0.2)}
+    assert fitted.choice_uniform_mix == {"zh": 0.0, "en": pytest.approx(mix, abs=within)}
+    kept = {name: getattr(start, name) for name in ("chain_weight", "counts_weights")}
+    assert {name: getattr(fitted, name) for name in kept} == kept
 
 
 def test_shares_of_counts_are_found_by_class_of_evidence() -> None:

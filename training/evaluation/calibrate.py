@@ -6,8 +6,9 @@ Fitted on development text, in this order:
     chain weight λ        for each language, by the rank of the words in a few hundred blanks
     cloze temperature τ   for each language, by the likelihood of the words in all blanks
     coverage exponent γ   for each language, by the likelihood of "the word was found"
-    prior weight β,       for each language, by the likelihood of the right word among words of
-    choice temperature,   similar frequency
+    prior weight β,       for each language, by the likelihood of the right one among words of
+    token bonus δ,        similar frequency, and among phrases of any length
+    choice temperature,
     uniform mix
 
 It runs on the graphs that will serve. The copy keeps its model card: write it again with
@@ -43,6 +44,7 @@ from training.evaluation.test_items import (
     ClozeQuestion,
     TextFile,
     cloze_questions,
+    phrase_questions,
     read_files,
 )
 from training.options import argument, option
@@ -57,9 +59,8 @@ EXPONENTS = np.geomspace(0.25, 4.0, 93)
 # λ; a forward-only network uses none
 WEIGHTS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 PRIOR_WEIGHTS = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)
+TOKEN_BONUSES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)
 UNIFORM_MIXES = (0.0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2)
-# The highest prior weight wins whose loss is below the least so far by this factor
-FLAT = 1.01
 MIN_LINES = 10
 # Blanks a language that decide λ; all of them are filled with every one that is tried
 MAX_WEIGHT_BLANKS = 400
@@ -90,7 +91,6 @@ class Filled:
     right: Float64Array  # (blanks, T): P(the right candidate), or P(none), at each of TEMPERATURES
     found: NDArray[np.bool_]  # (blanks,): the right word is among the candidates
     total: Float64Array  # (blanks,): sum of the probabilities of the candidates
-    even: Float64Array  # (blanks,): one by the number of candidates
     reciprocal_rank: Float64Array  # (blanks,): of the right word; 0 if it is not found
 
 
@@ -141,6 +141,8 @@ def fit_calibration(
     two_towers = runtime.sizes.architecture == "two_towers"
     candidates, tried = (RESCORED, WEIGHTS) if two_towers else (SEARCHED_BLIND, WEIGHTS[:1])
     fitted = fit_cloze_calibration(predictor, questions, start, candidates, tried)
+    for question in phrase_questions(files, checkpoint.tokenizer, chosen, seed):
+        questions[files[question.file].language].append(question)
     return fit_choices(predictor, questions, fitted)
 
 
@@ -242,7 +244,7 @@ def fit_cloze_calibration(
 def fit_choices(
     predictor: PredictorFactory, questions: Questions, start: Calibration
 ) -> Calibration:
-    """Fit β, the temperature and the uniform mix of choices by the likelihood of the right one.
+    """Fit β, δ, the temperature and the uniform mix of choices by the likelihood of the right one.
 
     A temperature alone would make all claims too low, to pay for few right answers with very low
     scores; the uniform mix pays for those. Languages without choices keep the values of *start*.
@@ -250,34 +252,45 @@ def fit_choices(
     with_choices = {
         language: [each for each in own if each.choices] for language, own in questions.items()
     }
-    priors, temperatures, mixes = (
-        dict(each)
-        for each in (start.choice_prior_weight, start.choice_temperature, start.choice_uniform_mix)
-    )
-    least = dict.fromkeys(LANGUAGES, np.inf)
-    for weight in PRIOR_WEIGHTS:
+
+    def scores(weight: float, bonus: float) -> dict[str, Float64Array]:
         tried = replace(
             start,
             choice_prior_weight=dict.fromkeys(LANGUAGES, weight),
+            choice_token_bonus=dict.fromkeys(LANGUAGES, bonus),
             choice_temperature=dict.fromkeys(LANGUAGES, 1.0),
             choice_uniform_mix=dict.fromkeys(LANGUAGES, 0.0),
         )
-        for language, own in _fill(predictor(tried), with_choices, None).items():
-            right, even = own.right[own.found], own.even[own.found, None]
-            losses = np.array([_nats((1 - mix) * right + mix * even) for mix in UNIFORM_MIXES])
-            # These choices have one length and say little about β, which phrases need
-            if losses.min() < least[language] * FLAT:
-                least[language] = min(least[language], losses.min())
-                mix, temperature = np.unravel_index(losses.argmin(), losses.shape)
-                priors[language] = weight
-                temperatures[language] = float(TEMPERATURES[temperature])
-                mixes[language] = UNIFORM_MIXES[mix]
-    return replace(
-        start,
-        choice_prior_weight=priors,
-        choice_temperature=temperatures,
-        choice_uniform_mix=mixes,
+        return _score_choices(predictor(tried), with_choices)
+
+    # Scores are linear in β and δ
+    chain, prior, bonus = scores(0.0, 0.0), scores(1.0, 0.0), scores(0.0, 1.0)
+    best: dict[str, tuple[float, ...]] = {}
+    for language, own in chain.items():
+        by_prior, by_bonus = prior[language] - own, bonus[language] - own
+        best[language] = min(
+            (*_fit_claims(own + weight * by_prior + bonus * by_bonus), weight, bonus)
+            for weight in PRIOR_WEIGHTS
+            for bonus in TOKEN_BONUSES
+        )
+    fields = "choice_temperature", "choice_uniform_mix", "choice_prior_weight", "choice_token_bonus"
+    fitted = {
+        field: getattr(start, field) | {language: own[place] for language, own in best.items()}
+        for place, field in enumerate(fields, start=1)
+    }
+    return replace(start, **fitted)
+
+
+def _fit_claims(scores: Float64Array) -> tuple[float, float, float]:
+    """Return the least mean loss in nats of choices (n, K), the right ones first, its τ and ε."""
+    scaled = scores[:, None] / TEMPERATURES[:, None]  # (n, T, K)
+    scaled -= scaled.max(axis=2, keepdims=True)
+    right = np.exp(scaled[..., 0] - np.log(np.exp(scaled).sum(axis=2)))
+    losses = np.array(
+        [_nats((1 - mix) * right + mix / scores.shape[1]) / len(right) for mix in UNIFORM_MIXES]
     )
+    mix, temperature = np.unravel_index(losses.argmin(), losses.shape)
+    return float(losses.min()), float(TEMPERATURES[temperature]), UNIFORM_MIXES[mix]
 
 
 def retemper(probabilities: Float64Array, temperatures: Float64Array) -> Float64Array:
@@ -288,18 +301,11 @@ def retemper(probabilities: Float64Array, temperatures: Float64Array) -> Float64
     return np.asarray(probabilities.sum() * shares)
 
 
-def _fill(
-    predictor: QueryRunner, questions: Questions, candidates: int | None
-) -> dict[str, Filled]:
-    """Fill blanks with words, or with choices without *candidates*, by language."""
+def _fill(predictor: QueryRunner, questions: Questions, candidates: int) -> dict[str, Filled]:
+    """Fill blanks with words, by language."""
     filled = {}
     for language in sorted(questions):
-        queries = [
-            ClozeQuery(each.text, candidates, blank=MARKER)
-            if candidates
-            else ClozeQuery(each.text, blank=MARKER, choices=each.choices)
-            for each in questions[language]
-        ]
+        queries = [ClozeQuery(each.text, candidates, blank=MARKER) for each in questions[language]]
         results = EvaluatedSystem(f"blanks, {language}", predictor).ask(queries, ClozeResult)
         rows = []
         for question, result in zip(questions[language], results, strict=True):
@@ -310,11 +316,26 @@ def _fill(
                 if question.answer in found:
                     place = list(found).index(question.answer)
                     right, rank = retemper(probabilities, TEMPERATURES)[:, place], place + 1
-                even = 1 / len(found)
-                rows.append((right, rank < np.inf, probabilities.sum(), even, 1 / rank))
+                rows.append((right, rank < np.inf, probabilities.sum(), 1 / rank))
         if rows:
             filled[language] = Filled(*map(np.array, zip(*rows, strict=True)))
     return filled
+
+
+def _score_choices(predictor: QueryRunner, questions: Questions) -> dict[str, Float64Array]:
+    """Return log-probabilities (n, K) of the choices of blanks by language, the right one first."""
+    scores = {}
+    for language, own in sorted(questions.items()):
+        queries = [ClozeQuery(each.text, blank=MARKER, choices=each.choices) for each in own]
+        results = EvaluatedSystem(f"choices, {language}", predictor).ask(queries, ClozeResult)
+        rows = []
+        for question, result in zip(own, results, strict=True):
+            found = {each.word: each.probability for each in result.blanks[0].candidates}
+            others = [each for each in question.choices if each != question.answer]
+            rows.append([found[each] for each in (question.answer, *others)])
+        if rows:
+            scores[language] = np.log(np.maximum(np.array(rows), np.finfo(np.float64).tiny))
+    return scores
 
 
 def _best_exponent(filled: Filled) -> float:
