@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from model.batching import Decoder, Scheduler
 from model.checkpoint import Checkpoint, load_checkpoint
+from model.checks import RequestCheck
 from model.decoding.blanks import find_blanks
 from model.decoding.cloze import fill_blanks
 from model.decoding.context import DecoderContext, History
@@ -27,7 +28,6 @@ from model.queries import (
     Limits,
     PredictQuery,
     Query,
-    RequestCheck,
     Result,
     ScoreQuery,
 )

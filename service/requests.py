@@ -1,6 +1,6 @@
 """Read a request's body: size (413, 429), media type (415), JSON (400) and fields (422).
 
-The model checks each text later (`model.queries.RequestCheck`).
+The model checks each text later (`model.checks.RequestCheck`).
 """
 
 import asyncio

@@ -2,7 +2,7 @@
 
 Types are strict (``"5"`` and ``true`` are not 5), and unknown fields are refused: a misspelt
 ``top_k`` must not silently become 5. ``null`` means the default of any optional field. The model
-checks limits (`model.queries.RequestCheck`).
+checks limits (`model.checks.RequestCheck`).
 """
 
 from collections.abc import Callable

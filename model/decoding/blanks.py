@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from model.checks import ReadChoices, fit_choices
 from model.decoding.markers import (
     completes_word,
     find_markers,
@@ -24,9 +25,7 @@ from model.queries import (
     ClozeResult,
     Filling,
     JointFilling,
-    ReadChoices,
     Usage,
-    fit_choices,
 )
 from model.text import Language, NormalText, is_east_asian, language_at_end, normalise, read_text
 from model.tokenizer import START

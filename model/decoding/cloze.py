@@ -33,6 +33,7 @@ from typing import NamedTuple
 import numpy as np
 
 from model.batching import Decoder, RunTower, gather
+from model.checks import ReadChoices
 from model.decoding.blank_words import NEAR, BlankWords
 from model.decoding.blanks import Layout, last_line
 from model.decoding.cache_lm import CacheLM
@@ -48,7 +49,7 @@ from model.decoding.span_search import (
     score_spans,
     search_words,
 )
-from model.queries import ClozeResult, Filling, ReadChoices, Usage
+from model.queries import ClozeResult, Filling, Usage
 from model.runtime import Float32Array, Float64Array
 from model.tokenizer import BLANK, END, START
 

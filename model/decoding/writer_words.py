@@ -14,7 +14,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from model.queries import LexiconEntry, clean_word
+from model.checks import clean_word
+from model.queries import LexiconEntry
 from model.text import is_word_character
 from model.words import word_form
 

@@ -12,7 +12,8 @@ from benchmarks.attack import ATTACKS, attack, attack_table
 from benchmarks.systems import lacuna
 from benchmarks.target import LIMIT_BYTES, FellError, attacked, limited
 from benchmarks.worst_case import KINDS, Genes, Luck, body_of, mutated, random_genes, search
-from model.queries import Limits, RequestCheck
+from model.checks import RequestCheck
+from model.queries import Limits
 from service.requests import parse
 from service.schemas import ClozeRequest, PredictRequest, ScoreRequest
 

@@ -159,7 +159,7 @@ def test_texts_of_a_request_share_what_is_read_of_history_and_choices(
         return read_text(text)
 
     monkeypatch.setattr(TokenIndex, "encode", counted)
-    monkeypatch.setattr("model.queries.normalise", noted)
+    monkeypatch.setattr("model.checks.normalise", noted)
     monkeypatch.setattr("model.decoding.context.read_text", noted_reading)
     history, choices = "the cat, the theatre " * 50, ["cat", "theatre", "上学"]
     asked = predictor()

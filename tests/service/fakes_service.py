@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
+from model.checks import RequestCheck, fit_choices
 from model.errors import CheckpointError, QueryError
 from model.queries import (
     Blank,
@@ -24,11 +25,9 @@ from model.queries import (
     PredictQuery,
     PredictResult,
     Query,
-    RequestCheck,
     Result,
     ScoreResult,
     Usage,
-    fit_choices,
 )
 from service.estimate import Estimator
 from service.model_loader import LoadedModel
