@@ -9,12 +9,13 @@
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from model.checkpoint import (
     CARD,
@@ -30,9 +31,9 @@ from model.checkpoint import (
     word_end_probs_file,
     write_checkpoint,
 )
-from model.config import Calibration
+from model.config import STRICT, Calibration
 from model.counts import CountsFiles, Level, counts_files, file_sizes
-from model.errors import PreparedDataError
+from model.errors import CheckpointError, PreparedDataError
 from model.runtime import Float32Array
 from model.tokenizer import END_OF_GAP, NEVER_PREDICTED
 from training.cached_json import check_writable
@@ -47,7 +48,7 @@ from training.word_end_probs import word_end_probs
 ROUNDS = 2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class NgramOptions:
     """Options of the command."""
 
@@ -56,7 +57,9 @@ class NgramOptions:
     checkpoint: Path | None = option(
         "checkpoint to copy with these counts (default: write one without a network)", None, "DIR"
     )
-    megabytes: float | None = option("largest size of the counts (default: keep all)", None, "MB")
+    megabytes: Annotated[float, Field(gt=0)] | None = option(
+        "largest size of the counts (default: keep all)", None, "MB"
+    )
     order: Literal[2, 3, 4, 5] = option("tokens of the longest n-gram", 5)
 
 
@@ -77,7 +80,7 @@ def build(options: NgramOptions) -> Checkpoint:
     Raises:
         PreparedDataError: the data cannot be read or are empty, or have another tokenizer than the
             checkpoint.
-        CheckpointError: the checkpoint cannot be read, or the output exists.
+        CheckpointError: the checkpoint cannot be read or takes no counts, or the output exists.
     """
     name = f"{options.order}-gram"
     check_target(options.output, name, "1", overwrite=False)
@@ -89,12 +92,19 @@ def build(options: NgramOptions) -> Checkpoint:
             f"{options.prepared} has another tokenizer than {options.checkpoint}; prepare the text"
             " with --tokenizer"
         )
+    if base and "predict" not in base.capabilities:
+        raise CheckpointError(
+            f"{options.checkpoint} only fills blanks; name a checkpoint with a forward tower"
+        )
     max_bytes = None if options.megabytes is None else int(options.megabytes * 1e6)
     started = time.process_time()
     counts = count(data, options.order, max_bytes)
     counts[0].training["cpu_seconds"] = round(time.process_time() - started, 1)
     if base:
-        return revise_checkpoint(base.directory, counts={0: counts}, output=options.output)
+        # The scores were those of other probabilities.
+        return revise_checkpoint(
+            base.directory, scores={}, counts={0: counts}, output=options.output
+        )
     described = CheckpointConfig(
         name=name,
         version="1",

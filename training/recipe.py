@@ -26,8 +26,9 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from model.checkpoint import (
@@ -51,7 +52,6 @@ from training.cached_json import cached_json, require_same_settings
 from training.config import RunConfig, Size
 from training.data.input_files import find_files
 from training.data.prepare import PrepareOptions, VocabularySize, prepare
-from training.data.reading import Share
 from training.data.shards import Prepared, Shard, open_prepared
 from training.data.sources import named_sources
 from training.data.text_report import TextReport
@@ -100,7 +100,10 @@ class RecipeOptions(PlanOptions):
     vocabulary_size: VocabularySize | None = option(
         "tokens, with --from-scratch (default: chosen)", None, "N"
     )
-    held_out_share: Share | None = option("lines held out (default: chosen)", None, "SHARE")
+    # Held-out lines decide the shares of the counts, which would have none without them.
+    held_out_share: Annotated[float, Field(gt=0, le=0.5)] | None = option(
+        "lines held out (default: chosen)", None, "SHARE"
+    )
     version: str = option("version to write (default: the old one and -adapted)", "")
     lines: Size = option("lines of each language in the comparison", 200, "N")
     typing_lines: Size = option("lines of each language to type in it", 40, "N")
@@ -243,7 +246,6 @@ def _show(report: TextReport, output: Path) -> None:
     """Print and write the report of the text; refuse too little text."""
     sys.stdout.write(report.to_text())
     sys.stdout.flush()
-    output.mkdir(parents=True, exist_ok=True)
     write_atomically(output / "report.json", report.to_json().encode())
     own = {k: n for k, n in report.source_lines.items() if not k.startswith(REPLAY_PREFIX)}
     if (lines := sum(own.values())) < MIN_LINES:
@@ -373,7 +375,7 @@ def _comparison(options: RecipeOptions) -> str:
         f"\n{LANGUAGE_NAMES[language]} is predicted better by {options.checkpoint}: give more such"
         f" text and --minutes{', or leave out --from-scratch' if options.from_scratch else ''}\n"
         for language, summary in report["languages"].items()
-        if sorted(bits := summary["metrics"]["bits_per_character"]["values"]) == bits
+        if (bits := summary["metrics"]["bits_per_character"]["values"])[0] < bits[1]
     ]
     names = ("bundled", "yours") if options.from_scratch else ("before", "after")
     return table(rows, ("", "", *names, "n")) + "".join(worse)

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.checkpoint import load_checkpoint
+from model.checkpoint import load_checkpoint, revise_checkpoint
 from model.counts import Level, counts_files
-from model.errors import PreparedDataError
+from model.errors import CheckpointError, PreparedDataError
 from model.runtime import Float32Array
 from model.tokenizer import START
-from tests.fixtures_checkpoint import tiny_tokenizer
+from tests.fixtures_checkpoint import build_tiny_checkpoint, tiny_tokenizer
 from training.__main__ import main
 from training.data.shards import open_prepared
 from training.kneser_ney import FALLBACK_DISCOUNTS, Text, count_grams, smooth
@@ -269,3 +269,27 @@ def test_another_tokenizer_is_refused(
     monkeypatch.setattr("training.ngram.load_checkpoint", lambda _: other)
     with pytest.raises(PreparedDataError, match="another tokenizer"):
         build(NgramOptions(tiny_prepared, tmp_path / "copy", tiny_checkpoint))
+
+
+def test_new_counts_drop_scores(tiny_checkpoint: Path, tiny_prepared: Path, tmp_path: Path) -> None:
+    """Scores of a checkpoint are not those of its copy with other counts."""
+    scored = tmp_path / "scored"
+    revise_checkpoint(tiny_checkpoint, scores={"en": {}}, output=scored)
+    assert build(NgramOptions(tiny_prepared, tmp_path / "copy", scored, order=2)).scores == {}
+
+
+def test_a_checkpoint_that_takes_no_counts_is_refused(tiny_prepared: Path, tmp_path: Path) -> None:
+    """A stacked bidirectional network predicts no next token, so there is nothing to mix."""
+    build_tiny_checkpoint(tmp_path / "stacked", architecture="stacked_bidirectional")
+    with pytest.raises(CheckpointError, match="stacked only fills blanks"):
+        build(NgramOptions(tiny_prepared, tmp_path / "copy", tmp_path / "stacked"))
+
+
+@pytest.mark.parametrize("size", ["nan", "inf", "0", "-1"])
+def test_a_size_that_is_not_above_zero_is_refused(
+    tiny_prepared: Path, tmp_path: Path, size: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command line is wrong, which is said before any text is counted."""
+    with pytest.raises(SystemExit):
+        main(["ngram", str(tiny_prepared), "--output", str(tmp_path / "new"), "--megabytes", size])
+    assert "--megabytes" in capsys.readouterr().err

@@ -264,6 +264,15 @@ def test_a_name_that_export_would_refuse_is_refused_first(
     assert not (tmp_path / "out").exists()
 
 
+def test_lines_must_be_held_out(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without them the counts would get no share, and the text would change nothing."""
+    with pytest.raises(SystemExit):
+        main([*words, "--output", str(tmp_path / "out"), "--held-out-share", "0"])
+    assert "--held-out-share" in capsys.readouterr().err
+
+
 def test_a_dry_run_reports_and_writes_nothing(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -290,10 +299,11 @@ def test_from_scratch_trains_a_network_of_its_own(
     assert main(given) == 0
     path = output / "evaluation.json"
     report = json.loads(path.read_text(encoding="utf-8"))
-    report["languages"]["en"]["metrics"]["bits_per_character"]["values"] = [1.0, 2.0]
-    path.write_text(json.dumps(report), encoding="utf-8")
-    assert main(given) == 0
-    assert "leave out --from-scratch" in capsys.readouterr().out
+    for after, is_worse in ((2.0, True), (1.0, False)):
+        report["languages"]["en"]["metrics"]["bits_per_character"]["values"] = [1.0, after]
+        path.write_text(json.dumps(report), encoding="utf-8")
+        assert main(given) == 0
+        assert ("leave out --from-scratch" in capsys.readouterr().out) == is_worse
     made = load_checkpoint(output / "checkpoint")
     assert (made.name, made.version, made.languages) == ("own", "1", ("en",))
     assert made.tokenizer.size != load_checkpoint(base).tokenizer.size
