@@ -17,7 +17,7 @@ REPORT: dict[str, Any] = {"languages": {"en": {"metrics": {"next_top3": FIGURE}}
 
 
 def test_scores_and_notes_go_into_the_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """The figures of the first system are kept until new ones come."""
+    """The figures of the first system, and the notes, are kept until new ones come."""
     copy = Path(shutil.copytree(tiny_checkpoint, tmp_path / "copy"))
     before = load_checkpoint(copy).digest
     scores, notes = tmp_path / "evaluation.json", tmp_path / "notes.md"
@@ -32,6 +32,7 @@ def test_scores_and_notes_go_into_the_checkpoint(tiny_checkpoint: Path, tmp_path
     assert "All text is in the public domain." in card
     assert main(["card", str(copy)]) == 0
     assert load_checkpoint(copy).scores == checkpoint.scores
+    assert (copy / "MODEL_CARD.md").read_text(encoding="utf-8") == card
 
 
 def test_known_words_come_from_prepared_data(

@@ -231,6 +231,7 @@ def test_the_command_writes_a_checkpoint(tiny_prepared: Path, tmp_path: Path) ->
     checkpoint = load_checkpoint(output)
     assert "theatre" in checkpoint.words
     assert "theatr" not in checkpoint.words
+    assert "commit None" not in (output / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert checkpoint.languages == ("en", "zh")
     (counts,) = checkpoint.counts
     assert counts.order == 2

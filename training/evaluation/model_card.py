@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from model.checkpoint import CheckpointConfig, load_checkpoint, revise_checkpoint
+from model.checkpoint import CARD, CheckpointConfig, load_checkpoint, revise_checkpoint
 from model.errors import ExportError
 from model.onnx_graphs import count_parameters
 from training.data.shards import open_prepared
@@ -42,7 +42,9 @@ class CardOptions:
 
     checkpoint: Path = argument("directory of a checkpoint, changed in place")
     scores: Path | None = option("evaluation.json (default: keep the scores)", None, metavar="FILE")
-    notes: Path | None = option("Markdown on data and licences", None, metavar="FILE")
+    notes: Path | None = option(
+        "Markdown on data and licences (default: keep the notes)", None, metavar="FILE"
+    )
     prepared: Path | None = option(
         "prepared data to take the known words of (default: keep them)", None, metavar="DIR"
     )
@@ -56,7 +58,7 @@ def run(options: CardOptions) -> int:
     version = options.version or checkpoint.version
     card = model_card(
         replace(checkpoint.config, scores=scores, version=version),
-        _read_notes(options.notes) if options.notes else "",
+        _read_notes(options.notes) if options.notes else notes_of(options.checkpoint / CARD),
     )
     words = open_prepared(options.prepared).words if options.prepared else None
     revised = revise_checkpoint(
@@ -134,7 +136,9 @@ def model_card(config: CheckpointConfig, notes: str = "") -> str:
     sections = {
         "Network": f"{shape} {languages}",
         "Counts": "\n".join(counts) or "None.",
-        "Training": f"{_table(training.get('stages', []), STAGES)}\nHistory: {origin}.",
+        "Training": f"{_table(training.get('stages', []), STAGES)}\nHistory: {origin}."
+        if network
+        else "None.",
         "Data and licences": f"{_table(training.get('data', []), SOURCES)}\n{notes or NO_NOTES}",
         "Scores": table(scores, ("language", "figure", "value", "95 % interval"))
         if scores
