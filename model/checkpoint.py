@@ -32,7 +32,7 @@ import numpy.typing as npt
 import pydantic
 
 from model.config import STRICT, Calibration, CountsConfig, NetworkConfig, parse
-from model.counts import Counts, CountsFiles, file_names, open_counts
+from model.counts import BUILD_AGAIN, Counts, CountsFiles, file_names, open_counts
 from model.errors import CheckpointError, TokenizerError
 from model.files import replaced_directory
 from model.listed_files import (
@@ -174,7 +174,8 @@ def load_checkpoint(directory: Path, max_bytes: int = MAX_TOTAL_BYTES) -> Checkp
         raise CheckpointError(f"{directory / TOKENIZER}: {error}; {EXPORT_AGAIN}") from error
     folders = dict(zip(COUNTS, config.counts, strict=False))
     for folder, each in folders.items():
-        _check_listed(listed, directory, [f"{folder}/{name}" for name in file_names(each)])
+        names = [f"{folder}/{name}" for name in file_names(each)]
+        _check_listed(listed, directory, names, BUILD_AGAIN)
     sizes = {folder: each.ngrams[0] for folder, each in folders.items()}
     if config.network:
         sizes["network"] = config.network.vocabulary_size
@@ -182,7 +183,7 @@ def load_checkpoint(directory: Path, max_bytes: int = MAX_TOTAL_BYTES) -> Checkp
         if tokenizer.size != size:
             raise CheckpointError(
                 f"{directory / TOKENIZER} has {tokenizer.size} tokens, the {part} {size};"
-                f" {EXPORT_AGAIN}"
+                f" {EXPORT_AGAIN if part == 'network' else BUILD_AGAIN}"
             )
     data = listed.contents[WORD_END_PROBS]
     shares = np.frombuffer(data, dtype="<f2") if len(data) == 2 * tokenizer.size else None
@@ -207,10 +208,12 @@ def load_checkpoint(directory: Path, max_bytes: int = MAX_TOTAL_BYTES) -> Checkp
     )
 
 
-def _check_listed(listed: ListedFiles, directory: Path, names: Iterable[str]) -> None:
+def _check_listed(
+    listed: ListedFiles, directory: Path, names: Iterable[str], remedy: str = EXPORT_AGAIN
+) -> None:
     for name in names:
         if name not in listed.sums:
-            raise CheckpointError(f"{directory / SUMS} does not list {name}; {EXPORT_AGAIN}")
+            raise CheckpointError(f"{directory / SUMS} does not list {name}; {remedy}")
 
 
 def word_end_probs_file(word_end_probs: npt.NDArray[np.float32]) -> bytes:

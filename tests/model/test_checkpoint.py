@@ -295,11 +295,11 @@ COUNTS_DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "an unlisted file": (
         lambda d: edit_sums(d, lambda s: "".join(line for line in s.splitlines(True)
                                                  if "2.ngrams" not in line)),
-        r"does not list counts/2\.ngrams",
+        r"does not list counts/2\.ngrams; build it again",
     ),
     "another tokenizer": (
         lambda d: put(d, "tokenizer.model", tiny_tokenizer(size=350).model_proto),
-        "has 350 tokens, the counts 364",
+        "has 350 tokens, the counts 364; build it again",
     ),
     "no trie": (lambda d: put(d, "counts/1.ngrams",
                               (d / "counts/1.ngrams").read_bytes()[:-1] + b"\xff"), "contexts"),
