@@ -5,7 +5,7 @@ share of a batch. Every call is **batch invariant**: a row's result is bit for b
 among any others, in any order, with any padding.
 
 Implementations: ``model/onnx_runtime.py`` (CPU), ``model/torch_runtime.py`` (CUDA, and the
-reference for the graphs), ``model/mixture.py`` around one of them, ``model/mixture.py``.
+reference for the graphs), ``model/mixture.py`` (counts, around one of these or alone).
 """
 
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
@@ -66,31 +66,6 @@ class Runtime(Protocol):
           int64 lines (N, T), right-padded, with ``<blank>`` at unknown places; int64 (N,), their
           lengths; int64 (N,), the index of the place in each line.
         """
-
-
-class WindowRuntime:
-    """Base of runtimes whose states, which are also their outputs, are the last tokens read.
-
-    They are held as float32 (exact below 2**24), oldest first; 0 = none yet.
-    """
-
-    def run_tower(
-        self,
-        tower: Tower,  # noqa: ARG002 (there is only one)
-        states: Float32Array,
-        tokens: Int64Array,
-        lengths: Int64Array,
-    ) -> tuple[Float32Array, Float32Array]:
-        """Append tokens to the states."""
-        return append_tokens(states, tokens, lengths)
-
-    def score(self, head: Head, *inputs: npt.NDArray[Any]) -> Float32Array:  # noqa: ARG002
-        """Score the next token."""
-        return self.score_next(inputs[0].astype(np.int64))
-
-    def score_next(self, contexts: Int64Array) -> Float32Array:
-        """Return probabilities (N, V) of the next token after contexts (N, H)."""
-        raise NotImplementedError
 
 
 def initial_states(sizes: Sizes, tower: Tower, rows: int) -> Float32Array:
@@ -157,7 +132,7 @@ def open_runtime(
         check_runtime(runtime)
     except Exception as error:  # onnxruntime's errors have no base of their own
         raise CheckpointError(
-            f"{checkpoint.directory}: its network cannot be run: {error}; export it again"
+            f"{checkpoint.directory} cannot be run: {error}; export it again"
         ) from error
     return runtime
 

@@ -2,16 +2,17 @@
 
 import itertools
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from model.config import Architecture, Cell, NetworkConfig, WindowSizes
+from model.config import Architecture, Cell, NetworkConfig, Tower, WindowSizes
 from model.errors import RunError
 from model.network import Network, mask_next
-from model.runtime import Float32Array, Int64Array, WindowRuntime
+from model.runtime import Float32Array, Head, Int64Array, append_tokens
 from research.cifg import KeyboardConfig, KeyboardNetwork
 from research.transformer import HEAD_SIZE, Transformer, TransformerConfig
 
@@ -124,10 +125,11 @@ def parameter_count(config: AnyConfig) -> int:
         return sum(parameter.numel() for parameter in network.parameters())
 
 
-class ReplayRuntime(WindowRuntime):
+class ReplayRuntime:
     """A peer behind the protocol of model/runtime.py, so that the decoders that serve run over it.
 
-    Every distribution reads the last tokens again, row by row: slow, and independent of the batch.
+    States, which are also outputs, are the last tokens, oldest first; 0 = none yet. Every
+    distribution reads them again, row by row: slow, and independent of the batch.
     """
 
     def __init__(self, network: Peer) -> None:
@@ -135,12 +137,22 @@ class ReplayRuntime(WindowRuntime):
         self.head_rows = 64
         self.sizes = WindowSizes(network.config.vocabulary_size, CONTEXT_TOKENS[type(network)])
 
+    def run_tower(
+        self,
+        tower: Tower,
+        states: Float32Array,
+        tokens: Int64Array,
+        lengths: Int64Array,
+    ) -> tuple[Float32Array, Float32Array]:
+        """Append tokens to the states."""
+        return append_tokens(states, tokens, lengths)
+
     @torch.inference_mode()
-    def score_next(self, contexts: Int64Array) -> Float32Array:
-        """Return probabilities (N, V) of the next token after contexts (N, H)."""
+    def score(self, head: Head, *inputs: npt.NDArray[Any]) -> Float32Array:
+        """Return probabilities (N, V) of the next token after the last ones (N, H)."""
         network = self._network
         rows = []
-        for context in contexts:
+        for context in inputs[0].astype(np.int64):
             tokens = torch.from_numpy(context[context > 0]).unsqueeze(1)
             out, _ = network.run_tower("forward", tokens, network.initial_state("forward", 1))
             features = network.next_features(out[-1])
