@@ -106,6 +106,15 @@ class _Contexts:
         place = bisect_left(self._token_ids, token, begin, end)
         return place if place < end and self._token_ids[place] == token else None
 
+    def share(self, number: int, begin: int, end: int, token: int) -> tuple[float, float]:
+        """Return what a context of weight 1 gives to one follower, and its backoff weight."""
+        backoff, rank = _BACKOFFS[self._backoffs[number]], self.follow(begin, end, token)
+        if rank is None:
+            return 0.0, backoff
+        shares = _SHARES.take(self._shares[begin:end])
+        total = self._totals.get(number) or float(shares.sum())
+        return (1 - backoff) * float(shares[rank - begin]) / total, backoff
+
     def weigh(self, number: int, begin: int, end: int, weight: float) -> tuple[Given, float]:
         """Return what a context of this *weight* gives its followers, and its backoff weight."""
         backoff, codes = _BACKOFFS[self._backoffs[number]], self._shares[begin:end]
@@ -186,6 +195,17 @@ class Counts:
                 if place < len(ids) and ids[place] == token:
                     found[n] += shares[codes[place]]
         return found, evidence
+
+    def prob(self, context: Sequence[int], token: int) -> float:
+        """Return :meth:`distribution` at one token, but for rounding; the fastest for one."""
+        prob, weight = 0.0, 1.0
+        tokens = tuple(context[max(0, len(context) - self.order + 1) :])
+        for start in range(len(tokens)):
+            if found := self._context(tokens[start:]):
+                share, backoff = self._orders[len(tokens) - start - 1].share(*found, token)
+                prob += weight * share
+                weight *= backoff
+        return prob + weight * float(self._unigram[token])
 
     def check(self) -> None:
         """Check all arrays: every rank that they name exists, every row is a distribution.

@@ -96,6 +96,15 @@ class Mixture:
             parts.append([weight * value for value in probs.tolist()])
         return parts
 
+    def probs_of_next(
+        self, context: Sequence[int], tokens: Sequence[int], following: int
+    ) -> list[float] | None:
+        """Return P_counts(*following* | context, token) for each of *tokens*, or None."""
+        if not self._layers:
+            return None
+        counts, _ = self._layers[0]
+        return [counts.prob((*context, token), following) for token in tokens]
+
     def _language_of(self, context: Sequence[int]) -> int:
         codes = [code for token in context if (code := self._languages[token]) is not None]
         return codes[-1] if codes else len(LANGUAGES)

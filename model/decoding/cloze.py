@@ -10,7 +10,7 @@ For one blank, with every other blank read as its filling or as ``<blank>``:
    P is the next head's, mixed with counts, and corrected by the cache language model.
 3. *Calibrate*: the rescored words keep their total probability M and share it by softmax(s / τ);
    the others keep theirs. A word that repeats a word nearby loses some nats, and the writer's own
-   words are added (blank_words.py). The first 28 words sum to F, which becomes F^γ.
+   words are added (blank_words.py). The first 24 words sum to F, which becomes F^γ.
 
 Given choices are compared without P_gap, and may be phrases of any length n in tokens: how probable
 and how long they are says less about them, so
@@ -55,7 +55,7 @@ from model.tokenizer import BLANK, END, START
 
 # Proposals that the search is sure of, of two towers and of a forward-only network; and those that
 # are rescored.
-SEARCHED, SEARCHED_BLIND, RESCORED = 16, 32, 28
+SEARCHED, SEARCHED_BLIND, RESCORED = 14, 32, 24
 # Spans of each length that are searched on, however improbable they are.
 KEPT = 5
 # Tokens of right context that rescoring scores.
@@ -297,7 +297,9 @@ class _Cloze:
         return self._words.repetitions(found, decode(before), decode(after), others)
 
     def _head(self, number: int, right: Float32Array | None) -> SpanHead:
-        return SpanHead(self._context, right, self._cache_lm, self._parts[number])
+        following = self._right(number)
+        token = following[0] if following else None
+        return SpanHead(self._context, right, self._cache_lm, self._parts[number], token)
 
     def _read_choices(self, number: int) -> Decoder[None]:
         """Spell the choices of a blank, and compute log P(choice | start)."""

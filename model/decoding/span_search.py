@@ -6,6 +6,9 @@ A span of n tokens has the probability
 
 With two towers the gap head gives all factors, and ``<eog>`` is the end. A forward-only network has
 only its next head, which does not see the right side; there a span ends where its word ends.
+
+The gap head errs about rare words. So its factor of the first token is multiplied by powers of
+P(token | left) and of P_counts(right token | left, token), and divided by the sum.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,14 +29,16 @@ from model.tokenizer import END_OF_GAP
 MAX_SPAN = 6
 # The exponent of P(next token | left) in the factor of a span's first token.
 NEXT_WEIGHT = 0.25
+# The exponent of P_counts(first token of the right side | left, token) in it, for the best tokens.
+RIGHT_WEIGHT, WEIGHED = 0.5, 200
 # Spans that go on after their first token, for each of the first FEW words wanted.
-FIRST_WIDTH, FEW = 4, 7
+FIRST_WIDTH, FEW = 4, 6
 # Nats below the best span at which a span is dropped, unless few are left.
 BEAM_MARGIN = 7.0
 # The lower bound of a log-probability that others are compared with.
 LEAST = -1_000.0
 # Given spans of which more than the first token of the right context is scored.
-EXTENDED = 14
+EXTENDED = 12
 # Given spans that are scored at the same time, and tokens of each that are run in one round: a
 # decoder keeps no more states and outputs, whatever it is asked.
 GIVEN_LINES, GIVEN_TOKENS = 32, 16
@@ -62,8 +67,9 @@ class Proposal(NamedTuple):
 class SpanHead:
     """The factors of a span's probability, after the tokens *before*.
 
-    *right* is the backward state after the right side, (S,); None if unknown or not used. Without a
-    gap head, a span is a word and does not go on after its end.
+    *right* is the backward state after the right side, (S,); None if unknown or not used. The right
+    side begins with *right_token*, if it is known. Without a gap head, a span is a word and does
+    not go on after its end.
     """
 
     def __init__(
@@ -72,8 +78,9 @@ class SpanHead:
         right: Float32Array | None,
         cache_lm: CacheLM,
         before: Sequence[int],
+        right_token: int | None = None,
     ) -> None:
-        self._context = context
+        self._context, self._right_token = context, right_token
         self._right = None if right is None else right[context.output["backward"]]
         self._cache_lm = cache_lm
         self._before = tuple(before[-CONTEXT:])
@@ -120,6 +127,7 @@ class SpanHead:
             log_probs[END_OF_GAP] = -np.inf
             if self._next is not None and not tokens:
                 log_probs += NEXT_WEIGHT * log_of(self._next)
+                self._weigh_right(log_probs)
                 log_probs -= np.log(np.exp(log_probs).sum())
             return end, log_probs
         if not tokens:
@@ -130,6 +138,22 @@ class SpanHead:
         end = float(np.logaddexp.reduce(log_probs[~tokenizer.continues_word])) if letters else 0.0
         continues = tokenizer.continues_word & letters
         return end, np.where(continues, log_probs, np.float32(-np.inf))
+
+    def _weigh_right(self, log_probs: Float32Array) -> None:
+        """Raise in place the first tokens (V,) of a span after which the right side is likely.
+
+        A token within a word is as good as others on average.
+        """
+        following, tokenizer = self._right_token, self._context.tokenizer
+        if following is None:
+            return
+        tokens = largest(log_probs, WEIGHED)
+        if tokenizer.continues_word[following]:
+            tokens = tokens[~tokenizer.ends_letter[tokens]]
+        probs = self._context.mixture.probs_of_next(self._before, tokens.tolist(), following)
+        if probs:
+            raises = RIGHT_WEIGHT * np.log(probs)
+            log_probs[tokens] += (raises - raises.mean()).astype(np.float32)
 
 
 def search_words(

@@ -127,6 +127,8 @@ def test_probabilities_at_some_tokens_are_those_of_the_row() -> None:
         found, same = counts.probs(context, tokens)
         assert np.array_equal(found, row[tokens])
         assert same == evidence
+        one_by_one = [counts.prob(context, token) for token in tokens.tolist()]
+        assert one_by_one == pytest.approx(row[tokens].tolist(), rel=1e-5)
 
 
 def test_ranks_beyond_16_bits_are_found() -> None:

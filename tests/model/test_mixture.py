@@ -40,6 +40,10 @@ class RandomCounts:
         row, evidence = self.distribution(context)
         return row[tokens], evidence
 
+    def prob(self, context: Sequence[int], token: int) -> float:
+        """Look up one token."""
+        return float(self.rows[context[-1], token])
+
 
 def mixed(
     network: Runtime | None, tokenizer: Tokenizer = TYPING, layers: int = 1

@@ -1,0 +1,63 @@
+"""First tokens of a blank are weighed by how likely the right side is after them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from model.config import Calibration
+from model.decoding.span_search import RIGHT_WEIGHT
+from model.mixture import Mixture, MixtureRuntime
+from model.predictor import Predictor
+from model.queries import ClozeQuery
+from tests.fakes import TYPING, TableRuntime, answer, table_predictor
+from tests.model.test_mixture import GENERAL, OWN, RandomCounts
+
+ONES, ZEROS = {"zh": 1.0, "en": 1.0}, {"zh": 0.0, "en": 0.0}
+LIKELY = 16  # times as often
+
+
+class Followed(RandomCounts):
+    """Random rows; the right side is LIKELY after one token, but the rows do not say so."""
+
+    def __init__(self, surface: str) -> None:
+        super().__init__(TYPING.size)
+        self.token = TYPING.surfaces.index(surface)
+        self.asked: set[tuple[tuple[int, ...], int]] = set()
+
+    def prob(self, context: Sequence[int], token: int) -> float:
+        """Return what the test wants, and note what was asked."""
+        self.asked.add((tuple(context[:-1]), token))
+        return 0.01 * (LIKELY if context[-1] == self.token else 1)
+
+
+def words_after(text: str, counts: Followed) -> dict[str, float]:
+    """Probabilities of words for the blank, as they are proposed."""
+    table = TableRuntime(TYPING)
+    layers: Any = (counts,)
+    calibration = Calibration(
+        chain_weight=ZEROS, cloze_temperature=ONES, counts_weights=(GENERAL, OWN)
+    )
+    mixture = Mixture(layers, (GENERAL, OWN), TYPING)
+    checkpoint = replace(table_predictor(table, calibration).checkpoint, counts=layers)
+    predictor = Predictor(checkpoint, MixtureRuntime(table, mixture), use_cache_lm=False)
+    found = answer(predictor, ClozeQuery(text, top_k=40)).blanks[0].candidates
+    return {each.word: each.probability for each in found}
+
+
+def test_a_word_rises_if_the_right_side_often_follows_it() -> None:
+    """Its odds rise by the ratio to the power of RIGHT_WEIGHT; the left side is its context."""
+    first, second = Followed("上学"), Followed("th")
+    one, two = words_after("I like ____ 迟到", first), words_after("I like ____ 迟到", second)
+    ratio = one["上学"] / one["th"] / (two["上学"] / two["th"])
+    assert ratio == pytest.approx(LIKELY ** (2 * RIGHT_WEIGHT), rel=1e-3)
+    expected = (tuple(TYPING.encode("I like ")), TYPING.surfaces.index("迟到"))
+    assert first.asked == {expected}
+
+
+def test_nothing_rises_at_the_end_of_a_text() -> None:
+    """Without a right side counts are not asked."""
+    counts = Followed("了")
+    words_after("I like ____", counts)
+    assert not counts.asked
