@@ -89,7 +89,7 @@ def _to_json(result: "Result") -> str:
 
 
 def _to_text(result: "Result") -> str:
-    from model.queries import ClozeResult, PredictResult
+    from model.queries import ClozeResult, PredictResult, ScoreResult
 
     if isinstance(result, PredictResult):
         return "\n".join(f"{each.probability:.3f}  {each.word}" for each in result.candidates)
@@ -99,7 +99,9 @@ def _to_text(result: "Result") -> str:
             for blank in result.blanks
         )
         return "\n".join([result.filled, *blanks])
-    return f"{result.bits_per_character:.3f} bits per character, {result.characters} characters"
+    if isinstance(result, ScoreResult):
+        return f"{result.bits_per_character:.3f} bits per character, {result.characters} characters"
+    return "".join([part.text for part in result.parts])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import cast
 
+from model.completions import CompletionQuery
 from model.errors import QueryError
 from model.queries import (
     MAX_WEIGHT,
@@ -44,6 +45,8 @@ class RequestCheck:
         """
         limits = self._limits
         _check_text("/text", query.text, limits.characters)
+        if isinstance(query, CompletionQuery):
+            return None
         if isinstance(query, ScoreQuery):
             _check_text("/context", query.context, limits.characters)
             if not normalise(query.text):

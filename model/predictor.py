@@ -12,8 +12,10 @@ from typing import Any, Literal
 from model.batching import Decoder, Scheduler
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.checks import RequestCheck
+from model.completions import CompletionQuery
 from model.decoding.blanks import find_blanks
 from model.decoding.cloze import fill_blanks
+from model.decoding.completion import complete_text
 from model.decoding.context import DecoderContext, History
 from model.decoding.masked import fill_masked
 from model.decoding.next_word import next_words
@@ -39,6 +41,8 @@ MAX_LIVE = 64
 CACHE_BYTES = 64 * 1024 * 1024
 # History, lexicon and blocked words of a query without them.
 _NOTHING_SENT: tuple[str, tuple[LexiconEntry, ...], tuple[str, ...]] = ("", (), ())
+# What a checkpoint must be able to do; for other queries, to fill blanks.
+_CAPABILITIES = {PredictQuery: "predict", ScoreQuery: "score", CompletionQuery: "predict"}
 
 
 class Predictor:
@@ -87,7 +91,9 @@ class Predictor:
         read = ""
         for query in queries:
             choices = check.check(query)
-            kind = {PredictQuery: "predict", ScoreQuery: "score"}.get(type(query), "cloze")
+            kind = _CAPABILITIES.get(type(query), "cloze")
+            if isinstance(query, CompletionQuery) and query.suffix:
+                kind = "cloze"
             if kind not in self._capabilities:
                 able = ", ".join(self._capabilities) or "no question"
                 raise QueryError(
@@ -98,6 +104,11 @@ class Predictor:
                     reader = ContextReader(self._context, query.context, History("", cache_salt))
                     read = query.context
                 yield score_text(self._context, query, reader)
+                continue
+            if isinstance(query, CompletionQuery):
+                limits = self.limits
+                query.check(limits.characters, limits.tokens, self._context.tokenizer.size)
+                yield complete_text(self._context, query, History("", cache_salt))
                 continue
             writer = query.history, query.lexicon, query.block
             if any(map(is_not, writer, sent)):

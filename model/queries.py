@@ -10,6 +10,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from model.completions import CompletionQuery, CompletionResult
+
 # Strings, offered for every blank, or one list of strings per blank.
 Choices = Sequence[str] | Sequence[Sequence[str]]
 # Code points of a word of a lexicon, or of a blocked one, and the highest weight.
@@ -70,7 +72,7 @@ class ScoreQuery:
     details: bool = False
 
 
-Query = PredictQuery | ClozeQuery | ScoreQuery
+Query = PredictQuery | ClozeQuery | ScoreQuery | CompletionQuery
 # pydantic writes fields with this mark into no JSON.
 _INTERNAL = Field(exclude=True)
 # And fields with this one only if they have a value.
@@ -210,7 +212,7 @@ class ScoreResult:
     details: Annotated[tuple[ScoredToken, ...] | None, _IF_GIVEN] = None
 
 
-Result = PredictResult | ClozeResult | ScoreResult
+Result = PredictResult | ClozeResult | ScoreResult | CompletionResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +220,7 @@ class Limits:
     """Most code points, candidates, blanks and choices of a blank; the service sets them.
 
     ``choice_characters`` are the code points of all choices of a blank. ``lexicon`` are words of
-    a lexicon, and as many may be blocked.
+    a lexicon, and as many may be blocked. ``tokens`` are those of a completion.
     """
 
     characters: int = 10_000
@@ -229,3 +231,4 @@ class Limits:
     history: int = 20_000
     lexicon: int = 256
     fillings: int = 16
+    tokens: int = 64

@@ -72,6 +72,8 @@ class CausalPredictor:
             tokens, length = self._model.encode(query.text), len(query.text)
             nats = self._model.log_probability(self._model.start, tokens)
             return q.ScoreResult(nats, length, len(tokens), -nats / math.log(2) / length)
+        if not isinstance(query, q.ClozeQuery):
+            raise TypeError(f"no answer to a {type(query).__name__}")
         left, right = query.text.split(query.blank or "", 1)
         words = list(cast("Sequence[str]", query.choices or ()))
         if not words:

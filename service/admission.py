@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from model.completions import CompletionQuery
 from model.queries import ClozeQuery, Query, ScoreQuery
 from service.estimate import Work
 
@@ -31,6 +32,8 @@ MEMORY_SECONDS = 5.0
 MAX_RETRY_SECONDS = 30
 # Bytes of all texts, histories and choices in the engine, as Python strings.
 MAX_BYTES = 32 << 20
+# Bytes of a token id: a reference and an object.
+TOKEN_BYTES = 36
 # One of several tenants may hold so much of what is free.
 SHARE = 0.5
 
@@ -238,6 +241,10 @@ def size_of(queries: Sequence[Query]) -> int:
     strings = [query.text for query in queries]
     if isinstance(first, ScoreQuery):
         strings.append(first.context)
+    elif isinstance(first, CompletionQuery):
+        strings += first.stop
+        tokens = sum([len(query.tokens) for query in queries if isinstance(query, CompletionQuery)])
+        return sum(map(sys.getsizeof, strings)) + TOKEN_BYTES * tokens
     else:
         strings += [first.history, *first.block, *[each.word for each in first.lexicon]]
     if isinstance(first, ClozeQuery) and first.choices is not None:

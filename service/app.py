@@ -16,7 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service import routes
+from service import completions, hugging_face, routes
 from service.admission import Admission
 from service.auth import KeyRing
 from service.engine import Engine
@@ -97,7 +97,10 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
 
 
 def _routes(with_metrics: bool = True) -> list[APIRoute]:
-    routers = (routes.asking, routes.administration, routes.reading, routes.probing)
+    routers = (
+        *(routes.asking, completions.completing, hugging_face.filling),
+        *(completions.listing, routes.administration, routes.reading, routes.probing),
+    )
     declared = [route for router in routers for route in router.routes]
     found = [route for route in declared if isinstance(route, APIRoute)]
     return [route for route in found if with_metrics or route.path != "/metrics"]
@@ -116,8 +119,10 @@ def _document(with_metrics: bool) -> dict[str, Any]:
     document = get_openapi(
         title="Lacuna", version="1", description=_DESCRIPTION, routes=_routes(with_metrics)
     )
-    for path in document["paths"].values():
+    for name, path in document["paths"].items():
         for operation in path.values():
+            if name.startswith("/v1/"):  # its errors of fields are 400
+                operation["responses"].pop("422", None)
             for status, response in operation["responses"].items():
                 if status != "200":
                     response["content"] = {PROBLEM_TYPE: response["content"].popitem()[1]}

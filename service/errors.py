@@ -4,13 +4,16 @@ Details carry numbers, lengths, fields and paths, never text that the client sen
 """
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from typing import Literal
 
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from service.admission import TooManyRequests
+from service.completion_schemas import OpenAIError
 from service.engine import NotReady
 from service.schemas import FieldError, ProblemDocument
 
@@ -72,15 +75,38 @@ def as_problem(error: BaseException) -> Problem:
             return Problem(500, detail)
 
 
-def problem_response(problem: Problem, request_id: str) -> Response:
-    """Write *problem* as ``application/problem+json``."""
+def openai_error(problem: Problem) -> OpenAIError:
+    """Return *problem* as OpenAI's clients read it."""
+    kind: Literal["invalid_request_error", "rate_limit_error", "server_error"]
+    kind = "server_error" if problem.status >= 500 else "invalid_request_error"
+    pointer = problem.errors[0].pointer if problem.errors else ""
+    return OpenAIError(
+        message=problem.detail,
+        type="rate_limit_error" if problem.status == 429 else kind,
+        param=pointer.split("/")[1] if pointer else None,
+        code="model_not_found" if problem.status == 404 and pointer else None,
+    )
+
+
+def problem_response(problem: Problem, request_id: str, path: str = "") -> Response:
+    """Write *problem* as ``application/problem+json``, with the error of the API of *path*."""
+    error: OpenAIError | str | None = None
+    status = problem.status
+    if path.startswith("/v1/"):
+        error = openai_error(problem)
+        status = 400 if status == 422 else status  # which OpenAI's clients expect
+    elif path.startswith("/hf/"):
+        error = problem.detail
     document = ProblemDocument(
-        title=TITLES[problem.status],
-        status=problem.status,
+        title=TITLES[status],
+        status=status,
         # A path that is not UTF-8 holds surrogates, which JSON cannot.
         detail=problem.detail.encode("utf-8", "backslashreplace").decode(),
         request_id=request_id,
         errors=list(problem.errors) or None,
     )
-    content = document.model_dump_json(exclude_none=True)
-    return Response(content, problem.status, problem.headers, PROBLEM_TYPE)
+    fields = document.model_dump(exclude_none=True)
+    if error is not None:
+        fields["error"] = error if isinstance(error, str) else error.model_dump()
+    content = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+    return Response(content, status, problem.headers, PROBLEM_TYPE)

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, cast
 
 from model.chinese import is_traditional
+from model.completions import CompletionQuery
+from model.decoding.completion import cloze_of
 from model.decoding.markers import find_markers
 from model.queries import Choices, ClozeQuery, Limits, PredictQuery, Query, ScoreQuery
 from model.text import is_word_character, normalise
@@ -16,6 +18,8 @@ from model.text import is_word_character, normalise
 # Microseconds.
 PREDICT, CANDIDATE, TRADITIONAL_CANDIDATE = 1_100, 2, 25
 SCORE, CONTEXT = 300, 500
+# A token of a completion; one of the most probable tokens at a place; a stop string at a place.
+NEW_TOKEN, LISTED, STOP = 800, 12, 3
 TOKEN, SCORED_TOKEN, DETAIL = 30, 57, 5
 BLANK = 16_500
 CHOSEN_BLANK, CHOICE, CHOICE_TOKEN = 2_500, 200, 190
@@ -77,6 +81,9 @@ class Estimator:
         first = queries[0]
         if isinstance(first, ScoreQuery):
             return self._scores(cast("Sequence[ScoreQuery]", queries), cache_salt)
+        if isinstance(first, CompletionQuery):
+            owner = _owner(first, cache_salt)
+            return [self._completion(cast("CompletionQuery", each), owner) for each in queries]
         limits, rare, lists, marker = self._limits, self._rare, list[int](), ""
         owner, own = _owner(first, cache_salt), [*first.block, *[x.word for x in first.lexicon]]
         once = LISTED_WORD * len(own) + sum(map(_reading, [first.history, *own]))
@@ -114,6 +121,8 @@ class Estimator:
         texts = [query.text for query in queries]
         if isinstance(first, ScoreQuery):
             texts = [first.context] if first.context else []
+        elif isinstance(first, CompletionQuery):
+            texts = [text for text in texts if text]
         elif first.history:
             self._remember("", owner)
         for text in texts:
@@ -161,6 +170,25 @@ class Estimator:
         tokens, fixed = TOKEN * count_tokens(new, rare), CONTEXT + _reading(first.context)
         return _with_shared(works, fixed + tokens, fixed + min(tokens, TOKEN * ROUND_TOKENS))
 
+    def _completion(self, query: CompletionQuery, owner: int) -> Work:
+        limits, rare = self._limits, self._rare
+        if max(len(query.text) + len(query.suffix), len(query.tokens)) > limits.characters:
+            return _REFUSED
+        count = len(query.tokens) + count_tokens(query.text, rare)
+        listed = LISTED * (query.top or 0)
+        each = NEW_TOKEN + listed + STOP * len(query.stop)
+        tokens = each * query.max_tokens
+        if query.echo and query.top is not None:
+            tokens += (SCORED_TOKEN + DETAIL + listed) * count
+        if query.max_tokens:
+            known = self._known_length(query.text, owner)
+            tokens += TOKEN * (len(query.tokens) + count_tokens(query.text[known:], rare))
+        if query.suffix and query.max_tokens:
+            cloze = cloze_of(query)
+            return _cloze(cloze, cast("str", cloze.blank), tokens, [], limits, rare)
+        in_round = max(TOKEN, SCORED_TOKEN + DETAIL + listed) * ROUND_TOKENS + each
+        return _work(PREDICT + _reading(query.text), tokens, in_round)
+
     def _predict(self, query: PredictQuery, fixed: int, owner: int) -> Work:
         new = query.text[self._known_length(query.text, owner) :]
         candidate = TRADITIONAL_CANDIDATE if is_traditional(query.text) else CANDIDATE
@@ -195,7 +223,7 @@ def _reading(text: str) -> int:
 
 def _owner(query: Query, cache_salt: str) -> int:
     """Return a hash of the fields that texts with the same cached prefixes share."""
-    if isinstance(query, ScoreQuery):
+    if isinstance(query, ScoreQuery | CompletionQuery):
         return hash((cache_salt, "", (), ()))
     return hash((cache_salt, query.history, query.lexicon, query.block))
 

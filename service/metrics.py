@@ -29,10 +29,10 @@ SECONDS = (
 ROWS = tuple(2**power for power in range(11))
 # Kinds of network call: two towers, three heads, and whole lines of a stacked network.
 CALLS = ("forward", "backward", "next", "previous", "gap", "fill")
-QUESTIONS = ("/predict", "/cloze", "/score")
+QUESTIONS = ("/predict", "/cloze", "/score", "/v1/completions", "/hf/fill-mask")
 ROUTES = (
-    *QUESTIONS, "/model", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json",
-    "/admin/reload",
+    *QUESTIONS, "/v1/models", "/v1/models/{id}", "/model", "/livez", "/readyz", "/metrics", "/docs",
+    "/openapi.json", "/admin/reload",
 )  # fmt: skip
 UNMATCHED = "unmatched"
 

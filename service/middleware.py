@@ -32,6 +32,7 @@ OPEN_ROUTES = frozenset({"/livez", "/readyz", "/docs", "/openapi.json"})
 ANY_HOST = frozenset({"/livez", "/readyz"})
 METRICS = "/metrics"
 ADMIN = "/admin/"
+MODELS = "/v1/models/"
 # Of two, a proxy could check one and the service the other.
 _SENT_ONCE = (b"host", b"authorization", b"content-type", b"content-encoding")
 COARSE_MS = 10  # step of Server-Timing without keys
@@ -76,11 +77,12 @@ class RequestContext:
     def begin(cls, scope: Scope) -> "RequestContext":
         """Make the context of a new request; `of` finds it again."""
         path, headers = scope["path"], dict(scope["headers"])
+        route = f"{MODELS}{{id}}" if path.startswith(MODELS) else path
         request_id = headers.get(b"x-request-id", b"")
         known = _REQUEST_ID.fullmatch(request_id)
         trace = _TRACEPARENT.fullmatch(headers.get(b"traceparent", b"").strip())
         scope["lacuna.request"] = context = cls(
-            path if path in ROUTES else UNMATCHED,
+            route if route in ROUTES else UNMATCHED,
             headers,
             request_id.decode() if known else f"{_ids.getrandbits(128):032x}",
             trace[1].decode() if trace else "",
@@ -131,7 +133,8 @@ class RequestMetricsMiddleware:
             problem = self._problem(error, context)
             if context.status:  # the answer has begun; it cannot become another one
                 raise
-            await problem_response(problem, context.request_id)(scope, receive, send_with_headers)
+            response = problem_response(problem, context.request_id, scope["path"])
+            await response(scope, receive, send_with_headers)
             _forget_frames(error)
         finally:
             self._finish(context)
@@ -140,9 +143,7 @@ class RequestMetricsMiddleware:
         if isinstance(error, TooManyRequests):
             self._metrics.refused(error.reason)
         problem = as_problem(error)
-        if problem.status == 500:  # not exc_info: an exception's message may hold a text
-            fields = {**context.identity, "exception": format_exception(error)}
-            log.error("failed", extra={"fields": fields})
+        log_failure(problem, error, context)
         return problem
 
     def _finish(self, context: RequestContext) -> None:
@@ -171,6 +172,13 @@ class RequestMetricsMiddleware:
         record = logging.LogRecord(REQUESTS.name, logging.INFO, "", 0, "request", None, None)
         record.fields = fields
         REQUESTS.handle(record)
+
+
+def log_failure(problem: Problem, error: BaseException, context: RequestContext) -> None:
+    """Log the place of a bug, without exc_info: an exception's message may hold a text."""
+    if problem.status == 500:
+        fields = {**context.identity, "exception": format_exception(error)}
+        log.error("failed", extra={"fields": fields})
 
 
 def _refuse_repeated(headers: Sequence[tuple[bytes, bytes]]) -> None:

@@ -22,10 +22,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.admission import TooManyRequests
 from service.errors import Problem, unprocessable
 from service.middleware import RequestContext
-from service.schemas import UNION_TAGS, FieldError, Question
+from service.schemas import UNION_TAGS, Body, FieldError
 from service.settings import Settings
 
-B = TypeVar("B", bound=Question)
+B = TypeVar("B", bound=Body)
 
 # Every body may have so many bytes while it arrives. All bodies together may have so many more.
 FREE_BODY_BYTES = 16 << 10
@@ -196,13 +196,14 @@ def _field_error(error: ErrorDetails) -> FieldError:
 class JSONRoute(APIRoute):
     """A route that FastAPI declares and documents, with a faster handler for JSON.
 
-    The endpoint takes ``body``, a model of `service.schemas`, and ``request``, and returns a model.
+    The endpoint takes ``body``, a `Body`, and ``request``. It returns a model, or a response that
+    is sent as it is.
     FastAPI's own handler costs too much (docs/decisions/0006-http-layer.md).
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
-        self._expected: type[Question] = endpoint.__annotations__["body"]
+        self._expected: type[Body] = endpoint.__annotations__["body"]
         self.app = self.answer  # Starlette calls it instead of FastAPI's handler
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -210,11 +211,12 @@ class JSONRoute(APIRoute):
         request = Request(scope, receive, send)
         bodies: BodyReader = scope["app"].state.lacuna.bodies
         # In one line: a variable would keep the body while the engine works.
-        answer: BaseModel = await self.endpoint(
+        answer: BaseModel | Response = await self.endpoint(
             parse(await bodies.read(request), self._expected), request
         )
-        response = Response(answer.model_dump_json(), media_type="application/json")
-        await response(scope, receive, send)
+        if isinstance(answer, BaseModel):
+            answer = Response(answer.model_dump_json(), media_type="application/json")
+        await answer(scope, receive, send)
 
 
 class JSONRoutesMiddleware:

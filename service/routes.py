@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,17 +15,18 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from model.queries import PredictResult, Usage
+from model.queries import PredictResult, Query, Usage
 from service.admission import TooManyRequests
 from service.engine import Engine, ItemError, NotReady
 from service.errors import TITLES, Problem, unprocessable
 from service.jobs import Job
 from service.metrics import Metrics
 from service.middleware import RequestContext
-from service.model_loader import Reloader
+from service.model_loader import LoadedModel, Reloader
 from service.requests import BodyReader, JSONRoute
 from service.schemas import (
     Answer,
+    Body,
     ClozeAnswer,
     ClozeRequest,
     FieldError,
@@ -64,20 +66,20 @@ class AppState:
         return state
 
 
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problems(
+    *statuses: int, form: type[ProblemDocument] = ProblemDocument
+) -> dict[int | str, dict[str, Any]]:
     """Declare the problem documents that a route may answer."""
-    return {
-        status: {"model": ProblemDocument, "description": TITLES[status]} for status in statuses
-    }
+    return {status: {"model": form, "description": TITLES[status]} for status in statuses}
 
 
 asking = APIRouter(
     route_class=JSONRoute,
-    responses=_problems(400, 401, 408, 413, 415, 421, 422, 429, 500, 503, 504),
+    responses=problems(400, 401, 408, 413, 415, 421, 422, 429, 500, 503, 504),
 )
-administration = APIRouter(responses=_problems(400, 401, 403, 421, 422, 500, 503))
-reading = APIRouter(responses=_problems(400, 401, 421, 503))
-probing = APIRouter(responses=_problems(400, 503), default_response_class=PlainTextResponse)
+administration = APIRouter(responses=problems(400, 401, 403, 421, 422, 500, 503))
+reading = APIRouter(responses=problems(400, 401, 421, 503))
+probing = APIRouter(responses=problems(400, 503), default_response_class=PlainTextResponse)
 
 
 @asking.post("/predict", operation_id="predict")
@@ -140,7 +142,7 @@ async def readyz(request: Request) -> str:
     return "ready\n"
 
 
-@probing.get("/metrics", operation_id="getMetrics", responses=_problems(401, 403, 421))
+@probing.get("/metrics", operation_id="getMetrics", responses=problems(401, 403, 421))
 async def metrics(request: Request) -> Response:
     """Return the series that Prometheus reads."""
     content = generate_latest(AppState.of(request).metrics.registry)
@@ -148,20 +150,87 @@ async def metrics(request: Request) -> Response:
 
 
 async def _ask(request: Request, body: Question, form: type[A]) -> A:
-    """Let the engine answer the texts of one request.
+    """Let the engine answer the texts of one request."""
+    asked = submit(request, body, body.user)
+    results = await asked.results()
+    for result in results:
+        if isinstance(result, PredictResult):
+            asked.state.metrics.predicted(result.inside_word, result.network_rows)
+    tokens = sum([result.usage.tokens for result in results])
+    usage = asked.used(Usage(tokens, sum([result.usage.cached_tokens for result in results])))
+    model = ModelName.model_validate(asked.loaded.description)
+    return form(model=model, results=results, usage=usage)
+
+
+@dataclass(slots=True)
+class Asked:
+    """The queries of one request in the engine."""
+
+    request: Request
+    state: AppState
+    body: Body
+    queries: list[Query]
+    job: Job
+    cache_salt: str
+    left: float  # seconds to the deadline
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The checkpoint that answers, after it has."""
+        loaded = self.job.loaded or self.state.engine.loaded
+        if loaded is None:
+            raise NotReady("the checkpoint is still loading")
+        return loaded
+
+    async def results(self) -> list[Any]:
+        """Wait for one result per query.
+
+        Raises:
+            Problem: 422 if one query is refused, 504 after the deadline.
+            ClientDisconnect: the client hung up.
+        """
+        try:
+            results = await _wait(self.request, self.state, self.job, self.left)
+        except ItemError as error:
+            pointer = self.body.pointer(error.cause.field, error.item)
+            raise unprocessable(FieldError(pointer, error.cause.message)) from error
+        finally:  # also after the deadline: long waits matter most
+            self.note_timing()
+        self.loaded.estimator.remember(self.queries, self.cache_salt)
+        return results
+
+    def note_timing(self) -> None:
+        """Note the times of the engine so far."""
+        context = RequestContext.of(self.request.scope)
+        context.timing = self.job.queue_seconds, self.job.inference_seconds
+
+    def used(self, usage: Usage) -> Usage:
+        """Note the tokens of the answer; return what its client may know of them."""
+        context = RequestContext.of(self.request.scope)
+        context.usage = usage
+        # All clients without a key share cached texts: the count would tell what others typed.
+        return usage if context.client.name else Usage(usage.tokens)
+
+
+def submit(
+    request: Request,
+    body: Body,
+    user: str | None,
+    prepare: Callable[[list[Query]], list[Query]] = lambda queries: queries,
+) -> Asked:
+    """Hand the queries of one request to the engine, after *prepare* has changed them.
 
     Raises:
         TooManyRequests, NotReady: the request is not accepted, and not charged.
-        Problem: 422 if one text is refused, 504 after the deadline.
-        ClientDisconnect: the client hung up.
+        Problem: 422 if it is too large.
     """
     state, context = AppState.of(request), RequestContext.of(request.scope)
     settings, engine, client = state.settings, state.engine, context.client
-    context.items = count = len(body.texts)
     if excess := body.excess(settings):
         raise unprocessable(excess)
-    queries = body.queries()
-    cache_salt = client.cache_salt(body.user)
+    queries = prepare(body.queries())
+    context.items = count = len(queries)
+    cache_salt = client.cache_salt(user)
     if (loaded := engine.loaded) is None:
         raise NotReady("the checkpoint is still loading")
     works = loaded.estimator.estimate(queries, cache_salt)
@@ -177,27 +246,7 @@ async def _ask(request: Request, body: Question, form: type[A]) -> A:
     except (TooManyRequests, NotReady):
         client.allowance.refund(count, work_seconds)
         raise
-    try:
-        results = await _wait(request, state, job, left)
-    except ItemError as error:
-        pointer = error.cause.field
-        if pointer == "/text" and not isinstance(body.text, str):
-            pointer = f"/text/{error.item}"
-        raise unprocessable(FieldError(pointer, error.cause.message)) from error
-    finally:  # also after the deadline: long waits matter most
-        context.timing = job.queue_seconds, job.inference_seconds
-    loaded.estimator.remember(queries, cache_salt)
-    tokens = cached_tokens = 0
-    for result in results:
-        tokens += result.usage.tokens
-        cached_tokens += result.usage.cached_tokens
-        if isinstance(result, PredictResult):
-            state.metrics.predicted(result.inside_word, result.network_rows)
-    context.usage = Usage(tokens, cached_tokens)
-    # All clients without a key share cached texts: the count would tell what others typed.
-    usage = context.usage if client.name else Usage(tokens)
-    model = ModelName.model_validate(job.loaded.description if job.loaded else {})
-    return form(model=model, results=results, usage=usage)
+    return Asked(request, state, body, queries, job, cache_salt, left)
 
 
 async def _wait(request: Request, state: AppState, job: Job, left: float) -> list[Any]:

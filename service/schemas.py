@@ -41,7 +41,8 @@ from service.settings import MAX_LEXICON, Settings
 R = TypeVar("R", bound=Result)
 
 
-def _text_tag(value: object) -> str | None:
+def text_tag(value: object) -> str | None:
+    """Return the tag of a string, or of a list."""
     return "one" if isinstance(value, str) else "many" if isinstance(value, list) else None
 
 
@@ -55,27 +56,30 @@ def _entry_tag(value: object) -> str | None:
     return "plain" if isinstance(value, str) else "weighted" if isinstance(value, dict) else None
 
 
-def _discriminator(tag: Callable[[object], str | None], message: str) -> Discriminator:
+def discriminator(tag: Callable[[object], str | None], message: str) -> Discriminator:
+    """Return what chooses a member of a union; *message* is for values without a tag."""
     return Discriminator(tag, custom_error_type="wrong_type", custom_error_message=message)
 
 
 # Tags of the unions below. pydantic adds them to an error's location.
-UNION_TAGS = frozenset({"one", "many", "flat", "nested", "plain", "weighted"})
+UNION_TAGS = frozenset(
+    {"one", "many", "tokens", "many_tokens", "flat", "nested", "plain", "weighted"}
+)
 
 # Fails fast: half a million wrong items in one body must not make half a million errors.
 Strings = Annotated[list[str], Field(min_length=1, fail_fast=True)]
 StringLists = Annotated[list[Strings], Field(min_length=1, fail_fast=True)]
 Text = Annotated[
     Annotated[str, Tag("one")] | Annotated[Strings, Tag("many")],
-    _discriminator(_text_tag, "must be a string or a list of strings"),
+    discriminator(text_tag, "must be a string or a list of strings"),
 ]
 Choices = Annotated[
     Annotated[Strings, Tag("flat")] | Annotated[StringLists, Tag("nested")],
-    _discriminator(_choices_tag, "must be null, a list of strings, or a list of lists of strings"),
+    discriminator(_choices_tag, "must be null, a list of strings, or a list of lists of strings"),
 ]
 
 
-def _config(*examples: dict[str, Any]) -> ConfigDict:
+def body_config(*examples: dict[str, Any]) -> ConfigDict:
     """Return the configuration of a body: no coercion, no unknown fields, immutable."""
     return ConfigDict(
         strict=True,
@@ -92,7 +96,7 @@ Word = Annotated[str, Field(min_length=1, max_length=MAX_WORD)]
 class WeightedWord(BaseModel):
     """A word of a lexicon with its weight."""
 
-    model_config = _config({"word": "Okonkwo", "weight": 2})
+    model_config = body_config({"word": "Okonkwo", "weight": 2})
 
     word: Word
     weight: Annotated[float, Field(gt=0, le=MAX_WEIGHT, allow_inf_nan=False)] | None = Field(
@@ -102,22 +106,14 @@ class WeightedWord(BaseModel):
 
 LexiconItem = Annotated[
     Annotated[Word, Tag("plain")] | Annotated[WeightedWord, Tag("weighted")],
-    _discriminator(_entry_tag, "must be a string or an object with word and weight"),
+    discriminator(_entry_tag, "must be a string or an object with word and weight"),
 ]
 Words = Annotated[list[Word], Field(max_length=MAX_LEXICON, fail_fast=True)]
 Lexicon = Annotated[list[LexiconItem], Field(max_length=MAX_LEXICON, fail_fast=True)]
 
 
-class Question(BaseModel):
-    """The body of any question: one or several texts, which share all other fields."""
-
-    text: Text = Field(description="one text or several")
-    user: str | None = Field(
-        None,
-        min_length=1,
-        max_length=128,
-        description="any name of the writer: cached texts are kept apart for each; never logged",
-    )
+class Body(BaseModel):
+    """The body of any request for answers. ``null`` means the default of an optional field."""
 
     @model_validator(mode="before")
     @classmethod
@@ -136,9 +132,34 @@ class Question(BaseModel):
         fields = handler.resolve_ref_schema(schema)["properties"]
         for name, field in cls.model_fields.items():
             if not field.is_required() and {"type": "null"} not in fields[name].get("anyOf", ()):
-                notes = {key: fields[name].pop(key) for key in ("default", "description", "title")}
+                kept = ("default", "description", "title")
+                notes = {key: fields[name].pop(key) for key in kept if key in fields[name]}
                 fields[name] = {"anyOf": [fields[name], {"type": "null"}], **notes}
         return schema
+
+    def excess(self, settings: Settings) -> "FieldError | None":
+        """Return the error of a list that is too long: count before anything reads its items."""
+        raise NotImplementedError
+
+    def queries(self) -> list[Query]:
+        """Return the question about each text."""
+        raise NotImplementedError
+
+    def pointer(self, field: str, item: int) -> str:
+        """Return the place in this body of a *field* of query number *item*."""
+        raise NotImplementedError
+
+
+class Question(Body):
+    """The body of any question: one or several texts, which share all other fields."""
+
+    text: Text = Field(description="one text or several")
+    user: str | None = Field(
+        None,
+        min_length=1,
+        max_length=128,
+        description="any name of the writer: cached texts are kept apart for each; never logged",
+    )
 
     @property
     def texts(self) -> list[str]:
@@ -152,15 +173,16 @@ class Question(BaseModel):
             return None
         return FieldError("/text", f"has {count} texts; at most {limit} are allowed")
 
-    def queries(self) -> list[Query]:
-        """Return the question about each text."""
-        raise NotImplementedError
+    def pointer(self, field: str, item: int) -> str:
+        """Return the place in this body of a *field* of query number *item*."""
+        is_list = field == "/text" and not isinstance(self.text, str)
+        return f"/text/{item}" if is_list else field
 
 
 class ScoreRequest(Question):
     """Ask how probable one or several texts are."""
 
-    model_config = _config(
+    model_config = body_config(
         {"text": "How are you?"},
         {"text": ["phone", "idea"], "context": "I bought a new"},
         {"text": "你好吗", "details": True},
@@ -177,7 +199,7 @@ class ScoreRequest(Question):
 class PredictRequest(Question):
     """Ask for the next word."""
 
-    model_config = _config(
+    model_config = body_config(
         {"text": "go to the theat", "top_k": 3},
         {"text": ["迟", "I like "]},
         {"text": "Ask Dr. Ok", "lexicon": ["Lagos", {"word": "Okonkwo", "weight": 2}]},
@@ -218,7 +240,7 @@ class PredictRequest(Question):
 class ClozeRequest(PredictRequest):
     """Ask for the words in the blanks."""
 
-    model_config = _config(
+    model_config = body_config(
         {"text": "我的手机坏了,我打算____一部新手机。", "top_k": 3},
         {"text": "I have ____ apples.", "choices": ["a", "two", "green"]},
         {"text": "I like ____ and ____.", "fillings": 3},

@@ -115,6 +115,7 @@ class Settings(BaseModel):
         256, ge=0, le=MAX_LEXICON, description="most words of a lexicon, or blocked ones"
     )
     max_fillings: int = Field(16, ge=1, description="most fillings of all blanks together")
+    max_tokens: int = Field(64, ge=1, description="most tokens of one completion")
 
     # Not on the command line, where every user of the machine would see them.
     keys: Annotated[tuple[SecretStr, ...], BeforeValidator(_split)] = Field(
@@ -133,6 +134,7 @@ class Settings(BaseModel):
             history=self.max_history,
             lexicon=self.max_lexicon,
             fillings=self.max_fillings,
+            tokens=self.max_tokens,
         )
 
 

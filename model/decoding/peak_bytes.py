@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from typing import cast
 
 from model.batching import CHUNK_TOKENS
+from model.completions import CompletionQuery
 from model.config import Sizes
 from model.decoding.blank_words import MAX_ADDED
 from model.decoding.blanks import count_blanks
 from model.decoding.cache_lm import MAX_TOKENS
 from model.decoding.cloze import BEAM, KEPT, MANY, SEARCHED, SEARCHED_BLIND
+from model.decoding.completion import cloze_of
 from model.decoding.context import MAX_MIXED
 from model.decoding.masked import FILL_ROWS, MAX_REACH, WIDTH
 from model.decoding.score import ROWS
@@ -37,6 +39,8 @@ ASCII_CHARACTER, CHARACTER = 45, 125
 ASCII_HISTORY, HISTORY, LISTED_WORD = 3, 12, 1_500
 # A word for a blank in an answer, and a code point of a text with the details of its tokens.
 FILLING, DETAIL = 150, 700
+# One of the most probable tokens at a place, with its text.
+LISTED_TOP = 200
 
 
 class PeakBytes:
@@ -59,6 +63,9 @@ class PeakBytes:
         fixed = DECODER + min(_size([text]), CHARACTER * self._limits.characters)
         if isinstance(query, ScoreQuery):
             return fixed + self._score + self._context(query)
+        if isinstance(query, CompletionQuery):
+            cloze = 2 * self._cloze(cloze_of(query)) if query.suffix else 0
+            return fixed + COUNTS + self._predict + self._score + self._completion(query) + cloze
         memory = COUNTS + self._writer(query)
         if isinstance(query, PredictQuery):
             candidates = 10 * OBJECT * min(query.top_k, self._limits.top_k)
@@ -76,6 +83,13 @@ class PeakBytes:
         characters = min(len(query.text), self._limits.characters) if query.details else 0
         context = min(_size([query.context]), CHARACTER * self._limits.characters)
         return DETAIL * characters + context
+
+    def _completion(self, query: CompletionQuery) -> int:
+        """Return the bytes of the sources of a first token, and of the tokens that are listed."""
+        echoed = min(max(len(query.text), len(query.tokens)), self._limits.characters)
+        shown = min(query.max_tokens, self._limits.tokens) + echoed * query.echo
+        listed = 0 if query.top is None else OBJECT + LISTED_TOP * query.top
+        return MAX_NODES * 3 * self._row + OBJECT * query.max_tokens + shown * listed
 
     def _cloze(self, query: ClozeQuery) -> int:
         blanks = min(count_blanks(query), self._limits.blanks)

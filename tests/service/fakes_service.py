@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from model.checks import RequestCheck, fit_choices
+from model.completions import CompletionPart, CompletionQuery, CompletionResult
 from model.errors import CheckpointError, QueryError
 from model.queries import (
     Blank,
@@ -57,6 +58,7 @@ class FakeModel:
     """
 
     cache = SimpleNamespace(bytes=0)
+    checkpoint = SimpleNamespace(tokenizer=SimpleNamespace(encode=lambda text: [len(text)]))
 
     def __init__(self, limits: Limits | None = None, later: str = "") -> None:
         self.later = later
@@ -98,6 +100,8 @@ class FakeModel:
         check = RequestCheck(self.limits)
         for query in queries:
             choices = check.check(query)
+            if isinstance(query, CompletionQuery):
+                query.check(self.limits.characters, self.limits.tokens, 1000)
             if isinstance(query, ClozeQuery):
                 blanks = len(_BLANK.findall(query.text))
                 if not 1 <= blanks <= self.limits.blanks:
@@ -127,7 +131,24 @@ class FakeModel:
             self.holding.set()
             self.release.wait(0.001)
             yield
+        if isinstance(query, CompletionQuery):
+            return (yield from self._complete(query))
         return answer(query)
+
+    def _complete(self, query: CompletionQuery) -> Generator[None, None, Result]:
+        """Write a word each round, and ``trouble`` if the text ends in that."""
+        words = [f"word{number} " for number in range(query.max_tokens)]
+        parts = [*map(CompletionPart, words), CompletionPart("", (), "length")]
+        for number, part in enumerate(parts):
+            if query.on_part:
+                query.on_part(part)
+            if number == 1 and query.text.endswith("trouble"):
+                raise RuntimeError(query.text)
+            while number == 1 and query.text.endswith("wait") and not self.release.is_set():
+                self.release.wait(0.001)
+                yield
+            yield
+        return CompletionResult(tuple(parts), len(query.text), query.max_tokens)
 
 
 class FakeScheduler:
