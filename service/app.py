@@ -24,6 +24,7 @@ from service.errors import PROBLEM_TYPE
 from service.metrics import Metrics
 from service.middleware import AuthMiddleware, RequestMetricsMiddleware
 from service.model_loader import LoadedModel, Reloader
+from service.pages import pages
 from service.requests import BodyReader, JSONRoutesMiddleware
 from service.settings import Settings
 
@@ -99,7 +100,7 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
 def _routes(with_metrics: bool = True) -> list[APIRoute]:
     routers = (
         *(routes.asking, completions.completing, hugging_face.filling),
-        *(completions.listing, routes.administration, routes.reading, routes.probing),
+        *(completions.listing, routes.administration, routes.reading, routes.probing, pages),
     )
     declared = [route for router in routers for route in router.routes]
     found = [route for route in declared if isinstance(route, APIRoute)]

@@ -16,6 +16,7 @@ from service.admission import Reason
 from service.connections import Reason as EndReason
 from service.errors import CLIENT_CLOSED, TITLES
 from service.logs import lines_lost
+from service.pages import PAGES
 
 if TYPE_CHECKING:
     from service.auth import KeyRing
@@ -32,7 +33,7 @@ CALLS = ("forward", "backward", "next", "previous", "gap", "fill")
 QUESTIONS = ("/predict", "/cloze", "/score", "/v1/completions", "/hf/fill-mask")
 ROUTES = (
     *QUESTIONS, "/v1/models", "/v1/models/{id}", "/model", "/livez", "/readyz", "/metrics", "/docs",
-    "/openapi.json", "/admin/reload",
+    "/openapi.json", "/admin/reload", *PAGES,
 )  # fmt: skip
 UNMATCHED = "unmatched"
 

@@ -22,12 +22,13 @@ from service.auth import Client, KeyRing
 from service.errors import CLIENT_CLOSED, Problem, as_problem, problem_response
 from service.logs import REQUESTS, format_exception
 from service.metrics import ROUTES, UNMATCHED, Metrics
+from service.pages import PAGES
 from service.settings import Settings, is_address, is_loopback
 
 log = logging.getLogger(__name__)
 
 # Probes carry no keys, and a browser can send none with a page.
-OPEN_ROUTES = frozenset({"/livez", "/readyz", "/docs", "/openapi.json"})
+OPEN_ROUTES = frozenset({"/livez", "/readyz", "/docs", "/openapi.json", *PAGES})
 # Probes use the address of a container, which has no name.
 ANY_HOST = frozenset({"/livez", "/readyz"})
 METRICS = "/metrics"

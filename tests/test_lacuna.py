@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lacuna import main
+from service.pages import PAGES
 from tests.service.server_process import ROOT
 
 
@@ -119,4 +120,5 @@ print(json.dumps(build.get_outputs(include_bytecode=False)))
     }
     needed = {f"{package}/py.typed" for package in ("model", "service", "training")}
     needed |= {"model/pretrained/default/config.json", "service/static/docs.html"}
+    needed |= {f"service/static/{name}" for name, _ in PAGES.values()}
     assert present | needed <= files

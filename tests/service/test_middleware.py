@@ -15,6 +15,7 @@ from service.auth import KeyRing
 from service.errors import Problem
 from service.metrics import ROUTES
 from service.middleware import AuthMiddleware, RequestContext
+from service.pages import PAGES
 from service.settings import Settings
 from tests.service.client import ask, get, key_entry
 
@@ -153,7 +154,7 @@ def test_failed_requests_are_freed_without_the_collector() -> None:
 def test_routes_are_a_closed_set() -> None:
     """The routes that label metrics are those of the app."""
     documented = set(get("/openapi.json").json()["paths"])
-    assert documented | {"/docs", "/openapi.json"} == set(ROUTES)
+    assert documented | {"/docs", "/openapi.json", *PAGES} == set(ROUTES)
 
 
 # Hosts.

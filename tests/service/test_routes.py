@@ -113,7 +113,9 @@ def test_model_describes_the_checkpoint_and_the_limits() -> None:
     assert "server-timing" not in response.headers
 
 
-@pytest.mark.parametrize("path", ["/model", "/livez", "/readyz", METRICS, "/docs", "/openapi.json"])
+@pytest.mark.parametrize(
+    "path", ["/lacuna.js", "/model", "/livez", "/readyz", METRICS, "/docs", "/openapi.json"]
+)
 def test_gets_and_heads_are_answered_without_redirects(path: str) -> None:
     """A GET route answers HEAD too. With a slash behind it, it is 404 and no redirect."""
 

@@ -1,0 +1,68 @@
+"""Tests of service/pages.py: what is sent with the playground, and to whom."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from service.pages import PAGES
+from tests.service.client import get
+
+ROOT = Path(__file__).parents[2]
+KEY = "0123456789abcdef"
+
+
+@pytest.mark.parametrize(("path", "media_type"), [(path, each[1]) for path, each in PAGES.items()])
+def test_pages_allow_only_what_they_need(path: str, media_type: str) -> None:
+    """Each file has its media type, and a policy without inline code, other hosts or frames."""
+    response = get(path)
+    assert response.status_code == 200
+    assert response.headers["content-type"].partition(";")[0] == media_type
+    assert response.headers["x-content-type-options"] == "nosniff"
+    policy = dict(
+        part.strip().partition(" ")[::2]
+        for part in response.headers["content-security-policy"].split(";")
+    )
+    for loaded in ("script-src", "style-src", "img-src", "connect-src"):
+        assert policy.pop(loaded) == "'self'"
+    assert policy.pop("require-trusted-types-for") == "'script'"
+    refused = {"default-src", "base-uri", "form-action", "frame-ancestors", "trusted-types"}
+    assert policy == dict.fromkeys(refused, "'none'")
+    assert response.headers["x-frame-options"] == "DENY"
+
+
+def test_pages_name_no_other_host_and_parse_no_markup() -> None:
+    """No file loads from elsewhere, has inline code, or turns a string into markup or code."""
+    outside = r"""(?:src|href|from|url\(|import)\s*[=(]?\s*["'](?:https?:)?//"""
+    markup = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function"
+    inline = r"<script(?![^>]+src=)|<style|\sstyle=|<[^>]+\son\w+="
+    for file, _ in PAGES.values():
+        text = (ROOT / "service/static" / file).read_text(encoding="utf-8")
+        assert not re.findall(f"{outside}|{markup}", text)
+        assert not file.endswith(".html") or not re.findall(inline, text)
+
+
+def test_a_page_is_sent_again_only_if_it_has_changed() -> None:
+    """A browser keeps the page, and gets 304 as long as its tag is the same."""
+    first = get("/")
+    tag = first.headers["etag"]
+    assert first.headers["cache-control"] == "no-cache"
+    for known in (tag, f"W/{tag}", f'"other", {tag}'):
+        response = get("/", headers={"If-None-Match": known})
+        assert (response.status_code, response.content) == (304, b"")
+        assert response.headers["etag"] == tag
+    assert get("/", headers={"If-None-Match": '"other"'}).content == first.content
+    assert len({get(path).headers["etag"] for path in PAGES}) == len(PAGES)
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_pages_need_no_key_but_the_right_host(path: str) -> None:
+    """A browser can send no key with a page; a name that was rebound to loopback gets 421."""
+    assert get(path, keys=KEY).status_code == 200
+    assert get(path, headers={"Host": "rebound.example"}).status_code == 421
+
+
+def test_both_copies_of_the_client_are_equal() -> None:
+    """The package in clients/js has the module that the service serves."""
+    served = (ROOT / "service/static/lacuna.js").read_bytes()
+    assert (ROOT / "clients/js/lacuna.js").read_bytes() == served, "copy it to clients/js"
