@@ -15,6 +15,7 @@ Tokens are float32 (exact below 2**24), oldest first; 0 = none yet.
 """
 
 from collections.abc import Sequence
+from math import log
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -96,14 +97,18 @@ class Mixture:
             parts.append([weight * value for value in probs.tolist()])
         return parts
 
-    def probs_of_next(
-        self, context: Sequence[int], tokens: Sequence[int], following: int
+    def log_probs_of_next(
+        self, context: Sequence[int], tokens: Sequence[int], following: Sequence[int]
     ) -> list[float] | None:
-        """Return P_counts(*following* | context, token) for each of *tokens*, or None."""
+        """Return log P_counts(*following* | context, token) for each of *tokens*, or None."""
         if not self._layers:
             return None
-        counts, _ = self._layers[0]
-        return [counts.prob((*context, token), following) for token in tokens]
+        prob = self._layers[0][0].prob
+        ends = range(len(following))
+        return [
+            sum(log(prob((*context, token, *following[:end]), following[end])) for end in ends)
+            for token in tokens
+        ]
 
     def _language_of(self, context: Sequence[int]) -> int:
         codes = [code for token in context if (code := self._languages[token]) is not None]

@@ -297,9 +297,8 @@ class _Cloze:
         return self._words.repetitions(found, decode(before), decode(after), others)
 
     def _head(self, number: int, right: Float32Array | None) -> SpanHead:
-        following = self._right(number)
-        token = following[0] if following else None
-        return SpanHead(self._context, right, self._cache_lm, self._parts[number], token)
+        before, following = self._parts[number], self._right(number)
+        return SpanHead(self._context, right, self._cache_lm, before, following)
 
     def _read_choices(self, number: int) -> Decoder[None]:
         """Spell the choices of a blank, and compute log P(choice | start)."""

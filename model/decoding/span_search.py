@@ -8,7 +8,7 @@ With two towers the gap head gives all factors, and ``<eog>`` is the end. A forw
 only its next head, which does not see the right side; there a span ends where its word ends.
 
 The gap head errs about rare words. So its factor of the first token is multiplied by powers of
-P(token | left) and of P_counts(right token | left, token), and divided by the sum.
+P(token | left) and of P_counts(right tokens | left, token), and divided by the sum.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,8 +29,8 @@ from model.tokenizer import END_OF_GAP
 MAX_SPAN = 6
 # The exponent of P(next token | left) in the factor of a span's first token.
 NEXT_WEIGHT = 0.25
-# The exponent of P_counts(first token of the right side | left, token) in it, for the best tokens.
-RIGHT_WEIGHT, WEIGHED = 0.5, 200
+# The exponent of P_counts(first tokens of the right side | left, token) in it, for the best tokens.
+RIGHT_WEIGHT, RIGHT_TOKENS, WEIGHED = 0.5, 2, 200
 # Spans that go on after their first token, for each of the first FEW words wanted.
 FIRST_WIDTH, FEW = 4, 6
 # Nats below the best span at which a span is dropped, unless few are left.
@@ -68,8 +68,8 @@ class SpanHead:
     """The factors of a span's probability, after the tokens *before*.
 
     *right* is the backward state after the right side, (S,); None if unknown or not used. The right
-    side begins with *right_token*, if it is known. Without a gap head, a span is a word and does
-    not go on after its end.
+    side begins with *following*, if it is known. Without a gap head, a span is a word and does not
+    go on after its end.
     """
 
     def __init__(
@@ -78,9 +78,9 @@ class SpanHead:
         right: Float32Array | None,
         cache_lm: CacheLM,
         before: Sequence[int],
-        right_token: int | None = None,
+        following: Line = (),
     ) -> None:
-        self._context, self._right_token = context, right_token
+        self._context, self._following = context, following[:RIGHT_TOKENS]
         self._right = None if right is None else right[context.output["backward"]]
         self._cache_lm = cache_lm
         self._before = tuple(before[-CONTEXT:])
@@ -144,15 +144,16 @@ class SpanHead:
 
         A token within a word is as good as others on average.
         """
-        following, tokenizer = self._right_token, self._context.tokenizer
-        if following is None:
+        following, tokenizer = self._following, self._context.tokenizer
+        if not following:
             return
         tokens = largest(log_probs, WEIGHED)
-        if tokenizer.continues_word[following]:
+        if tokenizer.continues_word[following[0]]:
             tokens = tokens[~tokenizer.ends_letter[tokens]]
-        probs = self._context.mixture.probs_of_next(self._before, tokens.tolist(), following)
-        if probs:
-            raises = RIGHT_WEIGHT * np.log(probs)
+        mixture = self._context.mixture
+        found = mixture.log_probs_of_next(self._before, tokens.tolist(), following)
+        if found:
+            raises = RIGHT_WEIGHT * np.array(found)
             log_probs[tokens] += (raises - raises.mean()).astype(np.float32)
 
 
