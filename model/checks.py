@@ -60,6 +60,8 @@ class RequestCheck:
         # All choices are returned, whatever top_k says.
         if choices is None and not 1 <= query.top_k <= limits.top_k:
             raise QueryError("/top_k", f"must be a whole number from 1 to {limits.top_k}")
+        if isinstance(query, PredictQuery) and not 1 <= query.words <= limits.words:
+            raise QueryError("/words", f"must be a whole number from 1 to {limits.words}")
         if isinstance(query, ClozeQuery) and not 1 <= query.fillings <= limits.fillings:
             raise QueryError("/fillings", f"must be a whole number from 1 to {limits.fillings}")
         if isinstance(query, ClozeQuery) and query.blank is not None:

@@ -13,6 +13,7 @@ from model.batching import Decoder, Scheduler
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.checks import RequestCheck
 from model.completions import CompletionQuery
+from model.decoding.assist import assist
 from model.decoding.blanks import find_blanks
 from model.decoding.cloze import fill_blanks
 from model.decoding.completion import complete_text
@@ -114,7 +115,8 @@ class Predictor:
             if any(map(is_not, writer, sent)):
                 history, sent = History(writer[0], cache_salt, *writer[1:]), writer
             if isinstance(query, PredictQuery):
-                yield next_words(self._context, query, history)
+                decode = next_words if query.is_plain else assist
+                yield decode(self._context, query, history)
                 continue
             layout = find_blanks(query, self.limits.blanks, choices)
             if self.runtime.sizes.architecture == "stacked_bidirectional":

@@ -31,7 +31,8 @@ class PredictQuery:
     """Predict the continuation of *text*, by *top_k* candidates; empty text starts a text.
 
     Words of *history*, which is earlier text of the same writer, become more probable, and so do
-    those of *lexicon*. Words of *block* are never candidates.
+    those of *lexicon*. Words of *block* are never candidates. The first candidates go on for up to
+    so many *words*. With *letters*, the distribution of the next character comes, too.
     """
 
     text: str
@@ -39,6 +40,13 @@ class PredictQuery:
     history: str = ""
     lexicon: tuple[LexiconEntry, ...] = ()
     block: tuple[str, ...] = ()
+    words: int = 1
+    letters: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Only the next word is asked for."""
+        return self.words == 1 and not self.letters
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +112,25 @@ class Origins:
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """A word of a candidate of several: what it appends, and its probability after those before."""
+
+    append: str
+    probability: float
+    ended: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A possible continuation.
 
     Attributes:
         word: the whole word, including the part that the text already has.
         append: the continuation of the text; never empty, never ends in a space.
-        probability: of *append*; the candidates of a query sum to at most 1.
+        probability: of *append*, or of its first step; candidates of a query sum to at most 1.
         ended: the word is complete, so a space or a punctuation mark may follow.
         origins: of the probability of the last token of its likeliest spelling.
+        steps: the words of *append*; None unless several were asked.
     """
 
     word: str
@@ -120,6 +138,30 @@ class Candidate:
     probability: float
     ended: bool = True
     origins: Origins = Origins()
+    steps: Annotated[tuple[Step, ...] | None, _IF_GIVEN] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A next character and its probability."""
+
+    letter: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Letters:
+    """The distribution of the next character; all sum to 1.
+
+    Attributes:
+        next: characters, most probable first.
+        end: no character follows on this line.
+        other: all that are not listed.
+    """
+
+    next: tuple[Letter, ...]
+    end: float
+    other: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +169,7 @@ class PredictResult:
     """Candidates, most probable first; fewer than ``top_k`` if the others are too improbable.
 
     Attributes:
+        letters: None unless they were asked.
         inside_word: the text ends in a letter, so its last word may be unfinished.
         network_rows: tokens run and distributions scored for this answer.
     """
@@ -135,6 +178,7 @@ class PredictResult:
     usage: Annotated[Usage, _INTERNAL] = Usage(0)
     inside_word: Annotated[bool, _INTERNAL] = False
     network_rows: Annotated[int, _INTERNAL] = 0
+    letters: Annotated[Letters | None, _IF_GIVEN] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,3 +276,4 @@ class Limits:
     lexicon: int = 256
     fillings: int = 16
     tokens: int = 64
+    words: int = 8

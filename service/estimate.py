@@ -17,6 +17,8 @@ from model.text import is_word_character, normalise
 
 # Microseconds.
 PREDICT, CANDIDATE, TRADITIONAL_CANDIDATE = 1_100, 2, 25
+# Of the first candidates, so many get further words; the next letters.
+GOING_ON, LETTERS = 3, 1_500
 SCORE, CONTEXT = 300, 500
 # A token of a completion; one of the most probable tokens at a place; a stop string at a place.
 NEW_TOKEN, LISTED, STOP = 800, 12, 3
@@ -92,6 +94,7 @@ class Estimator:
             once += len(first.history) // (ASCII_HISTORY if first.history.isascii() else HISTORY)
         refused = len(first.history) > limits.history
         refused |= max(len(first.lexicon), len(first.block)) > limits.lexicon
+        refused |= isinstance(first, PredictQuery) and first.words > limits.words
         if isinstance(first, ClozeQuery):
             refused |= first.fillings > limits.fillings
             if first.blank is not None:
@@ -193,7 +196,10 @@ class Estimator:
         new = query.text[self._known_length(query.text, owner) :]
         candidate = TRADITIONAL_CANDIDATE if is_traditional(query.text) else CANDIDATE
         fixed += PREDICT + candidate * query.top_k + _reading(query.text)
-        return _work(fixed, TOKEN * count_tokens(new, self._rare), TOKEN * ROUND_TOKENS)
+        words = PREDICT * min(query.top_k, GOING_ON)
+        more = words * (query.words - 1) + LETTERS * query.letters
+        in_round = TOKEN * ROUND_TOKENS + words * (query.words > 1)
+        return _work(fixed, TOKEN * count_tokens(new, self._rare) + more, in_round)
 
 
 def rare_characters(surfaces: Iterable[str]) -> re.Pattern[str]:

@@ -196,14 +196,8 @@ class ScoreRequest(Question):
         return [ScoreQuery(text, self.context, self.details) for text in self.texts]
 
 
-class PredictRequest(Question):
-    """Ask for the next word."""
-
-    model_config = body_config(
-        {"text": "go to the theat", "top_k": 3},
-        {"text": ["迟", "I like "]},
-        {"text": "Ask Dr. Ok", "lexicon": ["Lagos", {"word": "Okonkwo", "weight": 2}]},
-    )
+class WordsRequest(Question):
+    """What all questions for words have in common."""
 
     top_k: int = Field(5, ge=1, description="candidates to return, most probable first")
     history: str = Field(
@@ -222,11 +216,6 @@ class PredictRequest(Question):
                 return FieldError(f"/{name}", f"has {len(words)} words; send at most {limit}")
         return super().excess(settings)
 
-    def queries(self) -> list[Query]:
-        """Return the question about each text."""
-        lexicon, block = self.own_words(), tuple(self.block)
-        return [PredictQuery(text, self.top_k, self.history, lexicon, block) for text in self.texts]
-
     def own_words(self) -> tuple[LexiconEntry, ...]:
         """Return the lexicon, each word with its weight."""
         return tuple(
@@ -237,7 +226,29 @@ class PredictRequest(Question):
         )
 
 
-class ClozeRequest(PredictRequest):
+class PredictRequest(WordsRequest):
+    """Ask for the next word."""
+
+    model_config = body_config(
+        {"text": "go to the theat", "top_k": 3},
+        {"text": ["迟", "I like "]},
+        {"text": "Ask Dr. Ok", "lexicon": ["Lagos", {"word": "Okonkwo", "weight": 2}]},
+        {"text": "Thank you for", "words": 4, "letters": True},
+    )
+
+    words: int = Field(
+        1, ge=1, description="most words of a candidate; `steps` are those of `append`"
+    )
+    letters: bool = Field(False, description="add the distribution of the next character")
+
+    def queries(self) -> list[Query]:
+        """Return the question about each text."""
+        words = self.own_words(), tuple(self.block)
+        shared = (self.top_k, self.history, *words, self.words, self.letters)
+        return [PredictQuery(text, *shared) for text in self.texts]
+
+
+class ClozeRequest(WordsRequest):
     """Ask for the words in the blanks."""
 
     model_config = body_config(

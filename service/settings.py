@@ -116,6 +116,7 @@ class Settings(BaseModel):
     )
     max_fillings: int = Field(16, ge=1, description="most fillings of all blanks together")
     max_tokens: int = Field(64, ge=1, description="most tokens of one completion")
+    max_words: int = Field(8, ge=1, description="most words of a candidate")
 
     # Not on the command line, where every user of the machine would see them.
     keys: Annotated[tuple[SecretStr, ...], BeforeValidator(_split)] = Field(
@@ -135,6 +136,7 @@ class Settings(BaseModel):
             lexicon=self.max_lexicon,
             fillings=self.max_fillings,
             tokens=self.max_tokens,
+            words=self.max_words,
         )
 
 

@@ -22,10 +22,10 @@ from model.words import KnownWords
 # Characters of an unfinished word, and of the last line, that are read.
 MAX_STEM, MAX_LINE = 64, 1_000
 
-_SENTENCE_ENDS = ".!?。！？"
+SENTENCE_ENDS = ".!?。！？"
 _OPENING, _CLOSING = "([{“‘「『（【《〈〔", ")]}”’」』）】》〉〕"
 _PAIRS = tuple(zip(_OPENING, _CLOSING, strict=True))
-_FOLLOWS_WORD = _SENTENCE_ENDS + ",;:…%，、；：％" + _CLOSING
+_FOLLOWS_WORD = SENTENCE_ENDS + ",;:…%，、；：％" + _CLOSING
 _MARKS = re.compile(f"[\"'{re.escape(_OPENING + _CLOSING)}]")
 _OPEN_APOSTROPHE = re.compile(r"(?<![^\s(\"“])'\w|‘")
 _SMILEY = re.compile("[:;=]-?[()]$")
@@ -57,8 +57,8 @@ class CandidateRules:
         self._end = line[-2:]
         self._marks: str | None = None  # what _open returned
         self.sentence_ended = (
-            line[-1:] in _SENTENCE_ENDS
-            and line[-2:-1] not in _SENTENCE_ENDS
+            line[-1:] in SENTENCE_ENDS
+            and line[-2:-1] not in SENTENCE_ENDS
             and not _ABBREVIATION.search(line[-MAX_STEM:])
         )
 
@@ -108,7 +108,7 @@ class CandidateRules:
             return latin or not is_word_character(last)
         if last in _OPENING:
             return False
-        if last in _SENTENCE_ENDS and not (append == "." and self.stem[-1:].isdigit()):
+        if last in SENTENCE_ENDS and not (append == "." and self.stem[-1:].isdigit()):
             return True
         closes = last in _CLOSING or (last == '"' and last in self._open)
         return closes or is_east_asian(last) or spaced_share >= 0.5

@@ -25,14 +25,12 @@ from step 3 alone, with lower probabilities.
 """
 
 import codecs
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
 
 from model.batching import Decoder
-from model.decoding.cache_lm import OTHER_BACKGROUND
 from model.decoding.candidates import CandidateRules, start_of_word
 from model.decoding.context import (
     ALL,
@@ -44,10 +42,11 @@ from model.decoding.context import (
     largest,
     load_prefix,
 )
+from model.decoding.letters import ended_share
 from model.decoding.origins import Shown, Source, with_origins
 from model.decoding.prefix_cache import PrefixNode
-from model.decoding.spellings import Speller, Spelling, room
-from model.decoding.writer_words import TINY, Weights, WriterWords, weigh
+from model.decoding.spellings import Speller, Spelling, room, typed_prob
+from model.decoding.writer_words import Weights, WriterWords, weigh
 from model.queries import Candidate, PredictQuery, PredictResult, Usage
 from model.text import NormalText, is_han, is_word_character, normalise, read_text
 
@@ -93,9 +92,9 @@ class Branch:
 
 
 def next_words(
-    context: DecoderContext, query: PredictQuery, history: History
+    context: DecoderContext, query: PredictQuery, history: History, after_word: bool = False
 ) -> Decoder[PredictResult]:
-    """Decode one query, which is checked already."""
+    """Decode one query, which is checked already; *after_word*, no letter follows its text."""
     reading = read_text(query.text)
     text = reading.text
     boundary = context.index.last_stable_boundary(text)
@@ -110,12 +109,16 @@ def next_words(
     try:
         speller = Speller(context.index, next_token)
         spelled = yield from speller.spell(between, canonical, typed_prefix)
+        total = spelled.total or 1.0
+        if after_word:
+            total *= ended_share(context, next_token, spelled) or 1.0
+            search.skip_letters()
         for spelling in spelled.spellings:
-            search.branch_from(spelling, spelling.prob / (spelled.total or 1.0))
+            search.branch_from(spelling, spelling.prob / total)
         yield from search.extend()
         if search.words:
             cut = len(text) - len(typed_prefix.decode())
-            search.weigh(lambda start: _typed_prob(context, text, start, cut, spelled.total))
+            search.weigh(lambda start: typed_prob(context, text, start, cut, spelled.total))
     finally:  # a cancelled query leaves nodes, too
         if prefix.tree is tree:  # not dropped meanwhile
             context.cache.put(prefix)
@@ -156,8 +159,13 @@ class _Search:
         self._spaced_probs: dict[str, float] = {}
         self._partial_words: list[PartialWord] = []
         self._branches: list[Branch] = []
+        self._skips_letters = False
         self._last_prob = 0.0  # of the last candidate so far
         self._cutoff = 0.0  # of next tokens
+
+    def skip_letters(self) -> None:
+        """Take no candidates that continue the last word."""
+        self._skips_letters, self.words = True, []
 
     def branch_from(self, spelling: Spelling, prob: float) -> None:
         """Take the tokens that cross the end of q from a spelling, or that follow it."""
@@ -243,6 +251,8 @@ class _Search:
                 return
             surface = character
         suffix = branch.suffix + surface[branch.skipped :]
+        if self._skips_letters and suffix and is_word_character(suffix[0]):
+            return
         append, is_spaced_mark = first_word(suffix)
         is_allowed = branch.begins_word and self._is_word[token]
         if append is not None:
@@ -353,17 +363,6 @@ class _Search:
                     break
                 branch.taken += 1
                 self._take(branch, token, prob)
-
-
-def _typed_prob(context: DecoderContext, text: str, start: int, cut: int, total: float) -> float:
-    """Return the probability of *text* from *start*; of all after *cut* it is *total*.
-
-    That of what lies between them is estimated by shares of the training text.
-    """
-    background = context.tokenizer.background
-    between = context.index.encode_whole(text[min(start, cut) : max(start, cut)])
-    share = math.prod([float(background[token]) or OTHER_BACKGROUND for token in between])
-    return total * share if start < cut else min(1.0, total / max(share, TINY))
 
 
 @lru_cache(maxsize=1 << 15)

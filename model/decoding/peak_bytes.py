@@ -17,6 +17,7 @@ from model.decoding.cloze import BEAM, KEPT, MANY, SEARCHED, SEARCHED_BLIND
 from model.decoding.completion import cloze_of
 from model.decoding.context import MAX_MIXED
 from model.decoding.masked import FILL_ROWS, MAX_REACH, WIDTH
+from model.decoding.phrases import PHRASES
 from model.decoding.score import ROWS
 from model.decoding.span_search import (
     EXTENDED,
@@ -69,7 +70,8 @@ class PeakBytes:
         memory = COUNTS + self._writer(query)
         if isinstance(query, PredictQuery):
             candidates = 10 * OBJECT * min(query.top_k, self._limits.top_k)
-            return fixed + memory + self._predict + candidates
+            searches = 1 + (PHRASES if query.words > 1 else query.letters)
+            return searches * (fixed + self._predict) + memory + candidates
         return 2 * fixed + memory + self._cloze(query)
 
     def _writer(self, query: PredictQuery | ClozeQuery) -> int:

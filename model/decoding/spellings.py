@@ -1,5 +1,6 @@
 """Spell the unfinished end of a text in tokens: step 2 of next_word.py."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter, itemgetter
@@ -8,9 +9,11 @@ from typing import NamedTuple
 import numpy as np
 
 from model.batching import Decoder
-from model.decoding.context import NextToken
+from model.decoding.cache_lm import OTHER_BACKGROUND
+from model.decoding.context import DecoderContext, NextToken
 from model.decoding.prefix_cache import NOT_SCORED, PrefixNode
 from model.decoding.token_index import TokenIndex
+from model.decoding.writer_words import TINY
 from model.runtime import Float32Array, Int64Array
 
 # Tokens between prefix and cut that are run one by one and kept in the tree: most were needed when
@@ -50,9 +53,12 @@ def room(next_token: NextToken) -> int:
 
 
 class Speller:
-    """Spells the end of a text with the tokens of *index*."""
+    """Spells the end of a text with the tokens of *index*, leaving out those below a *share*."""
 
-    def __init__(self, index: TokenIndex, next_token: NextToken) -> None:
+    def __init__(
+        self, index: TokenIndex, next_token: NextToken, share: float | None = None
+    ) -> None:
+        self._share = SPELLING_SHARE if share is None else share
         self._index = index
         self._next_token = next_token
         self._cached_tokens = 0
@@ -81,7 +87,7 @@ class Speller:
             followed = canonical[n] if n + 1 < len(spellings) else None
             paths += self._paths(spelling, followed)
         for _ in range(SPELLING_ROUNDS):
-            paths = [path for path in paths if path[0] > SPELLING_SHARE * total]
+            paths = [path for path in paths if path[0] > self._share * total]
             rows = min(SPELLING_ROWS, room(self._next_token))
             if not (paths and rows):
                 break
@@ -137,3 +143,14 @@ class Speller:
             for token in self._index.prefixes(spelling.rest)
             if token != followed
         ]
+
+
+def typed_prob(context: DecoderContext, text: str, start: int, cut: int, total: float) -> float:
+    """Return the probability of *text* from *start*; of all after *cut* it is *total*.
+
+    That of what lies between them is estimated by shares of the training text.
+    """
+    background = context.tokenizer.background
+    between = context.index.encode_whole(text[min(start, cut) : max(start, cut)])
+    share = math.prod([float(background[token]) or OTHER_BACKGROUND for token in between])
+    return total * share if start < cut else min(1.0, total / max(share, TINY))

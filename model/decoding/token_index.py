@@ -17,7 +17,9 @@ from model.tokenizer import START, Tokenizer
 # Cached results: of look-ups, and of healing, for texts of at most MAX_CACHED characters, as words
 # recur. All users of a checkpoint share these caches: if somebody typed a word before shows in tens
 # of microseconds and in nothing else. All caches together take at most some 50 MB.
-LOOKUPS, HEALED_TEXTS, MAX_CACHED = 1 << 14, 1 << 12, 32
+LOOKUPS, HEALED_TEXTS, CHARACTER_LISTS, MAX_CACHED = 1 << 14, 1 << 12, 1 << 10, 32
+# Next characters that are none: the end of a line, and one that is spelled in several bytes.
+END_OF_LINE, UNKNOWN_CHARACTER = "\n", ""
 
 
 class TokenIndex:
@@ -48,6 +50,8 @@ class TokenIndex:
         self.extensions = lru_cache(LOOKUPS)(self._extensions)
         # Tokens with which some bytes begin, themselves included.
         self.prefixes = lru_cache(LOOKUPS)(self._prefixes)
+        # The characters after some bytes in these, and the number of that of each, (n,).
+        self.characters_after = lru_cache(CHARACTER_LISTS)(self._characters_after)
         self._heal_cached = lru_cache(HEALED_TEXTS)(self._heal)
         spellings[START] = b"\n"
         # By id, the bytes that a token adds to a text; none for other control tokens.
@@ -57,6 +61,19 @@ class TokenIndex:
         # 0xFF occurs in no UTF-8, so it sorts after every continuation of the prefix.
         first = bisect_right(self._sorted, prefix)
         return self._tokens[first : bisect_left(self._sorted, prefix + b"\xff", first)]
+
+    def _characters_after(self, prefix: bytes) -> tuple[list[str], NDArray[np.int64]]:
+        """Without bytes, take all tokens by id: the end of a line, or a byte, has no surface."""
+        if prefix:
+            cut = [self.spellings[token][len(prefix) :] for token in self.extensions(prefix)]
+            found = [rest.decode()[0] for rest in cut]
+        else:
+            found = [
+                surface[:1] or (spelling.decode() if spelling.isascii() else UNKNOWN_CHARACTER)
+                for surface, spelling in zip(self._tokenizer.surfaces, self.spellings, strict=True)
+            ]
+        characters, numbers = np.unique(np.array(found, dtype="U1"), return_inverse=True)
+        return characters.tolist(), numbers
 
     def _prefixes(self, text: bytes) -> Sequence[int]:
         found: list[int] = []

@@ -63,6 +63,7 @@ QUERIES: dict[str, Query] = {
         lexicon=tuple(LexiconEntry(f"z{letters(60)}") for _ in range(200)),
         block=tuple(f"鬱{number}" * 15 for number in range(200)),
     ),
+    "words and letters": PredictQuery(letters(40), words=3, letters=True),
     "Chinese": PredictQuery("我昨天上学迟到了" * 40, 20),
     "a score": ScoreQuery(words(200)),
     "a score of byte tokens": ScoreQuery("😀" * 500),

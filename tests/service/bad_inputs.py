@@ -161,6 +161,12 @@ INPUTS = (
     _with("/predict", "choices for /predict", 422, {"text": SECRET, "choices": ["a"]}),
     _with("/score", "top_k for /score", 422, {"text": SECRET, "top_k": 5}),
     _with("/score", "nothing to score", 422, {"text": ""}),
+    # 422: words, letters
+    predict("no words", 422, words=0),
+    predict("9 words", 422, words=9),
+    predict("words that are true", 422, words=True),
+    predict("letters that are 1", 422, letters=1),
+    cloze("letters for /cloze", 422, letters=True),
     # 422: lexicon, block, fillings, context, details
     predict("a lexicon that is a string", 422, lexicon=SECRET),
     predict("null in the lexicon", 422, lexicon=[SECRET, None]),

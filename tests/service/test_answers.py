@@ -143,3 +143,17 @@ def test_lexicon_and_block_hold_for_blanks(ask: Ask) -> None:
     lexicon = [{"word": "Zorbax", "weight": 1000}]
     assert "Zorbax" in words(ask("/cloze", text=text, lexicon=lexicon)[0]["blanks"])
     assert first not in words(ask("/cloze", text=text, block=[first])[0]["blanks"])
+
+
+def test_ghost_text_and_letters_come_if_they_are_asked(ask: Ask) -> None:
+    """Candidates have `steps` and the result has `letters`; the first words stay the same."""
+    text = "Thank you for your"
+    (plain,) = ask("/predict", text=text)
+    (result,) = ask("/predict", text=text, words=3, letters=True)
+    assert words([plain]) == words([result])
+    for each in result["candidates"]:
+        assert each["append"] == "".join(step["append"] for step in each["steps"])
+    letters = result["letters"]
+    assert letters["next"][0]["letter"] == " " and letters.keys() == {"next", "end", "other"}
+    probs = [each["probability"] for each in letters["next"]]
+    assert sum(probs) + letters["end"] + letters["other"] == pytest.approx(1)

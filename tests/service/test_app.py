@@ -95,10 +95,12 @@ def test_null_is_the_default_of_every_optional_field(document: Any, name: str, p
 
 
 def test_answers_have_only_the_fields_that_were_asked_for() -> None:
-    """Without `fillings` and `details`, an answer does not have them, not even as null."""
-    for path in ("/cloze", "/score"):
+    """Without `fillings`, `details`, `letters` and `steps`, it does not have them, even as null."""
+    for path in ("/predict", "/cloze", "/score"):
         (result,) = post(path, {"text": "a ____"}).json()["results"]
-        assert not {"fillings", "details"} & result.keys()
+        assert not {"fillings", "details", "letters"} & result.keys()
+        for each in result.get("candidates", ()):
+            assert each.keys() == {"word", "append", "probability", "ended", "origins"}
 
 
 @pytest.mark.parametrize("mode", GenerationMode)

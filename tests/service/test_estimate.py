@@ -36,6 +36,9 @@ def work_of(query: Any) -> Work:
         (PredictQuery("\U0001d157" * 100), PredictQuery("\U0001d160" * 100)),  # becomes three
         (PredictQuery("a\u200b"), PredictQuery("a" + "\u200b" * 9_000)),
         (PredictQuery("a", top_k=5), PredictQuery("a", top_k=100)),
+        (PredictQuery("a", words=2), PredictQuery("a", words=3)),
+        (PredictQuery("a", top_k=1, words=3), PredictQuery("a", words=3)),
+        (PredictQuery("a"), PredictQuery("a", letters=True)),
         (PredictQuery("a"), PredictQuery("a", history="b" * 10_000)),
         (PredictQuery("a ____"), ClozeQuery("a ____")),
         (ClozeQuery("a __"), ClozeQuery("a __", lexicon=(LexiconEntry("b"),) * 256)),
@@ -61,6 +64,7 @@ def work_of(query: Any) -> Work:
         # A text over a limit is no work, so that a busy engine answers 422 and not 429.
         (PredictQuery("a" * 10_001), PredictQuery("a")),
         (PredictQuery("a", top_k=101), PredictQuery("a")),
+        (PredictQuery("a", words=9), PredictQuery("a")),
         (PredictQuery("a", history="a" * 20_001), PredictQuery("a")),
         (PredictQuery("a", lexicon=(*WORDS, *WORDS)), PredictQuery("a")),
         (PredictQuery("a", block=("b",) * 257), PredictQuery("a")),

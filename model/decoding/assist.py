@@ -1,0 +1,24 @@
+"""Answer /predict with more than the next word: what keyboards ask for."""
+
+from dataclasses import replace
+
+from model.batching import Decoder
+from model.decoding.context import DecoderContext, History
+from model.decoding.letters import next_letters
+from model.decoding.next_word import next_words
+from model.decoding.phrases import add_steps
+from model.queries import PredictQuery, PredictResult
+from model.text import read_text
+
+
+def assist(
+    context: DecoderContext, query: PredictQuery, history: History
+) -> Decoder[PredictResult]:
+    """Decode one query, which is checked already."""
+    result = yield from next_words(context, query, history)
+    candidates, letters = result.candidates, None
+    if query.words > 1:
+        candidates = yield from add_steps(context, query, history, candidates)
+    if query.letters:
+        letters = yield from next_letters(context, read_text(query.text), history)
+    return replace(result, candidates=candidates, letters=letters)
