@@ -59,6 +59,8 @@ class Level:
     shares: Float32Array  # (n,) probability that the shorter contexts do not give; above 0
 
 
+# The known contexts at the end of a text, longest first: tokens, number and range of followers
+Known = list[tuple[int, tuple[int, int, int]]]
 # What a context gives: followers (n,), codes of their shares (n,), shares by code (256,)
 Given = tuple[NDArray[np.uint16], NDArray[np.uint8], Float32Array]
 
@@ -106,14 +108,16 @@ class _Contexts:
         place = bisect_left(self._token_ids, token, begin, end)
         return place if place < end and self._token_ids[place] == token else None
 
-    def share(self, number: int, begin: int, end: int, token: int) -> tuple[float, float]:
-        """Return what a context of weight 1 gives to one follower, and its backoff weight."""
+    def share(self, found: tuple[int, int, int], token: int) -> tuple[float, float]:
+        """Return what a context of weight 1 gives to one token, and its backoff weight."""
+        number, begin, end = found
         backoff, rank = _BACKOFFS[self._backoffs[number]], self.follow(begin, end, token)
         if rank is None:
             return 0.0, backoff
-        shares = _SHARES.take(self._shares[begin:end])
-        total = self._totals.get(number) or float(shares.sum())
-        return (1 - backoff) * float(shares[rank - begin]) / total, backoff
+        total = self._totals.get(number)
+        if total is None:
+            total = float(_SHARES.take(self._shares[begin:end]).sum())
+        return (1 - backoff) * float(_SHARES[self._shares[rank]]) / total, backoff
 
     def weigh(self, number: int, begin: int, end: int, weight: float) -> tuple[Given, float]:
         """Return what a context of this *weight* gives its followers, and its backoff weight."""
@@ -196,15 +200,25 @@ class Counts:
                     found[n] += shares[codes[place]]
         return found, evidence
 
-    def prob(self, context: Sequence[int], token: int) -> float:
+    def after(self, known: Known, token: int) -> Known:
+        """Return the contexts that are known after a token, which follows those of *known*."""
+        after = []
+        for order, found in known:
+            if order < len(self._orders):
+                rank = self._orders[order - 1].follow(*found[1:], token)
+                if rank is not None and (longer := self._orders[order].find(rank)):
+                    after.append((order + 1, longer))
+        if shortest := self._context((token,)):
+            after.append((1, shortest))
+        return after
+
+    def prob(self, known: Known, token: int) -> float:
         """Return :meth:`distribution` at one token, but for rounding; the fastest for one."""
         prob, weight = 0.0, 1.0
-        tokens = tuple(context[max(0, len(context) - self.order + 1) :])
-        for start in range(len(tokens)):
-            if found := self._context(tokens[start:]):
-                share, backoff = self._orders[len(tokens) - start - 1].share(*found, token)
-                prob += weight * share
-                weight *= backoff
+        for order, found in known:
+            share, backoff = self._orders[order - 1].share(found, token)
+            prob += weight * share
+            weight *= backoff
         return prob + weight * float(self._unigram[token])
 
     def check(self) -> None:

@@ -15,6 +15,8 @@ Tokens are float32 (exact below 2**24), oldest first; 0 = none yet.
 """
 
 from collections.abc import Sequence
+from functools import reduce
+from itertools import pairwise
 from math import log
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -23,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.config import CountsWeights, Tower, WindowSizes
-from model.counts import Counts
+from model.counts import Counts, Known
 from model.runtime import (
     Float32Array,
     Head,
@@ -103,12 +105,17 @@ class Mixture:
         """Return log P_counts(*following* | context, token) for each of *tokens*, or None."""
         if not self._layers:
             return None
-        prob = self._layers[0][0].prob
-        ends = range(len(following))
-        return [
-            sum(log(prob((*context, token, *following[:end]), following[end])) for end in ends)
-            for token in tokens
-        ]
+        counts, _ = self._layers[0]
+        none: Known = []
+        left, found = reduce(counts.after, context, none), []
+        for token in tokens:
+            known = counts.after(left, token)
+            prob = counts.prob(known, following[0])
+            for last, each in pairwise(following):
+                known = counts.after(known, last)
+                prob *= counts.prob(known, each)
+            found.append(log(prob))
+        return found
 
     def _language_of(self, context: Sequence[int]) -> int:
         codes = [code for token in context if (code := self._languages[token]) is not None]

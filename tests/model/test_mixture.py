@@ -40,9 +40,13 @@ class RandomCounts:
         row, evidence = self.distribution(context)
         return row[tokens], evidence
 
-    def prob(self, context: Sequence[int], token: int) -> float:
+    def after(self, known: list[int], token: int) -> list[int]:
+        """All tokens are known."""
+        return [*known, token]
+
+    def prob(self, known: list[int], token: int) -> float:
         """Look up one token."""
-        return float(self.rows[context[-1], token])
+        return float(self.rows[known[-1], token])
 
 
 def mixed(

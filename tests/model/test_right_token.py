@@ -1,6 +1,5 @@
 """First tokens of a blank are weighed by how likely the right side is after them."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,12 +26,12 @@ class Followed(RandomCounts):
         self.token = TYPING.surfaces.index(surface)
         self.asked: set[int] = set()
 
-    def prob(self, context: Sequence[int], token: int) -> float:
+    def prob(self, known: list[int], token: int) -> float:
         """Return what the test wants, and note what was asked."""
-        first = len(context) == len(LEFT) + 1
-        assert tuple(context[: len(LEFT)]) == LEFT
+        first = len(known) == len(LEFT) + 1
+        assert tuple(known[: len(LEFT)]) == LEFT
         self.asked.add(token)
-        return 0.01 * (LIKELY if context[-1] == self.token and first else 1)
+        return 0.01 * (LIKELY if known[-1] == self.token and first else 1)
 
 
 def words_after(text: str, counts: Followed) -> dict[str, float]:
