@@ -20,8 +20,8 @@ PREDICT, CANDIDATE, TRADITIONAL_CANDIDATE = 1_100, 2, 25
 # Of the first candidates, so many get further words; the next letters.
 GOING_ON, LETTERS = 3, 1_500
 SCORE, CONTEXT = 300, 500
-# A token of a completion; one of the most probable tokens at a place; a stop string at a place.
-NEW_TOKEN, LISTED, STOP = 800, 12, 3
+# A token of a completion, one of its prompt that is scored, and one that is listed for either.
+NEW_TOKEN, ECHOED_TOKEN, LISTED = 700, 330, 3
 TOKEN, SCORED_TOKEN, DETAIL = 30, 57, 5
 BLANK = 16_500
 CHOSEN_BLANK, CHOICE, CHOICE_TOKEN = 2_500, 200, 190
@@ -177,20 +177,18 @@ class Estimator:
         limits, rare = self._limits, self._rare
         if max(len(query.text) + len(query.suffix), len(query.tokens)) > limits.characters:
             return _REFUSED
-        count = len(query.tokens) + count_tokens(query.text, rare)
         listed = LISTED * (query.top or 0)
-        each = NEW_TOKEN + listed + STOP * len(query.stop)
-        tokens = each * query.max_tokens
+        work = (NEW_TOKEN + listed) * query.max_tokens
+        in_round = NEW_TOKEN + listed + TOKEN * ROUND_TOKENS
         if query.echo and query.top is not None:
-            tokens += (SCORED_TOKEN + DETAIL + listed) * count
-        if query.max_tokens:
-            known = self._known_length(query.text, owner)
-            tokens += TOKEN * (len(query.tokens) + count_tokens(query.text[known:], rare))
+            work += (ECHOED_TOKEN + listed) * (len(query.tokens) + count_tokens(query.text, rare))
+            in_round = (ECHOED_TOKEN + listed) * ROUND_TOKENS
         if query.suffix and query.max_tokens:
             cloze = cloze_of(query)
-            return _cloze(cloze, cast("str", cloze.blank), tokens, [], limits, rare)
-        in_round = max(TOKEN, SCORED_TOKEN + DETAIL + listed) * ROUND_TOKENS + each
-        return _work(PREDICT + _reading(query.text), tokens, in_round)
+            return _cloze(cloze, cloze.blank or "", work, [], limits, rare)
+        new = query.text[self._known_length(query.text, owner) :]
+        work += TOKEN * (len(query.tokens) + count_tokens(new, rare))
+        return _work(PREDICT + _reading(query.text), work, in_round)
 
     def _predict(self, query: PredictQuery, fixed: int, owner: int) -> Work:
         new = query.text[self._known_length(query.text, owner) :]

@@ -55,8 +55,8 @@ TINY = float(np.finfo(np.float32).tiny)  # the logarithm of 0 is no number in JS
 # The end of a sentence without a space, and so many characters before it that are looked at.
 _ENDED = re.compile(r"(?<![.!?\d])(?<!\W\w)(?<!\.\w\w)[.!?][\"'”’)]*$")
 NEAR = 8
-# Words for a blank that are drawn from.
-FILLINGS = 16
+# Spellings of all of q that are read on from, and words for a blank that are drawn from.
+MAX_SPELLINGS, FILLINGS = 4, 16
 CLOSING = tuple(mark.encode() for mark in " \"'”’)]}")
 
 
@@ -167,12 +167,12 @@ class _Reader:
         ended, total = ends_sentence(text), spelled.total or 1.0
         self._sources = []
         for each in spelled.spellings:
-            share = np.float32(each.prob / total)
-            if each.crossing is None:
-                yield from self._add(each.node, share, ended)
-            else:
-                probs, skipped = each.crossing_probs * share, len(each.rest)
-                self._sources.append(_Source(each.node, skipped, b"", each.crossing, probs))
+            if each.crossing is not None:
+                probs = each.crossing_probs * np.float32(each.prob / total)
+                source = _Source(each.node, len(each.rest), b"", each.crossing, probs)
+                self._sources.append(source)
+        for each in [each for each in spelled.spellings if each.crossing is None][:MAX_SPELLINGS]:
+            yield from self._add(each.node, np.float32(each.prob / total), ended)
         tokens = prefix.tokens + len(between) + len(canonical)
         return tokens, cached_tokens + spelled.cached_tokens
 

@@ -14,7 +14,7 @@ from model.decoding.blank_words import MAX_ADDED
 from model.decoding.blanks import count_blanks
 from model.decoding.cache_lm import MAX_TOKENS
 from model.decoding.cloze import BEAM, KEPT, MANY, SEARCHED, SEARCHED_BLIND
-from model.decoding.completion import cloze_of
+from model.decoding.completion import MAX_SPELLINGS, cloze_of
 from model.decoding.context import MAX_MIXED
 from model.decoding.masked import FILL_ROWS, MAX_REACH, WIDTH
 from model.decoding.phrases import PHRASES
@@ -41,7 +41,7 @@ ASCII_HISTORY, HISTORY, LISTED_WORD = 3, 12, 1_500
 # A word for a blank in an answer, and a code point of a text with the details of its tokens.
 FILLING, DETAIL = 150, 700
 # One of the most probable tokens at a place, with its text.
-LISTED_TOP = 200
+LISTED_TOP = 160
 
 
 class PeakBytes:
@@ -65,8 +65,7 @@ class PeakBytes:
         if isinstance(query, ScoreQuery):
             return fixed + self._score + self._context(query)
         if isinstance(query, CompletionQuery):
-            cloze = 2 * self._cloze(cloze_of(query)) if query.suffix else 0
-            return fixed + COUNTS + self._predict + self._score + self._completion(query) + cloze
+            return fixed + COUNTS + self._completion(query)
         memory = COUNTS + self._writer(query)
         if isinstance(query, PredictQuery):
             candidates = 10 * OBJECT * min(query.top_k, self._limits.top_k)
@@ -87,11 +86,17 @@ class PeakBytes:
         return DETAIL * characters + context
 
     def _completion(self, query: CompletionQuery) -> int:
-        """Return the bytes of the sources of a first token, and of the tokens that are listed."""
-        echoed = min(max(len(query.text), len(query.tokens)), self._limits.characters)
-        shown = min(query.max_tokens, self._limits.tokens) + echoed * query.echo
+        """Return the bytes of prompt and completion, whose tokens may be listed with others."""
+        count = min(query.max_tokens, self._limits.tokens)
+        work = self._predict + 3 * MAX_SPELLINGS * (self._row + self._state)
+        if query.suffix:
+            work = self._cloze(cloze_of(query))
+        if query.echo and query.top is not None:
+            characters = min(len(query.text), self._limits.characters)
+            count += len(query.tokens) + (CHARACTER // ASCII_CHARACTER + 1) * characters
+            work += self._score
         listed = 0 if query.top is None else OBJECT + LISTED_TOP * query.top
-        return MAX_NODES * 3 * self._row + OBJECT * query.max_tokens + shown * listed
+        return work + count * (OBJECT + listed) + ASCII_CHARACTER * len(query.tokens)
 
     def _cloze(self, query: ClozeQuery) -> int:
         blanks = min(count_blanks(query), self._limits.blanks)

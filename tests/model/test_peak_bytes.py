@@ -13,6 +13,7 @@ import pytest
 
 from model.batching import Decoder, Scheduler
 from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint
+from model.completions import CompletionQuery
 from model.decoding.context import DecoderContext
 from model.decoding.prefix_cache import PrefixCache
 from model.decoding.token_index import TokenIndex
@@ -70,6 +71,13 @@ QUERIES: dict[str, Query] = {
     "details": ScoreQuery(letters(500), details=True),
     "details of spaces": ScoreQuery("鬱\u200b" * 300, details=True),
     "a score after a context": ScoreQuery(words(5), words(300) + " " + letters(80)),
+    "a completion": CompletionQuery(words(20), max_tokens=64, top=20, stop=("stop",)),
+    "a completion of a sentence": CompletionQuery(f"{words(20)}."),
+    "a completion of a letter": CompletionQuery("o" * 54),
+    "echoed text": CompletionQuery(words(400), echo=True, top=5),
+    "echoed byte tokens": CompletionQuery("😀" * 200, echo=True, top=20),
+    "echoed ids": CompletionQuery("", (999,) * 900, echo=True, top=20),
+    "a suffix": CompletionQuery(words(20), suffix=words(9)),
     "an open blank": ClozeQuery(blanks(1)),
     "100 candidates": ClozeQuery(blanks(1), 100),
     "fillings": ClozeQuery(blanks(8), fillings=16),

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from model.completions import CompletionQuery
 from model.queries import ClozeQuery, LexiconEntry, PredictQuery, ScoreQuery
 from model.text import normalise
 from model.tokenizer import Tokenizer
@@ -55,6 +56,13 @@ def work_of(query: Any) -> Work:
             ClozeQuery("a ____", choices=["x"]),
             ClozeQuery("a ____ b ____", choices=[["x"], ["y", "z"]]),
         ),
+        (PredictQuery("a"), CompletionQuery("a", max_tokens=1)),
+        (CompletionQuery("a", max_tokens=1), CompletionQuery("a", max_tokens=64)),
+        (CompletionQuery("a"), CompletionQuery("a" * 1_000)),
+        (CompletionQuery("a"), CompletionQuery("", (5,) * 1_000)),
+        (CompletionQuery("a" * 99), CompletionQuery("a" * 99, echo=True, top=0)),
+        (CompletionQuery("a" * 99, top=0), CompletionQuery("a" * 99, top=20)),
+        (CompletionQuery("a"), CompletionQuery("a", suffix="b")),
         (ScoreQuery("a"), ScoreQuery("a" * 1_000)),
         (ScoreQuery("a"), ScoreQuery("a", "b")),
         (ScoreQuery("a", "b"), ScoreQuery("a", "b" * 1_000)),
