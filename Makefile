@@ -4,7 +4,7 @@ PIP_ARGS ?=
 BENCH_ARGS ?=
 BIN := .venv/bin
 LOCK := uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 -c constraints.txt
-.PHONY: setup serve training test test-all lint check newcomer bench drills attack constraints lock sbom clean
+.PHONY: setup serve training test test-all lint check newcomer bench drills attack constraints lock sbom clients clean
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -84,6 +84,18 @@ lock: .venv/.dev
 sbom: .venv/.dev
 	$(BIN)/uv tool run --quiet --from cyclonedx-bom==7.5.0 --with cyclonedx-python-lib==11.12.0 cyclonedx-py requirements \
 		--pyproject pyproject.toml --output-reproducible --output-file deploy/sbom.cdx.json deploy/requirements.lock
+
+# Client libraries of others, against a real service. Those that exclude each other have an environment of their own.
+build/clients-2/.done: CLIENTS = 'openai<3' 'huggingface_hub<1' langchain-openai llama-index-llms-openai-like litellm
+build/clients-3/.done: CLIENTS = 'openai>=3' 'huggingface_hub>=2'
+build/clients-%/.done:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) $(CLIENTS)
+	touch $@
+
+clients: .venv/.dev build/clients-2/.done build/clients-3/.done
+	CLIENT_PYTHONS="build/clients-2/bin/python build/clients-3/bin/python" \
+		$(BIN)/python -m pytest -m slow -s tests/end_to_end/test_clients.py
 
 clean:
 	rm -rf .venv benchmarks/.venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -31,7 +31,7 @@ from service.completion_schemas import (
 )
 from service.engine import NotReady
 from service.errors import CLIENT_CLOSED, Problem, as_problem, openai_error
-from service.middleware import RequestContext, log_failure
+from service.middleware import RequestContext, forget_frames, log_failure
 from service.requests import JSONRoute
 from service.routes import AppState, Asked, problems, submit
 from service.schemas import FieldError
@@ -147,6 +147,7 @@ class _Stream(Response):
         except Exception as error:
             problem = as_problem(error)
             log_failure(problem, error, context)
+            forget_frames(error)
             context.status = problem.status
             await send(
                 _message(b'{"error":' + openai_error(problem).model_dump_json().encode() + b"}")

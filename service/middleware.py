@@ -129,14 +129,14 @@ class RequestMetricsMiddleware:
         try:
             await self._app(scope, receive, send_with_headers)
         except ClientDisconnect as error:
-            _forget_frames(error)
+            forget_frames(error)
         except (Exception, asyncio.CancelledError) as error:
             problem = self._problem(error, context)
             if context.status:  # the answer has begun; it cannot become another one
                 raise
             response = problem_response(problem, context.request_id, scope["path"])
             await response(scope, receive, send_with_headers)
-            _forget_frames(error)
+            forget_frames(error)
         finally:
             self._finish(context)
 
@@ -197,7 +197,7 @@ def _server_timing(context: RequestContext) -> str:
     return f"queue;dur={queue:.3f}, inference;dur={inference:.3f}"
 
 
-def _forget_frames(error: BaseException | None) -> None:
+def forget_frames(error: BaseException | None) -> None:
     """Break the cycle of an exception and its frames, which may hold a request's body.
 
     Python collects cycles only after 100,000 more objects: by then, gigabytes of bodies.
