@@ -2,42 +2,27 @@
 import { Lacuna, Problem } from "./lacuna.js";
 
 const STRINGS = {
-  docs: ["API", "接口"],
-  examples: ["Examples", "示例"],
-  text: ["Text", "文本"],
-  suggestions: ["Suggestions", "候选词"],
-  letters: ["Next character", "下一个字符"],
-  blanks: ["Blanks", "填空"],
-  blank: ["Blank", "空"],
-  use: ["Use this text", "采用此文本"],
+  docs: ["API", "接口"], examples: ["Examples", "示例"],
+  text: ["Text", "文本"], suggestions: ["Suggestions", "候选词"],
+  letters: ["Next character", "下一个字符"], end: ["end", "结束"],
+  blanks: ["Blanks", "填空"], blank: ["Blank", "空"], use: ["Use this text", "采用此文本"],
   keys: [
     "Tab accepts · → takes one word · Esc dismisses · Alt+1…5 picks · ____ is a blank",
     "Tab 接受 · → 取一个词 · Esc 隐藏 · Alt+1…5 选词 · ____ 表示填空",
   ],
   context: ["Context", "上下文"],
-  history: ["History", "历史文本"],
-  historyHint: ["Earlier text of the same writer", "同一作者先前写的文字"],
-  lexicon: ["Own words", "自有词"],
-  lexiconHint: ["Okonkwo*2, Lagos", "灵犀*2，欧阳若琳"],
-  block: ["Blocked words", "屏蔽词"],
-  blockHint: ["Never offered", "从不出现的词"],
+  history: ["History", "历史文本"], historyHint: ["Earlier text of the same writer", "同一作者先前写的文字"],
+  lexicon: ["Own words", "自有词"], lexiconHint: ["Okonkwo*2, Lagos", "灵犀*2，欧阳若琳"],
+  block: ["Blocked words", "屏蔽词"], blockHint: ["Never offered", "从不出现的词"],
   choices: ["Choices for blanks", "填空选项"],
   choicesHint: ["a, two, green; a line for each blank", "买，卖，看；每空一行"],
-  key: ["API key", "API 密钥"],
-  keyHint: ["Kept in this page only, until it is closed", "只保存在此页面中，关闭即失"],
-  request: ["This request", "此请求"],
-  copy: ["Copy", "复制"],
-  copied: ["Copied", "已复制"],
-  model: ["model", "模型"],
-  trip: ["round trip", "往返"],
-  parameters: ["parameters", "参数"],
-  suggestion: ["Suggestion", "建议"],
-  offline: ["The service does not answer.", "服务没有应答。"],
+  key: ["API key", "API 密钥"], keyHint: ["Kept until this page closes", "页面关闭即清除"],
+  request: ["This request", "此请求"], copy: ["Copy", "复制"], copied: ["Copied", "已复制"],
+  model: ["model", "模型"], trip: ["round trip", "往返"],
+  suggestion: ["Suggestion", "建议"], offline: ["The service does not answer.", "服务没有应答。"],
   locked: ["This service needs an API key.", "此服务需要 API 密钥。"],
-  network: ["network", "网络"],
-  counts: ["counts", "计数"],
-  cache: ["context", "上下文"],
-  own: ["own text", "自有文本"],
+  network: ["network", "网络"], counts: ["counts", "计数"],
+  cache: ["context", "上下文"], own: ["own text", "自有文本"],
 };
 const LANGUAGES = ["en", "zh-Hans"];
 // Label, text, and values of other fields.
@@ -47,7 +32,7 @@ const EXAMPLES = [
     ["Next word", "Thank you very much for your"],
     ["Blanks", "He opened the ____ and walked into the ____."],
     ["Choices", "I have ____ apples.", { choices: "a, two, green" }],
-    ["History", "Please forward it to Dr. O", { history: "Dr. Okonkwo runs the office. Ask Dr. Okonkwo first." }],
+    ["History", "Please ask Dr. O", { history: "Dr. Okonkwo runs the office. Call Dr. Okonkwo." }],
     ["Own words", "I wrote it in Kak", { lexicon: "Kakoune, Neovim" }],
   ],
   [
@@ -69,13 +54,12 @@ const slots = Array.from({ length: 5 }, makeSlot);
 const user = crypto.getRandomValues(new Uint32Array(4)).join("-");
 
 let language = 0;
-let offered = {}; // optional fields of /predict in this service
+let offered = {}; // fields of /predict that not every service has
 let asked = ""; // the question that was asked last
 let asking = new AbortController();
 let answer = { before: "", candidates: [] };
 let cloze = null; // the answer about the blanks, with the text that it is about
-let composing = false;
-let dismissed = false;
+let [composing, dismissed] = [false, false];
 let kind = "curl";
 let speech = 0;
 
@@ -112,7 +96,7 @@ function question() {
   };
   const own = isCloze
     ? { text: text.value, choices: lists.length > 1 ? lists : (lists[0] ?? []), fillings: 3 }
-    : { text: before(), words: "words" in offered ? GHOST_WORDS : [] };
+    : { text: before(), ...offered };
   const given = Object.entries({ ...own, ...shared }).filter(
     ([name, value]) => name === "text" || value.length !== 0,
   );
@@ -136,6 +120,7 @@ async function ask() {
     cloze = path === "cloze" ? { text: body.text, ...result } : null;
     answer = { before: body.text, candidates: [], ...(cloze ? {} : result) };
     show();
+    $("model").textContent = `${found.model.name} ${found.model.version}`;
     $("problem").textContent = "";
     showTiming(found.timing, performance.now() - began);
   } catch (error) {
@@ -172,9 +157,10 @@ function ghost() {
 /** Return the first word of *string* with the space before it. */
 function firstWord(string) {
   let taken = "";
-  for (const part of new Intl.Segmenter(LANGUAGES[language], { granularity: "word" }).segment(string)) {
-    taken += part.segment;
-    if (part.isWordLike) break;
+  const words = new Intl.Segmenter(LANGUAGES[language], { granularity: "word" });
+  for (const { segment, isWordLike } of words.segment(string)) {
+    taken += segment;
+    if (isWordLike) break;
   }
   return taken;
 }
@@ -204,11 +190,9 @@ function chips(origins = {}) {
 }
 
 function makeSlot(_, index) {
-  const [digit, word, bar, share, origins] = ["kbd", "b", "i", "span", "small"].map((tag) => make(tag));
-  const button = make("button", [digit, word, bar, share, origins], {
-    type: "button",
-    onclick: () => pick(index),
-  });
+  const parts = ["kbd", "b", "i", "span", "small"].map((tag) => make(tag));
+  const [digit, word, bar, share, origins] = parts;
+  const button = make("button", parts, { type: "button", onclick: () => pick(index) });
   digit.textContent = index + 1;
   button.setAttribute("aria-keyshortcuts", `Alt+${index + 1}`);
   const item = make("li", button, { hidden: true });
@@ -233,13 +217,24 @@ function show() {
   strip.hidden = Boolean(cloze);
   paint();
   showBlanks();
+  showLetters(answer.letters);
   clearTimeout(speech);
-  speech = setTimeout(speak, SPEAK_AFTER_MS);
+  speech = setTimeout(() => {
+    const spoken = ghost() && `${t("suggestion")}: ${answer.candidates[0].word}`;
+    $("status").textContent = cloze ? cloze.filled : spoken;
+  }, SPEAK_AFTER_MS);
 }
 
-function speak() {
-  const [best] = answer.candidates;
-  $("status").textContent = best && ghost() ? `${t("suggestion")}: ${best.word}` : "";
+function showLetters({ next = [], end } = {}) {
+  const likely = next.filter(({ probability }) => probability >= 0.001).slice(0, 10);
+  const keys = likely.map(({ letter, probability }) => {
+    const shown = [letter === " " ? "␣" : letter, make("small", percent(probability))];
+    const key = make("button", shown, { type: "button", onclick: () => insert(letter) });
+    key.style.setProperty("--share", probability);
+    return key;
+  });
+  $("letters").hidden = !keys.length;
+  $("letters").replaceChildren(...keys, make("span", `${t("end")} ${percent(end)}`));
 }
 
 // Blanks.
@@ -251,13 +246,10 @@ function showBlanks() {
   let done = 0;
   const parts = [];
   for (const [index, blank] of cloze.blanks.entries()) {
-    const select = make(
-      "select",
-      blank.candidates.map((each) =>
-        make("option", `${each.word} · ${percent(each.probability)}`, { value: each.word }),
-      ),
-      { onchange: showPicked },
+    const options = blank.candidates.map(({ word, probability }) =>
+      make("option", `${word} · ${percent(probability)}`, { value: word }),
     );
+    const select = make("select", options, { onchange: showPicked });
     select.setAttribute("aria-label", `${t("blank")} ${index + 1}`);
     const best = cloze.fillings?.[0]?.words[index];
     if (blank.candidates.some(({ word }) => word === best)) select.value = best;
@@ -297,8 +289,8 @@ function python(value) {
   if (Array.isArray(value)) return `[${value.map(python).join(", ")}]`;
   if (typeof value === "boolean") return value ? "True" : "False";
   if (typeof value !== "object") return JSON.stringify(value);
-  const fields = Object.entries(value).map(([name, each]) => `${JSON.stringify(name)}: ${python(each)}`);
-  return `{${fields.join(", ")}}`;
+  const pairs = Object.entries(value).map(([name, each]) => `"${name}": ${python(each)}`);
+  return `{${pairs.join(", ")}}`;
 }
 
 const WRITERS = {
@@ -388,12 +380,6 @@ function onKey(event) {
   event.preventDefault();
 }
 
-async function describe() {
-  const { name, version, parameters } = await client().model();
-  const millions = (parameters / 1e6).toFixed(1);
-  $("model").textContent = `${name} ${version} · ${millions} M ${t("parameters")}`;
-}
-
 function chooseKind(chosen) {
   kind = chosen;
   for (const button of $("kinds").querySelectorAll("[aria-pressed]"))
@@ -404,9 +390,10 @@ function chooseKind(chosen) {
 
 function listen() {
   $("language").onclick = () => {
+    const isExample = EXAMPLES[language].some(([, example]) => example === text.value);
     speakLanguage(1 - language);
-    load(EXAMPLES[language][0]);
-    describe().catch(complain);
+    if (isExample) load(EXAMPLES[language][0]);
+    else show();
   };
   $("use").onclick = useFilled;
   $("copy").onclick = copyRequest;
@@ -416,16 +403,13 @@ function listen() {
     dismissed = false;
     ask();
   });
-  text.addEventListener("compositionstart", () => {
-    composing = true;
-    asking.abort();
-    paint();
-  });
-  text.addEventListener("compositionend", () => {
-    composing = false;
-    asked = "";
-    ask();
-  });
+  for (const type of ["compositionstart", "compositionend"])
+    text.addEventListener(type, () => {
+      composing = type === "compositionstart";
+      asking.abort();
+      asked = "";
+      ask();
+    });
 }
 
 async function start() {
@@ -437,10 +421,10 @@ async function start() {
   speakLanguage(navigator.language.startsWith("zh") ? 1 : 0);
   listen();
   const contract = await fetch("openapi.json").then((response) => response.json(), () => ({}));
-  offered = contract.components?.schemas.PredictRequest.properties ?? {};
+  const fields = contract.components?.schemas.PredictRequest.properties ?? {};
+  offered = { words: "words" in fields ? GHOST_WORDS : [], letters: "letters" in fields || [] };
   load(EXAMPLES[language][0]);
   chooseKind("curl");
-  await describe().catch(complain);
 }
 
 start();

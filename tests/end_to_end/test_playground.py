@@ -82,9 +82,8 @@ def write(page: Page, text: str) -> None:
 
 def candidate(word: str, append: str, **more: Any) -> dict[str, Any]:
     """Return an answer of /predict with one candidate."""
-    return {
-        "results": [{"candidates": [{"word": word, "append": append, "probability": 1} | more]}]
-    }
+    first = {"word": word, "append": append, "probability": 1, **more}
+    return {"model": {"name": "fake", "version": "1"}, "results": [{"candidates": [first]}]}
 
 
 def test_keys_accept_and_dismiss_the_ghost(page: Page) -> None:
@@ -120,6 +119,26 @@ def test_suggestions_are_picked_by_key_and_by_click(page: Page) -> None:
     expect(text).to_be_focused()
     expect(page.locator("#status")).to_have_text("Suggestion: word0")  # for screen readers
     expect(page.locator("#timing")).to_have_text(re.compile(r"model ≤ \d+ ms · round trip \d.+ ms"))
+
+
+def test_ghosts_of_several_words_and_next_letters(page: Page) -> None:
+    """If a service offers words and letters, the ghost has several words, and letters are keys."""
+    fields = {"PredictRequest": {"properties": {"words": {}, "letters": {}}}}
+    answer = candidate("went", "nt home", steps=[{"append": "nt"}, {"append": " home"}])
+    letters = {"next": [{"letter": "n", "probability": 0.9}], "end": 0.1, "other": 0}
+    answer["results"][0]["letters"] = letters
+    contract = {"components": {"schemas": fields}}
+    page.route("**/openapi.json", lambda route: route.fulfill(json=contract))
+    page.route("**/predict", lambda route: route.fulfill(json=answer))
+    page.reload()
+    with page.expect_request("**/predict") as asked:
+        write(page, "We we")
+    assert {"words": 4, "letters": True}.items() <= asked.value.post_data_json.items()
+    expect_ghost(page, "nt home")
+    page.keyboard.press("Alt+Digit1")
+    expect(page.locator("#text")).to_have_value("We went")
+    page.get_by_role("group", name="Next character").get_by_text("n90 %").click()
+    expect(page.locator("#text")).to_have_value("We wentn")
 
 
 def test_every_input_asks_and_stale_answers_are_dropped(page: Page) -> None:
@@ -182,15 +201,10 @@ def test_fields_are_sent(page: Page) -> None:
         write(page, "x __ y __")
     body = asked.value.post_data_json
     assert len(body.pop("user")) >= 16
-    assert body == {
-        "text": "x __ y __",
-        "top_k": 5,
-        "fillings": 3,
-        "history": "He came.\nHe saw.",
-        "lexicon": [{"word": "Okonkwo", "weight": 2}, "若琳", "Lagos"],
-        "block": ["damn"],
-        "choices": [["a", "an"], ["b", "c"]],
-    }
+    lexicon = [{"word": "Okonkwo", "weight": 2}, "若琳", "Lagos"]
+    context = {"history": "He came.\nHe saw.", "lexicon": lexicon, "block": ["damn"]}
+    question = {"text": "x __ y __", "choices": [["a", "an"], ["b", "c"]]}
+    assert body == {"top_k": 5, "fillings": 3} | question | context
 
 
 def test_copied_requests_run_and_run_nothing_else(
@@ -262,6 +276,24 @@ def test_other_pages_can_neither_frame_nor_ask(browser: Any, home: str) -> None:
             page.add_script_tag(**planted)
     assert page.evaluate("window.hit") is None
     page.context.close()
+
+
+def test_the_client_retries_and_reports_problems(page: Page) -> None:
+    """The module waits as `Retry-After` says, sends the key, and throws problem documents."""
+    problem = {"detail": "/text: is empty", "errors": [{"pointer": "/text"}]}
+    busy: Any = {"status": 503, "headers": {"Retry-After": "0.01"}}
+    answers = [busy, {"json": {"results": [1]}}, {"status": 422, "json": problem}]
+    asked: list[Any] = []
+    page.route("**/score", lambda route: (asked.append(route), route.fulfill(**answers.pop(0))))
+    call = f"""import("./lacuna.js").then(({{ Lacuna, Problem }}) =>
+        new Lacuna(location.href, {{ key: "{KEY}" }}).score("a", {{ details: true }}).catch(
+        (error) => [error instanceof Problem, error.status, error.message, error.errors]))"""
+    assert page.evaluate(call) == {"results": [1], "timing": {}}
+    assert page.evaluate(call) == [True, 422, *problem.values()]
+    for route in asked:
+        assert route.request.headers["authorization"] == f"Bearer {KEY}"
+        assert route.request.post_data_json == {"text": "a", "details": True}
+    assert len(asked) == 3
 
 
 @pytest.mark.parametrize("locale", ["en-GB", "zh-CN"])

@@ -1,6 +1,5 @@
 """Tests of service/pages.py: what is sent with the playground, and to whom."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -12,34 +11,19 @@ ROOT = Path(__file__).parents[2]
 KEY = "0123456789abcdef"
 
 
-@pytest.mark.parametrize(("path", "media_type"), [(path, each[1]) for path, each in PAGES.items()])
-def test_pages_allow_only_what_they_need(path: str, media_type: str) -> None:
+@pytest.mark.parametrize("path", PAGES)
+def test_pages_allow_only_what_they_need(path: str) -> None:
     """Each file has its media type, and a policy without inline code, other hosts or frames."""
-    response = get(path)
-    assert response.status_code == 200
-    assert response.headers["content-type"].partition(";")[0] == media_type
-    assert response.headers["x-content-type-options"] == "nosniff"
-    policy = dict(
-        part.strip().partition(" ")[::2]
-        for part in response.headers["content-security-policy"].split(";")
-    )
-    for loaded in ("script-src", "style-src", "img-src", "connect-src"):
-        assert policy.pop(loaded) == "'self'"
-    assert policy.pop("require-trusted-types-for") == "'script'"
-    refused = {"default-src", "base-uri", "form-action", "frame-ancestors", "trusted-types"}
-    assert policy == dict.fromkeys(refused, "'none'")
-    assert response.headers["x-frame-options"] == "DENY"
-
-
-def test_pages_name_no_other_host_and_parse_no_markup() -> None:
-    """No file loads from elsewhere, has inline code, or turns a string into markup or code."""
-    outside = r"""(?:src|href|from|url\(|import)\s*[=(]?\s*["'](?:https?:)?//"""
-    markup = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function"
-    inline = r"<script(?![^>]+src=)|<style|\sstyle=|<[^>]+\son\w+="
-    for file, _ in PAGES.values():
-        text = (ROOT / "service/static" / file).read_text(encoding="utf-8")
-        assert not re.findall(f"{outside}|{markup}", text)
-        assert not file.endswith(".html") or not re.findall(inline, text)
+    headers = get(path).headers
+    assert headers["content-type"].partition(";")[0] == PAGES[path][1]
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["x-frame-options"] == "DENY"
+    parts = headers["content-security-policy"].split("; ")
+    policy = dict(part.partition(" ")[::2] for part in parts)
+    own = dict.fromkeys(("script-src", "style-src", "img-src", "connect-src"), "'self'")
+    refused = ("default-src", "base-uri", "form-action", "frame-ancestors", "trusted-types")
+    sinks = {"require-trusted-types-for": "'script'"}
+    assert policy == own | dict.fromkeys(refused, "'none'") | sinks
 
 
 def test_a_page_is_sent_again_only_if_it_has_changed() -> None:
