@@ -14,8 +14,8 @@ from model.completions import CompletionQuery, CompletionResult
 
 # Strings, offered for every blank, or one list of strings per blank.
 Choices = Sequence[str] | Sequence[Sequence[str]]
-# Code points of a word of a lexicon, or of a blocked one, and the highest weight.
-MAX_WORD, MAX_WEIGHT = 64, 1_000
+# Code points of a word of a lexicon, or of a blocked one, the highest weight, and typing errors.
+MAX_WORD, MAX_WEIGHT, MAX_CORRECTIONS = 64, 1_000, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,8 @@ class PredictQuery:
 
     Words of *history*, which is earlier text of the same writer, become more probable, and so do
     those of *lexicon*. Words of *block* are never candidates. The first candidates go on for up to
-    so many *words*. With *letters*, the distribution of the next character comes, too.
+    so many *words*. With *letters*, the distribution of the next character comes, too. With
+    *corrections*, what was meant by a last word of at most so many typing errors is a candidate.
     """
 
     text: str
@@ -42,11 +43,12 @@ class PredictQuery:
     block: tuple[str, ...] = ()
     words: int = 1
     letters: bool = False
+    corrections: int = 0
 
     @property
     def is_plain(self) -> bool:
         """Only the next word is asked for."""
-        return self.words == 1 and not self.letters
+        return self.words == 1 and not (self.letters or self.corrections)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,7 @@ class Candidate:
         ended: the word is complete, so a space or a punctuation mark may follow.
         origins: of the probability of the last token of its likeliest spelling.
         steps: the words of *append*; None unless several were asked.
+        replace: code points at the end of the text that *append* replaces; None if it only appends.
     """
 
     word: str
@@ -139,6 +142,7 @@ class Candidate:
     ended: bool = True
     origins: Origins = Origins()
     steps: Annotated[tuple[Step, ...] | None, _IF_GIVEN] = None
+    replace: Annotated[int | None, _IF_GIVEN] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ COMMANDS = {
     "cloze-benchmarks": ("research.cloze_benchmarks", "answer published cloze questions"),
     "smollm": ("research.smollm", "ask SmolLM2-135M and a checkpoint the same questions"),
     "sentence-completion": ("research.sentence_completion", "answer MSR Sentence Completion"),
+    "typing-errors": ("research.typing_errors", "type with errors, with and without corrections"),
     "contamination": ("research.contamination", "find benchmark questions in training text"),
     "sample-sentences": ("research.sample_sentences", "fill the blanks of sample sentences"),
     "toy-corpus": ("research.toy_corpus", "write a small corpus from a seeded grammar"),

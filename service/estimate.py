@@ -17,8 +17,9 @@ from model.text import is_word_character, normalise
 
 # Microseconds.
 PREDICT, CANDIDATE, TRADITIONAL_CANDIDATE = 1_100, 2, 25
-# Of the first candidates, so many get further words; the next letters.
-GOING_ON, LETTERS = 3, 1_500
+# Of the first candidates, so many get further words; the next letters; corrections, and code points
+# of a history that are compared in a microsecond.
+GOING_ON, LETTERS, CORRECTIONS, COMPARED = 3, 1_500, 5_000, 4
 SCORE, CONTEXT = 300, 500
 # A token of a completion, one of its prompt that is scored, and one that is listed for either.
 NEW_TOKEN, ECHOED_TOKEN, LISTED = 700, 330, 3
@@ -196,6 +197,8 @@ class Estimator:
         fixed += PREDICT + candidate * query.top_k + _reading(query.text)
         words = PREDICT * min(query.top_k, GOING_ON)
         more = words * (query.words - 1) + LETTERS * query.letters
+        if query.corrections:
+            more += CORRECTIONS + (len(query.text) + len(query.history)) // COMPARED
         in_round = TOKEN * ROUND_TOKENS + words * (query.words > 1)
         return _work(fixed, TOKEN * count_tokens(new, self._rare) + more, in_round)
 

@@ -23,6 +23,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
 from model.queries import (
+    MAX_CORRECTIONS,
     MAX_WEIGHT,
     MAX_WORD,
     ClozeQuery,
@@ -236,15 +237,15 @@ class PredictRequest(WordsRequest):
         {"text": "Thank you for", "words": 4, "letters": True},
     )
 
-    words: int = Field(
-        1, ge=1, description="most words of a candidate; `steps` are those of `append`"
-    )
+    words: int = Field(1, ge=1, description="most words of a candidate, its `steps`")
     letters: bool = Field(False, description="add the distribution of the next character")
+    corrections: int = Field(0, ge=0, le=MAX_CORRECTIONS, description="most errors of a word")
 
     def queries(self) -> list[Query]:
         """Return the question about each text."""
         words = self.own_words(), tuple(self.block)
-        shared = (self.top_k, self.history, *words, self.words, self.letters)
+        more = self.words, self.letters, self.corrections
+        shared = (self.top_k, self.history, *words, *more)
         return [PredictQuery(text, *shared) for text in self.texts]
 
 

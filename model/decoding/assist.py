@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from model.batching import Decoder
 from model.decoding.context import DecoderContext, History
+from model.decoding.corrections import correct
 from model.decoding.letters import next_letters
 from model.decoding.next_word import next_words
 from model.decoding.phrases import add_steps
@@ -17,6 +18,11 @@ def assist(
     """Decode one query, which is checked already."""
     result = yield from next_words(context, query, history)
     candidates, letters = result.candidates, None
+    if query.corrections:
+        found = yield from correct(
+            context, read_text(query.text), history, query.corrections, candidates
+        )
+        candidates = found[: query.top_k]
     if query.words > 1:
         candidates = yield from add_steps(context, query, history, candidates)
     if query.letters:

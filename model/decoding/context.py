@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from model.decoding.prefix_cache import (
     TopTokens,
 )
 from model.decoding.token_index import TokenIndex
+from model.decoding.typing_errors import Words
 from model.decoding.writer_words import NO_LEXICON, Lexicon, SearchedText
 from model.mixture import Mixture
 from model.queries import LexiconEntry
@@ -70,6 +71,11 @@ class DecoderContext:
         # By tower: the state before any token, (S,), and the part of it that heads score, (H,).
         self.initial = {tower: initial_states(sizes, tower, 1)[0] for tower in towers}
         self.output = {tower: output_slice(sizes, tower) for tower in towers}
+
+    @cached_property
+    def letter_tokens(self) -> Words:
+        """The tokens that are words of Latin letters, or parts of them."""
+        return Words(self.tokenizer.surfaces)
 
 
 class History:

@@ -38,6 +38,8 @@ ASCII_CHARACTER, CHARACTER = 45, 125
 # A code point of a history, in ASCII and in any text: as sent, as read, in lower case. A word of a
 # lexicon, or a blocked one.
 ASCII_HISTORY, HISTORY, LISTED_WORD = 3, 12, 1_500
+# Tables of tokens and words that are compared with one that is misspelt.
+COMPARISONS = 2_000_000
 # A word for a blank in an answer, and a code point of a text with the details of its tokens.
 FILLING, DETAIL = 150, 700
 # One of the most probable tokens at a place, with its text.
@@ -69,7 +71,9 @@ class PeakBytes:
         memory = COUNTS + self._writer(query)
         if isinstance(query, PredictQuery):
             candidates = 10 * OBJECT * min(query.top_k, self._limits.top_k)
-            searches = 1 + (PHRASES if query.words > 1 else query.letters)
+            searches = 1 + (PHRASES if query.words > 1 else query.letters or query.corrections > 0)
+            if query.corrections:  # words and tables
+                memory += 4 * self._writer(query) + fixed + COMPARISONS
             return searches * (fixed + self._predict) + memory + candidates
         return 2 * fixed + memory + self._cloze(query)
 

@@ -32,7 +32,8 @@ def add_steps(
 def _go_on(
     context: DecoderContext, query: PredictQuery, history: History, candidate: Candidate
 ) -> Decoder[Candidate]:
-    text, steps = query.text + candidate.append, [_step(candidate)]
+    kept = len(query.text) - (candidate.replace or 0)
+    text, steps = query.text[:kept] + candidate.append, [_step(candidate)]
     while len(steps) < query.words and steps[-1].append[-1] not in SENTENCE_ENDS:
         asked = replace(query, text=text, top_k=1)
         after_word = steps[-1].ended and is_word_character(text[-1])

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from model.checks import clean_word
 from model.queries import LexiconEntry
 from model.text import is_word_character
-from model.words import word_form
+from model.words import spelled_words, word_form
 
 # Characters of an unfinished word, or of the beginning of an entry of the lexicon.
 MAX_STEM = 64
@@ -146,6 +146,10 @@ class SearchedText:
                 return True
             end = place + len(form) - 1
         return False
+
+    def all(self) -> list[str]:
+        """Return all words, as often as they occur."""
+        return spelled_words(self._text)
 
     def words(self, beginning: str) -> tuple[list[str], int]:
         """Return words with this *beginning* in any case, and how many characters were searched."""

@@ -161,7 +161,9 @@ INPUTS = (
     _with("/predict", "choices for /predict", 422, {"text": SECRET, "choices": ["a"]}),
     _with("/score", "top_k for /score", 422, {"text": SECRET, "top_k": 5}),
     _with("/score", "nothing to score", 422, {"text": ""}),
-    # 422: words, letters
+    # 422: words, letters, corrections
+    predict("3 corrections", 422, corrections=3),
+    predict("corrections that are true", 422, corrections=True),
     predict("no words", 422, words=0),
     predict("9 words", 422, words=9),
     predict("words that are true", 422, words=True),

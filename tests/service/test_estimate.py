@@ -40,6 +40,7 @@ def work_of(query: Any) -> Work:
         (PredictQuery("a", words=2), PredictQuery("a", words=3)),
         (PredictQuery("a", top_k=1, words=3), PredictQuery("a", words=3)),
         (PredictQuery("a"), PredictQuery("a", letters=True)),
+        (PredictQuery("a"), PredictQuery("a", corrections=1)),
         (PredictQuery("a"), PredictQuery("a", history="b" * 10_000)),
         (PredictQuery("a ____"), ClozeQuery("a ____")),
         (ClozeQuery("a __"), ClozeQuery("a __", lexicon=(LexiconEntry("b"),) * 256)),
