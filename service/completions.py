@@ -40,9 +40,8 @@ from service.schemas import FieldError
 Parts = asyncio.Queue[tuple[int, CompletionPart] | None]
 
 _FORM = {"form": OpenAIProblem}
-_STREAM: dict[int | str, Any] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
-}
+# Each event's data is a `CompletionAnswer`, an error or ``[DONE]``.
+_STREAM: dict[int | str, Any] = {200: {"content": {"text/event-stream": {}}}}
 completing = APIRouter(
     route_class=JSONRoute,
     responses=problems(400, 401, 404, 408, 413, 415, 421, 429, 500, 503, 504, **_FORM),
