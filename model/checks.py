@@ -63,6 +63,8 @@ class RequestCheck:
             raise QueryError("/top_k", f"must be a whole number from 1 to {limits.top_k}")
         if isinstance(query, PredictQuery) and not 1 <= query.words <= limits.words:
             raise QueryError("/words", f"must be a whole number from 1 to {limits.words}")
+        if isinstance(query, PredictQuery) and query.after:
+            _check_text("/after", query.after, limits.characters)
         if isinstance(query, PredictQuery) and not 0 <= query.corrections <= MAX_CORRECTIONS:
             raise QueryError("/corrections", f"must be a whole number from 0 to {MAX_CORRECTIONS}")
         if isinstance(query, ClozeQuery) and not 1 <= query.fillings <= limits.fillings:

@@ -34,6 +34,7 @@ class PredictQuery:
     those of *lexicon*. Words of *block* are never candidates. The first candidates go on for up to
     so many *words*. With *letters*, the distribution of the next character comes, too. With
     *corrections*, what was meant by a last word of at most so many typing errors is a candidate.
+    What comes *after* the text weighs the first candidates.
     """
 
     text: str
@@ -44,11 +45,12 @@ class PredictQuery:
     words: int = 1
     letters: bool = False
     corrections: int = 0
+    after: str = ""
 
     @property
     def is_plain(self) -> bool:
         """Only the next word is asked for."""
-        return self.words == 1 and not (self.letters or self.corrections)
+        return self.words == 1 and not (self.letters or self.corrections or self.after)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from model.text import is_word_character, normalise
 
 # Microseconds.
 PREDICT, CANDIDATE, TRADITIONAL_CANDIDATE = 1_100, 2, 25
+AFTER = 13_000  # what follows the cursor
 # Of the first candidates, so many get further words; the next letters; corrections, and code points
 # of a history that are compared in a microsecond.
 GOING_ON, LETTERS, CORRECTIONS, COMPARED = 3, 1_500, 5_000, 4
@@ -95,7 +96,9 @@ class Estimator:
             once += len(first.history) // (ASCII_HISTORY if first.history.isascii() else HISTORY)
         refused = len(first.history) > limits.history
         refused |= max(len(first.lexicon), len(first.block)) > limits.lexicon
-        refused |= isinstance(first, PredictQuery) and first.words > limits.words
+        refused |= isinstance(first, PredictQuery) and (
+            first.words > limits.words or len(first.after) > limits.characters
+        )
         if isinstance(first, ClozeQuery):
             refused |= first.fillings > limits.fillings
             if first.blank is not None:
@@ -197,6 +200,7 @@ class Estimator:
         fixed += PREDICT + candidate * query.top_k + _reading(query.text)
         words = PREDICT * min(query.top_k, GOING_ON)
         more = words * (query.words - 1) + LETTERS * query.letters
+        more += AFTER * bool(query.after)
         if query.corrections:
             more += CORRECTIONS + (len(query.text) + len(query.history)) // COMPARED
         in_round = TOKEN * ROUND_TOKENS + words * (query.words > 1)

@@ -240,11 +240,12 @@ class PredictRequest(WordsRequest):
     words: int = Field(1, ge=1, description="most words of a candidate, its `steps`")
     letters: bool = Field(False, description="add the distribution of the next character")
     corrections: int = Field(0, ge=0, le=MAX_CORRECTIONS, description="most errors of a word")
+    after: str = Field("", description="what follows the cursor")
 
     def queries(self) -> list[Query]:
         """Return the question about each text."""
         words = self.own_words(), tuple(self.block)
-        more = self.words, self.letters, self.corrections
+        more = self.words, self.letters, self.corrections, self.after
         shared = (self.top_k, self.history, *words, *more)
         return [PredictQuery(text, *shared) for text in self.texts]
 

@@ -10,6 +10,7 @@ from typing import cast
 from model.batching import CHUNK_TOKENS
 from model.completions import CompletionQuery
 from model.config import Sizes
+from model.decoding.after import MAX_AFTER, WEIGHED
 from model.decoding.blank_words import MAX_ADDED
 from model.decoding.blanks import count_blanks
 from model.decoding.cache_lm import MAX_TOKENS
@@ -72,6 +73,8 @@ class PeakBytes:
         if isinstance(query, PredictQuery):
             candidates = 10 * OBJECT * min(query.top_k, self._limits.top_k)
             searches = 1 + (PHRASES if query.words > 1 else query.letters or query.corrections > 0)
+            if query.after:
+                memory += WEIGHED * (self._state + MAX_AFTER * (self._output + OBJECT))
             if query.corrections:  # words and tables
                 memory += 4 * self._writer(query) + fixed + COMPARISONS
             return searches * (fixed + self._predict) + memory + candidates

@@ -65,6 +65,7 @@ QUERIES: dict[str, Query] = {
         block=tuple(f"鬱{number}" * 15 for number in range(200)),
     ),
     "corrections": PredictQuery(f"{words(300)} thw", corrections=2, history=words(2_000)),
+    "what follows": PredictQuery("I like ", after=letters(90)),
     "words and letters": PredictQuery(letters(40), words=3, letters=True),
     "Chinese": PredictQuery("我昨天上学迟到了" * 40, 20),
     "a score": ScoreQuery(words(200)),

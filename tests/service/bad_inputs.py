@@ -161,7 +161,9 @@ INPUTS = (
     _with("/predict", "choices for /predict", 422, {"text": SECRET, "choices": ["a"]}),
     _with("/score", "top_k for /score", 422, {"text": SECRET, "top_k": 5}),
     _with("/score", "nothing to score", 422, {"text": ""}),
-    # 422: words, letters, corrections
+    # 422: words, letters, corrections, after
+    predict("after of 10,001 characters", 422, after="b" * 10_001),
+    predict("after is a list", 422, after=["b"]),
     predict("3 corrections", 422, corrections=3),
     predict("corrections that are true", 422, corrections=True),
     predict("no words", 422, words=0),
