@@ -195,7 +195,7 @@ class _Reader:
             kept = np.zeros_like(probs)
             kept[closing] = probs[closing]
             line = yield from self._run(node, START)
-            new = self._next_token.probs(line) * (share - np.add.reduce(kept))
+            new = self._next_token.probs(line) * max(share - np.add.reduce(kept), np.float32(0))
             self._sources.append(_Source(line, 0, b" ", self._vocabulary, new))
             probs = kept
         self._sources.append(_Source(node, 0, b"", self._vocabulary, probs))
@@ -204,9 +204,8 @@ class _Reader:
         """Choose a token; return what it adds, its name, log-probability, and the top tokens."""
         index, top = self._context.index, self._query.top
         probs = np.concatenate([each.probs for each in self._sources])
-        allowed = probs
-        if len(probs) == len(self._vocabulary):
-            allowed = probs * self._allowed[inside_character]
+        mask = self._allowed[inside_character]
+        allowed = probs * np.concatenate([mask[each.tokens] for each in self._sources])
         place = _pick(allowed if allowed.any() else probs, self._query.temperature, self._random)
         source, token = self._at(place)
         self._chosen = source.node, token
