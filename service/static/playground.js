@@ -45,7 +45,7 @@ const EXAMPLES = [
   ],
 ];
 const MARKER = /[_＿]{2,}|\[mask\]|<mask>|<blank>|\{blank\}/i;
-const GHOST_WORDS = 4;
+const MORE = { words: 4, letters: true }; // asked afterwards, of a service that has these fields
 const SPEAK_AFTER_MS = 700; // a screen reader hears a suggestion when typing pauses
 const $ = (id) => document.getElementById(id);
 const [text, strip] = [$("text"), $("strip")];
@@ -54,7 +54,7 @@ const slots = Array.from({ length: 5 }, makeSlot);
 const user = crypto.getRandomValues(new Uint32Array(4)).join("-");
 
 let language = 0;
-let offered = {}; // fields of /predict that not every service has
+let offered = {}; // those of `MORE` that this service has
 let asked = ""; // the question that was asked last
 let asking = new AbortController();
 let answer = { before: "", candidates: [] };
@@ -96,7 +96,7 @@ function question() {
   };
   const own = isCloze
     ? { text: text.value, choices: lists.length > 1 ? lists : (lists[0] ?? []), fillings: 3 }
-    : { text: before(), ...offered };
+    : { text: before() };
   const given = Object.entries({ ...own, ...shared }).filter(
     ([name, value]) => name === "text" || value.length !== 0,
   );
@@ -114,7 +114,9 @@ async function ask() {
   const { signal } = (asking = new AbortController());
   const began = performance.now();
   try {
-    const found = await client()[path](body.text, { ...body, user }, { signal });
+    const coming = client()[path](body.text, { ...body, user }, { signal });
+    showRequest();
+    const found = await coming;
     if (signal.aborted) return;
     const [result] = found.results;
     cloze = path === "cloze" ? { text: body.text, ...result } : null;
@@ -123,10 +125,20 @@ async function ask() {
     $("model").textContent = `${found.model.name} ${found.model.version}`;
     $("problem").textContent = "";
     showTiming(found.timing, performance.now() - began);
+    if (!cloze && Object.keys(offered).length) await askMore(body, signal);
   } catch (error) {
     if (!signal.aborted) complain(error);
   }
-  showRequest();
+}
+
+/** Ask for a longer ghost and for letters. They take longer, so suggestions do not wait for them. */
+async function askMore(body, signal) {
+  const options = { ...body, ...offered, top_k: 1, user };
+  const [{ candidates, letters }] = (await client().predict(body.text, options, { signal })).results;
+  if (signal.aborted) return;
+  answer.candidates.splice(0, candidates.length, ...candidates);
+  paint();
+  showLetters(letters);
 }
 
 function complain(error) {
@@ -136,6 +148,7 @@ function complain(error) {
   const detail = error instanceof Problem ? `${error.status} · ${error.message}` : t("offline");
   $("problem").textContent = isLocked && !$("key").value ? t("locked") : detail;
   asked = ""; // the same question may be asked again
+  showRequest();
 }
 
 // Suggestions.
@@ -217,7 +230,7 @@ function show() {
   strip.hidden = Boolean(cloze);
   paint();
   showBlanks();
-  showLetters(answer.letters);
+  if (cloze) showLetters();
   clearTimeout(speech);
   speech = setTimeout(() => {
     const spoken = ghost() && `${t("suggestion")}: ${answer.candidates[0].word}`;
@@ -422,7 +435,7 @@ async function start() {
   listen();
   const contract = await fetch("openapi.json").then((response) => response.json(), () => ({}));
   const fields = contract.components?.schemas.PredictRequest.properties ?? {};
-  offered = { words: "words" in fields ? GHOST_WORDS : [], letters: "letters" in fields || [] };
+  offered = Object.fromEntries(Object.entries(MORE).filter(([name]) => name in fields));
   load(EXAMPLES[language][0]);
   chooseKind("curl");
 }

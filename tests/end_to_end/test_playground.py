@@ -15,6 +15,7 @@ from tests.service.server_process import FAKE, serving
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = sync_api.expect
+expect.set_options(timeout=30_000)  # milliseconds, for busy machines
 
 BROWSER = shutil.which("chromium-headless-shell") or shutil.which("chromium")  # the first is faster
 pytestmark = pytest.mark.skipif(not BROWSER, reason="no browser: apt-get install chromium")
@@ -131,9 +132,9 @@ def test_ghosts_of_several_words_and_next_letters(page: Page) -> None:
     page.route("**/openapi.json", lambda route: route.fulfill(json=contract))
     page.route("**/predict", lambda route: route.fulfill(json=answer))
     page.reload()
-    with page.expect_request("**/predict") as asked:
+    with page.expect_request(lambda each: '"words":4' in (each.post_data or "")) as asked:
         write(page, "We we")
-    assert {"words": 4, "letters": True}.items() <= asked.value.post_data_json.items()
+    assert asked.value.post_data_json["letters"] is True
     expect_ghost(page, "nt home")
     page.keyboard.press("Alt+Digit1")
     expect(page.locator("#text")).to_have_value("We went")
@@ -151,10 +152,9 @@ def test_every_input_asks_and_stale_answers_are_dropped(page: Page) -> None:
 
     write(page, "")
     page.route("**/predict", answer)
-    with page.expect_event("requestfailed") as dropped:
+    with page.expect_event("requestfailed", lambda each: each.post_data_json["text"] == "a"):
         page.keyboard.press("a")
         page.keyboard.press("b")
-    assert dropped.value.post_data_json["text"] == "a"
     expect(page.locator("#strip b").first).to_have_text("ab")
 
 
@@ -173,7 +173,7 @@ def test_nothing_is_asked_while_an_input_method_composes(page: Page) -> None:
     keyboard.send("Input.insertText", {"text": "你"})
     expect(page.locator("#text")).to_have_value("你")
     expect_ghost(page, "word0")
-    assert asked == ["你"]
+    assert set(asked) - {""} == {"你"}  # no letters, such as "ni"
 
 
 def test_blanks_become_drop_downs(page: Page) -> None:
