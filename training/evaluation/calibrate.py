@@ -30,7 +30,7 @@ from model.checkpoint import Checkpoint, revise_checkpoint
 from model.config import EVIDENCE, Calibration, CountsWeights
 from model.decoding.cloze import RESCORED, SEARCHED_BLIND
 from model.errors import CheckpointError
-from model.mixture import Mixture, MixtureRuntime
+from model.mixture import WINDOW, Mixture, MixtureRuntime
 from model.predictor import Predictor, open_model
 from model.queries import ClozeQuery, ClozeResult
 from model.runtime import Float64Array, Int64Array, Runtime
@@ -165,7 +165,11 @@ def fit_counts_weights(
             scored = [rows[np.arange(len(own)), own] for rows, own in score_next(network, chosen)]
             probs = np.exp(np.concatenate(scored).astype(np.float64))
         texts = [[START, *line.tolist()] for line in chosen]
-        places = [(text[:end], text[end]) for text in texts for end in range(1, len(text))]
+        places = [
+            (text[max(0, end - WINDOW) : end], text[end])
+            for text in texts
+            for end in range(1, len(text))
+        ]
         for number, (layer, counts) in enumerate(zip(layers, checkpoint.counts, strict=False)):
             found = [counts.probs(left, np.array([token])) for left, token in places]
             counted = np.array([probs[0] for probs, _ in found], dtype=np.float64)
@@ -218,8 +222,9 @@ def fit_cloze_calibration(
     """
     ones = dict.fromkeys(LANGUAGES, 1.0)
     neutral = replace(start, cloze_temperature=ones, cloze_coverage_exponent=ones)
-    every = max(1, max(map(len, questions.values())) // MAX_WEIGHT_BLANKS)
-    some = {language: own[::every] for language, own in questions.items()}
+    some = {
+        language: own[:: -(-len(own) // MAX_WEIGHT_BLANKS)] for language, own in questions.items()
+    }
 
     def fill(weights: dict[str, float], questions: Questions) -> dict[str, Filled]:
         return _fill(predictor(replace(neutral, chain_weight=weights)), questions, candidates)
