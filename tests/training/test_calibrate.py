@@ -132,7 +132,7 @@ def test_choices_get_weights_a_temperature_and_a_uniform_mix(
         return FakeChoices(calibration, lapses)
 
     questions = {"en": blanks(1500, CHOICES), "zh": blanks(50)}
-    fitted = fit_choices(predictor, questions, start)
+    fitted = fit_choices(predictor, questions, {"en": blanks(300, CHOICES)}, start)
     assert fitted.choice_prior_weight == {"zh": 0.1, "en": pytest.approx(0.5, abs=0.16)}
     assert fitted.choice_token_bonus == {"zh": 0.0, "en": pytest.approx(1.0, abs=0.26)}
     assert fitted.choice_temperature == {"zh": 3.0, "en": pytest.approx(1.5, rel=0.2)}

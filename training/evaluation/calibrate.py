@@ -7,7 +7,7 @@ Fitted on development text, in this order:
     cloze temperature τ   for each language, by the likelihood of the words in all blanks
     coverage exponent γ   for each language, by the likelihood of "the word was found"
     prior weight β,       for each language, by the likelihood of the right one among words of
-    token bonus δ,        similar frequency, and among phrases of any length
+    token bonus δ,        similar frequency, then among phrases of any length
     choice temperature,
     uniform mix
 
@@ -60,6 +60,8 @@ EXPONENTS = np.geomspace(0.25, 4.0, 93)
 WEIGHTS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 PRIOR_WEIGHTS = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)
 TOKEN_BONUSES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)
+# β and δ whose loss on words is below the least by this factor are left to phrases
+NEARLY_BEST = 1.02
 UNIFORM_MIXES = (0.0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2)
 MIN_LINES = 10
 # Blanks a language that decide λ; all of them are filled with every one that is tried
@@ -141,9 +143,10 @@ def fit_calibration(
     two_towers = runtime.sizes.architecture == "two_towers"
     candidates, tried = (RESCORED, WEIGHTS) if two_towers else (SEARCHED_BLIND, WEIGHTS[:1])
     fitted = fit_cloze_calibration(predictor, questions, start, candidates, tried)
+    phrases: dict[str, list[ClozeQuestion]] = {}
     for question in phrase_questions(files, checkpoint.tokenizer, chosen, seed):
-        questions[files[question.file].language].append(question)
-    return fit_choices(predictor, questions, fitted)
+        phrases.setdefault(files[question.file].language, []).append(question)
+    return fit_choices(predictor, questions, phrases, fitted)
 
 
 def fit_counts_weights(
@@ -247,18 +250,17 @@ def fit_cloze_calibration(
 
 
 def fit_choices(
-    predictor: PredictorFactory, questions: Questions, start: Calibration
+    predictor: PredictorFactory, words: Questions, phrases: Questions, start: Calibration
 ) -> Calibration:
     """Fit β, δ, the temperature and the uniform mix of choices by the likelihood of the right one.
 
-    A temperature alone would make all claims too low, to pay for few right answers with very low
-    scores; the uniform mix pays for those. Languages without choices keep the values of *start*.
+    *words* are lists of words of similar frequency, *phrases* of any phrases of the text, which
+    alone would make β 1. So phrases choose among the β and δ that are nearly best for words. Words
+    decide temperature and mix: a temperature alone would make all claims too low, to pay for few
+    right answers with very low scores. Languages without choices keep the values of *start*.
     """
-    with_choices = {
-        language: [each for each in own if each.choices] for language, own in questions.items()
-    }
 
-    def scores(weight: float, bonus: float) -> dict[str, Float64Array]:
+    def scores(questions: Questions, weight: float, bonus: float) -> dict[str, Float64Array]:
         tried = replace(
             start,
             choice_prior_weight=dict.fromkeys(LANGUAGES, weight),
@@ -266,36 +268,59 @@ def fit_choices(
             choice_temperature=dict.fromkeys(LANGUAGES, 1.0),
             choice_uniform_mix=dict.fromkeys(LANGUAGES, 0.0),
         )
-        return _score_choices(predictor(tried), with_choices)
+        return _score_choices(predictor(tried), questions)
 
     # Scores are linear in β and δ
-    chain, prior, bonus = scores(0.0, 0.0), scores(1.0, 0.0), scores(0.0, 1.0)
-    best: dict[str, tuple[float, ...]] = {}
-    for language, own in chain.items():
-        by_prior, by_bonus = prior[language] - own, bonus[language] - own
-        best[language] = min(
-            (*_fit_claims(own + weight * by_prior + bonus * by_bonus), weight, bonus)
-            for weight in PRIOR_WEIGHTS
-            for bonus in TOKEN_BONUSES
+    corners = (0.0, 0.0), (1.0, 0.0), (0.0, 1.0)
+    kinds = [[scores(questions, *each) for each in corners] for questions in (words, phrases)]
+    best = {
+        language: _fit_language(
+            [[corner[language] for corner in kind if language in corner] for kind in kinds]
         )
-    fields = "choice_temperature", "choice_uniform_mix", "choice_prior_weight", "choice_token_bonus"
-    fitted = {
-        field: getattr(start, field) | {language: own[place] for language, own in best.items()}
-        for place, field in enumerate(fields, start=1)
+        for language in kinds[0][0]
     }
-    return replace(start, **fitted)
+
+    def fitted(values: Mapping[str, float], place: int) -> dict[str, float]:
+        return dict(values) | {language: each[place] for language, each in best.items()}
+
+    return replace(
+        start,
+        choice_prior_weight=fitted(start.choice_prior_weight, 0),
+        choice_token_bonus=fitted(start.choice_token_bonus, 1),
+        choice_temperature=fitted(start.choice_temperature, 2),
+        choice_uniform_mix=fitted(start.choice_uniform_mix, 3),
+    )
+
+
+def _fit_language(kinds: Sequence[Sequence[Float64Array]]) -> tuple[float, ...]:
+    """Return β, δ, τ and ε, by the scores (n, K) of words and phrases.
+
+    Those of a kind are at β = δ = 0, at β = 1 and at δ = 1; there may be none of phrases.
+    """
+
+    def claims(kind: Sequence[Float64Array], pair: tuple[float, float]) -> tuple[float, ...]:
+        if not kind:
+            return 0.0, 1.0, 0.0
+        chain, prior, longer = kind
+        return _fit_claims(chain + pair[0] * (prior - chain) + pair[1] * (longer - chain))
+
+    words, phrases = kinds
+    grid = [(weight, bonus) for weight in PRIOR_WEIGHTS for bonus in TOKEN_BONUSES]
+    found = {pair: claims(words, pair) for pair in grid}
+    limit = NEARLY_BEST * min(found.values())[0]
+    near = [pair for pair in grid if found[pair][0] <= limit]
+    pair = min(near, key=lambda pair: claims(phrases, pair)[0])
+    return *pair, *found[pair][1:]
 
 
 def _fit_claims(scores: Float64Array) -> tuple[float, float, float]:
     """Return the least mean loss in nats of choices (n, K), the right ones first, its τ and ε."""
     scaled = scores[:, None] / TEMPERATURES[:, None]  # (n, T, K)
     scaled -= scaled.max(axis=2, keepdims=True)
-    right = np.exp(scaled[..., 0] - np.log(np.exp(scaled).sum(axis=2)))
-    losses = np.array(
-        [_nats((1 - mix) * right + mix / scores.shape[1]) / len(right) for mix in UNIFORM_MIXES]
-    )
+    right, even = np.exp(scaled[..., 0] - np.log(np.exp(scaled).sum(axis=2))), 1 / scores.shape[1]
+    losses = np.array([_nats((1 - mix) * right + mix * even) for mix in UNIFORM_MIXES])
     mix, temperature = np.unravel_index(losses.argmin(), losses.shape)
-    return float(losses.min()), float(TEMPERATURES[temperature]), UNIFORM_MIXES[mix]
+    return float(losses.min()) / len(right), float(TEMPERATURES[temperature]), UNIFORM_MIXES[mix]
 
 
 def retemper(probabilities: Float64Array, temperatures: Float64Array) -> Float64Array:
@@ -331,6 +356,7 @@ def _score_choices(predictor: QueryRunner, questions: Questions) -> dict[str, Fl
     """Return log-probabilities (n, K) of the choices of blanks by language, the right one first."""
     scores = {}
     for language, own in sorted(questions.items()):
+        own = [each for each in own if each.choices]
         queries = [ClozeQuery(each.text, blank=MARKER, choices=each.choices) for each in own]
         results = EvaluatedSystem(f"choices, {language}", predictor).ask(queries, ClozeResult)
         rows = []
