@@ -61,7 +61,7 @@ def quality_tables(results: Path) -> dict[str, str]:
     tutorial = read_figures(results / "tutorial_sentences.json")
     return {
         "held_out": held_out_table(
-            read_figures(results / "evaluation-0.6.json"),
+            read_figures(results / "evaluation-0.6.1.json"),
             read_figures(results / "evaluation-0.5.json"),
         ),
         "smollm": smollm_table(read_figures(results / "smollm2.json")),
