@@ -179,7 +179,6 @@ class Calibration:
             ``(1 - ε) softmax(s / τ) + ε / K`` (the lapse rate of Wichmann and Hill 2001).
         chain_weight: λ, weight of the log-probability of a word and its right context.
         choice_prior_weight: β, weight of how probable a choice is anywhere.
-        choice_token_bonus: δ, what each token of a choice adds to its score, in nats.
         counts_weights: shares of the general and of own counts in the probability of the next
             token, by class of evidence (mixture.py).
 
@@ -193,7 +192,6 @@ class Calibration:
     choice_uniform_mix: _Shares = _by_language(0.0)
     chain_weight: _Weights = _by_language(1.0)
     choice_prior_weight: _Weights = _by_language(0.5)
-    choice_token_bonus: _Weights = _by_language(0.0)
     counts_weights: CountsWeights = Field(default_factory=_counts_weights)
 
 

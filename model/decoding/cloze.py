@@ -12,10 +12,10 @@ For one blank, with every other blank read as its filling or as ``<blank>``:
    the others keep theirs. A word that repeats a word nearby loses some nats, and the writer's own
    words are added (blank_words.py). The first 24 words sum to F, which becomes F^γ.
 
-Given choices are compared without P_gap, and may be phrases of any length n in tokens: how probable
-and how long they are says less about them, so
+Given choices are compared without P_gap, and may be phrases: how probable they are anywhere says
+less about them, so
 
-    s = log P(choice, right context | left) - β log P(choice | start) + δ n
+    s = log P(choice, right context | left) - β log P(choice | start)
 
 and of K choices, each has (1 - ε) softmax(s / τ) + ε / K.
 
@@ -270,8 +270,7 @@ class _Cloze:
         spelled = [(word, self._spell(text)) for word in words for text in slot.spellings(word)]
         spans = [span for _, span in spelled]
         weight = context.calibration.choice_prior_weight[slot.language]
-        bonus = context.calibration.choice_token_bonus[slot.language]
-        bias = np.array([bonus * len(span) - weight * self._priors[span] for span in spans])
+        bias = -weight * np.array([self._priors[span] for span in spans])
         scores = yield from score_spans(context, head, state, spans, self._right(number), bias)
         by_word: dict[str, Proposal] = {}
         for (word, span), score in zip(spelled, scores.tolist(), strict=True):

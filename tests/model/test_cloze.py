@@ -109,8 +109,8 @@ def test_coverage_is_raised_to_its_exponent(
 
 @pytest.mark.parametrize("choices", [["park", "reopen", "store"], ["park", "the store"]])
 def test_choices_are_exact_and_normalised(choices: list[str]) -> None:
-    """All come back, falling, by the chain over their right side, how common and how long."""
-    runtime, weight, bonus = TableRuntime(TOKENIZER, seed=6), 0.4, 1.3
+    """All come back, falling, by the chain over their right side and how common they are."""
+    runtime, weight = TableRuntime(TOKENIZER, seed=6), 0.4
     left = [START, *ids("go ", "to ")]
 
     def score(span: list[int], right: list[int]) -> float:
@@ -119,7 +119,7 @@ def test_choices_are_exact_and_normalised(choices: list[str]) -> None:
         if not TOKENIZER.decode(span).endswith(" "):  # an end follows
             prior += ends(span, [START])
             fit += 0.0 if right else ends(span, left)
-        return float(np.exp(fit - weight * prior + bonus * len(span)))
+        return float(np.exp(fit - weight * prior))
 
     def ends(span: list[int], before: list[int]) -> float:
         (row,) = runtime.score("next", run(runtime, "forward", before + span))
@@ -132,9 +132,7 @@ def test_choices_are_exact_and_normalised(choices: list[str]) -> None:
         }
         return approx(normalised(shares))
 
-    calibration = Calibration(
-        choice_prior_weight={"zh": 0.0, "en": weight}, choice_token_bonus={"zh": 0.0, "en": bonus}
-    )
+    calibration = Calibration(choice_prior_weight={"zh": 0.0, "en": weight})
     found = probs("go to ____.", calibration, runtime=runtime, choices=choices, top_k=1)
     assert found == expected(ids("."), [""])
     assert list(found.values()) == sorted(found.values(), reverse=True)

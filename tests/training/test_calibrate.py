@@ -91,7 +91,7 @@ def test_a_total_that_is_claimed_too_low_is_raised() -> None:
 class FakeChoices:
     """Draws the right one of five choices; a tenth of them evenly with *lapses*.
 
-    Scores are 1.5 times those that the right one is drawn from, once β = 0.5 and δ = 1.
+    Scores are 1.5 times those that the right one is drawn from, once β = 0.5.
     """
 
     def __init__(self, calibration: Calibration, lapses: bool) -> None:
@@ -104,13 +104,12 @@ class FakeChoices:
     def _answer(self, number: int) -> ClozeResult:
         generator, calibration = np.random.default_rng(number), self.calibration
         scores, priors = generator.normal(0, 2, (2, 5))
-        lengths = generator.integers(1, 5, 5)
         right = generator.choice(5, p=np.exp(scores) / np.exp(scores).sum())
         if self.lapses and number % 10 == 0:
             right = number // 10 % 5
-        claimed = 1.5 * scores + 0.5 * priors - lengths
+        claimed = 1.5 * scores + 0.5 * priors
         claimed -= calibration.choice_prior_weight["en"] * priors
-        claimed = np.exp(claimed + calibration.choice_token_bonus["en"] * lengths)
+        claimed = np.exp(claimed)
         words = [*CHOICES[1:]]
         words.insert(right, "right")
         shares = (claimed / claimed.sum()).tolist()
@@ -122,7 +121,7 @@ class FakeChoices:
 def test_choices_get_weights_a_temperature_and_a_uniform_mix(
     lapses: bool, mix: float, within: float
 ) -> None:
-    """β, δ and τ that explain the right choices are found; even answers get their share."""
+    """β and τ that explain the right choices are found; even answers get their share."""
     start = Calibration(
         choice_temperature={"zh": 3.0, "en": 1.0}, choice_prior_weight={"zh": 0.1, "en": 0.0}
     )
@@ -132,9 +131,8 @@ def test_choices_get_weights_a_temperature_and_a_uniform_mix(
         return FakeChoices(calibration, lapses)
 
     questions = {"en": blanks(1500, CHOICES), "zh": blanks(50)}
-    fitted = fit_choices(predictor, questions, {"en": blanks(300, CHOICES)}, start)
+    fitted = fit_choices(predictor, questions, start)
     assert fitted.choice_prior_weight == {"zh": 0.1, "en": pytest.approx(0.5, abs=0.16)}
-    assert fitted.choice_token_bonus == {"zh": 0.0, "en": pytest.approx(1.0, abs=0.26)}
     assert fitted.choice_temperature == {"zh": 3.0, "en": pytest.approx(1.5, rel=0.2)}
     assert fitted.choice_uniform_mix == {"zh": 0.0, "en": pytest.approx(mix, abs=within)}
     kept = {name: getattr(start, name) for name in ("chain_weight", "counts_weights")}

@@ -16,8 +16,6 @@ from training.evaluation.test_items import (
     cloze_questions,
     lines_per_file,
     next_questions,
-    phrase_places,
-    phrase_questions,
     read_files,
     typed_lines,
     word_places,
@@ -162,28 +160,3 @@ def test_unusable_files_are_named_errors(
         (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(CorpusError, match=message):
         read_files([str(tmp_path)])
-
-
-def test_phrases_are_up_to_four_neighbouring_words(tokenizer: Tokenizer) -> None:
-    """Nothing but a space is between the words of an English phrase; digits end it."""
-    line = "We sat, then 2 cats ran off"
-    places = phrase_places(line, "en", tokenizer)
-    found = {length: [line[slice(*place)] for place in own] for length, own in places.items()}
-    assert found[1] == ["We", "sat", "then", "cats", "ran", "off"]
-    assert found[2] == ["We sat", "cats ran", "ran off"]
-    assert found[3] == ["cats ran off"]
-    assert 4 not in found
-
-
-@pytest.mark.parametrize("file", [ENGLISH, CHINESE])
-def test_choices_among_phrases_have_any_length(file: TextFile, tokenizer: Tokenizer) -> None:
-    """The answer fills the blank of its line; other choices are phrases of the file."""
-    blanks = cloze_questions([file], tokenizer, 20, 1, seed=1)
-    questions = phrase_questions([file], tokenizer, blanks, seed=1)
-    assert questions == phrase_questions([file], tokenizer, blanks, seed=1)
-    for question in questions:
-        assert question.text.replace(MARKER, question.answer) == file.lines[question.line]
-        assert question.answer in question.choices
-        assert len({choice.casefold() for choice in question.choices}) == 5
-        assert all(any(choice in line for line in file.lines) for choice in question.choices)
-    assert len({len(choice) for question in questions for choice in question.choices}) > 3

@@ -6,9 +6,8 @@ Fitted on development text, in this order:
     chain weight λ        for each language, by the rank of the words in a few hundred blanks
     cloze temperature τ   for each language, by the likelihood of the words in all blanks
     coverage exponent γ   for each language, by the likelihood of "the word was found"
-    prior weight β,       for each language, by the likelihood of the right one among words of
-    token bonus δ,        similar frequency, then among phrases of any length
-    choice temperature,
+    prior weight β,       for each language, by the likelihood of the right word among words of
+    choice temperature,   similar frequency
     uniform mix
 
 It runs on the graphs that will serve. The copy keeps its model card: write it again with
@@ -44,7 +43,6 @@ from training.evaluation.test_items import (
     ClozeQuestion,
     TextFile,
     cloze_questions,
-    phrase_questions,
     read_files,
 )
 from training.options import argument, option
@@ -59,10 +57,9 @@ EXPONENTS = np.geomspace(0.25, 4.0, 93)
 # λ; a forward-only network uses none
 WEIGHTS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 PRIOR_WEIGHTS = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)
-TOKEN_BONUSES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)
-# β and δ whose loss on words is below the least by this factor are left to phrases
-NEARLY_BEST = 1.02
 UNIFORM_MIXES = (0.0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2)
+# The highest prior weight wins whose loss is at most the least by this factor
+FLAT = 1.01
 MIN_LINES = 10
 # Blanks a language that decide λ; all of them are filled with every one that is tried
 MAX_WEIGHT_BLANKS = 400
@@ -143,10 +140,7 @@ def fit_calibration(
     two_towers = runtime.sizes.architecture == "two_towers"
     candidates, tried = (RESCORED, WEIGHTS) if two_towers else (SEARCHED_BLIND, WEIGHTS[:1])
     fitted = fit_cloze_calibration(predictor, questions, start, candidates, tried)
-    phrases: dict[str, list[ClozeQuestion]] = {}
-    for question in phrase_questions(files, checkpoint.tokenizer, chosen, seed):
-        phrases.setdefault(files[question.file].language, []).append(question)
-    return fit_choices(predictor, questions, phrases, fitted)
+    return fit_choices(predictor, questions, fitted)
 
 
 def fit_counts_weights(
@@ -250,67 +244,42 @@ def fit_cloze_calibration(
 
 
 def fit_choices(
-    predictor: PredictorFactory, words: Questions, phrases: Questions, start: Calibration
+    predictor: PredictorFactory, questions: Questions, start: Calibration
 ) -> Calibration:
-    """Fit β, δ, the temperature and the uniform mix of choices by the likelihood of the right one.
+    """Fit β, the temperature and the uniform mix of choices by the likelihood of the right one.
 
-    *words* are lists of words of similar frequency, *phrases* of any phrases of the text, which
-    alone would make β 1. So phrases choose among the β and δ that are nearly best for words. Words
-    decide temperature and mix: a temperature alone would make all claims too low, to pay for few
-    right answers with very low scores. Languages without choices keep the values of *start*.
+    A temperature alone would make all claims too low, to pay for few right answers with very low
+    scores; the uniform mix pays for those. Languages without choices keep the values of *start*.
     """
 
-    def scores(questions: Questions, weight: float, bonus: float) -> dict[str, Float64Array]:
+    def scores(weight: float) -> dict[str, Float64Array]:
         tried = replace(
             start,
             choice_prior_weight=dict.fromkeys(LANGUAGES, weight),
-            choice_token_bonus=dict.fromkeys(LANGUAGES, bonus),
             choice_temperature=dict.fromkeys(LANGUAGES, 1.0),
             choice_uniform_mix=dict.fromkeys(LANGUAGES, 0.0),
         )
         return _score_choices(predictor(tried), questions)
 
-    # Scores are linear in β and δ
-    corners = (0.0, 0.0), (1.0, 0.0), (0.0, 1.0)
-    kinds = [[scores(questions, *each) for each in corners] for questions in (words, phrases)]
-    best = {
-        language: _fit_language(
-            [[corner[language] for corner in kind if language in corner] for kind in kinds]
-        )
-        for language in kinds[0][0]
-    }
+    chain, prior = scores(0.0), scores(1.0)  # they are linear in β
+    best: dict[str, tuple[float, ...]] = {}
+    for language, own in chain.items():
+        by_weight = prior[language] - own
+        fitted = {weight: _fit_claims(own + weight * by_weight) for weight in PRIOR_WEIGHTS}
+        # These choices have one length and say little about β, which phrases need
+        limit = FLAT * min(loss for loss, _, _ in fitted.values())
+        weight = max(weight for weight, (loss, _, _) in fitted.items() if loss <= limit)
+        best[language] = (weight, *fitted[weight][1:])
 
-    def fitted(values: Mapping[str, float], place: int) -> dict[str, float]:
+    def with_best(values: Mapping[str, float], place: int) -> dict[str, float]:
         return dict(values) | {language: each[place] for language, each in best.items()}
 
     return replace(
         start,
-        choice_prior_weight=fitted(start.choice_prior_weight, 0),
-        choice_token_bonus=fitted(start.choice_token_bonus, 1),
-        choice_temperature=fitted(start.choice_temperature, 2),
-        choice_uniform_mix=fitted(start.choice_uniform_mix, 3),
+        choice_prior_weight=with_best(start.choice_prior_weight, 0),
+        choice_temperature=with_best(start.choice_temperature, 1),
+        choice_uniform_mix=with_best(start.choice_uniform_mix, 2),
     )
-
-
-def _fit_language(kinds: Sequence[Sequence[Float64Array]]) -> tuple[float, ...]:
-    """Return β, δ, τ and ε, by the scores (n, K) of words and phrases.
-
-    Those of a kind are at β = δ = 0, at β = 1 and at δ = 1; there may be none of phrases.
-    """
-
-    def claims(kind: Sequence[Float64Array], pair: tuple[float, float]) -> tuple[float, ...]:
-        if not kind:
-            return 0.0, 1.0, 0.0
-        chain, prior, longer = kind
-        return _fit_claims(chain + pair[0] * (prior - chain) + pair[1] * (longer - chain))
-
-    words, phrases = kinds
-    grid = [(weight, bonus) for weight in PRIOR_WEIGHTS for bonus in TOKEN_BONUSES]
-    found = {pair: claims(words, pair) for pair in grid}
-    limit = NEARLY_BEST * min(found.values())[0]
-    near = [pair for pair in grid if found[pair][0] <= limit]
-    pair = min(near, key=lambda pair: claims(phrases, pair)[0])
-    return *pair, *found[pair][1:]
 
 
 def _fit_claims(scores: Float64Array) -> tuple[float, float, float]:

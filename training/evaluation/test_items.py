@@ -28,8 +28,6 @@ CHOICES = 5
 # Wrong choices are drawn from this many words of the file whose frequency is nearest
 SIMILAR_WORDS = 20
 MAX_BLANK_CHARACTERS = 3
-# Words or Chinese tokens of the longest phrase, and phrases that are drawn to find other choices
-MAX_PHRASE, DRAWN_PHRASES = 4, 50
 MAX_TYPED_CHARACTERS = 100
 # Code points that one query may have
 MAX_CHARACTERS = 10_000
@@ -192,35 +190,6 @@ def cloze_questions(
     return questions
 
 
-def phrase_questions(
-    files: Sequence[TextFile], tokenizer: Tokenizer, questions: Sequence[ClozeQuestion], seed: int
-) -> list[ClozeQuestion]:
-    """Return a choice among phrases of one to MAX_PHRASE words in each line of *questions*.
-
-    Wrong choices are phrases of other lines of the file, of any length. Lines that have no phrase
-    are left out.
-    """
-    found = []
-    for number, group in groupby(questions, lambda question: question.file):
-        generator, lines = random.Random(f"{seed}/{files[number].name}/phrases"), []
-        for question in group:
-            line = files[number].lines[question.line]
-            if places := phrase_places(line, files[number].language, tokenizer):
-                lines.append((question.line, line, places))
-        for index, line, places in lines:
-            start, end = _draw_phrase(places, generator)
-            choices = {line[start:end].casefold(): line[start:end]}
-            for _, other, places in generator.choices(lines, k=DRAWN_PHRASES):
-                phrase = other[slice(*_draw_phrase(places, generator))]
-                choices.setdefault(phrase.casefold(), phrase)
-            chosen = list(choices.values())[:CHOICES]
-            if len(chosen) == CHOICES:
-                answer, text = chosen[0], line[:start] + MARKER + line[end:]
-                generator.shuffle(chosen)
-                found.append(ClozeQuestion(number, index, text, answer, tuple(chosen)))
-    return found
-
-
 def typed_lines(files: Sequence[TextFile], total: int, least: int, seed: int) -> list[TypedLine]:
     """Return the beginnings of about *total* lines a language, at least *least* a file."""
     return [
@@ -250,27 +219,6 @@ def blank_places(line: str, language: str, tokenizer: Tokenizer) -> list[tuple[i
             start += len(surface)
         start += 1
     return places
-
-
-def phrase_places(
-    line: str, language: str, tokenizer: Tokenizer
-) -> dict[int, list[tuple[int, int]]]:
-    """Return spans of code points of phrases, by their number of words or Chinese tokens."""
-    words, between = blank_places(line, language, tokenizer), " " if language == "en" else ""
-    found: dict[int, list[tuple[int, int]]] = {}
-    for first, (start, _) in enumerate(words):
-        for last, (_, end) in enumerate(words[first : first + MAX_PHRASE], first):
-            if last > first and line[words[last - 1][1] : words[last][0]] != between:
-                break
-            found.setdefault(last - first + 1, []).append((start, end))
-    return found
-
-
-def _draw_phrase(
-    places: dict[int, list[tuple[int, int]]], generator: random.Random
-) -> tuple[int, int]:
-    """Draw a length, then one of the *places* of phrases of it."""
-    return generator.choice(places[generator.choice(sorted(places))])
 
 
 def word_places(line: str) -> list[tuple[int, int]]:
