@@ -29,8 +29,11 @@ training: .venv/.train
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[train,documents]'
 	touch .venv/.serve $@
 
+# Two processes, as even a small machine has two cores. The lines of the second come last.
 test: .venv/.dev
-	$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest tests/end_to_end tests/service > .venv/second.log 2>&1 & second=$$!; \
+	$(BIN)/python -m pytest --ignore tests/end_to_end --ignore tests/service; first=$$?; \
+	wait $$second; second=$$?; cat .venv/second.log; exit $$((first | second))
 
 # The slow tests as well: research and benchmarks.
 test-all: .venv/.dev
