@@ -14,7 +14,7 @@ class CompletionToken:
     r"""A token of a prompt or of its completion.
 
     Attributes:
-        text: what it adds to the text; ``bytes:\xNN`` for one byte of a character.
+        text: the text that it adds; ``bytes:\xNN`` for one byte of a character.
         offset: its place, in code points from the start of the prompt.
         log_prob: in nats; None for the first token of a prompt.
         top: log-probabilities of the most probable tokens and of this one, by text.

@@ -117,7 +117,7 @@ class Origins:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A word of a candidate of several: what it appends, and its probability after those before."""
+    """One of the words of a candidate: the text it appends, its probability after the others."""
 
     append: str
     probability: float

@@ -61,7 +61,7 @@ def run(options: TypingErrorsOptions) -> int:
 
 
 def mistype(word: str, draw: random.Random) -> str:
-    """Return what is typed for a word."""
+    """Return the typed letters of a word."""
     typed, place = "", 0
     while place < len(word):
         letter, place = word[place], place + 1

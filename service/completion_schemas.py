@@ -54,7 +54,7 @@ One = Annotated[float, Field(ge=1, le=1)]
 
 
 class StreamOptions(BaseModel):
-    """What a stream has besides its text."""
+    """Settings of a stream."""
 
     model_config = body_config()
 

@@ -15,7 +15,7 @@ from service.settings import Settings
 
 
 class FillMaskParameters(BaseModel):
-    """How to fill masks."""
+    """Options for filling masks."""
 
     model_config = body_config()
 

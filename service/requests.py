@@ -67,7 +67,7 @@ _decode = json.JSONDecoder(parse_int=_parse_int).decode
 class BodyReader:
     """Reads the bodies of one service, and bounds the memory of those that are arriving.
 
-    The event loop decodes one body at a time, and drops it. A long one waits for a turn of its own,
+    The event loop decodes one body at a time, and drops it. A long one waits for a separate turn,
     so that other clients need not wait for many.
     """
 

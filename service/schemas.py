@@ -198,7 +198,7 @@ class ScoreRequest(Question):
 
 
 class WordsRequest(Question):
-    """What all questions for words have in common."""
+    """Fields that all questions for words share."""
 
     top_k: int = Field(5, ge=1, description="candidates to return, most probable first")
     history: str = Field(

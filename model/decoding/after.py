@@ -1,7 +1,7 @@
 """Weigh candidates by what follows the cursor: P(word | both) ∝ P(word | left) P(right | word).
 
 P(right | word) is that of the next few tokens, after the text with the candidate. The first
-``WEIGHED`` candidates share their probability anew, and no others are offered, so the answer does
+``WEIGHED`` candidates share their probability again, and no others are offered, so the answer does
 not depend on how many are asked for.
 """
 

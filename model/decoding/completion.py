@@ -6,7 +6,7 @@
 
        P(spelling of q, token | left) / Z,    Z = P(q | left)
 
-   What it adds to the prompt is its text beyond q. Token ids are exact, and are not healed.
+   Its text beyond q is added to the prompt. Token ids are exact, and are not healed.
 3. *Read on*: run each token that was chosen, and choose the next one from the mixture of network
    and counts, corrected by the cache language model of the prompt. No token ends a line, but in
    the training text a line ends after ``.`` without a space. So after it, only spaces and closing
@@ -177,7 +177,7 @@ class _Reader:
         return tokens, cached_tokens + spelled.cached_tokens
 
     def advance(self, ended: bool) -> Decoder[None]:
-        """Run the chosen token. The prefix cache does not keep what nobody may ask for."""
+        """Run the chosen token. The prefix cache does not keep states that no request can use."""
         self._sources = []
         yield from self._add((yield from self._run(*self._chosen)), np.float32(1), ended)
 
@@ -201,7 +201,7 @@ class _Reader:
         self._sources.append(_Source(node, 0, b"", self._vocabulary, probs))
 
     def choose(self, inside_character: bool) -> tuple[bytes, str, float, Mapping[str, float]]:
-        """Choose a token; return what it adds, its name, log-probability, and the top tokens."""
+        """Choose a token; return its text, its name, log-probability, and the top tokens."""
         index, top = self._context.index, self._query.top
         probs = np.concatenate([each.probs for each in self._sources])
         mask = self._allowed[inside_character]
@@ -285,7 +285,7 @@ class _Writer:
         self._show(place)
 
     def end(self) -> None:
-        """Write what is left, and why the text ends."""
+        """Write the rest, and the reason why the text ends."""
         if self.finish is None:
             self.finish = "length"
             self._show(len(self._text), all_tokens=True)

@@ -70,7 +70,7 @@ def correct(
     edits: int,
     candidates: tuple[Candidate, ...],
 ) -> Decoder[tuple[Candidate, ...]]:
-    """Return *candidates* with corrections of at most so many *edits*, falling."""
+    """Return *candidates* with corrections of at most *edits* errors, falling."""
     text = reading.text
     start = start_of_word(text)
     stem = text[start:]
@@ -135,7 +135,7 @@ class _Corrections:
                 self._take(after, part.prob, part.spelled, part.table)
 
     def _take(self, node: PrefixNode, prob: float, spelled: str, table: Float64Array) -> None:
-        """Take the tokens after a node with which words are a few errors from what was typed."""
+        """Take the tokens after a node with which words are a few errors from the typed letters."""
         context, words = self._context, self._context.letter_tokens
         all_probs = self._next_token.probs(node)
         probs = all_probs[words.places] * np.float64(prob)
@@ -249,5 +249,5 @@ class _Corrections:
 
 
 def _most(tables: Float64Array) -> Any:
-    """Return the most that tables (edits + 1, …, typed + 1) leave for what was typed."""
+    """Return the most that tables (edits + 1, …, typed + 1) leave for the typed letters."""
     return np.maximum(tables[0].max(axis=-1) * MAX_ERROR, tables[1:].max(axis=(0, -1)))

@@ -159,7 +159,7 @@ def test_every_input_asks_and_stale_answers_are_dropped(page: Page) -> None:
 
 
 def test_nothing_is_asked_while_an_input_method_composes(page: Page) -> None:
-    """Composed letters are no text: the question comes with the chosen character."""
+    """Composed letters are not text: the question comes with the chosen character."""
     with page.expect_request("**/predict"):
         write(page, "")
     asked: list[str] = []

@@ -146,7 +146,7 @@ def test_echoed_tokens_are_those_of_a_score(predictor: Predictor, text: str) -> 
 
 
 def test_echoed_ids_have_one_entry_each(predictor: Predictor) -> None:
-    """Exactly one entry follows them for each new token; a leading start is no text."""
+    """Exactly one entry follows them for each new token; a leading start is not text."""
     ids = (START, WORDS[0], WORDS[1])
     result = complete(predictor, tokens=ids, echo=True, max_tokens=1, temperature=0, top=1)
     tokens = [token for part in result.parts for token in part.tokens]

@@ -52,7 +52,7 @@ def candidates(predictor: Predictor, text: str, edits: int = 2, **more: Any) -> 
     ],
 )
 def test_errors_have_their_probabilities(typed: str, word: str, edits: int, prob: float) -> None:
-    """They multiply, and a word may go on after what was typed."""
+    """They multiply, and a word may go on after the typed letters."""
     words, search = Words(["?", word, "到"]), Typed(typed, edits)
     assert words.places.tolist() == [1]
     explained, _ = search.explain(search.start, words.codes, words.lengths)

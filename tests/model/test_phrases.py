@@ -51,7 +51,7 @@ def test_a_step_never_continues_a_complete_word(predictor: Predictor) -> None:
 
 
 def test_a_list_begins_like_a_longer_one(predictor: Predictor) -> None:
-    """Steps do not depend on how many candidates are asked for, or on what is cached."""
+    """Steps do not depend on how many candidates are asked for, or on the cache."""
     text = "We would like to"
     long = candidates(
         Predictor(predictor.checkpoint, predictor.runtime, cache_bytes=0), text, 10, words=3

@@ -27,7 +27,7 @@ class Followed(RandomCounts):
         self.asked: set[int] = set()
 
     def prob(self, known: list[int], token: int) -> float:
-        """Return what the test wants, and note what was asked."""
+        """Return the chosen probability, and note the token."""
         first = len(known) == len(LEFT) + 1
         assert tuple(known[: len(LEFT)]) == LEFT
         self.asked.add(token)

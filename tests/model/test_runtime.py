@@ -226,7 +226,7 @@ def test_reading_in_one_call_or_in_several_is_the_same(checkpoint: Checkpoint, n
 def test_a_failing_graph_raises_and_writes_nothing(
     checkpoint: Checkpoint, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A token that does not exist is an error; ONNX Runtime adds no line of its own."""
+    """A token that does not exist is an error; ONNX Runtime writes no line."""
     runtime, states = (
         opened("int8", checkpoint.directory),
         initial_states(checkpoint.network, "forward", 1),

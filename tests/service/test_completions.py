@@ -46,7 +46,7 @@ def test_a_completion_has_the_fields_that_clients_read() -> None:
 
 
 def test_a_stream_has_the_parts_of_the_completion_in_order() -> None:
-    """Each part is an event of its own; usage comes last, if asked for; then the end."""
+    """Each part is one event; usage comes last, if asked for; then the end."""
     body = {**BODY, "stream": True, "stream_options": {"include_usage": True}}
     *parts, usage = events_of(post(PATH, body))
     shown = [(part["choices"][0]["text"], part["choices"][0]["finish_reason"]) for part in parts]
@@ -145,7 +145,7 @@ def test_a_stream_that_fails_ends_in_an_error() -> None:
 
 
 def test_the_deadline_ends_a_stream_and_frees_the_engine() -> None:
-    """What came in time is sent, then an error; the text leaves the engine."""
+    """Tokens that came in time are sent, then an error; the text leaves the engine."""
     model = FakeModel()
 
     async def question(client: httpx.AsyncClient) -> httpx.Response:

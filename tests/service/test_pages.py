@@ -1,4 +1,4 @@
-"""Tests of service/pages.py: what is sent with the playground, and to whom."""
+"""The files of the playground, their headers, and the clients that get them."""
 
 from pathlib import Path
 
@@ -44,9 +44,3 @@ def test_pages_need_no_key_but_the_right_host(path: str) -> None:
     """A browser can send no key with a page; a name that was rebound to loopback gets 421."""
     assert get(path, keys=KEY).status_code == 200
     assert get(path, headers={"Host": "rebound.example"}).status_code == 421
-
-
-def test_both_copies_of_the_client_are_equal() -> None:
-    """The package in clients/js has the module that the service serves."""
-    served = (ROOT / "service/static/lacuna.js").read_bytes()
-    assert (ROOT / "clients/js/lacuna.js").read_bytes() == served, "copy it to clients/js"
