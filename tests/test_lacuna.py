@@ -2,8 +2,13 @@
 
 import io
 import json
+import os
+import pty
+import re
+import shutil
 import subprocess
 import sys
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
 import pytest
@@ -19,25 +24,127 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     return capsys.readouterr().out
 
 
-def test_predict_prints_words(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A line per candidate, or one JSON object like the service's."""
-    options = ("--top-k", "3", "--checkpoint", tiny_checkpoint)
-    lines = run(capsys, "predict", "I like the ", *options).splitlines()
-    printed = run(capsys, "predict", "I like the ", *options, "--json")
+def run_on_terminal(*arguments: str | Path) -> str:
+    """Return what a command prints on a terminal."""
+    terminal, end = pty.openpty()
+    command = [sys.executable, "-m", "lacuna", *arguments]
+    variables = {**os.environ, "TERM": "xterm", "NO_COLOR": ""}
+    with subprocess.Popen(command, cwd=ROOT, env=variables, stdin=end, stdout=end) as process:
+        os.close(end)
+        printed = b""
+        with suppress(OSError):  # Linux reports the end of a terminal as an error
+            while part := os.read(terminal, 65_536):
+                printed += part
+    os.close(terminal)
+    assert process.returncode == 0
+    return printed.decode().replace("\r\n", "\n")
+
+
+def test_a_pipe_gets_json_and_people_get_lines(
+    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A pipe gets a JSON object like the service's; the lines are the text and its candidates."""
+    options = ("predict", "I like the ", "--top-k", "3", "--checkpoint", tiny_checkpoint)
+    printed = run(capsys, *options)
+    assert run(capsys, *options, "--json") == printed
     (found,) = json.loads(printed).values()
-    assert lines == [f"{each['probability']:.3f}  {each['word']}" for each in found]
-    assert 1 <= len(found) <= 3
+    first, *lines = run(capsys, *options, "--no-json").splitlines()
+    assert first == "I like the " + found[0]["append"]
+    shown = [(f"{each['probability']:.1%}", each["word"]) for each in found]
+    assert [(line.split()[0], line.split()[-1]) for line in lines] == shown
+    assert [line.count("█") for line in lines] == [round(20 * x["probability"]) for x in found]
+    assert len(found) == 3
 
 
 def test_cloze_prints_the_filled_text(
     tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The filled text, then the candidates of each blank, here those given."""
-    options = ("--choices", "cat,mat", "--checkpoint", tiny_checkpoint)
-    filled, *blanks = run(capsys, "cloze", "a ____ on a ____", *options).splitlines()
-    printed = run(capsys, "cloze", "a ____ on a ____", *options, "--json")
-    assert json.loads(printed)["filled"] == filled
-    assert [sorted(each.split()[::2]) for each in blanks] == [["cat", "mat"]] * 2
+    options = ("cloze", "a ____ on a ____", "--choices", "cat,mat", "--checkpoint", tiny_checkpoint)
+    filled, *blanks = run(capsys, *options, "--no-json").split("\n", maxsplit=1)
+    assert filled == json.loads(run(capsys, *options))["filled"]
+    words = [[line.split()[-1] for line in blank.splitlines()] for blank in blanks[0].split("\n\n")]
+    assert [sorted(each) for each in words] == [["cat", "mat"]] * 2
+
+
+def test_a_terminal_gets_colours(
+    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Words for blanks are bold, probabilities dim; NO_COLOR and dumb terminals get plain text."""
+    options = ("cloze", "a ____ on a ____.", "--choices", "cat", "--checkpoint", tiny_checkpoint)
+    plain = run(capsys, *options, "--no-json")
+    coloured = run_on_terminal(*options)
+    bold = "\x1b[1mcat\x1b[0m"
+    assert coloured.splitlines()[0] == f"a {bold} on a {bold}."
+    assert "\x1b[2m 100.0% \x1b[0m" in coloured
+    assert re.sub(r"\x1b\[\d+m", "", coloured) == plain
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for name, value in (("NO_COLOR", "1"), ("TERM", "dumb")):
+        with monkeypatch.context() as environment:
+            environment.setenv("NO_COLOR", "")
+            environment.setenv("TERM", "xterm")
+            assert run(capsys, *options) == coloured
+            environment.setenv(name, value)
+            assert run(capsys, *options) == plain
+
+
+def test_texts_come_from_standard_input(
+    tiny_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each line is answered as if it were given; a space at its end counts."""
+    options = ("--checkpoint", tiny_checkpoint)
+    alone = [run(capsys, "predict", text, *options) for text in ("I like the ", "I like the")]
+    assert alone[0] != alone[1]
+    monkeypatch.setattr("sys.stdin", io.StringIO("I like the \n\nI like the\n"))
+    assert run(capsys, "predict", "-", *options) == "".join(alone)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("lacuna pre", ["predict"]),
+        ("lacuna serve --max-t", ["--max-texts", "--max-tokens", "--max-top-k"]),
+        ("lacuna train --from", ["--from-scratch"]),
+        ("lacuna keys n", ["new"]),
+        ("lacuna keys new --adm", ["--admin"]),
+        ("lacuna completion f", ["fish"]),
+    ],
+)
+def test_shells_complete_commands_and_options(
+    line: str, words: list[str], completions: dict[str, Path]
+) -> None:
+    """Bash and, if it is installed, fish offer the words that may come next."""
+    bash = 'source "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _lacuna; echo "${COMPREPLY[@]}"'
+    commands = [["bash", "-c", bash, completions["bash"], *line.split(" ")]]
+    if shutil.which("fish"):
+        code = 'source $argv[1]; complete -C "$argv[2]"'
+        commands.append(["fish", "--no-config", "-c", code, completions["fish"], line])
+    for command in commands:
+        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert answer.stdout.split() == words
+
+
+@pytest.fixture(scope="module")
+def completions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The scripts that `lacuna completion` prints, by shell."""
+    folder = tmp_path_factory.mktemp("completions")
+    for shell in ("bash", "zsh", "fish"):
+        with (folder / shell).open("w") as file, redirect_stdout(file):
+            assert main(["completion", shell]) == 0
+    return {path.name: path for path in folder.iterdir()}
+
+
+def test_zsh_runs_the_script_of_bash(completions: dict[str, Path]) -> None:
+    """Its script loads what zsh needs for this; zsh, if it is installed, accepts it."""
+    first, rest = completions["zsh"].read_text().split("\n", maxsplit=1)
+    assert "bashcompinit" in first
+    assert rest == completions["bash"].read_text()
+    if shutil.which("zsh"):
+        command = ["zsh", "-f", "-c", 'source "$0" && print $_comps[lacuna]', completions["zsh"]]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert "_lacuna" in answer.stdout, answer.stderr
 
 
 def test_score_prints_a_line_per_text(
@@ -55,7 +162,8 @@ def test_score_prints_a_line_per_text(
     assert [score["characters"] for score in scores] == [7, 2]
     monkeypatch.setattr("sys.stdin", io.StringIO(file.read_text(encoding="utf-8")))
     assert run(capsys, "score", "-", *options) == printed
-    readable = run(capsys, "score", file, "--checkpoint", tiny_checkpoint).splitlines()
+    options = ("--no-json", "--checkpoint", tiny_checkpoint)
+    readable = run(capsys, "score", file, *options).splitlines()
     assert readable[0] == f"{scores[0]['bits_per_character']:.3f} bits per character, 7 characters"
 
 

@@ -57,12 +57,12 @@ def test_answers_are_those_of_the_bundled_checkpoint(address: str) -> None:
 
 @pytest.mark.parametrize("line", without_server())
 def test_commands_answer_without_a_server(line: str) -> None:
-    """Each `lacuna` command prints candidates."""
+    """Each `lacuna` command prints, into a pipe, JSON with candidates."""
     command = line.replace(f"{VENV}lacuna", f"{sys.executable} -m lacuna")
     answer = subprocess.run(
         ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )
-    assert len(answer.stdout.splitlines()) > 1
+    assert '"candidates":[{' in json.dumps(json.loads(answer.stdout), separators=(",", ":"))
 
 
 def test_the_quickstart_runs_the_commands_of_the_readme() -> None:
