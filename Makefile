@@ -91,14 +91,15 @@ sbom: .venv/.dev
 # Client libraries of others, against a real service. Those that exclude each other have an environment of their own.
 build/clients-2/.done: CLIENTS = 'openai<3' 'huggingface_hub<1' langchain-openai llama-index-llms-openai-like litellm
 build/clients-3/.done: CLIENTS = 'openai>=3' 'huggingface_hub>=2'
+build/clients-lm/.done: CLIENTS = 'lm_eval==0.4.13'
 build/clients-%/.done:
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) $(CLIENTS)
 	touch $@
 
-clients: .venv/.dev build/clients-2/.done build/clients-3/.done
-	CLIENT_PYTHONS="build/clients-2/bin/python build/clients-3/bin/python" \
-		$(BIN)/python -m pytest -m slow -s tests/end_to_end/test_clients.py
+clients: .venv/.dev build/clients-2/.done build/clients-3/.done build/clients-lm/.done
+	CLIENT_PYTHONS="build/clients-2/bin/python build/clients-3/bin/python" LM_EVAL_PYTHON=build/clients-lm/bin/python \
+		$(BIN)/python -m pytest -m slow -s tests/end_to_end/test_clients.py tests/end_to_end/test_lm_eval.py
 
 clean:
 	rm -rf .venv benchmarks/.venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
