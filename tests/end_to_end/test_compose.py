@@ -1,8 +1,11 @@
 """`docker-compose up --build` on a Docker engine: HAProxy, a healthy service, Prometheus."""
 
 import os
+import re
 import shutil
 import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +100,33 @@ def test_any_user_id_may_run_the_image_within_limits(stack: Stack) -> None:
         assert started.returncode == 0, started.stderr
         assert eventually(lambda: python(ask) == "200")
         assert python("import os; print(os.getuid())") == "54321"
+    finally:
+        run("docker", "rm", "--force", name)
+
+
+def test_one_container_answers_this_machine_only(stack: Stack) -> None:
+    """`docker run`, as docs/operations.md shows it, answers loopback and no other host name."""
+    del stack  # has built the image
+    document = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^docker run .*$", document, re.MULTILINE)
+    name, port = f"{PROJECT}-alone", free_port()
+    words = line.replace(":8000:", f":{port}:").split()
+    address = f"http://127.0.0.1:{port}"
+
+    def status(host: str) -> int:
+        request = urllib.request.Request(f"{address}/model", headers={"Host": host})
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    try:
+        started = run(*words[:2], "--detach", f"--name={name}", *words[2:])
+        assert started.returncode == 0, started.stderr
+        assert eventually(lambda: status("localhost") == 200)
+        assert post(f"{address}/predict", {"text": "I would like a cup of "})["results"]
+        assert status("example.org") == 421
     finally:
         run("docker", "rm", "--force", name)
 

@@ -1,0 +1,84 @@
+"""The wheel: its files, its size, and the service that it installs."""
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+from research.quickstart import post, serving
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ("lacuna.py", "model", "service", "training")
+# PyPI takes no larger file.
+MAX_BYTES = 100_000_000
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy: an older build next to the sources would leak into it."""
+    copy, folder = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("wheel")
+    for name in (*SOURCES, "pyproject.toml", "README.md", "LICENSE"):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, copy)
+    options = ("--quiet", "--no-deps", "--no-index", "--no-build-isolation")
+    command = [sys.executable, "-m", "pip", "wheel", *options, "--wheel-dir", folder, copy]
+    subprocess.run(command, check=True)
+    (built,) = folder.iterdir()
+    return built
+
+
+def test_it_holds_the_packages_and_nothing_else(wheel: Path) -> None:
+    """Every file of the three packages, the command, and five files about the wheel."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    about = {name.partition("/")[2] for name in names if ".dist-info/" in name}
+    expected = {
+        path.relative_to(ROOT).as_posix()
+        for name in SOURCES
+        for path in [ROOT / name, *(ROOT / name).rglob("*")]
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    assert {name for name in names if ".dist-info/" not in name} == expected
+    assert about - {"licenses/LICENSE"} == {
+        "METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt",
+    }  # fmt: skip
+    assert wheel.stat().st_size < MAX_BYTES
+
+
+def test_it_requires_no_torch(wheel: Path) -> None:
+    """Without an extra, pip installs what serving needs."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [each for each in archive.namelist() if each.endswith("/METADATA")]
+        required = Parser().parsestr(archive.read(name).decode()).get_all("Requires-Dist", [])
+    plain = [each for each in required if "extra ==" not in each]
+    assert any(each.startswith("onnxruntime") for each in plain)
+    assert not any(each.startswith("torch") for each in plain)
+
+
+def test_it_serves_from_another_environment(wheel: Path, tmp_path: Path) -> None:
+    """`lacuna serve` of a new environment answers, with the checkpoint that was installed."""
+    folder = tmp_path / "venv"
+    venv.create(folder, with_pip=True)
+    python = ("env", "--unset=PYTHONPATH", str(folder / "bin" / "python"))
+    options = ("--quiet", "--no-deps", "--no-index")
+    subprocess.run([*python, "-m", "pip", "install", *options, wheel], check=True)
+    find = [*python, "-c", "import service; print(service.__file__)"]
+    found = subprocess.run(find, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    packages = Path(found).parents[1]
+    assert packages.is_relative_to(folder)
+    # Dependencies come from this environment; links of editable installs are not followed there.
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
+    serve = [*python[:2], str(folder / "bin" / "lacuna"), "serve"]
+    with serving(serve, tmp_path) as address:
+        answer = post(f"{address}/predict", {"text": "I would like a cup of "})
+    assert answer["results"][0]["candidates"]
