@@ -17,6 +17,12 @@ from research.toy_corpus import write_corpus
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CHINESE = (ROOT / "README.zh.md").read_text(encoding="utf-8")
+# Commands and answers, code, targets of links, paths and numbers: the same in any language.
+FACT = re.compile(
+    r"^```(?:sh|json)\n.*?^```$|(?<!`)`[^`]+`(?!`)|(?<=\]\()[^)]+|[\w.-]*/[\w./-]*|\d+(?:[.,]\d+)*",
+    re.ASCII | re.DOTALL | re.MULTILINE,
+)
 ADDRESS = "localhost:8000"
 VENV = ".venv/bin/"
 
@@ -65,6 +71,17 @@ def test_commands_answer_without_a_server(line: str) -> None:
     assert '"candidates":[{' in json.dumps(json.loads(answer.stdout), separators=(",", ":"))
 
 
+def test_the_chinese_readme_has_the_same_facts() -> None:
+    """Each section has the same commands, answers, code, links, paths and numbers in Chinese."""
+    sections, chinese = (text.split("\n## ") for text in (README, CHINESE))
+    assert "README.zh.md" in sections[0].splitlines()[2]
+    assert "README.md" in chinese[0].splitlines()[2]
+    assert [facts(each) for each in chinese] == [facts(each) for each in sections]
+    cells, chinese_cells = (re.findall(r"\| (\**[\d.]+)", text) for text in (README, CHINESE))
+    assert len(cells) > 30
+    assert chinese_cells == cells
+
+
 def test_the_quickstart_runs_the_commands_of_the_readme() -> None:
     """Every command under "Train your own" is one that `make newcomer` runs."""
     section = README.partition("## Train your own")[2].partition("\n## ")[0]
@@ -85,6 +102,12 @@ def test_the_bundled_checkpoint_learns_a_text(tmp_path: Path) -> None:
     assert "| Chinese | bits per character |" in answer.stdout
     adapted = load_checkpoint(tmp_path / "runs" / "mine" / "checkpoint")
     assert adapted.version.endswith("-adapted")
+
+
+def facts(section: str) -> list[str]:
+    """Return what a section must have in any language, sorted: the order of words differs."""
+    found = [" ".join(each.split()) for each in FACT.findall(section)]
+    return sorted(each for each in found if not each.startswith("README"))
 
 
 def approximately(value: Any) -> Any:
