@@ -95,7 +95,7 @@ def problem_response(problem: Problem, request_id: str, path: str = "") -> Respo
     if path.startswith("/v1/"):
         error = openai_error(problem)
         status = 400 if status == 422 else status  # which OpenAI's clients expect
-    elif path.startswith("/hf/"):
+    elif path.startswith(("/hf/", "/models/")):
         error = problem.detail
     document = ProblemDocument(
         title=TITLES[status],

@@ -1,4 +1,4 @@
-"""Hugging Face's fill-mask task: ``/hf/fill-mask``."""
+"""Hugging Face's fill-mask task: ``/hf/fill-mask``, or ``/models/`` and any name."""
 
 from typing import Any
 
@@ -87,6 +87,7 @@ filling = APIRouter(
 )
 
 
+@filling.post("/models/{name:path}", include_in_schema=False)
 @filling.post("/hf/fill-mask", operation_id="fillMask")
 async def fill_mask(body: FillMaskRequest, request: Request) -> FillMaskAnswer:
     """Fill masks, as Hugging Face's task of this name."""

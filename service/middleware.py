@@ -79,6 +79,7 @@ class RequestContext:
         """Make the context of a new request; `of` finds it again."""
         path, headers = scope["path"], dict(scope["headers"])
         route = f"{MODELS}{{id}}" if path.startswith(MODELS) else path
+        route = "/hf/fill-mask" if path.startswith("/models/") else route
         request_id = headers.get(b"x-request-id", b"")
         known = _REQUEST_ID.fullmatch(request_id)
         trace = _TRACEPARENT.fullmatch(headers.get(b"traceparent", b"").strip())

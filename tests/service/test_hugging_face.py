@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.service.client import post
+from tests.service.client import post, synchronous
 
 PATH = "/hf/fill-mask"
 
@@ -18,6 +18,19 @@ def test_masks_are_nested_as_they_were_sent() -> None:
     assert [mask[0]["sequence"] for mask in several] == ["a word0 __", "a __ word0"]
     texts = post(PATH, {"inputs": ["a ____", "a __ __"], "parameters": None}).json()
     assert texts == [post(PATH, {"inputs": text}).json() for text in ("a ____", "a __ __")]
+
+
+def test_any_model_may_be_named() -> None:
+    """`/models/` and a name, also with a slash, answers, fails and is counted as the task does."""
+    with synchronous() as request:
+        for text in ("a ____", "none"):
+            named, plain = (
+                request("POST", path, json={"inputs": text}, headers={"X-Request-Id": "one"})
+                for path in ("/models/google-bert/bert-base-chinese", PATH)
+            )
+            assert (named.status_code, named.json()) == (plain.status_code, plain.json())
+        counted = request("GET", "/metrics").text
+    assert 'lacuna_requests_total{route="/hf/fill-mask",status="200"} 2.0' in counted
 
 
 @pytest.mark.parametrize(
