@@ -76,7 +76,8 @@ def test_the_chinese_readme_has_the_same_facts() -> None:
     sections, chinese = (text.split("\n## ") for text in (README, CHINESE))
     assert "README.zh.md" in sections[0].splitlines()[2]
     assert "README.md" in chinese[0].splitlines()[2]
-    assert [facts(each) for each in chinese] == [facts(each) for each in sections]
+    for section, translated in zip(sections, chinese, strict=True):
+        assert facts(translated) == facts(section)
     cells, chinese_cells = (re.findall(r"\| (\**[\d.]+)", text) for text in (README, CHINESE))
     assert len(cells) > 30
     assert chinese_cells == cells
