@@ -3,17 +3,18 @@ PYTHON ?= python3
 PIP_ARGS ?=
 BENCH_ARGS ?=
 BIN := .venv/bin
+NATIVE := build_backend.py $(wildcard model/native/*.cpp)
 LOCK := uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 -c constraints.txt
-.PHONY: setup serve training test test-all lint check newcomer bench drills attack constraints lock sbom clients clean
+.PHONY: setup serve training test test-all lint check newcomer bench drills attack constraints lock sbom clients native-check clean
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-.venv/.serve: pyproject.toml constraints.txt | .venv/bin/python
+.venv/.serve: pyproject.toml constraints.txt $(NATIVE) | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e .
 	touch $@
 
-.venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
+.venv/.dev: pyproject.toml constraints.txt $(NATIVE) | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[train,dev]'
 	touch .venv/.serve $@
 
@@ -25,7 +26,7 @@ serve: setup
 # For `lacuna train`: torch, without the tools of developers.
 training: .venv/.train
 
-.venv/.train: pyproject.toml constraints.txt | .venv/bin/python
+.venv/.train: pyproject.toml constraints.txt $(NATIVE) | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[train,documents]'
 	touch .venv/.serve $@
 
@@ -36,8 +37,14 @@ test: .venv/.dev
 	wait $$second; second=$$?; cat .venv/second.log; exit $$((first | second))
 
 # The slow tests as well: research and benchmarks.
-test-all: .venv/.dev
+test-all: native-check
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+# The tests of the native library under AddressSanitizer and UndefinedBehaviorSanitizer (needs g++).
+native-check: .venv/.dev
+	CXX="g++ -g -fsanitize=address,undefined -fno-sanitize-recover=all" $(BIN)/python build_backend.py model/native/liblacuna.so
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest tests/model/test_counts.py; \
+		status=$$?; $(BIN)/python build_backend.py model/native/liblacuna.so; exit $$status
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
@@ -82,6 +89,7 @@ constraints: .venv/.dev
 lock: .venv/.dev
 	$(BIN)/$(LOCK) pyproject.toml -o deploy/requirements.lock
 	$(BIN)/$(LOCK) --extra train pyproject.toml -o deploy/requirements-training.lock
+	echo 'setuptools ziglang' | tr ' ' '\n' | $(BIN)/$(LOCK) - -o deploy/requirements-build.lock
 
 # A bill of materials of the service image. The tool runs in an environment of its own, which uv keeps in its cache.
 sbom: .venv/.dev

@@ -20,12 +20,11 @@ The probability of a token w after a context h, with h' for h without its first 
 and p(w | h') if nothing is known to follow h. So each row sums to 1 whatever the codes.
 """
 
+import ctypes
 import mmap
 import os
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -33,21 +32,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config import CountsConfig
+from model.config import EVIDENCE, CountsConfig
 from model.errors import CheckpointError
 from model.listed_files import open_listed
-from model.runtime import Float32Array, Int64Array
+from model.native import library as native
+from model.native.library import address
+from model.runtime import Float32Array, Float64Array, Int32Array, Int64Array
 from model.tokenizer import FIRST_BYTE
 
 # Description and content of each file by name
 CountsFiles = tuple[CountsConfig, dict[str, bytes]]
 BUILD_AGAIN = "build it again with `python -m training ngram`"
 _SHARES = np.exp2(np.arange(256) / -10).astype(np.float32)
-_BACKOFFS: list[float] = (1 / (1 + np.exp((127.5 - np.arange(256)) / 14))).tolist()
-_EDGES = (0.1, 0.2, 0.4, 0.6, 0.8)  # of the classes of backoff weights
-_MANY = 256  # followers of a context whose total is kept
-_MAX_CONTEXTS, _RECENT = 4096, 32  # that are remembered, and with what they give
-_BLOCK = 512  # bits of the bitmap that share a count of contexts before them
+_BACKOFFS = 1 / (1 + np.exp((127.5 - np.arange(256)) / 14))
+# As in native/counts.cpp: bits of the bitmap that share a count of contexts, slots for sums.
+_BLOCK, _TOTALS = 512, 1024
+BYTE, INT, FLOAT, DOUBLE = "|u1", "<i4", "<f4", "<f8"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +59,7 @@ class Level:
     shares: Float32Array  # (n,) probability that the shorter contexts do not give; above 0
 
 
-# The known contexts at the end of a text, longest first: tokens, number and range of followers
-Known = list[tuple[int, tuple[int, int, int]]]
-# What a context gives: followers (n,), codes of their shares (n,), shares by code (256,)
-Given = tuple[NDArray[np.uint16], NDArray[np.uint8], Float32Array]
-
-
-class _Contexts:
+class _Order:
     """The contexts of one order k, and the (k + 1)-grams that begin with them."""
 
     def __init__(
@@ -77,78 +71,47 @@ class _Contexts:
         tokens: NDArray[np.uint16],
         shares: NDArray[np.uint8],
     ) -> None:
-        self.tokens, self._shares = tokens, shares
-        # Items of a memoryview are plain integers and cost a third of numpy's.
-        self._flags, self._first, self._backoffs = flags.data, first.data, backoffs.data
-        self._token_ids = tokens.data
+        self._flags, self._pages, self._first, self._tokens = flags, pages, first, tokens
         bits = np.unpackbits(flags)
         counts = np.add.reduceat(bits, np.arange(0, len(bits), _BLOCK), dtype=np.uint32)
-        self._before = (np.cumsum(counts, dtype=np.uint32) - counts).data
+        before = np.cumsum(counts, dtype=np.uint32) - counts
         self._contexts = int(counts.sum())
-        self._totals: dict[int, float] = {}  # of contexts with many followers
-        self._pages: list[int] = pages.tolist()  # much faster to bisect than an array
-
-    def find(self, rank: int) -> tuple[int, int, int] | None:
-        """Return the number of a context and the range of its followers; None if it has none."""
-        byte = rank >> 3
-        if not self._flags[byte] >> (rank & 7) & 1:
-            return None
-        block, place = divmod(rank, _BLOCK)
-        bits = int.from_bytes(self._flags[block * (_BLOCK // 8) : byte + 1], "little")
-        number = self._before[block] + (bits & ((1 << place) - 1)).bit_count()
-        begin = self._first_rank(number)
-        end = self._first_rank(number + 1) if number + 1 < self._contexts else len(self.tokens)
-        return number, begin, end
-
-    def _first_rank(self, number: int) -> int:
-        return bisect_right(self._pages, number) - 1 << 8 | self._first[number]
-
-    def follow(self, begin: int, end: int, token: int) -> int | None:
-        """Return the rank of the follower that ends in a token, or None."""
-        place = bisect_left(self._token_ids, token, begin, end)
-        return place if place < end and self._token_ids[place] == token else None
-
-    def share(self, found: tuple[int, int, int], token: int) -> tuple[float, float]:
-        """Return what a context of weight 1 gives to one token, and its backoff weight."""
-        number, begin, end = found
-        backoff, rank = _BACKOFFS[self._backoffs[number]], self.follow(begin, end, token)
-        if rank is None:
-            return 0.0, backoff
-        total = self._totals.get(number)
-        if total is None:
-            total = float(_SHARES.take(self._shares[begin:end]).sum())
-        return (1 - backoff) * float(_SHARES[self._shares[rank]]) / total, backoff
-
-    def weigh(self, number: int, begin: int, end: int, weight: float) -> tuple[Given, float]:
-        """Return what a context of this *weight* gives its followers, and its backoff weight."""
-        backoff, codes = _BACKOFFS[self._backoffs[number]], self._shares[begin:end]
-        total = self._totals.get(number)
-        if total is None:
-            total = float(_SHARES.take(codes).sum())
-            if len(codes) >= _MANY:
-                self._totals[number] = total
-        shares = _SHARES * np.float32(weight * (1 - backoff) / total)
-        return (self.tokens[begin:end], codes, shares), backoff
+        totals = np.zeros(_TOTALS, dtype=np.uint64)
+        self.native = native.Order(
+            address(flags, BYTE),
+            address(before, "<u4"),
+            address(pages, "<u4"),
+            *(address(first, BYTE), address(backoffs, BYTE)),
+            address(tokens, "<u2"),
+            address(shares, BYTE),
+            address(totals, "<u8"),
+            len(pages),
+            self._contexts,
+            len(tokens),
+        )
+        self._kept_alive = before, totals, backoffs, shares
 
     def check(self, ngrams: int, vocabulary_size: int) -> None:
         """Check the arrays against n, the number of k-grams; see :meth:`Counts.check`."""
-        bits = np.unpackbits(np.asarray(self._flags), count=ngrams, bitorder="little")
+        bits = np.unpackbits(self._flags, count=ngrams, bitorder="little")
         count = int(bits.sum())
         if not count == self._contexts == len(self._first):
             raise ValueError("bits of contexts are of another number")
-        sizes: Int64Array = np.diff(np.array([*self._pages, count]))  # contexts by page
+        sizes: Int64Array = np.diff(
+            np.append(self._pages.astype(np.int64), count)
+        )  # contexts by page
         if (sizes < 0).any() or sizes.sum() != count:
             raise ValueError("numbers of contexts are not in order")
-        first = np.repeat(np.arange(len(sizes)) << 8, sizes) | np.asarray(self._first)
-        if (np.diff(first, append=len(self.tokens)) < 1).any() or first[:1].any():
+        first = np.repeat(np.arange(len(sizes)) << 8, sizes) | self._first
+        if (np.diff(first, append=len(self._tokens)) < 1).any() or first[:1].any():
             raise ValueError("first followers are not in order")
-        if bool(count) != bool(len(self.tokens)):
+        if bool(count) != bool(len(self._tokens)):
             raise ValueError("contexts have no followers")
-        starts = np.zeros(len(self.tokens), dtype=np.bool_)
+        starts = np.zeros(len(self._tokens), dtype=np.bool_)
         starts[first] = True
-        if not (starts[1:] | (self.tokens[1:] > self.tokens[:-1])).all():
+        if not (starts[1:] | (self._tokens[1:] > self._tokens[:-1])).all():
             raise ValueError("tokens are not in order")
-        if count and not FIRST_BYTE <= self.tokens.min() <= self.tokens.max() < vocabulary_size:
+        if count and not FIRST_BYTE <= self._tokens.min() <= self._tokens.max() < vocabulary_size:
             raise ValueError("a token is not in the vocabulary")
 
 
@@ -166,60 +129,71 @@ class Counts:
             list(_split(buffer, _parts(config, k))) for k, buffer in enumerate(buffers, start=1)
         ]
         self._unigram: Float32Array = files[0][0]
-        self._recent = lru_cache(_RECENT)(self._find)
-        # The next context begins with most of this one.
-        self._context = lru_cache(_MAX_CONTEXTS)(self._find_context)
         self._orders = [
-            _Contexts(low[6], low[1], low[4], low[5], high[2], high[3])
+            _Order(low[6], low[1], low[4], low[5], high[2], high[3])
             for low, high in pairwise(files)
         ]
+        self._library = native.load()
+        self._native_orders = (native.Order * len(self._orders))(
+            *(each.native for each in self._orders)
+        )
+        self._native = native.Counts(
+            ctypes.addressof(self._native_orders),
+            *(address(self._unigram, FLOAT), address(_SHARES, FLOAT), address(_BACKOFFS, DOUBLE)),
+            len(self._orders),
+            self.vocabulary_size,
+        )
+        self._address = ctypes.addressof(self._native)
 
-    def distribution(self, context: Sequence[int]) -> tuple[Float32Array, int]:
-        """Return P(next token | last tokens of *context*), (V,) float32, and its evidence.
+    def mix(self, rows: Float32Array, contexts: Int32Array, weights: Float64Array) -> None:
+        """Replace each of *rows* (N, V) by (1 - w) row + w P(next token | context), in place.
 
-        The row sums to 1. The evidence is 0 if no token is known to follow; else
-        1 + 6 (tokens of the longest context that some follow - 1) + class of its backoff weight,
-        0 for one below 0.1 to 5 for one of at least 0.8.
+        *contexts* (N, C) are its last tokens, *weights* (N, EVIDENCE) the w by evidence: 0 if no
+        token is known to follow; else 1 + 6 (tokens of the longest context that some follow - 1) +
+        class of its backoff weight, 0 for one below 0.1 to 5 for one of at least 0.8. Arrays are
+        contiguous.
+
+        Raises:
+            ValueError: an array has another shape or type, or is not contiguous.
         """
-        weight, evidence, given = self._recent(tuple(context))
-        row = self._unigram * np.float32(weight)
-        for tokens, codes, shares in given:
-            # Several times faster than row[tokens] += shares
-            np.add.at(row, tokens, shares.take(codes))
-        return row, evidence
+        count = len(contexts)
+        if rows.shape != (count, self.vocabulary_size) or weights.shape != (count, EVIDENCE):
+            raise ValueError("rows, contexts and weights are of different shapes")
+        self._library.lacuna_counts_mix(
+            self._address,
+            len(rows),
+            address(rows, FLOAT),
+            address(contexts, INT),
+            contexts.shape[1],
+            address(weights, DOUBLE),
+        )
 
-    def probs(self, context: Sequence[int], tokens: Int64Array) -> tuple[Float32Array, int]:
-        """Return :meth:`distribution` at these tokens (N,), bit for bit, without the others."""
-        weight, evidence, given = self._recent(tuple(context))
-        found = self._unigram[tokens] * np.float32(weight)
-        for followers, codes, shares in given:
-            ids = followers.data
-            for n, token in enumerate(tokens.tolist()):
-                place = bisect_left(ids, token)
-                if place < len(ids) and ids[place] == token:
-                    found[n] += shares[codes[place]]
+    def probs(self, context: Sequence[int], tokens: Sequence[int]) -> tuple[Float32Array, int]:
+        """Return P(token | last tokens of *context*), (N,) float32, and the evidence of it.
+
+        They are bit for bit those of a row of :meth:`mix`.
+        """
+        left, ids = _int32(context), _int32(tokens)
+        found = np.empty(len(ids), dtype=np.float32)
+        evidence: int = self._library.lacuna_counts_probs(
+            self._address,
+            *(address(left, INT), len(left)),
+            *(len(ids), address(ids, INT), address(found, FLOAT)),
+        )
         return found, evidence
 
-    def after(self, known: Known, token: int) -> Known:
-        """Return the contexts that are known after a token, which follows those of *known*."""
-        after = []
-        for order, found in known:
-            if order < len(self._orders):
-                rank = self._orders[order - 1].follow(*found[1:], token)
-                if rank is not None and (longer := self._orders[order].find(rank)):
-                    after.append((order + 1, longer))
-        if shortest := self._context((token,)):
-            after.append((1, shortest))
-        return after
-
-    def prob(self, known: Known, token: int) -> float:
-        """Return :meth:`distribution` at one token, but for rounding; the fastest for one."""
-        prob, weight = 0.0, 1.0
-        for order, found in known:
-            share, backoff = self._orders[order - 1].share(found, token)
-            prob += weight * share
-            weight *= backoff
-        return prob + weight * float(self._unigram[token])
+    def log_probs_of_next(
+        self, context: Sequence[int], tokens: Sequence[int], following: Sequence[int]
+    ) -> Float64Array:
+        """Return log P(*following* | context, token) for each of *tokens*, (N,)."""
+        left, ids, after = _int32(context), _int32(tokens), _int32(following)
+        found = np.empty(len(ids))
+        self._library.lacuna_counts_log_probs_of_next(
+            self._address,
+            *(address(left, INT), len(left), len(ids), address(ids, INT)),
+            *(len(after), address(after, INT), address(found, DOUBLE)),
+        )
+        return found
 
     def check(self) -> None:
         """Check all arrays: every rank that they name exists, every row is a distribution.
@@ -235,33 +209,6 @@ class Counts:
             raise ValueError("a unigram's probability is 0, or a control token has one")
         for contexts, ngrams in zip(self._orders, self.ngrams, strict=False):
             contexts.check(ngrams, self.vocabulary_size)
-
-    def _find(self, context: Sequence[int]) -> tuple[float, int, list[Given]]:
-        """Return the weight of unigrams, the evidence, and what each known context gives.
-
-        A long context may be known though a shorter one was pruned.
-        """
-        weight, evidence, given = 1.0, 0, []
-        tokens = tuple(map(int, context[max(0, len(context) - self.order + 1) :]))
-        for start in range(len(tokens)):
-            contexts = self._orders[len(tokens) - start - 1]
-            if (found := self._context(tokens[start:])) is None:
-                continue
-            own, backoff = contexts.weigh(*found, weight)
-            evidence = evidence or 6 * (len(tokens) - start) - 5 + bisect_right(_EDGES, backoff)
-            weight *= backoff
-            given.append(own)
-        return weight, evidence, given
-
-    def _find_context(self, tokens: tuple[int, ...]) -> tuple[int, int, int] | None:
-        """Return the number of a context and the range of its followers; None if it has none."""
-        order = len(tokens)
-        if order == 1:
-            return self._orders[0].find(tokens[0])
-        if (shorter := self._context(tokens[:-1])) is None:
-            return None
-        rank = self._orders[order - 2].follow(*shorter[1:], tokens[-1])
-        return None if rank is None else self._orders[order - 1].find(rank)
 
 
 def file_names(config: CountsConfig) -> list[str]:
@@ -326,6 +273,10 @@ def counts_files(
     )
     contents = (b"".join(map(bytes, part)) for part in parts)
     return config, dict(zip(file_names(config), contents, strict=True))
+
+
+def _int32(tokens: Sequence[int]) -> Int32Array:
+    return np.array(tokens, dtype=np.int32)
 
 
 def _codes(values: NDArray[Any]) -> NDArray[np.uint8]:

@@ -15,20 +15,18 @@ Tokens are float32 (exact below 2**24), oldest first; 0 = none yet.
 """
 
 from collections.abc import Sequence
-from functools import reduce
-from itertools import pairwise
-from math import log
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from model.config import CountsWeights, Tower, WindowSizes
-from model.counts import Counts, Known
+from model.counts import Counts
 from model.runtime import (
     Float32Array,
+    Float64Array,
     Head,
+    Int32Array,
     Int64Array,
     Runtime,
     append_tokens,
@@ -58,11 +56,11 @@ class Mixture:
     ) -> None:
         self.layers = len(counts)
         self.vocabulary_size = tokenizer.size
-        self._layers: list[tuple[Counts, list[tuple[float, ...]]]] = []
+        self._layers: list[tuple[Counts, Float64Array]] = []  # weights by language and evidence
         for each, own in zip(counts, weights, strict=False):
-            shares = [own[language] for language in LANGUAGES]
-            mean = tuple(map(fmean, zip(*shares, strict=True)))
-            self._layers.append((each, [*shares, mean]))
+            by_language = np.array([own[language] for language in LANGUAGES])
+            mean = by_language.mean(axis=0, keepdims=True)
+            self._layers.append((each, np.concatenate([by_language, mean])))
         self._languages = [_language(surface) for surface in tokenizer.surfaces]  # by token
 
     @classmethod
@@ -71,21 +69,18 @@ class Mixture:
         weights = checkpoint.calibration.counts_weights
         return cls(checkpoint.counts, weights, checkpoint.tokenizer)
 
-    def mix(self, probs: Float32Array | None, context: Sequence[int]) -> Float32Array:
-        """Mix *probs* (V,) after a context in place; return them, or those of counts alone."""
-        language = self._language_of(context)
+    def mix(self, rows: Float32Array | None, contexts: Int32Array) -> Float32Array:
+        """Mix rows (N, V) after contexts (N, C) in place; None, return those of counts alone."""
+        languages = [self._language_of(context) for context in contexts.tolist()]
         for counts, weights in self._layers:
-            row, evidence = counts.distribution(context)
-            if probs is None:
-                probs = row
-                continue
-            weight = weights[language][evidence]
-            probs *= 1 - weight
-            row *= weight
-            probs += row
-        if probs is None:
+            shares = weights[languages]
+            if rows is None:
+                rows = np.zeros((len(contexts), self.vocabulary_size), dtype=np.float32)
+                shares = np.ones_like(shares)
+            counts.mix(rows, contexts, shares)
+        if rows is None:
             raise ValueError("neither a network nor counts")
-        return probs
+        return rows
 
     def parts(
         self, context: Sequence[int], tokens: Sequence[int], has_network: bool
@@ -93,29 +88,20 @@ class Mixture:
         """Return what each counts give to the mixed probabilities of *tokens* after a context."""
         parts: list[list[float]] = []
         for counts, weights in self._layers:
-            probs, evidence = counts.probs(context, np.array(tokens))
-            weight = weights[self._language_of(context)][evidence] if has_network or parts else 1.0
+            probs, evidence = counts.probs(context, tokens)
+            language = self._language_of(context)
+            weight = float(weights[language, evidence]) if has_network or parts else 1.0
             parts = [[(1 - weight) * value for value in part] for part in parts]
             parts.append([weight * value for value in probs.tolist()])
         return parts
 
     def log_probs_of_next(
         self, context: Sequence[int], tokens: Sequence[int], following: Sequence[int]
-    ) -> list[float] | None:
-        """Return log P_counts(*following* | context, token) for each of *tokens*, or None."""
+    ) -> Float64Array | None:
+        """Return log P_counts(*following* | context, token) for each of *tokens*, (N,), or None."""
         if not self._layers:
             return None
-        counts, _ = self._layers[0]
-        none: Known = []
-        left, found = reduce(counts.after, context, none), []
-        for token in tokens:
-            known = counts.after(left, token)
-            prob = counts.prob(known, following[0])
-            for last, each in pairwise(following):
-                known = counts.after(known, last)
-                prob *= counts.prob(known, each)
-            found.append(log(prob))
-        return found
+        return self._layers[0][0].log_probs_of_next(context, tokens, following)
 
     def _language_of(self, context: Sequence[int]) -> int:
         codes = [code for token in context if (code := self._languages[token]) is not None]
@@ -154,13 +140,8 @@ class MixtureRuntime:
         contexts, outputs = inputs[0][:, :WINDOW], np.ascontiguousarray(inputs[0][:, WINDOW:])
         if self.network and head == "gap":
             return self.network.score(head, outputs, *inputs[1:])
-        contexts = contexts.astype(np.int64).tolist()
-        if not self.network:
-            return np.stack([self._mixture.mix(None, each) for each in contexts])
-        rows = self.network.score("next", outputs)
-        for row, context in zip(rows, contexts, strict=True):
-            self._mixture.mix(row, context)
-        return rows
+        rows = self.network.score("next", outputs) if self.network else None
+        return self._mixture.mix(rows, contexts.astype(np.int32))
 
 
 def _language(surface: str) -> int | None:

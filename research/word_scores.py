@@ -94,7 +94,7 @@ def score_ngram(corpus: WordCorpus, order: int) -> dict[str, Any]:
     for name, ids in (("valid", corpus.valid + first), ("test", corpus.test + first)):
         nats, context = np.empty(len(ids)), [START]
         for place, word in enumerate(tqdm(ids, desc=name, disable=None)):
-            nats[place] = -math.log(ngram.probs(context, ids[place : place + 1])[0][0])
+            nats[place] = -math.log(ngram.probs(context, [ids[place]])[0][0])
             context = [START] if word == first else [*context, int(word)][-order:]
         scores[name] = perplexity(torch.from_numpy(nats))
     return scores

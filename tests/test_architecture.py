@@ -159,6 +159,13 @@ def test_each_lock_has_the_packages_of_its_image_at_their_pins(
     assert kept == expected, "run `make lock`"
 
 
+def test_the_lock_of_the_build_has_its_compiler_with_hashes() -> None:
+    """The images compile the native library with zig, a wheel, and setuptools."""
+    text = (ROOT / "deploy/requirements-build.lock").read_text(encoding="utf-8")
+    assert re.sub(ENTRY, "", text, flags=re.MULTILINE) == ""
+    assert set(locked(text)) == {"setuptools", "ziglang"}
+
+
 def test_the_bill_of_materials_lists_the_lock() -> None:
     """The SBOM has no time or serial number, and the packages, versions and hashes of the lock."""
     bill = json.loads((ROOT / "deploy" / "sbom.cdx.json").read_text(encoding="utf-8"))

@@ -152,8 +152,8 @@ class SpanHead:
             tokens = tokens[~tokenizer.ends_letter[tokens]]
         mixture = self._context.mixture
         found = mixture.log_probs_of_next(self._before, tokens.tolist(), following)
-        if found:
-            raises = RIGHT_WEIGHT * np.array(found)
+        if found is not None:
+            raises = RIGHT_WEIGHT * found
             log_probs[tokens] += (raises - raises.mean()).astype(np.float32)
 
 

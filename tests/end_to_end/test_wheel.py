@@ -1,5 +1,7 @@
 """The wheel: its files, its size, and the service that it installs."""
 
+import ctypes
+import os
 import shutil
 import subprocess
 import sys
@@ -22,14 +24,24 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy: an older build next to the sources would leak into it."""
-    copy, folder = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("wheel")
-    for name in (*SOURCES, "pyproject.toml", "README.md", "LICENSE"):
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the sources: an older build next to them would leak into a wheel."""
+    copy, ignored = (
+        tmp_path_factory.mktemp("sources"),
+        shutil.ignore_patterns("__pycache__", "*.so"),
+    )
+    for name in (*SOURCES, "build_backend.py", "pyproject.toml", "README.md", "LICENSE"):
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(ROOT / name, copy / name, ignore=ignored)
         else:
             shutil.copy(ROOT / name, copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built by the system's compiler."""
+    folder = tmp_path_factory.mktemp("wheel")
     options = ("--quiet", "--no-deps", "--no-index", "--no-build-isolation")
     command = [sys.executable, "-m", "pip", "wheel", *options, "--wheel-dir", folder, copy]
     subprocess.run(command, check=True)
@@ -53,6 +65,24 @@ def test_it_holds_the_packages_and_nothing_else(wheel: Path) -> None:
         "METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt",
     }  # fmt: skip
     assert wheel.stat().st_size < MAX_BYTES
+
+
+def test_it_is_built_without_a_compiler(copy: Path, tmp_path: Path) -> None:
+    """The build asks the package index for zig, and the library that it compiles can be loaded."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    shutil.rmtree(copy / "model/pretrained")  # large
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", tmp_path, copy]
+    environment = {key: value for key, value in os.environ.items() if key != "CXX"}
+    environment["PATH"] = str(tools)
+    built = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if "No matching distribution found for" in built.stderr:
+        pytest.skip("no package index has ziglang")
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("*-py3-none-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        library = archive.extract("model/native/liblacuna.so", tmp_path)
+    assert ctypes.PyDLL(library).lacuna_counts_mix
 
 
 def test_it_requires_no_torch(wheel: Path) -> None:

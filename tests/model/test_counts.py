@@ -1,15 +1,14 @@
 """Quantised counts, checked against dictionaries and damaged on purpose."""
 
 import random
-from collections.abc import Callable, Iterator
-from functools import reduce
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from model.config import CountsConfig
+from model.config import EVIDENCE, CountsConfig
 from model.counts import Counts, Level, counts_files, open_counts
 from model.errors import CheckpointError
 from model.tokenizer import START
@@ -65,13 +64,21 @@ class RandomCounts:
         counts.check()
         return counts
 
+    def backoff(self, context: Gram) -> float:
+        """The backoff weight of a known context, to its code."""
+        given = sum(self.shares[context].values())
+        return float(1 / (1 + np.exp((127.5 - round(127.5 + 14 * np.log(1 / given - 1))) / 14)))
+
     def probability(self, context: Gram) -> np.ndarray[Any, Any]:
-        """P(next token | context) of the dictionary, which is not quantised."""
+        """P(next token | context) by the formula, from the dictionary, to the codes."""
         shorter = self.probability(context[1:]) if context else self.unigram.astype(float)
-        known = self.shares.get(context, {})
-        row = shorter * (1 - sum(known.values()))
-        for token, share in known.items():
-            row[token] += share
+        known = self.shares.get(context)
+        if not known:
+            return shorter
+        backoff, given = self.backoff(context), sum(known.values())
+        shares = [2 ** (-round(-10 * np.log2(share / given)) / 10) for share in known.values()]
+        row = shorter * backoff
+        row[list(known)] += (1 - backoff) * np.array(shares) / sum(shares)
         return row
 
     def contexts(self) -> Iterator[Gram]:
@@ -82,23 +89,72 @@ class RandomCounts:
             yield tuple(self.generator.choices(range(SIZE), k=self.generator.randint(1, 7)))
 
 
+def row_of(counts: Counts, context: Sequence[int]) -> tuple[np.ndarray[Any, Any], int]:
+    """P(next token | context), (V,), and its evidence."""
+    row = np.full((1, counts.vocabulary_size), 0.5, dtype=np.float32)
+    counts.mix(row, np.array([context], dtype=np.int32), np.ones((1, EVIDENCE)))
+    return row[0], counts.probs(context, [])[1]
+
+
 @pytest.mark.parametrize("order", [2, 3, 5])
-def test_rows_equal_the_dictionary_and_sum_to_one(order: int) -> None:
-    """Each row differs from the dictionary by its 8-bit codes only; evidence is the longest's."""
+def test_rows_equal_the_formula_and_sum_to_one(order: int) -> None:
+    """Rows are those of a dictionary, and evidence is that of the longest known context."""
     made = RandomCounts(order, seed=order)
     counts = made.opened()
     for context in made.contexts():
-        row, evidence = counts.distribution(context)
+        row, evidence = row_of(counts, context)
         kept = context[max(0, len(context) - order + 1) :]
-        np.testing.assert_allclose(row, made.probability(kept), rtol=0.2, atol=1e-7)
+        np.testing.assert_allclose(row, made.probability(kept), rtol=1e-5, atol=1e-9)
         assert abs(float(row.sum(dtype=float)) - 1) < 1e-6
-        lengths = [n for n in range(len(kept) + 1) if n and made.shares.get(kept[-n:])]
-        assert (evidence + 5) // 6 == max(lengths, default=0)
-        if lengths:
-            backoff = 1 - sum(made.shares[kept[-lengths[-1] :]].values())
-            near = [sum(backoff * off >= edge for edge in (0.1, 0.2, 0.4, 0.6, 0.8))
-                    for off in (0.96, 1.04)]  # fmt: skip
-            assert near[0] <= (evidence - 1) % 6 <= near[1]
+        known = [n for n in range(1, len(kept) + 1) if made.shares.get(kept[-n:])]
+        wanted = 0
+        if known:
+            backoff = made.backoff(kept[-known[-1] :])
+            edges = sum(backoff >= edge for edge in (0.1, 0.2, 0.4, 0.6, 0.8))
+            wanted = 6 * known[-1] - 5 + edges
+        assert evidence == wanted
+
+
+def test_rows_are_mixed_by_the_weight_of_their_evidence() -> None:
+    """A row of a batch is bit for bit the row alone; w = 0 keeps it."""
+    made = RandomCounts(4, seed=3)
+    counts, generator = made.opened(), np.random.default_rng(3)
+    contexts = generator.integers(0, SIZE, (30, 4)).astype(np.int32)
+    rows = generator.random((30, SIZE), dtype=np.float32)
+    weights = generator.random((30, EVIDENCE))
+    weights[:, 0] = 0
+    mixed = rows.copy()
+    counts.mix(mixed, contexts, weights)
+    seen = set()
+    for n, context in enumerate(contexts.tolist()):
+        own, evidence = row_of(counts, context)
+        seen.add(evidence)
+        weight = weights[n, evidence]
+        np.testing.assert_allclose(mixed[n], (1 - weight) * rows[n] + weight * own, rtol=1e-5)
+        alone = rows[[n]]
+        counts.mix(alone, contexts[[n]], weights[[n]])
+        assert np.array_equal(alone[0], mixed[n])
+    assert len(seen) > 5
+
+
+def test_arrays_of_another_kind_are_refused() -> None:
+    """The library would read them as what they are not."""
+    counts = RandomCounts(3).opened()
+    context, weights = np.zeros((1, 4), dtype=np.int32), np.ones((1, EVIDENCE))
+    for row in (np.zeros((1, SIZE)), np.zeros((SIZE, 1), dtype=np.float32).repeat(2, 1)[:, ::2].T):
+        with pytest.raises(ValueError, match="contiguous array of <f4"):
+            counts.mix(row, context, weights)
+    for row in (np.zeros((1, SIZE + 1)), np.zeros((2, SIZE))):
+        with pytest.raises(ValueError, match="different shapes"):
+            counts.mix(row.astype(np.float32), context, weights)
+
+
+def test_tokens_beyond_the_vocabulary_have_no_probability() -> None:
+    """Nothing is read beyond an array, whatever the tokens are."""
+    counts = RandomCounts(3).opened()
+    odd = [SIZE, 1 << 30, -1]
+    assert counts.probs(odd, odd)[0].tolist() == [0, 0, 0]
+    assert counts.log_probs_of_next(odd, odd, []).tolist() == [0, 0, 0]
 
 
 def test_a_row_of_one_context_is_exact_to_its_codes() -> None:
@@ -110,7 +166,7 @@ def test_a_row_of_one_context_is_exact_to_its_codes() -> None:
     level = Level(followers, np.array([5, 6, 39], dtype=np.uint16), shares)
     config, files = counts_files(unigram, [level], {"text": "none"})
     assert config == CountsConfig(ngrams=(SIZE, 3), contexts=(1,), training={"text": "none"})
-    row, _ = Counts(config, list(files.values())).distribution([9])
+    row, _ = row_of(Counts(config, list(files.values())), [9])
     codes = np.round(-10 * np.log2(shares / 0.6))
     backoff = 1 / (1 + np.exp(-(round(127.5 + 14 * np.log(0.4 / 0.6)) - 127.5) / 14))
     wanted = backoff * unigram.astype(float)
@@ -122,15 +178,22 @@ def test_probabilities_at_some_tokens_are_those_of_the_row() -> None:
     """They are bit for bit the same, repeated tokens and control tokens included."""
     made = RandomCounts(4, seed=1)
     counts = made.opened()
-    tokens = np.array([39, 5, 0, 17, 17, 8, START], dtype=np.int64)
+    tokens = [39, 5, 0, 17, 17, 8, START]
     for context in made.contexts():
-        row, evidence = counts.distribution(context)
-        found, same = counts.probs(context, tokens)
-        assert np.array_equal(found, row[tokens])
-        assert same == evidence
-        known = reduce(counts.after, context, [])
-        one_by_one = [counts.prob(known, token) for token in tokens.tolist()]
-        assert one_by_one == pytest.approx(row[tokens].tolist(), rel=1e-5)
+        row, _ = row_of(counts, context)
+        assert np.array_equal(counts.probs(context, tokens)[0], row[tokens])
+
+
+def test_probabilities_after_tokens_are_the_product_of_those_of_rows() -> None:
+    """They are log P(first | context, token) P(second | context, token, first)."""
+    made = RandomCounts(4, seed=1)
+    counts, tokens, following = made.opened(), [39, 5, 0, 17], [8, 12]
+    for context in made.contexts():
+        found = counts.log_probs_of_next(context, tokens, following)
+        for token, log_prob in zip(tokens, found.tolist(), strict=True):
+            left = [*context, token]
+            prob = row_of(counts, left)[0][8] * row_of(counts, [*left, 8])[0][12]
+            assert log_prob == pytest.approx(np.log(prob), abs=1e-5)
 
 
 def test_ranks_beyond_16_bits_are_found() -> None:
@@ -145,7 +208,7 @@ def test_ranks_beyond_16_bits_are_found() -> None:
     opened = Counts(config, list(files.values()))
     opened.check()
     for token in (0, 225, 226, 227, 299):
-        row, _ = opened.distribution([token])
+        row, _ = row_of(opened, [token])
         part = shares.reshape(size, 290)[token]
         wanted = counts.unigram * (1 - part.sum())
         wanted[5:295] += part
@@ -167,10 +230,10 @@ def test_mapped_counts_equal_those_in_memory(written: tuple[Path, CountsConfig])
     made = RandomCounts(4)
     mapped = open_counts(written[0], "counts", written[1])
     for context in made.contexts():
-        for row, wanted in zip(
-            mapped.distribution(context), made.opened().distribution(context), strict=True
-        ):
-            assert np.array_equal(row, wanted)
+        row, evidence = row_of(mapped, context)
+        wanted, same = row_of(made.opened(), context)
+        assert np.array_equal(row, wanted)
+        assert evidence == same
 
 
 def change(name: str, kind: str, place: int, value: float) -> Callable[[Path], None]:
@@ -239,7 +302,7 @@ def test_random_bytes_are_refused_or_give_distributions(
             refused += 1
         else:
             for context in made.contexts():
-                row, _ = counts.distribution(context)
+                row, _ = row_of(counts, context)
                 assert row.min() >= 0
                 assert abs(float(row.sum(dtype=float)) - 1) < 2e-3
         (directory / "counts" / name).write_bytes(made.files[name])

@@ -11,7 +11,15 @@ from model.config import EVIDENCE
 from model.mixture import WINDOW, Mixture, MixtureRuntime
 from model.onnx_runtime import OnnxRuntime
 from model.queries import ClozeQuery, PredictQuery, Query, ScoreQuery
-from model.runtime import Float32Array, Runtime, check_runtime, initial_states, output_slice
+from model.runtime import (
+    Float32Array,
+    Float64Array,
+    Int32Array,
+    Runtime,
+    check_runtime,
+    initial_states,
+    output_slice,
+)
 from model.tokenizer import FIRST_BYTE, START, Tokenizer
 from model.torch_runtime import open_torch_runtime
 from tests.fakes import TYPING, TableRuntime, answer, table_predictor
@@ -31,22 +39,27 @@ class RandomCounts:
         self.rows[:, :FIRST_BYTE] = 0
         self.rows /= self.rows.sum(axis=1, keepdims=True)
 
-    def distribution(self, context: Sequence[int]) -> tuple[Float32Array, int]:
-        """Look up the last token; count the tokens that are not 0."""
-        return self.rows[context[-1]].copy(), sum(token > 0 for token in context)
+    def evidence(self, context: Sequence[int]) -> int:
+        """Count the tokens that are not 0."""
+        return sum(token > 0 for token in context)
 
-    def probs(self, context: Sequence[int], tokens: np.ndarray) -> tuple[Float32Array, int]:
+    def mix(self, rows: Float32Array, contexts: Int32Array, weights: Float64Array) -> None:
+        """Mix the row of the last token."""
+        for row, context, by_evidence in zip(rows, contexts.tolist(), weights, strict=True):
+            weight = np.float32(by_evidence[self.evidence(context)])
+            row[:] = (1 - weight) * row + weight * self.rows[context[-1]]
+
+    def probs(self, context: Sequence[int], tokens: Sequence[int]) -> tuple[Float32Array, int]:
         """Look up some tokens."""
-        row, evidence = self.distribution(context)
-        return row[tokens], evidence
+        return self.rows[context[-1]][list(tokens)], self.evidence(context)
 
-    def after(self, known: list[int], token: int) -> list[int]:
-        """All tokens are known."""
-        return [*known, token]
-
-    def prob(self, known: list[int], token: int) -> float:
-        """Look up one token."""
-        return float(self.rows[known[-1], token])
+    def log_probs_of_next(
+        self, context: Sequence[int], tokens: Sequence[int], following: Sequence[int]
+    ) -> Float64Array:
+        """Multiply the probabilities of the following tokens."""
+        del context  # a row is by the last token
+        line = self.rows[following[:-1], following[1:]].prod(dtype=float)
+        return np.log(self.rows[list(tokens), following[0]] * line)
 
 
 def mixed(

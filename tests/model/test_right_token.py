@@ -1,8 +1,10 @@
 """First tokens of a blank are weighed by how likely the right side is after them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from model.config import Calibration
@@ -10,6 +12,7 @@ from model.decoding.span_search import RIGHT_WEIGHT
 from model.mixture import Mixture, MixtureRuntime
 from model.predictor import Predictor
 from model.queries import ClozeQuery
+from model.runtime import Float64Array
 from tests.fakes import TYPING, TableRuntime, answer, table_predictor
 from tests.model.test_mixture import GENERAL, OWN, RandomCounts
 
@@ -26,12 +29,14 @@ class Followed(RandomCounts):
         self.token = TYPING.surfaces.index(surface)
         self.asked: set[int] = set()
 
-    def prob(self, known: list[int], token: int) -> float:
-        """Return the chosen probability, and note the token."""
-        first = len(known) == len(LEFT) + 1
-        assert tuple(known[: len(LEFT)]) == LEFT
-        self.asked.add(token)
-        return 0.01 * (LIKELY if known[-1] == self.token and first else 1)
+    def log_probs_of_next(
+        self, context: Sequence[int], tokens: Sequence[int], following: Sequence[int]
+    ) -> Float64Array:
+        """Return the chosen log-probabilities, and note the right side."""
+        assert tuple(context) == LEFT
+        self.asked.update(following)
+        low = len(following) * np.log(0.01)
+        return np.array([low + (token == self.token) * np.log(LIKELY) for token in tokens])
 
 
 def words_after(text: str, counts: Followed) -> dict[str, float]:

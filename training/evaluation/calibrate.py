@@ -168,7 +168,7 @@ def fit_counts_weights(
             for end in range(1, len(text))
         ]
         for number, (layer, counts) in enumerate(zip(layers, checkpoint.counts, strict=False)):
-            found = [counts.probs(left, np.array([token])) for left, token in places]
+            found = [counts.probs(left, [token]) for left, token in places]
             counted = np.array([probs[0] for probs, _ in found], dtype=np.float64)
             evidence = np.array([each for _, each in found])
             if probs is None:

@@ -1,0 +1,1 @@
+"""What is computed in C++; ``build_backend.py`` compiles it."""
