@@ -5,14 +5,14 @@ r"""Run lm-eval (EleutherAI's lm-evaluation-harness) on a Lacuna service that is
 
 An API key is read from LACUNA_KEY of the environment: lm-eval writes arguments to its results.
 
-A token ends in the space after its word, so one may cross the end of a context: "new " does in "a
-new" + " phone". Let S be the log-probability of a text, c a context and m any mark. Then
+A token may end in the space after its word, so it may cross the end of a context or of a
+continuation: "new " does in "a new" + " phone". So let B(t) be the log-probability that a text
+begins with t, however its last token goes on. With S, the log-probability of a text, and any mark m
 
-    B(c) = S(c m) - log P(m | c)
+    B(t) = S(t m) - log P(m | t)
 
-is the log-probability that a text begins with c, however its last token goes on: /score divides
-P(m | c) by the sum over all tokens that cross the end of c. The log-probability of a continuation k
-is S(c k) - B(c). The space before k counts once, as part of k.
+as /score divides P(m | t) by the sum over all tokens that cross the end of t. The log-probability
+of continuation k after context c is B(c k) - B(c). The space before k counts once, as part of k.
 """
 
 import os
@@ -27,8 +27,6 @@ from tqdm import tqdm
 from urllib3.util import Retry
 
 MARK = "."
-# So many of the longest texts are less work than a service allows for a request.
-BATCH = 16
 # A service that is busy answers 429 or 503, with Retry-After.
 RETRY = Retry(20, status_forcelist=(429, 503), allowed_methods=None, backoff_factor=0.1)
 
@@ -61,15 +59,15 @@ class LacunaLM(LM):
     def _after(self, context: str, group: Iterator[Any]) -> Iterator[tuple[float, bool]]:
         continuations = [each.args[1] for each in group]
         context = context[-max(1, self._longest - max(map(len, continuations))) :]
-        *scores, marked = self._scores(*[context + each for each in (*continuations, MARK)])
-        begins = self._begins(context, marked)
-        # A token more, as the first one may only end a word of the context, and one for the mark.
-        tokens = max(each["tokens"] for each in scores) - marked["tokens"] + 2
-        written = self._complete(context, min(max(1, tokens), self._max_tokens), logprobs=0)
+        before, first = self._begins(context)
+        found = [self._begins(context + each) for each in continuations]
+        # A token more, as the first one may only end a word of the context.
+        tokens = min(max(last for _, last in found) - first + 1, self._max_tokens)
+        written = self._complete(context, max(1, tokens), logprobs=0)
         ends = [place - len(context) for place in written["logprobs"]["text_offset"][1:]]
         greedy = {written["text"][:end].rstrip(" ") for end in (*ends, None)}
-        for score, continuation in zip(scores, continuations, strict=True):
-            yield score["log_probability"] - begins, continuation.rstrip(" ") in greedy
+        for (log_prob, _), continuation in zip(found, continuations, strict=True):
+            yield log_prob - before, continuation.rstrip(" ") in greedy
 
     def loglikelihood_rolling(
         self, requests: Sequence[Any], disable_tqdm: bool = False
@@ -80,11 +78,10 @@ class LacunaLM(LM):
     def _whole(self, text: str) -> float:
         """Return log P(text); too long a text is read in windows that overlap by half."""
         if len(text) <= self._longest:
-            return float(self._scores(text)[0]["log_probability"])
+            return float(self._score(text)["log_probability"])
         half = self._longest // 2
-        both = text[: 2 * half], text[half : 2 * half]
-        window, overlap = [self._begins(each, *self._scores(each + MARK)) for each in both]
-        return window - overlap + self._whole(text[half:])
+        window, overlap = self._begins(text[: 2 * half]), self._begins(text[half : 2 * half])
+        return window[0] - overlap[0] + self._whole(text[half:])
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Return completions: the most probable tokens unless there is a temperature."""
@@ -100,17 +97,13 @@ class LacunaLM(LM):
             left -= step
         return text[: min([text.find(stop) for stop in stops if stop in text], default=None)]
 
-    def _begins(self, text: str, marked: Any) -> float:
-        """Return B(text); *marked* is the score of the text and the mark."""
-        (mark,) = self._scores(MARK, context=text)
-        return float(marked["log_probability"] - mark["log_probability"])
+    def _begins(self, text: str) -> tuple[float, int]:
+        """Return B(text), and the number of its tokens and the mark."""
+        marked, mark = self._score(text + MARK), self._score(MARK, context=text)
+        return marked["log_probability"] - mark["log_probability"], marked["tokens"]
 
-    def _scores(self, *texts: str, context: str = "") -> list[Any]:
-        results = list[Any]()
-        for first in range(0, len(texts), BATCH):
-            asked = {"text": texts[first : first + BATCH], "context": context}
-            results += self._ask("/score", **asked)["results"]
-        return results
+    def _score(self, text: str, context: str = "") -> Any:
+        return self._ask("/score", text=text, context=context)["results"][0]
 
     def _complete(self, prompt: str, tokens: int, temperature: float = 0, **more: Any) -> Any:
         more |= {"prompt": prompt, "max_tokens": tokens, "temperature": temperature}
