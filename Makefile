@@ -100,14 +100,19 @@ sbom: .venv/.dev
 build/clients-2/.done: CLIENTS = 'openai<3' 'huggingface_hub<1' langchain-openai llama-index-llms-openai-like litellm
 build/clients-3/.done: CLIENTS = 'openai>=3' 'huggingface_hub>=2'
 build/clients-lm/.done: CLIENTS = 'lm_eval==0.4.13'
+build/clients-generated/.done: CLIENTS = openapi-python-client mypy
 build/clients-%/.done:
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) $(CLIENTS)
 	touch $@
 
-clients: .venv/.dev build/clients-2/.done build/clients-3/.done build/clients-lm/.done
+build/clients-generated/node_modules: | build/clients-generated/.done
+	npm install --silent --prefix $(@D) openapi-typescript@7 typescript@5
+
+clients: .venv/.dev build/clients-2/.done build/clients-3/.done build/clients-lm/.done build/clients-generated/node_modules
 	CLIENT_PYTHONS="build/clients-2/bin/python build/clients-3/bin/python" LM_EVAL_PYTHON=build/clients-lm/bin/python \
-		$(BIN)/python -m pytest -m slow -s tests/end_to_end/test_clients.py tests/end_to_end/test_lm_eval.py
+		PATH="$(CURDIR)/build/clients-generated/bin:$(CURDIR)/build/clients-generated/node_modules/.bin:$$PATH" \
+		$(BIN)/python -m pytest -m slow -s tests/end_to_end/test_clients.py tests/end_to_end/test_lm_eval.py tests/clients
 
 clean:
 	rm -rf .venv benchmarks/.venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -9,7 +9,6 @@ from functools import cache, partial
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -20,10 +19,10 @@ from service import completions, hugging_face, routes
 from service.admission import Admission
 from service.auth import KeyRing
 from service.engine import Engine
-from service.errors import PROBLEM_TYPE
 from service.metrics import Metrics
 from service.middleware import AuthMiddleware, RequestMetricsMiddleware
 from service.model_loader import LoadedModel, Reloader
+from service.openapi import describe
 from service.pages import pages
 from service.requests import BodyReader, JSONRoutesMiddleware
 from service.settings import Settings
@@ -33,10 +32,6 @@ log = logging.getLogger(__name__)
 # Loads the checkpoint; passes its argument on to `model.batching.Scheduler`.
 Load = Callable[[Callable[[str, int, int], None]], LoadedModel]
 
-_DESCRIPTION = (
-    "Predicts the next word of a partial sentence and fills blanks, in Chinese and English. "
-    "Errors are problem documents (RFC 9457) and never hold text that was sent."
-)
 # Headers that pages of other origins may send.
 _SENT_HEADERS = ("Authorization", "Content-Type", "Traceparent", "Tracestate", "X-Request-Id")
 
@@ -116,19 +111,7 @@ def _with_head(route: APIRoute) -> APIRoute:
 
 @cache
 def _document(with_metrics: bool) -> dict[str, Any]:
-    """Return FastAPI's OpenAPI document, with the media type of errors and the keys added."""
-    document = get_openapi(
-        title="Lacuna", version="1", description=_DESCRIPTION, routes=_routes(with_metrics)
-    )
-    for name, path in document["paths"].items():
-        for operation in path.values():
-            if name.startswith("/v1/"):  # its errors of fields are 400
-                operation["responses"].pop("422", None)
-            for status, response in operation["responses"].items():
-                if status != "200":
-                    response["content"] = {PROBLEM_TYPE: response["content"].popitem()[1]}
-    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    return {**document, "security": [{}, {"key": []}]}
+    return describe(_routes(with_metrics))
 
 
 @asynccontextmanager

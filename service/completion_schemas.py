@@ -10,11 +10,11 @@ from pydantic_core.core_schema import ValidationInfo
 from model.completions import CompletionPart, CompletionQuery, Finish
 from model.queries import Query
 from service.schemas import (
+    BODY,
     Body,
     FieldError,
     ProblemDocument,
     Strings,
-    body_config,
     discriminator,
     text_tag,
 )
@@ -56,7 +56,7 @@ One = Annotated[float, Field(ge=1, le=1)]
 class StreamOptions(BaseModel):
     """Settings of a stream."""
 
-    model_config = body_config()
+    model_config = BODY
 
     include_usage: bool | None = Field(None, description="end with the usage of tokens")
 
@@ -64,11 +64,7 @@ class StreamOptions(BaseModel):
 class CompletionRequest(Body):
     """Ask for the continuation of prompts. Fields without an effect must be neutral."""
 
-    model_config = body_config(
-        {"model": NAME, "prompt": "Last night we went to the", "max_tokens": 4},
-        {"model": NAME, "prompt": "I have ", "suffix": " apples.", "temperature": 0},
-        {"model": NAME, "prompt": ["我昨天", "I like "], "logprobs": 2, "seed": 7},
-    )
+    model_config = BODY
 
     model: str = Field(description=f"the name of the checkpoint, or {NAME}")
     prompt: Prompt = Field(description="one text or several, or their token ids; id 1 is the start")

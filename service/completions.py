@@ -43,19 +43,25 @@ _FORM = {"form": OpenAIProblem}
 # Each event's data is a `CompletionAnswer`, an error or ``[DONE]``.
 _STREAM: dict[int | str, Any] = {200: {"content": {"text/event-stream": {}}}}
 completing = APIRouter(
+    tags=["other clients"],
     route_class=JSONRoute,
     responses=problems(400, 401, 404, 408, 413, 415, 421, 429, 500, 503, 504, **_FORM),
 )
-listing = APIRouter(responses=problems(400, 401, 421, 503, **_FORM))
+listing = APIRouter(tags=["other clients"], responses=problems(400, 401, 421, 503, **_FORM))
 
 
-@listing.get("/v1/models", operation_id="listModels")
+@listing.get("/v1/models", operation_id="listModels", summary="Models (OpenAI)")
 async def list_models(request: Request) -> ModelList:
     """List the checkpoint that answers."""
     return ModelList(data=[ModelCard(id=_model_name(request))])
 
 
-@listing.get("/v1/models/{id}", operation_id="retrieveModel", responses=problems(404, **_FORM))
+@listing.get(
+    "/v1/models/{id}",
+    operation_id="retrieveModel",
+    summary="One model (OpenAI)",
+    responses=problems(404, **_FORM),
+)
 async def retrieve_model(id: str, request: Request) -> ModelCard:  # noqa: A002 - OpenAI's word
     """Describe the checkpoint that answers, if it has this name."""
     return ModelCard(id=_model_name(request, id))
@@ -70,6 +76,7 @@ async def refuse_chat() -> None:
 @completing.post(
     "/v1/completions",
     operation_id="complete",
+    summary="Completions (OpenAI)",
     response_model=CompletionAnswer,
     responses=_STREAM,
 )

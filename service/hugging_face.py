@@ -10,14 +10,14 @@ from model.checks import clean_word
 from model.queries import Blank, ClozeQuery, ClozeResult, Query, Usage
 from service.requests import JSONRoute
 from service.routes import Asked, problems, submit
-from service.schemas import Body, FieldError, ProblemDocument, Strings, Text, body_config
+from service.schemas import BODY, Body, FieldError, ProblemDocument, Strings, Text
 from service.settings import Settings
 
 
 class FillMaskParameters(BaseModel):
     """Options for filling masks."""
 
-    model_config = body_config()
+    model_config = BODY
 
     top_k: int | None = Field(None, ge=1, description="candidates to return; 5 without it")
     targets: Strings | None = Field(
@@ -28,7 +28,7 @@ class FillMaskParameters(BaseModel):
 class FillMaskRequest(Body):
     """Ask for the words of masks: two or more ``_``, ``[MASK]``, ``<mask>``, in any case."""
 
-    model_config = body_config({"inputs": "I have [MASK] apples.", "parameters": {"top_k": 2}})
+    model_config = BODY
 
     inputs: Text
     parameters: FillMaskParameters = FillMaskParameters(top_k=None, targets=None)
@@ -80,6 +80,7 @@ class HuggingFaceProblem(ProblemDocument):
 
 
 filling = APIRouter(
+    tags=["other clients"],
     route_class=JSONRoute,
     responses=problems(
         400, 401, 408, 413, 415, 421, 422, 429, 500, 503, 504, form=HuggingFaceProblem
@@ -88,7 +89,7 @@ filling = APIRouter(
 
 
 @filling.post("/models/{name:path}", include_in_schema=False)
-@filling.post("/hf/fill-mask", operation_id="fillMask")
+@filling.post("/hf/fill-mask", operation_id="fillMask", summary="Fill masks (Hugging Face)")
 async def fill_mask(body: FillMaskRequest, request: Request) -> FillMaskAnswer:
     """Fill masks, as Hugging Face's task of this name."""
     asked = submit(request, body, None)

@@ -74,39 +74,44 @@ def problems(
 
 
 asking = APIRouter(
+    tags=["questions"],
     route_class=JSONRoute,
     responses=problems(400, 401, 408, 413, 415, 421, 422, 429, 500, 503, 504),
 )
-administration = APIRouter(responses=problems(400, 401, 403, 421, 422, 500, 503))
-reading = APIRouter(responses=problems(400, 401, 421, 503))
-probing = APIRouter(responses=problems(400, 503), default_response_class=PlainTextResponse)
+administration = APIRouter(
+    tags=["operation"], responses=problems(400, 401, 403, 421, 422, 500, 503)
+)
+reading = APIRouter(tags=["model"], responses=problems(400, 401, 421, 503))
+probing = APIRouter(
+    tags=["operation"], responses=problems(400, 503), default_response_class=PlainTextResponse
+)
 
 
-@asking.post("/predict", operation_id="predict")
+@asking.post("/predict", operation_id="predict", summary="Next words")
 async def predict(body: PredictRequest, request: Request) -> PredictAnswer:
     """Predict the next word, or the rest of the word that the text stops in."""
     return await _ask(request, body, PredictAnswer)
 
 
-@asking.post("/cloze", operation_id="fillBlanks")
+@asking.post("/cloze", operation_id="fillBlanks", summary="Words for blanks")
 async def cloze(body: ClozeRequest, request: Request) -> ClozeAnswer:
     """Fill blanks, openly or from given choices."""
     return await _ask(request, body, ClozeAnswer)
 
 
-@asking.post("/score", operation_id="score")
+@asking.post("/score", operation_id="score", summary="Probability of a text")
 async def score(body: ScoreRequest, request: Request) -> ScoreAnswer:
     """Compute how probable a text is after its context; its end is not included."""
     return await _ask(request, body, ScoreAnswer)
 
 
-@administration.post("/admin/reload", operation_id="reload")
+@administration.post("/admin/reload", operation_id="reload", summary="Reload the checkpoint")
 async def reload(request: Request) -> ReloadAnswer:
     """Load the configured checkpoint again, and answer with it."""
     return ReloadAnswer(**await AppState.of(request).reloader.reload())
 
 
-@reading.get("/model", operation_id="getModel")
+@reading.get("/model", operation_id="getModel", summary="The checkpoint and its limits")
 async def get_model(request: Request) -> ModelAnswer:
     """Describe the checkpoint that answers, and the limits of a request."""
     state = AppState.of(request)
@@ -127,7 +132,7 @@ async def docs() -> Response:
     return _DOCS_PAGE
 
 
-@probing.get("/livez", operation_id="isAlive")
+@probing.get("/livez", operation_id="isAlive", summary="Liveness probe")
 async def livez(request: Request) -> str:
     """Answer 200 while the process can make progress; otherwise it should be restarted."""
     if not AppState.of(request).engine.is_alive:
@@ -135,14 +140,19 @@ async def livez(request: Request) -> str:
     return "ok\n"
 
 
-@probing.get("/readyz", operation_id="isReady")
+@probing.get("/readyz", operation_id="isReady", summary="Readiness probe")
 async def readyz(request: Request) -> str:
     """Answer 200 while questions are answered; 503 while loading, draining or stuck."""
     AppState.of(request).engine.check_ready()
     return "ready\n"
 
 
-@probing.get("/metrics", operation_id="getMetrics", responses=problems(401, 403, 421))
+@probing.get(
+    "/metrics",
+    operation_id="getMetrics",
+    summary="Prometheus metrics",
+    responses=problems(401, 403, 421),
+)
 async def metrics(request: Request) -> Response:
     """Return the series that Prometheus reads."""
     content = generate_latest(AppState.of(request).metrics.registry)

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,13 @@ import pytest
 from lacuna_client import AsyncClient, Client, Problem, contract
 from lacuna_client.exchange import Exchange, Settings
 
-from tests.service.client import get
-from tests.service.server_process import REAL, ServerProcess, clean_environment, serving
+from tests.clients.keyed_server import HEADERS, KEY
+from tests.service.server_process import ServerProcess, clean_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "clients" / "python"
 README = (PACKAGE / "README.md").read_text("utf-8")
 ADDRESS = "http://127.0.0.1:8000"
-KEY = "key-of-a-test-0123456789"
-HEADERS = {"Authorization": f"Bearer {KEY}"}
 GOOD = {"model": {"name": "a", "version": "1"}, "results": [], "usage": {"tokens": 1}}
 # Each runs a question about one client, whose methods are asked by name.
 Ask = Callable[..., Any]
@@ -99,20 +97,6 @@ def refusal(status: int = 429, **headers: str) -> httpx.Response:
     """Return a problem document."""
     headers |= {"Content-Type": "application/problem+json"}
     return httpx.Response(status, json=PROBLEM | {"status": status}, headers=headers)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ServerProcess]:
-    """A service with the bundled checkpoint and a key."""
-    options = ("--threads", "1", "--device", "cpu")
-    with serving(REAL, *options, environment={"LACUNA_KEYS": KEY}) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def address(server: ServerProcess) -> str:
-    """Its address."""
-    return "http://{}:{}".format(*server.address)
 
 
 @BOTH
@@ -248,9 +232,9 @@ def test_tries_end_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (exchange.pause_seconds, exchange.request["timeout"]) == (3, 10)
 
 
-def test_the_contract_is_that_of_the_service() -> None:
+def test_the_contract_is_that_of_the_service(document: Any) -> None:
     """Options and classes have the fields of the OpenAPI document, and no others."""
-    schemas = get("/openapi.json").json()["components"]["schemas"]
+    schemas = document["components"]["schemas"]
     for options in (contract.PredictOptions, contract.ClozeOptions, contract.ScoreOptions):
         fields = schemas[options.__name__.replace("Options", "Request")]["properties"].keys()
         assert {*inspect.get_annotations(options)} | {"text"} == fields
@@ -261,7 +245,7 @@ def test_the_contract_is_that_of_the_service() -> None:
             fields = {each.name: each.default for each in dataclasses.fields(kind)}
             assert fields.keys() == schema["properties"].keys()
             always = {each for each in fields if fields[each] is dataclasses.MISSING}
-            assert always >= {*schema["required"]}
+            assert always == {*schema["required"]}
             checked += 1
     assert checked == 14
 

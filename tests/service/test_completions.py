@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.completion_schemas import CompletionAnswer, CompletionRequest, OpenAIProblem
+from service.completion_schemas import CompletionAnswer, OpenAIProblem
 from tests.service.client import METRICS, METRICS_PORT, ask, engine_of, get, post, running, until
 from tests.service.fakes_service import FakeModel
 
@@ -191,12 +191,3 @@ def test_a_client_that_hangs_up_during_a_stream_stops_the_decoding() -> None:
 
     line = 'lacuna_requests_total{route="/v1/completions",status="499"} 1.0'
     assert line in asyncio.run(question())
-
-
-@pytest.mark.parametrize(
-    "example",
-    CompletionRequest.model_config["json_schema_extra"]["examples"],  # type: ignore[call-overload,index]
-)
-def test_examples_are_answered(example: Any) -> None:
-    """Each example of a request is one that the service answers."""
-    assert post(PATH, example).status_code == 200
