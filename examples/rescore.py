@@ -1,7 +1,7 @@
 """Order the guesses of a recogniser of speech or print, best first, with a Lacuna service.
 
-Standard input has up to 64 lines, each with the log-probability (natural logarithm) of a guess, a tab
-and its text.
+Standard input has up to 64 lines: the log-probability (natural logarithm) of a guess, a tab, its
+text.
 
     python rescore.py --context "We went to the beach." < guesses.tsv
 """
