@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from tests.service.server_process import (
 
 _HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 _KEY = "a-key-for-tests-0123456789"
+_JSON = {"Content-Type": "application/json"}
 _HOLD = json.dumps({"text": "hold"}).encode()
 _GOOD: list[tuple[str, dict[str, Any]]] = [
     ("/predict", {"text": "I like the", "top_k": 3}),
@@ -213,6 +215,18 @@ def test_requests_are_not_waited_for_beyond_the_grace_period() -> None:
         assert server.wait() == 0
 
 
+def test_a_process_that_was_stopped_is_not_slow_afterwards() -> None:
+    """SIGSTOP amid a text and SIGCONT a second later: large requests are admitted as before."""
+    large = {"text": "____ " * 64}
+    with serving(FAKE) as server, contextlib.closing(server.connect()) as paused:
+        paused.request("POST", "/predict", b'{"text": "pause"}', _JSON)
+        server.wait_until_stopped()
+        time.sleep(1.0)  # the pause itself
+        server.send_signal(signal.SIGCONT)
+        assert paused.getresponse().status == 200
+        assert server.ask("POST", "/cloze", large).status == 200
+
+
 def test_keys_rotate_without_a_restart(tmp_path: Path) -> None:
     """Off loopback the keys file is watched, and no key is logged."""
     file = tmp_path / "keys.toml"
@@ -327,7 +341,7 @@ def _bearer(key: str) -> dict[str, str]:
 def _holding(server: ServerProcess) -> Iterator[http.client.HTTPConnection]:
     """Have a request in the network; the connection is that of its answer."""
     with contextlib.closing(server.connect()) as held:
-        held.request("POST", "/predict", _HOLD, {"Content-Type": "application/json"})
+        held.request("POST", "/predict", _HOLD, _JSON)
         _wait_for_batch(server)
         yield held
 

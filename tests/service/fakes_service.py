@@ -3,11 +3,13 @@
 The first word of a text can ask for trouble: ``poison`` and ``exhaust`` fail the decoder of the
 text, ``collapse`` the whole scheduler, ``die`` the engine's thread. ``hold`` waits for
 `FakeModel.release`, ``slow`` takes 200 rounds, and ``stuck`` holds up the scheduler until
-`FakeModel.stuck` is set. Loads wait while `FakeModel.load_now` is cleared.
+`FakeModel.stuck` is set. ``pause`` stops the process until SIGCONT. Loads wait while
+`FakeModel.load_now` is cleared.
 """
 
 import math
 import re
+import signal
 import threading
 from collections.abc import Generator, Iterable, Iterator
 from types import SimpleNamespace
@@ -122,6 +124,8 @@ class FakeModel:
     def _decode(self, query: Query) -> Generator[None, None, Result]:
         if error := _TROUBLE.get(query.text.partition(" ")[0]):
             raise error(query.text)
+        if query.text.startswith("pause"):
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
         if query.text.startswith("stuck"):
             self.stuck.wait()
         if query.text.startswith("slow"):

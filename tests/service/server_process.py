@@ -129,6 +129,10 @@ class ServerProcess:
         """Signal the process."""
         self._process.send_signal(number)
 
+    def wait_until_stopped(self) -> None:
+        """Wait until SIGSTOP has stopped it."""
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
+
     def wait(self) -> int:
         """Wait for its end, with `lines` complete; return its exit status."""
         status = self._process.wait(_PATIENCE)
