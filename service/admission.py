@@ -29,8 +29,8 @@ FIRST_RATE = 250_000.0
 # Busy seconds that the first guess weighs, and busy seconds after which a measurement weighs 1/e.
 FIRST_SECONDS = 0.25
 MEMORY_SECONDS = 5.0
-# A measurement counts as at most so many times slower than those before. The process may have been
-# stopped, which the clock does not show; a machine that did become slow is measured again and again.
+# A measurement counts as at most so many times slower than those before: the process may have been
+# stopped meanwhile. A machine that did become slow is measured again and again.
 MAX_SLOWDOWN = 10.0
 MAX_RETRY_SECONDS = 30
 # Bytes of all texts, histories and choices in the engine, as Python strings.
