@@ -3,7 +3,7 @@ PYTHON ?= python3
 PIP_ARGS ?=
 BENCH_ARGS ?=
 BIN := .venv/bin
-NATIVE := build_backend.py $(wildcard model/native/*.cpp)
+NATIVE := build_backend.py $(wildcard model/native/*.[ch]pp)
 LOCK := uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 -c constraints.txt
 .PHONY: setup serve training test test-all lint check newcomer bench drills attack constraints lock sbom clients native-check clean
 
@@ -43,7 +43,7 @@ test-all: native-check
 # The tests of the native library under AddressSanitizer and UndefinedBehaviorSanitizer (needs g++).
 native-check: .venv/.dev
 	CXX="g++ -g -fsanitize=address,undefined -fno-sanitize-recover=all" $(BIN)/python build_backend.py model/native/liblacuna.so
-	LD_PRELOAD="$$(g++ -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest tests/model/test_counts.py; \
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest tests/model/test_counts.py tests/model/test_native_runtime.py; \
 		status=$$?; $(BIN)/python build_backend.py model/native/liblacuna.so; exit $$status
 
 lint: .venv/.dev

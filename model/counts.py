@@ -133,7 +133,7 @@ class Counts:
             _Order(low[6], low[1], low[4], low[5], high[2], high[3])
             for low, high in pairwise(files)
         ]
-        self._library = native.load()
+        self._library = native.counts_library()
         self._native_orders = (native.Order * len(self._orders))(
             *(each.native for each in self._orders)
         )

@@ -115,6 +115,7 @@ class MixtureRuntime:
         sizes = network.sizes if network else None
         self.sizes = WindowSizes.of(sizes, mixture.vocabulary_size, WINDOW)
         self.head_rows = network.head_rows if network else HEAD_ROWS
+        self.name = network.name if network else "counts"
         self.network, self._mixture = network, mixture
         self._place = output_slice(self.sizes, "forward").start  # of the tokens in a state
 

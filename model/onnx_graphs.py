@@ -12,6 +12,7 @@ Tokens that are never predicted have log-probability minus infinity. Products ar
 (model/onnx_builder.py); gates, biases and states stay float32.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 
-from model.checkpoint import EXPORT_AGAIN, GRAPHS, WEIGHTS
+from model.checkpoint import EXPORT_AGAIN, GRAPHS, WEIGHTS, Checkpoint
 from model.config import (
     GAP_CODE_SIZE,
     GAP_POSITIONS,
@@ -80,6 +81,24 @@ def expected_graphs(network: NetworkConfig, unsigned: bool = False) -> tuple[dic
     return _build(store), store.size
 
 
+def check_graphs(checkpoint: Checkpoint) -> None:
+    """Check that a checkpoint lists the graphs that its network has, though they are never read.
+
+    Raises:
+        CheckpointError: a graph is not listed, or is of other sizes.
+    """
+    for path, graph in expected_graphs(checkpoint.required_network())[0].items():
+        if path not in checkpoint.sums:
+            raise CheckpointError(
+                f"{checkpoint.directory}: SHA256SUMS does not list {path}; {EXPORT_AGAIN}"
+            )
+        if checkpoint.sums[path] != hashlib.sha256(graph).hexdigest():
+            raise CheckpointError(
+                f"{checkpoint.directory / path} is not the graph of the network in config.json;"
+                f" {EXPORT_AGAIN}"
+            )
+
+
 def count_parameters(network: NetworkConfig) -> int:
     """Return how many numbers are trained in a network of these sizes."""
     store = Store(network, None)
@@ -96,6 +115,25 @@ def check_size(directory: Path, size: int) -> None:
         )
 
 
+def read_tensors(
+    directory: Path, network: NetworkConfig
+) -> tuple[dict[str, Array], dict[str, tuple[int, ...]]]:
+    """Return the tensors of a checkpoint's weights file by name, and the shapes of parameters.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is of another network.
+    """
+    store = Store(network, None)
+    _build(store)
+    check_size(directory, store.size)
+    with open_listed(directory, WEIGHTS) as file:
+        data = file.readall()
+    return {
+        name: np.frombuffer(data, like.dtype, like.size, start).reshape(like.shape)
+        for name, (start, like) in store.places.items()
+    }, store.parameters
+
+
 def read_weights(directory: Path, network: NetworkConfig) -> dict[str, Float32Array]:
     """Return float parameters, as :func:`build_graphs` takes them, of a checkpoint's int8 weights.
 
@@ -106,32 +144,24 @@ def read_weights(directory: Path, network: NetworkConfig) -> dict[str, Float32Ar
     Raises:
         CheckpointError: the file cannot be read, is of another network, or is not finite.
     """
-    store = Store(network, None)
-    _build(store)
-    check_size(directory, store.size)
-    with open_listed(directory, WEIGHTS) as file:
-        data = file.readall()
-
-    def tensor(name: str) -> Array:
-        start, like = store.places[name]
-        return np.frombuffer(data, like.dtype, like.size, start).reshape(like.shape)
+    tensors, parameters = read_tensors(directory, network)
 
     def matrix(name: str) -> Array:
         with np.errstate(all="ignore"):  # results are checked below
-            return (tensor(f"{name}.int8") * tensor(f"{name}.scale")).T
+            return (tensors[f"{name}.int8"] * tensors[f"{name}.scale"]).T
 
-    weights = {name: np.zeros(shape, np.float32) for name, shape in store.parameters.items()}
+    weights = {name: np.zeros(shape, np.float32) for name, shape in parameters.items()}
     for name, values in weights.items():
         of_matrix, of_bias = name.removesuffix(".weight"), name.replace("bias_ih", "bias")
         rows = _gate_rows(network) if "_tower." in name else slice(None)
-        if f"{of_matrix}.int8" in store.places:
+        if f"{of_matrix}.int8" in tensors:
             values[rows] = matrix(of_matrix)
-        elif of_bias in store.places:
-            values[rows] = tensor(of_bias)
+        elif of_bias in tensors:
+            values[rows] = tensors[of_bias]
     if network.architecture == "two_towers":
         parts = [matrix("gap.hidden.left"), matrix("gap.hidden.right")]
         for name in ("gap.position", "gap.kind"):
-            table = tensor(name)  # (n, width), the codes' share of the hidden layer
+            table = tensors[name]  # (n, width), the codes' share of the hidden layer
             np.fill_diagonal(weights[f"{name}.weight"], 1)
             parts.append(np.pad(table.T, ((0, 0), (0, GAP_CODE_SIZE - len(table)))))
         weights["gap.hidden.weight"] = np.concatenate(parts, axis=1)

@@ -1,10 +1,8 @@
 """The runtime on ONNX Runtime, for CPUs.
 
-A checkpoint's graphs are never read. The sizes of its network decide them (model/onnx_graphs.py),
-so they are built again, and a checkpoint whose files differ from them is refused.
+A checkpoint's graphs are never read: the sizes of its network decide them (model/onnx_graphs.py).
 """
 
-import hashlib
 import os
 import platform
 from functools import lru_cache
@@ -15,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from model.checkpoint import EXPORT_AGAIN, GRAPHS, WEIGHTS, Checkpoint
+from model.checkpoint import EXPORT_AGAIN, GRAPHS, WEIGHTS
 from model.config import NetworkConfig, Tower
 from model.errors import CheckpointError
 from model.onnx_graphs import check_size, expected_graphs
@@ -24,32 +22,14 @@ from model.runtime import Float32Array, Head, Int64Array
 FATAL = 4  # level of log lines of ONNX Runtime
 
 
-def open_onnx_runtime(checkpoint: Checkpoint, threads: int = 1) -> "OnnxRuntime":
-    """Open the graphs of a checkpoint.
-
-    Raises:
-        CheckpointError: a graph is not listed, or does not fit the configuration, as the weights.
-    """
-    network = checkpoint.required_network()
-    for path, graph in expected_graphs(network)[0].items():
-        if path not in checkpoint.sums:
-            raise CheckpointError(
-                f"{checkpoint.directory}: SHA256SUMS does not list {path}; {EXPORT_AGAIN}"
-            )
-        if checkpoint.sums[path] != hashlib.sha256(graph).hexdigest():
-            raise CheckpointError(
-                f"{checkpoint.directory / path} is not the graph of the network in config.json;"
-                f" {EXPORT_AGAIN}"
-            )
-    return OnnxRuntime(checkpoint.directory, network, threads)
-
-
 class OnnxRuntime:
     """Runs a network's graphs on a CPU; see :class:`model.runtime.Runtime`.
 
     Raises:
         CheckpointError: the weights are missing or belong to another network.
     """
+
+    name = "onnxruntime"
 
     def __init__(self, directory: Path, sizes: NetworkConfig, threads: int = 1) -> None:
         self.sizes = sizes

@@ -51,6 +51,8 @@ class TorchRuntime:
     *network* is moved to *device* and put into evaluation mode.
     """
 
+    name = "torch"
+
     def __init__(
         self, network: Network, device: torch.device, block_rows: int | None = None
     ) -> None:

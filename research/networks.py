@@ -132,6 +132,8 @@ class ReplayRuntime:
     distribution reads them again, row by row: slow, and independent of the batch.
     """
 
+    name = "torch"
+
     def __init__(self, network: Peer) -> None:
         self._network = network.eval()
         self.head_rows = 64

@@ -89,6 +89,7 @@ def _load(settings: Settings, on_call: Callable[[str, int, int], None]) -> Loade
         "name": checkpoint.name,
         "version": checkpoint.version,
         "digest": checkpoint.digest,
+        "runtime": runtime.name,
         "architecture": asdict(checkpoint.network) if checkpoint.network else {},
         "parameters": size_of(checkpoint),
         "counts": [

@@ -342,6 +342,7 @@ class ModelCounts(BaseModel):
 class ModelAnswer(ModelIdentity):
     """The checkpoint that answers: its sizes, its questions, its scores."""
 
+    runtime: str = Field(description="of the network: native, onnxruntime, torch, or counts alone")
     architecture: dict[str, Any]
     parameters: int
     counts: list[ModelCounts]

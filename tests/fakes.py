@@ -54,6 +54,8 @@ class TableRuntime:
         spread: standard deviation of the scores; a small one is close to uniform.
     """
 
+    name = "table"
+
     def __init__(
         self,
         tokenizer: Tokenizer,

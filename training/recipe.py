@@ -45,7 +45,7 @@ from model.config import EVIDENCE, STRICT
 from model.counts import Counts, CountsFiles
 from model.errors import CorpusError, RunError
 from model.files import write_atomically
-from model.onnx_runtime import open_onnx_runtime
+from model.runtime import open_cpu_network
 from model.text import LANGUAGES
 from model.words import read_words, words_file
 from training.cached_json import cached_json, require_same_settings
@@ -317,7 +317,7 @@ def _add_counts(options: RecipeOptions, start: Checkpoint, version: str) -> None
     layers = (*start.counts[:place], Counts(counts, list(files.values())))
     fitted = fit_counts_weights(
         replace(start, calibration=calibration, counts=layers),
-        open_onnx_runtime(start, options.threads) if start.network else None,
+        open_cpu_network(start, options.threads) if start.network else None,
         held_out_lines(data.held_out),
         first=place,
     )

@@ -1,26 +1,35 @@
 """The library of ``model/native/*.cpp``, called by ctypes.
 
-Functions take addresses of arrays that the caller keeps, and hold Python's lock while they run.
+Functions take addresses of arrays that the caller keeps. Those of counts take microseconds, so they
+hold Python's lock; those of a network let other threads run.
 """
 
 import ctypes
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
 from model.errors import CheckpointError
 
 LIBRARY = "liblacuna.so"
+_Library = TypeVar("_Library", bound=ctypes.CDLL)
 _ADDRESS, _SIZE = ctypes.c_void_p, ctypes.c_int64
-_FUNCTIONS = {
+_COUNTS_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "lacuna_counts_mix": (None, [_ADDRESS, _SIZE, _ADDRESS, _ADDRESS, _SIZE, _ADDRESS]),
     "lacuna_counts_probs": (_SIZE, [_ADDRESS, _ADDRESS, _SIZE, _SIZE, _ADDRESS, _ADDRESS]),
     "lacuna_counts_log_probs_of_next": (
         None,
         [_ADDRESS, _ADDRESS, _SIZE, _SIZE, _ADDRESS, _SIZE, _ADDRESS, _ADDRESS],
     ),
+}
+_NETWORK_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
+    "lacuna_network_supported": (ctypes.c_int32, []),
+    "lacuna_tower_bytes": (_SIZE, [_ADDRESS, _SIZE, _SIZE]),
+    "lacuna_head_bytes": (_SIZE, [_ADDRESS, _SIZE]),
+    "lacuna_run_tower": (None, [_ADDRESS, _SIZE, _SIZE, _SIZE, *[_ADDRESS] * 5]),
+    "lacuna_score": (None, [_ADDRESS, _SIZE, _SIZE, *[_ADDRESS] * 4]),
 }
 
 
@@ -43,23 +52,82 @@ class Counts(ctypes.Structure):
     ]
 
 
+class Matrix(ctypes.Structure):
+    """See network.cpp."""
+
+    _fields_ = [
+        *((name, _ADDRESS) for name in ("weights", "corrections", "scales")),
+        *((name, _SIZE) for name in ("inputs", "outputs")),
+    ]
+
+
+class Layer(ctypes.Structure):
+    """See network.cpp."""
+
+    _fields_ = [("input", Matrix), ("recurrent", Matrix), ("bias", _ADDRESS)]
+
+
+class Tower(ctypes.Structure):
+    """See network.cpp."""
+
+    _fields_ = [("layers", _ADDRESS), ("layer_count", _SIZE)]
+
+
+class Network(ctypes.Structure):
+    """See network.cpp."""
+
+    _fields_ = [
+        ("towers", Tower * 2),
+        ("embedding", Matrix),
+        ("features", Matrix * 2),
+        *((name, Matrix) for name in ("gap_left", "gap_right", "gap_output")),
+        ("feature_biases", _ADDRESS * 2),
+        *((name, _ADDRESS) for name in ("output_bias", "gap_bias", "first_gap_bias")),
+        *((name, _ADDRESS) for name in ("unknown_right", "gap_output_bias")),
+        *((name, _ADDRESS) for name in ("gap_positions", "gap_kinds")),
+        *((name, _SIZE) for name in ("hidden_size", "embedding_size", "vocabulary_size")),
+        ("position_count", _SIZE),
+        ("kind_count", _SIZE),
+    ]
+
+
+class GapInputs(ctypes.Structure):
+    """See network.cpp."""
+
+    _fields_ = [(name, _ADDRESS) for name in ("backward", "right_known", "positions", "kinds")]
+
+
 @cache
-def load() -> ctypes.PyDLL:
-    """Load the library.
+def counts_library() -> ctypes.PyDLL:
+    """Load the functions of counts.cpp.
 
     Raises:
-        CheckpointError: it is not built, or not for this system.
+        CheckpointError: the library is not built, or not for this system.
     """
+    return _load(ctypes.PyDLL, _COUNTS_FUNCTIONS)
+
+
+@cache
+def network_library() -> ctypes.CDLL:
+    """Load the functions of network.cpp.
+
+    Raises:
+        CheckpointError: the library is not built, or not for this system.
+    """
+    return _load(ctypes.CDLL, _NETWORK_FUNCTIONS)
+
+
+def _load(kind: type[_Library], functions: dict[str, tuple[Any, list[Any]]]) -> _Library:
     path = Path(__file__).with_name(LIBRARY)
     try:
-        loaded = ctypes.PyDLL(str(path))
-    except OSError as error:
+        loaded = kind(str(path))
+        for name, (result, arguments) in functions.items():
+            function = getattr(loaded, name)
+            function.restype, function.argtypes = result, arguments
+    except (OSError, AttributeError) as error:
         raise CheckpointError(
             f"{path} cannot be loaded: {error}; install again: `make setup` or pip"
         ) from error
-    for name, (result, arguments) in _FUNCTIONS.items():
-        function = getattr(loaded, name)
-        function.restype, function.argtypes = result, arguments
     return loaded
 
 

@@ -39,6 +39,7 @@ DESCRIPTION = {
     "name": "fake",
     "version": "1",
     "digest": "0" * 64,
+    "runtime": "fake",
     "architecture": {"cell": "lstm"},
     "parameters": 7,
     "counts": [],

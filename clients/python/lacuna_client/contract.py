@@ -129,6 +129,7 @@ class ModelName:
 @dataclass(frozen=True)
 class Model(ModelName):
     digest: str
+    runtime: str
     architecture: dict[str, Any]
     parameters: int
     counts: tuple[dict[str, Any], ...]

@@ -1,0 +1,178 @@
+// Rows in int8 on AVX-512 VNNI: quantisation, products, and the functions of gates and heads. Every
+// row is computed alone, so it does not depend on the others.
+
+#pragma once
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+// GCC and clang compile one function for a CPU that the rest of a file does not need.
+#define VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")))
+
+// A stored matrix (inputs, outputs). Weights are packed as (outputs / 16, inputs / 4, 16, 4).
+struct Matrix {
+  const int8_t* weights;
+  const int32_t* corrections;  // (outputs,): -128 times the sum of the weights
+  const float* scales;         // (outputs,)
+  int64_t inputs, outputs;
+};
+
+namespace {
+
+constexpr int64_t kLanes = 16;
+constexpr int64_t kBlock = 512;  // values that are summed in float before they are in double
+
+VNNI inline __m512 all(float value) { return _mm512_set1_ps(value); }
+
+// Return the polynomial of x with coefficients from the highest power, as Horner's rule computes
+// it.
+template <int count>
+VNNI inline __m512 polynomial(__m512 x, const float (&coefficients)[count]) {
+  __m512 sum = all(coefficients[0]);
+#pragma GCC unroll 16
+  for (int n = 1; n < count; ++n) sum = _mm512_fmadd_ps(sum, x, all(coefficients[n]));
+  return sum;
+}
+
+// The rational approximations of ONNX Runtime's MLAS, with the same operations in the same order.
+VNNI inline __m512 tanh_of(__m512 x) {
+  static constexpr float kUpper[] = {
+      -2.76076847742355e-16f, 2.00018790482477e-13f, -8.60467152213735e-11f, 5.12229709037114e-08f,
+      1.48572235717979e-05f,  6.37261928875436e-04f, 4.89352455891786e-03f};
+  static constexpr float kLower[] = {1.19825839466702e-06f, 1.18534705686654e-04f,
+                                     2.26843463243900e-03f, 4.89352518554385e-03f};
+  x = _mm512_min_ps(_mm512_max_ps(x, all(-9.0f)), all(9.0f));
+  const __m512 square = _mm512_mul_ps(x, x);
+  return _mm512_div_ps(_mm512_mul_ps(polynomial(square, kUpper), x), polynomial(square, kLower));
+}
+
+VNNI inline __m512 sigmoid_of(__m512 x) {
+  static constexpr float kUpper[] = {4.37031012579801e-11f, 1.15627324459942e-07f,
+                                     6.08574864600143e-05f, 8.51377133304701e-03f,
+                                     2.48287947061529e-01f};
+  static constexpr float kLower[] = {6.10247389755681e-13f, 5.76102136993427e-09f,
+                                     6.29106785017040e-06f, 1.70198817374094e-03f,
+                                     1.16817656904453e-01f, 9.93151921023180e-01f};
+  x = _mm512_min_ps(_mm512_max_ps(x, all(-18.0f)), all(18.0f));
+  const __m512 square = _mm512_mul_ps(x, x);
+  const __m512 upper = _mm512_mul_ps(polynomial(square, kUpper), x);
+  const __m512 value = _mm512_add_ps(_mm512_div_ps(upper, polynomial(square, kLower)), all(0.5f));
+  return _mm512_min_ps(_mm512_max_ps(value, all(0.0f)), all(1.0f));
+}
+
+// Return e to the power of x <= 0; 0 if that is too small for a normal number.
+VNNI inline __m512 exp_of(__m512 x) {
+  static constexpr float kSeries[] = {1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f,
+                                      4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f};
+  const __mmask16 is_normal = _mm512_cmp_ps_mask(x, all(-87.0f), _CMP_GT_OQ);
+  const __m512 power = _mm512_roundscale_ps(_mm512_mul_ps(x, all(1.44269504088896341f)), 0);
+  __m512 rest = _mm512_fnmadd_ps(power, all(0.693359375f), x);
+  rest = _mm512_fmadd_ps(power, all(2.12194440e-4f), rest);
+  const __m512 square = _mm512_mul_ps(rest, rest);
+  __m512 value = _mm512_fmadd_ps(polynomial(rest, kSeries), square, rest);
+  value = _mm512_add_ps(value, all(1.0f));
+  return _mm512_maskz_scalef_ps(is_normal, value, power);
+}
+
+// Quantise a row to uint8 around 128; return its scale.
+VNNI float quantise(const float* row, int64_t size, uint8_t* quantised) {
+  __m512 largest = _mm512_setzero_ps();
+  for (int64_t n = 0; n < size; n += kLanes) {
+    largest = _mm512_max_ps(largest, _mm512_abs_ps(_mm512_loadu_ps(row + n)));
+  }
+  const float scale = std::max(_mm512_reduce_max_ps(largest), 1e-30f) / 127.0f;
+  for (int64_t n = 0; n < size; n += kLanes) {
+    const __m512 divided = _mm512_div_ps(_mm512_loadu_ps(row + n), all(scale));
+    const __m512i shifted = _mm512_add_epi32(_mm512_cvtps_epi32(divided), _mm512_set1_epi32(128));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(quantised + n), _mm512_cvtusepi32_epi8(shifted));
+  }
+  return scale;
+}
+
+// Quantised rows, back to back, and their scales.
+struct Rows {
+  uint8_t* values;
+  float* scales;
+  int64_t count;
+};
+
+VNNI void quantise_rows(const float* rows, int64_t size, const Rows& quantised) {
+  for (int64_t n = 0; n < quantised.count; ++n) {
+    quantised.scales[n] = quantise(rows + n * size, size, quantised.values + n * size);
+  }
+}
+
+// Multiply `rows` rows by `tiles` tiles of 16 outputs each. Add `bias`, or without one what `out`
+// has.
+template <int rows, int tiles>
+VNNI inline void multiply_block(const Matrix& matrix, const uint8_t* values, const float* scales,
+                                int64_t tile, const float* bias, float* out) {
+  const int64_t quads = matrix.inputs / 4;
+  const int8_t* weights = matrix.weights + tile * quads * 64;
+  __m512i sums[rows][tiles];
+#pragma GCC unroll 16
+  for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 16
+    for (int t = 0; t < tiles; ++t) sums[r][t] = _mm512_setzero_si512();
+  }
+  for (int64_t quad = 0; quad < quads; ++quad) {
+    __m512i own[tiles];
+#pragma GCC unroll 16
+    for (int t = 0; t < tiles; ++t) own[t] = _mm512_loadu_si512(weights + (t * quads + quad) * 64);
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; ++r) {
+      int32_t four;
+      std::memcpy(&four, values + r * matrix.inputs + 4 * quad, sizeof four);
+      const __m512i spread = _mm512_set1_epi32(four);
+#pragma GCC unroll 16
+      for (int t = 0; t < tiles; ++t) sums[r][t] = _mm512_dpbusd_epi32(sums[r][t], spread, own[t]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int t = 0; t < tiles; ++t) {
+    const int64_t first = (tile + t) * kLanes;
+    const __m512i correction = _mm512_loadu_si512(matrix.corrections + first);
+    const __m512 scale = _mm512_loadu_ps(matrix.scales + first);
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; ++r) {
+      float* place = out + r * matrix.outputs + first;
+      const __m512 sum = _mm512_cvtepi32_ps(_mm512_add_epi32(sums[r][t], correction));
+      const __m512 product = _mm512_mul_ps(_mm512_mul_ps(sum, all(scales[r])), scale);
+      const __m512 added = bias ? _mm512_loadu_ps(bias + first) : _mm512_loadu_ps(place);
+      _mm512_storeu_ps(place, _mm512_add_ps(product, added));
+    }
+  }
+}
+
+template <int tiles>
+VNNI void multiply_tiles(const Matrix& matrix, const Rows& rows, int64_t tile, const float* bias,
+                         float* out) {
+  int64_t row = 0;
+  const auto step = [&](int64_t count) VNNI {
+    const uint8_t* values = rows.values + row * matrix.inputs;
+    const float* scales = rows.scales + row;
+    float* place = out + row * matrix.outputs;
+    if (count == 4) multiply_block<4, tiles>(matrix, values, scales, tile, bias, place);
+    if (count == 2) multiply_block<2, tiles>(matrix, values, scales, tile, bias, place);
+    if (count == 1) multiply_block<1, tiles>(matrix, values, scales, tile, bias, place);
+    row += count;
+  };
+  while (row + 4 <= rows.count) step(4);
+  if (row + 2 <= rows.count) step(2);
+  if (row < rows.count) step(1);
+}
+
+// Multiply rows (count, inputs) by a matrix; add `bias`, or without one what `out` (count, outputs)
+// has.
+VNNI void multiply(const Matrix& matrix, const Rows& rows, const float* bias, float* out) {
+  const int64_t tiles = matrix.outputs / kLanes;
+  int64_t tile = 0;
+  for (; tile + 4 <= tiles; tile += 4) multiply_tiles<4>(matrix, rows, tile, bias, out);
+  for (; tile < tiles; ++tile) multiply_tiles<1>(matrix, rows, tile, bias, out);
+}
+
+}  // namespace
