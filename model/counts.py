@@ -36,7 +36,7 @@ from model.config import EVIDENCE, CountsConfig
 from model.errors import CheckpointError
 from model.listed_files import open_listed
 from model.native import library as native
-from model.native.library import address
+from model.native.library import BYTE, DOUBLE, FLOAT, INT32, RANK, TOKEN, address
 from model.runtime import Float32Array, Float64Array, Int32Array, Int64Array
 from model.tokenizer import FIRST_BYTE
 
@@ -47,7 +47,6 @@ _SHARES = np.exp2(np.arange(256) / -10).astype(np.float32)
 _BACKOFFS = 1 / (1 + np.exp((127.5 - np.arange(256)) / 14))
 # As in native/counts.cpp: bits of the bitmap that share a count of contexts, slots for sums.
 _BLOCK, _TOTALS = 512, 1024
-BYTE, INT, FLOAT, DOUBLE = "|u1", "<i4", "<f4", "<f8"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +78,12 @@ class _Order:
         totals = np.zeros(_TOTALS, dtype=np.uint64)
         self.native = native.Order(
             address(flags, BYTE),
-            address(before, "<u4"),
-            address(pages, "<u4"),
+            address(before, RANK),
+            address(pages, RANK),
             *(address(first, BYTE), address(backoffs, BYTE)),
-            address(tokens, "<u2"),
+            address(tokens, TOKEN),
             address(shares, BYTE),
-            address(totals, "<u8"),
+            address(totals, np.dtype("u8")),
             len(pages),
             self._contexts,
             len(tokens),
@@ -163,7 +162,7 @@ class Counts:
             self._address,
             len(rows),
             address(rows, FLOAT),
-            address(contexts, INT),
+            address(contexts, INT32),
             contexts.shape[1],
             address(weights, DOUBLE),
         )
@@ -177,8 +176,8 @@ class Counts:
         found = np.empty(len(ids), dtype=np.float32)
         evidence: int = self._library.lacuna_counts_probs(
             self._address,
-            *(address(left, INT), len(left)),
-            *(len(ids), address(ids, INT), address(found, FLOAT)),
+            *(address(left, INT32), len(left)),
+            *(len(ids), address(ids, INT32), address(found, FLOAT)),
         )
         return found, evidence
 
@@ -190,8 +189,8 @@ class Counts:
         found = np.empty(len(ids))
         self._library.lacuna_counts_log_probs_of_next(
             self._address,
-            *(address(left, INT), len(left), len(ids), address(ids, INT)),
-            *(len(after), address(after, INT), address(found, DOUBLE)),
+            *(address(left, INT32), len(left), len(ids), address(ids, INT32)),
+            *(len(after), address(after, INT32), address(found, DOUBLE)),
         )
         return found
 

@@ -13,11 +13,10 @@ import numpy.typing as npt
 
 from model.config import NetworkConfig, Tower
 from model.native import library as native
-from model.native.library import address
+from model.native.library import BYTE, FLOAT, INT8, INT32, INT64, address
 from model.onnx_graphs import read_tensors
 from model.runtime import Float32Array, Head, Int64Array
 
-BYTE, INT8, INT32, INT64, FLOAT = "|u1", "|i1", "<i4", "<i8", "<f4"
 HEADS = ("next", "previous", "gap")
 LANES = 16  # sizes are multiples of it
 

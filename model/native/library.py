@@ -9,11 +9,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import CheckpointError
 
 LIBRARY = "liblacuna.so"
+BYTE, INT8, TOKEN, RANK, INT32, INT64, FLOAT, DOUBLE = map(
+    np.dtype, ("u1", "i1", "u2", "u4", "i4", "i8", "f4", "f8")
+)
 _Library = TypeVar("_Library", bound=ctypes.CDLL)
 _ADDRESS, _SIZE = ctypes.c_void_p, ctypes.c_int64
 _COUNTS_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
@@ -131,14 +135,16 @@ def _load(kind: type[_Library], functions: dict[str, tuple[Any, list[Any]]]) -> 
     return loaded
 
 
-def address(array: NDArray[Any], kind: str) -> int:
+def address(array: NDArray[Any], kind: np.dtype[Any]) -> int:
     """Return the address of an array's first item; the array must outlive its use.
 
     Raises:
-        ValueError: it is not contiguous, or its items are not of the *kind*, such as ``<f4``.
+        ValueError: it is not contiguous, or its items are not of a *kind*.
     """
-    described = array.__array_interface__
-    if described["strides"] is not None or described["typestr"] != kind:
+    if not array.flags.c_contiguous or array.dtype != kind:
         raise ValueError(f"not a contiguous array of {kind}")
-    found: int = described["data"][0]
-    return found
+    try:  # a third of the time of the other way, which read-only and empty arrays need
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        found: int = array.__array_interface__["data"][0]
+        return found
