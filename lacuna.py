@@ -69,8 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"lacuna: {error}\n")
         return 1
     is_json = not sys.stdout.isatty() if options.json is None else options.json
-    for query, result in zip(queries, results, strict=True):
-        sys.stdout.write(f"{_to_json(result) if is_json else _to_text(query.text, result)}\n")
+    try:
+        for query, result in zip(queries, results, strict=True):
+            sys.stdout.write(f"{_to_json(result) if is_json else _to_text(query.text, result)}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # by `| head -1`; nothing is left to be flushed at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 0
 
 
@@ -78,7 +83,7 @@ def _train(words: Sequence[str]) -> int:
     if find_spec("torch") is None:
         sys.stderr.write(
             "lacuna: training needs torch, which is not installed; run `make training`, or"
-            " pip install 'lacuna[train]'\n"
+            " install Lacuna with its extra `train`\n"
         )
         return 2
     from training.__main__ import run_module
@@ -101,7 +106,8 @@ def _queries(options: argparse.Namespace) -> "list[PredictQuery | ClozeQuery | S
 def _lines(file: str) -> list[str]:
     """Return the lines of a file, or of standard input if it is ``-``, without empty ones."""
     text = sys.stdin.read() if file == "-" else Path(file).read_text("utf-8")
-    return [line for line in text.splitlines() if line.strip()]
+    # splitlines() would also divide a text at U+2028 or a form feed.
+    return [line for line in re.split("\r?\n", text) if line.strip()]
 
 
 def _answer(directory: Path, queries: Sequence["Query"]) -> list["Result"]:
@@ -175,11 +181,14 @@ def _completion(shell: str) -> str:
     if shell == "fish":
         lines = [f"-f -n __fish_use_subcommand -a '{' '.join(commands)}'"]
         for name in commands:
-            found = " ".join([*words.get(name, ()), *options[name]])
-            lines.append(f"-n '__fish_seen_subcommand_from {name}' -a '{found}'")
+            is_given = f"__fish_seen_subcommand_from {name}"
+            lines.append(f"-n '{is_given}' -a '{' '.join(options[name])}'")
+            if name in words:
+                is_next = f"{is_given}; and __fish_is_nth_token 2"
+                lines.append(f"-f -n '{is_next}' -a '{' '.join(words[name])}'")
         return "\n".join(f"complete -c lacuna {line}" for line in lines)
     patterns = {'"1 "*': commands} | {f'*" {name} -"*': options[name] for name in commands}
-    patterns |= {f'*" {name} "*': words[name] for name in words}
+    patterns |= {f'"2 {name} "*': words[name] for name in words}
     cases = [f'    {each}) words="{" ".join(found)}" ;;' for each, found in patterns.items()]
     return (_ZSH if shell == "zsh" else "") + _BASH.replace("CASES", "\n".join(cases))
 

@@ -97,8 +97,26 @@ def test_texts_come_from_standard_input(
     options = ("--checkpoint", tiny_checkpoint)
     alone = [run(capsys, "predict", text, *options) for text in ("I like the ", "I like the")]
     assert alone[0] != alone[1]
-    monkeypatch.setattr("sys.stdin", io.StringIO("I like the \n\nI like the\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("I like the \r\n\nI like the\n"))
     assert run(capsys, "predict", "-", *options) == "".join(alone)
+
+
+def test_a_line_ends_only_at_a_line_end(
+    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A form feed or U+2028 does not divide a text, so each line has one answer."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("the\fcat\u2028sat\n"))
+    assert run(capsys, "score", "-", "--checkpoint", tiny_checkpoint).count("\n") == 1
+
+
+def test_a_closed_pipe_is_no_error(tiny_checkpoint: Path) -> None:
+    """If the reader has left, as `head` does, nothing is printed on standard error."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "lacuna", "predict", "a", "--checkpoint", tiny_checkpoint]
+    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 @pytest.mark.parametrize(
@@ -108,6 +126,7 @@ def test_texts_come_from_standard_input(
         ("lacuna serve --max-t", ["--max-texts", "--max-tokens", "--max-top-k"]),
         ("lacuna train --from", ["--from-scratch"]),
         ("lacuna keys n", ["new"]),
+        ("lacuna keys new --file new", []),
         ("lacuna keys new --adm", ["--admin"]),
         ("lacuna completion f", ["fish"]),
     ],
@@ -122,7 +141,8 @@ def test_shells_complete_commands_and_options(
         code = 'source $argv[1]; complete -C "$argv[2]"'
         commands.append(["fish", "--no-config", "-c", code, completions["fish"], line])
     for command in commands:
-        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+        folder = completions["bash"].parent  # its files have no such names
+        answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
         assert answer.stdout.split() == words
 
 
@@ -214,13 +234,10 @@ print(json.dumps(build.get_outputs(include_bytecode=False)))
 """
     command = [sys.executable, "-c", code]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    files = {path.split("/lib/")[-1] for path in json.loads(listed.splitlines()[-1])}
-    assert {path.partition("/")[0] for path in files} == {
-        "lacuna.py",
-        "model",
-        "service",
-        "training",
-    }
+    built = json.loads(listed.splitlines()[-1])  # into build/lib.PLATFORM/
+    files = {"/".join(Path(path).parts[2:]) for path in built}
+    names = {path.partition("/")[0] for path in files}
+    assert names == {"lacuna.py", "model", "service", "training"}
     present = {
         path.relative_to(ROOT).as_posix()
         for package in ("model", "service", "training")
