@@ -93,7 +93,7 @@ def test_examples_are_answered_as_the_document_says(document: Any, server: Serve
         content = operation.get("requestBody", {}).get("content", {})
         bodies = (
             [each["value"] for each in content["application/json"]["examples"].values()]
-            if (content)
+            if content
             else [None]
         )
         declared = operation["responses"]["200"]

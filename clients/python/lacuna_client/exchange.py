@@ -60,9 +60,12 @@ class Exchange(Generic[A]):
         header = response.headers.get("Retry-After", "")  # seconds; dates are not obeyed
         seconds = float(header) if re.fullmatch("[0-9]+", header) else None
         timing = re.findall(r"([\w-]+);dur=([\d.]+)", response.headers.get("Server-Timing", ""))
-        more = {"status": response.status_code, "retry_after": seconds}
+        # A proxy's errors may be JSON as well, of another form.
+        document: dict[str, Any] = {"title": response.reason_phrase, "detail": _UNREADABLE}
         try:
-            document = response.json() | more | {"timing_ms": {n: float(ms) for n, ms in timing}}
+            document |= response.json()
+            document |= {"status": response.status_code, "retry_after": seconds}
+            document["timing_ms"] = {name: float(ms) for name, ms in timing}
             answer = read(self._form if response.is_success else Problem, document)
         except (TypeError, ValueError):
             answer = Problem(response.status_code, response.reason_phrase, _UNREADABLE)
