@@ -42,7 +42,7 @@ class LacunaLM(LM):
         self._session.mount(self._base_url, requests.adapters.HTTPAdapter(max_retries=RETRY))
         if key := os.environ.get("LACUNA_KEY"):
             self._session.headers["Authorization"] = f"Bearer {key}"
-        limits = self._session.get(f"{self._base_url}/model").json()["limits"]
+        limits = self._ask("GET", "/model")["limits"]
         self._max_tokens, self._longest = limits["tokens"], limits["characters"] - len(MARK)
 
     def loglikelihood(
@@ -103,16 +103,16 @@ class LacunaLM(LM):
         return marked["log_probability"] - mark["log_probability"], marked["tokens"]
 
     def _score(self, text: str, context: str = "") -> Any:
-        return self._ask("/score", text=text, context=context)["results"][0]
+        return self._ask("POST", "/score", text=text, context=context)["results"][0]
 
     def _complete(self, prompt: str, tokens: int, temperature: float = 0, **more: Any) -> Any:
         more |= {"prompt": prompt, "max_tokens": tokens, "temperature": temperature}
-        return self._ask("/v1/completions", model="lacuna", **more)["choices"][0]
+        return self._ask("POST", "/v1/completions", model="lacuna", **more)["choices"][0]
 
-    def _ask(self, path: str, **body: Any) -> Any:
-        answer = self._session.post(self._base_url + path, json=body)
+    def _ask(self, method: str, path: str, **body: Any) -> Any:
+        answer = self._session.request(method, self._base_url + path, json=body or None)
         if not answer.ok:
-            raise RuntimeError(f"{path} answered {answer.status_code}: {answer.json()['detail']}")
+            raise RuntimeError(f"{path} answered {answer.status_code}: {answer.text}")
         return answer.json()
 
 
