@@ -11,6 +11,7 @@ import json
 import math
 import re
 import sys
+import urllib.error
 import urllib.request
 from typing import Any
 
@@ -27,6 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="address of the service")
     url = parser.parse_args().url
+    sys.stdin.reconfigure(encoding="utf-8-sig")
     sentences = [each.strip() for each in SENTENCE.findall(sys.stdin.read().replace(BLANK, ""))]
     blanks = [each for sentence in sentences if (each := hide(url, sentence))]
     fitting = {text: set(fill(url, text, top_k=20)) for text, _ in blanks}
@@ -67,7 +69,7 @@ def form(word: str) -> object:
 
 def fill(url: str, text: str, **options: Any) -> dict[str, float]:
     """Return words for the only blank with their probabilities, the most probable first."""
-    (blank,) = ask(url, "cloze", text=text, **options)["blanks"]
+    (blank,) = ask(url, "cloze", text=text, blank=BLANK, **options)["blanks"]
     return {each["word"]: each["probability"] for each in blank["candidates"]}
 
 
@@ -75,8 +77,11 @@ def ask(url: str, path: str, **body: Any) -> Any:
     """Ask a service about one text."""
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(f"{url}/{path}", json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request) as answer:
-        return json.load(answer)["results"][0]
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return json.load(answer)["results"][0]
+    except urllib.error.HTTPError as error:
+        raise SystemExit(f"{error}: {error.read().decode()}") from error
 
 
 if __name__ == "__main__":

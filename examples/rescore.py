@@ -9,6 +9,7 @@ text.
 import argparse
 import json
 import sys
+import urllib.error
 import urllib.request
 
 
@@ -19,13 +20,17 @@ def main() -> None:
     parser.add_argument("--context", default="", help="text before the guesses")
     parser.add_argument("--weight", type=float, default=1, help="of the service's log-probability")
     options = parser.parse_args()
+    sys.stdin.reconfigure(encoding="utf-8-sig", newline=None)
     guesses = [line.rstrip("\n").split("\t", 1) for line in sys.stdin if line.strip()]
     body = {"text": [text for _, text in guesses], "context": options.context}
     request = urllib.request.Request(
         f"{options.url}/score", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request) as answer:
-        results = json.load(answer)["results"]
+    try:
+        with urllib.request.urlopen(request) as answer:
+            results = json.load(answer)["results"]
+    except urllib.error.HTTPError as error:
+        raise SystemExit(f"{error}: {error.read().decode()}") from error
     totals = [
         (float(score) + options.weight * result["log_probability"], text)
         for (score, text), result in zip(guesses, results, strict=True)

@@ -21,7 +21,8 @@ BROWSER = shutil.which("chromium-headless-shell") or shutil.which("chromium")
 RIME_LUA = [*Path("/usr/lib").glob("**/rime-plugins/librime-lua.so")]
 ENGLISH = """Last night we went to the theatre. She drank a cup of coffee before the meeting.
 The children were playing in the garden. He has been working in the hospital for ten years.
-It was raining heavily, so we stayed at home. The doctor told him to stop smoking."""
+It was raining heavily, so we stayed at home. We write [MASK] for a blank.
+The doctor told him to stop smoking."""
 CHINESE = """我的手机坏了，我打算买一部新手机。昨天晚上我们去看电影了。他在医院工作了十年。
 今天天气很好，我们去公园散步吧。妈妈在厨房做饭。我每天坐地铁上班。"""
 # Breaks out of JSON and of a shell's quotes, if it is not escaped.
@@ -99,6 +100,15 @@ def test_rescoring_puts_the_probable_guess_first(site: Site) -> None:
         printed = run(site, "rescore.py", "0\t手机\n0\t收集\n", "--context", context)
         assert printed.splitlines()[0].endswith(first)
     assert run(site, "rescore.py", "0\t手机\n99\t手迹\n").splitlines()[0].endswith("手迹")
+    windows = english.replace("\n", "\r\n")
+    assert run(site, "rescore.py", f"\ufeff{windows}") == run(site, "rescore.py", english)
+
+
+def test_examples_print_why_a_request_is_refused(site: Site) -> None:
+    """The message is the service's, without a traceback."""
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        run(site, "rescore.py", "0\ta\n" * 65)
+    assert "at most 64" in caught.value.stderr and "Traceback" not in caught.value.stderr
 
 
 @pytest.mark.parametrize("text", [ENGLISH, CHINESE])
@@ -132,6 +142,10 @@ def test_ghost_text_is_accepted_with_tab(site: Site) -> None:
         shown = ghost.inner_text()
         box.press("Tab")
         sync_api.expect(box).to_have_value(f"Last night we went to the theat{shown}")
+        box.press("ArrowLeft")
+        box.press("Tab")
+        sync_api.expect(box).to_have_value(f"Last night we went to the theat{shown}")
+        box.focus()
         box.press("Control+z")
         sync_api.expect(box).to_have_value("Last night we went to the theat")
         browser.close()
