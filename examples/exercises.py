@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def hide(url: str, sentence: str) -> tuple[str, str] | None:
-    """Replace the least predictable word: it is no function word. The first word has no context."""
+    """Replace the least predictable word, so no function word. The first word has no context."""
     details = ask(url, "score", text=sentence, details=True)["details"]
     words = [each.span() for each in ENGLISH.finditer(sentence)]
     words += [(each["start"], each["end"]) for each in details if CHINESE.fullmatch(each["text"])]

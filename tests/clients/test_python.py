@@ -184,7 +184,7 @@ def test_waits_as_long_as_the_service_asks(kind: Any) -> None:
     ],
 )
 def test_other_failures_are_final(kind: Any, outcome: httpx.Response | Exception) -> None:
-    """What another try would not change, or would make worse, is raised at once."""
+    """A failure that another try would not change, or would make worse, is raised at once."""
     service = FakeService(outcome)
     with pytest.raises((Problem, httpx.TransportError)) as caught:
         service.ask(kind)

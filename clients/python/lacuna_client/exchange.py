@@ -23,9 +23,9 @@ class Settings:
     """The settings of a client.
 
     Attributes:
-        tries: most of a question: further ones follow 429, 503 and lost connections.
-        timeout_seconds: of each step of a try: connect, send, read.
-        total_seconds: from the first try to the start of the last one.
+        tries: maximum for a question; another one follows 429, 503 and a lost connection.
+        timeout_seconds: limit of each step of a try: connect, send, read.
+        total_seconds: limit from the first try to the start of the last one.
     """
 
     address: str
