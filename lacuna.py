@@ -42,7 +42,7 @@ _ZSH = "autoload -U +X compinit && compinit; autoload -U +X bashcompinit && bash
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return 0, or 1 if a text, file or checkpoint cannot be used.
+    """Run one command; return 0, 130 after Ctrl-C, or 1 if an input cannot be used or output read.
 
     ``serve``, ``keys`` and ``train`` have other statuses.
     """
@@ -68,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (LacunaError, OSError, UnicodeDecodeError) as error:
         sys.stderr.write(f"lacuna: {error}\n")
         return 1
+    except KeyboardInterrupt:  # Ctrl-C, perhaps while it reads a terminal
+        return 130
     is_json = not sys.stdout.isatty() if options.json is None else options.json
     try:
         for query, result in zip(queries, results, strict=True):

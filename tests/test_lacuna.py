@@ -109,6 +109,17 @@ def test_a_line_ends_only_at_a_line_end(
     assert run(capsys, "score", "-", "--checkpoint", tiny_checkpoint).count("\n") == 1
 
 
+def test_ctrl_c_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The status is a shell's for an interrupted command."""
+
+    class Terminal(io.StringIO):
+        def read(self, _: int | None = -1) -> str:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.stdin", Terminal())
+    assert main(["predict", "-"]) == 130
+
+
 def test_a_closed_pipe_is_no_error(tiny_checkpoint: Path) -> None:
     """If the reader has left, as `head` does, nothing is printed on standard error."""
     reader, writer = os.pipe()
