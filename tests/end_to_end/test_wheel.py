@@ -17,6 +17,7 @@ from research.quickstart import post, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("lacuna.py", "model", "service", "training")
+ABOUT = ("build_backend.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
 # PyPI takes no larger file.
 MAX_BYTES = 100_000_000
 
@@ -30,7 +31,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("sources"),
         shutil.ignore_patterns("__pycache__", "*.so"),
     )
-    for name in (*SOURCES, "build_backend.py", "pyproject.toml", "README.md", "LICENSE"):
+    for name in (*SOURCES, *ABOUT):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, copy / name, ignore=ignored)
         else:
@@ -40,11 +41,13 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built by the system's compiler."""
-    folder = tmp_path_factory.mktemp("wheel")
+    """The wheel, built by the system's compiler from the source distribution."""
+    folder, sources = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("sdist")
+    code = f"import build_backend; build_backend.build_sdist({str(sources)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=copy, check=True)
     options = ("--quiet", "--no-deps", "--no-index", "--no-build-isolation")
-    command = [sys.executable, "-m", "pip", "wheel", *options, "--wheel-dir", folder, copy]
-    subprocess.run(command, check=True)
+    command = [sys.executable, "-m", "pip", "wheel", *options, "--wheel-dir", folder]
+    subprocess.run([*command, *sources.iterdir()], check=True)
     (built,) = folder.iterdir()
     return built
 
