@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +18,30 @@ from setuptools.build_meta import *  # noqa: F403  # the hooks of PEP 517
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
-SOURCES = "model/native/*.cpp"
 # No product and sum in one rounding: a result is the same on every CPU.
 FLAGS = "-std=c++20 -O3 -fPIC -shared -fno-exceptions -fno-rtti -ffp-contract=off"
 # GCC 12 warns about its own header of AVX-512 that values are not initialised.
-WARNINGS = "-Wall -Wextra -Wconversion -Wno-uninitialized -Wno-maybe-uninitialized"
+FLAGS += " -Wall -Wextra -Wconversion -Wno-uninitialized -Wno-maybe-uninitialized"
 
 
 def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:
-    """Ask for zig where there is no compiler."""
+    """Ask for zig if no compiler is installed."""
     return [*build_meta.get_requires_for_build_wheel(config_settings), *_compiler_packages()]
 
 
 def get_requires_for_build_editable(config_settings: Any = None) -> list[str]:
-    """Ask for zig where there is no compiler."""
+    """Ask for zig if no compiler is installed."""
     return [*build_meta.get_requires_for_build_editable(config_settings), *_compiler_packages()]
 
 
 def build_library(output: Path) -> None:
     """Compile the library to a file."""
-    root = Path(__file__).parent
-    sources = sorted(str(path) for path in root.glob(SOURCES))
+    folder = Path(__file__).parent / "model" / "native"
+    sources = sorted(folder.glob("*.?pp"))
+    checksum = zlib.crc32(b"".join(path.read_bytes() for path in sources))
     output.parent.mkdir(parents=True, exist_ok=True)
-    command = [
-        *(_compiler() or _zig()),
-        *FLAGS.split(),
-        *WARNINGS.split(),
-        *sources,
-        "-o",
-        str(output),
-    ]
+    command = [*(_compiler() or _zig()), *FLAGS.split(), f"-DLACUNA_SOURCES={checksum}U"]
+    command += [*map(str, folder.glob("*.cpp")), "-o", str(output)]
     subprocess.run(command, check=True)  # noqa: S603  # no input of a user
 
 

@@ -1,1 +1,1 @@
-"""What is computed in C++; ``build_backend.py`` compiles it."""
+"""Computations in C++, which ``build_backend.py`` compiles."""

@@ -205,6 +205,9 @@ void mix_row(const Counts& counts, const Known& known, double weight, float* row
 
 extern "C" {
 
+// Return the checksum of the sources that the library was built from.
+uint32_t lacuna_sources() { return LACUNA_SOURCES; }
+
 // Replace each of `rows` (count, V) by (1 - w) row + w P(next token | its context of `length`
 // tokens). w is the item of `weights` (count, 25) that the evidence names.
 void lacuna_counts_mix(const Counts* counts, int64_t count, float* rows, const int32_t* contexts,

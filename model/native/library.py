@@ -5,6 +5,7 @@ hold Python's lock; those of a network let other threads run.
 """
 
 import ctypes
+import zlib
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +21,8 @@ BYTE, INT8, TOKEN, RANK, INT32, INT64, FLOAT, DOUBLE = map(
 )
 _Library = TypeVar("_Library", bound=ctypes.CDLL)
 _ADDRESS, _SIZE = ctypes.c_void_p, ctypes.c_int64
-_COUNTS_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
+_Functions = dict[str, tuple[Any, list[Any]]]
+_COUNTS_FUNCTIONS: _Functions = {
     "lacuna_counts_mix": (None, [_ADDRESS, _SIZE, _ADDRESS, _ADDRESS, _SIZE, _ADDRESS]),
     "lacuna_counts_probs": (_SIZE, [_ADDRESS, _ADDRESS, _SIZE, _SIZE, _ADDRESS, _ADDRESS]),
     "lacuna_counts_log_probs_of_next": (
@@ -28,7 +30,7 @@ _COUNTS_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         [_ADDRESS, _ADDRESS, _SIZE, _SIZE, _ADDRESS, _SIZE, _ADDRESS, _ADDRESS],
     ),
 }
-_NETWORK_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
+_NETWORK_FUNCTIONS: _Functions = {
     "lacuna_network_supported": (ctypes.c_int32, []),
     "lacuna_tower_bytes": (_SIZE, [_ADDRESS, _SIZE, _SIZE]),
     "lacuna_head_bytes": (_SIZE, [_ADDRESS, _SIZE]),
@@ -103,34 +105,40 @@ class GapInputs(ctypes.Structure):
 
 @cache
 def counts_library() -> ctypes.PyDLL:
-    """Load the functions of counts.cpp.
-
-    Raises:
-        CheckpointError: the library is not built, or not for this system.
-    """
-    return _load(ctypes.PyDLL, _COUNTS_FUNCTIONS)
+    """Load the functions of counts.cpp; see :func:`load`."""
+    return load(ctypes.PyDLL, _COUNTS_FUNCTIONS)
 
 
 @cache
 def network_library() -> ctypes.CDLL:
-    """Load the functions of network.cpp.
+    """Load the functions of network.cpp; see :func:`load`."""
+    return load(ctypes.CDLL, _NETWORK_FUNCTIONS)
+
+
+def load(
+    kind: type[_Library], functions: _Functions, folder: Path = Path(__file__).parent
+) -> _Library:
+    """Load functions of the library in a folder.
 
     Raises:
-        CheckpointError: the library is not built, or not for this system.
+        CheckpointError: it is not built, not for this system, or from other sources than those
+            next to it. It would then read arrays as what they are not.
     """
-    return _load(ctypes.CDLL, _NETWORK_FUNCTIONS)
-
-
-def _load(kind: type[_Library], functions: dict[str, tuple[Any, list[Any]]]) -> _Library:
-    path = Path(__file__).with_name(LIBRARY)
+    path = folder / LIBRARY
+    sources = b"".join(each.read_bytes() for each in sorted(folder.glob("*.?pp")))
     try:
         loaded = kind(str(path))
+        built_from = loaded.lacuna_sources
+        built_from.restype = ctypes.c_uint32
+        if built_from() != zlib.crc32(sources):
+            raise OSError("it is built from other sources")
         for name, (result, arguments) in functions.items():
             function = getattr(loaded, name)
             function.restype, function.argtypes = result, arguments
-    except (OSError, AttributeError) as error:
+    except (AttributeError, OSError) as error:
         raise CheckpointError(
-            f"{path} cannot be loaded: {error}; install again: `make setup` or pip"
+            f"{path} cannot be used: {error}; install Lacuna again"
+            " (in its folder: .venv/bin/python -m pip install -e .)"
         ) from error
     return loaded
 
