@@ -54,7 +54,7 @@ lint: .venv/.dev
 
 check: lint test
 
-# From text to answers in about six minutes, on a small corpus that the project writes itself.
+# From text to answers, on a small corpus that the project writes itself.
 newcomer: .venv/.dev
 	$(BIN)/python -m research.quickstart
 
