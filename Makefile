@@ -99,7 +99,7 @@ sbom: .venv/.dev
 # Client libraries of others, against a real service. Those that exclude each other have an environment of their own.
 build/clients-2/.done: CLIENTS = 'openai<3' 'huggingface_hub<1' langchain-openai llama-index-llms-openai-like litellm
 build/clients-3/.done: CLIENTS = 'openai>=3' 'huggingface_hub>=2'
-build/clients-lm/.done: CLIENTS = 'lm_eval==0.4.13'
+build/clients-lm/.done: CLIENTS = 'lm_eval==0.4.13' -c constraints.txt
 build/clients-generated/.done: CLIENTS = openapi-python-client mypy
 build/clients-%/.done:
 	$(PYTHON) -m venv $(@D)
