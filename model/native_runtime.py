@@ -11,7 +11,9 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
+from model.checkpoint import EXPORT_AGAIN, WEIGHTS
 from model.config import NetworkConfig, Tower
+from model.errors import CheckpointError
 from model.native import library as native
 from model.native.library import BYTE, FLOAT, INT8, INT32, INT64, address
 from model.onnx_graphs import read_tensors
@@ -38,7 +40,7 @@ class NativeRuntime:
     """Runs a network; see :class:`model.runtime.Runtime`.
 
     Raises:
-        CheckpointError: the weights are missing or belong to another network.
+        CheckpointError: the weights are missing, belong to another network, or are not finite.
     """
 
     name = "native"
@@ -48,6 +50,7 @@ class NativeRuntime:
         self.head_rows = max(1, 1024 * 1024 // sizes.vocabulary_size)  # as of OnnxRuntime
         self._kept: list[Any] = []  # arrays whose addresses the library has
         self._tensors, _ = read_tensors(directory, sizes)
+        self._path = directory / WEIGHTS
         self._network = self._describe()
         self._tensors = {}
         self._address = ctypes.addressof(self._network)
@@ -155,7 +158,11 @@ class NativeRuntime:
         )
 
     def _floats(self, name: str) -> int:
-        return address(self._keep(self._tensors[name]), FLOAT)
+        values = self._tensors[name]
+        # The gates would turn NaN into numbers. Tokens that are never predicted have the bias -inf.
+        if not (values < np.inf).all():
+            raise CheckpointError(f"{self._path}: {name} is not finite; {EXPORT_AGAIN}")
+        return address(self._keep(values), FLOAT)
 
     def _keep(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return a contiguous copy that begins with a cache line and lives as long as this."""

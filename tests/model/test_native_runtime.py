@@ -7,10 +7,11 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
+from model.checkpoint import DEFAULT_CHECKPOINT, WEIGHTS, load_checkpoint
 from model.config import NetworkConfig, Tower
+from model.errors import CheckpointError
 from model.native_runtime import NativeRuntime, suits
-from model.onnx_graphs import build_graphs
+from model.onnx_graphs import build_graphs, read_tensors
 from model.onnx_runtime import OnnxRuntime
 from model.runtime import check_runtime, open_runtime
 from tests.fixtures_checkpoint import random_weights
@@ -101,6 +102,19 @@ def test_a_networks_rows_do_not_depend_on_the_batch(
         for part in (tokens[[n], :2], tokens[[n], 2:length]):
             state, _ = runtimes[0].run_tower("forward", state, part, np.array([part.shape[1]]))
         assert np.array_equal(state[0], together[n])
+
+
+@pytest.mark.parametrize("name", ["forward_tower.0.bias", "next.scale", "gap.kind"])
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, name: str) -> None:
+    """The native gates hide NaN, so no question would show it."""
+    folder = written(tmp_path, SIZES)
+    values = read_tensors(folder, SIZES)[0][name]
+    damaged = values.copy()
+    damaged.flat[1] = np.nan
+    content = (folder / WEIGHTS).read_bytes().replace(values.tobytes(), damaged.tobytes())
+    (folder / WEIGHTS).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{name} is not finite"):
+        NativeRuntime(folder, SIZES)
 
 
 @needs_vnni
