@@ -6,6 +6,8 @@ are sent to clients as they are, but for fields that are marked as internal.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from operator import is_
 from typing import Annotated
 
 from pydantic import Field
@@ -88,7 +90,7 @@ Query = PredictQuery | ClozeQuery | ScoreQuery | CompletionQuery
 # pydantic writes fields with this mark into no JSON.
 _INTERNAL = Field(exclude=True)
 # And fields with this one only if they have a value.
-_IF_GIVEN = Field(exclude_if=lambda value: value is None)
+_IF_GIVEN = Field(exclude_if=partial(is_, None))
 
 
 @dataclass(frozen=True, slots=True)

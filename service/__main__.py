@@ -17,7 +17,7 @@ from typing import NoReturn, cast
 
 import uvicorn
 from fastapi import FastAPI
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from model.errors import LacunaError
 from service.app import Load, create_app
@@ -104,7 +104,7 @@ class _Server(uvicorn.Server):
         self._sweep = connections.sweep
         config = uvicorn.Config(
             # FastAPI's own method looks for OpenTelemetry at each request, which takes 5 us.
-            partial(Starlette.__call__, app),
+            cast("ASGIApp", app.middleware_stack),
             interface="asgi3",
             access_log=False,
             lifespan="on",

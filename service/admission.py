@@ -73,6 +73,8 @@ class Allowance:
         Raises:
             TooManyRequests: names the limit for which the request has to wait longer.
         """
+        if self.limits == (0, 0):
+            return
         now = time.monotonic()
         minutes, self._updated = (now - self._updated) / 60, now
         amounts, waits = (texts, work_seconds), [0.0, 0.0]

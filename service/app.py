@@ -10,21 +10,18 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
-from starlette.responses import Response
 
 from service import completions, hugging_face, routes
 from service.admission import Admission
 from service.auth import KeyRing
 from service.engine import Engine
 from service.metrics import Metrics
-from service.middleware import AuthMiddleware, RequestMetricsMiddleware
+from service.middleware import Front
 from service.model_loader import LoadedModel, Reloader
 from service.openapi import describe
 from service.pages import pages
-from service.requests import BodyReader, JSONRoutesMiddleware
+from service.requests import BodyReader, JSONRoute
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -71,22 +68,19 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        exception_handlers={HTTPException: _reraise},
         lifespan=_lifespan,
     )
-    # The last one is the outermost. CORS answers preflights, and lets pages read errors too.
-    app.add_middleware(JSONRoutesMiddleware, routes=app.routes)
-    app.add_middleware(AuthMiddleware, keys=keys, settings=settings)
-    app.add_middleware(RequestMetricsMiddleware, metrics=metrics)
-    if settings.allowed_origins:
-        app.add_middleware(
-            CORSMiddleware,
+    app.state.lacuna = routes.AppState(settings, engine, reloader, metrics, BodyReader(settings))
+    answers = {each.path: each.answer for each in app.routes if isinstance(each, JSONRoute)}
+    app.middleware_stack = Front(app, answers, app.state.lacuna, keys)
+    if settings.allowed_origins:  # CORS answers preflights, and lets pages read errors too
+        app.middleware_stack = CORSMiddleware(
+            app.middleware_stack,
             allow_origins=settings.allowed_origins,
             allow_methods=("GET", "POST"),
             allow_headers=_SENT_HEADERS,
             expose_headers=("Retry-After", "Server-Timing", "X-Request-Id"),
         )
-    app.state.lacuna = routes.AppState(settings, engine, reloader, metrics, BodyReader(settings))
     app.state.keys = keys
     app.openapi = lambda: _document(settings.metrics_port is None)  # type: ignore[method-assign]
     return app
@@ -125,8 +119,3 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.keys.close()
         engine.draining = True
         await asyncio.shield(engine.stop())
-
-
-async def _reraise(_: Request, error: Exception) -> Response:
-    """Leave errors of the router, 404 and 405, to `RequestMetricsMiddleware`, as all others."""
-    raise error

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -29,11 +29,10 @@ from service.completion_schemas import (
     ModelList,
     OpenAIProblem,
 )
-from service.engine import NotReady
 from service.errors import CLIENT_CLOSED, Problem, as_problem, openai_error
-from service.middleware import RequestContext, forget_frames, log_failure
+from service.middleware import Context, RequestContext, forget_frames, log_failure
 from service.requests import JSONRoute
-from service.routes import AppState, Asked, problems, submit
+from service.routes import Asked, problems, submit
 from service.schemas import FieldError
 
 # A number of a choice and its next part; None after the last one.
@@ -51,9 +50,9 @@ listing = APIRouter(tags=["other clients"], responses=problems(400, 401, 421, 50
 
 
 @listing.get("/v1/models", operation_id="listModels", summary="Models (OpenAI)")
-async def list_models(request: Request) -> ModelList:
+async def list_models(context: Context) -> ModelList:
     """List the checkpoint that answers."""
-    return ModelList(data=[ModelCard(id=_model_name(request))])
+    return ModelList(data=[ModelCard(id=_model_name(context))])
 
 
 @listing.get(
@@ -62,9 +61,9 @@ async def list_models(request: Request) -> ModelList:
     summary="One model (OpenAI)",
     responses=problems(404, **_FORM),
 )
-async def retrieve_model(id: str, request: Request) -> ModelCard:  # noqa: A002 - OpenAI's word
+async def retrieve_model(id: str, context: Context) -> ModelCard:  # noqa: A002 - OpenAI's word
     """Describe the checkpoint that answers, if it has this name."""
-    return ModelCard(id=_model_name(request, id))
+    return ModelCard(id=_model_name(context, id))
 
 
 @listing.post("/v1/chat/completions", include_in_schema=False)
@@ -80,9 +79,9 @@ async def refuse_chat() -> None:
     response_model=CompletionAnswer,
     responses=_STREAM,
 )
-async def complete(body: CompletionRequest, request: Request) -> CompletionAnswer | Response:
+async def complete(body: CompletionRequest, context: Context) -> CompletionAnswer | Response:
     """Continue prompts token by token, or fill the blank between a prompt and a suffix."""
-    name, parts = _model_name(request, body.model), Parts()
+    name, parts = _model_name(context, body.model), Parts()
     loop = asyncio.get_running_loop()
 
     def on_part(choice: int, part: CompletionPart) -> None:
@@ -95,7 +94,7 @@ async def complete(body: CompletionRequest, request: Request) -> CompletionAnswe
             if isinstance(each, CompletionQuery)
         ]
 
-    asked = submit(request, body, body.user, prepare if body.stream else list)
+    asked = submit(context, body, body.user, prepare if body.stream else list)
     answer = partial(
         CompletionAnswer, id=f"cmpl-{secrets.token_hex(12)}", created=int(time.time()), model=name
     )
@@ -139,11 +138,11 @@ class _Stream(Response):
         self._asked.note_timing()
         return self
 
-    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Send the stream (ASGI)."""
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
-        context = RequestContext.of(scope)
+        context = self._asked.context
         try:
             async for event in self._events():
                 await send(_message(event))
@@ -179,12 +178,9 @@ def _message(event: bytes) -> dict[str, Any]:
     return {"type": "http.response.body", "body": b"data: " + event + b"\n\n", "more_body": True}
 
 
-def _model_name(request: Request, asked: str = NAME) -> str:
+def _model_name(context: RequestContext, asked: str = NAME) -> str:
     """Return the name of the checkpoint, if *asked* is it or the name of any."""
-    loaded = AppState.of(request).engine.loaded
-    if loaded is None:
-        raise NotReady("the checkpoint is still loading")
-    name = str(loaded.description["name"])
+    name = str(context.state.engine.active.description["name"])
     if asked not in (name, NAME):
         detail = f"is not the name of the model; send {NAME}, or the name that GET /v1/models lists"
         raise Problem(404, f"/model: {detail}", [FieldError("/model", detail)])

@@ -143,6 +143,13 @@ class Engine:
         await self._swapped
 
     @property
+    def active(self) -> "LoadedModel":
+        """The checkpoint that answers. Raises `NotReady` before the first one is loaded."""
+        if self.loaded is None:
+            raise NotReady("the checkpoint is still loading")
+        return self.loaded
+
+    @property
     def is_alive(self) -> bool:
         """True if the thread runs and no step is stuck."""
         return self._thread.is_alive() and (

@@ -4,10 +4,10 @@ from typing import Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field, RootModel
-from starlette.requests import Request
 
 from model.checks import clean_word
 from model.queries import Blank, ClozeQuery, ClozeResult, Query, Usage
+from service.middleware import Context
 from service.requests import JSONRoute
 from service.routes import Asked, problems, submit
 from service.schemas import BODY, Body, FieldError, ProblemDocument, Strings, Text
@@ -90,9 +90,9 @@ filling = APIRouter(
 
 @filling.post("/models/{name:path}", include_in_schema=False)
 @filling.post("/hf/fill-mask", operation_id="fillMask", summary="Fill masks (Hugging Face)")
-async def fill_mask(body: FillMaskRequest, request: Request) -> FillMaskAnswer:
+async def fill_mask(body: FillMaskRequest, context: Context) -> FillMaskAnswer:
     """Fill masks, as Hugging Face's task of this name."""
-    asked = submit(request, body, None)
+    asked = submit(context, body, None)
     results: list[ClozeResult] = await asked.results()
     tokens = sum([result.usage.tokens for result in results])
     asked.used(Usage(tokens, sum([result.usage.cached_tokens for result in results])))

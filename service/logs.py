@@ -30,6 +30,8 @@ GATHER_SECONDS = 0.02
 REQUESTS = logging.getLogger("service.requests")
 # Of a line that a library writes, so many characters are logged.
 MAX_FOREIGN = 1000
+# Of their records.
+_REQUEST = vars(logging.LogRecord(REQUESTS.name, logging.INFO, "", 0, "request", None, None))
 log = logging.getLogger(__name__)
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 _SURROGATE = re.compile("[\ud800-\udfff]")  # from a path that is not UTF-8
@@ -43,7 +45,7 @@ class JsonFormatter(logging.Formatter):
         """Return one line."""
         seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         line: dict[str, object] = {
-            "time": f"{seconds}.{int(record.msecs):03d}Z",
+            "time": f"{seconds}.{int(record.created % 1 * 1000):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
             # The first line only: asyncio's further lines show objects, which may hold a text.
@@ -58,6 +60,13 @@ class JsonFormatter(logging.Formatter):
 
 def _escape(surrogate: re.Match[str]) -> str:
     return f"\\\\u{ord(surrogate[0]):04x}"
+
+
+def log_request(fields: dict[str, object]) -> None:
+    """Log the line of a request at level info, without the costly parts of `REQUESTS.info`."""
+    record = logging.LogRecord.__new__(logging.LogRecord)
+    record.__dict__.update(_REQUEST, created=time.time(), fields=fields)
+    REQUESTS.handle(record)
 
 
 def format_exception(error: BaseException) -> dict[str, object]:
@@ -180,16 +189,14 @@ class _Writer(logging.handlers.QueueHandler):
         """Number of lines that were dropped or could not be written."""
         return self._dropped + self._stderr.failed
 
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        """Leave formatting to the thread that writes."""
-        return record
-
-    def enqueue(self, record: logging.LogRecord) -> None:
-        """Queue a record, or drop it. Never blocks."""
-        if self._waiting.qsize() < MAX_WAITING:
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Queue a record for the thread that formats and writes it, or drop it. Never blocks."""
+        is_kept = self._waiting.qsize() < MAX_WAITING
+        if is_kept:
             self._waiting.put(record)
         else:
             self._dropped += 1
+        return is_kept
 
     def write_to(self, stream: TextIO) -> TextIO:
         """Write to *stream* from now on, and return the stream before."""

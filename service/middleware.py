@@ -1,7 +1,4 @@
-"""The pure ASGI middleware around every route: request id, log, metrics and errors; then access.
-
-Starlette's BaseHTTPMiddleware costs more than the rest, and hides that a client hung up.
-"""
+"""The ASGI app in front of every route: access, errors, log and metrics."""
 
 import asyncio
 import logging
@@ -9,21 +6,27 @@ import math
 import random
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
 
+from fastapi import Depends, FastAPI
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.queries import Usage
 from service.admission import Allowance, TooManyRequests
 from service.auth import Client, KeyRing
 from service.errors import CLIENT_CLOSED, Problem, as_problem, problem_response
-from service.logs import REQUESTS, format_exception
-from service.metrics import ROUTES, UNMATCHED, Metrics
+from service.logs import REQUESTS, format_exception, log_request
+from service.metrics import ROUTES, UNMATCHED
 from service.pages import PAGES
 from service.settings import Settings, is_address, is_loopback
+
+if TYPE_CHECKING:
+    from service.routes import AppState
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +65,8 @@ _NOBODY = Client("", Allowance())
 class RequestContext:
     """One request: its identity, and the figures that are logged and counted at its end."""
 
+    state: "AppState"
+    receive: Receive
     route: str  # one of `ROUTES` or `UNMATCHED`: a closed set, since it labels metrics
     headers: dict[bytes, bytes]  # by name in lower case; the last one of each name
     request_id: str  # the client's X-Request-Id if it is well formed, else a new one
@@ -75,7 +80,7 @@ class RequestContext:
     timing: tuple[float, float] | None = None
 
     @classmethod
-    def begin(cls, scope: Scope) -> "RequestContext":
+    def begin(cls, scope: Scope, receive: Receive, state: "AppState") -> "RequestContext":
         """Make the context of a new request; `of` finds it again."""
         path, headers = scope["path"], dict(scope["headers"])
         route = f"{MODELS}{{id}}" if path.startswith(MODELS) else path
@@ -84,6 +89,8 @@ class RequestContext:
         known = _REQUEST_ID.fullmatch(request_id)
         trace = _TRACEPARENT.fullmatch(headers.get(b"traceparent", b"").strip())
         scope["lacuna.request"] = context = cls(
+            state,
+            receive,
             route if route in ROUTES else UNMATCHED,
             headers,
             request_id.decode() if known else f"{_ids.getrandbits(128):032x}",
@@ -104,19 +111,36 @@ class RequestContext:
         return {"request_id": self.request_id, **trace}
 
 
-class RequestMetricsMiddleware:
-    """Make a request's context, answer its exceptions, and log and count it when it ends."""
+async def _context(request: Request) -> RequestContext:
+    return RequestContext.of(request.scope)
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app = app
-        self._metrics = metrics
+
+# Routes take it as a parameter, which the OpenAPI document does not show.
+Context = Annotated[RequestContext, Depends(_context)]
+
+
+class Front:
+    """Make a request's context, check its access, answer it, and log and count it at its end.
+
+    Questions go straight to their *answers*, by path: FastAPI's layers and router cost more than
+    all of this, and Starlette's BaseHTTPMiddleware hides that a client hung up.
+    """
+
+    def __init__(
+        self, app: FastAPI, answers: Mapping[str, ASGIApp], state: "AppState", keys: KeyRing
+    ) -> None:
+        self._app, self._answers, self._state = app, answers, state
+        # Without Starlette's handlers of exceptions, which are answered here.
+        self._routes = AsyncExitStackMiddleware(app.router)
+        self._access = Access(keys, state.settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
+        scope["app"] = self._app
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._routes(scope, receive, send)
             return
-        context = RequestContext.begin(scope)
+        context = RequestContext.begin(scope, receive, self._state)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -128,11 +152,16 @@ class RequestMetricsMiddleware:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_headers)
+            self._access.check(scope, context)
+            answer = self._answers.get(scope["path"]) if scope["method"] == "POST" else None
+            await (answer or self._routes)(scope, receive, send_with_headers)
         except ClientDisconnect as error:
             forget_frames(error)
         except (Exception, asyncio.CancelledError) as error:
-            problem = self._problem(error, context)
+            if isinstance(error, TooManyRequests):
+                self._state.metrics.refused(error.reason)
+            problem = as_problem(error)
+            log_failure(problem, error, context)
             if context.status:  # the answer has begun; it cannot become another one
                 raise
             response = problem_response(problem, context.request_id, scope["path"])
@@ -141,18 +170,11 @@ class RequestMetricsMiddleware:
         finally:
             self._finish(context)
 
-    def _problem(self, error: BaseException, context: RequestContext) -> Problem:
-        if isinstance(error, TooManyRequests):
-            self._metrics.refused(error.reason)
-        problem = as_problem(error)
-        log_failure(problem, error, context)
-        return problem
-
     def _finish(self, context: RequestContext) -> None:
         """Count a request, and log it at level info."""
         seconds = time.monotonic() - context.began
         context.status = context.status or CLIENT_CLOSED
-        self._metrics.finished(context, seconds)
+        self._state.metrics.finished(context, seconds)
         if not REQUESTS.isEnabledFor(logging.INFO):
             return
         fields = context.identity | {
@@ -170,10 +192,7 @@ class RequestMetricsMiddleware:
         if context.usage:
             fields["tokens"] = context.usage.tokens
             fields["cached_tokens"] = context.usage.cached_tokens
-        # `REQUESTS.info` would look for the calling line, which costs more than all of this.
-        record = logging.LogRecord(REQUESTS.name, logging.INFO, "", 0, "request", None, None)
-        record.fields = fields
-        REQUESTS.handle(record)
+        log_request(fields)
 
 
 def log_failure(problem: Problem, error: BaseException, context: RequestContext) -> None:
@@ -192,9 +211,10 @@ def _refuse_repeated(headers: Sequence[tuple[bytes, bytes]]) -> None:
 
 def _server_timing(context: RequestContext) -> str:
     """Return milliseconds, rounded up to tens without keys: exact times reveal cached texts."""
-    queue, inference = (1000 * seconds for seconds in context.timing or ())
+    queue, inference = context.timing or (0.0, 0.0)
+    queue, inference = 1000 * queue, 1000 * inference
     if not context.client.name:
-        queue, inference = (COARSE_MS * math.ceil(ms / COARSE_MS) for ms in (queue, inference))
+        queue, inference = [COARSE_MS * math.ceil(ms / COARSE_MS) for ms in (queue, inference)]
     return f"queue;dur={queue:.3f}, inference;dur={inference:.3f}"
 
 
@@ -208,7 +228,7 @@ def forget_frames(error: BaseException | None) -> None:
         error = error.__context__
 
 
-class AuthMiddleware:
+class Access:
     """Refuse a request for another host, without a key, or without a right.
 
     - On loopback, requests must name a loopback host or an allowed one: a page could rebind its own
@@ -221,8 +241,7 @@ class AuthMiddleware:
       such path then.
     """
 
-    def __init__(self, app: ASGIApp, keys: KeyRing, settings: Settings) -> None:
-        self._app = app
+    def __init__(self, keys: KeyRing, settings: Settings) -> None:
         self._metrics_port = port = settings.metrics_port
         self._open = OPEN_ROUTES if port is None else OPEN_ROUTES | {METRICS}
         self._keys = keys
@@ -230,19 +249,13 @@ class AuthMiddleware:
         self._checks_host = bool(is_loopback(settings.host) or allowed) and "*" not in allowed
         self._known = {"localhost", "127.0.0.1", *map(str.lower, allowed)}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        if scope["type"] == "http":
-            context = RequestContext.of(scope)
-            if len(context.headers) != len(scope["headers"]):
-                _refuse_repeated(scope["headers"])
-            path, port = scope["path"], self._metrics_port
-            if port is not None and (path == METRICS) != (scope["server"][1] == port):
-                raise HTTPException(404)
-            self._check(path, context)
-        await self._app(scope, receive, send)
-
-    def _check(self, path: str, context: RequestContext) -> None:
+    def check(self, scope: Scope, context: RequestContext) -> None:
+        """Find the client of a request, or raise 400, 401, 403, 404 or 421."""
+        if len(context.headers) != len(scope["headers"]):
+            _refuse_repeated(scope["headers"])
+        path, port = scope["path"], self._metrics_port
+        if port is not None and (path == METRICS) != (scope["server"][1] == port):
+            raise HTTPException(404)
         host = context.headers.get(b"host", b"")
         if self._checks_host and path not in ANY_HOST and not self._is_ours(host, path == METRICS):
             raise Problem(421, "the Host header names another host; allowed_hosts can allow it")

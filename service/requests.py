@@ -8,16 +8,15 @@ import ctypes
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
-from starlette.routing import BaseRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from service.admission import TooManyRequests
 from service.errors import Problem, unprocessable
@@ -77,7 +76,7 @@ class BodyReader:
         self._turn = asyncio.Lock()
         self._any_long = False  # since the last trim
 
-    async def read(self, request: Request) -> bytearray:
+    async def read(self, context: RequestContext) -> bytearray:
         """Read a body of JSON, counting its bytes as they arrive: Content-Length may be wrong.
 
         Raises:
@@ -85,7 +84,7 @@ class BodyReader:
             TooManyRequests: other bodies need the memory.
             starlette.requests.ClientDisconnect: the client hung up while sending.
         """
-        _check_media_type(RequestContext.of(request.scope).headers)
+        _check_media_type(context.headers)
         body = bytearray()
         received = counted = 0
         refusal: Problem | TooManyRequests | None = None
@@ -93,7 +92,7 @@ class BodyReader:
         try:
             async with asyncio.timeout(self._seconds):
                 while not is_complete:
-                    message = await request.receive()
+                    message = await context.receive()
                     if message["type"] == "http.disconnect":
                         raise ClientDisconnect
                     is_complete = not message.get("more_body", False)
@@ -196,7 +195,7 @@ def _field_error(error: ErrorDetails) -> FieldError:
 class JSONRoute(APIRoute):
     """A route that FastAPI declares and documents, with a faster handler for JSON.
 
-    The endpoint takes ``body``, a `Body`, and ``request``. It returns a model, or a response that
+    The endpoint takes ``body``, a `Body`, and ``context``. It returns a model, or a response that
     is sent as it is.
     FastAPI's own handler costs too much (docs/decisions/0006-http-layer.md).
     """
@@ -208,27 +207,15 @@ class JSONRoute(APIRoute):
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI)."""
-        request = Request(scope, receive, send)
-        bodies: BodyReader = scope["app"].state.lacuna.bodies
+        context = RequestContext.of(scope)
         # In one line: a variable would keep the body while the engine works.
         answer: BaseModel | Response = await self.endpoint(
-            parse(await bodies.read(request), self._expected), request
+            parse(await context.state.bodies.read(context), self._expected), context
         )
-        if isinstance(answer, BaseModel):
-            answer = Response(answer.model_dump_json(), media_type="application/json")
-        await answer(scope, receive, send)
-
-
-class JSONRoutesMiddleware:
-    """Send questions to their `JSONRoute` past FastAPI's layers and router, a tenth of the cost."""
-
-    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]) -> None:
-        self._app = app
-        self._answers = {r.path: r.answer for r in routes if isinstance(r, JSONRoute)}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        app = self._app
-        if scope["type"] == "http" and scope["method"] == "POST":
-            app = self._answers.get(scope["path"], app)
-        await app(scope, receive, send)
+        if isinstance(answer, Response):
+            await answer(scope, receive, send)
+            return
+        body = answer.__pydantic_serializer__.to_json(answer)
+        headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})

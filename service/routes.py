@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from model.queries import PredictResult, Query, Usage
@@ -21,7 +21,7 @@ from service.engine import Engine, ItemError, NotReady
 from service.errors import TITLES, Problem, unprocessable
 from service.jobs import Job
 from service.metrics import Metrics
-from service.middleware import RequestContext
+from service.middleware import Context, RequestContext
 from service.model_loader import LoadedModel, Reloader
 from service.requests import BodyReader, JSONRoute
 from service.schemas import (
@@ -31,7 +31,6 @@ from service.schemas import (
     ClozeRequest,
     FieldError,
     ModelAnswer,
-    ModelName,
     PredictAnswer,
     PredictRequest,
     ProblemDocument,
@@ -51,19 +50,13 @@ UNWATCHED_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class AppState:
-    """The parts that the routes of one app share; found at ``request.app.state.lacuna``."""
+    """The parts that the routes of one app share."""
 
     settings: Settings
     engine: Engine
     reloader: Reloader
     metrics: Metrics
     bodies: BodyReader
-
-    @classmethod
-    def of(cls, request: Request) -> "AppState":
-        """Return the state of the app that *request* came to."""
-        state: AppState = request.app.state.lacuna
-        return state
 
 
 def problems(
@@ -88,42 +81,40 @@ probing = APIRouter(
 
 
 @asking.post("/predict", operation_id="predict", summary="Next words")
-async def predict(body: PredictRequest, request: Request) -> PredictAnswer:
+async def predict(body: PredictRequest, context: Context) -> PredictAnswer:
     """Predict the next word, or the rest of the word that the text stops in."""
-    return await _ask(request, body, PredictAnswer)
+    return await _ask(context, body, PredictAnswer)
 
 
 @asking.post("/cloze", operation_id="fillBlanks", summary="Words for blanks")
-async def cloze(body: ClozeRequest, request: Request) -> ClozeAnswer:
+async def cloze(body: ClozeRequest, context: Context) -> ClozeAnswer:
     """Fill blanks, openly or from given choices."""
-    return await _ask(request, body, ClozeAnswer)
+    return await _ask(context, body, ClozeAnswer)
 
 
 @asking.post("/score", operation_id="score", summary="Probability of a text")
-async def score(body: ScoreRequest, request: Request) -> ScoreAnswer:
+async def score(body: ScoreRequest, context: Context) -> ScoreAnswer:
     """Compute how probable a text is after its context; its end is not included."""
-    return await _ask(request, body, ScoreAnswer)
+    return await _ask(context, body, ScoreAnswer)
 
 
 @administration.post("/admin/reload", operation_id="reload", summary="Reload the checkpoint")
-async def reload(request: Request) -> ReloadAnswer:
+async def reload(context: Context) -> ReloadAnswer:
     """Load the configured checkpoint again, and answer with it."""
-    return ReloadAnswer(**await AppState.of(request).reloader.reload())
+    return ReloadAnswer(**await context.state.reloader.reload())
 
 
 @reading.get("/model", operation_id="getModel", summary="The checkpoint and its limits")
-async def get_model(request: Request) -> ModelAnswer:
+async def get_model(context: Context) -> ModelAnswer:
     """Describe the checkpoint that answers, and the limits of a request."""
-    state = AppState.of(request)
-    if state.engine.loaded is None:
-        raise NotReady("the checkpoint is still loading")
-    settings = state.settings
+    state = context.state
+    settings, loaded = state.settings, state.engine.active
     limits = asdict(settings.limits) | {
         "body_bytes": settings.max_body_bytes,
         "texts": settings.max_texts,
         "work_seconds": settings.max_work_seconds,
     }
-    return ModelAnswer(**state.engine.loaded.description, limits=limits)
+    return ModelAnswer(**loaded.description, limits=limits)
 
 
 @reading.get("/docs", include_in_schema=False)
@@ -133,17 +124,17 @@ async def docs() -> Response:
 
 
 @probing.get("/livez", operation_id="isAlive", summary="Liveness probe")
-async def livez(request: Request) -> str:
+async def livez(context: Context) -> str:
     """Answer 200 while the process can make progress; otherwise it should be restarted."""
-    if not AppState.of(request).engine.is_alive:
+    if not context.state.engine.is_alive:
         raise NotReady("the engine is stuck or has ended; restart the service")
     return "ok\n"
 
 
 @probing.get("/readyz", operation_id="isReady", summary="Readiness probe")
-async def readyz(request: Request) -> str:
+async def readyz(context: Context) -> str:
     """Answer 200 while questions are answered; 503 while loading, draining or stuck."""
-    AppState.of(request).engine.check_ready()
+    context.state.engine.check_ready()
     return "ready\n"
 
 
@@ -153,44 +144,38 @@ async def readyz(request: Request) -> str:
     summary="Prometheus metrics",
     responses=problems(401, 403, 421),
 )
-async def metrics(request: Request) -> Response:
+async def metrics(context: Context) -> Response:
     """Return the series that Prometheus reads."""
-    content = generate_latest(AppState.of(request).metrics.registry)
+    content = generate_latest(context.state.metrics.registry)
     return Response(content, media_type=CONTENT_TYPE_LATEST)
 
 
-async def _ask(request: Request, body: Question, form: type[A]) -> A:
+async def _ask(context: RequestContext, body: Question, form: type[A]) -> A:
     """Let the engine answer the texts of one request."""
-    asked = submit(request, body, body.user)
+    asked = submit(context, body, body.user)
     results = await asked.results()
     for result in results:
         if isinstance(result, PredictResult):
-            asked.state.metrics.predicted(result.inside_word, result.network_rows)
+            context.state.metrics.predicted(result.inside_word, result.network_rows)
     tokens = sum([result.usage.tokens for result in results])
     usage = asked.used(Usage(tokens, sum([result.usage.cached_tokens for result in results])))
-    model = ModelName.model_validate(asked.loaded.description)
-    return form(model=model, results=results, usage=usage)
+    model = asked.loaded.description  # of which the answer has name and version
+    return form.model_validate({"model": model, "results": results, "usage": usage})
 
 
 @dataclass(slots=True)
 class Asked:
     """The queries of one request in the engine."""
 
-    request: Request
-    state: AppState
+    context: RequestContext
     body: Body
-    queries: list[Query]
     job: Job
-    cache_salt: str
     left: float  # seconds to the deadline
 
     @property
     def loaded(self) -> LoadedModel:
         """The checkpoint that answers, after it has."""
-        loaded = self.job.loaded or self.state.engine.loaded
-        if loaded is None:
-            raise NotReady("the checkpoint is still loading")
-        return loaded
+        return self.job.loaded or self.context.state.engine.active
 
     async def results(self) -> list[Any]:
         """Wait for one result per query.
@@ -199,31 +184,55 @@ class Asked:
             Problem: 422 if one query is refused, 504 after the deadline.
             ClientDisconnect: the client hung up.
         """
+        job = self.job
+        unwatched_seconds = min(UNWATCHED_SECONDS, self.left)
+        watchers: list[asyncio.Future[None]] = []
+        timer = asyncio.get_running_loop().call_later(
+            unwatched_seconds,
+            lambda: watchers.append(asyncio.ensure_future(self._watch(unwatched_seconds))),
+        )
         try:
-            results = await _wait(self.request, self.state, self.job, self.left)
+            results = await job.future
         except ItemError as error:
             pointer = self.body.pointer(error.cause.field, error.item)
             raise unprocessable(FieldError(pointer, error.cause.message)) from error
         finally:  # also after the deadline: long waits matter most
+            timer.cancel()
+            for watcher in watchers:
+                watcher.cancel()
+            if not job.finished:
+                self.context.state.engine.cancel(job)
             self.note_timing()
-        self.loaded.estimator.remember(self.queries, self.cache_salt)
+        self.loaded.estimator.remember(job.queries, job.cache_salt)
         return results
+
+    async def _watch(self, waited_seconds: float) -> None:
+        """End the wait at the deadline, or if the client hangs up."""
+        reason: Exception = ClientDisconnect()
+        try:
+            async with asyncio.timeout(self.left - waited_seconds):
+                while (await self.context.receive())["type"] != "http.disconnect":
+                    pass
+        except TimeoutError:
+            seconds = self.context.state.settings.deadline_seconds
+            late = f"not answered within {seconds:g} s; send less at once, or later"
+            reason = Problem(504, late)
+        if not self.job.future.done():
+            self.job.future.set_exception(reason)
 
     def note_timing(self) -> None:
         """Note the times of the engine so far."""
-        context = RequestContext.of(self.request.scope)
-        context.timing = self.job.queue_seconds, self.job.inference_seconds
+        self.context.timing = self.job.queue_seconds, self.job.inference_seconds
 
     def used(self, usage: Usage) -> Usage:
         """Note the tokens of the answer; return what its client may know of them."""
-        context = RequestContext.of(self.request.scope)
-        context.usage = usage
+        self.context.usage = usage
         # All clients without a key share cached texts: the count would tell what others typed.
-        return usage if context.client.name else Usage(usage.tokens)
+        return usage if self.context.client.name else Usage(usage.tokens)
 
 
 def submit(
-    request: Request,
+    context: RequestContext,
     body: Body,
     user: str | None,
     prepare: Callable[[list[Query]], list[Query]] = lambda queries: queries,
@@ -234,16 +243,13 @@ def submit(
         TooManyRequests, NotReady: the request is not accepted, and not charged.
         Problem: 422 if it is too large.
     """
-    state, context = AppState.of(request), RequestContext.of(request.scope)
-    settings, engine, client = state.settings, state.engine, context.client
+    settings, engine, client = context.state.settings, context.state.engine, context.client
     if excess := body.excess(settings):
         raise unprocessable(excess)
     queries = prepare(body.queries())
     context.items = count = len(queries)
     cache_salt = client.cache_salt(user)
-    if (loaded := engine.loaded) is None:
-        raise NotReady("the checkpoint is still loading")
-    works = loaded.estimator.estimate(queries, cache_salt)
+    works = engine.active.estimator.estimate(queries, cache_salt)
     work_seconds = sum([work.total for work in works]) / 1e6
     if work_seconds > settings.max_work_seconds:
         least = f"is about {work_seconds:.1f} s of work; at most {settings.max_work_seconds:g} s"
@@ -256,38 +262,7 @@ def submit(
     except (TooManyRequests, NotReady):
         client.allowance.refund(count, work_seconds)
         raise
-    return Asked(request, state, body, queries, job, cache_salt, left)
-
-
-async def _wait(request: Request, state: AppState, job: Job, left: float) -> list[Any]:
-    """Return the job's results. Drop the job *left* seconds later, or if the client hangs up."""
-    unwatched_seconds = min(UNWATCHED_SECONDS, left)
-
-    async def watch() -> None:
-        seconds = state.settings.deadline_seconds
-        late = f"not answered within {seconds:g} s; send less at once, or later"
-        reason: Exception = ClientDisconnect()
-        try:
-            async with asyncio.timeout(left - unwatched_seconds):
-                while (await request.receive())["type"] != "http.disconnect":
-                    pass
-        except TimeoutError:
-            reason = Problem(504, late)
-        if not job.future.done():
-            job.future.set_exception(reason)
-
-    watchers: list[asyncio.Future[None]] = []
-    timer = asyncio.get_running_loop().call_later(
-        unwatched_seconds, lambda: watchers.append(asyncio.ensure_future(watch()))
-    )
-    try:
-        return await job.future
-    finally:
-        timer.cancel()
-        for watcher in watchers:
-            watcher.cancel()
-        if not job.finished:
-            state.engine.cancel(job)
+    return Asked(context, body, job, left)
 
 
 def _docs_page() -> Response:

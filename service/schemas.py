@@ -103,6 +103,7 @@ LexiconItem = Annotated[
 ]
 Words = Annotated[list[Word], Field(max_length=MAX_LEXICON, fail_fast=True)]
 Lexicon = Annotated[list[LexiconItem], Field(max_length=MAX_LEXICON, fail_fast=True)]
+_EMPTY: Any = ()  # pydantic would copy a list for each request
 
 
 class Body(BaseModel):
@@ -195,9 +196,10 @@ class WordsRequest(Question):
         "", description="earlier text of the same writer: its words are likelier to come again"
     )
     lexicon: Lexicon = Field(
-        [], description="the writer's own words, which become likelier; offered as they are written"
+        _EMPTY,
+        description="the writer's own words, which become likelier; offered as they are written",
     )
-    block: Words = Field([], description="words that are never candidates, whatever their case")
+    block: Words = Field(_EMPTY, description="words that are never candidates, whatever their case")
 
     def excess(self, settings: Settings) -> "FieldError | None":
         """Return the error of a list that is too long: count before anything reads its items."""

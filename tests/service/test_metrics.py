@@ -1,8 +1,12 @@
 """Tests of service/metrics.py."""
 
-import httpx
+from types import SimpleNamespace
+from typing import Any
 
-from service.metrics import Metrics
+import httpx
+from prometheus_client import CollectorRegistry, Histogram
+
+from service.metrics import SECONDS, Metrics
 from tests.service.client import METRICS, METRICS_PORT, ask
 
 
@@ -31,6 +35,22 @@ def test_series_exist_before_the_first_request() -> None:
     for bound in ("0.00025", "10.0"):  # a cached keystroke, and the default deadline
         assert value(metrics, "lacuna_inference_seconds_bucket", route="/predict", le=bound) == 0
     assert value(metrics, "lacuna_log_lines_lost_total") == 0
+
+
+def test_times_are_counted_as_by_any_histogram() -> None:
+    """On, below and above each bound, buckets and sum are those of prometheus_client."""
+    metrics, registry = Metrics(), CollectorRegistry()
+    expected = Histogram("expected", "", buckets=SECONDS, registry=registry)
+    context: Any = SimpleNamespace(route="/score", status=200, timing=None, usage=None)
+    for seconds in (0.0, *SECONDS, *[1.1 * bound for bound in SECONDS]):
+        expected.observe(seconds)
+        metrics.finished(context, seconds)
+    for bound in (*map(str, SECONDS), "+Inf"):
+        count = registry.get_sample_value("expected_bucket", {"le": bound})
+        found = value(metrics, "lacuna_request_seconds_bucket", route="/score", le=bound)
+        assert found == count
+    total = registry.get_sample_value("expected_sum")
+    assert value(metrics, "lacuna_request_seconds_sum", route="/score") == total
 
 
 def test_what_a_service_does_is_counted() -> None:

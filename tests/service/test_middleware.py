@@ -1,12 +1,11 @@
 """Tests of service/middleware.py: request ids, errors, hosts, keys and pages."""
 
-import asyncio
 import gc
 import logging
 import re
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from service.auth import KeyRing
 from service.errors import Problem
 from service.metrics import ROUTES
-from service.middleware import AuthMiddleware, RequestContext
+from service.middleware import Access, RequestContext
 from service.pages import PAGES
 from service.settings import Settings
 from tests.service.client import ask, get, key_entry
@@ -54,17 +53,12 @@ def pass_through(
     **headers: str,
 ) -> Any:
     """Return the status of a refusal, or the context of a request that is let through."""
-
-    async def answer(*_: Any) -> None:
-        """Do nothing."""
-
-    settings = Settings(host=host, allowed_hosts=allowed)
-    middleware = AuthMiddleware(answer, keys or KeyRing(), settings)
+    access = Access(keys or KeyRing(), Settings(host=host, allowed_hosts=allowed))
     encoded = [(key.encode(), value.encode()) for key, value in {"host": name, **headers}.items()]
     scope = {"type": "http", "path": path, "headers": encoded}
-    context = RequestContext.begin(scope)
+    context = RequestContext.begin(scope, cast("Any", None), cast("Any", None))
     try:
-        asyncio.run(middleware(scope, None, None))  # type: ignore[arg-type]
+        access.check(scope, context)
     except Problem as problem:
         return problem.status
     return context

@@ -2,13 +2,12 @@
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from starlette.requests import Request
 
 from service import requests
 from service.errors import Problem
@@ -79,16 +78,15 @@ def test_media_type_and_length_are_checked(content_type: str) -> None:
     assert ask(question, max_body_bytes=len(body)) == [200, 413]
 
 
-def complete(body: bytes) -> Request:
-    """Return a request whose body has arrived."""
+def complete(body: bytes) -> RequestContext:
+    """Return the context of a request whose body has arrived."""
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}
 
     headers = [(b"content-type", b"application/json")]
     scope = {"type": "http", "path": "/predict", "headers": headers}
-    RequestContext.begin(scope)
-    return Request(scope, receive)
+    return RequestContext.begin(scope, receive, cast("Any", None))
 
 
 @pytest.mark.parametrize(("length", "together"), [(FREE_BODY_BYTES, 8), (FREE_BODY_BYTES + 1, 1)])
