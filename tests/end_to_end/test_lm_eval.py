@@ -120,6 +120,14 @@ def test_generation_ends_before_a_stop_string_and_is_longer_than_one_request(mod
     assert model.generate_until(stopped, disable_tqdm=True) == [whole.partition(word)[0]]
 
 
+def test_refusals_are_errors_with_the_reason(model: Any) -> None:
+    """Both of the first request, as without a key, and of later ones."""
+    with pytest.raises(RuntimeError, match=r"/model answered 404: .*\"Not Found\""):
+        type(model)(f"{model._base_url}/elsewhere")
+    with pytest.raises(RuntimeError, match=r"/score answered 422: .*/text: is empty"):
+        model.loglikelihood_rolling(instances(("",)), disable_tqdm=True)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not PYTHON, reason="no LM_EVAL_PYTHON with lm_eval: make clients")
 def test_lm_eval_runs_its_tasks(server: ServerProcess, tmp_path: Path) -> None:
