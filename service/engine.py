@@ -1,13 +1,14 @@
 """The thread that owns model, prefix cache and scheduler. It knows queries and results, not HTTP.
 
 A batch is whatever waits when the engine is free; no timer collects one. Requests join and leave
-between two steps. The event loop hands jobs over under a lock that is never held during a step. A
-checkpoint can be replaced while requests flow: each text is finished by the one that started it.
+between two steps. The event loop hands jobs over in a queue. A checkpoint can be replaced while
+requests flow: each text is finished by the one that started it.
 """
 
 import asyncio
 import logging
 import math
+import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -64,11 +65,8 @@ class Engine:
         self._stall_seconds = stall_seconds
         self._on_loaded = on_loaded
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        # Shared with the event loop, under the lock.
-        self._wake = threading.Condition()
-        self._arrived: list[Job] = []
-        self._replacement: LoadedModel | None = None
-        self._stopping = False
+        # From the event loop: jobs, a checkpoint to answer with from then on, None to stop.
+        self._inbox: queue.SimpleQueue[Job | LoadedModel | None] = queue.SimpleQueue()
         # Written by one thread and read by another, one value at a time.
         self._any_abandoned = False
         self._round_began = time.monotonic()
@@ -79,6 +77,8 @@ class Engine:
         self._jobs: set[Job] = set()  # neither answered nor cancelled
         self._swapped: asyncio.Future[None] | None = None
         # Used on the engine's thread only.
+        self._replacement: LoadedModel | None = None  # waits for the texts of the one before
+        self._stopping = False
         self._finished: list[tuple[Job, list[Any] | Exception]] = []
 
     def start(self) -> None:
@@ -90,9 +90,7 @@ class Engine:
     async def stop(self) -> None:
         """Finish the accepted requests, and end the thread."""
         self.draining = True
-        with self._wake:
-            self._stopping = True
-            self._wake.notify()
+        self._inbox.put(None)
         if self._thread.ident is not None:
             await asyncio.to_thread(self._thread.join, STOP_SECONDS)
             self._watching.cancel()
@@ -119,9 +117,7 @@ class Engine:
         text_bytes = self.admission.admit(queries, works, tenant, seconds)
         job = Job(queries, works, tenant, cache_salt, text_bytes, self._loop.create_future())
         self._jobs.add(job)
-        with self._wake:
-            self._arrived.append(job)
-            self._wake.notify()
+        self._inbox.put(job)
         return job
 
     def cancel(self, job: Job) -> None:
@@ -137,9 +133,7 @@ class Engine:
         """
         self.check_ready()
         self._swapped = self._loop.create_future()
-        with self._wake:
-            self._replacement = loaded
-            self._wake.notify()
+        self._inbox.put(loaded)
         await self._swapped
 
     @property
@@ -208,22 +202,23 @@ class Engine:
 
     def _receive(self) -> bool:
         """Wait for work and take what arrived; False if the engine is to stop and has none left."""
-        with self._wake:
-            self._idle = not self._lines.tenants
-            while self._idle and not (self._arrived or self._replacement or self._stopping):
-                self._wake.wait()
-            self._round_began = time.monotonic()
-            if self._idle and self._replacement is not None:
-                self._use(self._replacement)
-                self._replacement = None
-            self._idle = False
-            arrived: list[Job] = []
-            if self._replacement is None:  # else it waits for the texts of the one before
-                arrived, self._arrived = self._arrived, arrived
-            stopping = self._stopping
-        for job in arrived:
-            self._prepare(job)
-        return bool(arrived or self._lines.tenants or not stopping)
+        self._idle = not (self._lines.tenants or self._replacement or self._stopping)
+        first = [self._inbox.get()] if self._idle else []
+        self._round_began, self._idle = time.monotonic(), False
+        for _ in range(len(first) + self._inbox.qsize()):
+            if self._replacement:  # what arrived after it waits with it
+                break
+            arrived = first.pop() if first else self._inbox.get()
+            if arrived is None:
+                self._stopping = True
+            elif isinstance(arrived, Job):
+                self._prepare(arrived)
+            else:
+                self._replacement = arrived
+        if self._replacement and not self._lines.tenants:
+            self._use(self._replacement)
+            self._replacement = None
+        return bool(self._lines.tenants or self._finished or not self._stopping)
 
     def _prepare(self, job: Job) -> None:
         """Check all queries of a job before any is decoded: all or nothing."""

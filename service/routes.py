@@ -235,7 +235,7 @@ def submit(
     context: RequestContext,
     body: Body,
     user: str | None,
-    prepare: Callable[[list[Query]], list[Query]] = lambda queries: queries,
+    prepare: Callable[[list[Query]], list[Query]] = list,
 ) -> Asked:
     """Hand the queries of one request to the engine, after *prepare* has changed them.
 
