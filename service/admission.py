@@ -29,9 +29,6 @@ FIRST_RATE = 250_000.0
 # Busy seconds that the first guess weighs, and busy seconds after which a measurement weighs 1/e.
 FIRST_SECONDS = 0.25
 MEMORY_SECONDS = 5.0
-# A measurement counts as at most so many times slower than those before: the process may have been
-# stopped meanwhile. A machine that did become slow is measured again and again.
-MAX_SLOWDOWN = 10.0
 MAX_RETRY_SECONDS = 30
 # Bytes of all texts, histories and choices in the engine, as Python strings.
 MAX_BYTES = 32 << 20
@@ -218,7 +215,6 @@ class Admission:
 
     def measure(self, cost: int, seconds: float) -> None:
         """Report finished texts and the busy *seconds* they took. Called on the engine's thread."""
-        seconds = min(seconds, MAX_SLOWDOWN * cost / self.rate)
         kept = math.exp(-seconds / MEMORY_SECONDS)
         self._done = self._done * kept + cost
         self._busy = self._busy * kept + seconds

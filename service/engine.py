@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 
 STOP_SECONDS = 5  # after which a thread that is stuck in a step is left to end with the process
 LOOK_SECONDS = 0.5  # between two looks at whether a step is stuck
+# A round counts as at most so many times its processor time, which does not go on while the process
+# or its machine is stopped. Neighbours can make it so slow.
+MAX_SLOWDOWN = 10.0
 
 
 class NotReady(Exception):  # noqa: N818 - a state, not a fault
@@ -205,6 +208,7 @@ class Engine:
         self._idle = not (self._lines.tenants or self._replacement or self._stopping)
         first = [self._inbox.get()] if self._idle else []
         self._round_began, self._idle = time.monotonic(), False
+        self._cpu_began = time.process_time()
         for _ in range(len(first) + self._inbox.qsize()):
             if self._replacement:  # what arrived after it waits with it
                 break
@@ -267,7 +271,8 @@ class Engine:
         except Exception as error:  # the scheduler itself failed: its texts are lost
             finished = [(task, error) for task in self._lines.live]
             self._scheduler = self._model.new_scheduler()
-        self._lines.worked(time.monotonic() - self._round_began)
+        cpu_seconds = time.process_time() - self._cpu_began
+        self._lines.worked(min(time.monotonic() - self._round_began, MAX_SLOWDOWN * cpu_seconds))
         done, seconds = 0, 0.0
         for task, result in finished:
             took = self._end(task)

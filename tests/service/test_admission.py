@@ -110,24 +110,6 @@ def test_a_first_guess_that_is_far_off_is_corrected(factor: float) -> None:
     assert outcome.admission.rate == pytest.approx(truth, rel=0.1)
 
 
-def test_a_pause_is_not_taken_for_a_slow_engine() -> None:
-    """A process that was stopped for a minute during a text goes on at nearly its old speed."""
-    admission = simulate([KEYSTROKE], 400_000, 0.5, 10.0).admission
-    before = admission.rate
-    admission.measure(1_540, 60.0)
-    assert admission.rate > 0.9 * before
-
-
-@pytest.mark.parametrize(("factor", "busy_seconds"), [(5, 20.0), (50, 60.0)])
-def test_a_machine_that_becomes_slow_is_believed(factor: int, busy_seconds: float) -> None:
-    """The estimate follows a speed that falls to a fraction, within seconds or a minute of work."""
-    admission = simulate([KEYSTROKE], 400_000, 0.5, 10.0).admission
-    truth = admission.rate / factor
-    for _ in range(int(busy_seconds * truth / 1_540)):
-        admission.measure(1_540, 1_540 / truth)
-    assert admission.rate == pytest.approx(truth, rel=0.1)
-
-
 def admit(
     admission: Admission, *queries: Any, tenant: str = "", seconds: float = float("inf")
 ) -> list[Work]:

@@ -1,7 +1,9 @@
 """Tests of service/engine.py: the engine alone, with a model side that does as the text says."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -265,6 +267,27 @@ async def test_the_bytes_of_live_texts_are_bounded(engine: Engine, model: FakeMo
         model.release.set()
         await job.future
         assert model.largest_batch == together
+
+
+@pytest.mark.parametrize(("cpu_seconds", "is_slow"), [(0.0, False), (0.01, False), (6.0, True)])
+async def test_a_pause_is_not_taken_for_a_slow_engine(
+    engine: Engine,
+    model: FakeModel,
+    monkeypatch: pytest.MonkeyPatch,
+    cpu_seconds: float,
+    is_slow: bool,
+) -> None:
+    """A minute without processor time was a pause; one with a tenth of it was a busy machine."""
+    clock = SimpleNamespace(now=time.monotonic(), cpu=1.0)
+    fake_time = SimpleNamespace(monotonic=lambda: clock.now, process_time=lambda: clock.cpu)
+    monkeypatch.setattr("service.engine.time", fake_time)
+    before = engine.admission.rate
+    job = submit(engine, "stuck")
+    await until(lambda: model.largest_batch == 1)  # the round has begun
+    clock.now, clock.cpu = clock.now + 60.0, clock.cpu + cpu_seconds
+    model.stuck.set()
+    await job.future
+    assert engine.admission.rate < 0.01 * before if is_slow else engine.admission.rate > before / 2
 
 
 @pytest.mark.parametrize("engine", [{"batch_items": 64}], indirect=True)
