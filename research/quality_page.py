@@ -61,8 +61,8 @@ def quality_tables(results: Path) -> dict[str, str]:
     tutorial = read_figures(results / "tutorial_sentences.json")
     return {
         "held_out": held_out_table(
+            read_figures(results / "evaluation-0.6.1-5gram.json"),
             read_figures(results / "evaluation-0.6.1.json"),
-            read_figures(results / "evaluation-0.5.json"),
         ),
         "smollm": smollm_table(read_figures(results / "smollm2.json")),
         "words": words_table(results),
@@ -83,14 +83,19 @@ def _cell(metric: str, value: float) -> str:
     return f"{value:.2f}" if plain else f"{100 * value:.1f} %"
 
 
-def held_out_table(before: Figures, ngram: Figures) -> str:
-    """Return every metric of this edition, the one before, and its n-gram, by language."""
+def held_out_table(ngram: Figures, before: Figures) -> str:
+    """Return every metric of this edition, the one before, and its n-gram, by language.
+
+    This edition is first in both, and the metrics are those next to the n-gram.
+    """
     rows = []
     for metric, title in METRICS.items():
         cells = []
         for code in LANGUAGE_NAMES:
-            own, other = (each["languages"][code]["metrics"][metric] for each in (before, ngram))
-            cells += [_cell(metric, value) for value in (*own["values"], other["values"][1])]
+            (own, whole), (_, old) = (
+                each["languages"][code]["metrics"][metric]["values"] for each in (ngram, before)
+            )
+            cells += [_cell(metric, value) for value in (own, old, whole)]
         rows.append([title, *cells])
     return table(rows, ["", "Chinese", "0.5", "5-gram", "English", "0.5", "5-gram"])
 
