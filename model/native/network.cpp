@@ -8,6 +8,8 @@
 
 #if defined(__x86_64__)
 
+#include <cpuid.h>
+
 #include "int8.hpp"
 
 extern "C" {
@@ -189,10 +191,19 @@ VNNI void query_gap(const Network& network, const GapInputs& inputs, HeadSpace* 
 
 extern "C" {
 
+// Return 1 if the CPU and the system have what VNNI names. Zig's __builtin_cpu_supports does not
+// know.
 int32_t lacuna_network_supported() {
-  return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("fma");
+  unsigned eax, ebx, ecx, edx;
+  if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx)) return 0;
+  constexpr unsigned kFma = 1U << 12, kSavedStates = 1U << 27;
+  if ((ecx & (kFma | kSavedStates)) != (kFma | kSavedStates)) return 0;
+  unsigned saved, unused;  // states that the system saves: those of AVX-512 are bits 1, 2, 5, 6, 7
+  __asm__("xgetbv" : "=a"(saved), "=d"(unused) : "c"(0));
+  if ((saved & 0xe6) != 0xe6 || !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return 0;
+  constexpr unsigned kF = 1U << 16, kDq = 1U << 17, kBw = 1U << 30, kVl = 1U << 31;
+  constexpr unsigned kAll = kF | kDq | kBw | kVl, kVnni = 1U << 11;
+  return (ebx & kAll) == kAll && (ecx & kVnni);
 }
 
 int64_t lacuna_tower_bytes(const Network* network, int64_t count, int64_t steps) {

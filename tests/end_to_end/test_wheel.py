@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from model.native.library import network_library
 from research.quickstart import post, serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,7 +72,7 @@ def test_it_holds_the_packages_and_nothing_else(wheel: Path) -> None:
 
 
 def test_it_is_built_without_a_compiler(copy: Path, tmp_path: Path) -> None:
-    """The build asks the package index for zig, and the library that it compiles can be loaded."""
+    """The build asks the package index for zig, whose library knows this CPU as that of here."""
     tools = tmp_path / "tools"
     tools.mkdir()
     shutil.rmtree(copy / "model/pretrained")  # large
@@ -85,7 +86,8 @@ def test_it_is_built_without_a_compiler(copy: Path, tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*-py3-none-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         library = archive.extract("model/native/liblacuna.so", tmp_path)
-    assert ctypes.PyDLL(library).lacuna_counts_mix
+    supported = network_library().lacuna_network_supported()
+    assert ctypes.CDLL(library).lacuna_network_supported() == supported
 
 
 def test_it_requires_no_torch(wheel: Path) -> None:
