@@ -12,7 +12,6 @@ Tokens that are never predicted have log-probability minus infinity. Products ar
 (model/onnx_builder.py); gates, biases and states stay float32.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from model.checkpoint import EXPORT_AGAIN, GRAPHS, WEIGHTS, Checkpoint
+from model.checkpoint import EXPORT_AGAIN, GRAPHS, WEIGHTS
 from model.config import (
     GAP_CODE_SIZE,
     GAP_POSITIONS,
@@ -79,24 +78,6 @@ def expected_graphs(network: NetworkConfig, unsigned: bool = False) -> tuple[dic
     """
     store = Store(network, None, unsigned)
     return _build(store), store.size
-
-
-def check_graphs(checkpoint: Checkpoint) -> None:
-    """Check that a checkpoint lists the graphs that its network has, though they are never read.
-
-    Raises:
-        CheckpointError: a graph is not listed, or is of other sizes.
-    """
-    for path, graph in expected_graphs(checkpoint.required_network())[0].items():
-        if path not in checkpoint.sums:
-            raise CheckpointError(
-                f"{checkpoint.directory}: SHA256SUMS does not list {path}; {EXPORT_AGAIN}"
-            )
-        if checkpoint.sums[path] != hashlib.sha256(graph).hexdigest():
-            raise CheckpointError(
-                f"{checkpoint.directory / path} is not the graph of the network in config.json;"
-                f" {EXPORT_AGAIN}"
-            )
 
 
 def count_parameters(network: NetworkConfig) -> int:

@@ -9,6 +9,7 @@ Implementations: ``model/native_runtime.py`` (CPUs with AVX-512 VNNI), ``model/o
 ``model/mixture.py`` (counts, around one of these or alone).
 """
 
+import hashlib
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -148,15 +149,31 @@ def open_cpu_network(checkpoint: "Checkpoint", threads: int = 1) -> Runtime:
         CheckpointError: as of :func:`open_runtime`.
     """
     from model.native_runtime import NativeRuntime, suits
-    from model.onnx_graphs import check_graphs
 
     network = checkpoint.required_network()
-    check_graphs(checkpoint)
+    _check_graphs(checkpoint)
     if threads == 1 and suits(network):
         return NativeRuntime(checkpoint.directory, network)
     from model.onnx_runtime import OnnxRuntime
 
     return OnnxRuntime(checkpoint.directory, network, threads)
+
+
+def _check_graphs(checkpoint: "Checkpoint") -> None:
+    """Check that a checkpoint lists the graphs that its network has, though they are never read."""
+    from model.checkpoint import EXPORT_AGAIN
+    from model.onnx_graphs import expected_graphs
+
+    for path, graph in expected_graphs(checkpoint.required_network())[0].items():
+        if path not in checkpoint.sums:
+            raise CheckpointError(
+                f"{checkpoint.directory}: SHA256SUMS does not list {path}; {EXPORT_AGAIN}"
+            )
+        if checkpoint.sums[path] != hashlib.sha256(graph).hexdigest():
+            raise CheckpointError(
+                f"{checkpoint.directory / path} is not the graph of the network in config.json;"
+                f" {EXPORT_AGAIN}"
+            )
 
 
 def check_runtime(runtime: Runtime) -> None:

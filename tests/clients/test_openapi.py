@@ -139,7 +139,7 @@ def test_generated_clients_have_types_that_work(
 
 
 def run(folder: Path, *command: str) -> str:
-    """Run a command, which must succeed, and return what it prints."""
+    """Run a command, which must succeed, and return its output."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}:\n{done.stdout}{done.stderr}"
     return done.stdout

@@ -223,7 +223,7 @@ def test_ends_after_so_many_tries_or_seconds(kind: Any) -> None:
 
 
 def test_tries_end_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The timeout of a try is no longer than what is left of all."""
+    """The timeout of a try is at most the time that is left for all."""
     monkeypatch.setattr("random.uniform", lambda low, _: low)
     now = iter([0.0, 7.0])
     settings = Settings(ADDRESS, total_seconds=20, timeout_seconds=15, clock=lambda: next(now))

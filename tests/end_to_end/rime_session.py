@@ -1,7 +1,7 @@
 """Type keys into Rime's library and print the candidates after each sequence as a row of JSON.
 
 It takes the folder with schema, dictionary and scripts, the name of the schema, and sequences of
-keys. The library keeps global state, so it has a process of its own.
+keys. The library keeps global state, so it runs in a separate process.
 """
 
 import json

@@ -153,7 +153,7 @@ def test_ghost_text_is_accepted_with_tab(site: Site) -> None:
 
 @pytest.mark.skipif(not RIME_LUA, reason="no Rime with Lua: apt-get install librime-plugin-lua")
 def test_rime_orders_candidates_by_what_was_committed(site: Site, tmp_path: Path) -> None:
-    """The filter ranks what is typed after each context; no text breaks out of its quotes."""
+    """The filter ranks candidates after each context; no text breaks out of its quotes."""
     orders = [type_keys(tmp_path, site.service, context, "shouji") for context in ("w ", "t ")]
     assert [order[0] for order in orders] == ["手机", "收集"]
     for order in orders:

@@ -139,7 +139,7 @@ def test_rows_that_do_not_fit_are_refused(runtimes: tuple[NativeRuntime, OnnxRun
 
 
 def test_other_networks_are_left_to_onnx_runtime() -> None:
-    """Sizes that are no multiples of 16, other cells and stacked networks do not suit."""
+    """Sizes must be multiples of 16; other cells and stacked networks do not suit."""
     odd: tuple[dict[str, Any], ...] = (
         {"hidden_size": 40},
         {"vocabulary_size": 321},
