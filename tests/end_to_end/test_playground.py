@@ -111,10 +111,12 @@ def test_suggestions_are_picked_by_key_and_by_click(page: Page) -> None:
     """Alt+3 takes the third one; a click takes one too, and goes on in the text."""
     text, slots = page.locator("#text"), page.locator("#strip button")
     write(page, "a ")
+    expect_ghost(page, "word0")  # the answer to this text, not to the one before
     expect(slots).to_contain_text(["50 %", "25 %", "13 %", "6.3 %", "3.1 %"])
     expect(slots.first).to_contain_text("network 100 %")
     page.keyboard.press("Alt+Digit3")
     expect(text).to_have_value("a word2")
+    expect_ghost(page, "word0")
     slots.nth(1).click()
     expect(text).to_have_value("a word2word1")
     expect(text).to_be_focused()
