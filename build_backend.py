@@ -22,6 +22,7 @@ from setuptools.command.build_ext import build_ext
 FLAGS = "-std=c++20 -O3 -fPIC -shared -fno-exceptions -fno-rtti -ffp-contract=off"
 # GCC 12 warns about its own header of AVX-512 that values are not initialised.
 FLAGS += " -Wall -Wextra -Wconversion -Wno-uninitialized -Wno-maybe-uninitialized"
+FLAGS += " -Wno-unknown-warning-option"  # clang lacks one of them
 
 
 def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:

@@ -1,4 +1,4 @@
-"""The runtime of LSTM networks on CPUs with AVX-512 VNNI, by the native library.
+"""The runtime of LSTM networks on CPUs with AVX-512 VNNI or AMX, by the native library.
 
 The arithmetic is that of the graphs. States are bit for bit those of model/onnx_runtime.py;
 probabilities differ by rounding only.
@@ -45,7 +45,7 @@ class NativeRuntime:
 
     name = "native"
 
-    def __init__(self, directory: Path, sizes: NetworkConfig) -> None:
+    def __init__(self, directory: Path, sizes: NetworkConfig, use_amx: bool = True) -> None:
         self.sizes = sizes
         self.head_rows = max(1, 1024 * 1024 // sizes.vocabulary_size)  # as of OnnxRuntime
         self._kept: list[Any] = []  # arrays whose addresses the library has
@@ -55,6 +55,7 @@ class NativeRuntime:
         self._tensors = {}
         self._address = ctypes.addressof(self._network)
         self._library = native.network_library()
+        self._network.use_amx = use_amx and self._library.lacuna_network_supported() > 1
 
     def run_tower(
         self, tower: Tower, states: Float32Array, tokens: Int64Array, lengths: Int64Array

@@ -1,5 +1,5 @@
-// Rows in int8 on AVX-512 VNNI: quantisation, products, and the functions of gates and heads. Every
-// row is computed alone, so it does not depend on the others.
+// Rows in int8 on AVX-512 VNNI or AMX: quantisation, products, and the functions of gates and heads.
+// Every row is computed alone, so it does not depend on the others.
 
 #pragma once
 
@@ -11,7 +11,9 @@
 #include <cstring>
 
 // GCC and clang compile one function for a CPU that the rest of a file does not need.
-#define VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")))
+#define VNNI_FEATURES "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma"
+#define VNNI __attribute__((target(VNNI_FEATURES)))
+#define AMX __attribute__((target(VNNI_FEATURES ",amx-tile,amx-int8")))
 
 // A stored matrix (inputs, outputs). Weights are packed as (outputs / 16, inputs / 4, 16, 4).
 struct Matrix {
@@ -98,12 +100,21 @@ struct Rows {
   uint8_t* values;
   float* scales;
   int64_t count;
+  bool use_amx;
 };
 
 VNNI void quantise_rows(const float* rows, int64_t size, const Rows& quantised) {
   for (int64_t n = 0; n < quantised.count; ++n) {
     quantised.scales[n] = quantise(rows + n * size, size, quantised.values + n * size);
   }
+}
+
+// Write 16 outputs of a row: scale the sums of products, and add those at `added`.
+VNNI inline void write(__m512i sums, __m512i corrections, float row_scale, __m512 scales,
+                       const float* added, float* place) {
+  const __m512 exact = _mm512_cvtepi32_ps(_mm512_add_epi32(sums, corrections));
+  const __m512 product = _mm512_mul_ps(_mm512_mul_ps(exact, all(row_scale)), scales);
+  _mm512_storeu_ps(place, _mm512_add_ps(product, _mm512_loadu_ps(added)));
 }
 
 // Multiply `rows` rows by `tiles` tiles of 16 outputs each. Add `bias`, or without one what `out`
@@ -129,7 +140,10 @@ VNNI inline void multiply_block(const Matrix& matrix, const uint8_t* values, con
       std::memcpy(&four, values + r * matrix.inputs + 4 * quad, sizeof four);
       const __m512i spread = _mm512_set1_epi32(four);
 #pragma GCC unroll 16
-      for (int t = 0; t < tiles; ++t) sums[r][t] = _mm512_dpbusd_epi32(sums[r][t], spread, own[t]);
+      for (int t = 0; t < tiles; ++t) {
+        sums[r][t] = _mm512_dpbusd_epi32(sums[r][t], spread, own[t]);
+        __asm__("" : "+v"(sums[r][t]));  // else GCC copies every sum to another register and back
+      }
     }
   }
 #pragma GCC unroll 16
@@ -140,10 +154,7 @@ VNNI inline void multiply_block(const Matrix& matrix, const uint8_t* values, con
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
       float* place = out + r * matrix.outputs + first;
-      const __m512 sum = _mm512_cvtepi32_ps(_mm512_add_epi32(sums[r][t], correction));
-      const __m512 product = _mm512_mul_ps(_mm512_mul_ps(sum, all(scales[r])), scale);
-      const __m512 added = bias ? _mm512_loadu_ps(bias + first) : _mm512_loadu_ps(place);
-      _mm512_storeu_ps(place, _mm512_add_ps(product, added));
+      write(sums[r][t], correction, scales[r], scale, bias ? bias + first : place, place);
     }
   }
 }
@@ -166,9 +177,59 @@ VNNI void multiply_tiles(const Matrix& matrix, const Rows& rows, int64_t tile, c
   if (row < rows.count) step(1);
 }
 
+// Shapes of AMX tiles, as the CPU reads them.
+struct alignas(64) Shapes {
+  uint8_t palette = 1, start_row = 0, unused[14] = {};
+  uint16_t row_bytes[16] = {};
+  uint8_t rows[16] = {};
+};
+
+// Do what multiply() does, with the same sums. One sum at a time: with three tiles in use, loads
+// and products overlap even if another thread of the core uses AMX, too.
+AMX void multiply_amx(const Matrix& matrix, const Rows& rows, const float* bias, float* out) {
+  // Blocks of rows are of one height; the last one repeats rows of the block before it.
+  const int64_t blocks = (rows.count + kLanes - 1) / kLanes;
+  const int64_t height = (rows.count + blocks - 1) / blocks;
+  const int64_t quads = matrix.inputs / 4;
+  int64_t depth = 16;  // quads of a tile
+  while (quads % depth) --depth;
+  Shapes shapes;  // sums, rows, weights
+  shapes.row_bytes[0] = shapes.row_bytes[2] = 64;
+  shapes.row_bytes[1] = static_cast<uint16_t>(4 * depth);
+  shapes.rows[0] = shapes.rows[1] = static_cast<uint8_t>(height);
+  shapes.rows[2] = static_cast<uint8_t>(depth);
+  // GCC does not know that the next instructions read memory.
+  __asm__ volatile("" : : "r"(&shapes) : "memory");
+  _tile_loadconfig(&shapes);
+  const int8_t* weights = matrix.weights;
+  for (int64_t first = 0; first < matrix.outputs; first += kLanes, weights += quads * 64) {
+    const __m512i correction = _mm512_loadu_si512(matrix.corrections + first);
+    const __m512 scale = _mm512_loadu_ps(matrix.scales + first);
+    for (int64_t row = 0; row < rows.count;) {
+      const int64_t begin = std::min(row, rows.count - height);
+      const uint8_t* values = rows.values + begin * matrix.inputs;
+      alignas(64) int32_t sums[16 * kLanes];
+      _tile_zero(0);
+      for (int64_t quad = 0; quad < quads; quad += depth) {
+        _tile_loadd(1, values + 4 * quad, matrix.inputs);
+        _tile_loadd(2, weights + 64 * quad, 64);
+        _tile_dpbusd(0, 1, 2);
+      }
+      _tile_stored(0, sums, 64);
+      for (; row < begin + height; ++row) {
+        float* place = out + row * matrix.outputs + first;
+        const __m512i own = _mm512_load_si512(sums + (row - begin) * kLanes);
+        write(own, correction, rows.scales[row], scale, bias ? bias + first : place, place);
+      }
+    }
+  }
+  _tile_release();
+}
+
 // Multiply rows (count, inputs) by a matrix; add `bias`, or without one what `out` (count, outputs)
 // has.
 VNNI void multiply(const Matrix& matrix, const Rows& rows, const float* bias, float* out) {
+  if (rows.use_amx && rows.count > 2) return multiply_amx(matrix, rows, bias, out);
   const int64_t tiles = matrix.outputs / kLanes;
   int64_t tile = 0;
   for (; tile + 4 <= tiles; tile += 4) multiply_tiles<4>(matrix, rows, tile, bias, out);

@@ -93,7 +93,7 @@ class Network(ctypes.Structure):
         *((name, _ADDRESS) for name in ("gap_positions", "gap_kinds")),
         *((name, _SIZE) for name in ("hidden_size", "embedding_size", "vocabulary_size")),
         ("position_count", _SIZE),
-        ("kind_count", _SIZE),
+        *((name, _SIZE) for name in ("kind_count", "use_amx")),
     ]
 
 

@@ -1,4 +1,4 @@
-// Towers and heads of an LSTM network in int8, for CPUs with AVX-512 VNNI. model/onnx_graphs.py
+// Towers and heads of an LSTM network in int8, for CPUs with AVX-512 VNNI; with AMX if they have it. model/onnx_graphs.py
 // defines them, node by node; states are bit for bit those of the graphs on ONNX Runtime.
 //
 // Ownership: the caller owns all memory, and keeps it until a call returns. Nothing is allocated
@@ -9,6 +9,10 @@
 #if defined(__x86_64__)
 
 #include <cpuid.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "int8.hpp"
 
@@ -34,6 +38,7 @@ struct Network {
   const float *unknown_right, *gap_output_bias;          // (E,)
   const float *gap_positions, *gap_kinds;                // rows of the width of gap_left
   int64_t hidden_size, embedding_size, vocabulary_size, position_count, kind_count;
+  int64_t use_amx;  // 1 if lacuna_network_supported() returns 2, else 0
 };
 
 // The gap head's inputs apart from the forward outputs.
@@ -125,8 +130,9 @@ struct TowerSpace {
     gates = space->take<float>(tokens * 4 * size);
     outputs = space->take<float>(tokens * size);
     quantised = {space->take<uint8_t>(tokens * std::max(size, network.embedding_size)),
-                 space->take<float>(tokens), 0};
-    recurrent = {space->take<uint8_t>(count * size), space->take<float>(count), 0};
+                 space->take<float>(tokens), 0, network.use_amx > 0};
+    recurrent = {space->take<uint8_t>(count * size), space->take<float>(count), 0,
+                 network.use_amx > 0};
   }
   int64_t *starts, *rows;
   float *gates, *outputs;
@@ -141,7 +147,7 @@ struct HeadSpace {
     hidden = space->take<float>(count * gap);
     gated = space->take<float>(count * gap / 2);
     quantised = {space->take<uint8_t>(count * std::max({network.hidden_size, size, gap / 2})),
-                 space->take<float>(count), count};
+                 space->take<float>(count), count, network.use_amx > 0};
   }
   float *left, *right, *hidden, *gated;
   Rows quantised;
@@ -191,8 +197,8 @@ VNNI void query_gap(const Network& network, const GapInputs& inputs, HeadSpace* 
 
 extern "C" {
 
-// Return 1 if the CPU and the system have what VNNI names. Zig's __builtin_cpu_supports does not
-// know.
+// Return 1 if the CPU and the system have what VNNI names, 2 if also AMX, which Linux then allows
+// this process. Zig's __builtin_cpu_supports does not know.
 int32_t lacuna_network_supported() {
   unsigned eax, ebx, ecx, edx;
   if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx)) return 0;
@@ -203,7 +209,16 @@ int32_t lacuna_network_supported() {
   if ((saved & 0xe6) != 0xe6 || !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return 0;
   constexpr unsigned kF = 1U << 16, kDq = 1U << 17, kBw = 1U << 30, kVl = 1U << 31;
   constexpr unsigned kAll = kF | kDq | kBw | kVl, kVnni = 1U << 11;
-  return (ebx & kAll) == kAll && (ecx & kVnni);
+  if ((ebx & kAll) != kAll || !(ecx & kVnni)) return 0;
+#ifdef __linux__
+  constexpr unsigned kTiles = 3U << 24, kSavedTiles = 3U << 17;  // amx-tile and amx-int8
+  constexpr int64_t kRequest = 0x1023, kTileData = 18;           // ARCH_REQ_XCOMP_PERM
+  if ((edx & kTiles) == kTiles && (saved & kSavedTiles) == kSavedTiles &&
+      syscall(SYS_arch_prctl, kRequest, kTileData) == 0) {
+    return 2;
+  }
+#endif
+  return 1;
 }
 
 int64_t lacuna_tower_bytes(const Network* network, int64_t count, int64_t steps) {

@@ -10,6 +10,7 @@ import pytest
 from model.checkpoint import DEFAULT_CHECKPOINT, WEIGHTS, load_checkpoint
 from model.config import NetworkConfig, Tower
 from model.errors import CheckpointError
+from model.native import library as native
 from model.native_runtime import NativeRuntime, suits
 from model.onnx_graphs import build_graphs, read_tensors
 from model.onnx_runtime import OnnxRuntime
@@ -20,6 +21,8 @@ SIZES = NetworkConfig(
     320, "two_towers", "lstm", embedding_size=32, hidden_size=48, gap_hidden_size=16
 )
 
+LEVEL = native.network_library().lacuna_network_supported()
+needs_amx = pytest.mark.skipif(LEVEL < 2, reason="needs a CPU with AMX")
 needs_vnni = pytest.mark.skipif(not suits(SIZES), reason="needs a CPU with AVX-512 VNNI")
 
 
@@ -31,11 +34,13 @@ def written(folder: Path, sizes: NetworkConfig) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def runtimes(tmp_path_factory: pytest.TempPathFactory) -> tuple[NativeRuntime, OnnxRuntime]:
+@pytest.fixture(scope="module", params=["vnni", pytest.param("amx", marks=needs_amx)])
+def runtimes(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> tuple[NativeRuntime, OnnxRuntime]:
     """Both, with the same weights."""
     folder = written(tmp_path_factory.mktemp("graphs"), SIZES)
-    return NativeRuntime(folder, SIZES), OnnxRuntime(folder, SIZES)
+    return NativeRuntime(folder, SIZES, request.param == "amx"), OnnxRuntime(folder, SIZES)
 
 
 def questions(count: int, seed: int) -> dict[str, tuple[Any, ...]]:
@@ -104,6 +109,27 @@ def test_a_networks_rows_do_not_depend_on_the_batch(
         assert np.array_equal(state[0], together[n])
 
 
+@needs_amx
+@pytest.mark.parametrize("size", [48, 272, 480])
+def test_amx_computes_what_vnni_computes(tmp_path: Path, size: int) -> None:
+    """States and scores are bit for bit the same, for any number of rows.
+
+    Sizes give tiles of 12, 4 and 15 fours of inputs.
+    """
+    sizes = replace(SIZES, hidden_size=size)
+    folder, generator = written(tmp_path, sizes), np.random.default_rng(size)
+    amx, vnni = (NativeRuntime(folder, sizes, use_amx) for use_amx in (True, False))
+    for count in range(1, 41):
+        states = generator.normal(size=(count, sizes.state_size("forward"))).astype(np.float32)
+        tokens, lengths = generator.integers(0, 320, (count, 2)), np.full(count, 2)
+        ours, theirs = (
+            runtime.run_tower("forward", states, tokens, lengths) for runtime in (amx, vnni)
+        )
+        assert all(map(np.array_equal, ours, theirs))
+        tops = ours[1][:, 1]
+        assert np.array_equal(amx.score("next", tops), vnni.score("next", tops))
+
+
 @pytest.mark.parametrize("name", ["forward_tower.0.bias", "next.scale", "gap.kind"])
 def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, name: str) -> None:
     """The native gates hide NaN, so no question would show it."""
@@ -120,7 +146,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, name: str) -> N
 @needs_vnni
 def test_rows_that_do_not_fit_are_refused(runtimes: tuple[NativeRuntime, OnnxRuntime]) -> None:
     """The library would read or write beyond an array."""
-    native = runtimes[0]
+    runtime = runtimes[0]
     states = np.zeros((2, SIZES.state_size("forward")), dtype=np.float32)
     tokens, lengths = np.full((2, 3), 5), np.array([3, 1])
     for wrong, message in (
@@ -131,11 +157,11 @@ def test_rows_that_do_not_fit_are_refused(runtimes: tuple[NativeRuntime, OnnxRun
         ((states, tokens, lengths + 1), "exceeds the number of steps"),
     ):
         with pytest.raises(ValueError, match=message):
-            native.run_tower("forward", *wrong)
+            runtime.run_tower("forward", *wrong)
     left, right, *rest = questions(3, 1)["gap"]
     for inputs in ((left[:, 1:], right, *rest), (left, right[:2], *rest)):
         with pytest.raises(ValueError, match="different rows"):
-            native.score("gap", *inputs)
+            runtime.score("gap", *inputs)
 
 
 def test_other_networks_are_left_to_onnx_runtime() -> None:
