@@ -24,6 +24,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from model.native.rows import Raises
 from model.runtime import Float32Array, Int64Array
 from model.tokenizer import FIRST_BYTE
 
@@ -66,6 +67,7 @@ class CacheLM:
         self._strength = STRENGTH * len(tokens) ** 0.5
         self._unique, self._raises = _NO_TOKENS, _NO_RAISES
         self._contexts: set[int] | None = None  # of one token, if nothing else counts
+        self._logs: tuple[Raises, set[int]] | None = None  # and tokens, of mix_logs
         if not marginals:
             self._contexts = set(tokens[:-1].tolist())
             return
@@ -112,19 +114,20 @@ class CacheLM:
             mixed[token] += prob
         return mixed
 
-    def mix_logs(self, log_probs: Float32Array, context: Sequence[int]) -> Float32Array:
-        """Do the same with logarithms of probabilities, (V,)."""
-        kept, followers = self._context_probs(context)
-        if not (followers or len(self._unique)):
-            return log_probs
-        added = np.exp(log_probs[self._unique]) * self._raises
-        mixed = log_probs + np.float32(np.log(kept) - np.log1p(float(np.add.reduce(added))))
-        mixed[self._unique] += np.log1p(self._raises)
+    def mix_logs(self, log_probs: Float32Array, context: Sequence[int]) -> None:
+        """Do the same with logarithms of probabilities, (V,), in place."""
+        if self._logs is None:
+            self._logs = Raises(self._unique, self._raises), set(self._tokens.tolist())
+        raises, seen = self._logs
+        kept, followers = 1.0, dict[int, float]()
+        if context and context[-1] in seen:
+            kept, followers = self._context_probs(context)
+        if followers or len(self._unique):
+            raises.apply(log_probs, kept)
         if followers:
             tokens = list(followers)
             added = np.array(list(followers.values()), dtype=np.float32)
-            mixed[tokens] = np.logaddexp(mixed[tokens], np.log(added))
-        return mixed
+            log_probs[tokens] = np.logaddexp(log_probs[tokens], np.log(added))
 
     def _context_probs(self, context: Sequence[int]) -> tuple[float, dict[int, float]]:
         """Return the share that the contexts leave to p_0, and what they add to each token."""

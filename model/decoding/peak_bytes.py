@@ -137,7 +137,8 @@ class PeakBytes:
         """Return the bytes of a search for words, and the most rows that it requests at once."""
         rows = max(wanted, kept, FIRST_WIDTH * min(wanted, FEW))
         spans = 2 * rows * self._state + (rows + MAX_SPAN * wanted + MAX_ADDED) * OBJECT
-        return max(spans, self._lines(rows, MAX_SPAN + 1)) + 2 * self._row, rows
+        work = max(spans, self._lines(rows, MAX_SPAN + 1))
+        return work + rows * self._state + 2 * self._row, rows  # with states after first tokens
 
     def _lines(self, lines: int, length: int) -> int:
         """Return the bytes that scoring given lines takes, and those that are extended."""

@@ -13,15 +13,17 @@ P(token | left) and of P_counts(right tokens | left, token), and divided by the 
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from model.batching import Decoder, RunTower, Score, gather
+from model.batching import Decoder, RunTower, Score
 from model.config import GAP_POSITIONS, WORD
 from model.decoding.cache_lm import CONTEXT, CacheLM
 from model.decoding.context import DecoderContext, largest
-from model.runtime import Float32Array, Float64Array, log_of
+from model.native.rows import best_tokens
+from model.runtime import Float32Array, Float64Array, Int64Array, log_of
 from model.text import is_han
 from model.tokenizer import END_OF_GAP
 
@@ -46,6 +48,8 @@ GIVEN_LINES, GIVEN_TOKENS = 32, 16
 
 # Tokens that are scored after a state.
 Line = tuple[int, ...]
+# Log P of a span's end, and next tokens (n,) with log P, (n,).
+Continuations = tuple[float, Int64Array, Float32Array]
 
 
 class Span(NamedTuple):
@@ -86,6 +90,8 @@ class SpanHead:
         self._before = tuple(before[-CONTEXT:])
         self._next: Float32Array | None = None  # P(next token | left), (V,)
         self._mixed: Float32Array | None = None  # the same without the cache language model
+        # After the left side and a token, of first tokens that were searched, (S,)
+        self.states: dict[int, Float32Array] = {}
 
     def step(
         self,
@@ -118,10 +124,19 @@ class SpanHead:
         """Correct P(next token), (V,), after the last tokens of a span."""
         return self._cache_lm.mix(probs, (*self._before, *tokens)[-CONTEXT:])
 
-    def split(self, tokens: tuple[int, ...], scores: Float32Array) -> tuple[float, Float32Array]:
-        """Return log P of the end after *tokens* and of each next token, (V,), from scores (V,)."""
-        scores = scores if self._context.two_towers else log_of(scores)
-        log_probs = self._cache_lm.mix_logs(scores, (*self._before, *tokens)[-CONTEXT:])
+    def best(self, tokens: Line, count: int, above: float, scores: Float32Array) -> Continuations:
+        """Return the end and the best next tokens of :meth:`split` with log P above *above*."""
+        end, log_probs = self.split(tokens, scores)
+        best = best_tokens(log_probs, count, above)
+        return end, best, log_probs[best]
+
+    def split(self, tokens: Line, scores: Float32Array) -> tuple[float, Float32Array]:
+        """Return log P of the end after *tokens* and of each next token, (V,), from scores (V,).
+
+        The scores are overwritten.
+        """
+        log_probs: Float32Array = scores if self._context.two_towers else log_of(scores)
+        self._cache_lm.mix_logs(log_probs, (*self._before, *tokens)[-CONTEXT:])
         if self._context.two_towers:
             end = float(log_probs[END_OF_GAP])
             log_probs[END_OF_GAP] = -np.inf
@@ -147,7 +162,7 @@ class SpanHead:
         following, tokenizer = self._following, self._context.tokenizer
         if not following:
             return
-        tokens = largest(log_probs, WEIGHED)
+        tokens = best_tokens(log_probs, WEIGHED)
         if tokenizer.continues_word[following[0]]:
             tokens = tokens[~tokenizer.ends_letter[tokens]]
         mixture = self._context.mixture
@@ -177,43 +192,57 @@ def search_words(
     states: Sequence[Float32Array] = [state]
     yield from head.read_next(state)
     for position in range(MAX_SPAN + 1):
-        rows = yield [head.step(state[output], position) for state in states]
-        log_probs = np.empty((len(beam), context.tokenizer.size), dtype=np.float32)
-        for n, (span, row) in enumerate(zip(beam, rows, strict=True)):
-            end, following = head.split(span.tokens, row)
+        width = max(wanted, kept, FIRST_WIDTH * min(wanted, FEW)) if position == 0 else wanted
+        floor = _ranked(found, wanted)[-1]
+        ends = yield [
+            head.step(
+                state[output],
+                position,
+                partial(head.best, span.tokens, width, floor - span.log_prob),
+            )
+            for span, state in zip(beam, states, strict=True)
+        ]
+        for span, (end, _, _) in zip(beam, ends, strict=True):
             if end > -np.inf:
                 ended = span._replace(log_prob=span.log_prob + end)
                 text = context.tokenizer.decode(span.tokens)
                 if is_word(text) and takes(text, span.tokens):
                     add_span(found, text.strip(), ended)
-            log_probs[n] = following + np.float32(span.log_prob)
-        if position == MAX_SPAN:
+        picks = _continuations(beam, ends, _ranked(found, wanted), width, kept)
+        if position == MAX_SPAN or not picks:
             break
-        width = max(wanted, kept, FIRST_WIDTH * min(wanted, FEW)) if position == 0 else wanted
-        picks = _continuations(log_probs, found, wanted, width, kept)
-        if not picks:
-            break
-        # Rows are 64 kB each at 16,000 tokens, dozens in each decoder: keep none while it waits.
-        del rows, row, following, log_probs
         states = yield [RunTower("forward", states[n], (token,)) for n, token, _ in picks]
         beam = [Span((*beam[n].tokens, token), log_prob) for n, token, log_prob in picks]
+        if position == 0:
+            head.states = {span.tokens[0]: state for span, state in zip(beam, states, strict=True)}
     return sorted(found.values(), key=lambda each: (-each.log_prob, each.word))
 
 
-def _continuations(
-    log_probs: Float32Array, found: dict[str, Proposal], wanted: int, width: int, at_least: int
-) -> list[tuple[int, int, float]]:
-    """Choose (row, token, log P) of unfinished spans (N, V) that may be among the words wanted."""
+def _ranked(found: dict[str, Proposal], wanted: int) -> list[float]:
+    """Return log P of the *wanted* best words, falling, filled up with minus infinity."""
     ranked = sorted((each.log_prob for each in found.values()), reverse=True)
-    floor = ranked[wanted - 1] if len(ranked) >= wanted else -np.inf
-    if len(log_probs) > width:  # so many rows reach a higher value that the rest cannot be chosen
-        floor = max(floor, float(np.sort(log_probs.max(axis=1))[-width - 1]))
-    values = log_probs.ravel()
-    chosen = largest(values, width, floor)
-    best = max(ranked[0] if ranked else -np.inf, float(log_probs.max()))
+    return [*ranked[:wanted], *[-np.inf] * (wanted - len(ranked))]
+
+
+def _continuations(
+    beam: Sequence[Span],
+    ends: Sequence[Continuations],
+    ranked: Sequence[float],
+    width: int,
+    at_least: int,
+) -> list[tuple[int, int, float]]:
+    """Choose (span, token, log P) of spans that go on and may be among the words wanted."""
+    pairs = zip(beam, ends, strict=True)
+    values = np.concatenate(
+        [log_probs + np.float32(span.log_prob) for span, (*_, log_probs) in pairs]
+    )
+    chosen = largest(values, width, ranked[-1])
+    best = max(ranked[0], float(values[chosen[:1]].max(initial=-np.inf)))
     near = int(np.count_nonzero(values[chosen] > best - BEAM_MARGIN))
-    places = [divmod(place, log_probs.shape[1]) for place in chosen[: max(at_least, near)].tolist()]
-    return [(n, token, float(log_probs[n, token])) for n, token in places]
+    chosen = chosen[: max(at_least, near)]
+    tokens = np.concatenate([tokens for _, tokens, _ in ends])[chosen].tolist()
+    owners = np.repeat(np.arange(len(beam)), [len(tokens) for _, tokens, _ in ends])[chosen]
+    return list(zip(owners.tolist(), tokens, values[chosen].tolist(), strict=True))
 
 
 def score_spans(
@@ -234,55 +263,80 @@ def score_spans(
     scores: Float64Array = bias + log_of(following[[span[0] for span in spans]])
     states: dict[int, Float32Array] = {}  # of the best
     for start in range(0, len(spans), GIVEN_LINES):
-        found = yield from gather(
-            [
-                _score_rest(context, head, state, span, (*span, *right[:1]))
-                for span in spans[start : start + GIVEN_LINES]
-            ]
-        )
-        scores[start : start + GIVEN_LINES] += [each for each, _ in found]
-        states |= {start + n: after for n, (_, after) in enumerate(found)}
+        part = spans[start : start + GIVEN_LINES]
+        lines = [(*span, *right[:1]) for span in part]
+        found, after = yield from _score_rest(context, head, [state] * len(part), part, lines)
+        scores[start : start + GIVEN_LINES] += found
+        states |= dict(enumerate(after, start))
         best = sorted(states, key=lambda n: (-scores[n], n))[:EXTENDED]
         states = {n: states[n] for n in best}
     if len(right) > 1:
-        found = yield from gather(
-            [_score_rest(context, head, after, (), right) for after in states.values()]
+        count = len(states)
+        found, _ = yield from _score_rest(
+            context, head, list(states.values()), [()] * count, [right] * count
         )
-        more = np.array([max(each, LEAST) for each, _ in found])
+        more = found.clip(min=LEAST)
         scores += more.mean()
         scores[list(states)] += more - more.mean()
     return scores
 
 
 def _score_rest(
-    context: DecoderContext, head: SpanHead, state: Float32Array, span: Line, line: Line
-) -> Decoder[tuple[float, Float32Array]]:
-    """Return log P of the tokens of a *line* after its first, and the state before the last, (S,).
+    context: DecoderContext,
+    head: SpanHead,
+    states: list[Float32Array],
+    spans: Sequence[Line],
+    lines: Sequence[Line],
+) -> Decoder[tuple[Float64Array, list[Float32Array]]]:
+    """Return log P of the tokens of each line after its first, (N,), and states before the last.
 
-    It begins with *span*; if there is no more of it, the end of its last word is the last token.
+    A line begins with a span; if there is no more of it, the end of its last word is the last
+    token. *states* (S,) are those before the lines, and are replaced.
     """
-    tokenizer, total = context.tokenizer, 0.0
+    tokenizer, totals = context.tokenizer, np.zeros(len(lines))
+    ends = [
+        len(line) - 1 + (line == span and bool(tokenizer.ends_letter[line[-1]]))
+        for span, line in zip(spans, lines, strict=True)
+    ]
+    read = [0] * len(lines)  # tokens of each line
+    waiting: list[tuple[int, int, Float32Array]] = []  # line, place, output before it
 
-    def log_prob(place: int, row: Float32Array) -> float:
+    def prob_at(line: Line, span: Line, place: int, row: Float32Array) -> Any:
         if place == len(line):
-            return float(log_of(row[~tokenizer.continues_word].sum()))
-        if place < len(span):
-            row = head.mix(row, span[max(0, place - CONTEXT) : place])
-        return float(log_of(row[line[place]]))
+            return row[~tokenizer.continues_word].sum()
+        return head.mix(row, span[max(0, place - CONTEXT) : place])[line[place]]
 
-    last = len(line) - 1 + (line == span and bool(tokenizer.ends_letter[line[-1]]))
-    for start in range(0, last, GIVEN_TOKENS):
-        read = line[start : min(start + GIVEN_TOKENS, last)]
-        ((outputs, state),) = yield [RunTower("forward", state, read, True)]
-        total += sum(
-            (
-                yield [
-                    Score("next", output, partial(log_prob, place))
-                    for place, output in enumerate(outputs, start + 1)
-                ]
+    def score(number: int, place: int, output: Float32Array) -> Score:
+        line, span = lines[number], spans[number]
+        if len(span) <= place < len(line):
+            return Score("next", output, itemgetter(line[place]))
+        return Score("next", output, partial(prob_at, line, span, place))
+
+    for number, span in enumerate(spans):
+        if span and ends[number] and span[0] in head.states:
+            states[number], read[number] = head.states[span[0]], 1
+            waiting.append((number, 1, states[number][context.output["forward"]]))
+    while True:
+        if waiting:
+            probs = yield [score(*each) for each in waiting]
+            log_probs = log_of(np.array(probs, dtype=np.float32))
+            np.add.at(totals, [number for number, _, _ in waiting], log_probs)
+        live = [number for number, end in enumerate(ends) if read[number] < end]
+        if not live:
+            return totals, states
+        runs = yield [
+            RunTower(
+                "forward",
+                states[n],
+                lines[n][read[n] : min(read[n] + GIVEN_TOKENS, ends[n])],
+                keep_outputs=True,
             )
-        )
-    return total, state
+            for n in live
+        ]
+        waiting = []
+        for n, (outputs, states[n]) in zip(live, runs, strict=True):
+            waiting += [(n, place, output) for place, output in enumerate(outputs, read[n] + 1)]
+            read[n] += len(outputs)
 
 
 def add_span(found: dict[str, Proposal], word: str, span: Span) -> None:

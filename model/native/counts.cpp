@@ -176,14 +176,20 @@ float unigram_of(const Counts& counts, int64_t token) {
   return 0 <= token && token < counts.vocabulary_size ? counts.unigram[token] : 0;
 }
 
+// Sums of shares take most of the time, so only those of contexts that the token follows are taken.
 double prob_of(const Counts& counts, const Known& known, int64_t token) {
-  double prob = 0;
-  const double rest =
-      spread(counts, known, 1, [&](const Order& order, const Context& context, double factor) {
-        const int64_t rank = follow(order, context, token);
-        if (rank >= 0) prob += factor * counts.shares[order.shares[rank]];
-      });
-  return prob + rest * unigram_of(counts, token);
+  double prob = 0, weight = 1;
+  for (const auto& item : known) {
+    const Order& order = counts.orders[item.order - 1];
+    const double backoff = backoff_of(counts, item);
+    const int64_t rank = follow(order, item.context, token);
+    if (rank >= 0) {
+      const double factor = weight * (1 - backoff) / total_of(counts, order, item.context);
+      prob += factor * counts.shares[order.shares[rank]];
+    }
+    weight *= backoff;
+  }
+  return prob + weight * unigram_of(counts, token);
 }
 
 void mix_row(const Counts& counts, const Known& known, double weight, float* row) {
@@ -247,8 +253,8 @@ void lacuna_counts_log_probs_of_next(const Counts* counts, const int32_t* contex
     Known known = after(*counts, left, tokens[n]);
     double prob = 1;
     for (int64_t next = 0; next < next_count; ++next) {
+      if (next > 0) known = after(*counts, known, following[next - 1]);
       prob *= prob_of(*counts, known, following[next]);
-      known = after(*counts, known, following[next]);
     }
     log_probs[n] = std::log(prob);
   }

@@ -1,7 +1,7 @@
 """The library of ``model/native/*.cpp``, called by ctypes.
 
-Functions take addresses of arrays that the caller keeps. Those of counts take microseconds, so they
-hold Python's lock; those of a network let other threads run.
+Functions take addresses of arrays that the caller keeps. Those of counts and rows take
+microseconds, so they hold Python's lock; those of a network let other threads run.
 """
 
 import ctypes
@@ -36,6 +36,11 @@ _NETWORK_FUNCTIONS: _Functions = {
     "lacuna_head_bytes": (_SIZE, [_ADDRESS, _SIZE]),
     "lacuna_run_tower": (None, [_ADDRESS, _SIZE, _SIZE, _SIZE, *[_ADDRESS] * 5]),
     "lacuna_score": (None, [_ADDRESS, _SIZE, _SIZE, *[_ADDRESS] * 4]),
+}
+
+_ROW_FUNCTIONS: _Functions = {
+    "lacuna_row_best": (_SIZE, [_ADDRESS, _SIZE, _SIZE, ctypes.c_float, _ADDRESS]),
+    "lacuna_row_raise": (None, [_ADDRESS, _SIZE, _SIZE, *[_ADDRESS] * 3, ctypes.c_double]),
 }
 
 
@@ -113,6 +118,12 @@ def counts_library() -> ctypes.PyDLL:
 def network_library() -> ctypes.CDLL:
     """Load the functions of network.cpp; see :func:`load`."""
     return load(ctypes.CDLL, _NETWORK_FUNCTIONS)
+
+
+@cache
+def rows_library() -> ctypes.PyDLL:
+    """Load the functions of rows.cpp; see :func:`load`."""
+    return load(ctypes.PyDLL, _ROW_FUNCTIONS)
 
 
 def load(

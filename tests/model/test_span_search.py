@@ -74,6 +74,31 @@ def test_spans_are_scored_token_by_token(count: int, right: tuple[int, ...]) -> 
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+def test_first_tokens_that_were_searched_are_not_run_again() -> None:
+    """Their states give the same probabilities with fewer rows."""
+    table = TableRuntime(TOKENIZER)
+    context = DecoderContext(
+        table_predictor(table).checkpoint, table.sizes, PrefixCache(0), use_cache_lm=False
+    )
+    nothing = CacheLM(np.zeros(0, dtype=np.int64), TOKENIZER.background)
+    spans = [(FIRST,), (FIRST, FIRST + 3), (FIRST + 1,)]
+    found, work = [], {False: 0, True: 0}
+    for is_searched in work:
+        head = SpanHead(context, None, nothing, ())
+        if is_searched:
+            head.states = {FIRST: np.array([0, FIRST], dtype=np.float32)}
+        state = context.initial["forward"]
+        table.calls.clear()
+        scheduler = Scheduler(table)
+        scheduler.add(0, score_spans(context, head, state, spans, (FIRST + 2,), np.zeros(3)))
+        while scheduler.pending:
+            finished = scheduler.step()
+        found.append(finished[0][1])
+        work[is_searched] = sum(rows for kind, rows in table.calls if kind == "forward")
+    assert np.array_equal(*found)
+    assert work == {False: 3, True: 2}
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
