@@ -66,18 +66,13 @@ VNNI inline __m512 sigmoid_of(__m512 x) {
   return _mm512_min_ps(_mm512_max_ps(value, all(0.0f)), all(1.0f));
 }
 
-// Return e to the power of x <= 0; 0 if that is too small for a normal number.
-VNNI inline __m512 exp_of(__m512 x) {
-  static constexpr float kSeries[] = {1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f,
-                                      4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f};
-  const __mmask16 is_normal = _mm512_cmp_ps_mask(x, all(-87.0f), _CMP_GT_OQ);
-  const __m512 power = _mm512_roundscale_ps(_mm512_mul_ps(x, all(1.44269504088896341f)), 0);
-  __m512 rest = _mm512_fnmadd_ps(power, all(0.693359375f), x);
-  rest = _mm512_fmadd_ps(power, all(2.12194440e-4f), rest);
-  const __m512 square = _mm512_mul_ps(rest, rest);
-  __m512 value = _mm512_fmadd_ps(polynomial(rest, kSeries), square, rest);
-  value = _mm512_add_ps(value, all(1.0f));
-  return _mm512_maskz_scalef_ps(is_normal, value, power);
+// Return 2 to the power of x < 1; 0 if that is too small for a normal number.
+VNNI inline __m512 exp2_of(__m512 x) {
+  static constexpr float kSeries[] = {2.1702255534e-4f, 1.2439688007e-3f, 9.6788409497e-3f,
+                                      5.5483342026e-2f, 2.4022983626e-1f, 6.9314698384e-1f, 1.0f};
+  const __mmask16 is_normal = _mm512_cmp_ps_mask(x, all(-126.0f), _CMP_GT_OQ);
+  const __m512 fraction = _mm512_reduce_ps(x, 1);  // x - floor(x)
+  return _mm512_maskz_scalef_ps(is_normal, polynomial(fraction, kSeries), x);
 }
 
 // Quantise a row to uint8 around 128; return its scale.

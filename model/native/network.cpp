@@ -98,16 +98,22 @@ VNNI void step_cell(const float* gates, int64_t size, float* h, float* c, float*
 
 // Replace logits by log-probabilities, or by probabilities.
 VNNI void normalise(float* row, int64_t size, bool takes_logs) {
-  __m512 largest = _mm512_loadu_ps(row);
-  for (int64_t n = 0; n < size; n += kLanes) {
-    largest = _mm512_max_ps(largest, _mm512_loadu_ps(row + n));
+  __m512 largest[4];  // one would wait for its last maximum
+  for (auto& each : largest) each = _mm512_loadu_ps(row);
+  for (int64_t n = 0; n < size; n += 4 * kLanes) {
+    for (int64_t k = 0; k < 4; ++k) {
+      const float* place = row + std::min(n + k * kLanes, size - kLanes);
+      largest[k] = _mm512_max_ps(largest[k], _mm512_loadu_ps(place));
+    }
   }
-  const __m512 top = all(_mm512_reduce_max_ps(largest));
+  for (const auto& each : largest) largest[0] = _mm512_max_ps(largest[0], each);
+  const __m512 top = all(_mm512_reduce_max_ps(largest[0]));
+  const __m512 log2_e = all(1.44269504f), shift = _mm512_mul_ps(top, log2_e);
   double total = 0;
   for (int64_t begin = 0; begin < size; begin += kBlock) {
     __m512 sum = _mm512_setzero_ps();
     for (int64_t n = begin; n < std::min(size, begin + kBlock); n += kLanes) {
-      const __m512 value = exp_of(_mm512_sub_ps(_mm512_loadu_ps(row + n), top));
+      const __m512 value = exp2_of(_mm512_fmsub_ps(_mm512_loadu_ps(row + n), log2_e, shift));
       if (!takes_logs) _mm512_storeu_ps(row + n, value);
       sum = _mm512_add_ps(sum, value);
     }
@@ -291,12 +297,12 @@ VNNI void lacuna_score(const Network* network, int64_t head, int64_t count, cons
           space.left);
   if (gap) query_gap(*network, *gap, &space);
   const int64_t size = network->vocabulary_size;
-  for (int64_t n = 0; n < count; ++n) {
-    const bool is_first = gap && gap->positions[n] == 0;
-    const float* later = gap ? network->gap_bias : network->output_bias;
-    std::copy_n(is_first ? network->first_gap_bias : later, size, rows + n * size);
+  for (int64_t n = 0; gap && n < count; ++n) {
+    const bool is_first = gap->positions[n] == 0;
+    std::copy_n(is_first ? network->first_gap_bias : network->gap_bias, size, rows + n * size);
   }
-  product(network->embedding, space.left, space.quantised, nullptr, rows);
+  const float* bias = gap ? nullptr : network->output_bias;
+  product(network->embedding, space.left, space.quantised, bias, rows);
   for (int64_t n = 0; n < count; ++n) normalise(rows + n * size, size, head != 0);
 }
 
