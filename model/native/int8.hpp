@@ -104,6 +104,11 @@ VNNI void quantise_rows(const float* rows, int64_t size, const Rows& quantised) 
   }
 }
 
+// Fetch a cache line of weights ahead of its use. Beyond the last ones nothing happens.
+VNNI inline void fetch(const int8_t* weights) {
+  _mm_prefetch(reinterpret_cast<const char*>(weights), _MM_HINT_T0);
+}
+
 // Write 16 outputs of a row: scale the sums of products, and add those at `added`.
 VNNI inline void write(__m512i sums, __m512i corrections, float row_scale, __m512 scales,
                        const float* added, float* place) {
@@ -128,7 +133,11 @@ VNNI inline void multiply_block(const Matrix& matrix, const uint8_t* values, con
   for (int64_t quad = 0; quad < quads; ++quad) {
     __m512i own[tiles];
 #pragma GCC unroll 16
-    for (int t = 0; t < tiles; ++t) own[t] = _mm512_loadu_si512(weights + (t * quads + quad) * 64);
+    for (int t = 0; t < tiles; ++t) {
+      const int8_t* place = weights + (t * quads + quad) * 64;
+      own[t] = _mm512_loadu_si512(place);
+      if (rows < 4) fetch(place + 16 * 64);
+    }
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
       int32_t four;
@@ -136,8 +145,9 @@ VNNI inline void multiply_block(const Matrix& matrix, const uint8_t* values, con
       const __m512i spread = _mm512_set1_epi32(four);
 #pragma GCC unroll 16
       for (int t = 0; t < tiles; ++t) {
-        sums[r][t] = _mm512_dpbusd_epi32(sums[r][t], spread, own[t]);
-        __asm__("" : "+v"(sums[r][t]));  // else GCC copies every sum to another register and back
+        __m512i sum = _mm512_dpbusd_epi32(sums[r][t], spread, own[t]);
+        __asm__("" : "+v"(sum));  // else GCC copies every sum to another register and back
+        sums[r][t] = sum;
       }
     }
   }
@@ -209,6 +219,7 @@ AMX void multiply_amx(const Matrix& matrix, const Rows& rows, const float* bias,
         _tile_loadd(1, values + 4 * quad, matrix.inputs);
         _tile_loadd(2, weights + 64 * quad, 64);
         _tile_dpbusd(0, 1, 2);
+        for (int64_t n = quad; row == 0 && n < quad + depth; ++n) fetch(weights + (quads + n) * 64);
       }
       _tile_stored(0, sums, 64);
       for (; row < begin + height; ++row) {
