@@ -74,8 +74,11 @@ class Workspace {
 float embed(const Matrix& embedding, int64_t token, uint8_t* values) {
   const int64_t quads = embedding.inputs / 4;
   const int8_t* first = embedding.weights + token / kLanes * quads * 64 + token % kLanes * 4;
-  for (int64_t n = 0; n < embedding.inputs; ++n) {
-    values[n] = static_cast<uint8_t>(first[n / 4 * 64 + n % 4] + 128);
+  for (int64_t quad = 0; quad < quads; ++quad) {
+    uint32_t four;
+    std::memcpy(&four, first + quad * 64, sizeof four);
+    four ^= 0x80808080;  // adds 128 to each
+    std::memcpy(values + quad * 4, &four, sizeof four);
   }
   return embedding.scales[token];
 }
