@@ -7,7 +7,6 @@ because its message might hold a text. What libraries would write to standard er
 
 import json
 import logging
-import logging.handlers
 import os
 import queue
 import re
@@ -15,10 +14,13 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from types import FrameType
 from typing import Any, TextIO
+
+from pydantic_core import to_json
 
 # Lines that may wait to be written; about 3 MB.
 MAX_WAITING = 10_000
@@ -26,6 +28,8 @@ MAX_WAITING = 10_000
 FLUSH_SECONDS = 2.0
 # Seconds for which lines are gathered before they are written.
 GATHER_SECONDS = 0.02
+# Lines that are written at once.
+MAX_LOT = 1_000
 # Lines about requests come from this logger. All other lines of the service are about itself.
 REQUESTS = logging.getLogger("service.requests")
 # Of a line that a library writes, so many characters are logged.
@@ -33,7 +37,6 @@ MAX_FOREIGN = 1000
 # Of their records.
 _REQUEST = vars(logging.LogRecord(REQUESTS.name, logging.INFO, "", 0, "request", None, None))
 log = logging.getLogger(__name__)
-_encode = json.JSONEncoder(ensure_ascii=False).encode
 _SURROGATE = re.compile("[\ud800-\udfff]")  # from a path that is not UTF-8
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -43,7 +46,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line."""
-        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        seconds = _format_seconds(int(record.created))
         line: dict[str, object] = {
             "time": f"{seconds}.{int(record.created % 1 * 1000):03d}Z",
             "level": record.levelname.lower(),
@@ -54,8 +57,15 @@ class JsonFormatter(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         if record.exc_info and record.exc_info[1] is not None:
             line["exception"] = format_exception(record.exc_info[1])
-        text = _encode(line)
-        return text if text.isascii() else _SURROGATE.sub(_escape, text)
+        try:
+            return to_json(line).decode()  # takes a quarter of the time
+        except ValueError:
+            return _SURROGATE.sub(_escape, json.dumps(line, ensure_ascii=False))
+
+
+@lru_cache(1)
+def _format_seconds(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def _escape(surrogate: re.Match[str]) -> str:
@@ -173,25 +183,25 @@ def _writers() -> "list[_Writer]":
     return [each for each in logging.getLogger().handlers if isinstance(each, _Writer)]
 
 
-class _Writer(logging.handlers.QueueHandler):
-    """Queues records for a thread that writes them; drops and counts a record if too many wait."""
+class _Writer(logging.StreamHandler[TextIO]):
+    """Queues records for a thread that writes one JSON object per line; counts what is lost."""
 
     def __init__(self) -> None:
-        self._waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        super().__init__(self._waiting)
-        self._dropped = 0
-        self._stderr = _Stderr(self._waiting)
-        self._listener = logging.handlers.QueueListener(self._waiting, self._stderr)
-        self._listener.start()
+        super().__init__()
+        self.setFormatter(JsonFormatter())
+        self._waiting: queue.SimpleQueue[logging.LogRecord | None] = queue.SimpleQueue()
+        self._in_lot = self._dropped = self._failed = 0
+        self._thread = threading.Thread(target=self._write, name="log", daemon=True)
+        self._thread.start()
 
     @property
     def lost(self) -> int:
         """Number of lines that were dropped or could not be written."""
-        return self._dropped + self._stderr.failed
+        return self._dropped + self._failed
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Queue a record for the thread that formats and writes it, or drop it. Never blocks."""
-        is_kept = self._waiting.qsize() < MAX_WAITING
+        """Queue a record for the thread, or drop it if too many wait. Never blocks."""
+        is_kept = self._waiting.qsize() + self._in_lot < MAX_WAITING
         if is_kept:
             self._waiting.put(record)
         else:
@@ -200,30 +210,34 @@ class _Writer(logging.handlers.QueueHandler):
 
     def write_to(self, stream: TextIO) -> TextIO:
         """Write to *stream* from now on, and return the stream before."""
-        return self._stderr.setStream(stream) or stream
+        return self.setStream(stream) or stream
 
     def end(self) -> None:
         """Write the lines that wait; give up if standard error is not read."""
-        stopping = threading.Thread(target=self._listener.stop, daemon=True)
-        stopping.start()
-        stopping.join(FLUSH_SECONDS)
+        self._waiting.put(None)
+        self._thread.join(FLUSH_SECONDS)
 
-
-class _Stderr(logging.StreamHandler[TextIO]):
-    """Writes one JSON object per line, and counts the lines that cannot be written."""
-
-    def __init__(self, waiting: "queue.SimpleQueue[Any]") -> None:
-        super().__init__()
-        self.setFormatter(JsonFormatter())
-        self._waiting = waiting
-        self.failed = 0
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write a line, then let lines gather: to wake a thread costs more than to format one."""
-        super().emit(record)
-        if self._waiting.empty():
+    def _write(self) -> None:
+        """Write lines in lots: to wake a thread, or to write, costs more than to format a line."""
+        lot: list[logging.LogRecord | None] = []
+        while None not in lot:
+            lot = [self._waiting.get()]
             time.sleep(GATHER_SECONDS)
+            self._in_lot = min(self._waiting.qsize(), MAX_LOT)
+            lot += [self._waiting.get() for _ in range(self._in_lot)]
+            lines = [line for record in lot if record and (line := self._line(record))]
+            self.acquire()  # `write_to` waits
+            try:
+                self.stream.write("".join(lines))
+                self.stream.flush()
+            except Exception:  # the disk is full, or the reader is gone
+                self._failed += len(lines)
+            finally:
+                self.release()
 
-    def handleError(self, _record: logging.LogRecord) -> None:  # noqa: N802 - overrides
-        """Count a line: the disk is full, or the reader is gone."""
-        self.failed += 1
+    def _line(self, record: logging.LogRecord) -> str:
+        try:
+            return f"{self.format(record)}\n"
+        except Exception:  # a bug of its sender
+            self._failed += 1
+            return ""
