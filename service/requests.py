@@ -9,7 +9,8 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from contextlib import suppress
+from typing import Any, TypeVar, cast
 
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
@@ -33,6 +34,7 @@ MAX_ARRIVING_BYTES = 64 << 20
 MAX_ERRORS = 16
 # An unknown field of the body with such a name is named in the answer. Others may be a user's text,
 # as in a lexicon of {word: weight}.
+_HUGE = re.compile(rb"[0-9]{20}")  # an integer for `_parse_int`
 _FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,31}")
 _MESSAGES = {
     "string_type": "must be a string",
@@ -154,6 +156,11 @@ def parse(body: bytes | bytearray, expected: type[B]) -> B:
     Raises:
         Problem: 400 if it is not JSON in UTF-8, 422 if a field is wrong.
     """
+    # pydantic's own parser takes a third of the time, but its errors are less clear, and null is
+    # no default for it.
+    if len(body) <= FREE_BODY_BYTES and not _HUGE.search(body):
+        with suppress(ValidationError):
+            return cast("B", expected.__pydantic_validator__.validate_json(body))
     try:
         document = _decode(body.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -163,7 +170,7 @@ def parse(body: bytes | bytearray, expected: type[B]) -> B:
     except RecursionError:
         raise Problem(400, "the body is nested too deeply") from None
     try:
-        return expected.model_validate(document)
+        return expected.model_validate(expected.without_nulls(document))
     except ValidationError as error:
         count = error.error_count()
         if count > MAX_ERRORS:

@@ -17,7 +17,6 @@ from pydantic import (
     GetJsonSchemaHandler,
     Tag,
     field_validator,
-    model_validator,
 )
 from pydantic_core import CoreSchema, PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
@@ -109,9 +108,9 @@ _EMPTY: Any = ()  # pydantic would copy a list for each request
 class Body(BaseModel):
     """The body of any request for answers. ``null`` means the default of an optional field."""
 
-    @model_validator(mode="before")
     @classmethod
-    def _null_is_default(cls, body: Any) -> Any:
+    def without_nulls(cls, body: Any) -> Any:
+        """Drop the optional fields of a decoded *body* that are null."""
         if not isinstance(body, dict) or None not in body.values():
             return body
         optional = {name for name, each in cls.model_fields.items() if not each.is_required()}
