@@ -88,7 +88,8 @@ class Estimator:
         if isinstance(first, CompletionQuery):
             owner = _owner(first, cache_salt)
             return [self._completion(cast("CompletionQuery", each), owner) for each in queries]
-        limits, rare, lists, marker = self._limits, self._rare, list[int](), ""
+        limits, rare, marker = self._limits, self._rare, ""
+        lists: Sequence[int] = ()
         owner, own = _owner(first, cache_salt), [*first.block, *[x.word for x in first.lexicon]]
         once = LISTED_WORD * len(own) + sum(map(_reading, [first.history, *own]))
         each = KNOWN_WORD * len(own) + len(first.history) // KNOWN_HISTORY
@@ -234,7 +235,7 @@ def _reading(text: str) -> int:
 
 def _owner(query: Query, cache_salt: str) -> int:
     """Return a hash of the fields that texts with the same cached prefixes share."""
-    if isinstance(query, ScoreQuery | CompletionQuery):
+    if isinstance(query, (ScoreQuery, CompletionQuery)):
         return hash((cache_salt, "", (), ()))
     return hash((cache_salt, query.history, query.lexicon, query.block))
 

@@ -91,36 +91,39 @@ class BodyReader:
         received = counted = 0
         refusal: Problem | TooManyRequests | None = None
         is_complete = False
+        # `asyncio.timeout` costs four times as much.
+        cancel = cast("asyncio.Task[None]", asyncio.current_task()).cancel
+        timer = asyncio.get_running_loop().call_later(self._seconds, cancel, self)
         try:
-            async with asyncio.timeout(self._seconds):
-                while not is_complete:
-                    message = await context.receive()
-                    if message["type"] == "http.disconnect":
-                        raise ClientDisconnect
-                    is_complete = not message.get("more_body", False)
-                    body += message.get("body", b"")
-                    received += len(message.pop("body", b""))  # do not keep it while waiting
-                    adds = max(0, len(body) - FREE_BODY_BYTES) - counted
-                    if received > self._limit:
-                        refusal = Problem(413, f"the body is longer than {self._limit} bytes")
-                    elif self._arriving + adds > MAX_ARRIVING_BYTES:
-                        detail = (
-                            f"bodies of {self._arriving} bytes are arriving; send a shorter one"
-                        )
-                        refusal = TooManyRequests("bodies", detail, self._seconds)
-                    if refusal:
-                        # Read on: a client may lose an answer that arrives while it still sends.
-                        body.clear()
-                        adds = -counted
-                    counted += adds
-                    self._arriving += adds
-                if counted:
-                    async with self._turn:
-                        await asyncio.sleep(0)
-        except TimeoutError:
+            while not is_complete:
+                message = await context.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                is_complete = not message.get("more_body", False)
+                body += message.get("body", b"")
+                received += len(message.pop("body", b""))  # do not keep it while waiting
+                adds = max(0, len(body) - FREE_BODY_BYTES) - counted
+                if received > self._limit:
+                    refusal = Problem(413, f"the body is longer than {self._limit} bytes")
+                elif self._arriving + adds > MAX_ARRIVING_BYTES:
+                    detail = f"bodies of {self._arriving} bytes are arriving; send a shorter one"
+                    refusal = TooManyRequests("bodies", detail, self._seconds)
+                if refusal:
+                    # Read on: a client may lose an answer that arrives while it still sends.
+                    body.clear()
+                    adds = -counted
+                counted += adds
+                self._arriving += adds
+            if counted:
+                async with self._turn:
+                    await asyncio.sleep(0)
+        except asyncio.CancelledError as error:
+            if error.args != (self,):
+                raise
             late = f"the body did not arrive within {self._seconds:g} s"
             raise Problem(408, late, headers={"Connection": "close"}) from None
         finally:
+            timer.cancel()
             self._arriving -= counted
             self._any_long |= received > FREE_BODY_BYTES
         if refusal:
