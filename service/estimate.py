@@ -91,10 +91,13 @@ class Estimator:
         limits, rare, marker = self._limits, self._rare, ""
         lists: Sequence[int] = ()
         owner, own = _owner(first, cache_salt), [*first.block, *[x.word for x in first.lexicon]]
-        once = LISTED_WORD * len(own) + sum(map(_reading, [first.history, *own]))
+        once = LISTED_WORD * len(own) + sum(map(_reading, own))
         each = KNOWN_WORD * len(own) + len(first.history) // KNOWN_HISTORY
-        if not self._is_known("", owner):
-            once += len(first.history) // (ASCII_HISTORY if first.history.isascii() else HISTORY)
+        if first.history:
+            once += _reading(first.history)
+            if not self._is_known("", owner):
+                speed = ASCII_HISTORY if first.history.isascii() else HISTORY
+                once += len(first.history) // speed
         refused = len(first.history) > limits.history
         refused |= max(len(first.lexicon), len(first.block)) > limits.lexicon
         refused |= isinstance(first, PredictQuery) and (
@@ -105,10 +108,10 @@ class Estimator:
             if first.blank is not None:
                 refused |= len(first.blank) > limits.characters
                 marker = first.blank if refused else normalise(first.blank)
-        if isinstance(first, ClozeQuery) and first.choices is not None:
-            lists = _choices(first.choices, limits, rare)
-            refused |= not lists
-        else:  # with choices, top_k is ignored
+            if first.choices is not None:
+                lists = _choices(first.choices, limits, rare)
+                refused |= not lists
+        if not lists:  # with choices, top_k is ignored
             refused |= first.top_k > limits.top_k
         if refused:
             return [_REFUSED] * len(queries)

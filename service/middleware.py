@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, FastAPI
@@ -82,19 +83,20 @@ class RequestContext:
     @classmethod
     def begin(cls, scope: Scope, receive: Receive, state: "AppState") -> "RequestContext":
         """Make the context of a new request; `of` finds it again."""
-        path, headers = scope["path"], dict(scope["headers"])
-        route = f"{MODELS}{{id}}" if path.startswith(MODELS) else path
-        route = "/hf/fill-mask" if path.startswith("/models/") else route
-        request_id = headers.get(b"x-request-id", b"")
-        known = _REQUEST_ID.fullmatch(request_id)
-        trace = _TRACEPARENT.fullmatch(headers.get(b"traceparent", b"").strip())
+        route, headers = scope["path"], dict(scope["headers"])
+        if route not in ROUTES:
+            shown = (f"{MODELS}{{id}}", MODELS), ("/hf/fill-mask", "/models/")
+            route = next((name for name, start in shown if route.startswith(start)), UNMATCHED)
+        request_id, trace = headers.get(b"x-request-id"), headers.get(b"traceparent")
+        known = request_id and _REQUEST_ID.fullmatch(request_id)
+        traced = trace and _TRACEPARENT.fullmatch(trace.strip())
         scope["lacuna.request"] = context = cls(
             state,
             receive,
-            route if route in ROUTES else UNMATCHED,
+            route,
             headers,
-            request_id.decode() if known else f"{_ids.getrandbits(128):032x}",
-            trace[1].decode() if trace else "",
+            known[0].decode() if known else f"{_ids.getrandbits(128):032x}",
+            traced[1].decode() if traced else "",
         )
         return context
 
@@ -107,8 +109,10 @@ class RequestContext:
     @property
     def identity(self) -> dict[str, object]:
         """The log fields that identify the request, here and in other services."""
-        trace = {"trace_id": self.trace_id} if self.trace_id else {}
-        return {"request_id": self.request_id, **trace}
+        fields: dict[str, object] = {"request_id": self.request_id}
+        if self.trace_id:
+            fields["trace_id"] = self.trace_id
+        return fields
 
 
 async def _context(request: Request) -> RequestContext:
@@ -177,12 +181,11 @@ class Front:
         self._state.metrics.finished(context, seconds)
         if not REQUESTS.isEnabledFor(logging.INFO):
             return
-        fields = context.identity | {
-            "route": context.route,
-            "status": context.status,
-            "milliseconds": round(1000 * seconds, 3),
-            "items": context.items,
-        }
+        fields = context.identity
+        fields["route"] = context.route
+        fields["status"] = context.status
+        fields["milliseconds"] = round(1000 * seconds, 3)
+        fields["items"] = context.items
         if context.client.name:
             fields["key"] = context.client.name
         if context.timing:
@@ -193,6 +196,12 @@ class Front:
             fields["tokens"] = context.usage.tokens
             fields["cached_tokens"] = context.usage.cached_tokens
         log_request(fields)
+
+
+@lru_cache(64)
+def _host_name(header: bytes) -> str:
+    found = _HOST.fullmatch(header.decode("latin-1").lower())
+    return (found[1] or found[2]) if found else ""
 
 
 def log_failure(problem: Problem, error: BaseException, context: RequestContext) -> None:
@@ -214,7 +223,8 @@ def _server_timing(context: RequestContext) -> str:
     queue, inference = context.timing or (0.0, 0.0)
     queue, inference = 1000 * queue, 1000 * inference
     if not context.client.name:
-        queue, inference = [COARSE_MS * math.ceil(ms / COARSE_MS) for ms in (queue, inference)]
+        queue = COARSE_MS * math.ceil(queue / COARSE_MS)
+        inference = COARSE_MS * math.ceil(inference / COARSE_MS)
     return f"queue;dur={queue:.3f}, inference;dur={inference:.3f}"
 
 
@@ -269,8 +279,7 @@ class Access:
             raise Problem(403, _NO_METRICS)
 
     def _is_ours(self, header: bytes, any_address: bool) -> bool:
-        found = _HOST.fullmatch(header.decode("latin-1").lower())
-        name = (found[1] or found[2]) if found else ""
+        name = _host_name(header)
         return name in self._known or is_loopback(name) or (any_address and is_address(name))
 
     def _find(self, headers: dict[bytes, bytes]) -> Client:
