@@ -11,7 +11,7 @@ import struct
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -184,6 +184,7 @@ class Connection(HttpToolsProtocol):
         if upgrades and _OF_BODIES.intersection(name for name, _ in self.headers):
             raise ValueError("a request to change protocols has a body")
         super().on_headers_complete()
+        self.cycle.transport = cast("asyncio.Transport", _Joined(self.transport, self.cycle))
         self.cycle.keep_alive &= not upgrades
         self.headers = []  # of the request: trailers, which are no headers, come later
 
@@ -210,6 +211,7 @@ class Connection(HttpToolsProtocol):
         """Drop the body, which uvicorn keeps until the next request, and go on."""
         if self._running:
             self._running.body = bytearray()
+            cast("_Joined", self._running.transport).flush()  # an answer to HEAD has no body
         self._idle_since = time.monotonic()
         self._all.move_to_end(self)
         super().on_response_complete()
@@ -232,3 +234,33 @@ class Connection(HttpToolsProtocol):
             self._all.end(self, "malformed")
         elif not self.transport.is_closing():
             super().send_400_response(msg)
+
+
+class _Joined:
+    """What uvicorn takes for the transport of one answer: sends head and body together.
+
+    uvicorn writes them one after the other, and uvloop sends what is written at once.
+    """
+
+    def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
+        self._transport, self._cycle = transport, cycle
+        self.is_closing = transport.is_closing
+        self._head: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        """Keep the head; write all else, after the head."""
+        if self._head is None and self._cycle.response_started:
+            self._head = data
+        else:
+            self._transport.write(self._head + data if self._head else data)
+            self._head = self._head and b""
+
+    def flush(self) -> None:
+        """Write a head that is kept."""
+        if self._head:
+            self.write(b"")
+
+    def close(self) -> None:
+        """Write a head that is kept, and close."""
+        self.flush()
+        self._transport.close()
