@@ -108,6 +108,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(**given)
         self._all = connections
         self._running: RequestResponseCycle | None = None  # the last one begun; `cycle` may wait
+        self._head: bytes | None = None  # of its answer; empty if it is written
         self._small_parts = 0  # of the body that is being read
         self._unfinished = 0  # bytes read since the last complete head, part of a body or request
         self._began = 0.0  # when the first of them came
@@ -184,7 +185,7 @@ class Connection(HttpToolsProtocol):
         if upgrades and _OF_BODIES.intersection(name for name, _ in self.headers):
             raise ValueError("a request to change protocols has a body")
         super().on_headers_complete()
-        self.cycle.transport = cast("asyncio.Transport", _Joined(self.transport, self.cycle))
+        self.cycle.transport = cast("asyncio.Transport", self)
         self.cycle.keep_alive &= not upgrades
         self.headers = []  # of the request: trailers, which are no headers, come later
 
@@ -204,19 +205,36 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._running = cycle
+        self._running, self._head = cycle, None
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         """Drop the body, which uvicorn keeps until the next request, and go on."""
         if self._running:
             self._running.body = bytearray()
-            cast("_Joined", self._running.transport).flush()  # an answer to HEAD has no body
+        self.write(b"")  # an answer to HEAD has no body
         self._idle_since = time.monotonic()
         self._all.move_to_end(self)
         super().on_response_complete()
         if self.flow.write_paused:
             self.flow.pause_reading()
+
+    def write(self, data: bytes) -> None:
+        """Keep the head of an answer until its body comes; uvloop sends at once what is written."""
+        if self._head is None and self._running and self._running.response_started:
+            self._head = data
+        elif head_and_data := (self._head or b"") + data:
+            self.transport.write(head_and_data)
+            self._head = self._head and b""
+
+    def is_closing(self) -> bool:
+        """Return True if the transport closes."""
+        return self.transport.is_closing()
+
+    def close(self) -> None:
+        """Close the connection after an answer."""
+        self.write(b"")
+        self.transport.close()
 
     def pause_writing(self) -> None:
         """Read no further from a client that does not read, unless a request asks for its body."""
@@ -234,33 +252,3 @@ class Connection(HttpToolsProtocol):
             self._all.end(self, "malformed")
         elif not self.transport.is_closing():
             super().send_400_response(msg)
-
-
-class _Joined:
-    """What uvicorn takes for the transport of one answer: sends head and body together.
-
-    uvicorn writes them one after the other, and uvloop sends what is written at once.
-    """
-
-    def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
-        self._transport, self._cycle = transport, cycle
-        self.is_closing = transport.is_closing
-        self._head: bytes | None = None
-
-    def write(self, data: bytes) -> None:
-        """Keep the head; write all else, after the head."""
-        if self._head is None and self._cycle.response_started:
-            self._head = data
-        else:
-            self._transport.write(self._head + data if self._head else data)
-            self._head = self._head and b""
-
-    def flush(self) -> None:
-        """Write a head that is kept."""
-        if self._head:
-            self.write(b"")
-
-    def close(self) -> None:
-        """Write a head that is kept, and close."""
-        self.flush()
-        self._transport.close()

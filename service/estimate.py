@@ -91,13 +91,10 @@ class Estimator:
         limits, rare, marker = self._limits, self._rare, ""
         lists: Sequence[int] = ()
         owner, own = _owner(first, cache_salt), [*first.block, *[x.word for x in first.lexicon]]
-        once = LISTED_WORD * len(own) + sum(map(_reading, own))
+        once = LISTED_WORD * len(own) + sum(map(_reading, [first.history, *own]))
         each = KNOWN_WORD * len(own) + len(first.history) // KNOWN_HISTORY
-        if first.history:
-            once += _reading(first.history)
-            if not self._is_known("", owner):
-                speed = ASCII_HISTORY if first.history.isascii() else HISTORY
-                once += len(first.history) // speed
+        if first.history and not self._is_known("", owner):
+            once += len(first.history) // (ASCII_HISTORY if first.history.isascii() else HISTORY)
         refused = len(first.history) > limits.history
         refused |= max(len(first.lexicon), len(first.block)) > limits.lexicon
         refused |= isinstance(first, PredictQuery) and (

@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from datetime import UTC, datetime
 from types import FrameType
 from typing import Any, TextIO
 
@@ -46,9 +46,8 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line."""
-        seconds = _format_seconds(int(record.created))
         line: dict[str, object] = {
-            "time": f"{seconds}.{int(record.created % 1 * 1000):03d}Z",
+            "time": datetime.fromtimestamp(record.created, UTC),
             "level": record.levelname.lower(),
             "logger": record.name,
             # The first line only: asyncio's further lines show objects, which may hold a text.
@@ -60,12 +59,9 @@ class JsonFormatter(logging.Formatter):
         try:
             return to_json(line).decode()  # takes a quarter of the time
         except ValueError:
-            return _SURROGATE.sub(_escape, json.dumps(line, ensure_ascii=False))
-
-
-@lru_cache(1)
-def _format_seconds(seconds: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+            return _SURROGATE.sub(
+                _escape, json.dumps(line, ensure_ascii=False, default=datetime.isoformat)
+            )
 
 
 def _escape(surrogate: re.Match[str]) -> str:

@@ -109,10 +109,8 @@ class RequestContext:
     @property
     def identity(self) -> dict[str, object]:
         """The log fields that identify the request, here and in other services."""
-        fields: dict[str, object] = {"request_id": self.request_id}
-        if self.trace_id:
-            fields["trace_id"] = self.trace_id
-        return fields
+        trace = {"trace_id": self.trace_id} if self.trace_id else {}
+        return {"request_id": self.request_id, **trace}
 
 
 async def _context(request: Request) -> RequestContext:
@@ -181,11 +179,12 @@ class Front:
         self._state.metrics.finished(context, seconds)
         if not REQUESTS.isEnabledFor(logging.INFO):
             return
-        fields = context.identity
-        fields["route"] = context.route
-        fields["status"] = context.status
-        fields["milliseconds"] = round(1000 * seconds, 3)
-        fields["items"] = context.items
+        fields = context.identity | {
+            "route": context.route,
+            "status": context.status,
+            "milliseconds": round(1000 * seconds, 3),
+            "items": context.items,
+        }
         if context.client.name:
             fields["key"] = context.client.name
         if context.timing:

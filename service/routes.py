@@ -6,7 +6,6 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,7 +31,6 @@ from service.schemas import (
     ClozeRequest,
     FieldError,
     ModelAnswer,
-    ModelName,
     PredictAnswer,
     PredictRequest,
     ProblemDocument,
@@ -161,14 +159,8 @@ async def _ask(context: RequestContext, body: Question, form: type[A]) -> A:
             context.state.metrics.predicted(result.inside_word, result.network_rows)
     tokens = sum([result.usage.tokens for result in results])
     usage = asked.used(Usage(tokens, sum([result.usage.cached_tokens for result in results])))
-    loaded = asked.loaded.description
-    model = _model_name(loaded["name"], loaded["version"])
+    model: Any = asked.loaded.description  # of which the answer has name and version
     return form(model=model, results=results, usage=usage)
-
-
-@lru_cache(2)
-def _model_name(name: str, version: str) -> ModelName:
-    return ModelName(name=name, version=version)
 
 
 @dataclass(slots=True)
