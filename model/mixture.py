@@ -73,7 +73,7 @@ class Mixture:
         """Mix rows (N, V) after contexts (N, C) in place; None, return those of counts alone."""
         languages = [self._language_of(context) for context in contexts.tolist()]
         for counts, weights in self._layers:
-            shares = weights[languages]
+            shares = weights.take(languages, axis=0)
             if rows is None:
                 rows = np.zeros((len(contexts), self.vocabulary_size), dtype=np.float32)
                 shares = np.ones_like(shares)
@@ -104,8 +104,8 @@ class Mixture:
         return self._layers[0][0].log_probs_of_next(context, tokens, following)
 
     def _language_of(self, context: Sequence[int]) -> int:
-        codes = [code for token in context if (code := self._languages[token]) is not None]
-        return codes[-1] if codes else len(LANGUAGES)
+        codes = (self._languages[token] for token in reversed(context))
+        return next((code for code in codes if code is not None), len(LANGUAGES))
 
 
 class MixtureRuntime:
@@ -131,7 +131,9 @@ class MixtureRuntime:
             return window, windows
         inner = np.concatenate([states[:, :place], states[:, top:]], axis=1)
         inner, outputs = self.network.run_tower(tower, inner, tokens, lengths)
-        states = np.concatenate([inner[:, :place], window, inner[:, place:]], axis=1)
+        states = np.empty_like(states)
+        states[:, :place], states[:, place:top] = inner[:, :place], window
+        states[:, top:] = inner[:, place:]
         return states, np.concatenate([windows, outputs], axis=2)
 
     def score(self, head: Head, *inputs: npt.NDArray[Any]) -> Float32Array:

@@ -67,19 +67,16 @@ class NativeRuntime:
             raise ValueError("states, tokens and lengths are of different rows")
         states = np.array(states, dtype=np.float32, order="C")
         tokens, lengths = (np.ascontiguousarray(each, np.int64) for each in (tokens, lengths))
-        if tokens.view(np.uint64).max(initial=0) >= sizes.vocabulary_size:
-            raise ValueError("a token is not in the vocabulary")
-        if lengths.max(initial=0) > steps:
-            raise ValueError("a length exceeds the number of steps")
         outputs = np.empty((count, steps, sizes.hidden_size), dtype=np.float32)
         space = np.empty(
             self._library.lacuna_tower_bytes(self._address, count, steps), dtype=np.uint8
         )
-        self._library.lacuna_run_tower(
-            *(self._address, get_args(Tower).index(tower), count, steps),
+        if self._library.lacuna_run_tower(
+            *(self._address, tower == "backward", count, steps),
             *(address(states, FLOAT), address(tokens, INT64), address(lengths, INT64)),
             *(address(outputs, FLOAT), address(space, BYTE)),
-        )
+        ):
+            raise ValueError(f"a token is not in the vocabulary, or a length exceeds {steps} steps")
         return states, outputs
 
     def score(self, head: Head, *inputs: npt.NDArray[Any]) -> Float32Array:

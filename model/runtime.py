@@ -96,9 +96,11 @@ def append_tokens(
 
     Return the last tokens after each row's own *lengths* (N,), and after each token, (N, T, W).
     """
-    read = np.concatenate([windows, tokens.astype(np.float32)], axis=1)
-    places = np.arange(tokens.shape[1] + 1)[:, None] + np.arange(windows.shape[1])
-    return read[np.arange(len(read))[:, None], places[lengths]], read[:, places[1:]]
+    read = np.concatenate([windows, tokens], axis=1, dtype=np.float32, casting="unsafe")
+    shape = len(read), tokens.shape[1] + 1, windows.shape[1]
+    row, token = read.strides
+    after = np.ndarray(shape, read.dtype, read, strides=(row, token, token))  # they overlap
+    return after[np.arange(len(read)), lengths], after[:, 1:]
 
 
 def open_runtime(

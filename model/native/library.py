@@ -34,7 +34,7 @@ _NETWORK_FUNCTIONS: _Functions = {
     "lacuna_network_supported": (ctypes.c_int32, []),
     "lacuna_tower_bytes": (_SIZE, [_ADDRESS, _SIZE, _SIZE]),
     "lacuna_head_bytes": (_SIZE, [_ADDRESS, _SIZE]),
-    "lacuna_run_tower": (None, [_ADDRESS, _SIZE, _SIZE, _SIZE, *[_ADDRESS] * 5]),
+    "lacuna_run_tower": (ctypes.c_int32, [_ADDRESS, _SIZE, _SIZE, _SIZE, *[_ADDRESS] * 5]),
     "lacuna_score": (None, [_ADDRESS, _SIZE, _SIZE, *[_ADDRESS] * 4]),
 }
 

@@ -243,21 +243,24 @@ int64_t lacuna_head_bytes(const Network* network, int64_t count) {
 }
 
 // Read tokens (count, steps), of each row the first `lengths`, from `states` (count, S), in place.
-// Write the top layer's h after each token that is read to `outputs` (count, steps, H).
-VNNI void lacuna_run_tower(const Network* network, int64_t tower, int64_t count, int64_t steps,
-                           float* states, const int64_t* tokens, const int64_t* lengths,
-                           float* outputs, uint8_t* workspace) {
+// Write the top layer's h after each token that is read to `outputs` (count, steps, H). Return 0;
+// or 1, and do nothing, if a token is not in the vocabulary or a length exceeds the steps.
+VNNI int32_t lacuna_run_tower(const Network* network, int64_t tower, int64_t count, int64_t steps,
+                              float* states, const int64_t* tokens, const int64_t* lengths,
+                              float* outputs, uint8_t* workspace) {
   Workspace memory(workspace);
   TowerSpace space(&memory, *network, count, steps);
   const Tower& own = network->towers[tower];
   const int64_t size = network->hidden_size, state_size = own.layer_count * 2 * size;
   int64_t total = 0;
+  if (std::any_of(lengths, lengths + count, [&](int64_t each) { return each > steps; })) return 1;
   for (int64_t step = 0; step < steps; ++step) {
     space.starts[step] = total;
     for (int64_t row = 0; row < count; ++row) {
       if (step >= lengths[row]) continue;
       uint8_t* values = space.quantised.values + total * network->embedding_size;
       const int64_t token = tokens[row * steps + step];
+      if (token < 0 || token >= network->vocabulary_size) return 1;
       space.quantised.scales[total] = embed(network->embedding, token, values);
       space.rows[total++] = row;
     }
@@ -287,6 +290,7 @@ VNNI void lacuna_run_tower(const Network* network, int64_t tower, int64_t count,
       }
     }
   }
+  return 0;
 }
 
 // Score `outputs` (count, H): write probabilities (head 0, next), or log-probabilities (1,

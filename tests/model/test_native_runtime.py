@@ -154,7 +154,7 @@ def test_rows_that_do_not_fit_are_refused(runtimes: tuple[NativeRuntime, OnnxRun
         ((states[:, 1:], tokens, lengths), "different rows"),
         ((states, tokens + 400, lengths), "not in the vocabulary"),
         ((states, tokens - 9, lengths), "not in the vocabulary"),
-        ((states, tokens, lengths + 1), "exceeds the number of steps"),
+        ((states, tokens, lengths + 1), "exceeds 3 steps"),
     ):
         with pytest.raises(ValueError, match=message):
             runtime.run_tower("forward", *wrong)
