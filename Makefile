@@ -43,7 +43,7 @@ test-all: native-check
 # The tests of the native library under AddressSanitizer and UndefinedBehaviorSanitizer (needs g++).
 native-check: .venv/.dev
 	CXX="g++ -g -fsanitize=address,undefined -fno-sanitize-recover=all" $(BIN)/python build_backend.py model/native/liblacuna.so
-	LD_PRELOAD="$$(g++ -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest tests/model/test_counts.py tests/model/test_native_runtime.py; \
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest tests/model/test_counts.py tests/model/test_rows.py tests/model/test_native_runtime.py; \
 		status=$$?; $(BIN)/python build_backend.py model/native/liblacuna.so; exit $$status
 
 lint: .venv/.dev

@@ -271,7 +271,7 @@ class Scheduler:
     def _run_tower(self, tower: Tower, rows: list[_Row]) -> tuple[int, _Results]:
         """Run one chunk of each row; return the number of tokens, and results of rows that end."""
         tokens, lengths = _padded([row.step.tokens[:CHUNK_TOKENS] for row in rows])
-        states = _stacked([row.step.state for row in rows])
+        states = np.concatenate([row.step.state for row in rows]).reshape(len(rows), -1)
         new_states, outputs = self.runtime.run_tower(tower, states, tokens, lengths)
         counts: list[int] = lengths.tolist()
         results: list[Any] = []
@@ -294,11 +294,11 @@ class Scheduler:
             tokens, lengths = _padded([step.tokens for step in steps])
             inputs = [tokens, lengths, np.array([step.place for step in steps], dtype=np.int64)]
             return int(lengths.sum()), _reduced(steps, self.runtime.score(head, *inputs))
-        inputs = [_stacked([step.output for step in steps])]
+        inputs = [np.concatenate([step.output for step in steps]).reshape(len(rows), -1)]
         if head == "gap":
             unknown = np.zeros(self._output_size("backward"), dtype=np.float32)
             inputs += [
-                _stacked([unknown if step.right is None else step.right for step in steps]),
+                np.stack([unknown if step.right is None else step.right for step in steps]),
                 np.array([step.right is not None for step in steps], dtype=np.bool_),
                 np.array([step.position for step in steps], dtype=np.int64),
                 np.array([step.kind for step in steps], dtype=np.int64),
@@ -310,11 +310,6 @@ def _reduced(steps: Sequence[Any], rows: Float32Array) -> list[Any]:
     """Return the result of each step from its row of (N, V)."""
     pairs = zip(steps, rows, strict=True)
     return [row if step.reduce is None else step.reduce(row) for step, row in pairs]
-
-
-def _stacked(rows: Sequence[Float32Array]) -> Float32Array:
-    """Do what np.stack does for rows (H,), in less time."""
-    return np.concatenate(rows).reshape(len(rows), -1)
 
 
 def _padded(lines: Sequence[tuple[int, ...]]) -> tuple[Int64Array, Int64Array]:

@@ -15,6 +15,7 @@ training text.
 
 import re
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -100,8 +101,9 @@ class BlankWords:
             if text not in self._firsts:
                 self._firsts[text] = encode(text)[0]
         firsts = np.array([self._firsts[text] for text in spelled])
-        (log_probs,) = yield [head.step(output, 0, lambda row: head.split((), row)[1][firsts])]
-        lifts = np.exp(log_probs) / np.maximum(self._background[firsts], OTHER_BACKGROUND)
+        ((_, log_probs, change),) = yield [head.step(output, 0, partial(head.split, ()))]
+        probs = np.exp(log_probs[firsts] + np.float32(change))
+        lifts = probs / np.maximum(self._background[firsts], OTHER_BACKGROUND)
         counts = np.array([count for _, count in self._own])
         added = MIXTURE * counts / (SMOOTHING + counts.sum()) * lifts.clip(MIN_LIFT, MAX_LIFT)
         best = (-added).argsort(kind="stable")[:MAX_ADDED].tolist()

@@ -20,11 +20,11 @@ two steps. Each keeps the sum of the distribution, and little evidence changes l
 Nothing is learnt, and only token ids are kept. docs/decisions/0011-memory.md has the gains.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from model.native.rows import Raises
 from model.runtime import Float32Array, Int64Array
 from model.tokenizer import FIRST_BYTE
 
@@ -67,7 +67,7 @@ class CacheLM:
         self._strength = STRENGTH * len(tokens) ** 0.5
         self._unique, self._raises = _NO_TOKENS, _NO_RAISES
         self._contexts: set[int] | None = None  # of one token, if nothing else counts
-        self._logs: tuple[Raises, set[int]] | None = None  # and tokens, of mix_logs
+        self._logs: tuple[Float32Array, set[int]] | None = None  # of 1 + raises; tokens
         if not marginals:
             self._contexts = set(tokens[:-1].tolist())
             return
@@ -114,20 +114,23 @@ class CacheLM:
             mixed[token] += prob
         return mixed
 
-    def mix_logs(self, log_probs: Float32Array, context: Sequence[int]) -> None:
-        """Do the same with logarithms of probabilities, (V,), in place."""
+    def mix_logs(self, log_probs: Float32Array, context: Sequence[int]) -> float:
+        """Do the same with logarithms in place, but for a constant to add to all: return it."""
         if self._logs is None:
-            self._logs = Raises(self._unique, self._raises), set(self._tokens.tolist())
-        raises, seen = self._logs
+            self._logs = np.log1p(self._raises), set(self._tokens.tolist())
+        log_raises, seen = self._logs
         kept, followers = 1.0, dict[int, float]()
         if context and context[-1] in seen:
             kept, followers = self._context_probs(context)
-        if followers or len(self._unique):
-            raises.apply(log_probs, kept)
+        known = log_probs[self._unique]
+        added = float(np.add.reduce(np.exp(known) * self._raises))
+        log_probs[self._unique] = known + log_raises
+        change = math.log(kept) - math.log1p(added)
         if followers:
             tokens = list(followers)
-            added = np.array(list(followers.values()), dtype=np.float32)
-            log_probs[tokens] = np.logaddexp(log_probs[tokens], np.log(added))
+            probs = np.array(list(followers.values()), dtype=np.float32)
+            log_probs[tokens] = np.logaddexp(log_probs[tokens], np.log(probs) - np.float32(change))
+        return change
 
     def _context_probs(self, context: Sequence[int]) -> tuple[float, dict[int, float]]:
         """Return the share that the contexts leave to p_0, and what they add to each token."""

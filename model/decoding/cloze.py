@@ -115,6 +115,9 @@ class _Cloze:
         self._parts = [encode(layout.before), *(encode(slot.after) for slot in layout.slots)]
         self._lines = [encode(slot.line) for slot in layout.slots]
         self.tokens = sum(map(len, self._parts))  # of the text
+        # Words that are shown; None, all may be, as two may be written alike.
+        is_plain = layout.choices is None and layout.reading.sent == layout.reading.text
+        self._shown = max(layout.query.top_k, layout.query.fillings) if is_plain else None
         self._choices = layout.choices
         # The spans that spell the choices of the last list, so that all blanks share them.
         self._last_choices: ReadChoices | None = None
@@ -176,7 +179,8 @@ class _Cloze:
             others = [*joint.words[:number], *joint.words[number + 1 :]]
             head = self._head(number, right)
             ranked = yield from self._rank(number, state, head, others, wanted, RESCORED)
-            answers.append(fillings_of(self._context, state[self._output], head, ranked))
+            shown = ranked[: self._shown]
+            answers.append(fillings_of(self._context, state[self._output], head, shown))
             if number + 1 < len(rights):
                 (state,) = yield [self._run_after(number, state, filling)]
         return answers

@@ -13,7 +13,6 @@ P(token | left) and of P_counts(right tokens | left, token), and divided by the 
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -90,8 +89,7 @@ class SpanHead:
         self._before = tuple(before[-CONTEXT:])
         self._next: Float32Array | None = None  # P(next token | left), (V,)
         self._mixed: Float32Array | None = None  # the same without the cache language model
-        # After the left side and a token, of first tokens that were searched, (S,)
-        self.states: dict[int, Float32Array] = {}
+        self.states: dict[Line, Float32Array] = {}  # after first tokens that were searched, (S,)
 
     def step(
         self,
@@ -124,35 +122,36 @@ class SpanHead:
         """Correct P(next token), (V,), after the last tokens of a span."""
         return self._cache_lm.mix(probs, (*self._before, *tokens)[-CONTEXT:])
 
-    def best(self, tokens: Line, count: int, above: float, scores: Float32Array) -> Continuations:
-        """Return the end and the best next tokens of :meth:`split` with log P above *above*."""
-        end, log_probs = self.split(tokens, scores)
-        best = best_tokens(log_probs, count, above)
-        return end, best, log_probs[best]
+    def best(self, tokens: Line, count: int, scores: Float32Array) -> Continuations:
+        """Return the end and the *count* best next tokens of :meth:`split`."""
+        end, log_probs, change = self.split(tokens, scores)
+        best = best_tokens(log_probs, count)
+        return end, best, log_probs[best] + np.float32(change)
 
-    def split(self, tokens: Line, scores: Float32Array) -> tuple[float, Float32Array]:
-        """Return log P of the end after *tokens* and of each next token, (V,), from scores (V,).
+    def split(self, tokens: Line, scores: Float32Array) -> tuple[float, Float32Array, float]:
+        """Return log P of the end after *tokens* and of each next token, from scores (V,).
 
-        The scores are overwritten.
+        A constant is to be added to those of tokens, (V,), which overwrite the scores.
         """
         log_probs: Float32Array = scores if self._context.two_towers else log_of(scores)
-        self._cache_lm.mix_logs(log_probs, (*self._before, *tokens)[-CONTEXT:])
+        change = self._cache_lm.mix_logs(log_probs, (*self._before, *tokens)[-CONTEXT:])
         if self._context.two_towers:
-            end = float(log_probs[END_OF_GAP])
+            end = float(log_probs[END_OF_GAP]) + change
             log_probs[END_OF_GAP] = -np.inf
             if self._next is not None and not tokens:
-                log_probs += NEXT_WEIGHT * log_of(self._next)
+                log_probs += np.float32(change) + NEXT_WEIGHT * log_of(self._next)
                 self._weigh_right(log_probs)
-                log_probs -= np.log(np.exp(log_probs).sum())
-            return end, log_probs
+                change = -float(log_of(np.exp(log_probs).sum()))
+            return end, log_probs, change
+        log_probs += np.float32(change)
         if not tokens:
-            return -np.inf, log_probs
+            return -np.inf, log_probs, 0.0
         # A word of letters ends unless a letter follows, or a space, which belongs to the word.
         tokenizer = self._context.tokenizer
         letters = bool(tokenizer.ends_letter[tokens[-1]])
         end = float(np.logaddexp.reduce(log_probs[~tokenizer.continues_word])) if letters else 0.0
         continues = tokenizer.continues_word & letters
-        return end, np.where(continues, log_probs, np.float32(-np.inf))
+        return end, np.where(continues, log_probs, np.float32(-np.inf)), 0.0
 
     def _weigh_right(self, log_probs: Float32Array) -> None:
         """Raise in place the first tokens (V,) of a span after which the right side is likely.
@@ -193,13 +192,8 @@ def search_words(
     yield from head.read_next(state)
     for position in range(MAX_SPAN + 1):
         width = max(wanted, kept, FIRST_WIDTH * min(wanted, FEW)) if position == 0 else wanted
-        floor = _ranked(found, wanted)[-1]
         ends = yield [
-            head.step(
-                state[output],
-                position,
-                partial(head.best, span.tokens, width, floor - span.log_prob),
-            )
+            head.step(state[output], position, partial(head.best, span.tokens, width))
             for span, state in zip(beam, states, strict=True)
         ]
         for span, (end, _, _) in zip(beam, ends, strict=True):
@@ -208,41 +202,36 @@ def search_words(
                 text = context.tokenizer.decode(span.tokens)
                 if is_word(text) and takes(text, span.tokens):
                     add_span(found, text.strip(), ended)
-        picks = _continuations(beam, ends, _ranked(found, wanted), width, kept)
+        picks = _continuations(beam, ends, found, wanted, width, kept)
         if position == MAX_SPAN or not picks:
             break
         states = yield [RunTower("forward", states[n], (token,)) for n, token, _ in picks]
         beam = [Span((*beam[n].tokens, token), log_prob) for n, token, log_prob in picks]
         if position == 0:
-            head.states = {span.tokens[0]: state for span, state in zip(beam, states, strict=True)}
+            head.states = dict(zip((span.tokens for span in beam), states, strict=True))
     return sorted(found.values(), key=lambda each: (-each.log_prob, each.word))
-
-
-def _ranked(found: dict[str, Proposal], wanted: int) -> list[float]:
-    """Return log P of the *wanted* best words, falling, filled up with minus infinity."""
-    ranked = sorted((each.log_prob for each in found.values()), reverse=True)
-    return [*ranked[:wanted], *[-np.inf] * (wanted - len(ranked))]
 
 
 def _continuations(
     beam: Sequence[Span],
     ends: Sequence[Continuations],
-    ranked: Sequence[float],
+    found: dict[str, Proposal],
+    wanted: int,
     width: int,
     at_least: int,
 ) -> list[tuple[int, int, float]]:
     """Choose (span, token, log P) of spans that go on and may be among the words wanted."""
-    pairs = zip(beam, ends, strict=True)
-    values = np.concatenate(
-        [log_probs + np.float32(span.log_prob) for span, (*_, log_probs) in pairs]
-    )
-    chosen = largest(values, width, ranked[-1])
-    best = max(ranked[0], float(values[chosen[:1]].max(initial=-np.inf)))
+    ranked = sorted((each.log_prob for each in found.values()), reverse=True)
+    floor = ranked[wanted - 1] if len(ranked) >= wanted else -np.inf
+    base = np.array([span.log_prob for span in beam], dtype=np.float32)
+    owners = np.repeat(np.arange(len(beam)), [len(tokens) for _, tokens, _ in ends])
+    values = base[owners] + np.concatenate([log_probs for *_, log_probs in ends])
+    chosen = largest(values, width, floor)
+    best = max([*ranked[:1], *values[chosen[:1]].tolist()], default=0.0)
     near = int(np.count_nonzero(values[chosen] > best - BEAM_MARGIN))
     chosen = chosen[: max(at_least, near)]
     tokens = np.concatenate([tokens for _, tokens, _ in ends])[chosen].tolist()
-    owners = np.repeat(np.arange(len(beam)), [len(tokens) for _, tokens, _ in ends])[chosen]
-    return list(zip(owners.tolist(), tokens, values[chosen].tolist(), strict=True))
+    return list(zip(owners[chosen].tolist(), tokens, values[chosen].tolist(), strict=True))
 
 
 def score_spans(
@@ -264,17 +253,14 @@ def score_spans(
     states: dict[int, Float32Array] = {}  # of the best
     for start in range(0, len(spans), GIVEN_LINES):
         part = spans[start : start + GIVEN_LINES]
-        lines = [(*span, *right[:1]) for span in part]
-        found, after = yield from _score_rest(context, head, [state] * len(part), part, lines)
+        found, after = yield from _score_rest(context, head, [state] * len(part), part, right[:1])
         scores[start : start + GIVEN_LINES] += found
         states |= dict(enumerate(after, start))
         best = sorted(states, key=lambda n: (-scores[n], n))[:EXTENDED]
         states = {n: states[n] for n in best}
     if len(right) > 1:
-        count = len(states)
-        found, _ = yield from _score_rest(
-            context, head, list(states.values()), [()] * count, [right] * count
-        )
+        after = list(states.values())
+        found, _ = yield from _score_rest(context, head, after, [()] * len(after), right)
         more = found.clip(min=LEAST)
         scores += more.mean()
         scores[list(states)] += more - more.mean()
@@ -286,52 +272,43 @@ def _score_rest(
     head: SpanHead,
     states: list[Float32Array],
     spans: Sequence[Line],
-    lines: Sequence[Line],
+    right: Line,
 ) -> Decoder[tuple[Float64Array, list[Float32Array]]]:
     """Return log P of the tokens of each line after its first, (N,), and states before the last.
 
-    A line begins with a span; if there is no more of it, the end of its last word is the last
-    token. *states* (S,) are those before the lines, and are replaced.
+    A line is a span and *right*; without that, the end of its last word is the last token. *states*
+    (S,) are those before the lines, and are replaced.
     """
-    tokenizer, totals = context.tokenizer, np.zeros(len(lines))
-    ends = [
-        len(line) - 1 + (line == span and bool(tokenizer.ends_letter[line[-1]]))
-        for span, line in zip(spans, lines, strict=True)
-    ]
-    read = [0] * len(lines)  # tokens of each line
+    tokenizer, lines = context.tokenizer, [(*span, *right) for span in spans]
+    ends = [len(line) - bool(right or not tokenizer.ends_letter[line[-1]]) for line in lines]
+    read, totals = [0] * len(lines), np.zeros(len(lines))  # tokens, log P
     waiting: list[tuple[int, int, Float32Array]] = []  # line, place, output before it
 
-    def prob_at(line: Line, span: Line, place: int, row: Float32Array) -> Any:
+    def prob_at(n: int, place: int, row: Float32Array) -> Any:
+        line, span = lines[n], spans[n]
         if place == len(line):
             return row[~tokenizer.continues_word].sum()
-        return head.mix(row, span[max(0, place - CONTEXT) : place])[line[place]]
+        if place < len(span):
+            row = head.mix(row, span[max(0, place - CONTEXT) : place])
+        return row[line[place]]
 
-    def score(number: int, place: int, output: Float32Array) -> Score:
-        line, span = lines[number], spans[number]
-        if len(span) <= place < len(line):
-            return Score("next", output, itemgetter(line[place]))
-        return Score("next", output, partial(prob_at, line, span, place))
-
-    for number, span in enumerate(spans):
-        if span and ends[number] and span[0] in head.states:
-            states[number], read[number] = head.states[span[0]], 1
-            waiting.append((number, 1, states[number][context.output["forward"]]))
+    for n, span in enumerate(spans):
+        if ends[n] and span[:1] in head.states:
+            states[n], read[n] = head.states[span[:1]], 1
+            waiting.append((n, 1, states[n][context.output["forward"]]))
     while True:
         if waiting:
-            probs = yield [score(*each) for each in waiting]
+            probs = yield [
+                Score("next", output, partial(prob_at, n, place)) for n, place, output in waiting
+            ]
             log_probs = log_of(np.array(probs, dtype=np.float32))
-            np.add.at(totals, [number for number, _, _ in waiting], log_probs)
-        live = [number for number, end in enumerate(ends) if read[number] < end]
+            np.add.at(totals, [n for n, _, _ in waiting], log_probs)
+        live = [n for n, end in enumerate(ends) if read[n] < end]
         if not live:
             return totals, states
+        parts = [lines[n][read[n] : ends[n]][:GIVEN_TOKENS] for n in live]
         runs = yield [
-            RunTower(
-                "forward",
-                states[n],
-                lines[n][read[n] : min(read[n] + GIVEN_TOKENS, ends[n])],
-                keep_outputs=True,
-            )
-            for n in live
+            RunTower("forward", states[n], part, True) for n, part in zip(live, parts, strict=True)
         ]
         waiting = []
         for n, (outputs, states[n]) in zip(live, runs, strict=True):

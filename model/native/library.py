@@ -29,6 +29,7 @@ _COUNTS_FUNCTIONS: _Functions = {
         None,
         [_ADDRESS, _ADDRESS, _SIZE, _SIZE, _ADDRESS, _SIZE, _ADDRESS, _ADDRESS],
     ),
+    "lacuna_row_best": (_SIZE, [_ADDRESS, _SIZE, _SIZE, _ADDRESS]),
 }
 _NETWORK_FUNCTIONS: _Functions = {
     "lacuna_network_supported": (ctypes.c_int32, []),
@@ -36,11 +37,6 @@ _NETWORK_FUNCTIONS: _Functions = {
     "lacuna_head_bytes": (_SIZE, [_ADDRESS, _SIZE]),
     "lacuna_run_tower": (ctypes.c_int32, [_ADDRESS, _SIZE, _SIZE, _SIZE, *[_ADDRESS] * 5]),
     "lacuna_score": (None, [_ADDRESS, _SIZE, _SIZE, *[_ADDRESS] * 4]),
-}
-
-_ROW_FUNCTIONS: _Functions = {
-    "lacuna_row_best": (_SIZE, [_ADDRESS, _SIZE, _SIZE, ctypes.c_float, _ADDRESS]),
-    "lacuna_row_raise": (None, [_ADDRESS, _SIZE, _SIZE, *[_ADDRESS] * 3, ctypes.c_double]),
 }
 
 
@@ -110,7 +106,7 @@ class GapInputs(ctypes.Structure):
 
 @cache
 def counts_library() -> ctypes.PyDLL:
-    """Load the functions of counts.cpp; see :func:`load`."""
+    """Load the functions of counts.cpp and rows.cpp; see :func:`load`."""
     return load(ctypes.PyDLL, _COUNTS_FUNCTIONS)
 
 
@@ -118,12 +114,6 @@ def counts_library() -> ctypes.PyDLL:
 def network_library() -> ctypes.CDLL:
     """Load the functions of network.cpp; see :func:`load`."""
     return load(ctypes.CDLL, _NETWORK_FUNCTIONS)
-
-
-@cache
-def rows_library() -> ctypes.PyDLL:
-    """Load the functions of rows.cpp; see :func:`load`."""
-    return load(ctypes.PyDLL, _ROW_FUNCTIONS)
 
 
 def load(

@@ -81,7 +81,7 @@ def test_the_result_is_a_distribution(seed: int) -> None:
     assert result.sum() == pytest.approx(1, abs=1e-5)
     assert (result >= 0).all() and (result[:5] == 0).all()
     logs = np.log(probs + np.float32(1e-30))
-    cache_lm.mix_logs(logs, context)
+    logs += np.float32(cache_lm.mix_logs(logs, context))
     assert np.allclose(logs[5:], np.log(result[5:]), atol=1e-4)
 
 

@@ -86,7 +86,7 @@ def test_first_tokens_that_were_searched_are_not_run_again() -> None:
     for is_searched in work:
         head = SpanHead(context, None, nothing, ())
         if is_searched:
-            head.states = {FIRST: np.array([0, FIRST], dtype=np.float32)}
+            head.states = {(FIRST,): np.array([0, FIRST], dtype=np.float32)}
         state = context.initial["forward"]
         table.calls.clear()
         scheduler = Scheduler(table)
