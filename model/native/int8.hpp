@@ -26,6 +26,7 @@ struct Matrix {
 namespace {
 
 constexpr int64_t kLanes = 16;
+constexpr int64_t kL2Bytes = 1 << 20;
 constexpr int64_t kBlock = 512;  // values that are summed in float before they are in double
 
 VNNI inline __m512 all(float value) { return _mm512_set1_ps(value); }
@@ -182,13 +183,6 @@ VNNI void multiply_tiles(const Matrix& matrix, const Rows& rows, int64_t tile, c
   if (row < rows.count) step(1);
 }
 
-// Shapes of AMX tiles, as the CPU reads them.
-struct alignas(64) Shapes {
-  uint8_t palette = 1, start_row = 0, unused[14] = {};
-  uint16_t row_bytes[16] = {};
-  uint8_t rows[16] = {};
-};
-
 // Do what multiply() does, with the same sums. One sum at a time: with three tiles in use, loads
 // and products overlap even if another thread of the core uses AMX, too.
 AMX void multiply_amx(const Matrix& matrix, const Rows& rows, const float* bias, float* out) {
@@ -198,14 +192,15 @@ AMX void multiply_amx(const Matrix& matrix, const Rows& rows, const float* bias,
   const int64_t quads = matrix.inputs / 4;
   int64_t depth = 16;  // quads of a tile
   while (quads % depth) --depth;
-  Shapes shapes;  // sums, rows, weights
-  shapes.row_bytes[0] = shapes.row_bytes[2] = 64;
-  shapes.row_bytes[1] = static_cast<uint16_t>(4 * depth);
-  shapes.rows[0] = shapes.rows[1] = static_cast<uint8_t>(height);
-  shapes.rows[2] = static_cast<uint8_t>(depth);
+  // Bytes of a row at 16 + 2n, and rows at 48 + n, of tile n: sums, rows, weights.
+  alignas(64) uint8_t shapes[64] = {1};
+  shapes[16] = shapes[20] = 64;
+  shapes[18] = static_cast<uint8_t>(4 * depth);
+  shapes[48] = shapes[49] = static_cast<uint8_t>(height);
+  shapes[50] = static_cast<uint8_t>(depth);
   // GCC does not know that the next instructions read memory.
-  __asm__ volatile("" : : "r"(&shapes) : "memory");
-  _tile_loadconfig(&shapes);
+  __asm__ volatile("" : : "r"(shapes) : "memory");
+  _tile_loadconfig(shapes);
   const int8_t* weights = matrix.weights;
   for (int64_t first = 0; first < matrix.outputs; first += kLanes, weights += quads * 64) {
     const __m512i correction = _mm512_loadu_si512(matrix.corrections + first);
@@ -235,7 +230,16 @@ AMX void multiply_amx(const Matrix& matrix, const Rows& rows, const float* bias,
 // Multiply rows (count, inputs) by a matrix; add `bias`, or without one what `out` (count, outputs)
 // has.
 VNNI void multiply(const Matrix& matrix, const Rows& rows, const float* bias, float* out) {
-  if (rows.use_amx && rows.count > 2) return multiply_amx(matrix, rows, bias, out);
+  if (rows.use_amx && rows.count > 2) {
+    // A matrix of the L2 cache is read for every 32 rows, so that their outputs stay near.
+    const int64_t most = matrix.inputs * matrix.outputs < kL2Bytes ? 32 : rows.count;
+    for (int64_t row = 0; row < rows.count; row += most) {
+      const int64_t count = std::min(rows.count - row, most);
+      const Rows part = {rows.values + row * matrix.inputs, rows.scales + row, count, true};
+      multiply_amx(matrix, part, bias, out + row * matrix.outputs);
+    }
+    return;
+  }
   const int64_t tiles = matrix.outputs / kLanes;
   int64_t tile = 0;
   for (; tile + 4 <= tiles; tile += 4) multiply_tiles<4>(matrix, rows, tile, bias, out);
