@@ -60,7 +60,7 @@ class Score:
     output, and ``gap`` the next token of a gap, after the forward output before it.
 
     With *reduce* the result is what that function makes of the row at once, and not None: many rows
-    that wait are large.
+    that wait are large. It may overwrite the row.
     """
 
     head: Literal["next", "previous", "gap"]

@@ -123,7 +123,7 @@ class CacheLM:
         if context and context[-1] in seen:
             kept, followers = self._context_probs(context)
         known = log_probs[self._unique]
-        added = float(np.add.reduce(np.exp(known) * self._raises))
+        added = float(np.exp(known).dot(self._raises))
         log_probs[self._unique] = known + log_raises
         change = math.log(kept) - math.log1p(added)
         if followers:

@@ -27,7 +27,7 @@ A forward-only network has no gap head: its next head proposes, and s is the cha
 """
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -107,7 +107,7 @@ class _Cloze:
     def __init__(
         self, context: DecoderContext, layout: Layout, history: History, recent: list[int]
     ) -> None:
-        encode = context.index.encode
+        encode = cache(context.index.encode)
         self._context = context
         self._slots = layout.slots
         self._words = BlankWords(context, layout, history)
@@ -259,7 +259,7 @@ class _Cloze:
             scores /= weight
         spans = [each.span.tokens for each in found]
         right = self._right(number)
-        return weight * (yield from score_spans(self._context, head, state, spans, right, scores))
+        return weight * (yield from score_spans(head, state, spans, right, scores))
 
     def _rank_choices(
         self,
@@ -275,7 +275,7 @@ class _Cloze:
         spans = [span for _, span in spelled]
         weight = context.calibration.choice_prior_weight[slot.language]
         bias = -weight * np.array([self._priors[span] for span in spans])
-        scores = yield from score_spans(context, head, state, spans, self._right(number), bias)
+        scores = yield from score_spans(head, state, spans, self._right(number), bias)
         by_word: dict[str, Proposal] = {}
         for (word, span), score in zip(spelled, scores.tolist(), strict=True):
             add_span(by_word, word, Span(span, score))
@@ -315,7 +315,7 @@ class _Cloze:
             (state,) = yield [RunTower("forward", context.initial["forward"], (START,))]
             nothing = CacheLM(np.zeros(0, dtype=np.int64), context.tokenizer.background)
             head = SpanHead(context, None, nothing, ())
-            log_probs = yield from score_spans(context, head, state, new, (), np.zeros(len(new)))
+            log_probs = yield from score_spans(head, state, new, (), np.zeros(len(new)))
             self._priors.update(zip(new, log_probs.clip(min=LEAST).tolist(), strict=True))
 
     def _spell(self, text: str) -> Line:

@@ -12,7 +12,7 @@ P(token | left) and of P_counts(right tokens | left, token), and divided by the 
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,6 +36,8 @@ RIGHT_WEIGHT, RIGHT_TOKENS, WEIGHED = 0.5, 2, 200
 FIRST_WIDTH, FEW = 4, 6
 # Nats below the best span at which a span is dropped, unless few are left.
 BEAM_MARGIN = 7.0
+# Texts of spans that are known to be words or not.
+WORDS_CACHED = 1 << 13
 # The lower bound of a log-probability that others are compared with.
 LEAST = -1_000.0
 # Given spans of which more than the first token of the right context is scored.
@@ -153,6 +155,52 @@ class SpanHead:
         continues = tokenizer.continues_word & letters
         return end, np.where(continues, log_probs, np.float32(-np.inf)), 0.0
 
+    def score_rest(
+        self, states: list[Float32Array], spans: Sequence[Line], right: Line
+    ) -> Decoder[tuple[Float64Array, list[Float32Array]]]:
+        """Return log P of each line after its first token, (N,), and states before its last one.
+
+        A line is a span and *right*; without that, the end of its last word is the last token.
+        *states* (S,) are those before the lines, and are replaced.
+        """
+        tokenizer, lines = self._context.tokenizer, [(*span, *right) for span in spans]
+        ends = [len(line) - bool(right or not tokenizer.ends_letter[line[-1]]) for line in lines]
+        read, totals = [0] * len(lines), np.zeros(len(lines))  # tokens, log P
+        waiting: list[tuple[int, int, Float32Array]] = []  # line, place, output before it
+
+        def prob_at(n: int, place: int, row: Float32Array) -> Any:
+            line, span = lines[n], spans[n]
+            if place == len(line):
+                return row[~tokenizer.continues_word].sum()
+            if place < len(span):
+                row = self.mix(row, span[max(0, place - CONTEXT) : place])
+            return row[line[place]]
+
+        for n, span in enumerate(spans):
+            if ends[n] and span[:1] in self.states:
+                states[n], read[n] = self.states[span[:1]], 1
+                waiting.append((n, 1, states[n][self._context.output["forward"]]))
+        while True:
+            if waiting:
+                probs = yield [
+                    Score("next", output, partial(prob_at, n, place))
+                    for n, place, output in waiting
+                ]
+                log_probs = log_of(np.array(probs, dtype=np.float32))
+                np.add.at(totals, [n for n, _, _ in waiting], log_probs)
+            live = [n for n, end in enumerate(ends) if read[n] < end]
+            if not live:
+                return totals, states
+            parts = [lines[n][read[n] : ends[n]][:GIVEN_TOKENS] for n in live]
+            runs = yield [
+                RunTower("forward", states[n], part, True)
+                for n, part in zip(live, parts, strict=True)
+            ]
+            waiting = []
+            for n, (outputs, states[n]) in zip(live, runs, strict=True):
+                waiting += [(n, place, output) for place, output in enumerate(outputs, read[n] + 1)]
+                read[n] += len(outputs)
+
     def _weigh_right(self, log_probs: Float32Array) -> None:
         """Raise in place the first tokens (V,) of a span after which the right side is likely.
 
@@ -235,7 +283,6 @@ def _continuations(
 
 
 def score_spans(
-    context: DecoderContext,
     head: SpanHead,
     state: Float32Array,
     spans: Sequence[Line],
@@ -253,67 +300,18 @@ def score_spans(
     states: dict[int, Float32Array] = {}  # of the best
     for start in range(0, len(spans), GIVEN_LINES):
         part = spans[start : start + GIVEN_LINES]
-        found, after = yield from _score_rest(context, head, [state] * len(part), part, right[:1])
+        found, after = yield from head.score_rest([state] * len(part), part, right[:1])
         scores[start : start + GIVEN_LINES] += found
         states |= dict(enumerate(after, start))
         best = sorted(states, key=lambda n: (-scores[n], n))[:EXTENDED]
         states = {n: states[n] for n in best}
     if len(right) > 1:
         after = list(states.values())
-        found, _ = yield from _score_rest(context, head, after, [()] * len(after), right)
+        found, _ = yield from head.score_rest(after, [()] * len(after), right)
         more = found.clip(min=LEAST)
         scores += more.mean()
         scores[list(states)] += more - more.mean()
     return scores
-
-
-def _score_rest(
-    context: DecoderContext,
-    head: SpanHead,
-    states: list[Float32Array],
-    spans: Sequence[Line],
-    right: Line,
-) -> Decoder[tuple[Float64Array, list[Float32Array]]]:
-    """Return log P of the tokens of each line after its first, (N,), and states before the last.
-
-    A line is a span and *right*; without that, the end of its last word is the last token. *states*
-    (S,) are those before the lines, and are replaced.
-    """
-    tokenizer, lines = context.tokenizer, [(*span, *right) for span in spans]
-    ends = [len(line) - bool(right or not tokenizer.ends_letter[line[-1]]) for line in lines]
-    read, totals = [0] * len(lines), np.zeros(len(lines))  # tokens, log P
-    waiting: list[tuple[int, int, Float32Array]] = []  # line, place, output before it
-
-    def prob_at(n: int, place: int, row: Float32Array) -> Any:
-        line, span = lines[n], spans[n]
-        if place == len(line):
-            return row[~tokenizer.continues_word].sum()
-        if place < len(span):
-            row = head.mix(row, span[max(0, place - CONTEXT) : place])
-        return row[line[place]]
-
-    for n, span in enumerate(spans):
-        if ends[n] and span[:1] in head.states:
-            states[n], read[n] = head.states[span[:1]], 1
-            waiting.append((n, 1, states[n][context.output["forward"]]))
-    while True:
-        if waiting:
-            probs = yield [
-                Score("next", output, partial(prob_at, n, place)) for n, place, output in waiting
-            ]
-            log_probs = log_of(np.array(probs, dtype=np.float32))
-            np.add.at(totals, [n for n, _, _ in waiting], log_probs)
-        live = [n for n, end in enumerate(ends) if read[n] < end]
-        if not live:
-            return totals, states
-        parts = [lines[n][read[n] : ends[n]][:GIVEN_TOKENS] for n in live]
-        runs = yield [
-            RunTower("forward", states[n], part, True) for n, part in zip(live, parts, strict=True)
-        ]
-        waiting = []
-        for n, (outputs, states[n]) in zip(live, runs, strict=True):
-            waiting += [(n, place, output) for place, output in enumerate(outputs, read[n] + 1)]
-            read[n] += len(outputs)
 
 
 def add_span(found: dict[str, Proposal], word: str, span: Span) -> None:
@@ -327,6 +325,7 @@ def add_span(found: dict[str, Proposal], word: str, span: Span) -> None:
         found[word] = Proposal(word, log_prob, likelier)
 
 
+@lru_cache(WORDS_CACHED)
 def is_word(text: str) -> bool:
     """Return True for text with a letter or digit, without broken characters or Chinese and marks.
 

@@ -76,10 +76,17 @@ struct Known {
   const Item* end() const { return items + size; }
 };
 
-int64_t first_rank(const Order& order, int64_t number) {
-  const uint32_t* end = order.pages + order.page_count;
-  const int64_t page = std::upper_bound(order.pages, end, number) - order.pages - 1;
-  return page << 8 | order.first[number];
+// Return the context of a number.
+Context context_at(const Order& order, int64_t number) {
+  const uint32_t* last = order.pages + order.page_count;
+  const uint32_t* page = std::upper_bound(order.pages, last, number);  // after its own
+  const auto rank_of = [&](int64_t each) {
+    return (page - order.pages - 1) << 8 | order.first[each];
+  };
+  const int64_t begin = rank_of(number), next = number + 1;
+  if (next == order.contexts) return {number, begin, order.ngrams};
+  while (page < last && *page <= next) ++page;
+  return {number, begin, rank_of(next)};
 }
 
 // Return the context that is the n-gram of a rank.
@@ -96,9 +103,7 @@ Context find(const Order& order, int64_t rank) {
   for (; place < byte; ++place) number += std::popcount(order.flags[place]);
   const unsigned below = (1U << (rank & 7)) - 1;
   number += std::popcount(order.flags[byte] & below);
-  const bool is_last = number + 1 == order.contexts;
-  return {number, first_rank(order, number),
-          is_last ? order.ngrams : first_rank(order, number + 1)};
+  return context_at(order, number);
 }
 
 // Return the rank of the follower that ends in a token, or -1.

@@ -48,7 +48,7 @@ def test_spans_are_scored_token_by_token(count: int, right: tuple[int, ...]) -> 
 
     def decoder() -> Decoder[Float64Array]:
         state = context.initial["forward"]
-        return (yield from score_spans(context, head, state, spans, right, bias))
+        return (yield from score_spans(head, state, spans, right, bias))
 
     scheduler = Scheduler(table)
     scheduler.add("spans", decoder())
@@ -90,7 +90,7 @@ def test_first_tokens_that_were_searched_are_not_run_again() -> None:
         state = context.initial["forward"]
         table.calls.clear()
         scheduler = Scheduler(table)
-        scheduler.add(0, score_spans(context, head, state, spans, (FIRST + 2,), np.zeros(3)))
+        scheduler.add(0, score_spans(head, state, spans, (FIRST + 2,), np.zeros(3)))
         while scheduler.pending:
             finished = scheduler.step()
         found.append(finished[0][1])
