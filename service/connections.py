@@ -127,6 +127,7 @@ class Connection(HttpToolsProtocol):
             running.disconnected = not running.response_complete
             running.message_event.set()
         super().connection_lost(exc)
+        self._running = self.cycle = None  # type: ignore[assignment]  # they know this connection
 
     @property
     def _is_busy(self) -> bool:

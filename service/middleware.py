@@ -171,6 +171,7 @@ class Front:
             forget_frames(error)
         finally:
             self._finish(context)
+            del scope["lacuna.request"]  # the context knows `receive`, and that the scope: a cycle
 
     def _finish(self, context: RequestContext) -> None:
         """Count a request, and log it at level info."""

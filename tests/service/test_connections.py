@@ -1,8 +1,10 @@
 """Tests of service/connections.py: time and order, without sockets."""
 
 import asyncio
+import gc
 import re
 import time
+import weakref
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -27,9 +29,11 @@ class FakeTransport(asyncio.Transport):
         super().__init__({"socket": system_socket})
         self.unread = 0
         self.closing = False
+        self.written: list[bytes] = []
 
     def write(self, data: Any) -> None:
         """Accept an answer."""
+        self.written.append(data)
 
     def pause_reading(self) -> None:
         """Do nothing."""
@@ -138,6 +142,33 @@ def test_a_body_is_dropped_when_it_is_answered(server: Server) -> None:
     server.run()
     assert connection.cycle.response_complete
     assert not connection.cycle.body
+
+
+def test_a_connection_is_freed_without_the_collector(server: Server) -> None:
+    """Nothing of a connection that was lost waits until Python looks for cycles."""
+    connection, _ = server.connect()
+    connection.data_received(b"GET / HTTP/1.1\r\n\r\n")
+    server.run()
+    connection.connection_lost(None)
+    server.run()
+    left = weakref.ref(connection)
+    gc.disable()
+    try:
+        del connection
+        assert left() is None
+    finally:
+        gc.enable()
+
+
+def test_head_and_body_of_an_answer_are_one_packet(server: Server) -> None:
+    """A packet costs the server as much as to parse a request."""
+    connection, transport = server.connect()
+    connection.data_received(b"GET / HTTP/1.1\r\n\r\n" * 2)
+    server.run()
+    server.run()
+    first, second = transport.written
+    assert first == second
+    assert first.startswith(b"HTTP/1.1 200 OK") and first.endswith(b"0\r\n\r\n")
 
 
 def test_clients_that_do_not_read_are_not_read(server: Server) -> None:
