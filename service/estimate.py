@@ -120,7 +120,7 @@ class Estimator:
                 works.append(_cloze(query, marker, each, lists, limits, rare))
             else:
                 works.append(self._predict(cast("PredictQuery", query), each, owner))
-        return _with_shared(works, once, once)
+        return _with_shared(works, once, once) if once else works
 
     def remember(self, queries: Sequence[Query], cache_salt: str) -> None:
         """Remember beginnings of a request that was answered; of a history, the empty one."""

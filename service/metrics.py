@@ -4,13 +4,16 @@ Labels come from closed sets, so that no client can add series. Label sets are c
 so that a rate is 0, and not absent, before the first request.
 """
 
-import functools
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate, product
 from typing import TYPE_CHECKING, Any, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
-from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from service.admission import Reason
@@ -37,6 +40,7 @@ ROUTES = (
     "/openapi.json", "/admin/reload", *PAGES,
 )  # fmt: skip
 UNMATCHED = "unmatched"
+Counts = dict[Any, int]  # by label
 
 
 class Metrics:
@@ -46,45 +50,35 @@ class Metrics:
         # Not the global one, so that two services can run in one process.
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        registry.register(_LostLines())
-        counter = functools.partial(_Counter, registry=registry)
-        timer = functools.partial(_Timer, registry=registry, labelnames=["route"], buckets=SECONDS)
-        requests = counter("lacuna_requests", "Requests answered.", ["route", "status"])
-        timers = [
-            timer(f"lacuna_{name}_seconds", text)
-            for name, text in (
-                ("request", "Time from a request to its answer."),
-                ("queue", "Time that requests waited for the engine."),
-                ("inference", "Time that the engine worked on requests."),
-            )
-        ]
+        registry.register(_Series(_lost_lines))
         # Two threads count calls: the engine's, and one that loads.
         text = "Rows of a network call."
         calls = Histogram("lacuna_batch_rows", text, ["call"], registry=registry, buckets=ROWS)
         text = "Tokens read, or rows scored by heads."
         rows = Counter("lacuna_network_rows", text, ["call"], registry=registry)
-        refusals = counter("lacuna_refusals", "Requests answered with 429.", ["reason"])
-        tokens = counter("lacuna_prefix_cache_tokens", "Tokens of requests.", ["result"])
-        texts = counter("lacuna_predicted_texts", "Texts of /predict.", ["stops"])
-        text_rows = counter("lacuna_predicted_rows", "Network rows of these texts.", ["stops"])
-        ended = counter("lacuna_connections_ended", "Connections ended at once.", ["reason"])
-        reloads = counter("lacuna_reloads", "Checkpoint loads after the start.", ["outcome"])
-        self._model = Info("lacuna_model", "The checkpoint that answers.", registry=registry)
-        # To find a label set costs more than to count in it.
-        self._requests = functools.cache(requests.labels)
-        self._timers = {route: [each.labels(route) for each in timers] for route in QUESTIONS}
         self._calls = {call: (calls.labels(call), rows.labels(call)) for call in CALLS}
-        self._refusals = {reason: refusals.labels(reason) for reason in get_args(Reason)}
-        self._ended = {reason: ended.labels(reason) for reason in get_args(EndReason)}
-        self._hits, self._misses = tokens.labels("hit"), tokens.labels("miss")
-        self._predicted = [
-            (texts.labels(stops), text_rows.labels(stops)) for stops in ("elsewhere", "inside_word")
+        self._model = Info("lacuna_model", "The checkpoint that answers.", registry=registry)
+        answers = [(route, 200) for route in ROUTES] + [(UNMATCHED, 404)]
+        answers += product(QUESTIONS, (*TITLES, CLIENT_CLOSED))
+        count, times = partial(_counts, registry), partial(_times, registry)
+        self._requests = count("requests", "Requests answered.", "route status", answers)
+        self._times = [
+            times("request", "Time from a request to its answer."),
+            times("queue", "Time that requests waited for the engine."),
+            times("inference", "Time that the engine worked on requests."),
         ]
-        self._reloads = [reloads.labels(outcome) for outcome in ("failure", "success")]
-        for route in ROUTES:
-            for status in (200, *TITLES, CLIENT_CLOSED) if route in QUESTIONS else (200,):
-                self._requests(route, status)
-        self._requests(UNMATCHED, 404)
+        self._refusals = count(
+            "refusals", "Requests answered with 429.", "reason", get_args(Reason)
+        )
+        text = "Tokens of requests."
+        self._tokens = count("prefix_cache_tokens", text, "result", ["hit", "miss"])
+        stops = ["elsewhere", "inside_word"]
+        self._texts = count("predicted_texts", "Texts of /predict.", "stops", stops)
+        self._rows = count("predicted_rows", "Network rows of these texts.", "stops", stops)
+        text = "Connections ended at once."
+        self._ended = count("connections_ended", text, "reason", get_args(EndReason))
+        text = "Checkpoint loads after the start."
+        self._reloads = count("reloads", text, "outcome", ["failure", "success"])
 
     def watch(self, engine: "Engine", keys: "KeyRing") -> None:
         """Read the state of engine and keys whenever Prometheus asks."""
@@ -104,30 +98,30 @@ class Metrics:
 
     def finished(self, context: "RequestContext", seconds: float) -> None:
         """Count a request and the tokens of its answer."""
-        self._requests(context.route, context.status).inc()
-        if context.route in QUESTIONS:
-            request, queue, inference = self._timers[context.route]
-            request.observe(seconds)
-            if context.timing:
-                queue.observe(context.timing[0])
-                inference.observe(context.timing[1])
+        route = context.route
+        self._requests[route, context.status] += 1
+        if route in QUESTIONS:
+            for all_times, each in zip(self._times, (seconds, *context.timing), strict=False):
+                times = all_times[route]
+                times[bisect_left(SECONDS, each)] += 1
+                times[-1] += each
         if usage := context.usage:
-            self._hits.inc(usage.cached_tokens)
-            self._misses.inc(max(0, usage.tokens - usage.cached_tokens))
+            self._tokens["hit"] += usage.cached_tokens
+            self._tokens["miss"] += max(0, usage.tokens - usage.cached_tokens)
 
     def refused(self, reason: Reason) -> None:
         """Count a request that got 429."""
-        self._refusals[reason].inc()
+        self._refusals[reason] += 1
 
     def ended(self, reason: EndReason) -> None:
         """Count a connection that a client lost."""
-        self._ended[reason].inc()
+        self._ended[reason] += 1
 
     def predicted(self, inside_word: bool, network_rows: int) -> None:
         """Count one text of /predict, and the rows that the network computed for it."""
-        texts, rows = self._predicted[inside_word]
-        texts.inc()
-        rows.inc(network_rows)
+        stops = "inside_word" if inside_word else "elsewhere"
+        self._texts[stops] += 1
+        self._rows[stops] += network_rows
 
     def called(self, call: str, rows: int, network_rows: int) -> None:
         """Count one call of the network, the rows that shared it, and the tokens in these."""
@@ -141,31 +135,47 @@ class Metrics:
 
     def reloaded(self, success: bool) -> None:
         """Count a reload."""
-        self._reloads[success].inc()
+        self._reloads["success" if success else "failure"] += 1
 
 
-class _Counter(Counter):
-    """A counter that the event loop alone changes, so that it needs no lock."""
+@dataclass(frozen=True, eq=False)
+class _Series(Collector):
+    """Series of plain numbers, which the event loop alone changes: a lock would cost more."""
 
-    def inc(self, amount: float = 1, exemplar: Any = None) -> None:  # noqa: ARG002
-        """Add to the count."""
-        self._value._value += amount
-
-
-class _Timer(Histogram):
-    """A histogram that the event loop alone changes."""
-
-    def observe(self, amount: float, exemplar: Any = None) -> None:  # noqa: ARG002
-        """Count a time in seconds."""
-        self._sum._value += amount
-        self._buckets[bisect_left(SECONDS, amount)]._value += 1
+    collect: Callable[[], Iterable[Metric]]
 
 
-class _LostLines(Collector):
-    """A counter whose count the log keeps."""
+def _counts(
+    registry: CollectorRegistry, name: str, text: str, labels: str, values: Iterable[Any]
+) -> Counts:
+    """Return a counter for each of *values*, or tuples of values, of *labels*."""
+    counts: Counts = defaultdict(int, dict.fromkeys(values, 0))
 
-    def collect(self) -> Iterator[CounterMetricFamily]:
-        """Return the count now."""
-        yield CounterMetricFamily(
-            "lacuna_log_lines_lost", "Log lines that could not be written.", value=lines_lost()
-        )
+    def collect() -> Iterator[Metric]:
+        family = CounterMetricFamily(f"lacuna_{name}", text, labels=labels.split())
+        for key, count in counts.items():
+            family.add_metric(list(map(str, key if isinstance(key, tuple) else [key])), count)
+        yield family
+
+    registry.register(_Series(collect))
+    return counts
+
+
+def _times(registry: CollectorRegistry, name: str, text: str) -> dict[str, list[float]]:
+    """Return for each question the counts of `SECONDS`, then that of longer times, and the sum."""
+    times = {route: [0.0] * (len(SECONDS) + 2) for route in QUESTIONS}
+
+    def collect() -> Iterator[Metric]:
+        family = HistogramMetricFamily(f"lacuna_{name}_seconds", text, labels=["route"])
+        for route, (*counts, total) in times.items():
+            bounds = [*map(str, SECONDS), "+Inf"]
+            family.add_metric([route], list(zip(bounds, accumulate(counts), strict=True)), total)
+        yield family
+
+    registry.register(_Series(collect))
+    return times
+
+
+def _lost_lines() -> Iterator[Metric]:
+    text = "Log lines that could not be written."
+    yield CounterMetricFamily("lacuna_log_lines_lost", text, value=lines_lost())

@@ -77,8 +77,8 @@ class RequestContext:
     status: int = 0  # HTTP status of the answer; 0 until known
     items: int = 0  # number of texts
     usage: Usage | None = None  # of an answer; None without one
-    # Seconds in the engine's queue, and of its work; None if it was not asked.
-    timing: tuple[float, float] | None = None
+    # Seconds in the engine's queue, and of its work; empty if it was not asked.
+    timing: tuple[float, ...] = ()
 
     @classmethod
     def begin(cls, scope: Scope, receive: Receive, state: "AppState") -> "RequestContext":
@@ -220,8 +220,7 @@ def _refuse_repeated(headers: Sequence[tuple[bytes, bytes]]) -> None:
 
 def _server_timing(context: RequestContext) -> str:
     """Return milliseconds, rounded up to tens without keys: exact times reveal cached texts."""
-    queue, inference = context.timing or (0.0, 0.0)
-    queue, inference = 1000 * queue, 1000 * inference
+    queue, inference = [1000 * seconds for seconds in context.timing]
     if not context.client.name:
         queue = COARSE_MS * math.ceil(queue / COARSE_MS)
         inference = COARSE_MS * math.ceil(inference / COARSE_MS)

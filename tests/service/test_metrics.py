@@ -41,7 +41,7 @@ def test_times_are_counted_as_by_any_histogram() -> None:
     """On, below and above each bound, buckets and sum are those of prometheus_client."""
     metrics, registry = Metrics(), CollectorRegistry()
     expected = Histogram("expected", "", buckets=SECONDS, registry=registry)
-    context: Any = SimpleNamespace(route="/score", status=200, timing=None, usage=None)
+    context: Any = SimpleNamespace(route="/score", status=200, timing=(), usage=None)
     for seconds in (0.0, *SECONDS, *[1.1 * bound for bound in SECONDS]):
         expected.observe(seconds)
         metrics.finished(context, seconds)
