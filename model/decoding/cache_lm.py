@@ -126,10 +126,9 @@ class CacheLM:
         added = float(np.exp(known).dot(self._raises))
         log_probs[self._unique] = known + log_raises
         change = math.log(kept) - math.log1p(added)
-        if followers:
-            tokens = list(followers)
-            probs = np.array(list(followers.values()), dtype=np.float32)
-            log_probs[tokens] = np.logaddexp(log_probs[tokens], np.log(probs) - np.float32(change))
+        scale = math.exp(-change)
+        for token, prob in followers.items():
+            log_probs[token] = math.log(math.exp(log_probs[token]) + prob * scale)
         return change
 
     def _context_probs(self, context: Sequence[int]) -> tuple[float, dict[int, float]]:

@@ -246,10 +246,9 @@ def search_words(
         ]
         for span, (end, _, _) in zip(beam, ends, strict=True):
             if end > -np.inf:
-                ended = span._replace(log_prob=span.log_prob + end)
                 text = context.tokenizer.decode(span.tokens)
                 if is_word(text) and takes(text, span.tokens):
-                    add_span(found, text.strip(), ended)
+                    add_span(found, text.strip(), Span(span.tokens, span.log_prob + end))
         picks = _continuations(beam, ends, found, wanted, width, kept)
         if position == MAX_SPAN or not picks:
             break
