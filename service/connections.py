@@ -118,6 +118,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Make room for the new connection."""
         super().connection_made(transport)
+        self.is_closing = transport.is_closing  # as `cycle` asks its transport
         self._all.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -227,10 +228,6 @@ class Connection(HttpToolsProtocol):
         elif head_and_data := (self._head or b"") + data:
             self.transport.write(head_and_data)
             self._head = self._head and b""
-
-    def is_closing(self) -> bool:
-        """Return True if the transport closes."""
-        return self.transport.is_closing()
 
     def close(self) -> None:
         """Close the connection after an answer."""

@@ -41,6 +41,32 @@ def test_any_body_is_a_request_or_a_named_problem(document: Any) -> None:
         assert request.texts
 
 
+_QUESTION = st.fixed_dictionaries(
+    {"text": st.text() | st.lists(st.text(), max_size=3)},
+    optional={
+        "top_k": st.none() | st.integers() | st.floats() | st.just(10**30),
+        "history": st.none() | st.text(),
+        "lexicon": st.lists(st.text(max_size=3) | st.fixed_dictionaries({"word": st.text()})),
+        "choices": st.lists(st.text(), max_size=3) | st.lists(st.lists(st.text(), max_size=2)),
+        "other": _JSON,
+    },
+)
+
+
+@given(_JSON | _QUESTION, st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_short_and_long_bodies_are_parsed_alike(document: Any, is_ascii: bool) -> None:
+    """Pydantic parses the short ones, unless it refuses them; the standard library the others."""
+    body = json.dumps(document, ensure_ascii=is_ascii).encode("utf-8", "surrogatepass")
+    outcomes: list[Any] = []
+    for each in (body, body + b" " * FREE_BODY_BYTES):
+        try:
+            outcomes.append(parse(each, ClozeRequest))
+        except Problem as problem:
+            outcomes.append((problem.status, problem.detail, problem.errors))
+    assert outcomes[0] == outcomes[1]
+
+
 def test_all_wrong_fields_are_named_at_once() -> None:
     """Several mistakes in one body come back in one answer."""
     with pytest.raises(Problem) as refused:
