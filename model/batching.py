@@ -19,11 +19,11 @@ A batch is what waits when ``step`` is called, without timers. Decoders come and
 rounds. A decoder that raises an error, or requests an impossible step, fails alone.
 """
 
-from collections.abc import Callable, Generator, Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any, Literal, TypeVar
+from itertools import accumulate, islice
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +72,28 @@ class Score:
     kind: int = 0  # WORD, TOKEN or SPAN of model.config
 
 
+class Expansion(Protocol):
+    """Rows that a decoder takes part of a batch with: states, each with a token."""
+
+    rows: int
+
+    def write(self, start: int, states: Float32Array, tokens: Int64Array) -> None:
+        """Write the states (N, S), and the tokens to run after them, (N, 1), from a row on."""
+
+    def keep(self, start: int, states: Float32Array, probs: Float32Array) -> None:
+        """Keep a copy of states after the tokens, (N, S), and of P(next token), (N, V)."""
+
+
+@dataclass(slots=True, eq=False)
+class Expand:
+    """Run the forward tower over one token from each of some states, and score ``next``.
+
+    The results go to the *expansion*.
+    """
+
+    expansion: Expansion
+
+
 @dataclass(slots=True, eq=False)
 class Fill:
     """Score the token at index *place* of a whole line, which has ``<blank>`` there, (V,).
@@ -85,9 +107,9 @@ class Fill:
     reduce: Callable[[Float32Array], Any] | None = None
 
 
-Step = RunTower | Score | Fill
+Step = RunTower | Score | Expand | Fill
 _Results = Sequence[Any]  # of the rows of a call; None if a row has tokens left
-_Kind = Literal["forward", "backward", "fill", "next", "previous", "gap"]
+_Kind = Literal["forward", "backward", "fill", "expand", "next", "previous", "gap"]
 Decoder = Generator[Sequence[Step], Sequence[Any], AnswerT]
 
 
@@ -147,6 +169,7 @@ class Scheduler:
         self._finished: list[tuple[Hashable, Any]] = []
         self._vocabulary_size = runtime.sizes.vocabulary_size
         self._output_size = runtime.sizes.output_size
+        self._state_size = runtime.sizes.state_size("forward")
 
     @property
     def pending(self) -> int:
@@ -186,8 +209,7 @@ class Scheduler:
                 limit = self.runtime.head_rows if is_head else TOWER_TOKENS >> exponent
                 if kind == "fill":  # it does the work of a tower and has the result of a head
                     limit = max(1, min(limit, self.runtime.head_rows))
-                for start in range(0, len(rows), limit):
-                    part = rows[start : start + limit]
+                for part in _parts(rows, limit):
                     self._run(kind, part)
                     # Resume at once, so that the arrays of this call are free before the next one.
                     for row in part:
@@ -207,11 +229,13 @@ class Scheduler:
                 key: tuple[_Kind, int]
                 if isinstance(step, Score):
                     key = step.head, 0
+                elif isinstance(step, Expand):
+                    key = "expand", 0
                 elif isinstance(step, RunTower):
                     key = step.tower, (min(len(step.tokens), CHUNK_TOKENS) - 1).bit_length()
                 else:
                     key = "fill", (len(step.tokens) - 1).bit_length()
-                if isinstance(step, Score) == is_head:
+                if isinstance(step, Score | Expand) == is_head:
                     groups.setdefault(key, []).append(row)
         return groups
 
@@ -225,7 +249,7 @@ class Scheduler:
                 if not steps:
                     return
                 for index, step in enumerate(steps):
-                    tokens = () if isinstance(step, Score) else step.tokens
+                    tokens = () if isinstance(step, Score | Expand) else step.tokens
                     # A GPU ends the process for an index out of range; other faults fail the call.
                     if tokens and not 0 <= min(tokens) <= max(tokens) < self._vocabulary_size:
                         raise ValueError(f"a token outside of {self._vocabulary_size}")
@@ -253,6 +277,8 @@ class Scheduler:
         try:
             if kind == "forward" or kind == "backward":
                 work, results = self._run_tower(kind, rows)
+            elif kind == "expand":
+                work, results = self._expand(rows)
             else:
                 work, results = self._score(kind, rows)
         except Exception as error:
@@ -262,7 +288,8 @@ class Scheduler:
             for row in rows:
                 self._run(kind, [row])
             return
-        self._on_call(kind, len(rows), work)
+        for call in ("forward", "next") if kind == "expand" else (kind,):
+            self._on_call(call, work if kind == "expand" else len(rows), work)
         for row, result in zip(rows, results, strict=True):
             if result is not None:
                 row.live.results[row.index] = result
@@ -287,6 +314,21 @@ class Scheduler:
                 results.append((np.concatenate(row.outputs), new_state) if kept else new_state)
         return sum(counts), results
 
+    def _expand(self, rows: list[_Row]) -> tuple[int, _Results]:
+        expansions: list[Expansion] = [row.step.expansion for row in rows]
+        starts = [0, *accumulate(each.rows for each in expansions)]
+        count = starts.pop()
+        states = np.empty((count, self._state_size), dtype=np.float32)
+        tokens = np.empty((count, 1), dtype=np.int64)
+        for start, each in zip(starts, expansions, strict=True):
+            each.write(start, states, tokens)
+        lengths = np.ones(count, dtype=np.int64)
+        states, outputs = self.runtime.run_tower("forward", states, tokens, lengths)
+        probs = self.runtime.score("next", outputs[:, 0])
+        for start, each in zip(starts, expansions, strict=True):
+            each.keep(start, states, probs)
+        return count, [True] * len(rows)
+
     def _score(self, head: Head, rows: list[_Row]) -> tuple[int, _Results]:
         steps: list[Any] = [row.step for row in rows]
         inputs: list[NDArray[Any]]
@@ -304,6 +346,20 @@ class Scheduler:
                 np.array([step.kind for step in steps], dtype=np.int64),
             ]
         return len(rows), _reduced(steps, self.runtime.score(head, *inputs))
+
+
+def _parts(rows: Sequence[_Row], limit: int) -> Iterator[list[_Row]]:
+    """Divide rows into parts of at most *limit* rows of a call, but at least one step."""
+    part: list[_Row] = []
+    size = 0
+    for row in rows:
+        own = row.step.expansion.rows if isinstance(row.step, Expand) else 1
+        if part and size + own > limit:
+            yield part
+            part, size = [], 0
+        part.append(row)
+        size += own
+    yield part
 
 
 def _reduced(steps: Sequence[Any], rows: Float32Array) -> list[Any]:

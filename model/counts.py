@@ -142,7 +142,7 @@ class Counts:
             len(self._orders),
             self.vocabulary_size,
         )
-        self._address = ctypes.addressof(self._native)
+        self.address = ctypes.addressof(self._native)  # of the structure of counts.cpp
 
     def mix(self, rows: Float32Array, contexts: Int32Array, weights: Float64Array) -> None:
         """Replace each of *rows* (N, V) by (1 - w) row + w P(next token | context), in place.
@@ -159,7 +159,7 @@ class Counts:
         if rows.shape != (count, self.vocabulary_size) or weights.shape != (count, EVIDENCE):
             raise ValueError("rows, contexts and weights are of different shapes")
         self._library.lacuna_counts_mix(
-            self._address,
+            self.address,
             len(rows),
             address(rows, FLOAT),
             address(contexts, INT32),
@@ -175,7 +175,7 @@ class Counts:
         left, ids = _int32(context), _int32(tokens)
         found = np.empty(len(ids), dtype=np.float32)
         evidence: int = self._library.lacuna_counts_probs(
-            self._address,
+            self.address,
             *(address(left, INT32), len(left)),
             *(len(ids), address(ids, INT32), address(found, FLOAT)),
         )
@@ -188,7 +188,7 @@ class Counts:
         left, ids, after = _int32(context), _int32(tokens), _int32(following)
         found = np.empty(len(ids))
         self._library.lacuna_counts_log_probs_of_next(
-            self._address,
+            self.address,
             *(address(left, INT32), len(left), len(ids), address(ids, INT32)),
             *(len(after), address(after, INT32), address(found, DOUBLE)),
         )

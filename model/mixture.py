@@ -14,14 +14,17 @@ States and forward outputs hold the last tokens, before those of the network's t
 Tokens are float32 (exact below 2**24), oldest first; 0 = none yet.
 """
 
+import ctypes
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from model.config import CountsWeights, Tower, WindowSizes
+from model.config import EVIDENCE, CountsWeights, Tower, WindowSizes
 from model.counts import Counts
+from model.native import search as native
+from model.native.library import DOUBLE, INT8, address
 from model.runtime import (
     Float32Array,
     Float64Array,
@@ -62,6 +65,8 @@ class Mixture:
             mean = by_language.mean(axis=0, keepdims=True)
             self._layers.append((each, np.concatenate([by_language, mean])))
         self._languages = [_language(surface) for surface in tokenizer.surfaces]  # by token
+        codes = [-1 if each is None else each for each in self._languages]
+        self._codes = np.array(codes, dtype=np.int8)
 
     @classmethod
     def of(cls, checkpoint: "Checkpoint") -> "Mixture":
@@ -94,6 +99,23 @@ class Mixture:
             parts = [[(1 - weight) * value for value in part] for part in parts]
             parts.append([weight * value for value in probs.tolist()])
         return parts
+
+    def native(self, window_place: int, has_network: bool) -> native.Mixture:
+        """Return what the native search reads, while this lives.
+
+        *window_place*: of the last tokens in a state.
+        """
+        count = max(1, self.layers)
+        counts, weights = (ctypes.c_void_p * count)(), (ctypes.c_void_p * count)()
+        for n, (each, own) in enumerate(self._layers):
+            counts[n], weights[n] = each.address, address(own, DOUBLE)
+        found = native.Mixture(
+            *(ctypes.addressof(counts), ctypes.addressof(weights), address(self._codes, INT8)),
+            *(self.layers, len(LANGUAGES), EVIDENCE, has_network),
+            *(window_place, WINDOW if self.layers else 0),
+        )
+        found.kept = counts, weights
+        return found
 
     def log_probs_of_next(
         self, context: Sequence[int], tokens: Sequence[int], following: Sequence[int]

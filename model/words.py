@@ -7,11 +7,13 @@ The file has one word a line in UTF-8, each as :func:`word_form` returns it, sor
 """
 
 import re
-from array import array
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from itertools import accumulate, groupby, pairwise
 
+import numpy as np
+
+from model.native.library import address
+from model.native.search import HASH, search_library
 from model.text import APOSTROPHES, LETTER, is_word_character
 
 MAX_BYTES = 1 << 20  # of the file
@@ -34,24 +36,31 @@ class KnownWords:
     known one once in 10^14 times.
 
     Args:
-        words: in the form of :func:`word_form`.
+        words: in the form of :func:`word_form`, without line ends.
+
+    Attributes:
+        hashes: of the words, sorted, (n,) uint64.
     """
 
     def __init__(self, words: Iterable[str] = ()) -> None:
-        self._hashes = array("q", sorted(map(hash, words)))
+        lines = [f"{word}\n" for word in words]
+        data = "".join(lines).encode()
+        self.hashes = np.empty(len(lines), dtype=HASH)
+        search_library().lacuna_hash_words(data, len(data), address(self.hashes, HASH))
+        self.hashes.sort()
+        self._address, self._is_known = address(self.hashes, HASH), search_library().lacuna_is_known
 
     def __len__(self) -> int:
-        return len(self._hashes)
+        return len(self.hashes)
 
     def __contains__(self, word: str) -> bool:
         form = word_form(word)
-        if not self._hashes or not LETTER.search(form):
+        if not len(self.hashes) or not LETTER.search(form):
             return True
         if _LAST_CAPITAL.search(word):
             return False
-        wanted = hash(form)
-        index = bisect_left(self._hashes, wanted)
-        return index < len(self._hashes) and self._hashes[index] == wanted
+        data = form.encode(errors="surrogatepass")
+        return bool(self._is_known(self._address, len(self.hashes), data, len(data)))
 
 
 def read_words(data: bytes) -> list[str]:

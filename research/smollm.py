@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from heapq import heappop, heappush, nlargest, nsmallest
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +23,6 @@ from typing import cast
 import numpy as np
 
 from model import queries as q
-from model.decoding.next_word import first_word
 from model.errors import RunError
 from model.text import is_word_character
 from model.tokenizer import Tokenizer
@@ -186,3 +185,18 @@ def key_press_milliseconds(
         for number in range(len(systems)):
             keys_pressed([line], partial(press, number))
     return times
+
+
+@lru_cache(maxsize=1 << 15)
+def first_word(text: str) -> tuple[str | None, bool]:
+    """Return *text*, whole tokens, up to the end of its first word; None if that may continue.
+
+    The second value says if it is a mark and a space follows.
+    """
+    start = end = len(text) - len(text.lstrip(" "))
+    letters = start < len(text) and is_word_character(text[start])
+    for character in text[start:]:
+        if character == " " or is_word_character(character) != letters:
+            return text[:end], character == " " and not letters
+        end += 1
+    return None if letters or end == start else text, False

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from model.batching import Scheduler
 from model.checkpoint import Checkpoint
 from model.config import GAP_POSITIONS, Calibration, NetworkConfig, Tower
+from model.decoding import next_token
 from model.predictor import Predictor
 from model.queries import Query
 from model.runtime import BoolArray, Float32Array, Head, Int64Array
@@ -151,3 +153,12 @@ def answer(predictor: Predictor, query: Query, cache_salt: str = "") -> Any:
             if isinstance(result, Exception):
                 raise result
     return result
+
+
+def set_search_limits(monkeypatch: pytest.MonkeyPatch, **limits: float) -> None:
+    """Change limits of the search for next words (SearchLimits)."""
+    changed = next_token.limits()
+    for name, limit in limits.items():
+        setattr(changed, name, limit)
+    monkeypatch.setattr(next_token, "LIMITS", changed)
+    monkeypatch.setattr(next_token, "MAX_NODES", changed.max_nodes)

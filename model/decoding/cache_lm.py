@@ -20,12 +20,16 @@ two steps. Each keeps the sum of the distribution, and little evidence changes l
 Nothing is learnt, and only token ids are kept. docs/decisions/0011-memory.md has the gains.
 """
 
+import ctypes
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from model.runtime import Float32Array, Int64Array
+from model.native import search as native
+from model.native.library import DOUBLE, FLOAT, INT32, INT64, address
+from model.native.search import CONTEXT
+from model.runtime import Float32Array, Float64Array, Int64Array
 from model.tokenizer import FIRST_BYTE
 
 # The most recent tokens, which are counted.
@@ -37,16 +41,13 @@ MARGINAL_TOKENS = 100
 STRENGTH, RARITY, DISCOUNT = 48.0, 0.6, 0.8
 # The background of bytes and line ends in a context.
 OTHER_BACKGROUND = 0.01
-# Tokens of the longest context.
-CONTEXT = 3
 # The latest occurrences of a context, which are counted.
 MAX_OCCURRENCES = 128
 # Below so many tokens sorting them is faster than an array of counts as long as the vocabulary.
 FEW_TOKENS = 400
 
-# Stands before the first token, so that every token has a context; and a context with what follows.
+# Stands before the first token, so that every token has a context.
 _BEFORE: Int64Array = np.full(CONTEXT - 1, -1, dtype=np.int64)
-_WINDOW: Int64Array = np.arange(CONTEXT + 1)
 _NO_TOKENS: Int64Array = np.zeros(0, dtype=np.int64)
 _NO_RAISES: Float32Array = np.zeros(0, dtype=np.float32)
 
@@ -64,22 +65,28 @@ class CacheLM:
         tokens = tokens[-MAX_TOKENS:]
         self._tokens = np.concatenate((_BEFORE, tokens))
         self._background = background
-        self._strength = STRENGTH * len(tokens) ** 0.5
         self._unique, self._raises = _NO_TOKENS, _NO_RAISES
-        self._contexts: set[int] | None = None  # of one token, if nothing else counts
-        self._logs: tuple[Float32Array, set[int]] | None = None  # of 1 + raises; tokens
-        if not marginals:
-            self._contexts = set(tokens[:-1].tolist())
-            return
-        counted = tokens[background[tokens] > 0]
+        if marginals:
+            self._count(tokens[background[tokens] > 0])
+        self._log_raises: Float32Array | None = None
+        self._native = native.CacheLM(
+            *(address(self._tokens, INT64), address(background, FLOAT)),
+            *(address(self._unique, INT64), address(self._raises, FLOAT)),
+            *(len(self._tokens), len(self._unique), FIRST_BYTE, MAX_OCCURRENCES),
+            *(STRENGTH * len(tokens) ** 0.5, RARITY, DISCOUNT, OTHER_BACKGROUND),
+        )
+        self.address = ctypes.addressof(self._native)  # for the native search
+
+    def _count(self, counted: Int64Array) -> None:
+        """Count tokens for the marginals."""
         if len(counted) < FEW_TOKENS:
             self._unique, counts = np.unique(counted, return_counts=True)
         else:
-            all_counts = np.bincount(counted, minlength=len(background))
+            all_counts = np.bincount(counted, minlength=len(self._background))
             self._unique = all_counts.nonzero()[0]
             counts = all_counts[self._unique]
         shares = counts / (MARGINAL_TOKENS + len(counted))
-        factors = (1.0 + WEIGHT * shares / background[self._unique]) ** EXPONENT
+        factors = (1.0 + WEIGHT * shares / self._background[self._unique]) ** EXPONENT
         self._raises = (factors - 1.0).astype(np.float32)
 
     @property
@@ -89,78 +96,40 @@ class CacheLM:
 
     def kept(self, probs: Float32Array, context: Sequence[int]) -> float:
         """Return the factor of *probs* that :meth:`mix` leaves, before its own share is added."""
-        if self._contexts is not None and not (context and context[-1] in self._contexts):
-            return 1.0
-        kept, _ = self._context_probs(context)
+        kept, _, _ = self._context_probs(context)
         added = probs[self._unique] * self._raises
         return kept / (1.0 + float(np.add.reduce(added)))
 
     def mix(self, probs: Float32Array, context: Sequence[int]) -> Float32Array:
         """Return *probs* (V,), which sum to 1, as corrected after the tokens of *context*."""
-        if self._contexts is not None and not (context and context[-1] in self._contexts):
-            return probs
-        kept, followers = self._context_probs(context)
-        if not len(self._unique):
-            if not followers:
-                return probs
-            mixed = probs * np.float32(kept)
-        else:
-            known = probs[self._unique]
-            added = known * self._raises
-            scale = np.float32(kept / (1.0 + float(np.add.reduce(added))))
-            mixed = probs * scale
-            mixed[self._unique] = (known + added) * scale
-        for token, prob in followers.items():
-            mixed[token] += prob
-        return mixed
+        mixed, kept = np.empty_like(probs), ctypes.c_double()
+        last = np.array(context[-CONTEXT:], dtype=np.int32)
+        changed = native.search_library().lacuna_cache_lm_mix(
+            *(self.address, address(probs, FLOAT), len(probs), address(last, INT32), len(last)),
+            *(address(mixed, FLOAT), ctypes.addressof(kept)),
+        )
+        return mixed if changed else probs
 
     def mix_logs(self, log_probs: Float32Array, context: Sequence[int]) -> float:
         """Do the same with logarithms in place, but for a constant to add to all: return it."""
-        if self._logs is None:
-            self._logs = np.log1p(self._raises), set(self._tokens.tolist())
-        log_raises, seen = self._logs
-        kept, followers = 1.0, dict[int, float]()
-        if context and context[-1] in seen:
-            kept, followers = self._context_probs(context)
+        if self._log_raises is None:
+            self._log_raises = np.log1p(self._raises)
+        kept, followers, own = self._context_probs(context)
         known = log_probs[self._unique]
         added = float(np.exp(known).dot(self._raises))
-        log_probs[self._unique] = known + log_raises
+        log_probs[self._unique] = known + self._log_raises
         change = math.log(kept) - math.log1p(added)
         scale = math.exp(-change)
-        for token, prob in followers.items():
+        for token, prob in zip(followers.tolist(), own.tolist(), strict=True):
             log_probs[token] = math.log(math.exp(log_probs[token]) + prob * scale)
         return change
 
-    def _context_probs(self, context: Sequence[int]) -> tuple[float, dict[int, float]]:
-        """Return the share that the contexts leave to p_0, and what they add to each token."""
-        kept, added = 1.0, dict[int, float]()
-        strength = self._strength
-        for token, counts in zip(reversed(context), self._followers(context), strict=False):
-            strength *= (float(self._background[token]) or OTHER_BACKGROUND) ** RARITY
-            total = sum(counts.values()) + strength
-            share = (strength + DISCOUNT * len(counts)) / total
-            kept *= share
-            for follower in added:
-                added[follower] *= share
-            for follower, count in counts.items():
-                added[follower] = added.get(follower, 0.0) + (count - DISCOUNT) / total
-        return kept, added
-
-    def _followers(self, context: Sequence[int]) -> list[dict[int, int]]:
-        """Count what followed the last one, two and three tokens of *context*, if they occurred."""
-        tokens = self._tokens
-        places = (tokens[CONTEXT - 1 : -1] == context[-1]).nonzero()[0] if context else tokens[:0]
-        found: list[dict[int, int]] = []
-        if not len(places):
-            return found
-        for window in tokens[places[-MAX_OCCURRENCES:, None] + _WINDOW].tolist():
-            follower = window[-1]
-            if follower < FIRST_BYTE:
-                continue
-            for length, token in enumerate(reversed(context[-CONTEXT:])):
-                if window[CONTEXT - 1 - length] != token:
-                    break
-                if length == len(found):
-                    found.append({})
-                found[length][follower] = found[length].get(follower, 0) + 1
-        return found
+    def _context_probs(self, context: Sequence[int]) -> tuple[float, Int64Array, Float64Array]:
+        """Return the share that the contexts leave to p_0, what followed, and what each gains."""
+        last, kept = np.array(context[-CONTEXT:], dtype=np.int32), ctypes.c_double()
+        followers, probs = np.empty(MAX_OCCURRENCES, dtype=np.int64), np.empty(MAX_OCCURRENCES)
+        count = native.search_library().lacuna_cache_lm_followers(
+            *(self.address, address(last, INT32), len(last), address(followers, INT64)),
+            *(address(probs, DOUBLE), ctypes.addressof(kept)),
+        )
+        return kept.value, followers[:count], probs[:count]

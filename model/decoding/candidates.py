@@ -25,6 +25,8 @@ MAX_STEM, MAX_LINE = 64, 1_000
 SENTENCE_ENDS = ".!?。！？"
 _OPENING, _CLOSING = "([{“‘「『（【《〈〔", ")]}”’」』）】》〉〕"
 _PAIRS = tuple(zip(_OPENING, _CLOSING, strict=True))
+# Marks that do not fit after any word.
+UNFITTING = '"' + _CLOSING
 _FOLLOWS_WORD = SENTENCE_ENDS + ",;:…%，、；：％" + _CLOSING
 _MARKS = re.compile(f"[\"'{re.escape(_OPENING + _CLOSING)}]")
 _OPEN_APOSTROPHE = re.compile(r"(?<![^\s(\"“])'\w|‘")
@@ -61,6 +63,11 @@ class CandidateRules:
             and line[-2:-1] not in SENTENCE_ENDS
             and not _ABBREVIATION.search(line[-MAX_STEM:])
         )
+
+    @property
+    def asks_marks(self) -> bool:
+        """True if what precedes a mark, or an apostrophe at an end, decides about it."""
+        return self._line == " " or _MARKS.search(self._line) is not None
 
     @property
     def _open(self) -> str:

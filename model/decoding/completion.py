@@ -34,18 +34,12 @@ from model.completions import (
     Finish,
 )
 from model.decoding.blanks import find_blanks
-from model.decoding.cache_lm import CONTEXT
 from model.decoding.cloze import fill_blanks
-from model.decoding.context import (
-    DecoderContext,
-    History,
-    NextToken,
-    load_prefix,
-    most_probable,
-)
-from model.decoding.prefix_cache import Prefix, PrefixNode
-from model.decoding.spellings import Speller
+from model.decoding.context import DecoderContext, History, load_prefix, most_probable
+from model.decoding.next_token import NextToken, TextEnd
+from model.decoding.prefix_cache import Prefix, PrefixNode, PrefixTree
 from model.decoding.token_index import TokenIndex
+from model.native.search import CONTEXT
 from model.queries import ClozeQuery, ClozeResult
 from model.runtime import Float32Array
 from model.text import NormalText, read_text
@@ -148,33 +142,33 @@ class _Reader:
         if ids:
             run = ids if ids[0] == START else (START, *ids)
             (state,) = yield [RunTower("forward", context.initial["forward"], run)]
-            root = PrefixNode(state, run[-CONTEXT:])
-            prefix = Prefix(history.owner, "", len(run), root, np.array(run, dtype=np.uint16))
+            tree = PrefixTree(context.tokenizer.size, state, run[-CONTEXT:])
+            prefix = Prefix(history.owner, "", len(run), tree, np.array(run, dtype=np.uint16))
             self._next_token = NextToken(context, prefix)
-            yield from self._next_token.score(root)
-            yield from self._add(root, np.float32(1), ends_sentence(text))
+            yield from self._next_token.spell(TextEnd((), (), b""))
+            yield from self._add(tree.root, np.float32(1), ends_sentence(text))
             return len(ids), 0
         boundary = context.index.last_stable_boundary(text)
         prefix, cached_tokens = yield from load_prefix(context, text[:boundary], history)
         between, canonical, rest = context.index.heal(text[boundary:])
         self._next_token, tree = NextToken(context, prefix), prefix.tree
         try:
-            speller = Speller(context.index, self._next_token)
-            spelled = yield from speller.spell(between, canonical, rest)
+            yield from self._next_token.spell(TextEnd(between, canonical, rest))
         finally:  # a cancelled query leaves nodes, too
             if prefix.tree is tree:  # not dropped meanwhile
                 context.cache.put(prefix)
-        ended, total = ends_sentence(text), spelled.total or 1.0
+        ended, total = ends_sentence(text), self._next_token.total or 1.0
+        spellings = self._next_token.spellings()
         self._sources = []
-        for each in spelled.spellings:
+        for each in spellings:
             if each.crossing is not None:
                 probs = each.crossing_probs * np.float32(each.prob / total)
                 source = _Source(each.node, len(each.rest), b"", each.crossing, probs)
                 self._sources.append(source)
-        for each in [each for each in spelled.spellings if each.crossing is None][:MAX_SPELLINGS]:
+        for each in [each for each in spellings if each.crossing is None][:MAX_SPELLINGS]:
             yield from self._add(each.node, np.float32(each.prob / total), ended)
         tokens = prefix.tokens + len(between) + len(canonical)
-        return tokens, cached_tokens + spelled.cached_tokens
+        return tokens, cached_tokens + self._next_token.cached_tokens
 
     def advance(self, ended: bool) -> Decoder[None]:
         """Run the chosen token. The prefix cache does not keep states that no request can use."""
@@ -184,7 +178,8 @@ class _Reader:
     def _run(self, node: PrefixNode, token: int) -> Decoder[PrefixNode]:
         (state,) = yield [RunTower("forward", node.state, (token,))]
         (probs,) = yield [Score("next", state[self._context.output["forward"]], np.copy)]
-        return PrefixNode(state, (*node.context, token)[-CONTEXT:], probs)
+        tree = PrefixTree(self._context.tokenizer.size, state, (*node.context, token), probs)
+        return tree.root
 
     def _add(self, node: PrefixNode, share: np.float32, ended: bool) -> Decoder[None]:
         """Add all tokens after a node, which has a share of the probability."""

@@ -19,10 +19,10 @@ import numpy as np
 
 from model.batching import Decoder
 from model.decoding.candidates import start_of_word
-from model.decoding.context import DecoderContext, History, NextToken, largest, load_prefix
+from model.decoding.context import DecoderContext, History, largest, load_prefix
+from model.decoding.next_token import NextToken, TextEnd
 from model.decoding.origins import Shown, Source, with_origins
 from model.decoding.prefix_cache import PrefixNode
-from model.decoding.spellings import Speller, room
 from model.decoding.typing_errors import Typed, Words
 from model.decoding.writer_words import MIXTURE, OWN_TEXT, SMOOTHING, TINY, AddedWord
 from model.queries import Candidate
@@ -85,12 +85,12 @@ def correct(
     next_token, tree = NextToken(context, prefix), prefix.tree
     try:
         between = index.encode_whole(text[boundary:start])
-        speller = Speller(index, next_token)
-        typed = yield from speller.spell(between, index.encode_whole(stem), stem.encode())
+        yield from next_token.spell(TextEnd(between, index.encode_whole(stem), stem.encode()))
         node = next_token.tree.root
         for token in between:
-            node = node.children[token]
-        search = _Corrections(context, next_token, history, text[:start], stem, edits, typed.total)
+            node = node.child(token) or node
+        total = next_token.total
+        search = _Corrections(context, next_token, history, text[:start], stem, edits, total)
         yield from search.spell(node)
         search.add_own()
         return search.merged(reading, candidates)
@@ -125,7 +125,7 @@ class _Corrections:
         self._take(node, 1.0, "", self._typed.start)
         for _ in range(ROUNDS - 1):
             self._parts.sort(key=lambda part: -part.odds)
-            chosen = self._parts[: min(PARTS, room(self._next_token))]
+            chosen = self._parts[: min(PARTS, self._next_token.room)]
             self._parts = []
             if not chosen:
                 break
@@ -157,7 +157,7 @@ class _Corrections:
                 )
                 if part.odds * (1.0 - ended) > MIN_ODDS:
                     self._parts.append(part)
-            source = node, token, float(all_probs[token]), ""
+            source = node.address, token, float(all_probs[token])
             self._add(word, float(odds[n]) * ended, 0.0, source)
 
     def add_own(self) -> None:
@@ -239,7 +239,7 @@ class _Corrections:
                 share = each.own_odds / (each.odds + each.own_odds)
                 added[written] = AddedWord(prob * share, start)
         count = len(reading.sent) - reading.span(start, len(reading.text))[0]
-        corrected = with_origins(self._context, self._next_token, shown, sources, added)
+        corrected = with_origins(self._next_token, shown, sources, added)
         return tuple(
             sorted(
                 [*plain, *[replace(each, replace=count) for each in corrected]],

@@ -1,7 +1,7 @@
 """The distribution of the next character: what keyboards without keys, and with few, ask for.
 
 A token may cover the end of the text and the next character together, so this sums over all tokens
-that follow a spelling of the unfinished end, or that cross its end (spellings.py):
+that follow a spelling of the unfinished end, or that cross its end (next_token.py):
 
     P(c | text) = Σ_s Σ_t P(s, t | left) / Z,    where s, t spells q and then c
 
@@ -13,8 +13,8 @@ import numpy as np
 
 from model.batching import Decoder
 from model.decoding.candidates import start_of_word
-from model.decoding.context import DecoderContext, History, NextToken, load_prefix
-from model.decoding.spellings import Spelled, Speller, typed_prob
+from model.decoding.context import DecoderContext, History, load_prefix
+from model.decoding.next_token import NextToken, TextEnd, limits, typed_prob
 from model.decoding.token_index import END_OF_LINE, UNKNOWN_CHARACTER
 from model.decoding.writer_words import WriterWords, weigh
 from model.queries import Letter, Letters
@@ -38,31 +38,30 @@ def next_letters(
     boundary = context.index.last_stable_boundary(text)
     prefix, _ = yield from load_prefix(context, text[:boundary], history)
     between, canonical, typed = context.index.heal(text[boundary:])
-    next_token, tree = NextToken(context, prefix), prefix.tree
+    next_token, tree = NextToken(context, prefix, limits(SPELLING_SHARE)), prefix.tree
     try:
-        speller = Speller(context.index, next_token, SPELLING_SHARE)
-        spelled = yield from speller.spell(between, canonical, typed)
+        yield from next_token.spell(TextEnd(between, canonical, typed))
     finally:  # a cancelled query leaves nodes, too
         if prefix.tree is tree:  # not dropped meanwhile
             context.cache.put(prefix)
     cut = len(text) - len(typed.decode())
     writer = WriterWords(text, start_of_word(text), history.words, history.lexicon)
-    found = _characters(context, next_token, spelled)
-    return _written(context, reading, writer, cut, spelled, found)
+    found = _characters(context, next_token)
+    return _written(context, reading, writer, cut, next_token.total, found)
 
 
-def ended_share(context: DecoderContext, next_token: NextToken, spelled: Spelled) -> float:
+def ended_share(context: DecoderContext, next_token: NextToken) -> float:
     """Return the probability that no letter follows the text."""
-    found = _characters(context, next_token, spelled)
+    found = _characters(context, next_token)
     letters = [prob for (_, each), prob in found.items() if each and is_word_character(each)]
     return max(0.0, 1.0 - sum(letters))
 
 
-def _characters(context: DecoderContext, next_token: NextToken, spelled: Spelled) -> _Characters:
+def _characters(context: DecoderContext, next_token: NextToken) -> _Characters:
     """Return the probability of each next character in normal form, in all 1."""
     found: _Characters = {}
     rows: dict[bytes, Float64Array] = {}  # by the rest that tokens cover, (n,)
-    for spelling in spelled.spellings:
+    for spelling in next_token.spellings():
         # After the whole of q, any token follows.
         is_whole = spelling.crossing is None
         probs = next_token.probs(spelling.node) if is_whole else spelling.crossing_probs
@@ -86,7 +85,7 @@ def _written(
     reading: NormalText,
     writer: WriterWords,
     cut: int,
-    spelled: Spelled,
+    total: float,
     found: _Characters,
 ) -> Letters:
     """Return the distribution in the writing of the text as sent, with the writer's words."""
@@ -108,9 +107,7 @@ def _written(
         text = reading.text
         words = [each._replace(append=each.append and reading.write(each.append)) for each in words]
         rows = {character: (prob,) for character, prob in probs.items()}
-        weights = weigh(
-            words, rows, lambda start: typed_prob(context, text, start, cut, spelled.total)
-        )
+        weights = weigh(words, rows, lambda start: typed_prob(context, text, start, cut, total))
         if weights:
             probs = {each: weights.prob(each, prob) for each, prob in probs.items()}
             for append, added in weights.words.items():

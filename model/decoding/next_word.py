@@ -2,14 +2,7 @@
 
 1. *Heal* (:meth:`TokenIndex.heal`): cut the text where no later character can change its tokens.
    The rest is the typed prefix q, often an unfinished word, often empty.
-2. *Spell* (spellings.py): a spelling s is a sequence of tokens after the cut that spells q or its
-   beginning. Its probability is P(s | left). Follow the spellings that hold a share of
-   Z = P(q | left), the sum of
-
-       P(s | left)            if s spells q
-       Σ_t P(s, t | left)     if s spells a beginning of q, over tokens t that cross the end of q
-
-   These events exclude each other, so their probabilities add up.
+2. *Spell* (next_token.py): follow the spellings of q that hold a share of Z = P(q | left).
 3. *Branch*: take the most probable tokens that cross the end of q or follow it. A word of letters
    ends before the first other character; anything else (a Chinese word, punctuation) is one token.
    Leave out what cannot be right (candidates.py).
@@ -24,71 +17,21 @@ candidates that is wanted cuts the list and changes nothing else: what a longer 
 from step 3 alone, with lower probabilities.
 """
 
-import codecs
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
-from operator import itemgetter
 
 from model.batching import Decoder
 from model.decoding.candidates import CandidateRules, start_of_word
-from model.decoding.context import (
-    ALL,
-    BYTES,
-    LETTERS,
-    DecoderContext,
-    History,
-    NextToken,
-    largest,
-    load_prefix,
-)
+from model.decoding.context import DecoderContext, History, load_prefix
 from model.decoding.letters import ended_share
-from model.decoding.origins import Shown, Source, with_origins
-from model.decoding.prefix_cache import PrefixNode
-from model.decoding.spellings import Speller, Spelling, room, typed_prob
+from model.decoding.next_token import WIDTH, Found, NextToken, TextEnd, typed_prob
+from model.decoding.origins import Shown, add_writer
 from model.decoding.writer_words import Weights, WriterWords, weigh
-from model.queries import Candidate, PredictQuery, PredictResult, Usage
-from model.text import NormalText, is_han, is_word_character, normalise, read_text
+from model.queries import Candidate, Origins, PredictQuery, PredictResult, Usage
+from model.text import NormalText, is_word_character, read_text
 
-# Limits of the search, which suit typing. With shares and floors of 0 it is almost exact.
-# The search is for so many candidates; those after them are what it found on the way.
-WIDTH = 5
-# A partial word is extended if its probability, without the estimate that it has ended, exceeds
-# WORD_FLOOR and this share of the last candidate's; so many a round. A round adds one token.
-WORD_SHARE, WORD_FLOOR, WORD_ROWS, WORD_ROUNDS = 1.0, 0.02, 4, 8
-# A next token is taken if its probability exceeds this share of the last candidate's; at most so
-# many: with and without a space.
-BRANCH_SHARE, BRANCHES = 1 / 3, 14
-# For longer lists, next tokens above these shares of that limit are taken in turn; at most so many.
+# For longer lists, next tokens above these shares of the least probability that is taken otherwise
+# are taken in turn; at most so many.
 TAILS = (1 / 16, 32), (1 / 512, 128)
-
-
-@dataclass(slots=True, eq=False)
-class PartialWord:
-    """Characters after the text whose word has not ended."""
-
-    prob: float
-    ended_prob: float  # the part of it that counts, as an estimate, for a word that ends here
-    doubtful_prob: float  # the part of it that reading on may take elsewhere
-    suffix: str  # the characters
-    pending: bytes  # of an incomplete character after them
-    last: Source  # the last token, not run yet
-
-
-@dataclass(slots=True, eq=False)
-class Branch:
-    """Next tokens after some characters, most probable first."""
-
-    prob: float  # of what precedes them
-    node: PrefixNode
-    allowed: str  # of the next tokens, without a *spelling*
-    suffix: str  # characters after the text
-    pending: bytes  # of an incomplete character after them
-    spelling: Spelling | None  # if the tokens cross the end of q after it
-    covered: str  # characters at the end of the text that belong to the tokens
-    skipped: int  # their number
-    begins_word: bool  # each token does, and it is the first one of its word
-    taken: int = 0  # of the tokens
 
 
 def next_words(
@@ -105,289 +48,139 @@ def next_words(
     start = start_of_word(text)
     writer = WriterWords(text, start, history.words, history.lexicon)
     rules = CandidateRules(text, start, context.is_known, writer.__contains__)
-    search = _Search(context, next_token, rules, reading, writer)
+    words = _Words(next_token, rules, reading, writer)
     try:
-        speller = Speller(context.index, next_token)
-        spelled = yield from speller.spell(between, canonical, typed_prefix)
-        total = spelled.total or 1.0
+        yield from next_token.spell(
+            TextEnd(
+                *(between, canonical, typed_prefix, rules.stem, writer.before),
+                sentence_ended=rules.sentence_ended,
+                is_plain=words.is_as_sent and not writer.blocks_any,
+                asks_words=writer.has_other_words or bool(words.own),
+                asks_marks=rules.asks_marks,
+                decide=words.show,
+            )
+        )
+        total = next_token.total or 1.0
         if after_word:
-            total *= ended_share(context, next_token, spelled) or 1.0
-            search.skip_letters()
-        for spelling in spelled.spellings:
-            search.branch_from(spelling, spelling.prob / total)
-        yield from search.extend()
-        if search.words:
-            cut = len(text) - len(typed_prefix.decode())
-            search.weigh(lambda start: typed_prob(context, text, start, cut, spelled.total))
+            total *= ended_share(context, next_token) or 1.0
+            words.own = []
+        yield from next_token.find_words(total, after_word)
+        cut = len(text) - len(typed_prefix.decode())
+        candidates = words.candidates(
+            query.top_k, lambda start: typed_prob(context, text, start, cut, next_token.total)
+        )
     finally:  # a cancelled query leaves nodes, too
         if prefix.tree is tree:  # not dropped meanwhile
             context.cache.put(prefix)
     return PredictResult(
-        search.candidates(query.top_k),
-        Usage(prefix.tokens + len(between) + len(canonical), cached_tokens + spelled.cached_tokens),
+        candidates,
+        Usage(
+            prefix.tokens + len(between) + len(canonical),
+            cached_tokens + next_token.cached_tokens,
+        ),
         inside_word=rules.stem != "",
         network_rows=prefix.tokens - cached_tokens + next_token.network_rows,
     )
 
 
-class _Search:
-    """The candidates so far, and the partial words that may become candidates."""
+class _Words:
+    """The words that are found, and those of the writer."""
 
     def __init__(
         self,
-        context: DecoderContext,
         next_token: NextToken,
         rules: CandidateRules,
         reading: NormalText,
         writer: WriterWords,
     ) -> None:
-        self._index = context.index
-        self._surfaces = context.tokenizer.surfaces
-        self._word_end_probs = context.word_end_probs
-        self._is_word = context.is_word
-        self._context, self._next_token = context, next_token
-        self._rules = rules
-        self._reading = reading
-        self._is_as_sent = reading.text == reading.sent
-        self._writer = writer
-        self.words = writer.continuations()
-        self._blocks_any = writer.blocks_any
-        self._weights: Weights | None = None
-        # By appended text: its probability; probability and source of its likeliest token. Of those
-        # with a space after them, the probability of that.
-        self._found: dict[str, tuple[float, float, Source | None]] = {}
-        self._spaced_probs: dict[str, float] = {}
-        self._partial_words: list[PartialWord] = []
-        self._branches: list[Branch] = []
-        self._skips_letters = False
-        self._last_prob = 0.0  # of the last candidate so far
-        self._cutoff = 0.0  # of next tokens
+        self._next_token = next_token
+        self._rules, self._reading, self._writer = rules, reading, writer
+        self.is_as_sent = reading.text == reading.sent
+        self.own = writer.continuations()
 
-    def skip_letters(self) -> None:
-        """Take no candidates that continue the last word."""
-        self._skips_letters, self.words = True, []
-
-    def branch_from(self, spelling: Spelling, prob: float) -> None:
-        """Take the tokens that cross the end of q from a spelling, or that follow it."""
-        if not prob > self._cutoff or not spelling.total > 0:
-            return
-        crossing = None if spelling.crossing is None else spelling
-        covered = spelling.rest.decode()
-        begins_word = covered == self._rules.stem and not self._rules.sentence_ended
-        self._branch(
-            Branch(prob, spelling.node, ALL, "", b"", crossing, covered, len(covered), begins_word)
-        )
-
-    def extend(self) -> Decoder[None]:
-        """Extend partial words while they could change the candidates, up to a limit."""
-        for _ in range(WORD_ROUNDS):
-            floor = max(self._last_prob * WORD_SHARE, WORD_FLOOR)
-            words = [word for word in self._partial_words if word.doubtful_prob > floor]
-            words.sort(key=lambda word: -word.doubtful_prob)
-            chosen = words[: min(WORD_ROWS, room(self._next_token))]
-            if not chosen:
-                break
-            self._partial_words = words[len(chosen) :]
-            nodes = yield from self._next_token.expand([word.last[:2] for word in chosen])
-            for word, node in zip(chosen, nodes, strict=True):
-                allowed = ALL
-                if word.pending:
-                    allowed = BYTES
-                elif word.suffix[-1:] != " ":  # replace the estimate
-                    allowed = LETTERS
-                    cutoff = self._cutoff / word.prob
-                    top = self._next_token.top(node, LETTERS, cutoff, BRANCHES)
-                    added = word.prob * (1.0 - min(1.0, top.total)) - word.ended_prob
-                    self._accept(word.suffix, added, word.last)
-                suffix, begins_word = word.suffix, word.suffix == " "
-                self._branch(
-                    Branch(word.prob, node, allowed, suffix, word.pending, None, "", 0, begins_word)
-                )
-
-    def _branch(self, branch: Branch) -> None:
-        """Take the most probable next tokens while they could change the candidates."""
-        self._branches.append(branch)
-        # A cached list may hold tokens below the cutoff for which it is read, and corrections of
-        # estimates may lower that while they are taken.
-        cutoff, taken = self._cutoff, 0
-        for token, token_prob in zip(*self._next(branch, cutoff, BRANCHES), strict=True):
-            if taken == WIDTH:
-                self._update_cutoff()
-                cutoff = max(cutoff, self._cutoff)
-            prob = branch.prob * token_prob
-            if prob <= cutoff:
-                break
-            taken += 1
-            self._take(branch, token, prob)
-        branch.taken = taken
-        self._update_cutoff()
-
-    def _next(self, branch: Branch, cutoff: float, limit: int) -> tuple[list[int], list[float]]:
-        """Return next tokens and their probabilities above *cutoff*, falling."""
-        cutoff /= branch.prob
-        spelling = branch.spelling
-        if spelling is None or spelling.crossing is None:
-            top = self._next_token.top(branch.node, branch.allowed, cutoff, limit)
-            return top.tokens[:limit], top.probs[:limit]
-        places = largest(spelling.crossing_probs, limit, cutoff)
-        return spelling.crossing[places].tolist(), spelling.crossing_probs[places].tolist()
-
-    def _update_cutoff(self) -> None:
-        if len(self._found) >= WIDTH:
-            self._last_prob = sorted(map(itemgetter(0), self._found.values()))[-WIDTH]
-            self._cutoff = BRANCH_SHARE * self._last_prob
-
-    def _take(self, branch: Branch, token: int, prob: float) -> None:
-        """Add a next token to the candidates, or to the partial words."""
-        surface = self._surfaces[token]
-        source = branch.node, token, prob / branch.prob, branch.covered
-        if not surface:  # a byte
-            spelled = branch.pending + self._index.spellings[token]
-            character = _character(spelled)
-            if not character:
-                if character is not None and prob > WORD_FLOOR:
-                    word = PartialWord(prob, 0, prob, branch.suffix, spelled, source)
-                    self._partial_words.append(word)
-                return
-            surface = character
-        suffix = branch.suffix + surface[branch.skipped :]
-        if self._skips_letters and suffix and is_word_character(suffix[0]):
-            return
-        append, is_spaced_mark = first_word(suffix)
-        is_allowed = branch.begins_word and self._is_word[token]
-        if append is not None:
-            self._accept(append, prob, source, is_allowed)
-            if is_spaced_mark:
-                self._spaced_probs[append] = self._spaced_probs.get(append, 0.0) + prob
-            return
-        ended_prob = 0.0
-        if suffix and suffix[-1] != " ":
-            ended_prob = prob * self._word_end_probs[token]
-            if ended_prob > 0:
-                self._accept(suffix, ended_prob, source, is_allowed)
-        # How often a number ends after a digit says little: that depends on its length.
-        doubtful = prob if suffix[-1:].isdigit() else prob - ended_prob
-        if doubtful > WORD_FLOOR:
-            word = PartialWord(prob, ended_prob, doubtful, suffix, b"", source)
-            self._partial_words.append(word)
-
-    def _accept(self, append: str, prob: float, source: Source, is_allowed: bool = False) -> None:
-        """Add to the probability of a candidate, if the rules allow it."""
-        written = append if self._is_as_sent else self._reading.complete(source[3], append)
-        if written is None:
-            return
-        found = self._found.get(written)
-        if found is not None:
-            likeliest = (prob, source) if prob > found[1] else found[1:]
-            self._found[written] = found[0] + prob, *likeliest
-        elif not (is_allowed or self._rules.allow(append)):
+    def show(self, append: str, covered: int, is_allowed: bool) -> str | None:
+        """Return how a candidate is shown, if the rules allow it; see Decide."""
+        written: str | None = append
+        if not self.is_as_sent:
+            text = self._reading.text
+            written = self._reading.complete(text[len(text) - covered :], append)
+        if written is None or not append:
+            return None
+        if not (is_allowed or self._rules.allow(append)):
             # A word that nobody knows does not end here, but the writer may have one that goes on.
-            longer = [each.append for each in self.words if each.append.startswith(append)]
-            if longer:
-                self._accept(longer[0], prob, source, True)
-        elif not (self._blocks_any and self._writer.blocks(append)):
-            self._found[written] = prob, prob, source
+            longer = [each.append for each in self.own if each.append.startswith(append)]
+            return self.show(longer[0], covered, True) if longer else None
+        return None if self._writer.blocks_any and self._writer.blocks(append) else written
 
-    def weigh(self, typed_prob: Callable[[int], float]) -> None:
-        """Add the words of the writer; *typed_prob* is of the text from a place to its end."""
-        words, found = self.words, self._found
-        if not self._is_as_sent:
-            write = self._reading.write
-            words = [each._replace(append=each.append and write(each.append)) for each in words]
-        self._weights = weigh(words, found, typed_prob)
-        for append in self._weights.words if self._weights else ():
-            found.setdefault(append, (0.0, 0.0, None))
+    def candidates(self, top_k: int, typed_prob: Callable[[int], float]) -> tuple[Candidate, ...]:
+        """Return the best candidates, falling, ties by text.
 
-    def candidates(self, top_k: int) -> tuple[Candidate, ...]:
-        """Return the best candidates, falling, ties by text."""
-        candidates: list[Shown] = []
-        if not self._found:  # all that is probable may be no candidate
-            self._take_tail(0.0, TAILS[-1][1])
+        *typed_prob* returns the probability of the text from a place to its end.
+        """
+        next_token = self._next_token
+        weights = self._weigh(typed_prob) if self.own else None
+        if not next_token.has_found and not weights:  # all that is probable may be no candidate
+            next_token.take_tail(0.0, TAILS[-1][1])
+        candidates: list[Candidate] = []
         # What was not taken is below the cutoff, so those above it are final.
-        self._add_final(candidates, self._cutoff, top_k)
+        self._add_final(candidates, weights, next_token.cutoff, top_k)
         for share, limit in TAILS:
             if not WIDTH <= len(candidates) < top_k:  # below WIDTH next to nothing is left
                 break
-            self._take_tail(self._cutoff * share, limit)
-            self._add_final(candidates, self._cutoff * share, top_k)
-        sources = [self._found[append][2] for _, append, _, _ in candidates]
-        added = self._weights.words if self._weights else {}
-        return with_origins(self._context, self._next_token, candidates, sources, added)
+            cutoff = next_token.cutoff * share
+            next_token.take_tail(cutoff, limit)
+            self._add_final(candidates, weights, cutoff, top_k)
+        return tuple(candidates)
 
-    def _ranked(self, cutoff: float) -> list[tuple[float, str]]:
-        """Return (-probability, appended text) of candidates above *cutoff*, sorted."""
-        found, weights = self._found.items(), self._weights
+    def _weigh(self, typed_prob: Callable[[int], float]) -> Weights | None:
+        """Weigh the words of the writer."""
+        words, found = self.own, {each.append: (each.prob,) for each in self._next_token.found(0.0)}
+        if not self.is_as_sent:
+            write = self._reading.write
+            words = [each._replace(append=each.append and write(each.append)) for each in words]
+        return weigh(words, found, typed_prob)
+
+    def _ranked(self, weights: Weights | None, cutoff: float) -> list[Found]:
+        """Return candidates above *cutoff*, falling."""
         if not weights:
-            return sorted([(-prob, append) for append, (prob, _, _) in found if prob > cutoff])
+            return self._next_token.found(cutoff)
         cutoff *= weights.continued
-        weighed = [(weights.prob(append, prob), append) for append, (prob, _, _) in found]
-        return sorted([(-prob, append) for prob, append in weighed if prob > cutoff])
+        found = {word: Found(word, 0.0, 0.0, 0, Origins()) for word in weights.words}
+        found |= {each.append: each for each in self._next_token.found(0.0)}
+        weighed = [
+            each._replace(prob=weights.prob(each.append, each.prob)) for each in found.values()
+        ]
+        above = [each for each in weighed if each.prob > cutoff]
+        return sorted(above, key=lambda each: (-each.prob, each.append))
 
-    def _add_final(self, candidates: list[Shown], cutoff: float, top_k: int) -> None:
+    def _add_final(
+        self, candidates: list[Candidate], weights: Weights | None, cutoff: float, top_k: int
+    ) -> None:
         """Add candidates above *cutoff*, below and after the *candidates*, up to *top_k*."""
-        seen = {append for _, append, _, _ in candidates}
-        most = candidates[-1][2] if candidates else 1.0
-        left = 1.0 - sum([prob for _, _, prob, _ in candidates])
-        for minus_prob, append in self._ranked(cutoff):
-            if seen and append in seen:
+        seen = {each.append for each in candidates}
+        most = candidates[-1].probability if candidates else 1.0
+        left = 1.0 - sum([each.probability for each in candidates])
+        added = weights.words if weights else {}
+        for found in self._ranked(weights, cutoff):
+            if found.append in seen:
                 continue
-            prob = -minus_prob
+            prob = found.prob
             if prob > most or prob > left:  # in float32 they may sum to a little more than 1
                 prob = min(most, left)
             if len(candidates) == top_k or not prob > 0:
                 break
             left -= prob
-            if self._weights and append in self._weights.words:
-                word = self._reading.as_sent(self._weights.words[append].start) + append
-                candidates.append((word, append, prob, True))
-                continue
-            total, _, source = self._found[append]
-            start = self._rules.stem
-            if source and not is_word_character(append[0]):
-                start = source[3]
-            if not self._is_as_sent:
-                start = self._reading.as_sent(len(self._reading.text) - len(start))
-            word = append.lstrip(" ") if append[0] == " " else start + append
-            ended = self._rules.is_complete(append, self._spaced_probs.get(append, 0.0) / total)
-            candidates.append((word, append, prob, ended))
+            if word := added.get(found.append):
+                shown = self._reading.as_sent(word.start) + found.append, found.append, prob, True
+            else:
+                shown = self._shown(found, prob)
+            candidates.append(Candidate(*shown, add_writer(found.origins, shown, added)))
 
-    def _take_tail(self, cutoff: float, limit: int) -> None:
-        """Take further next tokens of all branches."""
-        for branch in self._branches:
-            tokens, probs = self._next(branch, cutoff, limit)
-            for token, token_prob in zip(
-                tokens[branch.taken :], probs[branch.taken :], strict=True
-            ):
-                prob = branch.prob * token_prob
-                if prob <= cutoff:
-                    break
-                branch.taken += 1
-                self._take(branch, token, prob)
-
-
-@lru_cache(maxsize=1 << 15)
-def first_word(text: str) -> tuple[str | None, bool]:
-    """Return *text*, whole tokens, up to the end of its first word; None if that may continue.
-
-    The second value says if it is a mark and a space follows.
-    """
-    start = end = len(text) - len(text.lstrip(" "))
-    letters = start < len(text) and is_word_character(text[start])
-    for character in text[start:]:
-        if character == " " or is_word_character(character) != letters:
-            return text[:end], character == " " and not letters
-        end += 1
-    return None if letters or end == start else text, False
-
-
-@lru_cache(maxsize=1 << 12)
-def _character(data: bytes) -> str | None:
-    """Return the character that *data* spells: empty if incomplete, None if there is none.
-
-    Nor is there one that no text in normal form has, such as a full-width digit or an odd space.
-    """
-    try:
-        character = codecs.getincrementaldecoder("utf-8")().decode(data)
-    except UnicodeDecodeError:
-        return None
-    return character if is_han(character) or normalise(character) == character else None
+    def _shown(self, found: Found, prob: float) -> Shown:
+        append, text, start = found.append, self._reading.text, self._rules.stem
+        if not is_word_character(append[0]):
+            start = text[len(text) - found.covered :]
+        if not self.is_as_sent:
+            start = self._reading.as_sent(len(text) - len(start))
+        word = append.lstrip(" ") if append[0] == " " else start + append
+        return word, append, prob, self._rules.is_complete(append, found.spaced)

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from model.decoding.context import DecoderContext, NextToken
-from model.decoding.prefix_cache import PrefixNode
+from model.decoding.context import DecoderContext
+from model.decoding.next_token import NextToken
 from model.decoding.span_search import Proposal, SpanHead
 from model.decoding.writer_words import TINY, AddedWord
 from model.mixture import WINDOW
@@ -20,16 +20,15 @@ from model.runtime import Float32Array
 DIGITS = 4
 
 
-# The token that ends the likeliest spelling of a candidate: the node before it, the token, its
-# probability there, and the characters at the end of the text that belong to it.
-Source = tuple[PrefixNode, int, float, str]
+# The token that ends the likeliest spelling of a candidate: the address of the node before it, the
+# token, and its probability there.
+Source = tuple[int, int, float]
 
 
 Shown = tuple[str, str, float, bool]  # the fields of a candidate but its origins
 
 
 def with_origins(
-    context: DecoderContext,
     next_token: NextToken,
     candidates: Sequence[Shown],
     sources: Sequence[Source | None],
@@ -37,24 +36,21 @@ def with_origins(
 ) -> tuple[Candidate, ...]:
     """Return candidates with their origins, of their *sources* and of words *added* by the writer.
 
-    Tokens after the same node are looked up together, and kept in the node.
+    Those of network and counts are of the likeliest token.
     """
-    missing: dict[PrefixNode, dict[int, float]] = {}
-    for source in sources:
-        if source and source[1] not in source[0].origins:
-            missing.setdefault(source[0], {})[source[1]] = source[2]
-    for node, probs in missing.items():
-        output, kept = node.state[context.output["forward"]], next_token.kept(node)
-        mixed = [float(node.next_probs[token]) for token in probs]
-        found = find_origins(context, output, list(probs), mixed, kept, list(probs.values()))
-        next_token.tree.add_origins(node, dict(zip(probs, found, strict=True)))
-    shown = []
-    for each, source in zip(candidates, sources, strict=True):
-        origins = source[0].origins[source[1]] if source else Origins()
-        if word := added.get(each[1]):
-            origins = _add_writer(origins, min(1.0, word.prob / each[2]))
-        shown.append(Candidate(*each, origins))
-    return tuple(shown)
+    origins = iter(next_token.origins([source for source in sources if source]))
+    return tuple(
+        [
+            Candidate(*each, add_writer(next(origins) if source else Origins(), each, added))
+            for each, source in zip(candidates, sources, strict=True)
+        ]
+    )
+
+
+def add_writer(origins: Origins, shown: Shown, added: Mapping[str, AddedWord]) -> Origins:
+    """Return the origins of a candidate to which words *added* by the writer may give a share."""
+    word = added.get(shown[1])
+    return _add_share(origins, min(1.0, word.prob / shown[2])) if word else origins
 
 
 def fillings_of(
@@ -69,7 +65,7 @@ def fillings_of(
         return [Filling(each.word, prob) for each, prob in ranked]
     found = find_origins(context, output, tokens, *probs)
     return [
-        Filling(each.word, prob, _add_writer(origins, each.written))
+        Filling(each.word, prob, _add_share(origins, each.written))
         for (each, prob), origins in zip(ranked, found, strict=True)
     ]
 
@@ -96,7 +92,7 @@ def find_origins(
     return found
 
 
-def _add_writer(origins: Origins, share: float) -> Origins:
+def _add_share(origins: Origins, share: float) -> Origins:
     """Return the origins of a probability of which words of the writer give a further *share*."""
     left = 1.0 - share
     own = () if origins.own is None else (left * origins.own,)

@@ -16,8 +16,8 @@ from model.decoding.blanks import count_blanks
 from model.decoding.cache_lm import MAX_TOKENS
 from model.decoding.cloze import BEAM, KEPT, MANY, SEARCHED, SEARCHED_BLIND
 from model.decoding.completion import MAX_SPELLINGS, cloze_of
-from model.decoding.context import MAX_MIXED
 from model.decoding.masked import FILL_ROWS, MAX_REACH, WIDTH
+from model.decoding.next_token import MAX_MIXED, MAX_NODES
 from model.decoding.phrases import PHRASES
 from model.decoding.score import ROWS
 from model.decoding.span_search import (
@@ -28,7 +28,6 @@ from model.decoding.span_search import (
     GIVEN_TOKENS,
     MAX_SPAN,
 )
-from model.decoding.spellings import MAX_NODES
 from model.queries import ClozeQuery, Limits, PredictQuery, Query, ScoreQuery
 
 # Objects of any decoder, with its counts of recent tokens, and of a candidate, span or choice.

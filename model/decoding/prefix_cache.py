@@ -8,17 +8,18 @@ after it while its next word was typed, with their states and distributions.
 The cache changes no answer: its values are bit for bit those of a computation. One thread owns it.
 """
 
+import ctypes
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.decoding.cache_lm import CONTEXT, MAX_TOKENS, CacheLM
-from model.queries import Origins
+from model.decoding.cache_lm import MAX_TOKENS, CacheLM
+from model.native import search as native
+from model.native.library import FLOAT, INT32, address
 from model.runtime import Float32Array
 
 # A prefix is looked up by its length and so many last characters, then compared as a whole.
@@ -27,82 +28,100 @@ TAIL = 16
 REACH = 256
 # Bytes of a prefix in addition to its arrays and its text: objects, keys, table slots.
 OVERHEAD = 800
-# Bytes of a token and its probability in a list: two objects and two references.
-LISTED_TOKEN = 72
-# Bytes of the origins of a token.
-KEPT_ORIGINS = 250
 # Share of the bytes for trees. The rest is for states, a tenth of the size and useful for longer.
 TREES = 0.75
 
-NOT_SCORED: Float32Array = np.zeros(0, dtype=np.float32)
 
-
-class TopTokens(NamedTuple):
-    """The most probable next tokens, most probable first, among those that are allowed."""
-
-    tokens: list[int]
-    probs: list[float]
-    cutoff: float  # every allowed token with a higher probability is in the list
-    total: float  # probability of all allowed tokens
-
-
-@dataclass(slots=True, eq=False)
 class PrefixNode:
-    """The forward tower after some tokens. Only :class:`PrefixTree` adds to a node."""
+    """The forward tower after some tokens: a node of a tree, which it keeps alive."""
 
-    state: Float32Array  # (S,)
-    context: tuple[int, ...]  # the last tokens, for the cache language model
-    next_probs: Float32Array = field(default_factory=lambda: NOT_SCORED)  # (V,)
-    top: dict[str, TopTokens] = field(default_factory=dict)  # by name of the allowed tokens
-    children: dict[int, "PrefixNode"] = field(default_factory=dict)  # by the next token
-    is_unmixed: bool = False  # the cache language model is known to change nothing here
-    kept: float = 0.0  # the factor of the probabilities that it keeps; 0 if it was not asked
-    origins: dict[int, Origins] = field(default_factory=dict)  # by the next token
+    __slots__ = ("_view", "address", "tree")
+
+    def __init__(self, tree: "PrefixTree", node: int) -> None:
+        self.tree, self.address = tree, node
+        self._view = native.Node.from_address(node)
+
+    @property
+    def state(self) -> Float32Array:
+        """The state, (S,)."""
+        return self._array(self._view.state, self.tree.state_size)
+
+    @property
+    def next_probs(self) -> Float32Array | None:
+        """P(next token) without the cache language model, (V,), if it is scored."""
+        place = self._view.probs
+        return self._array(place, self.tree.vocabulary_size) if place else None
+
+    @property
+    def context(self) -> tuple[int, ...]:
+        """The last tokens, for the cache language model."""
+        return tuple(self._view.context[: self._view.context_size])
+
+    def child(self, token: int) -> "PrefixNode | None":
+        """Return the node after *token*, if it is in the tree."""
+        found = native.search_library().lacuna_node_child(self.address, token)
+        return PrefixNode(self.tree, found) if found else None
+
+    def _array(self, place: int, size: int) -> Float32Array:
+        values: Any = (ctypes.c_float * size).from_address(place)
+        values.tree = self.tree  # keeps the memory
+        array: Float32Array = np.frombuffer(values, dtype=np.float32)
+        return array
 
 
 class PrefixTree:
     """A trie of nodes that counts its own bytes, without the state of its root.
 
-    Of two decoders that compute the same node at the same time, the first one adds it.
+    Its root, after the tokens of *context*, has a *state* (S,) and perhaps a distribution, *probs*
+    (V,).
     """
 
-    __slots__ = ("bytes", "cache_lm", "root")
+    __slots__ = (
+        *("__weakref__", "_library", "_root", "address", "cache_lm"),
+        *("state_size", "vocabulary_size"),
+    )
 
-    def __init__(self, root: PrefixNode) -> None:
-        self.root = root
-        self.bytes: int = root.next_probs.nbytes
+    def __init__(
+        self,
+        vocabulary_size: int,
+        state: Float32Array,
+        context: Sequence[int],
+        probs: Float32Array | None = None,
+    ) -> None:
+        self._library = native.search_library()
+        self.state_size, self.vocabulary_size = len(state), vocabulary_size
+        last = np.array(context, dtype=np.int32)
+        self.address: int = self._library.lacuna_tree_new(
+            *(self.state_size, vocabulary_size, address(state, FLOAT)),
+            *(address(last, INT32), len(last)),
+            None if probs is None else address(probs, FLOAT),
+        )
+        self._root: int = self._library.lacuna_tree_root(self.address)
         self.cache_lm: CacheLM | None = None
 
-    def expand(
+    def __del__(self) -> None:
+        self._library.lacuna_tree_free(self.address)
+
+    @property
+    def root(self) -> PrefixNode:
+        """The node before any token."""
+        return PrefixNode(self, self._root)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of nodes and counts."""
+        counts = self.cache_lm.nbytes if self.cache_lm else 0
+        own: int = self._library.lacuna_tree_bytes(self.address)
+        return own + counts
+
+    def add(
         self, node: PrefixNode, token: int, state: Float32Array, probs: Float32Array
-    ) -> None:
-        """Add the node after *token*, with its state (S,) and distribution (V,)."""
-        if token not in node.children:
-            context = (*node.context, token)[-CONTEXT:]
-            node.children[token] = PrefixNode(state, context, probs)
-            self.bytes += state.nbytes + probs.nbytes
-
-    def set_next_probs(self, node: PrefixNode, probs: Float32Array) -> None:
-        """Add the distribution (V,) of a node that has none."""
-        if node.next_probs is NOT_SCORED:
-            node.next_probs = probs
-            self.bytes += probs.nbytes
-
-    def set_top(self, node: PrefixNode, allowed: str, top: TopTokens) -> None:
-        """Keep the most probable of the tokens that *allowed* names."""
-        before = node.top.get(allowed)
-        node.top[allowed] = top
-        self.bytes += LISTED_TOKEN * (len(top.tokens) - (len(before.tokens) if before else 0))
-
-    def add_origins(self, node: PrefixNode, origins: Mapping[int, Origins]) -> None:
-        """Keep the origins of next tokens."""
-        node.origins.update(origins)
-        self.bytes += KEPT_ORIGINS * len(origins)
-
-    def set_cache_lm(self, cache_lm: CacheLM) -> None:
-        """Keep the cache language model of the prefix."""
-        self.cache_lm = cache_lm
-        self.bytes += cache_lm.nbytes
+    ) -> PrefixNode:
+        """Return the node after *token*, which is added unless it is there."""
+        added = self._library.lacuna_node_add(
+            *(self.address, node.address, token, address(state, FLOAT), address(probs, FLOAT))
+        )
+        return PrefixNode(self, added)
 
 
 class Prefix:
@@ -111,15 +130,15 @@ class Prefix:
     __slots__ = ("bytes", "counted_bytes", "owner", "recent", "text", "tokens", "tree")
 
     def __init__(
-        self, owner: str, text: str, tokens: int, root: PrefixNode, recent: NDArray[np.uint16]
+        self, owner: str, text: str, tokens: int, tree: PrefixTree, recent: NDArray[np.uint16]
     ) -> None:
         self.owner = owner  # texts of other owners never find it
         self.text = text  # normalised
         self.tokens = tokens  # their number
-        self.tree = PrefixTree(root)
+        self.tree = tree
         # The last tokens, with those of the history, (n,). A view would keep all of them.
         self.recent = recent if len(recent) <= MAX_TOKENS else recent[-MAX_TOKENS:].copy()
-        self.bytes = root.state.nbytes + self.recent.nbytes + sys.getsizeof(text) + OVERHEAD
+        self.bytes = 4 * tree.state_size + self.recent.nbytes + sys.getsizeof(text) + OVERHEAD
         self.counted_bytes = 0  # of the tree, by the cache
 
 
@@ -183,9 +202,9 @@ class PrefixCache:
                 self._drop(key)
             self._prefixes[key] = prefix
             self._prefix_bytes += prefix.bytes
-        if prefix.tree.bytes:
-            self._tree_bytes += prefix.tree.bytes - prefix.counted_bytes
-            prefix.counted_bytes = prefix.tree.bytes
+        if used := prefix.tree.bytes:
+            self._tree_bytes += used - prefix.counted_bytes
+            prefix.counted_bytes = used
             self._trees[key] = prefix
             self._trees.move_to_end(key)
         while self._tree_bytes > self.max_bytes * TREES:
@@ -198,7 +217,8 @@ class PrefixCache:
         prefix = self._trees.pop(key)
         self._tree_bytes -= prefix.counted_bytes
         prefix.counted_bytes = 0
-        prefix.tree = PrefixTree(PrefixNode(prefix.tree.root.state, prefix.tree.root.context))
+        root = prefix.tree.root
+        prefix.tree = PrefixTree(prefix.tree.vocabulary_size, root.state, root.context)
 
     def _drop(self, key: tuple[str, int, str]) -> None:
         if key in self._trees:

@@ -19,9 +19,10 @@ import numpy as np
 
 from model.batching import Decoder, RunTower, Score
 from model.config import GAP_POSITIONS, WORD
-from model.decoding.cache_lm import CONTEXT, CacheLM
+from model.decoding.cache_lm import CacheLM
 from model.decoding.context import DecoderContext, largest
 from model.native.rows import best_tokens
+from model.native.search import CONTEXT
 from model.runtime import Float32Array, Float64Array, Int64Array, log_of
 from model.text import is_han
 from model.tokenizer import END_OF_GAP

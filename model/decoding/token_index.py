@@ -32,15 +32,14 @@ class TokenIndex:
         tokens = [token for token, spelling in enumerate(spellings) if spelling]
         tokens.sort(key=spellings.__getitem__)
         self._tokenizer = tokenizer
-        self._tokens = np.array(tokens, dtype=np.int64)
+        # Tokens that spell something, by their spelling.
+        self.tokens = np.array(tokens, dtype=np.int64)
         self._sorted = [spellings[token] for token in tokens]
         self._by_spelling: dict[bytes, list[int]] = {}
         for token in tokens:
             self._by_spelling.setdefault(spellings[token], []).append(token)
         self.longest = max(map(len, self._sorted))  # bytes of the longest token
-        # (V,) float32 masks: to multiply by one is faster than to index.
-        self.starts_letter = tokenizer.starts_letter.astype(np.float32)
-        self.is_byte = (tokenizer.byte_values >= 0).astype(np.float32)
+        self.is_byte = tokenizer.byte_values >= 0  # (V,)
         # Neighbours inside a token. Between two other characters every encoding has a boundary.
         self._pairs = {
             surface[n : n + 2] for surface in tokenizer.surfaces for n in range(len(surface) - 1)
@@ -60,7 +59,7 @@ class TokenIndex:
     def _extensions(self, prefix: bytes) -> NDArray[np.int64]:
         # 0xFF occurs in no UTF-8, so it sorts after every continuation of the prefix.
         first = bisect_right(self._sorted, prefix)
-        return self._tokens[first : bisect_left(self._sorted, prefix + b"\xff", first)]
+        return self.tokens[first : bisect_left(self._sorted, prefix + b"\xff", first)]
 
     def _characters_after(self, prefix: bytes) -> tuple[list[str], NDArray[np.int64]]:
         """Without bytes, take all tokens by id: the end of a line, or a byte, has no surface."""

@@ -125,24 +125,28 @@ NO_LEXICON = Lexicon()
 
 
 class SearchedText:
-    """A text in normal form whose words are looked up by their beginning."""
+    """A text in normal form whose words are looked up by their beginning.
+
+    Attributes:
+        lower: it in lower case.
+    """
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._lower = _lower(text)
+        self.lower = _lower(text)
 
     def has(self, part: str) -> bool:
         """Return True if *part*, in lower case, is somewhere in the text."""
-        return part in self._lower
+        return part in self.lower
 
     def __contains__(self, word: str) -> bool:
         """Return True if *word* is one of the text, in any case."""
-        form, end = word_form(word), len(self._lower)
+        form, end = word_form(word), len(self.lower)
         for _ in range(MAX_CHECKED if form else 0):
-            place = self._lower.rfind(form, 0, end)
+            place = self.lower.rfind(form, 0, end)
             if place < 0:
                 return False
-            if _is_edge(self._lower, place) and _is_edge(self._lower, place + len(form)):
+            if _is_edge(self.lower, place) and _is_edge(self.lower, place + len(form)):
                 return True
             end = place + len(form) - 1
         return False
@@ -153,7 +157,7 @@ class SearchedText:
 
     def words(self, beginning: str) -> tuple[list[str], int]:
         """Return words with this *beginning* in any case, and how many characters were searched."""
-        lower, sought = self._lower, _lower(beginning)
+        lower, sought = self.lower, _lower(beginning)
         words, end = list[str](), len(lower)
         if sought not in lower:
             return words, end
@@ -216,6 +220,16 @@ class WriterWords:
         # Most unfinished words begin none of the writer's: that is seen at once.
         stem = _lower(self._stem)
         self._is_new = not (lexicon or self._before.has(stem) or history.has(stem))
+
+    @property
+    def before(self) -> str:
+        """The text before the unfinished word, in lower case."""
+        return self._before.lower
+
+    @property
+    def has_other_words(self) -> bool:
+        """True if there are words apart from those of the text."""
+        return bool(self._lexicon) or bool(self._history.lower)
 
     def __contains__(self, word: str) -> bool:
         """Return True if *word* is in the text, the history or the lexicon, in any case."""

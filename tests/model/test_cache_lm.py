@@ -16,7 +16,7 @@ from model.decoding.cache_lm import (
 )
 from model.queries import ClozeQuery, PredictQuery
 from model.tokenizer import START
-from tests.fakes import TableRuntime, answer, hand_tokenizer, table_predictor
+from tests.fakes import TableRuntime, answer, hand_tokenizer, set_search_limits, table_predictor
 
 # Five control tokens and seven others.
 BACKGROUND = np.array([0] * 5 + [1 / 7] * 7, dtype=np.float32)
@@ -102,7 +102,7 @@ ANN = "Ann sat on the mat\nAnn ran on the mat\n" * 6
 
 def test_next_token_is_the_networks_corrected_by_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a space the answers are the corrected distribution."""
-    monkeypatch.setattr("model.decoding.next_word.BRANCH_SHARE", 0)
+    set_search_limits(monkeypatch, branch_share=0)
     tokens = [START, *TOKENIZER.encode(SENTENCE * 3)]
     (network,) = RUNTIME.score("next", np.array([tokens[-2:]], dtype=np.float32))
     # The last token is beyond the last stable boundary.

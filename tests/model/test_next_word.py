@@ -15,7 +15,7 @@ from model.queries import Candidate, PredictQuery
 from model.text import is_word_character, normalise
 from model.tokenizer import FIRST_BYTE, START
 from tests.fakes import TYPING as TOKENIZER
-from tests.fakes import TableRuntime, answer, hand_tokenizer, table_predictor
+from tests.fakes import TableRuntime, answer, hand_tokenizer, set_search_limits, table_predictor
 
 # Tokens of the small worlds for brute force.
 SPELLED = ("I ", "the", "the ", "s ", "a", ",", " ", "到")
@@ -29,14 +29,11 @@ def ids(*tokens: str) -> list[int]:
 @pytest.fixture
 def exhaustive(monkeypatch: pytest.MonkeyPatch) -> None:
     """Search almost everything."""
-    limits = {
-        "spellings.SPELLING_SHARE": 0, "spellings.SPELLING_ROWS": 1000,
-        "spellings.SPELLING_ROUNDS": 20, "spellings.MAX_NODES": 100_000, "next_word.WIDTH": 1000,
-        "next_word.BRANCH_SHARE": 0, "next_word.BRANCHES": 1000, "next_word.WORD_SHARE": 0,
-        "next_word.WORD_FLOOR": 0, "next_word.WORD_ROWS": 400, "next_word.WORD_ROUNDS": 4,
-    }  # fmt: skip
-    for name, limit in limits.items():
-        monkeypatch.setattr(f"model.decoding.{name}", limit)
+    set_search_limits(
+        monkeypatch, spelling_share=0, spelling_rows=1000, spelling_rounds=20, max_nodes=100_000,
+        width=1000, branch_share=0, branches=1000, word_share=0, word_floor=0, word_rows=400,
+        word_rounds=4,
+    )  # fmt: skip
 
 
 def predict(predictor: Predictor, text: str, top_k: int = 100) -> tuple[Candidate, ...]:
@@ -174,7 +171,7 @@ def test_text_that_the_network_holds_impossible_is_still_continued() -> None:
 
 def test_words_end_as_often_as_in_the_training_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """With exact word-end probabilities the candidates are right without extension."""
-    monkeypatch.setattr("model.decoding.next_word.WORD_ROUNDS", 0)
+    set_search_limits(monkeypatch, word_rounds=0)
     # Each token has a quarter, whatever precedes, so half of the words end after one token.
     runtime = TableRuntime(TOKENIZER, ids("the", "cat", ",", "到"), spread=0.0)
     ends = [0.5 if letter else 1.0 for letter in TOKENIZER.ends_letter]

@@ -6,21 +6,29 @@ from typing import Any
 import numpy as np
 import pytest
 
+from model.counts import Counts
 from model.decoding.cache_lm import CacheLM
 from model.mixture import Mixture, MixtureRuntime
 from model.predictor import Predictor
 from model.queries import Candidate, ClozeQuery, LexiconEntry, Origins, PredictQuery
 from model.tokenizer import START
-from tests.fakes import TYPING, TableRuntime, answer, table_predictor
-from tests.model.test_mixture import GENERAL, OWN, RandomCounts
+from tests.fakes import TYPING, TableRuntime, answer, set_search_limits, table_predictor
+from tests.model.test_counts import RandomCounts
+from tests.model.test_mixture import GENERAL, OWN
 
+EVERY = range(TYPING.size)
 TEXT = "the cat, I like the cat, I like "
+
+
+def random_counts(seed: int) -> Counts:
+    """Random counts of the tokens of TYPING."""
+    return RandomCounts(3, seed, TYPING.size).opened()
 
 
 def predictor(layers: int, **options: Any) -> Predictor:
     """A predictor of random tables with layers of random counts."""
     table = TableRuntime(TYPING)
-    counts: Any = tuple(RandomCounts(TYPING.size, seed) for seed in range(layers))
+    counts = tuple(random_counts(seed) for seed in range(layers))
     mixture = Mixture(counts, (GENERAL, OWN), TYPING)
     made = table_predictor(table)
     calibration = replace(made.checkpoint.calibration, counts_weights=(GENERAL, OWN))
@@ -30,7 +38,7 @@ def predictor(layers: int, **options: Any) -> Predictor:
 
 def candidates(made: Predictor, **query: Any) -> dict[str, Candidate]:
     """Candidates after TEXT, by word."""
-    result = answer(made, PredictQuery(**{"text": TEXT, "top_k": 20} | query))
+    result = answer(made, PredictQuery(**{"text": TEXT, "top_k": 40} | query))
     return {each.append: each for each in result.candidates}
 
 
@@ -42,12 +50,15 @@ def total(origins: Origins) -> float:
 @pytest.mark.parametrize("layers", [0, 1, 2])
 def test_shares_are_those_of_the_mixture(layers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are computed here from the tables, token by token; a new answer has the same ones."""
-    monkeypatch.setattr("model.decoding.next_word.BRANCH_SHARE", 0)
+    set_search_limits(monkeypatch, branch_share=0)
     made, table = predictor(layers), TableRuntime(TYPING)
     tokens = [START, *TYPING.encode(TEXT)]
     (network,) = table.score("next", np.array([tokens[-2:]], dtype=np.float32)).astype(float)
-    rows = [RandomCounts(TYPING.size, seed).rows[tokens[-1]].astype(float) for seed in (0, 1)]
-    share, own = GENERAL["en"][4] * (layers > 0), OWN["en"][4] * (layers > 1)
+    rows, evidence = zip(
+        *(random_counts(seed).probs(tokens[-4:], EVERY) for seed in (0, 1)), strict=True
+    )
+    share, own = GENERAL["en"][evidence[0]], OWN["en"][evidence[1]]
+    share, own = share * (layers > 0), own * (layers > 1)
     parts = {
         "network": (1 - own) * (1 - share) * network,
         "counts": (1 - own) * share * rows[0],
@@ -83,8 +94,8 @@ def test_words_for_blanks_have_the_origins_of_their_first_token(choices: Any) ->
     query = ClozeQuery(f"{TEXT}____ cat", choices=choices, top_k=20)
     tokens = [START, *TYPING.encode(TEXT)]
     (network,) = table.score("next", np.array([tokens[-2:]], dtype=np.float32)).astype(float)
-    counts = RandomCounts(TYPING.size).rows[tokens[-1]].astype(float)
-    share, seen = GENERAL["en"][4], 0
+    counts, evidence = random_counts(0).probs(tokens[-4:], EVERY)
+    share, seen = GENERAL["en"][evidence], 0
     for each in answer(made, query).blanks[0].candidates:
         assert total(each.origins) == pytest.approx(1)
         if each.word == "了":  # spelled in one way; counts and network keep their ratio

@@ -15,7 +15,8 @@ from model.batching import Decoder, Scheduler
 from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint
 from model.completions import CompletionQuery
 from model.decoding.context import DecoderContext
-from model.decoding.prefix_cache import PrefixCache
+from model.decoding.next_token import NextToken
+from model.decoding.prefix_cache import PrefixCache, PrefixTree
 from model.decoding.token_index import TokenIndex
 from model.predictor import Predictor, open_model
 from model.queries import ClozeQuery, LexiconEntry, PredictQuery, Query, ScoreQuery
@@ -109,6 +110,11 @@ def held_bytes(*roots: object) -> int:
         if id(each) in seen or isinstance(each, SHARED):
             continue
         seen.add(id(each))
+        if isinstance(each, PrefixTree):  # the rest is native
+            total += each.bytes + 4 * each.state_size
+        if isinstance(each, NextToken):
+            each._read()
+            total += 4 * vocabulary_size * each._view.mixed
         if isinstance(each, np.ndarray):
             total += 0 if each.base is not None else each.nbytes
             stack += [] if each.base is None else [each.base]

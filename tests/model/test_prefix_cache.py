@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model.batching import Scheduler
-from model.decoding.prefix_cache import OVERHEAD, Prefix, PrefixCache, PrefixNode
+from model.decoding.prefix_cache import OVERHEAD, Prefix, PrefixCache, PrefixTree
 from model.decoding.token_index import TokenIndex
 from model.predictor import Predictor
 from model.queries import ClozeQuery, PredictQuery, PredictResult
@@ -20,12 +20,11 @@ INDEX = TokenIndex(TOKENIZER)
 
 def prefix(text: str, rows: int = 0) -> Prefix:
     """Return a prefix with a state of 100 numbers and a tree of *rows* distributions of 1,000."""
-    root = PrefixNode(np.zeros(100, dtype=np.float32), ())
-    found = Prefix("", text, len(text), root, np.zeros(0, dtype=np.uint16))
+    state, probs = np.zeros(100, dtype=np.float32), np.zeros(1000, dtype=np.float32)
+    tree = PrefixTree(len(probs), state, ())
     for token in range(rows):
-        probs = np.zeros(1000, dtype=np.float32)
-        found.tree.expand(root, token, np.zeros(0, dtype=np.float32), probs)
-    return found
+        tree.add(tree.root, token, state, probs)
+    return Prefix("", text, len(text), tree, np.zeros(0, dtype=np.uint16))
 
 
 def reachable_bytes(cache: PrefixCache) -> int:
@@ -34,9 +33,10 @@ def reachable_bytes(cache: PrefixCache) -> int:
     waiting = [prefix.tree.root for prefix in cache._prefixes.values()]
     while waiting:
         node = waiting.pop()
-        total += node.next_probs.nbytes
-        total += sum(child.state.nbytes for child in node.children.values())
-        waiting += node.children.values()
+        total += 0 if node.next_probs is None else node.next_probs.nbytes
+        children = [child for token in range(TOKENIZER.size) if (child := node.child(token))]
+        total += sum(child.state.nbytes for child in children)
+        waiting += children
     return total
 
 
@@ -77,12 +77,18 @@ def test_the_longest_prefix_at_a_stable_boundary_is_found(text: str, found: str 
 
 def test_least_recently_used_goes_first_and_trees_before_states() -> None:
     """Beyond its limit a cache drops old trees, later the prefixes themselves."""
-    cache = PrefixCache(40_000)  # 30,000 bytes of trees: seven distributions
+    cache = PrefixCache(40_000)  # 30,000 bytes of trees: six distributions and states
     kept = [prefix(f"{number}", rows=2) for number in range(5)]
     for each in kept:
         cache.put(each)
         assert cache.bytes <= 40_000
-    assert [bool(each.tree.root.children) for each in kept] == [False, False, True, True, True]
+    assert [each.tree.root.child(0) is not None for each in kept] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
     assert len(cache) == 5
     for number in range(100):
         cache.find("", "0", INDEX.is_stable_boundary)

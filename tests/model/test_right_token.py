@@ -24,6 +24,8 @@ LEFT = tuple(TYPING.encode("I like "))
 class Followed(RandomCounts):
     """Random rows; the right side is LIKELY after one token, but the rows do not say so."""
 
+    address = 0  # no next words are searched
+
     def __init__(self, surface: str) -> None:
         super().__init__(TYPING.size)
         self.token = TYPING.surfaces.index(surface)

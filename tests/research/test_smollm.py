@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 import research.smollm
-from model.decoding.next_word import first_word
 from model.queries import ClozeQuery, ScoreQuery
 from model.runtime import Float32Array
-from research.smollm import CausalPredictor
+from research.smollm import CausalPredictor, first_word
 
 PIECES = ("", " ", "a", "b", "ab", " a", " b", "ba", ".", "'")
 

@@ -1,6 +1,5 @@
 """Spell the unfinished end of a text in tokens: step 2 of next_word.py."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter, itemgetter
@@ -9,22 +8,16 @@ from typing import NamedTuple
 import numpy as np
 
 from model.batching import Decoder
-from model.decoding.cache_lm import OTHER_BACKGROUND
-from model.decoding.context import DecoderContext, NextToken
-from model.decoding.prefix_cache import NOT_SCORED, PrefixNode
+from model.decoding.next_token import (
+    MAX_BETWEEN,
+    MAX_NODES,
+    SPELLING_ROUNDS,
+    SPELLING_ROWS,
+    SPELLING_SHARE,
+)
 from model.decoding.token_index import TokenIndex
-from model.decoding.writer_words import TINY
 from model.runtime import Float32Array, Int64Array
-
-# Tokens between prefix and cut that are run one by one and kept in the tree: most were needed when
-# the text ended there.
-MAX_BETWEEN = 16
-# A spelling is followed if its probability exceeds this share of Z so far; so many a round. With a
-# share of 0 the search is almost exact.
-SPELLING_SHARE, SPELLING_ROWS, SPELLING_ROUNDS = 0.03, 16, 6
-# Nodes that one query may look at, which bounds its memory: each holds a distribution. Ordinary
-# text takes up to 25; one letter again and again, which has many spellings, would take 130.
-MAX_NODES = 32
+from tests.reference.next_token import NOT_SCORED, NextToken, PrefixNode
 
 
 @dataclass(slots=True, eq=False)
@@ -143,14 +136,3 @@ class Speller:
             for token in self._index.prefixes(spelling.rest)
             if token != followed
         ]
-
-
-def typed_prob(context: DecoderContext, text: str, start: int, cut: int, total: float) -> float:
-    """Return the probability of *text* from *start*; of all after *cut* it is *total*.
-
-    That of what lies between them is estimated by shares of the training text.
-    """
-    background = context.tokenizer.background
-    between = context.index.encode_whole(text[min(start, cut) : max(start, cut)])
-    share = math.prod([float(background[token]) or OTHER_BACKGROUND for token in between])
-    return total * share if start < cut else min(1.0, total / max(share, TINY))

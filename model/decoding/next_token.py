@@ -1,0 +1,409 @@
+"""P(next token) after the spellings of a text's unfinished end, by the native search.
+
+*Spell*: a spelling s is a sequence of tokens after the cut that spells the typed prefix q or its
+beginning. Its probability is P(s | left). Those are followed that hold a share of Z = P(q | left),
+the sum of
+
+    P(s | left)            if s spells q
+    Σ_t P(s, t | left)     if s spells a beginning of q, over tokens t that cross the end of q
+
+These events exclude each other, so their probabilities add up.
+"""
+
+import ctypes
+import math
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.batching import Decoder, Expand, RunTower, Score
+from model.decoding.cache_lm import OTHER_BACKGROUND, CacheLM
+from model.decoding.context import DecoderContext
+from model.decoding.prefix_cache import Prefix, PrefixNode, PrefixTree
+from model.decoding.vocabulary import spelled_character
+from model.decoding.writer_words import TINY
+from model.native import search as native
+from model.native.library import DOUBLE, FLOAT, address
+from model.queries import Origins
+from model.runtime import Float32Array, Int64Array
+
+# Tokens between prefix and cut that are run one by one and kept in the tree: most were needed when
+# the text ended there.
+MAX_BETWEEN = 16
+# A spelling is followed if its probability exceeds this share of Z so far; so many a round. With a
+# share of 0 the search is almost exact.
+SPELLING_SHARE, SPELLING_ROWS, SPELLING_ROUNDS = 0.03, 16, 6
+# Nodes that one query may look at, which bounds its memory: each holds a distribution. Ordinary
+# text takes up to 25; one letter again and again, which has many spellings, would take 130.
+MAX_NODES = 32
+# Distributions that are kept with the correction of the cache language model: a round's.
+MAX_MIXED = 16
+# Limits of the search for words, which suit typing. With shares and floors of 0 it is almost exact.
+# The search is for WIDTH candidates; those after them are what it found on the way.
+WIDTH = 5
+# A partial word is extended if its probability, without the estimate that it has ended, exceeds
+# WORD_FLOOR and this share of the last candidate's; so many a round. A round adds one token.
+WORD_SHARE, WORD_FLOOR, WORD_ROWS, WORD_ROUNDS = 1.0, 0.02, 4, 8
+# A next token is taken if its probability exceeds this share of the last candidate's; at most so
+# many: with and without a space.
+BRANCH_SHARE, BRANCHES = 1 / 3, 14
+# Most probable tokens of a node that are kept, unless more are needed.
+TOP_TOKENS = 32
+# Fewer than a hundred tokens exceed HIGH_CUTOFF, and most exceed LOW_CUTOFF.
+HIGH_CUTOFF, LOW_CUTOFF = 0.01, 1e-6
+# The marginals of fewer recent tokens gain too little for a next word to pay for their time.
+MIN_RECENT = 24
+
+
+def limits(spelling_share: float = SPELLING_SHARE) -> native.SearchLimits:
+    """Return the limits of a search."""
+    return native.SearchLimits(
+        *(spelling_share, WORD_SHARE, WORD_FLOOR, BRANCH_SHARE, HIGH_CUTOFF, LOW_CUTOFF),
+        *(MAX_NODES, MAX_MIXED, SPELLING_ROWS, SPELLING_ROUNDS),
+        *(WIDTH, WORD_ROWS, WORD_ROUNDS, BRANCHES, TOP_TOKENS),
+    )
+
+
+LIMITS = limits()
+
+# How characters are shown that a candidate appends, if they may: they, the number of characters at
+# the end of the text that their token covers, and if the token makes them a word for certain.
+Decide = Callable[[str, int, bool], str | None]
+
+
+class TextEnd(NamedTuple):
+    """The end of a text as the search needs it.
+
+    Attributes:
+        between: tokens before the cut.
+        canonical: the encoding of *prefix*, which is q.
+        stem: the unfinished word.
+        before: the text before it, in lower case.
+        sentence_ended: see CandidateRules.
+        is_plain: candidates are shown as they are, and none is blocked.
+        asks_words: the writer has own words, apart from those of *before*.
+        asks_marks: see CandidateRules.
+        decide: is asked about words that are not plain.
+    """
+
+    between: Sequence[int]
+    canonical: Sequence[int]
+    prefix: bytes
+    stem: str = ""
+    before: str = ""
+    sentence_ended: bool = False
+    is_plain: bool = True
+    asks_words: bool = False
+    asks_marks: bool = False
+    decide: Decide = lambda *_: None
+
+
+@dataclass(slots=True, eq=False)
+class Spelling:
+    """Tokens after the cut that spell the typed prefix q or its beginning."""
+
+    rest: bytes  # of q, not spelled yet
+    prob: float  # P(tokens | left)
+    node: PrefixNode  # after the tokens
+    crossing: Int64Array | None  # next tokens that cross the end of q, (n,); None if q is spelled
+    crossing_probs: Float32Array  # their probabilities, (n,)
+
+
+class Found(NamedTuple):
+    """A candidate.
+
+    Attributes:
+        append: its text.
+        spaced: the share of its spellings with a space.
+        covered: characters at the end of the text that belong to its token.
+    """
+
+    append: str
+    prob: float
+    spaced: float
+    covered: int
+    origins: Origins
+
+
+class NextToken:
+    """P(next token) at the nodes of the tree of *prefix*, and the search for words.
+
+    It is the network's, mixed with counts, corrected by the cache language model.
+    """
+
+    def __init__(
+        self,
+        context: DecoderContext,
+        prefix: Prefix,
+        search_limits: native.SearchLimits | None = None,
+    ) -> None:
+        self._context, self._limits = context, search_limits or LIMITS
+        self._library = native.search_library()
+        self._search: int | None = None
+        self._view = native.SearchView()
+        self._errors: list[Exception] = []
+        self.tree = prefix.tree
+        self.rows = 0  # that the search wants
+        self._nodes = self._rows = self._cached_tokens = 0  # apart from those of the search
+        if self.tree.cache_lm is None and context.use_cache_lm:
+            recent = prefix.recent.astype(np.int64)
+            marginals = len(recent) > MIN_RECENT
+            self.tree.cache_lm = CacheLM(recent, context.tokenizer.background, marginals)
+        self._cache_lm = self.tree.cache_lm
+        self._has_own = context.mixture.layers > 1
+        # By address; a node that lives keeps its own.
+        self._mixed: dict[int, tuple[PrefixNode, Float32Array]] = {}
+
+    def __del__(self) -> None:
+        self._library.lacuna_search_free(self._search)
+
+    @property
+    def total(self) -> float:
+        """Z = P(q | left); 0 if the encoding of q is taken for certain."""
+        return float(self._view.total)
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens before the end of the text that were in the tree."""
+        return self._cached_tokens + int(self._view.cached_tokens)
+
+    @property
+    def network_rows(self) -> int:
+        """Tokens run and distributions scored."""
+        return self._rows + int(self._view.network_rows)
+
+    @property
+    def room(self) -> int:
+        """How many more nodes a query may look at."""
+        return max(0, MAX_NODES - self._nodes - int(self._view.nodes))
+
+    def spell(self, end: TextEnd) -> Decoder[None]:
+        """Follow the spellings of q."""
+        between = end.between
+        if len(between) > MAX_BETWEEN:  # hundreds of letters without a stable boundary are no word
+            yield from self._run(self.tree.root, between[:-MAX_BETWEEN])
+            end = end._replace(between=between[-MAX_BETWEEN:])
+        yield from self._start(end)
+        if left_over := self._view.left_over:  # take the rest of the encoding for certain
+            self._cached_tokens += int(self._view.cached_tokens)
+            self._rows += int(self._view.network_rows)
+            last = PrefixNode(self.tree, int(self._read_spellings()[-1][3]))
+            yield from self._run(last, end.canonical[-left_over:])
+            yield from self._start(end._replace(between=(), canonical=(), prefix=b""))
+
+    def find_words(self, total: float, skips_letters: bool = False) -> Decoder[None]:
+        """Search for words; q has the probability *total*. A letter may have to be left out."""
+        self._library.lacuna_search_find_words(self._search, total, skips_letters)
+        yield from self._advance()
+
+    def take_tail(self, cutoff: float, limit: int) -> None:
+        """Take further next tokens above a cutoff, at most *limit* after each node."""
+        self._call(self._library.lacuna_search_take_tail, cutoff, limit)
+        self._read()
+
+    def found(self, above: float) -> list[Found]:
+        """Return the candidates so far of a probability above that, falling, ties by text."""
+        rows = np.empty(self._view.found, dtype=native.FOUND)
+        count = ctypes.c_int64()
+        texts = self._library.lacuna_search_found(
+            *(self._search, ctypes.addressof(self._context.native_mixture), above),
+            *(address(rows, native.FOUND), ctypes.addressof(count)),
+        )
+        found: list[Found] = []
+        if not count.value:
+            return found
+        values = rows[: count.value].tolist()
+        text = ctypes.string_at(texts, 4 * values[-1][3]).decode("utf-32-le")
+        start = 0
+        for prob, spaced, covered, end, *shares in values:
+            found.append(
+                Found(text[start:end], prob, spaced / prob, covered, self._origins(*shares))
+            )
+            start = end
+        return found
+
+    def origins(self, sources: Sequence[tuple[int, int, float]]) -> list[Origins]:
+        """Return where the probabilities of tokens come from.
+
+        *sources*: the address of the node before each token, the token, its probability.
+        """
+        given = np.array(sources, dtype=native.SOURCE)
+        shares = np.empty((len(sources), 4))
+        self._library.lacuna_search_origins(
+            *(self._search, ctypes.addressof(self._context.native_mixture), len(sources)),
+            *(address(given, native.SOURCE), address(shares, DOUBLE)),
+        )
+        return [self._origins(*each) for each in shares.tolist()]
+
+    def _origins(self, network: float, counts: float, cache: float, own: float) -> Origins:
+        return Origins(network, counts, cache, own if self._has_own else None)
+
+    @property
+    def has_found(self) -> bool:
+        """True if there is a candidate."""
+        return bool(self._view.found)
+
+    @property
+    def cutoff(self) -> float:
+        """All candidates of a higher probability are found."""
+        return float(self._view.cutoff)
+
+    def spellings(self) -> list[Spelling]:
+        """Return the spellings of q that were followed, most probable first."""
+        found = []
+        for rest, prob, _, place in self._read_spellings():
+            node, left = PrefixNode(self.tree, place), self._end.prefix[-rest:] if rest else b""
+            crossing, probs = None, np.zeros(0, dtype=np.float32)
+            if left:
+                crossing = self._context.index.extensions(left)
+                probs = self.probs(node)[crossing]
+            found.append(Spelling(left, prob, node, crossing, probs))
+        return found
+
+    def expand(self, edges: Sequence[tuple[PrefixNode, int]]) -> Decoder[list[PrefixNode]]:
+        """Return the node after each node and token, from the tree or the network, scored."""
+        self._nodes += len(edges)
+        missing = [(node, token) for node, token in edges if node.child(token) is None]
+        if missing:
+            self._rows += 2 * len(missing)
+            states = yield [RunTower("forward", node.state, (token,)) for node, token in missing]
+            rows = yield [self._score(state) for state in states]
+            for (node, token), state, probs in zip(missing, states, rows, strict=True):
+                self.tree.add(node, token, state, probs)
+        return [node.child(token) or node for node, token in edges]
+
+    def probs(self, node: PrefixNode) -> Float32Array:
+        """Return the distribution of the next token after a scored node, (V,)."""
+        known = self._mixed.get(node.address)
+        if known:
+            return known[1]
+        own = node.next_probs
+        if own is None:
+            raise ValueError("a node is not scored")
+        probs = self._cache_lm.mix(own, node.context) if self._cache_lm else own
+        if len(self._mixed) == MAX_MIXED:
+            self._mixed.clear()
+        self._mixed[node.address] = node, probs
+        return probs
+
+    def _score(self, state: Float32Array) -> Score:
+        """Request probabilities, (V,); a view would keep those of the whole batch."""
+        return Score("next", state[self._context.output["forward"]], np.copy)
+
+    def _run(self, node: PrefixNode, tokens: Sequence[int]) -> Decoder[None]:
+        """Run many tokens at once, and go on after them in a tree that is not cached."""
+        (state,) = yield [RunTower("forward", node.state, tuple(tokens))]
+        self._rows += len(tokens)
+        self.tree = PrefixTree(self._context.tokenizer.size, state, tokens)
+
+    def _start(self, end: TextEnd) -> Decoder[None]:
+        self._library.lacuna_search_free(self._search)
+        self._end = end
+        tokens = [array("i", tokens).tobytes() for tokens in (end.between, end.canonical)]
+        stem, before = end.stem.encode("utf-32-le"), end.before.encode(errors="replace")
+        text = native.SearchText(
+            *(*tokens, end.prefix, stem, before),
+            *(len(end.between), len(end.canonical), len(end.prefix), len(end.stem), len(before)),
+            *(id(self), end.sentence_ended, end.is_plain, end.asks_words, end.asks_marks, _ask),
+        )
+        self._search = self._library.lacuna_search_new(
+            *(self._context.vocabulary.address, ctypes.addressof(self._limits)),
+            self._cache_lm.address if self._cache_lm else None,
+            *(self.tree.address, ctypes.addressof(text)),
+        )
+        yield from self._advance()
+
+    def _advance(self) -> Decoder[None]:
+        """Go on until no more rows are needed."""
+        while count := self._call(self._library.lacuna_search_advance):
+            if count > 0:
+                self.rows = count
+                yield [Expand(self)]
+                continue
+            state = self.tree.root.state
+            yield [Score("next", state[self._context.output["forward"]], self._keep_root)]
+        self._read()
+
+    def _keep_root(self, probs: Float32Array) -> bool:
+        self._library.lacuna_search_put(self._search, None, address(probs, FLOAT))
+        return True
+
+    def write(self, start: int, states: Float32Array, tokens: Int64Array) -> None:
+        """See :class:`model.batching.Expansion`."""
+        self._library.lacuna_search_rows(
+            self._search, _address_of(states, start), _address_of(tokens, start)
+        )
+
+    def keep(self, start: int, states: Float32Array, probs: Float32Array) -> None:
+        """See :class:`model.batching.Expansion`."""
+        self._library.lacuna_search_put(
+            self._search, _address_of(states, start), _address_of(probs, start)
+        )
+
+    def _read(self) -> None:
+        self._library.lacuna_search_read(self._search, ctypes.addressof(self._view))
+
+    def _read_spellings(self) -> list[tuple[int, float, float, int]]:
+        rows = np.empty(MAX_NODES + 1, dtype=native.SPELLING)
+        count = self._library.lacuna_search_spellings(self._search, rows.ctypes.data)
+        found: list[tuple[int, float, float, int]] = rows[:count].tolist()
+        return found
+
+    def answer(self, append: str, covered: int, is_allowed: bool) -> str | None:
+        """Answer a question of the search; an error ends it, later."""
+        try:
+            return self._end.decide(append, covered, is_allowed)
+        except Exception as error:
+            self._errors.append(error)
+            return None
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function of the search, which may ask about words."""
+        _searching[id(self)] = self
+        try:
+            result = function(self._search, *arguments)
+        finally:
+            del _searching[id(self)]
+        if self._errors:
+            raise self._errors[0]
+        return result
+
+
+# By the owner that a search names.
+_searching: dict[int, NextToken] = {}
+
+
+@native.Ask  # type: ignore[untyped-decorator]
+def _ask(
+    owner: int, text: int, length: int, covered: int, is_allowed: int, written: int | None
+) -> int:
+    """See Ask in search.hpp."""
+    if not written:
+        return spelled_character(ctypes.string_at(text, length))
+    append = ctypes.string_at(text, 4 * length).decode("utf-32-le")
+    shown = _searching[owner].answer(append, covered, bool(is_allowed))
+    if not shown or len(shown) > native.LONGEST:
+        return -1
+    data = shown.encode("utf-32-le")
+    ctypes.memmove(written, data, len(data))
+    return len(shown)
+
+
+def _address_of(array: NDArray[Any], row: int) -> int:
+    """Return the address of a row of a contiguous array."""
+    return address(array, array.dtype) + row * array.strides[0]
+
+
+def typed_prob(context: DecoderContext, text: str, start: int, cut: int, total: float) -> float:
+    """Return the probability of *text* from *start*; of all after *cut* it is *total*.
+
+    That of what lies between them is estimated by shares of the training text.
+    """
+    background = context.tokenizer.background
+    between = context.index.encode_whole(text[min(start, cut) : max(start, cut)])
+    share = math.prod([float(background[token]) or OTHER_BACKGROUND for token in between])
+    return total * share if start < cut else min(1.0, total / max(share, TINY))

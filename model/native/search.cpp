@@ -1,0 +1,349 @@
+// Spell the unfinished end of a text in tokens, and look at distributions; see search.hpp.
+
+#include "search.hpp"
+
+namespace {
+
+// Append the tokens with a probability above `cutoff` that `mask` allows.
+void find_above(const float* probs, const uint8_t* mask, int64_t size, float cutoff,
+                std::vector<int32_t>* found) {
+  constexpr int64_t kBlock = 64;
+  const auto look = [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      if (probs[n] > cutoff && (!mask || mask[n])) found->push_back(static_cast<int32_t>(n));
+    }
+  };
+  int64_t begin = 0;
+  for (; begin + kBlock <= size; begin += kBlock) {
+    int any = 0;
+    for (int64_t n = begin; n < begin + kBlock; ++n) any |= probs[n] > cutoff;
+    if (any) look(begin, begin + kBlock);
+  }
+  look(begin, size);
+}
+
+double sum_of(const float* probs, const uint8_t* mask, int64_t size) {
+  double sum = 0;
+  for (int64_t n = 0; n < size; ++n) sum += mask[n] ? probs[n] : 0;
+  return sum;
+}
+
+}  // namespace
+
+Search::Search(const Vocabulary& vocabulary_, const SearchLimits& limits_,
+               const CacheLm* cache_lm_, Tree* tree_, const SearchText& text_)
+    : vocabulary(vocabulary_),
+      limits(limits_),
+      cache_lm(cache_lm_),
+      tree(tree_),
+      between(text_.between, text_.between + text_.between_size),
+      canonical(text_.canonical, text_.canonical + text_.canonical_size),
+      typed(text_.typed, static_cast<size_t>(text_.typed_size)),
+      stem(text_.stem, static_cast<size_t>(text_.stem_size)),
+      before(text_.before, static_cast<size_t>(text_.before_size)),
+      text(text_) {}
+
+void Search::want(Node* node, int64_t token) {
+  ++nodes;
+  if (token < 0 ? node->probs != nullptr : node->child(token) != nullptr) return;
+  network_rows += token < 0 ? 1 : 2;
+  wants.push_back({node, token});
+}
+
+const float* Search::probs(Node* node) {
+  if (!cache_lm || node->is_unmixed) return node->probs;
+  for (const auto& [own, row] : mixed)
+    if (own == node) return row.get();
+  const int64_t size = vocabulary.size;
+  std::unique_ptr<float[]> row(new float[static_cast<size_t>(size)]);
+  node->is_unmixed = !mix(*cache_lm, node->probs, size, node->context, node->context_size,
+                          row.get(), &node->kept);
+  if (node->is_unmixed) return node->probs;
+  if (static_cast<int64_t>(mixed.size()) == limits.max_mixed) mixed.clear();
+  mixed.emplace_back(node, std::move(row));
+  return mixed.back().second.get();
+}
+
+// Return the most probable allowed tokens: at least `count`, or all above a cutoff.
+const Top& Search::top(Node* node, Allowed allowed, double above, int64_t count) {
+  Top& top = node->top[allowed];
+  const auto size = static_cast<int64_t>(top.tokens.size());
+  if (top.is_known && !(above < top.cutoff && size < count)) return top;
+  above *= 0.999;  // rounding must not decide about a token at the cutoff
+  const uint8_t* masks[] = {nullptr, vocabulary.starts_letter, vocabulary.is_byte};
+  const uint8_t* mask = masks[allowed];
+  const float* row = probs(node);
+  top.is_known = true;
+  top.total = mask ? sum_of(row, mask, vocabulary.size) : 1;
+  std::vector<int32_t>& tokens = top.tokens;
+  tree->bytes -= 8 * size;
+  tokens.clear();
+  if (above < limits.high_cutoff) {
+    count = std::max(count, limits.top_tokens);
+    // High cutoffs are tried first: few tokens exceed them.
+    for (double each = 1.0 / (16.0 * static_cast<double>(count));; each /= 8) {
+      tokens.clear();
+      const bool is_last = each <= limits.low_cutoff;
+      find_above(row, mask, vocabulary.size, is_last ? 0.0f : static_cast<float>(each), &tokens);
+      if (is_last || static_cast<int64_t>(tokens.size()) >= count) break;
+    }
+    keep_largest(row, count, &tokens);
+    top.cutoff = static_cast<int64_t>(tokens.size()) == count ? row[tokens.back()] : 0;
+  } else {
+    find_above(row, mask, vocabulary.size, static_cast<float>(above), &tokens);
+    keep_largest(row, vocabulary.size, &tokens);
+    top.cutoff = above;
+  }
+  top.probs.clear();
+  for (const int32_t token : tokens) top.probs.push_back(row[token]);
+  tree->bytes += 8 * static_cast<int64_t>(tokens.size());
+  return top;
+}
+
+void Search::add_spelling(int64_t rest, double prob, Node* node) {
+  Spelling added{rest, prob, node, prob, {}, {}, {}};
+  if (rest > 0) {
+    const std::string_view left = std::string_view(typed).substr(typed.size() - static_cast<size_t>(rest));
+    const float* row = probs(node);
+    added.crossing = spell_on(vocabulary, left, [&](int64_t token) {
+      added.next.push_back(static_cast<int32_t>(token));
+    });
+    double sum = 0;
+    for (int64_t n = added.crossing.begin; n < added.crossing.end; ++n) {
+      added.probs.push_back(row[vocabulary.sorted[n]]);
+      sum += added.probs.back();
+    }
+    added.total = prob * sum;
+  }
+  total += added.total;
+  spellings.push_back(std::move(added));
+}
+
+// List the tokens that spell more of q, but one that is followed already.
+void Search::add_paths(size_t spelling, int64_t followed) {
+  const Spelling& own = spellings[spelling];
+  if (own.next.empty()) return;
+  const float* row = probs(own.node);
+  for (const int32_t token : own.next) {
+    if (token != followed) paths.push_back({own.prob * row[token], spelling, token});
+  }
+}
+
+int64_t size_of(const Vocabulary& vocabulary, int64_t token) {
+  return static_cast<int64_t>(spelling_of(vocabulary, token).size());
+}
+
+// Read the tokens before the cut; if no token begins with q, follow its own encoding, too.
+Task Search::spell() {
+  Node* node = &tree->root;
+  if (between.empty()) {
+    want(node, -1);
+    co_await Rows{wants};
+  }
+  for (const int32_t token : between) {
+    cached_tokens += node->child(token) != nullptr;
+    want(node, token);
+    co_await Rows{wants};
+    node = node->child(token);
+  }
+  add_spelling(static_cast<int64_t>(typed.size()), 1, node);
+  const bool is_begun = total > 0;
+  for (size_t n = 0; !is_begun && n < canonical.size(); ++n) {
+    const int64_t token = canonical[n];
+    const int64_t rest = spellings.back().rest - size_of(vocabulary, token);
+    node = spellings.back().node;
+    if (room() == 0) {
+      left_over = static_cast<int64_t>(canonical.size() - n);
+      co_return;
+    }
+    cached_tokens += node->child(token) != nullptr;
+    const double prob = spellings.back().prob * probs(node)[token];
+    want(node, token);
+    co_await Rows{wants};
+    add_spelling(rest, prob, node->child(token));
+  }
+}
+
+// Follow the spellings with a share of Z. The probability of a path bounds what it can add to Z.
+Task Search::follow() {
+  const size_t followed = spellings.size();
+  for (size_t n = 0; n < followed; ++n) add_paths(n, n + 1 < followed ? canonical[n] : -1);
+  for (int64_t round = 0; round < limits.spelling_rounds; ++round) {
+    std::erase_if(paths, [this](const Path& path) {
+      return !(path.prob > limits.spelling_share * total);
+    });
+    std::stable_sort(paths.begin(), paths.end(),
+                     [](const Path& one, const Path& other) { return one.prob > other.prob; });
+    const auto rows = std::min(static_cast<int64_t>(paths.size()),
+                               std::min(limits.spelling_rows, room()));
+    if (rows == 0) break;
+    const std::vector<Path> chosen(paths.begin(), paths.begin() + rows);
+    paths.erase(paths.begin(), paths.begin() + rows);
+    for (const Path& path : chosen) want(spellings[path.spelling].node, path.token);
+    co_await Rows{wants};
+    for (const Path& path : chosen) {
+      const Spelling& before = spellings[path.spelling];
+      const int64_t rest = before.rest - size_of(vocabulary, path.token);
+      add_spelling(rest, path.prob, before.node->child(path.token));
+      add_paths(spellings.size() - 1, -1);
+    }
+  }
+  if (!(total > 0)) {  // underflow: all that can be said is what follows the encoding of q
+    Spelling certain{0, 1, spellings[canonical.size()].node, 1, {}, {}, {}};
+    spellings.clear();
+    spellings.push_back(std::move(certain));
+  }
+  std::stable_sort(
+      spellings.begin(), spellings.end(),
+      [](const Spelling& one, const Spelling& other) { return one.prob > other.prob; });
+}
+
+// See counts.cpp.
+extern "C" int64_t lacuna_counts_probs(const Counts* counts, const int32_t* context, int64_t length,
+                                       int64_t count, const int32_t* tokens, float* probs);
+
+namespace {
+
+// Return where the probability of a token comes from. It is a sum of parts (mixture.py), of which
+// the cache language model keeps a factor; the rest is its own.
+Origins origins_of(Search* search, const Mixture& mixture, const Source& source) {
+  Node* node = source.node;
+  if (node->kept == 0) search->probs(node);
+  const double factor = (search->cache_lm ? node->kept : 1) / std::max(source.prob, 1e-30);
+  const float* window = node->state + mixture.window_place;
+  int32_t context[8], token = static_cast<int32_t>(source.token);
+  int64_t language = -1;
+  for (int64_t place = 0; place < mixture.window_size; ++place) {
+    context[place] = static_cast<int32_t>(window[place]);
+    const int8_t spoken = mixture.languages[context[place]];
+    if (spoken >= 0) language = spoken;
+  }
+  if (language < 0) language = mixture.language_count;
+  double shares[2] = {0, 0};
+  for (int64_t layer = 0; layer < mixture.layers; ++layer) {
+    float part;
+    const int64_t evidence = lacuna_counts_probs(mixture.counts[layer], context,
+                                                 mixture.window_size, 1, &token, &part);
+    double weight = mixture.weights[layer][language * mixture.class_count + evidence];
+    if (!mixture.has_network && layer == 0) weight = 1;
+    shares[0] *= 1 - weight;
+    shares[layer] += factor * weight * part;
+  }
+  // In steps of a ten-thousandth, so that they sum to 1 as they are shown.
+  const auto rounded = [](double share) { return std::round(share * 1e4); };
+  const double cache = rounded(std::max(0.0, 1 - factor * node->probs[source.token]));
+  const double counts = rounded(shares[0]), own = rounded(shares[1]);
+  const double network = std::max(0.0, 1e4 - counts - cache - own);
+  return {network / 1e4, counts / 1e4, cache / 1e4, own / 1e4};
+}
+
+}  // namespace
+
+extern "C" {
+
+// Return a search after the root of a tree, of which it adds nodes. It may have no `cache_lm`.
+Search* lacuna_search_new(const Vocabulary* vocabulary, const SearchLimits* limits,
+                          const CacheLm* cache_lm, Tree* tree, const SearchText* text) {
+  auto* search = new Search(*vocabulary, *limits, cache_lm, tree, *text);
+  search->task = search->spell();
+  return search;
+}
+
+void lacuna_search_free(Search* search) { delete search; }
+
+// Go on until rows are needed; return their number; -1 if only the root is to be scored. 0 ends the
+// spelling, and later the search for words.
+int64_t lacuna_search_advance(Search* search) {
+  search->wants.clear();
+  while (!search->task.resume()) {
+    if (search->is_spelled || search->left_over) return 0;
+    search->is_spelled = true;
+    search->task = search->follow();
+  }
+  const auto count = static_cast<int64_t>(search->wants.size());
+  return search->wants[0].token < 0 ? -count : count;
+}
+
+// Write the states (count, S) and the tokens (count,) of the wanted rows.
+void lacuna_search_rows(const Search* search, float* states, int64_t* tokens) {
+  const auto size = static_cast<size_t>(search->tree->state_size);
+  for (const Want& want : search->wants) {
+    std::memcpy(states, want.node->state, size * sizeof(float));
+    states += size;
+    *tokens++ = want.token;
+  }
+}
+
+// Set the wanted rows: states (count, S) and probabilities (count, V).
+void lacuna_search_put(Search* search, const float* states, const float* probs) {
+  Tree* tree = search->tree;
+  for (const Want& want : search->wants) {
+    if (want.token < 0) {
+      score_node(tree, want.node, probs);
+    } else {
+      add_node(tree, want.node, static_cast<int32_t>(want.token), states, probs);
+    }
+    states += tree->state_size;
+    probs += tree->vocabulary_size;
+  }
+}
+
+// Write the spellings, most probable first, of which there are at most max_nodes; return their
+// number.
+int64_t lacuna_search_spellings(const Search* search, SpellingView* spellings) {
+  for (const Spelling& each : search->spellings) {
+    *spellings++ = {each.rest, each.prob, each.total, each.node};
+  }
+  return static_cast<int64_t>(search->spellings.size());
+}
+
+// What Python reads of a search.
+void lacuna_search_read(const Search* search, SearchView* view) {
+  *view = {search->total,  search->cutoff,        static_cast<int64_t>(search->found.size()),
+           search->nodes,  search->network_rows,  search->cached_tokens,
+           search->left_over, static_cast<int64_t>(search->mixed.size())};
+}
+
+// Begin the search for words; q has the probability `all`.
+void lacuna_search_find_words(Search* search, double all, int64_t skips_letters) {
+  search->skips_letters = skips_letters;
+  search->task = search->find_words(all);
+}
+
+// Take further next tokens above a cutoff, at most `limit` of each branch.
+void lacuna_search_take_tail(Search* search, double above, int64_t limit) {
+  search->take_tail(above, limit);
+}
+
+// Write the candidates above a probability, falling, ties by text, and their number. Return their
+// characters, one after another.
+const char32_t* lacuna_search_found(Search* search, const Mixture* mixture, double above,
+                                    FoundView* found, int64_t* count) {
+  std::vector<const Found*> ranked;
+  for (const Found& each : search->found) {
+    if (each.prob > above) ranked.push_back(&each);
+  }
+  std::sort(ranked.begin(), ranked.end(), [](const Found* one, const Found* other) {
+    return one->prob > other->prob || (one->prob == other->prob && one->text < other->text);
+  });
+  search->texts.clear();
+  for (const Found* each : ranked) {
+    search->texts += each->text;
+    const auto end = static_cast<int64_t>(search->texts.size());
+    *found++ = {each->prob, each->spaced, each->source.covered, end,
+                origins_of(search, *mixture, each->source)};
+  }
+  *count = static_cast<int64_t>(ranked.size());
+  return search->texts.data();
+}
+
+// Write where the probabilities of tokens come from.
+void lacuna_search_origins(Search* search, const Mixture* mixture, int64_t count,
+                           const SourceView* sources, Origins* origins) {
+  for (int64_t n = 0; n < count; ++n) {
+    const Source source{sources[n].node, sources[n].token, sources[n].prob, 0};
+    origins[n] = origins_of(search, *mixture, source);
+  }
+}
+
+}  // extern "C"

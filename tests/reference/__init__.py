@@ -1,0 +1,1 @@
+"""Decoders in Python, which the native ones are tested against."""
