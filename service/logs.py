@@ -27,7 +27,7 @@ MAX_WAITING = 10_000
 # Seconds that the end of the process waits for the lines that are left.
 FLUSH_SECONDS = 2.0
 # Seconds for which lines are gathered before they are written.
-GATHER_SECONDS = 0.02
+GATHER_SECONDS = 0.1
 # Lines that are written at once.
 MAX_LOT = 1_000
 # Lines about requests come from this logger. All other lines of the service are about itself.
@@ -187,6 +187,7 @@ class _Writer(logging.StreamHandler[TextIO]):
         self.setFormatter(JsonFormatter())
         self._waiting: queue.SimpleQueue[logging.LogRecord | None] = queue.SimpleQueue()
         self._in_lot = self._dropped = self._failed = 0
+        self._ending = threading.Event()
         self._thread = threading.Thread(target=self._write, name="log", daemon=True)
         self._thread.start()
 
@@ -210,6 +211,7 @@ class _Writer(logging.StreamHandler[TextIO]):
 
     def end(self) -> None:
         """Write the lines that wait; give up if standard error is not read."""
+        self._ending.set()
         self._waiting.put(None)
         self._thread.join(FLUSH_SECONDS)
 
@@ -218,7 +220,7 @@ class _Writer(logging.StreamHandler[TextIO]):
         lot: list[logging.LogRecord | None] = []
         while None not in lot:
             lot = [self._waiting.get()]
-            time.sleep(GATHER_SECONDS)
+            self._ending.wait(GATHER_SECONDS)
             self._in_lot = min(self._waiting.qsize(), MAX_LOT)
             lot += [self._waiting.get() for _ in range(self._in_lot)]
             lines = [line for record in lot if record and (line := self._line(record))]
