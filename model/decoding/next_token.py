@@ -205,25 +205,23 @@ class NextToken:
         self._call(self._library.lacuna_search_take_tail, cutoff, limit)
         self._read()
 
-    def found(self, above: float) -> list[Found]:
+    def found(self, above: float, limit: int | None = None) -> list[Found]:
         """Return the candidates so far of a probability above that, falling, ties by text."""
-        rows = np.empty(self._view.found, dtype=native.FOUND)
-        count = ctypes.c_int64()
+        count = int(self._view.found) if limit is None else min(limit, self._view.found)
+        rows, written = np.empty((count, native.FOUND)), ctypes.c_int64(count)
         texts = self._library.lacuna_search_found(
             *(self._search, ctypes.addressof(self._context.native_mixture), above),
-            *(address(rows, native.FOUND), ctypes.addressof(count)),
+            *(address(rows, DOUBLE), ctypes.addressof(written)),
         )
         found: list[Found] = []
-        if not count.value:
+        if not written.value:
             return found
-        values = rows[: count.value].tolist()
-        text = ctypes.string_at(texts, 4 * values[-1][3]).decode("utf-32-le")
+        values = rows[: written.value].tolist()
+        text = ctypes.string_at(texts, 4 * int(values[-1][3])).decode("utf-32-le")
         start = 0
         for prob, spaced, covered, end, *shares in values:
-            found.append(
-                Found(text[start:end], prob, spaced / prob, covered, self._origins(*shares))
-            )
-            start = end
+            append = text[start : (start := int(end))]
+            found.append(Found(append, prob, spaced, int(covered), self._origins(*shares)))
         return found
 
     def origins(self, sources: Sequence[tuple[int, int, float]]) -> list[Origins]:

@@ -140,10 +140,10 @@ class _Words:
             words = [each._replace(append=each.append and write(each.append)) for each in words]
         return weigh(words, found, typed_prob)
 
-    def _ranked(self, weights: Weights | None, cutoff: float) -> list[Found]:
-        """Return candidates above *cutoff*, falling."""
+    def _ranked(self, weights: Weights | None, cutoff: float, limit: int) -> list[Found]:
+        """Return candidates above *cutoff*, falling, *limit* or more."""
         if not weights:
-            return self._next_token.found(cutoff)
+            return self._next_token.found(cutoff, limit)
         cutoff *= weights.continued
         found = {word: Found(word, 0.0, 0.0, 0, Origins()) for word in weights.words}
         found |= {each.append: each for each in self._next_token.found(0.0)}
@@ -161,7 +161,7 @@ class _Words:
         most = candidates[-1].probability if candidates else 1.0
         left = 1.0 - sum([each.probability for each in candidates])
         added = weights.words if weights else {}
-        for found in self._ranked(weights, cutoff):
+        for found in self._ranked(weights, cutoff, top_k):
             if found.append in seen:
                 continue
             prob = found.prob

@@ -315,8 +315,8 @@ void lacuna_search_take_tail(Search* search, double above, int64_t limit) {
   search->take_tail(above, limit);
 }
 
-// Write the candidates above a probability, falling, ties by text, and their number. Return their
-// characters, one after another.
+// Write the most probable candidates, falling, ties by text, at most `count` of those above a
+// probability. Set their number, and return their characters, one after another.
 const char32_t* lacuna_search_found(Search* search, const Mixture* mixture, double above,
                                     FoundView* found, int64_t* count) {
   std::vector<const Found*> ranked;
@@ -326,11 +326,12 @@ const char32_t* lacuna_search_found(Search* search, const Mixture* mixture, doub
   std::sort(ranked.begin(), ranked.end(), [](const Found* one, const Found* other) {
     return one->prob > other->prob || (one->prob == other->prob && one->text < other->text);
   });
+  if (*count < static_cast<int64_t>(ranked.size())) ranked.resize(static_cast<size_t>(*count));
   search->texts.clear();
   for (const Found* each : ranked) {
     search->texts += each->text;
-    const auto end = static_cast<int64_t>(search->texts.size());
-    *found++ = {each->prob, each->spaced, each->source.covered, end,
+    *found++ = {each->prob, each->spaced / each->prob, static_cast<double>(each->source.covered),
+                static_cast<double>(search->texts.size()),
                 origins_of(search, *mixture, each->source)};
   }
   *count = static_cast<int64_t>(ranked.size());

@@ -74,9 +74,9 @@ struct Origins {
 
 // A candidate that was found, for Python.
 struct FoundView {
-  double prob, spaced;   // of it; of its spellings with a space
-  int64_t covered, end;  // characters of the text that its token covers; end of its own characters
-  Origins origins;       // of its likeliest token
+  double prob, spaced;  // of it; the share of its spellings with a space
+  double covered, end;  // characters of the text that its token covers; end of its own characters
+  Origins origins;      // of its likeliest token
 };
 
 // The figures of a search, for Python.

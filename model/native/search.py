@@ -15,13 +15,7 @@ SPACE, LETTER, DIGIT, ALNUM, MARK = (1 << bit for bit in range(24, 29))  # of a 
 Ask = ctypes.CFUNCTYPE(_SIZE, _SIZE, _ADDRESS, _SIZE, _SIZE, _SIZE, _ADDRESS)
 HASH = np.dtype("u8")
 SOURCE = np.dtype([("node", "i8"), ("token", "i8"), ("prob", "f8")])
-FOUND = np.dtype(
-    [
-        *((name, "f8") for name in ("prob", "spaced")),
-        *((name, "i8") for name in ("covered", "end")),
-        *((name, "f8") for name in ("network", "counts", "cache", "own")),
-    ]
-)
+FOUND = 8  # float64 of FoundView
 SPELLING = np.dtype([("rest", "i8"), ("prob", "f8"), ("total", "f8"), ("node", "i8")])
 
 

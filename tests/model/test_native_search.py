@@ -109,6 +109,7 @@ def test_both_searches_find_the_same(opened: tuple[Any, Any]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_both_searches_find_the_same_in_many_texts(opened: tuple[Any, Any]) -> None:
     """The same, for 20,000 key presses and 2,000 cold texts."""
     check(opened, list(queries(typed=20_000, cold=2_000)))
