@@ -53,8 +53,8 @@ WORD_SHARE, WORD_FLOOR, WORD_ROWS, WORD_ROUNDS = 1.0, 0.02, 4, 8
 BRANCH_SHARE, BRANCHES = 1 / 3, 14
 # Most probable tokens of a node that are kept, unless more are needed.
 TOP_TOKENS = 32
-# Fewer than a hundred tokens exceed HIGH_CUTOFF, and most exceed LOW_CUTOFF.
-HIGH_CUTOFF, LOW_CUTOFF = 0.01, 1e-6
+# Fewer than a hundred tokens exceed it.
+HIGH_CUTOFF = 0.01
 # The marginals of fewer recent tokens gain too little for a next word to pay for their time.
 MIN_RECENT = 24
 
@@ -62,7 +62,7 @@ MIN_RECENT = 24
 def limits(spelling_share: float = SPELLING_SHARE) -> native.SearchLimits:
     """Return the limits of a search."""
     return native.SearchLimits(
-        *(spelling_share, WORD_SHARE, WORD_FLOOR, BRANCH_SHARE, HIGH_CUTOFF, LOW_CUTOFF),
+        *(spelling_share, WORD_SHARE, WORD_FLOOR, BRANCH_SHARE, HIGH_CUTOFF),
         *(MAX_NODES, MAX_MIXED, SPELLING_ROWS, SPELLING_ROUNDS),
         *(WIDTH, WORD_ROWS, WORD_ROUNDS, BRANCHES, TOP_TOKENS),
     )

@@ -4,28 +4,62 @@
 
 namespace {
 
-// Append the tokens with a probability above `cutoff` that `mask` allows.
-void find_above(const float* probs, const uint8_t* mask, int64_t size, float cutoff,
-                std::vector<int32_t>* found) {
-  constexpr int64_t kBlock = 64;
-  const auto look = [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n) {
-      if (probs[n] > cutoff && (!mask || mask[n])) found->push_back(static_cast<int32_t>(n));
+constexpr int64_t kBlock = 64, kLanes = 16;
+
+// The largest probability of each block of a row, of the tokens that a mask allows, and their sum.
+struct Scan {
+  std::vector<float> largest;
+  double total = 0;
+};
+
+// Add a block of `size` items, which may be a constant.
+inline void scan_block(const float* row, const uint8_t* mask, int64_t size, Scan* found) {
+  float most[kLanes] = {}, sums[kLanes] = {};
+  for (int64_t start = 0; start < size; start += kLanes) {
+    const int64_t count = std::min(kLanes, size - start);
+    for (int64_t n = 0; n < count; ++n) {
+      const float value = mask ? row[start + n] * mask[start + n] : row[start + n];
+      most[n] = value > most[n] ? value : most[n];
+      if (mask) sums[n] += value;
     }
-  };
-  int64_t begin = 0;
-  for (; begin + kBlock <= size; begin += kBlock) {
-    int any = 0;
-    for (int64_t n = begin; n < begin + kBlock; ++n) any |= probs[n] > cutoff;
-    if (any) look(begin, begin + kBlock);
   }
-  look(begin, size);
+  found->largest.push_back(*std::max_element(most, most + kLanes));
+  for (const float sum : sums) found->total += sum;
 }
 
-double sum_of(const float* probs, const uint8_t* mask, int64_t size) {
-  double sum = 0;
-  for (int64_t n = 0; n < size; ++n) sum += mask[n] ? probs[n] : 0;
-  return sum;
+// `mask` has a byte of 1 for each allowed token; none allows all, and then no sum is made.
+Scan scan(const float* row, const uint8_t* mask, int64_t size) {
+  Scan found;
+  found.largest.reserve(static_cast<size_t>(size / kBlock + 1));
+  int64_t begin = 0;
+  for (; begin + kBlock <= size; begin += kBlock) {
+    mask ? scan_block(row + begin, mask + begin, kBlock, &found)
+         : scan_block(row + begin, nullptr, kBlock, &found);
+  }
+  if (begin < size) scan_block(row + begin, mask ? mask + begin : nullptr, size - begin, &found);
+  return found;
+}
+
+// List the allowed tokens with a probability above `cutoff`.
+std::vector<int32_t> find_above(const Scan& scanned, const float* row, const uint8_t* mask,
+                                int64_t size, float cutoff) {
+  std::vector<int32_t> found;
+  for (size_t block = 0; block < scanned.largest.size(); ++block) {
+    if (!(scanned.largest[block] > cutoff)) continue;
+    const int64_t begin = static_cast<int64_t>(block) * kBlock;
+    for (int64_t n = begin; n < std::min(size, begin + kBlock); ++n) {
+      if (row[n] > cutoff && (!mask || mask[n])) found.push_back(static_cast<int32_t>(n));
+    }
+  }
+  return found;
+}
+
+// Return a probability that at least `count` tokens exceed; 0 if there may be fewer.
+float exceeded_by(std::vector<float> largest, int64_t count) {
+  if (static_cast<int64_t>(largest.size()) < count) return 0;
+  const auto place = largest.begin() + count - 1;
+  std::nth_element(largest.begin(), place, largest.end(), std::greater<>());
+  return std::nextafter(*place, 0.0f);
 }
 
 }  // namespace
@@ -73,24 +107,19 @@ const Top& Search::top(Node* node, Allowed allowed, double above, int64_t count)
   const uint8_t* masks[] = {nullptr, vocabulary.starts_letter, vocabulary.is_byte};
   const uint8_t* mask = masks[allowed];
   const float* row = probs(node);
+  const Scan scanned = scan(row, mask, vocabulary.size);
   top.is_known = true;
-  top.total = mask ? sum_of(row, mask, vocabulary.size) : 1;
-  std::vector<int32_t>& tokens = top.tokens;
+  top.total = mask ? scanned.total : 1;
   tree->bytes -= 8 * size;
-  tokens.clear();
+  std::vector<int32_t>& tokens = top.tokens;
   if (above < limits.high_cutoff) {
     count = std::max(count, limits.top_tokens);
-    // High cutoffs are tried first: few tokens exceed them.
-    for (double each = 1.0 / (16.0 * static_cast<double>(count));; each /= 8) {
-      tokens.clear();
-      const bool is_last = each <= limits.low_cutoff;
-      find_above(row, mask, vocabulary.size, is_last ? 0.0f : static_cast<float>(each), &tokens);
-      if (is_last || static_cast<int64_t>(tokens.size()) >= count) break;
-    }
+    const float cutoff = exceeded_by(scanned.largest, count);
+    tokens = find_above(scanned, row, mask, vocabulary.size, cutoff);
     keep_largest(row, count, &tokens);
     top.cutoff = static_cast<int64_t>(tokens.size()) == count ? row[tokens.back()] : 0;
-  } else {
-    find_above(row, mask, vocabulary.size, static_cast<float>(above), &tokens);
+  } else {  // few tokens exceed it
+    tokens = find_above(scanned, row, mask, vocabulary.size, static_cast<float>(above));
     keep_largest(row, vocabulary.size, &tokens);
     top.cutoff = above;
   }

@@ -18,7 +18,7 @@ extern "C" {
 
 struct SearchLimits {
   double spelling_share, word_share, word_floor, branch_share;
-  double high_cutoff, low_cutoff;
+  double high_cutoff;
   int64_t max_nodes, max_mixed, spelling_rows, spelling_rounds;
   int64_t width, word_rows, word_rounds, branches, top_tokens;
 };

@@ -57,7 +57,7 @@ class SearchLimits(ctypes.Structure):
 
     _fields_ = [
         *((name, _REAL) for name in ("spelling_share", "word_share", "word_floor")),
-        *((name, _REAL) for name in ("branch_share", "high_cutoff", "low_cutoff")),
+        *((name, _REAL) for name in ("branch_share", "high_cutoff")),
         *((name, _SIZE) for name in ("max_nodes", "max_mixed", "spelling_rows")),
         *((name, _SIZE) for name in ("spelling_rounds", "width", "word_rows", "word_rounds")),
         *((name, _SIZE) for name in ("branches", "top_tokens")),
