@@ -191,8 +191,10 @@ class Scheduler:
     def cancel(self, ticket: Hashable) -> None:
         """Drop a decoder, if it is live; its steps take part in no further call."""
         if ticket in self._live:
+            live = self._live.pop(ticket)
+            live.waiting.clear()  # its rows know it: a cycle
             with suppress(Exception):  # an error in its clean-up is of no interest any more
-                self._live.pop(ticket).decoder.close()
+                live.decoder.close()
 
     def step(self) -> list[tuple[Hashable, Any]]:
         """Run one round: every waiting step takes part in one call, a long RunTower with one chunk.

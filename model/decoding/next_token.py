@@ -102,6 +102,9 @@ class TextEnd(NamedTuple):
     decide: Decide = lambda *_: None
 
 
+_NOTHING = TextEnd((), (), b"")
+
+
 @dataclass(slots=True, eq=False)
 class Spelling:
     """Tokens after the cut that spell the typed prefix q or its beginning."""
@@ -144,6 +147,7 @@ class NextToken:
         self._context, self._limits = context, search_limits or LIMITS
         self._library = native.search_library()
         self._search: int | None = None
+        self._end = _NOTHING
         self._view = native.SearchView()
         self._errors: list[Exception] = []
         self.tree = prefix.tree
@@ -159,7 +163,12 @@ class NextToken:
         self._mixed: dict[int, tuple[PrefixNode, Float32Array]] = {}
 
     def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the search, which may otherwise wait for the collector: its owner knows this."""
         self._library.lacuna_search_free(self._search)
+        self._search, self._end = None, _NOTHING
 
     @property
     def total(self) -> float:

@@ -70,6 +70,7 @@ def next_words(
             query.top_k, lambda start: typed_prob(context, text, start, cut, next_token.total)
         )
     finally:  # a cancelled query leaves nodes, too
+        next_token.close()
         if prefix.tree is tree:  # not dropped meanwhile
             context.cache.put(prefix)
     return PredictResult(

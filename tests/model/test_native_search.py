@@ -1,5 +1,6 @@
 """The native search finds what the one in Python finds (tests/reference)."""
 
+import gc
 import random
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, islice, pairwise
@@ -167,3 +168,18 @@ def test_a_dropped_node_is_not_taken_for_another(opened: tuple[Any, Any]) -> Non
         probs = np.zeros(size, dtype=np.float32)
         probs[token] = 1
         assert next_token.probs(PrefixTree(size, state, (), probs).root).argmax() == token
+
+
+def test_a_query_leaves_nothing_to_the_collector(opened: tuple[Any, Any]) -> None:
+    """An answered query, and a cancelled one, free their searches at once."""
+    predictor, scheduler = Predictor(*opened), Scheduler(opened[1])
+    gc.collect()
+    gc.disable()
+    try:
+        predictor.run([PredictQuery("I went to the theat"), PredictQuery("我们今天", letters=True)])
+        scheduler.add(0, predictor.start(PredictQuery("She was very tir", corrections=2)))
+        scheduler.step()
+        scheduler.cancel(0)
+        assert not [each for each in gc.get_objects() if type(each) is NextToken]
+    finally:
+        gc.enable()
