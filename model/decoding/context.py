@@ -1,6 +1,7 @@
 """Shared by decoders: a checkpoint, a writer, the prefix of a text, the largest of values."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from functools import cached_property, lru_cache, partial
 from typing import Any
@@ -11,13 +12,13 @@ from numpy.typing import NDArray
 from model.batching import Decoder, RunTower
 from model.checkpoint import Checkpoint
 from model.config import Sizes, Tower
-from model.decoding.cache_lm import MAX_TOKENS
+from model.decoding.cache_lm import MAX_TOKENS, OTHER_BACKGROUND
 from model.decoding.candidates import is_known
 from model.decoding.prefix_cache import Prefix, PrefixCache, PrefixTree
 from model.decoding.token_index import TokenIndex
 from model.decoding.typing_errors import Words
 from model.decoding.vocabulary import NativeVocabulary
-from model.decoding.writer_words import NO_LEXICON, Lexicon, SearchedText
+from model.decoding.writer_words import NO_LEXICON, TINY, Lexicon, SearchedText
 from model.mixture import Mixture
 from model.native.search import CONTEXT
 from model.queries import LexiconEntry
@@ -154,6 +155,17 @@ def load_prefix(
         tree = PrefixTree(context.tokenizer.size, state, recent[-CONTEXT:].tolist(), probs)
         prefix = cache.add(Prefix(owner, text[:end], prefix.tokens + len(tokens), tree, recent))
     return prefix, cached_tokens
+
+
+def typed_prob(context: DecoderContext, text: str, start: int, cut: int, total: float) -> float:
+    """Return the probability of *text* from *start*; of all after *cut* it is *total*.
+
+    That of what lies between them is estimated by shares of the training text.
+    """
+    background = context.tokenizer.background
+    between = context.index.encode_whole(text[min(start, cut) : max(start, cut)])
+    share = math.prod([float(background[token]) or OTHER_BACKGROUND for token in between])
+    return total * share if start < cut else min(1.0, total / max(share, TINY))
 
 
 def largest(

@@ -13,8 +13,8 @@ import numpy as np
 
 from model.batching import Decoder
 from model.decoding.candidates import start_of_word
-from model.decoding.context import DecoderContext, History, load_prefix
-from model.decoding.next_token import NextToken, TextEnd, limits, typed_prob
+from model.decoding.context import DecoderContext, History, load_prefix, typed_prob
+from model.decoding.next_token import NextToken, TextEnd, limits
 from model.decoding.token_index import END_OF_LINE, UNKNOWN_CHARACTER
 from model.decoding.writer_words import WriterWords, weigh
 from model.queries import Letter, Letters

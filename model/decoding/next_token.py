@@ -11,23 +11,20 @@ These events exclude each other, so their probabilities add up.
 """
 
 import ctypes
-import math
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model.batching import Decoder, Expand, RunTower, Score
-from model.decoding.cache_lm import OTHER_BACKGROUND, CacheLM
+from model.decoding.cache_lm import CacheLM
 from model.decoding.context import DecoderContext
 from model.decoding.prefix_cache import Prefix, PrefixNode, PrefixTree
 from model.decoding.vocabulary import spelled_character
-from model.decoding.writer_words import TINY
 from model.native import search as native
-from model.native.library import DOUBLE, FLOAT, address
+from model.native.library import DOUBLE, FLOAT, address, row_address
 from model.queries import Origins
 from model.runtime import Float32Array, Int64Array
 
@@ -342,13 +339,13 @@ class NextToken:
     def write(self, start: int, states: Float32Array, tokens: Int64Array) -> None:
         """See :class:`model.batching.Expansion`."""
         self._library.lacuna_search_rows(
-            self._search, _address_of(states, start), _address_of(tokens, start)
+            self._search, row_address(states, start), row_address(tokens, start)
         )
 
     def keep(self, start: int, states: Float32Array, probs: Float32Array) -> None:
         """See :class:`model.batching.Expansion`."""
         self._library.lacuna_search_put(
-            self._search, _address_of(states, start), _address_of(probs, start)
+            self._search, row_address(states, start), row_address(probs, start)
         )
 
     def _read(self) -> None:
@@ -398,19 +395,3 @@ def _ask(
     data = shown.encode("utf-32-le")
     ctypes.memmove(written, data, len(data))
     return len(shown)
-
-
-def _address_of(array: NDArray[Any], row: int) -> int:
-    """Return the address of a row of a contiguous array."""
-    return address(array, array.dtype) + row * array.strides[0]
-
-
-def typed_prob(context: DecoderContext, text: str, start: int, cut: int, total: float) -> float:
-    """Return the probability of *text* from *start*; of all after *cut* it is *total*.
-
-    That of what lies between them is estimated by shares of the training text.
-    """
-    background = context.tokenizer.background
-    between = context.index.encode_whole(text[min(start, cut) : max(start, cut)])
-    share = math.prod([float(background[token]) or OTHER_BACKGROUND for token in between])
-    return total * share if start < cut else min(1.0, total / max(share, TINY))

@@ -21,9 +21,9 @@ from collections.abc import Callable
 
 from model.batching import Decoder
 from model.decoding.candidates import CandidateRules, start_of_word
-from model.decoding.context import DecoderContext, History, load_prefix
+from model.decoding.context import DecoderContext, History, load_prefix, typed_prob
 from model.decoding.letters import ended_share
-from model.decoding.next_token import WIDTH, Found, NextToken, TextEnd, typed_prob
+from model.decoding.next_token import WIDTH, Found, NextToken, TextEnd
 from model.decoding.origins import Shown, add_writer
 from model.decoding.writer_words import Weights, WriterWords, weigh
 from model.queries import Candidate, Origins, PredictQuery, PredictResult, Usage

@@ -157,3 +157,8 @@ def address(array: NDArray[Any], kind: np.dtype[Any]) -> int:
     except (TypeError, ValueError):
         found: int = array.__array_interface__["data"][0]
         return found
+
+
+def row_address(array: NDArray[Any], row: int) -> int:
+    """Return the address of a row of a contiguous array."""
+    return address(array, array.dtype) + row * array.strides[0]

@@ -11,7 +11,7 @@ from operator import itemgetter
 
 from model.batching import Decoder
 from model.decoding.candidates import CandidateRules, start_of_word
-from model.decoding.context import DecoderContext, History, largest
+from model.decoding.context import DecoderContext, History, largest, typed_prob
 from model.decoding.next_token import (
     BRANCH_SHARE,
     BRANCHES,
@@ -20,7 +20,6 @@ from model.decoding.next_token import (
     WORD_ROUNDS,
     WORD_ROWS,
     WORD_SHARE,
-    typed_prob,
 )
 from model.decoding.next_word import TAILS
 from model.decoding.writer_words import Weights, WriterWords, weigh
