@@ -1,5 +1,5 @@
-// Rows in int8 on AVX-512 VNNI or AMX: quantisation, products, and the functions of gates and heads.
-// Every row is computed alone, so it does not depend on the others.
+// Rows in int8 on AVX-512 VNNI or AMX: quantisation, products, and the functions of gates and
+// heads. Every row is computed alone, so it does not depend on the others.
 
 #pragma once
 
@@ -69,8 +69,13 @@ VNNI inline __m512 sigmoid_of(__m512 x) {
 
 // Return 2 to the power of x < 1; 0 if that is too small for a normal number.
 VNNI inline __m512 exp2_of(__m512 x) {
-  static constexpr float kSeries[] = {2.1702255534e-4f, 1.2439688007e-3f, 9.6788409497e-3f,
-                                      5.5483342026e-2f, 2.4022983626e-1f, 6.9314698384e-1f, 1.0f};
+  static constexpr float kSeries[] = {2.1702255534e-4f,
+                                      1.2439688007e-3f,
+                                      9.6788409497e-3f,
+                                      5.5483342026e-2f,
+                                      2.4022983626e-1f,
+                                      6.9314698384e-1f,
+                                      1.0f};
   const __mmask16 is_normal = _mm512_cmp_ps_mask(x, all(-126.0f), _CMP_GT_OQ);
   const __m512 fraction = _mm512_reduce_ps(x, 1);  // x - floor(x)
   return _mm512_maskz_scalef_ps(is_normal, polynomial(fraction, kSeries), x);

@@ -1,5 +1,6 @@
-// Towers and heads of an LSTM network in int8, for CPUs with AVX-512 VNNI; with AMX if they have it. model/onnx_graphs.py
-// defines them, node by node; states are bit for bit those of the graphs on ONNX Runtime.
+// Towers and heads of an LSTM network in int8, for CPUs with AVX-512 VNNI; with AMX if they have
+// it. model/onnx_graphs.py defines them, node by node; states are bit for bit those of the graphs
+// on ONNX Runtime.
 //
 // Ownership: the caller owns all memory, and keeps it until a call returns. Nothing is allocated
 // here. Calls on different workspaces may overlap.

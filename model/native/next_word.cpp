@@ -75,8 +75,8 @@ Task Search::find_words(double all) {
                      [](const PartialWord& one, const PartialWord& other) {
                        return one.doubtful_prob > other.doubtful_prob;
                      });
-    const size_t rows = std::min(partial_words.size(),
-                                 static_cast<size_t>(std::min(limits.word_rows, room())));
+    const size_t rows =
+        std::min(partial_words.size(), static_cast<size_t>(std::min(limits.word_rows, room())));
     if (rows == 0) break;
     const auto middle = partial_words.begin() + static_cast<int64_t>(rows);
     const std::vector<PartialWord> chosen(partial_words.begin(), middle);
@@ -165,8 +165,8 @@ void Search::take(const Branch& branch, int64_t token, double prob) {
   if (surface.empty()) {  // a byte
     std::string spelled = branch.pending;
     spelled += spelling_of(vocabulary, token);
-    const int64_t found = text.ask(text.owner, spelled.data(),
-                                   static_cast<int64_t>(spelled.size()), 0, 0, nullptr);
+    const int64_t found =
+        text.ask(text.owner, spelled.data(), static_cast<int64_t>(spelled.size()), 0, 0, nullptr);
     if (found == 0 && prob > limits.word_floor) {
       partial_words.push_back({prob, 0, prob, branch.suffix, spelled, source});
     }

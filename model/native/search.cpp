@@ -64,8 +64,8 @@ float exceeded_by(std::vector<float> largest, int64_t count) {
 
 }  // namespace
 
-Search::Search(const Vocabulary& vocabulary_, const SearchLimits& limits_,
-               const CacheLm* cache_lm_, Tree* tree_, const SearchText& text_)
+Search::Search(const Vocabulary& vocabulary_, const SearchLimits& limits_, const CacheLm* cache_lm_,
+               Tree* tree_, const SearchText& text_)
     : vocabulary(vocabulary_),
       limits(limits_),
       cache_lm(cache_lm_),
@@ -90,8 +90,8 @@ const float* Search::probs(Node* node) {
     if (own == node) return row.get();
   const int64_t size = vocabulary.size;
   std::unique_ptr<float[]> row(new float[static_cast<size_t>(size)]);
-  node->is_unmixed = !mix(*cache_lm, node->probs, size, node->context, node->context_size,
-                          row.get(), &node->kept);
+  node->is_unmixed =
+      !mix(*cache_lm, node->probs, size, node->context, node->context_size, row.get(), &node->kept);
   if (node->is_unmixed) return node->probs;
   if (static_cast<int64_t>(mixed.size()) == limits.max_mixed) mixed.clear();
   mixed.emplace_back(node, std::move(row));
@@ -132,7 +132,8 @@ const Top& Search::top(Node* node, Allowed allowed, double above, int64_t count)
 void Search::add_spelling(int64_t rest, double prob, Node* node) {
   Spelling added{rest, prob, node, prob, {}, {}, {}};
   if (rest > 0) {
-    const std::string_view left = std::string_view(typed).substr(typed.size() - static_cast<size_t>(rest));
+    const std::string_view left =
+        std::string_view(typed).substr(typed.size() - static_cast<size_t>(rest));
     const float* row = probs(node);
     added.crossing = spell_on(vocabulary, left, [&](int64_t token) {
       added.next.push_back(static_cast<int32_t>(token));
@@ -198,13 +199,12 @@ Task Search::follow() {
   const size_t followed = spellings.size();
   for (size_t n = 0; n < followed; ++n) add_paths(n, n + 1 < followed ? canonical[n] : -1);
   for (int64_t round = 0; round < limits.spelling_rounds; ++round) {
-    std::erase_if(paths, [this](const Path& path) {
-      return !(path.prob > limits.spelling_share * total);
-    });
+    std::erase_if(
+        paths, [this](const Path& path) { return !(path.prob > limits.spelling_share * total); });
     std::stable_sort(paths.begin(), paths.end(),
                      [](const Path& one, const Path& other) { return one.prob > other.prob; });
-    const auto rows = std::min(static_cast<int64_t>(paths.size()),
-                               std::min(limits.spelling_rows, room()));
+    const auto rows =
+        std::min(static_cast<int64_t>(paths.size()), std::min(limits.spelling_rows, room()));
     if (rows == 0) break;
     const std::vector<Path> chosen(paths.begin(), paths.begin() + rows);
     paths.erase(paths.begin(), paths.begin() + rows);
@@ -251,8 +251,8 @@ Origins origins_of(Search* search, const Mixture& mixture, const Source& source)
   double shares[2] = {0, 0};
   for (int64_t layer = 0; layer < mixture.layers; ++layer) {
     float part;
-    const int64_t evidence = lacuna_counts_probs(mixture.counts[layer], context,
-                                                 mixture.window_size, 1, &token, &part);
+    const int64_t evidence =
+        lacuna_counts_probs(mixture.counts[layer], context, mixture.window_size, 1, &token, &part);
     double weight = mixture.weights[layer][language * mixture.class_count + evidence];
     if (!mixture.has_network && layer == 0) weight = 1;
     shares[0] *= 1 - weight;
@@ -328,9 +328,14 @@ int64_t lacuna_search_spellings(const Search* search, SpellingView* spellings) {
 
 // What Python reads of a search.
 void lacuna_search_read(const Search* search, SearchView* view) {
-  *view = {search->total,  search->cutoff,        static_cast<int64_t>(search->found.size()),
-           search->nodes,  search->network_rows,  search->cached_tokens,
-           search->left_over, static_cast<int64_t>(search->mixed.size())};
+  *view = {search->total,
+           search->cutoff,
+           static_cast<int64_t>(search->found.size()),
+           search->nodes,
+           search->network_rows,
+           search->cached_tokens,
+           search->left_over,
+           static_cast<int64_t>(search->mixed.size())};
 }
 
 // Begin the search for words; q has the probability `all`.

@@ -60,7 +60,6 @@ struct SourceView {
   double prob;
 };
 
-
 // A row to compute: of the node after `token`; of `node` itself if that is negative.
 struct Want {
   Node* node;
@@ -82,7 +81,7 @@ struct FoundView {
 // The figures of a search, for Python.
 struct SearchView {
   double total, cutoff;  // Z; the least probability of candidates that are all found
-  int64_t found;  // candidates
+  int64_t found;         // candidates
   int64_t nodes, network_rows, cached_tokens;
   int64_t left_over;  // tokens of q's encoding that there was no room for
   int64_t mixed;      // distributions that are kept for this search
@@ -229,7 +228,7 @@ struct Search {
   double total = 0;
   std::vector<Found> found;
   double cutoff = 0;
-  Text texts;  // of the candidates, for Python
+  Text texts;                                                     // of the candidates, for Python
   std::vector<std::pair<Node*, std::unique_ptr<float[]>>> mixed;  // rows of nodes, corrected
 
  private:

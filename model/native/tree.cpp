@@ -49,14 +49,14 @@ double weigh_followers(const CacheLm& cache_lm, const int32_t* context, int64_t 
     }
     if (occurred == 0) break;
     const double background = cache_lm.background[context[length - 1 - n]];
-    strength *= std::pow(background > 0 ? background : cache_lm.other_background,
-                         cache_lm.rarity);
+    strength *= std::pow(background > 0 ? background : cache_lm.other_background, cache_lm.rarity);
     const double total = static_cast<double>(occurred) + strength;
     const double share = (strength + cache_lm.discount * static_cast<double>(different)) / total;
     kept *= share;
     for (Follower& each : *found) {
       each.prob *= share;
-      if (each.counts[n]) each.prob += (static_cast<double>(each.counts[n]) - cache_lm.discount) / total;
+      if (each.counts[n])
+        each.prob += (static_cast<double>(each.counts[n]) - cache_lm.discount) / total;
     }
   }
   return kept;

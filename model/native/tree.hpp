@@ -1,8 +1,8 @@
 // The forward tower after the tokens of a prefix, as a trie, and the cache language model.
 // model/decoding/prefix_cache.py and cache_lm.py describe both.
 //
-// Ownership: a tree owns its nodes, with states and rows; the object in Python owns the tree. Whoever
-// has the address of a node keeps that object.
+// Ownership: a tree owns its nodes, with states and rows; the object in Python owns the tree.
+// Whoever has the address of a node keeps that object.
 
 #pragma once
 
@@ -17,10 +17,10 @@ constexpr int kContext = 3;  // tokens of the longest context
 extern "C" {
 
 struct CacheLm {
-  const int64_t* tokens;     // recent ones, after kContext - 1 that are none, (count,)
-  const float* background;   // share of each token in the training text, (V,)
-  const int64_t* unique;     // the tokens that count in marginals, (unique_count,)
-  const float* raises;       // what their probabilities gain
+  const int64_t* tokens;    // recent ones, after kContext - 1 that are none, (count,)
+  const float* background;  // share of each token in the training text, (V,)
+  const int64_t* unique;    // the tokens that count in marginals, (unique_count,)
+  const float* raises;      // what their probabilities gain
   int64_t count, unique_count, first_counted, max_occurrences;
   double strength, rarity, discount, other_background;
 };

@@ -17,16 +17,16 @@ constexpr char32_t kAlnum = 1 << 27, kMark = 1 << 28;  // kMark: fits after any 
 extern "C" {
 
 struct Vocabulary {
-  const uint8_t* spellings;          // UTF-8 of all tokens, one after another
-  const int64_t* spelling_places;    // where each begins, (size + 1,)
-  const char32_t* surfaces;          // text of all tokens; that of bytes and controls is empty
-  const int64_t* surface_places;     // (size + 1,)
-  const int64_t* sorted;             // tokens that spell something, by their spelling
-  const uint8_t* starts_letter;      // masks, (size,)
+  const uint8_t* spellings;        // UTF-8 of all tokens, one after another
+  const int64_t* spelling_places;  // where each begins, (size + 1,)
+  const char32_t* surfaces;        // text of all tokens; that of bytes and controls is empty
+  const int64_t* surface_places;   // (size + 1,)
+  const int64_t* sorted;           // tokens that spell something, by their spelling
+  const uint8_t* starts_letter;    // masks, (size,)
   const uint8_t* is_byte;
-  const uint8_t* is_word;            // a known word, or a Chinese one
-  const double* word_end_probs;      // (size,)
-  const uint64_t* known_words;       // hashes of the known words, sorted
+  const uint8_t* is_word;        // a known word, or a Chinese one
+  const double* word_end_probs;  // (size,)
+  const uint64_t* known_words;   // hashes of the known words, sorted
   int64_t size, sorted_count, known_count;
 };
 
