@@ -40,10 +40,13 @@ test: .venv/.dev
 test-all: native-check
 	$(BIN)/python -m pytest -m "slow or not slow"
 
+NATIVE_TESTS := $(addprefix tests/model/test_,$(addsuffix .py,after batching blanks cache_lm completion corrections counts letters \
+	mixture native native_fuzz native_runtime native_search next_word origins phrases predictor prefix_cache rows score span_search words writer_words))
+
 # The tests of the native library under AddressSanitizer and UndefinedBehaviorSanitizer (needs g++).
 native-check: .venv/.dev
 	CXX="g++ -g -fsanitize=address,undefined -fno-sanitize-recover=all" $(BIN)/python build_backend.py model/native/liblacuna.so
-	LD_PRELOAD="$$(g++ -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest tests/model/test_counts.py tests/model/test_rows.py tests/model/test_native_runtime.py; \
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest -s $(NATIVE_TESTS); \
 		status=$$?; $(BIN)/python build_backend.py model/native/liblacuna.so; exit $$status
 
 lint: .venv/.dev

@@ -43,9 +43,8 @@ class KnownWords:
     """
 
     def __init__(self, words: Iterable[str] = ()) -> None:
-        lines = [f"{word}\n" for word in words]
-        data = "".join(lines).encode()
-        self.hashes = np.empty(len(lines), dtype=HASH)
+        data = "".join([f"{word}\n" for word in words]).encode()
+        self.hashes = np.empty(data.count(b"\n"), dtype=HASH)
         search_library().lacuna_hash_words(data, len(data), address(self.hashes, HASH))
         self.hashes.sort()
         self._address, self._is_known = address(self.hashes, HASH), search_library().lacuna_is_known

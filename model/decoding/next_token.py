@@ -12,9 +12,9 @@ These events exclude each other, so their probabilities add up.
 
 import ctypes
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,9 +22,9 @@ from model.batching import Decoder, Expand, RunTower, Score
 from model.decoding.cache_lm import CacheLM
 from model.decoding.context import DecoderContext
 from model.decoding.prefix_cache import Prefix, PrefixNode, PrefixTree
-from model.decoding.vocabulary import spelled_character
+from model.decoding.questions import Decide, Questions, ask_character, ask_word
 from model.native import search as native
-from model.native.library import DOUBLE, FLOAT, address, row_address
+from model.native.library import DOUBLE, FLOAT, INT64, address, row_address
 from model.queries import Origins
 from model.runtime import Float32Array, Int64Array
 
@@ -67,10 +67,6 @@ def limits(spelling_share: float = SPELLING_SHARE) -> native.SearchLimits:
 
 LIMITS = limits()
 
-# How characters are shown that a candidate appends, if they may: they, the number of characters at
-# the end of the text that their token covers, and if the token makes them a word for certain.
-Decide = Callable[[str, int, bool], str | None]
-
 
 class TextEnd(NamedTuple):
     """The end of a text as the search needs it.
@@ -84,7 +80,6 @@ class TextEnd(NamedTuple):
         is_plain: candidates are shown as they are, and none is blocked.
         asks_words: the writer has own words, apart from those of *before*.
         asks_marks: see CandidateRules.
-        decide: is asked about words that are not plain.
     """
 
     between: Sequence[int]
@@ -96,10 +91,6 @@ class TextEnd(NamedTuple):
     is_plain: bool = True
     asks_words: bool = False
     asks_marks: bool = False
-    decide: Decide = lambda *_: None
-
-
-_NOTHING = TextEnd((), (), b"")
 
 
 @dataclass(slots=True, eq=False)
@@ -143,10 +134,9 @@ class NextToken:
     ) -> None:
         self._context, self._limits = context, search_limits or LIMITS
         self._library = native.search_library()
-        self._search: int | None = None
-        self._end = _NOTHING
+        self._search: native.OwnedSearch | None = None
         self._view = native.SearchView()
-        self._errors: list[Exception] = []
+        self._questions = Questions()
         self.tree = prefix.tree
         self.rows = 0  # that the search wants
         self._nodes = self._rows = self._cached_tokens = 0  # apart from those of the search
@@ -159,13 +149,9 @@ class NextToken:
         # By address; a node that lives keeps its own.
         self._mixed: dict[int, tuple[PrefixNode, Float32Array]] = {}
 
-    def __del__(self) -> None:
-        self.close()
-
     def close(self) -> None:
-        """Free the search, which may otherwise wait for the collector: its owner knows this."""
-        self._library.lacuna_search_free(self._search)
-        self._search, self._end = None, _NOTHING
+        """Free the search, which may otherwise wait for the collector."""
+        self._search = None
 
     @property
     def total(self) -> float:
@@ -201,14 +187,17 @@ class NextToken:
             yield from self._run(last, end.canonical[-left_over:])
             yield from self._start(end._replace(between=(), canonical=(), prefix=b""))
 
-    def find_words(self, total: float, skips_letters: bool = False) -> Decoder[None]:
+    def find_words(
+        self, total: float, decide: Decide, skips_letters: bool = False
+    ) -> Decoder[None]:
         """Search for words; q has the probability *total*. A letter may have to be left out."""
         self._library.lacuna_search_find_words(self._search, total, skips_letters)
-        yield from self._advance()
+        yield from self._advance(decide)
 
-    def take_tail(self, cutoff: float, limit: int) -> None:
+    def take_tail(self, cutoff: float, limit: int, decide: Decide) -> None:
         """Take further next tokens above a cutoff, at most *limit* after each node."""
-        self._call(self._library.lacuna_search_take_tail, cutoff, limit)
+        take = self._library.lacuna_search_take_tail
+        self._questions.call(decide, take, self._search, cutoff, limit)
         self._read()
 
     def found(self, above: float, limit: int | None = None) -> list[Found]:
@@ -260,7 +249,7 @@ class NextToken:
         """Return the spellings of q that were followed, most probable first."""
         found = []
         for rest, prob, _, place in self._read_spellings():
-            node, left = PrefixNode(self.tree, place), self._end.prefix[-rest:] if rest else b""
+            node, left = PrefixNode(self.tree, place), self._prefix[-rest:] if rest else b""
             crossing, probs = None, np.zeros(0, dtype=np.float32)
             if left:
                 crossing = self._context.index.extensions(left)
@@ -305,25 +294,27 @@ class NextToken:
         self.tree = PrefixTree(self._context.tokenizer.size, state, tokens)
 
     def _start(self, end: TextEnd) -> Decoder[None]:
-        self._library.lacuna_search_free(self._search)
-        self._end = end
+        self._prefix = end.prefix
         tokens = [array("i", tokens).tobytes() for tokens in (end.between, end.canonical)]
         stem, before = end.stem.encode("utf-32-le"), end.before.encode(errors="replace")
         text = native.SearchText(
             *(*tokens, end.prefix, stem, before),
             *(len(end.between), len(end.canonical), len(end.prefix), len(end.stem), len(before)),
-            *(id(self), end.sentence_ended, end.is_plain, end.asks_words, end.asks_marks, _ask),
+            *(self._questions.owner, end.sentence_ended, end.is_plain),
+            *(end.asks_words, end.asks_marks, ask_word, ask_character),
         )
-        self._search = self._library.lacuna_search_new(
+        search = self._library.lacuna_search_new(
             *(self._context.vocabulary.address, ctypes.addressof(self._limits)),
             self._cache_lm.address if self._cache_lm else None,
             *(self.tree.address, ctypes.addressof(text)),
         )
+        self._search = native.OwnedSearch(search)
         yield from self._advance()
 
-    def _advance(self) -> Decoder[None]:
+    def _advance(self, decide: Decide = lambda *_: None) -> Decoder[None]:
         """Go on until no more rows are needed."""
-        while count := self._call(self._library.lacuna_search_advance):
+        advance = self._library.lacuna_search_advance
+        while count := self._questions.call(decide, advance, self._search):
             if count > 0:
                 self.rows = count
                 yield [Expand(self)]
@@ -333,65 +324,30 @@ class NextToken:
         self._read()
 
     def _keep_root(self, probs: Float32Array) -> bool:
-        self._library.lacuna_search_put(self._search, None, address(probs, FLOAT))
+        self.tree.score_root(probs)
         return True
 
     def write(self, start: int, states: Float32Array, tokens: Int64Array) -> None:
         """See :class:`model.batching.Expansion`."""
         self._library.lacuna_search_rows(
-            self._search, row_address(states, start), row_address(tokens, start)
+            self._search,
+            row_address(states, FLOAT, start, self.rows, self.tree.state_size),
+            row_address(tokens, INT64, start, self.rows, 1),
         )
 
     def keep(self, start: int, states: Float32Array, probs: Float32Array) -> None:
         """See :class:`model.batching.Expansion`."""
         self._library.lacuna_search_put(
-            self._search, row_address(states, start), row_address(probs, start)
+            self._search,
+            row_address(states, FLOAT, start, self.rows, self.tree.state_size),
+            row_address(probs, FLOAT, start, self.rows, self.tree.vocabulary_size),
         )
 
     def _read(self) -> None:
         self._library.lacuna_search_read(self._search, ctypes.addressof(self._view))
 
     def _read_spellings(self) -> list[tuple[int, float, float, int]]:
-        rows = np.empty(MAX_NODES + 1, dtype=native.SPELLING)
+        rows = np.empty(self._limits.max_nodes + 1, dtype=native.SPELLING)
         count = self._library.lacuna_search_spellings(self._search, rows.ctypes.data)
         found: list[tuple[int, float, float, int]] = rows[:count].tolist()
         return found
-
-    def answer(self, append: str, covered: int, is_allowed: bool) -> str | None:
-        """Answer a question of the search; an error ends it, later."""
-        try:
-            return self._end.decide(append, covered, is_allowed)
-        except Exception as error:
-            self._errors.append(error)
-            return None
-
-    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function of the search, which may ask about words."""
-        _searching[id(self)] = self
-        try:
-            result = function(self._search, *arguments)
-        finally:
-            del _searching[id(self)]
-        if self._errors:
-            raise self._errors[0]
-        return result
-
-
-# By the owner that a search names.
-_searching: dict[int, NextToken] = {}
-
-
-@native.Ask  # type: ignore[untyped-decorator]
-def _ask(
-    owner: int, text: int, length: int, covered: int, is_allowed: int, written: int | None
-) -> int:
-    """See Ask in search.hpp."""
-    if not written:
-        return spelled_character(ctypes.string_at(text, length))
-    append = ctypes.string_at(text, 4 * length).decode("utf-32-le")
-    shown = _searching[owner].answer(append, covered, bool(is_allowed))
-    if not shown or len(shown) > native.LONGEST:
-        return -1
-    data = shown.encode("utf-32-le")
-    ctypes.memmove(written, data, len(data))
-    return len(shown)

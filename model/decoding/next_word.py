@@ -57,14 +57,13 @@ def next_words(
                 is_plain=words.is_as_sent and not writer.blocks_any,
                 asks_words=writer.has_other_words or bool(words.own),
                 asks_marks=rules.asks_marks,
-                decide=words.show,
             )
         )
         total = next_token.total or 1.0
         if after_word:
             total *= ended_share(context, next_token) or 1.0
             words.own = []
-        yield from next_token.find_words(total, after_word)
+        yield from next_token.find_words(total, words.show, after_word)
         cut = len(text) - len(typed_prefix.decode())
         candidates = words.candidates(
             query.top_k, lambda start: typed_prob(context, text, start, cut, next_token.total)
@@ -121,7 +120,7 @@ class _Words:
         next_token = self._next_token
         weights = self._weigh(typed_prob) if self.own else None
         if not next_token.has_found and not weights:  # all that is probable may be no candidate
-            next_token.take_tail(0.0, TAILS[-1][1])
+            next_token.take_tail(0.0, TAILS[-1][1], self.show)
         candidates: list[Candidate] = []
         # What was not taken is below the cutoff, so those above it are final.
         self._add_final(candidates, weights, next_token.cutoff, top_k)
@@ -129,7 +128,7 @@ class _Words:
             if not WIDTH <= len(candidates) < top_k:  # below WIDTH next to nothing is left
                 break
             cutoff = next_token.cutoff * share
-            next_token.take_tail(cutoff, limit)
+            next_token.take_tail(cutoff, limit, self.show)
             self._add_final(candidates, weights, cutoff, top_k)
         return tuple(candidates)
 

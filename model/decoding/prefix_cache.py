@@ -91,16 +91,14 @@ class PrefixTree:
         self._library = native.search_library()
         self.state_size, self.vocabulary_size = len(state), vocabulary_size
         last = np.array(context, dtype=np.int32)
-        self.address: int = self._library.lacuna_tree_new(
+        tree = self._library.lacuna_tree_new(
             *(self.state_size, vocabulary_size, address(state, FLOAT)),
             *(address(last, INT32), len(last)),
-            None if probs is None else address(probs, FLOAT),
+            None if probs is None else address(probs, FLOAT, vocabulary_size),
         )
+        self.address = native.OwnedTree(tree)
         self._root: int = self._library.lacuna_tree_root(self.address)
         self.cache_lm: CacheLM | None = None
-
-    def __del__(self) -> None:
-        self._library.lacuna_tree_free(self.address)
 
     @property
     def root(self) -> PrefixNode:
@@ -119,9 +117,15 @@ class PrefixTree:
     ) -> PrefixNode:
         """Return the node after *token*, which is added unless it is there."""
         added = self._library.lacuna_node_add(
-            *(self.address, node.address, token, address(state, FLOAT), address(probs, FLOAT))
+            *(self.address, node.address, token, address(state, FLOAT, self.state_size)),
+            address(probs, FLOAT, self.vocabulary_size),
         )
         return PrefixNode(self, added)
+
+    def score_root(self, probs: Float32Array) -> None:
+        """Set the distribution of the root, if it has none."""
+        row = address(probs, FLOAT, self.vocabulary_size)
+        self._library.lacuna_node_score(self.address, self._root, row)
 
 
 class Prefix:

@@ -144,12 +144,14 @@ def load(
     return loaded
 
 
-def address(array: NDArray[Any], kind: np.dtype[Any]) -> int:
+def address(array: NDArray[Any], kind: np.dtype[Any], size: int | None = None) -> int:
     """Return the address of an array's first item; the array must outlive its use.
 
     Raises:
-        ValueError: it is not contiguous, or its items are not of a *kind*.
+        ValueError: it is not contiguous, its items are not of a *kind*, or it has not *size* items.
     """
+    if size is not None and array.size != size:
+        raise ValueError(f"an array of {array.size} items, not {size}")
     if not array.flags.c_contiguous or array.dtype != kind:
         raise ValueError(f"not a contiguous array of {kind}")
     try:  # a third of the time of the other way, which read-only and empty arrays need
@@ -159,6 +161,12 @@ def address(array: NDArray[Any], kind: np.dtype[Any]) -> int:
         return found
 
 
-def row_address(array: NDArray[Any], row: int) -> int:
-    """Return the address of a row of a contiguous array."""
-    return address(array, array.dtype) + row * array.strides[0]
+def row_address(array: NDArray[Any], kind: np.dtype[Any], start: int, rows: int, width: int) -> int:
+    """Return the address of row *start* of an array (N, *width*).
+
+    Raises:
+        ValueError: other items than those of *rows* rows would be read or written.
+    """
+    if array.ndim != 2 or array.shape[1] != width or len(array) < start + rows:
+        raise ValueError(f"an array {array.shape} has no {rows} rows of {width} from {start} on")
+    return address(array, kind) + start * array.strides[0]

@@ -165,8 +165,8 @@ void Search::take(const Branch& branch, int64_t token, double prob) {
   if (surface.empty()) {  // a byte
     std::string spelled = branch.pending;
     spelled += spelling_of(vocabulary, token);
-    const int64_t found =
-        text.ask(text.owner, spelled.data(), static_cast<int64_t>(spelled.size()), 0, 0, nullptr);
+    const auto length = static_cast<int64_t>(spelled.size());
+    const int64_t found = text.ask_character(spelled.data(), length);
     if (found == 0 && prob > limits.word_floor) {
       partial_words.push_back({prob, 0, prob, branch.suffix, spelled, source});
     }
@@ -211,13 +211,14 @@ void Search::accept(const Text& append, double prob, const Source& source, bool 
   if (is_spaced) own.spaced += prob;
 }
 
+// Return what find_place returned for these characters before, or returns now.
 int64_t Search::place_of(const Text& append, int64_t covered, bool is_allowed) {
   Decision* known = nullptr;
   for (Decision& each : decisions) {
     if (each.append == append && (text.is_plain || each.covered == covered)) known = &each;
   }
   if (known && (known->place >= 0 || !is_allowed)) return known->place;
-  const int64_t place = decide(append, covered, is_allowed);
+  const int64_t place = find_place(append, covered, is_allowed);
   if (known) {
     known->place = place;
   } else {
@@ -226,20 +227,21 @@ int64_t Search::place_of(const Text& append, int64_t covered, bool is_allowed) {
   return place;
 }
 
-// Return the place of the candidate that some characters make, or -1.
-int64_t Search::decide(const Text& append, int64_t covered, bool is_allowed) {
+// Return the place of the candidate that some characters make, which may be new; -1 if the rules
+// leave it out.
+int64_t Search::find_place(const Text& append, int64_t covered, bool is_allowed) {
   Verdict verdict = Verdict::kAsk;
   if (text.is_plain && !append.empty()) verdict = is_allowed ? Verdict::kYes : judge(append);
   if (verdict == Verdict::kNo) return -1;
   Text written = append;
   for (char32_t& character : written) character &= kCodePoint;
   if (verdict == Verdict::kAsk) {
-    const Text asked = written;
-    written.resize(kLongest);
-    const int64_t size = text.ask(text.owner, asked.data(), static_cast<int64_t>(asked.size()),
-                                  covered, is_allowed, written.data());
+    char32_t shown[kLongest];
+    const auto length = static_cast<int64_t>(written.size());
+    const int64_t size =
+        text.ask_word(text.owner, written.data(), length, covered, is_allowed, shown);
     if (size < 0) return -1;
-    written.resize(static_cast<size_t>(size));
+    written.assign(shown, static_cast<size_t>(size));
   }
   for (size_t n = 0; n < found.size(); ++n) {
     if (found[n].text == written) return static_cast<int64_t>(n);

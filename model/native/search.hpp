@@ -23,34 +23,42 @@ struct SearchLimits {
   int64_t width, word_rows, word_rounds, branches, top_tokens;
 };
 
-// Decides if a word may be a candidate. Writes how it is shown to `written`, which has room for
-// kLongest, and returns its length; -1 if it may not. Without `written`, returns the character, and
-// what it is, that `length` bytes spell; 0 if it has not ended; -1 if there is none.
-using Ask = int64_t (*)(int64_t owner, const void* text, int64_t length, int64_t covered,
-                        int64_t is_allowed, char32_t* written);
+constexpr int64_t kLongest = 512;  // characters of a candidate that Python writes
+constexpr int64_t kMaxWindow = 8;  // tokens of a window, and counts, of a mixture
+constexpr int64_t kMaxCounts = 2;
 
+// Decides if `append` (length,) may be a candidate. Writes how it is shown to `shown` (kLongest,)
+// and returns its length; -1 if it may not.
+using AskWord = int64_t (*)(int64_t owner, const char32_t* append, int64_t length, int64_t covered,
+                            int64_t is_allowed, char32_t* shown);
+// Returns the character, with the bits of Text, that UTF-8 spells; 0 if it has not ended; -1 if it
+// is none that a text has.
+using AskCharacter = int64_t (*)(const char* spelled, int64_t length);
+
+// The search copies the arrays; each has a size of its own.
 struct SearchText {
   const int32_t *between, *canonical;  // tokens before the cut, and those of q
   const char* typed;                   // q, in UTF-8
   const char32_t* stem;                // the unfinished word
   const char* before;                  // what precedes it, in lower case and UTF-8
   int64_t between_size, canonical_size, typed_size, stem_size, before_size;
-  int64_t owner;           // for Ask
+  int64_t owner;           // for AskWord
   int64_t sentence_ended;  // the text ends in a mark that ends a sentence
   int64_t is_plain;        // words are shown as they are, and none is blocked
   int64_t asks_words;      // the writer has words of his own
   int64_t asks_marks;      // the last line has quotes or brackets, or is a space
-  Ask ask;
+  AskWord ask_word;
+  AskCharacter ask_character;
 };
 
 // Counts that are mixed into a network's probabilities; see model/mixture.py.
 struct Counts;
 struct Mixture {
-  const Counts* const* counts;
-  const double* const* weights;  // of each counts, (languages + 1, classes of evidence)
+  const Counts* const* counts;   // (layers,)
+  const double* const* weights;  // of each counts, (language_count + 1, class_count)
   const int8_t* languages;       // of each token, or -1, (V,)
-  int64_t layers, language_count, class_count, has_network;
-  int64_t window_place, window_size;  // of the last tokens in a state
+  int64_t layers, language_count, class_count, has_network;  // at most kMaxCounts layers
+  int64_t window_place, window_size;  // of the last tokens in a state, at most kMaxWindow
 };
 
 // A token after a node, with its probability.
@@ -108,8 +116,6 @@ void keep_largest(const float* values, int64_t count, std::vector<Item>* items) 
   }
   std::sort(items->begin(), items->end(), is_before);
 }
-
-constexpr int64_t kLongest = 512;  // characters of a candidate
 
 // A coroutine that waits for rows. It does nothing until it is resumed.
 class Task {
@@ -196,7 +202,7 @@ struct Decision {
   int64_t covered, place;
 };
 
-enum class Verdict { kNo, kYes, kAsk };
+enum class Verdict { kNo, kYes, kAsk };  // kAsk: Python decides
 
 struct Search {
   Search(const Vocabulary& vocabulary, const SearchLimits& limits, const CacheLm* cache_lm,
@@ -216,7 +222,7 @@ struct Search {
   std::string typed;
   Text stem;
   std::string before;
-  SearchText text;
+  SearchText text;  // only its flags and functions: the arrays are the caller's
   bool skips_letters = false;
 
   Task task;
@@ -254,7 +260,7 @@ struct Search {
   void accept(const Text& append, double prob, const Source& source, bool is_allowed,
               bool is_spaced);
   int64_t place_of(const Text& append, int64_t covered, bool is_allowed);
-  int64_t decide(const Text& append, int64_t covered, bool is_allowed);
+  int64_t find_place(const Text& append, int64_t covered, bool is_allowed);
   Verdict judge(const Text& append) const;
   Verdict judge_word(std::u32string_view body, bool is_new) const;
 

@@ -2,6 +2,7 @@
 
 import ctypes
 from functools import cache
+from typing import Self
 
 import numpy as np
 
@@ -9,10 +10,11 @@ from model.native.library import load
 
 _ADDRESS, _SIZE, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 CONTEXT = 3  # tokens of the longest context, kContext
-LONGEST = 512  # characters of a candidate, kLongest
+LONGEST = 512  # characters of a candidate that Python writes, kLongest
 SPACE, LETTER, DIGIT, ALNUM, MARK = (1 << bit for bit in range(24, 29))  # of a character
 
-Ask = ctypes.CFUNCTYPE(_SIZE, _SIZE, _ADDRESS, _SIZE, _SIZE, _SIZE, _ADDRESS)
+AskWord = ctypes.CFUNCTYPE(_SIZE, _SIZE, _ADDRESS, _SIZE, _SIZE, _SIZE, _ADDRESS)
+AskCharacter = ctypes.CFUNCTYPE(_SIZE, _ADDRESS, _SIZE)
 HASH = np.dtype("u8")
 SOURCE = np.dtype([("node", "i8"), ("token", "i8"), ("prob", "f8")])
 FOUND = 8  # float64 of FoundView
@@ -72,7 +74,8 @@ class SearchText(ctypes.Structure):
         *((name, _SIZE) for name in ("between_size", "canonical_size", "typed_size")),
         *((name, _SIZE) for name in ("stem_size", "before_size", "owner", "sentence_ended")),
         *((name, _SIZE) for name in ("is_plain", "asks_words", "asks_marks")),
-        ("ask", Ask),
+        ("ask_word", AskWord),
+        ("ask_character", AskCharacter),
     ]
 
 
@@ -127,3 +130,37 @@ def search_library() -> ctypes.PyDLL:
             "lacuna_search_origins": (None, [some, some, _SIZE, some, some]),
         },
     )
+
+
+class _Owned(int):
+    """The address of what is freed with it.
+
+    The garbage collector calls ``__del__`` of all objects in a cycle and closes its generators, in
+    any order, before it frees them. What a generator still needs must not go in a ``__del__`` that
+    the collector calls, so it does not track these.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, value: int) -> Self:
+        owned = super().__new__(cls, value)
+        ctypes.pythonapi.PyObject_GC_UnTrack(ctypes.py_object(owned))
+        return owned
+
+
+class OwnedTree(_Owned):
+    """The address of a tree."""
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        search_library().lacuna_tree_free(self)
+
+
+class OwnedSearch(_Owned):
+    """The address of a search."""
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        search_library().lacuna_search_free(self)

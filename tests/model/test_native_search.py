@@ -12,6 +12,7 @@ import pytest
 from model.batching import Scheduler
 from model.checkpoint import DEFAULT_CHECKPOINT
 from model.decoding.cache_lm import CacheLM
+from model.decoding.candidates import CandidateRules
 from model.decoding.context import History
 from model.decoding.next_token import NextToken
 from model.decoding.prefix_cache import Prefix, PrefixTree
@@ -170,16 +171,55 @@ def test_a_dropped_node_is_not_taken_for_another(opened: tuple[Any, Any]) -> Non
         assert next_token.probs(PrefixTree(size, state, (), probs).root).argmax() == token
 
 
-def test_a_query_leaves_nothing_to_the_collector(opened: tuple[Any, Any]) -> None:
-    """An answered query, and a cancelled one, free their searches at once."""
-    predictor, scheduler = Predictor(*opened), Scheduler(opened[1])
+class ShortRuntime:
+    """A runtime that returns one row too few."""
+
+    def __init__(self, runtime: Any) -> None:
+        self._runtime = runtime
+        self.sizes, self.head_rows = runtime.sizes, runtime.head_rows
+
+    def run_tower(self, *inputs: Any) -> Any:
+        """Run all rows."""
+        return self._runtime.run_tower(*inputs)
+
+    def score(self, *inputs: Any) -> Any:
+        """Leave out the last row."""
+        return self._runtime.score(*inputs)[:-1]
+
+
+def test_rows_that_are_not_there_are_not_read(opened: tuple[Any, Any]) -> None:
+    """A query fails if the runtime returns fewer rows than it was given."""
+    scheduler = Scheduler(ShortRuntime(opened[1]))  # type: ignore[arg-type]
+    scheduler.add(0, Predictor(*opened).start(PredictQuery("She is readi")))
+    while not (finished := scheduler.step()):
+        pass
+    assert isinstance(finished[0][1], ValueError)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_of_a_decision_ends_a_query(
+    opened: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    """What is raised while the search asks about a word reaches the caller."""
+
+    def fail(*_: Any) -> bool:
+        raise error
+
+    monkeypatch.setattr(CandidateRules, "allow", fail)
+    with pytest.raises(error):
+        Predictor(*opened).run([PredictQuery("(Hello wor", 20)])
+
+
+def test_a_query_leaves_no_cycle(opened: tuple[Any, Any]) -> None:
+    """Searches are freed with their queries, without the garbage collector."""
+    predictor, scheduler = Predictor(*opened, cache_bytes=0), Scheduler(opened[1])
     gc.collect()
     gc.disable()
     try:
-        predictor.run([PredictQuery("I went to the theat"), PredictQuery("我们今天", letters=True)])
+        predictor.run(list(queries(typed=20, cold=20)))
         scheduler.add(0, predictor.start(PredictQuery("She was very tir", corrections=2)))
         scheduler.step()
         scheduler.cancel(0)
-        assert not [each for each in gc.get_objects() if type(each) is NextToken]
+        assert not [each for each in gc.get_objects() if type(each) in (NextToken, PrefixTree)]
     finally:
         gc.enable()

@@ -1,5 +1,6 @@
 """The prefix cache: found by their owner only, within its limit, and without effect on answers."""
 
+import gc
 import sys
 from collections.abc import Sequence
 from itertools import accumulate
@@ -166,3 +167,19 @@ def test_cloze_reuses_its_left_side() -> None:
     fresh = answer(predictor(0), ClozeQuery(f"{left}____ cat"))
     assert (first.usage.cached_tokens, second.usage.cached_tokens) == (0, 50)
     assert (second.filled, second.blanks) == (fresh.filled, fresh.blanks)
+
+
+def test_trees_outlive_the_clean_up_of_decoders() -> None:
+    """The garbage collector may close a decoder after it has called ``__del__`` of its trees."""
+    asked = predictor(cache_bytes=8_000)
+    type_on(asked, ["I like the "])
+    scheduler = Scheduler(asked.runtime)
+    for number, text in enumerate(("I like the c", "I like the t", "I like ")):
+        scheduler.add(number, asked.start(PredictQuery(text)))
+    scheduler.step()
+    cycle: list[object] = [asked, scheduler]
+    cycle.append(cycle)
+    addresses = [each.tree.address for each in asked.cache._prefixes.values()]
+    assert addresses and not any(map(gc.is_tracked, addresses))
+    del asked, scheduler, cycle
+    gc.collect()
