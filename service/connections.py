@@ -222,7 +222,7 @@ class Connection(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def write(self, data: bytes) -> None:
-        """Keep the head of an answer until its body comes; uvloop sends at once what is written."""
+        """Keep the head of an answer until its body comes; uvloop sends each write at once."""
         if self._head is None and self._running and self._running.response_started:
             self._head = data
         elif head_and_data := (self._head or b"") + data:

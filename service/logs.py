@@ -180,7 +180,7 @@ def _writers() -> "list[_Writer]":
 
 
 class _Writer(logging.StreamHandler[TextIO]):
-    """Queues records for a thread that writes one JSON object per line; counts what is lost."""
+    """Queues records for a thread that writes one JSON object per line; counts lost ones."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -170,7 +170,7 @@ class NextToken:
 
     @property
     def room(self) -> int:
-        """How many more nodes a query may look at."""
+        """The number of further nodes that a query may look at."""
         return max(0, MAX_NODES - self._nodes - int(self._view.nodes))
 
     def spell(self, end: TextEnd) -> Decoder[None]:

@@ -60,7 +60,7 @@ class NativeVocabulary:
 
 
 def marked_character(character: str) -> int:
-    """Return the code point of a character, with bits that say what it is."""
+    """Return the code point of a character, with bits for its kind."""
     is_letter, is_alnum, is_space = (
         is_word_character(character),
         character.isalnum(),
@@ -79,7 +79,7 @@ def marked_character(character: str) -> int:
 
 @lru_cache(maxsize=1 << 12)
 def spelled_character(data: bytes) -> int:
-    """Return the marked character that *data* spells: 0 if it has not ended, -1 if there is none.
+    """Return the marked character that *data* spells: 0 if it has not ended, -1 for invalid bytes.
 
     Nor is there one that no text in normal form has, such as a full-width digit or an odd space.
     """

@@ -133,7 +133,7 @@ def search_library() -> ctypes.PyDLL:
 
 
 class _Owned(int):
-    """The address of what is freed with it.
+    """The address of native memory that is freed with this number.
 
     The garbage collector calls ``__del__`` of all objects in a cycle and closes its generators, in
     any order, before it frees them. What a generator still needs must not go in a ``__del__`` that

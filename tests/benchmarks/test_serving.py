@@ -78,7 +78,7 @@ def test_the_table_of_ratios_has_what_was_measured() -> None:
 
 
 def test_the_page_is_written_from_its_figures(tmp_path: Path) -> None:
-    """The page has the tables and what was measured; the plot is a picture next to it."""
+    """The page has the tables and the measured systems; the plot is a picture next to it."""
     records = [{"repeat": 0, "system": "lacuna", "runtime": "native"}]
     records += rates("lacuna", "cold texts", 400) + rates("naive", "cold texts", 100)
     about = {"date": "2026-12-24", "commit": "abc", "checkpoint": "x 1", "cpu": "A CPU"}

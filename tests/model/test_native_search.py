@@ -40,7 +40,7 @@ def opened() -> tuple[Any, Any]:
 
 
 def key_presses(count: int) -> Iterator[str]:
-    """Yield what is typed, key by key, in sentences of both languages in turn."""
+    """Yield texts as they grow key by key, in sentences of both languages in turn."""
     grammars = [sentences(read_grammar(language), 5) for language in ("zh", "en")]
     lines = (line for pair in zip(*grammars, strict=True) for line in pair)
     return islice((typed for line in lines for typed in accumulate(line)), count)
@@ -127,7 +127,7 @@ def test_both_searches_find_the_same_in_many_texts(opened: tuple[Any, Any]) -> N
 def answers(
     opened: tuple[Any, Any], asked: Sequence[PredictQuery], size: int, cache_bytes: int = 1 << 26
 ) -> list[Any]:
-    """Return the candidates of queries that run together, so many at a time."""
+    """Return the candidates of queries that run together, *size* at a time."""
     predictor = Predictor(*opened, cache_bytes=cache_bytes)
     batches = [asked[start : start + size] for start in range(0, len(asked), size)]
     found = [each for batch in batches for each in predictor.run(batch)]
@@ -207,7 +207,7 @@ def test_rows_that_are_not_there_are_not_read(opened: tuple[Any, Any]) -> None:
 def test_an_error_of_a_decision_ends_a_query(
     opened: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
-    """What is raised while the search asks about a word reaches the caller."""
+    """An error while the search asks about a word reaches the caller."""
 
     def fail(*_: Any) -> bool:
         raise error

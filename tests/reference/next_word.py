@@ -25,6 +25,7 @@ from model.decoding.next_word import TAILS
 from model.decoding.writer_words import Weights, WriterWords, weigh
 from model.queries import PredictQuery
 from model.text import NormalText, is_han, is_word_character, normalise, read_text
+from research.smollm import first_word
 from tests.reference.next_token import ALL, BYTES, LETTERS, NextToken, PrefixNode, load_prefix
 from tests.reference.spellings import Speller, Spelling, room
 
@@ -313,24 +314,9 @@ class _Search:
                 self._take(branch, token, prob)
 
 
-@lru_cache(maxsize=1 << 15)
-def first_word(text: str) -> tuple[str | None, bool]:
-    """Return *text*, whole tokens, up to the end of its first word; None if that may continue.
-
-    The second value says if it is a mark and a space follows.
-    """
-    start = end = len(text) - len(text.lstrip(" "))
-    letters = start < len(text) and is_word_character(text[start])
-    for character in text[start:]:
-        if character == " " or is_word_character(character) != letters:
-            return text[:end], character == " " and not letters
-        end += 1
-    return None if letters or end == start else text, False
-
-
 @lru_cache(maxsize=1 << 12)
 def _character(data: bytes) -> str | None:
-    """Return the character that *data* spells: empty if incomplete, None if there is none.
+    """Return the character that *data* spells: empty if incomplete, None for invalid bytes.
 
     Nor is there one that no text in normal form has, such as a full-width digit or an odd space.
     """
