@@ -30,7 +30,14 @@ log = logging.getLogger(__name__)
 Load = Callable[[Callable[[str, int, int], None]], LoadedModel]
 
 # Headers that pages of other origins may send.
-_SENT_HEADERS = ("Authorization", "Content-Type", "Traceparent", "Tracestate", "X-Request-Id")
+_SENT_HEADERS = (
+    "Authorization",
+    "Content-Type",
+    "Traceparent",
+    "Tracestate",
+    "X-Request-Id",
+    "X-Writer",
+)
 
 
 def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception], None]) -> FastAPI:

@@ -31,12 +31,15 @@ class Proxy:
 
 
 @contextmanager
-def proxying(service: str, folder: Path, **values: str) -> Iterator[Proxy]:
-    """Run HAProxy in front of *service* (host:port); *values* replace those of haproxy.cfg."""
+def proxying(service: str, folder: Path, bind: str = "", **values: str) -> Iterator[Proxy]:
+    """Run HAProxy in front of *service* (host:port); *values* replace those of haproxy.cfg.
+
+    *bind* has further options of its address.
+    """
     proxy = Proxy(free_port(), free_port())
     addresses = {
         "SERVICE_ADDRESS": service,
-        "PROXY_ADDRESS": f"127.0.0.1:{proxy.port}",
+        "PROXY_ADDRESS": f"127.0.0.1:{proxy.port} {bind}",
         "PROXY_METRICS_ADDRESS": f"127.0.0.1:{proxy.metrics_port}",
     }
     command = ["haproxy", "-db", "-f", str(ROOT / "deploy" / "haproxy.cfg")]

@@ -53,9 +53,10 @@ def as_compose_does(value: str) -> str:
 def test_compose_locks_down_every_container(services: dict[str, Any]) -> None:
     """Each container has a read-only root, no capabilities, no way to new privileges, few threads.
 
-    Keys are waived, so ports are on loopback only, and none is the service's.
+    Keys are waived, so ports are on loopback only, and none is a service's.
     """
-    assert set(services) == {"haproxy", "service", "prometheus", "grafana", "training"}
+    names = {"haproxy", "service", "service-2", "prometheus", "grafana", "training"}
+    assert set(services) == names
     for name, service in services.items():
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
@@ -68,7 +69,7 @@ def test_compose_locks_down_every_container(services: dict[str, Any]) -> None:
         files = [mount for mount in mounts if mount.startswith("./deploy")]
         files += [service["build"]["dockerfile"]] if "build" in service else []
         assert all((ROOT / file).is_file() for file in files), name
-    assert "ports" not in services["service"]
+    assert not any("ports" in services[name] for name in ("service", "service-2"))
     assert [port.rpartition(":")[2] for port in services["haproxy"]["ports"]] == ["8000"]
 
 
@@ -83,7 +84,8 @@ def test_compose_sets_only_settings_of_the_service(
         monkeypatch.setenv(variable, as_compose_does(value))
     settings = read_settings([])
     assert (settings.host, settings.port, settings.allow_anonymous) == ("0.0.0.0", 8000, True)
-    assert settings.allowed_hosts == ("service",)  # the name that Prometheus uses
+    assert settings.allowed_hosts == ("service", "service-2")  # the names that Prometheus uses
+    assert settings.drain_seconds == 3
 
 
 def test_images_hold_only_what_they_need() -> None:
@@ -121,7 +123,7 @@ def test_every_image_may_be_pinned(services: dict[str, Any]) -> None:
 
 
 def test_prometheus_scrapes_service_and_proxy(services: dict[str, Any]) -> None:
-    """The targets are the containers' ports, and the rule files are mounted."""
+    """The targets are the containers' ports, the second replica if it runs; rules are mounted."""
     config = read_yaml(DEPLOY / "prometheus.yml")
     targets = {
         job["job_name"]: job["static_configs"][0]["targets"] for job in config["scrape_configs"]
@@ -131,6 +133,9 @@ def test_prometheus_scrapes_service_and_proxy(services: dict[str, Any]) -> None:
         "lacuna": [f"service:{services['service']['environment']['LACUNA_METRICS_PORT']}"],
         "haproxy": [f"haproxy:{metrics_port}"],
     }
+    (second,) = config["scrape_configs"][0]["dns_sd_configs"]
+    port = services["service-2"]["environment"]["LACUNA_METRICS_PORT"]
+    assert second == {"names": ["service-2"], "type": "A", "port": int(port)}
     mounts = {mount.split(":")[1] for mount in services["prometheus"]["volumes"]}
     names = ("prometheus.yml", *config["rule_files"])
     assert {f"/etc/prometheus/{name}" for name in names} <= mounts

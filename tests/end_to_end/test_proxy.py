@@ -45,7 +45,7 @@ class Proxied:
 
     def queued(self) -> int:
         """Return the number of requests that wait in the proxy."""
-        series = r'haproxy_backend_current_queue{proxy="service"} (\d+)'
+        series = r'haproxy_server_current_queue{proxy="service",server="service"} (\d+)'
         return int(re.findall(series, self.proxy.metrics())[0])
 
     def seen(self) -> int:
