@@ -78,10 +78,10 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def saturate(
-    port: int, requests: Sequence[bytes], seconds: float, connections: int = 32
+    port: int, requests: Sequence[bytes], seconds: float, connections: int = 32, users: int = 1
 ) -> Outcome:
-    """Keep all connections busy for *seconds*, or until there are no more requests."""
-    return run(port, requests, [0.0] * len(requests), connections, give_up_seconds=seconds)
+    """Keep all connections busy for *seconds*, or until there are no more requests; see `run`."""
+    return run(port, requests, [0.0] * len(requests), connections, users, give_up_seconds=seconds)
 
 
 def run(

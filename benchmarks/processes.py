@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+Body = Mapping[str, Any] | None
 HOST = "127.0.0.1"
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS, STOP_SECONDS = 120.0, 20.0
@@ -41,10 +42,11 @@ class Server:
 
     def __init__(self, port: int, cores: Sequence[int], log: Path) -> None:
         self.port = port
-        self.inner_port = port  # of the service itself, if a proxy listens on `port`
+        self.inner_ports = [port]  # of the service's replicas, if a proxy listens on `port`
         self._cores = list(cores)
         self._log = log
         self._processes: list[psutil.Popen] = []
+        self._runs: list[tuple[Any, ...]] = []
         self._began = time.perf_counter()
         log.write_bytes(b"")
 
@@ -72,9 +74,18 @@ class Server:
             )
         process.cpu_affinity(list(cores or self._cores))  # threads and children inherit it
         self._processes.append(process)
+        self._runs.append((command, directory, environment, cores))
 
-    def wait_until_answering(self, path: str, body: Mapping[str, Any] | None = None) -> float:
-        """Ask until the status is 200.
+    def restart(self, number: int) -> None:
+        """End a process by SIGTERM, wait for its end, and start it again."""
+        self._processes[number].terminate()
+        self._processes[number].wait()
+        self._began = time.perf_counter()
+        self.run(*self._runs[number])
+        self._processes[number], self._runs[number] = self._processes.pop(), self._runs.pop()
+
+    def wait_until_answering(self, path: str, body: Body = None, port: int | None = None) -> float:
+        """Ask until the status is 200; *port* is another one than that of the clients.
 
         Returns:
             Seconds from the start of the server to the first answer.
@@ -85,7 +96,7 @@ class Server:
         while time.perf_counter() - self._began < START_SECONDS:
             self.check_alive()
             with contextlib.suppress(OSError, ServerError, http.client.HTTPException):
-                self.ask(path, body)
+                self.ask(path, body, port)
                 return time.perf_counter() - self._began
             time.sleep(_POLL_SECONDS)
         raise ServerError(f"no answer from {path} within {START_SECONDS:g} s:\n{self._log_end()}")
@@ -100,7 +111,7 @@ class Server:
             if process.poll() is not None:
                 raise ServerError(f"ended with status {process.returncode}:\n{self._log_end()}")
 
-    def ask(self, path: str, body: Mapping[str, Any] | None = None) -> bytes:
+    def ask(self, path: str, body: Body = None, port: int | None = None) -> bytes:
         """GET a document, or POST *body* as JSON; return the body of the answer.
 
         Raises:
@@ -108,7 +119,8 @@ class Server:
             ServerError: the status is not 200.
         """
         content = None if body is None else json.dumps(body).encode()
-        status, received, _ = exchange(self.port, "GET" if body is None else "POST", path, content)
+        method = "GET" if body is None else "POST"
+        status, received, _ = exchange(port or self.port, method, path, content)
         if status != 200:
             raise ServerError(f"{path}: status {status}: {received[:500]!r}")
         return received
@@ -206,13 +218,13 @@ def free_port() -> int:
         return port
 
 
-def pin_client() -> list[int]:
-    """Leave the first CPU to servers: move this process to the others, if there are any.
+def pin_client(count: int = 1) -> list[int]:
+    """Leave the first *count* CPUs to servers: move this process to the others, or to the last one.
 
     Returns:
         The CPUs for servers.
     """
     process = psutil.Process()
-    first, *others = sorted(process.cpu_affinity())
-    process.cpu_affinity(others or [first])
-    return [first]
+    cpus = sorted(process.cpu_affinity())
+    process.cpu_affinity(cpus[count:] or cpus[-1:])
+    return cpus[:count]

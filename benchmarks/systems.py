@@ -1,6 +1,7 @@
 """The systems that are measured, and how each is started."""
 
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from benchmarks.processes import HOST, ROOT, Server, ServerError, free_port
 # The environment of the peers, made by `make bench`.
 PEERS_PYTHON = ROOT / "benchmarks" / ".venv" / "bin" / "python"
 CHECKPOINT = Path("model", "pretrained", "default")
+NOTICE_SECONDS = 2.0  # until HAProxy has noticed that a replica is ready
 FIRST_QUESTION: Mapping[str, Mapping[str, Any]] = {
     "/predict": {"text": "How are you "},
     "/cloze": {"text": "我的手机坏了,我打算[MASK]一部新手机。"},
@@ -33,6 +35,7 @@ class System:
         python: its interpreter.
         prefix: command that runs the command after it, such as one that sets a limit.
         proxy: place of a HAProxy in front of it: on its CPUs, on those of the client, or none.
+        replicas: its processes behind HAProxy, 1 or 2.
     """
 
     name: str
@@ -43,6 +46,7 @@ class System:
     python: Path = Path(sys.executable)
     prefix: tuple[str, ...] = ()
     proxy: Literal["server", "client"] | None = None
+    replicas: Literal[1, 2] = 1
 
     def start(self, cores: Sequence[int], folder: Path, *options: str) -> Server:
         """Start it on a free port; wait for its first answer with `Server.wait_until_answering`.
@@ -59,18 +63,23 @@ class System:
             raise ServerError(f"{self.name}: {self.python} is missing; run `make bench`")
         port = free_port()
         server = Server(port, cores, folder / f"{self.name}-{port}.log")
-        server.inner_port = inner = free_port() if self.proxy else port
-        command = [*self.prefix, str(self.python), *self.arguments, "--port", str(inner)]
+        if self.proxy:
+            server.inner_ports = [free_port() for _ in range(self.replicas)]
         checkpoint = self.checkpoint or self.directory / CHECKPOINT
-        command += ["--checkpoint", str(checkpoint), *options]
         offline = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-        server.run(command, self.directory, offline)
+        for inner in server.inner_ports:
+            command = [*self.prefix, str(self.python), *self.arguments, "--port", str(inner)]
+            command += ["--checkpoint", str(checkpoint), *options]
+            command += ["--drain-seconds", "3"] if self.replicas > 1 else []
+            server.run(command, self.directory, offline)
         if self.proxy:
             addresses = {
                 "PROXY_ADDRESS": f"{HOST}:{port}",
                 "PROXY_METRICS_ADDRESS": f"{HOST}:{free_port()}",
-                "SERVICE_ADDRESS": f"{HOST}:{inner}",
             }
+            names = ("SERVICE_ADDRESS", "SECOND_SERVICE_ADDRESS")
+            inner_addresses = (f"{HOST}:{inner}" for inner in server.inner_ports)
+            addresses |= zip(names, inner_addresses, strict=False)
             command = ["haproxy", "-db", "-f", "deploy/haproxy.cfg"]
             others = psutil.Process().cpu_affinity() if self.proxy == "client" else None
             server.run(command, self.directory, addresses, others)
@@ -81,7 +90,10 @@ class System:
         """Run it, ready, for as long as the block lasts."""
         server = self.start(cores, folder, *options)
         try:
-            server.wait_until_answering(self.routes[0], FIRST_QUESTION[self.routes[0]])
+            for port in (*server.inner_ports, server.port):
+                server.wait_until_answering(self.routes[0], FIRST_QUESTION[self.routes[0]], port)
+            if self.replicas > 1:
+                time.sleep(NOTICE_SECONDS)
             yield server
         finally:
             server.stop()

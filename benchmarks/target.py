@@ -197,7 +197,7 @@ def attacked(
 @contextmanager
 def watched(target: Target) -> Iterator[None]:
     """Watch *target* from another process while the block lasts; raise `FellError` as above."""
-    pid, port = target.server.first.pid, target.server.inner_port
+    pid, port = target.server.first.pid, target.server.inner_ports[0]
     limit = 0 if target.figures["limit"] == "control group" else LIMIT_BYTES
     command = [sys.executable, "-m", "benchmarks.target", str(port), str(pid), str(limit)]
     watch = subprocess.Popen(

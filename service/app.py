@@ -30,14 +30,7 @@ log = logging.getLogger(__name__)
 Load = Callable[[Callable[[str, int, int], None]], LoadedModel]
 
 # Headers that pages of other origins may send.
-_SENT_HEADERS = (
-    "Authorization",
-    "Content-Type",
-    "Traceparent",
-    "Tracestate",
-    "X-Request-Id",
-    "X-Writer",
-)
+_SENT = ("Authorization", "Content-Type", "Traceparent", "Tracestate", "X-Request-Id", "X-Writer")
 
 
 def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception], None]) -> FastAPI:
@@ -85,7 +78,7 @@ def create_app(settings: Settings, load: Load, on_failure: Callable[[Exception],
             app.middleware_stack,
             allow_origins=settings.allowed_origins,
             allow_methods=("GET", "POST"),
-            allow_headers=_SENT_HEADERS,
+            allow_headers=_SENT,
             expose_headers=("Retry-After", "Server-Timing", "X-Request-Id"),
         )
     app.state.keys = keys

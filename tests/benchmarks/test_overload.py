@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.open_loop import Outcome
-from benchmarks.overload import goodput, measure, overload_table
+from benchmarks.overload import fleet, goodput, measure, overload, overload_table
 from benchmarks.systems import lacuna
 from benchmarks.texts import read_lines
 
@@ -34,7 +34,7 @@ def test_overload_of_real_processes(tiny_checkpoint: Path) -> None:
         replace(lacuna("proxied"), checkpoint=tiny_checkpoint, proxy="client"),
         replace(lacuna("bare"), checkpoint=tiny_checkpoint),
     ]
-    found = measure(systems, read_lines(None), rounds=1, seconds=1.0)
+    found = measure(systems, read_lines(None), 1, 1.0, overload)
     assert [(each["system"], each["route"]) for each in found] == [
         ("proxied", "/predict"),
         ("bare", "/predict"),
@@ -45,4 +45,18 @@ def test_overload_of_real_processes(tiny_checkpoint: Path) -> None:
         assert set(each["status"]) <= {"200", "429", "504"}
         assert each["status"]["200"] > 0
     assert found[0]["status"]["429"] > 0
+    assert overload_table(found).count("\n") == 6
+
+
+@pytest.mark.skipif(shutil.which("haproxy") is None, reason="haproxy is not installed")
+def test_fleet_of_real_processes(tiny_checkpoint: Path) -> None:
+    """Both systems are measured; two replicas lose fewer requests than one process restarting."""
+    single = replace(lacuna("one"), checkpoint=tiny_checkpoint, proxy="server")
+    systems = [single, replace(single, name="two", replicas=2)]
+    found = measure(systems, read_lines(None), 1, 1.0, fleet)
+    for one, two in (found[:2], found[2:]):
+        assert one["route"] == two["route"]
+        assert one["lost_share"] > two["lost_share"]
+        assert 0 < two["p50_seconds"] < math.inf
+    assert found[1]["cache_hit_share"] > 0
     assert overload_table(found).count("\n") == 6
