@@ -29,6 +29,7 @@ from research.word_network import WordNetwork, WordNetworkOptions
 from research.word_scores import score_continuous, score_dynamic, score_ngram
 from training.cached_json import cached_json, require_same_settings, write_json
 from training.config import Amount, Count, OptimizerOptions, Size, read_options
+from training.interrupts import stop_signals
 from training.loss import full_cross_entropy
 from training.options import argument, option
 from training.run_log import RunLog
@@ -43,7 +44,7 @@ from training.run_state import (
     saved_state,
 )
 from training.schedule import learning_rate
-from training.trainer import make_optimizer, stop_signals
+from training.trainer import make_optimizer
 
 # Valid text is read in this many rows during training, and in one row by the scores.
 VALID_ROWS = 16

@@ -19,3 +19,11 @@ def handle_interrupts(handler: Callable[[int, FrameType | None], object]) -> Ite
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Yield a list that both signals are appended to."""
+    received: list[int] = []
+    with handle_interrupts(lambda number, _: received.append(number)):
+        yield received

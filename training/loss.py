@@ -190,7 +190,7 @@ class _FullCrossEntropy(torch.autograd.Function):
 class Losses:
     """The losses of one batch, in nats."""
 
-    total: Tensor  # the weighted mean that is minimised
+    total: Tensor  # the weighted mean that is minimised, or the part of it of a share of the rows
     # Sum over the targets, and their number, of the heads "next", "previous" and "gap".
     by_head: dict[str, tuple[Tensor, int]]
 
@@ -212,9 +212,10 @@ def batch_losses(
 ) -> tuple[Losses, Tensor]:
     """Run both towers and all heads over a batch, from forward *states*, (B, S) float32.
 
-    A stacked network predicts masked tokens, which count as gaps. Towers and products have *dtype*,
-    losses are float32. Without *sampler* the softmax is full. *rng* draws negatives and masks.
-    Return the losses, and the forward states after the batch, (B, S), detached.
+    Means are over ``batch.target_counts``. A stacked network predicts masked tokens, which count as
+    gaps. Towers and products have *dtype*, losses are float32. Without *sampler* the softmax is
+    full. *rng* draws negatives and masks. Return the losses, and the forward states after the
+    batch, (B, S), detached.
     """
     heads = _Heads(network, batch, states.device, dtype, sampler, rng)
     towers = network if isinstance(network, Network) else None
@@ -224,15 +225,16 @@ def batch_losses(
         return Losses(nats / count, {"gap": (nats, count)}), states
     with torch.autocast(states.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
         project = network.next_features
-        forward, after, next_sum, next_count = heads.tower("forward", states, project)
+        forward, after, next_sum = heads.tower("forward", states, project)
+        next_count, previous_count, gap_count = batch.target_counts
         total = next_sum / max(next_count, 1)
         by_head = {"next": (next_sum, next_count)}
         # With both weights 0, the backward tower is skipped, and training is 1.7 times as fast.
         weighted = options.previous_weight + options.gap_weight > 0
         if towers and architecture == "two_towers" and weighted:
             initial, project = towers.initial_state("backward", len(states)), towers.previous
-            backward, _, previous_sum, previous_count = heads.tower("backward", initial, project)
-            gap_sum, gap_count = heads.gaps(towers, forward, backward)
+            backward, _, previous_sum = heads.tower("backward", initial, project)
+            gap_sum = heads.gaps(towers, forward, backward)
             if previous_count:
                 total = total + options.previous_weight * previous_sum / previous_count
                 total = total + options.gap_weight * gap_sum / max(gap_count, 1)
@@ -259,18 +261,18 @@ class _Heads:
 
     def tower(
         self, tower: Tower, states: Tensor, project: Callable[[Tensor], Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor, int]:
-        """Return outputs (T, B, H), states after them, nats, and number of targets of a tower."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return outputs (T, B, H) of a tower, the states after them, and nats."""
         inputs, targets = self._to_device(f"{tower}_inputs", f"{tower}_targets")
         outputs, after = self._network.run_tower(tower, inputs, states, self._dtype)
         is_target = targets >= 0
         nats = self._tokens(project(outputs[is_target]), targets[is_target])
-        return outputs, after, nats, int(is_target.sum())
+        return outputs, after, nats
 
-    def gaps(self, network: Network, forward: Tensor, backward: Tensor) -> tuple[Tensor, int]:
-        """Return nats and number of gap targets, from the outputs of both towers."""
+    def gaps(self, network: Network, forward: Tensor, backward: Tensor) -> Tensor:
+        """Return the nats of gap targets, from the outputs of both towers."""
         if not len(self._batch.gap_row):
-            return network.gap_bias.new_zeros(()), 0
+            return network.gap_bias.new_zeros(())
         row, left, right = self._to_device("gap_row", "gap_forward", "gap_backward")
         position, kind, target = self._to_device("gap_position", "gap_kind", "gap_target")
         sides = forward[left, row], backward[right.clamp(min=0), row]
@@ -278,10 +280,8 @@ class _Heads:
         weight, bias, negatives = network.embedding.weight, network.gap_bias, self._gap_negatives
         empty = position == 0  # no gap ends before its first token
         if negatives is None:
-            nats = full_cross_entropy(features, target, weight, mask_controls(bias), empty)
-        else:
-            nats = sampled_cross_entropy(features, target, weight, bias, negatives, empty).sum()
-        return nats, len(target)
+            return full_cross_entropy(features, target, weight, mask_controls(bias), empty)
+        return sampled_cross_entropy(features, target, weight, bias, negatives, empty).sum()
 
     def masked(
         self, network: Network, share: float, rng: np.random.Generator

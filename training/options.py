@@ -83,9 +83,9 @@ def _argparse_settings(each: Field[Any], hint: Any) -> tuple[list[str], dict[str
     return names, settings
 
 
-def capped_threads(wanted: int) -> int:
-    """Return the threads to use: no more than there are CPUs, and a warning if more are wanted."""
-    cpus = usable_cpus()
+def capped_threads(wanted: int, processes: int = 1) -> int:
+    """Return the threads to use: no more than a process has CPUs; warn if more are wanted."""
+    cpus = max(1, usable_cpus() // processes)
     if wanted > cpus:
         # Threads that wait for each other's CPU made a run 45 times slower
         sys.stderr.write(f"warning: {wanted} threads, but {cpus} CPUs are usable; using {cpus}\n")

@@ -8,8 +8,8 @@ ends in the same weights, bit for bit.
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from training.data.batches import Batch, BatchStream, held_out_batches
 from training.data.gaps import TokenFlags
 from training.data.shards import Prepared, open_prepared, weigh_sources
 from training.divergence import LossWatch, diverged
-from training.interrupts import handle_interrupts
+from training.interrupts import stop_signals
 from training.loss import (
     LanguageModel,
     Losses,
@@ -38,6 +38,7 @@ from training.loss import (
 )
 from training.options import argument, capped_threads, option
 from training.progress import progress_bar, write_line
+from training.ranks import Ranks, choose_device, joined
 from training.recorded_data import check_same_run, find_data
 from training.run_log import Means, RunLog, held_out_line, held_out_loss
 from training.run_state import (
@@ -71,13 +72,15 @@ def run(options: TrainOptions) -> int:
     """Run the command; 0 at the end of the run, 130 if a signal stopped it."""
     config = read_run(options.run_file, options.prepared, options.minutes)
     directory = options.output or Path("runs") / config.name
-    finished = train(config, directory, resume=options.resume)
-    step = read_state(directory / "state").progress.step
-    sys.stderr.write(f"saved: {directory / 'state'}, step {step}\n")
-    if not finished:
-        sys.stderr.write("interrupted; the same command with --resume goes on\n")
-    elif step < config.steps:
-        sys.stderr.write(f"the minutes ended before step {config.steps}; --resume goes on\n")
+    with joined(config):
+        finished = train(config, directory, resume=options.resume)
+        if Ranks().is_first:
+            step = read_state(directory / "state").progress.step
+            sys.stderr.write(f"saved: {directory / 'state'}, step {step}\n")
+            if not finished:
+                sys.stderr.write("interrupted; the same command with --resume goes on\n")
+            elif step < config.steps:
+                sys.stderr.write(f"the minutes end before step {config.steps}; --resume goes on\n")
     return 0 if finished else 130
 
 
@@ -103,7 +106,7 @@ def train(
     trainer = Trainer(config, directory, resume=resume, network=network)
     with stop_signals() as stopping:
         trainer.run(stopping)
-    return trainer.is_finished and not stopping
+        return trainer.is_finished and not trainer.ranks.any(stopping)
 
 
 class Trainer:
@@ -117,14 +120,13 @@ class Trainer:
         resume: bool = False,
         network: LanguageModel | None = None,
     ) -> None:
-        config = replace(config, threads=capped_threads(config.threads))
-        self.config, self.directory = config, directory
+        self.ranks = Ranks()
+        threads = capped_threads(config.threads, self.ranks.on_this_machine)
+        self.config = config = replace(config, threads=threads)
+        self.directory = directory
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        self.device = torch.device(config.device)
-        gpus = torch.cuda.device_count()
-        if self.device.type == "cuda" and (self.device.index or 0) >= gpus:
-            raise RunError(f"device is {config.device!r}, but torch finds {gpus} GPUs; choose cpu")
+        self.device = choose_device(config.device)
         info = read_state(saved_state(directory)) if resume else None
         prepared = open_prepared(find_data(config, directory, info))
         chosen: Network | LanguageModel | None = network
@@ -139,13 +141,17 @@ class Trainer:
         counts = count_tokens(self.sources, prepared.tokenizer.size)
         set_biases(self.network, counts)
         self.optimizer = make_optimizer(config.optimizer, self.network)
-        self.carried_states = self.network.initial_state("forward", config.data.rows)
+        states = self.network.initial_state("forward", config.data.rows)
+        self.carried_states = self.ranks.rows(states)
         self.progress = Progress()
         self._data_sha256 = prepared.sha256
         self._base: dict[str, Any] | None = None
         self._load(info)
-        directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(directory / "tokenizer.model", prepared.tokenizer.model_proto)
+        self.log: RunLog | None = None
+        if self.ranks.is_first:
+            directory.mkdir(parents=True, exist_ok=True)
+            write_atomically(directory / "tokenizer.model", prepared.tokenizer.model_proto)
+            self.log = RunLog(directory, self.progress.step)
         negatives = config.loss.sampled_negatives
         self.sampler = NegativeSampler(counts, negatives, self.device) if negatives else None
         begin = self.progress.epoch, self.progress.index
@@ -153,7 +159,6 @@ class Trainer:
             self.sources, self.flags, config.data, config.seed, *begin, config.loader_processes
         )
         self.held_out = held_out_batches(prepared.held_out, self.flags, config.data)
-        self.log = RunLog(directory, self.progress.step)
         self.watch = LossWatch(prepared.tokenizer.size)
         self._last_batch: Batch | None = None
 
@@ -177,10 +182,10 @@ class Trainer:
         check_same_run(info, self.config, self._data_sha256, state)
         self.progress, self._base = info.progress, info.base
         if self.progress.best_step == self.progress.step:  # a crash may have come before the copy
-            copy_state(state, self.directory / BEST)
+            self._keep_best(state)
         load_weights(state, self.network)
         carried_states = load_optimizer(state, self.optimizer, random_state=True)
-        self.carried_states = carried_states.to(self.device)
+        self.carried_states = self.ranks.rows(carried_states).to(self.device)
 
     def run(self, stopping: list[int]) -> None:
         """Train until the end or until *stopping* has a signal, then save."""
@@ -194,20 +199,24 @@ class Trainer:
         wall_start = time.monotonic() - progress.wall_seconds
         last_saved, means = time.monotonic(), Means()
         steps = config.steps or None
-        bar = progress_bar("train", steps, "steps", progress.step, smoothing=0.05)
-        with closing(self.batches), closing(self.log), closing(bar):
-            while not stopping:
+        others = {"smoothing": 0.05, "disable": not self.ranks.is_first}
+        bar = progress_bar("train", steps, "steps", progress.step, **others)
+        log = closing(self.log) if self.log else nullcontext()
+        with closing(self.batches), log, closing(bar):
+            while not self.ranks.any(stopping):
                 finished = self.is_finished
                 if self._evaluation_is_due(finished):
                     if finished:  # a kill may follow a signal during the evaluation
                         self.save()
                     self._evaluate(stopping)
-                if finished or stopping:
+                    continue  # a signal may have come
+                if finished:
                     break
                 means.add(*self.update(next(self.batches)))
                 progress.step += 1
                 progress.epoch, progress.index = self.batches.epoch, self.batches.index
-                progress.cpu_seconds = time.process_time() / config.threads - cpu_start
+                seconds = time.process_time() / config.threads - cpu_start
+                progress.cpu_seconds = self.ranks.largest(seconds)
                 progress.wall_seconds = time.monotonic() - wall_start
                 bar.update()
                 if progress.step % config.log_every_steps == 0:
@@ -217,7 +226,8 @@ class Trainer:
                     self._write(values)
                 if self.watch.has_diverged():
                     raise self._diverged(str(self.watch))
-                if time.monotonic() - last_saved > config.save_every_seconds and self._is_good():
+                is_late = time.monotonic() - last_saved > config.save_every_seconds
+                if self.ranks.any(is_late) and self._is_good():
                     self.save()
                     last_saved = time.monotonic()
             self.save()
@@ -232,14 +242,14 @@ class Trainer:
     def _evaluate(self, stopping: list[int]) -> None:
         """Print and log held-out figures, and keep the state if it is the best so far."""
         figures = self.evaluate(stopping)
-        if stopping:
+        if self.ranks.any(stopping):
             return  # a resumed run makes this evaluation anew
         progress = self.progress
         if not all(map(math.isfinite, figures.values())):
             raise self._diverged(f"held-out figures {figures}")
         progress.evaluated_step = progress.step
         self._write(figures)
-        if figures:
+        if figures and self.ranks.is_first:
             write_line(f"step {progress.step}: {held_out_line(figures)}")
         if self.config.keep_best:
             loss = self.held_out_loss(figures)
@@ -248,7 +258,11 @@ class Trainer:
             if progress.best_loss is None or loss < progress.best_loss:
                 progress.best_step, progress.best_loss = progress.step, loss
                 self.save()
-                copy_state(self.directory / "state", self.directory / BEST)
+                self._keep_best(self.directory / "state")
+
+    def _keep_best(self, state: Path) -> None:
+        if self.ranks.is_first:
+            copy_state(state, self.directory / BEST)
 
     def held_out_loss(self, figures: dict[str, float]) -> float:
         """Return the mean of the figures of :meth:`evaluate`, weighted by characters."""
@@ -272,13 +286,15 @@ class Trainer:
         # Negatives have a stream of random numbers of their own, apart from that of batches.
         rng = np.random.default_rng([config.seed, step, 1])
         self.network.train()
+        self.ranks.seed_dropout(config.seed, step)
         losses, after = self._losses(batch, None if full else self.sampler, rng)
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()  # type: ignore[no-untyped-call]
+        self.ranks.add_gradients(self.network)
         limit = config.optimizer.clip_norm or math.inf
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit).item()
-        if not (math.isfinite(losses.total.item()) and math.isfinite(norm)):
-            raise self._diverged(f"loss {losses.total.item()}, gradient norm {norm}")
+        if not (math.isfinite(losses.per_target) and math.isfinite(norm)):
+            raise self._diverged(f"loss {losses.per_target}, gradient norm {norm}")
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config.optimizer, step, config.steps)
         self.optimizer.step()
@@ -292,14 +308,15 @@ class Trainer:
     def _losses(
         self, batch: Batch, sampler: NegativeSampler | None, rng: np.random.Generator
     ) -> tuple[Losses, Tensor]:
-        config = self.config
+        config, batch = self.config, self.ranks.share(batch)
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         if batch.windows:
             carried = torch.from_numpy(batch.continues).to(self.device).unsqueeze(1)
             states = self.carried_states * carried
         else:
             states = self.network.initial_state("forward", batch.forward_inputs.shape[1])
-        return batch_losses(self.network, batch, states, config.loss, dtype, sampler, rng)
+        losses, after = batch_losses(self.network, batch, states, config.loss, dtype, sampler, rng)
+        return self.ranks.add_losses(losses), after
 
     @torch.no_grad()
     def evaluate(self, stopping: Sequence[int] = ()) -> dict[str, float]:
@@ -314,7 +331,7 @@ class Trainer:
         for language, (batches, characters) in self.held_out.items():
             means = Means()
             for batch in batches:
-                if stopping:
+                if self.ranks.any(stopping):
                     return figures
                 means.add(self._losses(batch, None, rng)[0], batch.tokens)
             if means.counts["next"]:
@@ -342,14 +359,19 @@ class Trainer:
         if not self._is_good():
             raise self._diverged(str(self.watch))
         info = StateInfo(self.progress, asdict(self.config), self._data_sha256, self._base)
-        state = self.directory / "state"
-        save_state(state, self.network, self.optimizer, self.carried_states, info)
+        carried_states = self.ranks.all_rows(self.carried_states, self.config.data.rows)
+        if self.ranks.is_first:
+            state = self.directory / "state"
+            save_state(state, self.network, self.optimizer, carried_states, info)
+        self.ranks.any(False)  # nobody goes on, or leaves, before the state is there
 
     def _diverged(self, reason: str) -> DivergedError:
         rate = self.config.optimizer.learning_rate
         return diverged(self.directory, self.progress.step, reason, rate)
 
     def _write(self, values: dict[str, Any]) -> None:
+        if self.log is None:
+            return
         progress = self.progress
         counters = {
             "tokens": progress.tokens,
@@ -376,11 +398,3 @@ def make_optimizer(options: OptimizerOptions, network: nn.Module) -> torch.optim
     rate, decay = options.learning_rate, options.weight_decay
     betas = (options.beta1, options.beta2)
     return torch.optim.AdamW(network.parameters(), rate, betas, weight_decay=decay, fused=True)
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Yield a list that SIGINT and SIGTERM are appended to."""
-    received: list[int] = []
-    with handle_interrupts(lambda number, _: received.append(number)):
-        yield received

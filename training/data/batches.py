@@ -68,6 +68,8 @@ class Batch:
     continues: NDArray[np.bool_]  # (B,) the state goes on from the batch of windows before
     windows: bool  # rows are windows, whose final forward states are kept
     tokens: int  # of text, without <s> between lines
+    # Of the next, previous and gap heads; like tokens, of all rows, also if these are a share.
+    target_counts: tuple[int, int, int]
     gap_row: Int  # (M,)
     gap_forward: Int  # (M,) time step whose output is the left side
     gap_backward: Int  # (M,) the same of the right side; -1 if it is unknown
@@ -252,7 +254,10 @@ def assemble(
                 gaps.append((number, left, right, k, gap.kind, target))
     table = np.array(gaps, dtype=np.int64).reshape(-1, 6)
     continues = np.array([row.continues for row in rows], dtype=np.bool_)
-    return Batch(*_pad(forward), *_pad(backward), continues, windows, tokens, *table.T)
+    sides = *_pad(forward), *_pad(backward)
+    following, previous = (int((each != NO_TARGET).sum()) for each in sides[1::2])
+    counts = following, previous, len(gaps)
+    return Batch(*sides, continues, windows, tokens, counts, *table.T)
 
 
 def _drop_final_punctuation(
