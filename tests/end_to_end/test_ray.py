@@ -20,13 +20,14 @@ HEADER = "X-Writer"
 
 
 @pytest.fixture(scope="module")
-def fleet() -> Iterator[tuple[int, int]]:
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, int]]:
     """Two replicas: the port of their proxy, and the first port of their metrics."""
     port, metrics_port = free_port(), free_port()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # Ray writes its token there
         patch.setenv("RAY_SERVE_SESSION_ID_HEADER_KEY", HEADER)  # read by Ray when it starts
         patch.setenv("LACUNA_METRICS_PORT", str(metrics_port))
-        ray.init(num_cpus=2, include_dashboard=False)
+        ray.init(num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1")
         from ray import serve
 
         from deploy.ray.app import app
