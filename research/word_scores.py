@@ -84,10 +84,10 @@ def score_ngram(corpus: WordCorpus, order: int) -> dict[str, Any]:
             f"the training text has {len(corpus.words)} words; an n-gram holds at most {most}"
         )
     predictable = np.arange(first + len(corpus.words)) >= first
-    offsets = np.append(0, np.flatnonzero(corpus.train == 0) + 1)
+    ends = np.flatnonzero(corpus.train == 0) + 1
     scores: dict[str, Any] = {"order": order}
-    text = (corpus.train + first).astype(np.uint16), offsets
-    unigram, levels, _ = estimate([text], predictable, order)
+    text = (corpus.train + first).astype(np.uint16), np.diff(ends, prepend=0)
+    unigram, levels, *_ = estimate([text], predictable, order)
     config, files = counts_files(unigram, levels, {})
     ngram = Counts(config, list(files.values()))
     scores["ngrams"] = sum(ngram.ngrams)

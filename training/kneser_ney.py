@@ -1,27 +1,20 @@
-"""Count n-grams and smooth them: interpolated modified Kneser-Ney, for all n-grams or some.
-
-Counting sorts; it needs no dictionary. Orders are built on each other: a k-gram is (rank of its
-first k - 1 tokens, last token), packed into one uint64. The peak is about 70 bytes for each token
-of text, on one core.
+"""Smooth counted n-grams: interpolated modified Kneser-Ney, for all n-grams or some.
 
 Lines begin with <s>, have no end symbol (as in /score), and no n-gram crosses a line.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import PreparedDataError
 from model.runtime import Float32Array
-from model.tokenizer import START
-from training.progress import progress_bar
 
 DISCOUNTS = ("D1", "D2", "D3+")
-# Token ids of lines, back to back (tokens,), and their starts and the last end (lines + 1,)
-Text = tuple[NDArray[np.uint16], NDArray[np.int64]]
+# Counts that the discounts depend on: 0 to 4, and more
+KINDS = 6
 # For texts so small that no discount can be estimated, as KenLM's --discount_fallback.
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 Kept = Sequence[NDArray[np.bool_]]
@@ -29,7 +22,10 @@ Kept = Sequence[NDArray[np.bool_]]
 
 @dataclass(frozen=True, slots=True)
 class Grams:
-    """All n k-grams of one order, sorted by (prefix, token)."""
+    """The n k-grams of one order, sorted by (prefix, token).
+
+    If a text has too many, rare ones are left out (training/counting.py).
+    """
 
     prefixes: NDArray[np.uint32]  # (n,) ranks of their first k - 1 tokens
     suffixes: NDArray[np.uint32]  # (n,) ranks of their last k - 1 tokens
@@ -37,11 +33,16 @@ class Grams:
     occurrences: NDArray[np.uint32]  # (n,)
     begins: NDArray[np.bool_]  # (n,) True if they begin with <s>
     parents: int  # number of (k-1)-grams
+    left_out: NDArray[np.uint32]  # (parents,) occurrences of each parent's k-grams left out
+    left_out_kinds: NDArray[np.int64]  # (KINDS,) number of k-grams left out, by occurrences
 
     def sums(self, values: NDArray[Any]) -> Float32Array:
-        """Return the sum of the values (n,) of each parent's k-grams, (parents,)."""
+        """Return the sum of the values (n,) of each parent's k-grams, (parents,).
+
+        Those left out have their occurrences as values.
+        """
         sums = np.bincount(self.prefixes, weights=values, minlength=self.parents)
-        return sums.astype(np.float32)
+        return (sums + self.left_out).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,58 +58,6 @@ class Smoothed:
     discounts: dict[str, Any]
 
 
-def count_grams(texts: Iterable[Text], vocabulary_size: int, order: int) -> list[Grams]:
-    """Return the n-grams of each order; those of one token are all tokens, seen or not.
-
-    Raises:
-        PreparedDataError: the texts are empty.
-    """
-    stream = _join(texts)
-    tokens = np.arange(vocabulary_size, dtype=np.uint16)
-    occurrences = np.bincount(stream, minlength=vocabulary_size).astype(np.uint32)
-    occurrences[START] = 0  # it is a context and is not counted
-    empty = np.zeros(vocabulary_size, dtype=np.uint32)
-    counted = [Grams(empty, empty, tokens, occurrences, tokens == START, 1)]
-    ranks = stream.astype(np.uint32)  # of the (k-1)-gram that ends at each position
-    inside = np.ones(len(stream), dtype=np.bool_)  # True if that (k-1)-gram lies in one line
-    progress = progress_bar("n-grams", order, "orders", initial=1)
-    for _ in range(1, order):
-        inside[1:] = inside[:-1] & (stream[1:] != START)
-        inside[0] = False
-        counted.append(_extend(counted[-1], stream, ranks, inside))
-        progress.update()
-    progress.close()
-    return counted
-
-
-def _extend(
-    grams: Grams, stream: NDArray[np.uint16], ranks: NDArray[np.uint32], inside: NDArray[np.bool_]
-) -> Grams:
-    """Return the k-grams that continue the (k-1)-grams; *ranks* become k-grams'."""
-    ends = np.flatnonzero(inside).astype(np.uint32)
-    keys = ranks[ends - np.uint32(1)].astype(np.uint64) << np.uint64(16)
-    keys |= stream[ends]
-    by_key = np.argsort(keys)
-    keys, ends = keys[by_key], ends[by_key]
-    del by_key  # the arrays are as long as the text
-    first = np.ones(len(keys), dtype=np.bool_)
-    first[1:] = keys[1:] != keys[:-1]
-    heads = np.flatnonzero(first)
-    distinct = keys[heads]
-    del keys
-    suffixes = ranks[ends[heads]]
-    ranks[ends] = np.cumsum(first, dtype=np.uint32) - np.uint32(1)
-    prefixes = (distinct >> np.uint64(16)).astype(np.uint32)
-    return Grams(
-        prefixes=prefixes,
-        suffixes=suffixes,
-        tokens=(distinct & np.uint64(0xFFFF)).astype(np.uint16),
-        occurrences=np.diff(heads, append=len(ends)).astype(np.uint32),
-        begins=grams.begins[prefixes],
-        parents=len(grams.tokens),
-    )
-
-
 def smooth(
     counted: Sequence[Grams], predictable: NDArray[np.bool_], kept: Kept = ()
 ) -> tuple[Float32Array, list[Smoothed]]:
@@ -121,7 +70,9 @@ def smooth(
 
     *kept* are the n-grams that will stay, by order from 2. One that will not gives its own adjusted
     count to the shorter one, and not a count of 1, because that replaces it: Siivola et al.
-    2007, On growing and pruning Kneser-Ney smoothed n-gram models, equation 9.
+    2007, On growing and pruning Kneser-Ney smoothed n-gram models, equation 9. That of an n-gram
+    that was left out is its number of occurrences, as all longer ones that end in it were, too.
+    Its whole count goes to the backoff weight.
 
     The uniform distribution below the unigrams covers the *predictable* tokens, (V,).
     """
@@ -130,6 +81,10 @@ def smooth(
         longer, grams = counted[index], counted[index - 1]
         given = np.where(kept[index - 1], 1, adjusted[0]) if kept else None
         neighbours = np.bincount(longer.suffixes, given, minlength=len(grams.tokens))
+        if longer.left_out_kinds.any():
+            # Each occurrence has one token before it.
+            in_longer = np.bincount(longer.suffixes, longer.occurrences, len(grams.tokens))
+            neighbours = neighbours + grams.occurrences - in_longer
         counts = np.where(grams.begins, grams.occurrences, neighbours.astype(np.uint32))
         adjusted.insert(0, counts)
     lower = np.full(1, 1 / predictable.sum(), dtype=np.float32)  # p of the empty n-gram
@@ -145,7 +100,7 @@ def smooth(
 
 def _discount(grams: Grams, adjusted: NDArray[np.uint32], lower: Float32Array) -> Smoothed:
     """Smooth the k-grams; *lower* is p of each (k-1)-gram."""
-    discounts = estimate_discounts(adjusted)
+    discounts = estimate_discounts(adjusted, grams.left_out_kinds)
     # Index 0: a token that does not occur in the text.
     by_count = np.array([0.0, *(discounts[name] for name in DISCOUNTS)], dtype=np.float32)
     taken = by_count[np.minimum(adjusted, 3)]
@@ -159,24 +114,16 @@ def _discount(grams: Grams, adjusted: NDArray[np.uint32], lower: Float32Array) -
     )
 
 
-def estimate_discounts(adjusted: NDArray[Any]) -> dict[str, Any]:
-    """Estimate the discounts of one order from the counts of counts.
+def estimate_discounts(adjusted: NDArray[Any], left_out: NDArray[np.int64]) -> dict[str, Any]:
+    """Estimate the discounts of one order from the counts of counts, (KINDS,) of those *left_out*.
 
     D_i = i - (i + 1) Y n_{i+1} / n_i, with n_i n-grams of adjusted count i and
     Y = n1 / (n1 + 2 n2); D3+ is D_3.
     """
-    n = np.bincount(np.minimum(adjusted, 5), minlength=6).astype(float)
+    n = (np.bincount(np.minimum(adjusted, KINDS - 1), minlength=KINDS) + left_out).astype(float)
     if n[1:5].all():
         y = n[1] / (n[1] + 2 * n[2])
         discounts = [float(i - (i + 1) * y * n[i + 1] / n[i]) for i in (1, 2, 3)]
         if all(0 < discount <= i for i, discount in enumerate(discounts, start=1)):
             return {**dict(zip(DISCOUNTS, discounts, strict=True)), "estimated": True}
     return {**dict(zip(DISCOUNTS, FALLBACK_DISCOUNTS, strict=True)), "estimated": False}
-
-
-def _join(texts: Iterable[Text]) -> NDArray[np.uint16]:
-    """Join all lines, each after its <s>."""
-    parts = [np.insert(ids, offsets[:-1], START) for ids, offsets in texts]
-    if not any(map(len, parts)):
-        raise PreparedDataError("no text to count; prepare at least one line")
-    return np.concatenate(parts).astype(np.uint16, copy=False)

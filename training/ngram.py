@@ -1,14 +1,17 @@
 """``python -m training ngram``: count n-grams in prepared data, and put them into a checkpoint.
 
-1  count    all n-grams (training/kneser_ney.py)
+1  count    all n-grams, or the frequent ones of a large text (training/counting.py)
 2  choose   those that are missed most, if there is a largest size (training/pruning.py)
-3  smooth   those n-grams
+3  smooth   those n-grams (training/kneser_ney.py)
 4  write    quantised counts (model/counts.py) into a checkpoint, without a network or a copy
+
+If it is interrupted, the same command continues.
 """
 
+import shutil
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,10 +39,11 @@ from model.counts import CountsFiles, Level, counts_files, file_sizes
 from model.errors import CheckpointError, PreparedDataError
 from model.runtime import Float32Array
 from model.tokenizer import END_OF_GAP, NEVER_PREDICTED
-from training.cached_json import check_writable
-from training.data.shards import Prepared, languages_of, open_prepared
+from training.cached_json import check_writable, require_same_settings
+from training.counting import Counting, Text, count_grams
+from training.data.shards import BLOCK_TOKENS, Prepared, languages_of, open_prepared
 from training.evaluation.model_card import model_card
-from training.kneser_ney import Text, count_grams, smooth
+from training.kneser_ney import smooth
 from training.options import argument, option
 from training.pruning import choose, relative_entropy
 from training.word_end_probs import word_end_probs
@@ -61,11 +65,22 @@ class NgramOptions:
         "largest size of the counts (default: keep all)", None, "MB"
     )
     order: Literal[2, 3, 4, 5] = option("tokens of the longest n-gram", 5)
+    max_ngrams: Annotated[int, Field(ge=1)] = option(
+        "n-grams to hold in memory, some 55 bytes each; above, rare long ones are left out",
+        Counting().max_ngrams,
+        "N",
+    )
+    jobs: Annotated[int, Field(ge=1)] = option("threads that count, 0.4 GB each", 1, "N")
 
 
 def run(options: NgramOptions) -> int:
     """Run the command; 0 on success."""
     (counts, *_) = build(options).counts
+    if left_out := counts.config.training.get("left_out"):
+        sys.stdout.write(
+            f"{left_out:,} n-grams of 3 tokens or more were left out before they were weighed;"
+            " --max-ngrams keeps more\n"
+        )
     ngrams = " + ".join(f"{ngrams:,}" for ngrams in counts.ngrams)
     sys.stdout.write(
         f"{options.output}: {ngrams} n-grams, {sum(file_sizes(counts.config)):,} bytes,"
@@ -81,6 +96,7 @@ def build(options: NgramOptions) -> Checkpoint:
         PreparedDataError: the data cannot be read or are empty, or have another tokenizer than the
             checkpoint.
         CheckpointError: the checkpoint cannot be read or takes no counts, or the output exists.
+        RunError: the output was begun with other data or another order.
     """
     name = f"{options.order}-gram"
     check_target(options.output, name, "1", overwrite=False)
@@ -98,7 +114,13 @@ def build(options: NgramOptions) -> Checkpoint:
         )
     max_bytes = None if options.megabytes is None else int(options.megabytes * 1e6)
     started = time.process_time()
-    counts = count(data, options.order, max_bytes)
+    # Complete runs stay if the command stops.
+    runs = options.output.with_name(f".{options.output.name}.runs")
+    settings = {"data": data.sha256, "order": options.order, "block_tokens": BLOCK_TOKENS}
+    require_same_settings(runs, settings)
+    counting = Counting(runs, options.jobs, options.max_ngrams)
+    counts = count(data, options.order, max_bytes, counting)
+    shutil.rmtree(runs)
     counts[0].training["cpu_seconds"] = round(time.process_time() - started, 1)
     if base:
         # The scores were those of other probabilities.
@@ -126,7 +148,9 @@ def build(options: NgramOptions) -> Checkpoint:
     return write_checkpoint(options.output, described, files)
 
 
-def count(data: Prepared, order: int, max_bytes: int | None = None) -> CountsFiles:
+def count(
+    data: Prepared, order: int, max_bytes: int | None = None, counting: Counting | None = None
+) -> CountsFiles:
     """Return counts of the training text of prepared data, pruned if they have a largest size.
 
     Raises:
@@ -134,14 +158,16 @@ def count(data: Prepared, order: int, max_bytes: int | None = None) -> CountsFil
     """
     predictable = np.ones(data.tokenizer.size, dtype=np.bool_)
     predictable[[*NEVER_PREDICTED, END_OF_GAP]] = False
-    texts = [(source.ids, source.offsets) for source in data.sources]
-    unigram, levels, discounts = estimate(texts, predictable, order, max_bytes)
+    blocks = (block for source in data.sources for block in source.blocks(BLOCK_TOKENS))
+    texts = [(block.ids, block.table[:, 0]) for block in blocks]
+    unigram, levels, discounts, left_out = estimate(texts, predictable, order, max_bytes, counting)
     return counts_files(
         unigram,
         levels,
         {
             "smoothing": "interpolated modified Kneser-Ney",
             "discounts": discounts,
+            **({"left_out": left_out} if left_out else {}),
             "tokens": sum(len(source.ids) for source in data.sources),
             "data_sha256": data.sha256,
         },
@@ -149,17 +175,20 @@ def count(data: Prepared, order: int, max_bytes: int | None = None) -> CountsFil
 
 
 def estimate(
-    texts: Iterable[Text],
+    texts: Sequence[Text],
     predictable: NDArray[np.bool_],
     order: int,
     max_bytes: int | None = None,
-) -> tuple[Float32Array, list[Level], list[dict[str, Any]]]:
-    """Count, prune and smooth; return p of the unigrams (V,), the longer orders, discounts.
+    counting: Counting | None = None,
+) -> tuple[Float32Array, list[Level], list[dict[str, Any]], int]:
+    """Count, prune and smooth.
+
+    Return p of the unigrams (V,), the longer orders, discounts, and how many n-grams were left out.
 
     Raises:
         PreparedDataError: the text is empty, or *max_bytes* are too few.
     """
-    counted = count_grams(texts, len(predictable), order)
+    counted = count_grams(texts, len(predictable), order, counting)
     unigram, smoothed = smooth(counted, predictable)
     kept = [np.ones(len(grams.tokens), dtype=np.bool_) for grams in counted[1:]]
     for _ in range(ROUNDS if max_bytes is not None else 0):
@@ -173,4 +202,5 @@ def estimate(
         followers = np.bincount(grams.prefixes[keep], minlength=grams.parents)[stays]
         levels.append(Level(followers, grams.tokens[keep], each.shares[keep]))
         stays = keep
-    return unigram, levels, [each.discounts for each in smoothed]
+    left_out = sum(int(grams.left_out_kinds.sum()) for grams in counted)
+    return unigram, levels, [each.discounts for each in smoothed], left_out

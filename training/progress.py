@@ -6,7 +6,9 @@ from typing import Any
 from tqdm import tqdm
 
 LINE_SECONDS = 30.0
-_LINE = "{desc}: {n_fmt} of {total_fmt} {unit}, {elapsed} so far, {remaining} left{postfix}"
+_LINE = (
+    "{desc}: {n_fmt} of {total_fmt} {unit}, {rate_fmt}, {elapsed} so far, {remaining} left{postfix}"
+)
 
 
 def progress_bar(

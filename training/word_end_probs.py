@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.tokenizer import Tokenizer
-from training.data.shards import Shard
+from training.data.shards import BLOCK_TOKENS, Shard, release
 
 # A token's counts are smoothed with so many occurrences of the average token that ends in a letter.
 PRIOR = 2.0
@@ -23,9 +23,7 @@ def word_end_probs(sources: Sequence[Shard], tokenizer: Tokenizer) -> npt.NDArra
     Each source is counted by its weight.
     """
     seen, ended = np.zeros(tokenizer.size), np.zeros(tokenizer.size)
-    for shard in sources:
-        if not shard.lines:
-            continue
+    for shard in (block for source in sources for block in source.blocks(BLOCK_TOKENS)):
         ends = ~tokenizer.starts_letter[np.append(shard.ids[1:], 0)]
         ends[shard.offsets[1:] - 1] = True
         counted = np.ones(len(ends), dtype=np.bool_)
@@ -34,6 +32,7 @@ def word_end_probs(sources: Sequence[Shard], tokenizer: Tokenizer) -> npt.NDArra
         counted[cuts - 1] = False
         seen += shard.weight * np.bincount(shard.ids[counted], minlength=tokenizer.size)
         ended += shard.weight * np.bincount(shard.ids[counted & ends], minlength=tokenizer.size)
+        release(shard.ids, shard.table)
     letters = tokenizer.ends_letter
     average = ended[letters].sum() / max(1.0, seen[letters].sum())
     return np.asarray((ended + PRIOR * average) / (seen + PRIOR), dtype=np.float32)

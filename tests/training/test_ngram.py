@@ -17,8 +17,9 @@ from model.runtime import Float32Array
 from model.tokenizer import START
 from tests.fixtures_checkpoint import build_tiny_checkpoint, tiny_tokenizer
 from training.__main__ import main
+from training.counting import Text, count_grams
 from training.data.shards import open_prepared
-from training.kneser_ney import FALLBACK_DISCOUNTS, Text, count_grams, smooth
+from training.kneser_ney import FALLBACK_DISCOUNTS, smooth
 from training.ngram import NgramOptions, build, estimate
 from training.pruning import relative_entropy
 
@@ -29,7 +30,7 @@ Gram = tuple[int, ...]
 def text(*lines: list[int]) -> Text:
     """Lines of token ids as shards have them."""
     ids = np.array([token for line in lines for token in line], dtype=np.uint16)
-    return ids, np.cumsum([0, *map(len, lines)])
+    return ids, np.array([len(line) for line in lines], dtype=np.uint32)
 
 
 def estimated(

@@ -14,8 +14,9 @@ serving. A line with two cuts has a gap [first, second). 0xFFFFFFFF means no cut
 
 import hashlib
 import json
+import mmap
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,8 @@ from model.errors import PreparedDataError, TokenizerError
 from model.tokenizer import Tokenizer
 
 FORMAT_VERSION = 3
+# Of a shard that is read in blocks
+BLOCK_TOKENS = 1 << 23
 NO_CUT = 0xFFFFFFFF
 Split = Literal["train", "heldout"]
 SPLITS: tuple[Split, ...] = ("train", "heldout")
@@ -65,6 +68,19 @@ class Shard:
         cuts = self.table[:, 1:].astype(np.int64)
         cuts[cuts == NO_CUT] = -1
         return cuts
+
+    def blocks(self, tokens: int) -> Iterator["Shard"]:
+        """Yield the shard in blocks of whole lines, with some *tokens* each."""
+        line = start = 0
+        while line < self.lines:
+            ends = np.cumsum(self.table[line : line + tokens // 4 + 1, 0], dtype=np.int64)
+            lines = max(1, int(ends.searchsorted(tokens, side="right")))
+            end = start + int(ends[lines - 1])
+            yield replace(
+                self, ids=self.ids[start:end], table=self.table[line : line + lines], characters=0
+            )
+            line, start = line + lines, end
+        release(self.table)
 
 
 @dataclass(frozen=True)
@@ -150,6 +166,15 @@ def _memory_map(path: Path, dtype: np.dtype[Any], numbers: int) -> npt.NDArray[A
     if not size:  # an empty file cannot be mapped
         return np.zeros(0, dtype=dtype)
     return np.memmap(path, dtype=dtype, mode="r")
+
+
+def release(*arrays: npt.NDArray[Any]) -> None:
+    """Drop the pages of mapped arrays that were read; they count as memory of the process."""
+    for base in arrays:
+        while isinstance(base, np.ndarray):
+            base = base.base
+        if isinstance(base, mmap.mmap):
+            base.madvise(mmap.MADV_DONTNEED)
 
 
 def languages_of(sources: Sequence[Shard]) -> tuple[str, ...]:
