@@ -66,7 +66,7 @@ class NgramOptions:
     )
     order: Literal[2, 3, 4, 5] = option("tokens of the longest n-gram", 5)
     max_ngrams: Annotated[int, Field(ge=1)] = option(
-        "n-grams to hold in memory, some 55 bytes each; above, rare long ones are left out",
+        "n-grams to hold in memory, some 65 bytes each; above, rare long ones are left out",
         Counting().max_ngrams,
         "N",
     )

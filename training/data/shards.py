@@ -170,7 +170,8 @@ def _memory_map(path: Path, dtype: np.dtype[Any], numbers: int) -> npt.NDArray[A
 
 def release(*arrays: npt.NDArray[Any]) -> None:
     """Drop the pages of mapped arrays that were read; they count as memory of the process."""
-    for base in arrays:
+    for array in arrays:
+        base: Any = array
         while isinstance(base, np.ndarray):
             base = base.base
         if isinstance(base, mmap.mmap):
