@@ -111,7 +111,7 @@ def _written(
         if weights:
             probs = {each: weights.prob(each, prob) for each, prob in probs.items()}
             for append, added in weights.words.items():
-                if append not in probs:
+                if append not in rows:
                     probs[append[0]] = probs.get(append[0], 0.0) + added.prob
             end, other = end * weights.ended, other * weights.ended
     ranked = sorted(probs.items(), key=lambda each: (-each[1], each[0]))

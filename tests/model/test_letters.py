@@ -108,6 +108,14 @@ def test_letters_of_the_writers_words_are_likelier() -> None:
     assert first.letter == "n" and first.probability > 0.9
 
 
+def test_words_of_one_more_letter_count_next_to_longer_ones() -> None:
+    """A word that ends with a letter that no token has keeps its share if a longer one has it."""
+    lexicon = LexiconEntry("Okλω", 5.0), LexiconEntry("Okλ")
+    found = letters(table_predictor(TableRuntime(TOKENIZER)), "I like Ok", lexicon=lexicon)
+    assert found.next[0].letter == "λ"
+    assert total(found) == pytest.approx(1)
+
+
 def test_letters_are_written_as_the_text() -> None:
     """After a text in capitals they are capitals."""
     predictor = table_predictor(TableRuntime(TOKENIZER))
