@@ -48,7 +48,7 @@ class Counting:
 
     runs: Path | None = None  # folder for the runs; by default a temporary one
     jobs: int = 1  # threads
-    max_ngrams: int = 50_000_000  # to hold, some 65 bytes each
+    max_ngrams: int = 40_000_000  # to hold, some 65 bytes each
 
 
 def count_grams(
