@@ -114,6 +114,8 @@ def _written(
                 if append not in rows:
                     probs[append[0]] = probs.get(append[0], 0.0) + added.prob
             end, other = end * weights.ended, other * weights.ended
+            # A whole word of the writer ends, even if the network expects nothing but letters.
+            other += max(0.0, 1.0 - end - other - sum(probs.values()))
     ranked = sorted(probs.items(), key=lambda each: (-each[1], each[0]))
     listed = ranked[:MAX_LETTERS]
     other += sum([prob for _, prob in ranked[len(listed) :]])

@@ -112,7 +112,17 @@ def test_words_of_one_more_letter_count_next_to_longer_ones() -> None:
     """A word that ends with a letter that no token has keeps its share if a longer one has it."""
     lexicon = LexiconEntry("Okλω", 5.0), LexiconEntry("Okλ")
     found = letters(table_predictor(TableRuntime(TOKENIZER)), "I like Ok", lexicon=lexicon)
-    assert found.next[0].letter == "λ"
+    (first, *_) = found.next
+    assert first.letter == "λ" and first.probability > 0.99
+    assert total(found) == pytest.approx(1)
+
+
+def test_a_whole_word_of_the_writer_may_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the network expects nothing but a letter, the share of the end is in `other`."""
+    monkeypatch.setattr("model.decoding.letters._characters", lambda *_: {("", "h"): 1.0})
+    lexicon = LexiconEntry("Ok", 5.0), LexiconEntry("Okonkwo")
+    found = letters(table_predictor(TableRuntime(TOKENIZER)), "I like Ok", lexicon=lexicon)
+    assert found.other > 0.5
     assert total(found) == pytest.approx(1)
 
 
