@@ -114,12 +114,16 @@ def build(options: NgramOptions) -> Checkpoint:
         )
     max_bytes = None if options.megabytes is None else int(options.megabytes * 1e6)
     started = time.process_time()
-    # Complete runs stay if the command stops.
+    # Complete runs stay if the command is interrupted, but not on a full disk.
     runs = options.output.with_name(f".{options.output.name}.runs")
     settings = {"data": data.sha256, "order": options.order, "block_tokens": BLOCK_TOKENS}
-    require_same_settings(runs, settings)
     counting = Counting(runs, options.jobs, options.max_ngrams)
-    counts = count(data, options.order, max_bytes, counting)
+    try:
+        require_same_settings(runs, settings)
+        counts = count(data, options.order, max_bytes, counting)
+    except OSError:
+        shutil.rmtree(runs, ignore_errors=True)
+        raise
     shutil.rmtree(runs)
     counts[0].training["cpu_seconds"] = round(time.process_time() - started, 1)
     if base:
