@@ -131,7 +131,7 @@ def simulate(
 
 
 def most_per_second(costs: Costs) -> float:
-    """Return the rate of one replica, on a CPU of its own, at which p99 is `MOST_SECONDS`."""
+    """Return the rate of one replica, alone on a CPU, at which p99 is `MOST_SECONDS`."""
     low, high = 0.0, 1 / (ROUNDS * (costs.text_seconds + costs.fixed_seconds / BATCH))
     for _ in range(8):
         middle = (low + high) / 2

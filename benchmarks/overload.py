@@ -186,7 +186,7 @@ def _cached_tokens(server: Server) -> list[float]:
 
 
 def _posts(route: str, stream: Iterator[str], count: int, users: int) -> list[bytes]:
-    """Return at least *count* requests; so many that all users keep their typists."""
+    """Return *count* requests or more, so that all users keep their typists."""
     rounded_up = -(-count // users) * users
     return [texts.post(route, text) for text in islice(stream, rounded_up)]
 

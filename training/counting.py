@@ -156,7 +156,7 @@ def _merge(
 
 
 def _heads(run: Path) -> NDArray[np.uint64]:
-    """Map the heads of a run; what is read counts as memory of the process until it is dropped."""
+    """Map the heads of a run; pages that are read count as memory until it is dropped."""
     heads: NDArray[np.uint64] = np.memmap(run, _WINDOW, "r")["head"]
     return heads
 

@@ -116,7 +116,7 @@ class Ranks:
             p.grad = gradient.view_as(p) if ranks else None
 
     def seed_dropout(self, seed: int, step: int) -> None:
-        """Give each rank dropout of its own, which a resumed run draws again."""
+        """Seed the dropout of each rank, which a resumed run draws again."""
         if self.size > 1:
             words = np.random.SeedSequence([seed, step, self.rank]).generate_state(1, np.uint64)
             torch.manual_seed(int(words[0]))

@@ -23,7 +23,7 @@ def test_costs_follow_from_the_peak_and_p50_at_half_of_it() -> None:
 
 
 def test_a_request_alone_takes_its_rounds() -> None:
-    """Without others there is no wait."""
+    """Without others it never waits."""
     assert simulate(COSTS, [1.0, 2.0, 3.0]) == pytest.approx([ALONE] * 3)
 
 
